@@ -1,0 +1,45 @@
+"""Which of the 1024 slots a key belongs to.
+
+The rule is Redis' tag rule: when a key holds ``{tag}`` with a tag that is not empty, only the first such tag counts, so
+that related keys can be put into one shard. It must never change: stored data depends on it. Golden vectors in
+``protos/tests/test_slots.py`` guard it.
+"""
+
+from __future__ import annotations
+
+import xxhash
+
+SLOTS = 1024
+"""How many slots the key space is cut into. Frozen: stored data depends on it."""
+
+
+def slot_of(key: bytes) -> int:
+    """The slot of a key.
+
+    Args:
+        key: The key's bytes.
+
+    Returns:
+        A number in ``[0, SLOTS)``.
+    """
+    start = key.find(b"{")
+    if start >= 0:
+        end = key.find(b"}", start + 1)
+        if end > start + 1:
+            key = key[start + 1 : end]
+    return xxhash.xxh3_64_intdigest(key) % SLOTS
+
+
+def initial_ranges(shards: int) -> list[tuple[int, int, int]]:
+    """The first partition map: the slots cut into even, adjacent ranges.
+
+    Args:
+        shards: How many shards there are, from 1 to ``SLOTS``.
+
+    Returns:
+        One ``(first slot, last slot, shard)`` for each shard, both ends included.
+    """
+    if not 1 <= shards <= SLOTS:
+        raise ValueError(f"shards must lie between 1 and {SLOTS}, not {shards}")
+    bounds = [SLOTS * shard // shards for shard in range(shards + 1)]
+    return [(bounds[shard], bounds[shard + 1] - 1, shard) for shard in range(shards)]

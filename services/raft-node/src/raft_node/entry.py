@@ -1,0 +1,125 @@
+"""A log entry in its final bytes (docs/formats.md, Entry).
+
+An entry gets its bytes once, at the leader. Followers check and append the same bytes, the log stores them, and nobody
+encodes them again. Layout, little-endian, 48 bytes of header::
+
+    u32 header CRC32C | u32 command CRC32C | u32 command bytes | u8 kind | u8 format | u16 zero
+    u64 index | u64 term | u64 timestamp_us | u64 zero (reserved) | command
+
+The header CRC covers everything behind itself up to the command, hence the command's CRC too: whoever trusts the header
+can trust the command after one more check. This module knows neither log files nor the protocol.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+# DO NOT CHANGE: this is in every log. docs/formats.md and a golden-bytes test fix it.
+_CRC = struct.Struct("<I")
+_BODY = struct.Struct("<IIBBHQQQQ")
+_HEADER = struct.Struct("<IIIBBHQQQQ")
+HEADER_BYTES = 48
+FORMAT = 1
+
+
+class EntryKind(IntEnum):
+    """What an entry is for. DO NOT CHANGE THESE VALUES. Zero is reserved for preallocated files."""
+
+    NOOP = 1
+    """The first entry of a new leader's term."""
+    COMMAND = 2
+    """A change of the replicated state (doug_wire.command)."""
+    CONFIGURATION = 3
+    """The members of the shard (raft_node.raft.configuration)."""
+    CLOCK = 4
+    """Moves the log time on without a change."""
+
+
+class Entry(NamedTuple):
+    """One log entry. Invariant: ``data`` is the encoding of all other fields, checked."""
+
+    index: int
+    term: int
+    kind: int
+    timestamp_us: int
+    data: bytes
+
+    @property
+    def command(self) -> bytes:
+        """The bytes behind the header."""
+        return self.data[HEADER_BYTES:]
+
+
+class EntryError(ValueError):
+    """The bytes are not an entry. ``position`` is where the bad one begins in the blob."""
+
+    def __init__(self, position: int, what: str) -> None:
+        super().__init__(f"at byte {position}: {what}")
+        self.position = position
+        self.what = what
+
+
+def encode(
+    index: int, term: int, kind: int, timestamp_us: int, command: bytes = b"", command_crc: int | None = None
+) -> Entry:
+    """Gives an entry its final bytes.
+
+    Args:
+        index: Its place in the log, from 1.
+        term: The leader's term.
+        kind: An ``EntryKind``.
+        timestamp_us: The log time in microseconds since the epoch, never less than the entry before.
+        command: What it carries.
+        command_crc: The CRC32C that came with the command; computed when there is none.
+    """
+    if command_crc is None:
+        command_crc = crc32c(command)
+    body = _BODY.pack(command_crc, len(command), kind, FORMAT, 0, index, term, timestamp_us, 0)
+    return Entry(index, term, kind, timestamp_us, _CRC.pack(crc32c(body)) + body + command)
+
+
+def decode(blob: bytes, start: int = 0) -> Entry:
+    """Decodes and checks the entry at ``start``; it ends at ``start + len(entry.data)``.
+
+    Raises:
+        EntryError: It is cut off, or a checksum does not fit.
+    """
+    body_end = start + HEADER_BYTES
+    if body_end > len(blob):
+        raise EntryError(start, "the entry is shorter than its header")
+    header_crc, command_crc, size, kind, form, zero, index, term, timestamp_us, reserved = _HEADER.unpack_from(blob, start)
+    if crc32c(blob[start + 4 : body_end]) != header_crc:
+        raise EntryError(start, "the header's checksum does not fit")
+    end = body_end + size
+    if end > len(blob):
+        raise EntryError(start, "the entry is cut off")
+    if form != FORMAT or zero or reserved:
+        raise EntryError(start, f"unknown entry format {form}")
+    if crc32c(blob[body_end:end]) != command_crc:
+        raise EntryError(start, "the command's checksum does not fit")
+    return Entry(index, term, kind, timestamp_us, blob[start:end])
+
+
+def decode_all(blob: bytes) -> list[Entry]:
+    """Decodes and checks entries that lie one behind the other and fill the blob.
+
+    Raises:
+        EntryError: One of them is damaged.
+    """
+    entries = []
+    position, end = 0, len(blob)
+    while position < end:
+        entry = decode(blob, position)
+        entries.append(entry)
+        position += len(entry.data)
+    return entries
+
+
+def join(entries: Iterable[Entry]) -> bytes:
+    """The bytes of entries, one behind the other."""
+    return b"".join([entry.data for entry in entries])

@@ -1,0 +1,117 @@
+"""Every operating error of a raft-node.
+
+::
+
+    DougError
+    +-- RefusedError            the operation was certainly not applied
+    |   +-- NotLeaderError          another node leads, or none is known
+    |   +-- WrongShardError         the key's slot is not this shard's, or the epoch is outdated
+    |   +-- OverloadedError         too much is waiting; nothing was proposed
+    |   +-- SupersededError         another leader's entry took its place in the log
+    |   +-- InvalidCommandError     the bytes are not a command that a client may send
+    +-- OutcomeUnknownError     it was proposed; it may or may not be applied later
+    +-- UnavailableError        a read could not be served here and now; nothing was changed
+    +-- FatalError              this node must stop
+        +-- CorruptionError         a file does not hold what was written
+        +-- DiskError               a write, fsync or rename failed
+        +-- IdentityError           a volume belongs to another node, or was wiped
+        +-- SettingsError           the settings contradict each other or the data
+
+An operating error carries fields. A programmer error is an ``assert`` and ends the process.
+"""
+
+from __future__ import annotations
+
+
+class DougError(Exception):
+    """The root of the operating errors of a node."""
+
+
+class RefusedError(DougError):
+    """The operation was certainly not applied."""
+
+
+class NotLeaderError(RefusedError):
+    """Another node leads, or none is known.
+
+    Attributes:
+        leader_id: The leader's name, empty when none is known.
+        leader_address: The leader's Doug address, empty when it is not known.
+    """
+
+    def __init__(self, leader_id: str = "", leader_address: str = "") -> None:
+        super().__init__(f"not the leader; the leader is {leader_id or 'not known'} {leader_address}".rstrip())
+        self.leader_id = leader_id
+        self.leader_address = leader_address
+
+
+class WrongShardError(RefusedError):
+    """The key's slot is not this shard's, or the sender's epoch of it is outdated."""
+
+    def __init__(self, slot: int, epoch: int) -> None:
+        super().__init__(f"slot {slot} at epoch {epoch} is not served by this shard")
+        self.slot = slot
+        self.epoch = epoch
+
+
+class OverloadedError(RefusedError):
+    """Too much is waiting; nothing was proposed."""
+
+
+class SupersededError(RefusedError):
+    """Another leader's entry took the place of this one in the log."""
+
+
+class InvalidCommandError(RefusedError):
+    """The bytes are not a command that a client may send."""
+
+
+class OutcomeUnknownError(DougError):
+    """It was proposed, and may or may not be applied later."""
+
+
+class UnavailableError(DougError):
+    """A read could not be served here and now; nothing was changed."""
+
+
+class FatalError(DougError):
+    """This node must stop."""
+
+
+class CorruptionError(FatalError):
+    """A file does not hold what was written. The file is left as it is.
+
+    Attributes:
+        path: The damaged file.
+        offset: Where in it the damaged part begins, in bytes.
+        what: What does not fit.
+    """
+
+    def __init__(self, path: str, offset: int, what: str) -> None:
+        super().__init__(f"{path}: damaged at offset {offset}: {what}")
+        self.path = path
+        self.offset = offset
+        self.what = what
+
+
+class DiskError(FatalError):
+    """A write, fsync or rename failed. What lies on disk is not known any more.
+
+    Attributes:
+        path: The file or directory.
+        operation: What was tried.
+    """
+
+    def __init__(self, path: str, operation: str, cause: OSError) -> None:
+        super().__init__(f"{path}: {operation} failed: {cause.strerror or cause}")
+        self.path = path
+        self.operation = operation
+        self.errno = cause.errno
+
+
+class IdentityError(FatalError):
+    """A volume belongs to another node, cluster or shard, or was wiped."""
+
+
+class SettingsError(FatalError):
+    """The settings contradict each other or the data."""

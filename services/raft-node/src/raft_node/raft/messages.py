@@ -1,0 +1,84 @@
+"""The messages between the nodes of a shard.
+
+Frozen facts; ``raft_node.rpc.codec`` turns them into protobuf and back. Each carries who says it to whom; the receiver's
+``RaftNode.step`` ignores what is addressed to another incarnation or comes from a non-member.
+Reference: the paper, figure 2; the thesis, 6.4 (ReadIndex) and 9.6 (pre-vote).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from raft_node.entry import Entry
+from raft_node.raft.types import NodeId
+
+
+class RequestVote(NamedTuple):
+    """Asks for a vote, or (``pre_vote``) whether one would be given; then ``term`` is the one it would start."""
+
+    sender: NodeId
+    receiver: NodeId
+    term: int
+    last_log_index: int
+    last_log_term: int
+    pre_vote: bool
+    transfer: bool = False
+
+
+class RequestVoteResponse(NamedTuple):
+    """Answers RequestVote."""
+
+    sender: NodeId
+    receiver: NodeId
+    term: int
+    granted: bool
+    pre_vote: bool
+
+
+class AppendEntries(NamedTuple):
+    """Replicates entries, or, without any, moves the commit index on or probes."""
+
+    sender: NodeId
+    receiver: NodeId
+    term: int
+    prev_log_index: int
+    prev_log_term: int
+    commit_index: int
+    entries: Sequence[Entry]
+
+
+class AppendEntriesResponse(NamedTuple):
+    """Answers AppendEntries once what it acknowledges is durable."""
+
+    sender: NodeId
+    receiver: NodeId
+    term: int
+    success: bool
+    match_index: int
+    rejected_index: int
+    hint_index: int
+    hint_term: int
+
+
+class Heartbeat(NamedTuple):
+    """Says that the leader lives, tells the commit index clipped to what the receiver holds, and carries a read token."""
+
+    sender: NodeId
+    receiver: NodeId
+    term: int
+    commit_index: int
+    read_token: int
+
+
+class HeartbeatResponse(NamedTuple):
+    """Answers a heartbeat at once, before any fsync: it acknowledges the leader's term and nothing of the log."""
+
+    sender: NodeId
+    receiver: NodeId
+    term: int
+    read_token: int
+    last_log_index: int
+
+
+Message = RequestVote | RequestVoteResponse | AppendEntries | AppendEntriesResponse | Heartbeat | HeartbeatResponse

@@ -1,0 +1,90 @@
+"""The values that the core, the log and the driver share.
+
+These are plain facts without behaviour; the rules live in ``raft_node.raft.node``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from raft_node.entry import Entry
+
+
+class NodeId(NamedTuple):
+    """A member: a name, and the incarnation that its volumes were given at their first start.
+
+    Two members are the same only if both agree: a wiped volume gets a new incarnation, and so can never vote twice.
+    """
+
+    name: str
+    incarnation: int
+
+
+class Role(Enum):
+    """What a node is at the moment."""
+
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+    LEARNER = "learner"
+
+
+class HardState(NamedTuple):
+    """What must be durable before a vote or an append is answered (the paper, figure 2).
+
+    ``commit_index`` is a hint that spares work after a restart; losing it is harmless.
+    """
+
+    term: int = 0
+    voted_for: NodeId | None = None
+    commit_index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The members of a shard. Invariant: no name appears twice."""
+
+    voters: tuple[NodeId, ...]
+    learners: tuple[NodeId, ...] = ()
+
+
+class LogReader(Protocol):
+    """What the core asks of the stored log. Every answer is about durable entries only."""
+
+    @property
+    def first_index(self) -> int:
+        """The first entry that is still there; 1 before any compaction."""
+
+    @property
+    def last_index(self) -> int:
+        """The last durable entry; ``first_index - 1`` when there is none."""
+
+    def term(self, index: int) -> int:
+        """The term of an entry in ``[first_index - 1, last_index]``; 0 for index 0."""
+
+    def entries(self, start: int, end: int, bytes_max: int) -> Sequence[Entry]:
+        """The entries ``[start, end)``, cut after the one that passes ``bytes_max``; at least one if there is one."""
+
+
+class Write(NamedTuple):
+    """One append to the log: everything in it becomes durable together, in one fsync.
+
+    Invariant: when ``truncate_from`` is set, the stored entries from that index on are to be dropped first, and
+    ``entries`` begins there.
+    """
+
+    sequence: int
+    hard_state: HardState | None
+    truncate_from: int | None
+    entries: Sequence[Entry]
+
+
+class ReadState(NamedTuple):
+    """A read that was confirmed: it may be served once ``read_index`` has been applied."""
+
+    context: int
+    read_index: int
