@@ -8,7 +8,8 @@ Errors: a missing file raises ``FileNotFoundError``. Any other failure of a writ
 ``DiskError``, after which the node must stop: what lies on disk is not known any more.
 """
 
-# ruff: noqa: PTH - the port speaks strings, and the helper process does not pay for pathlib.
+# The port speaks strings, and the helper process shall not pay for pathlib.
+# ruff: noqa: PTH100, PTH102, PTH104, PTH106, PTH108, PTH112, PTH114, PTH118, PTH120, PTH208
 from __future__ import annotations
 
 import errno
