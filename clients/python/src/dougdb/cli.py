@@ -1,0 +1,112 @@
+"""The command dougctl: its options, its own commands, and the commands that other packages add.
+
+A package adds a command by an entry point of the group ``dougctl.commands``; its name is the command's, its object a
+``typer.Typer`` or a function that typer can make a command of. The package is imported only when its command is called
+or the help is shown. A package's command cannot take the place of one of dougctl's own.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import dougdb
+from dougdb.commands import dev, import_tree, kv, status
+from dougdb.wire import DEFAULT_URL
+
+GROUP = "dougctl.commands"
+_EXIT_CODES = (
+    "Exit codes: 0 done; 1 another failure, also a request that was rejected; 2 wrong usage; 3 no such key; "
+    "4 unavailable, and a write was certainly not applied; 5 the outcome of a write is unknown; 130 interrupted."
+)
+
+
+class Commands(TyperGroup):
+    """The commands of dougctl itself, and those that entry points add."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands, dougctl's own first."""
+        own = super().list_commands(ctx)
+        return own + sorted(point.name for point in entry_points(group=GROUP) if point.name not in own)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, or None."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        point = next(iter(entry_points(group=GROUP, name=cmd_name)), None)
+        return None if point is None else load_command(point)
+
+
+def load_command(point: EntryPoint) -> Any:
+    """Imports the command that an entry point names; one that cannot be imported is a command that says so."""
+    try:
+        target = point.load()
+    except (ImportError, AttributeError) as error:
+        reason = f"the command {point.name} ({point.value}) cannot be loaded: {error}"
+        target = _broken(reason)
+    if isinstance(target, typer.Typer):
+        loaded = typer.main.get_command(target)
+    else:
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command(name=point.name)(target)
+        loaded = typer.main.get_command(app)
+    loaded.name = point.name
+    return loaded
+
+
+def _broken(reason: str) -> Any:
+    def broken() -> None:
+        print(f"dougctl: {reason}", file=sys.stderr)
+        raise typer.Exit(1)
+
+    broken.__doc__ = f"Not usable: {reason}."
+    return broken
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="dougctl",
+    help="Use and run DougDB, a sharded, replicated key-value store.",
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dougctl {dougdb.__version__} (Python {platform.python_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    url: Annotated[str, typer.Option("--url", envvar="DOUGDB_URL", help="Where the facade listens.")] = DEFAULT_URL,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Use and run DougDB, a sharded, replicated key-value store."""
+    context.obj = {"url": url}
+
+
+app.command()(dev.dev)
+app.command()(kv.get)
+app.command()(kv.put)
+app.command()(kv.delete)
+app.command()(status.status)
+app.command("import-tree")(import_tree.import_tree)
+
+
+def main() -> None:
+    """The entry point of the script dougctl."""
+    app()

@@ -1,0 +1,238 @@
+"""The typed clients, one blocking and one for asyncio. Both are the same thin layer over httpx and ``dougdb.wire``.
+
+They never repeat a write by themselves: the caller knows best whether repeating is harmless. For loopback addresses the
+proxy variables of the environment are ignored.
+"""
+
+from __future__ import annotations
+
+import ssl
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from dougdb.errors import ServerError
+from dougdb.wire import (
+    DEFAULT_URL,
+    OCTET_STREAM,
+    ClusterStatus,
+    Consistency,
+    Receipt,
+    Value,
+    cluster_of,
+    encode_key,
+    error_of,
+    error_of_transport,
+    is_loopback,
+    receipt_of,
+    value_of,
+)
+
+DEFAULT_TIMEOUT_S = 15.0
+_JSON = {"Accept": "application/json"}
+_RAW = {"Accept": "*/*"}
+
+
+def _verify(url: str) -> bool | ssl.SSLContext:
+    """Loading the certificates takes longer than a request; plain HTTP does not need them.
+
+    The bare context still verifies, with no authority to trust: should a redirect lead to HTTPS, it is refused.
+    """
+    return True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _key_text(key: str | bytes) -> str:
+    return key if isinstance(key, str) else key.decode(errors="backslashreplace")
+
+
+def _parameters(consistency: Consistency | str | None) -> dict[str, str]:
+    return {} if consistency is None else {"consistency": str(consistency)}
+
+
+def _document(response: httpx.Response) -> dict[str, Any]:
+    try:
+        document = response.json()
+    except ValueError:
+        raise ServerError(response.status_code, "the answer is not JSON") from None
+    if not isinstance(document, dict):
+        raise ServerError(response.status_code, "the answer is not a JSON object")
+    return document
+
+
+class DougClient:
+    """A blocking client of one facade. Use it in a ``with`` block, or call ``close``.
+
+    Args:
+        url: Where the facade listens.
+        timeout_s: How long one step of a request (connect, send, receive) may take.
+        transport: Another httpx transport, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            timeout=timeout_s, transport=transport, trust_env=not is_loopback(url), verify=_verify(url)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def get(self, key: str | bytes, *, consistency: Consistency | str | None = None) -> Value:
+        """Reads a value.
+
+        Raises:
+            KeyNotFoundError: There is none.
+            UnavailableError: Nobody could serve the read in this consistency.
+        """
+        path = f"/v1/kv/{encode_key(key)}"
+        return value_of(self._send("GET", path, params=_parameters(consistency), headers=_RAW, key=_key_text(key)))
+
+    def put(self, key: str | bytes, value: bytes, *, content_type: str = OCTET_STREAM) -> Receipt:
+        """Stores a value under a key, whatever is there.
+
+        Raises:
+            UnavailableError: It was certainly not stored.
+            OutcomeUnknownError: It may have been stored, or may be later.
+        """
+        path = f"/v1/kv/{encode_key(key)}"
+        return receipt_of(self._send("PUT", path, content=value, headers={"Content-Type": content_type}, write=True))
+
+    def delete(self, key: str | bytes) -> Receipt:
+        """Removes a key; that it does not exist is no error.
+
+        Raises:
+            UnavailableError: It was certainly not removed.
+            OutcomeUnknownError: It may have been removed, or may be later.
+        """
+        return receipt_of(self._send("DELETE", f"/v1/kv/{encode_key(key)}", write=True))
+
+    def cluster(self) -> ClusterStatus:
+        """Every shard with its nodes, their roles, terms and indexes."""
+        return cluster_of(_document(self._send("GET", "/v1/cluster", headers=_JSON)))
+
+    def partitions(self) -> dict[str, Any]:
+        """The partition map: which shard owns which slots, and its epoch."""
+        return _document(self._send("GET", "/v1/partitions", headers=_JSON))
+
+    def version(self) -> dict[str, Any]:
+        """The facade's version."""
+        return _document(self._send("GET", "/v1/version", headers=_JSON))
+
+    def is_ready(self) -> bool:
+        """Whether the facade has its map, and every shard has had a leader."""
+        try:
+            return self._http.get(f"{self.url}/readyz").status_code == 200
+        except httpx.RequestError:
+            return False
+
+    def _send(self, method: str, path: str, *, write: bool = False, key: str = "", **request: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, f"{self.url}{path}", **request)
+        except httpx.RequestError as error:
+            raise error_of_transport(error, self.url, write=write) from error
+        if not response.is_success:
+            raise error_of(response, write=write, key=key)
+        return response
+
+
+class AsyncDougClient:
+    """The same client for asyncio. Use it in an ``async with`` block, or call ``close``.
+
+    Args:
+        url: Where the facade listens.
+        timeout_s: How long one step of a request (connect, send, receive) may take.
+        connections_max: How many connections are open at once.
+        transport: Another httpx transport, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        connections_max: int = 100,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.AsyncClient(
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=not is_loopback(url),
+            verify=_verify(url),
+            limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def get(self, key: str | bytes, *, consistency: Consistency | str | None = None) -> Value:
+        """Reads a value; see ``DougClient.get``."""
+        path = f"/v1/kv/{encode_key(key)}"
+        return value_of(
+            await self._send("GET", path, params=_parameters(consistency), headers=_RAW, key=_key_text(key))
+        )
+
+    async def put(self, key: str | bytes, value: bytes, *, content_type: str = OCTET_STREAM) -> Receipt:
+        """Stores a value under a key; see ``DougClient.put``."""
+        path = f"/v1/kv/{encode_key(key)}"
+        headers = {"Content-Type": content_type}
+        return receipt_of(await self._send("PUT", path, content=value, headers=headers, write=True))
+
+    async def delete(self, key: str | bytes) -> Receipt:
+        """Removes a key; see ``DougClient.delete``."""
+        return receipt_of(await self._send("DELETE", f"/v1/kv/{encode_key(key)}", write=True))
+
+    async def cluster(self) -> ClusterStatus:
+        """Every shard with its nodes, their roles, terms and indexes."""
+        return cluster_of(_document(await self._send("GET", "/v1/cluster", headers=_JSON)))
+
+    async def partitions(self) -> dict[str, Any]:
+        """The partition map: which shard owns which slots, and its epoch."""
+        return _document(await self._send("GET", "/v1/partitions", headers=_JSON))
+
+    async def version(self) -> dict[str, Any]:
+        """The facade's version."""
+        return _document(await self._send("GET", "/v1/version", headers=_JSON))
+
+    async def is_ready(self) -> bool:
+        """Whether the facade has its map, and every shard has had a leader."""
+        try:
+            return (await self._http.get(f"{self.url}/readyz")).status_code == 200
+        except httpx.RequestError:
+            return False
+
+    async def _send(
+        self, method: str, path: str, *, write: bool = False, key: str = "", **request: Any
+    ) -> httpx.Response:
+        try:
+            response = await self._http.request(method, f"{self.url}{path}", **request)
+        except httpx.RequestError as error:
+            raise error_of_transport(error, self.url, write=write) from error
+        if not response.is_success:
+            raise error_of(response, write=write, key=key)
+        return response

@@ -1,0 +1,1 @@
+"""The commands of dougctl, one module each. ``dougdb.cli`` puts them together."""

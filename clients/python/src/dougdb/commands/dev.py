@@ -1,0 +1,5 @@
+"""To come."""
+
+
+def dev() -> None:
+    """Dev."""

@@ -1,0 +1,115 @@
+"""``dougctl import-tree``: a directory tree into the store, path -> content, with a progress bar."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dougdb.client import AsyncDougClient
+from dougdb.commands.common import ExitCode, JsonOption, UrlOption, command, fail, print_json, printable, url_of
+from dougdb.tree import Problem, ProblemKind, Scan, TreeCopy, scan
+from dougdb.wire import Consistency
+
+
+@command
+def import_tree(
+    context: typer.Context,
+    *,
+    directory: Annotated[Path, typer.Argument(help="Every file below it is stored.", show_default=False)],
+    prefix: Annotated[str, typer.Option("--prefix", help="Put before every key.")] = "",
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, max=1024, help="Files on their way at once.")
+    ] = 32,
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything back and compare.")] = False,
+    verify_only: Annotated[
+        bool, typer.Option("--verify-only", help="Store nothing; compare what is stored with the files.")
+    ] = False,
+    consistency: Annotated[
+        Consistency, typer.Option("--consistency", help="What the reads of the verification promise.")
+    ] = Consistency.LINEARIZABLE,
+    skip_too_large: Annotated[
+        bool, typer.Option("--skip-too-large", help="Files over 1 MiB are named, but are no failure.")
+    ] = False,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+) -> None:
+    """Store every file below a directory: its path relative to DIRECTORY, with /, is the key.
+
+    A file that cannot be stored is named on stderr, and the exit code is then 1.
+    """
+    if not directory.is_dir():
+        fail(f"{directory} is not a directory", ExitCode.USAGE)
+    started = time.monotonic()
+    found = scan(directory, prefix)
+    facade = url_of(context, url)
+    copy = asyncio.run(
+        _copy(facade, found, concurrency, consistency, store=not verify_only, verify=verify or verify_only)
+    )
+    problems = found.problems + copy.problems
+    for problem in problems:
+        print(f"dougctl: {printable(problem.path)}: {problem.kind}: {problem.reason}", file=sys.stderr)
+    _print_summary(copy, problems, time.monotonic() - started, as_json=as_json)
+    if any(not (skip_too_large and problem.kind is ProblemKind.TOO_LARGE) for problem in problems):
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+async def _copy(
+    url: str, found: Scan, concurrency: int, consistency: Consistency, *, store: bool, verify: bool
+) -> TreeCopy:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(found.files))
+        async with AsyncDougClient(url, connections_max=concurrency) as client:
+            copy = TreeCopy(
+                client,
+                concurrency=concurrency,
+                clock=time.monotonic,
+                on_file=lambda size: progress.advance(task),
+            )
+            if store:
+                progress.update(task, description="importing")
+                await copy.store(found.files)
+            if verify:
+                # What could not be stored is known already; it would only be missing once more.
+                failed = {problem.path for problem in copy.problems}
+                files = [file for file in found.files if str(file.path) not in failed]
+                progress.reset(task, total=len(files), description="verifying")
+                await copy.verify(files, consistency)
+    return copy
+
+
+def _print_summary(copy: TreeCopy, problems: list[Problem], elapsed_s: float, *, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, Any] = {
+            "stored": copy.stored,
+            "stored_bytes": copy.stored_bytes,
+            "verified": copy.verified,
+            "elapsed_s": round(elapsed_s, 3),
+            "problems": [
+                {"path": printable(problem.path), "kind": str(problem.kind), "reason": problem.reason}
+                for problem in problems
+            ],
+        }
+        print_json(document)
+        return
+    parts = [f"stored {copy.stored:,} files ({copy.stored_bytes / 1e6:,.1f} MB) in {elapsed_s:.1f} s"]
+    if copy.verified:
+        parts.append(f"{copy.verified:,} read back equal")
+    for kind in ProblemKind:
+        count = sum(problem.kind is kind for problem in problems)
+        if count:
+            parts.append(f"{count:,} {kind}")
+    print(", ".join(parts))

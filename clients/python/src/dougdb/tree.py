@@ -1,0 +1,287 @@
+"""Copies a directory tree into the store, path -> content, and compares the two.
+
+It knows files and a client, neither terminals nor command lines. Invariants:
+
+1. Nothing is left out silently: every file below the root is stored, or a ``Problem`` names it.
+2. Storing the same bytes under the same key again is harmless, so that, unlike the client, it repeats a write whose
+   outcome is unknown.
+3. Memory is bounded by ``concurrency`` files of ``VALUE_BYTES_MAX`` and a few hundred bytes per file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from pathlib import Path
+from typing import TypeVar
+
+from dougdb.client import AsyncDougClient
+from dougdb.errors import InvalidKeyError, KeyNotFoundError, OutcomeUnknownError, RejectedError, UnavailableError
+from dougdb.wire import KEY_BYTES_MAX, OCTET_STREAM, VALUE_BYTES_MAX, Consistency
+
+R = TypeVar("R")
+
+RETRY_S = 30.0
+"""How long a file is tried again while the store is unavailable; an election takes a second."""
+SETTLE_S = 5.0
+"""How long an eventual read may lag behind before the difference counts."""
+
+
+class ProblemKind(StrEnum):
+    """Why a file is not in the store, or not as it is on disk."""
+
+    UNREADABLE = "unreadable"
+    TOO_LARGE = "too large"
+    BAD_NAME = "bad name"
+    REJECTED = "rejected"
+    MISSING = "missing"
+    DIFFERS = "differs"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One file that was not stored, or was not read back as it is."""
+
+    path: str
+    kind: ProblemKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFile:
+    """One file of the tree: where it lies, its key, and its size when it was found."""
+
+    path: Path
+    key: bytes
+    size: int
+
+
+@dataclass(slots=True)
+class Scan:
+    """What lies below a directory."""
+
+    files: list[TreeFile] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum of the sizes."""
+        return sum(file.size for file in self.files)
+
+
+def scan(root: Path, prefix: str = "") -> Scan:
+    """Lists every file below ``root`` in the order of the names, and everything that cannot be stored.
+
+    Links are followed; one that leads back to a directory above itself is a problem, for its content has no end.
+    """
+    found = Scan()
+    _scan_directory(os.fsencode(root), b"", os.fsencode(prefix), frozenset(), found)
+    return found
+
+
+def _scan_directory(
+    root: bytes, relative: bytes, prefix: bytes, above: frozenset[tuple[int, int]], found: Scan
+) -> None:
+    directory = os.path.join(root, relative) if relative else root  # noqa: PTH118 - names are bytes here
+    try:
+        status = os.stat(directory)  # noqa: PTH116
+        names = sorted(os.listdir(directory))  # noqa: PTH208
+    except OSError as error:
+        found.problems.append(Problem(os.fsdecode(directory), ProblemKind.UNREADABLE, error.strerror or str(error)))
+        return
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        reason = "a link that leads back to a directory above itself"
+        found.problems.append(Problem(os.fsdecode(directory), ProblemKind.UNREADABLE, reason))
+        return
+    for name in names:
+        path = relative + b"/" + name if relative else name
+        full = os.path.join(root, path)  # noqa: PTH118
+        try:
+            mode = os.stat(full).st_mode  # noqa: PTH116
+        except OSError as error:
+            found.problems.append(Problem(os.fsdecode(full), ProblemKind.UNREADABLE, error.strerror or str(error)))
+            continue
+        if stat.S_ISDIR(mode):
+            _scan_directory(root, path, prefix, above | {identity}, found)
+        else:
+            _scan_file(Path(os.fsdecode(full)), prefix + path, mode, found)
+
+
+def _scan_file(path: Path, key: bytes, mode: int, found: Scan) -> None:
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        found.problems.append(Problem(str(path), ProblemKind.BAD_NAME, "the name is not valid UTF-8"))
+        return
+    if len(key) > KEY_BYTES_MAX:
+        reason = f"the key would have {len(key)} bytes; the limit is {KEY_BYTES_MAX}"
+        found.problems.append(Problem(str(path), ProblemKind.BAD_NAME, reason))
+    elif not stat.S_ISREG(mode):
+        found.problems.append(Problem(str(path), ProblemKind.UNREADABLE, "not a regular file"))
+    else:
+        found.files.append(TreeFile(path, key, path.stat().st_size))
+
+
+class TreeCopy:
+    """Stores files and reads them back, many at once.
+
+    Args:
+        client: The store.
+        concurrency: How many files are on their way at once.
+        on_file: Called after each file with its size.
+        clock: Monotonic seconds.
+        sleep: How to wait.
+    """
+
+    def __init__(
+        self,
+        client: AsyncDougClient,
+        *,
+        concurrency: int,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        on_file: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        assert concurrency > 0
+        self._client = client
+        self._concurrency = concurrency
+        self._clock = clock
+        self._sleep = sleep
+        self._on_file = on_file
+        self.problems: list[Problem] = []
+        self.stored = 0
+        self.stored_bytes = 0
+        self.verified = 0
+        #: What was stored, by key; a verification compares with this, even if the file has changed since.
+        self._digests: dict[bytes, bytes] = {}
+
+    async def store(self, files: list[TreeFile]) -> None:
+        """Stores the files.
+
+        Raises:
+            UnavailableError: The store stayed away for ``RETRY_S``.
+        """
+        await self._each(files, self._store_file)
+
+    async def verify(self, files: list[TreeFile], consistency: Consistency) -> None:
+        """Reads the files back and compares them with what was stored, or with the disk if nothing was.
+
+        Raises:
+            UnavailableError: The store stayed away for ``RETRY_S``.
+        """
+
+        async def verify_file(file: TreeFile) -> None:
+            await self._verify_file(file, consistency)
+
+        await self._each(files, verify_file)
+
+    async def _each(self, files: list[TreeFile], act: Callable[[TreeFile], Awaitable[None]]) -> None:
+        remaining = iter(files)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._concurrency, len(files))):
+                    group.create_task(self._work(remaining, act))
+        except* (UnavailableError, OutcomeUnknownError) as errors:
+            # All workers meet the same outage; one report of it is enough.
+            raise _first_of(errors) from None
+
+    async def _work(self, remaining: Iterator[TreeFile], act: Callable[[TreeFile], Awaitable[None]]) -> None:
+        for file in remaining:
+            await act(file)
+            self._on_file(file.size)
+
+    def _read(self, file: TreeFile) -> bytes | None:
+        """The file's content, or None after noting why not."""
+        try:
+            with file.path.open("rb") as stream:
+                data = stream.read(VALUE_BYTES_MAX + 1)
+        except OSError as error:
+            self._note(file, ProblemKind.UNREADABLE, error.strerror or str(error))
+            return None
+        if len(data) > VALUE_BYTES_MAX:
+            self._note(file, ProblemKind.TOO_LARGE, f"{file.size} bytes; the limit of a value is {VALUE_BYTES_MAX}")
+            return None
+        return data
+
+    async def _store_file(self, file: TreeFile) -> None:
+        data = self._read(file)
+        if data is None:
+            return
+        content_type = mimetypes.guess_type(file.path.name)[0] or OCTET_STREAM
+        try:
+            await self._patiently(lambda: self._client.put(file.key, data, content_type=content_type))
+        except RejectedError as error:
+            kind = ProblemKind.TOO_LARGE if error.status == 413 else ProblemKind.REJECTED
+            self._note(file, kind, str(error))
+            return
+        except InvalidKeyError as error:
+            self._note(file, ProblemKind.BAD_NAME, str(error))
+            return
+        self.stored += 1
+        self.stored_bytes += len(data)
+        self._digests[file.key] = _digest(data)
+
+    async def _verify_file(self, file: TreeFile, consistency: Consistency) -> None:
+        expected = self._digests.get(file.key)
+        if expected is None:
+            data = self._read(file)
+            if data is None:
+                return
+            expected = _digest(data)
+        settled_at = self._clock() + (SETTLE_S if consistency is Consistency.EVENTUAL else 0.0)
+        while True:
+            problem = await self._difference(file, expected, consistency)
+            if problem is None:
+                self.verified += 1
+                return
+            if self._clock() >= settled_at:
+                self._note(file, *problem)
+                return
+            await self._sleep(0.1)
+
+    async def _difference(
+        self, file: TreeFile, expected: bytes, consistency: Consistency
+    ) -> tuple[ProblemKind, str] | None:
+        try:
+            value = await self._patiently(lambda: self._client.get(file.key, consistency=consistency))
+        except KeyNotFoundError:
+            return ProblemKind.MISSING, f"not found in the store ({consistency})"
+        except RejectedError as error:
+            return ProblemKind.REJECTED, str(error)
+        if _digest(value.data) != expected:
+            return ProblemKind.DIFFERS, f"the store holds {len(value.data)} other bytes ({consistency})"
+        return None
+
+    async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
+        """Calls again while the store is unavailable, for ``RETRY_S`` at most, ever more slowly."""
+        give_up_at = self._clock() + RETRY_S
+        pause = 0.1
+        while True:
+            try:
+                return await call()
+            except (UnavailableError, OutcomeUnknownError):
+                if self._clock() + pause > give_up_at:
+                    raise
+            await self._sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    def _note(self, file: TreeFile, kind: ProblemKind, reason: str) -> None:
+        self.problems.append(Problem(str(file.path), kind, reason))
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()
+
+
+def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

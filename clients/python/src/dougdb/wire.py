@@ -1,0 +1,221 @@
+"""What a request and an answer of the HTTP interface look like (docs/api.md): pure functions, no network.
+
+Invariants:
+
+1. A key's path is percent-encoded whole, so that no proxy and no URL library can fold ``//``, ``.`` or ``..`` in it.
+2. A failed write raises ``UnavailableError`` only where it is certain that nothing was applied. In doubt it raises
+   ``OutcomeUnknownError``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from dougdb.errors import (
+    DougdbError,
+    InvalidKeyError,
+    KeyNotFoundError,
+    OutcomeUnknownError,
+    RejectedError,
+    ServerError,
+    UnavailableError,
+)
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+KEY_BYTES_MAX = 1024
+VALUE_BYTES_MAX = 1 << 20
+OCTET_STREAM = "application/octet-stream"
+# These did not get as far as the request: no byte of it was sent.
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
+
+
+class Consistency(StrEnum):
+    """What a read promises."""
+
+    LINEARIZABLE = "linearizable"
+    """It sees every write that was acknowledged before the read began."""
+    EVENTUAL = "eventual"
+    """It sees some applied state, from whichever replica answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Who answered, and what became of the key.
+
+    Attributes:
+        shard: The id of the shard that owns the key.
+        served_by: The node that answered.
+        revision: The value's revision, where the answer names one.
+    """
+
+    shard: str
+    served_by: str
+    revision: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A stored value as it was read."""
+
+    data: bytes
+    content_type: str
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One replica, as the facade sees it. The figures are None while it is unreachable."""
+
+    id: str
+    address: str
+    admin: str
+    role: str
+    term: int | None
+    commit_index: int | None
+    applied_index: int | None
+    last_log_index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """One shard and its replicas."""
+
+    id: str
+    nodes: tuple[NodeStatus, ...]
+
+    @property
+    def leader(self) -> NodeStatus | None:
+        """The leader of the highest term, or None."""
+        leaders = [node for node in self.nodes if node.role == "leader"]
+        return max(leaders, key=lambda node: node.term or 0, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """The answer of ``/v1/cluster``; ``document`` is the answer itself."""
+
+    shards: tuple[ShardStatus, ...]
+    document: dict[str, Any]
+
+
+def encode_key(key: str | bytes) -> str:
+    """The percent-encoded path of a key.
+
+    Raises:
+        InvalidKeyError: It is empty, longer than 1 KiB, or not UTF-8.
+    """
+    try:
+        raw = key.encode() if isinstance(key, str) else key
+        raw.decode()
+    except UnicodeError:
+        raise InvalidKeyError("the key is not valid UTF-8") from None
+    if not raw:
+        raise InvalidKeyError("the key is empty")
+    if len(raw) > KEY_BYTES_MAX:
+        raise InvalidKeyError(f"the key has {len(raw)} bytes; the limit is {KEY_BYTES_MAX}")
+    # A path segment of dots alone would be resolved on the way; anything else is safe once every slash is encoded.
+    return raw.decode().replace(".", "%2E") if raw in (b".", b"..") else quote(raw, safe="")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL points to this machine, where no proxy may stand between."""
+    host = httpx.URL(url).host
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def receipt_of(response: httpx.Response) -> Receipt:
+    """Reads who served a request from the answer's header fields."""
+    etag = response.headers.get("ETag")
+    return Receipt(
+        shard=response.headers.get("Doug-Shard", ""),
+        served_by=response.headers.get("Doug-Served-By", ""),
+        revision=etag.strip('"') if etag else None,
+    )
+
+
+def value_of(response: httpx.Response) -> Value:
+    """Reads a stored value from the answer to a GET."""
+    return Value(response.content, response.headers.get("Content-Type", OCTET_STREAM), receipt_of(response))
+
+
+def cluster_of(document: dict[str, Any]) -> ClusterStatus:
+    """Reads the answer of ``/v1/cluster``.
+
+    Raises:
+        ServerError: It does not have the form that is documented.
+    """
+    try:
+        shards = tuple(
+            ShardStatus(str(shard["id"]), tuple(_node_of(node) for node in shard["nodes"]))
+            for shard in document["shards"]
+        )
+    except (KeyError, TypeError) as error:
+        raise ServerError(200, f"not a cluster document: {error!r}") from None
+    return ClusterStatus(shards, document)
+
+
+def _node_of(node: Mapping[str, Any]) -> NodeStatus:
+    return NodeStatus(
+        id=str(node["id"]),
+        address=str(node.get("address", "")),
+        admin=str(node.get("admin", "")),
+        role=str(node["role"]),
+        term=node.get("term"),
+        commit_index=node.get("commit_index"),
+        applied_index=node.get("applied_index"),
+        last_log_index=node.get("last_log_index"),
+    )
+
+
+def error_of(response: httpx.Response, *, write: bool, key: str = "") -> DougdbError:
+    """The error that an answer of 4xx or 5xx stands for.
+
+    Args:
+        response: The answer, read to its end.
+        write: Whether the request changes anything.
+        key: The key that was asked for, for the message.
+    """
+    problem = _problem_of(response)
+    status = response.status_code
+    detail = str(problem.get("detail") or problem.get("title") or response.reason_phrase or "no reason was given")
+    if status == 404 and key and not write:
+        return KeyNotFoundError(key)
+    if status < 500:
+        return RejectedError(status, str(problem.get("code", "")), detail)
+    outcome = problem.get("outcome")
+    if write and outcome != "not_applied":
+        return OutcomeUnknownError(f"{detail} (HTTP {status}; the write may or may not have been applied)")
+    if status in (502, 503, 504):
+        return UnavailableError(f"{detail} (HTTP {status}{'; nothing was applied' if write else ''})")
+    return ServerError(status, detail)
+
+
+def error_of_transport(error: httpx.RequestError, url: str, *, write: bool) -> DougdbError:
+    """The error that a failure on the way stands for."""
+    reason = str(error) or type(error).__name__
+    if isinstance(error, _NOT_SENT) or not write:
+        return UnavailableError(f"{url} cannot be reached: {reason}")
+    return OutcomeUnknownError(f"the connection to {url} failed after the write was sent: {reason}")
+
+
+def _problem_of(response: httpx.Response) -> dict[str, Any]:
+    """The problem document (RFC 9457) of an answer; empty when there is none."""
+    if "json" not in response.headers.get("Content-Type", ""):
+        return {}
+    try:
+        document = response.json()
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
