@@ -1,7 +1,7 @@
 """The messages between the nodes of a shard.
 
-Frozen facts; ``raft_node.rpc.codec`` turns them into protobuf and back. Each carries who says it to whom; the receiver's
-``RaftNode.step`` ignores what is addressed to another incarnation or comes from a non-member.
+Frozen facts; ``raft_node.rpc.codec`` turns them into protobuf and back. Each carries who says it to whom; the
+receiver's ``RaftNode.step`` ignores what is addressed to another incarnation or comes from a non-member.
 Reference: the paper, figure 2; the thesis, 6.4 (ReadIndex) and 9.6 (pre-vote).
 """
 
@@ -62,13 +62,17 @@ class AppendEntriesResponse(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """Says that the leader lives, tells the commit index clipped to what the receiver holds, and carries a read token."""
+    """Says that the leader lives, tells the commit index clipped to what the receiver holds, and carries a read token.
+
+    Without ``answer`` it is a mere notice of a new commit index: a receiver in the same term keeps silent.
+    """
 
     sender: NodeId
     receiver: NodeId
     term: int
     commit_index: int
     read_token: int
+    answer: bool = True
 
 
 class HeartbeatResponse(NamedTuple):

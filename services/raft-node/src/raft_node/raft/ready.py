@@ -5,8 +5,8 @@ The driver's duties, in this order, each time ``RaftNode.ready`` gives it someth
 1. Send ``messages`` at once, in order. Nothing in them depends on what is not yet durable.
 2. If there is a ``write``, give it to the log writer. Only one write is under way at a time; while it is, ``ready`` is
    asked with ``writer_idle=False`` and gives none.
-3. When that write is durable, call ``RaftNode.persisted(write.sequence)``; the votes and acknowledgements that waited for
-   it come with the next ``Ready.messages``. If it fails, stop the process.
+3. When that write is durable, call ``RaftNode.persisted(write.sequence)``; the votes and acknowledgements that waited
+   for it come with the next ``Ready.messages``. If it fails, stop the process.
 4. Apply ``committed`` in order, then call ``RaftNode.applied(index of the last)``.
 5. Serve each of ``read_states`` once its index has been applied. Fail the reads in ``reads_dropped``.
 6. Hand ``events`` to the log and the metrics.

@@ -83,6 +83,14 @@ class Write(NamedTuple):
     entries: Sequence[Entry]
 
 
+class Proposal(NamedTuple):
+    """A command that is to become an entry: its ``EntryKind``, its bytes, and their CRC32C if it came with them."""
+
+    kind: int
+    command: bytes
+    crc: int | None
+
+
 class ReadState(NamedTuple):
     """A read that was confirmed: it may be served once ``read_index`` has been applied."""
 

@@ -1,0 +1,226 @@
+"""What a node is and does while it leads: replication, commit, heartbeats, check-quorum, read rounds.
+
+One ``Leader`` lives from winning an election to losing the role; it holds the paper's "volatile state on leaders" and
+knows no other role. It writes messages into the outbox and moves the log's commit index; it never changes the role.
+
+Invariants:
+
+1. Only entries of the own term are committed by counting; older ones follow by log matching (the paper, 5.4.2).
+2. The leader counts itself only with what is durable on its own disk (thesis, 10.2.1).
+3. A commit index in a heartbeat is never beyond what the receiver is known to hold.
+4. An AppendEntries counts as a heartbeat; a commit notice, which nobody answers, does not.
+
+Reference: the paper, 5.3, 5.4 and 8; the thesis, 6.2 (check-quorum), 6.4 (ReadIndex), 10.2.1 (pipelining).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raft_node.entry import Entry
+from raft_node.raft.config import RaftConfig
+from raft_node.raft.log import RaftLog
+from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse
+from raft_node.raft.outbox import Outbox
+from raft_node.raft.progress import Progress, ProgressState
+from raft_node.raft.quorum import quorum_value
+from raft_node.raft.read_index import ReadIndexRounds
+from raft_node.raft.types import Configuration, NodeId, ReadState
+
+
+class Leader:
+    """The state of one leadership.
+
+    Attributes:
+        progress: What is known of each peer.
+        reads: The linearizable reads.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: RaftConfig,
+        node_id: NodeId,
+        term: int,
+        configuration: Configuration,
+        log: RaftLog,
+        outbox: Outbox,
+        last_read_token: int,
+        now: int,
+    ) -> None:
+        self._config = config
+        self._id = node_id
+        self._term = term
+        self._log = log
+        self._outbox = outbox
+        self._voters = configuration.voters
+        self._other_voters = tuple(voter for voter in configuration.voters if voter != node_id)
+        # The entry that the caller is about to append is the first of this term.
+        self._term_start_index = log.last_index + 1
+        self.reads = ReadIndexRounds(last_read_token)
+        self.progress = {
+            peer: Progress(next_index=log.last_index + 1, heard_tick=now, sent_tick=now, heartbeat_tick=now)
+            for peer in (*configuration.voters, *configuration.learners)
+            if peer != node_id
+        }
+
+    # Time.
+
+    def tick(self, now: int) -> None:
+        """Sends the heartbeats and the commit notices that are due."""
+        interval = self._config.heartbeat_ticks
+        progress = self.progress
+        due = any(now - peer.sent_tick >= interval for peer in progress.values())
+        for node, peer in progress.items():
+            # When one peer is due, those that soon will be get theirs too: an idle leader wakes up once an interval.
+            if (due and 2 * (now - peer.sent_tick) >= interval) or (
+                self._awaits_read(node) and now - peer.heartbeat_tick >= interval
+            ):
+                self._heartbeat(node, peer, now)
+            elif self._owes_commit_index(peer):
+                commit_index = min(self._log.commit_index, peer.match_index)
+                peer.told_commit_index = commit_index
+                self._outbox.send(Heartbeat(self._id, node, self._term, commit_index, 0, answer=False))
+
+    def ticks_to_deadline(self, now: int) -> int:
+        """How long nothing is due; at least 1."""
+        deadline = self._quorum_heard_tick(now) + self._config.election_timeout_ticks_max
+        interval = self._config.heartbeat_ticks
+        for node, peer in self.progress.items():
+            if self._owes_commit_index(peer):
+                return 1
+            deadline = min(deadline, peer.sent_tick + interval)
+            if self._awaits_read(node):
+                deadline = min(deadline, peer.heartbeat_tick + interval)
+        return max(1, deadline - now)
+
+    def lost_quorum(self, now: int) -> bool:
+        """Whether no quorum was heard within an election timeout (check-quorum)."""
+        return now - self._quorum_heard_tick(now) >= self._config.election_timeout_ticks_max
+
+    # Messages in.
+
+    def append_entries_response(self, message: AppendEntriesResponse, now: int) -> None:
+        """A peer acknowledged or refused entries."""
+        peer = self._heard(message.sender, now)
+        if message.success:
+            peer.accepted(message.match_index)
+            self.advance_commit()
+        else:
+            # Skip all entries of terms that the peer cannot have (the paper, end of 5.3).
+            hint = self._log.last_index_of_term_at_most(message.hint_index, message.hint_term)
+            peer.rejected(message.rejected_index, hint + 1)
+
+    def heartbeat_response(self, message: HeartbeatResponse, now: int) -> None:
+        """A peer is alive; it may confirm a read round, and show that an AppendEntries or its answer was lost."""
+        peer = self._heard(message.sender, now)
+        if message.read_token:
+            self.reads.acknowledge(message.sender, message.read_token)
+        if peer.inflights:
+            oldest = peer.inflights[0]
+            # Entries that did arrive are answered after an fsync, which may take its time.
+            arrived = peer.state is ProgressState.REPLICATE and message.last_log_index >= oldest.last_index
+            patience = self._config.election_timeout_ticks if arrived else self._config.heartbeat_ticks
+            if now - oldest.tick >= patience:
+                peer.lost()
+
+    def peer_unreachable(self, node: NodeId) -> None:
+        """The transport lost the stream to a peer, and what was in it."""
+        peer = self.progress.get(node)
+        if peer is not None:
+            peer.lost()
+            # Sending again at once would fail again at once; the next answer to a heartbeat opens the window.
+            peer.paused = True
+
+    # What follows from it.
+
+    def advance_commit(self) -> None:
+        """Commits what a quorum has on disk, if it is of the own term."""
+        own = self._log.stable_index
+        index = quorum_value([own if v == self._id else self.progress[v].match_index for v in self._voters])
+        if index >= self._term_start_index:
+            self._log.commit_to(index)
+
+    def send(self, now: int) -> list[ReadState]:
+        """Sends the entries that the windows have room for, and begins a read round; gives the confirmed reads."""
+        last = self._log.last_index
+        slices: dict[int, tuple[Sequence[Entry], int]] = {}
+        appends_max, bytes_max = self._config.inflight_appends_max, self._config.inflight_bytes_max
+        for node, peer in self.progress.items():
+            while peer.next_index <= last and peer.window_open(appends_max, bytes_max):
+                self._append_entries(node, peer, slices, now)
+        return self._read_round(now)
+
+    def validate(self) -> None:
+        """Checks the invariants that are cheap to check."""
+        for peer in self.progress.values():
+            assert 0 <= peer.match_index < peer.next_index <= self._log.last_index + 1
+            assert peer.told_commit_index <= self._log.commit_index
+            assert peer.inflight_bytes == sum(inflight.size for inflight in peer.inflights)
+            assert len(peer.inflights) <= max(1, self._config.inflight_appends_max)
+            assert peer.state is ProgressState.REPLICATE or len(peer.inflights) <= 1
+
+    # Helpers.
+
+    def _heard(self, node: NodeId, now: int) -> Progress:
+        peer = self.progress[node]
+        peer.heard_tick = now
+        peer.paused = False
+        return peer
+
+    def _quorum_heard_tick(self, now: int) -> int:
+        return quorum_value([now if v == self._id else self.progress[v].heard_tick for v in self._voters])
+
+    def _owes_commit_index(self, peer: Progress) -> bool:
+        """Whether nothing is on the way or about to be that could carry the commit index."""
+        return (
+            peer.told_commit_index < self._log.commit_index
+            and peer.told_commit_index < peer.match_index
+            and not peer.inflights
+            and peer.next_index > self._log.last_index
+        )
+
+    def _awaits_read(self, node: NodeId) -> bool:
+        current = self.reads.current
+        return current is not None and node in self._other_voters and node not in current.acknowledged
+
+    def _heartbeat(self, node: NodeId, peer: Progress, now: int) -> None:
+        commit_index = min(self._log.commit_index, peer.match_index)
+        peer.told_commit_index = max(peer.told_commit_index, commit_index)
+        peer.sent_tick = peer.heartbeat_tick = now
+        self._outbox.send(Heartbeat(self._id, node, self._term, commit_index, self.reads.token))
+
+    def _append_entries(
+        self, node: NodeId, peer: Progress, slices: dict[int, tuple[Sequence[Entry], int]], now: int
+    ) -> None:
+        log = self._log
+        start = peer.next_index
+        if start < log.first_index:
+            peer.needs_snapshot()
+            self._outbox.event("snapshot_needed", peer=node.name, next_index=start, first_index=log.first_index)
+            return
+        entries: Sequence[Entry] = ()
+        size = 0
+        if not peer.cautious:
+            # Peers at the same place share one slice, so that a transport can encode it once.
+            if start not in slices:
+                entries = log.entries(start, log.last_index + 1, self._config.append_bytes_max)
+                slices[start] = entries, sum([len(entry.data) for entry in entries])
+            entries, size = slices[start]
+        last_sent = start - 1 + len(entries)
+        peer.sent(last_sent, size, now)
+        peer.told_commit_index = max(peer.told_commit_index, min(log.commit_index, last_sent))
+        self._outbox.send(
+            AppendEntries(self._id, node, self._term, start - 1, log.term(start - 1), log.commit_index, entries)
+        )
+
+    def _read_round(self, now: int) -> list[ReadState]:
+        reads = self.reads
+        states = reads.take_confirmed(self._voters)
+        # A new leader does not know what is committed before an entry of its own term is (the paper, 8).
+        if reads.waiting and reads.current is None and self._log.commit_index >= self._term_start_index:
+            reads.begin(self._log.commit_index, self._id)
+            for node in self._other_voters:
+                self._heartbeat(node, self.progress[node], now)
+            states += reads.take_confirmed(self._voters)
+        return states

@@ -1,0 +1,237 @@
+"""The log as the protocol sees it: the stored entries, and a tail of recent ones in memory.
+
+It knows neither files nor messages. Stored entries come from a ``LogReader``; entries that are not durable yet exist
+here alone. The whole log is never kept in memory.
+
+Invariants:
+
+1. ``first_index - 1 <= applied_index <= commit_index <= last_index``; none of the three goes back, but for
+   ``last_index`` at a conflict, which is always above ``commit_index``.
+2. Memory holds ``[_offset, last_index]`` without a gap, and ``_offset <= stable_index + 1``: what is not in memory is
+   stored.
+3. The stored log equals this one up to ``stable_index``. Behind it the store may still hold a deposed leader's entries;
+   the next write drops them.
+
+Reference: the paper, 5.3 (log matching) and figure 2.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate, islice
+from operator import attrgetter
+
+from raft_node.entry import Entry
+from raft_node.raft.types import LogReader
+
+_DATA = attrgetter("data")
+
+_ENTRY_OBJECT_BYTES = 300
+"""What an entry costs in memory beside its bytes: the tuple, its numbers, and two places in lists."""
+
+
+class RaftLog:
+    """The log of one node.
+
+    Attributes:
+        last_index: The last entry, durable or not.
+        stable_index: The last entry up to which the store agrees.
+        commit_index: The last entry known to be committed.
+        applied_index: The last entry that the state machine has applied.
+        last_timestamp_us: The log time of the last entry.
+    """
+
+    def __init__(self, reader: LogReader, commit_index: int, applied_index: int, cache_bytes_max: int) -> None:
+        self._reader = reader
+        self._cache_bytes_max = cache_bytes_max
+        last = reader.last_index
+        self.last_index = last
+        self.stable_index = last
+        self.applied_index = applied_index
+        self.commit_index = max(min(commit_index, last), applied_index)
+        self.last_timestamp_us = reader.entries(last, last + 1, 1)[0].timestamp_us if last >= reader.first_index else 0
+        # The tail in memory; _ends[i] is where entry i ends in the sequence of all bytes ever appended here.
+        self._offset = last + 1
+        self._entries: list[Entry] = []
+        self._ends: list[int] = []
+        self._begin = 0
+        # How far the store will reach, and how far it will agree, once the write under way is durable.
+        self._stored_index = last
+        self._writing_index: int | None = None
+        assert reader.first_index - 1 <= applied_index <= last, "the state and the log do not meet"
+
+    @property
+    def first_index(self) -> int:
+        """The first entry that is still there."""
+        return self._reader.first_index
+
+    @property
+    def last_term(self) -> int:
+        """The term of the last entry; 0 for an empty log."""
+        return self.term(self.last_index)
+
+    @property
+    def unapplied_bytes(self) -> int:
+        """The bytes in memory of entries that were not applied yet."""
+        return self._end_of(self.last_index) - self._end_of(max(self.applied_index, self._offset - 1))
+
+    def term(self, index: int) -> int:
+        """The term of an entry in ``[first_index - 1, last_index]``; 0 for index 0."""
+        assert index <= self.last_index, "beyond the log"
+        if index >= self._offset:
+            return self._entries[index - self._offset].term
+        return self._reader.term(index)
+
+    def entries(self, start: int, end: int, bytes_max: int) -> Sequence[Entry]:
+        """The entries ``[start, end)``, cut after the one that reaches ``bytes_max``, or where memory begins.
+
+        At least one if there is one.
+        """
+        assert start <= end <= self.last_index + 1, "beyond the log"
+        if start < self._offset:
+            return self._reader.entries(start, min(end, self._offset), bytes_max)
+        low, high = start - self._offset, end - self._offset
+        cut = bisect_left(self._ends, self._end_of(start - 1) + bytes_max, low, high)
+        return self._entries[low : min(cut + 1, high)]
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Appends entries that follow the last one."""
+        assert entries[0].index == self.last_index + 1, "a gap"
+        end = self._end_of(self.last_index)
+        self._entries.extend(entries)
+        self._ends.extend(islice(accumulate(map(len, map(_DATA, entries)), initial=end), 1, None))
+        self.last_index += len(entries)
+        self.last_timestamp_us = entries[-1].timestamp_us
+
+    def matches(self, index: int, term: int) -> bool:
+        """Whether the entry at ``index`` is there and has this term."""
+        return self.first_index - 1 <= index <= self.last_index and self.term(index) == term
+
+    def merge(self, entries: Sequence[Entry]) -> bool:
+        """Takes over what a leader sent, where it differs; False if all of it was there already.
+
+        Entries are dropped only from the first that really conflicts (the paper, 5.3): a late or repeated message
+        must not cut off what came after it.
+
+        Requires: the entry before them matches, and they all lie above ``commit_index``.
+        """
+        if not entries:
+            return False
+        first, last = entries[0].index, entries[-1].index
+        overlap_end = min(last, self.last_index)
+        new = overlap_end + 1
+        # Equal index and term mean equal logs up to there, so one look at the end of the overlap settles most cases.
+        if overlap_end >= first and self.term(overlap_end) != entries[overlap_end - first].term:
+            new = first
+            while self.term(new) == entries[new - first].term:
+                new += 1
+            self._truncate(new)
+        if new > last:
+            return False
+        self.append(entries[new - first :] if new > first else entries)
+        return True
+
+    def last_index_of_term_at_most(self, index: int, term: int) -> int:
+        """The last entry at or before ``index`` whose term is at most ``term``.
+
+        Terms never decrease along the log, so this is a binary search; 0, or the entry before the first, if all are
+        greater.
+        """
+        low, high = self.first_index - 1, min(index, self.last_index)
+        if high <= low or self.term(high) <= term:
+            return max(low, high)
+        # The answer lies in [low, high): the term at high is too great.
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.term(middle) <= term:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def commit_to(self, index: int) -> bool:
+        """Moves the commit index on, never back; True if it moved."""
+        assert index <= self.last_index, "what is committed must be in the log"
+        if index <= self.commit_index:
+            return False
+        self.commit_index = index
+        return True
+
+    def applied_to(self, index: int) -> None:
+        """Notes that the state machine has applied everything up to ``index``."""
+        assert self.applied_index <= index <= self.commit_index, "applied beyond the commit index, or backwards"
+        self.applied_index = index
+        self._evict()
+
+    def begin_write(self) -> tuple[int | None, Sequence[Entry]]:
+        """What the store lacks: from where it must drop its entries, and those to append.
+
+        Requires: no write is under way.
+        """
+        assert self._writing_index is None, "one write at a time"
+        start = self.stable_index + 1
+        entries = self._entries[start - self._offset :]
+        truncate_from = start if self._stored_index > self.stable_index else None
+        assert entries or truncate_from is None, "a log is only cut where other entries take their place"
+        self._writing_index = self._stored_index = self.last_index
+        return truncate_from, entries
+
+    def end_write(self) -> None:
+        """Notes that the write under way is durable."""
+        assert self._writing_index is not None, "no write is under way"
+        self.stable_index = self._writing_index
+        self._writing_index = None
+        self._evict()
+
+    def validate(self) -> None:
+        """Checks the invariants that are cheap to check."""
+        assert self.first_index - 1 <= self.applied_index <= self.commit_index <= self.last_index
+        assert self.stable_index <= self.last_index
+        assert self._offset <= self.stable_index + 1
+        assert self._offset + len(self._entries) == self.last_index + 1
+        assert len(self._ends) == len(self._entries)
+        if self._entries:
+            assert self._entries[0].index == self._offset
+            assert self._entries[-1].index == self.last_index
+
+    def _end_of(self, index: int) -> int:
+        position = index - self._offset
+        return self._ends[position] if position >= 0 else self._begin
+
+    def _truncate(self, index: int) -> None:
+        assert index > self.commit_index, "a committed entry conflicts with the leader's: the logs cannot be trusted"
+        if index >= self._offset:
+            del self._entries[index - self._offset :]
+            del self._ends[index - self._offset :]
+        else:
+            # The conflict lies before what is in memory: memory begins anew there, hiding what is stored behind it.
+            self._entries.clear()
+            self._ends.clear()
+            self._offset = index
+        self.last_index = index - 1
+        self.stable_index = min(self.stable_index, self.last_index)
+        if self._writing_index is not None:
+            self._writing_index = min(self._writing_index, self.last_index)
+
+    def _evict(self) -> None:
+        """Lets go of old entries that the store holds, down to three quarters of the bound."""
+        count = len(self._entries)
+        if not count:
+            return
+        size = self._ends[-1] - self._begin + count * _ENTRY_OBJECT_BYTES
+        if size <= self._cache_bytes_max:
+            return
+        # What is not applied yet is soon wanted; only when it alone would break the bound is it read back later.
+        wanted = self.commit_index if size > 2 * self._cache_bytes_max else self.applied_index
+        allowed = min(self.stable_index, wanted) + 1 - self._offset
+        surplus = size - self._cache_bytes_max * 3 // 4
+        needed = 1 + bisect_left(
+            range(count), surplus, key=lambda i: self._ends[i] - self._begin + (i + 1) * _ENTRY_OBJECT_BYTES
+        )
+        drop = min(allowed, needed, count)
+        if drop > 0:
+            self._begin = self._ends[drop - 1]
+            del self._entries[:drop]
+            del self._ends[:drop]
+            self._offset += drop

@@ -1,0 +1,576 @@
+"""One member of a shard: roles, terms, votes, and the way of every message.
+
+``RaftNode`` is synchronous and acts on nothing: time comes as ticks, randomness is injected, and what must happen
+leaves in a ``Ready`` whose module numbers the driver's duties. It knows neither what commands mean nor how anything is
+stored or sent.
+
+Invariants:
+
+1. The term never goes back; one vote a term; both are durable before anything that rests on them leaves.
+2. The role changes only in ``_become_*``; every message comes in by ``step``.
+3. ``_leader`` exists exactly while the role is LEADER, ``_election`` exactly while it is a candidate's.
+4. A message from a non-member, for another incarnation, or that no correct node could have sent changes nothing.
+
+Reference: the paper, figure 2 and 5; the thesis, 4.2.3, 6.2, 6.4, 9.6. ``docs/raft.md`` maps sections to functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, assert_never
+
+from raft_node import entry as entries_codec
+from raft_node.entry import Entry, EntryKind
+from raft_node.errors import NotLeaderError, OverloadedError
+from raft_node.raft.config import RaftConfig
+from raft_node.raft.configuration import check_configuration
+from raft_node.raft.election import Election, up_to_date
+from raft_node.raft.leader import Leader
+from raft_node.raft.log import RaftLog
+from raft_node.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    Message,
+    RequestVote,
+    RequestVoteResponse,
+)
+from raft_node.raft.outbox import Outbox
+from raft_node.raft.ready import Ready, SoftState
+from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Proposal, ReadState, Role, Write
+
+if TYPE_CHECKING:
+    # Only the type: randomness itself is injected.
+    from random import Random
+
+_NUMBER_MAX = (1 << 63) - 1
+"""No correct node reaches such a term or index; a message that names a greater one is malformed."""
+
+
+class RaftNode:
+    """One member of a shard.
+
+    Attributes:
+        ignored_messages: How many messages changed nothing because of who sent them to whom, or of what they said.
+    """
+
+    def __init__(  # noqa: PLR0917 - every part of a node is named, and all are needed
+        self,
+        config: RaftConfig,
+        node_id: NodeId,
+        reader: LogReader,
+        hard_state: HardState,
+        configuration: Configuration,
+        applied_index: int,
+        random: Random,
+    ) -> None:
+        check_configuration(configuration)
+        self._config = config
+        self._id = node_id
+        self._configuration = configuration
+        self._members = frozenset((*configuration.voters, *configuration.learners))
+        self._random = random
+        self._log = RaftLog(reader, hard_state.commit_index, applied_index, config.cache_bytes_max)
+        self._outbox = Outbox()
+        self._term = hard_state.term
+        self._voted_for = hard_state.voted_for
+        assert self._log.last_term <= self._term, "the log is ahead of the hard state"
+        self._written_hard_state = hard_state
+        self._write_sequence = 0
+        self._write_change: int | None = None  # The newest change in the write under way.
+        self._applying_index: int | None = None  # The end of the chunk that is being applied.
+        self._role = Role.FOLLOWER
+        self._leader_id: NodeId | None = None
+        self._leader: Leader | None = None
+        self._election: Election | None = None
+        self._last_read_token = 0
+        self._reads_dropped: list[int] = []
+        self.ignored_messages = 0
+        self._now = 0
+        self._leader_heard_tick: int | None = None
+        self._election_deadline = 0
+        self._become_follower(hard_state.term, None)
+
+    # What others may look at.
+
+    @property
+    def id(self) -> NodeId:
+        """Who this is."""
+        return self._id
+
+    @property
+    def role(self) -> Role:
+        """What this node is at the moment."""
+        return self._role
+
+    @property
+    def term(self) -> int:
+        """The latest term that it has seen."""
+        return self._term
+
+    @property
+    def voted_for(self) -> NodeId | None:
+        """Who got its vote in this term."""
+        return self._voted_for
+
+    @property
+    def leader(self) -> NodeId | None:
+        """The leader of this term, if known."""
+        return self._leader_id
+
+    @property
+    def commit_index(self) -> int:
+        """The last entry known to be committed."""
+        return self._log.commit_index
+
+    @property
+    def last_index(self) -> int:
+        """The last entry of the log, durable or not."""
+        return self._log.last_index
+
+    @property
+    def applied_index(self) -> int:
+        """The last entry that was applied."""
+        return self._log.applied_index
+
+    @property
+    def configuration(self) -> Configuration:
+        """The members of the shard."""
+        return self._configuration
+
+    @property
+    def soft_state(self) -> SoftState:
+        """Role, term and leader at a glance."""
+        return SoftState(self._role, self._term, self._leader_id.name if self._leader_id else "")
+
+    @property
+    def log(self) -> RaftLog:
+        """The log, for checks and figures; only this class changes it."""
+        return self._log
+
+    @property
+    def leadership(self) -> Leader | None:
+        """The leader's view of its peers while this node leads, for checks and figures."""
+        return self._leader
+
+    # Time.
+
+    def tick(self, ticks: int = 1) -> None:
+        """Lets time pass: heartbeats, check-quorum, elections."""
+        self._now += ticks
+        if self._leader is not None:
+            if self._leader.lost_quorum(self._now):
+                self._outbox.event("lost_quorum", term=self._term)
+                self._become_follower(self._term, None)
+            else:
+                self._leader.tick(self._now)
+        elif self._now >= self._election_deadline and self._id in self._configuration.voters:
+            self._become_pre_candidate()
+
+    def ticks_to_deadline(self) -> int:
+        """How many ticks until this node would act by itself; at least 1."""
+        if self._leader is not None:
+            return self._leader.ticks_to_deadline(self._now)
+        if self._role is Role.LEARNER:
+            return self._config.election_timeout_ticks_max
+        return max(1, self._election_deadline - self._now)
+
+    # The driver's side.
+
+    def propose(self, commands: Sequence[Proposal], timestamp_us: int) -> tuple[int, int]:
+        """Appends commands to the log, one entry each; gives the first one's index, and the term.
+
+        They are committed once entries with those indexes **and** this term come out of ``Ready.committed``.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            OverloadedError: Too much is not applied yet. Nothing was appended.
+        """
+        assert commands, "nothing is proposed"
+        if self._leader is None:
+            raise self._not_leader()
+        size = sum([len(proposal.command) for proposal in commands])
+        waiting = self._log.unapplied_bytes
+        if waiting and waiting + size > self._config.uncommitted_bytes_max:
+            raise OverloadedError(f"{waiting} bytes in the log are not applied yet")
+        first, term = self._log.last_index + 1, self._term
+        timestamp_us = max(timestamp_us, self._log.last_timestamp_us)
+        encode = entries_codec.encode
+        self._append(
+            [
+                encode(index, term, kind, timestamp_us, command, crc)
+                for index, (kind, command, crc) in enumerate(commands, first)
+            ]
+        )
+        return first, term
+
+    def read_index(self, context: int) -> None:
+        """Asks for a read; it comes back in ``Ready.read_states``, or in ``reads_dropped`` if leadership is lost.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            OverloadedError: Too many reads wait.
+        """
+        if self._leader is None:
+            raise self._not_leader()
+        waiting = self._leader.reads.waiting
+        if len(waiting) >= self._config.reads_waiting_max:
+            raise OverloadedError(f"{len(waiting)} reads wait for a round")
+        waiting.append(context)
+
+    def peer_unreachable(self, peer: NodeId) -> None:
+        """The transport lost the stream to a peer, with whatever was in it."""
+        if self._leader is not None:
+            self._leader.peer_unreachable(peer)
+
+    def persisted(self, sequence: int) -> None:
+        """The write with this sequence is durable, and the ``LogReader`` shows it."""
+        assert self._write_change is not None and sequence == self._write_sequence, "not the write under way"
+        self._log.end_write()
+        released = self._outbox.persisted(self._write_change)
+        self._write_change = None
+        for message in released:
+            if message.receiver == self._id:
+                # The vote for oneself.
+                self._dispatch(message)
+            elif not isinstance(message, AppendEntriesResponse) or message.term == self._term:
+                # An acknowledgement in an older term speaks of a log that may have changed since.
+                self._outbox.send(message)
+        if self._leader is not None:
+            self._leader.advance_commit()
+
+    def applied(self, index: int) -> None:
+        """The committed entries up to ``index`` have been applied."""
+        assert self._applying_index is not None and index <= self._applying_index, "not handed out"
+        self._log.applied_to(index)
+        if index == self._applying_index:
+            self._applying_index = None
+
+    def ready(self, writer_idle: bool) -> Ready | None:
+        """What is to be done now, if anything; see ``raft_node.raft.ready``."""
+        read_states: Sequence[ReadState] = self._leader.send(self._now) if self._leader is not None else ()
+        write = self._take_write() if writer_idle else None
+        committed = self._take_committed()
+        outbox = self._outbox
+        if not (outbox.messages or write or committed or read_states or self._reads_dropped or outbox.events):
+            return None
+        ready = Ready(outbox.messages, write, committed, read_states, self._reads_dropped, outbox.events)
+        outbox.messages, outbox.events, self._reads_dropped = [], [], []
+        return ready
+
+    def validate(self) -> None:
+        """Asserts the invariants that are cheap to check."""
+        self._log.validate()
+        assert (self._leader is not None) == (self._role is Role.LEADER)
+        assert (self._election is not None) == (self._role in (Role.CANDIDATE, Role.PRE_CANDIDATE))
+        assert self._term >= self._written_hard_state.term
+        if self._role in (Role.LEADER, Role.CANDIDATE):
+            assert self._voted_for == self._id
+        if self._leader is not None:
+            assert self._leader_id == self._id
+            self._leader.validate()
+
+    # Messages.
+
+    def step(self, message: Message) -> None:
+        """Takes a message from a peer. It may come late, twice, out of order, or from anybody."""
+        if message.receiver != self._id or message.sender not in self._members or message.sender == self._id:
+            self.ignored_messages += 1
+        elif _malformed(message):
+            self.ignored_messages += 1
+            self._outbox.event("malformed_message", sender=message.sender.name, kind=type(message).__name__)
+        else:
+            self._dispatch(message)
+
+    def _dispatch(self, message: Message) -> None:
+        match message:
+            case RequestVote():
+                self._request_vote(message)
+            case RequestVoteResponse():
+                self._request_vote_response(message)
+            case AppendEntries():
+                self._append_entries(message)
+            case AppendEntriesResponse():
+                self._append_entries_response(message)
+            case Heartbeat():
+                self._heartbeat(message)
+            case HeartbeatResponse():
+                self._heartbeat_response(message)
+            case _:
+                assert_never(message)
+
+    def _request_vote(self, message: RequestVote) -> None:
+        """The paper, 5.2 and 5.4.1, with pre-vote (thesis, 9.6)."""
+        if message.term > self._term:
+            if self._protects_leader() and not message.transfer:
+                # A leader that was heard keeps its term: who missed it must not depose it (thesis, 4.2.3).
+                return
+            if not message.pre_vote:
+                self._become_follower(message.term, None)
+        log = self._log
+        complete = up_to_date(message.last_log_term, message.last_log_index, log.last_term, log.last_index)
+        if message.pre_vote:
+            granted = complete and message.term > self._term
+            # A grant speaks of the term to come; a refusal tells the own one, so that the sender can catch up.
+            term = message.term if granted else self._term
+            self._outbox.send(RequestVoteResponse(self._id, message.sender, term, granted, True))
+            return
+        granted = complete and message.term == self._term and self._voted_for in (None, message.sender)
+        if granted:
+            if self._voted_for is None:
+                self._voted_for = message.sender
+                self._outbox.change += 1
+            self._restart_election_timer()
+        self._outbox.send_when_durable(RequestVoteResponse(self._id, message.sender, self._term, granted, False))
+
+    def _request_vote_response(self, message: RequestVoteResponse) -> None:
+        if message.term > self._term and not (message.pre_vote and message.granted):
+            self._become_follower(message.term, None)
+            return
+        election = self._election
+        if election is None or election.pre_vote != message.pre_vote:
+            return
+        # A grant names the term that was asked for; a refusal of a pre-vote names the refuser's own.
+        expected = election.term if message.granted or not message.pre_vote else self._term
+        if message.term != expected:
+            return
+        election.record(message.sender, message.granted)
+        self._conclude(election)
+
+    def _conclude(self, election: Election) -> None:
+        outcome = election.outcome
+        if outcome is None:
+            return
+        if not outcome:
+            self._become_follower(self._term, None)
+        elif election.pre_vote:
+            self._become_candidate()
+        else:
+            self._become_leader()
+
+    def _append_entries(self, message: AppendEntries) -> None:
+        """The paper, 5.3. The answer waits until what it acknowledges is durable."""
+        sender, prev = message.sender, message.prev_log_index
+        if message.term < self._term:
+            # The sender is deposed, and learns it from the term.
+            refusal = AppendEntriesResponse(self._id, sender, self._term, False, 0, prev, 0, 0)
+            self._outbox.send_when_durable(refusal)
+            return
+        if not self._follow(message.term, sender):
+            return
+        log, entries = self._log, message.entries
+        last_new = prev + len(entries)
+        if prev < log.commit_index:
+            # What is committed is equal at every leader since; only what lies above needs a look.
+            entries = entries[log.commit_index - prev :]
+            last_new = max(last_new, log.commit_index)
+        elif not log.matches(prev, message.prev_log_term):
+            hint = log.last_index_of_term_at_most(prev, message.prev_log_term)
+            self._outbox.send_when_durable(
+                AppendEntriesResponse(self._id, sender, self._term, False, 0, prev, hint, log.term(hint))
+            )
+            return
+        if log.merge(entries):
+            self._outbox.change += 1
+        # Entries behind the last new one may be a deposed leader's: its commit index does not speak of them.
+        log.commit_to(min(message.commit_index, last_new))
+        self._outbox.send_when_durable(AppendEntriesResponse(self._id, sender, self._term, True, last_new, 0, 0, 0))
+
+    def _append_entries_response(self, message: AppendEntriesResponse) -> None:
+        if message.term > self._term:
+            self._become_follower(message.term, None)
+        elif self._leader is not None and message.term == self._term:
+            if message.match_index > self._log.last_index:
+                self.ignored_messages += 1
+                self._outbox.event("malformed_message", sender=message.sender.name, kind="AppendEntriesResponse")
+                return
+            self._leader.append_entries_response(message, self._now)
+
+    def _heartbeat(self, message: Heartbeat) -> None:
+        """Answered at once: the answer promises nothing of the log."""
+        if message.term >= self._term:
+            if not self._follow(message.term, message.sender):
+                return
+            # The leader clips it to what it knows to match here; anything else is not believed.
+            if message.commit_index <= self._log.last_index:
+                self._log.commit_to(message.commit_index)
+            if not message.answer:
+                return
+        self._outbox.send(
+            HeartbeatResponse(self._id, message.sender, self._term, message.read_token, self._log.last_index)
+        )
+
+    def _heartbeat_response(self, message: HeartbeatResponse) -> None:
+        if message.term > self._term:
+            self._become_follower(message.term, None)
+        elif self._leader is not None and message.term == self._term:
+            self._leader.heartbeat_response(message, self._now)
+
+    # Roles.
+
+    def _become_follower(self, term: int, leader_id: NodeId | None) -> None:
+        """Follows a leader, or waits for one.
+
+        Seeing a newer term alone does not restart a follower's election timer: only a leader heard and a vote given
+        do (the paper, 5.2).
+        """
+        assert term >= self._term, "the term never goes back"
+        was_follower = self._role in (Role.FOLLOWER, Role.LEARNER)
+        if term > self._term:
+            self._term = term
+            self._voted_for = None
+            self._outbox.change += 1
+        if self._leader is not None:
+            self._reads_dropped += self._leader.reads.drop()
+            self._last_read_token = self._leader.reads.last_token
+            self._leader = None
+            self._outbox.event("lost_leadership", term=term)
+        if leader_id is not None and leader_id != self._leader_id:
+            self._outbox.event("follows", term=term, leader=leader_id.name)
+        self._election = None
+        self._leader_id = leader_id
+        self._role = Role.FOLLOWER if self._id in self._configuration.voters else Role.LEARNER
+        if not was_follower or self._election_deadline == 0:
+            self._restart_election_timer()
+
+    def _become_pre_candidate(self) -> None:
+        self._role = Role.PRE_CANDIDATE
+        self._leader_id = None
+        self._campaign(Election(self._term + 1, True, self._configuration.voters))
+        self._outbox.event("became_pre_candidate", term=self._term)
+        election = self._election
+        assert election is not None
+        election.record(self._id, True)
+        self._conclude(election)
+
+    def _become_candidate(self) -> None:
+        self._role = Role.CANDIDATE
+        self._term += 1
+        self._voted_for = self._id
+        self._leader_id = None
+        self._outbox.change += 1
+        self._campaign(Election(self._term, False, self._configuration.voters))
+        self._outbox.event("became_candidate", term=self._term)
+        # The own vote counts, as any other, once it is durable.
+        self._outbox.hold(RequestVoteResponse(self._id, self._id, self._term, True, False))
+
+    def _campaign(self, election: Election) -> None:
+        self._election = election
+        self._restart_election_timer()
+        log, pre_vote = self._log, election.pre_vote
+        # A request for votes promises a log and a term, which a crash must not take back; a pre-vote promises nothing.
+        send = self._outbox.send if pre_vote else self._outbox.send_when_durable
+        for voter in self._configuration.voters:
+            if voter != self._id:
+                send(RequestVote(self._id, voter, election.term, log.last_index, log.last_term, pre_vote))
+
+    def _become_leader(self) -> None:
+        self._role = Role.LEADER
+        self._election = None
+        self._leader_id = self._id
+        self._leader = Leader(
+            config=self._config,
+            node_id=self._id,
+            term=self._term,
+            configuration=self._configuration,
+            log=self._log,
+            outbox=self._outbox,
+            last_read_token=self._last_read_token,
+            now=self._now,
+        )
+        self._outbox.event("became_leader", term=self._term)
+        # An entry of the own term commits those of older terms, and tells what is committed (the paper, 5.4.2 and 8).
+        timestamp_us = self._log.last_timestamp_us
+        self._append([entries_codec.encode(self._log.last_index + 1, self._term, EntryKind.NOOP, timestamp_us)])
+
+    # Helpers.
+
+    def _not_leader(self) -> NotLeaderError:
+        return NotLeaderError(self._leader_id.name if self._leader_id else "")
+
+    def _protects_leader(self) -> bool:
+        if self._leader is not None:
+            return True
+        heard = self._leader_heard_tick
+        return (
+            self._leader_id is not None
+            and heard is not None
+            and self._now - heard < self._config.election_timeout_ticks
+        )
+
+    def _follow(self, term: int, leader_id: NodeId) -> bool:
+        """Accepts the leader of a term that is not older than the own one; False if there is another already."""
+        if term == self._term and self._leader_id is not None and self._leader_id != leader_id:
+            self.ignored_messages += 1
+            self._outbox.event("two_leaders", term=term, leader=self._leader_id.name, other=leader_id.name)
+            return False
+        if self._leader_id != leader_id or term > self._term:
+            self._become_follower(term, leader_id)
+        self._leader_heard_tick = self._now
+        self._restart_election_timer()
+        return True
+
+    def _restart_election_timer(self) -> None:
+        """Draws the timeout anew each time, so that split votes do not repeat (the paper, 5.2)."""
+        config = self._config
+        timeout = self._random.randrange(config.election_timeout_ticks, config.election_timeout_ticks_max)
+        self._election_deadline = self._now + timeout
+
+    def _append(self, entries: list[Entry]) -> None:
+        self._log.append(entries)
+        self._outbox.change += 1
+
+    def _take_write(self) -> Write | None:
+        outbox = self._outbox
+        if self._write_change is not None or outbox.change == outbox.durable_change:
+            return None
+        hard_state = HardState(self._term, self._voted_for, self._log.commit_index)
+        truncate_from, entries = self._log.begin_write()
+        self._write_sequence += 1
+        self._write_change = outbox.change
+        changed = hard_state != self._written_hard_state
+        self._written_hard_state = hard_state
+        return Write(self._write_sequence, hard_state if changed else None, truncate_from, entries)
+
+    def _take_committed(self) -> Sequence[Entry]:
+        """The next chunk to apply; only entries that are durable here, so that no state is ahead of its log."""
+        log = self._log
+        if self._applying_index is not None:
+            return ()
+        end = min(log.commit_index, log.stable_index)
+        if end <= log.applied_index:
+            return ()
+        committed = log.entries(log.applied_index + 1, end + 1, self._config.committed_bytes_max)
+        self._applying_index = committed[-1].index
+        return committed
+
+
+def _malformed(message: Message) -> bool:
+    """Whether no correct node could have sent this."""
+    if not 0 <= message.term < _NUMBER_MAX:
+        return True
+    match message:
+        case RequestVote():
+            return not (0 <= message.last_log_index < _NUMBER_MAX and 0 <= message.last_log_term < message.term)
+        case AppendEntries():
+            return _malformed_append(message)
+        case AppendEntriesResponse():
+            return min(message.match_index, message.rejected_index, message.hint_index, message.hint_term) < 0
+        case Heartbeat():
+            return message.term == 0 or message.commit_index < 0
+        case _:
+            return False
+
+
+def _malformed_append(message: AppendEntries) -> bool:
+    prev, term = message.prev_log_index, message.prev_log_term
+    if message.term == 0 or prev < 0 or not 0 <= term <= message.term or message.commit_index < 0:
+        return True
+    if not message.entries:
+        return False
+    indexes = [entry.index for entry in message.entries]
+    terms = [term, *[entry.term for entry in message.entries]]
+    return (
+        indexes != list(range(prev + 1, prev + 1 + len(indexes))) or terms != sorted(terms) or terms[-1] > message.term
+    )

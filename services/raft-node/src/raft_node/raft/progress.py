@@ -1,0 +1,138 @@
+"""What a leader knows of one peer's log, and the window of AppendEntries to it.
+
+Pure bookkeeping without messages: the leader (``raft_node.raft.leader``) asks and tells.
+
+Invariants:
+
+1. ``0 <= match_index < next_index``; ``match_index`` never goes back within a term.
+2. PROBE: one AppendEntries in flight, ``next_index`` waits for its answer. REPLICATE: ``next_index`` runs ahead of the
+   answers within the window. SNAPSHOT: the log no longer holds what the peer needs; nothing is sent but heartbeats.
+3. What is in flight never keeps the window shut for ever: ``lost`` reopens it, cautiously, with an AppendEntries that
+   carries no entries.
+
+Reference: the paper, 5.3; the thesis, 10.2.1 (pipelining).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+
+class ProgressState(Enum):
+    """How the leader sends to a peer."""
+
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
+
+
+class Inflight(NamedTuple):
+    """An AppendEntries that was not answered yet."""
+
+    last_index: int
+    size: int
+    tick: int
+
+
+@dataclass(slots=True)
+class Progress:
+    """One peer.
+
+    Attributes:
+        next_index: The next entry to send.
+        match_index: The last entry known to be equal and durable there.
+        state: How to send.
+        cautious: Send a probe without entries first: something was lost, or the peer's log is not known to match.
+        paused: The transport cannot reach the peer: nothing but heartbeats until it is heard again.
+        inflights: What was not answered, oldest first.
+        inflight_bytes: The entries' bytes in it.
+        heard_tick: When the peer last answered anything in this term.
+        sent_tick: When it was last sent something that it answers.
+        heartbeat_tick: When it was last sent a heartbeat that it answers.
+        told_commit_index: The commit index that it knows of if nothing got lost.
+    """
+
+    next_index: int
+    heard_tick: int
+    sent_tick: int
+    heartbeat_tick: int
+    match_index: int = 0
+    state: ProgressState = ProgressState.PROBE
+    cautious: bool = False
+    paused: bool = False
+    inflights: deque[Inflight] = field(default_factory=deque)
+    inflight_bytes: int = 0
+    told_commit_index: int = 0
+
+    def window_open(self, appends_max: int, bytes_max: int) -> bool:
+        """Whether another AppendEntries may be sent now."""
+        if self.paused or self.state is ProgressState.SNAPSHOT:
+            return False
+        if not self.inflights:
+            return True
+        if self.state is ProgressState.PROBE:
+            return False
+        return len(self.inflights) < appends_max and self.inflight_bytes < bytes_max
+
+    def sent(self, last_index: int, size: int, tick: int) -> None:
+        """Notes an AppendEntries whose last entry (or previous one, when empty) is ``last_index``."""
+        self.inflights.append(Inflight(last_index, size, tick))
+        self.inflight_bytes += size
+        self.sent_tick = tick
+        if self.state is ProgressState.REPLICATE:
+            self.next_index = last_index + 1
+
+    def accepted(self, match_index: int) -> bool:
+        """Notes that the peer holds everything up to ``match_index``; True if that was news."""
+        news = match_index > self.match_index
+        if news:
+            self.match_index = match_index
+        if self.state is ProgressState.REPLICATE:
+            while self.inflights and self.inflights[0].last_index <= match_index:
+                self.inflight_bytes -= self.inflights.popleft().size
+            self.next_index = max(self.next_index, self.match_index + 1)
+        elif news or match_index >= self.next_index - 1:
+            # A probe came through. An older answer that says nothing new leaves the probe in flight.
+            self._clear()
+            self.state = ProgressState.REPLICATE
+            self.cautious = False
+            self.next_index = self.match_index + 1
+        return news
+
+    def rejected(self, rejected_index: int, next_index: int) -> None:
+        """Notes that the entry before those sent did not fit there, and where to try next.
+
+        Answers to something older than what is in flight are ignored: they say nothing about now.
+        """
+        if self.state is ProgressState.REPLICATE:
+            if rejected_index > self.match_index:
+                # Something before it got lost on the way. What matches is durable there, so go on behind that.
+                self._probe(self.match_index + 1)
+        elif self.state is ProgressState.PROBE and rejected_index == self.next_index - 1:
+            self._probe(max(self.match_index + 1, min(rejected_index, next_index)))
+
+    def lost(self) -> None:
+        """Gives up what is in flight, and probes."""
+        if self.state is ProgressState.SNAPSHOT:
+            return
+        self._probe(self.match_index + 1 if self.state is ProgressState.REPLICATE else self.next_index)
+        self.cautious = True
+
+    def needs_snapshot(self) -> None:
+        """The log does not reach back to ``next_index`` any more."""
+        self._clear()
+        self.state = ProgressState.SNAPSHOT
+
+    def _probe(self, next_index: int) -> None:
+        self._clear()
+        self.state = ProgressState.PROBE
+        self.next_index = next_index
+        # Entries behind a place that is not known to match would mostly be sent for nothing.
+        self.cautious = next_index != self.match_index + 1
+
+    def _clear(self) -> None:
+        self.inflights.clear()
+        self.inflight_bytes = 0
