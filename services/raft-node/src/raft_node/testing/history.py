@@ -27,7 +27,7 @@ class Operation:
         kind: Whether it wrote or read.
         value: What a put wrote, or a get saw; a get that found nothing saw ``None``.
         call: When it was sent.
-        returned: When its answer came, or None while the outcome is unknown (it may still take effect at any later time).
+        returned: When its answer came; None while the outcome is unknown (it may still take effect at any later time).
         ok: False when it was certainly not applied; such an operation must not have any effect.
         client: Who did it, for messages.
     """

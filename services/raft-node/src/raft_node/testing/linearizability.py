@@ -3,9 +3,9 @@
 Keys are independent registers (linearizability is local), each absent (``None``) at first. All puts to a key write
 different values, so a read names the put that it saw; the put and its reads form a *cluster*. In a linearization each
 cluster is one unbroken run, the put first. Let ``f`` be the earliest return and ``s`` the latest call within a cluster.
-Cluster A must come before B exactly if some operation of A returned before some operation of B was called: ``f(A) < s(B)``.
-An order exists exactly if that relation has no cycle, and a cycle, if there is one, includes one of length two: follow
-the inequalities around a longer one. So a key is linearizable if and only if
+Cluster A must come before B exactly if an operation of A returned before one of B was called: ``f(A) < s(B)``. An order
+exists exactly if that relation has no cycle, and a cycle, if there is one, includes one of length two: follow the
+inequalities around a longer one. So a key is linearizable if and only if
 
 1. every value read was written (by a put that was not refused),
 2. no read returned before the put of its value was called,
@@ -100,7 +100,8 @@ def _check_key(key: Hashable, operations: Sequence[Operation]) -> list[Violation
     refused: dict[Hashable, Operation] = {}
     for operation in operations:
         if operation.kind == "put":
-            assert operation.value not in clusters and operation.value not in refused, f"value written twice: {operation}"
+            assert operation.value not in clusters, f"value written twice: {operation}"
+            assert operation.value not in refused, f"value written twice: {operation}"
             if operation.ok:
                 clusters[operation.value] = _Cluster(operation)
             else:

@@ -1,0 +1,167 @@
+"""The simulated clients: each sends one request after the other and records what it saw.
+
+Clients find the leader by its hints, keep to one node for a while even when it is deposed (that is how stale reads come
+about), and give up after a deadline; the outcome of such an operation stays unknown. Requests and answers take time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from raft_node.testing.cluster import Cluster
+from raft_node.testing.history import History, Operation
+from raft_node.testing.node import Outcome
+
+
+class Client:
+    """One client, which sends requests until it is stopped.
+
+    Attributes:
+        done: How many operations have ended, their outcome known or not; refusals do not count.
+        succeeded: How many of them were answered.
+        active: It sends no new request once this is False.
+    """
+
+    def __init__(self, cluster: Cluster, history: History, number: int, keys: int, pause_us: int) -> None:
+        self.done = 0
+        self.succeeded = 0
+        self.active = True
+        self._cluster = cluster
+        self._chance = cluster.chance
+        self._history = history
+        self._number = number
+        self._keys = keys
+        self._pause_us = pause_us
+        self._written = 0
+        self._names = list(cluster.nodes)
+        self._target = self._chance.choice(self._names)
+        self._deadline_us = self._chance.choice((150_000, 400_000, 1_000_000))
+        self._waiting: list[Operation] = []
+        cluster.clock.call_later(int(self._chance.random() * pause_us), self._next)
+
+    def _next(self) -> None:
+        if not self.active:
+            return
+        chance = self._chance
+        if chance.random() < 0.03:
+            self._target = chance.choice(self._names)
+        now_us = self._cluster.clock.now_us
+        if chance.random() < 0.5:
+            key = self._key()
+            operation = self._history.begin(self._number, "get", key, None, now_us)
+            self._waiting = [operation]
+            self._send("get", key, self._outcome(operation))
+        else:
+            # Now and then several writes arrive together, as in a batch of the facade.
+            count = 1 if chance.random() < 0.8 else chance.randint(2, 4)
+            writes: list[tuple[str, str, Outcome]] = []
+            self._waiting = []
+            for _ in range(count):
+                self._written += 1
+                key, value = self._key(), f"c{self._number}.{self._written}"
+                operation = self._history.begin(self._number, "put", key, value, now_us)
+                self._waiting.append(operation)
+                writes.append((key, value, self._outcome(operation)))
+            self._send("put", writes)
+        self._cluster.clock.call_later(self._deadline_us, self._give_up, self._waiting)
+
+    def _key(self) -> str:
+        return f"k{self._chance.randrange(self._keys)}"
+
+    def _send(self, method: str, *arguments: object) -> None:
+        node = self._cluster.nodes[self._target]
+        delay_us = 100 + int(self._chance.random() * 1_000)
+        self._cluster.clock.call_later(delay_us, getattr(node, method), *arguments)
+
+    def _outcome(self, operation: Operation) -> Outcome:
+        def outcome(status: str, value: str | None = None, leader: str = "") -> None:
+            delay_us = 100 + int(self._chance.random() * 1_000)
+            self._cluster.clock.call_later(delay_us, self._answered, operation, status, value, leader)
+
+        return outcome
+
+    def _answered(self, operation: Operation, status: str, value: str | None, leader: str) -> None:
+        if operation not in self._waiting:
+            return
+        now_us = self._cluster.clock.now_us
+        if status == "ok":
+            self._history.succeed(operation, now_us, value)
+            self.done += 1
+            self.succeeded += 1
+        elif status == "refused":
+            self._history.refuse(operation, now_us)
+        else:
+            self._lose(operation)
+        self._cluster.trace.add(f"{status} {operation}")
+        self._waiting.remove(operation)
+        if status != "ok":
+            self._target = leader if leader in self._cluster.nodes else self._chance.choice(self._names)
+        if not self._waiting:
+            self._pause()
+
+    def _give_up(self, request: list[Operation]) -> None:
+        if request is not self._waiting or not request:
+            return
+        for operation in request:
+            self._lose(operation)
+            self._cluster.trace.add(f"deadline {operation}")
+        self._waiting = []
+        self._target = self._chance.choice(self._names)
+        self._pause()
+
+    def _lose(self, operation: Operation) -> None:
+        self.done += 1
+        if operation.kind == "put":
+            self._cluster.counters["unknown"] += 1
+
+    def _pause(self) -> None:
+        self._cluster.clock.call_later(int(self._chance.random() * self._pause_us), self._next)
+
+
+class FinalReader:
+    """Writes one more key and reads all, at the healed cluster; tries again until it is answered or given up."""
+
+    def __init__(self, cluster: Cluster, history: History, keys: int) -> None:
+        self.finished = False
+        self._cluster = cluster
+        self._history = history
+        self._keys = [f"k{number}" for number in range(keys)]
+        self._write()
+
+    def _write(self) -> None:
+        leader = self._cluster.leader
+        now_us = self._cluster.clock.now_us
+        if leader is None:
+            self._cluster.clock.call_later(10_000, self._write)
+            return
+        value = f"final.{now_us}"
+        operation = self._history.begin(0, "put", self._keys[0], value, now_us)
+        leader.put([(self._keys[0], value, partial(self._wrote, operation))])
+
+    def _wrote(self, operation: Operation, status: str, value: str | None = None, leader: str = "") -> None:
+        if status == "ok":
+            self._history.succeed(operation, self._cluster.clock.now_us)
+            self._read()
+            return
+        if status == "refused":
+            self._history.refuse(operation, self._cluster.clock.now_us)
+        self._cluster.clock.call_later(10_000, self._write)
+
+    def _read(self) -> None:
+        leader = self._cluster.leader
+        if not self._keys:
+            self.finished = True
+        elif leader is None:
+            self._cluster.clock.call_later(10_000, self._read)
+        else:
+            operation = self._history.begin(0, "get", self._keys[-1], None, self._cluster.clock.now_us)
+            leader.get(self._keys[-1], partial(self._was_read, operation))
+
+    def _was_read(self, operation: Operation, status: str, value: str | None = None, leader: str = "") -> None:
+        if status == "ok":
+            self._history.succeed(operation, self._cluster.clock.now_us, value)
+            self._keys.pop()
+            self._read()
+        else:
+            self._history.refuse(operation, self._cluster.clock.now_us)
+            self._cluster.clock.call_later(10_000, self._read)

@@ -1,0 +1,117 @@
+"""The virtual network between the nodes: it loses, delays, repeats, reorders and cuts.
+
+It carries immutable messages and knows nothing of their meaning. Like the real streams it keeps the order of each link,
+unless reordering is switched on.
+
+Invariants:
+1. Whether and when a message arrives is drawn from the run's one source of randomness at the moment it is sent.
+2. A cut acts when the message would arrive too: what is under way when a link is cut is lost.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from raft_node.raft.messages import Message
+from raft_node.testing.clock import Clock
+
+Link = tuple[str, str]
+LATE_US = 50_000
+
+
+class Network:
+    """Carries messages from node to node.
+
+    Attributes:
+        loss_permille: How many of a thousand messages get lost; faults add to it and subtract again.
+        duplicate_permille: How many are delivered twice.
+        reorder_permille: How many may be overtaken.
+        delay_max_us: How much longer than usual a message may take.
+        notice_permille: How many of the lost ones make the sender hear that the peer is unreachable.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        chance: random.Random,
+        counters: Counter[str],
+        deliver: Callable[[str, Message], None],
+        unreachable: Callable[[str, str], None],
+    ) -> None:
+        self.loss_permille = 0
+        self.duplicate_permille = 0
+        self.reorder_permille = 0
+        self.delay_max_us = 0
+        self.notice_permille = 0
+        self._clock = clock
+        self._chance = chance
+        self._counters = counters
+        self._deliver = deliver
+        self._unreachable = unreachable
+        self._cuts: dict[Link, list[str]] = {}
+        self._last_arrival: dict[Link, int] = {}
+
+    def send(self, message: Message) -> None:
+        """Takes a message from a node."""
+        link = (message.sender.name, message.receiver.name)
+        chance = self._chance
+        if cuts := self._cuts.get(link):
+            self._counters.update(cuts)
+            self._lost(link)
+            return
+        if self.loss_permille and chance.random() * 1000 < self.loss_permille:
+            self._counters["loss"] += 1
+            self._lost(link)
+            return
+        self._schedule(link, message)
+        if self.duplicate_permille and chance.random() * 1000 < self.duplicate_permille:
+            self._counters["duplicate"] += 1
+            self._schedule(link, message)
+
+    def cut(self, links: Iterable[Link], kind: str) -> None:
+        """Cuts links, each in the one direction that it names."""
+        for link in links:
+            self._cuts.setdefault(link, []).append(kind)
+
+    def mend(self, links: Iterable[Link], kind: str) -> None:
+        """Takes one earlier ``cut`` back."""
+        for link in links:
+            self._cuts[link].remove(kind)
+
+    def heal(self) -> None:
+        """Ends everything that is wrong with the network."""
+        self._cuts.clear()
+        self.loss_permille = self.duplicate_permille = self.reorder_permille = self.notice_permille = 0
+        self.delay_max_us = 0
+
+    def _schedule(self, link: Link, message: Message) -> None:
+        chance, now_us = self._chance, self._clock.now_us
+        delay_us = 200 + int(chance.random() * 1_000)
+        if self.delay_max_us:
+            # Most messages are a little late and a few very much: the cube does that.
+            delay_us += int(chance.random() ** 3 * self.delay_max_us)
+        arrival_us = now_us + delay_us
+        last_us = self._last_arrival.get(link, 0)
+        if arrival_us <= last_us:
+            if self.reorder_permille and chance.random() * 1000 < self.reorder_permille:
+                self._counters["reorder"] += 1
+            else:
+                arrival_us = last_us + 1
+        if arrival_us > last_us:
+            self._last_arrival[link] = arrival_us
+        if arrival_us - now_us > LATE_US:
+            self._counters["delay"] += 1
+        self._clock.call_later(arrival_us - now_us, self._arrive, link, message)
+
+    def _arrive(self, link: Link, message: Message) -> None:
+        if cuts := self._cuts.get(link):
+            self._counters.update(cuts)
+            self._lost(link)
+            return
+        self._deliver(link[1], message)
+
+    def _lost(self, link: Link) -> None:
+        if self.notice_permille and self._chance.random() * 1000 < self.notice_permille:
+            self._clock.call_later(1_000, self._unreachable, link[0], link[1])

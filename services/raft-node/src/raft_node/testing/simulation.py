@@ -1,0 +1,189 @@
+"""One seed: a shard under clients and faults, then healed, then judged.
+
+The safety phase goes on until enough operations have ended and enough faults have begun. Then everything is healed, and
+within a bound there must be a leader, one more write accepted, all keys read, and all nodes in the same state. What the
+clients saw must be linearizable. Each step is watched by ``raft_node.testing.checkers``.
+
+The same seed and options give the same trace, in any process: every choice is drawn from one ``random.Random``, and
+nothing depends on the order of a set.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from raft_node.raft.config import RaftConfig
+from raft_node.raft.node import RaftNode
+from raft_node.testing.checkers import InvariantViolationError
+from raft_node.testing.clients import Client, FinalReader
+from raft_node.testing.cluster import Cluster
+from raft_node.testing.faults import EFFECTS, FaultInjector, draw_kinds
+from raft_node.testing.history import History
+from raft_node.testing.linearizability import check_history
+
+SAFETY_LIMIT_US = 120_000_000
+LIVENESS_LIMIT_US = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run must at least have: ``operations`` that ended, ``faults`` that began; and its ``nodes``."""
+
+    nodes: int = 5
+    operations: int = 300
+    faults: int = 5
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a seed. ``failure`` is empty when everything held."""
+
+    seed: int
+    options: Options
+    failure: str = ""
+    trace: str = ""
+    tail: list[str] = field(default_factory=list)
+    kinds: tuple[str, ...] = ()
+    counters: Counter[str] = field(default_factory=Counter)
+    faults: int = 0
+    operations: int = 0
+    succeeded: int = 0
+    unknown: int = 0
+    leaders: int = 0
+    committed: int = 0
+    virtual_ms: int = 0
+    recovery_ms: int = 0
+
+    @property
+    def replay(self) -> str:
+        """The command that runs it again."""
+        options = self.options
+        return (
+            f"python -m raft_node.testing --seed {self.seed} --nodes {options.nodes} --ops {options.operations} "
+            f"--faults {options.faults}"
+        )
+
+    def summary(self) -> str:
+        """One line."""
+        verdict = "FAIL" if self.failure else "ok"
+        return (
+            f"seed {self.seed} {verdict} ops={self.operations} ok={self.succeeded} unknown={self.unknown} "
+            f"faults={self.faults} leaders={self.leaders} committed={self.committed} virtual_ms={self.virtual_ms} "
+            f"recovery_ms={self.recovery_ms} kinds={','.join(self.kinds)} trace {self.trace}"
+        )
+
+
+def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = RaftNode) -> Result:
+    """Simulates one seed.
+
+    Args:
+        seed: Decides everything that is random.
+        options: The size of the run.
+        core: The core's class; tests give one with a planted bug.
+    """
+    options = options or Options()
+    result = Result(seed, options)
+    chance = random.Random(f"options {seed}")  # noqa: S311
+    cluster = Cluster(seed, options.nodes, draw_config(chance), core)
+    history = History()
+    try:
+        _run(cluster, history, chance, result)
+    except InvariantViolationError as violation:
+        result.failure = str(violation)
+    except AssertionError as error:
+        result.failure = f"assertion: {error!r} in {_place(error)}"
+    if result.failure:
+        cluster.trace.add(f"FAILURE {result.failure}")
+        result.tail = list(cluster.trace.tail)
+    result.trace = cluster.trace.digest()
+    result.counters = cluster.counters
+    result.counters["leader_change"] = max(0, cluster.checkers.leaders - 1)
+    result.leaders = cluster.checkers.leaders
+    result.committed = cluster.checkers.committed_index
+    result.unknown = history.unknown
+    return result
+
+
+def draw_config(chance: random.Random) -> RaftConfig:
+    """The core's settings for a run: now and then ones that make rare orders of events common."""
+    return RaftConfig(
+        inflight_appends_max=chance.choice((1, 1, 2, 8)),
+        append_bytes_max=chance.choice((1, 200, 1 << 20)),
+        committed_bytes_max=chance.choice((1, 1 << 20)),
+        uncommitted_bytes_max=chance.choice((500, 1 << 20)),
+        cache_bytes_max=chance.choice((1, 2_000, 1 << 20)),
+    )
+
+
+def missing_effects(results: Iterable[Result]) -> list[str]:
+    """The faults that made no difference in any of the runs."""
+    total: Counter[str] = Counter()
+    for result in results:
+        total.update(result.counters)
+    return [effect for effect in EFFECTS if not total[effect]]
+
+
+def _run(cluster: Cluster, history: History, chance: random.Random, result: Result) -> None:
+    options, clock = result.options, cluster.clock
+    result.kinds = draw_kinds(chance)
+    keys = chance.randint(1, 5)
+    cluster.start()
+    injector = FaultInjector(cluster, result.kinds, gap_us=chance.choice((100_000, 200_000, 400_000)))
+    pause_us = chance.choice((20_000, 60_000, 120_000))
+    clients = [Client(cluster, history, number, keys, pause_us) for number in range(1, chance.randint(3, 8) + 1)]
+
+    def enough() -> bool:
+        return (
+            sum(client.done for client in clients) >= options.operations
+            and injector.injected.total() >= options.faults
+        )
+
+    finished = clock.run(enough, SAFETY_LIMIT_US)
+    result.operations = sum(client.done for client in clients)
+    result.succeeded = sum(client.succeeded for client in clients)
+    result.faults = injector.injected.total()
+    result.virtual_ms = clock.now_us // 1000
+    if not finished:
+        result.failure = f"only {result.operations} operations and {result.faults} faults in {result.virtual_ms} ms"
+        return
+    for client in clients:
+        client.active = False
+    injector.stop()
+    cluster.heal()
+    result.failure = _live(cluster, history, keys, result)
+    if not result.failure and (violations := check_history(history.operations)):
+        result.failure = f"not linearizable: {violations[0]}"
+
+
+def _live(cluster: Cluster, history: History, keys: int, result: Result) -> str:
+    """The liveness phase; says what did not come about."""
+    clock = cluster.clock
+    healed_us = clock.now_us
+    limit_us = healed_us + LIVENESS_LIMIT_US
+    if not clock.run(lambda: cluster.leader is not None, limit_us):
+        return "liveness: no leader after healing"
+    reader = FinalReader(cluster, history, keys)
+    if not clock.run(lambda: reader.finished, limit_us):
+        return "liveness: the healed cluster does not accept a write and reads"
+    if not clock.run(lambda: cluster.converged, limit_us):
+        return "liveness: the nodes do not come to the same log"
+    result.recovery_ms = (clock.now_us - healed_us) // 1000
+    digests = {node.machine.digest.hex() for node in cluster.nodes.values()}
+    contents = {tuple(sorted(node.machine.data.items())) for node in cluster.nodes.values()}
+    if len(digests) != 1 or len(contents) != 1:
+        return f"the nodes have different states: {sorted(digests)}"
+    return ""
+
+
+def _place(error: BaseException) -> str:
+    """Where an assertion failed: file and line, without the path of the machine."""
+    trace = error.__traceback__
+    place = "?"
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}"
+        trace = trace.tb_next
+    return place
