@@ -1,0 +1,461 @@
+"""A cluster of real processes on loopback, started by ``dougctl dev``, for tests and benchmarks.
+
+It uses only what users have: the command, its pid files and logs below ``<data>/run``, and the facade's HTTP routes.
+
+Invariants:
+    1. ``close`` leaves no process of this cluster behind, whatever state it is in: every process inherits a variable
+       with a random token in its environment, and is found by that, never by its name.
+    2. A process id from a pid file is used only while the process behind it carries that token.
+    3. Ports are taken from the range of the tests and are free at the moment of the choice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from bench.http11 import HttpError, Response, fetch
+
+TOKEN_VARIABLE = "BENCH_CLUSTER_TOKEN"
+NODE_PORTS = (22_000, 24_000)
+FACADE_PORTS = (24_000, 25_000)
+NODE_PORTS_STRIDE = 50
+FACADE_PORTS_STRIDE = 10
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+POLL_S = 0.05
+
+T = TypeVar("T")
+
+
+class ClusterError(Exception):
+    """The cluster did not do what it was told; the message ends with what it printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node as ``GET /v1/cluster`` shows it."""
+
+    id: str
+    shard: str
+    address: str
+    admin: str
+    role: str
+    term: int
+    commit_index: int
+    applied_index: int
+
+    @property
+    def admin_port(self) -> int:
+        """The port of ``/metrics``."""
+        return int(self.admin.rpartition(":")[2].rstrip("/"))
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a process was started, so that it can be started again in the same way."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    folder: str
+
+    def replaced(self, old: str, new: str) -> Launch:
+        """The same with one path put in place of another everywhere."""
+        return Launch(
+            [word.replace(old, new) for word in self.argv],
+            {name: value.replace(old, new) for name, value in self.environment.items()},
+            self.folder,
+        )
+
+    def start(self, output: Path) -> subprocess.Popen[bytes]:
+        """Starts it again, with what it prints in ``output``; its stdin stays open until the caller closes it."""
+        with output.open("ab") as file:
+            return subprocess.Popen(
+                self.argv,
+                env=self.environment,
+                cwd=self.folder,
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+
+def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> T:
+    """Waits until ``condition`` gives something true, and returns that.
+
+    Raises:
+        ClusterError: It did not in time.
+    """
+    ends = time.monotonic() + timeout_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > ends:
+            raise ClusterError(f"waited {timeout_s} s in vain: {what}")
+        time.sleep(POLL_S)
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a loopback port, IPv6 included."""
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(0.2)
+            if probe.connect_ex((host, port)) == 0:
+                return False
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(first: int, end: int, stride: int) -> int:
+    """The first port of a block in ``[first, end)`` in which every port is free."""
+    blocks = list(range(first, end - stride + 1, stride))
+    random.shuffle(blocks)
+    for block in blocks:
+        if all(is_free(port) for port in range(block, block + stride)):
+            return block
+    raise ClusterError(f"no {stride} free ports in a row between {first} and {end}")
+
+
+def dougctl() -> str:
+    """The command, beside the interpreter that runs this."""
+    return str(Path(sys.executable).parent / "dougctl")
+
+
+def carries_token(process: psutil.Process, token: str) -> bool:
+    """Whether a process was started for the cluster with this token."""
+    try:
+        return process.environ().get(TOKEN_VARIABLE) == token
+    except (psutil.Error, OSError):
+        return False
+
+
+class Cluster:
+    """One ``dougctl dev`` and everything that it starts."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        shards: int = 2,
+        nodes: int = 5,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        """Describes a cluster; ``start`` starts it.
+
+        Args:
+            folder: Where its data and its output go.
+            shards: How many shards.
+            nodes: How many nodes each shard has.
+            options: Further options of ``dougctl dev``.
+            environment: Variables set for every process.
+            command: What to run in place of ``dougctl dev``.
+        """
+        self.folder = folder
+        self.data = folder / "data"
+        self.shards = shards
+        self.nodes = nodes
+        self.port = free_ports(*FACADE_PORTS, FACADE_PORTS_STRIDE)
+        self.base_port = free_ports(*NODE_PORTS, NODE_PORTS_STRIDE)
+        self.options = list(options)
+        self.command = list(command or (dougctl(), "dev"))
+        self.token = secrets.token_hex(8)
+        self.environment = {**os.environ, **(environment or {}), TOKEN_VARIABLE: self.token}
+        self.output = folder / "dev.out"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._extra: list[subprocess.Popen[bytes]] = []
+
+    # -- start and stop ---------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The facade's address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def node_ids(self) -> list[str]:
+        """The names of all nodes."""
+        return [f"shard-{shard}-{node}" for shard in range(self.shards) for node in range(self.nodes)]
+
+    def argv(self) -> list[str]:
+        """The command line."""
+        return [
+            *self.command,
+            *("--shards", str(self.shards), "--nodes", str(self.nodes)),
+            *("--port", str(self.port), "--base-port", str(self.base_port), "--data", str(self.data)),
+            *self.options,
+        ]
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Starts the command without waiting for anything."""
+        assert self.process is None or self.process.poll() is not None, "it runs already"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.argv(),
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self.process
+
+    def start(self, timeout_s: float = START_TIMEOUT_S) -> Cluster:
+        """Starts it and waits until it has printed its address and every shard has a leader.
+
+        Raises:
+            ClusterError: It ended, or was not ready in time.
+        """
+        printed_before = self.output.stat().st_size if self.output.exists() else 0
+        process = self.launch()
+        ends = time.monotonic() + timeout_s
+        while not self._is_ready(printed_before):
+            if process.poll() is not None:
+                raise ClusterError(f"dev ended with exit code {process.returncode}\n{self.tail()}")
+            if time.monotonic() > ends:
+                raise ClusterError(f"not ready within {timeout_s} s\n{self.tail()}")
+            time.sleep(POLL_S)
+        return self
+
+    def _is_ready(self, printed_before: int) -> bool:
+        if f":{self.port}".encode() not in self.output.read_bytes()[printed_before:]:
+            return False
+        try:
+            ready = fetch(self.port, "GET", "/readyz", timeout_s=2).status == 200
+        except HttpError:
+            return False
+        return ready and all(self.leader(shard) is not None for shard in self.shard_ids())
+
+    def stop(self, signal_number: int = signal.SIGTERM, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Asks it to stop and returns its exit code.
+
+        Raises:
+            ClusterError: It did not end in time.
+        """
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal_number)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise ClusterError(f"did not stop within {timeout_s} s\n{self.tail()}") from error
+
+    def interrupt(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Does what Ctrl-C in a terminal does: SIGINT to the whole foreground group. Returns the exit code."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise ClusterError(f"did not stop within {timeout_s} s\n{self.tail()}") from error
+
+    def kill_all(self) -> None:
+        """Kills every process of the cluster with SIGKILL, the supervisor first, so that it restarts none."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        ends = time.monotonic() + 10
+        while True:
+            left = self.processes()
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            for extra in self._extra:
+                extra.poll()
+            if not left:
+                return
+            assert time.monotonic() < ends, f"processes that SIGKILL does not end: {left}"
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """Ends whatever is left of it."""
+        self.kill_all()
+        for extra in self._extra:
+            extra.wait()
+            if extra.stdin is not None:
+                extra.stdin.close()
+        self._extra.clear()
+
+    # -- its processes ----------------------------------------------------------------------------------------------
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process that was started for this cluster."""
+        return [
+            process
+            for process in psutil.process_iter()
+            if carries_token(process, self.token) and process.status() != psutil.STATUS_ZOMBIE
+        ]
+
+    def pid_file(self, name: str) -> Path:
+        """The pid file of a node or facade."""
+        return self.data / "run" / f"{name}.pid"
+
+    def find(self, name: str) -> psutil.Process | None:
+        """The living process of a node or facade, or None."""
+        try:
+            process = psutil.Process(int(self.pid_file(name).read_text().split()[0]))
+            alive = process.status() != psutil.STATUS_ZOMBIE
+        except (OSError, ValueError, IndexError, psutil.Error):
+            return None
+        return process if alive and carries_token(process, self.token) else None
+
+    def member(self, name: str) -> psutil.Process:
+        """The living process of a node or facade.
+
+        Raises:
+            ClusterError: There is none.
+        """
+        process = self.find(name)
+        if process is None:
+            raise ClusterError(f"{name} is not running\n{self.tail()}")
+        return process
+
+    def kill(self, name: str) -> psutil.Process:
+        """Kills a node or facade with SIGKILL and waits until it is gone."""
+        process = self.member(name)
+        process.kill()
+        psutil.wait_procs([process], timeout=5)
+        return process
+
+    def launch_of(self, name: str) -> Launch:
+        """How a running node or facade was started."""
+        process = self.member(name)
+        return Launch(process.cmdline(), process.environ(), process.cwd())
+
+    def start_again(self, name: str, launch: Launch) -> subprocess.Popen[bytes]:
+        """Starts a node that was left down, as the supervisor had started it, and rewrites its pid file."""
+        process = launch.start(self.data / "run" / f"{name}.log")
+        self._extra.append(process)
+        self.pid_file(name).write_text(f"{process.pid}\n")
+        return process
+
+    # -- what it says -----------------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        timeout_s: float = 15.0,
+    ) -> Response:
+        """One request to the facade."""
+        return fetch(self.port, method, target, body, headers, timeout_s=timeout_s)
+
+    def status(self) -> dict[str, Any]:
+        """``GET /v1/cluster``."""
+        response = self.request("GET", "/v1/cluster")
+        if response.status != 200:
+            raise ClusterError(f"/v1/cluster answered {response.status}: {response.body[:300]!r}")
+        document: dict[str, Any] = response.json()
+        return document
+
+    def views(self) -> list[NodeView]:
+        """All nodes as the facade sees them."""
+        return [
+            NodeView(
+                id=node["id"],
+                shard=str(shard["id"]),
+                address=node["address"],
+                admin=node["admin"],
+                role=node["role"],
+                term=int(node["term"] or 0),
+                commit_index=int(node["commit_index"] or 0),
+                applied_index=int(node["applied_index"] or 0),
+            )
+            for shard in self.status()["shards"]
+            for node in shard["nodes"]
+        ]
+
+    def shard_ids(self) -> list[str]:
+        """The shards' ids, in order."""
+        return [str(shard["id"]) for shard in self.status()["shards"]]
+
+    def shard_views(self, shard: str) -> list[NodeView]:
+        """The nodes of one shard."""
+        return [view for view in self.views() if view.shard == shard]
+
+    def leader(self, shard: str) -> NodeView | None:
+        """The leader of a shard: of several that claim to be, the one with the highest term."""
+        leaders = [view for view in self.shard_views(shard) if view.role == "leader"]
+        return max(leaders, key=lambda view: view.term, default=None)
+
+    def await_leader(self, shard: str, timeout_s: float = 10.0) -> NodeView:
+        """Waits until a shard has a leader."""
+        return wait_for(lambda: self.leader(shard), timeout_s, f"a leader of shard {shard}")
+
+    def await_equal(self, shard: str, timeout_s: float = 20.0) -> list[NodeView]:
+        """Waits until every node of a shard is there and has applied what its leader has committed."""
+
+        def equal() -> list[NodeView] | None:
+            views = self.shard_views(shard)
+            commit = max(view.commit_index for view in views)
+            settled = all(view.role in ("leader", "follower") and view.applied_index == commit for view in views)
+            return views if settled and any(view.role == "leader" for view in views) else None
+
+        return wait_for(equal, timeout_s, f"all nodes of shard {shard} to apply the same")
+
+    def terms(self) -> dict[str, int]:
+        """The term of each shard: the highest that one of its nodes knows."""
+        terms: dict[str, int] = {}
+        for view in self.views():
+            terms[view.shard] = max(view.term, terms.get(view.shard, 0))
+        return terms
+
+    def slot_owners(self) -> Callable[[int], str]:
+        """A function from a slot to the id of the shard that owns it, by ``GET /v1/partitions``."""
+        ranges = [
+            (int(entry["from"]), int(entry["to"]), str(entry["shard"]))
+            for entry in self.request("GET", "/v1/partitions").json()["slots"]
+        ]
+        return lambda slot: next(shard for first, last, shard in ranges if first <= slot <= last)
+
+    def tail(self, lines: int = 25) -> str:
+        """The last lines of everything that the cluster printed and logged."""
+        parts = []
+        for path in [self.output, *sorted((self.data / "run").glob("*.log"))]:
+            with contextlib.suppress(OSError):
+                with path.open("rb") as file:
+                    file.seek(max(0, path.stat().st_size - 200 * lines))
+                    last = file.read().decode(errors="replace").splitlines()[-lines:]
+                parts.append("\n".join([f"---- {path.name}", *last]))
+        return "\n".join(parts)
+
+    def files(self, node_id: str, pattern: str) -> list[Path]:
+        """Files below a node's folder."""
+        return sorted((self.data / node_id).glob(pattern))
+
+
+@contextlib.contextmanager
+def paused(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Stops processes with SIGSTOP and lets them go on at the end."""
+    try:
+        for process in processes:
+            process.suspend()
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()

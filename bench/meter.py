@@ -1,0 +1,134 @@
+"""What processes cost: CPU time and memory from ``/proc``, and counters from ``/metrics``.
+
+Invariants:
+    1. A node's figures include its children: the helper processes belong to it.
+    2. Memory is PSS where the kernel tells it, so that shared pages are counted once over all processes.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import psutil
+
+from bench.http11 import fetch
+
+SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?P<labels>\{[^}]*\})?\s+(?P<value>\S+)")
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all that descend from it and are alive."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def cpu_s(processes: Iterable[psutil.Process]) -> float:
+    """The CPU time that processes took so far, children that have ended included."""
+    total = 0.0
+    for process in processes:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def pss_bytes(process: psutil.Process) -> int:
+    """The proportional share of memory of one process; 0 when it is gone.
+
+    Requires: Linux, which tells it in ``/proc/<pid>/smaps_rollup``.
+    """
+    try:
+        text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def family_pss_bytes(process: psutil.Process) -> int:
+    """The memory of a process and its children."""
+    return sum(pss_bytes(member) for member in family(process))
+
+
+def rss_bytes(process: psutil.Process) -> int:
+    """The resident memory of a process and its children, shared pages counted in each."""
+    total = 0
+    for member in family(process):
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+class MemorySampler(threading.Thread):
+    """Watches the memory of some processes until it is stopped and keeps the highest figure of each.
+
+    Args:
+        find: Gives the living process of each name; asked anew for every sample, so that restarts are followed.
+        interval_s: The pause between two samples of all.
+    """
+
+    def __init__(self, find: Callable[[], Mapping[str, psutil.Process]], interval_s: float = 0.5) -> None:
+        super().__init__(name="memory-sampler", daemon=True)
+        self._find = find
+        self._interval_s = interval_s
+        self._over = threading.Event()
+        self.samples = 0
+        self.peak_bytes: dict[str, int] = defaultdict(int)
+
+    def run(self) -> None:
+        """Samples until ``stop``."""
+        while not self._over.is_set():
+            for name, process in self._find().items():
+                self.peak_bytes[name] = max(self.peak_bytes[name], family_pss_bytes(process))
+            self.samples += 1
+            self._over.wait(self._interval_s)
+
+    def stop(self) -> None:
+        """Ends it and waits for the last sample."""
+        self._over.set()
+        self.join()
+
+    def __enter__(self) -> MemorySampler:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def parse_metrics(text: str) -> dict[str, dict[str, float]]:
+    """The samples of a Prometheus text: name, then labels as they stand there, then value."""
+    metrics: dict[str, dict[str, float]] = defaultdict(dict)
+    for line in text.splitlines():
+        match = SAMPLE.match(line)
+        if match is not None:
+            metrics[match["name"]][match["labels"] or ""] = float(match["value"])
+    return metrics
+
+
+def scrape(port: int) -> dict[str, dict[str, float]]:
+    """The metrics that a process serves on its admin port."""
+    response = fetch(port, "GET", "/metrics", headers={"accept": "text/plain"})
+    assert response.status == 200, f"/metrics on port {port} answered {response.status}"
+    return parse_metrics(response.body.decode())
+
+
+def total(metrics: Mapping[str, Mapping[str, float]], name: str) -> float:
+    """The sum of a metric over all its labels.
+
+    Raises:
+        KeyError: There is no such metric.
+    """
+    if name not in metrics:
+        raise KeyError(f"no metric {name} among {sorted(metrics)}")
+    return sum(metrics[name].values())
