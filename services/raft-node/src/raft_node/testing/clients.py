@@ -119,49 +119,58 @@ class Client:
 
 
 class FinalReader:
-    """Writes one more key and reads all, at the healed cluster; tries again until it is answered or given up."""
+    """Writes one more key and reads all, at the healed cluster; it tries again until it is answered.
+
+    An attempt has a deadline too: an entry of a leader that was deposed may vanish without anything taking its place.
+    """
 
     def __init__(self, cluster: Cluster, history: History, keys: int) -> None:
-        self.finished = False
         self._cluster = cluster
         self._history = history
-        self._keys = [f"k{number}" for number in range(keys)]
-        self._write()
+        self._steps = [("put", "k0"), *(("get", f"k{number}") for number in range(keys))]
+        self._current: Operation | None = None
+        self._try()
 
-    def _write(self) -> None:
-        leader = self._cluster.leader
-        now_us = self._cluster.clock.now_us
+    @property
+    def finished(self) -> bool:
+        """Whether all was written and read."""
+        return not self._steps
+
+    def _try(self) -> None:
+        clock, leader = self._cluster.clock, self._cluster.leader
+        if self.finished:
+            return
         if leader is None:
-            self._cluster.clock.call_later(10_000, self._write)
+            clock.call_later(10_000, self._try)
             return
-        value = f"final.{now_us}"
-        operation = self._history.begin(0, "put", self._keys[0], value, now_us)
-        leader.put([(self._keys[0], value, partial(self._wrote, operation))])
+        kind, key = self._steps[0]
+        operation: Operation
+        if kind == "put":
+            value = f"final.{clock.now_us}"
+            operation = self._history.begin(0, "put", key, value, clock.now_us)
+            self._current = operation
+            leader.put([(key, value, partial(self._answered, operation))])
+        else:
+            operation = self._history.begin(0, "get", key, None, clock.now_us)
+            self._current = operation
+            leader.get(key, partial(self._answered, operation))
+        clock.call_later(500_000, self._give_up, operation)
 
-    def _wrote(self, operation: Operation, status: str, value: str | None = None, leader: str = "") -> None:
-        if status == "ok":
-            self._history.succeed(operation, self._cluster.clock.now_us)
-            self._read()
+    def _answered(self, operation: Operation, status: str, value: str | None = None, leader: str = "") -> None:
+        if operation is not self._current:
             return
-        if status == "refused":
-            self._history.refuse(operation, self._cluster.clock.now_us)
-        self._cluster.clock.call_later(10_000, self._write)
-
-    def _read(self) -> None:
-        leader = self._cluster.leader
-        if not self._keys:
-            self.finished = True
-        elif leader is None:
-            self._cluster.clock.call_later(10_000, self._read)
-        else:
-            operation = self._history.begin(0, "get", self._keys[-1], None, self._cluster.clock.now_us)
-            leader.get(self._keys[-1], partial(self._was_read, operation))
-
-    def _was_read(self, operation: Operation, status: str, value: str | None = None, leader: str = "") -> None:
+        self._current = None
+        now_us = self._cluster.clock.now_us
         if status == "ok":
-            self._history.succeed(operation, self._cluster.clock.now_us, value)
-            self._keys.pop()
-            self._read()
-        else:
-            self._history.refuse(operation, self._cluster.clock.now_us)
-            self._cluster.clock.call_later(10_000, self._read)
+            self._history.succeed(operation, now_us, value)
+            self._steps.pop(0)
+        elif status == "refused":
+            self._history.refuse(operation, now_us)
+        self._cluster.trace.add(f"{status} {operation}")
+        self._cluster.clock.call_later(1_000 if status == "ok" else 10_000, self._try)
+
+    def _give_up(self, operation: Operation) -> None:
+        if operation is self._current:
+            self._current = None
+            self._cluster.trace.add(f"deadline {operation}")
+            self._try()
