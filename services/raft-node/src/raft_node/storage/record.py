@@ -1,0 +1,202 @@
+"""Frames: how a log file holds one write after another, so that a torn one is told from a damaged one.
+
+A frame is 32 bytes of header, a payload, and 1 to 8 bytes of padding up to a multiple of 8 (docs/formats.md, WAL
+frame). Files are filled with zeros before they are used. This module must not know what payloads mean, nor which file
+they are in.
+
+Invariants, on which ``judge_tail`` rests:
+
+1. A frame begins with ``MARK`` and ends with ``PADDING_BYTE``; neither is zero, nor one flipped bit away from it.
+2. Both checksums are seeded with the file's id, so that a frame of another file never passes.
+3. A frame is written and synced before the next one begins, so at most the last frame of a file can be torn. Torn means
+   that a part of it still holds the zeros from before: from some byte on to its end, or sectors of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+# DO NOT CHANGE: this is in every log. docs/formats.md and a golden-bytes test fix it.
+_BODY = struct.Struct("<BBHIQQI")
+_HEADER = struct.Struct("<BBHIQQII")
+_CRC = struct.Struct("<I")
+_ID = struct.Struct("<Q")
+_KNOWN = struct.Struct("<QQ")
+HEADER_BYTES = 32
+MARK = 0xD6
+PADDING_BYTE = 0xA5
+ALIGNMENT = 8
+_PADDINGS = [bytes([PADDING_BYTE]) * (ALIGNMENT - used) for used in range(ALIGNMENT)]
+
+SECTOR_BYTES = 512
+"""The least that a disk writes as one; a file system may lose any sector of a write."""
+
+PAYLOAD_BYTES_MAX = (1 << 32) - 1
+
+
+class Frame(NamedTuple):
+    """The header of a frame, checked."""
+
+    flags: int
+    sequence: int
+    payload_bytes: int
+    payload_crc: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Its size with header and padding."""
+        return frame_bytes(self.payload_bytes)
+
+
+class Framing(NamedTuple):
+    """What sets the frames of one file apart from those of every other."""
+
+    file_id: int
+    seed: int
+    """What the checksums start from."""
+
+
+def framing_of(file_id: int) -> Framing:
+    """The framing of a file."""
+    return Framing(file_id, crc32c(_ID.pack(file_id)))
+
+
+def frame_bytes(payload_bytes: int) -> int:
+    """The size of a frame with header and padding."""
+    return HEADER_BYTES + (payload_bytes // ALIGNMENT + 1) * ALIGNMENT
+
+
+def encode(framing: Framing, sequence: int, flags: int, payload: Sequence[bytes]) -> bytes:
+    """Builds a frame out of the parts of its payload."""
+    file_id, seed = framing
+    size = sum(map(len, payload))
+    assert size <= PAYLOAD_BYTES_MAX
+    body = b"".join([*payload, _PADDINGS[size % ALIGNMENT]])
+    header = _BODY.pack(MARK, flags, 0, size, file_id, sequence, crc32c(body, seed))
+    return b"".join((header, _CRC.pack(crc32c(header, seed)), body))
+
+
+def decode_header(data: bytes, position: int, framing: Framing) -> Frame | None:
+    """The header at ``position``, or None when there is no valid one."""
+    end = position + HEADER_BYTES
+    if end > len(data):
+        return None
+    mark, flags, zero, size, frame_file_id, sequence, payload_crc, header_crc = _HEADER.unpack_from(data, position)
+    if mark != MARK or frame_file_id != framing.file_id or zero:
+        return None
+    if crc32c(data[position : end - 4], framing.seed) != header_crc:
+        return None
+    return Frame(flags, sequence, size, payload_crc)
+
+
+def is_whole(data: bytes, position: int, frame: Frame, framing: Framing) -> bool:
+    """Whether the payload and the padding behind a header fit its checksum."""
+    end = position + frame.frame_bytes
+    if end > len(data):
+        return False
+    return crc32c(memoryview(data)[position + HEADER_BYTES : end], framing.seed) == frame.payload_crc
+
+
+def find(data: bytes, position: int, framing: Framing, sequence: int) -> int | None:
+    """Where the next valid frame of this file begins at or behind ``position``; None when there is none.
+
+    Args:
+        data: The whole file.
+        position: Where to begin.
+        framing: The file's.
+        sequence: Frames with a smaller one do not count.
+    """
+    position = -(-position // ALIGNMENT) * ALIGNMENT
+    needle = _ID.pack(framing.file_id)
+    id_offset = 8
+    while (hit := data.find(needle, position + id_offset)) >= 0:
+        position = hit - id_offset
+        if position % ALIGNMENT == 0 and data[position] == MARK:
+            frame = decode_header(data, position, framing)
+            if frame is not None and frame.sequence >= sequence and is_whole(data, position, frame, framing):
+                return position
+        position += 1
+    return None
+
+
+class Damage(NamedTuple):
+    """What no torn write explains, and where it begins."""
+
+    offset: int
+    what: str
+
+
+def is_zero(data: bytes, start: int = 0) -> bool:
+    """Whether there are only zeros from ``start`` on."""
+    return data[start:] == bytes(max(0, len(data) - start))
+
+
+def judge_tail(data: bytes, position: int, framing: Framing, sequence: int) -> Damage | None:
+    """Tells a torn last frame from damage.
+
+    Args:
+        data: The whole file, with zeros for what was cut off at its end.
+        position: Where the first frame that is not valid begins.
+        framing: The file's.
+        sequence: The one that the frame at ``position`` must have.
+
+    Returns:
+        None when a single torn write of that frame explains all that is there, which may be nothing at all.
+    """
+    if is_zero(data, position):
+        return None
+    frame = decode_header(data, position, framing)
+    if frame is not None:
+        return _judge_payload(data, position, frame, framing, sequence)
+    if find(data, position, framing, sequence) is not None:
+        return Damage(position, "a frame is damaged, and a valid one follows it")
+    rest = data[position:].rstrip(b"\0")
+    first = len(rest) - len(rest.lstrip(b"\0"))
+    if first == len(rest) - 1 and rest[first] & (rest[first] - 1) == 0:
+        return Damage(position + first, "a single bit is set where no frame is")
+    if _is_torn_header(data, position, rest, framing.file_id, sequence):
+        return None
+    return Damage(position, "a frame is damaged in a way that no torn write explains")
+
+
+def _judge_payload(data: bytes, position: int, frame: Frame, framing: Framing, sequence: int) -> Damage | None:
+    """As ``judge_tail``, when the header at ``position`` is valid."""
+    end = position + frame.frame_bytes
+    if frame.sequence != sequence:
+        return Damage(position, f"frame {frame.sequence} stands where frame {sequence} belongs")
+    if end > len(data):
+        return Damage(position, "a frame reaches beyond its file")
+    if find(data, end, framing, sequence) is not None:
+        return Damage(position, "a frame is damaged, and a valid one follows it")
+    if not is_zero(data, end):
+        return Damage(end, "there are bytes behind the last frame")
+    if data[end - 1] == 0:
+        return None
+    sector = (position // SECTOR_BYTES + 1) * SECTOR_BYTES
+    zeros = bytes(SECTOR_BYTES)
+    while sector + SECTOR_BYTES <= end:
+        if data[sector : sector + SECTOR_BYTES] == zeros:
+            return None
+        sector += SECTOR_BYTES
+    return Damage(position, "a frame is there from its first to its last byte, and its checksum does not fit")
+
+
+def _is_torn_header(data: bytes, position: int, rest: bytes, file_id: int, sequence: int) -> bool:
+    """Whether a torn write explains a header that is not valid; ``rest`` is what is there, without zeros at its end."""
+    sector = (position // SECTOR_BYTES + 1) * SECTOR_BYTES
+    first_part = data[position:sector]
+    if is_zero(first_part):
+        # The sector with the header did not reach the disk, and others did.
+        return True
+    header_end = position + HEADER_BYTES
+    second_part = data[sector:header_end]
+    if len(rest) > HEADER_BYTES and not (second_part and is_zero(second_part)):
+        return False
+    # What is known of the header in advance must be there, as far as it was written.
+    known = bytes([MARK]) + data[position + 1 : position + 8] + _KNOWN.pack(file_id, sequence)
+    seen = data[position : position + len(known)]
+    return all(byte in (0, expected) for byte, expected in zip(seen, known, strict=False))

@@ -1,0 +1,377 @@
+"""The write-ahead log, which is the Raft log: segments of frames, each frame one append (docs/formats.md, WAL segment).
+
+Two threads may use a ``Wal``: one writer calls ``append``, and everybody else, on the event loop, calls ``publish``
+and the readers. ``append`` touches nothing that readers use; ``publish`` hands its outcome over. A third may run
+``prepare_next_segment``. This module must not know Raft's roles, nor what entries mean.
+
+Invariants:
+
+1. One append is one frame, one write and one fdatasync, so a crash leaves all of it or nothing.
+2. A segment is zero-filled and synced before it is used: overwriting written blocks makes fdatasync about twice as fast
+   as growing a file, and tells a torn frame from a damaged one.
+3. Before a segment's first frame, these are durable, in this order: all of the segment before it, the new one's name,
+   and its header.
+4. After a failed write or sync nothing is appended or read any more: what lies on disk is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import NamedTuple
+
+from raft_node import entry
+from raft_node.entry import Entry
+from raft_node.errors import CorruptionError, DiskError
+from raft_node.storage import record, wal_recovery, wal_segment
+from raft_node.storage.files import FileSystem, ReadableFile, WritableFile
+from raft_node.storage.wal_index import Extent, Summary, positions_of, summarise
+from raft_node.storage.wal_segment import SegmentHeader, WalHardState
+
+__all__ = ["Appended", "Wal", "WalHardState", "WalOptions"]
+
+_SIZE_OFFSET = 8
+_SIZE = Struct("<I")
+_READERS_MAX = 8
+"""Segments that are kept open for reading."""
+_PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class WalOptions:
+    """How the log is cut into files.
+
+    Attributes:
+        segment_bytes: The size of a segment. A frame that is larger than this gets a segment of its own size.
+    """
+
+    segment_bytes: int = 8 << 20
+
+    def __post_init__(self) -> None:
+        if self.segment_bytes < _PAGE_BYTES:
+            raise ValueError(f"segment_bytes must be at least {_PAGE_BYTES}, not {self.segment_bytes}")
+
+
+class Appended(NamedTuple):
+    """What one append made durable; ``Wal.publish`` makes it visible."""
+
+    hard_state: WalHardState | None
+    truncate_from: int | None
+    summary: Summary | None
+
+
+class Wal:
+    """The log of one node. See the module for which thread may call what.
+
+    Attributes:
+        recovery_notes: What ``open`` had to mend, for the operator's log.
+        bytes_written: How many bytes appends wrote.
+        bytes_zeroed: How many zeros were written to prepare segments.
+        syncs: How many fdatasync calls were made by appends.
+        segment_count: How many segments there are.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: str,
+        options: WalOptions,
+        scanned: wal_recovery.Scanned,
+        file: WritableFile | None,
+    ) -> None:
+        """For ``open`` alone."""
+        self._fs = fs
+        self._directory = directory
+        self._options = options
+        self.recovery_notes = scanned.notes
+        self.bytes_written = 0
+        self.bytes_zeroed = 0
+        self.syncs = 0
+        self.segment_count = len(scanned.segment_ids)
+        self._failure: DiskError | None = None
+        # What readers use.
+        self._index = scanned.index
+        self._hard_state = scanned.hard_state
+        self._readers: dict[int, ReadableFile] = {}
+        # What the writer uses.
+        self._terms = scanned.index.terms.copy()
+        self._written_hard_state = scanned.hard_state
+        self._written_first_index = scanned.index.first_index
+        self._next_sequence = scanned.next_sequence
+        self._file = file
+        self._segment_id, self._segment_bytes, self._position = 0, 0, 0
+        newest = scanned.newest
+        if newest is not None:
+            self._segment_id = newest.header.segment_id
+            self._segment_bytes = newest.header.segment_bytes
+            self._position = newest.last_frame[1]
+        self._framing = record.framing_of(self._segment_id)
+        # The handover between the writer and whoever prepares: a path once it is ready.
+        self._prepared_bytes = 0
+        self._preparing = False
+
+    @classmethod
+    def open(cls, fs: FileSystem, directory: str, options: WalOptions) -> Wal:
+        """Opens the log, or creates an empty one; BLOCKING: it reads and checks everything.
+
+        Raises:
+            CorruptionError: A file does not hold what was written. No file was changed.
+            DiskError: Mending a torn tail, or creating the first segment, failed.
+        """
+        fs.make_directory(directory)
+        scanned = wal_recovery.scan(fs, directory)
+        file = wal_recovery.mend(fs, directory, scanned)
+        wal = cls(fs, directory, options, scanned, file)
+        if file is None:
+            wal._begin_segment(0)
+        return wal
+
+    # Readers: the event loop's thread.
+
+    @property
+    def hard_state(self) -> WalHardState:
+        """The last one that was published, or recovered."""
+        return self._hard_state
+
+    @property
+    def first_index(self) -> int:
+        """The first entry that is still there; 1 before any compaction."""
+        return self._index.first_index
+
+    @property
+    def last_index(self) -> int:
+        """The last durable entry; ``first_index - 1`` when there is none."""
+        return self._index.last_index
+
+    def term(self, index: int) -> int:
+        """The term of an entry in ``[first_index - 1, last_index]``; 0 for index 0."""
+        return self._index.terms.term(index)
+
+    def entries(self, start: int, end: int, bytes_max: int) -> list[Entry]:
+        """Reads the entries ``[start, end)``, cut after the one that passes ``bytes_max``.
+
+        Raises:
+            CorruptionError: An entry is not what was written any more.
+            DiskError: A read failed, or an earlier append did.
+        """
+        self._require_sound()
+        assert self.first_index <= start <= end <= self.last_index + 1, f"[{start}, {end}) is not in the log"
+        entries: list[Entry] = []
+        size = 0
+        while start < end:
+            extent, extent_end = self._index.locate(start)
+            part = self._read_extent(extent, start, min(end, extent_end), bytes_max - size)
+            entries += part
+            size += sum([len(read.data) for read in part])
+            if size >= bytes_max:
+                break
+            start += len(part)
+        return entries
+
+    def publish(self, appended: Appended) -> None:
+        """Makes an append visible to the readers. Requires: appends are published in the order they were made."""
+        if appended.truncate_from is not None:
+            self._index.truncate(appended.truncate_from)
+        if appended.summary is not None:
+            self._index.extend(appended.summary)
+        if appended.hard_state is not None:
+            self._hard_state = appended.hard_state
+
+    @property
+    def wants_segment(self) -> bool:
+        """Whether ``prepare_next_segment`` should be called now, on a thread of its own."""
+        return (
+            not self._prepared_bytes
+            and not self._preparing
+            and self._failure is None
+            and self._position > self._segment_bytes // 2
+        )
+
+    def close(self) -> None:
+        """Closes all files. Requires: no append and no preparation is under way."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+    # The writer: one thread.
+
+    def append(self, hard_state: WalHardState | None, truncate_from: int | None, entries: Sequence[Entry]) -> Appended:
+        """Makes a hard state, a truncation and the entries behind it durable, all or nothing; BLOCKING.
+
+        Args:
+            hard_state: The new one; None when it did not change.
+            truncate_from: Entries from this index on are dropped first.
+            entries: What is appended. Requires: they continue the log.
+
+        Returns:
+            What ``publish`` needs.
+
+        Raises:
+            DiskError: A write or sync failed, now or before. What is durable is not known; the node must stop.
+        """
+        self._require_sound()
+        assert self._file is not None, "the log is closed"
+        if hard_state is None and truncate_from is None and not entries:
+            return Appended(None, None, None)
+        if truncate_from is not None:
+            assert self._written_first_index <= truncate_from <= self._terms.last_index + 1, (
+                "nothing is there to truncate"
+            )
+        if entries:
+            first_index = self._terms.last_index + 1 if truncate_from is None else truncate_from
+            assert entries[0].index == first_index, f"entry {entries[0].index} follows entry {first_index - 1}"
+            assert entries[0].term >= self._terms.term(first_index - 1), "the terms fall"
+        flags, payload, entries_start = wal_segment.encode_payload(hard_state, truncate_from, entries)
+        try:
+            summary = self._write_frame(flags, payload, entries_start, entries)
+        except DiskError as error:
+            self._failure = error
+            raise
+        if truncate_from is not None:
+            self._terms.truncate(truncate_from)
+        if summary is not None:
+            self._terms.extend(summary)
+        if hard_state is not None:
+            self._written_hard_state = hard_state
+        return Appended(hard_state, truncate_from, summary)
+
+    def _write_frame(
+        self, flags: int, payload: list[bytes], entries_start: int, entries: Sequence[Entry]
+    ) -> Summary | None:
+        size = record.frame_bytes(sum(map(len, payload)))
+        if self._position + size > self._segment_bytes:
+            self._begin_segment(size)
+        assert self._file is not None
+        position = self._position
+        summary = None
+        if entries:
+            start = position + record.HEADER_BYTES + entries_start
+            summary = summarise(positions_of(entries, start), self._segment_id)
+        frame = record.encode(self._framing, self._next_sequence, flags, payload)
+        self._file.write_at(position, [frame])
+        # Votes, acknowledgements and commits rest on this frame from here on.
+        self._file.sync_data()
+        self._position = position + size
+        self._next_sequence += 1
+        self.bytes_written += size
+        self.syncs += 1
+        return summary
+
+    def _begin_segment(self, frame_bytes: int) -> None:
+        """Goes on in a new segment that has room for a frame of that size."""
+        segment_id = self._segment_id + 1
+        path = wal_recovery.path_of(self._directory, segment_id)
+        needed = wal_segment.HEADER_BYTES + frame_bytes
+        prepared_bytes = self._prepared_bytes
+        if prepared_bytes >= needed:
+            segment_bytes = prepared_bytes
+            self._fs.rename(self._prepared_path, path)
+            self._prepared_bytes = 0
+            file = self._fs.open_for_write(path)
+        else:
+            # Nobody has prepared one in time, or the frame is too large for it.
+            segment_bytes = max(self._options.segment_bytes, -(-needed // _PAGE_BYTES) * _PAGE_BYTES)
+            file = self._create_zeroed(path, segment_bytes)
+        # The name must be durable before anything in the file is acknowledged.
+        self._fs.sync_directory(self._directory)
+        header = SegmentHeader(
+            segment_id,
+            segment_bytes,
+            self._next_sequence,
+            self._terms.last_index,
+            self._terms.last_term,
+            self._written_first_index,
+            self._written_hard_state,
+        )
+        file.write_at(0, [wal_segment.encode_header(header)])
+        # Recovery takes a segment whose header is not whole for an unused one: hence no frame before this sync.
+        file.sync_data()
+        if self._file is not None:
+            self._file.close()
+        self._file = file
+        self._segment_id = segment_id
+        self._segment_bytes = segment_bytes
+        self._position = wal_segment.HEADER_BYTES
+        self._framing = record.framing_of(segment_id)
+        self.bytes_written += wal_segment.HEADER_BYTES
+        self.syncs += 1
+        self.segment_count += 1
+
+    # Whoever prepares: any thread, one at a time.
+
+    def prepare_next_segment(self) -> None:
+        """Fills the file that the next segment will use with zeros; BLOCKING.
+
+        Requires: ``wants_segment``, and no other call of this is under way.
+
+        Raises:
+            DiskError: A write or sync failed; the node must stop.
+        """
+        self._require_sound()
+        self._preparing = True
+        try:
+            self._create_zeroed(self._prepared_path, self._options.segment_bytes).close()
+        except DiskError as error:
+            self._failure = error
+            raise
+        finally:
+            self._preparing = False
+        # This assignment hands the file over: the writer looks at nothing else.
+        self._prepared_bytes = self._options.segment_bytes
+
+    @property
+    def _prepared_path(self) -> str:
+        return f"{self._directory}/{wal_segment.PREPARED_NAME}"
+
+    def _create_zeroed(self, path: str, size: int) -> WritableFile:
+        file = self._fs.create(path)
+        wal_recovery.fill_with_zeros(file, 0, size)
+        # Blocks that are written and durable are what makes the appends' fdatasync fast, and torn frames tellable.
+        file.sync_data()
+        self.bytes_zeroed += size
+        return file
+
+    def _require_sound(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _read_extent(self, extent: Extent, start: int, end: int, bytes_max: int) -> list[Entry]:
+        """The entries ``[start, end)`` of an extent, cut as by ``entries``."""
+        reader = self._reader(extent.segment_id)
+        blob = reader.read_at(extent.offset, extent.size)
+        entries: list[Entry] = []
+        position, size = 0, 0
+        try:
+            for _ in range(start - extent.first_index):
+                if position + entry.HEADER_BYTES > len(blob):
+                    raise entry.EntryError(position, "the entry is shorter than its header")
+                position += entry.HEADER_BYTES + _SIZE.unpack_from(blob, position + _SIZE_OFFSET)[0]
+            for index in range(start, end):
+                read = entry.decode(blob, position)
+                if read.index != index:
+                    raise entry.EntryError(position, f"entry {read.index} stands where entry {index} belongs")
+                entries.append(read)
+                position += len(read.data)
+                size += len(read.data)
+                if size >= bytes_max:
+                    break
+        except entry.EntryError as error:
+            raise CorruptionError(reader.path, extent.offset + error.position, error.what) from error
+        return entries
+
+    def _reader(self, segment_id: int) -> ReadableFile:
+        reader = self._readers.get(segment_id)
+        if reader is None:
+            path = wal_recovery.path_of(self._directory, segment_id)
+            try:
+                reader = self._fs.open_for_read(path)
+            except FileNotFoundError as error:
+                raise CorruptionError(path, 0, "the segment is missing") from error
+            if len(self._readers) >= _READERS_MAX:
+                self._readers.pop(next(iter(self._readers))).close()
+            self._readers[segment_id] = reader
+        return reader

@@ -1,0 +1,162 @@
+"""Where the entries of the log lie, and which terms they have: what the WAL keeps in memory instead of entries.
+
+About 32 bytes for every 64 KiB of log, and a pair of numbers for every change of term. This module must not touch
+files.
+
+Invariants:
+
+1. Extents are ordered by their first index, without gaps; each one ends where the next begins, or at ``last_index``.
+   Behind that, an extent may hold entries that were truncated: they are never looked at.
+2. Terms never fall along the log (the paper, 5.3).
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from raft_node.entry import Entry
+
+EXTENT_BYTES = 64 << 10
+"""An extent ends with the entry that reaches this size: what a read of one entry costs at most, beside the entry."""
+
+
+class Extent(NamedTuple):
+    """Adjacent entries in one frame."""
+
+    first_index: int
+    segment_id: int
+    offset: int
+    size: int
+
+
+class Summary(NamedTuple):
+    """Where the entries of one frame lie, and the terms they bring."""
+
+    extents: list[Extent]
+    runs: list[tuple[int, int]]
+    """``(first index, term)`` wherever the term differs from that of the entry before, within this frame."""
+    last_index: int
+
+
+def positions_of(entries: Sequence[Entry], start: int) -> Iterable[tuple[int, int, int, int]]:
+    """``(index, term, position, position behind)`` of entries that will lie one behind the other from ``start`` on."""
+    for index, term, _, _, data in entries:
+        end = start + len(data)
+        yield index, term, start, end
+        start = end
+
+
+def summarise(positions: Iterable[tuple[int, int, int, int]], segment_id: int) -> Summary:
+    """Cuts the entries of one frame into extents and runs of equal terms.
+
+    Raises:
+        ValueError: Their indexes have a gap, or their terms fall.
+    """
+    extents: list[Extent] = []
+    runs: list[tuple[int, int]] = []
+    previous_index, previous_term = 0, -1
+    first, offset, end = 0, 0, 0
+    for index, term, position, entry_end in positions:
+        if not first:
+            first, offset = index, position
+        elif index != previous_index + 1:
+            raise ValueError(f"entry {index} follows entry {previous_index}")
+        if term != previous_term:
+            if term < previous_term:
+                raise ValueError(f"entry {index} of term {term} follows one of term {previous_term}")
+            runs.append((index, term))
+            previous_term = term
+        previous_index, end = index, entry_end
+        if end - offset >= EXTENT_BYTES:
+            extents.append(Extent(first, segment_id, offset, end - offset))
+            # The next entry begins an extent; until it comes, there is none to close.
+            first = index + 1
+            offset = end
+    if end > offset:
+        extents.append(Extent(first, segment_id, offset, end - offset))
+    return Summary(extents, runs, previous_index)
+
+
+class Terms:
+    """The term of every entry, as runs of equal terms."""
+
+    def __init__(self, previous_index: int, previous_term: int) -> None:
+        self._starts = [previous_index]
+        self._terms = [previous_term]
+        self.last_index = previous_index
+
+    @property
+    def last_term(self) -> int:
+        """The term of the last entry."""
+        return self._terms[-1]
+
+    def term(self, index: int) -> int:
+        """The term of an entry that is there, or of the one before the first."""
+        assert self._starts[0] <= index <= self.last_index, f"entry {index} is not in the log"
+        return self._terms[bisect_right(self._starts, index) - 1]
+
+    def truncate(self, index: int) -> None:
+        """Drops the entries from ``index`` on."""
+        while self._starts[-1] >= index:
+            self._starts.pop()
+            self._terms.pop()
+        self.last_index = min(self.last_index, index - 1)
+
+    def extend(self, summary: Summary) -> None:
+        """Takes the entries of one frame in."""
+        for index, term in summary.runs:
+            if term != self._terms[-1]:
+                self._starts.append(index)
+                self._terms.append(term)
+        self.last_index = summary.last_index
+
+    def copy(self) -> Terms:
+        """An independent copy."""
+        other = Terms(0, 0)
+        other._starts = list(self._starts)
+        other._terms = list(self._terms)
+        other.last_index = self.last_index
+        return other
+
+
+class WalIndex:
+    """The entries that readers may see."""
+
+    def __init__(self, previous_index: int, previous_term: int) -> None:
+        self.first_index = previous_index + 1
+        self.terms = Terms(previous_index, previous_term)
+        self._firsts = array("Q")
+        self._segments = array("Q")
+        self._offsets = array("Q")
+        self._sizes = array("Q")
+
+    @property
+    def last_index(self) -> int:
+        """The last entry; ``first_index - 1`` when there is none."""
+        return self.terms.last_index
+
+    def truncate(self, index: int) -> None:
+        """Drops the entries from ``index`` on."""
+        self.terms.truncate(index)
+        while self._firsts and self._firsts[-1] >= index:
+            for column in (self._firsts, self._segments, self._offsets, self._sizes):
+                column.pop()
+
+    def extend(self, summary: Summary) -> None:
+        """Takes the entries of one frame in."""
+        for first_index, segment_id, offset, size in summary.extents:
+            self._firsts.append(first_index)
+            self._segments.append(segment_id)
+            self._offsets.append(offset)
+            self._sizes.append(size)
+        self.terms.extend(summary)
+
+    def locate(self, index: int) -> tuple[Extent, int]:
+        """The extent that holds an entry, and the index behind its last entry that is still in the log."""
+        place = bisect_right(self._firsts, index) - 1
+        extent = Extent(self._firsts[place], self._segments[place], self._offsets[place], self._sizes[place])
+        end = self._firsts[place + 1] if place + 1 < len(self._firsts) else self.last_index + 1
+        return extent, end

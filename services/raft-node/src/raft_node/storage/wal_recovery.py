@@ -1,0 +1,261 @@
+"""Reads a whole WAL at start-up, checks every byte of it, and mends the tail that a crash may have torn.
+
+The rule (docs/formats.md, Recovery): what a single torn write of the very last frame explains is zeroed and synced; it
+was never acknowledged. Any other damage raises ``CorruptionError``, and no file is touched then: ``scan`` only reads,
+and ``mend`` begins only after everything was found sound. This module must not know who appends, nor when.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from raft_node import entry
+from raft_node.errors import CorruptionError
+from raft_node.storage import record, wal_segment
+from raft_node.storage.files import FileSystem, WritableFile
+from raft_node.storage.wal_index import WalIndex, summarise
+from raft_node.storage.wal_segment import NO_HARD_STATE, SegmentFormatError, SegmentHeader, WalHardState
+
+_ZEROS = bytes(1 << 20)
+
+
+class Newest(NamedTuple):
+    """The segment that appends go on in, and what has to be mended there first."""
+
+    header: SegmentHeader
+    path: str
+    file_bytes: int
+    last_frame: tuple[int, int]
+    """Where the last frame lies, ``[start, end)``; the segment's header when there is no frame."""
+    last_frame_data: bytes
+    dirty_end: int
+    """Where the torn bytes behind the last frame end; its own end when there are none."""
+
+
+@dataclass
+class Scanned:
+    """What was read. Invariant: nothing in it stems from a frame that is not whole."""
+
+    index: WalIndex
+    hard_state: WalHardState = NO_HARD_STATE
+    next_sequence: int = 1
+    segment_ids: list[int] = field(default_factory=list)
+    newest: Newest | None = None
+    headless_path: str = ""
+    """A newest segment that a crash left without a header; it holds nothing."""
+    notes: list[str] = field(default_factory=list)
+
+
+def path_of(directory: str, segment_id: int) -> str:
+    """The path of a segment."""
+    return f"{directory}/{wal_segment.name_of(segment_id)}"
+
+
+def fill_with_zeros(file: WritableFile, start: int, end: int) -> None:
+    """Writes zeros to ``[start, end)``, a piece at a time; not synced."""
+    while start < end:
+        piece = min(len(_ZEROS), end - start)
+        file.write_at(start, [_ZEROS if piece == len(_ZEROS) else _ZEROS[:piece]])
+        start += piece
+
+
+def scan(fs: FileSystem, directory: str) -> Scanned:
+    """Reads and checks all segments; changes nothing.
+
+    Raises:
+        CorruptionError: A segment holds, or lacks, what no torn write explains.
+    """
+    segment_ids = _segment_ids(fs, directory)
+    scanned = Scanned(WalIndex(0, 0))
+    for segment_id in segment_ids:
+        _Segment(fs, directory, segment_id, segment_id == segment_ids[-1]).scan_into(scanned)
+    return scanned
+
+
+def _segment_ids(fs: FileSystem, directory: str) -> list[int]:
+    segment_ids: list[int] = []
+    for name in fs.list_directory(directory):
+        if not name.endswith(wal_segment.SUFFIX):
+            continue
+        segment_id = wal_segment.id_of(name)
+        if segment_id is None:
+            raise CorruptionError(f"{directory}/{name}", 0, "this is no segment's name")
+        if segment_ids and segment_id != segment_ids[-1] + 1:
+            raise CorruptionError(path_of(directory, segment_ids[-1] + 1), 0, "the segment is missing")
+        segment_ids.append(segment_id)
+    return segment_ids
+
+
+class _Segment:
+    """One segment while it is read."""
+
+    def __init__(self, fs: FileSystem, directory: str, segment_id: int, is_newest: bool) -> None:
+        self._path = path_of(directory, segment_id)
+        self._directory = directory
+        self._segment_id = segment_id
+        self._is_newest = is_newest
+        self._framing = record.framing_of(segment_id)
+        file = fs.open_for_read(self._path)
+        try:
+            self._data = file.read_at(0, file.size)
+        finally:
+            file.close()
+        self._file_bytes = len(self._data)
+
+    def scan_into(self, scanned: Scanned) -> None:
+        """Checks the segment and takes its frames in."""
+        try:
+            header = wal_segment.decode_header(self._data)
+        except SegmentFormatError as error:
+            raise self._damaged(error.position, error.what) from error
+        if header is None:
+            self._accept_headless(scanned)
+            return
+        self._check_header(header, scanned)
+        self._pad(header)
+        scanned.segment_ids.append(self._segment_id)
+        position = previous = wal_segment.HEADER_BYTES
+        while (frame := self._frame_at(position, scanned.next_sequence)) is not None:
+            self._take(frame, position, scanned)
+            previous, position = position, position + frame.frame_bytes
+        self._judge_end(position, scanned)
+        dirty_end = position
+        if not record.is_zero(self._data, position):
+            dirty_end = len(self._data.rstrip(b"\0"))
+            what = f"zeroed a torn write of {dirty_end - position} bytes at offset {position}"
+            scanned.notes.append(f"{self._path}: {what}")
+        start = 0 if position == wal_segment.HEADER_BYTES else previous
+        last_frame_data = self._data[start:position]
+        scanned.newest = Newest(header, self._path, self._file_bytes, (start, position), last_frame_data, dirty_end)
+
+    def _damaged(self, offset: int, what: str) -> CorruptionError:
+        return CorruptionError(self._path, offset, what)
+
+    def _accept_headless(self, scanned: Scanned) -> None:
+        expected = self._expected_header(scanned)
+        if not self._is_newest or not wal_segment.is_torn_header(self._data, expected):
+            raise self._damaged(0, "the segment's header is damaged")
+        if not scanned.segment_ids and self._segment_id != 1:
+            raise CorruptionError(path_of(self._directory, self._segment_id - 1), 0, "the segment is missing")
+        scanned.headless_path = self._path
+        scanned.notes.append(f"{self._path}: removed a segment that was not yet in use")
+
+    def _expected_header(self, scanned: Scanned) -> SegmentHeader:
+        terms = scanned.index.terms
+        return SegmentHeader(
+            self._segment_id,
+            0,
+            scanned.next_sequence,
+            terms.last_index,
+            terms.last_term,
+            scanned.index.first_index,
+            scanned.hard_state,
+        )
+
+    def _check_header(self, header: SegmentHeader, scanned: Scanned) -> None:
+        if header.segment_id != self._segment_id:
+            raise self._damaged(0, f"the header belongs to segment {header.segment_id}")
+        if scanned.segment_ids:
+            if header._replace(segment_bytes=0) != self._expected_header(scanned):
+                raise self._damaged(0, "the header does not continue the segment before; frames are missing there")
+        elif header.previous_index + 1 > header.first_index or (self._segment_id > 1 and header.first_index == 1):
+            # Only compaction takes segments away, and it moves the first index on before.
+            raise CorruptionError(path_of(self._directory, self._segment_id - 1), 0, "the segment is missing")
+        else:
+            scanned.index = WalIndex(header.previous_index, header.previous_term)
+            scanned.index.first_index = header.first_index
+            scanned.hard_state = header.hard_state
+            scanned.next_sequence = header.first_sequence
+
+    def _pad(self, header: SegmentHeader) -> None:
+        """Brings a newest segment that was cut off back to its size, here in memory."""
+        missing = header.segment_bytes - self._file_bytes
+        if missing < 0:
+            raise self._damaged(header.segment_bytes, "the segment is longer than its header says")
+        if missing and not self._is_newest:
+            raise self._damaged(self._file_bytes, "the segment is cut off")
+        if missing:
+            self._data += bytes(missing)
+
+    def _frame_at(self, position: int, sequence: int) -> record.Frame | None:
+        frame = record.decode_header(self._data, position, self._framing)
+        if (
+            frame is None
+            or frame.sequence != sequence
+            or not record.is_whole(self._data, position, frame, self._framing)
+        ):
+            return None
+        return frame
+
+    def _take(self, frame: record.Frame, position: int, scanned: Scanned) -> None:
+        start = position + record.HEADER_BYTES
+        end = start + frame.payload_bytes
+        index = scanned.index
+        try:
+            payload = wal_segment.decode_payload(frame.flags, self._data, start, end)
+            if payload.truncate_from is not None:
+                if not index.first_index <= payload.truncate_from <= index.last_index + 1:
+                    raise self._damaged(start, f"a truncation from {payload.truncate_from} lies outside the log")
+                index.truncate(payload.truncate_from)
+            if frame.flags & wal_segment.FLAG_ENTRIES:
+                summary = summarise(entry.scan(self._data, payload.entries_start, end), self._segment_id)
+                first_index, first_term = summary.runs[0]
+                if first_index != index.last_index + 1:
+                    raise self._damaged(start, f"entry {first_index} follows entry {index.last_index}")
+                if first_term < index.terms.last_term:
+                    raise self._damaged(start, f"entry {first_index} has a smaller term than the one before")
+                index.extend(summary)
+            if payload.hard_state is not None:
+                scanned.hard_state = payload.hard_state
+        except (SegmentFormatError, entry.EntryError) as error:
+            raise self._damaged(error.position, error.what) from error
+        except ValueError as error:
+            raise self._damaged(start, str(error)) from error
+        scanned.next_sequence += 1
+
+    def _judge_end(self, position: int, scanned: Scanned) -> None:
+        if not self._is_newest:
+            rest = self._data[position:].lstrip(b"\0")
+            if rest:
+                raise self._damaged(len(self._data) - len(rest), "this segment was complete, and here it is damaged")
+            return
+        damage = record.judge_tail(self._data, position, self._framing, scanned.next_sequence)
+        if damage is not None:
+            raise self._damaged(*damage)
+
+
+def mend(fs: FileSystem, directory: str, scanned: Scanned) -> WritableFile | None:
+    """Makes what was read durable, and the rest of the newest segment zero.
+
+    Returns:
+        The newest segment, open for appends; None when there is none.
+    """
+    fs.remove(f"{directory}/{wal_segment.PREPARED_NAME}")
+    if scanned.headless_path:
+        fs.remove(scanned.headless_path)
+    newest = scanned.newest
+    if newest is None:
+        fs.sync_directory(directory)
+        return None
+    file = fs.open_for_write(newest.path)
+    start, end = newest.last_frame
+    _zero_torn_tail(file, end, newest.dirty_end)
+    fill_with_zeros(file, newest.file_bytes, newest.header.segment_bytes)
+    # A process that was killed, or whose fsync failed, leaves bytes that can be read and are not durable. Only the last
+    # frame can be such; writing it again makes the sync below count for it, before anybody is told of its entries.
+    file.write_at(start, [newest.last_frame_data])
+    file.sync_data()
+    # The same holds for the segment's name.
+    fs.sync_directory(directory)
+    return file
+
+
+def _zero_torn_tail(file: WritableFile, start: int, end: int) -> None:
+    """Zeroes from far to near, each step synced, so that a crash in between leaves what ``judge_tail`` calls torn."""
+    sector = (start // record.SECTOR_BYTES + 1) * record.SECTOR_BYTES
+    header_end = start + record.HEADER_BYTES
+    for step_start, step_end in ((sector, end), (header_end, min(sector, end)), (start, min(header_end, end))):
+        if step_start < step_end:
+            fill_with_zeros(file, step_start, step_end)
+            file.sync_data()
