@@ -40,6 +40,8 @@ from raft_node.raft.outbox import Outbox
 from raft_node.raft.ready import Ready, SoftState
 from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Proposal, ReadState, Role, Write
 
+__all__ = ["Proposal", "RaftNode"]
+
 if TYPE_CHECKING:
     # Only the type: randomness itself is injected.
     from random import Random

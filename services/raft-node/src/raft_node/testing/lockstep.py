@@ -1,0 +1,237 @@
+"""Raft cores without time and chance, for tests that look at single messages.
+
+Unlike the simulator, nothing here happens by itself: a test decides when a write becomes durable, which link is cut, and
+who ticks. Use the simulator for what only many interleavings can show.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from raft_node.entry import Entry, EntryKind, encode
+from raft_node.raft.config import RaftConfig
+from raft_node.raft.messages import Message
+from raft_node.raft.node import RaftNode
+from raft_node.raft.ready import Event
+from raft_node.raft.types import Configuration, HardState, NodeId, Proposal, ReadState, Role, Write
+
+
+def members(count: int) -> tuple[NodeId, ...]:
+    """So many members: a, b, c ..."""
+    return tuple(NodeId("abcdefghi"[i], 100 + i) for i in range(count))
+
+
+def log_of(*terms: int, size: int = 0) -> list[Entry]:
+    """A log whose entries have these terms, from index 1 on."""
+    return [encode(i, term, EntryKind.COMMAND, i, bytes(size)) for i, term in enumerate(terms, 1)]
+
+
+def commands(count: int, size: int = 0) -> list[Proposal]:
+    """So many proposals of a size."""
+    return [Proposal(EntryKind.COMMAND, bytes(size), None)] * count
+
+
+class MemoryLog:
+    """A log store that holds what was written to it; a ``LogReader``."""
+
+    def __init__(self, entries: Iterable[Entry] = (), first_index: int = 1, previous_term: int = 0) -> None:
+        self.stored = list(entries)
+        self.first_index = first_index
+        self.previous_term = previous_term
+        self.reads = 0
+
+    @property
+    def last_index(self) -> int:
+        """The last entry."""
+        return self.first_index + len(self.stored) - 1
+
+    def term(self, index: int) -> int:
+        """The term of an entry."""
+        assert self.first_index - 1 <= index <= self.last_index
+        if index == self.first_index - 1:
+            return self.previous_term
+        return self.stored[index - self.first_index].term
+
+    def entries(self, start: int, end: int, bytes_max: int) -> Sequence[Entry]:
+        """The entries, cut after the one that reaches ``bytes_max``."""
+        assert self.first_index <= start <= end <= self.last_index + 1
+        self.reads += 1
+        size, found = 0, []
+        for entry in self.stored[start - self.first_index : end - self.first_index]:
+            found.append(entry)
+            size += len(entry.data)
+            if size >= bytes_max:
+                break
+        return found
+
+    def write(self, write: Write) -> None:
+        """Does what a log writer does with a write."""
+        if write.truncate_from is not None:
+            assert write.entries[0].index == write.truncate_from <= self.last_index
+            del self.stored[write.truncate_from - self.first_index :]
+        if write.entries:
+            assert write.entries[0].index == self.last_index + 1, "a gap in the stored log"
+            self.stored.extend(write.entries)
+
+
+class Peer:
+    """A core, its memory, and what came out of it."""
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        configuration: Configuration,
+        *,
+        config: RaftConfig | None = None,
+        log: Iterable[Entry] = (),
+        hard_state: HardState | None = None,
+        seed: int = 1,
+    ) -> None:
+        self.id = node_id
+        self.config = config or RaftConfig()
+        self.configuration = configuration
+        self.log = MemoryLog(log)
+        self.hard_state = hard_state or HardState(max([entry.term for entry in self.log.stored], default=0))
+        self.random = random.Random(seed)
+        self.restart()
+
+    def restart(self) -> None:
+        """Crashes and starts again: only what was durable is left."""
+        self.write: Write | None = None
+        self.committed: list[Entry] = []
+        self.read_states: list[ReadState] = []
+        self.reads_dropped: list[int] = []
+        self.events: list[Event] = []
+        self.node = RaftNode(
+            self.config, self.id, self.log, self.hard_state, self.configuration, 0, self.random
+        )
+
+    def pump(self, *, persist: bool = True, apply: bool = True) -> list[Message]:
+        """Does the driver's duties until there are none; gives the messages to send."""
+        messages: list[Message] = []
+        if persist:
+            self.persist()
+        while ready := self.node.ready(self.write is None):
+            messages += ready.messages
+            self.read_states += ready.read_states
+            self.reads_dropped += ready.reads_dropped
+            self.events += ready.events
+            if ready.write:
+                self.write = ready.write
+                if persist:
+                    self.persist()
+            self.committed += ready.committed
+            if ready.committed and apply:
+                self.node.applied(ready.committed[-1].index)
+            self.node.validate()
+        return messages
+
+    def persist(self) -> None:
+        """Finishes the write under way, if there is one."""
+        if self.write is not None:
+            write, self.write = self.write, None
+            self.log.write(write)
+            self.hard_state = write.hard_state or self.hard_state
+            self.node.persisted(write.sequence)
+
+    def step(self, *messages: Message, persist: bool = True) -> list[Message]:
+        """Hands messages in, and gives what comes of them."""
+        for message in messages:
+            self.node.step(message)
+            self.node.validate()
+        return self.pump(persist=persist)
+
+    def tick_to_deadline(self) -> None:
+        """Lets just so much time pass that the node acts by itself."""
+        self.node.tick(self.node.ticks_to_deadline())
+
+    @property
+    def terms(self) -> list[int]:
+        """The terms along the whole log."""
+        return [self.node.log.term(i) for i in range(1, self.node.last_index + 1)]
+
+    def event_names(self) -> list[str]:
+        """The names of the events so far."""
+        return [event.name for event in self.events]
+
+
+class Lockstep:
+    """A shard whose messages are delivered at once, unless a test holds them.
+
+    Attributes:
+        passes: Decides which messages get through.
+        delivered: How many of each kind did.
+    """
+
+    def __init__(
+        self, count: int, *, config: RaftConfig | None = None, logs: Sequence[Iterable[Entry]] = (), term: int = 0
+    ) -> None:
+        ids = members(count)
+        self.configuration = Configuration(ids)
+        self.peers = {
+            node_id.name: Peer(
+                node_id,
+                self.configuration,
+                config=config,
+                log=logs[i] if i < len(logs) else (),
+                hard_state=HardState(term) if term else None,
+                seed=i,
+            )
+            for i, node_id in enumerate(ids)
+        }
+        self.passes: Callable[[Message], bool] = lambda message: True
+        self.delivered: Counter[str] = Counter()
+
+    def __getitem__(self, name: str) -> Peer:
+        return self.peers[name]
+
+    def deliver(self) -> None:
+        """Delivers and works until all is quiet."""
+        busy = True
+        while busy:
+            busy = False
+            for peer in self.peers.values():
+                for message in peer.pump():
+                    busy = True
+                    if self.passes(message):
+                        self.delivered[type(message).__name__] += 1
+                        self.peers[message.receiver.name].node.step(message)
+
+    def elect(self, name: str) -> Peer:
+        """Makes a node the leader: no one else's time passes until it campaigns."""
+        for peer in self.peers.values():
+            if peer.node.role is not Role.LEADER:
+                # What was heard of an earlier leader is forgotten by waiting, without anybody's timeout running out.
+                peer.node.tick(min(self.quiet_ticks(peer), peer.config.election_timeout_ticks))
+        peer = self.peers[name]
+        while peer.node.role not in (Role.LEADER, Role.PRE_CANDIDATE):
+            peer.tick_to_deadline()
+        self.deliver()
+        assert peer.node.role is Role.LEADER, f"{name} was not elected"
+        return peer
+
+    @staticmethod
+    def quiet_ticks(peer: Peer) -> int:
+        """How long a node may wait without acting."""
+        return max(0, peer.node.ticks_to_deadline() - 1)
+
+    def tick(self, ticks: int = 1) -> None:
+        """Lets time pass for all, tick by tick, with everything delivered."""
+        for _ in range(ticks):
+            for peer in self.peers.values():
+                peer.node.tick()
+            self.deliver()
+
+    def cut(self, *names: str) -> None:
+        """Cuts these nodes off from all others."""
+        self.passes = lambda message: (message.sender.name in names) == (message.receiver.name in names)
+
+    def heal(self) -> None:
+        """Lets every message through again."""
+        self.passes = lambda message: True
+
+    def leaders(self) -> list[str]:
+        """Who leads."""
+        return [name for name, peer in self.peers.items() if peer.node.role is Role.LEADER]
