@@ -23,7 +23,6 @@ from dougdb.errors import (
 )
 from dougdb.wire import DEFAULT_URL
 
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

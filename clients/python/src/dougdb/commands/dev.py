@@ -1,5 +1,80 @@
-"""To come."""
+"""``dougctl dev``: a local cluster of real processes on loopback."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dougdb.commands.common import ExitCode, command, fail
 
 
-def dev() -> None:
-    """Dev."""
+class LogLevel(StrEnum):
+    """How much the processes write to their log files."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@command
+def dev(
+    *,
+    shards: Annotated[int, typer.Option("--shards", min=1, max=64, help="Raft clusters.")] = 2,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=9, help="Nodes of each shard.")] = 5,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The facade's port.")] = 8080,
+    data: Annotated[Path, typer.Option("--data", help="Where everything is kept.")] = Path("data"),
+    base_port: Annotated[int, typer.Option("--base-port", help="The first of the nodes' ports, three each.")] = 21000,
+    facades: Annotated[int, typer.Option("--facades", min=1, max=16, help="Facades, on one port after the other.")] = 1,
+    no_restart: Annotated[bool, typer.Option("--no-restart", help="A process that dies stays down.")] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", envvar="DOUGDB_LOG_LEVEL", case_sensitive=False, help="Of the log files.")
+    ] = LogLevel.INFO,
+    node_env: Annotated[
+        list[str] | None,
+        typer.Option("--node-env", metavar="KEY=VALUE", help="For the nodes' environment; repeatable."),
+    ] = None,
+) -> None:
+    """Run a local cluster: nodes and a facade as processes of their own. Ctrl-C stops it.
+
+    The next start with the same --data finds everything again. Process ids and logs are in DATA/run.
+    """
+    if sys.platform == "win32":
+        fail("dougctl dev needs Unix; on Windows, use it inside WSL2", ExitCode.USAGE)
+    # Only now: these modules need what Windows does not have.
+    from dougdb.dev import session  # noqa: PLC0415
+    from dougdb.dev.layout import Layout, RefusedError  # noqa: PLC0415
+    from dougdb.dev.processes import OsLauncher  # noqa: PLC0415
+    from dougdb.dev.specs import Options  # noqa: PLC0415
+
+    environment = _parse_environment(node_env or [])
+    try:
+        session.require_modules()
+        code = session.run(
+            Layout(shards, nodes),
+            data_path=data,
+            port=port,
+            base_port=base_port,
+            facades=facades,
+            options=Options(str(log_level), environment),
+            restart=not no_restart,
+            launcher=OsLauncher(),
+        )
+    except RefusedError as error:
+        fail(str(error), ExitCode.USAGE)
+    if code:
+        raise typer.Exit(code)
+
+
+def _parse_environment(settings: list[str]) -> dict[str, str]:
+    environment = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not name or not equals:
+            fail(f"--node-env wants KEY=VALUE, not {setting!r}", ExitCode.USAGE)
+        environment[name] = value
+    return environment

@@ -1,0 +1,132 @@
+"""Which port each process listens on, and whether they are free.
+
+Invariants:
+
+1. The ports follow from the layout and the options alone, so that a second start uses the same ones.
+2. Node ports lie below 32768, where Linux begins to hand out ports to outgoing connections: a node's port can thus not
+   be gone while the node restarts.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+
+from dougdb.dev.layout import Layout, RefusedError
+
+NODE_PORT_END = 32768
+PORTS_PER_NODE = 3
+IPV4 = "127.0.0.1"
+IPV6 = "::1"
+
+
+@dataclass(frozen=True, slots=True)
+class NodePorts:
+    """The ports of one node."""
+
+    client: int
+    peer: int
+    admin: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One address that a process will listen on."""
+
+    host: str
+    port: int
+    owner: str
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortPlan:
+    """Every port of a local cluster."""
+
+    layout: Layout
+    base_port: int
+    facade_port: int
+    facades: int
+
+    def __post_init__(self) -> None:
+        if self.base_port < 1024 or self.node_port_end > NODE_PORT_END:
+            raise RefusedError(
+                f"the nodes need ports {self.base_port}-{self.node_port_end - 1}; "
+                f"they must lie in 1024-{NODE_PORT_END - 1} (--base-port)"
+            )
+        last = self.facade_port + self.facades - 1
+        if not 1 <= self.facade_port <= last <= 65535:
+            raise RefusedError(f"the facade's ports {self.facade_port}-{last} must lie in 1-65535 (--port)")
+        if self.facade_port < self.node_port_end and last >= self.base_port:
+            raise RefusedError(
+                f"the facade's ports {self.facade_port}-{last} (--port) lie among the nodes' "
+                f"{self.base_port}-{self.node_port_end - 1} (--base-port)"
+            )
+
+    @property
+    def node_port_end(self) -> int:
+        """The port behind the last node's last one."""
+        return self.base_port + PORTS_PER_NODE * self.layout.shards * self.layout.nodes
+
+    def node(self, shard: int, index: int) -> NodePorts:
+        """The ports of one node."""
+        first = self.base_port + PORTS_PER_NODE * (shard * self.layout.nodes + index)
+        return NodePorts(first, first + 1, first + 2)
+
+    def facade(self, number: int) -> int:
+        """The port of one facade."""
+        assert 0 <= number < self.facades
+        return self.facade_port + number
+
+    def listeners(self, facade_hosts: list[str]) -> list[Listener]:
+        """Every address that will be listened on."""
+        found = []
+        for number in range(self.facades):
+            found += [Listener(host, self.facade(number), facade_id(number), "HTTP") for host in facade_hosts]
+        for shard, index in self.layout.places():
+            ports, owner = self.node(shard, index), self.layout.node_id(shard, index)
+            found += [
+                Listener(IPV4, ports.client, owner, "client"),
+                Listener(IPV4, ports.peer, owner, "peer"),
+                Listener(IPV4, ports.admin, owner, "admin"),
+            ]
+        return found
+
+
+def facade_id(number: int) -> str:
+    """The name of a facade: facade, facade-1, facade-2 and so on."""
+    return f"facade-{number}" if number else "facade"
+
+
+def loopback_hosts() -> list[str]:
+    """The loopback addresses of this machine; some containers have no IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind((IPV6, 0))
+    except OSError:
+        return [IPV4]
+    return [IPV4, IPV6]
+
+
+def taken(listeners: list[Listener]) -> list[tuple[Listener, str]]:
+    """Those of the addresses that cannot be listened on, each with the reason."""
+    found = []
+    for listener in listeners:
+        reason = _why_not(listener)
+        if reason:
+            found.append((listener, reason))
+    return found
+
+
+def _why_not(listener: Listener) -> str:
+    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the servers do: connections of an earlier process that linger in TIME_WAIT are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listener.host, listener.port))
+            probe.listen(1)
+        except OSError as error:
+            return "taken" if error.errno == errno.EADDRINUSE else f"not usable ({error.strerror})"
+    return ""

@@ -1,0 +1,236 @@
+"""One run of ``dougctl dev`` from the checks to the orderly end: puts the parts together, and owns signals and time.
+
+Nothing is written before every check has passed, so that a refused start leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from dougdb.client import DougClient
+from dougdb.dev.layout import DataDirectory, Layout, RefusedError
+from dougdb.dev.ports import IPV4, Listener, PortPlan, loopback_hosts, taken
+from dougdb.dev.processes import Launcher
+from dougdb.dev.specs import ChildSpec, Options, facade_specs, node_specs
+from dougdb.dev.supervisor import Supervisor
+from dougdb.errors import DougdbError
+
+STEP_S = 0.1
+ASK_EVERY_S = 0.25
+REPORT_EVERY_S = 10.0
+ORPHANS_S = 8.0
+"""How long the processes of a killed supervisor may take to follow it."""
+SAME_SIGNAL_S = 0.5
+"""Two signals closer than this are one: some senders signal both the process and its group."""
+EXIT_FORCED = 130
+
+
+@dataclass(slots=True)
+class Signals:
+    """Which signals have come. ``install`` makes them arrive here instead of ending the process."""
+
+    clock: Callable[[], float] = time.monotonic
+    first_at: float | None = field(default=None)
+    urgent: bool = field(default=False)
+
+    def install(self) -> None:
+        """Takes SIGINT, SIGTERM and SIGHUP."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self.receive)
+
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """Notes a signal. A second Ctrl-C means: at once."""
+        now = self.clock()
+        if self.first_at is None:
+            self.first_at = now
+        elif number == signal.SIGINT and now - self.first_at >= SAME_SIGNAL_S:
+            self.urgent = True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether to stop."""
+        return self.first_at is not None
+
+
+def say(line: str) -> None:
+    """Prints a line at once. That nobody reads any more is no reason to leave the children alone."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def require_modules(names: tuple[str, ...] = ("raft_node", "facade")) -> None:
+    """Checks that the programs to start are installed.
+
+    Raises:
+        RefusedError: One is not.
+    """
+    missing = [name for name in names if not _is_runnable(name)]
+    if missing:
+        raise RefusedError(
+            f"{' and '.join(missing)} cannot be imported by {sys.executable}: dougctl dev starts the nodes and "
+            "the facade from the same environment; in a checkout, run `make setup`, elsewhere install dougdb[dev]"
+        )
+
+
+def _is_runnable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(f"{name}.__main__") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def prepare(data: DataDirectory, plan: PortPlan, hosts: list[str], stopping: Callable[[], bool]) -> None:
+    """Makes every check, then claims the data directory.
+
+    Raises:
+        RefusedError: The cluster cannot be started so; nothing was touched.
+    """
+    data.inspect(plan.layout)
+    listeners = plan.listeners(hosts)
+    waited_until = time.monotonic() + ORPHANS_S
+    while True:
+        blocked = taken(listeners)
+        running = data.running_pids()
+        orphans = {listener.owner for listener, _ in blocked} & running.keys()
+        # The nodes of a supervisor that was killed are about to stop; anybody else will not go away by waiting.
+        if not orphans or time.monotonic() > waited_until or stopping():
+            break
+        time.sleep(ASK_EVERY_S)
+    if blocked:
+        raise RefusedError("\n".join(_describe_taken(listener, why, running) for listener, why in blocked[:8]))
+    data.claim(plan.layout)
+
+
+def _describe_taken(listener: Listener, why: str, running: Mapping[str, int]) -> str:
+    host = f"[{listener.host}]" if ":" in listener.host else listener.host
+    text = f"{host}:{listener.port}, the {listener.purpose} port of {listener.owner}, is {why}"
+    pid = running.get(listener.owner)
+    by = f"; {listener.owner} of an earlier start still runs (pid {pid})" if pid else ""
+    option = "--port" if listener.owner.startswith("facade") else "--base-port"
+    return f"{text}{by}; choose others with {option}"
+
+
+def run(
+    layout: Layout,
+    *,
+    data_path: Path,
+    port: int,
+    base_port: int,
+    facades: int,
+    options: Options,
+    restart: bool,
+    launcher: Launcher,
+) -> int:
+    """Runs a local cluster until a signal comes.
+
+    Returns:
+        The exit code: 0 after an orderly end.
+
+    Raises:
+        RefusedError: The cluster cannot be started so; nothing was touched.
+    """
+    signals = Signals()
+    plan = PortPlan(layout, base_port, port, facades)
+    with DataDirectory(data_path) as data:
+        hosts = loopback_hosts()
+        signals.install()
+        prepare(data, plan, hosts, lambda: signals.stopping)
+        if signals.stopping:
+            return 0
+        nodes, entries = node_specs(plan, data, os.environ, options), facade_specs(plan, hosts, os.environ, options)
+        supervisor = Supervisor(
+            nodes,
+            entries,
+            run=data.run,
+            launcher=launcher,
+            clock=time.monotonic,
+            sleep=time.sleep,
+            say=say,
+            restart=restart,
+        )
+        return _supervise(supervisor, signals, plan, data, entries)
+
+
+def _supervise(
+    supervisor: Supervisor, signals: Signals, plan: PortPlan, data: DataDirectory, facades: list[ChildSpec]
+) -> int:
+    say(
+        f"starting {plan.layout} (ports {plan.base_port}-{plan.node_port_end - 1}) and "
+        f"{len(facades)} facade{'s' * (len(facades) != 1)} (port {plan.facade_port}); data and logs are in {data.root}"
+    )
+    orderly = True
+    try:
+        supervisor.start()
+        with Readiness(plan) as readiness:
+            while not signals.stopping:
+                supervisor.step()
+                if not readiness.done:
+                    readiness.step(time.monotonic())
+                time.sleep(STEP_S)
+    finally:
+        say("stopping the facade, then the nodes")
+        orderly = supervisor.stop(lambda: signals.urgent)
+        say("stopped" if orderly else "stopped, not in order")
+    return EXIT_FORCED if signals.urgent else 0
+
+
+class Readiness:
+    """Asks the facades until every shard has a leader, then prints how to use the cluster."""
+
+    def __init__(self, plan: PortPlan) -> None:
+        self._plan = plan
+        self._clients = [DougClient(f"http://{IPV4}:{plan.facade(n)}", timeout_s=1.0) for n in range(plan.facades)]
+        self._ask_at = 0.0
+        self._report_at = time.monotonic() + REPORT_EVERY_S
+        self.done = False
+
+    def __enter__(self) -> Readiness:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for client in self._clients:
+            client.close()
+
+    def step(self, now: float) -> None:
+        """Asks if it is time to."""
+        if now < self._ask_at:
+            return
+        self._ask_at = now + ASK_EVERY_S
+        missing = self._missing()
+        if not missing:
+            self.done = True
+            self._print_tour()
+        elif now >= self._report_at:
+            self._report_at = now + REPORT_EVERY_S
+            say(f"still waiting: {missing}")
+
+    def _missing(self) -> str:
+        """What is not ready yet; empty when everything is."""
+        if not all(client.is_ready() for client in self._clients):
+            return "the facade is not ready"
+        try:
+            cluster = self._clients[0].cluster()
+        except DougdbError as error:
+            return str(error)
+        leaderless = [shard.id for shard in cluster.shards if shard.leader is None]
+        if leaderless or len(cluster.shards) < self._plan.layout.shards:
+            return f"no leader yet in shard {', '.join(leaderless) or 'of those that are not known'}"
+        return ""
+
+    def _print_tour(self) -> None:
+        url = self._clients[0].url
+        others = "".join(f", {client.url}" for client in self._clients[1:])
+        say(f"ready: {url}{others}   (Ctrl-C stops everything)")
+        say(f"  curl -X PUT {url}/v1/kv/hello -d world")
+        say(f"  curl {url}/v1/kv/hello")
+        say(f"  curl {url}/v1/cluster")

@@ -1,0 +1,105 @@
+"""What each process of a local cluster is started with: its command line and its environment. Pure functions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dougdb.dev.layout import DataDirectory
+from dougdb.dev.ports import IPV4, PortPlan, facade_id
+
+# Everything is on loopback, where no proxy can help.
+_PROXIES = {"http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "ftp_proxy"}
+# glibc keeps freed memory in an arena per thread; ten nodes on one machine cannot afford it. The user's setting wins.
+_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """One process to be started.
+
+    Attributes:
+        id: The node's or facade's name.
+        argv: The command line.
+        environment: The whole environment.
+        directories: What must exist before it starts.
+    """
+
+    id: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    directories: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user can choose beside layout and ports."""
+
+    log_level: str
+    node_environment: Mapping[str, str]
+
+
+def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str], options: Options) -> list[ChildSpec]:
+    """The nodes of every shard."""
+    layout = plan.layout
+    seeds = ",".join(f"{IPV4}:{plan.node(0, index).peer}" for index in range(layout.nodes))
+    specs = []
+    for shard, index in layout.places():
+        name, ports = layout.node_id(shard, index), plan.node(shard, index)
+        peers = ",".join(f"{layout.node_id(shard, i)}={IPV4}:{plan.node(shard, i).peer}" for i in range(layout.nodes))
+        wal, files = data.root / name / "wal", data.root / name / "data"
+        environment = {
+            **_common(inherited, options),
+            "DOUGDB_NODE_ID": name,
+            "DOUGDB_SHARD_ID": str(shard),
+            "DOUGDB_INITIAL_SHARDS": str(layout.shards),
+            "DOUGDB_PEERS": peers,
+            "DOUGDB_SEEDS": seeds,
+            "DOUGDB_WAL_DIR": str(wal),
+            "DOUGDB_DATA_DIR": str(files),
+            "DOUGDB_CLIENT_LISTEN": f"{IPV4}:{ports.client}",
+            "DOUGDB_PEER_LISTEN": f"{IPV4}:{ports.peer}",
+            "DOUGDB_ADMIN_LISTEN": f"{IPV4}:{ports.admin}",
+            **options.node_environment,
+        }
+        specs.append(ChildSpec(name, _module("raft_node"), environment, (wal, files)))
+    return specs
+
+
+def facade_specs(plan: PortPlan, hosts: list[str], inherited: Mapping[str, str], options: Options) -> list[ChildSpec]:
+    """The facades."""
+    layout = plan.layout
+    nodes: dict[str, dict[str, str]] = {}
+    for shard, index in layout.places():
+        address = f"{IPV4}:{plan.node(shard, index).client}"
+        nodes.setdefault(str(shard), {})[layout.node_id(shard, index)] = address
+    specs = []
+    for number in range(plan.facades):
+        name, port = facade_id(number), plan.facade(number)
+        environment = {
+            **_common(inherited, options),
+            "DOUGDB_FACADE_ID": name,
+            "DOUGDB_NODES": json.dumps(nodes),
+            "DOUGDB_LISTEN": ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts),
+        }
+        specs.append(ChildSpec(name, _module("facade"), environment))
+    return specs
+
+
+def _common(inherited: Mapping[str, str], options: Options) -> dict[str, str]:
+    kept = {name: value for name, value in inherited.items() if name.lower() not in _PROXIES}
+    return {
+        **_MALLOC,
+        **kept,
+        "DOUGDB_LOG_FORMAT": "json",
+        "DOUGDB_LOG_LEVEL": options.log_level,
+        "DOUGDB_STOP_ON_STDIN_EOF": "true",
+    }
+
+
+def _module(name: str) -> tuple[str, ...]:
+    # -P: a file in the user's current directory must not take the place of a module.
+    return (sys.executable, "-P", "-m", name)

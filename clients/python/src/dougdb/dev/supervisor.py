@@ -1,0 +1,230 @@
+"""Keeps the processes of a local cluster running, and stops them in order.
+
+It knows processes only by the protocols of ``processes``, and time only by a clock that it is given; ``step`` is called
+several times a second and never waits. Invariants:
+
+1. A pid file names the process that runs now; it is rewritten before anything else is said about a new process.
+2. A child that was killed from outside is back after ``RESTART_S``. One that keeps dying by itself soon after its start
+   is restarted ever more slowly, up to ``RESTART_MAX_S``.
+3. A child that refuses to start (exit code 3: its data is damaged, or not its own) is said to do so once, and is tried
+   again only every ``RESTART_MAX_S``.
+4. Facades stop before nodes, so that no request meets a facade whose nodes are gone.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dougdb.dev.logs import Console, LogFile
+from dougdb.dev.processes import Launcher, Process
+from dougdb.dev.specs import ChildSpec
+
+RESTART_S = 1.0
+RESTART_MAX_S = 30.0
+QUICK_DEATH_S = 5.0
+STOP_S = 10.0
+POLL_S = 0.05
+EXIT_REFUSED = 3
+
+
+@dataclass(slots=True)
+class Child:
+    """One process and what is known about its past.
+
+    Attributes:
+        process: The running process, or None.
+        started_at: When it was last started.
+        restart_at: When it shall be started again, or None.
+        quick_deaths: How often in a row it died by itself soon after its start.
+        refused_with: What it said when it last refused to start.
+    """
+
+    spec: ChildSpec
+    log: LogFile
+    pid_path: Path
+    process: Process | None = None
+    started_at: float = 0.0
+    restart_at: float | None = None
+    quick_deaths: int = 0
+    refused_with: str = field(default="")
+
+
+class Supervisor:
+    """Starts, watches, restarts and stops the children.
+
+    Args:
+        nodes: The nodes, started first and stopped last.
+        facades: The facades.
+        run: The directory of the pid files and logs.
+        launcher: Starts processes.
+        clock: Monotonic seconds.
+        sleep: Waits for some seconds; used while stopping only.
+        say: Prints one line.
+        restart: Whether a child that dies is started again.
+    """
+
+    def __init__(
+        self,
+        nodes: list[ChildSpec],
+        facades: list[ChildSpec],
+        *,
+        run: Path,
+        launcher: Launcher,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        say: Callable[[str], None],
+        restart: bool = True,
+    ) -> None:
+        def child(spec: ChildSpec) -> Child:
+            return Child(spec, LogFile(run / f"{spec.id}.log"), run / f"{spec.id}.pid")
+
+        self.nodes = [child(spec) for spec in nodes]
+        self.facades = [child(spec) for spec in facades]
+        self._launcher = launcher
+        self._clock = clock
+        self._sleep = sleep
+        self._say = say
+        self._restart = restart
+        self._console = Console(say, clock)
+
+    @property
+    def children(self) -> list[Child]:
+        """All children."""
+        return self.nodes + self.facades
+
+    def start(self) -> None:
+        """Starts every child for the first time."""
+        for child in self.children:
+            child.pid_path.unlink(missing_ok=True)
+            child.log.rotate()
+        for child in self.children:
+            self._start(child)
+
+    def step(self) -> None:
+        """Notices who has died, starts again who is due, and shows what was logged."""
+        for child in self.children:
+            for line in child.log.read_lines():
+                self._console.show(child.spec.id, line)
+            if child.process is not None:
+                code = child.process.poll()
+                if code is not None:
+                    self._bury(child, code)
+            elif child.restart_at is not None and self._clock() >= child.restart_at:
+                self._start(child)
+
+    def stop(self, is_urgent: Callable[[], bool]) -> bool:
+        """Stops the facades, then the nodes, each group at once.
+
+        Args:
+            is_urgent: Asked again and again; once it is true, everything is killed.
+
+        Returns:
+            Whether every child stopped by itself.
+        """
+        orderly = True
+        for child in self.children:
+            child.restart_at = None
+        for group in (self.facades, self.nodes):
+            orderly = self._stop_group(group, is_urgent) and orderly
+        return orderly
+
+    def _stop_group(self, group: list[Child], is_urgent: Callable[[], bool]) -> bool:
+        for child in group:
+            if child.process is not None:
+                child.process.terminate()
+        deadline = self._clock() + STOP_S
+        while self._reap(group) and self._clock() < deadline and not is_urgent():
+            self._sleep(POLL_S)
+        left = self._reap(group)
+        for child in left:
+            assert child.process is not None
+            self._say(f"{child.spec.id} (pid {child.process.pid}) {self._why_killed(is_urgent)}; killing it")
+            child.process.kill()
+        while self._reap(group):
+            self._sleep(POLL_S)
+        return not left
+
+    @staticmethod
+    def _why_killed(is_urgent: Callable[[], bool]) -> str:
+        return "was not given the time to stop" if is_urgent() else f"did not stop within {STOP_S:.0f} s"
+
+    def _reap(self, group: list[Child]) -> list[Child]:
+        """Removes the pid files of those that have ended; returns those that still run."""
+        left = []
+        for child in group:
+            if child.process is None or child.process.poll() is not None:
+                child.process = None
+                child.pid_path.unlink(missing_ok=True)
+            else:
+                left.append(child)
+        return left
+
+    def _start(self, child: Child) -> None:
+        child.restart_at = None
+        child.started_at = self._clock()
+        try:
+            child.process = self._launcher.start(child.spec, child.log.path)
+        except OSError as error:
+            child.quick_deaths += 1
+            self._lose(child, f"{child.spec.id} cannot be started ({error.strerror or error})", self._delay_s(child))
+            return
+        _write_pid(child.pid_path, child.process.pid)
+
+    def _bury(self, child: Child, code: int) -> None:
+        """Decides what becomes of a child that has ended."""
+        name, lived_s = child.spec.id, self._clock() - child.started_at
+        child.process = None
+        for line in child.log.read_lines():
+            self._console.show(name, line)
+        if code == EXIT_REFUSED:
+            self._bury_refused(child)
+            return
+        child.refused_with = ""
+        killed_from_outside = code in (-signal.SIGKILL, -signal.SIGTERM)
+        child.quick_deaths = child.quick_deaths + 1 if lived_s < QUICK_DEATH_S and not killed_from_outside else 0
+        words = "" if code <= 0 else child.log.last_words()
+        death = f"{name} died ({describe_exit(code)}{f': {words}' if words else ''})"
+        self._lose(child, death, self._delay_s(child))
+
+    def _bury_refused(self, child: Child) -> None:
+        words = child.log.last_words()
+        again = words == child.refused_with
+        child.refused_with = words
+        message = f"{child.spec.id} refuses to start: {words or 'see ' + str(child.log.path)}"
+        self._lose(child, "" if again else message, RESTART_MAX_S)
+
+    def _lose(self, child: Child, message: str, delay_s: float) -> None:
+        """Says that a child is gone, and when it will be back."""
+        if self._restart:
+            child.restart_at = self._clock() + delay_s
+            fate = f"starting it again in {delay_s:.0f} s"
+        else:
+            child.pid_path.unlink(missing_ok=True)
+            fate = "it stays down (--no-restart)"
+        if message:
+            self._say(f"{message}; {fate}")
+
+    @staticmethod
+    def _delay_s(child: Child) -> float:
+        doublings = min(max(child.quick_deaths - 1, 0), 10)
+        return float(min(RESTART_S * 2**doublings, RESTART_MAX_S))
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _write_pid(path: Path, pid: int) -> None:
+    # Replaced whole: whoever reads it never finds half a number.
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(f"{pid}\n")
+    temporary.replace(path)

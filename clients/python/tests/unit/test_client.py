@@ -1,0 +1,158 @@
+"""The clients: what they send, and what each failure means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from dougdb import (
+    AsyncDougClient,
+    DougClient,
+    InvalidKeyError,
+    KeyNotFoundError,
+    OutcomeUnknownError,
+    RejectedError,
+    ServerError,
+    UnavailableError,
+)
+from dougdb.wire import encode_key, is_loopback
+
+URL = "http://127.0.0.1:26000"
+
+
+def client_of(store: Any) -> DougClient:
+    return DougClient(URL, transport=httpx.MockTransport(store.handle))
+
+
+def test_a_value_and_its_content_type_come_back(store: Any) -> None:
+    with client_of(store) as client:
+        receipt = client.put("a/b", b"\x00\xff", content_type="image/x-test")
+        value = client.get("a/b", consistency="eventual")
+        assert (receipt.shard, receipt.served_by) == ("1", "shard-1-2")
+        assert (value.data, value.content_type, value.receipt.revision) == (b"\x00\xff", "image/x-test", "7")
+        assert store.requests[-1].url.query == b"consistency=eventual"
+        client.delete("a/b")
+        client.delete("a/b")
+        with pytest.raises(KeyNotFoundError):
+            client.get("a/b")
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "a b", "a%2Fb", "//", "/", ".", "..", "../x", "a/./b", "ü/€", "?#&=", "\x00\n", "%", "+"]
+)
+def test_every_key_arrives_as_it_is(store: Any, key: str) -> None:
+    with client_of(store) as client:
+        client.put(key, b"v")
+    assert list(store.values) == [key.encode()]
+
+
+@pytest.mark.parametrize("key", ["", b"\xff", "\udcff", "x" * 1025])
+def test_a_key_that_cannot_be_sent_is_refused_here(key: str | bytes) -> None:
+    with pytest.raises(InvalidKeyError):
+        encode_key(key)
+
+
+Case = tuple[int, str | None, type[Exception], type[Exception]]
+CASES: list[Case] = [
+    (400, None, RejectedError, RejectedError),
+    (413, "not_applied", RejectedError, RejectedError),
+    (500, None, ServerError, OutcomeUnknownError),
+    (500, "not_applied", ServerError, ServerError),
+    (502, None, UnavailableError, OutcomeUnknownError),
+    (503, "not_applied", UnavailableError, UnavailableError),
+    (503, "unknown", UnavailableError, OutcomeUnknownError),
+    (503, None, UnavailableError, OutcomeUnknownError),
+    (504, "unknown", UnavailableError, OutcomeUnknownError),
+]
+
+
+@pytest.mark.parametrize(("status", "outcome", "read_error", "write_error"), CASES)
+def test_a_failure_means_what_is_certain(
+    store: Any,
+    make_problem: Callable[..., httpx.Response],
+    status: int,
+    outcome: str | None,
+    read_error: type[Exception],
+    write_error: type[Exception],
+) -> None:
+    fields = {} if outcome is None else {"outcome": outcome}
+    store.script = [make_problem(status, detail="because", **fields) for _ in range(3)]
+    with client_of(store) as client:
+        with pytest.raises(read_error, match="because"):
+            client.get("k")
+        with pytest.raises(write_error, match="because"):
+            client.put("k", b"")
+        with pytest.raises(write_error, match="because"):
+            client.delete("k")
+
+
+def test_a_missing_key_of_another_route_is_no_missing_key(
+    store: Any, make_problem: Callable[..., httpx.Response]
+) -> None:
+    store.script = [make_problem(404, detail="no such route")]
+    with client_of(store) as client, pytest.raises(RejectedError):
+        client.cluster()
+
+
+def test_what_was_never_sent_was_not_applied(store: Any) -> None:
+    store.script = [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow"), httpx.ReadTimeout("slow")]
+    store.script += [httpx.RemoteProtocolError("closed"), httpx.ReadTimeout("slow")]
+    with client_of(store) as client:
+        for error in (UnavailableError, UnavailableError, OutcomeUnknownError, OutcomeUnknownError):
+            with pytest.raises(error):
+                client.put("k", b"v")
+        with pytest.raises(UnavailableError):
+            client.get("k")
+
+
+def test_the_cluster_document_is_read(store: Any) -> None:
+    node = {"id": "shard-0-1", "address": "127.0.0.1:1", "admin": "127.0.0.1:2", "role": "leader", "term": 3}
+    node |= {"commit_index": 9, "applied_index": 8, "last_log_index": 10}
+    gone = {"id": "shard-0-0", "address": "127.0.0.1:3", "admin": "127.0.0.1:4", "role": "unreachable"}
+    store.script = [
+        httpx.Response(200, json={"shards": [{"id": 0, "nodes": [gone, node]}]}),
+        httpx.Response(200, json={}),
+    ]
+    with client_of(store) as client:
+        cluster = client.cluster()
+        leader = cluster.shards[0].leader
+        assert leader is not None
+        assert (leader.id, leader.term, cluster.shards[0].nodes[0].term) == ("shard-0-1", 3, None)
+        with pytest.raises(ServerError):
+            client.cluster()
+
+
+async def test_the_async_client_is_the_same(store: Any) -> None:
+    store.script = [httpx.ReadTimeout("slow")]
+    async with AsyncDougClient(URL, transport=httpx.MockTransport(store.handle)) as client:
+        with pytest.raises(OutcomeUnknownError):
+            await client.put("k", b"v")
+        await client.put("k", b"v")
+        assert (await client.get("k")).data == b"v"
+        await client.delete("k")
+        with pytest.raises(KeyNotFoundError):
+            await client.get("k")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://127.9.9.9", True),
+        ("http://[::1]:8080", True),
+        ("http://localhost:1", True),
+        ("http://10.0.0.1", False),
+        ("https://doug.example", False),
+    ],
+)
+def test_loopback_is_recognised(url: str, expected: bool) -> None:
+    assert is_loopback(url) is expected
+
+
+def test_no_proxy_stands_between_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:26999")
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:26999")
+    with DougClient("http://127.0.0.1:26998", timeout_s=1) as client, pytest.raises(UnavailableError, match="26998"):
+        client.get("k")
