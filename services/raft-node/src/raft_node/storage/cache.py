@@ -1,0 +1,64 @@
+"""The block cache: decoded blocks, least recently used first out, bounded by what they take in memory.
+
+It knows blocks by table number and position and reads nothing itself. It is used on one thread.
+
+Invariants:
+1. ``used_bytes`` is the sum of the costs of its blocks.
+2. It exceeds its budget by at most the newest block, which is always kept: who has just loaded it will look for it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+
+from raft_node.storage.block import Block
+
+
+class BlockCache:
+    """Decoded blocks by (table number, position).
+
+    Attributes:
+        used_bytes: What the blocks take.
+        hits: How often a block was there.
+        misses: How often not.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget_bytes = budget_bytes
+        self._blocks: OrderedDict[tuple[int, int], Block] = OrderedDict()
+        self.used_bytes = 0
+        self.hits = 0
+        self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def get(self, number: int, position: int) -> Block | None:
+        """The block, or None."""
+        place = (number, position)
+        block = self._blocks.get(place)
+        if block is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._blocks.move_to_end(place)
+        return block
+
+    def put(self, number: int, position: int, block: Block) -> None:
+        """Keeps a block, and drops others for it."""
+        place = (number, position)
+        before = self._blocks.pop(place, None)
+        if before is not None:
+            self.used_bytes -= before.cost_bytes
+        self._blocks[place] = block
+        self.used_bytes += block.cost_bytes
+        while self.used_bytes > self._budget_bytes and len(self._blocks) > 1:
+            _, dropped = self._blocks.popitem(last=False)
+            self.used_bytes -= dropped.cost_bytes
+
+    def drop_tables(self, numbers: Collection[int]) -> None:
+        """Drops all blocks of tables that are gone."""
+        gone = set(numbers)
+        for place in [place for place in self._blocks if place[0] in gone]:
+            self.used_bytes -= self._blocks.pop(place).cost_bytes

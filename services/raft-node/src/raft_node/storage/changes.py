@@ -1,0 +1,261 @@
+"""Change segments: the writes of one memtable, in the order of the log (docs/formats.md, Change segment).
+
+The event loop queues batches; a background thread writes them; a flush reads the segment in another process. So the
+node never sorts or encodes a memtable on its event loop. A segment is not synced: until its flush is installed the log
+holds the same writes, and a crash before that makes a new segment from the log.
+
+Invariants:
+1. A segment holds the batches of its memtable, all of them and in order, before its flush begins.
+2. One write of a segment is under way at most.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from raft_node.errors import CorruptionError
+from raft_node.storage.block import KEY_BYTES_MAX, TOMBSTONE, little_endian
+from raft_node.storage.files import FileSystem, ReadableFile, WritableFile
+from raft_node.storage.memtable import Batch
+
+# DO NOT CHANGE: docs/formats.md and a golden-bytes test fix it.
+MAGIC = b"DOUG-CHG"
+FORMAT = 1
+FILE_HEADER_BYTES = 16
+_FRAME = struct.Struct("<IIQQI")  # CRC32C of all behind it, body bytes, applied index and term, count.
+_RECORD_BYTES = 6
+
+_INLINE_BYTES_MAX = 1 << 10
+_WRITE_BYTES = 1 << 20
+_READ_BYTES = 256 << 10
+
+
+class _Change(NamedTuple):
+    applied_index: int
+    applied_term: int
+    batch: Batch
+
+
+def change_name(number: int) -> str:
+    """The file name of a change segment."""
+    return f"{number:06d}.chg"
+
+
+def encode_file_header() -> bytes:
+    """The first bytes of a segment."""
+    head = MAGIC + FORMAT.to_bytes(4, "little")
+    return head + crc32c(head).to_bytes(4, "little")
+
+
+def encode_frame(batch: Batch, applied_index: int, applied_term: int) -> list[bytes]:
+    """One batch as a frame, in parts, so that big values are not copied."""
+    count = len(batch)
+    keys = [key for key, _ in batch]
+    values = [value for _, value in batch if value]
+    lengths = [TOMBSTONE if value is None else len(value) for _, value in batch]
+    assert not keys or max(map(len, keys)) <= KEY_BYTES_MAX
+    head = struct.pack(f"<{count}H{count}I", *map(len, keys), *lengths) + b"".join(keys)
+    frame_head = _FRAME.pack(0, len(head) + sum(map(len, values)), applied_index, applied_term, count)[4:] + head
+    crc = crc32c(frame_head)
+    for value in values:
+        crc = crc32c(value, crc)
+    return [crc.to_bytes(4, "little") + frame_head, *values]
+
+
+class ChangeSegment:
+    """The change segment of one memtable, as it grows.
+
+    Attributes:
+        name: Its file name.
+        size_bytes: What was written; settled once ``complete``.
+        complete: The memtable takes no more writes, and all of them were written here.
+    """
+
+    __slots__ = ("_file", "_fs", "_path", "_queue", "_sealed", "complete", "name", "size_bytes")
+
+    def __init__(self, fs: FileSystem, directory: str, number: int) -> None:
+        self.name = change_name(number)
+        self.size_bytes = 0
+        self.complete = False
+        self._fs = fs
+        self._path = f"{directory}/{self.name}"
+        self._file: WritableFile | None = None
+        self._queue: list[_Change] = []
+        self._sealed = False
+
+    def add(self, batch: Batch, applied_index: int, applied_term: int) -> None:
+        """Queues a batch, which must not change any more."""
+        assert not self._sealed
+        self._queue.append(_Change(applied_index, applied_term, batch))
+
+    def seal(self) -> None:
+        """No batch will be added."""
+        self._sealed = True
+
+    def take(self) -> ChangeWrite | None:
+        """What is to be written next, if anything."""
+        if self._queue or (self._sealed and not self.complete):
+            queue, self._queue = self._queue, []
+            return ChangeWrite(self, queue, self._sealed)
+        return None
+
+    def write(self, changes: list[_Change], last: bool) -> None:
+        """Writes what was taken. Blocking; see ``ChangeWrite.run``."""
+        if self._file is None:
+            self._file = self._fs.create(self._path)
+            self._write([encode_file_header()])
+        parts: list[bytes] = []
+        size = 0
+        for applied_index, applied_term, batch in changes:
+            frame = encode_frame(batch, applied_index, applied_term)
+            parts += frame
+            size += sum(map(len, frame))
+            if size >= _WRITE_BYTES:
+                self._write(parts)
+                parts, size = [], 0
+        if parts:
+            self._write(parts)
+        if last:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the file, if it is open."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, parts: list[bytes]) -> None:
+        assert self._file is not None
+        self._file.write_at(self.size_bytes, parts)
+        self.size_bytes += sum(map(len, parts))
+
+
+class ChangeWrite:
+    """A piece of a change segment that is to be written."""
+
+    __slots__ = ("_changes", "_last", "_segment")
+
+    def __init__(self, segment: ChangeSegment, changes: list[_Change], last: bool) -> None:
+        self._segment = segment
+        self._changes = changes
+        self._last = last
+
+    def run(self) -> None:
+        """Writes it. Blocking; on any thread, but one at a time and in the order in which they were taken."""
+        self._segment.write(self._changes, self._last)
+
+    def done(self) -> None:
+        """It was written."""
+        self._segment.complete = self._last
+
+
+class Position(NamedTuple):
+    """Where in a segment a big value lies."""
+
+    offset: int
+    size: int
+    crc: int
+
+
+class ChangeReader:
+    """The last write of each key in a segment; big values stay in the file.
+
+    Attributes:
+        entries: Key to value, None for a tombstone, or where the value lies.
+        applied_index: The last entry in the segment, 0 when there is none.
+        applied_term: That entry's term.
+    """
+
+    def __init__(self, fs: FileSystem, path: str, size: int) -> None:
+        """Reads and checks a segment.
+
+        Raises:
+            CorruptionError: It is missing, damaged, or not of that size.
+        """
+        self.entries: dict[bytes, bytes | Position | None] = {}
+        self.applied_index = 0
+        self.applied_term = 0
+        self._path = path
+        try:
+            self._file: ReadableFile = fs.open_for_read(path)
+        except FileNotFoundError as error:
+            raise CorruptionError(path, 0, "the change segment is missing") from error
+        try:
+            self._read(size)
+        except CorruptionError:
+            self._file.close()
+            raise
+
+    def value(self, key: bytes) -> bytes | None:
+        """The last value of a key; reads a big one. Blocking."""
+        value = self.entries[key]
+        if not isinstance(value, Position):
+            return value
+        content = self._file.read_at(value.offset, value.size)
+        if crc32c(content) != value.crc:
+            raise CorruptionError(self._path, value.offset, "a value changed while it was flushed")
+        return content
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _read(self, size: int) -> None:
+        if self._file.size != size:
+            raise CorruptionError(self._path, self._file.size, f"a change segment of {size} bytes was expected")
+        if self._file.read_at(0, FILE_HEADER_BYTES) != encode_file_header():
+            raise CorruptionError(self._path, 0, "it does not begin like a change segment of a known format")
+        for offset, frame in self._frames(size):
+            self._take_frame(offset, frame)
+
+    def _frames(self, size: int) -> Iterator[tuple[int, bytes]]:
+        """The frames with their places, read in larger pieces."""
+        offset = FILE_HEADER_BYTES
+        piece, start = b"", 0
+        while offset < size:
+            position = offset - start
+            if position + _FRAME.size > len(piece):
+                piece, start, position = self._file.read_at(offset, _READ_BYTES), offset, 0
+            if position + _FRAME.size > len(piece):
+                raise CorruptionError(self._path, offset, "the segment ends within a frame")
+            _, body_bytes, _, _, _ = _FRAME.unpack_from(piece, position)
+            frame_bytes = _FRAME.size + body_bytes
+            if offset + frame_bytes > size:
+                raise CorruptionError(self._path, offset, "the segment ends within a frame")
+            if position + frame_bytes > len(piece):
+                piece, start, position = self._file.read_at(offset, max(frame_bytes, _READ_BYTES)), offset, 0
+            frame = piece[position : position + frame_bytes]
+            if frame_bytes > _READ_BYTES:
+                piece, start = b"", offset
+            yield offset, frame
+            offset += frame_bytes
+
+    def _take_frame(self, offset: int, frame: bytes) -> None:
+        crc, _, applied_index, applied_term, count = _FRAME.unpack_from(frame)
+        if crc32c(memoryview(frame)[4:]) != crc:
+            raise CorruptionError(self._path, offset, "the checksum of a frame does not fit")
+        keys_at = _FRAME.size + _RECORD_BYTES * count
+        key_lengths = little_endian("H", frame[_FRAME.size : _FRAME.size + 2 * count])
+        lengths = little_endian("I", frame[_FRAME.size + 2 * count : keys_at])
+        position = keys_at
+        value_at = keys_at + sum(key_lengths)
+        entries = self.entries
+        for key_length, length in zip(key_lengths, lengths, strict=True):
+            key = frame[position : position + key_length]
+            position += key_length
+            if length >= TOMBSTONE:
+                entries[key] = None
+                continue
+            value = frame[value_at : value_at + length]
+            if length <= _INLINE_BYTES_MAX:
+                entries[key] = value
+            else:
+                entries[key] = Position(offset + value_at, length, crc32c(value))
+            value_at += length
+        if value_at != len(frame) or applied_index <= self.applied_index:
+            raise CorruptionError(self._path, offset, "the parts of a frame do not fit each other")
+        self.applied_index, self.applied_term = applied_index, applied_term

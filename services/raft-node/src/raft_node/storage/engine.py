@@ -1,0 +1,464 @@
+"""The LSM tree: memtables in front of SSTables, for one keyspace of opaque bytes.
+
+Two threads use an engine. The event loop calls everything that is not marked as blocking; it never waits for the disk.
+One background thread at a time runs the pieces marked as blocking: ``ChangeWrite.run``, ``load_block``,
+``prepare_install``. A worker does the tasks. The way of a write: ``write`` -> memtable and change queue ->
+``take_changes`` -> rotation -> ``next_task`` (flush) -> worker -> ``prepare_install`` -> ``finish_install``. The engine
+must not know what keys mean, nor processes, threads or clocks.
+
+Invariants:
+1. The tables of the version are the state after ``flushed_index``; with the memtables, after ``applied_index``.
+2. Memtables are flushed in their order, and each is dropped only when its table is in the durable manifest.
+3. A file is removed only once the durable manifest does not refer to it.
+4. One task is under way at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from raft_node.errors import CorruptionError
+from raft_node.storage.block import Block
+from raft_node.storage.cache import BlockCache
+from raft_node.storage.changes import ChangeSegment, ChangeWrite
+from raft_node.storage.compaction import pick
+from raft_node.storage.files import FileSystem
+from raft_node.storage.iterators import live, merge
+from raft_node.storage.manifest import MANIFEST_PREFIX, Manifest, manifest_name, recover
+from raft_node.storage.memtable import Batch, Memtable
+from raft_node.storage.options import EngineOptions
+from raft_node.storage.sstable import Table
+from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, output_name, tmp_directory
+from raft_node.storage.version import Version, VersionEdit, VersionError, table_name
+from raft_node.storage.view import View
+
+
+class BlockNeeded:
+    """A read that cannot go on before a block is loaded.
+
+    Attributes:
+        key: What is looked for.
+        table: Where it may be.
+        position: In which data block of it.
+        rest: The tables to look at afterwards.
+    """
+
+    __slots__ = ("key", "position", "rest", "table")
+
+    def __init__(self, key: bytes, table: Table, position: int, rest: Iterator[Table]) -> None:
+        self.key = key
+        self.table = table
+        self.position = position
+        self.rest = rest
+
+
+class LoadedBlock(NamedTuple):
+    """A block that was loaded for a read."""
+
+    needed: BlockNeeded
+    block: Block
+
+
+class Prepared(NamedTuple):
+    """A finished task whose outcome is durable, but not yet visible."""
+
+    task: Task
+    result: TaskResult
+    view: View
+    removed: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Figures for metrics.
+
+    Attributes:
+        level_tables: How many tables each level has.
+        level_bytes: What they take on disk.
+        memtable_bytes: What the memtable holds.
+        immutables: How many memtables wait for their flush.
+        immutable_bytes: What these hold.
+        cache_bytes: What the block cache takes.
+        cache_hits: How often a block was in the cache.
+        cache_misses: How often not.
+        flushes: How many flushes were installed since the engine was opened.
+        flushed_bytes: What they wrote.
+        compactions: How many compactions were installed.
+        compacted_read_bytes: What they read.
+        compacted_written_bytes: What they wrote.
+    """
+
+    level_tables: tuple[int, ...]
+    level_bytes: tuple[int, ...]
+    memtable_bytes: int
+    immutables: int
+    immutable_bytes: int
+    cache_bytes: int
+    cache_hits: int
+    cache_misses: int
+    flushes: int
+    flushed_bytes: int
+    compactions: int
+    compacted_read_bytes: int
+    compacted_written_bytes: int
+
+
+class _Generation(NamedTuple):
+    """A memtable and the change segment beside it."""
+
+    memtable: Memtable
+    changes: ChangeSegment
+
+
+class Engine:
+    """See the module. Open one with ``Engine.open``."""
+
+    def __init__(
+        self, fs: FileSystem, directory: str, options: EngineOptions, start_id: str, view: View, manifest: Manifest
+    ) -> None:
+        self._fs = fs
+        self._directory = directory
+        self._options = options
+        self._start_id = start_id
+        self._view = view
+        self._manifest = manifest
+        self._cache = BlockCache(options.block_cache_bytes)
+        self._immutables: list[_Generation] = []
+        self._change_number = 0
+        self._active = self._new_generation(view.version.flushed_index, view.version.flushed_term)
+        self._change_write: ChangeWrite | None = None
+        self._task: Task | None = None
+        self._task_id = 0
+        self._settled: Version | None = None
+        self._flushes = self._flushed_bytes = 0
+        self._compactions = self._compacted_read_bytes = self._compacted_written_bytes = 0
+
+    @classmethod
+    def open(cls, fs: FileSystem, directory: str, options: EngineOptions, start_id: str) -> Engine:
+        """Opens the store in a directory, or creates one when the directory is empty. Blocking.
+
+        Nothing is changed before everything was checked. Then a new manifest begins, and whatever it does not refer to
+        is removed: tables that were never installed, change segments (the log has their writes), old ``tmp/``.
+
+        Args:
+            fs: Where.
+            directory: The data directory. The caller holds it alone.
+            options: Any; see ``EngineOptions``.
+            start_id: A name that no earlier start has used.
+
+        Raises:
+            CorruptionError: The manifest or a table is damaged or missing; no file was changed.
+        """
+        recovered = recover(fs, directory)
+        version = Version.empty() if recovered is None else recovered.version
+        tables = {}
+        for meta in version.tables():
+            table = Table(fs, f"{directory}/{table_name(meta.number)}", meta.number)
+            tables[meta.number] = table
+            properties = table.properties
+            found = (table.size_bytes, properties.entries, properties.smallest, properties.largest)
+            if found != (meta.size_bytes, meta.entries, meta.smallest, meta.largest):
+                raise CorruptionError(table.path, 0, "it is not the table that the manifest names")
+        fs.make_directory(directory)
+        number = 1 if recovered is None else recovered.number + 1
+        manifest = Manifest(fs, directory, number, options.manifest_bytes, version)
+        _remove_orphans(fs, directory, version, number)
+        fs.remove_tree(f"{directory}/{TMP}")
+        fs.make_directory(tmp_directory(directory, start_id))
+        return cls(fs, directory, options, start_id, View(version, tables), manifest)
+
+    # Writes.
+
+    @property
+    def applied_index(self) -> int:
+        """The last log entry that reads can see."""
+        return self._active.memtable.applied_index
+
+    @property
+    def applied_term(self) -> int:
+        """The term of that entry."""
+        return self._active.memtable.applied_term
+
+    @property
+    def flushed_index(self) -> int:
+        """The last log entry in the SSTables; the log up to it need not be replayed."""
+        return self._view.version.flushed_index
+
+    @property
+    def flushed_term(self) -> int:
+        """The term of that entry."""
+        return self._view.version.flushed_term
+
+    @property
+    def stalled(self) -> bool:
+        """Whether flushes or compactions are so far behind that nothing more should be proposed."""
+        return (
+            len(self._immutables) >= self._options.immutables_max
+            or len(self._view.version.levels[0]) >= self._options.l0_tables_max
+        )
+
+    def write(self, batch: Batch, applied_index: int, applied_term: int) -> None:
+        """Applies the writes of the log up to an entry.
+
+        Requires: the batch does not change afterwards; the index is greater than that of the last write.
+        """
+        memtable, changes = self._active
+        assert applied_index > memtable.applied_index, (applied_index, memtable.applied_index)
+        memtable.write(batch, applied_index, applied_term)
+        changes.add(batch, applied_index, applied_term)
+        if memtable.size_bytes >= self._options.memtable_bytes:
+            self.rotate()
+
+    def rotate(self) -> None:
+        """Begins a new memtable, so that the old one can be flushed. Does nothing when nothing was written."""
+        memtable, changes = self._active
+        previous = self._immutables[-1].memtable.applied_index if self._immutables else self.flushed_index
+        if memtable.applied_index == previous:
+            return
+        memtable.freeze()
+        changes.seal()
+        self._immutables.append(self._active)
+        self._active = self._new_generation(memtable.applied_index, memtable.applied_term)
+
+    def take_changes(self) -> ChangeWrite | None:
+        """The next piece of a change segment to be written, or None while one is under way or nothing waits.
+
+        Call ``run`` of it on a background thread, then ``changes_done`` here.
+        """
+        if self._change_write is not None:
+            return None
+        for generation in (*self._immutables, self._active):
+            self._change_write = generation.changes.take()
+            if self._change_write is not None:
+                break
+        return self._change_write
+
+    def changes_done(self, change_write: ChangeWrite) -> None:
+        """What ``take_changes`` gave was written."""
+        assert change_write is self._change_write
+        change_write.done()
+        self._change_write = None
+
+    # Reads.
+
+    def get(self, key: bytes) -> bytes | BlockNeeded | None:
+        """The value of a key, None when it has none, or ``BlockNeeded`` when the disk must be asked first."""
+        entries = self._active.memtable.entries
+        if key in entries:
+            return entries[key]
+        for generation in reversed(self._immutables):
+            entries = generation.memtable.entries
+            if key in entries:
+                return entries[key]
+        return self._search(key, self._view.candidates(key))
+
+    @staticmethod
+    def load_block(needed: BlockNeeded) -> LoadedBlock:
+        """Reads the block that a read needs. Blocking; on any thread.
+
+        Raises:
+            CorruptionError: The block is damaged.
+        """
+        return LoadedBlock(needed, needed.table.read_block(needed.position))
+
+    def cache_block(self, loaded: LoadedBlock) -> None:
+        """Keeps a loaded block for later reads."""
+        self._cache.put(loaded.needed.table.number, loaded.needed.position, loaded.block)
+
+    def resume(self, loaded: LoadedBlock) -> bytes | BlockNeeded | None:
+        """Goes on with the read that needed the block, as of the moment when it began; keeps the block as well."""
+        needed = loaded.needed
+        self.cache_block(loaded)
+        position = loaded.block.find(needed.key)
+        if position >= 0:
+            return loaded.block.value(position)
+        return self._search(needed.key, needed.rest)
+
+    def get_blocking(self, key: bytes) -> bytes | None:
+        """The value of a key, None when it has none. Blocking."""
+        value = self.get(key)
+        while isinstance(value, BlockNeeded):
+            value = self.resume(self.load_block(value))
+        return value
+
+    def scan(self, start: bytes, end: bytes | None, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """The records with ``start <= key < end``, in key order, as of this call.
+
+        The call does not block; reading from the iterator does, on any one thread. It keeps one block per level, and
+        holds on to the tables it reads until it is dropped.
+        """
+        memtables = [self._active.memtable, *(generation.memtable for generation in reversed(self._immutables))]
+        sources = [memtable.snapshot().items(start, end, reverse) for memtable in memtables]
+        sources += self._view.sources(start, end, reverse)
+        return live(merge(sources, reverse=reverse))
+
+    # Tasks.
+
+    def next_task(self) -> Task | None:
+        """The next flush or compaction for the worker, or None when none is due or one is under way.
+
+        It ends with ``finish_install`` or ``task_failed``. Flushes come first: writes wait for them.
+        """
+        if self._task is not None:
+            return None
+        if self._immutables and self._immutables[0].changes.complete:
+            self._task = self._flush_task(self._immutables[0])
+        else:
+            self._task = self._compaction_task()
+        return self._task
+
+    def task_failed(self, task: Task) -> None:
+        """The worker did not finish the task; it, or a more urgent one, will be given again."""
+        assert task is self._task
+        self._task = None
+
+    def prepare_install(self, task: Task, result: TaskResult) -> Prepared:
+        """Makes the outcome of a task durable. Blocking, on one background thread; touches nothing that reads use.
+
+        Raises:
+            CorruptionError: An output is not what the worker said, or does not fit.
+            DiskError: The disk failed.
+        """
+        assert task is self._task and task.task_id == result.task_id
+        version = self._view.version
+        outputs = [
+            replace(table, number=version.next_table_number + place) for place, table in enumerate(result.outputs)
+        ]
+        source = tmp_directory(self._directory, self._start_id)
+        tables = dict(self._view.tables)
+        for written, meta in zip(result.outputs, outputs, strict=True):
+            path = f"{self._directory}/{table_name(meta.number)}"
+            self._fs.rename(f"{source}/{output_name(task.task_id, written.number)}", path)
+            tables[meta.number] = Table(self._fs, path, meta.number)
+        # The worker has synced the files; their names must be durable before the manifest refers to them.
+        self._fs.sync_directory(self._directory)
+        flushed_index, flushed_term = version.flushed_index, version.flushed_term
+        removed: tuple[int, ...] = ()
+        level = 0
+        if isinstance(task, FlushTask):
+            flushed_index, flushed_term = task.applied_index, task.applied_term
+        else:
+            removed, level = tuple(table.number for table in task.inputs()), task.output_level
+            if task.move:
+                outputs = task.inputs()
+        edit = VersionEdit(
+            removed,
+            tuple((level, table) for table in outputs),
+            flushed_index,
+            flushed_term,
+            version.next_table_number + len(result.outputs),
+        )
+        try:
+            after = version.apply(edit)
+        except VersionError as error:
+            raise CorruptionError(source, 0, f"the outputs of task {task.task_id} do not fit: {error}") from error
+        self._manifest.append(edit, after)
+        # Only now may what the task replaced go. Readers still have the removed tables open.
+        if isinstance(task, FlushTask):
+            self._fs.remove(f"{self._directory}/{task.change_name}")
+        elif not task.move:
+            for number in removed:
+                self._fs.remove(f"{self._directory}/{table_name(number)}")
+        return Prepared(task, result, View(after, tables), () if isinstance(task, FlushTask) or task.move else removed)
+
+    def finish_install(self, prepared: Prepared) -> None:
+        """Makes the outcome of a task visible."""
+        assert prepared.task is self._task
+        self._task = None
+        self._view = prepared.view
+        if isinstance(prepared.task, FlushTask):
+            del self._immutables[0]
+            self._flushes += 1
+            self._flushed_bytes += prepared.result.written_bytes
+        else:
+            self._compactions += 1
+            self._compacted_read_bytes += prepared.result.read_bytes
+            self._compacted_written_bytes += prepared.result.written_bytes
+            self._cache.drop_tables(prepared.removed)
+
+    def stats(self) -> EngineStats:
+        """Figures for metrics."""
+        version = self._view.version
+        return EngineStats(
+            level_tables=tuple(map(len, version.levels)),
+            level_bytes=tuple(map(version.level_bytes, range(len(version.levels)))),
+            memtable_bytes=self._active.memtable.size_bytes,
+            immutables=len(self._immutables),
+            immutable_bytes=sum(generation.memtable.size_bytes for generation in self._immutables),
+            cache_bytes=self._cache.used_bytes,
+            cache_hits=self._cache.hits,
+            cache_misses=self._cache.misses,
+            flushes=self._flushes,
+            flushed_bytes=self._flushed_bytes,
+            compactions=self._compactions,
+            compacted_read_bytes=self._compacted_read_bytes,
+            compacted_written_bytes=self._compacted_written_bytes,
+        )
+
+    def close(self) -> None:
+        """Closes all files. What is not flushed is in the log. Requires: nothing of the engine is under way."""
+        self._manifest.close()
+        for generation in (*self._immutables, self._active):
+            generation.changes.close()
+        for table in self._view.tables.values():
+            table.close()
+
+    def _new_generation(self, applied_index: int, applied_term: int) -> _Generation:
+        self._change_number += 1
+        changes = ChangeSegment(self._fs, self._directory, self._change_number)
+        return _Generation(Memtable(applied_index, applied_term), changes)
+
+    def _search(self, key: bytes, tables: Iterator[Table]) -> bytes | BlockNeeded | None:
+        for table in tables:
+            position = table.find_block(key)
+            if position < 0:
+                continue
+            block = self._cache.get(table.number, position)
+            if block is None:
+                return BlockNeeded(key, table, position, tables)
+            place = block.find(key)
+            if place >= 0:
+                return block.value(place)
+        return None
+
+    def _flush_task(self, generation: _Generation) -> FlushTask:
+        self._task_id += 1
+        memtable, changes = generation
+        return FlushTask(
+            self._task_id,
+            self._start_id,
+            changes.name,
+            changes.size_bytes,
+            memtable.applied_index,
+            memtable.applied_term,
+            self._options.table_options(),
+        )
+
+    def _compaction_task(self) -> CompactionTask | None:
+        version = self._view.version
+        if version is self._settled:
+            return None
+        compaction = pick(version, self._options)
+        if compaction is None:
+            self._settled = version
+            return None
+        self._task_id += 1
+        return CompactionTask(
+            self._task_id,
+            self._start_id,
+            compaction.runs,
+            compaction.output_level,
+            compaction.deeper,
+            compaction.move,
+            self._options.table_options(),
+        )
+
+
+def _remove_orphans(fs: FileSystem, directory: str, version: Version, manifest_number: int) -> None:
+    """Removes the files that the manifest in force does not refer to, among those that an engine makes."""
+    kept = {table_name(table.number) for table in version.tables()} | {manifest_name(manifest_number)}
+    for name in fs.list_directory(directory):
+        if name not in kept and (name.endswith((".sst", ".chg")) or name.startswith(MANIFEST_PREFIX)):
+            fs.remove(f"{directory}/{name}")

@@ -1,0 +1,84 @@
+"""The settings of the LSM tree.
+
+Every file says itself how it was written, so a store may be opened with other options at any time: they change speed
+and sizes, never answers. This module knows nothing else of the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COMPRESSIONS = ("none", "lz4")
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """How SSTables are written; a task carries it to the process that writes them.
+
+    Attributes:
+        block_bytes: A data block is closed once it holds this much before compression.
+        compression: One of ``COMPRESSIONS``; a block that hardly shrinks is stored as it is.
+        bloom_bits_per_key: Bits of the Bloom filter for each key; 0 writes no filter.
+        table_bytes: A compaction starts the next table once this much was written to one.
+        table_keys_max: The same by the number of keys, which bounds the memory for the Bloom filter's keys.
+    """
+
+    block_bytes: int = 16 << 10
+    compression: str = "lz4"
+    bloom_bits_per_key: int = 10
+    table_bytes: int = 16 << 20
+    table_keys_max: int = 1 << 18
+
+    def __post_init__(self) -> None:
+        assert self.compression in COMPRESSIONS, self.compression
+        assert self.block_bytes > 0 and self.table_bytes > 0 and self.table_keys_max > 0
+        assert self.bloom_bits_per_key >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The settings of one engine.
+
+    Attributes:
+        memtable_bytes: The memtable rotates once it holds this much, bookkeeping included.
+        immutables_max: With so many memtables waiting for their flush the engine is stalled.
+        block_bytes: See ``TableOptions``.
+        compression: See ``TableOptions``.
+        bloom_bits_per_key: See ``TableOptions``.
+        block_cache_bytes: What the decoded blocks that are kept may take.
+        table_bytes: See ``TableOptions``.
+        table_keys_max: See ``TableOptions``.
+        l0_tables_trigger: So many tables at level 0 start a compaction.
+        l0_tables_max: With so many tables at level 0 the engine is stalled.
+        l0_inputs_max: A compaction of level 0 takes at most so many tables of it, the oldest; bounds its memory.
+        level_base_bytes: What level 1 may hold; each deeper one holds ``level_multiplier`` times the one above.
+        level_multiplier: See ``level_base_bytes``.
+        manifest_bytes: The manifest is written anew once it has grown by this much.
+    """
+
+    memtable_bytes: int = 16 << 20
+    immutables_max: int = 2
+    block_bytes: int = 16 << 10
+    compression: str = "lz4"
+    bloom_bits_per_key: int = 10
+    block_cache_bytes: int = 16 << 20
+    table_bytes: int = 16 << 20
+    table_keys_max: int = 1 << 18
+    l0_tables_trigger: int = 4
+    l0_tables_max: int = 12
+    l0_inputs_max: int = 8
+    level_base_bytes: int = 128 << 20
+    level_multiplier: int = 10
+    manifest_bytes: int = 256 << 10
+
+    def __post_init__(self) -> None:
+        assert self.memtable_bytes > 0 and self.immutables_max > 0 and self.block_cache_bytes >= 0
+        assert 1 < self.l0_tables_trigger <= self.l0_inputs_max and self.l0_tables_trigger < self.l0_tables_max
+        assert self.level_base_bytes > 0 and self.level_multiplier > 1 and self.manifest_bytes > 0
+        assert self.table_options().table_bytes > 0
+
+    def table_options(self) -> TableOptions:
+        """The part that concerns the writing of tables."""
+        return TableOptions(
+            self.block_bytes, self.compression, self.bloom_bits_per_key, self.table_bytes, self.table_keys_max
+        )

@@ -1,0 +1,181 @@
+"""Reading an SSTable (docs/formats.md, SSTable).
+
+A table keeps its index and its Bloom filter in memory and its file open; blocks are read on demand. It may be used on
+any thread, for nothing in it changes. It knows neither levels nor the block cache.
+
+Invariants:
+1. No byte is believed before its checksum was checked; damage raises ``CorruptionError`` with path and offset.
+2. The file is closed when the last user of the table is gone, so that a reader outlives the removal of the file's name.
+"""
+
+from __future__ import annotations
+
+import weakref
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+
+from crc32c import crc32c
+
+from raft_node.errors import CorruptionError
+from raft_node.storage.block import Block, BlockError, little_endian, open_sealed
+from raft_node.storage.bloom import load_filter
+from raft_node.storage.files import FileSystem
+from raft_node.storage.sstable_writer import (
+    FOOTER_BODY,
+    FOOTER_BYTES,
+    FOOTER_CRC,
+    FORMAT,
+    INDEX_COUNT,
+    MAGIC,
+    PROPERTIES,
+    TableProperties,
+)
+
+
+class Table:
+    """An open SSTable.
+
+    Attributes:
+        number: The number that the block cache knows it by.
+        path: Its file.
+        properties: What it says of itself.
+        may_contain: The Bloom filter: false only when the key is certainly not here.
+        size_bytes: The size of the file.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_close",
+        "_file",
+        "_last_keys",
+        "_offsets",
+        "may_contain",
+        "number",
+        "path",
+        "properties",
+        "size_bytes",
+    )
+
+    def __init__(self, fs: FileSystem, path: str, number: int) -> None:
+        """Opens and checks a table.
+
+        Raises:
+            CorruptionError: The file is missing or damaged.
+        """
+        try:
+            self._file = fs.open_for_read(path)
+        except FileNotFoundError as error:
+            raise CorruptionError(path, 0, "the table is missing") from error
+        self._close = weakref.finalize(self, self._file.close)
+        self._close.atexit = False
+        self.path = path
+        self.number = number
+        self.size_bytes = self._file.size
+        offsets, sizes = self._read_footer()
+        self.properties = self._read_properties(offsets[1], sizes[1])
+        self._last_keys, self._offsets = self._read_index(offsets[2], sizes[2])
+        try:
+            self.may_contain = load_filter(self._read(offsets[0], sizes[0], "filter"))
+        except BlockError as error:
+            raise CorruptionError(path, offsets[0], f"filter: {error}") from error
+        properties = self.properties
+        if (
+            offsets[0] != properties.data_bytes
+            or self._offsets[-1] != properties.data_bytes
+            or len(self._last_keys) != properties.blocks
+            or self._last_keys[-1] != properties.largest
+        ):
+            raise CorruptionError(path, offsets[1], "index and properties contradict each other")
+
+    @property
+    def blocks(self) -> int:
+        """How many data blocks there are."""
+        return len(self._last_keys)
+
+    def find_block(self, key: bytes) -> int:
+        """The one data block that may hold the key, or -1."""
+        position = bisect_left(self._last_keys, key)
+        return position if position < len(self._last_keys) and key >= self.properties.smallest else -1
+
+    def read_block(self, position: int) -> Block:
+        """Reads, checks and decodes a data block. Blocking.
+
+        Raises:
+            CorruptionError: It is damaged.
+        """
+        start, end = self._offsets[position], self._offsets[position + 1]
+        try:
+            block = Block(self._read(start, end - start, "data block"))
+        except BlockError as error:
+            raise CorruptionError(self.path, start, f"data block: {error}") from error
+        if block.keys[-1] != self._last_keys[position]:
+            raise CorruptionError(self.path, start, "the data block is not the one that the index names")
+        return block
+
+    def items(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes | None]]:
+        """The records with ``start <= key < end``, one block in memory at a time. Blocking."""
+        last_keys = self._last_keys
+        first = bisect_left(last_keys, start)
+        last = len(last_keys) if end is None else min(bisect_left(last_keys, end) + 1, len(last_keys))
+        positions = range(first, last)
+        for position in reversed(positions) if reverse else positions:
+            yield from self.read_block(position).items(start, end, reverse)
+
+    def close(self) -> None:
+        """Closes the file now; nobody may read any more."""
+        self._close()
+
+    def _damaged(self, offset: int, what: str) -> CorruptionError:
+        return CorruptionError(self.path, offset, what)
+
+    def _read(self, offset: int, size: int, what: str) -> bytes:
+        sealed = self._file.read_at(offset, size)
+        if len(sealed) != size:
+            raise self._damaged(offset, f"{what}: the file ends within it")
+        try:
+            return open_sealed(sealed)
+        except BlockError as error:
+            raise self._damaged(offset, f"{what}: {error}") from error
+
+    def _read_footer(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        start = self.size_bytes - FOOTER_BYTES
+        if start < 0:
+            raise self._damaged(0, "the file is shorter than a footer")
+        footer = self._file.read_at(start, FOOTER_BYTES)
+        size = FOOTER_BODY.size
+        body, (crc,) = footer[:size], FOOTER_CRC.unpack_from(footer, size)
+        if footer[size + 4 :] != bytes(4) + MAGIC or crc32c(body) != crc:
+            raise self._damaged(start, "the footer is not one of an SSTable")
+        *numbers, form = FOOTER_BODY.unpack(body)
+        if form != FORMAT:
+            raise self._damaged(start, f"unknown SSTable format {form}")
+        offsets, sizes = (numbers[0], numbers[1], numbers[2]), (numbers[3], numbers[4], numbers[5])
+        if [offsets[0] + sizes[0], offsets[1] + sizes[1], offsets[2] + sizes[2]] != [offsets[1], offsets[2], start]:
+            raise self._damaged(start, "the footer's parts do not fill the file")
+        return offsets, sizes
+
+    def _read_properties(self, offset: int, size: int) -> TableProperties:
+        payload = self._read(offset, size, "properties")
+        if len(payload) < PROPERTIES.size:
+            raise self._damaged(offset, "properties: too short")
+        *numbers, blocks, smallest_bytes, largest_bytes = PROPERTIES.unpack_from(payload)
+        keys = payload[PROPERTIES.size :]
+        if len(keys) != smallest_bytes + largest_bytes:
+            raise self._damaged(offset, "properties: the keys do not fill it")
+        smallest, largest = keys[:smallest_bytes], keys[smallest_bytes:]
+        return TableProperties(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], blocks, smallest, largest)
+
+    def _read_index(self, offset: int, size: int) -> tuple[list[bytes], list[int]]:
+        payload = self._read(offset, size, "index")
+        if len(payload) < INDEX_COUNT.size:
+            raise self._damaged(offset, "index: too short")
+        (count,) = INDEX_COUNT.unpack_from(payload)
+        keys_at = INDEX_COUNT.size + 6 * count
+        if not count or keys_at > len(payload):
+            raise self._damaged(offset, f"index: no room for {count} blocks")
+        ends = list(accumulate(little_endian("H", payload[4 : 4 + 2 * count]), initial=keys_at))
+        if ends[-1] != len(payload):
+            raise self._damaged(offset, "index: the keys do not fill it")
+        offsets = list(accumulate(little_endian("I", payload[4 + 2 * count : keys_at]), initial=0))
+        return [payload[start:end] for start, end in pairwise(ends)], offsets

@@ -1,0 +1,179 @@
+"""Writing an SSTable, block by block (docs/formats.md, SSTable).
+
+The writer holds one data block and the keys of the table (for the filter), never the table. It knows neither levels nor
+the manifest.
+
+Invariants:
+1. Keys are added in strictly ascending order.
+2. Every byte of the file is covered by a checksum or compared with a constant.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from crc32c import crc32c
+
+from raft_node.storage.block import (
+    KEY_BYTES_MAX,
+    RECORD_HEADER_BYTES,
+    VALUE_BYTES_MAX,
+    encode_block,
+    seal,
+)
+from raft_node.storage.bloom import build_filter
+from raft_node.storage.files import FileSystem
+from raft_node.storage.options import TableOptions
+
+# DO NOT CHANGE: this is in every SSTable. docs/formats.md and a golden-bytes test fix it.
+MAGIC = b"DOUG-SST"
+FORMAT = 1
+FOOTER_BODY = struct.Struct("<QQQIIII")  # Offsets, then sizes, of filter, properties and index; the format.
+FOOTER_CRC = struct.Struct("<I")
+FOOTER_BYTES = 40 + 4 + 8 + 4
+PROPERTIES = struct.Struct("<QQQQQIHH")  # Entries, tombstones, key, value and data bytes, blocks, two key sizes.
+INDEX_COUNT = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class TableProperties:
+    """What a table says of itself.
+
+    Attributes:
+        entries: How many keys, tombstones included.
+        tombstones: How many of them are tombstones.
+        key_bytes: The sum of the keys' sizes.
+        value_bytes: The sum of the values' sizes.
+        data_bytes: What the data blocks take in the file.
+        blocks: How many data blocks there are.
+        smallest: The first key.
+        largest: The last key.
+    """
+
+    entries: int
+    tombstones: int
+    key_bytes: int
+    value_bytes: int
+    data_bytes: int
+    blocks: int
+    smallest: bytes
+    largest: bytes
+
+    def encode(self) -> bytes:
+        """The payload of the properties block."""
+        head = PROPERTIES.pack(
+            self.entries,
+            self.tombstones,
+            self.key_bytes,
+            self.value_bytes,
+            self.data_bytes,
+            self.blocks,
+            len(self.smallest),
+            len(self.largest),
+        )
+        return head + self.smallest + self.largest
+
+
+def encode_index(last_keys: list[bytes], sizes: list[int]) -> bytes:
+    """The payload of the index block: for each data block its last key and its sealed size."""
+    count = len(sizes)
+    return struct.pack(f"<I{count}H{count}I", count, *map(len, last_keys), *sizes) + b"".join(last_keys)
+
+
+def encode_footer(offsets: tuple[int, int, int], sizes: tuple[int, int, int]) -> bytes:
+    """The last bytes of a table."""
+    body = FOOTER_BODY.pack(*offsets, *sizes, FORMAT)
+    return body + FOOTER_CRC.pack(crc32c(body)) + bytes(4) + MAGIC
+
+
+class TableWriter:
+    """Writes one table to a new file.
+
+    Attributes:
+        size_bytes: What was written so far, the open block not included.
+    """
+
+    def __init__(self, fs: FileSystem, path: str, options: TableOptions) -> None:
+        self._file = fs.create(path)
+        self._options = options
+        self.size_bytes = 0
+        self._keys: list[bytes] = []
+        self._block_start = 0
+        self._values: list[bytes | None] = []
+        self._block_bytes = 0
+        self._last_keys: list[bytes] = []
+        self._sizes: list[int] = []
+        self._tombstones = 0
+        self._key_bytes = 0
+        self._value_bytes = 0
+
+    @property
+    def entries(self) -> int:
+        """How many keys were added."""
+        return len(self._keys)
+
+    def add(self, key: bytes, value: bytes | None) -> None:
+        """Adds the next record; None is a tombstone."""
+        keys = self._keys
+        assert not keys or keys[-1] < key, "keys must ascend"
+        assert len(key) <= KEY_BYTES_MAX
+        size = RECORD_HEADER_BYTES + len(key)
+        self._key_bytes += len(key)
+        if value is None:
+            self._tombstones += 1
+        else:
+            assert len(value) <= VALUE_BYTES_MAX
+            size += len(value)
+            self._value_bytes += len(value)
+        # A record that would overfill the block begins the next one, so that a big value makes a block of its own.
+        if self._values and self._block_bytes + size > self._options.block_bytes:
+            self._close_block()
+        keys.append(key)
+        self._values.append(value)
+        self._block_bytes += size
+
+    def finish(self) -> TableProperties:
+        """Writes what is left and syncs the file. Its name is not durable before its directory is synced."""
+        assert self._keys, "a table has at least one key"
+        self._close_block()
+        data_bytes = self.size_bytes
+        properties = TableProperties(
+            len(self._keys),
+            self._tombstones,
+            self._key_bytes,
+            self._value_bytes,
+            data_bytes,
+            len(self._sizes),
+            self._keys[0],
+            self._keys[-1],
+        )
+        filter_at = (data_bytes, self._append(build_filter(self._keys, self._options.bloom_bits_per_key)))
+        properties_at = (self.size_bytes, self._append(properties.encode()))
+        index_at = (self.size_bytes, self._append(encode_index(self._last_keys, self._sizes)))
+        (offsets, sizes) = zip(filter_at, properties_at, index_at, strict=True)
+        footer = encode_footer((offsets[0], offsets[1], offsets[2]), (sizes[0], sizes[1], sizes[2]))
+        self._file.write_at(self.size_bytes, [footer])
+        self.size_bytes += len(footer)
+        # The manifest will refer to this file as if it could not be lost.
+        self._file.sync_data()
+        self._file.close()
+        return properties
+
+    def close(self) -> None:
+        """Closes an unfinished file as it is."""
+        self._file.close()
+
+    def _close_block(self) -> None:
+        payload = encode_block(self._keys[self._block_start :], self._values)
+        self._sizes.append(self._append(payload, self._options.compression))
+        self._last_keys.append(self._keys[-1])
+        self._block_start = len(self._keys)
+        self._values = []
+        self._block_bytes = 0
+
+    def _append(self, payload: bytes, compression: str = "none") -> int:
+        sealed = seal(payload, compression)
+        self._file.write_at(self.size_bytes, [sealed])
+        self.size_bytes += len(sealed)
+        return len(sealed)

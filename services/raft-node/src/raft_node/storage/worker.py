@@ -1,0 +1,190 @@
+"""Flushes and compactions: from a task to new SSTables.
+
+``run_task`` reads files that nobody changes and writes files that nobody else knows yet, so that it can run in another
+process, be killed at any moment, and be given again. ``serve`` is the loop of that process. It knows neither the
+manifest nor the engine.
+
+Invariants:
+1. It writes only below the task's ``tmp_directory``, which it does not create: a newer start of the node removes it.
+2. In memory are one block per input and one of the output, the keys of one output, and for a flush the keys and small
+   values of one memtable.
+3. Outputs are synced before the result is given.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+
+from raft_node.errors import CorruptionError, DiskError
+from raft_node.storage.changes import ChangeReader
+from raft_node.storage.files import FileSystem
+from raft_node.storage.iterators import Record, merge
+from raft_node.storage.options import TableOptions
+from raft_node.storage.sstable import Table
+from raft_node.storage.sstable_writer import TableWriter
+from raft_node.storage.tasks import (
+    ByteSink,
+    ByteSource,
+    CompactionTask,
+    FlushTask,
+    Task,
+    TaskResult,
+    decode_task,
+    encode_error,
+    encode_result,
+    frame,
+    output_name,
+    read_message,
+    tmp_directory,
+)
+from raft_node.storage.version import TableMeta, table_name
+
+
+def run_task(fs: FileSystem, directory: str, task: Task) -> TaskResult:
+    """Does a task. Blocking.
+
+    Args:
+        fs: Where.
+        directory: The data directory.
+        task: What to do.
+
+    Raises:
+        CorruptionError: An input is damaged or missing.
+        DiskError: An output could not be written.
+    """
+    outputs = _Outputs(fs, tmp_directory(directory, task.start_id), task.task_id, task.options)
+    if isinstance(task, FlushTask):
+        read_bytes = _flush(fs, directory, task, outputs)
+    else:
+        read_bytes = _compact(fs, directory, task, outputs)
+    return TaskResult(
+        task.task_id, tuple(outputs.tables), read_bytes, sum(table.size_bytes for table in outputs.tables)
+    )
+
+
+def serve(fs: FileSystem, directory: str, source: ByteSource, sink: ByteSink) -> None:
+    """Does tasks from one stream and answers on the other until the first one ends."""
+    while (message := read_message(source)) is not None:
+        try:
+            answer = encode_result(run_task(fs, directory, decode_task(message)))
+        except (CorruptionError, DiskError) as error:
+            answer = encode_error(error)
+        sink.write(frame(answer))
+        sink.flush()
+
+
+class _Outputs:
+    """The tables that a task writes, one after the other."""
+
+    def __init__(self, fs: FileSystem, directory: str, task_id: int, options: TableOptions) -> None:
+        self._fs = fs
+        self._directory = directory
+        self._task_id = task_id
+        self._options = options
+        self.tables: list[TableMeta] = []
+
+    def write(self, records: Iterable[Record], cut: bool) -> None:
+        """Writes sorted records.
+
+        Args:
+            records: Each key once.
+            cut: Whether to begin a new table when one is large enough.
+        """
+        options = self._options
+        table_bytes, keys_max = options.table_bytes, options.table_keys_max
+        writer: TableWriter | None = None
+        try:
+            for key, value in records:
+                if writer is None:
+                    path = f"{self._directory}/{output_name(self._task_id, len(self.tables) + 1)}"
+                    writer = TableWriter(self._fs, path, options)
+                writer.add(key, value)
+                if cut and (writer.size_bytes >= table_bytes or writer.entries >= keys_max):
+                    self._finish(writer)
+                    writer = None
+            if writer is not None:
+                self._finish(writer)
+                writer = None
+        finally:
+            if writer is not None:
+                writer.close()
+
+    def _finish(self, writer: TableWriter) -> None:
+        properties = writer.finish()
+        self.tables.append(
+            TableMeta(
+                len(self.tables) + 1,
+                writer.size_bytes,
+                properties.entries,
+                properties.tombstones,
+                properties.smallest,
+                properties.largest,
+            )
+        )
+
+
+def _flush(fs: FileSystem, directory: str, task: FlushTask, outputs: _Outputs) -> int:
+    path = f"{directory}/{task.change_name}"
+    changes = ChangeReader(fs, path, task.change_bytes)
+    try:
+        if (changes.applied_index, changes.applied_term) != (task.applied_index, task.applied_term):
+            raise CorruptionError(path, task.change_bytes, f"it ends with entry {changes.applied_index}")
+        keys = sorted(changes.entries)
+        # One memtable is one table: level 0 counts tables to know how many places a read may have to look at.
+        outputs.write(((key, changes.value(key)) for key in keys), cut=False)
+    finally:
+        changes.close()
+    return task.change_bytes
+
+
+def _compact(fs: FileSystem, directory: str, task: CompactionTask, outputs: _Outputs) -> int:
+    if task.move:
+        return 0
+    tables: list[Table] = []
+    try:
+        runs: list[list[Table]] = []
+        for run in task.runs:
+            opened = [_open_input(fs, directory, meta) for meta in run]
+            tables += opened
+            runs.append(opened)
+        merged = merge([_records(run) for run in runs])
+        outputs.write(_without_tombstones(merged, task.deeper), cut=True)
+    finally:
+        for table in tables:
+            table.close()
+    return sum(table.size_bytes for table in tables)
+
+
+def _open_input(fs: FileSystem, directory: str, meta: TableMeta) -> Table:
+    path = f"{directory}/{table_name(meta.number)}"
+    table = Table(fs, path, meta.number)
+    if table.size_bytes != meta.size_bytes or table.properties.entries != meta.entries:
+        table.close()
+        raise CorruptionError(path, 0, "it is not the table that the manifest names")
+    return table
+
+
+def _records(run: Sequence[Table]) -> Iterator[Record]:
+    for table in run:
+        for position in range(table.blocks):
+            block = table.read_block(position)
+            yield from zip(block.keys, block.values(), strict=True)
+
+
+def _without_tombstones(records: Iterable[Record], deeper: Sequence[tuple[bytes, bytes]]) -> Iterator[Record]:
+    """Drops the tombstones that hide nothing, since no deeper table can hold their key."""
+    firsts: list[bytes] = []
+    lasts: list[bytes] = []
+    for first, last in sorted(deeper):
+        if lasts and first <= lasts[-1]:
+            lasts[-1] = max(lasts[-1], last)
+        else:
+            firsts.append(first)
+            lasts.append(last)
+    for record in records:
+        if record[1] is None:
+            position = bisect_right(firsts, record[0]) - 1
+            if position < 0 or record[0] > lasts[position]:
+                continue
+        yield record
