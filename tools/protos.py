@@ -34,8 +34,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         names = {path.relative_to(fresh) for path in generate(fresh)}
-        known = {path.relative_to(committed) for path in committed.rglob("*_pb2*.py*") if "__pycache__" not in path.parts}
-        stale = sorted(str(name) for name in names & known if not filecmp.cmp(fresh / name, committed / name, shallow=False))
+        known = {
+            path.relative_to(committed) for path in committed.rglob("*_pb2*.py*") if "__pycache__" not in path.parts
+        }
+        stale = sorted(
+            str(name) for name in names & known if not filecmp.cmp(fresh / name, committed / name, shallow=False)
+        )
         stale += sorted(str(name) for name in names ^ known)
     if stale:
         print("The generated stubs are not what protos/doug/v1 gives; run `make protos`:", *stale, sep="\n  ")

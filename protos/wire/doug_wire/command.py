@@ -51,9 +51,7 @@ def encode(opcode: int, key: bytes, content_type: bytes = b"", value: bytes = b"
 
     Requires: the lengths are within the limits above; the caller has already told its user otherwise.
     """
-    return (
-        HEADER.pack(opcode, 0, len(key), len(content_type), len(value), epoch) + key + content_type + value
-    )
+    return HEADER.pack(opcode, 0, len(key), len(content_type), len(value), epoch) + key + content_type + value
 
 
 def checksum(command: bytes) -> int:

@@ -50,9 +50,7 @@ class Status(IntEnum):
     """A read that could not be served here now (no quorum, no leader, starting)."""
 
 
-NOT_APPLIED = frozenset(
-    {Status.NOT_LEADER, Status.WRONG_SHARD, Status.NOT_APPLIED, Status.OVERLOADED, Status.INVALID}
-)
+NOT_APPLIED = frozenset({Status.NOT_LEADER, Status.WRONG_SHARD, Status.NOT_APPLIED, Status.OVERLOADED, Status.INVALID})
 """The statuses that prove that a write left no trace."""
 
 

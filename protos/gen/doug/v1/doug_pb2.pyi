@@ -284,7 +284,6 @@ class BatchResult(_message.Message):
     RECEIPT_FIELD_NUMBER: _builtins.int
     LEADER_ID_FIELD_NUMBER: _builtins.int
     LEADER_ADDRESS_FIELD_NUMBER: _builtins.int
-    CLOSED_BATCHES_FIELD_NUMBER: _builtins.int
     results: _builtins.bytes
     """doug_wire.pipe: result records, of any kind and any batch."""
     leader_id: _builtins.str
@@ -293,10 +292,6 @@ class BatchResult(_message.Message):
     """The leader's Doug address."""
     @_builtins.property
     def receipt(self) -> Global___Receipt: ...
-    @_builtins.property
-    def closed_batches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Batches that have left their window (answered, or 50 ms old)."""
-
     def __init__(
         self,
         *,
@@ -304,11 +299,10 @@ class BatchResult(_message.Message):
         receipt: Global___Receipt | None = ...,
         leader_id: _builtins.str = ...,
         leader_address: _builtins.str = ...,
-        closed_batches: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_batches", b"closed_batches", "leader_address", b"leader_address", "leader_id", b"leader_id", "receipt", b"receipt", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_address", b"leader_address", "leader_id", b"leader_id", "receipt", b"receipt", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -134,50 +134,6 @@ class IdentifyResponse(_message.Message):
 Global___IdentifyResponse: _TypeAlias = IdentifyResponse  # noqa: Y015
 
 @_typing.final
-class BootstrapRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SHARD_FIELD_NUMBER: _builtins.int
-    CLUSTER_ID_FIELD_NUMBER: _builtins.int
-    RECEIVER_FIELD_NUMBER: _builtins.int
-    FIRST_CONFIGURATION_FIELD_NUMBER: _builtins.int
-    shard: _builtins.int
-    cluster_id: _builtins.bytes
-    first_configuration: _builtins.bytes
-    @_builtins.property
-    def receiver(self) -> Global___Member: ...
-    def __init__(
-        self,
-        *,
-        shard: _builtins.int = ...,
-        cluster_id: _builtins.bytes = ...,
-        receiver: Global___Member | None = ...,
-        first_configuration: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receiver", b"receiver"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "first_configuration", b"first_configuration", "receiver", b"receiver", "shard", b"shard"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___BootstrapRequest: _TypeAlias = BootstrapRequest  # noqa: Y015
-
-@_typing.final
-class BootstrapResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___BootstrapResponse: _TypeAlias = BootstrapResponse  # noqa: Y015
-
-@_typing.final
 class RequestVoteRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -328,11 +284,14 @@ class HeartbeatRequest(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     COMMIT_INDEX_FIELD_NUMBER: _builtins.int
     READ_TOKEN_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     commit_index: _builtins.int
     """Clipped to what the receiver is known to hold."""
     read_token: _builtins.int
     """Unique for each ReadIndex round of this leader; 0 when none is under way."""
+    silent: _builtins.bool
+    """A mere notice of a new commit index: no answer is wanted."""
     @_builtins.property
     def envelope(self) -> Global___Envelope: ...
     def __init__(
@@ -342,10 +301,11 @@ class HeartbeatRequest(_message.Message):
         term: _builtins.int = ...,
         commit_index: _builtins.int = ...,
         read_token: _builtins.int = ...,
+        silent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "envelope", b"envelope", "read_token", b"read_token", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "envelope", b"envelope", "read_token", b"read_token", "silent", b"silent", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,11 +39,6 @@ class RaftStub:
                 request_serializer=doug_dot_v1_dot_raft__pb2.IdentifyRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_raft__pb2.IdentifyResponse.FromString,
                 _registered_method=True)
-        self.Bootstrap = channel.unary_unary(
-                '/doug.v1.Raft/Bootstrap',
-                request_serializer=doug_dot_v1_dot_raft__pb2.BootstrapRequest.SerializeToString,
-                response_deserializer=doug_dot_v1_dot_raft__pb2.BootstrapResponse.FromString,
-                _registered_method=True)
         self.RequestVote = channel.unary_unary(
                 '/doug.v1.Raft/RequestVote',
                 request_serializer=doug_dot_v1_dot_raft__pb2.RequestVoteRequest.SerializeToString,
@@ -65,14 +60,8 @@ class RaftServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Identify(self, request, context):
-        """Before the first configuration exists: who are you, and what do you hold?
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Bootstrap(self, request, context):
-        """The lowest name of a new shard hands every initial member the one first configuration.
+        """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
+        the others fetch the one first configuration from whoever has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,11 +94,6 @@ def add_RaftServicer_to_server(servicer, server):
                     servicer.Identify,
                     request_deserializer=doug_dot_v1_dot_raft__pb2.IdentifyRequest.FromString,
                     response_serializer=doug_dot_v1_dot_raft__pb2.IdentifyResponse.SerializeToString,
-            ),
-            'Bootstrap': grpc.unary_unary_rpc_method_handler(
-                    servicer.Bootstrap,
-                    request_deserializer=doug_dot_v1_dot_raft__pb2.BootstrapRequest.FromString,
-                    response_serializer=doug_dot_v1_dot_raft__pb2.BootstrapResponse.SerializeToString,
             ),
             'RequestVote': grpc.unary_unary_rpc_method_handler(
                     servicer.RequestVote,
@@ -154,33 +138,6 @@ class Raft:
             '/doug.v1.Raft/Identify',
             doug_dot_v1_dot_raft__pb2.IdentifyRequest.SerializeToString,
             doug_dot_v1_dot_raft__pb2.IdentifyResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Bootstrap(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/doug.v1.Raft/Bootstrap',
-            doug_dot_v1_dot_raft__pb2.BootstrapRequest.SerializeToString,
-            doug_dot_v1_dot_raft__pb2.BootstrapResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,9 +32,9 @@ class RaftStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RaftAsyncStub: ...
     Identify: _grpc.UnaryUnaryMultiCallable[_raft_pb2.IdentifyRequest, _raft_pb2.IdentifyResponse]
-    """Before the first configuration exists: who are you, and what do you hold?"""
-    Bootstrap: _grpc.UnaryUnaryMultiCallable[_raft_pb2.BootstrapRequest, _raft_pb2.BootstrapResponse]
-    """The lowest name of a new shard hands every initial member the one first configuration."""
+    """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
+    the others fetch the one first configuration from whoever has it.
+    """
     RequestVote: _grpc.UnaryUnaryMultiCallable[_raft_pb2.RequestVoteRequest, _raft_pb2.RequestVoteResponse]
     Replicate: _grpc.StreamStreamMultiCallable[_raft_pb2.AppendEntriesRequest, _raft_pb2.AppendEntriesResponse]
     """AppendEntries and its answers, in order, one stream from the leader to each follower."""
@@ -45,9 +45,9 @@ class RaftStub:
 class RaftAsyncStub(RaftStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Identify: _aio.UnaryUnaryMultiCallable[_raft_pb2.IdentifyRequest, _raft_pb2.IdentifyResponse]  # type: ignore[assignment]
-    """Before the first configuration exists: who are you, and what do you hold?"""
-    Bootstrap: _aio.UnaryUnaryMultiCallable[_raft_pb2.BootstrapRequest, _raft_pb2.BootstrapResponse]  # type: ignore[assignment]
-    """The lowest name of a new shard hands every initial member the one first configuration."""
+    """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
+    the others fetch the one first configuration from whoever has it.
+    """
     RequestVote: _aio.UnaryUnaryMultiCallable[_raft_pb2.RequestVoteRequest, _raft_pb2.RequestVoteResponse]  # type: ignore[assignment]
     Replicate: _aio.StreamStreamMultiCallable[_raft_pb2.AppendEntriesRequest, _raft_pb2.AppendEntriesResponse]  # type: ignore[assignment]
     """AppendEntries and its answers, in order, one stream from the leader to each follower."""
@@ -61,15 +61,9 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         request: _raft_pb2.IdentifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_raft_pb2.IdentifyResponse, _abc.Awaitable[_raft_pb2.IdentifyResponse]]:
-        """Before the first configuration exists: who are you, and what do you hold?"""
-
-    @_abc_1.abstractmethod
-    def Bootstrap(
-        self,
-        request: _raft_pb2.BootstrapRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_raft_pb2.BootstrapResponse, _abc.Awaitable[_raft_pb2.BootstrapResponse]]:
-        """The lowest name of a new shard hands every initial member the one first configuration."""
+        """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
+        the others fetch the one first configuration from whoever has it.
+        """
 
     @_abc_1.abstractmethod
     def RequestVote(

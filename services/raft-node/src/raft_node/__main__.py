@@ -1,0 +1,128 @@
+"""``python -m raft_node``: starts one node with the settings of the environment.
+
+Exit codes: 0 stopped in order; 1 a defect of the program; 2 wrong settings or a port that is taken; 3 the node refuses
+to run or to go on (damaged files, a failing disk, an identity that does not fit): starting it again does not help.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from raft_node import __version__
+from raft_node.app.node import Node
+from raft_node.errors import FatalError, IdentityError, SettingsError
+from raft_node.observability import logs
+from raft_node.settings import NodeSettings, load
+from raft_node.storage.files import OsFileSystem
+
+EXIT_DEFECT = 1
+EXIT_SETTINGS = 2
+EXIT_REFUSED = 3
+
+_SWITCH_INTERVAL_S = 0.0005
+
+
+@contextlib.contextmanager
+def _locked(*directories: str) -> Generator[None, None, None]:
+    """Holds the lock of each directory: two processes on one volume would destroy it."""
+    held = []
+    try:
+        for directory in directories:
+            lock = (Path(directory) / "LOCK").open("ab")
+            held.append(lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise IdentityError(f"{directory} is in use by another process") from error
+        yield
+    finally:
+        for lock in held:
+            lock.close()
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, node: Node) -> None:
+    """Stops the node when standard input ends. A thread, because reading a pipe may block for ever."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            continue
+        # The loop may have ended by itself meanwhile.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(node.stop)
+
+    threading.Thread(target=wait, name="stdin-watch", daemon=True).start()
+
+
+def _crash(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A callback failed: a defect, after which nothing of this process can be trusted."""
+    exception = context.get("exception")
+    if "handle" not in context or exception is None:
+        loop.default_exception_handler(context)
+        return
+    traceback.print_exception(exception)
+    logs.get_logger().error("node.crashed", reason=repr(exception))
+    sys.stderr.flush()
+    os._exit(EXIT_DEFECT)
+
+
+async def _run(settings: NodeSettings) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_crash)
+    node = Node(settings, OsFileSystem())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.stop)
+    if settings.stop_on_stdin_eof:
+        _watch_stdin(loop, node)
+    # Everything imported lives as long as the process; looking through it again and again would stall the loop.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 1_000_000)
+    await node.run()
+
+
+def main() -> int:
+    """Runs the command and returns its exit code."""
+    if "--version" in sys.argv[1:]:
+        print(f"raft-node {__version__}")
+        return 0
+    if not __debug__:
+        print("raft-node: do not run this with -O: its assertions guard the data", file=sys.stderr)
+        return EXIT_SETTINGS
+    try:
+        settings = load()
+    except SettingsError as error:
+        print(f"raft-node: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    logs.configure(settings.log_format, settings.log_level, node=settings.node_id, shard=settings.shard_id)
+    # A thread that returns from fsync must not wait 5 ms for the interpreter.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    fs = OsFileSystem()
+    try:
+        for directory in (settings.wal_dir, settings.data_dir):
+            fs.make_directory(directory)
+        with _locked(settings.wal_dir, settings.data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(settings))
+    except SettingsError as error:
+        logs.get_logger().error("node.refused", reason=str(error))
+        return EXIT_SETTINGS
+    except FatalError as error:
+        logs.get_logger().error("node.refused", reason=str(error))
+        return EXIT_REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

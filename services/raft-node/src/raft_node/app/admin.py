@@ -1,0 +1,96 @@
+"""The node's HTTP port: /metrics for Prometheus, /livez, /readyz and /startupz for probes.
+
+Liveness is about this process alone, never about leaders, quorums or peers: restarting a node cannot mend those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Generator
+from typing import Any
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from raft_node.errors import SettingsError
+from raft_node.settings import parse_address
+
+Scope = dict[str, Any]
+Send = Callable[[dict[str, Any]], Any]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the node has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class AdminServer:
+    """Serves one node."""
+
+    def __init__(
+        self, listen: str, registry: CollectorRegistry, ready: Callable[[], str], started: Callable[[], bool]
+    ) -> None:
+        """Binds the port.
+
+        Args:
+            listen: ``host:port``.
+            registry: What /metrics shows.
+            ready: Why the node is not ready, empty when it is.
+            started: Whether the log has been read and the Raft loop runs.
+
+        Raises:
+            SettingsError: The port is taken.
+        """
+        self._registry = registry
+        self._ready = ready
+        self._started = started
+        host, port = parse_address(listen)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((host, port))
+        except OSError as error:
+            raise SettingsError(f"cannot listen on {listen} (admin): {error.strerror}") from error
+        config = uvicorn.Config(
+            self._app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(config)
+
+    async def run(self) -> None:
+        """Serves until ``stop``."""
+        await self._server.serve(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Has ``run`` end."""
+        self._server.should_exit = True
+
+    async def _app(self, scope: Scope, receive: object, send: Send) -> None:
+        assert scope["type"] == "http"
+        status, body, content_type = self._respond(scope["path"])
+        headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _respond(self, path: str) -> tuple[int, bytes, str]:
+        text = "text/plain; charset=utf-8"
+        if path == "/metrics":
+            return 200, generate_latest(self._registry), CONTENT_TYPE_LATEST
+        if path == "/livez":
+            return 200, b"ok\n", text
+        if path == "/startupz":
+            return (200, b"ok\n", text) if self._started() else (503, b"starting\n", text)
+        if path == "/readyz":
+            reason = self._ready()
+            return (503, f"{reason}\n".encode(), text) if reason else (200, b"ok\n", text)
+        return 404, b"not found\n", text

@@ -1,0 +1,380 @@
+"""One node, from its settings to its end.
+
+The order of the start: lock and identify the volumes, start the helper process (before gRPC has threads), open the
+ports, read the log and the manifest, find or make the first configuration, then let Raft run. Until then the services
+answer that the node is starting. The order of the stop is the reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import grpc.aio
+from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2, raft_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from raft_node import __version__
+from raft_node.app.admin import AdminServer
+from raft_node.app.bootstrap import FIRST_TERM, Bootstrap, check_membership
+from raft_node.errors import FatalError, SettingsError
+from raft_node.kv.state_machine import StateMachine
+from raft_node.observability.logs import get_logger
+from raft_node.observability.metrics import Metrics, NodeState, StateCollector
+from raft_node.raft.config import RaftConfig
+from raft_node.raft.configuration import decode_configuration
+from raft_node.raft.node import RaftNode
+from raft_node.raft.ready import Event
+from raft_node.raft.types import Configuration, HardState, NodeId, Role
+from raft_node.rpc.channels import SERVER_OPTIONS
+from raft_node.rpc.doug_service import AdminService, DougService
+from raft_node.rpc.peers import LocalMember, Peers
+from raft_node.rpc.raft_service import RaftService
+from raft_node.rpc.shard import Shard
+from raft_node.runtime import identity as identities
+from raft_node.runtime.driver import Driver
+from raft_node.runtime.log_store import LogStore, to_raft, to_wal
+from raft_node.runtime.maintenance import Maintenance
+from raft_node.runtime.reader import Reader
+from raft_node.runtime.worker_process import WorkerProcess
+from raft_node.settings import NodeSettings
+from raft_node.storage.engine import Engine
+from raft_node.storage.files import FileSystem
+from raft_node.storage.options import EngineOptions
+from raft_node.storage.wal import Wal, WalOptions
+
+_EXPIRE_EVERY_S = 0.5
+_GRACE_S = 1.0
+
+_log = get_logger()
+
+
+def raft_config(settings: NodeSettings) -> RaftConfig:
+    """The settings as the core wants them: in ticks."""
+    tick_ms = settings.tick_ms
+    return RaftConfig(
+        election_timeout_ticks=settings.election_timeout_ms // tick_ms,
+        election_timeout_ticks_max=settings.election_timeout_max_ms // tick_ms,
+        heartbeat_ticks=max(1, settings.heartbeat_ms // tick_ms),
+        inflight_appends_max=settings.replicate_window,
+        append_bytes_max=settings.replicate_bytes_max,
+        uncommitted_bytes_max=settings.uncommitted_bytes_max,
+        cache_bytes_max=settings.log_cache_bytes,
+    )
+
+
+class Node:
+    """One replica of a shard, as a process."""
+
+    def __init__(self, settings: NodeSettings, fs: FileSystem) -> None:
+        """Prepares it; ``run`` does everything. Requires: both volumes exist and are locked."""
+        self._settings = settings
+        self._fs = fs
+        self._metrics = Metrics(settings.shard_id)
+        self._stopping = asyncio.Event()
+        self._fatal: FatalError | None = None
+        self._engine: Engine | None = None
+        self._log: LogStore | None = None
+        self._shard: Shard | None = None
+        self._incarnation = 0
+        self._metrics.registry.register(StateCollector(settings.shard_id, self._state))
+
+    def stop(self) -> None:
+        """Has ``run`` end in order."""
+        self._stopping.set()
+
+    def fail(self, error: FatalError) -> None:
+        """Has ``run`` end because nothing may be promised any more."""
+        if self._fatal is None:
+            self._fatal = error
+            _log.error("node.fatal", reason=str(error))
+        if self._shard is not None:
+            self._shard.driver.stop()
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Runs the node until it is stopped.
+
+        Raises:
+            FatalError: It had to stop.
+        """
+        settings = self._settings
+        identity = identities.load_or_create(
+            self._fs, settings.wal_dir, settings.data_dir, settings.node_id, settings.shard_id
+        )
+        self._incarnation = identity.incarnation
+        async with contextlib.AsyncExitStack() as stack:
+            start_id = secrets.token_hex(8)
+            worker = WorkerProcess(settings.data_dir)
+            stack.callback(worker.close)
+            raft_service, doug_service, health_service = await self._open_ports(stack, identity)
+            wal, engine = await self._open_storage(start_id)
+            stack.callback(engine.close)
+            self._engine = engine
+            identity, configuration = await self._join(identity, wal, raft_service)
+            if configuration is None:
+                wal.close()
+                return
+            await self._run_shard(stack, identity, configuration, wal, engine, worker, raft_service, doug_service)
+            await health_service.set("", health_pb2.HealthCheckResponse.SERVING)
+            await health_service.set("readiness", health_pb2.HealthCheckResponse.SERVING)
+            await health_service.set("startup", health_pb2.HealthCheckResponse.SERVING)
+            _log.info("node.started", incarnation=identity.incarnation)
+            await self._stopping.wait()
+            await health_service.enter_graceful_shutdown()
+            assert self._shard is not None
+            self._shard.driver.stop()
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _open_ports(
+        self, stack: contextlib.AsyncExitStack, identity: identities.Identity
+    ) -> tuple[RaftService, DougService, health.aio.HealthServicer]:
+        settings = self._settings
+        raft_service = RaftService(NodeId(identity.name, identity.incarnation), settings.shard_id, self._metrics)
+        raft_service.cluster_id = identity.cluster_id.encode()
+        doug_service = DougService(self._metrics)
+        health_service = health.aio.HealthServicer()
+        await health_service.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await health_service.set("readiness", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await health_service.set("startup", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await health_service.set("liveness", health_pb2.HealthCheckResponse.SERVING)
+
+        admin = AdminServer(settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started)
+        admin_task = asyncio.create_task(admin.run())
+        peer_server = grpc.aio.server(options=SERVER_OPTIONS)
+        client_server = grpc.aio.server(options=SERVER_OPTIONS)
+        raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peer_server)
+        doug_pb2_grpc.add_DougServicer_to_server(doug_service, client_server)
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self._status), client_server)
+        names = (
+            doug_pb2.DESCRIPTOR.services_by_name["Doug"].full_name,
+            admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
+            raft_pb2.DESCRIPTOR.services_by_name["Raft"].full_name,
+            health.SERVICE_NAME,
+            reflection.SERVICE_NAME,
+        )
+        for server in (peer_server, client_server):
+            health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+            reflection.enable_server_reflection(names, server)
+
+        async def close_ports() -> None:
+            admin.stop()
+            await asyncio.gather(peer_server.stop(_GRACE_S), client_server.stop(_GRACE_S), admin_task)
+
+        stack.push_async_callback(close_ports)
+        for server, address, what in (
+            (peer_server, settings.peer_listen, "peer"),
+            (client_server, settings.client_listen, "client"),
+        ):
+            try:
+                server.add_insecure_port(address)
+            except RuntimeError as error:
+                raise SettingsError(f"cannot listen on {address} ({what}): is the port taken?") from error
+            await server.start()
+        return raft_service, doug_service, health_service
+
+    async def _open_storage(self, start_id: str) -> tuple[Wal, Engine]:
+        """Reads the log and the manifest on a thread, while the ports already answer that the node is starting."""
+        settings = self._settings
+        options = EngineOptions(
+            memtable_bytes=settings.memtable_bytes,
+            block_cache_bytes=settings.block_cache_bytes,
+            compression=settings.compression,
+        )
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as threads:
+            wal = await loop.run_in_executor(
+                threads, Wal.open, self._fs, settings.wal_dir, WalOptions(segment_bytes=settings.wal_segment_bytes)
+            )
+            engine = await loop.run_in_executor(threads, Engine.open, self._fs, settings.data_dir, options, start_id)
+        for note in wal.recovery_notes:
+            _log.warning("wal.recovered", note=note)
+        if engine.applied_index > wal.last_index:
+            raise FatalError(
+                f"{settings.data_dir} has applied {engine.applied_index}, and {settings.wal_dir} ends at "
+                f"{wal.last_index}: the log was wiped or is an older one"
+            )
+        return wal, engine
+
+    async def _join(
+        self, identity: identities.Identity, wal: Wal, raft_service: RaftService
+    ) -> tuple[identities.Identity, Configuration | None]:
+        """The identity within the cluster and the configuration; None when the node was stopped while it waited."""
+        settings = self._settings
+        me = NodeId(identity.name, identity.incarnation)
+        if wal.last_index == 0:
+            joining = asyncio.create_task(Bootstrap(settings, me, identity.cluster_id).run())
+            stopping = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait((joining, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not joining.done():
+                joining.cancel()
+                await asyncio.gather(joining, return_exceptions=True)
+                return identity, None
+            first = joining.result()
+            # The cluster's id before the entry: a log with entries always belongs to a known cluster.
+            identity = identities.join_cluster(
+                self._fs, settings.wal_dir, settings.data_dir, identity, first.cluster_id
+            )
+            # Durable before this member tells it on, and before it votes.
+            wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
+        entry = wal.entries(1, 2, 1)[0]
+        configuration = decode_configuration(entry.command)
+        check_membership(configuration, me)
+        raft_service.cluster_id = identity.cluster_id.encode()
+        raft_service.first_configuration = entry.data
+        return identity, configuration
+
+    async def _run_shard(
+        self,
+        stack: contextlib.AsyncExitStack,
+        identity: identities.Identity,
+        configuration: Configuration,
+        wal: Wal,
+        engine: Engine,
+        worker: WorkerProcess,
+        raft_service: RaftService,
+        doug_service: DougService,
+    ) -> None:
+        settings = self._settings
+        me = NodeId(identity.name, identity.incarnation)
+        peers = Peers(
+            LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address), self._metrics
+        )
+        # The driver is made of the log and the maintenance, and both report to it.
+        log = LogStore(wal, self._metrics, lambda sequence: driver.durable(sequence), self.fail)  # noqa: PLW0108
+        stack.callback(log.close)
+        self._log = log
+        core = RaftNode(
+            raft_config(settings),
+            me,
+            log,
+            to_raft(wal.hard_state),
+            configuration,
+            engine.applied_index,
+            random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
+        )
+        maintenance = Maintenance(engine, worker, self._metrics, lambda: driver.wake(), self.fail)  # noqa: PLW0108
+        driver = Driver(
+            core,
+            log,
+            StateMachine(engine),
+            engine,
+            peers,
+            self._metrics,
+            tick_ms=settings.tick_ms,
+            proposal_timeout_ms=settings.proposal_timeout_ms,
+            shard=settings.shard_id,
+            shards=settings.initial_shards,
+            on_event=self._tell,
+            on_applied=maintenance.poke,
+        )
+        reader = Reader(engine)
+        stack.callback(reader.close)
+        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
+        addresses = settings.peer_addresses
+        others = {member: addresses[member.name] for member in configuration.voters if member != me}
+        peers.connect(others, driver.receive, driver.peer_unreachable)
+        tasks = [
+            asyncio.create_task(peers.run()),
+            asyncio.create_task(maintenance.run()),
+            asyncio.create_task(self._expire(driver)),
+        ]
+
+        async def end_tasks() -> None:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            maintenance.close()
+
+        stack.push_async_callback(end_tasks)
+        raft_service.attach(peers, driver.receive)
+        doug_service.attach(self._shard)
+        driver.start()
+
+    async def _expire(self, driver: Driver) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_EVERY_S)
+            driver.expire()
+
+    def _tell(self, event: Event) -> None:
+        if event.name == "became_leader":
+            self._metrics.elections.labels(self._metrics.shard, "won").inc()
+        elif event.name == "became_pre_candidate":
+            self._metrics.elections.labels(self._metrics.shard, "started").inc()
+        if event.name in ("became_leader", "follows"):
+            self._metrics.leader_changes.inc()
+        _log.info(f"raft.{event.name}", **event.fields)
+
+    def _is_started(self) -> bool:
+        return self._shard is not None
+
+    def _not_ready(self) -> str:
+        shard = self._shard
+        if shard is None:
+            return "starting"
+        if shard.driver.node.leader is None:
+            return "no leader is known"
+        return ""
+
+    def _status(self) -> admin_pb2.StatusResponse:
+        settings = self._settings
+        response = admin_pb2.StatusResponse(
+            node_id=settings.node_id,
+            shard=settings.shard_id,
+            role=Role.FOLLOWER.value,
+            client_address=settings.client_address,
+            peer_address=settings.peer_listen,
+            admin_address=settings.admin_listen,
+            incarnation=self._incarnation,
+            version=__version__,
+            initial_shards=settings.initial_shards,
+        )
+        shard = self._shard
+        if shard is not None:
+            core = shard.driver.node
+            response.role = core.role.value
+            response.term = core.term
+            response.commit_index = core.commit_index
+            response.applied_index = core.applied_index
+            response.last_log_index = core.last_index
+            assert self._log is not None
+            response.first_log_index = self._log.first_index
+            response.leader_id, response.leader_address = shard.leader()
+            response.cluster_id = shard.peers.me.cluster_id
+        return response
+
+    def _state(self) -> NodeState | None:
+        shard, engine, log = self._shard, self._engine, self._log
+        if shard is None or engine is None or log is None:
+            return None
+        core = shard.driver.node
+        stats = engine.stats()
+        leadership = core.leadership
+        return NodeState(
+            role=core.role.value,
+            term=core.term,
+            commit_index=core.commit_index,
+            applied_index=core.applied_index,
+            last_log_index=core.last_index,
+            first_log_index=log.first_index,
+            has_leader=core.leader is not None,
+            members=len(core.configuration.voters),
+            proposals_pending=len(shard.driver.pending),
+            peers={} if leadership is None else {peer.name: p.match_index for peer, p in leadership.progress.items()},
+            wal_bytes=log.bytes_written,
+            wal_syncs=log.syncs,
+            memtable_bytes=stats.memtable_bytes + stats.immutable_bytes,
+            tables=dict(enumerate(zip(stats.level_tables, stats.level_bytes, strict=True))),
+            block_cache_hits=stats.cache_hits,
+            block_cache_misses=stats.cache_misses,
+            flushes=stats.flushes,
+            compactions=stats.compactions,
+            stalled=engine.stalled,
+        )

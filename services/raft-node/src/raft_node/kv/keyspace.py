@@ -1,0 +1,67 @@
+"""How replicated state is laid out in the one keyspace of the engine (docs/formats.md, Keyspace).
+
+User keys have the prefix 0x01; everything that the state machine keeps for itself has the prefix 0x00.
+DO NOT CHANGE: these are in every SSTable.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+USER_PREFIX = b"\x01"
+STATE_KEY = b"\x00state"
+"""The log clock and the revision counter."""
+SLOTS_KEY = b"\x00slots"
+"""Which slots this shard owns, and at which epoch."""
+PARTITION_MAP_KEY = b"\x00partition-map"
+"""Slot -> shard for the whole cluster; in shard 0 only."""
+CONFIGURATION_KEY = b"\x00configuration"
+"""The members of the shard, as of the applied index."""
+
+_STATE = struct.Struct("<QQ")
+_VALUE = struct.Struct("<BBHQ")
+_VALUE_FORMAT = 1
+VALUE_HEADER_BYTES = _VALUE.size
+
+
+class State(NamedTuple):
+    """The counters of a shard: its log time in microseconds since the epoch, and the last revision given out."""
+
+    clock_us: int = 0
+    revision: int = 0
+
+    def encode(self) -> bytes:
+        """Its bytes, as stored under ``STATE_KEY``."""
+        return _STATE.pack(self.clock_us, self.revision)
+
+    @classmethod
+    def decode(cls, data: bytes) -> State:
+        """The opposite of ``encode``."""
+        return cls(*_STATE.unpack(data))
+
+
+class StoredValue(NamedTuple):
+    """A user's value as it lies in the engine."""
+
+    revision: int
+    content_type: bytes
+    value: bytes
+
+
+def user_key(key: bytes) -> bytes:
+    """Where a user's key lies in the keyspace."""
+    return USER_PREFIX + key
+
+
+def value_header(revision: int, content_type_bytes: int) -> bytes:
+    """What stands before the content type and the value."""
+    return _VALUE.pack(_VALUE_FORMAT, 0, content_type_bytes, revision)
+
+
+def decode_value(data: bytes) -> StoredValue:
+    """Decodes a stored user value."""
+    form, flags, type_bytes, revision = _VALUE.unpack_from(data)
+    assert form == _VALUE_FORMAT and not flags, f"unknown stored value format {form}, flags {flags}"
+    start = VALUE_HEADER_BYTES + type_bytes
+    return StoredValue(revision, data[VALUE_HEADER_BYTES:start], data[start:])

@@ -1,0 +1,73 @@
+"""Who owns which slot: the shard's own table, and, in shard 0, the map of the whole cluster.
+
+A shard checks its own table whenever it applies a command or serves a read; the map that the facade loads from shard 0
+only tells where to ask. Epochs count the owners of a slot from 1 on. Invariant: a slot with epoch 0 is not owned.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from doug_wire.slots import SLOTS, initial_ranges
+
+FIRST_EPOCH = 1
+
+_CREATE = struct.Struct("<II")
+_COUNT = struct.Struct("<QI")
+_RANGE = struct.Struct("<HHIQ")
+
+
+class SlotRange(NamedTuple):
+    """Adjacent slots with one owner: ``first`` to ``last``, both included."""
+
+    first: int
+    last: int
+    shard: int
+    epoch: int
+
+
+class PartitionMap(NamedTuple):
+    """Slot -> shard. Invariant: ``ranges`` are sorted and cover every slot once."""
+
+    epoch: int
+    ranges: tuple[SlotRange, ...]
+
+    def encode(self) -> bytes:
+        """Its bytes (docs/formats.md, Partition map)."""
+        return _COUNT.pack(self.epoch, len(self.ranges)) + b"".join(_RANGE.pack(*entry) for entry in self.ranges)
+
+    @classmethod
+    def decode(cls, data: bytes) -> PartitionMap:
+        """The opposite of ``encode``."""
+        epoch, count = _COUNT.unpack_from(data)
+        assert len(data) == _COUNT.size + count * _RANGE.size, "a partition map of the wrong size"
+        ranges = tuple(SlotRange(*_RANGE.unpack_from(data, _COUNT.size + i * _RANGE.size)) for i in range(count))
+        return cls(epoch, ranges)
+
+
+def initial_map(shards: int) -> PartitionMap:
+    """The map of a new cluster: even ranges, all at the first epoch."""
+    ranges = (SlotRange(first, last, shard, FIRST_EPOCH) for first, last, shard in initial_ranges(shards))
+    return PartitionMap(FIRST_EPOCH, tuple(ranges))
+
+
+def owned_epochs(ranges: Sequence[SlotRange], shard: int) -> list[int]:
+    """The epoch of every slot that a shard owns, 0 for the others, by slot."""
+    epochs = [0] * SLOTS
+    for entry in ranges:
+        if entry.shard == shard:
+            epochs[entry.first : entry.last + 1] = [entry.epoch] * (entry.last + 1 - entry.first)
+    return epochs
+
+
+def encode_create_shard(shard: int, shards: int) -> bytes:
+    """The value of a CREATE_SHARD command: this shard's number, and how many shards the new cluster has."""
+    return _CREATE.pack(shard, shards)
+
+
+def decode_create_shard(data: bytes) -> tuple[int, int]:
+    """The opposite of ``encode_create_shard``: ``(shard, shards)``."""
+    shard, shards = _CREATE.unpack(data)
+    return shard, shards

@@ -1,0 +1,165 @@
+"""Applies committed entries to the keyspace, the same way on every replica.
+
+Invariants:
+1. What an entry does depends on the entries before it and on nothing else.
+2. The effects of an entry and the applied index become visible, and later durable, together.
+3. A command for a slot that is not owned, or at another epoch, changes nothing but the applied index.
+4. An entry that this version does not know stops the node: skipping it would let replicas differ.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from doug_wire import command as commands
+from doug_wire.command import Opcode
+from doug_wire.pipe import Status
+from doug_wire.slots import slot_of
+
+from raft_node.entry import HEADER_BYTES, Entry, EntryKind
+from raft_node.errors import CorruptionError
+from raft_node.kv import partitions
+from raft_node.kv.keyspace import (
+    CONFIGURATION_KEY,
+    PARTITION_MAP_KEY,
+    SLOTS_KEY,
+    STATE_KEY,
+    USER_PREFIX,
+    State,
+    value_header,
+)
+from raft_node.kv.partitions import PartitionMap
+
+_COMMAND: struct.Struct = commands.HEADER
+_COMMAND_START = HEADER_BYTES + _COMMAND.size
+
+
+class Store(Protocol):
+    """What the state machine asks of the storage engine."""
+
+    @property
+    def applied_index(self) -> int:
+        """The last entry whose effects are in the store."""
+
+    def write(self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int) -> None:
+        """Makes the changes and the applied index visible together."""
+
+    def get_blocking(self, key: bytes) -> bytes | None:
+        """Reads a key, from disk if need be."""
+
+
+class Outcome(NamedTuple):
+    """What applying one entry did: a ``doug_wire.pipe.Status`` and the revision that it was given."""
+
+    status: int
+    revision: int
+
+
+_APPLIED_NOTHING = Outcome(Status.OK, 0)
+
+
+class StateMachine:
+    """The replicated state of one shard.
+
+    Attributes:
+        clock_us: The log time: the timestamp of the last applied entry, in microseconds since the epoch.
+        revision: The last revision given to a write.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Takes up the state that the store holds."""
+        self._store = store
+        state = store.get_blocking(STATE_KEY)
+        self.clock_us, self.revision = State.decode(state) if state is not None else State()
+        self._shard = -1
+        self._epochs: list[int] = []
+        slots = store.get_blocking(SLOTS_KEY)
+        if slots is not None:
+            self._load_slots(slots)
+
+    @property
+    def created(self) -> bool:
+        """Whether this shard knows which slots it owns; false only until its first leader has told."""
+        return bool(self._epochs)
+
+    def owns(self, slot: int, epoch: int) -> bool:
+        """Whether a request for a slot, at the epoch that its sender knows (0: unknown), is for this shard."""
+        owned = self._epochs[slot] if self._epochs else 0
+        return owned != 0 and epoch in (0, owned)
+
+    def partition_map(self) -> PartitionMap | None:
+        """The map of the whole cluster; None in shards that do not hold it."""
+        data = self._store.get_blocking(PARTITION_MAP_KEY)
+        return PartitionMap.decode(data) if data is not None else None
+
+    def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """Applies entries that follow each other and the applied index.
+
+        Args:
+            entries: Committed entries, at least one.
+
+        Returns:
+            What became of each.
+
+        Raises:
+            CorruptionError: An entry is of a kind, or carries a command, that this version does not know.
+        """
+        assert entries[0].index == self._store.applied_index + 1, "entries are applied in order, each once"
+        batch: list[tuple[bytes, bytes | None]] = []
+        outcomes = []
+        for entry in entries:
+            kind = entry.kind
+            if kind == EntryKind.COMMAND:
+                outcomes.append(self._apply_command(entry, batch))
+            elif kind == EntryKind.CONFIGURATION:
+                batch.append((CONFIGURATION_KEY, entry.command))
+                outcomes.append(_APPLIED_NOTHING)
+            elif kind in (EntryKind.NOOP, EntryKind.CLOCK):
+                outcomes.append(_APPLIED_NOTHING)
+            else:
+                raise CorruptionError("log", entry.index, f"entry {entry.index} is of the unknown kind {kind}")
+        last = entries[-1]
+        self.clock_us = max(self.clock_us, last.timestamp_us)
+        batch.append((STATE_KEY, State(self.clock_us, self.revision).encode()))
+        self._store.write(batch, last.index, last.term)
+        return outcomes
+
+    def _apply_command(self, entry: Entry, batch: list[tuple[bytes, bytes | None]]) -> Outcome:
+        data = entry.data
+        opcode, _, key_bytes, type_bytes, _, epoch = _COMMAND.unpack_from(data, HEADER_BYTES)
+        type_start = _COMMAND_START + key_bytes
+        key = data[_COMMAND_START:type_start]
+        if opcode == Opcode.CREATE_SHARD:
+            return self._create_shard(data[type_start + type_bytes :], batch)
+        if not self.owns(slot_of(key), epoch):
+            return Outcome(Status.WRONG_SHARD, 0)
+        if opcode == Opcode.PUT:
+            self.revision += 1
+            batch.append((USER_PREFIX + key, value_header(self.revision, type_bytes) + data[type_start:]))
+        elif opcode == Opcode.DELETE:
+            self.revision += 1
+            batch.append((USER_PREFIX + key, None))
+        else:
+            raise CorruptionError("log", entry.index, f"entry {entry.index} has the unknown opcode {opcode}")
+        return Outcome(Status.OK, self.revision)
+
+    def _create_shard(self, value: bytes, batch: list[tuple[bytes, bytes | None]]) -> Outcome:
+        if self.created:
+            # Two leaders in a row may both have proposed it; only the first one counts.
+            return _APPLIED_NOTHING
+        shard, shards = partitions.decode_create_shard(value)
+        first_map = partitions.initial_map(shards)
+        self._shard = shard
+        self._epochs = partitions.owned_epochs(first_map.ranges, shard)
+        own = PartitionMap(first_map.epoch, tuple(entry for entry in first_map.ranges if entry.shard == shard))
+        batch.append((SLOTS_KEY, own.encode()))
+        if shard == 0:
+            batch.append((PARTITION_MAP_KEY, first_map.encode()))
+        return _APPLIED_NOTHING
+
+    def _load_slots(self, data: bytes) -> None:
+        own = PartitionMap.decode(data)
+        self._shard = own.ranges[0].shard
+        self._epochs = partitions.owned_epochs(own.ranges, self._shard)

@@ -1,0 +1,1 @@
+"""The network: protobuf to values and back, streams to and from the peers, and the services that clients call."""

@@ -1,0 +1,202 @@
+"""The Doug and Admin services: what clients, the facade and operators call on a node.
+
+Refusals carry ``doug-code`` in the trailing metadata, and a NOT_LEADER the leader's name and address beside it
+(docs/api.md, gRPC).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2_grpc
+from doug.v1 import doug_pb2 as pb
+from doug_wire import command as commands
+from doug_wire.command import CommandError, Opcode
+from doug_wire.pipe import Status
+from doug_wire.slots import slot_of
+
+from raft_node.kv.keyspace import StoredValue
+from raft_node.observability.metrics import Metrics
+from raft_node.rpc.pipe import PipeSession
+from raft_node.rpc.shard import Shard
+from raft_node.runtime.driver import Submission
+from raft_node.storage.engine import BlockNeeded
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_CODES = {
+    Status.NOT_LEADER: grpc.StatusCode.FAILED_PRECONDITION,
+    Status.WRONG_SHARD: grpc.StatusCode.FAILED_PRECONDITION,
+    Status.NOT_APPLIED: grpc.StatusCode.ABORTED,
+    Status.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    # Never UNAVAILABLE: retry policies send that again, and the write may have been applied.
+    Status.UNKNOWN: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Status.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Status.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class _FutureSink:
+    """Takes the result of one write into a future."""
+
+    def __init__(self) -> None:
+        self.result: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+
+    def resolve(self, record_id: int, status: int, revision: int) -> None:
+        if not self.result.done():
+            self.result.set_result((status, revision))
+
+
+class DougService(doug_pb2_grpc.DougServicer):
+    """Serves clients. ``attach`` gives it the replica once that runs; until then every call is UNAVAILABLE."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """Starts detached."""
+        self._metrics = metrics
+        self._shard: Shard | None = None
+        self._received = {name: metrics.received("Doug", name) for name in ("Get", "Put", "Delete", "Partitions")}
+
+    def attach(self, shard: Shard) -> None:
+        """From now on calls are served."""
+        self._shard = shard
+
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
+        """Reads a key, by default after a quorum has confirmed this leader."""
+        self._received["Get"].inc()
+        shard = await self._admit(context)
+        await self._check_key(request.key, context)
+        if request.consistency != pb.CONSISTENCY_EVENTUAL:
+            await self._confirm(shard, context)
+        if not shard.driver.machine.created:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
+        if not shard.driver.machine.owns(slot_of(request.key), request.epoch):
+            await self._refuse(shard, Status.WRONG_SHARD, context)
+        found = shard.reader.get(request.key)
+        if isinstance(found, BlockNeeded):
+            found = await shard.reader.load(found)
+        return self._get_response(shard, found)
+
+    async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:  # noqa: N802
+        """Writes a key."""
+        self._received["Put"].inc()
+        content_type = request.content_type.encode()
+        if len(content_type) > commands.CONTENT_TYPE_BYTES_MAX:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "INVALID: the content type is too long", (("doug-code", "INVALID"),)
+            )
+        shard, revision = await self._write(
+            Opcode.PUT, request.key, content_type, request.value, request.epoch, context
+        )
+        return pb.PutResponse(revision=revision, receipt=shard.receipt())
+
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: N802
+        """Deletes a key; a missing one is fine."""
+        self._received["Delete"].inc()
+        shard, revision = await self._write(Opcode.DELETE, request.key, b"", b"", request.epoch, context)
+        return pb.DeleteResponse(revision=revision, receipt=shard.receipt())
+
+    async def Pipe(self, request_iterator: AsyncIterator[pb.Batch], context: Context) -> None:  # noqa: N802
+        """Serves a stream of batches."""
+        shard = await self._admit(context)
+        await PipeSession(shard, context, self._metrics).run()
+
+    async def Partitions(self, request: pb.PartitionsRequest, context: Context) -> pb.PartitionsResponse:  # noqa: N802
+        """The partition map, from shard 0's leader, confirmed by a quorum."""
+        self._received["Partitions"].inc()
+        shard = await self._admit(context)
+        if shard.number != 0:
+            await self._refuse(shard, Status.WRONG_SHARD, context)
+        await self._confirm(shard, context)
+        partition_map = shard.driver.machine.partition_map()
+        if partition_map is None:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
+        ranges = [
+            pb.SlotRange(**{"from": entry.first, "to": entry.last, "shard": entry.shard, "epoch": entry.epoch})
+            for entry in partition_map.ranges
+        ]
+        return pb.PartitionsResponse(epoch=partition_map.epoch, slots=ranges, cluster_id=shard.peers.me.cluster_id)
+
+    async def _write(
+        self, opcode: Opcode, key: bytes, content_type: bytes, value: bytes, epoch: int, context: Context
+    ) -> tuple[Shard, int]:
+        shard = await self._admit(context)
+        await self._check_key(key, context)
+        command = commands.encode(opcode, key, content_type, value, epoch)
+        try:
+            commands.validate(command)
+        except CommandError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {error}", (("doug-code", "INVALID"),))
+        machine = shard.driver.machine
+        if not shard.is_leader or not machine.created:
+            await self._refuse(shard, Status.NOT_LEADER, context)
+        if not machine.owns(slot_of(key), epoch):
+            await self._refuse(shard, Status.WRONG_SHARD, context)
+        sink = _FutureSink()
+        shard.driver.submit([Submission(sink, 0, commands.checksum(command), command)])
+        status, revision = await sink.result
+        if status != Status.OK:
+            await self._refuse(shard, Status(status), context)
+        return shard, revision
+
+    async def _confirm(self, shard: Shard, context: Context) -> None:
+        """Returns once a quorum has confirmed that this node leads, and what it had committed is applied."""
+        confirmed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def settle(ok: bool) -> None:
+            if not confirmed.done():
+                confirmed.set_result(ok)
+
+        shard.driver.read(settle)
+        if not await confirmed:
+            await self._refuse(shard, Status.NOT_LEADER, context)
+
+    async def _admit(self, context: Context) -> Shard:
+        if self._shard is None:
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: the node is starting", (("doug-code", "UNAVAILABLE"),)
+            )
+        return self._shard
+
+    async def _check_key(self, key: bytes, context: Context) -> None:
+        if not 0 < len(key) <= commands.KEY_BYTES_MAX:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"INVALID: a key has 1 to {commands.KEY_BYTES_MAX} bytes, not {len(key)}",
+                (("doug-code", "INVALID"),),
+            )
+
+    async def _refuse(self, shard: Shard, status: Status, context: Context) -> NoReturn:
+        details = status.name
+        metadata: tuple[tuple[str, str], ...] = (("doug-code", status.name), ("doug-shard", str(shard.number)))
+        if status is Status.NOT_LEADER:
+            leader = shard.leader()
+            details = f"NOT_LEADER: the leader is {leader.id or 'not known'} {leader.address}".rstrip()
+            metadata = (*metadata, ("doug-leader-id", leader.id), ("doug-leader-address", leader.address))
+        await context.abort(_CODES[status], details, metadata)
+
+    def _get_response(self, shard: Shard, found: StoredValue | None) -> pb.GetResponse:
+        if found is None:
+            return pb.GetResponse(found=False, receipt=shard.receipt())
+        return pb.GetResponse(
+            found=True,
+            value=found.value,
+            content_type=found.content_type.decode("latin-1"),
+            revision=found.revision,
+            receipt=shard.receipt(),
+        )
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """Serves operators, also while the node is starting."""
+
+    def __init__(self, status: Callable[[], admin_pb2.StatusResponse]) -> None:
+        """Answers with what ``status`` gives."""
+        self._status = status
+
+    async def Status(self, request: admin_pb2.StatusRequest, context: Context) -> admin_pb2.StatusResponse:  # noqa: N802
+        """Tells the role, the term and the indexes of this node."""
+        return self._status()

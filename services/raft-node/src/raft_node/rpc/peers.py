@@ -1,0 +1,276 @@
+"""The peers of a node: where Raft's messages go out, and where answers are matched with their streams.
+
+Requests travel on this node's own streams, one for AppendEntries and one for heartbeats to each peer, so that bulk
+never delays a heartbeat; answers go back on the stream that their request came in on. Votes are unary calls.
+
+Invariant: nothing reaches the core that is not from the peer it claims, in this cluster and shard, to this incarnation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import assert_never
+
+import grpc
+import grpc.aio
+from doug.v1 import raft_pb2 as pb
+from doug.v1 import raft_pb2_grpc as pb_grpc
+
+from raft_node.observability.logs import get_logger
+from raft_node.observability.metrics import Metrics
+from raft_node.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    Message,
+    RequestVote,
+    RequestVoteResponse,
+)
+from raft_node.raft.types import NodeId
+from raft_node.rpc import codec
+from raft_node.rpc.channels import open_channel
+from raft_node.rpc.codec import MessageError
+from raft_node.rpc.streams import ClientStream, Outbox
+
+_VOTE_TIMEOUT_S = 1.0
+_APPENDS_WAITING_MAX = 64
+_HEARTBEATS_WAITING_MAX = 8
+
+_log = get_logger()
+
+
+class LocalMember:
+    """Who this node is to its peers: what every envelope says."""
+
+    def __init__(self, node_id: NodeId, cluster_id: bytes, shard: int, client_address: str) -> None:
+        """Keeps what is the same in all envelopes."""
+        self.node_id = node_id
+        self.cluster_id = cluster_id
+        self.shard = shard
+        self.client_address = client_address
+
+    def envelope(self, peer: NodeId) -> pb.Envelope:
+        """What stands on every message to a peer."""
+        return pb.Envelope(
+            cluster_id=self.cluster_id,
+            shard=self.shard,
+            sender=pb.Member(name=self.node_id.name, incarnation=self.node_id.incarnation),
+            receiver=pb.Member(name=peer.name, incarnation=peer.incarnation),
+            format_version=codec.FORMAT_VERSION,
+            client_address=self.client_address,
+        )
+
+    def check(self, envelope: pb.Envelope) -> NodeId:
+        """Who sent a message that is for this node.
+
+        Raises:
+            MessageError: It is from another cluster or shard, for another incarnation, or of an unknown format.
+        """
+        source = codec.sender(envelope)
+        if envelope.cluster_id != self.cluster_id or envelope.shard != self.shard:
+            raise MessageError(f"{source.name} belongs to another cluster or shard")
+        if codec.receiver(envelope) != self.node_id:
+            raise MessageError(
+                f"{source.name} speaks to {envelope.receiver.name} of incarnation {envelope.receiver.incarnation}, "
+                f"which is not this node, {self.node_id.name} of {self.node_id.incarnation}"
+            )
+        if envelope.format_version > codec.FORMAT_VERSION:
+            raise MessageError(f"{source.name} speaks format {envelope.format_version}, which is newer than this node")
+        return source
+
+
+class Peer:
+    """One peer: a channel, two streams and votes."""
+
+    def __init__(
+        self,
+        me: LocalMember,
+        node_id: NodeId,
+        address: str,
+        metrics: Metrics,
+        on_message: Callable[[Message], None],
+        on_unreachable: Callable[[NodeId], None],
+    ) -> None:
+        """Opens the channel; ``run`` sets the streams going."""
+        self.node_id = node_id
+        self._me = me
+        self._envelope = me.envelope(node_id)
+        self._metrics = metrics
+        self._on_message = on_message
+        self._channel = open_channel(address)
+        self._stub = pb_grpc.RaftStub(self._channel)
+        self._votes: set[asyncio.Task[None]] = set()
+        self._received_vote = metrics.received("Raft", "RequestVote")
+        self._received_append = metrics.received("Raft", "Replicate")
+        self._received_heartbeat = metrics.received("Raft", "Heartbeat")
+        self._sent_vote = metrics.sent("Raft", "RequestVote")
+        self._appends: ClientStream[pb.AppendEntriesRequest, pb.AppendEntriesResponse] = ClientStream(
+            self._stub.Replicate,
+            _APPENDS_WAITING_MAX,
+            self._append_answered,
+            metrics.sent("Raft", "Replicate").inc,
+            partial(on_unreachable, node_id),
+        )
+        self._heartbeats: ClientStream[pb.HeartbeatRequest, pb.HeartbeatResponse] = ClientStream(
+            self._stub.Heartbeat,
+            _HEARTBEATS_WAITING_MAX,
+            self._heartbeat_answered,
+            metrics.sent("Raft", "Heartbeat").inc,
+            lambda: None,
+        )
+
+    async def run(self) -> None:
+        """Runs both streams until cancelled, then closes the channel."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._appends.run())
+                group.create_task(self._heartbeats.run())
+        finally:
+            for vote in self._votes:
+                vote.cancel()
+            await self._channel.close()
+
+    def append(self, message: AppendEntries) -> None:
+        """Queues AppendEntries."""
+        self._appends.outbox.put(codec.encode_append(message, self._envelope))
+
+    def heartbeat(self, message: Heartbeat) -> None:
+        """Queues a heartbeat."""
+        self._heartbeats.outbox.put(codec.encode_heartbeat(message, self._envelope))
+
+    def vote(self, message: RequestVote) -> None:
+        """Asks for a vote."""
+        task = asyncio.create_task(self._ask(message))
+        self._votes.add(task)
+        task.add_done_callback(self._votes.discard)
+
+    async def _ask(self, message: RequestVote) -> None:
+        self._sent_vote.inc()
+        try:
+            response = await self._stub.RequestVote(codec.encode_vote(message, self._envelope), timeout=_VOTE_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            self._metrics.messages_dropped.labels(self._metrics.shard, "vote_failed").inc()
+            _log.debug("raft.vote_not_answered", peer=self.node_id.name, code=error.code().name)
+            return
+        self._received_vote.inc()
+        if self._is_for_me(response.envelope):
+            self._on_message(codec.decode_vote_response(response, self.node_id, self._me.node_id))
+
+    def _append_answered(self, response: pb.AppendEntriesResponse) -> None:
+        self._received_append.inc()
+        if self._is_for_me(response.envelope):
+            self._on_message(codec.decode_append_response(response, self.node_id, self._me.node_id))
+
+    def _heartbeat_answered(self, response: pb.HeartbeatResponse) -> None:
+        self._received_heartbeat.inc()
+        if self._is_for_me(response.envelope):
+            self._on_message(codec.decode_heartbeat_response(response, self.node_id, self._me.node_id))
+
+    def _is_for_me(self, envelope: pb.Envelope) -> bool:
+        try:
+            return self._me.check(envelope) == self.node_id
+        except MessageError as error:
+            self._metrics.messages_dropped.labels(self._metrics.shard, "not_for_me").inc()
+            _log.warning("raft.message_refused", reason=str(error))
+            return False
+
+
+class Peers:
+    """All peers of a node: the driver's ``Transport``."""
+
+    def __init__(self, me: LocalMember, metrics: Metrics) -> None:
+        """Starts without peers; ``connect`` adds them."""
+        self.me = me
+        self._metrics = metrics
+        self._peers: dict[NodeId, Peer] = {}
+        self._append_answers: dict[NodeId, Outbox[pb.AppendEntriesResponse]] = {}
+        self._heartbeat_answers: dict[NodeId, Outbox[pb.HeartbeatResponse]] = {}
+        self._votes: dict[tuple[NodeId, int, bool], asyncio.Future[RequestVoteResponse]] = {}
+        self._envelopes: dict[NodeId, pb.Envelope] = {}
+        self.client_addresses: dict[str, str] = {me.node_id.name: me.client_address}
+
+    def connect(
+        self,
+        addresses: dict[NodeId, str],
+        on_message: Callable[[Message], None],
+        on_unreachable: Callable[[NodeId], None],
+    ) -> None:
+        """Opens a channel to each peer.
+
+        Args:
+            addresses: Raft addresses by member, this node left out.
+            on_message: Takes every answer.
+            on_unreachable: Told when what was under way to a peer is lost.
+        """
+        for node_id, address in addresses.items():
+            self._peers[node_id] = Peer(self.me, node_id, address, self._metrics, on_message, on_unreachable)
+
+    async def run(self) -> None:
+        """Runs all streams until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for peer in self._peers.values():
+                group.create_task(peer.run())
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Queues messages, each where it belongs."""
+        for message in messages:
+            match message:
+                case AppendEntries():
+                    self._peers[message.receiver].append(message)
+                case Heartbeat():
+                    self._peers[message.receiver].heartbeat(message)
+                case RequestVote():
+                    self._peers[message.receiver].vote(message)
+                case AppendEntriesResponse():
+                    append_answers = self._append_answers.get(message.receiver)
+                    if append_answers is not None:
+                        envelope = self.envelope(message.receiver)
+                        append_answers.put(codec.encode_append_response(message, envelope))
+                case HeartbeatResponse():
+                    heartbeat_answers = self._heartbeat_answers.get(message.receiver)
+                    if heartbeat_answers is not None:
+                        envelope = self.envelope(message.receiver)
+                        heartbeat_answers.put(codec.encode_heartbeat_response(message, envelope))
+                case RequestVoteResponse():
+                    self._answer_vote(message)
+                case _:
+                    assert_never(message)
+
+    def envelope(self, peer: NodeId) -> pb.Envelope:
+        """What stands on every answer to a peer."""
+        envelope = self._envelopes.get(peer)
+        if envelope is None:
+            envelope = self._envelopes[peer] = self.me.envelope(peer)
+        return envelope
+
+    def open_append_answers(self, peer: NodeId) -> Outbox[pb.AppendEntriesResponse]:
+        """Where answers to a peer's AppendEntries go from now on: the newest stream counts."""
+        outbox = self._append_answers[peer] = Outbox(_APPENDS_WAITING_MAX)
+        return outbox
+
+    def open_heartbeat_answers(self, peer: NodeId) -> Outbox[pb.HeartbeatResponse]:
+        """Where answers to a peer's heartbeats go from now on."""
+        outbox = self._heartbeat_answers[peer] = Outbox(_HEARTBEATS_WAITING_MAX)
+        return outbox
+
+    def expect_vote(self, message: RequestVote) -> asyncio.Future[RequestVoteResponse]:
+        """What the core will answer to a vote that was just asked for."""
+        key = (message.sender, message.term, message.pre_vote)
+        future = self._votes.get(key)
+        if future is None or future.done():
+            future = self._votes[key] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(lambda _: self._votes.pop(key, None))
+        return future
+
+    def _answer_vote(self, message: RequestVoteResponse) -> None:
+        # A refusal may carry a newer term than was asked for, so the term cannot always tell which question it answers.
+        for (asker, term, pre_vote), future in list(self._votes.items()):
+            fits = asker == message.receiver and pre_vote == message.pre_vote and (pre_vote or message.term >= term)
+            if fits and not future.done():
+                future.set_result(message)
+
+
+__all__ = ["LocalMember", "Peers"]

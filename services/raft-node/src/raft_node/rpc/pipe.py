@@ -1,0 +1,181 @@
+"""One Pipe stream: batches of records in, results out, in any order and number.
+
+Results gather while the last message is being written, and leave together: the stream clocks itself. What the sender
+has under way is bounded by its own windows, and what waits to be sent by ``_RESULT_BYTES_WAITING_MAX``: beyond it no
+more batches are read, and HTTP/2's flow control holds the sender back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+import grpc
+import grpc.aio
+from doug.v1 import doug_pb2 as pb
+from doug_wire import command as commands
+from doug_wire import pipe
+from doug_wire.command import CommandError
+from doug_wire.pipe import PipeError, ReadRecord, Status
+from doug_wire.slots import slot_of
+
+from raft_node.kv.keyspace import StoredValue
+from raft_node.observability.metrics import Metrics
+from raft_node.rpc.shard import Shard
+from raft_node.rpc.streams import BROKEN
+from raft_node.runtime.driver import Submission
+from raft_node.storage.engine import BlockNeeded
+
+_RESULT_BYTES_WAITING_MAX = 16 << 20
+
+
+class PipeSession:
+    """Serves one stream. Also the ``Sink`` of the writes that came in on it."""
+
+    def __init__(self, shard: Shard, context: grpc.aio.ServicerContext[Any, Any], metrics: Metrics) -> None:
+        """Builds it; ``run`` serves until the stream ends."""
+        self._shard = shard
+        self._context = context
+        self._results: deque[bytes] = deque()
+        self._result_bytes = 0
+        self._filled = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._loads: set[asyncio.Task[None]] = set()
+        self._received = metrics.received("Doug", "Pipe")
+        self._sent = metrics.sent("Doug", "Pipe")
+
+    async def run(self) -> None:
+        """Serves until the client ends the stream or it breaks."""
+        writer = asyncio.create_task(self._write())
+        try:
+            while (batch := await self._context.read()) is not grpc.aio.EOF:
+                self._received.inc()
+                self._take(batch)
+                if not self._drained.is_set():
+                    await self._drained.wait()
+        except PipeError as error:
+            await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except BROKEN:
+            return
+        finally:
+            for task in (writer, *self._loads):
+                task.cancel()
+            await asyncio.gather(writer, *self._loads, return_exceptions=True)
+
+    def resolve(self, record_id: int, status: int, revision: int) -> None:
+        """See ``Sink``."""
+        self._put(pipe.encode_result(record_id, status, revision))
+
+    def _take(self, batch: pb.Batch) -> None:
+        if batch.kind == pb.BATCH_KIND_WRITE:
+            self._take_writes(batch)
+        elif batch.kind == pb.BATCH_KIND_READ_LINEARIZABLE:
+            records = self._take_reads(batch)
+            if not records:
+                return
+            if self._shard.is_leader:
+                self._shard.driver.read(lambda confirmed: self._serve(records, confirmed))
+            else:
+                self._serve(records, confirmed=False)
+        elif batch.kind == pb.BATCH_KIND_READ_LOCAL:
+            self._serve(self._take_reads(batch), confirmed=True)
+        else:
+            raise PipeError(f"unknown kind of batch {batch.kind}")
+
+    def _take_writes(self, batch: pb.Batch) -> None:
+        machine = self._shard.driver.machine
+        submissions = []
+        for record in pipe.decode_writes(batch.records):
+            try:
+                command = commands.validate(record.command)
+            except CommandError:
+                self.resolve(record.id, Status.INVALID, 0)
+                continue
+            if commands.checksum(record.command) != record.crc:
+                self.resolve(record.id, Status.INVALID, 0)
+            elif not machine.created:
+                self.resolve(record.id, Status.NOT_LEADER, 0)
+            elif batch.shard != self._shard.number or not machine.owns(slot_of(command.key), command.epoch):
+                self.resolve(record.id, Status.WRONG_SHARD, 0)
+            else:
+                submissions.append(Submission(self, record.id, record.crc, record.command))
+        if submissions:
+            self._shard.driver.submit(submissions)
+
+    def _take_reads(self, batch: pb.Batch) -> list[ReadRecord]:
+        records = list(pipe.decode_reads(batch.records))
+        if batch.shard == self._shard.number:
+            return records
+        for record in records:
+            self.resolve(record.id, Status.WRONG_SHARD, 0)
+        return []
+
+    def _serve(self, records: list[ReadRecord], confirmed: bool) -> None:
+        machine, reader = self._shard.driver.machine, self._shard.reader
+        if not confirmed or not machine.created:
+            status = Status.UNAVAILABLE if confirmed else Status.NOT_LEADER
+            for record in records:
+                self.resolve(record.id, status, 0)
+            return
+        slow: list[tuple[ReadRecord, BlockNeeded]] = []
+        for record in records:
+            if not machine.owns(slot_of(record.key), record.epoch):
+                self.resolve(record.id, Status.WRONG_SHARD, 0)
+                continue
+            found = reader.get(record.key)
+            if isinstance(found, BlockNeeded):
+                slow.append((record, found))
+            else:
+                self._answer(record, found)
+        if slow:
+            task = asyncio.create_task(self._load(slow))
+            self._loads.add(task)
+            task.add_done_callback(self._loads.discard)
+
+    async def _load(self, slow: list[tuple[ReadRecord, BlockNeeded]]) -> None:
+        for record, needed in slow:
+            self._answer(record, await self._shard.reader.load(needed))
+
+    def _answer(self, record: ReadRecord, found: StoredValue | None) -> None:
+        if found is None:
+            self.resolve(record.id, Status.NOT_FOUND, 0)
+        else:
+            self._put(pipe.encode_result(record.id, Status.OK, found.revision, found.content_type, found.value))
+
+    def _put(self, result: bytes) -> None:
+        self._results.append(result)
+        self._result_bytes += len(result)
+        self._filled.set()
+        if self._result_bytes > _RESULT_BYTES_WAITING_MAX:
+            self._drained.clear()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._filled.wait()
+                message = self._gather()
+                await self._context.write(message)
+                self._sent.inc()
+                if self._result_bytes <= _RESULT_BYTES_WAITING_MAX:
+                    self._drained.set()
+        except BROKEN:
+            # The reading side sees the same break.
+            self._drained.set()
+
+    def _gather(self) -> pb.BatchResult:
+        """Takes results off the queue, up to a message's worth."""
+        results = self._results
+        taken = [results.popleft()]
+        size = len(taken[0])
+        while results and size + len(results[0]) <= pipe.BATCH_BYTES_MAX:
+            size += len(results[0])
+            taken.append(results.popleft())
+        self._result_bytes -= size
+        if not results:
+            self._filled.clear()
+        message = pb.BatchResult(results=b"".join(taken), receipt=self._shard.receipt())
+        if not self._shard.is_leader:
+            message.leader_id, message.leader_address = self._shard.leader()
+        return message

@@ -1,0 +1,170 @@
+"""The Raft service: what peers ask of this node.
+
+Before the core runs, only ``Identify`` is answered; everything else is UNAVAILABLE, which peers take for a lost
+message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+import grpc
+import grpc.aio
+from doug.v1 import raft_pb2 as pb
+from doug.v1 import raft_pb2_grpc as pb_grpc
+
+from raft_node.observability.logs import get_logger
+from raft_node.observability.metrics import Metrics
+from raft_node.raft.messages import Message
+from raft_node.raft.types import NodeId
+from raft_node.rpc import codec
+from raft_node.rpc.codec import MessageError
+from raft_node.rpc.peers import Peers
+from raft_node.rpc.streams import BROKEN, Outbox
+
+_VOTE_TIMEOUT_S = 1.0
+
+_log = get_logger()
+
+
+class Attached(NamedTuple):
+    """The running node that the service hands messages to."""
+
+    peers: Peers
+    receive: Callable[[Message], None]
+
+
+class RaftService(pb_grpc.RaftServicer):
+    """Serves the peers. ``attach`` gives it the node once that runs.
+
+    Attributes:
+        first_configuration: The finished bytes of entry 1; empty before this member has it.
+        cluster_id: The cluster's id; empty before this member knows it.
+    """
+
+    def __init__(self, node_id: NodeId, shard: int, metrics: Metrics) -> None:
+        """Starts detached."""
+        self._node_id = node_id
+        self._shard = shard
+        self._metrics = metrics
+        self._attached: Attached | None = None
+        self.first_configuration = b""
+        self.cluster_id = b""
+        self._received = {name: metrics.received("Raft", name) for name in ("RequestVote", "Replicate", "Heartbeat")}
+        self._sent = {name: metrics.sent("Raft", name) for name in ("RequestVote", "Replicate", "Heartbeat")}
+
+    def attach(self, peers: Peers, receive: Callable[[Message], None]) -> None:
+        """From now on messages are handed to ``receive``."""
+        self._attached = Attached(peers, receive)
+
+    async def Identify(  # noqa: N802 - the method's name in the proto file
+        self, request: pb.IdentifyRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.IdentifyResponse:
+        """Tells who this member is, and its first configuration."""
+        return pb.IdentifyResponse(
+            member=pb.Member(name=self._node_id.name, incarnation=self._node_id.incarnation),
+            shard=self._shard,
+            cluster_id=self.cluster_id,
+            first_configuration=self.first_configuration if request.shard == self._shard else b"",
+            format_version=codec.FORMAT_VERSION,
+        )
+
+    async def RequestVote(  # noqa: N802
+        self, request: pb.RequestVoteRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RequestVoteResponse:
+        """Hands the question to the core and waits for its answer, which comes once the vote is durable."""
+        attached, source = await self._admit(request.envelope, context)
+        self._received["RequestVote"].inc()
+        message = codec.decode_vote(request, source, self._node_id)
+        answer = attached.peers.expect_vote(message)
+        attached.receive(message)
+        try:
+            async with asyncio.timeout(_VOTE_TIMEOUT_S):
+                response = await asyncio.shield(answer)
+        except TimeoutError:
+            # The core ignored the question: it comes from a stranger, or this node is bound to a living leader.
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the vote was not answered")
+        self._sent["RequestVote"].inc()
+        return codec.encode_vote_response(response, attached.peers.envelope(source))
+
+    async def Replicate(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.AppendEntriesRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        """Takes a leader's AppendEntries; the answers go back on this stream once they are durable."""
+        await self._serve(
+            context,
+            "Replicate",
+            lambda attached, source: attached.peers.open_append_answers(source),
+            codec.decode_append,
+        )
+
+    async def Heartbeat(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.HeartbeatRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Takes a leader's heartbeats; the answers go back at once."""
+        await self._serve(
+            context,
+            "Heartbeat",
+            lambda attached, source: attached.peers.open_heartbeat_answers(source),
+            codec.decode_heartbeat,
+        )
+
+    async def _serve(
+        self,
+        context: grpc.aio.ServicerContext[Any, Any],
+        method: str,
+        open_outbox: Callable[[Attached, NodeId], Outbox[Any]],
+        decode: Callable[[Any, NodeId, NodeId], Message],
+    ) -> None:
+        received = self._received[method]
+        request = await context.read()
+        if request is grpc.aio.EOF:
+            return
+        known = request.envelope
+        attached, source = await self._admit(known, context)
+        attached.peers.client_addresses[source.name] = known.client_address
+        outbox = open_outbox(attached, source)
+        writer = asyncio.create_task(self._write(outbox, context, method))
+        try:
+            while request is not grpc.aio.EOF:
+                received.inc()
+                if request.envelope != known:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the envelope changed within a stream")
+                attached.receive(decode(request, source, self._node_id))
+                request = await context.read()
+        except MessageError as error:
+            self._metrics.messages_dropped.labels(self._metrics.shard, "malformed").inc()
+            _log.warning("raft.message_refused", reason=str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except BROKEN:
+            # The peer has gone; it opens a new stream when it comes back.
+            return
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, outbox: Outbox[Any], context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
+        sent = self._sent[method]
+        try:
+            while True:
+                await context.write(await outbox.get())
+                sent.inc()
+        except BROKEN:
+            return
+
+    async def _admit(
+        self, envelope: pb.Envelope, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> tuple[Attached, NodeId]:
+        attached = self._attached
+        if attached is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the node is starting")
+        try:
+            return attached, attached.peers.me.check(envelope)
+        except MessageError as error:
+            self._metrics.messages_dropped.labels(self._metrics.shard, "not_for_me").inc()
+            _log.warning("raft.message_refused", reason=str(error))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))

@@ -1,0 +1,62 @@
+"""The replica as the client-facing services see it: one object with what they ask for, and the refusals they share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from doug.v1 import doug_pb2 as pb
+
+from raft_node.raft.types import Role
+from raft_node.rpc.peers import Peers
+from raft_node.runtime.driver import Driver
+from raft_node.runtime.reader import Reader
+
+
+class Leader(NamedTuple):
+    """Whom this node follows; empty strings while it knows none."""
+
+    id: str
+    address: str
+
+
+class Shard:
+    """One running replica."""
+
+    def __init__(self, node_id: str, number: int, driver: Driver, reader: Reader, peers: Peers) -> None:
+        """Ties the parts together.
+
+        Args:
+            node_id: This node's name.
+            number: The shard's number.
+            driver: Where writes are proposed and reads confirmed.
+            reader: Where values are looked up.
+            peers: Who knows the leader's Doug address.
+        """
+        self.node_id = node_id
+        self.number = number
+        self.driver = driver
+        self.reader = reader
+        self.peers = peers
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node leads."""
+        return self.driver.node.role is Role.LEADER
+
+    def leader(self) -> Leader:
+        """Whom this node follows, itself included."""
+        leader = self.driver.node.leader
+        if leader is None:
+            return Leader("", "")
+        return Leader(leader.name, self.peers.client_addresses.get(leader.name, ""))
+
+    def receipt(self) -> pb.Receipt:
+        """Who answers, and how far it has applied."""
+        node = self.driver.node
+        return pb.Receipt(
+            node_id=self.node_id,
+            shard=self.number,
+            term=node.term,
+            applied_index=node.applied_index,
+            role=node.role.value,
+        )

@@ -1,0 +1,138 @@
+"""Both ends of a long-lived stream: an outbox that is written by one task, and reading by another.
+
+An outbox is bounded: what is too much is dropped, oldest first, and the core sends it again when it is still wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import grpc
+import grpc.aio
+
+Sent = TypeVar("Sent")
+Received = TypeVar("Received")
+
+_BACKOFF_FIRST_S = 0.02
+_BACKOFF_MAX_S = 0.5
+
+
+class Outbox(Generic[Sent]):
+    """Messages on their way out. Only the event loop touches it."""
+
+    def __init__(self, limit: int) -> None:
+        """Holds at most ``limit`` messages."""
+        self._messages: deque[Sent] = deque()
+        self._limit = limit
+        self._filled = asyncio.Event()
+
+    def put(self, message: Sent) -> bool:
+        """Adds a message; False when an older one had to give way."""
+        full = len(self._messages) >= self._limit
+        if full:
+            self._messages.popleft()
+        self._messages.append(message)
+        self._filled.set()
+        return not full
+
+    def clear(self) -> None:
+        """Forgets all messages."""
+        self._messages.clear()
+        self._filled.clear()
+
+    async def wait(self) -> None:
+        """Returns once there is a message."""
+        await self._filled.wait()
+
+    async def get(self) -> Sent:
+        """The next message."""
+        while not self._messages:
+            self._filled.clear()
+            await self._filled.wait()
+        return self._messages.popleft()
+
+
+class Call(Protocol):
+    """What a bidirectional call looks like from the client; grpc.aio's own type differs between its versions."""
+
+    async def write(self, request: Any) -> None:
+        """Sends one message."""
+
+    async def read(self) -> Any:
+        """Receives one message, or ``grpc.aio.EOF``."""
+
+    def cancel(self) -> bool:
+        """Ends the call."""
+
+
+BROKEN = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
+"""What a broken call raises while it is read or written."""
+
+
+class ClientStream(Generic[Sent, Received]):
+    """A stream to a peer: opened when there is something to say, and again after it broke."""
+
+    def __init__(
+        self,
+        open_call: Callable[[], Call],
+        limit: int,
+        on_received: Callable[[Received], None],
+        on_sent: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> None:
+        """Builds it; ``run`` sets it going.
+
+        Args:
+            open_call: Starts the RPC.
+            limit: How many messages may wait.
+            on_received: Takes each answer.
+            on_sent: Called for each message that was written.
+            on_broken: Called when what was under way is lost.
+        """
+        self.outbox: Outbox[Sent] = Outbox(limit)
+        self._open_call = open_call
+        self._on_received = on_received
+        self._on_sent = on_sent
+        self._on_broken = on_broken
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        backoff_s = _BACKOFF_FIRST_S
+        while True:
+            await self.outbox.wait()
+            answered = await self._converse()
+            # What waited was meant for a connection that is gone; the core decides what to send on the next one.
+            self.outbox.clear()
+            self._on_broken()
+            backoff_s = _BACKOFF_FIRST_S if answered else min(2 * backoff_s, _BACKOFF_MAX_S)
+            await asyncio.sleep(backoff_s)
+
+    async def _converse(self) -> bool:
+        """Runs one call to its end; returns whether the peer ever answered."""
+        call = self._open_call()
+        answered = False
+        writer = asyncio.create_task(self._write(call))
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                answered = True
+                self._on_received(message)
+        except BROKEN:
+            pass
+        finally:
+            writer.cancel()
+            call.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+        return answered
+
+    async def _write(self, call: Call) -> None:
+        try:
+            while True:
+                message = await self.outbox.get()
+                await call.write(message)
+                self._on_sent()
+        except BROKEN:
+            # The reading side sees the same break and ends the call.
+            pass

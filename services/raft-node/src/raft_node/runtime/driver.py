@@ -1,0 +1,381 @@
+"""The Ready loop: feeds the core with messages, proposals and time, and does what it asks for.
+
+Everything here runs on the event loop; only the log writer and the engine's background work have threads. What arrives
+in one turn of the loop becomes one batch: ``wake`` schedules a single ``_turn``, whatever the number of callers.
+
+Invariants:
+1. The order of duties is that of ``raft_node.raft.ready``; persist, then send.
+2. One log write is under way at a time.
+3. Time reaches the core as ticks. Messages that have arrived are handled before a deadline is: a wake-up that comes
+   late lets the loop read its sockets once and counts one tick, so that a paused process does not campaign for the
+   time it slept (docs/raft.md, Time).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from doug_wire import command as commands
+from doug_wire.command import Opcode
+from doug_wire.pipe import Status
+
+from raft_node.entry import Entry, EntryKind
+from raft_node.errors import NotLeaderError, OverloadedError
+from raft_node.kv import partitions
+from raft_node.kv.state_machine import StateMachine
+from raft_node.observability.metrics import Metrics
+from raft_node.raft.messages import Message
+from raft_node.raft.node import Proposal, RaftNode
+from raft_node.raft.ready import Event, Ready
+from raft_node.raft.types import NodeId, Role
+from raft_node.runtime.log_store import LogStore
+from raft_node.runtime.proposals import PendingProposals, Sink, Submission
+
+LATE_S = 0.03
+"""A timer that is later than this tells that the process stood still, and that its sockets may hold news."""
+
+SUBMISSIONS_WAITING_MAX = 20_000
+"""Writes that wait for one turn of the loop, or for a stalled engine; more are refused."""
+
+
+class Transport(Protocol):
+    """The network as the driver sees it."""
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Queues messages; never blocks, may drop."""
+
+
+class Stallable(Protocol):
+    """The storage engine as the driver sees it."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether applying must wait for a flush or a compaction."""
+
+
+ReadCallback = Callable[[bool], None]
+"""Called with True once a read may be served, with False when it must be asked for again elsewhere."""
+
+
+class WallClock:
+    """The leader's clock for log timestamps: the wall clock at its election, moved on by the monotonic clock."""
+
+    def __init__(self) -> None:
+        """Starts from now."""
+        self.rebase()
+
+    def rebase(self) -> None:
+        """Looks at the wall clock again; done when this node becomes leader."""
+        self._wall_us = time.time_ns() // 1000
+        self._monotonic_us = time.monotonic_ns() // 1000
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch."""
+        return self._wall_us + time.monotonic_ns() // 1000 - self._monotonic_us
+
+
+class _NoSink:
+    """For proposals of the node itself, which nobody waits for."""
+
+    def resolve(self, record_id: int, status: int, revision: int) -> None:
+        """Forgets the result."""
+
+
+class Driver:
+    """Runs one ``RaftNode``."""
+
+    def __init__(
+        self,
+        node: RaftNode,
+        log: LogStore,
+        machine: StateMachine,
+        engine: Stallable,
+        transport: Transport,
+        metrics: Metrics,
+        *,
+        tick_ms: int,
+        proposal_timeout_ms: int,
+        shard: int,
+        shards: int,
+        on_event: Callable[[Event], None],
+        on_applied: Callable[[], None],
+    ) -> None:
+        """Builds it; ``start`` sets it going.
+
+        Args:
+            node: The core.
+            log: Its log.
+            machine: What committed entries are applied to.
+            engine: Tells when applying must wait.
+            transport: Where messages go.
+            metrics: What is counted.
+            tick_ms: The grain of the core's time.
+            proposal_timeout_ms: When an unanswered proposal becomes unknown.
+            shard: This shard's number, for the entry that creates it.
+            shards: How many shards a new cluster starts with, for the same.
+            on_event: Takes what the core has to tell.
+            on_applied: Called after entries were applied, so that flushes can be looked after.
+        """
+        self.node = node
+        self.machine = machine
+        self.pending = PendingProposals()
+        self._log = log
+        self._engine = engine
+        self._transport = transport
+        self._metrics = metrics
+        self._tick_s = tick_ms / 1000
+        self._proposal_timeout_s = proposal_timeout_ms / 1000
+        self._create_shard = partitions.encode_create_shard(shard, shards)
+        self._create_shard_term = 0
+        self._on_event = on_event
+        self._on_applied = on_applied
+        self._loop = asyncio.get_running_loop()
+        self._clock = WallClock()
+        self._inbox: list[Message] = []
+        self._waiting: list[Submission] = []
+        self._reads_waiting: list[ReadCallback] = []
+        self._held: Sequence[Entry] = ()
+        self._reads: dict[int, list[ReadCallback]] = {}
+        self._confirmed: deque[tuple[int, list[ReadCallback]]] = deque()
+        self._next_context = 1
+        self._turn_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._counted_until_s = self._loop.time()
+        self._stopped = False
+
+    # What comes in.
+
+    def start(self) -> None:
+        """Applies what is known to be committed, and lets time begin."""
+        self._counted_until_s = self._loop.time()
+        self.wake()
+
+    def stop(self) -> None:
+        """Ends all activity. Writes without a result are answered as unknown."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.pending.expire(float("inf"))
+        for submission in self._waiting:
+            submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
+        self._waiting = []
+        self._drop_reads([*self._reads])
+        waiting, self._reads_waiting = self._reads_waiting, []
+        for callback in waiting:
+            callback(False)
+
+    def receive(self, message: Message) -> None:
+        """Takes a message that the transport has decoded."""
+        self._inbox.append(message)
+        self.wake()
+
+    def peer_unreachable(self, peer: NodeId) -> None:
+        """Notes that what was under way to a peer is lost."""
+        if not self._stopped:
+            self.node.peer_unreachable(peer)
+            self.wake()
+
+    def submit(self, submissions: Sequence[Submission]) -> None:
+        """Proposes writes; each sink hears once what became of its own."""
+        if self.node.role is not Role.LEADER or self._stopped:
+            self._refuse(submissions, Status.NOT_LEADER, "not_leader")
+        elif len(self._waiting) + len(submissions) > SUBMISSIONS_WAITING_MAX:
+            self._refuse(submissions, Status.OVERLOADED, "overloaded")
+        else:
+            self._waiting.extend(submissions)
+            self.wake()
+
+    def read(self, callback: ReadCallback) -> None:
+        """Asks for a linearizable read; reads that come while a round is under way share the next one."""
+        if self.node.role is not Role.LEADER or self._stopped:
+            callback(False)
+            return
+        self._reads_waiting.append(callback)
+        self.wake()
+
+    def durable(self, sequence: int) -> None:
+        """Notes that a log write is durable."""
+        if not self._stopped:
+            self.node.persisted(sequence)
+            self.wake()
+
+    def expire(self) -> None:
+        """Answers proposals that have waited too long; called now and then."""
+        expired = self.pending.expire(self._loop.time())
+        if expired:
+            self._metrics.proposals_failed.labels(self._metrics.shard, "timeout").inc(expired)
+
+    @property
+    def applied_index(self) -> int:
+        """The last entry that was applied here."""
+        return self.node.applied_index
+
+    def wake(self) -> None:
+        """Has ``_turn`` run once, soon."""
+        if not self._turn_scheduled and not self._stopped:
+            self._turn_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    # One turn.
+
+    def _turn(self) -> None:
+        self._turn_scheduled = False
+        if self._stopped:
+            return
+        if self._inbox:
+            self._step()
+        if self._held and not self._engine.stalled:
+            held, self._held = self._held, ()
+            self._apply(held)
+        if self._waiting and not self._engine.stalled:
+            self._propose()
+        if self._reads_waiting:
+            self._ask_quorum()
+        ready = self.node.ready(self._log.idle)
+        while ready is not None:
+            self._handle(ready)
+            ready = self.node.ready(self._log.idle)
+        self._serve_confirmed()
+        self._set_timer()
+
+    def _step(self) -> None:
+        self._count_time_before_message()
+        inbox, self._inbox = self._inbox, []
+        for message in inbox:
+            self.node.step(message)
+
+    def _handle(self, ready: Ready) -> None:
+        if ready.messages:
+            self._transport.send(ready.messages)
+        if ready.write is not None:
+            self._log.write(ready.write)
+        for event in ready.events:
+            if event.name == "became_leader":
+                self._clock.rebase()
+            self._on_event(event)
+        if ready.committed:
+            assert not self._held, "the core hands out one chunk of committed entries at a time"
+            if self._engine.stalled:
+                # Applied by a later turn; meanwhile the core hands out no more, so that memory stays bounded.
+                self._held = ready.committed
+            else:
+                self._apply(ready.committed)
+        for state in ready.read_states:
+            self._confirmed.append((state.read_index, self._reads.pop(state.context)))
+        if ready.reads_dropped:
+            self._drop_reads(ready.reads_dropped)
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        outcomes = self.machine.apply(entries)
+        last = entries[-1]
+        self.node.applied(last.index)
+        self._metrics.entries_applied.inc(len(entries))
+        self._metrics.apply_batch.observe(len(entries))
+        committed = self.pending.applied(entries, outcomes)
+        if committed:
+            self._metrics.proposals_committed.inc(committed)
+        if not self.machine.created and last.term == self.node.term:
+            self._propose_creation()
+        self._on_applied()
+
+    def _propose_creation(self) -> None:
+        """Once an entry of its own term is applied, a new shard's leader says which slots the shard owns."""
+        if self.node.role is Role.LEADER and self._create_shard_term != self.node.term:
+            self._create_shard_term = self.node.term
+            command = commands.encode(Opcode.CREATE_SHARD, b"", value=self._create_shard)
+            self._waiting.append(Submission(_NoSink(), 0, commands.checksum(command), command))
+            self.wake()
+
+    def _propose(self) -> None:
+        submissions, self._waiting = self._waiting, []
+        proposals = [Proposal(EntryKind.COMMAND, item.command, item.crc) for item in submissions]
+        try:
+            first_index, term = self.node.propose(proposals, self._clock.now_us())
+        except NotLeaderError:
+            self._refuse(submissions, Status.NOT_LEADER, "not_leader")
+        except OverloadedError:
+            self._refuse(submissions, Status.OVERLOADED, "overloaded")
+        else:
+            self.pending.add(first_index, term, submissions, self._loop.time() + self._proposal_timeout_s)
+
+    def _refuse(self, submissions: Sequence[Submission], status: Status, reason: str) -> None:
+        self._metrics.proposals_failed.labels(self._metrics.shard, reason).inc(len(submissions))
+        for submission in submissions:
+            submission.sink.resolve(submission.record_id, status, 0)
+
+    # Reads.
+
+    def _serve_confirmed(self) -> None:
+        applied = self.node.applied_index
+        # Rounds are confirmed in order, and their indexes never fall, so the first one waits the least.
+        while self._confirmed and self._confirmed[0][0] <= applied:
+            for callback in self._confirmed.popleft()[1]:
+                callback(True)
+
+    def _ask_quorum(self) -> None:
+        """Has one context stand for all reads of this turn."""
+        callbacks, self._reads_waiting = self._reads_waiting, []
+        context = self._next_context
+        self._next_context += 1
+        try:
+            self.node.read_index(context)
+        except NotLeaderError:
+            for callback in callbacks:
+                callback(False)
+            return
+        self._reads[context] = callbacks
+
+    def _drop_reads(self, contexts: Sequence[int]) -> None:
+        for context in contexts:
+            for callback in self._reads.pop(context, []):
+                callback(False)
+
+    # Time.
+
+    def _elapsed_ticks(self) -> int:
+        return int((self._loop.time() - self._counted_until_s) / self._tick_s)
+
+    def _count_time_before_message(self) -> None:
+        """Counts time up to, and never to, the next deadline: the message at hand may put it off."""
+        elapsed = self._elapsed_ticks()
+        if elapsed <= 0:
+            return
+        self._counted_until_s += elapsed * self._tick_s
+        counted = min(elapsed, self.node.ticks_to_deadline() - 1)
+        if counted > 0:
+            self.node.tick(counted)
+
+    def _set_timer(self) -> None:
+        due_s = self._counted_until_s + max(1, self.node.ticks_to_deadline()) * self._tick_s
+        timer = self._timer
+        # A timer that fires early finds nothing due and sets itself again: cheaper than moving it with every message.
+        if timer is None or timer.cancelled() or timer.when() > due_s + self._tick_s / 2:
+            if timer is not None:
+                timer.cancel()
+            self._timer = self._loop.call_at(due_s, self._on_timer, due_s)
+
+    def _on_timer(self, due_s: float) -> None:
+        self._timer = None
+        if self._stopped:
+            return
+        late_s = self._loop.time() - due_s
+        self._metrics.event_loop_lag.set(max(0.0, late_s))
+        if late_s > LATE_S:
+            # The process stood still. Count up to the deadline, let the loop read its sockets, then count one tick.
+            self._count_time_before_message()
+            self._set_timer()
+            return
+        elapsed = self._elapsed_ticks()
+        if elapsed > 0:
+            self._counted_until_s += elapsed * self._tick_s
+            self.node.tick(min(elapsed, max(1, self.node.ticks_to_deadline())))
+            self._turn()
+        else:
+            self._set_timer()
+
+
+__all__ = ["Driver", "ReadCallback", "Sink", "Stallable", "Submission", "Transport", "WallClock"]

@@ -1,0 +1,122 @@
+"""Who a node is: its name, and the incarnation that both of its volumes were given at their first start.
+
+Invariants:
+1. The identity file is durable on both volumes before the node says its incarnation to anybody.
+2. A volume that holds anything but no identity, or another identity, refuses to start: a wiped or swapped volume has
+   forgotten votes and acknowledged entries, and must come back as a new incarnation.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from raft_node.errors import CorruptionError, IdentityError
+from raft_node.storage.files import FileSystem
+
+FILE_NAME = "IDENTITY"
+_IGNORED = frozenset({"LOCK", "lost+found", FILE_NAME, FILE_NAME + ".tmp"})
+
+
+class Identity(NamedTuple):
+    """What a volume knows of its node."""
+
+    name: str
+    incarnation: int
+    shard: int
+    cluster_id: str
+
+
+def _encode(identity: Identity) -> bytes:
+    body = json.dumps(identity._asdict(), sort_keys=True).encode()
+    return body + f"\n{crc32c(body):08x}\n".encode()
+
+
+def _read(fs: FileSystem, directory: str) -> Identity | None:
+    path = f"{directory}/{FILE_NAME}"
+    if not fs.exists(path):
+        return None
+    data = fs.read_file(path)
+    body, _, rest = data.partition(b"\n")
+    if rest.strip() != f"{crc32c(body):08x}".encode():
+        raise CorruptionError(path, 0, "the identity's checksum does not fit")
+    return Identity(**json.loads(body))
+
+
+def _write(fs: FileSystem, directory: str, identity: Identity) -> None:
+    temporary = f"{directory}/{FILE_NAME}.tmp"
+    file = fs.create(temporary)
+    file.write_at(0, [_encode(identity)])
+    # The content before the name, so that the name never shows an empty file.
+    file.sync_data()
+    file.close()
+    fs.rename(temporary, f"{directory}/{FILE_NAME}")
+    # The name before anybody hears the incarnation.
+    fs.sync_directory(directory)
+
+
+def _is_fresh(fs: FileSystem, directory: str) -> bool:
+    return not set(fs.list_directory(directory)) - _IGNORED
+
+
+def load_or_create(fs: FileSystem, wal_dir: str, data_dir: str, name: str, shard: int) -> Identity:
+    """Reads the identity of both volumes, or gives them one when both are new.
+
+    Args:
+        fs: The file system.
+        wal_dir: The volume of the log; it exists.
+        data_dir: The volume of the SSTables; it exists.
+        name: This node's name.
+        shard: This node's shard.
+
+    Raises:
+        IdentityError: The volumes do not belong together, to this node, or one was wiped.
+        CorruptionError: An identity file is damaged.
+    """
+    found = {directory: _read(fs, directory) for directory in (wal_dir, data_dir)}
+    known = [identity for identity in found.values() if identity is not None]
+    if not known:
+        for directory in found:
+            if not _is_fresh(fs, directory):
+                raise IdentityError(
+                    f"{directory} holds data but no {FILE_NAME}; it is not this node's, or was tampered with"
+                )
+        identity = Identity(name, secrets.randbits(63) | 1, shard, "")
+        for directory in found:
+            _write(fs, directory, identity)
+        return identity
+    identity = known[0]
+    if (identity.name, identity.shard) != (name, shard):
+        raise IdentityError(
+            f"these volumes belong to {identity.name} of shard {identity.shard}, not to {name} of shard {shard}"
+        )
+    for directory, other in found.items():
+        if other is None and identity.cluster_id == "" and _is_fresh(fs, directory):
+            # The first start was cut between the two volumes; nobody has heard of this incarnation yet.
+            _write(fs, directory, identity)
+        elif other is None:
+            raise IdentityError(
+                f"{directory} was wiped: {name} is known as incarnation {identity.incarnation}. What it had "
+                f"acknowledged may be lost, so it must not vote again. Wipe both volumes and admit its new incarnation "
+                f"as a learner: members replace {name}"
+            )
+        elif (other.name, other.incarnation, other.shard) != (identity.name, identity.incarnation, identity.shard):
+            raise IdentityError(f"{wal_dir} and {data_dir} belong to different nodes or incarnations")
+    cluster_ids = {other.cluster_id for other in known if other.cluster_id}
+    if len(cluster_ids) > 1:
+        raise IdentityError(f"{wal_dir} and {data_dir} belong to different clusters")
+    if cluster_ids:
+        return join_cluster(fs, wal_dir, data_dir, identity, cluster_ids.pop())
+    return identity
+
+
+def join_cluster(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity, cluster_id: str) -> Identity:
+    """Writes the cluster's id to both volumes, where it is not there yet, and returns the identity with it."""
+    joined = identity._replace(cluster_id=cluster_id)
+    for directory in (wal_dir, data_dir):
+        if _read(fs, directory) != joined:
+            _write(fs, directory, joined)
+    return joined

@@ -1,0 +1,112 @@
+"""Looks after the engine: change segments, flushes and compactions, all off the event loop.
+
+Two loops: one appends the change segments, in order; the other gives the helper process one task at a time, puts its
+result in place and has the engine take it up. The engine itself is only touched on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from raft_node.errors import FatalError
+from raft_node.observability.logs import get_logger
+from raft_node.observability.metrics import Metrics
+from raft_node.runtime.worker_process import WorkerProcess
+from raft_node.storage.engine import Engine
+from raft_node.storage.tasks import FlushTask, Task, WorkerGoneError
+
+_RESTART_PAUSE_S = 0.5
+
+_log = get_logger()
+
+
+class Maintenance:
+    """The background work of one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        worker: WorkerProcess,
+        metrics: Metrics,
+        on_progress: Callable[[], None],
+        on_failure: Callable[[FatalError], None],
+    ) -> None:
+        """Builds it; ``run`` sets it going.
+
+        Args:
+            engine: The engine to look after.
+            worker: The helper process.
+            metrics: Where durations are counted.
+            on_progress: Called on the event loop when a task was installed; applying may go on.
+            on_failure: Called on the event loop when the node must stop.
+        """
+        self._engine = engine
+        self._worker = worker
+        self._metrics = metrics
+        self._on_progress = on_progress
+        self._on_failure = on_failure
+        self._changes_wanted = asyncio.Event()
+        self._task_wanted = asyncio.Event()
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="maintenance")
+
+    def poke(self) -> None:
+        """Notes that something was written."""
+        self._changes_wanted.set()
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        self._changes_wanted.set()
+        self._task_wanted.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._append_changes())
+                group.create_task(self._run_tasks())
+        except* FatalError as errors:
+            first = errors.exceptions[0]
+            assert isinstance(first, FatalError)
+            self._on_failure(first)
+
+    def close(self) -> None:
+        """Ends the threads. Requires: ``run`` has ended."""
+        self._worker.close()
+        self._threads.shutdown()
+
+    async def _append_changes(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._changes_wanted.wait()
+            self._changes_wanted.clear()
+            while (change := self._engine.take_changes()) is not None:
+                await loop.run_in_executor(self._threads, change.run)
+                self._engine.changes_done(change)
+            self._task_wanted.set()
+
+    async def _run_tasks(self) -> None:
+        while True:
+            await self._task_wanted.wait()
+            self._task_wanted.clear()
+            while (task := self._engine.next_task()) is not None:
+                await self._run_task(task)
+
+    async def _run_task(self, task: Task) -> None:
+        loop = asyncio.get_running_loop()
+        started = time.perf_counter()
+        try:
+            result = await loop.run_in_executor(self._threads, self._worker.run, task)
+        except WorkerGoneError:
+            self._engine.task_failed(task)
+            await asyncio.sleep(_RESTART_PAUSE_S)
+            return
+        # Renames, syncs and the manifest's record first; only then does the engine show the new tables.
+        prepared = await loop.run_in_executor(self._threads, self._engine.prepare_install, task, result)
+        self._engine.finish_install(prepared)
+        duration_s = time.perf_counter() - started
+        if isinstance(task, FlushTask):
+            self._metrics.flush_duration.observe(duration_s)
+        else:
+            self._metrics.compaction_duration.observe(duration_s)
+        _log.debug("storage.task_done", task=type(task).__name__, duration_s=round(duration_s, 3))
+        self._on_progress()

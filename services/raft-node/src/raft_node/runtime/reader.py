@@ -1,0 +1,48 @@
+"""Reads of user values: from memory on the event loop, from disk on a thread.
+
+The caller has made sure that the state is fresh enough; this module only looks a key up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from raft_node.kv.keyspace import StoredValue, decode_value, user_key
+from raft_node.storage.engine import BlockNeeded, Engine
+
+
+class Reader:
+    """Looks keys up in the engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Reads from ``engine``; disk reads share two threads."""
+        self._engine = engine
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="block-read")
+
+    def get(self, key: bytes) -> StoredValue | BlockNeeded | None:
+        """A user's value, None when there is none, or the block that must be read first: see ``load``."""
+        data = self._engine.get(user_key(key))
+        if data is None or isinstance(data, BlockNeeded):
+            return data
+        return decode_value(data)
+
+    async def load(self, needed: BlockNeeded) -> StoredValue | None:
+        """Reads blocks until the value is known, as of the moment when ``get`` was called.
+
+        Raises:
+            CorruptionError: A block is damaged.
+            DiskError: A block cannot be read.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            found = self._engine.resume(await loop.run_in_executor(self._threads, self._engine.load_block, needed))
+            if found is None:
+                return None
+            if isinstance(found, bytes):
+                return decode_value(found)
+            needed = found
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown()

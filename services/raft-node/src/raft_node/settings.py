@@ -1,0 +1,152 @@
+"""The settings of a raft-node: environment variables with the prefix ``DOUGDB_``, one model, checked at start.
+
+Every time is in milliseconds and every size in bytes. The Raft core gets a plain ``RaftConfig`` made of these.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from raft_node.errors import SettingsError
+
+_ADDRESS = re.compile(r"^(?P<host>\[[0-9a-fA-F:.%]+\]|[^:\[\]\s]+):(?P<port>\d{1,5})$")
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Splits ``host:port`` or ``[host]:port``.
+
+    Raises:
+        ValueError: It is neither, or the port is beyond 65535.
+    """
+    match = _ADDRESS.match(address)
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError(f"{address!r} is not host:port")
+    return match["host"].strip("[]"), int(match["port"])
+
+
+class NodeSettings(BaseSettings):
+    """Everything that can be set for one node. Frozen; ``DOUGDB_*`` variables of others are ignored."""
+
+    model_config = SettingsConfigDict(env_prefix="DOUGDB_", frozen=True, extra="ignore")
+
+    node_id: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
+    """The node's name; in Kubernetes the name of its pod. It never changes."""
+    shard_id: int = Field(ge=0, le=1023)
+    """Which shard this node is a replica of."""
+    initial_shards: int = Field(default=1, ge=1, le=1024)
+    """How many shards a new cluster starts with. Read only when a shard is created."""
+    peers: str
+    """The first members of this shard with their Raft addresses: ``name=host:port,...``, this node among them."""
+    seeds: str = ""
+    """Raft addresses of shard 0, ``host:port,...``: where another shard learns the cluster's id at its first start."""
+    wal_dir: str
+    """The volume of the write-ahead log."""
+    data_dir: str
+    """The volume of the SSTables."""
+
+    client_listen: str = "127.0.0.1:21000"
+    """Where the Doug and Admin services listen."""
+    peer_listen: str = "127.0.0.1:21001"
+    """Where the Raft service listens."""
+    admin_listen: str = "127.0.0.1:21002"
+    """Where /metrics, /livez and /readyz are served over HTTP."""
+    client_advertise: str = ""
+    """The Doug address that others are told; ``client_listen`` when empty."""
+
+    tick_ms: int = Field(default=10, ge=1, le=1000)
+    """The grain of the core's time."""
+    election_timeout_ms: int = Field(default=150, ge=10, le=60_000)
+    """The shortest time without a leader before an election; the paper's 150 ms."""
+    election_timeout_max_ms: int = Field(default=300, ge=20, le=120_000)
+    """The longest one; each is drawn anew between the two, so that votes seldom split."""
+    heartbeat_ms: int = Field(default=50, ge=1, le=30_000)
+    """How often a leader without traffic speaks: at least twice within an election timeout."""
+    replicate_window: int = Field(default=1, ge=1, le=64)
+    """AppendEntries under way to a follower. One is fastest on a short way: what arrives meanwhile is the next one."""
+    replicate_bytes_max: int = Field(default=1 << 20, ge=1 << 16, le=4 << 20)
+    """How large one AppendEntries grows, or one entry."""
+    uncommitted_bytes_max: int = Field(default=32 << 20, ge=2 << 20)
+    """Proposals that are not committed yet; beyond it new ones are refused as overload."""
+    log_cache_bytes: int = Field(default=8 << 20, ge=1 << 16)
+    """The tail of the log that is kept in memory; older entries are read from disk."""
+
+    memtable_bytes: int = Field(default=16 << 20, ge=1 << 12, le=1 << 30)
+    """When a memtable is rotated and flushed. Two of them and the flush must fit the memory of a small container."""
+    wal_segment_bytes: int = Field(default=8 << 20, ge=1 << 16, le=1 << 30)
+    """The size of a log segment; it is filled with zeros before use, because overwriting syncs faster than growing."""
+    block_cache_bytes: int = Field(default=16 << 20, ge=0)
+    """Decoded blocks of SSTables that are kept in memory."""
+    compression: Literal["none", "lz4"] = "lz4"
+    """How blocks of SSTables are compressed, where it pays."""
+
+    proposal_timeout_ms: int = Field(default=15_000, ge=100)
+    """After this time a proposal without a result is answered as unknown, so that nothing waits for ever."""
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    stop_on_stdin_eof: bool = False
+    """Stop when standard input ends: whoever started this node has died."""
+
+    @field_validator("client_listen", "peer_listen", "admin_listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        parse_address(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.election_timeout_ms < 2 * self.heartbeat_ms:
+            raise ValueError("election_timeout_ms must be at least twice heartbeat_ms")
+        if self.election_timeout_max_ms <= self.election_timeout_ms:
+            raise ValueError("election_timeout_max_ms must be greater than election_timeout_ms")
+        if self.node_id not in self.peer_addresses:
+            raise ValueError(f"peers does not name this node, {self.node_id}")
+        if self.shard_id >= self.initial_shards:
+            raise ValueError("shard_id must be less than initial_shards")
+        if self.shard_id > 0 and not self.seed_addresses:
+            raise ValueError("seeds must name shard 0's Raft addresses for any other shard")
+        return self
+
+    @property
+    def peer_addresses(self) -> dict[str, str]:
+        """Raft addresses by node name."""
+        result: dict[str, str] = {}
+        for item in filter(None, (part.strip() for part in self.peers.split(","))):
+            name, _, address = item.partition("=")
+            parse_address(address)
+            if name in result:
+                raise ValueError(f"peers names {name} twice")
+            result[name] = address
+        return result
+
+    @property
+    def seed_addresses(self) -> list[str]:
+        """Raft addresses of shard 0."""
+        seeds = [part.strip() for part in self.seeds.split(",") if part.strip()]
+        for address in seeds:
+            parse_address(address)
+        return seeds
+
+    @property
+    def client_address(self) -> str:
+        """The Doug address that others are told."""
+        return self.client_advertise or self.client_listen
+
+
+def load() -> NodeSettings:
+    """Reads the settings from the environment.
+
+    Raises:
+        SettingsError: One is missing or wrong; the message names each.
+    """
+    try:
+        return NodeSettings()
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            name = "DOUGDB_" + "_".join(str(part) for part in problem["loc"]).upper() if problem["loc"] else "settings"
+            problems.append(f"{name}: {problem['msg']}")
+        raise SettingsError("; ".join(problems)) from error
