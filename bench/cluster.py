@@ -149,6 +149,14 @@ def carries_token(process: psutil.Process, token: str) -> bool:
         return False
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still runs; one that ended and was not yet collected by its parent does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Cluster:
     """One ``dougctl dev`` and everything that it starts."""
 
@@ -303,9 +311,7 @@ class Cluster:
     def processes(self) -> list[psutil.Process]:
         """Every living process that was started for this cluster."""
         return [
-            process
-            for process in psutil.process_iter()
-            if carries_token(process, self.token) and process.status() != psutil.STATUS_ZOMBIE
+            process for process in psutil.process_iter() if carries_token(process, self.token) and is_alive(process)
         ]
 
     def pid_file(self, name: str) -> Path:
@@ -316,10 +322,9 @@ class Cluster:
         """The living process of a node or facade, or None."""
         try:
             process = psutil.Process(int(self.pid_file(name).read_text().split()[0]))
-            alive = process.status() != psutil.STATUS_ZOMBIE
         except (OSError, ValueError, IndexError, psutil.Error):
             return None
-        return process if alive and carries_token(process, self.token) else None
+        return process if is_alive(process) and carries_token(process, self.token) else None
 
     def member(self, name: str) -> psutil.Process:
         """The living process of a node or facade.
@@ -336,7 +341,7 @@ class Cluster:
         """Kills a node or facade with SIGKILL and waits until it is gone."""
         process = self.member(name)
         process.kill()
-        psutil.wait_procs([process], timeout=5)
+        wait_for(lambda: not is_alive(process), 5, f"{name} to be gone")
         return process
 
     def launch_of(self, name: str) -> Launch:
