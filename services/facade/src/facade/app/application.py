@@ -1,0 +1,58 @@
+"""The ASGI application: the key routes in front, FastAPI behind them.
+
+Must not know sockets or processes. Invariant: a path under /v1/kv never reaches FastAPI, so that no framework ever
+decodes, redirects or normalises a key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from facade import __version__
+from facade.client.metrics import Metrics
+from facade.client.router import Router
+from facade.routes import cluster, health, openapi, problem
+from facade.routes.body import Receive
+from facade.routes.kv import KvApp, Scope, Send
+from facade.routes.target import KEY_PREFIX
+from facade.settings import Settings
+
+_KEYS = KEY_PREFIX + b"/"
+
+
+class Application:
+    """Key routes to the raw handler, everything else to FastAPI."""
+
+    def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
+        self._keys = KvApp(router, metrics, settings)
+        self._rest = make_fastapi(router, metrics, settings)
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] == "http":
+            raw_path: bytes = scope["raw_path"]
+            if raw_path.startswith(_KEYS) or raw_path == KEY_PREFIX:
+                await self._keys(scope, receive, send)
+                return
+        await self._rest(scope, receive, send)  # type: ignore[arg-type]  # The same ASGI types, spelt loosely here.
+
+
+def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAPI:
+    """Everything but the key routes."""
+    app = FastAPI(
+        title="DougDB",
+        version=__version__,
+        description="A distributed key-value store: keys are partitioned over several Raft clusters.",
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    problem.install(app)
+    app.include_router(cluster.make_router(router, settings))
+    app.include_router(health.make_router(router, metrics))
+    openapi.install(app)
+    return app
+
+
+__all__ = ["Application", "Scope", "make_fastapi"]

@@ -1,0 +1,152 @@
+"""Runs the facade: sockets, uvicorn, signals, orderly stop.
+
+Must not know routes or gRPC. Invariants: (1) sockets are bound before anything else starts, so that a taken port
+touches nothing; (2) on SIGTERM, SIGINT or (if set) the end of stdin, requests under way are finished first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+
+import structlog
+import uvicorn
+
+from facade.app.application import Application
+from facade.app.protocol import LimitedProtocol
+from facade.client.metrics import Metrics
+from facade.client.router import Router
+from facade.errors import AddressError
+from facade.settings import Address, Settings
+
+log = structlog.get_logger()
+
+NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+BACKLOG = 2048
+KEEP_ALIVE_S = 75
+GRACE_S = 5
+HEAD_CHECK_S = 1.0
+
+
+def bind(addresses: Sequence[Address]) -> list[socket.socket]:
+    """Binds every address; an IPv6 one is left out, with a warning, where there is no IPv6.
+
+    Raises:
+        AddressError: An address is taken or cannot be used, or none is left.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            try:
+                sockets.append(_bind_one(address))
+            except OSError as error:
+                if ":" in address.host and error.errno in NO_IPV6:
+                    log.warning("listen.no_ipv6", address=str(address), error=error.strerror)
+                    continue
+                what = "it is in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
+                raise AddressError(str(address), what) from error
+        if not sockets:
+            raise AddressError(", ".join(map(str, addresses)), "this machine has no IPv6")
+    except AddressError:
+        for bound in sockets:
+            bound.close()
+        raise
+    return sockets
+
+
+def _bind_one(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((address.host, address.port))
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which raise the signal again when they are done."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+    def check_heads(self, before_s: float) -> None:
+        for connection in tuple(self.server_state.connections):
+            assert isinstance(connection, LimitedProtocol)
+            connection.check_time(before_s)
+
+
+async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
+    """Serves until it is told to stop."""
+    loop = asyncio.get_running_loop()
+    metrics = Metrics()
+    router = Router(settings, metrics)
+    server = _Server(
+        uvicorn.Config(
+            Application(router, metrics, settings),
+            http=LimitedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    if settings.stop_on_stdin_eof:
+        threading.Thread(target=_watch_stdin, args=(loop, server), name="stdin", daemon=True).start()
+    _calm_garbage_collector()
+    async with asyncio.TaskGroup() as group:
+        background = [
+            group.create_task(router.run()),
+            group.create_task(_check_heads(server, settings.head_timeout_ms / 1000)),
+        ]
+        log.info("facade.started", listen=[str(address) for address in settings.listen])
+        await server.serve(sockets)
+        for task in background:
+            task.cancel()
+
+
+def _calm_garbage_collector() -> None:
+    """Keeps full collections away: what lives now lives on, and a request leaves hardly any cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 1_000)
+
+
+async def _check_heads(server: _Server, timeout_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(min(HEAD_CHECK_S, timeout_s))
+        server.check_heads(loop.time() - timeout_s)
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, server: _Server) -> None:
+    """Stops the server when stdin ends: whoever held its other end is gone."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    with contextlib.suppress(RuntimeError):  # The loop may have ended in the meantime.
+        loop.call_soon_threadsafe(server.stop)

@@ -1,0 +1,151 @@
+"""The bookkeeping of one stream to one raft-node: windows, batches, what is in flight.
+
+Sans-I/O: it cuts batches and matches answers, and never touches a stream or a clock; times come in from outside.
+
+Invariants:
+    1. At most ``window_batches`` batches of a kind are open. A batch closes when all its items are answered, or when it
+       is 50 ms old; so no kind waits behind another, and a slow item cannot hold the link up.
+    2. At most ``items_max`` items of a kind are unanswered, open batch or not.
+    3. A batch holds at most 1 MiB of records, or one record.
+
+Source: DESIGN 3 and 4; performance.md, rule 2.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import count
+from typing import NamedTuple
+
+from doug_wire import pipe
+
+from facade.client.operation import Kind, Operation
+
+
+class OpenBatch:
+    """A batch with unanswered items.
+
+    Attributes:
+        id: Unique on the stream.
+        kind: Whose window it counts in.
+        remaining: How many of its items are unanswered.
+        sent_at_s: When it was cut.
+        open: Whether it still counts in its window.
+    """
+
+    __slots__ = ("id", "kind", "open", "remaining", "sent_at_s")
+
+    def __init__(self, batch_id: int, kind: Kind, remaining: int, sent_at_s: float) -> None:
+        self.id = batch_id
+        self.kind = kind
+        self.remaining = remaining
+        self.sent_at_s = sent_at_s
+        self.open = True
+
+
+class Cut(NamedTuple):
+    """A batch that is ready to be sent."""
+
+    batch_id: int
+    kind: Kind
+    records: bytes
+    items: int
+
+
+class Link:
+    """The windows of one stream.
+
+    Attributes:
+        in_flight: Unanswered operations by id.
+        last_heard_s: When the node last said anything, or the stream was opened.
+    """
+
+    def __init__(self, window_batches: int, items_max: int) -> None:
+        self._window_batches = window_batches
+        self._items_max = items_max
+        self._batches: dict[int, OpenBatch] = {}
+        self._open = [0] * (max(Kind) + 1)
+        self._items = [0] * (max(Kind) + 1)
+        self._ids = count(1)
+        self.in_flight: dict[int, Operation] = {}
+        self.last_heard_s = 0.0
+
+    def has_room(self, kind: Kind) -> bool:
+        """Whether another batch of this kind may be sent now."""
+        return self._open[kind] < self._window_batches and self._items[kind] < self._items_max
+
+    def cut(self, kind: Kind, queue: deque[Operation], now_s: float) -> Cut | None:
+        """Takes the next batch from the front of a queue; operations that are over fall out.
+
+        Requires: ``has_room(kind)``.
+        """
+        batch = OpenBatch(next(self._ids), kind, 0, now_s)
+        records: list[bytes] = []
+        size = 0
+        room = self._items_max - self._items[kind]
+        while queue and len(records) < room:
+            operation = queue[0]
+            if operation.future.done():
+                queue.popleft()
+                continue
+            size += len(operation.record)
+            if records and size > pipe.BATCH_BYTES_MAX:
+                break
+            queue.popleft()
+            records.append(operation.record)
+            operation.batch = batch
+            self.in_flight[operation.id] = operation
+        if not records:
+            return None
+        batch.remaining = len(records)
+        self._batches[batch.id] = batch
+        self._open[kind] += 1
+        self._items[kind] += len(records)
+        return Cut(batch.id, kind, records[0] if len(records) == 1 else b"".join(records), len(records))
+
+    def take(self, operation_id: int) -> Operation | None:
+        """Takes an operation out of flight: it was answered, has expired, or is tried elsewhere."""
+        operation = self.in_flight.pop(operation_id, None)
+        if operation is None:
+            return None
+        batch = operation.batch
+        assert batch is not None
+        operation.batch = None
+        self._items[batch.kind] -= 1
+        batch.remaining -= 1
+        if not batch.remaining:
+            self._close(batch)
+            del self._batches[batch.id]
+        return operation
+
+    def _close(self, batch: OpenBatch) -> None:
+        if batch.open:
+            batch.open = False
+            self._open[batch.kind] -= 1
+
+    def close_aged(self, now_s: float) -> bool:
+        """Takes batches of 50 ms out of their windows; says whether there were any."""
+        limit_s = now_s - pipe.WINDOW_OPEN_MS / 1000
+        aged = [batch for batch in self._batches.values() if batch.open and batch.sent_at_s <= limit_s]
+        for batch in aged:
+            self._close(batch)
+        return bool(aged)
+
+    def silent_s(self, now_s: float) -> float:
+        """For how long the node has owed an answer without saying anything at all; 0 when it owes none."""
+        if not self._batches:
+            return 0.0
+        oldest = next(iter(self._batches.values()))
+        return max(0.0, now_s - max(oldest.sent_at_s, self.last_heard_s))
+
+    def reset(self, now_s: float) -> list[Operation]:
+        """Forgets everything, because the stream is new; gives back what was in flight, oldest first."""
+        lost = list(self.in_flight.values())
+        for operation in lost:
+            operation.batch = None
+        self.in_flight.clear()
+        self._batches.clear()
+        self._open = [0] * len(self._open)
+        self._items = [0] * len(self._items)
+        self.last_heard_s = now_s
+        return lost

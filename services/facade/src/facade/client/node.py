@@ -1,0 +1,187 @@
+"""One raft-node as the facade sees it: a gRPC channel, one Pipe stream when somebody wants it, and unary calls.
+
+Must not know what a leader is: the shard decides what this node is asked. The stream is opened only over a channel that
+is connected, so that a record counts as sent only when it may really have left.
+
+Invariant: one task writes and one reads; what is in flight when the stream ends is handed back through ``on_down``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import grpc.aio
+import structlog
+from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
+from doug_wire import pipe
+
+from facade.client.link import Link
+from facade.client.operation import Headers, Operation
+
+CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_send_message_length", pipe.GRPC_MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", pipe.GRPC_MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""A proxy of the environment must not come between; a node that returns is found within a second."""
+
+REOPEN_S = 0.05
+"""Between the end of a stream and the next try."""
+
+
+log = structlog.get_logger()
+
+
+class NodeOwner(Protocol):
+    """What a node tells, and asks of, its shard."""
+
+    def next_batch(self, node: Node) -> doug_pb2.Batch | None:
+        """The next batch for this node; None when nothing may be sent now."""
+
+    def on_result(self, node: Node, message: doug_pb2.BatchResult) -> None:
+        """The node said something."""
+
+    def on_up(self, node: Node) -> None:
+        """The node's stream is open."""
+
+    def on_down(self, node: Node, lost: list[Operation]) -> None:
+        """The node's stream has ended; ``lost`` was in flight."""
+
+
+class Node:
+    """One raft-node.
+
+    Attributes:
+        id: Its name.
+        address: Its Doug address.
+        admin: Its admin HTTP address, once it was seen.
+        link: The windows of its stream.
+        up: Whether the stream is open.
+        suspect: Whether it owed an answer for too long, and has said nothing since.
+        granted: Whether it is this node's turn to take local reads.
+        doubted_term: Others are not believed when they say that it leads in this term or an older one,
+        doubted_until_s: before this time: it said that it does not, or it was lost.
+        headers: What its answers say about who answered, by the last receipt.
+    """
+
+    def __init__(self, node_id: str, address: str, owner: NodeOwner, link: Link) -> None:
+        self.id = node_id
+        self.address = address
+        self.admin: str | None = None
+        self.link = link
+        self.up = False
+        self.suspect = False
+        self.granted = False
+        self.doubted_term = 0
+        self.doubted_until_s = 0.0
+        self.headers: Headers = ()
+        self._receipt = (-1, -1)
+        self._owner = owner
+        self._wanted = asyncio.Event()
+        self._wake: asyncio.Future[None] | None = None
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._doug = doug_pb2_grpc.DougStub(self._channel)
+        self._admin = admin_pb2_grpc.AdminStub(self._channel)
+
+    def want(self) -> None:
+        """Asks for the stream to be opened and kept open."""
+        self._wanted.set()
+
+    def wake(self) -> None:
+        """Lets the writer look for a batch; everything that arrives in this turn of the loop will be in it."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def heard(self, term: int, applied_index: int, now_s: float) -> None:
+        """Notes a receipt."""
+        self.suspect = False
+        self.link.last_heard_s = now_s
+        if (term, applied_index) != self._receipt:
+            self._receipt = (term, applied_index)
+            self.headers = (
+                (b"doug-served-by", self.id.encode()),
+                (b"doug-term", b"%d" % term),
+                (b"doug-applied-index", b"%d" % applied_index),
+            )
+
+    async def status(self, timeout_s: float) -> admin_pb2.StatusResponse | None:
+        """Admin.Status, or None when it did not answer in time."""
+        try:
+            status = await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError:
+            return None
+        self.admin = status.admin_address or self.admin
+        self.suspect = False
+        return status
+
+    async def partitions(self, timeout_s: float) -> doug_pb2.PartitionsResponse:
+        """Doug.Partitions.
+
+        Raises:
+            grpc.aio.AioRpcError: It did not answer, or does not lead shard 0.
+        """
+        return await self._doug.Partitions(doug_pb2.PartitionsRequest(), timeout=timeout_s)
+
+    async def run(self) -> None:
+        """Keeps the stream open from the moment that it is wanted; ends only by cancellation."""
+        try:
+            await self._wanted.wait()
+            while True:
+                await self._channel.channel_ready()
+                await self._stream()
+                await asyncio.sleep(REOPEN_S)
+        finally:
+            await self._channel.close()
+
+    async def _stream(self) -> None:
+        call = self._doug.Pipe()
+        self.link.reset(asyncio.get_running_loop().time())
+        self.up, self.suspect = True, False
+        try:
+            self._owner.on_up(self)
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write(call))
+                await self._read(call)
+                writer.cancel()
+        finally:
+            self.up = self.granted = False
+            self._wake = None
+            call.cancel()
+            self._owner.on_down(self, self.link.reset(asyncio.get_running_loop().time()))
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[doug_pb2.Batch, doug_pb2.BatchResult]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = self._owner.next_batch(self)
+            if batch is None:
+                self._wake = loop.create_future()
+                await self._wake
+                continue
+            try:
+                await call.write(batch)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # The stream has ended; the reader learns it too and hands everything back.
+
+    async def _read(self, call: grpc.aio.StreamStreamCall[doug_pb2.Batch, doug_pb2.BatchResult]) -> None:
+        while True:
+            try:
+                message = await call.read()
+            except grpc.aio.AioRpcError:
+                return
+            if not isinstance(message, doug_pb2.BatchResult):
+                return  # The end of the stream.
+            try:
+                self._owner.on_result(self, message)
+            except pipe.PipeError as error:
+                log.error("node.malformed_result", node=self.id, error=str(error))
+                return

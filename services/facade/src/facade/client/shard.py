@@ -1,0 +1,375 @@
+"""One Raft cluster as the facade sees it: the queues of its operations, its nodes, and who leads it.
+
+Writes and linearizable reads wait in one queue for whoever leads; local reads wait in another for whichever replica has
+its turn. Operations leave a queue only into a batch, so that a change of leader moves nothing. Must not know HTTP or
+the partition map.
+
+Invariants:
+    1. A write is sent again only when it is proven not applied (doug_wire.pipe.NOT_APPLIED). A write whose stream ends
+       or whose node cannot say is answered with outcome unknown, at once.
+    2. ``leader_term`` never falls: hints of an older term are not believed.
+    3. A node that owes an answer and has been silent for ``SILENT_S`` gets nothing more until it speaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from math import inf
+from typing import Protocol
+
+import structlog
+from doug.v1 import admin_pb2, doug_pb2
+from doug_wire import pipe
+from doug_wire.pipe import Status
+
+from facade.client.link import Link
+from facade.client.metrics import Metrics
+from facade.client.node import Node
+from facade.client.operation import Kind, Operation
+from facade.errors import InternalError, OutcomeUnknownError, ProblemError
+from facade.settings import Settings
+
+SILENT_S = 0.5
+"""An answer takes milliseconds. A node that owes one for this long is stuck, stopped or cut off."""
+
+REFUSED_S = 0.03
+"""For this long others are not believed about a node that just said it does not lead in that term."""
+
+STATUS_TIMEOUT_S = 0.2
+SEARCH_S = 0.05
+SEARCH_IDLE_S = 0.5
+"""Between two rounds of asking all nodes who leads: while something waits, and while nothing does."""
+
+BACKOFF_MIN_S = 0.01
+BACKOFF_MAX_S = 0.2
+
+log = structlog.get_logger()
+
+SPEAK = {Kind.WRITE: "write", Kind.READ_LINEARIZABLE: "read_linearizable", Kind.READ_LOCAL: "read_local"}
+LEADER_KINDS = (Kind.READ_LINEARIZABLE, Kind.WRITE)
+RETRIED: dict[int, str] = {
+    Status.NOT_LEADER: "no_leader",
+    Status.NOT_APPLIED: "superseded",
+    Status.OVERLOADED: "overloaded",
+    Status.UNAVAILABLE: "unavailable",
+}
+
+
+def _answers(node: Node, now_s: float) -> bool:
+    """Whether the node is worth sending to: it owes nothing, or not for long."""
+    return not node.suspect and node.link.silent_s(now_s) <= SILENT_S
+
+
+class ShardOwner(Protocol):
+    """What a shard asks of the client that it is part of."""
+
+    def finish(self, operation: Operation, result: pipe.ResultRecord | ProblemError) -> None:
+        """The operation is over."""
+
+    def reroute(self, operation: Operation) -> None:
+        """The key is not this shard's, by its answer: ask for a newer map and try again."""
+
+    def start_node(self, node: Node) -> None:
+        """Runs a node that was not configured but pointed to."""
+
+
+class Shard:
+    """One Raft cluster.
+
+    Attributes:
+        id: Its number.
+        nodes: Its nodes by id.
+        leader: Who is believed to lead.
+        leader_term: The newest term that anybody was believed to lead in.
+        ever_led: Whether a leader was ever found.
+        items: Operations that wait or are in flight; kept by the owner.
+        size: Their bytes; kept by the owner.
+    """
+
+    def __init__(
+        self, shard_id: int, addresses: dict[str, str], settings: Settings, metrics: Metrics, owner: ShardOwner
+    ) -> None:
+        self.id = shard_id
+        self._settings = settings
+        self._metrics = metrics
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self.nodes = {node_id: self._make_node(node_id, address) for node_id, address in addresses.items()}
+        self._rotation = deque(self.nodes.values())
+        self.leader: Node | None = None
+        self.leader_term = 0
+        self.ever_led = False
+        self._led_by = ("", 0)
+        self.items = 0
+        self.size = 0
+        self._queues: dict[Kind, deque[Operation]] = {kind: deque() for kind in Kind}
+        self._local = self._queues[Kind.READ_LOCAL]
+        self._search = asyncio.Event()
+        self._search.set()
+        self._hurry = asyncio.Event()
+        metrics.leader(shard_id, known=False)
+
+    def _make_node(self, node_id: str, address: str) -> Node:
+        settings = self._settings
+        return Node(node_id, address, self, Link(settings.pipe_window_batches, settings.inflight_items_max))
+
+    # Operations come in.
+
+    def submit(self, operation: Operation) -> None:
+        """Queues an operation; it is sent in this turn of the loop if there is room."""
+        self._queues[operation.kind].append(operation)
+        self._poke(operation.kind)
+
+    def requeue(self, operation: Operation) -> None:
+        """Queues an operation in front, because it waited before."""
+        if not operation.future.done():
+            self._queues[operation.kind].appendleft(operation)
+            self._poke(operation.kind)
+
+    def _poke(self, kind: Kind) -> None:
+        if kind is Kind.READ_LOCAL:
+            self._grant()
+        elif self.leader is not None and self.leader.up and not self.leader.suspect:
+            self.leader.wake()
+        else:
+            self._hurry.set()
+
+    def _retry(self, operation: Operation, reason: str, *, backoff: bool) -> None:
+        """Tries an operation again that left no trace."""
+        operation.reason = reason
+        operation.tries += 1
+        self._metrics.retry(reason)
+        if backoff:
+            delay_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(operation.tries - 1, 10))
+            self._loop.call_later(delay_s, self.requeue, operation)
+        else:
+            self.requeue(operation)
+
+    # Batches go out.
+
+    def next_batch(self, node: Node) -> doug_pb2.Batch | None:
+        """The next batch for this node; None when nothing may be sent now."""
+        link, now_s = node.link, self._loop.time()
+        if not _answers(node, now_s):
+            return None
+        cut = None
+        if node is self.leader:
+            for kind in LEADER_KINDS:
+                queue = self._queues[kind]
+                if queue and link.has_room(kind):
+                    cut = link.cut(kind, queue, now_s)
+                    if cut is not None:
+                        break
+        if cut is None and node.granted:
+            node.granted = False
+            if self._local and link.has_room(Kind.READ_LOCAL):
+                cut = link.cut(Kind.READ_LOCAL, self._local, now_s)
+            self._grant()
+        if cut is None:
+            return None
+        self._metrics.batch(SPEAK[cut.kind], cut.items)
+        return doug_pb2.Batch(
+            batch_id=cut.batch_id, kind=doug_pb2.BatchKind.ValueType(cut.kind), shard=self.id, records=cut.records
+        )
+
+    def _grant(self) -> None:
+        """Gives local reads to the next replica that is up, has room and answers."""
+        if not self._local:
+            return
+        now_s = self._loop.time()
+        for _ in range(len(self._rotation)):
+            node = self._rotation[0]
+            if node.granted:
+                return
+            self._rotation.rotate(-1)
+            node.want()
+            if node.up and node.link.has_room(Kind.READ_LOCAL) and _answers(node, now_s):
+                node.granted = True
+                node.wake()
+                return
+
+    # Answers come back.
+
+    def on_result(self, node: Node, message: doug_pb2.BatchResult) -> None:
+        """Resolves what was answered, and believes or doubts leaders."""
+        self._metrics.messages_received.inc()
+        receipt = message.receipt
+        node.heard(receipt.term, receipt.applied_index, self._loop.time())
+        link, headers, finish = node.link, node.headers, self._owner.finish
+        refused: list[tuple[Operation, int]] = []
+        for result in pipe.decode_results(message.results):
+            operation = link.take(result.id)
+            if operation is None:
+                continue  # It ran out of time, or was tried elsewhere.
+            if result.status <= Status.NOT_FOUND:
+                operation.receipt = headers
+                finish(operation, result)
+            else:
+                refused.append((operation, result.status))
+        not_leader = any(status == Status.NOT_LEADER for _, status in refused)
+        self._hear_of_leader(node, receipt.term, message.leader_id, message.leader_address, refused=not_leader)
+        for operation, status in reversed(refused):
+            self._refused(operation, status)
+        node.wake()
+        self._grant()
+
+    def _refused(self, operation: Operation, status: int) -> None:
+        write = operation.kind is Kind.WRITE
+        if status == Status.WRONG_SHARD:
+            self._owner.reroute(operation)
+        elif status == Status.INVALID:
+            self._owner.finish(
+                operation, InternalError("invalid_record", "A raft-node called the record malformed.", shard=self.id)
+            )
+        elif write and status not in pipe.NOT_APPLIED:
+            self._unknown(operation, "The shard cannot say whether the write was applied.")
+        else:
+            reason = RETRIED.get(status, "unavailable")
+            # Who does not lead has told where to go, or the search knows soon; everything else needs a moment.
+            backoff = status != Status.NOT_LEADER or operation.tries > 3
+            self._retry(operation, reason, backoff=backoff)
+
+    def _unknown(self, operation: Operation, detail: str) -> None:
+        self._owner.finish(operation, OutcomeUnknownError("outcome_unknown", detail, shard=self.id))
+
+    def on_up(self, node: Node) -> None:
+        """The node's stream is open."""
+        self._grant()
+
+    def on_down(self, node: Node, lost: list[Operation]) -> None:
+        """The node's stream has ended: reads go elsewhere, writes are unknown."""
+        node.doubted_term, node.doubted_until_s = self.leader_term, inf
+        if self.leader is node:
+            self._set_leader(None, self.leader_term)
+        for operation in reversed(lost):
+            if operation.kind is Kind.WRITE:
+                self._unknown(operation, f"The connection to {node.id} broke while the write was under way.")
+            else:
+                self._retry(operation, "stream_broken", backoff=False)
+        self._grant()
+
+    # Time passes.
+
+    def tick(self, now_s: float) -> None:
+        """Opens windows, and stops waiting for nodes that have fallen silent. Called while anything is pending."""
+        for queue in self._queues.values():
+            while queue and queue[0].future.done():
+                queue.popleft()
+        for node in self.nodes.values():
+            if not node.up:
+                continue
+            link = node.link
+            if link.close_aged(now_s):
+                node.wake()
+            if link.silent_s(now_s) > SILENT_S:
+                node.suspect = True
+                node.granted = False
+                self._search.set()
+                self._take_back(node, Kind.READ_LOCAL)
+        self._grant()
+
+    def _take_back(self, node: Node, kind: Kind) -> None:
+        """Takes reads away from a node that does not answer, to try them elsewhere."""
+        reads = [operation for operation in node.link.in_flight.values() if operation.kind is kind]
+        for operation in reversed(reads):
+            node.link.take(operation.id)
+            self._retry(operation, "silent", backoff=False)
+
+    def expire(self, operation: Operation) -> bool:
+        """Takes an operation out of flight whose time is over; says whether it was on a stream."""
+        if operation.batch is None:
+            return False
+        for node in self.nodes.values():
+            if node.link.take(operation.id) is not None:
+                return True
+        raise AssertionError("an operation in flight is on no link")
+
+    # Who leads.
+
+    def _hear_of_leader(self, node: Node, term: int, leader_id: str, address: str, *, refused: bool) -> None:
+        now_s = self._loop.time()
+        if refused:
+            node.doubted_term, node.doubted_until_s = term, now_s + REFUSED_S
+            if self.leader is node:
+                self._set_leader(None, self.leader_term)
+        if not leader_id or term < self.leader_term or (term == self.leader_term and self.leader is not None):
+            return
+        target = self._node_named(leader_id, address)
+        if target is None or (target.doubted_term >= term and now_s < target.doubted_until_s):
+            return  # It knows better, or is gone; the search asks again.
+        self._set_leader(target, term)
+
+    def pointed_elsewhere(self, node: Node, leader_id: str, address: str) -> None:
+        """A unary call to ``node`` was refused with a hint instead of a receipt."""
+        self._hear_of_leader(node, self.leader_term, leader_id, address, refused=True)
+
+    def _node_named(self, node_id: str, address: str) -> Node | None:
+        node = self.nodes.get(node_id)
+        if node is None and address:
+            node = self.nodes[node_id] = self._make_node(node_id, address)
+            self._rotation.append(node)
+            self._owner.start_node(node)
+        return node
+
+    def _set_leader(self, node: Node | None, term: int) -> None:
+        new = node is not None and (node.id, term) != self._led_by
+        old, self.leader, self.leader_term = self.leader, node, term
+        self._metrics.leader(self.id, known=node is not None)
+        if node is None:
+            self._search.set()
+            return
+        if new:
+            self._led_by = (node.id, term)
+            log.info("shard.leader_changed", shard=self.id, leader=node.id, term=term)
+        self.ever_led = True
+        node.doubted_until_s = 0.0
+        node.want()
+        node.wake()
+        if old is not None and old is not node:
+            self._take_back(old, Kind.READ_LINEARIZABLE)
+
+    def _consider(self, node: Node, status: admin_pb2.StatusResponse) -> None:
+        if status.role == "leader":
+            newer = status.term > self.leader_term
+            if newer or (status.term == self.leader_term and self.leader is None):
+                self._set_leader(node, status.term)
+        else:
+            self._hear_of_leader(node, status.term, status.leader_id, status.leader_address, refused=False)
+
+    def _leader_in_doubt(self) -> bool:
+        leader = self.leader
+        return leader is None or not leader.up or not _answers(leader, self._loop.time())
+
+    async def search(self) -> None:
+        """Asks all nodes who leads, as long as nobody is known to or somebody is silent; ends by cancellation."""
+        while True:
+            await self._search.wait()
+            await asyncio.gather(*(self._ask(node) for node in tuple(self.nodes.values())))
+            in_doubt = self._leader_in_doubt()
+            if not in_doubt and not any(node.suspect for node in self.nodes.values()):
+                self._search.clear()
+                continue
+            self._hurry.clear()
+            await asyncio.sleep(SEARCH_S)
+            waiting = self._queues[Kind.WRITE] or self._queues[Kind.READ_LINEARIZABLE]
+            if self.ever_led and not (in_doubt and waiting):
+                await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(SEARCH_IDLE_S):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+
+    async def _ask(self, node: Node) -> None:
+        status = await node.status(STATUS_TIMEOUT_S)
+        if status is not None:
+            self._consider(node, status)
+            node.wake()
+            self._grant()
+        elif node is self.leader and not node.up:
+            # It was pointed to, and cannot be reached: whoever says so again in this term is outdated.
+            node.doubted_term, node.doubted_until_s = self.leader_term, inf
+            self._set_leader(None, self.leader_term)

@@ -1,0 +1,129 @@
+"""Every operating error of the facade.
+
+::
+
+    FacadeError
+    +-- SettingsError           a setting is missing or makes no sense; the facade does not start
+    +-- AddressError            an address cannot be listened on; the facade does not start
+    +-- ProblemError            what a client is told, as an RFC 9457 problem document
+        +-- BadRequestError         the request is wrong; it will not become right by being repeated
+        +-- NotAppliedError         503: refused before it was proposed, certainly without a trace
+        +-- OutcomeUnknownError     504: the write was sent, and nobody can say what became of it
+        +-- ReadTimeoutError        504: the read was sent and not answered in time; nothing was changed
+        +-- InternalError           500: a raft-node called a record of ours malformed; nothing was changed
+
+Source: features.md, part 4 (HTTP conventions); RFC 9457.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Outcome = Literal["not_applied", "unknown"]
+
+RETRY_AFTER_S = 1
+"""What ``Retry-After`` says: an election takes well under a second."""
+
+
+class FacadeError(Exception):
+    """The root of the operating errors of the facade."""
+
+
+class SettingsError(FacadeError):
+    """A setting is missing or makes no sense.
+
+    Attributes:
+        setting: The environment variable.
+        what: What is wrong with it.
+    """
+
+    def __init__(self, setting: str, what: str) -> None:
+        super().__init__(f"{setting}: {what}")
+        self.setting = setting
+        self.what = what
+
+
+class AddressError(FacadeError):
+    """An address cannot be listened on.
+
+    Attributes:
+        address: The address as it was configured.
+    """
+
+    def __init__(self, address: str, what: str) -> None:
+        super().__init__(f"cannot listen on {address}: {what}")
+        self.address = address
+
+
+class ProblemError(FacadeError):
+    """What a client is told, as an RFC 9457 problem document.
+
+    Attributes:
+        status: The HTTP status.
+        code: What happened, in one stable word.
+        detail: What happened, in a sentence about this request.
+        shard: The shard that the key belongs to, where it is known.
+        retryable: Whether the same request may succeed later.
+        outcome: Whether a write may have been applied. Reads never change anything.
+        headers: Further response headers.
+    """
+
+    status = 500
+    retryable = False
+    outcome: Outcome = "not_applied"
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        status: int | None = None,
+        shard: int | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.shard = shard
+        self.headers = headers
+        if status is not None:
+            self.status = status
+
+
+class BadRequestError(ProblemError):
+    """The request is wrong; it will not become right by being repeated."""
+
+    status = 400
+
+
+class NotAppliedError(ProblemError):
+    """Refused before it was proposed, certainly without a trace."""
+
+    status = 503
+    retryable = True
+
+    def __init__(self, code: str, detail: str, *, shard: int | None = None) -> None:
+        super().__init__(code, detail, shard=shard, headers=((b"retry-after", b"%d" % RETRY_AFTER_S),))
+
+
+class OutcomeUnknownError(ProblemError):
+    """The write was sent, and nobody can say what became of it.
+
+    It is not called retryable: a second try may undo a write that somebody else made in between.
+    """
+
+    status = 504
+    outcome: Outcome = "unknown"
+
+
+class ReadTimeoutError(ProblemError):
+    """The read was sent and not answered in time; nothing was changed."""
+
+    status = 504
+    retryable = True
+
+
+class InternalError(ProblemError):
+    """A raft-node called a record of ours malformed; nothing was changed."""
+
+    status = 500

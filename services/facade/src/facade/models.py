@@ -1,0 +1,102 @@
+"""The JSON bodies that the facade answers with, for FastAPI's documentation and validation.
+
+Must not know how they are obtained. Names and types are the HTTP contract of docs/api.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Role = Literal["leader", "follower", "candidate", "learner", "unreachable"]
+
+
+class Model(BaseModel):
+    """The base of all bodies: immutable, and filled by field name or alias."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class NodeView(Model):
+    """One raft-node as it answered Admin.Status; zeros and ``unreachable`` when it did not answer."""
+
+    id: str
+    address: str = Field(description="Doug gRPC, host:port")
+    role: Role
+    term: int = 0
+    commit_index: int = 0
+    applied_index: int = 0
+    last_log_index: int = 0
+    admin: str | None = Field(default=None, description="Admin HTTP, host:port; null when it was never seen")
+
+
+class ShardView(Model):
+    """One Raft cluster."""
+
+    id: int
+    nodes: list[NodeView]
+
+
+class ClusterView(Model):
+    """All Raft clusters."""
+
+    shards: list[ShardView]
+
+
+class SlotRangeView(Model):
+    """Adjacent slots of one shard, both ends included."""
+
+    first: int = Field(alias="from")
+    last: int = Field(alias="to")
+    shard: int
+
+
+class PartitionsView(Model):
+    """The partition map as this facade knows it."""
+
+    epoch: int
+    slots: list[SlotRangeView]
+
+
+class VersionView(Model):
+    """What is running here."""
+
+    name: str = "facade"
+    version: str
+    facade_id: str
+
+
+class HealthView(Model):
+    """The answer of /livez and /readyz."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Problem(Model):
+    """An RFC 9457 problem document. Members without a value are left out."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    outcome: Literal["not_applied", "unknown"]
+    shard: int | None = None
+
+
+class ValueView(Model):
+    """The JSON view of a key."""
+
+    key: str
+    value: str
+    encoding: Literal["utf-8", "base64"]
+    revision: str
+    content_type: str
+
+
+class WrittenView(Model):
+    """The answer to a PUT."""
+
+    revision: str

@@ -1,0 +1,85 @@
+"""Request bodies: read with a limit on bytes and time, and JSON read strictly.
+
+Must not know what the bytes are for. Invariants: (1) no more than the limit is ever held, whatever Content-Length says;
+(2) nothing waits for a body longer than its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from facade.errors import BadRequestError
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+DRAINED_BYTES_MAX = 64 << 20
+"""A refused body up to this long is read past, so that its sender sees the answer; beyond, the connection ends."""
+
+
+class DisconnectedError(Exception):
+    """The client went away before its body was here. Nobody is there to be told."""
+
+
+def too_large(limit: int, announced: int = 0, *, close: bool = False) -> BadRequestError:
+    """The error for a body over the limit."""
+    close = close or announced > DRAINED_BYTES_MAX
+    return BadRequestError(
+        "value_too_large",
+        f"The value is larger than {limit} bytes.",
+        status=413,
+        headers=((b"connection", b"close"),) if close else (),
+    )
+
+
+async def read(receive: Receive, limit: int, timeout_s: float) -> bytes:
+    """Reads a whole body.
+
+    Raises:
+        BadRequestError: It is too large (413) or too slow (408).
+        DisconnectedError: The client went away.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise DisconnectedError
+            body: bytes = message.get("body", b"")
+            if not message.get("more_body", False):
+                if len(body) > limit:
+                    raise too_large(limit)
+                return body
+            chunks, size = [body], len(body)
+            while message.get("more_body", False):
+                if size > limit:
+                    raise too_large(limit)
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise DisconnectedError
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+            if size > limit:
+                raise too_large(limit)
+            return b"".join(chunks)
+    except TimeoutError:
+        raise BadRequestError(
+            "body_timeout",
+            f"The body did not arrive within {timeout_s:g} s.",
+            status=408,
+            headers=((b"connection", b"close"),),
+        ) from None
+
+
+def parse_json(body: bytes) -> Any:
+    """Reads a JSON body strictly: UTF-8, no NaN, nothing behind it.
+
+    Raises:
+        BadRequestError: It is not JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequestError("bad_json", f"The body is not JSON: {error}.") from None

@@ -1,0 +1,41 @@
+"""Health and metrics: /livez, /readyz, /metrics.
+
+Invariant: once ready, always ready. A shard that loses its leader must not take the other shards' facade away.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from facade.client.metrics import Metrics
+from facade.client.router import Router
+from facade.errors import NotAppliedError
+from facade.models import HealthView, Problem
+
+
+def make_router(router: Router, metrics: Metrics) -> APIRouter:
+    """The health routes."""
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/livez")
+    async def livez() -> HealthView:
+        """The process answers."""
+        return HealthView()
+
+    @routes.get("/readyz", responses={503: {"model": Problem}})
+    async def readyz() -> HealthView:
+        """The partition map was loaded, and every shard has had a leader."""
+        if not router.ready:
+            without = [str(shard.id) for shard in router.shards.values() if not shard.ever_led]
+            what = f"No leader was found yet for shards {', '.join(without)}." if without else "No map is loaded yet."
+            raise NotAppliedError("starting", what)
+        return HealthView()
+
+    @routes.get("/metrics", response_class=Response)
+    async def read_metrics() -> Response:
+        """The figures of this facade, for Prometheus."""
+        router.sample_metrics()
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

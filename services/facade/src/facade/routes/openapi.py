@@ -1,0 +1,128 @@
+"""The key routes in OpenAPI: FastAPI does not see them, because they are raw ASGI.
+
+Must not know how they work. Invariant: what is declared here is what ``facade.routes.kv`` does; a test compares both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from facade.models import Problem, ValueView, WrittenView
+
+Json = dict[str, Any]
+
+KEY_PATH = "/v1/kv/{key}"
+
+_RECEIPT = {
+    "Doug-Shard": "The shard that owns the key.",
+    "Doug-Served-By": "The node that answered.",
+    "Doug-Consistency-Used": "The consistency of this answer.",
+    "Doug-Term": "The node's term.",
+    "Doug-Applied-Index": "How far the node had applied its log.",
+}
+_ETAG = {"ETag": "The key's revision, quoted."}
+
+_KEY: Json = {
+    "name": "key",
+    "in": "path",
+    "required": True,
+    "description": "UTF-8, percent-encoded, 1 to 1024 bytes once decoded. / and %2F are the same byte.",
+    "schema": {"type": "string", "minLength": 1},
+}
+_CONSISTENCY: Json = {"type": "string", "enum": ["linearizable", "eventual"], "default": "linearizable"}
+_PARAMETERS: list[Json] = [
+    {"name": "consistency", "in": "query", "schema": _CONSISTENCY},
+    {"name": "Doug-Consistency", "in": "header", "schema": _CONSISTENCY},
+]
+
+
+def _headers(described: dict[str, str]) -> Json:
+    return {name: {"description": text, "schema": {"type": "string"}} for name, text in described.items()}
+
+
+def _problem(description: str) -> Json:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+
+
+def _errors(*, write: bool) -> Json:
+    after = "Sent and not answered: outcome unknown" if write else "Sent and not answered in time"
+    return {
+        "400": _problem("The request is wrong; nothing was changed"),
+        "500": _problem("A raft-node called the record malformed; nothing was changed"),
+        "503": _problem("Refused before it was proposed: outcome not_applied, see Retry-After"),
+        "504": _problem(after),
+    }
+
+
+def _bytes(schema: Json) -> Json:
+    return {"*/*": {"schema": schema}}
+
+
+def _read(summary: str, *, body: bool) -> Json:
+    ok: Json = {"description": "The value", "headers": _headers(_RECEIPT | _ETAG)}
+    if body:
+        view = {"$ref": "#/components/schemas/ValueView"}
+        ok["content"] = _bytes({"type": "string", "format": "binary"}) | {"application/json": {"schema": view}}
+    return {
+        "summary": summary,
+        "tags": ["keys"],
+        "parameters": _PARAMETERS,
+        "responses": {"200": ok, "404": _problem("No such key")} | _errors(write=False),
+    }
+
+
+def _key_routes() -> Json:
+    written = {"$ref": "#/components/schemas/WrittenView"}
+    refused = {"501": _problem("Conditions and idempotency keys are not implemented")}
+    return {
+        "parameters": [_KEY],
+        "get": _read("Read a value", body=True) | {"operationId": "get_key"},
+        "head": _read("Read a value's headers", body=False) | {"operationId": "head_key"},
+        "put": {
+            "operationId": "put_key",
+            "summary": "Write a value of at most 1 MiB; its content type is kept",
+            "tags": ["keys"],
+            "parameters": _PARAMETERS,
+            "requestBody": {"required": True, "content": _bytes({"type": "string", "format": "binary"})},
+            "responses": {
+                "200": {
+                    "description": "Written to a majority of the shard's disks",
+                    "headers": _headers(_RECEIPT | _ETAG),
+                    "content": {"application/json": {"schema": written}},
+                },
+                "408": _problem("The body did not arrive in time"),
+                "413": _problem("The value is larger than 1 MiB"),
+            }
+            | _errors(write=True)
+            | refused,
+        },
+        "delete": {
+            "operationId": "delete_key",
+            "summary": "Delete a key, whether or not it exists",
+            "tags": ["keys"],
+            "parameters": _PARAMETERS,
+            "responses": {"204": {"description": "Deleted", "headers": _headers(_RECEIPT)}}
+            | _errors(write=True)
+            | refused,
+        },
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Adds the key routes to what ``app.openapi()`` returns."""
+    plain = app.openapi
+
+    def openapi() -> Json:
+        if app.openapi_schema is None or KEY_PATH not in app.openapi_schema["paths"]:
+            document = plain()
+            document["paths"] = {KEY_PATH: _key_routes()} | document["paths"]
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            for model in (Problem, ValueView, WrittenView):
+                schemas[model.__name__] = model.model_json_schema()
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # The documented way to extend FastAPI's schema.

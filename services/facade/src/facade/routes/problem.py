@@ -1,0 +1,104 @@
+"""Problem documents (RFC 9457): how every error is told, on the raw routes and on FastAPI's.
+
+Must not know why something failed: ``facade.errors`` does. Invariant: no error leaves the facade in another form.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from facade.errors import ProblemError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:dougdb:problem:"
+
+TITLES = {
+    "bad_consistency": "Unknown or contradictory consistency",
+    "bad_content_type": "Bad content type",
+    "bad_escape": "Bad percent-encoding",
+    "bad_json": "Malformed JSON",
+    "body_timeout": "The body did not arrive in time",
+    "deadline_exceeded": "No answer in time",
+    "empty_key": "Empty key",
+    "invalid_record": "Internal error",
+    "key_not_utf8": "The key is not UTF-8",
+    "key_too_long": "Key too long",
+    "method_not_allowed": "Method not allowed",
+    "no_leader": "The shard has no leader",
+    "not_found": "No such key",
+    "not_implemented": "Not implemented",
+    "outcome_unknown": "The outcome is unknown",
+    "overloaded": "Overloaded",
+    "starting": "Starting",
+    "superseded": "Replaced by another leader",
+    "unavailable": "Unavailable",
+    "unknown_parameter": "Unknown query parameter",
+    "unknown_route": "No such route",
+    "unknown_shard": "Unknown shard",
+    "value_too_large": "Value too large",
+    "wrong_shard": "The key is being moved",
+}
+
+
+def document(error: ProblemError) -> bytes:
+    """The problem document of an error."""
+    body: dict[str, object] = {
+        "type": TYPE_PREFIX + error.code,
+        "title": TITLES.get(error.code) or HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "retryable": error.retryable,
+        "outcome": error.outcome,
+    }
+    if error.shard is not None:
+        body["shard"] = error.shard
+    return orjson.dumps(body)
+
+
+def headers(error: ProblemError, body: bytes) -> list[tuple[bytes, bytes]]:
+    """The response headers of an error."""
+    result = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+    if error.shard is not None:
+        result.append((b"doug-shard", b"%d" % error.shard))
+    result.extend(error.headers)
+    return result
+
+
+def response(error: ProblemError) -> Response:
+    """An error as a FastAPI response."""
+    body = document(error)
+    result = Response(body, error.status)
+    result.raw_headers = headers(error, body)
+    return result
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return response(error)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    extra = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
+    return response(ProblemError(code, f"{error.detail}.", status=error.status_code, headers=extra))
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return response(ProblemError("bad_request", f"{where}: {first['msg']}.", status=400))
+
+
+def install(app: FastAPI) -> None:
+    """Makes FastAPI tell every error as a problem document."""
+    app.add_exception_handler(ProblemError, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_validation)

@@ -1,0 +1,111 @@
+"""What a key request asks for: key, consistency, and whether its answer is to be JSON. Pure functions on bytes.
+
+Keys are bytes that must be UTF-8. They are read from the raw path, because frameworks replace bad bytes and lose the
+difference between keys. Invariants: (1) nothing is ever replaced or normalised: dots, double slashes and composed
+characters stay; (2) ``/`` and ``%2F`` are the same byte; (3) what is not understood is refused, never ignored.
+
+Source: features.md, part 4; reliability.md, part 5; RFC 3986; RFC 9110, 12.5.1.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_to_bytes
+
+from doug_wire.command import KEY_BYTES_MAX
+
+from facade.client.operation import Kind
+from facade.errors import BadRequestError
+
+KEY_PREFIX = b"/v1/kv"
+
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+CONSISTENCIES = {b"linearizable": Kind.READ_LINEARIZABLE, b"eventual": Kind.READ_LOCAL}
+DEFAULT_CONSISTENCY = b"linearizable"
+
+
+def unescape(raw: bytes, what: str) -> bytes:
+    """Percent-decodes strictly.
+
+    Raises:
+        BadRequestError: A ``%`` is not followed by two hexadecimal digits.
+    """
+    if b"%" not in raw:
+        return raw
+    if _BAD_ESCAPE.search(raw):
+        raise BadRequestError("bad_escape", f"In the {what}, a % is not followed by two hexadecimal digits.")
+    return unquote_to_bytes(raw)
+
+
+def key_of(raw_path: bytes) -> bytes:
+    """The key in a raw path ``/v1/kv/...``.
+
+    Raises:
+        BadRequestError: It is empty, too long, badly escaped, or not UTF-8.
+    """
+    key = raw_path[len(KEY_PREFIX) + 1 :]
+    if b"%" in key:
+        key = unescape(key, "key")
+    if not key:
+        raise BadRequestError("empty_key", "The key is empty.")
+    if len(key) > KEY_BYTES_MAX:
+        raise BadRequestError("key_too_long", f"The key has {len(key)} bytes; the limit is {KEY_BYTES_MAX}.")
+    if not key.isascii():
+        try:
+            key.decode()
+        except UnicodeDecodeError:
+            raise BadRequestError("key_not_utf8", "The key, percent-decoded, is not valid UTF-8.") from None
+    return key
+
+
+def consistency_of(query: bytes, header: bytes | None) -> bytes:
+    """The consistency that a request asks for.
+
+    Raises:
+        BadRequestError: The query has another parameter, or the consistency is unknown or named in two ways.
+    """
+    named: bytes | None = None
+    for part in query.split(b"&") if query else ():
+        if not part:
+            continue
+        raw_name, _, raw_value = part.partition(b"=")
+        name = unescape(raw_name.replace(b"+", b" "), "query")
+        if name != b"consistency":
+            shown = name.decode("utf-8", "backslashreplace")[:64]
+            raise BadRequestError("unknown_parameter", f"Unknown query parameter {shown!r}; known: consistency.")
+        value = unescape(raw_value.replace(b"+", b" "), "query")
+        if named is not None and value != named:
+            raise BadRequestError("bad_consistency", "The query names two consistencies.")
+        named = value
+    if header is not None:
+        header = header.strip()
+        if named is not None and named != header:
+            raise BadRequestError("bad_consistency", "Query and header Doug-Consistency name two consistencies.")
+        named = header
+    if named is None:
+        return DEFAULT_CONSISTENCY
+    if named not in CONSISTENCIES:
+        shown = named.decode("utf-8", "backslashreplace")[:64]
+        raise BadRequestError("bad_consistency", f"Unknown consistency {shown!r}; known: linearizable, eventual.")
+    return named
+
+
+def wants_json(accept: bytes | None) -> bool:
+    """Whether ``application/json`` is asked for by name, and nothing else is preferred to it."""
+    if accept is None or b"json" not in accept.lower():
+        return False
+    json_quality, best = 0.0, 0.0
+    for part in accept.lower().split(b","):
+        media_type, *parameters = (piece.strip() for piece in part.split(b";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith(b"q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        best = max(best, quality)
+        if media_type == b"application/json":
+            json_quality = max(json_quality, quality)
+    return 0.0 < json_quality >= best

@@ -1,0 +1,110 @@
+"""The facade's settings: environment variables ``DOUGDB_*``, read once at start.
+
+Must not know anything of the network. Invariants: (1) the object is frozen; (2) every field carries its unit in its
+name and has bounds; (3) a
+value that makes no sense is refused, never corrected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "DOUGDB_"
+
+
+class Address(NamedTuple):
+    """A host and a port. An IPv6 host has no brackets here."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Reads ``host:port`` or ``[v6]:port``.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    host, separator, port = text.strip().rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: an IPv6 address needs brackets, as in [::1]:8080")
+    if not separator or not host or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} is not host:port")
+    return Address(host, int(port))
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    nodes: Mapping[int, Mapping[str, str]]
+    """Doug addresses by shard and node id, as JSON: ``{"0": {"shard-0-0": "127.0.0.1:21001"}}``."""
+
+    listen: Annotated[tuple[Address, ...], NoDecode] = (Address("127.0.0.1", 8080), Address("::1", 8080))
+    """Where HTTP is served: a comma list of host:port. An IPv6 address is left out where there is no IPv6."""
+
+    facade_id: str = Field(default="facade", min_length=1, max_length=253)
+    """This facade's name, in logs and in /v1/version."""
+
+    request_timeout_ms: int = Field(default=5000, ge=10, le=600_000)
+    """How long a key request may take once its body is here; afterwards it is answered with 503 or 504."""
+
+    body_timeout_ms: int = Field(default=30_000, ge=10, le=600_000)
+    """How long the body of a request may take to arrive (408), so that a slow sender holds nothing for ever."""
+
+    head_timeout_ms: int = Field(default=10_000, ge=10, le=600_000)
+    """How long the head of a request may take to arrive; the connection is closed afterwards."""
+
+    pipe_window_batches: int = Field(default=1, ge=1, le=64)
+    """Batches of one kind in flight to one node. One is fastest nearby; a longer round trip wants more."""
+
+    inflight_items_max: int = Field(default=4096, ge=1, le=1_000_000)
+    """Unanswered items of one kind on one link: windows open after 50 ms, and this bounds what may pile up."""
+
+    queue_items_max: int = Field(default=16_384, ge=1, le=10_000_000)
+    """Requests of one shard that wait or are in flight; further ones are refused with 503."""
+
+    queue_bytes_max: int = Field(default=64 << 20, ge=2 << 20)
+    """Their bytes, and the bytes of bodies being received; further ones are refused with 503."""
+
+    log_format: Literal["console", "json"] = "console"
+    """Lines for people or for machines."""
+
+    stop_on_stdin_eof: bool = False
+    """Stop in order when stdin ends: the process that started this one has died."""
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _parse_listen(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        addresses = tuple(parse_address(part) for part in value.split(",") if part.strip())
+        if not addresses:
+            raise ValueError("no address is given")
+        return addresses
+
+    @field_validator("nodes")
+    @classmethod
+    def _check_nodes(cls, value: Mapping[int, Mapping[str, str]]) -> Mapping[int, Mapping[str, str]]:
+        if 0 not in value:
+            raise ValueError("shard 0, which holds the partition map, is missing")
+        seen: set[str] = set()
+        for shard, nodes in value.items():
+            if shard < 0 or not nodes:
+                raise ValueError(f"shard {shard} has no nodes or a negative number")
+            for node_id, address in nodes.items():
+                if not node_id or node_id in seen:
+                    raise ValueError(f"node id {node_id!r} is empty or used twice")
+                seen.add(node_id)
+                parse_address(address)
+        return value

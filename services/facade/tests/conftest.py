@@ -1,0 +1,265 @@
+"""Fakes for the facade's tests: raft-nodes that answer over real gRPC as their contract says, and scripted faults.
+
+A fake shard has one dict as its replicated state, and a leader that the test names. Fakes, not mocks: what they say
+follows from their state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import pytest
+from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
+from doug_wire import command, pipe, slots
+from doug_wire.command import Opcode
+from doug_wire.pipe import Status
+from facade.app.application import Application
+from facade.client.metrics import Metrics
+from facade.client.router import Router
+from facade.settings import Settings
+
+_ports = itertools.count(27_100)
+
+
+class FakeShard:
+    """The replicated state of one shard."""
+
+    def __init__(self, shard_id: int, shards: int) -> None:
+        self.id = shard_id
+        self.data: dict[bytes, tuple[bytes, bytes, int]] = {}
+        self.revision = 0
+        self.term = 1
+        self.leader: FakeNode | None = None
+        self.nodes: list[FakeNode] = []
+        self.ranges = [(first, last, shard, 1) for first, last, shard in slots.initial_ranges(shards)]
+        self.map_epoch = 1
+
+    def owns(self, key: bytes, epoch: int) -> bool:
+        slot = slots.slot_of(key)
+        return any(
+            first <= slot <= last and shard == self.id and epoch in (0, slot_epoch)
+            for first, last, shard, slot_epoch in self.ranges
+        )
+
+
+class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
+    """One raft-node. Its faults are attributes that a test sets."""
+
+    def __init__(self, shard: FakeShard, number: int, port: int) -> None:
+        self.shard = shard
+        self.id = f"shard-{shard.id}-{number}"
+        self.address = f"127.0.0.1:{port}"
+        self.silent = False
+        """Takes batches and calls, and never answers."""
+        self.hints = True
+        """Whether it tells who leads."""
+        self.script: deque[Status] = deque()
+        """What it answers to the next records, whatever they are."""
+        self.break_on_batch = False
+        """Applies the next batch, then ends the stream without an answer."""
+        self.batches: list[tuple[int, int]] = []
+        """(kind, items) of every batch received."""
+        self.server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 8 << 20)])
+        doug_pb2_grpc.add_DougServicer_to_server(self, self.server)
+        admin_pb2_grpc.add_AdminServicer_to_server(self, self.server)
+        self.server.add_insecure_port(self.address)
+        await self.server.start()
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            await self.server.stop(0)
+            self.server = None
+
+    @property
+    def leads(self) -> bool:
+        return self.shard.leader is self
+
+    def lead(self) -> None:
+        """Wins an election."""
+        self.shard.term += 1
+        self.shard.leader = self
+
+    def _known_leader(self) -> tuple[str, str]:
+        leader = self.shard.leader
+        return (leader.id, leader.address) if leader is not None and self.hints else ("", "")
+
+    async def _wait_while_silent(self) -> None:
+        while self.silent:
+            await asyncio.sleep(0.01)
+
+    async def Status(self, request: Any, context: Any) -> admin_pb2.StatusResponse:  # noqa: N802
+        await self._wait_while_silent()
+        leader_id, leader_address = self._known_leader()
+        return admin_pb2.StatusResponse(
+            node_id=self.id,
+            shard=self.shard.id,
+            role="leader" if self.leads else "follower",
+            term=self.shard.term,
+            commit_index=7,
+            applied_index=7,
+            last_log_index=8,
+            leader_id=leader_id,
+            leader_address=leader_address,
+            client_address=self.address,
+            admin_address="127.0.0.1:27099",
+        )
+
+    async def Partitions(self, request: Any, context: Any) -> doug_pb2.PartitionsResponse:  # noqa: N802
+        await self._wait_while_silent()
+        if not self.leads:
+            leader_id, leader_address = self._known_leader()
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "not the leader",
+                (("doug-code", "NOT_LEADER"), ("doug-leader-id", leader_id), ("doug-leader-address", leader_address)),
+            )
+        answer = doug_pb2.PartitionsResponse(epoch=self.shard.map_epoch, cluster_id=b"c" * 16)
+        for first, last, shard, epoch in self.shard.ranges:
+            answer.slots.append(doug_pb2.SlotRange(**{"from": first}, to=last, shard=shard, epoch=epoch))
+        return answer
+
+    async def Pipe(self, request_iterator: Any, context: Any) -> AsyncIterator[doug_pb2.BatchResult]:  # noqa: N802
+        async for batch in request_iterator:
+            writes = batch.kind == doug_pb2.BATCH_KIND_WRITE
+            records = list(pipe.decode_writes(batch.records) if writes else pipe.decode_reads(batch.records))
+            self.batches.append((batch.kind, len(records)))
+            await self._wait_while_silent()
+            results = b"".join(self._answer(batch, record) for record in records)
+            if self.break_on_batch:
+                self.break_on_batch = False
+                return
+            leader_id, leader_address = self._known_leader()
+            yield doug_pb2.BatchResult(
+                results=results,
+                leader_id=leader_id,
+                leader_address=leader_address,
+                receipt=doug_pb2.Receipt(
+                    node_id=self.id, shard=self.shard.id, term=self.shard.term, applied_index=7, role="leader"
+                ),
+            )
+
+    def _answer(self, batch: doug_pb2.Batch, record: Any) -> bytes:
+        if self.script:
+            return pipe.encode_result(record.id, self.script.popleft())
+        if batch.kind != doug_pb2.BATCH_KIND_READ_LOCAL and not self.leads:
+            return pipe.encode_result(record.id, Status.NOT_LEADER)
+        if batch.kind == doug_pb2.BATCH_KIND_WRITE:
+            return self._write(record)
+        if not self.shard.owns(record.key, record.epoch):
+            return pipe.encode_result(record.id, Status.WRONG_SHARD)
+        found = self.shard.data.get(record.key)
+        if found is None:
+            return pipe.encode_result(record.id, Status.NOT_FOUND)
+        value, content_type, revision = found
+        return pipe.encode_result(record.id, Status.OK, revision, content_type, value)
+
+    def _write(self, record: pipe.WriteRecord) -> bytes:
+        assert command.checksum(record.command) == record.crc
+        decoded = command.validate(record.command)
+        shard = self.shard
+        if not shard.owns(decoded.key, decoded.epoch):
+            return pipe.encode_result(record.id, Status.WRONG_SHARD)
+        shard.revision += 1
+        if decoded.opcode == Opcode.PUT:
+            shard.data[decoded.key] = (decoded.value, decoded.content_type, shard.revision)
+        else:
+            shard.data.pop(decoded.key, None)
+        return pipe.encode_result(record.id, Status.OK, shard.revision)
+
+
+class FakeCluster:
+    """Fake shards, and a facade in front of them."""
+
+    def __init__(self, shards: int, nodes: int) -> None:
+        self.shards = [FakeShard(number, shards) for number in range(shards)]
+        for shard in self.shards:
+            shard.nodes = [FakeNode(shard, number, next(_ports)) for number in range(nodes)]
+            shard.leader = shard.nodes[0]
+
+    async def start(self) -> None:
+        for shard in self.shards:
+            for node in shard.nodes:
+                await node.start()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(node.stop() for shard in self.shards for node in shard.nodes))
+
+    def addresses(self) -> dict[int, dict[str, str]]:
+        return {shard.id: {node.id: node.address for node in shard.nodes} for shard in self.shards}
+
+    def set_map(self, ranges: list[tuple[int, int, int, int]], epoch: int) -> None:
+        for shard in self.shards:
+            shard.ranges, shard.map_epoch = ranges, epoch
+
+
+class Facade:
+    """A facade without a socket, in front of a fake cluster."""
+
+    def __init__(self, cluster: FakeCluster, router: Router, metrics: Metrics, settings: Settings) -> None:
+        self.cluster = cluster
+        self.router = router
+        self.metrics = metrics
+        self.settings = settings
+        self.application = Application(router, metrics, settings)
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.application), base_url="http://facade", timeout=30.0
+        )
+
+    async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                await asyncio.sleep(0.005)
+        assert condition(), what
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def make_facade() -> AsyncIterator[Callable[..., Awaitable[Facade]]]:
+    """Starts facades on fake clusters: ``await make_facade(shards=2, nodes=3, request_timeout_ms=500)``."""
+    async with AsyncExitStack() as stack:
+
+        async def make(shards: int = 1, nodes: int = 3, *, ready: bool = True, **settings: Any) -> Facade:
+            cluster = FakeCluster(shards, nodes)
+            await cluster.start()
+            stack.push_async_callback(cluster.stop)
+            values = Settings(nodes=cluster.addresses(), **settings)
+            metrics = Metrics()
+            router = Router(values, metrics)
+            task = asyncio.create_task(router.run())
+            stack.push_async_callback(_stop, task)
+            facade = Facade(cluster, router, metrics, values)
+            stack.push_async_callback(facade.http.aclose)
+            if ready:
+                await facade.until(lambda: router.ready, "the facade became ready")
+            return facade
+
+        yield make
+
+
+@pytest.fixture
+async def make_cluster() -> AsyncIterator[Callable[..., Awaitable[FakeCluster]]]:
+    """Starts fake clusters without a facade."""
+    async with AsyncExitStack() as stack:
+
+        async def make(shards: int = 1, nodes: int = 3) -> FakeCluster:
+            cluster = FakeCluster(shards, nodes)
+            await cluster.start()
+            stack.push_async_callback(cluster.stop)
+            return cluster
+
+        yield make
