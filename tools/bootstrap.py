@@ -1,4 +1,4 @@
-# ruff: noqa: UP010, UP024, UP032, RUF005, PTH100, PTH107, PTH110, PTH112, PTH118, PTH120, PTH123, SIM105
+# ruff: noqa: UP010, UP024, UP032, RUF005, PTH100, PTH107, PTH110, PTH112, PTH118, PTH120, PTH123
 """Makes .venv from nothing but a Python, its venv module, and a package index.
 
 It is started with whatever Python there is, so it must parse under any since 2.7: no annotations, no f-strings. It
