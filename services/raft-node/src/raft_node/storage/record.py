@@ -197,6 +197,6 @@ def _is_torn_header(data: bytes, position: int, rest: bytes, file_id: int, seque
     if len(rest) > HEADER_BYTES and not (second_part and is_zero(second_part)):
         return False
     # What is known of the header in advance must be there, as far as it was written.
-    known = bytes([MARK]) + data[position + 1 : position + 8] + _KNOWN.pack(file_id, sequence)
-    seen = data[position : position + len(known)]
-    return all(byte in (0, expected) for byte, expected in zip(seen, known, strict=False))
+    known = _KNOWN.pack(file_id, sequence)
+    seen = data[position + ALIGNMENT : position + ALIGNMENT + len(known)]
+    return data[position] == MARK and all(byte in (0, expected) for byte, expected in zip(seen, known, strict=False))

@@ -25,12 +25,9 @@ class Newest(NamedTuple):
 
     header: SegmentHeader
     path: str
-    file_bytes: int
     last_frame: tuple[int, int]
     """Where the last frame lies, ``[start, end)``; the segment's header when there is no frame."""
     last_frame_data: bytes
-    dirty_end: int
-    """Where the torn bytes behind the last frame end; its own end when there are none."""
 
 
 @dataclass
@@ -120,14 +117,12 @@ class _Segment:
             self._take(frame, position, scanned)
             previous, position = position, position + frame.frame_bytes
         self._judge_end(position, scanned)
-        dirty_end = position
         if not record.is_zero(self._data, position):
-            dirty_end = len(self._data.rstrip(b"\0"))
-            what = f"zeroed a torn write of {dirty_end - position} bytes at offset {position}"
-            scanned.notes.append(f"{self._path}: {what}")
+            size = len(self._data.rstrip(b"\0")) - position
+            scanned.notes.append(f"{self._path}: zeroed a torn write of {size} bytes at offset {position}")
         start = 0 if position == wal_segment.HEADER_BYTES else previous
         last_frame_data = self._data[start:position]
-        scanned.newest = Newest(header, self._path, self._file_bytes, (start, position), last_frame_data, dirty_end)
+        scanned.newest = Newest(header, self._path, (start, position), last_frame_data)
 
     def _damaged(self, offset: int, what: str) -> CorruptionError:
         return CorruptionError(self._path, offset, what)
@@ -240,22 +235,27 @@ def mend(fs: FileSystem, directory: str, scanned: Scanned) -> WritableFile | Non
         return None
     file = fs.open_for_write(newest.path)
     start, end = newest.last_frame
-    _zero_torn_tail(file, end, newest.dirty_end)
-    fill_with_zeros(file, newest.file_bytes, newest.header.segment_bytes)
-    # A process that was killed, or whose fsync failed, leaves bytes that can be read and are not durable. Only the last
-    # frame can be such; writing it again makes the sync below count for it, before anybody is told of its entries.
+    # A process that was killed, or whose fsync failed, leaves bytes that can be read and are not durable. That may be
+    # the last frame, and the zeros by which an earlier start mended a torn one. Writing them again makes the syncs count
+    # for them, before anybody is told of an entry and before a newer segment declares this one complete.
+    _zero_tail(file, end, newest.header.segment_bytes)
     file.write_at(start, [newest.last_frame_data])
+    # From here on, all that was read is durable.
     file.sync_data()
     # The same holds for the segment's name.
     fs.sync_directory(directory)
     return file
 
 
-def _zero_torn_tail(file: WritableFile, start: int, end: int) -> None:
-    """Zeroes from far to near, each step synced, so that a crash in between leaves what ``judge_tail`` calls torn."""
-    sector = (start // record.SECTOR_BYTES + 1) * record.SECTOR_BYTES
-    header_end = start + record.HEADER_BYTES
-    for step_start, step_end in ((sector, end), (header_end, min(sector, end)), (start, min(header_end, end))):
+def _zero_tail(file: WritableFile, start: int, end: int) -> None:
+    """Zeroes from far to near, so that a crash in between leaves what ``judge_tail`` calls torn.
+
+    The last step, of one byte, is left to the caller's sync.
+    """
+    sector = min((start // record.SECTOR_BYTES + 1) * record.SECTOR_BYTES, end)
+    header_end = min(start + record.HEADER_BYTES, end)
+    for step_start, step_end in ((sector, end), (header_end, sector), (start + 1, header_end)):
         if step_start < step_end:
             fill_with_zeros(file, step_start, step_end)
             file.sync_data()
+    fill_with_zeros(file, start, min(start + 1, end))

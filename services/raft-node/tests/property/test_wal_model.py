@@ -1,0 +1,139 @@
+"""The log against a list: random appends, truncations, restarts and crashes.
+
+After a crash the log holds what was acknowledged, with or without the one append that was under way, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import NamedTuple
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from raft_node import entry
+from raft_node.entry import Entry
+from raft_node.errors import DiskError
+from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.testing.files import MemoryFileSystem
+
+OPTIONS = WalOptions(segment_bytes=4096)
+DIRECTORY = "/n/wal"
+
+
+class Model(NamedTuple):
+    """What the log should hold."""
+
+    entries: tuple[Entry, ...]
+    hard_state: WalHardState
+
+
+class WalMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fs = MemoryFileSystem()
+        self.wal = Wal.open(self.fs, DIRECTORY, OPTIONS)
+        self.model = Model((), WalHardState(0, "", 0, 0))
+        self.term = 1
+
+    def plan(
+        self, count: int, size: int, cut: int, state: bool, rng: random.Random
+    ) -> tuple[WalHardState | None, int | None, list[Entry], Model]:
+        last = len(self.model.entries)
+        truncate_from = max(1, last + 1 - cut) if cut >= 0 else None
+        first = last + 1 if truncate_from is None else truncate_from
+        if truncate_from is not None:
+            self.term += 1
+        new = [
+            entry.encode(index, self.term, entry.EntryKind.COMMAND, index, rng.randbytes(rng.randint(0, size)))
+            for index in range(first, first + count)
+        ]
+        entries = (*self.model.entries[: first - 1], *new)
+        hard_state = (
+            WalHardState(self.term, "n" * rng.randint(0, 9), rng.getrandbits(64), rng.randint(0, last))
+            if state
+            else None
+        )
+        return hard_state, truncate_from, new, Model(entries, hard_state or self.model.hard_state)
+
+    @rule(
+        count=st.integers(0, 12),
+        size=st.sampled_from([0, 30, 900, 9000]),
+        cut=st.integers(-6, 12),
+        state=st.booleans(),
+        seed=st.integers(0, 1 << 32),
+    )
+    def append(self, count: int, size: int, cut: int, state: bool, seed: int) -> None:
+        hard_state, truncate_from, new, model = self.plan(count, size, cut, state, random.Random(seed))
+        self.wal.publish(self.wal.append(hard_state, truncate_from, new))
+        self.model = model
+
+    @rule()
+    def new_term(self) -> None:
+        self.term += 1
+
+    @rule()
+    def prepare(self) -> None:
+        if self.wal.wants_segment:
+            self.wal.prepare_next_segment()
+
+    @rule()
+    def reopen(self) -> None:
+        self.wal.close()
+        self.wal = Wal.open(self.fs, DIRECTORY, OPTIONS)
+        assert self.wal.recovery_notes == []
+
+    @rule(seed=st.integers(0, 1 << 32))
+    def crash(self, seed: int) -> None:
+        self.fs.crash(random.Random(seed))
+        self.wal = Wal.open(self.fs, DIRECTORY, OPTIONS)
+
+    @rule(
+        count=st.integers(1, 12),
+        size=st.sampled_from([30, 900, 9000]),
+        cut=st.integers(-6, 12),
+        state=st.booleans(),
+        operation=st.integers(1, 10),
+        seed=st.integers(0, 1 << 32),
+        power=st.booleans(),
+    )
+    def append_and_die(
+        self, count: int, size: int, cut: int, state: bool, operation: int, seed: int, power: bool
+    ) -> None:
+        """The process dies within an append; with or without the power, and within the next start as well."""
+        rng = random.Random(seed)
+        hard_state, truncate_from, new, model = self.plan(count, size, cut, state, rng)
+        self.fs.fail_at(operation)
+        try:
+            self.wal.append(hard_state, truncate_from, new)
+        except DiskError:
+            acknowledged = False
+        else:
+            acknowledged = True
+        self.fs.heal()
+        if power:
+            self.fs.crash(rng)
+        self.fs.fail_at(rng.randint(1, 10))
+        with contextlib.suppress(DiskError):
+            Wal.open(self.fs, DIRECTORY, OPTIONS)
+        self.fs.heal()
+        if power:
+            self.fs.crash(rng)
+        self.wal = Wal.open(self.fs, DIRECTORY, OPTIONS)
+        if acknowledged or self.seen() == model:
+            self.model = model
+
+    def seen(self) -> Model:
+        entries = self.wal.entries(self.wal.first_index, self.wal.last_index + 1, 1 << 40)
+        return Model(tuple(entries), self.wal.hard_state)
+
+    @invariant()
+    def holds_the_model(self) -> None:
+        assert self.seen() == self.model
+        assert self.wal.last_index == len(self.model.entries)
+        assert [self.wal.term(one.index) for one in self.model.entries] == [one.term for one in self.model.entries]
+
+
+TestWal = WalMachine.TestCase
+TestWal.settings = settings(max_examples=150, stateful_step_count=25, deadline=None, print_blob=True)
