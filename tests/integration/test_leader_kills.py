@@ -1,0 +1,159 @@
+"""The leader is killed twenty times under load: nothing acknowledged is lost, nothing refused appears, and soon."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import grpc
+import pytest
+from doug.v1 import doug_pb2, doug_pb2_grpc
+from doug_wire.slots import slot_of
+from raft_node.testing.linearizability import check_history
+
+from bench.cluster import Cluster
+from bench.recorder import KeyRing, Recorder, RegisterClient, run_client, succeeded
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+KILLS = 20
+CLIENTS = 16
+GROUP = 8
+"""How many clients use a key together."""
+GAP_MAX_S = 1.0
+LATE_MAX = 1
+PROBE_EVERY_S = 0.02
+PROBE_GIVE_UP_S = 15.0
+BETWEEN_S = 0.7
+SEED = 20_262
+
+
+@pytest.fixture(scope="module")
+def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
+    return new_cluster().start()
+
+
+def keys_of_shard(cluster: Cluster, shard: str, prefix: str) -> Iterator[str]:
+    owner = cluster.slot_owners()
+    return (key for key in (f"{prefix}/{n}" for n in count()) if owner(slot_of(key.encode())) == shard)
+
+
+async def first_accepted(cluster: Cluster, recorder: Recorder, ring: KeyRing, killed_at: float) -> float:
+    """Begins a new write every few ms and returns how long after the kill the first one was acknowledged.
+
+    A write of the load may have been under way when the leader died, and then it waits for its deadline; what counts is
+    how soon a client that comes now is served.
+    """
+    accepted: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    async def probe() -> None:
+        client = RegisterClient(recorder, "127.0.0.1", cluster.port)
+        try:
+            operation = await client.put(ring.next())
+            if succeeded(operation) and not accepted.done():
+                assert operation.returned is not None
+                accepted.set_result(operation.returned - killed_at)
+        finally:
+            await client.close()
+
+    async with asyncio.TaskGroup() as group:
+        while not accepted.done() and time.monotonic() - killed_at < PROBE_GIVE_UP_S:
+            group.create_task(probe())
+            await asyncio.sleep(PROBE_EVERY_S)
+    return accepted.result() if accepted.done() else PROBE_GIVE_UP_S
+
+
+def assert_replicas_agree(cluster: Cluster, shard: str, keys: list[str]) -> None:
+    """Every node of a shard, asked directly, holds the same value of every key."""
+    seen = []
+    for view in cluster.await_equal(shard):
+        with grpc.insecure_channel(view.address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            stub = doug_pb2_grpc.DougStub(channel)
+            requests = [
+                doug_pb2.GetRequest(key=key.encode(), consistency=doug_pb2.CONSISTENCY_EVENTUAL) for key in keys
+            ]
+            answers = [stub.Get(request, timeout=5) for request in requests]
+            seen.append([(answer.found, answer.value, answer.revision) for answer in answers])
+    assert all(values == seen[0] for values in seen), f"the replicas of shard {shard} differ"
+
+
+async def await_settled(cluster: Cluster, shard: str) -> None:
+    """Waits until every node of a shard is back and has caught up, without blocking the load."""
+    await asyncio.to_thread(cluster.await_equal, shard, 30.0)
+
+
+async def test_twenty_leaders_are_killed_under_load(cluster: Cluster, tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    shards = cluster.shard_ids()
+    recorder, running = Recorder(), True
+    rings = {shard: KeyRing(keys_of_shard(cluster, shard, f"load-{shard}")) for shard in shards}
+    probes = {shard: KeyRing(keys_of_shard(cluster, shard, f"probe-{shard}")) for shard in shards}
+    gaps: list[float] = []
+    loads = []
+    async with asyncio.TaskGroup() as group:
+        for number in range(CLIENTS):
+            ring = rings[shards[number // GROUP % len(shards)]]
+            load = run_client(recorder, "127.0.0.1", cluster.port, ring, SEED + number, lambda: running)
+            loads.append(group.create_task(load))
+        try:
+            for kill in range(KILLS):
+                shard = shards[kill % len(shards)]
+                await asyncio.sleep(BETWEEN_S)
+                leader = await asyncio.to_thread(cluster.await_leader, shard)
+                acknowledged = recorder.statuses["put 200"]
+                process = cluster.member(leader.id)
+                killed_at = time.monotonic()
+                process.kill()
+                gaps.append(await first_accepted(cluster, recorder, probes[shard], killed_at))
+                await asyncio.to_thread(cluster.await_leader, shard)
+                print(f"kill {kill + 1}: {leader.id}, gap {gaps[-1] * 1000:.0f} ms")
+                await wait_restarted(cluster, leader.id)
+                assert recorder.statuses["put 200"] > acknowledged + 10, "there was hardly any load around the kill"
+        finally:
+            running = False
+    await finish(cluster, recorder, {shard: rings[shard].used + probes[shard].used for shard in shards}, tmp_path)
+    late = [gap for gap in gaps if gap >= GAP_MAX_S]
+    print(f"gaps in ms: {sorted(round(gap * 1000) for gap in gaps)}")
+    assert len(gaps) == KILLS
+    assert len(late) <= LATE_MAX, f"writes were accepted again too late: {late}"
+
+
+async def wait_restarted(cluster: Cluster, node_id: str) -> None:
+    """Waits until a killed node is back and has caught up; the next kill would otherwise be a second one down."""
+
+    def is_back() -> bool:
+        views = {view.id: view for view in cluster.views()}
+        view = views[node_id]
+        peers = [peer.commit_index for peer in views.values() if peer.shard == view.shard]
+        return view.role in ("follower", "leader") and view.commit_index + 1000 > max(peers)
+
+    ends = time.monotonic() + 30
+    while not await asyncio.to_thread(is_back):
+        assert time.monotonic() < ends, f"{node_id} did not come back"
+        await asyncio.sleep(0.1)
+
+
+async def finish(cluster: Cluster, recorder: Recorder, keys: dict[str, list[str]], folder: Path) -> None:
+    """Reads every key once more, compares the replicas, and judges the whole history."""
+    reader = RegisterClient(recorder, "127.0.0.1", cluster.port)
+    for shard, names in keys.items():
+        await await_settled(cluster, shard)
+        for name in names:
+            assert succeeded(await reader.get(name)), "the last reads have to succeed, or the judgement is void"
+        await asyncio.to_thread(assert_replicas_agree, cluster, shard, names)
+    await reader.close()
+    operations = recorder.history.operations
+    print(f"{len(operations)} operations, {dict(recorder.statuses)}")
+    print(f"unknown: {recorder.unknown_share():.2%} of the puts, the slowest answer took {recorder.slowest_s:.2f} s")
+    assert not recorder.oddities, recorder.oddities[:5]
+    assert recorder.unknown_share() < 0.05
+    begun = time.monotonic()
+    violations = check_history(operations)
+    print(f"judged in {time.monotonic() - begun:.2f} s")
+    if violations:
+        recorder.save(folder / "history.jsonl")
+        print(f"the history is in {folder / 'history.jsonl'}")
+    assert not violations, "\n".join(str(violation) for violation in violations[:3])
