@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -28,11 +29,11 @@ def status(context: typer.Context, as_json: JsonOption = False, url: UrlOption =
 
 def table_of(cluster: ClusterStatus) -> Table:
     """The table of shards and nodes."""
-    table = Table()
-    for name in ("shard", "node", "address", "role"):
-        table.add_column(name)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("shard", "node", "role"):
+        table.add_column(name, no_wrap=True)
     for name in ("term", "commit", "applied", "last log"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for shard in cluster.shards:
         for position, node in enumerate(shard.nodes):
             figures = (node.term, node.commit_index, node.applied_index, node.last_log_index)
@@ -40,7 +41,6 @@ def table_of(cluster: ClusterStatus) -> Table:
             table.add_row(
                 shard.id if position == 0 else "",
                 node.id,
-                node.address,
                 f"[{style}]{node.role}[/]" if style else node.role,
                 *("-" if figure is None else str(figure) for figure in figures),
                 end_section=position == len(shard.nodes) - 1,

@@ -1,0 +1,200 @@
+"""dougctl as it is called: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import dougdb.cli
+import httpx
+import pytest
+import typer
+from dougdb.cli import app
+from dougdb.client import AsyncDougClient, DougClient
+from dougdb.commands import common, import_tree
+from typer.testing import CliRunner
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _served_from_memory(monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
+    transport = httpx.MockTransport(store.handle)
+    monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=transport))
+    monkeypatch.setattr(
+        import_tree, "AsyncDougClient", lambda url, connections_max: AsyncDougClient(url, transport=transport)
+    )
+
+
+def run(*arguments: str, stdin: bytes | None = None) -> Any:
+    return RUNNER.invoke(app, list(arguments), input=stdin)
+
+
+def test_put_get_delete(store: Any, tmp_path: Path) -> None:
+    assert run("put", "a/b", "hü").stdout == "OK\n"
+    assert store.values[b"a/b"] == ("hü".encode(), "text/plain; charset=utf-8")
+    assert run("get", "a/b").stdout_bytes == "hü".encode()
+    assert run("put", "bin", "-", stdin=b"\x00\xff").exit_code == 0
+    assert run("get", "bin", "--consistency", "eventual").stdout_bytes == b"\x00\xff"
+    source = tmp_path / "page.html"
+    source.write_text("<p>")
+    assert run("put", "page", "--file", str(source)).exit_code == 0
+    assert store.values[b"page"] == (b"<p>", "text/html")
+    assert run("put", "page", "x", "--content-type", "a/b").exit_code == 0
+    assert store.values[b"page"] == (b"x", "a/b")
+    assert run("put", "dash", "--", "-5").exit_code == 0
+    assert store.values[b"dash"][0] == b"-5"
+    assert run("get", "bin", "-o", str(tmp_path / "out")).stdout == ""
+    assert (tmp_path / "out").read_bytes() == b"\x00\xff"
+    assert run("delete", "bin").exit_code == 0
+    assert run("delete", "bin").exit_code == 0
+    assert b"bin" not in store.values
+
+
+def test_json(store: Any) -> None:
+    assert json.loads(run("put", "k", "v", "--json").stdout) == {"key": "k", "shard": "1", "served_by": "shard-1-2"}
+    document = json.loads(run("get", "k", "--json").stdout)
+    assert (document["value"], document["encoding"], document["shard"]) == ("v", "utf-8", "1")
+    run("put", "k", "-", stdin=b"\xff")
+    document = json.loads(run("get", "k", "--json").stdout)
+    assert (document["value"], document["encoding"]) == ("/w==", "base64")
+
+
+def test_status(store: Any) -> None:
+    node = {"id": "shard-0-0", "address": "127.0.0.1:1", "admin": "", "role": "leader", "term": 3, "commit_index": 7}
+    document = {"shards": [{"id": 0, "nodes": [node]}, {"id": 1, "nodes": [{**node, "role": "unreachable"}]}]}
+    store.script = [httpx.Response(200, json=document), httpx.Response(200, json=document)]
+    assert json.loads(run("status", "--json").stdout) == document
+    shown = run("status").stdout
+    assert "shard-0-0" in shown
+    assert "leader" in shown
+    assert "shard 1 has no leader" in shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "get_code", "put_code"),
+    [
+        (httpx.Response(404), 3, 1),
+        (httpx.Response(400, json={"detail": "no"}), 1, 1),
+        (httpx.Response(503, json={"outcome": "not_applied"}), 4, 4),
+        (httpx.Response(504, json={"outcome": "unknown"}), 4, 5),
+        (httpx.Response(500), 1, 5),
+        (httpx.ConnectError("refused"), 4, 4),
+        (httpx.ReadTimeout("slow"), 4, 5),
+    ],
+)
+def test_exit_codes(store: Any, answer: Any, get_code: int, put_code: int) -> None:
+    store.script = [answer, answer]
+    read, written = run("get", "k"), run("put", "k", "v")
+    assert (read.exit_code, written.exit_code) == (get_code, put_code)
+    assert read.stderr.startswith("dougctl: ")
+    assert read.stdout == written.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["put", "k"],
+        ["put", "k", "v", "--file", "f"],
+        ["get", ""],
+        ["get", "x" * 1025],
+        ["get", "\udcff"],
+        ["get", "k", "--consistency", "hopeful"],
+        ["get", "k", "--url", "ftp://x"],
+        ["get", "k", "--url", "http://127.0.0.1:x"],
+        ["get"],
+        ["nonsense"],
+        ["import-tree", "/nonexistent"],
+        ["dev", "--node-env", "NOVALUE"],
+        ["dev", "--shards", "0"],
+    ],
+)
+def test_wrong_usage(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_the_url_comes_from_the_option_or_the_environment(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOUGDB_URL", "http://127.0.0.1:26001/")
+    run("put", "k", "v")
+    run("--url", "http://127.0.0.1:26002", "put", "k", "v")
+    run("--url", "http://127.0.0.1:26002", "put", "k", "v", "--url", "http://127.0.0.1:26003")
+    assert [request.url.port for request in store.requests] == [26001, 26002, 26003]
+    assert store.requests[0].url.raw_path == b"/v1/kv/k"
+
+
+def test_interrupted(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(request: httpx.Request) -> httpx.Response:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=httpx.MockTransport(interrupt)))
+    assert run("get", "k").exit_code == 130
+
+
+def test_import_tree(store: Any, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a").write_bytes(b"\x00" * 5)
+    (tmp_path / "b").touch()
+    result = run("import-tree", str(tmp_path), "--prefix", "p/", "--verify", "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["stored"], document["stored_bytes"], document["verified"]) == (2, 5, 2)
+    assert set(store.values) == {b"p/d/a", b"p/b"}
+    del store.values[b"p/b"]
+    result = run("import-tree", str(tmp_path), "--prefix", "p/", "--verify-only", "--consistency", "linearizable")
+    assert result.exit_code == 1
+    assert "1 read back equal, 1 missing" in result.stdout
+    assert f"{tmp_path / 'b'}: missing" in result.stderr
+
+
+def test_import_tree_names_what_is_too_large(store: Any, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes((1 << 20) + 1))
+    result = run("import-tree", str(tmp_path), "--verify")
+    assert result.exit_code == 1
+    assert "1 too large" in result.stdout
+    assert "large: too large: 1048577 bytes" in result.stderr
+    assert run("import-tree", str(tmp_path), "--skip-too-large").exit_code == 0
+    Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"bad\xff"))).touch()
+    result = run("import-tree", str(tmp_path), "--skip-too-large", "--json")
+    assert result.exit_code == 1
+    assert "not valid UTF-8" in result.stderr
+
+
+def test_help_and_version() -> None:
+    shown = run("--help").stdout
+    assert "Exit codes" in shown
+    assert all(name in shown for name in ("dev", "get", "put", "delete", "status", "import-tree"))
+    assert run("--version").stdout.startswith(f"dougctl {dougdb.__version__} ")
+
+
+def test_other_packages_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = typer.Typer()
+    group.command()(lambda: print("group ran"))
+
+    def single(number: int) -> None:
+        """Double a number."""
+        print(number * 2)
+
+    targets = {"wal": group, "double": single}
+
+    class Point(EntryPoint):
+        def load(self) -> Any:
+            if self.name == "broken":
+                raise ImportError("no such module")
+            return targets[self.name]
+
+    points = [Point(name, f"x:{name}", dougdb.cli.GROUP) for name in ("wal", "double", "broken", "get")]
+
+    def entry_points(group: str, name: str | None = None) -> list[Point]:
+        return [point for point in points if name in (None, point.name)]
+
+    monkeypatch.setattr(dougdb.cli, "entry_points", entry_points)
+    assert run("double", "21").stdout == "42\n"
+    assert run("wal").stdout == "group ran\n"
+    assert run("broken").exit_code == 1
+    shown = run("--help").stdout
+    assert "Double a number" in shown
+    assert shown.count("get ") == 1
+    assert "exit_code" not in run("get", "k").stdout

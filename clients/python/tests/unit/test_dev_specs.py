@@ -1,0 +1,127 @@
+"""What the children are started with, and what the console shows of their logs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from dougdb.dev import logs
+from dougdb.dev.layout import DataDirectory, Layout
+from dougdb.dev.logs import Console, LogFile
+from dougdb.dev.ports import PortPlan
+from dougdb.dev.specs import Options, facade_specs, node_specs
+
+PLAN = PortPlan(Layout(2, 3), 26100, 26080, 2)
+INHERITED = {"PATH": "/bin", "http_proxy": "http://p", "HTTPS_PROXY": "http://p", "DOUGDB_MEMTABLE_BYTES": "7"}
+
+
+def test_a_node_gets_its_place_and_its_peers(tmp_path: Path) -> None:
+    options = Options("debug", {"DOUGDB_MEMTABLE_BYTES": "8"})
+    specs = node_specs(PLAN, DataDirectory(tmp_path), INHERITED, options)
+    assert [spec.id for spec in specs] == [f"shard-{shard}-{index}" for shard in range(2) for index in range(3)]
+    environment = specs[4].environment
+    expected = {
+        "DOUGDB_NODE_ID": "shard-1-1",
+        "DOUGDB_SHARD_ID": "1",
+        "DOUGDB_INITIAL_SHARDS": "2",
+        "DOUGDB_PEERS": "shard-1-0=127.0.0.1:26110,shard-1-1=127.0.0.1:26113,shard-1-2=127.0.0.1:26116",
+        "DOUGDB_SEEDS": "127.0.0.1:26101,127.0.0.1:26104,127.0.0.1:26107",
+        "DOUGDB_WAL_DIR": str(tmp_path / "shard-1-1" / "wal"),
+        "DOUGDB_DATA_DIR": str(tmp_path / "shard-1-1" / "data"),
+        "DOUGDB_CLIENT_LISTEN": "127.0.0.1:26112",
+        "DOUGDB_PEER_LISTEN": "127.0.0.1:26113",
+        "DOUGDB_ADMIN_LISTEN": "127.0.0.1:26114",
+        "DOUGDB_LOG_FORMAT": "json",
+        "DOUGDB_LOG_LEVEL": "debug",
+        "DOUGDB_STOP_ON_STDIN_EOF": "true",
+        "DOUGDB_MEMTABLE_BYTES": "8",
+        "PATH": "/bin",
+    }
+    assert expected.items() <= environment.items()
+    assert not {name for name in environment if name.lower().endswith("_proxy")}
+    assert specs[4].argv[1:] == ("-P", "-m", "raft_node")
+
+
+def test_a_facade_knows_every_node() -> None:
+    specs = facade_specs(PLAN, ["127.0.0.1", "::1"], INHERITED, Options("info", {"DOUGDB_MEMTABLE_BYTES": "8"}))
+    assert [spec.id for spec in specs] == ["facade", "facade-1"]
+    environment = specs[1].environment
+    assert environment["DOUGDB_LISTEN"] == "127.0.0.1:26081,[::1]:26081"
+    assert environment["DOUGDB_FACADE_ID"] == "facade-1"
+    assert environment["DOUGDB_MEMTABLE_BYTES"] == "7"
+    assert json.loads(environment["DOUGDB_NODES"])["1"] == {
+        "shard-1-0": "127.0.0.1:26109",
+        "shard-1-1": "127.0.0.1:26112",
+        "shard-1-2": "127.0.0.1:26115",
+    }
+
+
+class Watch:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.lines: list[str] = []
+        self.console = Console(self.lines.append, lambda: self.now)
+
+    def show(self, **event: object) -> None:
+        self.console.show("shard-0-1", json.dumps(event))
+
+
+def test_the_console_shows_leader_changes_and_warnings_only() -> None:
+    watch = Watch()
+    watch.show(event="raft.became_leader", level="info", term=4)
+    watch.show(event="flush.done", level="info")
+    watch.show(event="disk.slow", level="warning", fsync_ms=900, timestamp="x", node="shard-0-1")
+    watch.console.show("shard-0-1", "Traceback (most recent call last):")
+    watch.console.show("shard-0-1", "{not json")
+    watch.console.show("shard-0-1", "")
+    assert watch.lines == [
+        "shard-0-1: leader of its shard since term 4",
+        "shard-0-1: warning: disk.slow fsync_ms=900",
+    ]
+
+
+def test_a_repeated_warning_is_said_once_in_a_while_and_leader_changes_always() -> None:
+    watch = Watch()
+    for _ in range(5):
+        watch.show(event="peer.unreachable", level="warning", peer="a")
+        watch.show(event="raft.became_leader", level="info", term=4)
+    assert len(watch.lines) == 6
+    watch.now += logs.QUIET_S
+    watch.show(event="peer.unreachable", level="warning", peer="b")
+    assert watch.lines[-1] == "shard-0-1: warning: peer.unreachable peer=b (4 more like it before)"
+
+
+def test_a_log_is_read_in_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    log = LogFile(path)
+    assert log.read_lines() == []
+    path.write_bytes(b"one\ntwo")
+    assert log.read_lines() == ["one"]
+    with path.open("ab") as stream:
+        stream.write(b" and more\n\nlast words without an end")
+    assert log.read_lines() == ["two and more", ""]
+    assert log.last_words() == "last words without an end"
+
+
+def test_the_last_words_are_the_error_of_an_event(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    path.write_text('{"event": "start.refused", "level": "error", "error": "wal/1.wal: damaged at offset 7"}\n')
+    assert LogFile(path).last_words() == "wal/1.wal: damaged at offset 7"
+
+
+def test_a_log_is_put_aside_at_the_start_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LOG_BYTES_MAX", 100)
+    path = tmp_path / "x.log"
+    path.write_text("of an earlier start\n")
+    log = LogFile(path)
+    log.rotate()
+    assert (tmp_path / "x.log.1").read_text() == "of an earlier start\n"
+    with path.open("ab", buffering=0) as child:
+        seen = []
+        for number in range(100):
+            child.write(b"line %d\n" % number)
+            seen += log.read_lines()
+    assert seen == [f"line {number}" for number in range(100)]
+    assert path.stat().st_size <= 110
+    assert (tmp_path / "x.log.1").stat().st_size <= 110
