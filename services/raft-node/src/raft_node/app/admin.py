@@ -59,7 +59,9 @@ class AdminServer:
             raise SettingsError(f"cannot listen on {listen} (admin): {error.strerror}") from error
         config = uvicorn.Config(
             self._app,
+            interface="asgi3",
             lifespan="off",
+            proxy_headers=False,
             log_config=None,
             access_log=False,
             server_header=False,

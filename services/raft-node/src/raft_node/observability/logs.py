@@ -26,9 +26,14 @@ def configure(log_format: str, level: str, **bound: object) -> None:
         renderer = structlog.processors.JSONRenderer()
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+
+    def add_bound(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        # Not context variables: a callback from another thread would not see them.
+        return {**bound, **event}
+
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            add_bound,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -38,7 +43,6 @@ def configure(log_format: str, level: str, **bound: object) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(**bound)
     # The libraries' own lines: warnings and worse, through the same standard error.
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 

@@ -143,7 +143,8 @@ class Driver:
         self._confirmed: deque[tuple[int, list[ReadCallback]]] = deque()
         self._next_context = 1
         self._turn_scheduled = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due_s = 0.0
         self._counted_until_s = self._loop.time()
         self._stopped = False
 
@@ -351,12 +352,12 @@ class Driver:
 
     def _set_timer(self) -> None:
         due_s = self._counted_until_s + max(1, self.node.ticks_to_deadline()) * self._tick_s
-        timer = self._timer
         # A timer that fires early finds nothing due and sets itself again: cheaper than moving it with every message.
-        if timer is None or timer.cancelled() or timer.when() > due_s + self._tick_s / 2:
-            if timer is not None:
-                timer.cancel()
+        if self._timer is None or self._timer_due_s > due_s + self._tick_s / 2:
+            if self._timer is not None:
+                self._timer.cancel()
             self._timer = self._loop.call_at(due_s, self._on_timer, due_s)
+            self._timer_due_s = due_s
 
     def _on_timer(self, due_s: float) -> None:
         self._timer = None
