@@ -135,12 +135,12 @@ class RaftLog:
     def last_index_of_term_at_most(self, index: int, term: int) -> int:
         """The last entry at or before ``index`` whose term is at most ``term``.
 
-        Terms never decrease along the log, so this is a binary search; 0, or the entry before the first, if all are
-        greater.
+        Terms never decrease along the log, so this is a binary search. If all are greater, or ``index`` lies before the
+        log, the answer is not above the entry before the first.
         """
         low, high = self.first_index - 1, min(index, self.last_index)
         if high <= low or self.term(high) <= term:
-            return max(low, high)
+            return high
         # The answer lies in [low, high): the term at high is too great.
         while high - low > 1:
             middle = (low + high) // 2

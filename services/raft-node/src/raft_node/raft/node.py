@@ -57,7 +57,7 @@ class RaftNode:
         ignored_messages: How many messages changed nothing because of who sent them to whom, or of what they said.
     """
 
-    def __init__(  # noqa: PLR0917 - every part of a node is named, and all are needed
+    def __init__(
         self,
         config: RaftConfig,
         node_id: NodeId,

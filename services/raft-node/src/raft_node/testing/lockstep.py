@@ -1,7 +1,7 @@
 """Raft cores without time and chance, for tests that look at single messages.
 
-Unlike the simulator, nothing here happens by itself: a test decides when a write becomes durable, which link is cut, and
-who ticks. Use the simulator for what only many interleavings can show.
+Unlike the simulator, nothing here happens by itself: a test decides when a write becomes durable, which link is cut,
+and who ticks. Use the simulator for what only many interleavings can show.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ class Peer:
         self.configuration = configuration
         self.log = MemoryLog(log)
         self.hard_state = hard_state or HardState(max([entry.term for entry in self.log.stored], default=0))
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - a test must be repeatable
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, applied_index: int = 0) -> None:
         """Crashes and starts again: only what was durable is left."""
         self.write: Write | None = None
         self.committed: list[Entry] = []
@@ -105,7 +105,7 @@ class Peer:
         self.reads_dropped: list[int] = []
         self.events: list[Event] = []
         self.node = RaftNode(
-            self.config, self.id, self.log, self.hard_state, self.configuration, 0, self.random
+            self.config, self.id, self.log, self.hard_state, self.configuration, applied_index, self.random
         )
 
     def pump(self, *, persist: bool = True, apply: bool = True) -> list[Message]:
@@ -146,6 +146,10 @@ class Peer:
     def tick_to_deadline(self) -> None:
         """Lets just so much time pass that the node acts by itself."""
         self.node.tick(self.node.ticks_to_deadline())
+
+    def plays(self, role: Role) -> bool:
+        """Whether this is its role now."""
+        return self.node.role is role
 
     @property
     def terms(self) -> list[int]:
@@ -206,8 +210,7 @@ class Lockstep:
                 # What was heard of an earlier leader is forgotten by waiting, without anybody's timeout running out.
                 peer.node.tick(min(self.quiet_ticks(peer), peer.config.election_timeout_ticks))
         peer = self.peers[name]
-        while peer.node.role not in (Role.LEADER, Role.PRE_CANDIDATE):
-            peer.tick_to_deadline()
+        peer.tick_to_deadline()
         self.deliver()
         assert peer.node.role is Role.LEADER, f"{name} was not elected"
         return peer
