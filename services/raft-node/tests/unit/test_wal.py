@@ -170,11 +170,18 @@ def test_an_entry_larger_than_a_segment_gets_one_of_its_own() -> None:
     assert len(fs.read_file(f"{DIRECTORY}/00000000000000000002.wal")) > 4 << 20
 
 
+def fill_half(wal: Wal) -> None:
+    assert not wal.wants_segment
+    for _ in range(5):
+        put(wal, run(wal.last_index + 1, wal.last_index + 6))
+    assert wal.segment_count == 1
+    assert wal.wants_segment
+
+
 def test_a_prepared_segment_is_used_and_spares_the_append_the_zeros() -> None:
     fs = MemoryFileSystem()
     wal = Wal.open(fs, DIRECTORY, SMALL)
-    while not wal.wants_segment:
-        put(wal, run(wal.last_index + 1, wal.last_index + 6))
+    fill_half(wal)
     wal.prepare_next_segment()
     assert not wal.wants_segment
     zeroed = wal.bytes_zeroed

@@ -236,8 +236,8 @@ def mend(fs: FileSystem, directory: str, scanned: Scanned) -> WritableFile | Non
     file = fs.open_for_write(newest.path)
     start, end = newest.last_frame
     # A process that was killed, or whose fsync failed, leaves bytes that can be read and are not durable. That may be
-    # the last frame, and the zeros by which an earlier start mended a torn one. Writing them again makes the syncs count
-    # for them, before anybody is told of an entry and before a newer segment declares this one complete.
+    # the last frame, and the zeros by which an earlier start mended a torn one. Writing them again makes the syncs
+    # count for them, before anybody is told of an entry, and before a newer segment declares this one complete.
     _zero_tail(file, end, newest.header.segment_bytes)
     file.write_at(start, [newest.last_frame_data])
     # From here on, all that was read is durable.

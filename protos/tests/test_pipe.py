@@ -1,0 +1,89 @@
+"""Records of the pipe: golden bytes, round trips, and malformed blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from doug_wire import command, pipe
+from doug_wire.pipe import PipeError, ReadRecord, ResultRecord, Status, WriteRecord
+
+COMMAND = command.encode(command.Opcode.PUT, b"key", b"", b"value")
+WRITES = [WriteRecord(number, command.checksum(COMMAND), COMMAND[: 20 + number]) for number in range(4)]
+READS = [ReadRecord((1 << 64) - 1 - number, number, b"k" * number) for number in range(4)]
+RESULTS = [
+    ResultRecord(1, Status.OK, (1 << 64) - 1, b"text/plain", b"value"),
+    ResultRecord(2, Status.NOT_FOUND, 0, b"", b""),
+    ResultRecord(3, Status.UNKNOWN, 0, b"", bytes(1 << 20)),
+]
+BLOBS: list[tuple[Callable[[bytes], Iterator[object]], list[bytes], list[object]]] = [
+    (pipe.decode_writes, [pipe.encode_write(*record) for record in WRITES], [*WRITES]),
+    (pipe.decode_reads, [pipe.encode_read(*record) for record in READS], [*READS]),
+    (pipe.decode_results, [pipe.encode_result(*record) for record in RESULTS], [*RESULTS]),
+]
+
+
+def test_golden_bytes() -> None:
+    assert pipe.encode_write(258, 0x0A0B0C0D, b"cmd").hex() == "02010000000000000d0c0b0a03000000636d64"
+    assert pipe.encode_read(1, 2, b"key").hex() == "0100000000000000020000000000000003006b6579"
+    assert pipe.encode_result(1, Status.WRONG_SHARD, 2, b"t", b"val").hex() == (
+        "01000000000000000302000000000000000100030000007476616c"
+    )
+
+
+def test_statuses_are_frozen() -> None:
+    assert [(status.name, status.value) for status in Status] == [
+        ("OK", 0),
+        ("NOT_FOUND", 1),
+        ("NOT_LEADER", 2),
+        ("WRONG_SHARD", 3),
+        ("NOT_APPLIED", 4),
+        ("OVERLOADED", 5),
+        ("UNKNOWN", 6),
+        ("INVALID", 7),
+        ("UNAVAILABLE", 8),
+    ]
+
+
+def test_only_certain_statuses_prove_that_nothing_was_written() -> None:
+    # A retry rests on this: whatever may have been proposed must not be in it.
+    assert {Status.OK, Status.NOT_FOUND, Status.UNKNOWN, Status.UNAVAILABLE}.isdisjoint(pipe.NOT_APPLIED)
+    assert len(pipe.NOT_APPLIED) == 5
+
+
+@pytest.mark.parametrize(("decode", "encoded", "records"), BLOBS)
+def test_round_trip(decode: Callable[[bytes], Iterator[object]], encoded: list[bytes], records: list[object]) -> None:
+    assert list(decode(b"".join(encoded))) == records
+    assert list(decode(b"")) == []
+
+
+@pytest.mark.parametrize(("decode", "encoded", "records"), BLOBS)
+def test_every_cut_within_a_record_is_refused(
+    decode: Callable[[bytes], Iterator[object]], encoded: list[bytes], records: list[object]
+) -> None:
+    blob = b"".join(encoded[:2])
+    whole = {0, len(encoded[0]), len(blob)}
+    for cut in range(len(blob)):
+        if cut in whole:
+            assert list(decode(blob[:cut])) == records[: len(whole & set(range(1, cut + 1)))]
+        else:
+            with pytest.raises(PipeError):
+                list(decode(blob[:cut]))
+
+
+def test_a_length_that_reaches_beyond_the_blob_is_refused() -> None:
+    for blob in (pipe.WRITE.pack(1, 2, 4) + b"cmd", pipe.WRITE.pack(1, 2, (1 << 32) - 1)):
+        with pytest.raises(PipeError):
+            list(pipe.decode_writes(blob))
+    with pytest.raises(PipeError):
+        list(pipe.decode_reads(pipe.READ.pack(1, 2, 65535) + b"key"))
+    with pytest.raises(PipeError):
+        list(pipe.decode_results(pipe.RESULT.pack(1, 0, 0, 1, (1 << 32) - 1) + b"tv"))
+
+
+def test_records_before_a_malformed_one_are_given_out() -> None:
+    # Readers that act on records as they come must expect that the blob proves bad later.
+    records = pipe.decode_writes(pipe.encode_write(*WRITES[0]) + b"\1")
+    assert next(records) == WRITES[0]
+    with pytest.raises(PipeError):
+        next(records)
