@@ -29,7 +29,7 @@ from raft_node.storage.iterators import live, merge
 from raft_node.storage.manifest import MANIFEST_PREFIX, Manifest, manifest_name, recover
 from raft_node.storage.memtable import Batch, Memtable
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.sstable import Table
+from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, output_name, tmp_directory
 from raft_node.storage.version import Version, VersionEdit, VersionError, table_name
 from raft_node.storage.view import View
@@ -153,14 +153,7 @@ class Engine:
         """
         recovered = recover(fs, directory)
         version = Version.empty() if recovered is None else recovered.version
-        tables = {}
-        for meta in version.tables():
-            table = Table(fs, f"{directory}/{table_name(meta.number)}", meta.number)
-            tables[meta.number] = table
-            properties = table.properties
-            found = (table.size_bytes, properties.entries, properties.smallest, properties.largest)
-            if found != (meta.size_bytes, meta.entries, meta.smallest, meta.largest):
-                raise CorruptionError(table.path, 0, "it is not the table that the manifest names")
+        tables = {meta.number: open_table(fs, directory, meta) for meta in version.tables()}
         fs.make_directory(directory)
         number = 1 if recovered is None else recovered.number + 1
         manifest = Manifest(fs, directory, number, options.manifest_bytes, version)
@@ -329,9 +322,9 @@ class Engine:
         source = tmp_directory(self._directory, self._start_id)
         tables = dict(self._view.tables)
         for written, meta in zip(result.outputs, outputs, strict=True):
-            path = f"{self._directory}/{table_name(meta.number)}"
-            self._fs.rename(f"{source}/{output_name(task.task_id, written.number)}", path)
-            tables[meta.number] = Table(self._fs, path, meta.number)
+            target = f"{self._directory}/{table_name(meta.number)}"
+            self._fs.rename(f"{source}/{output_name(task.task_id, written.number)}", target)
+            tables[meta.number] = open_table(self._fs, self._directory, meta)
         # The worker has synced the files; their names must be durable before the manifest refers to them.
         self._fs.sync_directory(self._directory)
         flushed_index, flushed_term = version.flushed_index, version.flushed_term

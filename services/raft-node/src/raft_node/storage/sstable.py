@@ -31,6 +31,22 @@ from raft_node.storage.sstable_writer import (
     PROPERTIES,
     TableProperties,
 )
+from raft_node.storage.version import TableMeta, table_name
+
+
+def open_table(fs: FileSystem, directory: str, meta: TableMeta) -> Table:
+    """Opens a table of a version.
+
+    Raises:
+        CorruptionError: It is missing, damaged, or another one.
+    """
+    table = Table(fs, f"{directory}/{table_name(meta.number)}", meta.number)
+    properties = table.properties
+    found = (table.size_bytes, properties.entries, properties.tombstones, properties.smallest, properties.largest)
+    if found != (meta.size_bytes, meta.entries, meta.tombstones, meta.smallest, meta.largest):
+        table.close()
+        raise CorruptionError(table.path, 0, "it is not the table that the manifest names")
+    return table
 
 
 class Table:

@@ -21,7 +21,7 @@ from raft_node.storage.changes import ChangeReader
 from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import Record, merge
 from raft_node.storage.options import TableOptions
-from raft_node.storage.sstable import Table
+from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.sstable_writer import TableWriter
 from raft_node.storage.tasks import (
     ByteSink,
@@ -38,7 +38,7 @@ from raft_node.storage.tasks import (
     read_message,
     tmp_directory,
 )
-from raft_node.storage.version import TableMeta, table_name
+from raft_node.storage.version import TableMeta
 
 
 def run_task(fs: FileSystem, directory: str, task: Task) -> TaskResult:
@@ -145,8 +145,10 @@ def _compact(fs: FileSystem, directory: str, task: CompactionTask, outputs: _Out
     try:
         runs: list[list[Table]] = []
         for run in task.runs:
-            opened = [_open_input(fs, directory, meta) for meta in run]
-            tables += opened
+            opened = []
+            for meta in run:
+                opened.append(open_table(fs, directory, meta))
+                tables.append(opened[-1])
             runs.append(opened)
         merged = merge([_records(run) for run in runs])
         outputs.write(_without_tombstones(merged, task.deeper), cut=True)
@@ -154,15 +156,6 @@ def _compact(fs: FileSystem, directory: str, task: CompactionTask, outputs: _Out
         for table in tables:
             table.close()
     return sum(table.size_bytes for table in tables)
-
-
-def _open_input(fs: FileSystem, directory: str, meta: TableMeta) -> Table:
-    path = f"{directory}/{table_name(meta.number)}"
-    table = Table(fs, path, meta.number)
-    if table.size_bytes != meta.size_bytes or table.properties.entries != meta.entries:
-        table.close()
-        raise CorruptionError(path, 0, "it is not the table that the manifest names")
-    return table
 
 
 def _records(run: Sequence[Table]) -> Iterator[Record]:

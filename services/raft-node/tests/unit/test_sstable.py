@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import gc
+import random
+
+import pytest
+
+from raft_node.errors import CorruptionError
+from raft_node.storage.options import TableOptions
+from raft_node.storage.sstable import Table
+from raft_node.storage.sstable_writer import TableWriter
+from raft_node.testing.files import MemoryFileSystem
+
+Records = list[tuple[bytes, bytes | None]]
+
+
+def write(fs: MemoryFileSystem, records: Records, options: TableOptions | None = None, path: str = "/t.sst") -> None:
+    writer = TableWriter(fs, path, options or TableOptions(block_bytes=100))
+    for key, value in records:
+        writer.add(key, value)
+    writer.finish()
+
+
+def read_all(fs: MemoryFileSystem, path: str = "/t.sst") -> Records:
+    return list(Table(fs, path, 1).items(b"", None, False))
+
+
+def find(table: Table, key: bytes) -> bytes | None:
+    position = table.find_block(key)
+    if position < 0:
+        return None
+    block = table.read_block(position)
+    place = block.find(key)
+    return block.value(place) if place >= 0 else None
+
+
+def some_records(count: int, seed: int = 1) -> Records:
+    rng = random.Random(seed)
+    keys = sorted({b"key%08d" % rng.randrange(10**8) for _ in range(count)})
+    return [(key, None if rng.random() < 0.1 else rng.randbytes(rng.randrange(60))) for key in keys]
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+@pytest.mark.parametrize("bits", [0, 10])
+def test_a_table_gives_back_what_was_written(compression: str, bits: int) -> None:
+    fs = MemoryFileSystem()
+    records = some_records(500)
+    write(fs, records, TableOptions(block_bytes=200, compression=compression, bloom_bits_per_key=bits))
+    table = Table(fs, "/t.sst", 1)
+    assert list(table.items(b"", None, False)) == records
+    assert list(table.items(b"", None, True)) == records[::-1]
+    assert all(table.may_contain(key) and find(table, key) == value for key, value in records)
+    assert find(table, b"") is find(table, b"key") is find(table, b"zzz") is None
+    properties = table.properties
+    assert (properties.smallest, properties.largest) == (records[0][0], records[-1][0])
+    assert properties.entries == len(records)
+    assert properties.tombstones == sum(value is None for _, value in records)
+    assert properties.value_bytes == sum(len(value) for _, value in records if value is not None)
+    assert table.blocks == properties.blocks > 10
+
+
+def test_ranges_are_half_open_in_both_directions() -> None:
+    fs = MemoryFileSystem()
+    records = some_records(300)
+    write(fs, records)
+    table = Table(fs, "/t.sst", 1)
+    rng = random.Random(2)
+    for _ in range(80):
+        start, end = (rng.choice(records)[0] + rng.choice((b"", b"x")) for _ in range(2))
+        expected = [record for record in records if start <= record[0] < end]
+        assert list(table.items(start, end, False)) == expected
+        assert list(table.items(start, end, True)) == expected[::-1]
+
+
+def test_a_big_value_makes_a_block_of_its_own() -> None:
+    fs = MemoryFileSystem()
+    big = random.Random(1).randbytes(1 << 20)
+    records: Records = [(b"a", b"1"), (b"b", big), (b"c", b"2"), (b"d", b"3")]
+    write(fs, records, TableOptions())
+    table = Table(fs, "/t.sst", 1)
+    assert table.blocks == 3
+    assert [table.read_block(position).keys for position in range(3)] == [[b"a"], [b"b"], [b"c", b"d"]]
+    assert read_all(fs) == records
+
+
+def test_long_and_empty_keys_and_values() -> None:
+    fs = MemoryFileSystem()
+    records: Records = [(b"", b""), (b"\x00", b"x"), (b"\xff" * 65535, b"y")]
+    write(fs, records)
+    assert read_all(fs) == records
+
+
+def test_the_file_is_synced_before_the_writer_is_done() -> None:
+    fs = MemoryFileSystem()
+    write(fs, some_records(100))
+    fs.sync_directory("/")
+    assert fs.is_synced("/t.sst")
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_every_flipped_bit_is_found(compression: str) -> None:
+    fs = MemoryFileSystem()
+    records: Records = [(b"apple", b"v" * 40), (b"berry", b"v" * 40), (b"cherry", None), (b"date", b"w" * 80)]
+    write(fs, records, TableOptions(block_bytes=100, compression=compression))
+    content = fs.read_file("/t.sst")
+    for bit in range(8 * len(content)):
+        fs.flip_bit("/t.sst", bit)
+        with pytest.raises(CorruptionError) as damage:
+            read_all(fs)
+        assert damage.value.path == "/t.sst"
+        assert 0 <= damage.value.offset <= bit // 8
+        fs.put("/t.sst", content)
+    assert read_all(fs) == records
+
+
+def test_every_cut_and_any_added_byte_is_found() -> None:
+    fs = MemoryFileSystem()
+    write(fs, [(b"a", b"1"), (b"b", b"2")])
+    content = fs.read_file("/t.sst")
+    for size in range(len(content)):
+        fs.put("/t.sst", content[:size])
+        with pytest.raises(CorruptionError):
+            read_all(fs)
+    for damaged in (content + b"\x00", b"\x00" + content, content + content):
+        fs.put("/t.sst", damaged)
+        with pytest.raises(CorruptionError):
+            read_all(fs)
+
+
+def test_a_valid_block_in_the_wrong_place_is_found() -> None:
+    fs = MemoryFileSystem()
+    write(fs, [(b"a", b"1" * 80), (b"b", b"2" * 80)], TableOptions(block_bytes=90, compression="none"))
+    content = fs.read_file("/t.sst")
+    size = Table(fs, "/t.sst", 1)._offsets[1]
+    fs.put("/t.sst", content[size : 2 * size] + content[size:])
+    with pytest.raises(CorruptionError, match="not the one that the index names"):
+        read_all(fs)
+
+
+def test_a_missing_table_is_damage() -> None:
+    with pytest.raises(CorruptionError, match="missing"):
+        Table(MemoryFileSystem(), "/t.sst", 1)
+
+
+def test_a_reader_outlives_the_removal_and_the_last_user_closes_the_file() -> None:
+    fs = MemoryFileSystem()
+    records = some_records(50)
+    write(fs, records)
+    table = Table(fs, "/t.sst", 1)
+    file = table._file
+    fs.remove("/t.sst")
+    iterator = table.items(b"", None, False)
+    gc.disable()
+    try:
+        del table
+        assert list(iterator) == records
+        with pytest.raises(AssertionError, match="is closed"):
+            file.read_at(0, 1)
+    finally:
+        gc.enable()
+
+
+def test_keys_must_ascend() -> None:
+    writer = TableWriter(MemoryFileSystem(), "/t.sst", TableOptions())
+    writer.add(b"b", b"")
+    with pytest.raises(AssertionError):
+        writer.add(b"b", b"")
