@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from crc32c import crc32c
 from raft_node import entry
@@ -107,3 +109,10 @@ def test_a_header_of_another_version_is_named() -> None:
 def test_a_long_name_fits_the_header() -> None:
     header = HEADER._replace(hard_state=WalHardState(1, "n" * 255, 2, 3))
     assert wal_segment.decode_header(wal_segment.encode_header(header)) == header
+
+
+def test_the_document_shows_these_bytes() -> None:
+    document = Path(__file__).parents[4] / "docs" / "formats.md"
+    digits = "".join(document.read_text(encoding="utf-8").split())
+    for golden in (ENTRY_HEX, HEADER_HEX, HEADER_CRC_HEX, FRAME_HEX):
+        assert golden in digits
