@@ -1,0 +1,180 @@
+"""``dougctl dev`` with real processes that only pretend to be nodes: signals, pid files, locks, ports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from dougdb.dev.layout import Layout
+from dougdb.dev.ports import PortPlan, taken
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+LAYOUT = Layout(2, 3)
+START_S = 20.0
+NAMES = ["facade", *(LAYOUT.node_id(*place) for place in LAYOUT.places())]
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.05)
+
+
+class Dev:
+    """One started ``dougctl dev``; the console goes to a file."""
+
+    def __init__(
+        self, fakes: Path, data: Path, plan: PortPlan, console: Path, *options: str, **environment: str
+    ) -> None:
+        self.data = data
+        self.console_path = console
+        with console.open("wb") as output:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    str(fakes / "dev.py"),
+                    str(plan.layout.shards),
+                    str(plan.layout.nodes),
+                    str(data),
+                    str(plan.facade_port),
+                    str(plan.base_port),
+                    *options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **env},
+                start_new_session=True,
+            )
+
+    @property
+    def console(self) -> str:
+        return self.console_path.read_text()
+
+    def wait_until_ready(self) -> None:
+        wait_for(lambda: "ready: http" in self.console or self.process.poll() is not None, "the cluster")
+        assert self.process.poll() is None, self.console
+
+    def pids(self) -> dict[str, int]:
+        return {path.stem: int(path.read_text()) for path in (self.data / "run").glob("*.pid")}
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(START_S)
+
+
+Start = Callable[..., Dev]
+
+
+@pytest.fixture
+def plan() -> PortPlan:
+    for base in range(26100, 26900, 100):
+        plan = PortPlan(LAYOUT, base, base + 90, 1)
+        if not taken(plan.listeners(["127.0.0.1"])):
+            return plan
+    raise AssertionError("no free ports in 26100-26999")
+
+
+@pytest.fixture
+def start(fakes: Path, plan: PortPlan, tmp_path: Path) -> Iterator[Start]:
+    started: list[Dev] = []
+
+    def start_dev(*options: str, data: str = "data", **environment: str) -> Dev:
+        dev = Dev(fakes, tmp_path / data, plan, tmp_path / f"console-{len(started)}", *options, **environment)
+        started.append(dev)
+        return dev
+
+    yield start_dev
+    for dev in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(dev.process.pid, signal.SIGKILL)
+        dev.process.wait()
+
+
+def test_a_cluster_starts_heals_and_stops_in_order(start: Start) -> None:
+    dev = start(FAKE_WARN="shard-1-1")
+    dev.wait_until_ready()
+    pids = dev.pids()
+    assert sorted(pids) == sorted(NAMES)
+    for victim in ("facade", "shard-0-0"):
+        os.kill(pids[victim], signal.SIGKILL)
+    wait_for(lambda: all(dev.pids()[name] != pids[name] for name in ("facade", "shard-0-0")), "the restart", 5)
+    assert dev.console.count("died (killed by SIGKILL); starting it again in 1 s") == 2
+    assert dev.console.count("curl") == 3
+    assert "shard-1-1: warning: disk.slow fsync_ms=900" in dev.console
+    pids = dev.pids()
+    assert dev.end(signal.SIGINT) == 0
+    assert not dev.pids()
+    assert not [name for name, pid in pids.items() if psutil.pid_exists(pid)]
+    assert dev.console.endswith("stopping the facade, then the nodes\nstopped\n")
+    assert dev.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_stop_it_too_and_the_data_is_found_again(start: Start, number: signal.Signals) -> None:
+    for _ in range(2):
+        dev = start()
+        dev.wait_until_ready()
+        assert dev.end(number) == 0
+
+
+def test_a_second_start_is_refused_and_touches_nothing(start: Start) -> None:
+    dev = start()
+    dev.wait_until_ready()
+    same = start()
+    assert same.process.wait(START_S) == 2
+    assert f"in use by another dougctl dev (pid {dev.process.pid})" in same.console
+    other = start(data="other")
+    assert other.process.wait(START_S) == 2
+    assert "the client port of shard-0-0, is taken" in other.console
+    assert not other.data.exists()
+    assert dev.end(signal.SIGINT) == 0
+
+
+def test_the_children_follow_a_supervisor_that_was_killed(start: Start) -> None:
+    first = start()
+    first.wait_until_ready()
+    pids = first.pids()
+    first.process.kill()
+    second = start()
+    second.wait_until_ready()
+    assert not [name for name, pid in pids.items() if psutil.pid_exists(pid)]
+    assert second.end(signal.SIGINT) == 0
+
+
+def test_a_child_that_refuses_is_said_so_once_and_the_rest_goes_on(start: Start) -> None:
+    dev = start(FAKE_EXIT="shard-1-2=3")
+    dev.wait_until_ready()
+    assert dev.end(signal.SIGINT) == 0
+    refusal = "shard-1-2 refuses to start: wal/1.wal: damaged at offset 7: the checksum does not fit"
+    assert dev.console.count(refusal) == 1
+
+
+def test_no_restart(start: Start) -> None:
+    dev = start("--no-restart")
+    dev.wait_until_ready()
+    os.kill(dev.pids()["shard-0-1"], signal.SIGKILL)
+    wait_for(lambda: "it stays down" in dev.console, "the message", 5)
+    assert "shard-0-1" not in dev.pids()
+    assert dev.end(signal.SIGINT) == 0
+
+
+def test_a_second_interrupt_kills_what_does_not_stop(start: Start) -> None:
+    dev = start(FAKE_IGNORE_TERM="shard-0-1")
+    dev.wait_until_ready()
+    pid = dev.pids()["shard-0-1"]
+    dev.process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert psutil.pid_exists(pid)
+    assert dev.end(signal.SIGINT) == 130
+    assert not psutil.pid_exists(pid)
+    assert f"shard-0-1 (pid {pid}) was not given the time to stop; killing it" in dev.console

@@ -1,0 +1,201 @@
+"""The house rules that no linter knows, as tests of the code base itself.
+
+Each rule names every offender, with its line where it has one.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULE_LINES_MAX = 600
+FUNCTION_LINES_MAX = 70
+GENERATED = "protos/gen/"
+REQUIRED = [
+    *("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml", "uv.lock", ".ci/run"),
+    *(".gitignore", ".dockerignore", "protos", "deploy/helm/README.md", "deploy/k8s/README.md", "tests/integration"),
+    *("services/raft-node/README.md", "services/facade/README.md", "clients/python/README.md"),
+    *("docs/formats.md", "docs/raft.md"),
+]
+LAYERS = {
+    "services/raft-node/src/raft_node": [
+        *("__main__", "testing", "app", "rpc", "runtime", "observability", "kv", "raft", "storage", "entry"),
+        *("settings", "errors"),
+    ],
+    "services/facade/src/facade": ["__main__", "app", "routes", "client", "models", "settings", "errors"],
+    "clients/python/src/dougdb": ["cli", "commands", "client", "dev", "errors", "wire"],
+}
+# Built from parts, so that this file does not offend against its own rule.
+BANNED = {
+    "a path of one machine": re.compile(r"/(?:root|work|Users|home/[a-z]+)" + "/|/tmp/" + "brief"),
+    "a note to be done later": re.compile(
+        r"\b(?:" + "|".join(("FIX" + "ME", "TO" + "DO", "XX" + "X", "HA" + "CK")) + r")\b"
+    ),
+    "a word about how it was written": re.compile(
+        r"\b(?:sub" + r"agents?|language " + r"model|AI-gen" + r"erated|issue " + r"#?\d)", re.IGNORECASE
+    ),
+    "a conflict marker": re.compile(r"^(?:<{7} |>{7} |={7}$)", re.MULTILINE),
+}
+TEXT_SUFFIXES = {".py", ".md", ".toml", ".proto", ".yaml", ".yml", ".json", ".txt", ".sh", ".cfg", ""}
+LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+\s+(.*?)\s*#*$", re.MULTILINE)
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+@functools.cache
+def files() -> tuple[Path, ...]:
+    """Every file of the repository that git knows or would add."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    names = sorted(set(listed.stdout.decode().split("\0")) - {""})
+    return tuple(ROOT / name for name in names if (ROOT / name).is_file() and not name.startswith(GENERATED))
+
+
+def modules() -> list[Path]:
+    return [path for path in files() if path.suffix == ".py"]
+
+
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_modules_are_short() -> None:
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in modules()}
+    assert not {name: lines for name, lines in lengths.items() if lines > MODULE_LINES_MAX}
+
+
+def test_functions_are_short() -> None:
+    long = []
+    for path in modules():
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > FUNCTION_LINES_MAX:
+                    long.append(f"{name_of(path)}:{node.lineno} {node.name}: {lines} lines")
+    assert not long
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [name_of(path) for path in modules() if not ast.get_docstring(parse(path)) and path.read_text().strip()]
+    assert not silent
+
+
+def test_annotations_are_not_evaluated() -> None:
+    # tools/bootstrap.py must parse under Pythons that do not know this.
+    missing = []
+    for path in modules():
+        tree = parse(path)
+        imported = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+        has_code = any(not isinstance(node, ast.Expr) for node in tree.body)
+        if has_code and not any(name.name == "annotations" for node in imported for name in node.names):
+            missing.append(name_of(path))
+    assert set(missing) <= {"tools/bootstrap.py"}
+
+
+@pytest.mark.parametrize("rule", BANNED)
+def test_nothing_banned_is_written(rule: str) -> None:
+    found = []
+    for path in files():
+        if path.suffix not in TEXT_SUFFIXES or path.name in ("uv.lock", "LICENSE"):
+            continue
+        text = path.read_text(errors="replace")
+        for match in BANNED[rule].finditer(text):
+            found.append(f"{name_of(path)}:{text.count(chr(10), 0, match.start()) + 1} {match.group()!r}")
+    assert not found
+
+
+def test_unit_tests_do_not_sleep() -> None:
+    found = []
+    for path in modules():
+        if "/tests/unit/" in name_of(path) or "/tests/property/" in name_of(path):
+            found += [
+                f"{name_of(path)}:{number}"
+                for number, line in enumerate(path.read_text().splitlines(), 1)
+                if "time.sleep(" in line
+            ]
+    assert not found
+
+
+def test_no_pickle() -> None:
+    found = []
+    for path in modules():
+        for node in ast.walk(parse(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            if {"pickle", "marshal", "shelve"} & set(names):
+                found.append(f"{name_of(path)}:{getattr(node, 'lineno', 0)}")
+    assert not found
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a document."""
+    text = FENCE.sub("", path.read_text())
+    found: set[str] = set()
+    for heading in HEADING.findall(text):
+        plain = re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        number = 1
+        unique = slug
+        while unique in found:
+            unique, number = f"{slug}-{number}", number + 1
+        found.add(unique)
+    return found
+
+
+def test_links_between_documents_resolve() -> None:
+    broken = []
+    for path in files():
+        if path.suffix != ".md":
+            continue
+        for target in LINK.findall(FENCE.sub("", path.read_text())):
+            if re.match(r"[a-z]+:", target):
+                continue
+            file, _, anchor = target.partition("#")
+            aim = (path.parent / file).resolve() if file else path
+            if not aim.exists() or (anchor and aim.suffix == ".md" and anchor not in anchors_of(aim)):
+                broken.append(f"{name_of(path)}: {target}")
+    assert not broken
+
+
+@pytest.mark.parametrize("path", REQUIRED)
+def test_the_repository_is_complete(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_layer_is_there(package: str) -> None:
+    missing = [
+        layer
+        for layer in LAYERS[package]
+        if not (ROOT / package / f"{layer}.py").exists() and not (ROOT / package / layer / "__init__.py").exists()
+    ]
+    assert not missing
+
+
+def test_no_test_file_is_lost() -> None:
+    # pytest collects test_*.py only; a differently named file beside them would never run.
+    stray = [
+        name_of(path)
+        for path in modules()
+        if path.parent.name in ("unit", "property", "scenarios", "simulation", "integration")
+        and "/tests/" in f"/{name_of(path)}"
+        and "def test_" in path.read_text()
+        and not path.name.startswith("test_")
+    ]
+    assert not stray
