@@ -5,7 +5,6 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-
 from raft_node.storage.compaction import pick
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.options import EngineOptions, TableOptions
@@ -125,7 +124,8 @@ def compact(
 ) -> list[Records]:
     fs = MemoryFileSystem()
     fs.make_directory(tmp_directory("/data", "s"))
-    number, metas = 0, []
+    number = 0
+    metas: list[list[TableMeta]] = []
     for run in runs:
         metas.append([])
         for records in run:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from raft_node.storage.version import LEVELS, TableMeta, Version, VersionEdit, VersionError, find_table
 
 

@@ -1,0 +1,169 @@
+"""The engine against a dict, through flushes, compactions, restarts and crashes, under any options."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from raft_node.storage.engine import BlockNeeded, Engine
+from raft_node.storage.memtable import Batch
+from raft_node.storage.options import EngineOptions
+from raft_node.testing.engines import run_one_task, settle, write_changes
+from raft_node.testing.files import MemoryFileSystem
+
+D = "/data"
+KEYS = [b"", b"\x00", b"a", b"a\x00", b"aa", b"ab", b"b", b"ba", b"c", b"\x7f", b"\xff", b"\xff\xff"]
+keys = st.one_of(st.sampled_from(KEYS), st.binary(max_size=3))
+values = st.one_of(st.none(), st.binary(max_size=20), st.integers(100, 3000).map(lambda size: b"v" * size))
+batches = st.lists(st.tuples(keys, values), max_size=6)
+engine_options = st.builds(
+    EngineOptions,
+    memtable_bytes=st.integers(1, 3000),
+    block_bytes=st.integers(1, 400),
+    compression=st.sampled_from(["none", "lz4"]),
+    bloom_bits_per_key=st.sampled_from([0, 1, 10]),
+    block_cache_bytes=st.integers(0, 3000),
+    table_bytes=st.integers(1, 2000),
+    table_keys_max=st.integers(1, 20),
+    l0_tables_trigger=st.integers(2, 3),
+    l0_tables_max=st.just(8),
+    l0_inputs_max=st.integers(3, 5),
+    level_base_bytes=st.integers(100, 3000),
+    level_multiplier=st.integers(2, 4),
+    manifest_bytes=st.integers(1, 800),
+)
+
+
+def live(model: dict[bytes, bytes | None], start: bytes, end: bytes | None) -> list[tuple[bytes, bytes]]:
+    return [
+        (key, value)
+        for key, value in sorted(model.items())
+        if value is not None and key >= start and (end is None or key < end)
+    ]
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """``log`` plays the Raft log: what a crash takes from the engine is replayed from it."""
+
+    @initialize(options=engine_options)
+    def open(self, options: EngineOptions) -> None:
+        self.fs = MemoryFileSystem()
+        self.log: list[Batch] = []
+        self.model: dict[bytes, bytes | None] = {}
+        self.starts = 0
+        self.durable_index = 0
+        self.start(options)
+
+    def start(self, options: EngineOptions) -> None:
+        self.starts += 1
+        self.engine = Engine.open(self.fs, D, options, f"s{self.starts}")
+        assert self.durable_index <= self.engine.flushed_index <= len(self.log)
+        assert self.engine.applied_index == self.engine.flushed_index
+        model: dict[bytes, bytes | None] = {}
+        for batch in self.log[: self.engine.flushed_index]:
+            model.update(batch)
+        assert list(self.engine.scan(b"", None)) == live(model, b"", None)
+        for index in range(self.engine.applied_index + 1, len(self.log) + 1):
+            self.engine.write(self.log[index - 1], index, 1)
+
+    @rule(batch=batches)
+    def write(self, batch: Batch) -> None:
+        self.log.append(batch)
+        self.model.update(batch)
+        self.engine.write(batch, len(self.log), 1)
+
+    @rule(many=st.lists(batches, min_size=5, max_size=15))
+    def write_much(self, many: list[Batch]) -> None:
+        for batch in many:
+            self.write(batch)
+
+    @rule()
+    def rotate(self) -> None:
+        self.engine.rotate()
+
+    @rule()
+    def write_some_changes(self) -> None:
+        change_write = self.engine.take_changes()
+        if change_write is not None:
+            change_write.run()
+            self.engine.changes_done(change_write)
+
+    @rule()
+    def do_one_task(self) -> None:
+        write_changes(self.engine)
+        if run_one_task(self.engine, self.fs, D):
+            self.durable_index = self.engine.flushed_index
+
+    @rule()
+    def do_all_tasks(self) -> None:
+        settle(self.engine, self.fs, D)
+        self.durable_index = self.engine.flushed_index
+        assert not self.engine.stalled
+
+    @rule(key=keys)
+    def get(self, key: bytes) -> None:
+        assert self.engine.get_blocking(key) == self.model.get(key)
+        found = self.engine.get(key)
+        for _ in range(100):
+            if not isinstance(found, BlockNeeded):
+                break
+            found = self.engine.resume(Engine.load_block(found))
+        assert found == self.model.get(key)
+
+    @rule(start=keys, end=st.one_of(st.none(), keys), reverse=st.booleans())
+    def scan(self, start: bytes, end: bytes | None, reverse: bool) -> None:
+        expected = live(self.model, start, end)
+        assert list(self.engine.scan(start, end, reverse=reverse)) == (expected[::-1] if reverse else expected)
+
+    @rule(options=engine_options)
+    def restart(self, options: EngineOptions) -> None:
+        self.engine.close()
+        self.start(options)
+
+    @precondition(lambda self: self.log)
+    @rule(options=engine_options, seed=st.integers(0, 1 << 30))
+    def crash(self, options: EngineOptions, seed: int) -> None:
+        self.fs.crash(random.Random(seed))
+        self.start(options)
+
+    @invariant()
+    def indexes_fit(self) -> None:
+        if hasattr(self, "engine"):
+            assert self.engine.applied_index == len(self.log)
+            assert self.engine.flushed_index >= self.durable_index
+
+
+TestEngine = EngineMachine.TestCase
+TestEngine.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(log=st.lists(batches, max_size=40), one=engine_options, other=engine_options, every=st.integers(1, 10))
+def test_the_same_writes_under_different_options_give_the_same_answers(
+    log: list[Batch], one: EngineOptions, other: EngineOptions, every: int
+) -> None:
+    answers = []
+    steps: list[tuple[EngineOptions, Callable[[int], bool]]] = [
+        (one, lambda index: index % every == 0),
+        (other, lambda index: index % 3 == 0),
+    ]
+    for options, due in steps:
+        fs = MemoryFileSystem()
+        engine = Engine.open(fs, D, options, "s1")
+        for index, batch in enumerate(log, 1):
+            engine.write(batch, index, 1)
+            if due(index):
+                settle(engine, fs, D)
+        answers.append(
+            (
+                list(engine.scan(b"", None)),
+                list(engine.scan(b"a", b"b", reverse=True)),
+                [engine.get_blocking(key) for key in KEYS],
+            )
+        )
+    assert answers[0] == answers[1]
