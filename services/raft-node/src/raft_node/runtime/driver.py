@@ -338,7 +338,8 @@ class Driver:
     # Time.
 
     def _elapsed_ticks(self) -> int:
-        return int((self._loop.time() - self._counted_until_s) / self._tick_s)
+        # A hair is added, so that a timer which fires on the dot finds its tick full.
+        return int((self._loop.time() - self._counted_until_s) / self._tick_s + 1e-6)
 
     def _count_time_before_message(self) -> None:
         """Counts time up to, and never to, the next deadline: the message at hand may put it off."""

@@ -41,7 +41,7 @@ def _read(fs: FileSystem, directory: str) -> Identity | None:
         return None
     data = fs.read_file(path)
     body, _, rest = data.partition(b"\n")
-    if rest.strip() != f"{crc32c(body):08x}".encode():
+    if rest != f"{crc32c(body):08x}\n".encode():
         raise CorruptionError(path, 0, "the identity's checksum does not fit")
     return Identity(**json.loads(body))
 

@@ -1,0 +1,58 @@
+"""Settings: defaults as documented, and every wrong one named."""
+
+from __future__ import annotations
+
+import pytest
+from raft_node.errors import SettingsError
+from raft_node.settings import load, parse_address
+
+GOOD = {
+    "DOUGDB_NODE_ID": "shard-0-0",
+    "DOUGDB_SHARD_ID": "0",
+    "DOUGDB_PEERS": "shard-0-0=127.0.0.1:1,shard-0-1=127.0.0.1:2",
+    "DOUGDB_WAL_DIR": "w",
+    "DOUGDB_DATA_DIR": "d",
+}
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+    for name, value in {**GOOD, **changes}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_the_defaults_are_the_documented_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch)
+    settings = load()
+    assert (settings.election_timeout_ms, settings.election_timeout_max_ms, settings.heartbeat_ms) == (150, 300, 50)
+    assert settings.memtable_bytes == 16 << 20
+    assert settings.peer_addresses == {"shard-0-0": "127.0.0.1:1", "shard-0-1": "127.0.0.1:2"}
+    assert settings.client_address == settings.client_listen
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"DOUGDB_NODE_ID": "Not A Name"}, "DOUGDB_NODE_ID"),
+        ({"DOUGDB_SHARD_ID": "x"}, "DOUGDB_SHARD_ID"),
+        ({"DOUGDB_CLIENT_LISTEN": "nowhere"}, "DOUGDB_CLIENT_LISTEN"),
+        ({"DOUGDB_CLIENT_LISTEN": "host:99999"}, "DOUGDB_CLIENT_LISTEN"),
+        ({"DOUGDB_HEARTBEAT_MS": "100"}, "election_timeout_ms"),
+        ({"DOUGDB_ELECTION_TIMEOUT_MAX_MS": "150"}, "election_timeout_max_ms"),
+        ({"DOUGDB_PEERS": "shard-0-1=127.0.0.1:2"}, "shard-0-0"),
+        ({"DOUGDB_PEERS": "shard-0-0=127.0.0.1:1,shard-0-0=127.0.0.1:2"}, "twice"),
+        ({"DOUGDB_SHARD_ID": "1", "DOUGDB_INITIAL_SHARDS": "2"}, "seeds"),
+        ({"DOUGDB_SHARD_ID": "1"}, "initial_shards"),
+        ({"DOUGDB_MEMTABLE_BYTES": "1"}, "DOUGDB_MEMTABLE_BYTES"),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], named: str) -> None:
+    set_environment(monkeypatch, **changes)
+    with pytest.raises(SettingsError, match=named):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("address", "parsed"), [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:80", ("::1", 80)), ("pod.ns:1", ("pod.ns", 1))]
+)
+def test_addresses(address: str, parsed: tuple[str, int]) -> None:
+    assert parse_address(address) == parsed
