@@ -9,7 +9,7 @@ from raft_node.entry import Entry, EntryKind, encode
 from raft_node.raft.messages import AppendEntriesResponse, RequestVoteResponse
 from raft_node.raft.types import HardState, NodeId, Write
 from raft_node.testing.checkers import Checkers, InvariantViolationError
-from raft_node.testing.disk import SimulatedLog
+from raft_node.testing.disk import MemoryLog
 
 NAMES = ("a", "b", "c")
 IDS = {name: NodeId(name, 1) for name in NAMES}
@@ -23,7 +23,7 @@ class World:
     """Three logs and the checkers that watch them."""
 
     def __init__(self) -> None:
-        self.logs = {name: SimulatedLog(HardState(1, None, 1), [entry(1, 1)]) for name in NAMES}
+        self.logs = {name: MemoryLog(HardState(1, None, 1), [entry(1, 1)]) for name in NAMES}
         self.checkers = Checkers(self.logs, [entry(1, 1)])
 
     def store(self, name: str, entries: Sequence[Entry], truncate_from: int | None = None) -> None:
@@ -188,3 +188,9 @@ def test_acknowledged_durable(world: World) -> None:
     world.store("a", [entry(2, 2)])
     with violates("acknowledged_durable"):
         world.checkers.acknowledged("a", 2, 2)
+
+
+def test_read_index_fresh(world: World) -> None:
+    world.checkers.read_confirmed("a", 2, 2)
+    with violates("read_index_fresh"):
+        world.checkers.read_confirmed("a", 1, 2)

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, one after the other")
     parser.add_argument("--nodes", type=int, default=5, help="nodes of the shard")
     parser.add_argument("--ops", type=int, default=300, help="client operations a seed, at least")
-    parser.add_argument("--faults", type=int, default=5, help="faults a seed, at least")
+    parser.add_argument("--faults", type=int, default=10, help="faults a seed, at least")
     parser.add_argument("--processes", type=int, default=0, help="processes to use; 0 means one for each processor")
     parser.add_argument("--trace", action="store_true", help="print the whole tail of the trace, failed or not")
     parsed = parser.parse_args(arguments)

@@ -16,6 +16,7 @@ Invariants that they check (figure 3 of the paper, and what a client relies on):
 ``state_machine_safety``     all nodes apply the same entry at an index, and reach the same state
 ``committed_never_shrinks``  no node's commit index goes back, and no committed entry is truncated
 ``term_never_shrinks``       no node's term goes back, neither in memory nor on disk
+``read_index_fresh``         a confirmed read sees all that anybody had committed when it was asked for
 ``acknowledged_durable``     what a client was told is written is on the disks of a majority
 
 Linearizability is judged at the end of a run, by ``raft_node.testing.linearizability``.
@@ -210,6 +211,14 @@ class Checkers:
         known = self._states.setdefault(index, digest)
         _require(
             known == digest, "state_machine_safety", f"{name} has state {digest.hex()} at {index}, not {known.hex()}"
+        )
+
+    def read_confirmed(self, name: str, read_index: int, committed_before: int) -> None:
+        """A read is confirmed at an index; ``committed_before`` is ``committed_index`` when it was asked for."""
+        _require(
+            read_index >= committed_before,
+            "read_index_fresh",
+            f"{name} confirms a read at {read_index}, which was asked for after {committed_before} was committed",
         )
 
     def acknowledged(self, name: str, index: int, term: int) -> None:

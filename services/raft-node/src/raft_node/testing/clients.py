@@ -35,7 +35,8 @@ class Client:
         self._written = 0
         self._names = list(cluster.nodes)
         self._target = self._chance.choice(self._names)
-        self._deadline_us = self._chance.choice((150_000, 400_000, 1_000_000))
+        self._read_share = self._chance.choice((0.2, 0.5, 0.9))
+        self._deadline_us = self._chance.choice((50_000, 150_000, 600_000))
         self._waiting: list[Operation] = []
         cluster.clock.call_later(int(self._chance.random() * pause_us), self._next)
 
@@ -46,7 +47,7 @@ class Client:
         if chance.random() < 0.03:
             self._target = chance.choice(self._names)
         now_us = self._cluster.clock.now_us
-        if chance.random() < 0.5:
+        if chance.random() < self._read_share:
             key = self._key()
             operation = self._history.begin(self._number, "get", key, None, now_us)
             self._waiting = [operation]
@@ -97,7 +98,8 @@ class Client:
         if status != "ok":
             self._target = leader if leader in self._cluster.nodes else self._chance.choice(self._names)
         if not self._waiting:
-            self._pause()
+            # Whoever was refused tries elsewhere at once; so the new leader of a split shard is soon found.
+            self._pause(self._pause_us if status == "ok" else 5_000)
 
     def _give_up(self, request: list[Operation]) -> None:
         if request is not self._waiting or not request:
@@ -107,15 +109,15 @@ class Client:
             self._cluster.trace.add(f"deadline {operation}")
         self._waiting = []
         self._target = self._chance.choice(self._names)
-        self._pause()
+        self._pause(5_000)
 
     def _lose(self, operation: Operation) -> None:
         self.done += 1
         if operation.kind == "put":
             self._cluster.counters["unknown"] += 1
 
-    def _pause(self) -> None:
-        self._cluster.clock.call_later(int(self._chance.random() * self._pause_us), self._next)
+    def _pause(self, longest_us: int) -> None:
+        self._cluster.clock.call_later(int(self._chance.random() * longest_us), self._next)
 
 
 class FinalReader:

@@ -18,7 +18,7 @@ from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.testing.checkers import Checkers
 from raft_node.testing.clock import Clock
-from raft_node.testing.disk import SimulatedLog
+from raft_node.testing.disk import MemoryLog, WalLog
 from raft_node.testing.network import Network
 from raft_node.testing.node import EPOCH_US, Environment, SimulatedNode
 
@@ -61,9 +61,17 @@ class Cluster:
         size: How many nodes.
         config: Settings of every core.
         core: The core's class; tests give one with a planted bug.
+        log: What the nodes keep their logs in.
     """
 
-    def __init__(self, seed: int | str, size: int, config: RaftConfig, core: type[RaftNode] = RaftNode) -> None:
+    def __init__(
+        self,
+        seed: int | str,
+        size: int,
+        config: RaftConfig,
+        core: type[RaftNode] = RaftNode,
+        log: type[MemoryLog] | type[WalLog] = MemoryLog,
+    ) -> None:
         self.clock = Clock()
         self.chance = random.Random(seed)  # noqa: S311
         self.counters: Counter[str] = Counter()
@@ -72,7 +80,7 @@ class Cluster:
         identities = [NodeId(f"n{number}", 1000 + number) for number in range(1, size + 1)]
         configuration = Configuration(tuple(identities))
         initial = [first_entry(configuration)]
-        logs = {identity.name: SimulatedLog(HardState(1, None, 1), initial) for identity in identities}
+        logs = {identity.name: log(HardState(1, None, 1), initial) for identity in identities}
         self.checkers = Checkers(logs, initial)
         environment = Environment(
             self.clock, self.chance, self.counters, self.checkers, self.network.send, self.trace.add, core, config

@@ -200,7 +200,7 @@ class FaultInjector:
     def _skew(self) -> Undo:
         nodes = list(self._cluster.nodes.values())
         for node in nodes:
-            node.tick_us = int(TICK_US * self._chance.choice((0.7, 0.9, 1.0, 1.1, 1.5)))
+            node.tick_us = int(TICK_US * self._chance.choice((0.5, 0.8, 1.0, 1.2, 2.0)))
         self._cluster.counters["clock_skew"] += sum(node.tick_us != TICK_US for node in nodes)
 
         def undo() -> None:

@@ -59,6 +59,7 @@ class SimulatedNode:
     Attributes:
         fsync_max_us: How long an fsync takes at most.
         apply_max_us: How long a batch waits before it is applied, at most.
+        sleeps: Whether its driver sleeps until the core's next deadline, or counts every single tick.
         tick_us: The length of its tick, which need not be everybody's.
     """
 
@@ -73,6 +74,7 @@ class SimulatedNode:
         self.paused = False
         self.fsync_max_us = 2_000
         self.apply_max_us = 0
+        self.sleeps = False
         self.tick_us = TICK_US
         self.machine = KeyValueMachine(MachineState())
         self._environment = environment
@@ -83,10 +85,11 @@ class SimulatedNode:
         self._applying = False
         self._writer_busy = False
         self._writes: dict[int, tuple[int, Outcome]] = {}
-        self._reads: dict[int, tuple[str, Outcome]] = {}
+        self._reads: dict[int, tuple[str, Outcome, int]] = {}
         self._confirmed: list[tuple[int, int]] = []
         self._next_context = 0
         self._led_term = 0
+        self._ticks_slept = 0
 
     # Life and death.
 
@@ -96,6 +99,7 @@ class SimulatedNode:
         self.life += 1
         self.paused = False
         self._led_term = 0
+        self._ticks_slept = 0
         self.machine = KeyValueMachine(self._kept)
         environment = self._environment
         chance = random.Random(f"{environment.chance.random()}/{self.name}/{self.life}")  # noqa: S311
@@ -128,7 +132,7 @@ class SimulatedNode:
         self._writer_busy = False
         self._confirmed.clear()
         outcomes = [outcome for _, outcome in self._writes.values()]
-        outcomes += [outcome for _, outcome in self._reads.values()]
+        outcomes += [outcome for _, outcome, _ in self._reads.values()]
         self._writes.clear()
         self._reads.clear()
         for outcome in outcomes:
@@ -147,10 +151,15 @@ class SimulatedNode:
         inbox, self._inbox = self._inbox, []
         self._environment.trace(f"{self.name} resume waiting={len(inbox)}")
         self._environment.counters["pause"] += bool(inbox)
+        self._ticks_slept = 0
+        if self._environment.chance.random() < 0.5:
+            # Clients and peers have connections of their own, and nothing orders them: here clients come first.
+            inbox.sort(key=lambda waiting: waiting[0] not in (self._propose, self._read))
         for call, arguments in inbox:
             call(*arguments)
         if self.raft is not None:
-            self.raft.tick(1)
+            self._ticks_slept = 1
+            self._count_time()
             self._pump()
 
     def _when_awake(self, life: int, call: Callable[..., None], *arguments: Any) -> None:
@@ -160,15 +169,26 @@ class SimulatedNode:
         if self.paused:
             self._inbox.append((call, arguments))
         else:
+            # It has not overslept, for then the clock would have woken it; so time comes first.
+            self._count_time()
             call(*arguments)
 
     def _tick(self, life: int) -> None:
         if life != self.life or self.raft is None:
             return
         self._environment.clock.call_later(self.tick_us, self._tick, life)
-        if not self.paused:
-            self.raft.tick(1)
+        if self.paused:
+            return
+        self._ticks_slept += 1
+        if not self.sleeps or self._ticks_slept >= self.raft.ticks_to_deadline():
+            self._count_time()
             self._pump()
+
+    def _count_time(self) -> None:
+        """Tells the core of the ticks that it has slept through."""
+        ticks, self._ticks_slept = self._ticks_slept, 0
+        if ticks and self.raft is not None:
+            self.raft.tick(ticks)
 
     # What arrives.
 
@@ -236,7 +256,7 @@ class SimulatedNode:
             return
         self._next_context += 1
         context = self._next_context
-        self._reads[context] = (key, outcome)
+        self._reads[context] = (key, outcome, self._environment.checkers.committed_index)
         try:
             self.raft.read_index(context)
         except (errors.NotLeaderError, errors.OverloadedError) as refusal:
@@ -272,6 +292,8 @@ class SimulatedNode:
         for context in ready.reads_dropped:
             self._reads.pop(context)[1]("refused", None, raft.leader.name if raft.leader else "")
         if ready.read_states:
+            for context, read_index in ready.read_states:
+                environment.checkers.read_confirmed(self.name, read_index, self._reads[context][2])
             self._confirmed.extend(ready.read_states)
             self._serve_reads()
 
@@ -359,7 +381,7 @@ class SimulatedNode:
         later: list[tuple[int, int]] = []
         for context, index in self._confirmed:
             if index <= applied:
-                key, outcome = self._reads.pop(context)
+                key, outcome, _ = self._reads.pop(context)
                 outcome("ok", self.machine.data.get(key))
             else:
                 later.append((context, index))

@@ -15,11 +15,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from raft_node.errors import DougError
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.node import RaftNode
 from raft_node.testing.checkers import InvariantViolationError
 from raft_node.testing.clients import Client, FinalReader
 from raft_node.testing.cluster import Cluster
+from raft_node.testing.disk import MemoryLog, WalLog
 from raft_node.testing.faults import EFFECTS, FaultInjector, draw_kinds
 from raft_node.testing.history import History
 from raft_node.testing.linearizability import check_history
@@ -34,7 +36,7 @@ class Options:
 
     nodes: int = 5
     operations: int = 300
-    faults: int = 5
+    faults: int = 10
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class Result:
     options: Options
     failure: str = ""
     trace: str = ""
+    log: str = ""
     tail: list[str] = field(default_factory=list)
     kinds: tuple[str, ...] = ()
     counters: Counter[str] = field(default_factory=Counter)
@@ -72,7 +75,7 @@ class Result:
         return (
             f"seed {self.seed} {verdict} ops={self.operations} ok={self.succeeded} unknown={self.unknown} "
             f"faults={self.faults} leaders={self.leaders} committed={self.committed} virtual_ms={self.virtual_ms} "
-            f"recovery_ms={self.recovery_ms} kinds={','.join(self.kinds)} trace {self.trace}"
+            f"recovery_ms={self.recovery_ms} log={self.log} kinds={','.join(self.kinds)} trace {self.trace}"
         )
 
 
@@ -87,14 +90,15 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
     options = options or Options()
     result = Result(seed, options)
     chance = random.Random(f"options {seed}")  # noqa: S311
-    cluster = Cluster(seed, options.nodes, draw_config(chance), core)
+    log = chance.choice((MemoryLog, MemoryLog, MemoryLog, WalLog))
+    cluster = Cluster(seed, options.nodes, draw_config(chance), core, log)
     history = History()
     try:
         _run(cluster, history, chance, result)
     except InvariantViolationError as violation:
         result.failure = str(violation)
-    except AssertionError as error:
-        result.failure = f"assertion: {error!r} in {_place(error)}"
+    except (AssertionError, DougError) as error:
+        result.failure = f"{error!r} in {_place(error)}"
     if result.failure:
         cluster.trace.add(f"FAILURE {result.failure}")
         result.tail = list(cluster.trace.tail)
@@ -129,16 +133,18 @@ def missing_effects(results: Iterable[Result]) -> list[str]:
 def _run(cluster: Cluster, history: History, chance: random.Random, result: Result) -> None:
     options, clock = result.options, cluster.clock
     result.kinds = draw_kinds(chance)
-    keys = chance.randint(1, 5)
+    keys = chance.randint(1, 3)
+    for node in cluster.nodes.values():
+        node.sleeps = chance.random() < 0.5
+    result.log = type(next(iter(cluster.nodes.values())).log).__name__
     cluster.start()
     injector = FaultInjector(cluster, result.kinds, gap_us=chance.choice((100_000, 200_000, 400_000)))
-    pause_us = chance.choice((20_000, 60_000, 120_000))
+    pause_us = chance.choice((10_000, 30_000, 80_000))
     clients = [Client(cluster, history, number, keys, pause_us) for number in range(1, chance.randint(3, 8) + 1)]
 
     def enough() -> bool:
         return (
-            sum(client.done for client in clients) >= options.operations
-            and injector.injected.total() >= options.faults
+            sum(client.done for client in clients) >= options.operations and injector.injected.total() >= options.faults
         )
 
     finished = clock.run(enough, SAFETY_LIMIT_US)
