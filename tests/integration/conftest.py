@@ -6,9 +6,11 @@ The tests use the package ``bench`` at the repository's root for starting cluste
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -20,6 +22,15 @@ if str(ROOT) not in sys.path:
 from bench.cluster import Cluster  # noqa: E402 - the path has to be set first
 
 LIVE: list[Cluster] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ends the clusters also when the test run itself is asked to stop, by a time limit around it for example."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        pytest.exit(f"ended by signal {number}")
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 @pytest.fixture(scope="module")

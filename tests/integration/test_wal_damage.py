@@ -1,6 +1,6 @@
 """A damaged log: cut within its last append it starts, damaged elsewhere the node refuses and leaves the file alone.
 
-A node of a stopped cluster is started by itself on a copy of its volumes, exactly as ``dougctl dev`` had started it. The
+A node of a stopped cluster is started by itself on a copy of its volumes, just as ``dougctl dev`` had started it. The
 unit tests of the log try every byte; here it is the whole process that has to react, at a sample of the bytes.
 """
 
