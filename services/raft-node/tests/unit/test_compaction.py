@@ -175,6 +175,13 @@ def test_outputs_are_cut_at_their_size(options: TableOptions) -> None:
     assert [record for records in outputs for record in records] == sorted(expected.items())
 
 
+def test_outputs_are_cut_when_their_keys_take_much_memory() -> None:
+    records: Records = [(b"k" * 500 + b"%04d" % number, b"") for number in range(100)]
+    outputs = compact([[records]], options=TableOptions(block_bytes=5000, table_bytes=10_000))
+    assert len(outputs) == 5
+    assert [record for output in outputs for record in output] == records
+
+
 @pytest.mark.slow
 def test_big_values_are_merged_in_little_memory(tmp_path: Path) -> None:
     fs = OsFileSystem()

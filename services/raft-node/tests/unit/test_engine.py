@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage.engine import BlockNeeded, Engine
+from raft_node.storage.files import OsFileSystem
 from raft_node.storage.memtable import Batch
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.tasks import CompactionTask, FlushTask, TaskResult
@@ -276,6 +279,30 @@ def test_entries_without_writes_move_the_flushed_index_on() -> None:
     assert engine.stats().level_tables[0] == 0
     engine.close()
     assert open_engine(fs, start_id="s2").applied_index == 5
+
+
+def test_tables_that_are_gone_are_closed(tmp_path: Path) -> None:
+    fs = OsFileSystem()
+    directory = str(tmp_path / "data")
+    engine = Engine.open(fs, directory, TINY_OPTIONS, "s1")
+
+    def opened() -> list[str]:
+        links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+        targets = [os.readlink(link) for link in links if os.path.islink(link)]
+        return sorted(target for target in targets if target.startswith(directory))
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("this system has no /proc to count open files in")
+    for index, batch in enumerate(history(200), 1):
+        engine.write(batch, index, 1)
+        if index % 10 == 0:
+            settle(engine, fs, directory)
+    engine.get_blocking(b"\x01key001")
+    tables = [path for path in opened() if ".sst" in path]
+    assert len(tables) == sum(engine.stats().level_tables)
+    assert all(os.path.exists(path) for path in tables)
+    engine.close()
+    assert opened() == []
 
 
 def test_the_log_never_goes_back() -> None:

@@ -19,8 +19,8 @@ class TableOptions:
         block_bytes: A data block is closed once it holds this much before compression.
         compression: One of ``COMPRESSIONS``; a block that hardly shrinks is stored as it is.
         bloom_bits_per_key: Bits of the Bloom filter for each key; 0 writes no filter.
-        table_bytes: A compaction starts the next table once this much was written to one.
-        table_keys_max: The same by the number of keys, which bounds the memory for the Bloom filter's keys.
+        table_bytes: A compaction starts the next table once this much was written to one, or its keys have this size.
+        table_keys_max: The same by the number of keys; both bound the memory for the Bloom filter's keys.
     """
 
     block_bytes: int = 16 << 10

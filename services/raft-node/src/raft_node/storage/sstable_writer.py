@@ -92,6 +92,7 @@ class TableWriter:
 
     Attributes:
         size_bytes: What was written so far, the open block not included.
+        key_bytes: The sum of the sizes of the keys, which it keeps for the filter.
     """
 
     def __init__(self, fs: FileSystem, path: str, options: TableOptions) -> None:
@@ -105,7 +106,7 @@ class TableWriter:
         self._last_keys: list[bytes] = []
         self._sizes: list[int] = []
         self._tombstones = 0
-        self._key_bytes = 0
+        self.key_bytes = 0
         self._value_bytes = 0
 
     @property
@@ -119,7 +120,7 @@ class TableWriter:
         assert not keys or keys[-1] < key, "keys must ascend"
         assert len(key) <= KEY_BYTES_MAX
         size = RECORD_HEADER_BYTES + len(key)
-        self._key_bytes += len(key)
+        self.key_bytes += len(key)
         if value is None:
             self._tombstones += 1
         else:
@@ -141,7 +142,7 @@ class TableWriter:
         properties = TableProperties(
             len(self._keys),
             self._tombstones,
-            self._key_bytes,
+            self.key_bytes,
             self._value_bytes,
             data_bytes,
             len(self._sizes),

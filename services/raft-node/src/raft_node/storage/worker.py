@@ -100,7 +100,9 @@ class _Outputs:
                     path = f"{self._directory}/{output_name(self._task_id, len(self.tables) + 1)}"
                     writer = TableWriter(self._fs, path, options)
                 writer.add(key, value)
-                if cut and (writer.size_bytes >= table_bytes or writer.entries >= keys_max):
+                # Long keys can be many although the file is small, for they compress well.
+                full = max(writer.size_bytes, writer.key_bytes) >= table_bytes or writer.entries >= keys_max
+                if cut and full:
                     self._finish(writer)
                     writer = None
             if writer is not None:

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from raft_node.storage.block import Block, encode_block
+from raft_node.storage.cache import BlockCache
+
+
+def block(size: int) -> Block:
+    return Block(encode_block([b"key"], [bytes(size)]))
+
+
+def test_the_least_recently_used_blocks_go_first() -> None:
+    one = block(1000)
+    cache = BlockCache(3 * one.cost_bytes)
+    for position in range(3):
+        cache.put(1, position, block(1000))
+    assert cache.get(1, 0) is not None
+    cache.put(1, 3, block(1000))
+    assert [cache.get(1, position) is not None for position in range(4)] == [True, False, True, True]
+    assert cache.used_bytes == 3 * one.cost_bytes and len(cache) == 3
+    assert (cache.hits, cache.misses) == (4, 1)
+
+
+def test_the_newest_block_stays_even_when_it_is_too_big() -> None:
+    cache = BlockCache(10)
+    cache.put(1, 0, block(1000))
+    cache.put(1, 1, block(2000))
+    assert cache.get(1, 0) is None and cache.get(1, 1) is not None
+    assert cache.used_bytes == block(2000).cost_bytes
+
+
+def test_a_block_that_is_put_again_counts_once() -> None:
+    cache = BlockCache(10_000)
+    cache.put(1, 0, block(100))
+    cache.put(1, 0, block(100))
+    assert cache.used_bytes == block(100).cost_bytes and len(cache) == 1
+
+
+def test_the_blocks_of_gone_tables_are_dropped() -> None:
+    cache = BlockCache(100_000)
+    for number in (1, 2, 3):
+        cache.put(number, 0, block(100))
+    cache.drop_tables((1, 3))
+    assert [cache.get(number, 0) is not None for number in (1, 2, 3)] == [False, True, False]
+    assert cache.used_bytes == block(100).cost_bytes
