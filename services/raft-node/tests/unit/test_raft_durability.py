@@ -33,6 +33,12 @@ def test_a_vote_leaves_when_term_and_vote_are_durable() -> None:
     assert peer.hard_state == HardState(1, B, 0)
 
 
+def test_a_vote_in_a_term_that_is_durable_already_waits_too() -> None:
+    peer = Peer(A, THREE, hard_state=HardState(2))
+    assert held_until_durable(peer, RequestVote(B, A, 2, 0, 0, False)) == [RequestVoteResponse(A, B, 2, True, False)]
+    assert peer.hard_state == HardState(2, B, 0)
+
+
 def test_a_crash_before_the_write_takes_the_vote_back_and_nobody_heard_of_it() -> None:
     peer = Peer(A, THREE)
     assert peer.step(RequestVote(B, A, 1, 0, 0, False), persist=False) == []
