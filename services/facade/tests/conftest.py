@@ -129,6 +129,18 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             answer.slots.append(doug_pb2.SlotRange(**{"from": first}, to=last, shard=shard, epoch=epoch))
         return answer
 
+    async def Get(self, request: Any, context: Any) -> doug_pb2.GetResponse:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
+        raise AssertionError
+
+    async def Put(self, request: Any, context: Any) -> doug_pb2.PutResponse:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
+        raise AssertionError
+
+    async def Delete(self, request: Any, context: Any) -> doug_pb2.DeleteResponse:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
+        raise AssertionError
+
     async def Pipe(self, request_iterator: Any, context: Any) -> AsyncIterator[doug_pb2.BatchResult]:  # noqa: N802
         async for batch in request_iterator:
             writes = batch.kind == doug_pb2.BATCH_KIND_WRITE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -66,8 +67,6 @@ async def test_json_view(make_facade: MakeFacade) -> None:
 
 
 async def test_many_at_once_travel_in_few_batches(make_facade: MakeFacade) -> None:
-    import asyncio
-
     facade = await make_facade()
     answers = await asyncio.gather(*(facade.http.put(f"/v1/kv/k{i}", content=b"v") for i in range(200)))
     assert {answer.status_code for answer in answers} == {200}
@@ -123,3 +122,84 @@ async def test_bad_requests(make_facade: MakeFacade, method: str, target: str, s
     assert not facade.cluster.shards[0].data
     if status == 405:
         assert "GET" in answer.headers["allow"]
+
+
+async def test_consistency_by_header_and_by_both(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    await facade.http.put("/v1/kv/k", content=b"v")
+    answer = await facade.http.get("/v1/kv/k", headers={"doug-consistency": "eventual"})
+    assert answer.headers["doug-consistency-used"] == "eventual"
+    answer = await facade.http.get("/v1/kv/k?consistency=eventual", headers={"doug-consistency": "eventual"})
+    assert answer.status_code == 200
+    answer = await facade.http.get("/v1/kv/k?consistency=linearizable", headers={"doug-consistency": "eventual"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_consistency")
+    answer = await facade.http.get("/v1/kv/k", headers={"doug-consistency": "lease"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_consistency")
+
+
+async def test_slash_and_escaped_slash_are_the_same_byte_and_nothing_else_is_normalised(
+    make_facade: MakeFacade,
+) -> None:
+    facade = await make_facade(nodes=1)
+    stored = facade.cluster.shards[0].data
+    composed, decomposed = b"\xc3\xa9", b"e\xcc\x81"
+    for target, key in {
+        "a/b": b"a/b",
+        "a%2Fb": b"a/b",
+        "a%2fb": b"a/b",
+        "//x": b"//x",
+        "x/": b"x/",
+        "%2e%2e/x": b"../x",
+        "%00": b"\0",
+        "e%CC%81": decomposed,
+        "%C3%A9": composed,
+        "%25": b"%",
+        "a+b": b"a+b",
+        "%EF%BF%BD": b"\xef\xbf\xbd",
+    }.items():
+        stored.clear()
+        answer = await facade.http.put(f"/v1/kv/{target}", content=b"v")
+        assert (answer.status_code, list(stored)) == (200, [key]), target
+
+
+async def test_value_limit(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+
+    async def chunks(count: int) -> Any:
+        for _ in range(count):
+            yield b"x" * 65536
+
+    largest = b"x" * (1 << 20)
+    assert (await facade.http.put("/v1/kv/k", content=largest)).status_code == 200
+    assert (await facade.http.get("/v1/kv/k")).content == largest
+    assert (await facade.http.put("/v1/kv/k", content=chunks(16))).status_code == 200
+    stored = dict(facade.cluster.shards[0].data)
+    for content in (largest + b"x", chunks(17), chunks(100)):
+        answer = await facade.http.put("/v1/kv/k", content=content)
+        assert (answer.status_code, answer.json()["code"]) == (413, "value_too_large")
+        assert "1048576" in answer.json()["detail"]
+    assert facade.cluster.shards[0].data == stored
+
+
+async def test_key_of_exactly_one_kibibyte_and_a_long_content_type(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    assert (await facade.http.put("/v1/kv/" + "%C3%A9" * 512, content=b"v")).status_code == 200
+    answer = await facade.http.put("/v1/kv/k", content=b"v", headers={"content-type": "x" * 256})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_content_type")
+
+
+async def test_conditions_are_refused_instead_of_ignored(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    for header in ({"if-match": '"1"'}, {"if-none-match": "*"}, {"idempotency-key": "u"}):
+        for method in ("PUT", "DELETE"):
+            answer = await facade.http.request(method, "/v1/kv/k", headers=header)
+            assert (answer.status_code, answer.json()["outcome"]) == (501, "not_applied")
+    assert not facade.cluster.shards[0].data
+
+
+async def test_a_stored_line_break_never_becomes_a_header(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    facade.cluster.shards[0].data[b"k"] = (b"v", b"text/plain\r\nset-cookie: x", 1)
+    answer = await facade.http.get("/v1/kv/k")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert "set-cookie" not in answer.headers

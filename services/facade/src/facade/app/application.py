@@ -6,8 +6,6 @@ decodes, redirects or normalises a key.
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI
 
 from facade import __version__
@@ -29,14 +27,14 @@ class Application:
         self._keys = KvApp(router, metrics, settings)
         self._rest = make_fastapi(router, metrics, settings)
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         if scope["type"] == "http":
             raw_path: bytes = scope["raw_path"]
             if raw_path.startswith(_KEYS) or raw_path == KEY_PREFIX:
                 await self._keys(scope, receive, send)
                 return
-        await self._rest(scope, receive, send)  # type: ignore[arg-type]  # The same ASGI types, spelt loosely here.
+        await self._rest(scope, receive, send)
 
 
 def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAPI:
@@ -53,6 +51,3 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
     return app
-
-
-__all__ = ["Application", "Scope", "make_fastapi"]

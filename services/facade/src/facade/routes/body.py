@@ -7,14 +7,14 @@ Must not know what the bytes are for. Invariants: (1) no more than the limit is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import orjson
 
 from facade.errors import BadRequestError
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 DRAINED_BYTES_MAX = 64 << 20
 """A refused body up to this long is read past, so that its sender sees the answer; beyond, the connection ends."""

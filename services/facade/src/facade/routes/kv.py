@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import Any
 
@@ -27,8 +27,8 @@ from facade.routes import problem
 from facade.routes.target import CONSISTENCIES, consistency_of, key_of, wants_json
 from facade.settings import Settings
 
-Scope = dict[str, Any]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 ALLOW = ((b"allow", b"GET, HEAD, PUT, DELETE"),)
 DEFAULT_CONTENT_TYPE = b"application/octet-stream"

@@ -1,0 +1,180 @@
+"""The facade as a process: addresses, signals, and requests that no well-behaved client would send."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.slow
+
+MakeCluster = Callable[..., Awaitable[Any]]
+
+_ports = itertools.count(27_800)
+
+
+class Running:
+    """One facade process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self.process = process
+        self.port = port
+
+    async def until_ready(self) -> None:
+        async with asyncio.timeout(20), httpx.AsyncClient() as http:
+            while True:
+                try:
+                    if (await http.get(f"http://127.0.0.1:{self.port}/readyz")).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                assert self.process.returncode is None, "the facade ended"
+                await asyncio.sleep(0.05)
+
+    async def send(self, data: bytes) -> bytes:
+        """Sends raw bytes and reads until the facade ends the connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        answer = b""
+        async with asyncio.timeout(10):
+            try:
+                while data := await reader.read(65536):
+                    answer += data
+            except ConnectionResetError:
+                pass  # It closed before it had read all that was sent.
+        writer.close()
+        return answer
+
+
+async def spawn(nodes: dict[int, dict[str, str]], listen: str, **variables: str) -> asyncio.subprocess.Process:
+    environment = {**os.environ, "DOUGDB_NODES": json.dumps(nodes), "DOUGDB_LISTEN": listen, **variables}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "facade", env=environment, stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def running(make_cluster: MakeCluster) -> AsyncIterator[Running]:
+    cluster = await make_cluster(nodes=1)
+    port = next(_ports)
+    process = await spawn(
+        cluster.addresses(), f"127.0.0.1:{port},[::1]:{port}", DOUGDB_STOP_ON_STDIN_EOF="true",
+        DOUGDB_BODY_TIMEOUT_MS="500", DOUGDB_HEAD_TIMEOUT_MS="500", http_proxy="http://127.0.0.1:1",
+        https_proxy="http://127.0.0.1:1", grpc_proxy="http://127.0.0.1:1",
+    )  # fmt: skip
+    facade = Running(process, port)
+    await facade.until_ready()
+    yield facade
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+async def test_both_stacks_and_an_orderly_stop(running: Running) -> None:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.put(f"http://127.0.0.1:{running.port}/v1/kv/k", content=b"v")).status_code == 200
+        answer = await http.get(f"http://[::1]:{running.port}/v1/kv/k")
+        assert (answer.content, "server" in answer.headers) == (b"v", False)
+    running.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        _, errors = await running.process.communicate()
+    assert running.process.returncode == 0
+    lines = errors.decode().splitlines()
+    assert len(lines) == 1, errors
+    assert "shard.leader_changed" in lines[0]
+
+
+async def test_stops_when_stdin_ends(running: Running) -> None:
+    assert running.process.stdin is not None
+    running.process.stdin.close()
+    async with asyncio.timeout(10):
+        assert await running.process.wait() == 0
+
+
+async def test_a_taken_port_is_said_in_one_line() -> None:
+    with socket.socket() as taken:
+        port = next(_ports)
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        process = await spawn({0: {"n": "127.0.0.1:1"}}, f"127.0.0.1:{port}")
+        _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode() == f"facade: cannot listen on 127.0.0.1:{port}: it is in use\n"
+
+
+async def test_settings_that_make_no_sense_are_said_in_one_line() -> None:
+    process = await spawn({1: {"n": "127.0.0.1:1"}}, "127.0.0.1:27799")
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().startswith("facade: DOUGDB_NODES: ")
+    assert errors.decode().count("\n") == 1
+
+
+BAD_BYTES: list[tuple[bytes, int, bytes]] = [
+    (b"GARBAGE\r\n\r\n", 400, b"bad_request"),
+    (b"GET /v1/kv/a#b HTTP/1.1\r\nHost: h\r\n\r\n", 400, b"bad_request"),
+    (b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, b"head_too_large"),
+    (b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * 20_000, 431, b"head_too_large"),
+    (b"GET /v1/kv/" + b"k" * 200_000, 431, b"head_too_large"),
+    (b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\n", 408, b"head_timeout"),
+    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab", 408, b"body_timeout"),
+    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400, b"bad_request"),
+    (
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        b"bad_request",
+    ),
+    (
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n",
+        413,
+        b"value_too_large",
+    ),
+    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999\r\n\r\nxx", 413, b"value_too_large"),
+]
+
+
+async def test_bad_bytes(running: Running) -> None:
+    for request_head, status, code in BAD_BYTES:
+        answer = await running.send(request_head)
+        assert answer, request_head[:80]
+        assert status_of(answer) == status, answer
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"application/problem+json" in head
+        assert b'"code":"' + code + b'"' in body
+        assert b"100 Continue" not in answer
+
+
+async def test_the_connection_goes_on_after_a_refused_body(running: Running) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    async with asyncio.timeout(10):
+        writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2000000\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert status_of(head) == 413
+        size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        assert b"value_too_large" in await reader.readexactly(size)
+        writer.write(b"x" * 2_000_000 + b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        assert status_of(await reader.read()) == 404
+    writer.close()
+
+
+async def test_raw_utf8_in_the_path_means_itself(running: Running) -> None:
+    key = b"\xc3\xa9"
+    end = b" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
+    assert status_of(await running.send(b"PUT /v1/kv/" + key + end + b"Content-Length: 1\r\n\r\nv")) == 200
+    answer = await running.send(b"GET /v1/kv/%C3%A9" + end + b"\r\n")
+    assert (status_of(answer), answer[-1:]) == (200, b"v")
+    assert status_of(await running.send(b"GET /v1/kv/\xff" + end + b"\r\n")) == 400
