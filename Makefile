@@ -60,7 +60,7 @@ sim: setup ## The simulations only
 
 simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
-	$(BIN)/dougctl simulate --seed $(SEED)
+	$(BIN)/python -m raft_node.testing --seed $(SEED)
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py

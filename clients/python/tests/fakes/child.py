@@ -53,7 +53,7 @@ def stop(*_: object) -> None:
 
 def main() -> None:
     if os.environ.get("FAKE_EXIT", "").startswith(NAME + "="):
-        log("error", "start.refused", error="wal/1.wal: damaged at offset 7: the checksum does not fit")
+        log("error", "node.refused", reason="wal/1.wal: damaged at offset 7: the checksum does not fit")
         sys.exit(int(os.environ["FAKE_EXIT"].partition("=")[2]))
     ignored = os.environ.get("FAKE_IGNORE_TERM") == NAME
     signal.signal(signal.SIGTERM, signal.SIG_IGN if ignored else stop)

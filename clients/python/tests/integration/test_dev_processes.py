@@ -32,9 +32,7 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = START_
 class Dev:
     """One started ``dougctl dev``; the console goes to a file."""
 
-    def __init__(
-        self, fakes: Path, data: Path, plan: PortPlan, console: Path, *options: str, **environment: str
-    ) -> None:
+    def __init__(self, fakes: Path, data: Path, plan: PortPlan, console: Path, *options: str, **env: str) -> None:
         self.data = data
         self.console_path = console
         with console.open("wb") as output:

@@ -72,6 +72,7 @@ def test_the_console_shows_leader_changes_and_warnings_only() -> None:
     watch.show(event="raft.became_leader", level="info", term=4)
     watch.show(event="flush.done", level="info")
     watch.show(event="disk.slow", level="warning", fsync_ms=900, timestamp="x", node="shard-0-1")
+    watch.show(event="node.refused", level="error", reason="said by the supervisor")
     watch.console.show("shard-0-1", "Traceback (most recent call last):")
     watch.console.show("shard-0-1", "{not json")
     watch.console.show("shard-0-1", "")
@@ -106,7 +107,7 @@ def test_a_log_is_read_in_whole_lines(tmp_path: Path) -> None:
 
 def test_the_last_words_are_the_error_of_an_event(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
-    path.write_text('{"event": "start.refused", "level": "error", "error": "wal/1.wal: damaged at offset 7"}\n')
+    path.write_text('{"event": "node.refused", "level": "error", "reason": "wal/1.wal: damaged at offset 7"}\n')
     assert LogFile(path).last_words() == "wal/1.wal: damaged at offset 7"
 
 

@@ -123,12 +123,12 @@ def test_a_crash_loop_slows_down_and_repeats_the_last_line(world: World) -> None
 
 
 def test_a_child_that_refuses_to_start_is_said_so_once(world: World) -> None:
-    words = '{"event": "start.refused", "level": "info", "error": "wal/1.wal: damaged at offset 7"}'
+    words = '{"event": "node.refused", "level": "error", "reason": "wal/1.wal: damaged at offset 7"}'
     for _ in range(3):
         world.die("shard-0-0", EXIT_REFUSED, words)
         world.step(RESTART_MAX_S)
     assert world.said == ["shard-0-0 refuses to start: wal/1.wal: damaged at offset 7; starting it again in 30 s"]
-    world.die("shard-0-0", EXIT_REFUSED, '{"event": "start.refused", "error": "another reason"}')
+    world.die("shard-0-0", EXIT_REFUSED, '{"event": "node.refused", "level": "error", "reason": "another reason"}')
     assert "another reason" in world.said[-1]
 
 

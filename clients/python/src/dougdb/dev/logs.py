@@ -19,6 +19,8 @@ _READ_BYTES_MAX = 1 << 20
 _LINE_BYTES_MAX = 64 << 10
 _LOUD = {"warning", "error", "critical"}
 _LEADER_EVENT = "raft.became_leader"
+# The supervisor says this itself, together with what it does about it.
+_REFUSED_EVENTS = {"node.refused", "facade.refused"}
 # These are said by the prefix already, or only matter to programs.
 _HIDDEN = {"event", "level", "timestamp", "logger", "node", "node_id", "shard", "shard_id", "facade_id", "exception"}
 
@@ -61,7 +63,7 @@ class LogFile:
         event = _parse(line)
         if event is None:
             return line
-        return str(event.get("error") or event.get("message") or _plain(event))
+        return str(event.get("reason") or event.get("error") or _plain(event))
 
     def _bound(self) -> None:
         """Starts the file anew once it is too long. The child appends, so that it goes on at the new end."""
@@ -98,7 +100,7 @@ class Console:
             return
         if event.get("event") == _LEADER_EVENT:
             self._say(f"{child}: leader of its shard since term {event.get('term', '?')}")
-        elif str(event.get("level", "")).lower() in _LOUD:
+        elif event.get("event") not in _REFUSED_EVENTS and str(event.get("level", "")).lower() in _LOUD:
             self._show_warning(child, event)
 
     def _show_warning(self, child: str, event: dict[str, Any]) -> None:
