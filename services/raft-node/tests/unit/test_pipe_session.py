@@ -1,0 +1,245 @@
+"""One Pipe stream against a fake replica: every record is answered once, with the right status."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from doug.v1 import doug_pb2 as pb
+from doug_wire import command as commands
+from doug_wire import pipe
+from doug_wire.command import Opcode
+from doug_wire.pipe import ResultRecord, Status
+from doug_wire.slots import slot_of
+from raft_node.kv.keyspace import StoredValue
+from raft_node.observability.metrics import Metrics
+from raft_node.rpc import pipe as sessions
+from raft_node.rpc.pipe import PipeSession
+from raft_node.runtime.driver import Submission
+
+
+class Aborted(Exception):  # noqa: N818
+    """What grpc raises out of ``abort``."""
+
+
+class FakeContext:
+    """A stream that the test feeds and reads."""
+
+    def __init__(self) -> None:
+        self.incoming: asyncio.Queue[Any] = asyncio.Queue()
+        self.sent: list[pb.BatchResult] = []
+        self.may_write = asyncio.Event()
+        self.may_write.set()
+        self.aborted: tuple[grpc.StatusCode, str] | None = None
+
+    async def read(self) -> Any:
+        return await self.incoming.get()
+
+    async def write(self, message: pb.BatchResult) -> None:
+        await self.may_write.wait()
+        self.sent.append(message)
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.aborted = (code, details)
+        raise Aborted
+
+    def results(self) -> list[ResultRecord]:
+        return [record for message in self.sent for record in pipe.decode_results(message.results)]
+
+
+class FakeMachine:
+    created = True
+
+    def __init__(self, foreign: bytes = b"") -> None:
+        self.foreign_slot = slot_of(foreign) if foreign else -1
+
+    def owns(self, slot: int, epoch: int) -> bool:
+        return slot != self.foreign_slot and epoch in (0, 1)
+
+
+class FakeDriver:
+    def __init__(self, machine: FakeMachine) -> None:
+        self.machine = machine
+        self.submitted: list[Submission] = []
+        self.reads: list[Callable[[bool], None]] = []
+
+    def submit(self, submissions: Sequence[Submission]) -> None:
+        self.submitted.extend(submissions)
+
+    def read(self, callback: Callable[[bool], None]) -> None:
+        self.reads.append(callback)
+
+
+class Rig:
+    def __init__(self, foreign: bytes = b"") -> None:
+        self.context = FakeContext()
+        self.driver = FakeDriver(FakeMachine(foreign))
+        self.data: dict[bytes, StoredValue] = {}
+        self.shard: Any = SimpleNamespace(
+            number=0,
+            is_leader=True,
+            driver=self.driver,
+            reader=SimpleNamespace(get=self.data.get),
+            receipt=lambda: pb.Receipt(node_id="n", term=3),
+            leader=lambda: ("other", "127.0.0.1:9"),
+        )
+        self.session = PipeSession(self.shard, self.context, Metrics(0))  # type: ignore[arg-type]
+        self.task = asyncio.create_task(self.session.run())
+
+    async def settle(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def send(self, kind: pb.BatchKind.ValueType, records: bytes, shard: int = 0) -> None:
+        self.context.incoming.put_nowait(pb.Batch(kind=kind, shard=shard, records=records))
+        await self.settle()
+
+    async def statuses(self) -> dict[int, int]:
+        await self.settle()
+        results = self.context.results()
+        assert len({record.id for record in results}) == len(results), "a record was answered twice"
+        return {record.id: record.status for record in results}
+
+    async def end(self) -> None:
+        self.context.incoming.put_nowait(grpc.aio.EOF)
+        await self.task
+
+
+def write(record_id: int, key: bytes = b"k", epoch: int = 0, value: bytes = b"v") -> bytes:
+    command = commands.encode(Opcode.PUT, key, b"", value, epoch)
+    return pipe.encode_write(record_id, commands.checksum(command), command)
+
+
+async def test_writes_are_submitted_together_and_answered_on_their_stream() -> None:
+    rig = Rig()
+    await rig.send(pb.BATCH_KIND_WRITE, write(1) + write(2))
+    assert [submission.record_id for submission in rig.driver.submitted] == [1, 2]
+    for submission in rig.driver.submitted:
+        submission.sink.resolve(submission.record_id, Status.OK, 7)
+    assert await rig.statuses() == {1: Status.OK, 2: Status.OK}
+    assert len(rig.context.sent) == 1, "results that are ready together travel together"
+    await rig.end()
+
+
+async def test_results_gather_while_a_message_is_being_written() -> None:
+    rig = Rig()
+    rig.context.may_write.clear()
+    for record_id in range(5):
+        rig.session.resolve(record_id, Status.OK, 1)
+        await rig.settle()
+    rig.context.may_write.set()
+    await rig.settle()
+    assert len(rig.context.sent) == 2
+    await rig.end()
+
+
+@pytest.mark.parametrize(
+    ("record", "shard", "status"),
+    [
+        (write(1, key=b""), 0, Status.INVALID),
+        (write(1, key=b"k" * 1025), 0, Status.INVALID),
+        (pipe.encode_write(1, 0, commands.encode(Opcode.PUT, b"k", b"", b"v")), 0, Status.INVALID),
+        (pipe.encode_write(1, 0, b"nonsense"), 0, Status.INVALID),
+        (write(1), 1, Status.WRONG_SHARD),
+        (write(1, key=b"foreign"), 0, Status.WRONG_SHARD),
+        (write(1, epoch=9), 0, Status.WRONG_SHARD),
+    ],
+)
+async def test_a_write_that_is_refused_is_never_proposed(record: bytes, shard: int, status: Status) -> None:
+    rig = Rig(foreign=b"foreign")
+    await rig.send(pb.BATCH_KIND_WRITE, record, shard)
+    assert await rig.statuses() == {1: status}
+    assert rig.driver.submitted == []
+    await rig.end()
+
+
+async def test_clients_cannot_send_commands_of_the_node_itself() -> None:
+    rig = Rig()
+    command = commands.encode(Opcode.CREATE_SHARD, b"k")
+    await rig.send(pb.BATCH_KIND_WRITE, pipe.encode_write(1, commands.checksum(command), command))
+    assert await rig.statuses() == {1: Status.INVALID}
+    await rig.end()
+
+
+async def test_linearizable_reads_wait_for_the_quorum_and_share_its_round() -> None:
+    rig = Rig()
+    rig.data[b"a"] = StoredValue(4, b"text/plain", b"value")
+    await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a") + pipe.encode_read(2, 0, b"b"))
+    assert await rig.statuses() == {}
+    assert len(rig.driver.reads) == 1
+    rig.driver.reads[0](True)
+    assert await rig.statuses() == {1: Status.OK, 2: Status.NOT_FOUND}
+    assert rig.context.results()[0] == ResultRecord(1, Status.OK, 4, b"text/plain", b"value")
+    await rig.end()
+
+
+async def test_a_read_that_no_quorum_confirms_is_sent_elsewhere() -> None:
+    rig = Rig()
+    await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a"))
+    rig.driver.reads[0](False)
+    assert await rig.statuses() == {1: Status.NOT_LEADER}
+    await rig.end()
+
+
+async def test_a_follower_refuses_linearizable_reads_with_the_leader_and_serves_local_ones() -> None:
+    rig = Rig()
+    rig.shard.is_leader = False
+    await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a"))
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(2, 0, b"a"))
+    assert await rig.statuses() == {1: Status.NOT_LEADER, 2: Status.NOT_FOUND}
+    assert (rig.context.sent[0].leader_id, rig.context.sent[0].leader_address) == ("other", "127.0.0.1:9")
+    await rig.end()
+
+
+async def test_reads_of_another_shards_keys_are_refused() -> None:
+    rig = Rig(foreign=b"foreign")
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(1, 0, b"foreign") + pipe.encode_read(2, 9, b"a"))
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(3, 0, b"a"), shard=1)
+    assert await rig.statuses() == dict.fromkeys((1, 2, 3), Status.WRONG_SHARD)
+    await rig.end()
+
+
+@pytest.mark.parametrize(
+    ("kind", "records"),
+    [
+        (pb.BATCH_KIND_WRITE, write(1)[:-1]),
+        (pb.BATCH_KIND_READ_LOCAL, b"short"),
+        (pb.BATCH_KIND_UNSPECIFIED, b""),
+    ],
+)
+async def test_a_malformed_batch_ends_the_stream(kind: pb.BatchKind.ValueType, records: bytes) -> None:
+    rig = Rig()
+    await rig.send(kind, records)
+    with pytest.raises(Aborted):
+        await rig.task
+    assert rig.context.aborted is not None
+    assert rig.context.aborted[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_too_many_waiting_results_hold_the_reading_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_RESULT_BYTES_WAITING_MAX", 100)
+    rig = Rig()
+    rig.context.may_write.clear()
+    rig.data[b"a"] = StoredValue(4, b"", b"v" * 200)
+    for record_id in (1, 2, 3):
+        await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(record_id, 0, b"a"))
+    assert rig.context.incoming.qsize() >= 1
+    rig.context.may_write.set()
+    assert await rig.statuses() == dict.fromkeys((1, 2, 3), Status.OK)
+    await rig.end()
+
+
+async def test_a_large_result_travels_alone() -> None:
+    rig = Rig()
+    rig.context.may_write.clear()
+    rig.data[b"a"] = StoredValue(4, b"", b"v" * (1 << 20))
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, b"".join(pipe.encode_read(i, 0, b"a") for i in range(3)))
+    rig.context.may_write.set()
+    await rig.settle()
+    assert [len(list(pipe.decode_results(message.results))) for message in rig.context.sent] == [1, 1, 1]
+    await rig.end()
