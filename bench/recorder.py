@@ -25,9 +25,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from raft_node.testing.history import History, Kind, Operation
-
 from bench.http11 import Client, HttpError, Response
+from raft_node.testing.history import History, Kind, Operation
 
 OPERATIONS_PER_KEY = 200
 PAUSE_AFTER_ERROR_S = 0.005

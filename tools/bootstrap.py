@@ -157,6 +157,8 @@ def _uv_environment():
     environment["UV_PROJECT_ENVIRONMENT"] = VENV
     environment["UV_PYTHON_DOWNLOADS"] = "never"
     environment.setdefault("UV_HTTP_TIMEOUT", "120")
+    # Eleven processes start at once; without this each of them may compile every module anew.
+    environment.setdefault("UV_COMPILE_BYTECODE", "1")
     if environment.get("UV_INDEX_URL"):
         environment.setdefault("UV_DEFAULT_INDEX", environment["UV_INDEX_URL"])
     settings = _pip_settings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from doug_wire import command
 from doug_wire.command import Command, CommandError, Opcode
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from doug_wire import command, pipe
 from doug_wire.pipe import PipeError, ReadRecord, ResultRecord, Status, WriteRecord
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import xxhash
+
 from doug_wire.slots import SLOTS, initial_ranges, slot_of
 
 # Computed once with xxh3_64 (seed 0) of the whole key, modulo 1024.

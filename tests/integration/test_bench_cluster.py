@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from bench.cluster import Cluster, ClusterError, paused, wait_for
 from bench.meter import MemorySampler, cpu_s, family, family_pss_bytes, parse_metrics, rss_bytes, total
 

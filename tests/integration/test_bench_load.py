@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from raft_node.testing.linearizability import check_history
-
 from bench.cluster import FACADE_PORTS, FACADE_PORTS_STRIDE, free_ports, is_free, wait_for
 from bench.http11 import Client, HttpError, HttpTimeoutError, exchange_raw, fetch
 from bench.load import Workload, run_blocking
 from bench.recorder import KeyRing, Recorder, RegisterClient, problem, run_client
+
+from raft_node.testing.linearizability import check_history
 
 pytestmark = pytest.mark.slow
 

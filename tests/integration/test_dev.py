@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from bench.cluster import Cluster, is_alive, wait_for
 from bench.http11 import HttpError, fetch
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
 from bench.cluster import Cluster
 from bench.load import Workload, run_blocking
 from bench.meter import scrape, total

@@ -16,13 +16,13 @@ from typing import Any
 
 import grpc
 import pytest
-from doug.v1 import doug_pb2, doug_pb2_grpc
-from doug_wire.slots import slot_of
-from google.protobuf.message import Message
-
 from bench.cluster import Cluster, NodeView, wait_for
 from bench.load import Workload, run_blocking
 from bench.meter import cpu_s, family, family_pss_bytes, scrape, total
+from google.protobuf.message import Message
+
+from doug.v1 import doug_pb2, doug_pb2_grpc
+from doug_wire.slots import slot_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -8,7 +8,6 @@ from itertools import count
 from typing import Any
 
 import pytest
-
 from bench.cluster import Cluster
 from bench.http11 import Response, exchange_raw, request_bytes
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-
 from bench.cluster import Cluster
 from bench.http11 import Client
 

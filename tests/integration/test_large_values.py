@@ -12,7 +12,6 @@ from random import Random
 
 import psutil
 import pytest
-
 from bench.cluster import Cluster
 from bench.http11 import Client
 from bench.meter import MemorySampler

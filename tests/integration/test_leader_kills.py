@@ -11,12 +11,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from bench.cluster import Cluster
+from bench.recorder import KeyRing, Recorder, RegisterClient, run_client, succeeded
+
 from doug.v1 import doug_pb2, doug_pb2_grpc
 from doug_wire.slots import slot_of
 from raft_node.testing.linearizability import check_history
-
-from bench.cluster import Cluster
-from bench.recorder import KeyRing, Recorder, RegisterClient, run_client, succeeded
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -113,6 +113,7 @@ async def test_twenty_leaders_are_killed_under_load(cluster: Cluster, tmp_path: 
                 await asyncio.to_thread(cluster.await_leader, shard)
                 print(f"kill {kill + 1}: {leader.id}, gap {gaps[-1] * 1000:.0f} ms")
                 await wait_restarted(cluster, leader.id)
+                print(f"  it is back and has caught up after {time.monotonic() - killed_at:.1f} s")
                 assert recorder.statuses["put 200"] > acknowledged + 10, "there was hardly any load around the kill"
         finally:
             running = False

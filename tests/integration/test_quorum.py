@@ -8,11 +8,11 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
-from doug_wire.slots import slot_of
-
 from bench.cluster import Cluster, paused, wait_for
 from bench.http11 import Client, HttpError, Response
 from bench.recorder import problem
+
+from doug_wire.slots import slot_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

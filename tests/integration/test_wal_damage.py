@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from raft_node.storage import record, wal_segment
-
 from bench.cluster import Cluster, Launch, wait_for
 from bench.http11 import HttpError, fetch
+
+from raft_node.storage import record, wal_segment
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 import httpx
 import pytest
+
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import command, pipe, slots
 from doug_wire.command import Opcode

@@ -6,6 +6,7 @@ proxy variables of the environment are ignored.
 
 from __future__ import annotations
 
+import functools
 import ssl
 from types import TracebackType
 from typing import Any, Self
@@ -34,6 +35,7 @@ _JSON = {"Accept": "application/json"}
 _RAW = {"Accept": "*/*"}
 
 
+@functools.cache
 def _verify(url: str) -> bool | ssl.SSLContext:
     """Loading the certificates takes longer than a request; plain HTTP does not need them.
 
@@ -157,7 +159,6 @@ class AsyncDougClient:
     Args:
         url: Where the facade listens.
         timeout_s: How long one step of a request (connect, send, receive) may take.
-        connections_max: How many connections are open at once.
         transport: Another httpx transport, for tests.
     """
 
@@ -166,7 +167,6 @@ class AsyncDougClient:
         url: str = DEFAULT_URL,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        connections_max: int = 100,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
@@ -175,7 +175,6 @@ class AsyncDougClient:
             transport=transport,
             trust_env=not is_loopback(url),
             verify=_verify(url),
-            limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
         )
 
     async def __aenter__(self) -> Self:

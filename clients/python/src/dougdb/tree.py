@@ -14,7 +14,7 @@ import asyncio
 import mimetypes
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
@@ -31,6 +31,9 @@ RETRY_S = 30.0
 """How long a file is tried again while the store is unavailable; an election takes a second."""
 SETTLE_S = 5.0
 """How long an eventual read may lag behind before the difference counts."""
+
+
+Act = Callable[[AsyncDougClient, "TreeFile"], Awaitable[None]]
 
 
 class ProblemKind(StrEnum):
@@ -133,8 +136,8 @@ class TreeCopy:
     """Stores files and reads them back, many at once.
 
     Args:
-        client: The store.
-        concurrency: How many files are on their way at once.
+        clients: The store; each client has one file on its way at a time. (One client with as many connections would do
+            too, but httpx looks at every connection of a client for every request.)
         on_file: Called after each file with its size.
         clock: Monotonic seconds.
         sleep: How to wait.
@@ -142,16 +145,14 @@ class TreeCopy:
 
     def __init__(
         self,
-        client: AsyncDougClient,
+        clients: Sequence[AsyncDougClient],
         *,
-        concurrency: int,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         on_file: Callable[[int], None] = lambda size: None,
     ) -> None:
-        assert concurrency > 0
-        self._client = client
-        self._concurrency = concurrency
+        assert clients
+        self._clients = clients
         self._clock = clock
         self._sleep = sleep
         self._on_file = on_file
@@ -177,24 +178,24 @@ class TreeCopy:
             UnavailableError: The store stayed away for ``RETRY_S``.
         """
 
-        async def verify_file(file: TreeFile) -> None:
-            await self._verify_file(file, consistency)
+        async def verify_file(client: AsyncDougClient, file: TreeFile) -> None:
+            await self._verify_file(client, file, consistency)
 
         await self._each(files, verify_file)
 
-    async def _each(self, files: list[TreeFile], act: Callable[[TreeFile], Awaitable[None]]) -> None:
+    async def _each(self, files: list[TreeFile], act: Act) -> None:
         remaining = iter(files)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._concurrency, len(files))):
-                    group.create_task(self._work(remaining, act))
+                for client in self._clients[: len(files)]:
+                    group.create_task(self._work(client, remaining, act))
         except* (UnavailableError, OutcomeUnknownError) as errors:
             # All workers meet the same outage; one report of it is enough.
             raise _first_of(errors) from None
 
-    async def _work(self, remaining: Iterator[TreeFile], act: Callable[[TreeFile], Awaitable[None]]) -> None:
+    async def _work(self, client: AsyncDougClient, remaining: Iterator[TreeFile], act: Act) -> None:
         for file in remaining:
-            await act(file)
+            await act(client, file)
             self._on_file(file.size)
 
     def _read(self, file: TreeFile) -> bytes | None:
@@ -210,13 +211,13 @@ class TreeCopy:
             return None
         return data
 
-    async def _store_file(self, file: TreeFile) -> None:
+    async def _store_file(self, client: AsyncDougClient, file: TreeFile) -> None:
         data = self._read(file)
         if data is None:
             return
         content_type = mimetypes.guess_type(file.path.name)[0] or OCTET_STREAM
         try:
-            await self._patiently(lambda: self._client.put(file.key, data, content_type=content_type))
+            await self._patiently(lambda: client.put(file.key, data, content_type=content_type))
         except RejectedError as error:
             kind = ProblemKind.TOO_LARGE if error.status == 413 else ProblemKind.REJECTED
             self._note(file, kind, str(error))
@@ -228,7 +229,7 @@ class TreeCopy:
         self.stored_bytes += len(data)
         self._digests[file.key] = _digest(data)
 
-    async def _verify_file(self, file: TreeFile, consistency: Consistency) -> None:
+    async def _verify_file(self, client: AsyncDougClient, file: TreeFile, consistency: Consistency) -> None:
         expected = self._digests.get(file.key)
         if expected is None:
             data = self._read(file)
@@ -237,7 +238,7 @@ class TreeCopy:
             expected = _digest(data)
         settled_at = self._clock() + (SETTLE_S if consistency is Consistency.EVENTUAL else 0.0)
         while True:
-            problem = await self._difference(file, expected, consistency)
+            problem = await self._difference(client, file, expected, consistency)
             if problem is None:
                 self.verified += 1
                 return
@@ -247,10 +248,10 @@ class TreeCopy:
             await self._sleep(0.1)
 
     async def _difference(
-        self, file: TreeFile, expected: bytes, consistency: Consistency
+        self, client: AsyncDougClient, file: TreeFile, expected: bytes, consistency: Consistency
     ) -> tuple[ProblemKind, str] | None:
         try:
-            value = await self._patiently(lambda: self._client.get(file.key, consistency=consistency))
+            value = await self._patiently(lambda: client.get(file.key, consistency=consistency))
         except KeyNotFoundError:
             return ProblemKind.MISSING, f"not found in the store ({consistency})"
         except RejectedError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from dougdb.dev.layout import Layout
 from dougdb.dev.ports import PortPlan, taken
 

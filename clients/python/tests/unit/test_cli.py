@@ -8,14 +8,15 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-import dougdb.cli
 import httpx
 import pytest
 import typer
+from typer.testing import CliRunner
+
+import dougdb.cli
 from dougdb.cli import app
 from dougdb.client import AsyncDougClient, DougClient
 from dougdb.commands import common, import_tree
-from typer.testing import CliRunner
 
 RUNNER = CliRunner()
 
@@ -24,9 +25,7 @@ RUNNER = CliRunner()
 def _served_from_memory(monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
     transport = httpx.MockTransport(store.handle)
     monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=transport))
-    monkeypatch.setattr(
-        import_tree, "AsyncDougClient", lambda url, connections_max: AsyncDougClient(url, transport=transport)
-    )
+    monkeypatch.setattr(import_tree, "AsyncDougClient", lambda url: AsyncDougClient(url, transport=transport))
 
 
 def run(*arguments: str, stdin: bytes | None = None) -> Any:

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from dougdb.dev import ports
 from dougdb.dev.layout import DataDirectory, Layout, RefusedError
 from dougdb.dev.ports import IPV4, Listener, PortPlan

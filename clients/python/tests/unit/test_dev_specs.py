@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from dougdb.dev import logs
 from dougdb.dev.layout import DataDirectory, Layout
 from dougdb.dev.logs import Console, LogFile

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from dougdb.dev.session import SAME_SIGNAL_S, Signals
 from dougdb.dev.specs import ChildSpec
 from dougdb.dev.supervisor import EXIT_REFUSED, RESTART_MAX_S, STOP_S, Supervisor, describe_exit

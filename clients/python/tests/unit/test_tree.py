@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from dougdb import AsyncDougClient, UnavailableError
 from dougdb.tree import RETRY_S, ProblemKind, TreeCopy, scan
 from dougdb.wire import VALUE_BYTES_MAX, Consistency
@@ -28,7 +29,7 @@ class FakeTime:
 
 def copy_of(store: Any, time: FakeTime) -> tuple[AsyncDougClient, TreeCopy]:
     client = AsyncDougClient(URL, transport=httpx.MockTransport(store.handle))
-    return client, TreeCopy(client, concurrency=4, clock=time.clock, sleep=time.sleep)
+    return client, TreeCopy([client] * 4, clock=time.clock, sleep=time.sleep)
 
 
 @pytest.fixture

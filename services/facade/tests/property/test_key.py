@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from urllib.parse import quote, unquote_to_bytes
 
-from facade.errors import BadRequestError
-from facade.routes.target import key_of
 from hypothesis import given
 from hypothesis import strategies as st
+
+from facade.errors import BadRequestError
+from facade.routes.target import key_of
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300).filter(
     lambda text: len(text.encode()) <= 1024

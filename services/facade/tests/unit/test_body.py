@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+
 from facade.errors import BadRequestError
 from facade.routes import body
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 
 import pytest
+
 from doug_wire import pipe
 from facade.client.link import Link
 from facade.client.operation import Kind, Operation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from doug_wire.slots import slot_of
 from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRange
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from facade.app import environment
 from facade.errors import SettingsError
 from facade.settings import Address, parse_address

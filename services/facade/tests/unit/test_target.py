@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from facade.errors import BadRequestError
 from facade.routes.target import consistency_of, key_of, wants_json
 

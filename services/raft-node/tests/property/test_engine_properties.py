@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.memtable import Batch
 from raft_node.storage.options import EngineOptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from raft_node.entry import Entry, EntryKind, encode
 from raft_node.raft.configuration import ConfigurationError, decode_configuration, encode_configuration
 from raft_node.raft.log import RaftLog

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from raft_node.entry import Entry
 from raft_node.errors import NotLeaderError, OverloadedError
 from raft_node.raft.config import RaftConfig

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from raft_node import entry
 from raft_node.entry import Entry
 from raft_node.errors import DiskError

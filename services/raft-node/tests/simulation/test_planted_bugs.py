@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 
 import pytest
+
 from raft_node.entry import Entry
 from raft_node.raft import node as node_module
 from raft_node.raft.messages import AppendEntries, Message

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
+
 from raft_node.raft.config import RaftConfig
 from raft_node.testing.cluster import Cluster
 from raft_node.testing.node import SimulatedNode

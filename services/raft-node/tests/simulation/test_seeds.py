@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from raft_node.testing.__main__ import effects, run_seeds
 from raft_node.testing.simulation import Options, missing_effects
 

@@ -4,6 +4,7 @@ import random
 import sys
 
 import pytest
+
 from raft_node.storage.block import Block, BlockError, encode_block, open_sealed, seal
 
 RECORDS: list[tuple[bytes, bytes | None]] = [(b"a", b"1"), (b"ab", None), (b"b", b""), (b"\xff\x00", b"x" * 300)]

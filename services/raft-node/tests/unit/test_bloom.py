@@ -4,6 +4,7 @@ import random
 
 import pytest
 import xxhash
+
 from raft_node.storage.block import BlockError
 from raft_node.storage.bloom import build_filter, load_filter
 

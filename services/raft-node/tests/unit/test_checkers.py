@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+
 from raft_node.entry import Entry, EntryKind, encode
 from raft_node.raft.messages import AppendEntriesResponse, RequestVoteResponse
 from raft_node.raft.types import HardState, NodeId, Write

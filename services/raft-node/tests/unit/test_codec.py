@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from doug.v1 import raft_pb2 as pb
 from raft_node import entry as entries
 from raft_node.entry import EntryKind

@@ -5,6 +5,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+
 from raft_node.storage.compaction import pick
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.options import EngineOptions, TableOptions

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
+
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status

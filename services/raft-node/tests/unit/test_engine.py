@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.files import OsFileSystem

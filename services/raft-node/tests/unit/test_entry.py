@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from crc32c import crc32c
+
 from raft_node import entry
 from raft_node.entry import EntryError, EntryKind
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from raft_node.errors import DiskError
 from raft_node.storage import files
 from raft_node.storage.files import FileSystem, OsFileSystem

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from crc32c import crc32c
+
 from raft_node import entry
 from raft_node.storage import record, wal_segment
 from raft_node.storage.wal import Wal, WalHardState, WalOptions

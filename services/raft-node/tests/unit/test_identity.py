@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from raft_node.app.bootstrap import check_membership
 from raft_node.errors import CorruptionError, DiskError, IdentityError
 from raft_node.raft.types import Configuration, NodeId

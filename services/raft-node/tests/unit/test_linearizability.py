@@ -4,6 +4,7 @@ import random
 from itertools import permutations
 
 import pytest
+
 from raft_node.testing.history import History, Operation
 from raft_node.testing.linearizability import check_history
 

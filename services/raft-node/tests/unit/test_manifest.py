@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage.manifest import Manifest, encode_current, manifest_name, recover
 from raft_node.storage.version import TableMeta, Version, VersionEdit

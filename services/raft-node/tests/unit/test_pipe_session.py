@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire import pipe

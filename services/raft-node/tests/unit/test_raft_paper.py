@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import NotLeaderError
 from raft_node.raft.leader import Leader

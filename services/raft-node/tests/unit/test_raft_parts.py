@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from raft_node.errors import SettingsError
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import ConfigurationError, decode_configuration, encode_configuration

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+
 from raft_node.entry import HEADER_BYTES
 from raft_node.errors import OverloadedError
 from raft_node.raft.config import RaftConfig

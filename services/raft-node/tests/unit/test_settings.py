@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from raft_node.errors import SettingsError
 from raft_node.settings import load, parse_address
 

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
+
 from raft_node.entry import Entry, EntryKind, encode
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import Heartbeat

@@ -4,6 +4,7 @@ import gc
 import random
 
 import pytest
+
 from raft_node.errors import CorruptionError
 from raft_node.storage.options import TableOptions
 from raft_node.storage.sstable import Table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status

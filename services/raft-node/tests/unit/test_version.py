@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from raft_node.storage.version import LEVELS, TableMeta, Version, VersionEdit, VersionError, find_table
 
 

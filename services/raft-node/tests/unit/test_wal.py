@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from raft_node import entry
 from raft_node.entry import Entry
 from raft_node.errors import CorruptionError, DiskError

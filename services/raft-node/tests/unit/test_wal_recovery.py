@@ -7,6 +7,7 @@ import random
 
 import pytest
 from crc32c import crc32c
+
 from raft_node import entry
 from raft_node.entry import Entry
 from raft_node.errors import CorruptionError, DiskError

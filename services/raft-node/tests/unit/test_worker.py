@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import OsFileSystem

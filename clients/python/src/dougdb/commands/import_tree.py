@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -72,13 +73,9 @@ async def _copy(
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(found.files))
-        async with AsyncDougClient(url, connections_max=concurrency) as client:
-            copy = TreeCopy(
-                client,
-                concurrency=concurrency,
-                clock=time.monotonic,
-                on_file=lambda size: progress.advance(task),
-            )
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(AsyncDougClient(url)) for _ in range(concurrency)]
+            copy = TreeCopy(clients, clock=time.monotonic, on_file=lambda size: progress.advance(task))
             if store:
                 progress.update(task, description="importing")
                 await copy.store(found.files)

@@ -8,8 +8,6 @@ Source: reliability.md, part 5.
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -20,7 +18,9 @@ HEAD_BYTES_MAX = 32 << 10
 
 _LATE = BadRequestError("head_timeout", "The head of the request did not arrive in time.", status=408)
 _LARGE = BadRequestError("head_too_large", f"The head of the request exceeds {HEAD_BYTES_MAX} bytes.", status=431)
-_MALFORMED = BadRequestError("bad_request", "This is not a well-formed HTTP/1.1 request.")
+_MALFORMED = BadRequestError(
+    "bad_request", "This is not a well-formed HTTP/1.1 request; paths are percent-encoded ASCII."
+)
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
@@ -55,10 +55,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.head_since_s = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
-        """Takes raw UTF-8 as what it means, and refuses a fragment, which would cut the key silently."""
+        """Refuses a fragment, which would cut the key silently."""
         if b"#" in url:
             raise httptools.HttpParserInvalidURLError("a fragment in the request target")
-        super().on_url(url if url.isascii() else quote(url, safe=_SAFE).encode())
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Counts."""
@@ -88,7 +88,3 @@ class LimitedProtocol(HttpToolsProtocol):
         lines.append(b"connection: close")
         self.transport.write(b"\r\n".join([*lines, b"", body]))
         self.transport.close()
-
-
-_SAFE = bytes(range(0x80))
-"""Every ASCII byte stays as it is: only bytes above are percent-encoded."""

@@ -18,7 +18,6 @@ from itertools import count
 from typing import NamedTuple
 
 from doug_wire import pipe
-
 from facade.client.operation import Kind, Operation
 
 

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import grpc.aio
 import structlog
+
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import pipe
-
 from facade.client.link import Link
 from facade.client.operation import Headers, Operation
 

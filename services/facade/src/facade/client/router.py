@@ -18,10 +18,10 @@ from itertools import count
 
 import grpc.aio
 import structlog
+
 from doug.v1 import admin_pb2
 from doug_wire import command, pipe
 from doug_wire.command import Opcode
-
 from facade.client.metrics import Metrics
 from facade.client.node import Node
 from facade.client.operation import Kind, Operation

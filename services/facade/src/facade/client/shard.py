@@ -19,10 +19,10 @@ from math import inf
 from typing import Protocol
 
 import structlog
+
 from doug.v1 import admin_pb2, doug_pb2
 from doug_wire import pipe
 from doug_wire.pipe import Status
-
 from facade.client.link import Link
 from facade.client.metrics import Metrics
 from facade.client.node import Node

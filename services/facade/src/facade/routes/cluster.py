@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import cast, get_args
 
-from doug.v1 import admin_pb2
 from fastapi import APIRouter
 
+from doug.v1 import admin_pb2
 from facade import __version__
 from facade.client.node import Node
 from facade.client.router import Router

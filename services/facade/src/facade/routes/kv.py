@@ -15,9 +15,9 @@ from time import perf_counter
 from typing import Any
 
 import orjson
+
 from doug_wire.command import CONTENT_TYPE_BYTES_MAX, VALUE_BYTES_MAX, Opcode
 from doug_wire.pipe import Status
-
 from facade.client.metrics import Metrics
 from facade.client.operation import Headers
 from facade.client.router import Router

@@ -13,7 +13,6 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from doug_wire.command import KEY_BYTES_MAX
-
 from facade.client.operation import Kind
 from facade.errors import BadRequestError
 

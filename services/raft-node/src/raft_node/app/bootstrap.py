@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import grpc.aio
+
 from doug.v1 import raft_pb2 as pb
 from doug.v1 import raft_pb2_grpc as pb_grpc
-
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryError, EntryKind
 from raft_node.errors import IdentityError

@@ -17,7 +17,6 @@ from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
-
 from raft_node.entry import HEADER_BYTES, Entry, EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv import partitions

@@ -7,7 +7,6 @@ their headers. What comes from the network is checked here; a message that does 
 from __future__ import annotations
 
 from doug.v1 import raft_pb2 as pb
-
 from raft_node import entry as entries
 from raft_node.entry import EntryError
 from raft_node.raft.messages import (

@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2_grpc
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire.command import CommandError, Opcode
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
-
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.pipe import PipeSession

@@ -13,13 +13,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
+
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire import pipe
 from doug_wire.command import CommandError
 from doug_wire.pipe import PipeError, ReadRecord, Status
 from doug_wire.slots import slot_of
-
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.shard import Shard

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
+
 from doug.v1 import raft_pb2 as pb
 from doug.v1 import raft_pb2_grpc as pb_grpc
-
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.messages import Message

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from doug.v1 import doug_pb2 as pb
-
 from raft_node.raft.types import Role
 from raft_node.rpc.peers import Peers
 from raft_node.runtime.driver import Driver

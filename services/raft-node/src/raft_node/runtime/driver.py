@@ -22,7 +22,6 @@ from typing import Protocol
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
-
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import NotLeaderError, OverloadedError
 from raft_node.kv import partitions

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from doug_wire.pipe import Status
-
 from raft_node.entry import Entry
 from raft_node.kv.state_machine import Outcome
 
