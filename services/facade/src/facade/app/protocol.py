@@ -18,9 +18,7 @@ HEAD_BYTES_MAX = 32 << 10
 
 _LATE = BadRequestError("head_timeout", "The head of the request did not arrive in time.", status=408)
 _LARGE = BadRequestError("head_too_large", f"The head of the request exceeds {HEAD_BYTES_MAX} bytes.", status=431)
-_MALFORMED = BadRequestError(
-    "bad_request", "This is not a well-formed HTTP/1.1 request; paths are percent-encoded ASCII."
-)
+_MALFORMED = BadRequestError("bad_request", "This is not well-formed HTTP/1.1; paths are percent-encoded ASCII.")
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
