@@ -170,10 +170,8 @@ def _judge_payload(data: bytes, position: int, frame: Frame, framing: Framing, s
         return Damage(position, f"frame {frame.sequence} stands where frame {sequence} belongs")
     if end > len(data):
         return Damage(position, "a frame reaches beyond its file")
-    if find(data, end, framing, sequence) is not None:
-        return Damage(position, "a frame is damaged, and a valid one follows it")
     if not is_zero(data, end):
-        return Damage(end, "there are bytes behind the last frame")
+        return Damage(position, "a frame is damaged, and there are bytes behind it")
     if data[end - 1] == 0:
         return None
     sector = (position // SECTOR_BYTES + 1) * SECTOR_BYTES
