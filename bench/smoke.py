@@ -21,6 +21,9 @@ from typing import Any
 
 import psutil
 
+if __package__ in (None, ""):  # Started by its path, as `make bench-smoke` does.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 from bench.cluster import Cluster, ClusterError
 from bench.load import LoadResult, Workload, run_blocking
 from bench.meter import cpu_s, family, family_pss_bytes, rss_bytes, scrape, total

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,12 +29,13 @@ CONVERGED_S = 30.0
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the standard library of the Python that runs this."""
     source = Path(os.__file__).parent
     target = tmp_path_factory.mktemp("stdlib") / "lib"
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("site-packages", "dist-packages", "__pycache__"))
-    return target
+    yield target
+    shutil.rmtree(target)
 
 
 @pytest.fixture(scope="module")
