@@ -6,7 +6,7 @@ PYTEST := $(BIN)/pytest
 MYPY := $(BIN)/mypy
 SOURCES := protos/wire services/raft-node/src services/facade/src clients/python/src
 # Each folder of tests is checked by itself: their modules are not packages and may share names.
-TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests tests bench)
+TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests tests)
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
 
 .DEFAULT_GOAL := help
@@ -34,7 +34,7 @@ lint: setup
 
 types: setup
 	$(MYPY) $(SOURCES)
-	$(MYPY) tools
+	$(MYPY) tools bench
 	@for folder in $(TESTS); do \
 		echo "$(MYPY) $$folder"; \
 		MYPYPATH=$$folder $(MYPY) --explicit-package-bases $$folder || exit 1; \
