@@ -6,7 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from doug_wire.pipe import Status
+
+pytestmark = pytest.mark.slow
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
