@@ -22,7 +22,7 @@ def test_every_seed_holds_and_every_fault_makes_a_difference() -> None:
     assert min(result.operations for result in results) >= 300
     assert min(result.faults for result in results) >= 5
     # A run in which hardly anything succeeds proves little.
-    assert sum(result.succeeded for result in results) > 0.9 * sum(result.operations for result in results)
+    assert sum(result.succeeded for result in results) > 0.8 * sum(result.operations for result in results)
     assert {result.log for result in results} == {"MemoryLog", "WalLog"}
     assert missing_effects(results) == []
 

@@ -12,6 +12,8 @@ from raft_node.testing.cluster import Cluster
 from raft_node.testing.history import History, Operation
 from raft_node.testing.node import Outcome
 
+RETRY_US = 15_000
+
 
 class Client:
     """One client, which sends requests until it is stopped.
@@ -87,7 +89,7 @@ class Client:
         now_us = self._cluster.clock.now_us
         if status == "ok":
             self._history.succeed(operation, now_us, value)
-            self.done += 1
+            self._end()
             self.succeeded += 1
         elif status == "refused":
             self._history.refuse(operation, now_us)
@@ -99,7 +101,7 @@ class Client:
             self._target = leader if leader in self._cluster.nodes else self._chance.choice(self._names)
         if not self._waiting:
             # Whoever was refused tries elsewhere at once; so the new leader of a split shard is soon found.
-            self._pause(self._pause_us if status == "ok" else 5_000)
+            self._pause(self._pause_us if status == "ok" else RETRY_US)
 
     def _give_up(self, request: list[Operation]) -> None:
         if request is not self._waiting or not request:
@@ -109,10 +111,14 @@ class Client:
             self._cluster.trace.add(f"deadline {operation}")
         self._waiting = []
         self._target = self._chance.choice(self._names)
-        self._pause(5_000)
+        self._pause(RETRY_US)
+
+    def _end(self) -> None:
+        self.done += 1
+        self._cluster.counters["operations"] += 1
 
     def _lose(self, operation: Operation) -> None:
-        self.done += 1
+        self._end()
         if operation.kind == "put":
             self._cluster.counters["unknown"] += 1
 

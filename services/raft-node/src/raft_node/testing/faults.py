@@ -10,7 +10,6 @@ seeds: each tells that a fault did not just happen, but made a difference.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable
 
 from raft_node.testing.cluster import Cluster
@@ -42,7 +41,7 @@ Undo = Callable[[], None]
 
 
 class FaultInjector:
-    """Begins and ends faults in a cluster until it is told to stop.
+    """Begins and ends faults in a cluster until it is told to stop; ``begun`` counts them.
 
     Args:
         cluster: What to hurt.
@@ -51,7 +50,7 @@ class FaultInjector:
     """
 
     def __init__(self, cluster: Cluster, kinds: tuple[str, ...], gap_us: int) -> None:
-        self.injected: Counter[str] = Counter()
+        self.begun = 0
         self.active = True
         self._cluster = cluster
         self._chance = cluster.chance
@@ -73,7 +72,7 @@ class FaultInjector:
         undo = self._inject(kind)
         if undo is not None:
             duration_us = 20_000 + int(self._chance.random() ** 2 * 1_200_000)
-            self.injected[kind] += 1
+            self.begun += 1
             self._cluster.trace.add(f"fault {kind} for {duration_us}")
             self._cluster.clock.call_later(duration_us, self._end, kind, undo)
         self._schedule()
@@ -113,7 +112,7 @@ class FaultInjector:
     def _victims(self, count: int) -> list[str]:
         """Some nodes; the leader is among them more often than not, for that is where it hurts."""
         names = list(self._cluster.nodes)
-        victims = self._chance.sample(names, count)
+        victims = self._chance.sample(names, min(count, len(names)))
         leader = self._cluster.leader
         if leader is not None and leader.name not in victims and self._chance.random() < 0.5:
             victims[0] = leader.name
@@ -144,7 +143,7 @@ class FaultInjector:
         names, chance = list(self._cluster.nodes), self._chance
         links: list[Link] = []
         if kind == "partition":
-            inside = set(self._victims(chance.randint(1, len(names) // 2)))
+            inside = set(self._victims(chance.randint(1, max(1, len(names) // 2))))
             links = [(a, b) for a in names for b in names if (a in inside) != (b in inside)]
         elif kind == "isolate":
             victim = self._victims(1)[0]
@@ -166,7 +165,7 @@ class FaultInjector:
         nodes = self._cluster.nodes
         count = {"crash": 1, "crash_many": self._chance.randint(2, max(2, len(nodes) - 2))}.get(kind, len(nodes))
         lives: dict[str, int] = {}
-        for name in self._victims(min(count, len(nodes))):
+        for name in self._victims(count):
             if nodes[name].raft is not None:
                 nodes[name].crash()
                 lives[name] = nodes[name].life

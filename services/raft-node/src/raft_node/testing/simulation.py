@@ -97,7 +97,8 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
         _run(cluster, history, chance, result)
     except InvariantViolationError as violation:
         result.failure = str(violation)
-    except (AssertionError, DougError) as error:
+    except (AssertionError, DougError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # A bug in the core may show as any of these, and the seed has to be told all the same.
         result.failure = f"{error!r} in {_place(error)}"
     if result.failure:
         cluster.trace.add(f"FAILURE {result.failure}")
@@ -143,14 +144,12 @@ def _run(cluster: Cluster, history: History, chance: random.Random, result: Resu
     clients = [Client(cluster, history, number, keys, pause_us) for number in range(1, chance.randint(3, 8) + 1)]
 
     def enough() -> bool:
-        return (
-            sum(client.done for client in clients) >= options.operations and injector.injected.total() >= options.faults
-        )
+        return cluster.counters["operations"] >= options.operations and injector.begun >= options.faults
 
     finished = clock.run(enough, SAFETY_LIMIT_US)
     result.operations = sum(client.done for client in clients)
     result.succeeded = sum(client.succeeded for client in clients)
-    result.faults = injector.injected.total()
+    result.faults = injector.begun
     result.virtual_ms = clock.now_us // 1000
     if not finished:
         result.failure = f"only {result.operations} operations and {result.faults} faults in {result.virtual_ms} ms"
