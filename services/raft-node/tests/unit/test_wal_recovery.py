@@ -481,3 +481,27 @@ def test_a_format_of_the_future_is_refused() -> None:
     checked = bytes(header[:508])
     content = checked + crc32c(checked).to_bytes(4, "little") + files[path_of(1)][512:]
     assert "has format" in refuses({path_of(1): content}).what
+
+
+def test_a_missing_first_segment_is_refused_even_if_it_held_no_entry() -> None:
+    fs = MemoryFileSystem()
+    wal = Wal.open(fs, DIRECTORY, SMALL)
+    while wal.segment_count < 2:
+        put(wal, [], hard_state=STATE)
+    put(wal, run(1, 3))
+    wal.close()
+    files = fs.files()
+    del files[path_of(1)]
+    assert refuses(files).path == path_of(1)
+
+
+def test_a_name_that_an_earlier_process_did_not_sync_is_durable_after_a_start() -> None:
+    content = small_log(1)[path_of(1)]
+    for seed in range(10):
+        fs = MemoryFileSystem()
+        fs.make_directory(DIRECTORY)
+        file = fs.create(path_of(1))
+        file.write_at(0, [content])
+        last_index = Wal.open(fs, DIRECTORY, SMALL).last_index
+        fs.crash(random.Random(seed))
+        assert Wal.open(fs, DIRECTORY, SMALL).last_index == last_index == 5
