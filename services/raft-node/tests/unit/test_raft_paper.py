@@ -85,10 +85,11 @@ class TestSection51Terms:
 
     def test_answers_of_an_older_term_are_ignored(self) -> None:
         peer = leader_of(follower(1, 1, 2, term=4))
-        before = {x: (p.match_index, p.next_index) for x, p in leading(peer).progress.items()}
+        before = {x: (p.match_index, p.next_index, p.heard_tick) for x, p in leading(peer).progress.items()}
+        peer.node.tick()
         peer.step(AppendEntriesResponse(B, A, 4, True, 3, 0, 0, 0), HeartbeatResponse(B, A, 4, 1, 3))
         peer.step(AppendEntriesResponse(C, A, 4, False, 0, 3, 0, 0), RequestVoteResponse(D, A, 4, True, False))
-        assert before == {x: (p.match_index, p.next_index) for x, p in leading(peer).progress.items()}
+        assert before == {x: (p.match_index, p.next_index, p.heard_tick) for x, p in leading(peer).progress.items()}
 
 
 class TestSection52Elections:

@@ -117,6 +117,8 @@ class TestProgress:
 
     def test_a_refusal_moves_a_probe_back_but_never_below_what_matches(self) -> None:
         peer = self.probe(next_index=11, match_index=4)
+        peer.rejected(7, 6)
+        assert peer.next_index == 11, "that answers an older probe"
         peer.rejected(10, 30)
         assert (peer.next_index, peer.cautious) == (10, True)
         peer.rejected(9, 2)

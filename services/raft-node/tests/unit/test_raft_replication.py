@@ -264,6 +264,18 @@ class TestHeartbeats:
         assert shard.delivered["Heartbeat"] <= 2 and shard.delivered["AppendEntries"] == 80
         assert shard["b"].plays(Role.FOLLOWER)
 
+    def test_a_silent_peer_brings_the_others_no_heartbeats(self) -> None:
+        shard, peer = steady()
+        shard.cut("c")
+        peer.pump()
+        for _ in range(4):
+            for _ in range(5):
+                peer.node.propose(commands(1), 0)
+                shard.deliver()
+                peer.node.tick()
+                beats = [m for m in peer.pump() if isinstance(m, Heartbeat) and m.answer]
+                assert to(list(beats), B) == []
+
     def test_the_commit_index_is_clipped_to_what_is_matched(self) -> None:
         shard, peer = steady(count=5)
         shard.passes = lambda m: m.receiver != E
@@ -312,6 +324,18 @@ class TestCommitNotice:
         sent_tick = progress(peer).sent_tick
         shard.tick()
         assert shard["b"].node.commit_index == 2 and progress(peer).sent_tick == sent_tick
+
+    def test_no_notice_to_a_peer_that_is_about_to_answer(self) -> None:
+        _, peer = steady(count=5)
+        peer.node.propose(commands(1), 0)
+        peer.pump()
+        acknowledge(peer, 2, B)
+        peer.node.propose(commands(1), 0)
+        peer.pump()
+        acknowledge(peer, 2, C)
+        assert (peer.node.commit_index, progress(peer).told_commit_index) == (2, 1)
+        peer.node.tick()
+        assert to(peer.pump(), B) == []
 
     def test_no_notice_to_a_peer_that_has_not_answered(self) -> None:
         shard, peer = steady()

@@ -175,7 +175,6 @@ class Leader:
         """Whether nothing is on the way or about to be that could carry the commit index."""
         return (
             peer.told_commit_index < self._log.commit_index
-            and peer.told_commit_index < peer.match_index
             and not peer.inflights
             and peer.next_index > self._log.last_index
         )
