@@ -183,13 +183,13 @@ PLANTED = {
     CountsOldTerms: "commit_rule",
     CountsItsOwnUnsyncedEntries: "commit_durable",
     TruncatesAlways: "only cut where other entries take their place|committed_never_shrinks|commit_durable",
-    NeverTruncates: "log_matching|state_machine_safety|leader_completeness",
-    SkipsTheConsistencyCheck: "log_matching|state_machine_safety|leader_completeness",
+    NeverTruncates: "commit_durable|log_matching|state_machine_safety|leader_completeness",
+    SkipsTheConsistencyCheck: "commit_durable|log_matching|state_machine_safety|leader_completeness",
     TrustsTheCommitIndex: "state_machine_safety",
     ReadsWithoutAQuorum: "read_index_fresh|not linearizable",
     ReadsBeforeItsOwnEntry: "read_index_fresh|not linearizable",
     RepeatsReadTokens: "read_index_fresh|not linearizable",
-    VotesForAnybody: "leader_completeness|state_machine_safety",
+    VotesForAnybody: "committed_never_shrinks|leader_completeness|state_machine_safety",
 }
 
 
