@@ -19,7 +19,7 @@ from dougdb.dev.ports import PortPlan, taken
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 LAYOUT = Layout(2, 3)
-START_S = 20.0
+START_S = 60.0
 NAMES = ["facade", *(LAYOUT.node_id(*place) for place in LAYOUT.places())]
 
 
