@@ -6,6 +6,7 @@ Usage: python tools/protos.py [--check]
 from __future__ import annotations
 
 import filecmp
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ def generate(target: Path) -> list[Path]:
     subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", *outputs, *(str(path) for path in sources)],
         check=True,
+        # protoc looks for the plugins of mypy-protobuf in PATH; they lie beside this interpreter.
+        env={**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])},
     )
     return sorted(path for path in target.rglob("*_pb2*.py*") if "__pycache__" not in path.parts)
 
