@@ -40,11 +40,12 @@ def test_another_leaders_entry_at_the_index_proves_that_nothing_was_applied() ->
     assert sink.results == [(10, Status.NOT_APPLIED, 0)]
 
 
-def test_a_proposal_at_an_index_that_is_used_again_is_gone() -> None:
+def test_a_proposal_at_an_index_that_is_used_again_is_unknown() -> None:
+    """Another node may hold the entry still, win a later election with it, and commit it."""
     pending, sink = PendingProposals(), ListSink()
     pending.add(5, 2, submissions(sink, 10), 100.0)
     pending.add(5, 4, submissions(sink, 20), 100.0)
-    assert sink.results == [(10, Status.NOT_APPLIED, 0)]
+    assert sink.results == [(10, Status.UNKNOWN, 0)]
     pending.applied([entry(5, 4)], [Outcome(Status.OK, 1)])
     assert sink.results[1:] == [(20, Status.OK, 1)]
 

@@ -312,6 +312,17 @@ class TestCommitNotice:
         shard.tick(3)
         assert not shard.delivered
 
+    def test_in_a_stream_of_proposals_no_notice_goes_out_and_the_last_index_rides_on_a_heartbeat(self) -> None:
+        shard, peer = steady(count=5)
+        shard.delivered.clear()
+        for _ in range(3):
+            peer.node.propose(commands(1), 0)
+            shard.deliver()
+            shard.tick(2)
+        assert shard.delivered["Heartbeat"] == 4, "one notice to each, after the first proposal"
+        shard.tick(5)
+        assert {p.node.commit_index for p in shard.peers.values()} == {4}
+
     def test_a_notice_keeps_followers_quiet_but_is_no_heartbeat_for_check_quorum(self) -> None:
         follower = Peer(B, Configuration((A, B, C)))
         assert follower.step(Heartbeat(A, B, 1, 0, 0, answer=False)) == []

@@ -57,6 +57,8 @@ class Leader:
         self._other_voters = tuple(voter for voter in configuration.voters if voter != node_id)
         # The entry that the caller is about to append is the first of this term.
         self._term_start_index = log.last_index + 1
+        self._proposed_tick = now - config.heartbeat_ticks
+        self._streaming = False
         self.reads = ReadIndexRounds(last_read_token)
         self.progress = {
             peer: Progress(next_index=log.last_index + 1, heard_tick=now, sent_tick=now, heartbeat_tick=now)
@@ -65,6 +67,11 @@ class Leader:
         }
 
     # Time.
+
+    def proposed(self, now: int) -> None:
+        """Notes that entries were proposed: two proposals within a heartbeat make a stream, and more will follow."""
+        self._streaming = now - self._proposed_tick < self._config.heartbeat_ticks
+        self._proposed_tick = now
 
     def tick(self, now: int) -> None:
         """Sends the heartbeats and the commit notices that are due."""
@@ -172,9 +179,13 @@ class Leader:
         return quorum_value([now if v == self._id else self.progress[v].heard_tick for v in self._voters])
 
     def _owes_commit_index(self, peer: Progress) -> bool:
-        """Whether nothing is on the way or about to be that could carry the commit index."""
+        """Whether nothing is on the way or about to be that could carry the commit index.
+
+        In a stream of proposals the next AppendEntries carries it, and when the stream ends the next heartbeat.
+        """
         return (
-            peer.told_commit_index < self._log.commit_index
+            not self._streaming
+            and peer.told_commit_index < self._log.commit_index
             and not peer.inflights
             and peer.next_index > self._log.last_index
         )

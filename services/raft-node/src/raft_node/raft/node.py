@@ -196,6 +196,7 @@ class RaftNode:
         waiting = self._log.unapplied_bytes
         if waiting and waiting + size > self._config.uncommitted_bytes_max:
             raise OverloadedError(f"{waiting} bytes in the log are not applied yet")
+        self._leader.proposed(self._now)
         first, term = self._log.last_index + 1, self._term
         timestamp_us = max(timestamp_us, self._log.last_timestamp_us)
         encode = entries_codec.encode

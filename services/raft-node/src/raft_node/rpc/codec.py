@@ -37,15 +37,15 @@ def receiver(envelope: pb.Envelope) -> NodeId:
     return NodeId(envelope.receiver.name, envelope.receiver.incarnation)
 
 
-def encode_append(message: AppendEntries, envelope: pb.Envelope) -> pb.AppendEntriesRequest:
-    """AppendEntries for the wire."""
+def encode_append(message: AppendEntries, envelope: pb.Envelope, blob: bytes) -> pb.AppendEntriesRequest:
+    """AppendEntries for the wire; ``blob`` is its entries joined, which several peers may share."""
     return pb.AppendEntriesRequest(
         envelope=envelope,
         term=message.term,
         prev_log_index=message.prev_log_index,
         prev_log_term=message.prev_log_term,
         commit_index=message.commit_index,
-        entries=entries.join(message.entries),
+        entries=blob,
     )
 
 

@@ -18,6 +18,7 @@ import grpc.aio
 
 from doug.v1 import raft_pb2 as pb
 from doug.v1 import raft_pb2_grpc as pb_grpc
+from raft_node import entry as entries
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.messages import (
@@ -133,9 +134,9 @@ class Peer:
                 vote.cancel()
             await self._channel.close()
 
-    def append(self, message: AppendEntries) -> None:
-        """Queues AppendEntries."""
-        self._appends.outbox.put(codec.encode_append(message, self._envelope))
+    def append(self, message: AppendEntries, blob: bytes) -> None:
+        """Queues AppendEntries, whose entries are joined in ``blob``."""
+        self._appends.outbox.put(codec.encode_append(message, self._envelope, blob))
 
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
@@ -216,10 +217,15 @@ class Peers:
 
     def send(self, messages: Sequence[Message]) -> None:
         """Queues messages, each where it belongs."""
+        # The core gives peers that are equally far the same list: it is joined once.
+        blobs: dict[int, bytes] = {}
         for message in messages:
             match message:
                 case AppendEntries():
-                    self._peers[message.receiver].append(message)
+                    blob = blobs.get(id(message.entries))
+                    if blob is None:
+                        blob = blobs[id(message.entries)] = entries.join(message.entries)
+                    self._peers[message.receiver].append(message, blob)
                 case Heartbeat():
                     self._peers[message.receiver].heartbeat(message)
                 case RequestVote():

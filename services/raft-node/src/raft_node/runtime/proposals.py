@@ -52,13 +52,14 @@ class PendingProposals:
     def add(self, first_index: int, term: int, submissions: Sequence[Submission], deadline_s: float) -> None:
         """Notes proposals that were given the indexes from ``first_index`` on, in ``term``.
 
-        What still waits at such an index was proposed by this node in an earlier term, and its entry is gone.
+        What still waits at such an index was proposed by this node in an earlier term. Its entry is gone from this log,
+        but another node may still hold it, lead and commit it: its outcome is unknown.
         """
         pending = self._pending
         for index, submission in enumerate(submissions, first_index):
             replaced = pending.pop(index, None)
             if replaced is not None:
-                replaced.sink.resolve(replaced.record_id, Status.NOT_APPLIED, 0)
+                replaced.sink.resolve(replaced.record_id, Status.UNKNOWN, 0)
             pending[index] = _Pending(term, submission.sink, submission.record_id, deadline_s)
 
     def applied(self, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> int:
