@@ -19,7 +19,7 @@ def a_disk() -> MemoryFileSystem:
 def write(fs: MemoryFileSystem, batches: list[Batch]) -> ChangeSegment:
     segment = ChangeSegment(fs, "/data", 1)
     for index, batch in enumerate(batches, 1):
-        segment.add(batch, index, 7)
+        segment.add(batch, index, 7, 1 << 20)
         if index % 3 == 0:
             piece = segment.take()
             assert piece is not None

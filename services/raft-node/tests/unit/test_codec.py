@@ -27,7 +27,9 @@ ENVELOPE = LocalMember(A, b"cluster", 3, "127.0.0.1:1").envelope(B)
 def test_every_message_survives_the_wire() -> None:
     log = [entries.encode(8, 4, EntryKind.NOOP, 1), entries.encode(9, 5, EntryKind.COMMAND, 2, b"x")]
     append = AppendEntries(A, B, 5, 7, 4, 6, log)
-    wire = pb.AppendEntriesRequest.FromString(codec.encode_append(append, ENVELOPE, entries.join(log)).SerializeToString())
+    wire = pb.AppendEntriesRequest.FromString(
+        codec.encode_append(append, ENVELOPE, entries.join(log)).SerializeToString()
+    )
     assert codec.decode_append(wire, A, B) == append
     answer = AppendEntriesResponse(A, B, 5, False, 1, 2, 3, 4)
     assert codec.decode_append_response(codec.encode_append_response(answer, ENVELOPE), A, B) == answer

@@ -94,7 +94,7 @@ def test_change_segment() -> None:
     fs = MemoryFileSystem()
     fs.make_directory("/data")
     segment = changes.ChangeSegment(fs, "/data", 1)
-    segment.add([(b"a", b"1"), (b"b", None)], 5, 2)
+    segment.add([(b"a", b"1"), (b"b", None)], 5, 2, 1 << 20)
     segment.seal()
     piece = segment.take()
     assert piece is not None

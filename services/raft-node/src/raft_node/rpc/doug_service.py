@@ -99,7 +99,9 @@ class DougService(doug_pb2_grpc.DougServicer):
         shard, revision = await self._write(Opcode.DELETE, request.key, b"", b"", request.epoch, context)
         return pb.DeleteResponse(revision=revision, receipt=shard.receipt())
 
-    async def Pipe(self, request_iterator: AsyncIterator[pb.Batch], context: Context) -> None:  # noqa: N802
+    async def Pipe(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.Batch], context: Context
+    ) -> None:
         """Serves a stream of batches."""
         shard = await self._admit(context)
         await PipeSession(shard, context, self._metrics).run()

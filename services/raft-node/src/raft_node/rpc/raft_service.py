@@ -89,7 +89,7 @@ class RaftService(pb_grpc.RaftServicer):
         self._sent["RequestVote"].inc()
         return codec.encode_vote_response(response, attached.peers.envelope(source))
 
-    async def Replicate(  # noqa: N802
+    async def Replicate(  # type: ignore[override]  # noqa: N802
         self,
         request_iterator: AsyncIterator[pb.AppendEntriesRequest],
         context: grpc.aio.ServicerContext[Any, Any],
@@ -102,7 +102,7 @@ class RaftService(pb_grpc.RaftServicer):
             codec.decode_append,
         )
 
-    async def Heartbeat(  # noqa: N802
+    async def Heartbeat(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[pb.HeartbeatRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """Takes a leader's heartbeats; the answers go back at once."""

@@ -53,8 +53,9 @@ class Maintenance:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="maintenance")
 
     def poke(self) -> None:
-        """Notes that something was written."""
-        self._changes_wanted.set()
+        """Notes that something was written. Two threads wake up for it only when there is enough to do."""
+        if self._engine.changes_due:
+            self._changes_wanted.set()
 
     async def run(self) -> None:
         """Runs until cancelled."""

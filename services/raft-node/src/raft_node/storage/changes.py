@@ -75,7 +75,7 @@ class ChangeSegment:
         complete: The memtable takes no more writes, and all of them were written here.
     """
 
-    __slots__ = ("_file", "_fs", "_path", "_queue", "_sealed", "complete", "name", "size_bytes")
+    __slots__ = ("_file", "_fs", "_path", "_queue", "_queue_bytes", "_sealed", "complete", "name", "size_bytes")
 
     def __init__(self, fs: FileSystem, directory: str, number: int) -> None:
         self.name = change_name(number)
@@ -85,23 +85,33 @@ class ChangeSegment:
         self._path = f"{directory}/{self.name}"
         self._file: WritableFile | None = None
         self._queue: list[_Change] = []
+        self._queue_bytes = 0
         self._sealed = False
 
-    def add(self, batch: Batch, applied_index: int, applied_term: int) -> None:
-        """Queues a batch, which must not change any more."""
+    def add(self, batch: Batch, applied_index: int, applied_term: int, size_bytes: int) -> None:
+        """Queues a batch of about this size, which must not change any more."""
         assert not self._sealed
         self._queue.append(_Change(applied_index, applied_term, batch))
+        self._queue_bytes += size_bytes
 
     def seal(self) -> None:
         """No batch will be added."""
         self._sealed = True
 
+    @property
+    def due(self) -> bool:
+        """Whether writing is worth a switch to another thread: there is enough, or no more will come.
+
+        What waits takes no memory of its own: the memtable holds the same keys and values.
+        """
+        return self._queue_bytes >= _WRITE_BYTES or (self._sealed and not self.complete)
+
     def take(self) -> ChangeWrite | None:
-        """What is to be written next, if anything."""
-        if self._queue or (self._sealed and not self.complete):
-            queue, self._queue = self._queue, []
-            return ChangeWrite(self, queue, self._sealed)
-        return None
+        """What is to be written next, if that is worth it."""
+        if not self.due:
+            return None
+        queue, self._queue, self._queue_bytes = self._queue, [], 0
+        return ChangeWrite(self, queue, self._sealed)
 
     def write(self, changes: list[_Change], last: bool) -> None:
         """Writes what was taken. Blocking; see ``ChangeWrite.run``."""

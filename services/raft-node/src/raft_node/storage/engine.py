@@ -199,8 +199,9 @@ class Engine:
         """
         memtable, changes = self._active
         assert applied_index > memtable.applied_index, (applied_index, memtable.applied_index)
+        before = memtable.size_bytes
         memtable.write(batch, applied_index, applied_term)
-        changes.add(batch, applied_index, applied_term)
+        changes.add(batch, applied_index, applied_term, memtable.size_bytes - before)
         if memtable.size_bytes >= self._options.memtable_bytes:
             self.rotate()
 
@@ -214,6 +215,13 @@ class Engine:
         changes.seal()
         self._immutables.append(self._active)
         self._active = self._new_generation(memtable.applied_index, memtable.applied_term)
+
+    @property
+    def changes_due(self) -> bool:
+        """Whether ``take_changes`` has something to give; cheap enough to ask after every write."""
+        if self._change_write is not None:
+            return False
+        return self._active.changes.due or any(generation.changes.due for generation in self._immutables)
 
     def take_changes(self) -> ChangeWrite | None:
         """The next piece of a change segment to be written, or None while one is under way or nothing waits.
