@@ -30,6 +30,7 @@ from raft_node.testing.lockstep import (
 
 A, B, C, D, E = members(5)
 
+
 class TestSection51Terms:
     """The paper, 5.1."""
 

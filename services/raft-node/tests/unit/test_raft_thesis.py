@@ -29,6 +29,7 @@ from raft_node.testing.lockstep import (
 
 A, B, C, D, E = members(5)
 
+
 class TestThesis96PreVote:
     """The thesis, 9.6."""
 
