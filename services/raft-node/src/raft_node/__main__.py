@@ -6,6 +6,7 @@ to run or to go on (damaged files, a failing disk, an identity that does not fit
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import fcntl
@@ -95,9 +96,11 @@ async def _run(settings: NodeSettings) -> None:
 
 def main() -> int:
     """Runs the command and returns its exit code."""
-    if "--version" in sys.argv[1:]:
-        print(f"raft-node {__version__}")
-        return 0
+    parser = argparse.ArgumentParser(
+        prog="raft-node", description="One replica of a DougDB shard. Settings are environment variables DOUGDB_*."
+    )
+    parser.add_argument("--version", action="version", version=f"raft-node {__version__}")
+    parser.parse_args()
     if not __debug__:
         print("raft-node: do not run this with -O: its assertions guard the data", file=sys.stderr)
         return EXIT_SETTINGS
