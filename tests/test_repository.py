@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -54,9 +55,16 @@ def test_every_program_tells_its_version(program: str) -> None:
 # -- the two commands -----------------------------------------------------------------------------------------------
 
 
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    """Calls make as a user does, also when these tests were started by make themselves."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
 def recipe(*words: str) -> str:
     """What make would do, without doing it."""
-    run = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    run = make("-n", *words)
+    assert run.returncode == 0, run.stderr
     return run.stdout
 
 
@@ -85,7 +93,7 @@ def test_make_test_checks_everything_and_runs_every_test() -> None:
 @needs_make
 def test_a_simulation_is_replayed_by_its_seed() -> None:
     assert recipe("simulate", "SEED=7").splitlines()[-1].endswith("-m raft_node.testing --seed 7")
-    missing = subprocess.run(["make", "simulate"], cwd=ROOT, capture_output=True, text=True, check=False)
+    missing = make("simulate")
     assert missing.returncode != 0
     assert "usage: make simulate SEED=n" in missing.stderr
 

@@ -21,7 +21,7 @@ REQUIRED = [
     *("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml", "uv.lock", ".ci/run"),
     *(".gitignore", ".dockerignore", "protos", "deploy/helm/README.md", "deploy/k8s/README.md", "tests/integration"),
     *("services/raft-node/README.md", "services/facade/README.md", "clients/python/README.md"),
-    *("docs/formats.md", "docs/raft.md"),
+    *("docs/formats.md", "docs/raft.md", "docs/api.md", "docs/testing.md", "docs/performance.md", "bench/README.md"),
 ]
 LAYERS = {
     "services/raft-node/src/raft_node": [
@@ -44,6 +44,7 @@ BANNED = {
 }
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".proto", ".yaml", ".yml", ".json", ".txt", ".sh", ".cfg", ""}
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
+NAMED_TEST = re.compile(r"`((?:[\w-]+/)*test_\w+\.py)(?:::(test_\w+))?`")
 HEADING = re.compile(r"^#+\s+(.*?)\s*#*$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -172,6 +173,21 @@ def test_links_between_documents_resolve() -> None:
             if not aim.exists() or (anchor and aim.suffix == ".md" and anchor not in anchors_of(aim)):
                 broken.append(f"{name_of(path)}: {target}")
     assert not broken
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    """A document may leave out the front of a path, but what it names has to be there."""
+    missing, named = [], 0
+    for path in files():
+        if path.suffix != ".md":
+            continue
+        for file, name in NAMED_TEST.findall(path.read_text()):
+            named += 1
+            found = [module for module in modules() if f"/{name_of(module)}".endswith(f"/{file}")]
+            if not any(f"def {name}(" in module.read_text() or not name for module in found):
+                missing.append(f"{name_of(path)}: {file}::{name}".removesuffix("::"))
+    assert named > 30
+    assert not missing
 
 
 @pytest.mark.parametrize("path", REQUIRED)
