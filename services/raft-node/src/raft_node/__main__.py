@@ -79,9 +79,18 @@ def _crash(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     os._exit(EXIT_DEFECT)
 
 
+def _crash_thread(arguments: threading.ExceptHookArgs) -> None:
+    """A thread failed with what it does not expect: a defect as well, and often of the one that writes the log."""
+    traceback.print_exception(arguments.exc_value)
+    logs.get_logger().error("node.crashed", reason=repr(arguments.exc_value))
+    sys.stderr.flush()
+    os._exit(EXIT_DEFECT)
+
+
 async def _run(settings: NodeSettings) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_crash)
+    threading.excepthook = _crash_thread
     node = Node(settings, OsFileSystem())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)

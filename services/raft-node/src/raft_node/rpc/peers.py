@@ -269,15 +269,20 @@ class Peers:
         future = self._votes.get(key)
         if future is None or future.done():
             future = self._votes[key] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda _: self._votes.pop(key, None))
         return future
+
+    def forget_vote(self, message: RequestVote) -> None:
+        """Nobody waits any more for what the core answers to a question for a vote."""
+        self._votes.pop((message.sender, message.term, message.pre_vote), None)
 
     def _answer_vote(self, message: RequestVoteResponse) -> None:
         # A refusal may carry a newer term than was asked for, so the term cannot always tell which question it answers.
         for (asker, term, pre_vote), future in list(self._votes.items()):
             fits = asker == message.receiver and pre_vote == message.pre_vote and (pre_vote or message.term >= term)
-            if fits and not future.done():
-                future.set_result(message)
+            if fits:
+                del self._votes[asker, term, pre_vote]
+                if not future.done():
+                    future.set_result(message)
 
 
 __all__ = ["LocalMember", "Peers"]
