@@ -289,12 +289,7 @@ class Node:
         reader = Reader(engine, self.fail)
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
-        addresses = settings.peer_addresses
-        unknown = sorted(member.name for member in configuration.voters if member.name not in addresses)
-        if unknown:
-            raise SettingsError(f"DOUGDB_PEERS has no address of {', '.join(unknown)}")
-        others = {member: addresses[member.name] for member in configuration.voters if member != me}
-        peers.connect(others, driver.receive, driver.peer_unreachable)
+        peers.connect(self._addresses_of_others(configuration, me), driver.receive, driver.peer_unreachable)
         tasks = [
             asyncio.create_task(peers.run()),
             asyncio.create_task(maintenance.run()),
@@ -314,6 +309,13 @@ class Node:
         raft_service.attach(peers, driver.receive)
         doug_service.attach(self._shard)
         driver.start()
+
+    def _addresses_of_others(self, configuration: Configuration, me: NodeId) -> dict[NodeId, str]:
+        addresses = self._settings.peer_addresses
+        unknown = sorted(member.name for member in configuration.voters if member.name not in addresses)
+        if unknown:
+            raise SettingsError(f"DOUGDB_PEERS has no address of {', '.join(unknown)}")
+        return {member: addresses[member.name] for member in configuration.voters if member != me}
 
     async def _expire(self, driver: Driver) -> None:
         while True:
