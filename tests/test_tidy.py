@@ -45,6 +45,9 @@ BANNED = {
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".proto", ".yaml", ".yml", ".json", ".txt", ".sh", ".cfg", ""}
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 NAMED_TEST = re.compile(r"`((?:[\w-]+/)*test_\w+\.py)(?:::(test_\w+))?`")
+NAMED_MODULE = re.compile(r"`((?:raft_node|facade|dougdb|doug_wire)(?:\.\w+)+)`")
+NAMED_MEMBER = re.compile(r"`([A-Z]\w+)\.(\w+)`")
+SOURCES = ("services/raft-node/src", "services/facade/src", "clients/python/src", "protos/wire")
 HEADING = re.compile(r"^#+\s+(.*?)\s*#*$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -187,6 +190,54 @@ def test_every_test_that_a_document_names_exists() -> None:
             if not any(f"def {name}(" in module.read_text() or not name for module in found):
                 missing.append(f"{name_of(path)}: {file}::{name}".removesuffix("::"))
     assert named > 30
+    assert not missing
+
+
+def source_of(dotted: str) -> tuple[Path, str] | None:
+    """The module that a dotted name begins with, and what is left of the name."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        for source in SOURCES:
+            base = ROOT.joinpath(source, *parts[:length])
+            for path in (base / "__init__.py", base.with_suffix(".py")):
+                if path.exists():
+                    return path, ".".join(parts[length:])
+    return None
+
+
+def test_every_module_that_a_document_names_exists() -> None:
+    missing, named = [], 0
+    for path in files():
+        if path.suffix != ".md":
+            continue
+        for dotted in NAMED_MODULE.findall(path.read_text()):
+            if dotted.endswith(".pid"):
+                continue
+            named += 1
+            found = source_of(dotted)
+            if found is None or not all(part in found[0].read_text() for part in found[1].split(".")):
+                missing.append(f"{name_of(path)}: {dotted}")
+    assert named > 20
+    assert not missing
+
+
+def test_every_method_that_a_document_names_exists() -> None:
+    classes: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(path.read_text())
+    missing, named = [], 0
+    for path in files():
+        if path.suffix != ".md":
+            continue
+        for owner, member in NAMED_MEMBER.findall(path.read_text()):
+            if owner not in classes:
+                continue
+            named += 1
+            if not any(re.search(rf"\b{member}\b", text) for text in classes[owner]):
+                missing.append(f"{name_of(path)}: {owner}.{member}")
+    assert named > 20
     assert not missing
 
 
