@@ -153,9 +153,11 @@ def test_nothing_is_removed_before_a_newer_header_says_so() -> None:
 
 def test_appends_and_reads_go_on_while_a_drop_is_under_way() -> None:
     fs, wal = dropped_log(remove=False)
-    before = wal.first_index
-    assert wal.entries(before, before + 1, 1) == run(before, before + 1)
+    assert everything(wal) == run(1, wal.last_index + 1)
+    reader = wal._readers[3]
     drop = wal.take_drop()
+    with pytest.raises(AssertionError, match="closed"):
+        reader.read_at(0, 1)
     put(wal, run(wal.last_index + 1, wal.last_index + 3))
     assert everything(wal) == run(wal.first_index, wal.last_index + 1)
     drop.run()
@@ -241,6 +243,33 @@ def test_a_beginning_that_goes_back_is_refused() -> None:
     refuses({**files, path_of(7): wal_segment.encode_header(older) + files[path_of(7)][512:]})
 
 
+def test_a_beginning_that_goes_back_in_between_is_refused() -> None:
+    fs, wal = dropped_log()
+    fill(wal, 2)
+    files = fs.files()
+    header = wal_segment.decode_header(files[path_of(7)])
+    assert header is not None and header.first_segment == 4
+    older = wal_segment.encode_header(header._replace(first_segment=3))
+    assert refuses({**files, path_of(7): older + files[path_of(7)][512:]}).path == path_of(7)
+
+
+def test_an_unused_segment_does_not_hide_where_the_log_begins() -> None:
+    fs, wal = dropped_log()
+    expected = everything(wal)
+    fs.put(path_of(7), bytes(4096))
+    again = Wal.open(fs, DIRECTORY, SMALL)
+    assert everything(again) == expected and again.segment_count == 3
+
+
+def test_a_later_choice_does_not_widen_a_drop_that_a_header_allowed() -> None:
+    fs, wal = dropped_log(remove=False)
+    wal.drop_prefix(wal.last_index + 1)
+    do_drop(wal)
+    assert wal.segment_count == 3
+    wal.close()
+    assert Wal.open(fs, DIRECTORY, SMALL).first_index == wal.first_index
+
+
 def test_a_torn_header_that_was_to_move_the_beginning_was_never_used() -> None:
     fs, wal = dropped_log(remove=False)
     wal.close()
@@ -314,17 +343,16 @@ def test_only_one_segment_is_kept_for_reuse_and_a_start_removes_it() -> None:
 
 
 def test_a_segment_of_another_size_is_not_reused() -> None:
-    fs = MemoryFileSystem()
-    wal = Wal.open(fs, DIRECTORY, SMALL)
-    put(wal, run(1, 100))
-    fill(wal, 1)
+    fs, wal = dropped_log(remove=False)
+    wal.close()
+    for path in (path_of(1), path_of(2)):
+        fs.remove(path)
+    wal = Wal.open(fs, DIRECTORY, WalOptions(segment_bytes=8192))
     wal.drop_prefix(wal.last_index + 1)
     fill(wal, 1)
+    assert wal.wants_drop
     do_drop(wal)
-    while not wal.wants_segment:
-        put(wal, run(wal.last_index + 1, wal.last_index + 2))
-    wal.prepare_next_segment()
-    assert len(fs.read_file(f"{DIRECTORY}/prepared.tmp")) == 4096
+    assert not fs.exists(f"{DIRECTORY}/recycled.tmp") and wal.segment_count == 2
 
 
 def test_the_index_to_keep_a_size() -> None:

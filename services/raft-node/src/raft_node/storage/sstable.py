@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
+import xxhash
 from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
@@ -32,6 +33,8 @@ from raft_node.storage.sstable_writer import (
     TableProperties,
 )
 from raft_node.storage.version import TableMeta, table_name
+
+_READ_BYTES = 1 << 20
 
 
 def open_table(fs: FileSystem, directory: str, meta: TableMeta) -> Table:
@@ -64,6 +67,7 @@ class Table:
         "__weakref__",
         "_close",
         "_file",
+        "_file_xxh3",
         "_last_keys",
         "_offsets",
         "may_contain",
@@ -88,6 +92,7 @@ class Table:
         self.path = path
         self.number = number
         self.size_bytes = self._file.size
+        self._file_xxh3: int | None = None
         offsets, sizes = self._read_footer()
         self.properties = self._read_properties(offsets[1], sizes[1])
         self._last_keys, self._offsets = self._read_index(offsets[2], sizes[2])
@@ -137,6 +142,19 @@ class Table:
         positions = range(first, last)
         for position in reversed(positions) if reverse else positions:
             yield from self.read_block(position).items(start, end, reverse)
+
+    def read_raw(self, offset: int, size: int) -> bytes:
+        """Bytes of the file, unchecked. Blocking."""
+        return self._file.read_at(offset, size)
+
+    def file_xxh3(self) -> int:
+        """The XXH3_64 of the whole file, which is read for it the first time. Blocking."""
+        if self._file_xxh3 is None:
+            state = xxhash.xxh3_64()
+            for offset in range(0, self.size_bytes, _READ_BYTES):
+                state.update(self.read_raw(offset, min(_READ_BYTES, self.size_bytes - offset)))
+            self._file_xxh3 = state.intdigest()
+        return self._file_xxh3
 
     def close(self) -> None:
         """Closes the file now; nobody may read any more."""
