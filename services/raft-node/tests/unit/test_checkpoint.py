@@ -179,6 +179,20 @@ def test_an_empty_store_has_a_checkpoint_too() -> None:
     assert opened(fs, "/fresh").applied_term == 2
 
 
+def resealed(listed: bytes) -> bytes:
+    """A list whose checksum fits."""
+    return listed[:12] + crc32c(listed[16:]).to_bytes(4, "little") + listed[16:]
+
+
+def test_a_table_of_another_size_is_found_without_reading_it() -> None:
+    fs = MemoryFileSystem()
+    checkpoint, _ = a_checkpoint(fs)
+    name = f"{PATH}/{checkpoint.files[0].name}"
+    fs.put(name, fs.read_file(name)[:-1])
+    with pytest.raises(CorruptionError, match="should have"):
+        verify_checkpoint(fs, PATH)
+
+
 def test_every_kind_of_damage_is_found_and_nothing_is_installed() -> None:
     fs = MemoryFileSystem()
     a_store(fs, count=40, value=b"old").close()
@@ -195,6 +209,7 @@ def test_every_kind_of_damage_is_found_and_nothing_is_installed() -> None:
         (f"{PATH}/CHECKPOINT", b""),
         (f"{PATH}/CHECKPOINT", listed[:-1]),
         (f"{PATH}/CHECKPOINT", listed + b"\0"),
+        (f"{PATH}/CHECKPOINT", resealed(listed[:-8])),
     ]
     before = {path: data for path, data in fs.files().items() if not path.startswith(PATH)}
     for path, damaged in damages:
@@ -263,8 +278,9 @@ def test_a_store_never_goes_back(count: int) -> None:
         install_checkpoint(fs, D, PATH)
     assert (raised.value.checkpoint_index, raised.value.store_index) == (200, count)
     assert fs.files() == before
-    engine = opened(fs)
-    write(engine, 3, b"old")
+    engine = Engine.open(fs, "/third", OPTIONS, "s1")
+    write(engine, count, b"old")
+    assert engine.flushed_index == 0
     with pytest.raises(StaleCheckpointError):
         engine.adopt(verify_checkpoint(fs, PATH))
 
@@ -335,6 +351,25 @@ def test_an_installation_that_was_cut_off_can_be_done_again() -> None:
     assert base > 0
 
 
+def table_files(fs: FileSystem, directory: str) -> set[str]:
+    return {name for name in fs.list_directory(directory) if name.endswith((".sst", ".chg")) or "MANIFEST" in name}
+
+
+def test_of_the_old_state_nothing_is_left() -> None:
+    fs = MemoryFileSystem()
+    a_store(fs, count=40, value=b"old").close()
+    running = a_store(fs, "/running", count=40, value=b"old")
+    fs.put(f"{D}/000077.chg", b"")
+    checkpoint, _ = a_checkpoint(fs)
+    install_checkpoint(fs, D, PATH)
+    adopt(running, checkpoint)
+    for directory in (D, "/running"):
+        found = recover(fs, directory)
+        assert found is not None
+        tables = {f"{meta.number:06d}.sst" for meta in found.version.tables()}
+        assert table_files(fs, directory) == tables | {f"MANIFEST-{found.number:06d}"}
+
+
 def adopt(engine: Engine, checkpoint: Checkpoint) -> None:
     adoption = engine.adopt(checkpoint)
     assert adoption is not None
@@ -348,6 +383,7 @@ def test_a_running_engine_takes_over_a_checkpoint() -> None:
     checkpoint, new = a_checkpoint(fs)
     write(engine, 30, b"old")
     engine.rotate()
+    write_changes(engine)
     write(engine, 2, b"old")
     old = contents(engine)
     scan, first = engine.scan(b"", None), next(iter(old))
@@ -409,12 +445,29 @@ def test_a_change_segment_that_is_being_written_is_left_alone_until_it_was() -> 
     assert not [name for name in fs.list_directory(D) if name.endswith(".chg")]
 
 
+def test_a_change_segment_that_is_open_for_a_write_is_not_closed_under_it() -> None:
+    fs = MemoryFileSystem()
+    checkpoint, new = a_checkpoint(fs)
+    engine = Engine.open(fs, D, replace(OPTIONS, memtable_bytes=1 << 30), "s1")
+    engine.write([(b"\x01big", bytes(2 << 20))], 1, 3)
+    write_changes(engine)
+    engine.write([(b"\x01big", bytes(2 << 20))], 2, 3)
+    change_write = engine.take_changes()
+    assert change_write is not None
+    adopt(engine, checkpoint)
+    change_write.run()
+    engine.changes_done(change_write)
+    assert contents(engine) == new
+
+
 def test_blocks_of_the_old_tables_do_not_answer_for_the_new_ones() -> None:
     fs = MemoryFileSystem()
     engine = a_store(fs, count=40, value=b"old")
     old_numbers = set(engine._view.tables)
     checkpoint, _ = a_checkpoint(fs)
-    contents(engine)
+    for key in contents(engine):
+        engine.get_blocking(key)
+    assert engine.stats().cache_bytes > 0
     adopt(engine, checkpoint)
     assert not old_numbers & set(engine._view.tables)
     assert all(number not in old_numbers for number, _ in engine._cache._blocks)

@@ -32,6 +32,7 @@ from raft_node.storage.manifest import (
     remove_orphans,
     replace_file,
 )
+from raft_node.storage.open_files import OpenFiles
 from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.version import Version, VersionEdit, VersionError, table_name
 from raft_node.storage.view import View
@@ -218,7 +219,7 @@ class CheckpointWrite:
             try:
                 fs.link(f"{self._directory}/{name}", f"{path}/{name}")
             except FileNotFoundError:
-                # A compaction has removed it since. The view still has it open.
+                # A compaction has removed it since, and pinned it before.
                 self._copy(table, f"{path}/{name}")
             hashes.append(table.file_xxh3())
         # All names must be durable before the list makes a checkpoint of them.
@@ -239,7 +240,10 @@ class CheckpointWrite:
 
 
 def _link_tables(fs: FileSystem, directory: str, checkpoint: Checkpoint, first_number: int) -> Version:
-    """Gives the tables of a checkpoint names in a data directory, durably; gives the version that they make."""
+    """Gives the tables of a checkpoint names in a data directory; gives the version that they make.
+
+    The names are not durable before a new manifest has synced the directory, which it does before it is in force.
+    """
     added = []
     for number, (level, meta) in enumerate(checkpoint.edit.added, first_number):
         source = f"{checkpoint.path}/{table_name(meta.number)}"
@@ -252,8 +256,6 @@ def _link_tables(fs: FileSystem, directory: str, checkpoint: Checkpoint, first_n
         fs.remove(target)
         fs.link(source, target)
         added.append((level, replace(meta, number=number)))
-    # The names must be durable before the manifest refers to them.
-    fs.sync_directory(directory)
     edit = replace(checkpoint.edit, added=tuple(added), next_table_number=first_number + len(added))
     return Version.empty().apply(edit)
 
@@ -304,7 +306,13 @@ class Adoption:
     """
 
     def __init__(
-        self, fs: FileSystem, directory: str, checkpoint: Checkpoint, before: View, manifest: Manifest
+        self,
+        fs: FileSystem,
+        directory: str,
+        checkpoint: Checkpoint,
+        before: View,
+        manifest: Manifest,
+        open_files: OpenFiles,
     ) -> None:
         """For ``Engine.adopt`` alone."""
         self.checkpoint = checkpoint
@@ -313,6 +321,7 @@ class Adoption:
         self._directory = directory
         self._before = before
         self._manifest = manifest
+        self._open_files = open_files
 
     def run(self) -> None:
         """Makes the checkpoint the durable state. Blocking, on one background thread; reads go on meanwhile.
@@ -323,9 +332,10 @@ class Adoption:
         """
         fs, directory, before = self._fs, self._directory, self._before.version
         after = _link_tables(fs, directory, self.checkpoint, before.next_table_number)
-        tables = {meta.number: open_table(fs, directory, meta) for meta in after.tables()}
+        tables = {meta.number: open_table(fs, directory, meta, self._open_files) for meta in after.tables()}
         self._manifest.replace(after)
-        # Only now may the old state go. Readers still have its tables open.
+        # Only now may the old state go. Readers may still need its tables.
         for meta in before.tables():
+            self._before.tables[meta.number].pin()
             fs.remove(f"{directory}/{table_name(meta.number)}")
         self.view = View(after, tables)

@@ -31,6 +31,7 @@ from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import live, merge
 from raft_node.storage.manifest import Manifest, recover, remove_orphans
 from raft_node.storage.memtable import Batch, Memtable
+from raft_node.storage.open_files import OpenFiles
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, output_name, tmp_directory
@@ -91,6 +92,9 @@ class EngineStats:
         compactions: How many compactions were installed.
         compacted_read_bytes: What they read.
         compacted_written_bytes: What they wrote.
+        table_memory_bytes: About what the indexes and filters of all tables take in memory.
+        open_tables: How many table files are open that nobody reads at this moment.
+        table_opens: How often a table's file had to be opened again for a read.
     """
 
     level_tables: tuple[int, ...]
@@ -106,6 +110,9 @@ class EngineStats:
     compactions: int
     compacted_read_bytes: int
     compacted_written_bytes: int
+    table_memory_bytes: int
+    open_tables: int
+    table_opens: int
 
 
 class _Generation(NamedTuple):
@@ -119,7 +126,14 @@ class Engine:
     """See the module. Open one with ``Engine.open``."""
 
     def __init__(
-        self, fs: FileSystem, directory: str, options: EngineOptions, start_id: str, view: View, manifest: Manifest
+        self,
+        fs: FileSystem,
+        directory: str,
+        options: EngineOptions,
+        start_id: str,
+        view: View,
+        manifest: Manifest,
+        open_files: OpenFiles,
     ) -> None:
         self._fs = fs
         self._directory = directory
@@ -127,6 +141,7 @@ class Engine:
         self._start_id = start_id
         self._view = view
         self._manifest = manifest
+        self._open_files = open_files
         self._cache = BlockCache(options.block_cache_bytes)
         self._immutables: list[_Generation] = []
         self._change_number = 0
@@ -158,14 +173,15 @@ class Engine:
         """
         recovered = recover(fs, directory)
         version = Version.empty() if recovered is None else recovered.version
-        tables = {meta.number: open_table(fs, directory, meta) for meta in version.tables()}
+        open_files = OpenFiles(fs, options.open_tables_max)
+        tables = {meta.number: open_table(fs, directory, meta, open_files) for meta in version.tables()}
         fs.make_directory(directory)
         number = 1 if recovered is None else recovered.number + 1
         manifest = Manifest(fs, directory, number, options.manifest_bytes, version)
         remove_orphans(fs, directory, version, number)
         fs.remove_tree(f"{directory}/{TMP}")
         fs.make_directory(tmp_directory(directory, start_id))
-        return cls(fs, directory, options, start_id, View(version, tables), manifest)
+        return cls(fs, directory, options, start_id, View(version, tables), manifest, open_files)
 
     # Writes.
 
@@ -344,7 +360,7 @@ class Engine:
         for written, meta in zip(result.outputs, outputs, strict=True):
             target = f"{self._directory}/{table_name(meta.number)}"
             self._fs.rename(f"{source}/{output_name(task.task_id, written.number)}", target)
-            tables[meta.number] = open_table(self._fs, self._directory, meta)
+            tables[meta.number] = open_table(self._fs, self._directory, meta, self._open_files)
         # The worker has synced the files; their names must be durable before the manifest refers to them.
         self._fs.sync_directory(self._directory)
         flushed_index, flushed_term = version.flushed_index, version.flushed_term
@@ -368,11 +384,12 @@ class Engine:
         except VersionError as error:
             raise CorruptionError(source, 0, f"the outputs of task {task.task_id} do not fit: {error}") from error
         self._manifest.append(edit, after)
-        # Only now may what the task replaced go. Readers still have the removed tables open.
+        # Only now may what the task replaced go. Readers may still need the removed tables.
         if isinstance(task, FlushTask):
             self._fs.remove(f"{self._directory}/{task.change_name}")
         elif not task.move:
             for number in removed:
+                self._view.tables[number].pin()
                 self._fs.remove(f"{self._directory}/{table_name(number)}")
         return Prepared(task, result, View(after, tables), () if isinstance(task, FlushTask) or task.move else removed)
 
@@ -417,7 +434,7 @@ class Engine:
         assert self._adoption is None, "an adoption is under way"
         if self._task is not None:
             return None
-        self._adoption = Adoption(self._fs, self._directory, checkpoint, self._view, self._manifest)
+        self._adoption = Adoption(self._fs, self._directory, checkpoint, self._view, self._manifest, self._open_files)
         return self._adoption
 
     def finish_adoption(self, adoption: Adoption) -> None:
@@ -456,6 +473,9 @@ class Engine:
             compactions=self._compactions,
             compacted_read_bytes=self._compacted_read_bytes,
             compacted_written_bytes=self._compacted_written_bytes,
+            table_memory_bytes=sum(table.memory_bytes for table in self._view.tables.values()),
+            open_tables=len(self._open_files),
+            table_opens=self._open_files.opens,
         )
 
     def close(self) -> None:

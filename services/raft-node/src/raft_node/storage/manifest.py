@@ -294,7 +294,7 @@ class Manifest:
         self._write(encode_file_header() + base + encode_record(1, RecordKind.SEAL, b""))
         self._sequence = 2
         self._base_bytes = self._size
-        # Its name must be durable before CURRENT can refer to it.
+        # Its name, and those of tables that are new in it, must be durable before CURRENT can refer to it.
         self._fs.sync_directory(self._directory)
         replace_file(self._fs, self._directory, CURRENT, encode_current(number))
 
