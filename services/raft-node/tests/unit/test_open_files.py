@@ -85,6 +85,8 @@ def test_a_pinned_file_is_read_on_after_its_name_is_gone() -> None:
     shared(fs, files, 2)
     with pytest.raises(CorruptionError, match="missing"):
         other.read_at(0, 9)
+    with pytest.raises(CorruptionError, match="missing"):
+        other.pin()
     one.close()
     assert fs.open == 1
 

@@ -122,10 +122,17 @@ class SharedFile:
             self._files.give(pinned)
 
     def pin(self) -> None:
-        """Keeps the file open from now on, so that its name can be removed. Blocking."""
+        """Keeps the file open from now on, so that its name can be removed. Blocking.
+
+        Raises:
+            CorruptionError: The file is not there any more.
+        """
         if self._pinned is None:
             assert self._files is not None
-            self._pinned = self._files.take(self.path)
+            try:
+                self._pinned = self._files.take(self.path)
+            except FileNotFoundError as error:
+                raise CorruptionError(self.path, 0, "the table is missing") from error
             # A reader may just have given another one back.
             self._files.forget(self.path)
 
