@@ -22,7 +22,8 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap, check_membership
-from raft_node.errors import FatalError, SettingsError
+from raft_node.entry import EntryKind
+from raft_node.errors import FatalError, IdentityError, SettingsError
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
@@ -66,6 +67,12 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
         uncommitted_bytes_max=settings.uncommitted_bytes_max,
         cache_bytes_max=settings.log_cache_bytes,
     )
+
+
+def _end_with(task: asyncio.Task[None]) -> None:
+    """A background task that ends by itself has met a defect: without it the node would only seem to live."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
 
 
 class Node:
@@ -113,6 +120,7 @@ class Node:
             worker = WorkerProcess(settings.data_dir)
             stack.callback(worker.close)
             raft_service, doug_service, health_service = await self._open_ports(stack, identity)
+            identities.check_log_is_there(self._fs, settings.wal_dir, identity)
             wal, engine = await self._open_storage(start_id)
             stack.callback(engine.close)
             self._engine = engine
@@ -195,10 +203,11 @@ class Node:
             engine = await loop.run_in_executor(threads, Engine.open, self._fs, settings.data_dir, options, start_id)
         for note in wal.recovery_notes:
             _log.warning("wal.recovered", note=note)
-        if engine.applied_index > wal.last_index:
-            raise FatalError(
-                f"{settings.data_dir} has applied {engine.applied_index}, and {settings.wal_dir} ends at "
-                f"{wal.last_index}: the log was wiped or is an older one"
+        applied = engine.applied_index
+        if applied > wal.last_index or (applied and wal.term(applied) != engine.applied_term):
+            raise IdentityError(
+                f"{settings.data_dir} has applied entry {applied} of term {engine.applied_term}, and "
+                f"{settings.wal_dir} ends at {wal.last_index} or has another entry there: the log was wiped or replaced"
             )
         return wal, engine
 
@@ -225,6 +234,8 @@ class Node:
             # Durable before this member tells it on, and before it votes.
             wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
         entry = wal.entries(1, 2, 1)[0]
+        if entry.kind != EntryKind.CONFIGURATION:
+            raise IdentityError(f"{settings.wal_dir} does not begin with a configuration")
         configuration = decode_configuration(entry.command)
         check_membership(configuration, me)
         raft_service.cluster_id = identity.cluster_id.encode()
@@ -275,17 +286,18 @@ class Node:
             on_event=self._tell,
             on_applied=maintenance.poke,
         )
-        reader = Reader(engine)
+        reader = Reader(engine, self.fail)
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
-        addresses = settings.peer_addresses
-        others = {member: addresses[member.name] for member in configuration.voters if member != me}
-        peers.connect(others, driver.receive, driver.peer_unreachable)
+        peers.connect(self._addresses_of_others(configuration, me), driver.receive, driver.peer_unreachable)
         tasks = [
             asyncio.create_task(peers.run()),
             asyncio.create_task(maintenance.run()),
             asyncio.create_task(self._expire(driver)),
         ]
+
+        for task in tasks:
+            task.add_done_callback(_end_with)
 
         async def end_tasks() -> None:
             for task in tasks:
@@ -297,6 +309,13 @@ class Node:
         raft_service.attach(peers, driver.receive)
         doug_service.attach(self._shard)
         driver.start()
+
+    def _addresses_of_others(self, configuration: Configuration, me: NodeId) -> dict[NodeId, str]:
+        addresses = self._settings.peer_addresses
+        unknown = sorted(member.name for member in configuration.voters if member.name not in addresses)
+        if unknown:
+            raise SettingsError(f"DOUGDB_PEERS has no address of {', '.join(unknown)}")
+        return {member: addresses[member.name] for member in configuration.voters if member != me}
 
     async def _expire(self, driver: Driver) -> None:
         while True:
