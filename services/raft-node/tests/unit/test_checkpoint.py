@@ -414,6 +414,17 @@ def test_a_running_engine_takes_over_a_checkpoint() -> None:
     assert checkpoint.applied_index == 200
 
 
+def test_a_read_under_way_survives_an_adoption_although_its_files_were_not_open() -> None:
+    fs = MemoryFileSystem()
+    a_store(fs, value=b"old").close()
+    engine = Engine.open(fs, D, replace(OPTIONS, open_tables_max=1), "s2")
+    old, scan = contents(engine), engine.scan(b"", None)
+    assert sum(engine.stats().level_tables) > engine.stats().open_tables == 1
+    checkpoint, new = a_checkpoint(fs, 240)
+    adopt(engine, checkpoint)
+    assert dict(scan) == old and contents(engine) == new
+
+
 def test_an_adoption_waits_for_the_task_under_way() -> None:
     fs = MemoryFileSystem()
     engine = a_store(fs, count=40, value=b"old")
@@ -455,7 +466,10 @@ def test_a_change_segment_that_is_open_for_a_write_is_not_closed_under_it() -> N
     change_write = engine.take_changes()
     assert change_write is not None
     adopt(engine, checkpoint)
+    fs.operations.clear()
     change_write.run()
+    # A file that had been closed would be created anew.
+    assert fs.count("create") == 0 and fs.count("write") > 0
     engine.changes_done(change_write)
     assert contents(engine) == new
 

@@ -129,6 +129,22 @@ def test_a_file_that_is_pinned_during_a_read_is_open_once() -> None:
     assert fs.open == 0
 
 
+def test_a_file_that_a_read_gives_back_while_it_is_pinned_is_open_once() -> None:
+    fs = a_disk(1)
+    files = OpenFiles(fs, 4)
+    one = shared(fs, files, 0)
+    real = files.take
+
+    def take(path: str) -> ReadableFile:
+        file = real(path)
+        files.give(fs.open_for_read(path))
+        return file
+
+    files.take = take  # type: ignore[method-assign]
+    one.pin()
+    assert (fs.open, len(files)) == (1, 0)
+
+
 def test_two_readers_of_one_file_leave_one_open() -> None:
     fs = a_disk(1)
     files = OpenFiles(fs, 4)
