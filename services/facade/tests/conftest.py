@@ -68,6 +68,8 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         """Applies the next batch, then ends the stream without an answer."""
         self.batches: list[tuple[int, int]] = []
         """(kind, items) of every batch received."""
+        self.events: list[admin_pb2.Event] = []
+        """What it remembers."""
         self.server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -114,6 +116,19 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             leader_address=leader_address,
             client_address=self.address,
             admin_address="127.0.0.1:27099",
+        )
+
+    async def Events(self, request: Any, context: Any) -> admin_pb2.EventsResponse:  # noqa: N802
+        await self._wait_while_silent()
+        found = [event for event in self.events if event.last_time_us >= request.since_us]
+        return admin_pb2.EventsResponse(
+            node_id=self.id,
+            shard=self.shard.id,
+            start_id=f"start-{self.id}",
+            clock_us=1_000_000,
+            forgotten=3,
+            cut=len(found) > request.limit,
+            events=found[-request.limit :],
         )
 
     async def Partitions(self, request: Any, context: Any) -> doug_pb2.PartitionsResponse:  # noqa: N802

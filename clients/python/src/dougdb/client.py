@@ -10,6 +10,7 @@ import functools
 import ssl
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -20,6 +21,7 @@ from dougdb.wire import (
     ClusterStatus,
     Consistency,
     Receipt,
+    Timeline,
     Value,
     cluster_of,
     encode_key,
@@ -27,10 +29,13 @@ from dougdb.wire import (
     error_of_transport,
     is_loopback,
     receipt_of,
+    timeline_of,
     value_of,
 )
 
 DEFAULT_TIMEOUT_S = 15.0
+EVENTS_MAX = 10_000
+"""The most events that one request may ask for."""
 _JSON = {"Accept": "application/json"}
 _RAW = {"Accept": "*/*"}
 
@@ -128,6 +133,18 @@ class DougClient:
         """Every shard with its nodes, their roles, terms and indexes."""
         return cluster_of(_document(self._send("GET", "/v1/cluster", headers=_JSON)))
 
+    def events(self, shard: str | int, *, since_us: int = 0, limit: int = EVENTS_MAX) -> Timeline:
+        """What the nodes of a shard did and why, oldest first.
+
+        Args:
+            shard: The shard's id.
+            since_us: Only what happened at or after this time, microseconds since the epoch.
+            limit: At most so many, the newest.
+        """
+        parameters = {"since": since_us, "limit": limit}
+        path = f"/v1/shards/{quote(str(shard), safe='')}/events"
+        return timeline_of(_document(self._send("GET", path, params=parameters, headers=_JSON)))
+
     def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""
         return _document(self._send("GET", "/v1/partitions", headers=_JSON))
@@ -209,6 +226,12 @@ class AsyncDougClient:
     async def cluster(self) -> ClusterStatus:
         """Every shard with its nodes, their roles, terms and indexes."""
         return cluster_of(_document(await self._send("GET", "/v1/cluster", headers=_JSON)))
+
+    async def events(self, shard: str | int, *, since_us: int = 0, limit: int = EVENTS_MAX) -> Timeline:
+        """What the nodes of a shard did and why; see ``DougClient.events``."""
+        parameters = {"since": since_us, "limit": limit}
+        path = f"/v1/shards/{quote(str(shard), safe='')}/events"
+        return timeline_of(_document(await self._send("GET", path, params=parameters, headers=_JSON)))
 
     async def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""

@@ -39,6 +39,11 @@ class AdminStub:
                 request_serializer=doug_dot_v1_dot_admin__pb2.StatusRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_admin__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Events = channel.unary_unary(
+                '/doug.v1.Admin/Events',
+                request_serializer=doug_dot_v1_dot_admin__pb2.EventsRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.EventsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -50,6 +55,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Events(self, request, context):
+        """What this process did and why, as far as its ring still holds it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +69,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=doug_dot_v1_dot_admin__pb2.StatusRequest.FromString,
                     response_serializer=doug_dot_v1_dot_admin__pb2.StatusResponse.SerializeToString,
+            ),
+            'Events': grpc.unary_unary_rpc_method_handler(
+                    servicer.Events,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.EventsRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.EventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +103,33 @@ class Admin:
             '/doug.v1.Admin/Status',
             doug_dot_v1_dot_admin__pb2.StatusRequest.SerializeToString,
             doug_dot_v1_dot_admin__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Events(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/Events',
+            doug_dot_v1_dot_admin__pb2.EventsRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.EventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,11 +32,15 @@ class AdminStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]
+    Events: _grpc.UnaryUnaryMultiCallable[_admin_pb2.EventsRequest, _admin_pb2.EventsResponse]
+    """What this process did and why, as far as its ring still holds it."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]  # type: ignore[assignment]
+    Events: _aio.UnaryUnaryMultiCallable[_admin_pb2.EventsRequest, _admin_pb2.EventsResponse]  # type: ignore[assignment]
+    """What this process did and why, as far as its ring still holds it."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -45,5 +49,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.StatusResponse, _abc.Awaitable[_admin_pb2.StatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Events(
+        self,
+        request: _admin_pb2.EventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.EventsResponse, _abc.Awaitable[_admin_pb2.EventsResponse]]:
+        """What this process did and why, as far as its ring still holds it."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -207,6 +207,22 @@ async def test_a_stalled_engine_holds_applying_and_proposing_and_goes_on_later(r
     assert sink.results == [(1, Status.OK), (2, Status.OK)]
 
 
+async def test_a_stall_is_told_when_it_begins_and_ends(rig: Rig) -> None:
+    rig.events.clear()
+    rig.store.stalled = True
+    rig.driver.wake()
+    await rig.settle()
+    rig.driver.wake()
+    await rig.settle()
+    assert [event.name for event in rig.events] == ["stall_began"]
+    rig.now_s += 1.5
+    rig.store.stalled = False
+    rig.driver.wake()
+    await rig.settle()
+    assert [event.name for event in rig.events] == ["stall_began", "stall_ended"]
+    assert rig.events[1].fields["duration_ms"] == 1500
+
+
 async def test_a_full_queue_refuses(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drivers, "SUBMISSIONS_WAITING_MAX", 1)
     sink = ListSink()

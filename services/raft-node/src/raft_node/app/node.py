@@ -31,13 +31,15 @@ from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
+from raft_node.rpc.admin_service import AdminService
 from raft_node.rpc.channels import SERVER_OPTIONS
-from raft_node.rpc.doug_service import AdminService, DougService
+from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
 from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
 from raft_node.runtime.driver import Driver
+from raft_node.runtime.events import EventRing
 from raft_node.runtime.log_store import LogStore, to_raft, to_wal
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.reader import Reader
@@ -82,6 +84,7 @@ class Node:
         self._log: LogStore | None = None
         self._shard: Shard | None = None
         self._incarnation = 0
+        self._events = EventRing(settings.events_max, settings.events_bytes_max)
         self._metrics.registry.register(StateCollector(settings.shard_id, self._state))
 
     def stop(self) -> None:
@@ -108,6 +111,7 @@ class Node:
             self._fs, settings.wal_dir, settings.data_dir, settings.node_id, settings.shard_id
         )
         self._incarnation = identity.incarnation
+        self.record("process_started", incarnation=identity.incarnation, version=__version__)
         async with contextlib.AsyncExitStack() as stack:
             start_id = secrets.token_hex(8)
             worker = WorkerProcess(settings.data_dir)
@@ -125,9 +129,11 @@ class Node:
             await health_service.set("readiness", health_pb2.HealthCheckResponse.SERVING)
             await health_service.set("startup", health_pb2.HealthCheckResponse.SERVING)
             _log.info("node.started", incarnation=identity.incarnation)
-            await self._stopping.wait()
-            await health_service.enter_graceful_shutdown()
             assert self._shard is not None
+            self.record("node_started", applied=self._shard.driver.applied_index, last_index=wal.last_index)
+            await self._stopping.wait()
+            self.record("node_stopping")
+            await health_service.enter_graceful_shutdown()
             self._shard.driver.stop()
         if self._fatal is not None:
             raise self._fatal
@@ -151,7 +157,9 @@ class Node:
         client_server = grpc.aio.server(options=SERVER_OPTIONS)
         raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peer_server)
         doug_pb2_grpc.add_DougServicer_to_server(doug_service, client_server)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self._status), client_server)
+        admin_pb2_grpc.add_AdminServicer_to_server(
+            AdminService(settings.node_id, settings.shard_id, self, self._events), client_server
+        )
         names = (
             doug_pb2.DESCRIPTOR.services_by_name["Doug"].full_name,
             admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
@@ -195,6 +203,7 @@ class Node:
             engine = await loop.run_in_executor(threads, Engine.open, self._fs, settings.data_dir, options, start_id)
         for note in wal.recovery_notes:
             _log.warning("wal.recovered", note=note)
+            self.record("wal_recovered", note=str(note))
         if engine.applied_index > wal.last_index:
             raise FatalError(
                 f"{settings.data_dir} has applied {engine.applied_index}, and {settings.wal_dir} ends at "
@@ -248,7 +257,14 @@ class Node:
             LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address), self._metrics
         )
         # The driver is made of the log and the maintenance, and both report to it.
-        log = LogStore(wal, self._metrics, lambda sequence: driver.durable(sequence), self.fail)  # noqa: PLW0108
+        log = LogStore(
+            wal,
+            self._metrics,
+            lambda sequence: driver.durable(sequence),  # noqa: PLW0108
+            self.fail,
+            slow_s=settings.slow_append_ms / 1000,
+            on_slow=self._tell_slow_disk,
+        )
         stack.callback(log.close)
         self._log = log
         core = RaftNode(
@@ -260,8 +276,31 @@ class Node:
             engine.applied_index,
             random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
         )
-        maintenance = Maintenance(engine, worker, self._metrics, lambda: driver.wake(), self.fail)  # noqa: PLW0108
-        driver = Driver(
+        maintenance = Maintenance(
+            engine,
+            worker,
+            self._metrics,
+            lambda: driver.wake(),  # noqa: PLW0108
+            self.fail,
+            self.record,
+        )
+        driver = self._make_driver(core, log, engine, peers, maintenance)
+        reader = Reader(engine)
+        stack.callback(reader.close)
+        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
+        addresses = settings.peer_addresses
+        others = {member: addresses[member.name] for member in configuration.voters if member != me}
+        peers.connect(others, driver.receive, driver.peer_unreachable)
+        self._start_tasks(stack, peers, maintenance, driver)
+        raft_service.attach(peers, driver.receive)
+        doug_service.attach(self._shard)
+        driver.start()
+
+    def _make_driver(
+        self, core: RaftNode, log: LogStore, engine: Engine, peers: Peers, maintenance: Maintenance
+    ) -> Driver:
+        settings = self._settings
+        return Driver(
             core,
             log,
             StateMachine(engine),
@@ -275,12 +314,10 @@ class Node:
             on_event=self._tell,
             on_applied=maintenance.poke,
         )
-        reader = Reader(engine)
-        stack.callback(reader.close)
-        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
-        addresses = settings.peer_addresses
-        others = {member: addresses[member.name] for member in configuration.voters if member != me}
-        peers.connect(others, driver.receive, driver.peer_unreachable)
+
+    def _start_tasks(
+        self, stack: contextlib.AsyncExitStack, peers: Peers, maintenance: Maintenance, driver: Driver
+    ) -> None:
         tasks = [
             asyncio.create_task(peers.run()),
             asyncio.create_task(maintenance.run()),
@@ -294,9 +331,6 @@ class Node:
             maintenance.close()
 
         stack.push_async_callback(end_tasks)
-        raft_service.attach(peers, driver.receive)
-        doug_service.attach(self._shard)
-        driver.start()
 
     async def _expire(self, driver: Driver) -> None:
         while True:
@@ -311,6 +345,20 @@ class Node:
         if event.name in ("became_leader", "follows"):
             self._metrics.leader_changes.inc()
         _log.info(f"raft.{event.name}", **event.fields)
+        self.record(event.name, **event.fields)
+
+    def _tell_slow_disk(self, duration_s: float, entries: int) -> None:
+        # The duration is left out of what is compared, so that a disk that stays slow is one event with a count.
+        _log.warning("wal.slow_append", duration_ms=round(duration_s * 1000), entries=entries)
+        self.record("slow_disk", longer_than_ms=self._settings.slow_append_ms)
+
+    def record(self, name: str, **details: object) -> None:
+        """Notes what happened, for the timeline; a core's event brings the term that it speaks of."""
+        shard = self._shard
+        term = details.pop("term", None)
+        if not isinstance(term, int):
+            term = 0 if shard is None else shard.driver.node.term
+        self._events.add(name, term, details)
 
     def _is_started(self) -> bool:
         return self._shard is not None
@@ -323,7 +371,8 @@ class Node:
             return "no leader is known"
         return ""
 
-    def _status(self) -> admin_pb2.StatusResponse:
+    def status(self) -> admin_pb2.StatusResponse:
+        """See ``Operated``."""
         settings = self._settings
         response = admin_pb2.StatusResponse(
             node_id=settings.node_id,

@@ -1,4 +1,4 @@
-"""The Doug and Admin services: what clients, the facade and operators call on a node.
+"""The Doug service: what clients and the facade call on a node.
 
 Refusals carry ``doug-code`` in the trailing metadata, and a NOT_LEADER the leader's name and address beside it
 (docs/api.md, gRPC).
@@ -7,14 +7,14 @@ Refusals carry ``doug-code`` in the trailing metadata, and a NOT_LEADER the lead
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 
-from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2_grpc
 from doug.v1 import doug_pb2 as pb
+from doug.v1 import doug_pb2_grpc
 from doug_wire import command as commands
 from doug_wire.command import CommandError, Opcode
 from doug_wire.pipe import Status
@@ -190,15 +190,3 @@ class DougService(doug_pb2_grpc.DougServicer):
             revision=found.revision,
             receipt=shard.receipt(),
         )
-
-
-class AdminService(admin_pb2_grpc.AdminServicer):
-    """Serves operators, also while the node is starting."""
-
-    def __init__(self, status: Callable[[], admin_pb2.StatusResponse]) -> None:
-        """Answers with what ``status`` gives."""
-        self._status = status
-
-    async def Status(self, request: admin_pb2.StatusRequest, context: Context) -> admin_pb2.StatusResponse:  # noqa: N802
-        """Tells the role, the term and the indexes of this node."""
-        return self._status()

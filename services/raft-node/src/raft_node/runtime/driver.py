@@ -146,6 +146,7 @@ class Driver:
         self._timer_due_s = 0.0
         self._counted_until_s = self._loop.time()
         self._stopped = False
+        self._stalled_since_s: float | None = None
 
     # What comes in.
 
@@ -226,6 +227,7 @@ class Driver:
         self._turn_scheduled = False
         if self._stopped:
             return
+        self._note_stall()
         if self._inbox:
             self._step()
         if self._held and not self._engine.stalled:
@@ -240,7 +242,20 @@ class Driver:
             self._handle(ready)
             ready = self.node.ready(self._log.idle)
         self._serve_confirmed()
+        self._note_stall()
         self._set_timer()
+
+    def _note_stall(self) -> None:
+        """Tells when the engine begins and ends to hold applying up; looked at twice a turn."""
+        if self._engine.stalled == (self._stalled_since_s is not None):
+            return
+        if self._stalled_since_s is None:
+            self._stalled_since_s = self._loop.time()
+            self._on_event(Event("stall_began", {"applied": self.node.applied_index}))
+        else:
+            duration_ms = round((self._loop.time() - self._stalled_since_s) * 1000)
+            self._stalled_since_s = None
+            self._on_event(Event("stall_ended", {"duration_ms": duration_ms, "applied": self.node.applied_index}))
 
     def _step(self) -> None:
         self._count_time_before_message()
