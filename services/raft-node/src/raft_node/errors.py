@@ -8,6 +8,8 @@
     |   +-- WrongShardError         the key's slot is not this shard's, or the epoch is outdated
     |   +-- OverloadedError         too much is waiting; nothing was proposed
     |   +-- SupersededError         another leader's entry took its place in the log
+    |   +-- TransferRefusedError    leadership cannot go to that member
+    |   +-- ConfigurationRefusedError  the members cannot be changed so, or not now
     |   +-- InvalidCommandError     the bytes are not a command that a client may send
     +-- OutcomeUnknownError     it was proposed; it may or may not be applied later
     +-- UnavailableError        a read could not be served here and now; nothing was changed
@@ -60,6 +62,14 @@ class OverloadedError(RefusedError):
 
 class SupersededError(RefusedError):
     """Another leader's entry took the place of this one in the log."""
+
+
+class TransferRefusedError(RefusedError):
+    """Leadership cannot go to that member. The leader goes on as before."""
+
+
+class ConfigurationRefusedError(RefusedError):
+    """The members cannot be changed so, or not now. Nothing was appended."""
 
 
 class InvalidCommandError(RefusedError):

@@ -29,6 +29,7 @@ from raft_node.raft.messages import (
     Message,
     RequestVote,
     RequestVoteResponse,
+    TimeoutNow,
 )
 from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
@@ -242,6 +243,8 @@ class Peers:
                         heartbeat_answers.put(codec.encode_heartbeat_response(message, envelope))
                 case RequestVoteResponse():
                     self._answer_vote(message)
+                case TimeoutNow():
+                    raise NotImplementedError("TimeoutNow has no transport")
                 case _:
                     assert_never(message)
 
