@@ -44,6 +44,16 @@ class AdminStub:
                 request_serializer=doug_dot_v1_dot_admin__pb2.EventsRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_admin__pb2.EventsResponse.FromString,
                 _registered_method=True)
+        self.TransferLeadership = channel.unary_unary(
+                '/doug.v1.Admin/TransferLeadership',
+                request_serializer=doug_dot_v1_dot_admin__pb2.TransferLeadershipRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.TransferLeadershipResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/doug.v1.Admin/Drain',
+                request_serializer=doug_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -62,6 +72,21 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TransferLeadership(self, request, context):
+        """Asked of a leader: hands leadership over, and answers once another node leads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Makes the node ready to be stopped: it is not ready any more, hands leadership over if it has it, and hands it over
+        again should it be elected. Only a new start takes this back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +99,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Events,
                     request_deserializer=doug_dot_v1_dot_admin__pb2.EventsRequest.FromString,
                     response_serializer=doug_dot_v1_dot_admin__pb2.EventsResponse.SerializeToString,
+            ),
+            'TransferLeadership': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLeadership,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.TransferLeadershipRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.TransferLeadershipResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +165,60 @@ class Admin:
             '/doug.v1.Admin/Events',
             doug_dot_v1_dot_admin__pb2.EventsRequest.SerializeToString,
             doug_dot_v1_dot_admin__pb2.EventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLeadership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/TransferLeadership',
+            doug_dot_v1_dot_admin__pb2.TransferLeadershipRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.TransferLeadershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/Drain',
+            doug_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,7 +22,15 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap, check_membership
-from raft_node.errors import FatalError, SettingsError
+from raft_node.errors import (
+    AlreadyLeaderError,
+    FatalError,
+    NotLeaderError,
+    SettingsError,
+    TransferFailedError,
+    UnavailableError,
+    UnknownMemberError,
+)
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
@@ -31,13 +39,14 @@ from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
-from raft_node.rpc.admin_service import AdminService
+from raft_node.rpc.admin_service import AdminService, Leadership
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
 from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
+from raft_node.runtime.drain import drain
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.log_store import LogStore, to_raft, to_wal
@@ -52,6 +61,8 @@ from raft_node.storage.wal import Wal, WalOptions
 
 _EXPIRE_EVERY_S = 0.5
 _GRACE_S = 1.0
+_PEER_GRACE_S = 0.1
+"""Raft loses messages without harm."""
 
 _log = get_logger()
 
@@ -84,6 +95,9 @@ class Node:
         self._log: LogStore | None = None
         self._shard: Shard | None = None
         self._incarnation = 0
+        self._draining = False
+        self._health: health.aio.HealthServicer | None = None
+        self._drains: set[asyncio.Task[None]] = set()
         self._events = EventRing(settings.events_max, settings.events_bytes_max)
         self._metrics.registry.register(StateCollector(settings.shard_id, self._state))
 
@@ -116,7 +130,7 @@ class Node:
             start_id = secrets.token_hex(8)
             worker = WorkerProcess(settings.data_dir)
             stack.callback(worker.close)
-            raft_service, doug_service, health_service = await self._open_ports(stack, identity)
+            raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
             wal, engine = await self._open_storage(start_id)
             stack.callback(engine.close)
             self._engine = engine
@@ -133,19 +147,25 @@ class Node:
             self.record("node_started", applied=self._shard.driver.applied_index, last_index=wal.last_index)
             await self._stopping.wait()
             self.record("node_stopping")
+            self._draining = True
             await health_service.enter_graceful_shutdown()
+            if self._fatal is None:
+                await self._hand_over_and_settle(self._shard)
+                doug_service.tell_leader()
+                # Whoever still asks here is told where to go, while this node goes on as a follower.
+                await client_server.stop(_GRACE_S)
             self._shard.driver.stop()
         if self._fatal is not None:
             raise self._fatal
 
     async def _open_ports(
         self, stack: contextlib.AsyncExitStack, identity: identities.Identity
-    ) -> tuple[RaftService, DougService, health.aio.HealthServicer]:
+    ) -> tuple[RaftService, DougService, health.aio.HealthServicer, grpc.aio.Server]:
         settings = self._settings
         raft_service = RaftService(NodeId(identity.name, identity.incarnation), settings.shard_id, self._metrics)
         raft_service.cluster_id = identity.cluster_id.encode()
         doug_service = DougService(self._metrics)
-        health_service = health.aio.HealthServicer()
+        health_service = self._health = health.aio.HealthServicer()
         await health_service.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         await health_service.set("readiness", health_pb2.HealthCheckResponse.NOT_SERVING)
         await health_service.set("startup", health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -173,7 +193,7 @@ class Node:
 
         async def close_ports() -> None:
             admin.stop()
-            await asyncio.gather(peer_server.stop(_GRACE_S), client_server.stop(_GRACE_S), admin_task)
+            await asyncio.gather(peer_server.stop(_PEER_GRACE_S), client_server.stop(_GRACE_S), admin_task)
 
         stack.push_async_callback(close_ports)
         for server, address, what in (
@@ -185,7 +205,7 @@ class Node:
             except RuntimeError as error:
                 raise SettingsError(f"cannot listen on {address} ({what}): is the port taken?") from error
             await server.start()
-        return raft_service, doug_service, health_service
+        return raft_service, doug_service, health_service, client_server
 
     async def _open_storage(self, start_id: str) -> tuple[Wal, Engine]:
         """Reads the log and the manifest on a thread, while the ports already answer that the node is starting."""
@@ -346,6 +366,11 @@ class Node:
             self._metrics.leader_changes.inc()
         _log.info(f"raft.{event.name}", **event.fields)
         self.record(event.name, **event.fields)
+        if event.name == "became_leader" and self._draining and not self._stopping.is_set():
+            assert self._shard is not None
+            again = asyncio.create_task(self._hand_over_again(self._shard))
+            self._drains.add(again)
+            again.add_done_callback(self._drains.discard)
 
     def _tell_slow_disk(self, duration_s: float, entries: int) -> None:
         # The duration is left out of what is compared, so that a disk that stays slow is one event with a count.
@@ -360,6 +385,65 @@ class Node:
             term = 0 if shard is None else shard.driver.node.term
         self._events.add(name, term, details)
 
+    # What operators ask for.
+
+    async def transfer_leadership(self, target: str) -> Leadership:
+        """See ``Operated``."""
+        shard = self._leading_shard()
+        core = shard.driver.node
+        members = {member.name: member for member in (*core.configuration.voters, *core.configuration.learners)}
+        if target and target not in members:
+            raise UnknownMemberError(f"shard {shard.number} has no member {target}")
+        if target == core.id.name:
+            raise AlreadyLeaderError(f"{target} leads already")
+        timeout_s = self._settings.drain_timeout_ms / 1000
+        leader = await shard.driver.hand_over(members[target] if target else None, timeout_s)
+        if target and leader.name != target:
+            raise TransferFailedError(f"{leader.name} leads now, not {target}")
+        return self._leadership(shard)
+
+    async def drain(self) -> Leadership:
+        """See ``Operated``."""
+        shard = self._shard
+        if shard is None:
+            raise UnavailableError("the node is starting")
+        assert self._health is not None
+        self._draining = True
+        self.record("drain_began")
+        await self._health.set("readiness", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._hand_over_and_settle(shard)
+        if shard.is_leader:
+            self._draining = False
+            await self._health.set("readiness", health_pb2.HealthCheckResponse.SERVING)
+            shard.driver.release()
+            raise TransferFailedError("nobody took over; this node goes on")
+        return self._leadership(shard)
+
+    async def _hand_over_and_settle(self, shard: Shard) -> None:
+        settings = self._settings
+        leader = await drain(shard.driver, settings.drain_timeout_ms / 1000, settings.election_timeout_max_ms / 1000)
+        left = len(shard.driver.pending)
+        self.record("drained", leader=leader.name if leader else "", unanswered=left)
+        _log.info("node.drained", leader=leader.name if leader else "", unanswered=left)
+
+    async def _hand_over_again(self, shard: Shard) -> None:
+        """A drained node was elected all the same: the others could not, or an operator asked for it."""
+        await self._hand_over_and_settle(shard)
+        if shard.is_leader:
+            shard.driver.release()
+
+    def _leading_shard(self) -> Shard:
+        shard = self._shard
+        if shard is None:
+            raise UnavailableError("the node is starting")
+        if not shard.is_leader:
+            raise NotLeaderError(*shard.leader())
+        return shard
+
+    @staticmethod
+    def _leadership(shard: Shard) -> Leadership:
+        return Leadership(*shard.leader(), shard.driver.node.term)
+
     def _is_started(self) -> bool:
         return self._shard is not None
 
@@ -367,6 +451,8 @@ class Node:
         shard = self._shard
         if shard is None:
             return "starting"
+        if self._draining:
+            return "draining"
         if shard.driver.node.leader is None:
             return "no leader is known"
         return ""

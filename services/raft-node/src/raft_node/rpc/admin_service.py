@@ -5,15 +5,44 @@ It only turns requests and answers; what a node is, does and remembers, it hears
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
+import grpc
 import grpc.aio
 
 from doug.v1 import admin_pb2 as pb
 from doug.v1 import admin_pb2_grpc
+from raft_node.errors import (
+    AlreadyLeaderError,
+    DougError,
+    NotLeaderError,
+    TransferFailedError,
+    TransferRefusedError,
+    UnavailableError,
+    UnknownMemberError,
+)
 from raft_node.runtime.events import EventRing
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+CODES: tuple[tuple[type[DougError], str, grpc.StatusCode], ...] = (
+    (NotLeaderError, "NOT_LEADER", grpc.StatusCode.FAILED_PRECONDITION),
+    (AlreadyLeaderError, "ALREADY_LEADER", grpc.StatusCode.FAILED_PRECONDITION),
+    (UnknownMemberError, "UNKNOWN_MEMBER", grpc.StatusCode.INVALID_ARGUMENT),
+    (TransferRefusedError, "TRANSFER_REFUSED", grpc.StatusCode.FAILED_PRECONDITION),
+    (TransferFailedError, "TRANSFER_FAILED", grpc.StatusCode.ABORTED),
+    (UnavailableError, "UNAVAILABLE", grpc.StatusCode.UNAVAILABLE),
+)
+"""``doug-code`` and status of each refusal; the first class that fits."""
+
+
+class Leadership(NamedTuple):
+    """Who leads, as far as a node knows; empty while it does not."""
+
+    leader_id: str
+    leader_address: str
+    term: int
 
 
 class Operated(Protocol):
@@ -21,6 +50,19 @@ class Operated(Protocol):
 
     def status(self) -> pb.StatusResponse:
         """The role, the term and the indexes."""
+
+    async def transfer_leadership(self, target: str) -> Leadership:
+        """Hands leadership over to a voter, empty for the most caught-up one; returns who leads then.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            TransferRefusedError: It cannot go there.
+            TransferFailedError: Nobody was seen to take over in time.
+            UnavailableError: The node is starting.
+        """
+
+    async def drain(self) -> Leadership:
+        """Makes the node ready to be stopped; raises what ``transfer_leadership`` does."""
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
@@ -69,3 +111,33 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 for record in records
             ],
         )
+
+    async def TransferLeadership(  # noqa: N802
+        self, request: pb.TransferLeadershipRequest, context: Context
+    ) -> pb.TransferLeadershipResponse:
+        """Hands leadership over; answers once another node leads."""
+        try:
+            leader = await self._node.transfer_leadership(request.target)
+        except DougError as error:
+            await self._refuse(error, context)
+        return pb.TransferLeadershipResponse(
+            leader_id=leader.leader_id, leader_address=leader.leader_address, term=leader.term
+        )
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:  # noqa: N802
+        """Makes the node ready to be stopped; answers once it does not lead."""
+        try:
+            leader = await self._node.drain()
+        except DougError as error:
+            await self._refuse(error, context)
+        return pb.DrainResponse(leader_id=leader.leader_id, leader_address=leader.leader_address, term=leader.term)
+
+    async def _refuse(self, error: DougError, context: Context) -> NoReturn:
+        for kind, code, status in CODES:
+            if isinstance(error, kind):
+                metadata: tuple[tuple[str, str], ...] = (("doug-code", code),)
+                if isinstance(error, NotLeaderError):
+                    hints = (("doug-leader-id", error.leader_id), ("doug-leader-address", error.leader_address))
+                    metadata = (*metadata, *hints)
+                await context.abort(status, f"{code}: {error}", metadata)
+        raise error

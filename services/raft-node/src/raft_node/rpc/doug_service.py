@@ -58,11 +58,17 @@ class DougService(doug_pb2_grpc.DougServicer):
         """Starts detached."""
         self._metrics = metrics
         self._shard: Shard | None = None
+        self._sessions: set[PipeSession] = set()
         self._received = {name: metrics.received("Doug", name) for name in ("Get", "Put", "Delete", "Partitions")}
 
     def attach(self, shard: Shard) -> None:
         """From now on calls are served."""
         self._shard = shard
+
+    def tell_leader(self) -> None:
+        """Tells everyone with an open stream who leads now."""
+        for session in self._sessions:
+            session.tell_leader()
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
         """Reads a key, by default after a quorum has confirmed this leader."""
@@ -104,7 +110,12 @@ class DougService(doug_pb2_grpc.DougServicer):
     ) -> None:
         """Serves a stream of batches."""
         shard = await self._admit(context)
-        await PipeSession(shard, context, self._metrics).run()
+        session = PipeSession(shard, context, self._metrics)
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
 
     async def Partitions(self, request: pb.PartitionsRequest, context: Context) -> pb.PartitionsResponse:  # noqa: N802
         """The partition map, from shard 0's leader, confirmed by a quorum."""
@@ -133,7 +144,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         except CommandError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {error}", (("doug-code", "INVALID"),))
         machine = shard.driver.machine
-        if not shard.is_leader or not machine.created:
+        if not shard.takes_requests or not machine.created:
             await self._refuse(shard, Status.NOT_LEADER, context)
         if not machine.owns(slot_of(key), epoch):
             await self._refuse(shard, Status.WRONG_SHARD, context)

@@ -9,6 +9,8 @@ Invariants:
 3. Time reaches the core as ticks. Messages that have arrived are handled before a deadline is: a wake-up that comes
    late lets the loop read its sockets once and counts one tick, so that a paused process does not campaign for the
    time it slept (docs/raft.md, Time).
+4. While leadership is handed over, writes are held back, and reads as soon as this node does not lead any more. Once
+   somebody leads, they are refused with that leader's name, certainly not applied; if it stays here, they go on.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
-from raft_node.errors import NotLeaderError, OverloadedError
+from raft_node.errors import NotLeaderError, OverloadedError, TransferFailedError
 from raft_node.kv import partitions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
@@ -39,6 +41,10 @@ LATE_S = 0.03
 
 SUBMISSIONS_WAITING_MAX = 20_000
 """Writes that wait for one turn of the loop, or for a stalled engine; more are refused."""
+
+
+_TRANSFER_ENDS = ("transfer_aborted", "became_leader")
+"""The core's events after which leadership stays, or is back."""
 
 
 class Transport(Protocol):
@@ -147,6 +153,8 @@ class Driver:
         self._counted_until_s = self._loop.time()
         self._stopped = False
         self._stalled_since_s: float | None = None
+        self._holds = 0
+        self._hand_overs: set[asyncio.Future[NodeId]] = set()
 
     # What comes in.
 
@@ -161,6 +169,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self.pending.expire(float("inf"))
+        self._fail_hand_overs("the node stops")
         for submission in self._waiting:
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
         self._waiting = []
@@ -182,7 +191,7 @@ class Driver:
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         """Proposes writes; each sink hears once what became of its own."""
-        if self.node.role is not Role.LEADER or self._stopped:
+        if not self._takes_requests():
             self._refuse(submissions, Status.NOT_LEADER, "not_leader")
         elif len(self._waiting) + len(submissions) > SUBMISSIONS_WAITING_MAX:
             self._refuse(submissions, Status.OVERLOADED, "overloaded")
@@ -192,11 +201,57 @@ class Driver:
 
     def read(self, callback: ReadCallback) -> None:
         """Asks for a linearizable read; reads that come while a round is under way share the next one."""
-        if self.node.role is not Role.LEADER or self._stopped:
+        if not self._takes_requests():
             callback(False)
             return
         self._reads_waiting.append(callback)
         self.wake()
+
+    @property
+    def holding(self) -> bool:
+        """Whether requests are held back, because leadership is about to move."""
+        return self._holds > 0
+
+    def hold(self) -> None:
+        """Proposes nothing from now on; what comes waits for ``release``, or is refused by ``stop``."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """Takes back one ``hold``: what waits is proposed if this node leads, and refused otherwise."""
+        assert self._holds, "nothing is held"
+        self._holds -= 1
+        self.wake()
+
+    async def hand_over(self, target: NodeId | None, timeout_s: float) -> NodeId:
+        """Hands leadership over; returns who leads then, which under ill luck is another than was asked for.
+
+        Args:
+            target: A voter; None for the most caught-up one.
+            timeout_s: How long to wait until a leader is known. What is held back waits no longer either.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            TransferRefusedError: It cannot go there.
+            TransferFailedError: Nobody was seen to take over in time.
+        """
+        if self._stopped:
+            raise NotLeaderError
+        self.node.transfer_leadership(target)
+        concluded: asyncio.Future[NodeId] = self._loop.create_future()
+        self._hand_overs.add(concluded)
+        self.hold()
+        self.wake()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await concluded
+        except TimeoutError:
+            raise TransferFailedError("no other node was seen to lead in time") from None
+        finally:
+            self._hand_overs.discard(concluded)
+            self.release()
+
+    def _takes_requests(self) -> bool:
+        return not self._stopped and (self.node.role is Role.LEADER or self.holding)
 
     def durable(self, sequence: int) -> None:
         """Notes that a log write is durable."""
@@ -233,15 +288,16 @@ class Driver:
         if self._held and not self._engine.stalled:
             held, self._held = self._held, ()
             self._apply(held)
-        if self._waiting and not self._engine.stalled:
+        if self._waiting and not self._engine.stalled and not self.holding:
             self._propose()
-        if self._reads_waiting:
+        if self._reads_waiting and (self.node.role is Role.LEADER or not self.holding):
             self._ask_quorum()
         ready = self.node.ready(self._log.idle)
         while ready is not None:
             self._handle(ready)
             ready = self.node.ready(self._log.idle)
         self._serve_confirmed()
+        self._conclude_hand_overs()
         self._note_stall()
         self._set_timer()
 
@@ -271,6 +327,8 @@ class Driver:
         for event in ready.events:
             if event.name == "became_leader":
                 self._clock.rebase()
+            if event.name in _TRANSFER_ENDS and event.fields.get("reason") != "replaced":
+                self._fail_hand_overs(str(event.fields.get("reason", "this node leads again")))
             self._on_event(event)
         if ready.committed:
             assert not self._held, "the core hands out one chunk of committed entries at a time"
@@ -322,6 +380,20 @@ class Driver:
         for submission in submissions:
             submission.sink.resolve(submission.record_id, status, 0)
 
+    # Leadership on its way.
+
+    def _conclude_hand_overs(self) -> None:
+        leader = self.node.leader
+        if self._hand_overs and leader is not None and leader != self.node.id:
+            for concluded in self._hand_overs:
+                if not concluded.done():
+                    concluded.set_result(leader)
+
+    def _fail_hand_overs(self, reason: str) -> None:
+        for concluded in self._hand_overs:
+            if not concluded.done():
+                concluded.set_exception(TransferFailedError(f"leadership stays here: {reason}"))
+
     # Reads.
 
     def _serve_confirmed(self) -> None:
@@ -346,7 +418,11 @@ class Driver:
 
     def _drop_reads(self, contexts: Sequence[int]) -> None:
         for context in contexts:
-            for callback in self._reads.pop(context, []):
+            callbacks = self._reads.pop(context, [])
+            if self.holding and not self._stopped:
+                self._reads_waiting += callbacks
+                continue
+            for callback in callbacks:
                 callback(False)
 
     # Time.
