@@ -20,6 +20,7 @@ from dougdb.wire import (
     OCTET_STREAM,
     ClusterStatus,
     Consistency,
+    LeaderMoved,
     Receipt,
     Timeline,
     Value,
@@ -28,6 +29,7 @@ from dougdb.wire import (
     error_of,
     error_of_transport,
     is_loopback,
+    leader_moved_of,
     receipt_of,
     timeline_of,
     value_of,
@@ -145,6 +147,22 @@ class DougClient:
         path = f"/v1/shards/{quote(str(shard), safe='')}/events"
         return timeline_of(_document(self._send("GET", path, params=parameters, headers=_JSON)))
 
+    def transfer_leadership(self, shard: str | int, to: str | None = None) -> LeaderMoved:
+        """Hands the leadership of a shard over, and waits until another node leads.
+
+        Args:
+            shard: The shard's id.
+            to: The node that is to lead; the most caught-up one without it.
+
+        Raises:
+            RejectedError: It cannot go there: no such shard or node, or that node leads already.
+            UnavailableError: The shard has no leader.
+            OutcomeUnknownError: Nobody was seen to take over in time.
+        """
+        path = f"/v1/shards/{quote(str(shard), safe='')}/leader"
+        wanted = {} if to is None else {"to": to}
+        return leader_moved_of(_document(self._send("POST", path, json=wanted, headers=_JSON, write=True)))
+
     def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""
         return _document(self._send("GET", "/v1/partitions", headers=_JSON))
@@ -232,6 +250,12 @@ class AsyncDougClient:
         parameters = {"since": since_us, "limit": limit}
         path = f"/v1/shards/{quote(str(shard), safe='')}/events"
         return timeline_of(_document(await self._send("GET", path, params=parameters, headers=_JSON)))
+
+    async def transfer_leadership(self, shard: str | int, to: str | None = None) -> LeaderMoved:
+        """Hands the leadership of a shard over; see ``DougClient.transfer_leadership``."""
+        path = f"/v1/shards/{quote(str(shard), safe='')}/leader"
+        wanted = {} if to is None else {"to": to}
+        return leader_moved_of(_document(await self._send("POST", path, json=wanted, headers=_JSON, write=True)))
 
     async def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""

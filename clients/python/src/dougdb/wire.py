@@ -146,6 +146,23 @@ class Timeline:
     document: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class LeaderMoved:
+    """The answer to a transfer of leadership.
+
+    Attributes:
+        shard: The shard's id.
+        leader: Who leads now.
+        term: Since which term.
+        previous: Who led before; empty when that is not known.
+    """
+
+    shard: str
+    leader: str
+    term: int
+    previous: str
+
+
 def encode_key(key: str | bytes) -> str:
     """The percent-encoded path of a key.
 
@@ -251,6 +268,20 @@ def _event_of(shard: str, event: dict[str, Any]) -> Event:
         identity=(str(event["node"]), str(event["start_id"]), int(event["sequence"])),
         document=event,
     )
+
+
+def leader_moved_of(document: dict[str, Any]) -> LeaderMoved:
+    """Reads the answer of ``POST /v1/shards/{id}/leader``.
+
+    Raises:
+        ServerError: It does not have the form that is documented.
+    """
+    try:
+        return LeaderMoved(
+            str(document["shard"]), str(document["leader"]), int(document["term"]), str(document["previous"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(200, f"not an answer to a transfer: {error!r}") from None
 
 
 def error_of(response: httpx.Response, *, write: bool, key: str = "") -> DougdbError:

@@ -94,6 +94,23 @@ class EventsView(Model):
     cut: bool = Field(description="Whether older events that were asked for are left out, because of the limit")
 
 
+class LeaderRequest(Model):
+    """Where leadership is to go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    to: str | None = Field(default=None, max_length=253, description="A node's id; left out, the most caught-up voter")
+
+
+class LeaderView(Model):
+    """Who leads a shard after leadership was moved."""
+
+    shard: int
+    leader: str
+    term: int
+    previous: str = Field(description="Who led before; empty when that is not known")
+
+
 class VersionView(Model):
     """What is running here."""
 

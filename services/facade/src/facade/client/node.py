@@ -132,6 +132,15 @@ class Node:
         except grpc.aio.AioRpcError:
             return None
 
+    async def transfer_leadership(self, target: str, timeout_s: float) -> admin_pb2.TransferLeadershipResponse:
+        """Admin.TransferLeadership; answers once another node leads.
+
+        Raises:
+            grpc.aio.AioRpcError: It did not come about; ``doug-code`` in the trailing metadata says why.
+        """
+        request = admin_pb2.TransferLeadershipRequest(target=target)
+        return await self._admin.TransferLeadership(request, timeout=timeout_s)
+
     async def partitions(self, timeout_s: float) -> doug_pb2.PartitionsResponse:
         """Doug.Partitions.
 
