@@ -45,6 +45,7 @@ class FakeLog(MemoryLog):
     def __init__(self) -> None:
         super().__init__()
         self.idle = True
+        self.write_age_s = 0.0
         self.writes: list[Write] = []
 
     def write(self, write: Write) -> None:
@@ -253,18 +254,67 @@ async def test_nothing_is_answered_before_it_is_durable(rig: Rig) -> None:
     assert sink.results == [(1, Status.OK)]
 
 
-async def test_a_stalled_engine_holds_applying_and_proposing_and_goes_on_later(rig: Rig) -> None:
+async def test_a_stalled_engine_holds_applying_refuses_writes_and_goes_on_later(rig: Rig) -> None:
     sink = ListSink()
     rig.put(sink, 1)
     await rig.settle()
     rig.store.stalled = True
     rig.put(sink, 2)
     await rig.finish_writes()
-    assert sink.results == []
+    assert sink.results == [(2, Status.OVERLOADED)], "certainly not applied, so whoever waits can try again"
     rig.store.stalled = False
     rig.driver.wake()
     await rig.finish_writes()
-    assert sink.results == [(1, Status.OK), (2, Status.OK)]
+    assert sink.results == [(2, Status.OVERLOADED), (1, Status.OK)]
+
+
+async def test_waiting_writes_are_bounded_in_bytes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "SUBMISSION_BYTES_WAITING_MAX", 30)
+    sink = ListSink()
+    for record_id in (1, 2, 3):
+        rig.put(sink, record_id)
+    assert sink.results == [(2, Status.OVERLOADED), (3, Status.OVERLOADED)]
+
+
+async def test_a_leader_whose_disk_hangs_steps_down(rig: Rig) -> None:
+    rig.put(ListSink(), 1)
+    await rig.settle()
+    rig.log.write_age_s = drivers.HUNG_WRITE_S / 2
+    rig.driver.expire()
+    assert rig.core.role is Role.LEADER
+    rig.log.write_age_s = drivers.HUNG_WRITE_S * 2
+    rig.driver.expire()
+    assert rig.core.leadership is None
+
+
+async def test_waiting_reads_are_bounded_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "READS_WAITING_MAX", 1)
+    rig = Rig(monkeypatch)
+    await rig.elect()
+    rig.log.idle = False  # The entry of the new term can no longer commit; reads would wait for it.
+    answers: list[bool] = []
+    rig.core.resign("test")
+    rig.driver.read(answers.append)
+    assert answers == [False]
+    held = Rig(monkeypatch, voters=(ME,))
+    await held.elect()
+    monkeypatch.setattr(held.core, "read_index", lambda context: None)
+    held.driver.read(answers.append)
+    await held.settle()
+    held.driver.read(answers.append)
+    assert answers == [False, False], "the second one is beyond the bound"
+    held.now_s += 1.0
+    held.driver.expire()
+    assert answers == [False, False, False]
+
+
+async def test_timers_that_are_always_late_still_elect_a_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch)
+    await rig.settle()
+    for _ in range(10):
+        await rig.advance(rig.timers[0][0] + 0.05)
+        await rig.finish_writes()
+    assert rig.core.role is Role.LEADER
 
 
 async def test_a_stall_is_told_when_it_begins_and_ends(rig: Rig) -> None:
@@ -335,7 +385,7 @@ async def test_a_process_that_stood_still_reads_its_messages_before_it_campaigns
     rig.driver.receive(Heartbeat(OTHER, ME, 1, 0, 0))
     await rig.settle()
     await rig.advance(rig.now_s + 0.02)
-    assert rig.core.role is Role.FOLLOWER
+    assert rig.core.leadership is None
     assert rig.core.leader == OTHER
 
 
@@ -355,7 +405,7 @@ async def test_a_message_that_comes_late_puts_the_election_off(monkeypatch: pyte
     rig.now_s += 60.0
     rig.driver.receive(Heartbeat(OTHER, ME, 1, 0, 0))
     await rig.settle()
-    assert rig.core.role is Role.FOLLOWER
+    assert rig.core.leadership is None
     assert rig.core.ticks_to_deadline() >= RaftConfig().election_timeout_ticks
 
 

@@ -198,7 +198,8 @@ class Shard:
         node.heard(receipt.term, receipt.applied_index, self._loop.time())
         link, headers, finish = node.link, node.headers, self._owner.finish
         refused: list[tuple[Operation, int]] = []
-        for result in pipe.decode_results(message.results):
+        # All of it is read before anything is done: of a damaged message nothing counts.
+        for result in list(pipe.decode_results(message.results)):
             operation = link.take(result.id)
             if operation is None:
                 continue  # It ran out of time, or was tried elsewhere.

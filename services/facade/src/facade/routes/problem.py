@@ -89,6 +89,9 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ProblemError):
+        # FastAPI hides whatever goes wrong while it reads a body behind a plain 400.
+        return response(error.__cause__)
     code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     extra = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
     return response(ProblemError(code, f"{error.detail}.", status=error.status_code, headers=extra))

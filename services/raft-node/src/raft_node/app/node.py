@@ -22,9 +22,11 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap, check_membership
+from raft_node.entry import EntryKind
 from raft_node.errors import (
     AlreadyLeaderError,
     FatalError,
+    IdentityError,
     NotLeaderError,
     SettingsError,
     TransferFailedError,
@@ -81,6 +83,12 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
     )
 
 
+def _end_with(task: asyncio.Task[None]) -> None:
+    """A background task that ends by itself has met a defect: without it the node would only seem to live."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
+
+
 class Node:
     """One replica of a shard, as a process."""
 
@@ -131,6 +139,7 @@ class Node:
             worker = WorkerProcess(settings.data_dir)
             stack.callback(worker.close)
             raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
+            identities.check_log_is_there(self._fs, settings.wal_dir, identity)
             wal, engine = await self._open_storage(start_id)
             stack.callback(engine.close)
             self._engine = engine
@@ -224,10 +233,11 @@ class Node:
         for note in wal.recovery_notes:
             _log.warning("wal.recovered", note=note)
             self.record("wal_recovered", note=str(note))
-        if engine.applied_index > wal.last_index:
-            raise FatalError(
-                f"{settings.data_dir} has applied {engine.applied_index}, and {settings.wal_dir} ends at "
-                f"{wal.last_index}: the log was wiped or is an older one"
+        applied = engine.applied_index
+        if applied > wal.last_index or (applied and wal.term(applied) != engine.applied_term):
+            raise IdentityError(
+                f"{settings.data_dir} has applied entry {applied} of term {engine.applied_term}, and "
+                f"{settings.wal_dir} ends at {wal.last_index} or has another entry there: the log was wiped or replaced"
             )
         return wal, engine
 
@@ -254,6 +264,8 @@ class Node:
             # Durable before this member tells it on, and before it votes.
             wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
         entry = wal.entries(1, 2, 1)[0]
+        if entry.kind != EntryKind.CONFIGURATION:
+            raise IdentityError(f"{settings.wal_dir} does not begin with a configuration")
         configuration = decode_configuration(entry.command)
         check_membership(configuration, me)
         raft_service.cluster_id = identity.cluster_id.encode()
@@ -305,12 +317,10 @@ class Node:
             self.record,
         )
         driver = self._make_driver(core, log, engine, peers, maintenance)
-        reader = Reader(engine)
+        reader = Reader(engine, self.fail)
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
-        addresses = settings.peer_addresses
-        others = {member: addresses[member.name] for member in configuration.voters if member != me}
-        peers.connect(others, driver.receive, driver.peer_unreachable)
+        peers.connect(self._addresses_of_others(configuration, me), driver.receive, driver.peer_unreachable)
         self._start_tasks(stack, peers, maintenance, driver)
         raft_service.attach(peers, driver.receive)
         doug_service.attach(self._shard)
@@ -344,6 +354,9 @@ class Node:
             asyncio.create_task(self._expire(driver)),
         ]
 
+        for task in tasks:
+            task.add_done_callback(_end_with)
+
         async def end_tasks() -> None:
             for task in tasks:
                 task.cancel()
@@ -351,6 +364,13 @@ class Node:
             maintenance.close()
 
         stack.push_async_callback(end_tasks)
+
+    def _addresses_of_others(self, configuration: Configuration, me: NodeId) -> dict[NodeId, str]:
+        addresses = self._settings.peer_addresses
+        unknown = sorted(member.name for member in configuration.voters if member.name not in addresses)
+        if unknown:
+            raise SettingsError(f"DOUGDB_PEERS has no address of {', '.join(unknown)}")
+        return {member: addresses[member.name] for member in configuration.voters if member != me}
 
     async def _expire(self, driver: Driver) -> None:
         while True:
@@ -371,6 +391,7 @@ class Node:
             again = asyncio.create_task(self._hand_over_again(self._shard))
             self._drains.add(again)
             again.add_done_callback(self._drains.discard)
+            again.add_done_callback(_end_with)
 
     def _tell_slow_disk(self, duration_s: float, entries: int) -> None:
         # The duration is left out of what is compared, so that a disk that stays slow is one event with a count.

@@ -19,6 +19,7 @@ from doug_wire import command as commands
 from doug_wire.command import CommandError, Opcode
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
+from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.pipe import PipeSession
@@ -83,7 +84,10 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(shard, Status.WRONG_SHARD, context)
         found = shard.reader.get(request.key)
         if isinstance(found, BlockNeeded):
-            found = await shard.reader.load(found)
+            try:
+                found = await shard.reader.load(found)
+            except UnavailableError:
+                await self._refuse(shard, Status.UNAVAILABLE, context)
         return self._get_response(shard, found)
 
     async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:  # noqa: N802

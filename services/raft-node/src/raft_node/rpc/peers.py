@@ -86,7 +86,7 @@ class LocalMember:
 
 
 class Peer:
-    """One peer: a channel, two streams, votes and TimeoutNow."""
+    """One peer: two connections, a stream on each, votes and TimeoutNow."""
 
     def __init__(
         self,
@@ -97,13 +97,14 @@ class Peer:
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[NodeId], None],
     ) -> None:
-        """Opens the channel; ``run`` sets the streams going."""
+        """Opens the connections; ``run`` sets the streams going."""
         self.node_id = node_id
         self._me = me
         self._envelope = me.envelope(node_id)
         self._metrics = metrics
         self._on_message = on_message
-        self._channel = open_channel(address)
+        # A connection of their own for heartbeats and votes: on a shared one they would wait behind entries.
+        self._bulk_channel, self._channel = open_channel(address), open_channel(address)
         self._stub = pb_grpc.RaftStub(self._channel)
         self._calls: set[asyncio.Task[None]] = set()
         self._received_vote = metrics.received("Raft", "RequestVote")
@@ -112,7 +113,7 @@ class Peer:
         self._sent_vote = metrics.sent("Raft", "RequestVote")
         self._sent_timeout_now = metrics.sent("Raft", "TimeoutNow")
         self._appends: ClientStream[pb.AppendEntriesRequest, pb.AppendEntriesResponse] = ClientStream(
-            self._stub.Replicate,
+            pb_grpc.RaftStub(self._bulk_channel).Replicate,
             _APPENDS_WAITING_MAX,
             self._append_answered,
             metrics.sent("Raft", "Replicate").inc,
@@ -127,7 +128,7 @@ class Peer:
         )
 
     async def run(self) -> None:
-        """Runs both streams until cancelled, then closes the channel."""
+        """Runs both streams until cancelled, then closes the connections."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._appends.run())
@@ -135,7 +136,7 @@ class Peer:
         finally:
             for call in self._calls:
                 call.cancel()
-            await self._channel.close()
+            await asyncio.gather(self._bulk_channel.close(), self._channel.close())
 
     def append(self, message: AppendEntries, blob: bytes) -> None:
         """Queues AppendEntries, whose entries are joined in ``blob``."""
@@ -289,15 +290,20 @@ class Peers:
         future = self._votes.get(key)
         if future is None or future.done():
             future = self._votes[key] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda _: self._votes.pop(key, None))
         return future
+
+    def forget_vote(self, message: RequestVote) -> None:
+        """Nobody waits any more for what the core answers to a question for a vote."""
+        self._votes.pop((message.sender, message.term, message.pre_vote), None)
 
     def _answer_vote(self, message: RequestVoteResponse) -> None:
         # A refusal may carry a newer term than was asked for, so the term cannot always tell which question it answers.
         for (asker, term, pre_vote), future in list(self._votes.items()):
             fits = asker == message.receiver and pre_vote == message.pre_vote and (pre_vote or message.term >= term)
-            if fits and not future.done():
-                future.set_result(message)
+            if fits:
+                del self._votes[asker, term, pre_vote]
+                if not future.done():
+                    future.set_result(message)
 
 
 __all__ = ["LocalMember", "Peers"]

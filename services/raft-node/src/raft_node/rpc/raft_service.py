@@ -85,6 +85,7 @@ class RaftService(pb_grpc.RaftServicer):
             async with asyncio.timeout(_VOTE_TIMEOUT_S):
                 response = await asyncio.shield(answer)
         except TimeoutError:
+            attached.peers.forget_vote(message)
             # The core ignored the question: it comes from a stranger, or this node is bound to a living leader.
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the vote was not answered")
         self._sent["RequestVote"].inc()

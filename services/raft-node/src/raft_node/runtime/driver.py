@@ -40,7 +40,14 @@ LATE_S = 0.03
 """A timer that is later than this tells that the process stood still, and that its sockets may hold news."""
 
 SUBMISSIONS_WAITING_MAX = 20_000
-"""Writes that wait for one turn of the loop, or for a stalled engine; more are refused."""
+SUBMISSION_BYTES_WAITING_MAX = 32 << 20
+"""Writes that wait for one turn of the loop; more are refused."""
+
+READS_WAITING_MAX = 50_000
+"""Reads that wait for a quorum; more are refused."""
+
+HUNG_WRITE_S = 1.0
+"""A leader whose log write takes longer steps down: its followers would go on, and its clients wait for its disk."""
 
 
 _TRANSFER_ENDS = ("transfer_aborted", "became_leader")
@@ -140,16 +147,20 @@ class Driver:
         self._on_applied = on_applied
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
+        self._waiting_bytes = 0
         self._inbox: list[Message] = []
         self._waiting: list[Submission] = []
         self._reads_waiting: list[ReadCallback] = []
         self._held: Sequence[Entry] = ()
         self._reads: dict[int, list[ReadCallback]] = {}
+        self._reads_pending = 0
+        self._reads_asked_s: dict[int, float] = {}
         self._confirmed: deque[tuple[int, list[ReadCallback]]] = deque()
         self._next_context = 1
         self._turn_scheduled = False
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
+        self._gave_way = False
         self._counted_until_s = self._loop.time()
         self._stopped = False
         self._stalled_since_s: float | None = None
@@ -174,9 +185,10 @@ class Driver:
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
         self._waiting = []
         self._drop_reads([*self._reads])
-        waiting, self._reads_waiting = self._reads_waiting, []
-        for callback in waiting:
-            callback(False)
+        self._answer_reads(self._reads_waiting, confirmed=False)
+        self._reads_waiting = []
+        while self._confirmed:
+            self._answer_reads(self._confirmed.popleft()[1], confirmed=False)
 
     def receive(self, message: Message) -> None:
         """Takes a message that the transport has decoded."""
@@ -193,17 +205,26 @@ class Driver:
         """Proposes writes; each sink hears once what became of its own."""
         if not self._takes_requests():
             self._refuse(submissions, Status.NOT_LEADER, "not_leader")
-        elif len(self._waiting) + len(submissions) > SUBMISSIONS_WAITING_MAX:
+            return
+        size = sum([len(submission.command) for submission in submissions])
+        full = (
+            len(self._waiting) + len(submissions) > SUBMISSIONS_WAITING_MAX
+            or self._waiting_bytes + size > SUBMISSION_BYTES_WAITING_MAX
+        )
+        # A stalled engine applies nothing: to queue here would only hide it from whoever waits.
+        if full or self._engine.stalled:
             self._refuse(submissions, Status.OVERLOADED, "overloaded")
-        else:
-            self._waiting.extend(submissions)
-            self.wake()
+            return
+        self._waiting.extend(submissions)
+        self._waiting_bytes += size
+        self.wake()
 
     def read(self, callback: ReadCallback) -> None:
         """Asks for a linearizable read; reads that come while a round is under way share the next one."""
-        if not self._takes_requests():
+        if not self._takes_requests() or self._reads_pending >= READS_WAITING_MAX:
             callback(False)
             return
+        self._reads_pending += 1
         self._reads_waiting.append(callback)
         self.wake()
 
@@ -260,10 +281,16 @@ class Driver:
             self.wake()
 
     def expire(self) -> None:
-        """Answers proposals that have waited too long; called now and then."""
-        expired = self.pending.expire(self._loop.time())
+        """Answers what has waited too long, and leaves the lead when the disk hangs; called now and then."""
+        now_s = self._loop.time()
+        expired = self.pending.expire(now_s)
         if expired:
             self._metrics.proposals_failed.labels(self._metrics.shard, "timeout").inc(expired)
+        limit_s = now_s - self._proposal_timeout_s
+        self._drop_reads([context for context, asked_s in self._reads_asked_s.items() if asked_s <= limit_s])
+        if self.node.role is Role.LEADER and self._log.write_age_s > HUNG_WRITE_S:
+            self.node.resign("the disk hangs")
+            self.wake()
 
     @property
     def applied_index(self) -> int:
@@ -288,7 +315,7 @@ class Driver:
         if self._held and not self._engine.stalled:
             held, self._held = self._held, ()
             self._apply(held)
-        if self._waiting and not self._engine.stalled and not self.holding:
+        if self._waiting and not self.holding:
             self._propose()
         if self._reads_waiting and (self.node.role is Role.LEADER or not self.holding):
             self._ask_quorum()
@@ -337,10 +364,7 @@ class Driver:
                 self._held = ready.committed
             else:
                 self._apply(ready.committed)
-        for state in ready.read_states:
-            self._confirmed.append((state.read_index, self._reads.pop(state.context)))
-        if ready.reads_dropped:
-            self._drop_reads(ready.reads_dropped)
+        self._take_reads(ready)
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         outcomes = self.machine.apply(entries)
@@ -364,7 +388,7 @@ class Driver:
             self.wake()
 
     def _propose(self) -> None:
-        submissions, self._waiting = self._waiting, []
+        submissions, self._waiting, self._waiting_bytes = self._waiting, [], 0
         proposals = [Proposal(EntryKind.COMMAND, item.command, item.crc) for item in submissions]
         try:
             first_index, term = self.node.propose(proposals, self._clock.now_us())
@@ -396,12 +420,27 @@ class Driver:
 
     # Reads.
 
+    def _take_reads(self, ready: Ready) -> None:
+        """Notes which reads were confirmed, and lets go of those that were dropped."""
+        for state in ready.read_states:
+            callbacks = self._reads.pop(state.context, None)
+            self._reads_asked_s.pop(state.context, None)
+            # A round that was given up as too late may be confirmed later still.
+            if callbacks is not None:
+                self._confirmed.append((state.read_index, callbacks))
+        if ready.reads_dropped and self.holding:
+            # Deposed while it hands over: they wait with the others until it can be said who leads.
+            for context in ready.reads_dropped:
+                self._reads_asked_s.pop(context, None)
+                self._reads_waiting += self._reads.pop(context, [])
+        elif ready.reads_dropped:
+            self._drop_reads(ready.reads_dropped)
+
     def _serve_confirmed(self) -> None:
         applied = self.node.applied_index
         # Rounds are confirmed in order, and their indexes never fall, so the first one waits the least.
         while self._confirmed and self._confirmed[0][0] <= applied:
-            for callback in self._confirmed.popleft()[1]:
-                callback(True)
+            self._answer_reads(self._confirmed.popleft()[1], confirmed=True)
 
     def _ask_quorum(self) -> None:
         """Has one context stand for all reads of this turn."""
@@ -410,20 +449,21 @@ class Driver:
         self._next_context += 1
         try:
             self.node.read_index(context)
-        except NotLeaderError:
-            for callback in callbacks:
-                callback(False)
+        except (NotLeaderError, OverloadedError):
+            self._answer_reads(callbacks, confirmed=False)
             return
         self._reads[context] = callbacks
+        self._reads_asked_s[context] = self._loop.time()
 
     def _drop_reads(self, contexts: Sequence[int]) -> None:
         for context in contexts:
-            callbacks = self._reads.pop(context, [])
-            if self.holding and not self._stopped:
-                self._reads_waiting += callbacks
-                continue
-            for callback in callbacks:
-                callback(False)
+            self._reads_asked_s.pop(context, None)
+            self._answer_reads(self._reads.pop(context, []), confirmed=False)
+
+    def _answer_reads(self, callbacks: Sequence[ReadCallback], *, confirmed: bool) -> None:
+        self._reads_pending -= len(callbacks)
+        for callback in callbacks:
+            callback(confirmed)
 
     # Time.
 
@@ -456,11 +496,14 @@ class Driver:
             return
         late_s = self._loop.time() - due_s
         self._metrics.event_loop_lag.set(max(0.0, late_s))
-        if late_s > LATE_S:
+        if late_s > LATE_S and not self._gave_way:
+            # Once only: a machine so slow that every wake-up is late must still elect its leaders.
+            self._gave_way = True
             # The process stood still. Count up to the deadline, let the loop read its sockets, then count one tick.
             self._count_time_before_message()
             self._set_timer()
             return
+        self._gave_way = False
         elapsed = self._elapsed_ticks()
         if elapsed > 0:
             self._counted_until_s += elapsed * self._tick_s

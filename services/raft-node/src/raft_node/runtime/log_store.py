@@ -21,6 +21,8 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, NodeId, Write
 from raft_node.storage.wal import Appended, Wal, WalHardState
 
+_CLOSE_TIMEOUT_S = 2.0
+
 
 def to_raft(state: WalHardState) -> HardState:
     """The hard state as the core knows it."""
@@ -71,6 +73,7 @@ class LogStore:
         self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._preparing = False
         self.idle = True
+        self._started_s = 0.0
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -102,18 +105,25 @@ class LogStore:
         """Syncs of the log since the start."""
         return self._wal.syncs
 
+    @property
+    def write_age_s(self) -> float:
+        """How long the write under way has taken by now; 0 when there is none."""
+        return 0.0 if self.idle else self._loop.time() - self._started_s
+
     def write(self, write: Write) -> None:
         """Hands a write to the writer thread. Requires: ``idle``."""
         assert self.idle, "one write is under way at a time"
         self.idle = False
+        self._started_s = self._loop.time()
         self._metrics.wal_group_commit.observe(len(write.entries))
         self._queue.put(write)
 
     def close(self) -> None:
-        """Waits for the write under way, ends the thread and closes the log."""
+        """Waits for the write under way, ends the thread and closes the log; a disk that hangs is not waited for."""
         self._queue.put(None)
-        self._thread.join()
-        self._wal.close()
+        self._thread.join(_CLOSE_TIMEOUT_S)
+        if not self._thread.is_alive():
+            self._wal.close()
 
     def _run(self) -> None:
         while (write := self._queue.get()) is not None:

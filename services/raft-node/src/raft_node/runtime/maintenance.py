@@ -20,6 +20,7 @@ from raft_node.storage.engine import Engine
 from raft_node.storage.tasks import FlushTask, Task, WorkerGoneError
 
 _RESTART_PAUSE_S = 0.5
+_FAILURES_MAX = 10
 
 _log = get_logger()
 
@@ -52,6 +53,7 @@ class Maintenance:
         self._on_progress = on_progress
         self._on_failure = on_failure
         self._record = record
+        self._failures = 0
         self._changes_wanted = asyncio.Event()
         self._task_wanted = asyncio.Event()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="maintenance")
@@ -101,10 +103,14 @@ class Maintenance:
         started = time.perf_counter()
         try:
             result = await loop.run_in_executor(self._threads, self._worker.run, task)
-        except WorkerGoneError:
+        except WorkerGoneError as error:
+            self._failures += 1
+            if self._failures >= _FAILURES_MAX:
+                raise FatalError(f"the storage worker died {self._failures} times in a row: {error}") from error
             self._engine.task_failed(task)
             await asyncio.sleep(_RESTART_PAUSE_S)
             return
+        self._failures = 0
         # Renames, syncs and the manifest's record first; only then does the engine show the new tables.
         prepared = await loop.run_in_executor(self._threads, self._engine.prepare_install, task, result)
         self._engine.finish_install(prepared)
