@@ -65,6 +65,7 @@ class Rig:
         self.shard = SimpleNamespace(
             number=0,
             is_leader=True,
+            takes_requests=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
             receipt=lambda: pb.Receipt(node_id="n", term=3),
@@ -97,7 +98,7 @@ def calls(rig: Rig, key: bytes, epoch: int = 0) -> list[tuple[Callable[[Any, Any
 
 
 async def test_defect_7_a_refusal_by_a_follower_carries_the_leaders_address(rig: Rig) -> None:
-    rig.shard.is_leader = False
+    rig.shard.is_leader = rig.shard.takes_requests = False
     rig.driver.confirms = False
     for call, request in calls(rig, b"k"):
         context = await rig.refusal(call, request)
@@ -108,7 +109,7 @@ async def test_defect_7_a_refusal_by_a_follower_carries_the_leaders_address(rig:
 
 
 async def test_while_no_leader_is_known_the_address_is_empty(rig: Rig) -> None:
-    rig.shard.is_leader = False
+    rig.shard.is_leader = rig.shard.takes_requests = False
     rig.shard.leader = lambda: Leader("", "")
     context = await rig.refusal(rig.service.Put, pb.PutRequest(key=b"k"))
     assert (context.metadata["doug-leader-id"], context.metadata["doug-leader-address"]) == ("", "")

@@ -86,6 +86,7 @@ class Rig:
         self.shard: Any = SimpleNamespace(
             number=0,
             is_leader=True,
+            takes_requests=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
             receipt=lambda: pb.Receipt(node_id="n", term=3),
@@ -191,7 +192,7 @@ async def test_a_read_that_no_quorum_confirms_is_sent_elsewhere() -> None:
 
 async def test_a_follower_refuses_linearizable_reads_with_the_leader_and_serves_local_ones() -> None:
     rig = Rig()
-    rig.shard.is_leader = False
+    rig.shard.is_leader = rig.shard.takes_requests = False
     await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a"))
     await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(2, 0, b"a"))
     assert await rig.statuses() == {1: Status.NOT_LEADER, 2: Status.NOT_FOUND}
@@ -245,6 +246,19 @@ async def test_a_large_result_travels_alone() -> None:
     rig.context.may_write.set()
     await rig.settle()
     assert [len(list(pipe.decode_results(message.results))) for message in rig.context.sent] == [1, 1, 1]
+    await rig.end()
+
+
+async def test_a_change_of_leader_is_told_without_any_result() -> None:
+    rig = Rig()
+    rig.shard.is_leader = False
+    rig.session.tell_leader()
+    await rig.settle()
+    assert [(message.results, message.leader_id) for message in rig.context.sent] == [(b"", "other")]
+    await rig.send(pb.BATCH_KIND_WRITE, write(1))
+    rig.session.resolve(1, Status.NOT_LEADER, 0)
+    assert await rig.statuses() == {1: Status.NOT_LEADER}
+    assert len(rig.context.sent) == 2
     await rig.end()
 
 

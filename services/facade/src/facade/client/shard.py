@@ -305,6 +305,10 @@ class Shard:
         """A unary call to ``node`` was refused with a hint instead of a receipt."""
         self._hear_of_leader(node, self.leader_term, leader_id, address, refused=True)
 
+    def leader_moved(self, node: Node, term: int, leader_id: str, address: str) -> None:
+        """``node`` has handed leadership over and says to whom."""
+        self._hear_of_leader(node, term, leader_id, address, refused=True)
+
     def _node_named(self, node_id: str, address: str) -> Node | None:
         node = self.nodes.get(node_id)
         if node is None and address:

@@ -16,16 +16,33 @@ Reference: the paper, 5.3, 5.4 and 8; the thesis, 6.2 (check-quorum), 6.4 (ReadI
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from raft_node.entry import Entry
+from raft_node.errors import TransferRefusedError
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.log import RaftLog
-from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse
+from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse, TimeoutNow
 from raft_node.raft.outbox import Outbox
 from raft_node.raft.progress import Progress, ProgressState
 from raft_node.raft.quorum import quorum_value
 from raft_node.raft.read_index import ReadIndexRounds
 from raft_node.raft.types import Configuration, NodeId, ReadState
+
+
+@dataclass(slots=True)
+class Transfer:
+    """A hand-over of leadership that is under way.
+
+    Attributes:
+        target: Who is to lead.
+        deadline_tick: When it is given up.
+        sent_tick: When the target was last asked to campaign; None before it has caught up.
+    """
+
+    target: NodeId
+    deadline_tick: int
+    sent_tick: int | None = None
 
 
 class Leader:
@@ -34,6 +51,7 @@ class Leader:
     Attributes:
         progress: What is known of each peer.
         reads: The linearizable reads.
+        transfer: The hand-over that is under way; no proposals are taken meanwhile.
     """
 
     def __init__(
@@ -59,6 +77,7 @@ class Leader:
         self._term_start_index = log.last_index + 1
         self._proposed_tick = now - config.heartbeat_ticks
         self._streaming = False
+        self.transfer: Transfer | None = None
         self.reads = ReadIndexRounds(last_read_token)
         self.progress = {
             peer: Progress(next_index=log.last_index + 1, heard_tick=now, sent_tick=now, heartbeat_tick=now)
@@ -74,7 +93,9 @@ class Leader:
         self._proposed_tick = now
 
     def tick(self, now: int) -> None:
-        """Sends the heartbeats and the commit notices that are due."""
+        """Sends the heartbeats and the commit notices that are due, and gives up a transfer that took too long."""
+        if self.transfer is not None and now >= self.transfer.deadline_tick:
+            self._abort_transfer("timeout")
         interval = self._config.heartbeat_ticks
         progress = self.progress
         due = any(now - peer.sent_tick >= interval for peer in progress.values())
@@ -93,6 +114,10 @@ class Leader:
         """How long nothing is due; at least 1."""
         deadline = self._quorum_heard_tick(now) + self._config.election_timeout_ticks_max
         interval = self._config.heartbeat_ticks
+        if self.transfer is not None:
+            deadline = min(deadline, self.transfer.deadline_tick)
+            if self.transfer.sent_tick is not None:
+                deadline = min(deadline, self.transfer.sent_tick + interval)
         for node, peer in self.progress.items():
             if self._owes_commit_index(peer):
                 return 1
@@ -139,6 +164,42 @@ class Leader:
             # Sending again at once would fail again at once; the next answer to a heartbeat opens the window.
             peer.paused = True
 
+    # Transfer.
+
+    def begin_transfer(self, target: NodeId | None, now: int) -> None:
+        """Begins to hand leadership over (thesis, 3.10); None means the most caught-up voter that was heard lately.
+
+        Asking again for the same target, or for any while one is under way, changes nothing; another target takes the
+        place of the first.
+
+        Raises:
+            TransferRefusedError: The target is not another voter, or there is none.
+        """
+        if target is None:
+            if self.transfer is not None:
+                return
+            target = self.best_successor(now)
+            if target is None:
+                raise TransferRefusedError("there is no other voter")
+        elif target not in self._other_voters:
+            raise TransferRefusedError(f"{target.name} is not another voter of this shard")
+        if self.transfer is not None:
+            if self.transfer.target == target:
+                return
+            self._abort_transfer("replaced")
+        self.transfer = Transfer(target, now + self._config.election_timeout_ticks_max)
+        self._outbox.event("transfer_started", term=self._term, target=target.name)
+
+    def best_successor(self, now: int) -> NodeId | None:
+        """The most caught-up of the other voters, those first that were heard lately; None when there are none."""
+
+        def rank(voter: NodeId) -> tuple[bool, int, int]:
+            peer = self.progress[voter]
+            lately = now - peer.heard_tick < self._config.election_timeout_ticks
+            return lately, peer.match_index, peer.heard_tick
+
+        return max(self._other_voters, key=rank, default=None)
+
     # What follows from it.
 
     def advance_commit(self) -> None:
@@ -156,6 +217,7 @@ class Leader:
         for node, peer in self.progress.items():
             while peer.next_index <= last and peer.window_open(appends_max, bytes_max):
                 self._append_entries(node, peer, slices, now)
+        self._hand_over(now)
         return self._read_round(now)
 
     def validate(self) -> None:
@@ -223,6 +285,20 @@ class Leader:
         self._outbox.send(
             AppendEntries(self._id, node, self._term, start - 1, log.term(start - 1), log.commit_index, entries)
         )
+
+    def _hand_over(self, now: int) -> None:
+        """Asks the target of a transfer to campaign, once it has everything; again when that seems to be lost."""
+        transfer = self.transfer
+        if transfer is None or self.progress[transfer.target].match_index < self._log.last_index:
+            return
+        if transfer.sent_tick is None or now - transfer.sent_tick >= self._config.heartbeat_ticks:
+            transfer.sent_tick = now
+            self._outbox.send(TimeoutNow(self._id, transfer.target, self._term))
+
+    def _abort_transfer(self, reason: str) -> None:
+        assert self.transfer is not None
+        self._outbox.event("transfer_aborted", term=self._term, target=self.transfer.target.name, reason=reason)
+        self.transfer = None
 
     def _read_round(self, now: int) -> list[ReadState]:
         reads = self.reads

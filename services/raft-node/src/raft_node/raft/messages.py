@@ -2,7 +2,7 @@
 
 Frozen facts; ``raft_node.rpc.codec`` turns them into protobuf and back. Each carries who says it to whom; the
 receiver's ``RaftNode.step`` ignores what is addressed to another incarnation or comes from a non-member.
-Reference: the paper, figure 2; the thesis, 6.4 (ReadIndex) and 9.6 (pre-vote).
+Reference: the paper, figure 2; the thesis, 3.10 (transfer), 6.4 (ReadIndex) and 9.6 (pre-vote).
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from raft_node.raft.types import NodeId
 
 
 class RequestVote(NamedTuple):
-    """Asks for a vote, or (``pre_vote``) whether one would be given; then ``term`` is the one it would start."""
+    """Asks for a vote, or (``pre_vote``) whether one would be given; then ``term`` is the one it would start.
+
+    With ``transfer`` the leader itself has asked for this campaign, so that its protection gives way.
+    """
 
     sender: NodeId
     receiver: NodeId
@@ -34,6 +37,14 @@ class RequestVoteResponse(NamedTuple):
     term: int
     granted: bool
     pre_vote: bool
+
+
+class TimeoutNow(NamedTuple):
+    """The leader of ``term`` asks a voter whose log is complete to campaign at once (thesis, 3.10)."""
+
+    sender: NodeId
+    receiver: NodeId
+    term: int
 
 
 class AppendEntries(NamedTuple):
@@ -85,4 +96,12 @@ class HeartbeatResponse(NamedTuple):
     last_log_index: int
 
 
-Message = RequestVote | RequestVoteResponse | AppendEntries | AppendEntriesResponse | Heartbeat | HeartbeatResponse
+Message = (
+    RequestVote
+    | RequestVoteResponse
+    | TimeoutNow
+    | AppendEntries
+    | AppendEntriesResponse
+    | Heartbeat
+    | HeartbeatResponse
+)

@@ -11,7 +11,7 @@ Invariants:
 3. ``_leader`` exists exactly while the role is LEADER, ``_election`` exactly while it is a candidate's.
 4. A message from a non-member, for another incarnation, or that no correct node could have sent changes nothing.
 
-Reference: the paper, figure 2 and 5; the thesis, 4.2.3, 6.2, 6.4, 9.6. ``docs/raft.md`` maps sections to functions.
+Reference: the paper, figure 2 and 5; the thesis, 3.10, 4.2.3, 6.2, 6.4, 9.6. ``docs/raft.md`` maps them to functions.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from raft_node import entry as entries_codec
-from raft_node.entry import Entry, EntryKind
+from raft_node.entry import EntryKind
 from raft_node.errors import NotLeaderError, OverloadedError
 from raft_node.raft.config import RaftConfig
-from raft_node.raft.configuration import check_configuration
 from raft_node.raft.election import Election, up_to_date
 from raft_node.raft.leader import Leader
-from raft_node.raft.log import RaftLog
+from raft_node.raft.member import Member
 from raft_node.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -35,10 +34,11 @@ from raft_node.raft.messages import (
     Message,
     RequestVote,
     RequestVoteResponse,
+    TimeoutNow,
 )
-from raft_node.raft.outbox import Outbox
-from raft_node.raft.ready import Ready, SoftState
-from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Proposal, ReadState, Role, Write
+from raft_node.raft.ready import Ready
+from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Proposal, ReadState, Role
+from raft_node.raft.validity import malformed
 
 __all__ = ["Proposal", "RaftNode"]
 
@@ -46,16 +46,9 @@ if TYPE_CHECKING:
     # Only the type: randomness itself is injected.
     from random import Random
 
-_NUMBER_MAX = (1 << 63) - 1
-"""No correct node reaches such a term or index; a message that names a greater one is malformed."""
 
-
-class RaftNode:
-    """One member of a shard.
-
-    Attributes:
-        ignored_messages: How many messages changed nothing because of who sent them to whom, or of what they said.
-    """
+class RaftNode(Member):
+    """One member of a shard."""
 
     def __init__(
         self,
@@ -67,94 +60,8 @@ class RaftNode:
         applied_index: int,
         random: Random,
     ) -> None:
-        check_configuration(configuration)
-        self._config = config
-        self._id = node_id
-        self._configuration = configuration
-        self._members = frozenset((*configuration.voters, *configuration.learners))
-        self._random = random
-        self._log = RaftLog(reader, hard_state.commit_index, applied_index, config.cache_bytes_max)
-        self._outbox = Outbox()
-        self._term = hard_state.term
-        self._voted_for = hard_state.voted_for
-        assert self._log.last_term <= self._term, "the log is ahead of the hard state"
-        self._written_hard_state = hard_state
-        self._write_sequence = 0
-        self._write_change: int | None = None  # The newest change in the write under way.
-        self._applying_index: int | None = None  # The end of the chunk that is being applied.
-        self._role = Role.FOLLOWER
-        self._leader_id: NodeId | None = None
-        self._leader: Leader | None = None
-        self._election: Election | None = None
-        self._last_read_token = 0
-        self._reads_dropped: list[int] = []
-        self.ignored_messages = 0
-        self._now = 0
-        self._leader_heard_tick: int | None = None
-        self._election_deadline = 0
+        super().__init__(config, node_id, reader, hard_state, configuration, applied_index, random)
         self._become_follower(hard_state.term, None)
-
-    # What others may look at.
-
-    @property
-    def id(self) -> NodeId:
-        """Who this is."""
-        return self._id
-
-    @property
-    def role(self) -> Role:
-        """What this node is at the moment."""
-        return self._role
-
-    @property
-    def term(self) -> int:
-        """The latest term that it has seen."""
-        return self._term
-
-    @property
-    def voted_for(self) -> NodeId | None:
-        """Who got its vote in this term."""
-        return self._voted_for
-
-    @property
-    def leader(self) -> NodeId | None:
-        """The leader of this term, if known."""
-        return self._leader_id
-
-    @property
-    def commit_index(self) -> int:
-        """The last entry known to be committed."""
-        return self._log.commit_index
-
-    @property
-    def last_index(self) -> int:
-        """The last entry of the log, durable or not."""
-        return self._log.last_index
-
-    @property
-    def applied_index(self) -> int:
-        """The last entry that was applied."""
-        return self._log.applied_index
-
-    @property
-    def configuration(self) -> Configuration:
-        """The members of the shard."""
-        return self._configuration
-
-    @property
-    def soft_state(self) -> SoftState:
-        """Role, term and leader at a glance."""
-        return SoftState(self._role, self._term, self._leader_id.name if self._leader_id else "")
-
-    @property
-    def log(self) -> RaftLog:
-        """The log, for checks and figures; only this class changes it."""
-        return self._log
-
-    @property
-    def leadership(self) -> Leader | None:
-        """The leader's view of its peers while this node leads, for checks and figures."""
-        return self._leader
 
     # Time.
 
@@ -187,11 +94,13 @@ class RaftNode:
 
         Raises:
             NotLeaderError: Another node leads, or none.
-            OverloadedError: Too much is not applied yet. Nothing was appended.
+            OverloadedError: Too much is not applied yet, or leadership is being handed over. Nothing was appended.
         """
         assert commands, "nothing is proposed"
         if self._leader is None:
             raise self._not_leader()
+        if self._leader.transfer is not None:
+            raise OverloadedError(f"leadership is being handed over to {self._leader.transfer.target.name}")
         size = sum([len(proposal.command) for proposal in commands])
         waiting = self._log.unapplied_bytes
         if waiting and waiting + size > self._config.uncommitted_bytes_max:
@@ -207,6 +116,20 @@ class RaftNode:
             ]
         )
         return first, term
+
+    def transfer_leadership(self, target: NodeId | None = None) -> None:
+        """Hands leadership over to another voter; None means the most caught-up one.
+
+        It goes on by itself: the target is brought up to date, then told to campaign. ``transfer_aborted`` says that
+        it did not come about within an election timeout; until then proposals are refused.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            TransferRefusedError: The target is this node, a learner or unknown, or there is no other voter.
+        """
+        if self._leader is None:
+            raise self._not_leader()
+        self._leader.begin_transfer(target, self._now)
 
     def read_index(self, context: int) -> None:
         """Asks for a read; it comes back in ``Ready.read_states``, or in ``reads_dropped`` if leadership is lost.
@@ -249,13 +172,6 @@ class RaftNode:
         if self._leader is not None:
             self._leader.advance_commit()
 
-    def applied(self, index: int) -> None:
-        """The committed entries up to ``index`` have been applied."""
-        assert self._applying_index is not None and index <= self._applying_index, "not handed out"
-        self._log.applied_to(index)
-        if index == self._applying_index:
-            self._applying_index = None
-
     def ready(self, writer_idle: bool) -> Ready | None:
         """What is to be done now, if anything; see ``raft_node.raft.ready``."""
         read_states: Sequence[ReadState] = self._leader.send(self._now) if self._leader is not None else ()
@@ -286,7 +202,7 @@ class RaftNode:
         """Takes a message from a peer. It may come late, twice, out of order, or from anybody."""
         if message.receiver != self._id or message.sender not in self._members or message.sender == self._id:
             self.ignored_messages += 1
-        elif _malformed(message):
+        elif malformed(message):
             self.ignored_messages += 1
             self._outbox.event("malformed_message", sender=message.sender.name, kind=type(message).__name__)
         else:
@@ -298,6 +214,8 @@ class RaftNode:
                 self._request_vote(message)
             case RequestVoteResponse():
                 self._request_vote_response(message)
+            case TimeoutNow():
+                self._timeout_now(message)
             case AppendEntries():
                 self._append_entries(message)
             case AppendEntriesResponse():
@@ -346,6 +264,13 @@ class RaftNode:
             return
         election.record(message.sender, message.granted)
         self._conclude(election)
+
+    def _timeout_now(self, message: TimeoutNow) -> None:
+        """The leader wants this node to lead: it campaigns at once, without asking first (thesis, 3.10)."""
+        if message.term < self._term or self._id not in self._configuration.voters:
+            return
+        if self._follow(message.term, message.sender):
+            self._become_candidate(transfer=True)
 
     def _conclude(self, election: Election) -> None:
         outcome = election.outcome
@@ -453,18 +378,18 @@ class RaftNode:
         election.record(self._id, True)
         self._conclude(election)
 
-    def _become_candidate(self) -> None:
+    def _become_candidate(self, *, transfer: bool = False) -> None:
         self._role = Role.CANDIDATE
         self._term += 1
         self._voted_for = self._id
         self._leader_id = None
         self._outbox.change += 1
-        self._campaign(Election(self._term, False, self._configuration.voters))
-        self._outbox.event("became_candidate", term=self._term)
+        self._campaign(Election(self._term, False, self._configuration.voters), transfer=transfer)
+        self._outbox.event("became_candidate", term=self._term, transfer=transfer)
         # The own vote counts, as any other, once it is durable.
         self._outbox.hold(RequestVoteResponse(self._id, self._id, self._term, True, False))
 
-    def _campaign(self, election: Election) -> None:
+    def _campaign(self, election: Election, *, transfer: bool = False) -> None:
         self._election = election
         self._restart_election_timer()
         log, pre_vote = self._log, election.pre_vote
@@ -472,7 +397,7 @@ class RaftNode:
         send = self._outbox.send if pre_vote else self._outbox.send_when_durable
         for voter in self._configuration.voters:
             if voter != self._id:
-                send(RequestVote(self._id, voter, election.term, log.last_index, log.last_term, pre_vote))
+                send(RequestVote(self._id, voter, election.term, log.last_index, log.last_term, pre_vote, transfer))
 
     def _become_leader(self) -> None:
         self._role = Role.LEADER
@@ -525,61 +450,3 @@ class RaftNode:
         config = self._config
         timeout = self._random.randrange(config.election_timeout_ticks, config.election_timeout_ticks_max)
         self._election_deadline = self._now + timeout
-
-    def _append(self, entries: list[Entry]) -> None:
-        self._log.append(entries)
-        self._outbox.change += 1
-
-    def _take_write(self) -> Write | None:
-        outbox = self._outbox
-        if self._write_change is not None or outbox.change == outbox.durable_change:
-            return None
-        hard_state = HardState(self._term, self._voted_for, self._log.commit_index)
-        truncate_from, entries = self._log.begin_write()
-        self._write_sequence += 1
-        self._write_change = outbox.change
-        changed = hard_state != self._written_hard_state
-        self._written_hard_state = hard_state
-        return Write(self._write_sequence, hard_state if changed else None, truncate_from, entries)
-
-    def _take_committed(self) -> Sequence[Entry]:
-        """The next chunk to apply; only entries that are durable here, so that no state is ahead of its log."""
-        log = self._log
-        if self._applying_index is not None:
-            return ()
-        end = min(log.commit_index, log.stable_index)
-        if end <= log.applied_index:
-            return ()
-        committed = log.entries(log.applied_index + 1, end + 1, self._config.committed_bytes_max)
-        self._applying_index = committed[-1].index
-        return committed
-
-
-def _malformed(message: Message) -> bool:
-    """Whether no correct node could have sent this."""
-    if not 0 <= message.term < _NUMBER_MAX:
-        return True
-    match message:
-        case RequestVote():
-            return not (0 <= message.last_log_index < _NUMBER_MAX and 0 <= message.last_log_term < message.term)
-        case AppendEntries():
-            return _malformed_append(message)
-        case AppendEntriesResponse():
-            return min(message.match_index, message.rejected_index, message.hint_index, message.hint_term) < 0
-        case Heartbeat():
-            return message.term == 0 or message.commit_index < 0
-        case _:
-            return False
-
-
-def _malformed_append(message: AppendEntries) -> bool:
-    prev, term = message.prev_log_index, message.prev_log_term
-    if message.term == 0 or prev < 0 or not 0 <= term <= message.term or message.commit_index < 0:
-        return True
-    if not message.entries:
-        return False
-    indexes = [entry.index for entry in message.entries]
-    terms = [term, *[entry.term for entry in message.entries]]
-    return (
-        indexes != list(range(prev + 1, prev + 1 + len(indexes))) or terms != sorted(terms) or terms[-1] > message.term
-    )

@@ -1,7 +1,8 @@
 """The peers of a node: where Raft's messages go out, and where answers are matched with their streams.
 
 Requests travel on this node's own streams, one for AppendEntries and one for heartbeats to each peer, so that bulk
-never delays a heartbeat; answers go back on the stream that their request came in on. Votes are unary calls.
+never delays a heartbeat; answers go back on the stream that their request came in on. Votes and TimeoutNow are unary
+calls.
 
 Invariant: nothing reaches the core that is not from the peer it claims, in this cluster and shard, to this incarnation.
 """
@@ -9,9 +10,9 @@ Invariant: nothing reaches the core that is not from the peer it claims, in this
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import assert_never
+from typing import Any, assert_never
 
 import grpc
 import grpc.aio
@@ -29,6 +30,7 @@ from raft_node.raft.messages import (
     Message,
     RequestVote,
     RequestVoteResponse,
+    TimeoutNow,
 )
 from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
@@ -84,7 +86,7 @@ class LocalMember:
 
 
 class Peer:
-    """One peer: two connections, a stream on each, and votes."""
+    """One peer: two connections, a stream on each, votes and TimeoutNow."""
 
     def __init__(
         self,
@@ -104,11 +106,12 @@ class Peer:
         # A connection of their own for heartbeats and votes: on a shared one they would wait behind entries.
         self._bulk_channel, self._channel = open_channel(address), open_channel(address)
         self._stub = pb_grpc.RaftStub(self._channel)
-        self._votes: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[None]] = set()
         self._received_vote = metrics.received("Raft", "RequestVote")
         self._received_append = metrics.received("Raft", "Replicate")
         self._received_heartbeat = metrics.received("Raft", "Heartbeat")
         self._sent_vote = metrics.sent("Raft", "RequestVote")
+        self._sent_timeout_now = metrics.sent("Raft", "TimeoutNow")
         self._appends: ClientStream[pb.AppendEntriesRequest, pb.AppendEntriesResponse] = ClientStream(
             pb_grpc.RaftStub(self._bulk_channel).Replicate,
             _APPENDS_WAITING_MAX,
@@ -131,8 +134,8 @@ class Peer:
                 group.create_task(self._appends.run())
                 group.create_task(self._heartbeats.run())
         finally:
-            for vote in self._votes:
-                vote.cancel()
+            for call in self._calls:
+                call.cancel()
             await asyncio.gather(self._bulk_channel.close(), self._channel.close())
 
     def append(self, message: AppendEntries, blob: bytes) -> None:
@@ -145,9 +148,25 @@ class Peer:
 
     def vote(self, message: RequestVote) -> None:
         """Asks for a vote."""
-        task = asyncio.create_task(self._ask(message))
-        self._votes.add(task)
-        task.add_done_callback(self._votes.discard)
+        self._start(self._ask(message))
+
+    def _start(self, call: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    def timeout_now(self, message: TimeoutNow) -> None:
+        """Asks the peer to campaign. The core asks again while it wants it, so that a loss needs no care here."""
+        self._start(self._hand_over(message))
+
+    async def _hand_over(self, message: TimeoutNow) -> None:
+        self._sent_timeout_now.inc()
+        request = codec.encode_timeout_now(message, self._envelope)
+        try:
+            await self._stub.TimeoutNow(request, timeout=_VOTE_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            self._metrics.messages_dropped.labels(self._metrics.shard, "timeout_now_failed").inc()
+            _log.debug("raft.timeout_now_not_answered", peer=self.node_id.name, code=error.code().name)
 
     async def _ask(self, message: RequestVote) -> None:
         self._sent_vote.inc()
@@ -243,6 +262,8 @@ class Peers:
                         heartbeat_answers.put(codec.encode_heartbeat_response(message, envelope))
                 case RequestVoteResponse():
                     self._answer_vote(message)
+                case TimeoutNow():
+                    self._peers[message.receiver].timeout_now(message)
                 case _:
                     assert_never(message)
 

@@ -65,6 +65,10 @@ class PipeSession:
                 task.cancel()
             await asyncio.gather(writer, *self._loads, return_exceptions=True)
 
+    def tell_leader(self) -> None:
+        """Sends a message even if there is no result to carry: a node that was deposed says who leads now."""
+        self._filled.set()
+
     def resolve(self, record_id: int, status: int, revision: int) -> None:
         """See ``Sink``."""
         self._put(pipe.encode_result(record_id, status, revision))
@@ -76,7 +80,7 @@ class PipeSession:
             records = self._take_reads(batch)
             if not records:
                 return
-            if self._shard.is_leader:
+            if self._shard.takes_requests:
                 self._shard.driver.read(lambda confirmed: self._serve(records, confirmed))
             else:
                 self._serve(records, confirmed=False)
@@ -185,8 +189,8 @@ class PipeSession:
     def _gather(self) -> pb.BatchResult:
         """Takes results off the queue, up to a message's worth."""
         results = self._results
-        taken = [results.popleft()]
-        size = len(taken[0])
+        taken = [results.popleft()] if results else []
+        size = sum(map(len, taken))
         while results and size + len(results[0]) <= pipe.BATCH_BYTES_MAX:
             size += len(results[0])
             taken.append(results.popleft())

@@ -9,6 +9,8 @@ Invariants:
 3. Time reaches the core as ticks. Messages that have arrived are handled before a deadline is: a wake-up that comes
    late lets the loop read its sockets once and counts one tick, so that a paused process does not campaign for the
    time it slept (docs/raft.md, Time).
+4. While leadership is handed over, writes are held back, and reads as soon as this node does not lead any more. Once
+   somebody leads, they are refused with that leader's name, certainly not applied; if it stays here, they go on.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
-from raft_node.errors import NotLeaderError, OverloadedError
+from raft_node.errors import NotLeaderError, OverloadedError, TransferFailedError
 from raft_node.kv import partitions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
@@ -46,6 +48,10 @@ READS_WAITING_MAX = 50_000
 
 HUNG_WRITE_S = 1.0
 """A leader whose log write takes longer steps down: its followers would go on, and its clients wait for its disk."""
+
+
+_TRANSFER_ENDS = ("transfer_aborted", "became_leader")
+"""The core's events after which leadership stays, or is back."""
 
 
 class Transport(Protocol):
@@ -157,6 +163,9 @@ class Driver:
         self._gave_way = False
         self._counted_until_s = self._loop.time()
         self._stopped = False
+        self._stalled_since_s: float | None = None
+        self._holds = 0
+        self._hand_overs: set[asyncio.Future[NodeId]] = set()
 
     # What comes in.
 
@@ -171,6 +180,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self.pending.expire(float("inf"))
+        self._fail_hand_overs("the node stops")
         for submission in self._waiting:
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
         self._waiting = []
@@ -193,7 +203,7 @@ class Driver:
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         """Proposes writes; each sink hears once what became of its own."""
-        if self.node.role is not Role.LEADER or self._stopped:
+        if not self._takes_requests():
             self._refuse(submissions, Status.NOT_LEADER, "not_leader")
             return
         size = sum([len(submission.command) for submission in submissions])
@@ -211,12 +221,58 @@ class Driver:
 
     def read(self, callback: ReadCallback) -> None:
         """Asks for a linearizable read; reads that come while a round is under way share the next one."""
-        if self.node.role is not Role.LEADER or self._stopped or self._reads_pending >= READS_WAITING_MAX:
+        if not self._takes_requests() or self._reads_pending >= READS_WAITING_MAX:
             callback(False)
             return
         self._reads_pending += 1
         self._reads_waiting.append(callback)
         self.wake()
+
+    @property
+    def holding(self) -> bool:
+        """Whether requests are held back, because leadership is about to move."""
+        return self._holds > 0
+
+    def hold(self) -> None:
+        """Proposes nothing from now on; what comes waits for ``release``, or is refused by ``stop``."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """Takes back one ``hold``: what waits is proposed if this node leads, and refused otherwise."""
+        assert self._holds, "nothing is held"
+        self._holds -= 1
+        self.wake()
+
+    async def hand_over(self, target: NodeId | None, timeout_s: float) -> NodeId:
+        """Hands leadership over; returns who leads then, which under ill luck is another than was asked for.
+
+        Args:
+            target: A voter; None for the most caught-up one.
+            timeout_s: How long to wait until a leader is known. What is held back waits no longer either.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            TransferRefusedError: It cannot go there.
+            TransferFailedError: Nobody was seen to take over in time.
+        """
+        if self._stopped:
+            raise NotLeaderError
+        self.node.transfer_leadership(target)
+        concluded: asyncio.Future[NodeId] = self._loop.create_future()
+        self._hand_overs.add(concluded)
+        self.hold()
+        self.wake()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await concluded
+        except TimeoutError:
+            raise TransferFailedError("no other node was seen to lead in time") from None
+        finally:
+            self._hand_overs.discard(concluded)
+            self.release()
+
+    def _takes_requests(self) -> bool:
+        return not self._stopped and (self.node.role is Role.LEADER or self.holding)
 
     def durable(self, sequence: int) -> None:
         """Notes that a log write is durable."""
@@ -253,21 +309,36 @@ class Driver:
         self._turn_scheduled = False
         if self._stopped:
             return
+        self._note_stall()
         if self._inbox:
             self._step()
         if self._held and not self._engine.stalled:
             held, self._held = self._held, ()
             self._apply(held)
-        if self._waiting:
+        if self._waiting and not self.holding:
             self._propose()
-        if self._reads_waiting:
+        if self._reads_waiting and (self.node.role is Role.LEADER or not self.holding):
             self._ask_quorum()
         ready = self.node.ready(self._log.idle)
         while ready is not None:
             self._handle(ready)
             ready = self.node.ready(self._log.idle)
         self._serve_confirmed()
+        self._conclude_hand_overs()
+        self._note_stall()
         self._set_timer()
+
+    def _note_stall(self) -> None:
+        """Tells when the engine begins and ends to hold applying up; looked at twice a turn."""
+        if self._engine.stalled == (self._stalled_since_s is not None):
+            return
+        if self._stalled_since_s is None:
+            self._stalled_since_s = self._loop.time()
+            self._on_event(Event("stall_began", {"applied": self.node.applied_index}))
+        else:
+            duration_ms = round((self._loop.time() - self._stalled_since_s) * 1000)
+            self._stalled_since_s = None
+            self._on_event(Event("stall_ended", {"duration_ms": duration_ms, "applied": self.node.applied_index}))
 
     def _step(self) -> None:
         self._count_time_before_message()
@@ -283,6 +354,8 @@ class Driver:
         for event in ready.events:
             if event.name == "became_leader":
                 self._clock.rebase()
+            if event.name in _TRANSFER_ENDS and event.fields.get("reason") != "replaced":
+                self._fail_hand_overs(str(event.fields.get("reason", "this node leads again")))
             self._on_event(event)
         if ready.committed:
             assert not self._held, "the core hands out one chunk of committed entries at a time"
@@ -291,14 +364,7 @@ class Driver:
                 self._held = ready.committed
             else:
                 self._apply(ready.committed)
-        for state in ready.read_states:
-            callbacks = self._reads.pop(state.context, None)
-            self._reads_asked_s.pop(state.context, None)
-            # A round that was given up as too late may be confirmed later still.
-            if callbacks is not None:
-                self._confirmed.append((state.read_index, callbacks))
-        if ready.reads_dropped:
-            self._drop_reads(ready.reads_dropped)
+        self._take_reads(ready)
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         outcomes = self.machine.apply(entries)
@@ -338,7 +404,37 @@ class Driver:
         for submission in submissions:
             submission.sink.resolve(submission.record_id, status, 0)
 
+    # Leadership on its way.
+
+    def _conclude_hand_overs(self) -> None:
+        leader = self.node.leader
+        if self._hand_overs and leader is not None and leader != self.node.id:
+            for concluded in self._hand_overs:
+                if not concluded.done():
+                    concluded.set_result(leader)
+
+    def _fail_hand_overs(self, reason: str) -> None:
+        for concluded in self._hand_overs:
+            if not concluded.done():
+                concluded.set_exception(TransferFailedError(f"leadership stays here: {reason}"))
+
     # Reads.
+
+    def _take_reads(self, ready: Ready) -> None:
+        """Notes which reads were confirmed, and lets go of those that were dropped."""
+        for state in ready.read_states:
+            callbacks = self._reads.pop(state.context, None)
+            self._reads_asked_s.pop(state.context, None)
+            # A round that was given up as too late may be confirmed later still.
+            if callbacks is not None:
+                self._confirmed.append((state.read_index, callbacks))
+        if ready.reads_dropped and self.holding:
+            # Deposed while it hands over: they wait with the others until it can be said who leads.
+            for context in ready.reads_dropped:
+                self._reads_asked_s.pop(context, None)
+                self._reads_waiting += self._reads.pop(context, [])
+        elif ready.reads_dropped:
+            self._drop_reads(ready.reads_dropped)
 
     def _serve_confirmed(self) -> None:
         applied = self.node.applied_index

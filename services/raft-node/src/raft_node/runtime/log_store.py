@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -48,6 +49,9 @@ class LogStore:
         metrics: Metrics,
         on_durable: Callable[[int], None],
         on_failure: Callable[[FatalError], None],
+        *,
+        slow_s: float = math.inf,
+        on_slow: Callable[[float, int], None] = lambda duration_s, entries: None,
     ) -> None:
         """Starts the writer thread. Requires: a running event loop.
 
@@ -56,11 +60,15 @@ class LogStore:
             metrics: Where durations and batch sizes are counted.
             on_durable: Called on the event loop with the sequence of a write that is durable.
             on_failure: Called on the event loop when the node must stop.
+            slow_s: An append that takes longer than this is worth telling.
+            on_slow: Called on the event loop with such an append's duration and number of entries.
         """
         self._wal = wal
         self._metrics = metrics
         self._on_durable = on_durable
         self._on_failure = on_failure
+        self._slow_s = slow_s
+        self._on_slow = on_slow
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._preparing = False
@@ -127,13 +135,15 @@ class LogStore:
                 self._loop.call_soon_threadsafe(self._on_failure, error)
                 return
             duration_s = time.perf_counter() - started
-            self._loop.call_soon_threadsafe(self._written, write.sequence, appended, duration_s)
+            self._loop.call_soon_threadsafe(self._written, write, appended, duration_s)
 
-    def _written(self, sequence: int, appended: Appended, duration_s: float) -> None:
+    def _written(self, write: Write, appended: Appended, duration_s: float) -> None:
         self._metrics.wal_fsync.observe(duration_s)
+        if duration_s > self._slow_s:
+            self._on_slow(duration_s, len(write.entries))
         self._wal.publish(appended)
         self.idle = True
-        self._on_durable(sequence)
+        self._on_durable(write.sequence)
         if self._wal.wants_segment and not self._preparing:
             self._preparing = True
             threading.Thread(target=self._prepare_segment, name="log-segment", daemon=True).start()

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from raft_node.errors import FatalError
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
+from raft_node.runtime.events import Recorder
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.storage.engine import Engine
 from raft_node.storage.tasks import FlushTask, Task, WorkerGoneError
@@ -34,6 +35,7 @@ class Maintenance:
         metrics: Metrics,
         on_progress: Callable[[], None],
         on_failure: Callable[[FatalError], None],
+        record: Recorder,
     ) -> None:
         """Builds it; ``run`` sets it going.
 
@@ -43,12 +45,14 @@ class Maintenance:
             metrics: Where durations are counted.
             on_progress: Called on the event loop when a task was installed; applying may go on.
             on_failure: Called on the event loop when the node must stop.
+            record: Told of every flush and compaction.
         """
         self._engine = engine
         self._worker = worker
         self._metrics = metrics
         self._on_progress = on_progress
         self._on_failure = on_failure
+        self._record = record
         self._failures = 0
         self._changes_wanted = asyncio.Event()
         self._task_wanted = asyncio.Event()
@@ -113,7 +117,16 @@ class Maintenance:
         duration_s = time.perf_counter() - started
         if isinstance(task, FlushTask):
             self._metrics.flush_duration.observe(duration_s)
+            name = "flush_done"
         else:
             self._metrics.compaction_duration.observe(duration_s)
+            name = "compaction_done"
         _log.debug("storage.task_done", task=type(task).__name__, duration_s=round(duration_s, 3))
+        self._record(
+            name,
+            duration_ms=round(duration_s * 1000),
+            tables=len(result.outputs),
+            written_bytes=result.written_bytes,
+            flushed_index=self._engine.flushed_index,
+        )
         self._on_progress()

@@ -1,0 +1,173 @@
+"""What a member is in every role: term, vote, log and clock, what others may look at, what it writes and applies.
+
+``raft_node.raft.node`` is the protocol on top of it: it alone changes roles and takes messages.
+
+Invariants:
+
+1. One write is under way at a time, and carries every change of term, vote and log up to one.
+2. Committed entries are handed out in order, one chunk at a time, and only when they are durable here.
+
+Reference: the paper, figure 2 ("state"); the thesis, 10.2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from raft_node.entry import Entry
+from raft_node.raft.config import RaftConfig
+from raft_node.raft.configuration import check_configuration
+from raft_node.raft.election import Election
+from raft_node.raft.leader import Leader
+from raft_node.raft.log import RaftLog
+from raft_node.raft.outbox import Outbox
+from raft_node.raft.ready import SoftState
+from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Role, Write
+
+if TYPE_CHECKING:
+    # Only the type: randomness itself is injected.
+    from random import Random
+
+
+class Member:
+    """The state of one member of a shard.
+
+    Attributes:
+        ignored_messages: How many messages changed nothing because of who sent them to whom, or of what they said.
+    """
+
+    def __init__(
+        self,
+        config: RaftConfig,
+        node_id: NodeId,
+        reader: LogReader,
+        hard_state: HardState,
+        configuration: Configuration,
+        applied_index: int,
+        random: Random,
+    ) -> None:
+        check_configuration(configuration)
+        self._config = config
+        self._id = node_id
+        self._configuration = configuration
+        self._members = frozenset((*configuration.voters, *configuration.learners))
+        self._random = random
+        self._log = RaftLog(reader, hard_state.commit_index, applied_index, config.cache_bytes_max)
+        self._outbox = Outbox()
+        self._term = hard_state.term
+        self._voted_for = hard_state.voted_for
+        assert self._log.last_term <= self._term, "the log is ahead of the hard state"
+        self._written_hard_state = hard_state
+        self._write_sequence = 0
+        self._write_change: int | None = None  # The newest change in the write under way.
+        self._applying_index: int | None = None  # The end of the chunk that is being applied.
+        self._role = Role.FOLLOWER
+        self._leader_id: NodeId | None = None
+        self._leader: Leader | None = None
+        self._election: Election | None = None
+        self._last_read_token = 0
+        self._reads_dropped: list[int] = []
+        self.ignored_messages = 0
+        self._now = 0
+        self._leader_heard_tick: int | None = None
+        self._election_deadline = 0
+
+    # What others may look at.
+
+    @property
+    def id(self) -> NodeId:
+        """Who this is."""
+        return self._id
+
+    @property
+    def role(self) -> Role:
+        """What this node is at the moment."""
+        return self._role
+
+    @property
+    def term(self) -> int:
+        """The latest term that it has seen."""
+        return self._term
+
+    @property
+    def voted_for(self) -> NodeId | None:
+        """Who got its vote in this term."""
+        return self._voted_for
+
+    @property
+    def leader(self) -> NodeId | None:
+        """The leader of this term, if known."""
+        return self._leader_id
+
+    @property
+    def commit_index(self) -> int:
+        """The last entry known to be committed."""
+        return self._log.commit_index
+
+    @property
+    def last_index(self) -> int:
+        """The last entry of the log, durable or not."""
+        return self._log.last_index
+
+    @property
+    def applied_index(self) -> int:
+        """The last entry that was applied."""
+        return self._log.applied_index
+
+    @property
+    def configuration(self) -> Configuration:
+        """The members of the shard."""
+        return self._configuration
+
+    @property
+    def soft_state(self) -> SoftState:
+        """Role, term and leader at a glance."""
+        return SoftState(self._role, self._term, self._leader_id.name if self._leader_id else "")
+
+    @property
+    def log(self) -> RaftLog:
+        """The log, for checks and figures; only this class changes it."""
+        return self._log
+
+    @property
+    def leadership(self) -> Leader | None:
+        """The leader's view of its peers while this node leads, for checks and figures."""
+        return self._leader
+
+    # What is written and applied.
+
+    def applied(self, index: int) -> None:
+        """The committed entries up to ``index`` have been applied."""
+        assert self._applying_index is not None and index <= self._applying_index, "not handed out"
+        self._log.applied_to(index)
+        if index == self._applying_index:
+            self._applying_index = None
+
+    def _append(self, entries: list[Entry]) -> None:
+        self._log.append(entries)
+        self._outbox.change += 1
+
+    def _take_write(self) -> Write | None:
+        outbox = self._outbox
+        if self._write_change is not None or outbox.change == outbox.durable_change:
+            return None
+        hard_state = HardState(self._term, self._voted_for, self._log.commit_index)
+        truncate_from, entries = self._log.begin_write()
+        self._write_sequence += 1
+        self._write_change = outbox.change
+        changed = hard_state != self._written_hard_state
+        self._written_hard_state = hard_state
+        return Write(self._write_sequence, hard_state if changed else None, truncate_from, entries)
+
+    def _take_committed(self) -> Sequence[Entry]:
+        """The next chunk to apply; only entries that are durable here, so that no state is ahead of its log."""
+        log = self._log
+        if self._applying_index is not None:
+            return ()
+        end = min(log.commit_index, log.stable_index)
+        if end <= log.applied_index:
+            return ()
+        committed = log.entries(log.applied_index + 1, end + 1, self._config.committed_bytes_max)
+        self._applying_index = committed[-1].index
+        return committed

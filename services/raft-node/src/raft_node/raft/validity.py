@@ -1,0 +1,50 @@
+"""What no correct node could have sent, whatever its state.
+
+Pure functions. ``RaftNode.step`` asks before anything else looks at a message: what is malformed changes nothing.
+"""
+
+from __future__ import annotations
+
+from raft_node.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Heartbeat,
+    Message,
+    RequestVote,
+    TimeoutNow,
+)
+
+_NUMBER_MAX = (1 << 63) - 1
+"""No correct node reaches such a term or index; a message that names a greater one is malformed."""
+
+
+def malformed(message: Message) -> bool:
+    """Whether no correct node could have sent this."""
+    if not 0 <= message.term < _NUMBER_MAX:
+        return True
+    match message:
+        case RequestVote():
+            return not (0 <= message.last_log_index < _NUMBER_MAX and 0 <= message.last_log_term < message.term)
+        case AppendEntries():
+            return _malformed_append(message)
+        case AppendEntriesResponse():
+            return min(message.match_index, message.rejected_index, message.hint_index, message.hint_term) < 0
+        case Heartbeat():
+            return message.term == 0 or message.commit_index < 0
+        case TimeoutNow():
+            return message.term == 0
+        case _:
+            return False
+
+
+def _malformed_append(message: AppendEntries) -> bool:
+    prev, term = message.prev_log_index, message.prev_log_term
+    if message.term == 0 or prev < 0 or not 0 <= term <= message.term or message.commit_index < 0:
+        return True
+    if not message.entries:
+        return False
+    indexes = [entry.index for entry in message.entries]
+    terms = [term, *[entry.term for entry in message.entries]]
+    return (
+        indexes != list(range(prev + 1, prev + 1 + len(indexes))) or terms != sorted(terms) or terms[-1] > message.term
+    )
