@@ -88,6 +88,8 @@ def test_unknown_flags_are_refused() -> None:
         (command.encode(Opcode.PUT, b"k" * 1025), "the limit is 1024"),
         (command.encode(Opcode.PUT, b"k", b"", bytes((1 << 20) + 1)), "the limit is 1048576"),
         (command.encode(Opcode.PUT, b"k", b"t" * 256), "content type"),
+        (command.encode(Opcode.PUT, b"k", "t\u00e9".encode()), "printable ASCII"),
+        (command.encode(Opcode.PUT, b"k", b"a\r\nb: c"), "printable ASCII"),
     ],
 )
 def test_what_clients_may_not_send(data: bytes, what: str) -> None:

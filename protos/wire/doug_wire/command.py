@@ -95,4 +95,6 @@ def validate(data: bytes) -> Command:
         raise CommandError(f"the value has {len(command.value)} bytes, the limit is {VALUE_BYTES_MAX}")
     if len(command.content_type) > CONTENT_TYPE_BYTES_MAX:
         raise CommandError(f"the content type has more than {CONTENT_TYPE_BYTES_MAX} bytes")
+    if not (command.content_type.isascii() and command.content_type.decode("ascii").isprintable()):
+        raise CommandError("the content type is not printable ASCII")
     return command

@@ -296,3 +296,16 @@ async def test_a_block_that_cannot_be_read_is_answered_and_so_are_the_reads_behi
     await rig.send(pb.BATCH_KIND_READ_LOCAL, reads)
     assert await rig.statuses() == {1: Status.UNAVAILABLE, 2: Status.UNAVAILABLE, 3: Status.NOT_FOUND}
     await rig.end()
+
+
+async def test_what_is_answered_after_the_stream_has_ended_is_dropped() -> None:
+    rig = Rig()
+    rig.data[b"a"] = StoredValue(4, b"", b"value")
+    await rig.send(pb.BATCH_KIND_WRITE, write(1))
+    await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(2, 0, b"a"))
+    await rig.end()
+    rig.driver.submitted[0].sink.resolve(1, Status.OK, 1)
+    rig.driver.reads[0](True)
+    assert await rig.statuses() == {}
+    assert not rig.session._results
+    assert not rig.session._loads

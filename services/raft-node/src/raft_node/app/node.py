@@ -148,8 +148,6 @@ class Node:
                 wal.close()
                 return
             await self._run_shard(stack, identity, configuration, wal, engine, worker, raft_service, doug_service)
-            await health_service.set("", health_pb2.HealthCheckResponse.SERVING)
-            await health_service.set("readiness", health_pb2.HealthCheckResponse.SERVING)
             await health_service.set("startup", health_pb2.HealthCheckResponse.SERVING)
             _log.info("node.started", incarnation=identity.incarnation)
             assert self._shard is not None
@@ -189,16 +187,16 @@ class Node:
         admin_pb2_grpc.add_AdminServicer_to_server(
             AdminService(settings.node_id, settings.shard_id, self, self._events), client_server
         )
-        names = (
-            doug_pb2.DESCRIPTOR.services_by_name["Doug"].full_name,
-            admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
-            raft_pb2.DESCRIPTOR.services_by_name["Raft"].full_name,
-            health.SERVICE_NAME,
-            reflection.SERVICE_NAME,
-        )
-        for server in (peer_server, client_server):
+        own = {
+            peer_server: (raft_pb2.DESCRIPTOR.services_by_name["Raft"].full_name,),
+            client_server: (
+                doug_pb2.DESCRIPTOR.services_by_name["Doug"].full_name,
+                admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
+            ),
+        }
+        for server, names in own.items():
             health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-            reflection.enable_server_reflection(names, server)
+            reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
         async def close_ports() -> None:
             admin.stop()
@@ -372,10 +370,21 @@ class Node:
             raise SettingsError(f"DOUGDB_PEERS has no address of {', '.join(unknown)}")
         return {member: addresses[member.name] for member in configuration.voters if member != me}
 
+    async def _show_readiness(self, ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        assert self._health is not None
+        await self._health.set("", status)
+        await self._health.set("readiness", status)
+
     async def _expire(self, driver: Driver) -> None:
+        shown = False
         while True:
             await asyncio.sleep(_EXPIRE_EVERY_S)
             driver.expire()
+            ready = not self._not_ready()
+            if ready != shown:
+                shown = ready
+                await self._show_readiness(ready)
 
     def _tell(self, event: Event) -> None:
         if event.name == "became_leader":

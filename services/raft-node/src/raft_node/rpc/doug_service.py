@@ -201,7 +201,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         return pb.GetResponse(
             found=True,
             value=found.value,
-            content_type=found.content_type.decode("latin-1"),
+            content_type=found.content_type.decode("ascii"),
             revision=found.revision,
             receipt=shard.receipt(),
         )

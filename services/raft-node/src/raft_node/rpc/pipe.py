@@ -40,6 +40,7 @@ class PipeSession:
         self._context = context
         self._results: deque[bytes] = deque()
         self._result_bytes = 0
+        self._closed = False
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -61,6 +62,8 @@ class PipeSession:
         except BROKEN:
             return
         finally:
+            # Answers may come later still, of writes and of reads that wait for a quorum; nobody takes them any more.
+            self._closed = True
             for task in (writer, *self._loads):
                 task.cancel()
             await asyncio.gather(writer, *self._loads, return_exceptions=True)
@@ -118,6 +121,8 @@ class PipeSession:
         return []
 
     def _serve(self, records: list[ReadRecord], confirmed: bool) -> None:
+        if self._closed:
+            return
         if not confirmed or not self._shard.driver.machine.created:
             status = Status.UNAVAILABLE if confirmed else Status.NOT_LEADER
             for record in records:
@@ -167,6 +172,8 @@ class PipeSession:
             self._put(pipe.encode_result(record.id, Status.OK, found.revision, found.content_type, found.value))
 
     def _put(self, result: bytes) -> None:
+        if self._closed:
+            return
         self._results.append(result)
         self._result_bytes += len(result)
         self._filled.set()
