@@ -9,9 +9,11 @@ Invariants:
 1. The term never goes back; one vote a term; both are durable before anything that rests on them leaves.
 2. The role changes only in ``_become_*``; every message comes in by ``step``.
 3. ``_leader`` exists exactly while the role is LEADER, ``_election`` exactly while it is a candidate's.
-4. A message from a non-member, for another incarnation, or that no correct node could have sent changes nothing.
+4. A message for another incarnation, or that no correct node could have sent, changes nothing; of nodes outside the
+   configuration only an elected leader and whoever asks before it campaigns are heard.
+5. The configuration in force is the newest one in the log, committed or not.
 
-Reference: the paper, figure 2 and 5; the thesis, 3.10, 4.2.3, 6.2, 6.4, 9.6. ``docs/raft.md`` maps them to functions.
+Reference: the paper, figure 2 and 5; the thesis, 3.10, 4, 6.2, 6.4, 9.6. ``docs/raft.md`` maps them to functions.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from typing import TYPE_CHECKING, assert_never
 
 from raft_node import entry as entries_codec
 from raft_node.entry import EntryKind
-from raft_node.errors import NotLeaderError, OverloadedError
+from raft_node.errors import ConfigurationRefusedError, NotLeaderError, OverloadedError
 from raft_node.raft.config import RaftConfig
+from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.election import Election, up_to_date
 from raft_node.raft.leader import Leader
 from raft_node.raft.member import Member
+from raft_node.raft.membership import check_change, members_of
 from raft_node.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -117,6 +121,40 @@ class RaftNode(Member):
         )
         return first, term
 
+    def propose_configuration(self, configuration: Configuration, timestamp_us: int) -> tuple[int, int]:
+        """Changes the members by one; gives the entry's index, and the term.
+
+        The new configuration is in force at once, here and wherever the entry comes, and is undone if the entry is cut
+        off. It has come to stay once an entry with that index **and** term comes out of ``Ready.committed``.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            OverloadedError: Leadership is being handed over.
+            ConfigurationRefusedError: It is not one step from the present one; or the leader has not committed an
+                entry of its own term yet; or the change before is not committed; or the learner that is to become a
+                voter has not caught up.
+        """
+        if self._leader is None:
+            raise self._not_leader()
+        if self._leader.transfer is not None:
+            raise OverloadedError(f"leadership is being handed over to {self._leader.transfer.target.name}")
+        if not self._leader.established:
+            # Without this, two leaders could each commit a change that the other does not know of (raft-dev, 2015).
+            raise ConfigurationRefusedError("the leader is new: no entry of its term is committed yet")
+        if self._configurations.index > self._log.commit_index:
+            raise ConfigurationRefusedError(f"the change at index {self._configurations.index} is not committed yet")
+        promoted = check_change(self._configuration, configuration)
+        if promoted is not None and not self._leader.caught_up(promoted):
+            raise ConfigurationRefusedError(f"{promoted.name} has not caught up yet")
+        index, term = self._log.last_index + 1, self._term
+        timestamp_us = max(timestamp_us, self._log.last_timestamp_us)
+        command = encode_configuration(configuration)
+        entry = entries_codec.encode(index, term, EntryKind.CONFIGURATION, timestamp_us, command)
+        self._append([entry])
+        self._configurations.append([entry])
+        self._adopt_configuration()
+        return index, term
+
     def transfer_leadership(self, target: NodeId | None = None) -> None:
         """Hands leadership over to another voter; None means the most caught-up one.
 
@@ -168,6 +206,8 @@ class RaftNode(Member):
 
     def ready(self, writer_idle: bool) -> Ready | None:
         """What is to be done now, if anything; see ``raft_node.raft.ready``."""
+        if self._changing_index and self._changing_index <= self._log.commit_index:
+            self._configuration_committed()
         read_states: Sequence[ReadState] = self._leader.send(self._now) if self._leader is not None else ()
         write = self._take_write() if writer_idle else None
         committed = self._take_committed()
@@ -188,19 +228,40 @@ class RaftNode(Member):
             assert self._voted_for == self._id
         if self._leader is not None:
             assert self._leader_id == self._id
-            self._leader.validate()
+            self._leader.validate(self._configuration)
 
     # Messages.
 
     def step(self, message: Message) -> None:
         """Takes a message from a peer. It may come late, twice, out of order, or from anybody."""
-        if message.receiver != self._id or message.sender not in self._members or message.sender == self._id:
+        if message.receiver != self._id or message.sender == self._id or not self._admits(message):
             self.ignored_messages += 1
         elif malformed(message):
             self.ignored_messages += 1
             self._outbox.event("malformed_message", sender=message.sender.name, kind=type(message).__name__)
         else:
             self._dispatch(message)
+
+    def _admits(self, message: Message) -> bool:
+        """Whether the sender may say this.
+
+        A node outside the configuration may belong to a newer one that this node has still to learn of, and may need
+        its vote for that (thesis, 4.1). So an elected leader is heard when it sends entries, and a candidate when it
+        asks first; everything else of strangers changes nothing.
+        """
+        sender = message.sender
+        if sender in self._members or sender == self._leader_id:
+            return True
+        match message:
+            case AppendEntries():
+                return True
+            case RequestVote():
+                return message.pre_vote or sender == self._introduced
+            case AppendEntriesResponse() | HeartbeatResponse():
+                # Of a removed node that is being told so; its term is nobody's concern.
+                return self._leader is not None and sender in self._leader.progress and message.term <= self._term
+            case _:
+                return False
 
     def _dispatch(self, message: Message) -> None:
         match message:
@@ -233,6 +294,8 @@ class RaftNode(Member):
         complete = up_to_date(message.last_log_term, message.last_log_index, log.last_term, log.last_index)
         if message.pre_vote:
             granted = complete and message.term > self._term
+            if granted and message.sender not in self._members:
+                self._introduced = message.sender
             # A grant speaks of the term to come; a refusal tells the own one, so that the sender can catch up.
             term = message.term if granted else self._term
             self._outbox.send(RequestVoteResponse(self._id, message.sender, term, granted, True))
@@ -301,6 +364,9 @@ class RaftNode(Member):
             return
         if log.merge(entries):
             self._outbox.change += 1
+            # Both count: an entry was cut off, and another came.
+            if self._configurations.rollback(log) | self._configurations.append(entries):
+                self._adopt_configuration()
         # Entries behind the last new one may be a deposed leader's: its commit index does not speak of them.
         log.commit_to(min(message.commit_index, last_new))
         self._outbox.send_when_durable(AppendEntriesResponse(self._id, sender, self._term, True, last_new, 0, 0, 0))
@@ -407,10 +473,50 @@ class RaftNode(Member):
             last_read_token=self._last_read_token,
             now=self._now,
         )
+        if self._changing_index:
+            for node in members_of(self._configurations.previous) - self._members - {self._id}:
+                self._leader.depart(node, self._changing_index, self._now)
         self._outbox.event("became_leader", term=self._term)
         # An entry of the own term commits those of older terms, and tells what is committed (the paper, 5.4.2 and 8).
         timestamp_us = self._log.last_timestamp_us
         self._append([entries_codec.encode(self._log.last_index + 1, self._term, EntryKind.NOOP, timestamp_us)])
+
+    # Members.
+
+    def _adopt_configuration(self) -> None:
+        """Goes by the newest configuration in the log from now on (thesis, 4.1)."""
+        self._configuration = configuration = self._configurations.current
+        self._members = members_of(configuration)
+        self._changing_index = self._uncommitted_change()
+        self._configuration_event("configuration_adopted")
+        if self._leader is not None:
+            self._leader.reconfigure(configuration, self._configurations.index, self._now)
+            return
+        assert self._election is None, "only a leader's entries change the members"
+        self._role = Role.FOLLOWER if self._id in configuration.voters else Role.LEARNER
+        self._restart_election_timer()
+
+    def _configuration_committed(self) -> None:
+        self._changing_index = 0
+        self._configuration_event("configuration_committed")
+        if self._id in self._members:
+            return
+        self._outbox.event("removed", term=self._term)
+        if self._leader is not None:
+            # Its last duty was to commit its own removal (thesis, 4.2.2). Somebody shall follow without a pause.
+            successor = self._leader.complete_successor(self._now)
+            if successor is not None:
+                self._outbox.send(TimeoutNow(self._id, successor, self._term))
+            self._become_follower(self._term, None)
+
+    def _configuration_event(self, name: str) -> None:
+        configuration = self._configuration
+        self._outbox.event(
+            name,
+            index=self._configurations.index,
+            voters=[member.name for member in configuration.voters],
+            learners=[member.name for member in configuration.learners],
+        )
 
     # Helpers.
 

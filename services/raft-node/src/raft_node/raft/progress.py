@@ -53,6 +53,7 @@ class Progress:
         sent_tick: When it was last sent something that it answers.
         heartbeat_tick: When it was last sent a heartbeat that it answers.
         told_commit_index: The commit index that it knows of if nothing got lost.
+        probed_tick: When it was last probed although it was silent.
     """
 
     next_index: int
@@ -66,6 +67,7 @@ class Progress:
     inflights: deque[Inflight] = field(default_factory=deque)
     inflight_bytes: int = 0
     told_commit_index: int = 0
+    probed_tick: int = 0
 
     def window_open(self, appends_max: int, bytes_max: int) -> bool:
         """Whether another AppendEntries may be sent now."""
@@ -120,6 +122,12 @@ class Progress:
             return
         self._probe(self.match_index + 1 if self.state is ProgressState.REPLICATE else self.next_index)
         self.cautious = True
+
+    def probe_again(self, tick: int) -> None:
+        """Gives up on all that a silent peer did not answer, and tries once more."""
+        self.probed_tick = tick
+        self.paused = False
+        self.lost()
 
     def needs_snapshot(self) -> None:
         """The log does not reach back to ``next_index`` any more."""

@@ -199,9 +199,22 @@ class Lockstep:
             for peer in self.peers.values():
                 for message in peer.pump():
                     busy = True
-                    if self.passes(message):
+                    if self.passes(message) and message.receiver.name in self.peers:
                         self.delivered[type(message).__name__] += 1
                         self.peers[message.receiver.name].node.step(message)
+
+    def join(self, node_id: NodeId, configuration: Configuration | None = None, seed: int = 9) -> Peer:
+        """Starts one more node, with an empty log. It is no member yet, and may know another configuration."""
+        some = next(iter(self.peers.values()))
+        peer = Peer(node_id, configuration or self.configuration, config=some.config, seed=seed)
+        self.peers[node_id.name] = peer
+        return peer
+
+    def change(self, leader: Peer, configuration: Configuration) -> None:
+        """Has the leader change the members, and everybody hear of it."""
+        leader.node.propose_configuration(configuration, 0)
+        self.deliver()
+        self.tick(2 * leader.config.heartbeat_ticks)
 
     def elect(self, name: str) -> Peer:
         """Makes a node the leader: no one else's time passes until it campaigns."""
