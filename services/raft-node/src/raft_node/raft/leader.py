@@ -175,6 +175,9 @@ class Leader:
         peer = self._heard(message.sender, now)
         if message.success:
             peer.accepted(message.match_index)
+            if peer.state is ProgressState.SNAPSHOT and peer.match_index + 1 >= self._log.first_index:
+                # It got that far by other means, such as a snapshot that an earlier leader sent.
+                peer.snapshot_sent(peer.match_index)
             if message.sender in self._catch_ups:
                 self._measure(message.sender, now)
             self.advance_commit()
@@ -195,6 +198,18 @@ class Leader:
             patience = self._config.election_timeout_ticks if arrived else self._config.heartbeat_ticks
             if now - oldest.tick >= patience:
                 peer.lost()
+
+    def snapshot_sent(self, node: NodeId, index: int) -> None:
+        """A peer has installed a snapshot of everything up to ``index``."""
+        peer = self.progress.get(node)
+        if peer is not None and peer.state is ProgressState.SNAPSHOT:
+            peer.snapshot_sent(index)
+
+    def snapshot_failed(self, node: NodeId) -> None:
+        """A snapshot could not be sent to a peer."""
+        peer = self.progress.get(node)
+        if peer is not None and peer.state is ProgressState.SNAPSHOT:
+            peer.snapshot_failed()
 
     def peer_unreachable(self, node: NodeId) -> None:
         """The transport lost the stream to a peer, and what was in it."""
@@ -372,6 +387,8 @@ class Leader:
         start = peer.next_index
         if start < log.first_index:
             peer.needs_snapshot()
+            if node not in self._departing:
+                self._outbox.snapshots_wanted.append(node)
             self._outbox.event("snapshot_needed", peer=node.name, next_index=start, first_index=log.first_index)
             return
         entries: Sequence[Entry] = ()

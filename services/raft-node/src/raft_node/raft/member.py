@@ -46,11 +46,12 @@ class Member:
         configuration: Configuration,
         applied_index: int,
         random: Random,
+        timestamp_us: int = 0,
     ) -> None:
         self._config = config
         self._id = node_id
         self._random = random
-        self._log = RaftLog(reader, hard_state.commit_index, applied_index, config.cache_bytes_max)
+        self._log = RaftLog(reader, hard_state.commit_index, applied_index, config.cache_bytes_max, timestamp_us)
         self._configurations = ConfigurationHistory(configuration)
         self._configurations.scan(self._log)
         self._configuration = self._configurations.current
@@ -127,7 +128,7 @@ class Member:
 
     @property
     def configuration_index(self) -> int:
-        """The entry that brought the configuration; 0 when it was applied before this process started."""
+        """The entry that brought the configuration; 0 when it came with the applied state."""
         return self._configurations.index
 
     @property

@@ -63,7 +63,7 @@ class ConfigurationHistory:
 
     @property
     def index(self) -> int:
-        """The entry of the configuration in force; 0 when it was applied before this process started."""
+        """The entry of the configuration in force; 0 when it came with the applied state."""
         return self._tail[-1].entry_index if self._tail else self._applied_entry_index
 
     def scan(self, log: RaftLog) -> None:
@@ -96,6 +96,12 @@ class ConfigurationHistory:
         """Notes what was applied: it is never cut off again."""
         while self._tail and self._tail[0].entry_index <= applied_index:
             self._applied_entry_index, _, self.applied = self._tail.pop(0)
+
+    def restore(self, index: int, configuration: Configuration, *, keeps_tail: bool) -> None:
+        """Begins anew with the configuration of a snapshot up to ``index``; what lies behind may stay."""
+        self._tail = [adopted for adopted in self._tail if keeps_tail and adopted.entry_index > index]
+        self.applied = configuration
+        self._applied_entry_index = 0
 
 
 def members_of(configuration: Configuration) -> frozenset[NodeId]:

@@ -27,6 +27,7 @@ from raft_node.errors import ConfigurationRefusedError, NotLeaderError, Overload
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.election import Election, up_to_date
+from raft_node.raft.follower import refusal, take_entries
 from raft_node.raft.leader import Leader
 from raft_node.raft.member import Member
 from raft_node.raft.membership import check_change, members_of
@@ -63,8 +64,21 @@ class RaftNode(Member):
         configuration: Configuration,
         applied_index: int,
         random: Random,
+        timestamp_us: int = 0,
     ) -> None:
-        super().__init__(config, node_id, reader, hard_state, configuration, applied_index, random)
+        """Starts a member on what it has stored.
+
+        Args:
+            config: Settings.
+            node_id: Who it is.
+            reader: The stored log.
+            hard_state: What was stored with it.
+            configuration: The members as of ``applied_index``; changes behind that are found in the log.
+            applied_index: What the stored state includes.
+            random: Draws election timeouts.
+            timestamp_us: The log time of the stored state, for a log that begins behind it.
+        """
+        super().__init__(config, node_id, reader, hard_state, configuration, applied_index, random, timestamp_us)
         self._become_follower(hard_state.term, None)
 
     # Time.
@@ -188,6 +202,43 @@ class RaftNode(Member):
         if self._leader is not None:
             self._leader.peer_unreachable(peer)
 
+    def snapshot_sent(self, peer: NodeId, index: int) -> None:
+        """A peer of ``Ready.snapshots_wanted`` has installed a snapshot of everything up to ``index``."""
+        if self._leader is not None:
+            self._leader.snapshot_sent(peer, index)
+
+    def snapshot_failed(self, peer: NodeId) -> None:
+        """A peer of ``Ready.snapshots_wanted`` got none; it is named again once it is heard."""
+        if self._leader is not None:
+            self._leader.snapshot_failed(peer)
+
+    def restore(self, index: int, term: int, configuration: Configuration, timestamp_us: int = 0) -> bool:
+        """Takes over a snapshot that is complete on disk; False if it is of no use here, and is to be thrown away.
+
+        After True, the driver switches state and log before anything else is written or applied: entries that were
+        handed out before are void, and ``LogReader`` begins at ``index + 1``, with the old entries behind it if theirs
+        at ``index`` has this term, without any if not.
+
+        Args:
+            index: The last entry that the snapshot includes.
+            term: Its term.
+            configuration: The members as of ``index``.
+            timestamp_us: The log time as of ``index``.
+        """
+        if self._leader is not None or index <= self._log.commit_index:
+            return False
+        if term > self._term or self._election is not None:
+            self._become_follower(max(term, self._term), None)
+        keeps = self._log.restore(index, term, timestamp_us)
+        self._applying_index = None
+        self._configurations.restore(index, configuration, keeps_tail=keeps)
+        self._outbox.event("restored", index=index, term=term, keeps_entries=keeps)
+        was_member = self._id in self._members
+        self._adopt_configuration()
+        if was_member and self._id not in self._members:
+            self._outbox.event("removed", term=self._term)
+        return True
+
     def persisted(self, sequence: int) -> None:
         """The write with this sequence is durable, and the ``LogReader`` shows it."""
         assert self._write_change is not None and sequence == self._write_sequence, "not the write under way"
@@ -212,10 +263,11 @@ class RaftNode(Member):
         write = self._take_write() if writer_idle else None
         committed = self._take_committed()
         outbox = self._outbox
-        if not (outbox.messages or write or committed or read_states or self._reads_dropped or outbox.events):
+        wanted = outbox.snapshots_wanted
+        if not (outbox.messages or write or committed or read_states or self._reads_dropped or outbox.events or wanted):
             return None
-        ready = Ready(outbox.messages, write, committed, read_states, self._reads_dropped, outbox.events)
-        outbox.messages, outbox.events, self._reads_dropped = [], [], []
+        ready = Ready(outbox.messages, write, committed, read_states, self._reads_dropped, outbox.events, wanted)
+        outbox.messages, outbox.events, outbox.snapshots_wanted, self._reads_dropped = [], [], [], []
         return ready
 
     def validate(self) -> None:
@@ -342,34 +394,19 @@ class RaftNode(Member):
 
     def _append_entries(self, message: AppendEntries) -> None:
         """The paper, 5.3. The answer waits until what it acknowledges is durable."""
-        sender, prev = message.sender, message.prev_log_index
         if message.term < self._term:
             # The sender is deposed, and learns it from the term.
-            refusal = AppendEntriesResponse(self._id, sender, self._term, False, 0, prev, 0, 0)
-            self._outbox.send_when_durable(refusal)
+            self._outbox.send_when_durable(refusal(message, self._term, 0, 0))
             return
-        if not self._follow(message.term, sender):
+        if not self._follow(message.term, message.sender):
             return
-        log, entries = self._log, message.entries
-        last_new = prev + len(entries)
-        if prev < log.commit_index:
-            # What is committed is equal at every leader since; only what lies above needs a look.
-            entries = entries[log.commit_index - prev :]
-            last_new = max(last_new, log.commit_index)
-        elif not log.matches(prev, message.prev_log_term):
-            hint = log.last_index_of_term_at_most(prev, message.prev_log_term)
-            self._outbox.send_when_durable(
-                AppendEntriesResponse(self._id, sender, self._term, False, 0, prev, hint, log.term(hint))
-            )
-            return
-        if log.merge(entries):
+        answer, changed = take_entries(self._log, message, self._term)
+        if changed:
             self._outbox.change += 1
             # Both count: an entry was cut off, and another came.
-            if self._configurations.rollback(log) | self._configurations.append(entries):
+            if self._configurations.rollback(self._log) | self._configurations.append(message.entries):
                 self._adopt_configuration()
-        # Entries behind the last new one may be a deposed leader's: its commit index does not speak of them.
-        log.commit_to(min(message.commit_index, last_new))
-        self._outbox.send_when_durable(AppendEntriesResponse(self._id, sender, self._term, True, last_new, 0, 0, 0))
+        self._outbox.send_when_durable(answer)
 
     def _append_entries_response(self, message: AppendEntriesResponse) -> None:
         if message.term > self._term:

@@ -92,6 +92,10 @@ class Progress:
         news = match_index > self.match_index
         if news:
             self.match_index = match_index
+        if self.state is ProgressState.SNAPSHOT:
+            # An answer from before; whether it suffices is for the leader to say.
+            self.next_index = max(self.next_index, self.match_index + 1)
+            return news
         if self.state is ProgressState.REPLICATE:
             while self.inflights and self.inflights[0].last_index <= match_index:
                 self.inflight_bytes -= self.inflights.popleft().size
@@ -133,6 +137,18 @@ class Progress:
         """The log does not reach back to ``next_index`` any more."""
         self._clear()
         self.state = ProgressState.SNAPSHOT
+
+    def snapshot_sent(self, index: int) -> None:
+        """The peer has a snapshot up to ``index``: what lies behind is tried next, cautiously."""
+        self._probe(max(index, self.match_index) + 1)
+        self.cautious = True
+        self.paused = False
+
+    def snapshot_failed(self) -> None:
+        """The peer got no snapshot; it is tried again once the peer is heard, not at once."""
+        self._probe(self.match_index + 1)
+        self.cautious = True
+        self.paused = True
 
     def _probe(self, next_index: int) -> None:
         self._clear()

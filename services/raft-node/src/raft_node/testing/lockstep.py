@@ -66,10 +66,26 @@ class MemoryLog:
                 break
         return found
 
+    def compact(self, index: int) -> None:
+        """Drops the entries up to ``index``."""
+        assert self.first_index <= index <= self.last_index
+        self.previous_term = self.term(index)
+        del self.stored[: index + 1 - self.first_index]
+        self.first_index = index + 1
+
+    def reset(self, index: int, term: int) -> None:
+        """Begins behind a snapshot; what is stored behind it stays only if ``index`` and ``term`` match."""
+        if self.first_index - 1 <= index <= self.last_index and self.term(index) == term:
+            del self.stored[: index + 1 - self.first_index]
+        else:
+            self.stored.clear()
+        self.first_index, self.previous_term = index + 1, term
+
     def write(self, write: Write) -> None:
         """Does what a log writer does with a write."""
         if write.truncate_from is not None:
-            assert write.entries[0].index == write.truncate_from <= self.last_index
+            # After a snapshot the log may end before what was to be dropped.
+            assert write.entries[0].index == write.truncate_from <= self.last_index + 1
             del self.stored[write.truncate_from - self.first_index :]
         if write.entries:
             assert write.entries[0].index == self.last_index + 1, "a gap in the stored log"
@@ -104,6 +120,7 @@ class Peer:
         self.read_states: list[ReadState] = []
         self.reads_dropped: list[int] = []
         self.events: list[Event] = []
+        self.snapshots_wanted: list[NodeId] = []
         self.node = RaftNode(
             self.config, self.id, self.log, self.hard_state, self.configuration, applied_index, self.random
         )
@@ -118,6 +135,7 @@ class Peer:
             self.read_states += ready.read_states
             self.reads_dropped += ready.reads_dropped
             self.events += ready.events
+            self.snapshots_wanted += ready.snapshots_wanted
             if ready.write:
                 self.write = ready.write
                 if persist:
@@ -135,6 +153,18 @@ class Peer:
             self.log.write(write)
             self.hard_state = write.hard_state or self.hard_state
             self.node.persisted(write.sequence)
+
+    def restore(self, index: int, term: int, configuration: Configuration) -> bool:
+        """Installs a snapshot, as a driver does; what was applied before is not in ``committed`` any more."""
+        if not self.node.restore(index, term, configuration):
+            return False
+        # A write under way comes to its end first.
+        self.persist()
+        self.log.reset(index, term)
+        self.configuration = configuration
+        self.committed.clear()
+        self.node.validate()
+        return True
 
     def step(self, *messages: Message, persist: bool = True) -> list[Message]:
         """Hands messages in, and gives what comes of them."""
