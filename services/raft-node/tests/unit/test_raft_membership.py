@@ -342,6 +342,7 @@ class TestRemoval:
     def test_a_removed_node_is_told_and_stops_campaigning(self) -> None:
         shard, peer = steady()
         shard.change(peer, Configuration((A, B)))
+        shard.tick(10)
         gone = shard["c"]
         assert gone.node.configuration == Configuration((A, B)) and gone.plays(Role.LEARNER)
         assert gone.node.commit_index == 2 and "removed" in gone.event_names()
@@ -351,6 +352,29 @@ class TestRemoval:
         assert gone.pump() == [] and gone.plays(Role.LEARNER)
         gone.restart()
         assert gone.plays(Role.LEARNER)
+
+    def test_a_lost_word_of_the_commit_is_said_again(self) -> None:
+        shard, peer = steady()
+        shard.passes = lambda m: not (isinstance(m, Heartbeat) and m.receiver == C)
+        shard.change(peer, Configuration((A, B)))
+        assert shard["c"].plays(Role.FOLLOWER) and "removed" not in shard["c"].event_names()
+        shard.heal()
+        shard.tick(10)
+        assert shard["c"].plays(Role.LEARNER) and "removed" in shard["c"].event_names()
+
+    def test_a_leader_whose_own_removal_only_it_has_must_still_lead_to_commit_it(self) -> None:
+        shard = Lockstep(2)
+        peer = shard.elect("a")
+        shard.tick(6)
+        shard.cut("a")
+        peer.node.propose_configuration(Configuration((B,)), 0)
+        shard.deliver()
+        peer.restart()
+        shard.heal()
+        shard.tick(100)
+        # b alone could not be elected: its log is shorter, and by its configuration it needs a's vote.
+        assert shard.leaders() == ["b"] and shard["b"].node.configuration == Configuration((B,))
+        assert peer.plays(Role.LEARNER) and "removed" in peer.event_names()
 
     def test_a_removed_node_is_still_told_by_the_next_leader(self) -> None:
         shard, peer = steady(4)

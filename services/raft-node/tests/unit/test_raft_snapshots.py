@@ -264,6 +264,14 @@ class TestFollower:
         log = RaftLog(MemoryLog((), first_index=6, previous_term=1), 5, 5, 1000, timestamp_us=70)
         assert log.last_timestamp_us == 70 and log.last_index == 5
 
+    def test_a_crash_before_the_snapshots_term_is_durable(self) -> None:
+        peer = Peer(A, THREE)
+        assert peer.restore(5, 3, THREE)
+        peer.restart(5)
+        assert peer.hard_state.term == 0 and (peer.node.term, peer.node.voted_for) == (3, None)
+        peer.pump()
+        assert peer.hard_state.term == 3
+
     def test_a_node_learns_from_a_snapshot_that_it_was_removed(self) -> None:
         peer = Peer(A, THREE)
         assert peer.restore(9, 1, Configuration((B, C)))

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from raft_node.entry import Entry
 from raft_node.errors import TransferRefusedError
@@ -64,11 +63,19 @@ class CatchUp:
     caught_up: bool = False
 
 
-class Departing(NamedTuple):
-    """A node that was removed and is still told so, up to a deadline."""
+@dataclass(slots=True)
+class Departing:
+    """A node that was removed and is still told so.
+
+    Attributes:
+        removal_index: The entry that removed it.
+        deadline_tick: When it is given up.
+        told_tick: When it was first told that this entry is committed.
+    """
 
     removal_index: int
     deadline_tick: int
+    told_tick: int | None = None
 
 
 class Leader:
@@ -345,8 +352,15 @@ class Leader:
 
     def _let_go(self, now: int) -> None:
         """Forgets removed nodes that have been told, or that cannot be."""
-        for node, (index, deadline) in list(self._departing.items()):
-            if self.progress[node].told_commit_index >= index or now >= deadline:
+        for node, departing in list(self._departing.items()):
+            peer = self.progress[node]
+            if departing.told_tick is None and peer.told_commit_index >= departing.removal_index:
+                departing.told_tick = now
+            # Every heartbeat says it again, so whoever still answers after one more has heard it.
+            told = (
+                departing.told_tick is not None and peer.heard_tick - departing.told_tick > self._config.heartbeat_ticks
+            )
+            if told or now >= departing.deadline_tick:
                 del self._departing[node], self.progress[node]
 
     def _heard(self, node: NodeId, now: int) -> Progress:

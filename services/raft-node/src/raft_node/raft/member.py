@@ -63,7 +63,9 @@ class Member:
         self._outbox = Outbox()
         self._term = hard_state.term
         self._voted_for = hard_state.voted_for
-        assert self._log.last_term <= self._term, "the log is ahead of the hard state"
+        # A log that is empty behind a snapshot may be ahead: the crash came before the snapshot's term was written.
+        empty = self._log.last_index < self._log.first_index
+        assert empty or self._log.last_term <= self._term, "the log is ahead of the hard state"
         self._written_hard_state = hard_state
         self._write_sequence = 0
         self._write_change: int | None = None  # The newest change in the write under way.
@@ -201,3 +203,12 @@ class Member:
     def _uncommitted_change(self) -> int:
         index = self._configurations.index
         return index if index > self._log.commit_index else 0
+
+    def _may_campaign(self) -> bool:
+        """Whether this node starts elections: a voter, and one whose removal is not known to be committed.
+
+        Its log may be the only one with that entry, and then nobody else can be elected (thesis, 4.2.2).
+        """
+        if self._id in self._configuration.voters:
+            return True
+        return self._changing_index > 0 and self._id in self._configurations.previous.voters

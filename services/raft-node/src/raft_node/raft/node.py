@@ -79,7 +79,7 @@ class RaftNode(Member):
             timestamp_us: The log time of the stored state, for a log that begins behind it.
         """
         super().__init__(config, node_id, reader, hard_state, configuration, applied_index, random, timestamp_us)
-        self._become_follower(hard_state.term, None)
+        self._become_follower(max(hard_state.term, self._log.last_term), None)
 
     # Time.
 
@@ -92,7 +92,7 @@ class RaftNode(Member):
                 self._become_follower(self._term, None)
             else:
                 self._leader.tick(self._now)
-        elif self._now >= self._election_deadline and self._id in self._configuration.voters:
+        elif self._now >= self._election_deadline and self._may_campaign():
             self._become_pre_candidate()
 
     def ticks_to_deadline(self) -> int:
@@ -376,7 +376,7 @@ class RaftNode(Member):
 
     def _timeout_now(self, message: TimeoutNow) -> None:
         """The leader wants this node to lead: it campaigns at once, without asking first (thesis, 3.10)."""
-        if message.term < self._term or self._id not in self._configuration.voters:
+        if message.term < self._term or not self._may_campaign():
             return
         if self._follow(message.term, message.sender):
             self._become_candidate(transfer=True)
@@ -461,7 +461,7 @@ class RaftNode(Member):
             self._outbox.event("follows", term=term, leader=leader_id.name)
         self._election = None
         self._leader_id = leader_id
-        self._role = Role.FOLLOWER if self._id in self._configuration.voters else Role.LEARNER
+        self._role = Role.FOLLOWER if self._may_campaign() else Role.LEARNER
         if not was_follower or self._election_deadline == 0:
             self._restart_election_timer()
 
@@ -530,7 +530,7 @@ class RaftNode(Member):
             self._leader.reconfigure(configuration, self._configurations.index, self._now)
             return
         assert self._election is None, "only a leader's entries change the members"
-        self._role = Role.FOLLOWER if self._id in configuration.voters else Role.LEARNER
+        self._role = Role.FOLLOWER if self._may_campaign() else Role.LEARNER
         self._restart_election_timer()
 
     def _configuration_committed(self) -> None:
@@ -539,6 +539,10 @@ class RaftNode(Member):
         if self._id in self._members:
             return
         self._outbox.event("removed", term=self._term)
+        # So that a restarted process knows it from its disk, and does not campaign.
+        self._outbox.change += 1
+        if self._role is Role.FOLLOWER:
+            self._role = Role.LEARNER
         if self._leader is not None:
             # Its last duty was to commit its own removal (thesis, 4.2.2). Somebody shall follow without a pause.
             successor = self._leader.complete_successor(self._now)
