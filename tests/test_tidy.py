@@ -21,7 +21,7 @@ REQUIRED = [
     *("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml", "uv.lock", ".ci/run"),
     *(".gitignore", ".dockerignore", "protos", "deploy/helm/README.md", "deploy/k8s/README.md", "tests/integration"),
     *("services/raft-node/README.md", "services/facade/README.md", "clients/python/README.md"),
-    *("docs/formats.md", "docs/raft.md"),
+    *("docs/formats.md", "docs/raft.md", "docs/api.md", "docs/testing.md", "docs/performance.md", "bench/README.md"),
 ]
 LAYERS = {
     "services/raft-node/src/raft_node": [
@@ -44,6 +44,10 @@ BANNED = {
 }
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".proto", ".yaml", ".yml", ".json", ".txt", ".sh", ".cfg", ""}
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
+NAMED_TEST = re.compile(r"`((?:[\w-]+/)*test_\w+\.py)(?:::(test_\w+))?`")
+NAMED_MODULE = re.compile(r"`((?:raft_node|facade|dougdb|doug_wire)(?:\.\w+)+)`")
+NAMED_MEMBER = re.compile(r"`([A-Z]\w+)\.(\w+)`")
+SOURCES = ("services/raft-node/src", "services/facade/src", "clients/python/src", "protos/wire")
 HEADING = re.compile(r"^#+\s+(.*?)\s*#*$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -172,6 +176,69 @@ def test_links_between_documents_resolve() -> None:
             if not aim.exists() or (anchor and aim.suffix == ".md" and anchor not in anchors_of(aim)):
                 broken.append(f"{name_of(path)}: {target}")
     assert not broken
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    """A document may leave out the front of a path, but what it names has to be there."""
+    missing, named = [], 0
+    for path in files():
+        if path.suffix != ".md":
+            continue
+        for file, name in NAMED_TEST.findall(path.read_text()):
+            named += 1
+            found = [module for module in modules() if f"/{name_of(module)}".endswith(f"/{file}")]
+            if not any(f"def {name}(" in module.read_text() or not name for module in found):
+                missing.append(f"{name_of(path)}: {file}::{name}".removesuffix("::"))
+    assert named > 30
+    assert not missing
+
+
+def source_of(dotted: str) -> tuple[Path, str] | None:
+    """The module that a dotted name begins with, and what is left of the name."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        for source in SOURCES:
+            base = ROOT.joinpath(source, *parts[:length])
+            for path in (base / "__init__.py", base.with_suffix(".py")):
+                if path.exists():
+                    return path, ".".join(parts[length:])
+    return None
+
+
+def test_every_module_that_a_document_names_exists() -> None:
+    missing, named = [], 0
+    for path in files():
+        if path.suffix != ".md":
+            continue
+        for dotted in NAMED_MODULE.findall(path.read_text()):
+            if dotted.endswith(".pid"):
+                continue
+            named += 1
+            found = source_of(dotted)
+            if found is None or not all(part in found[0].read_text() for part in found[1].split(".")):
+                missing.append(f"{name_of(path)}: {dotted}")
+    assert named > 20
+    assert not missing
+
+
+def test_every_method_that_a_document_names_exists() -> None:
+    classes: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(path.read_text())
+    missing, named = [], 0
+    for path in files():
+        if path.suffix != ".md":
+            continue
+        for owner, member in NAMED_MEMBER.findall(path.read_text()):
+            if owner not in classes:
+                continue
+            named += 1
+            if not any(re.search(rf"\b{member}\b", text) for text in classes[owner]):
+                missing.append(f"{name_of(path)}: {owner}.{member}")
+    assert named > 20
+    assert not missing
 
 
 @pytest.mark.parametrize("path", REQUIRED)

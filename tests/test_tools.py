@@ -70,6 +70,21 @@ def test_a_python_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         assert not (tmp_path / ".venv").exists()
 
 
+def test_windows_is_told_to_use_wsl(tmp_path: Path) -> None:
+    windows = "import runpy, sys; sys.platform = 'win32'; runpy.run_path(sys.argv[1], run_name='__main__')"
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    run = subprocess.run(
+        [sys.executable, "-c", windows, str(tmp_path / "tools" / "bootstrap.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "WSL2" in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert not (tmp_path / ".venv").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_ctrl_c_in_make_run_ends_with_exit_0(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         """Applies the next batch, then ends the stream without an answer."""
         self.batches: list[tuple[int, int]] = []
         """(kind, items) of every batch received."""
+        self.events: list[admin_pb2.Event] = []
+        """What it remembers."""
+        self.transfer_code = ""
+        """The ``doug-code`` with which it refuses to hand leadership over."""
+        self.transfer_breaks = False
+        """Hands over, and then ends the call without an answer."""
+        self.transfers: list[str] = []
+        """The targets it was asked to hand over to."""
         self.server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -115,6 +123,53 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             client_address=self.address,
             admin_address="127.0.0.1:27099",
         )
+
+    async def Events(self, request: Any, context: Any) -> admin_pb2.EventsResponse:  # noqa: N802
+        await self._wait_while_silent()
+        found = [event for event in self.events if event.last_time_us >= request.since_us]
+        return admin_pb2.EventsResponse(
+            node_id=self.id,
+            shard=self.shard.id,
+            start_id=f"start-{self.id}",
+            clock_us=1_000_000,
+            forgotten=3,
+            cut=len(found) > request.limit,
+            events=found[-request.limit :],
+        )
+
+    async def Drain(self, request: Any, context: Any) -> admin_pb2.DrainResponse:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
+        raise AssertionError
+
+    async def TransferLeadership(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> admin_pb2.TransferLeadershipResponse:
+        await self._wait_while_silent()
+        self.transfers.append(request.target)
+        code = self.transfer_code or self._transfer_refusal(request.target)
+        if code:
+            leader_id, leader_address = self._known_leader()
+            hints = (("doug-leader-id", leader_id), ("doug-leader-address", leader_address))
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT if code == "UNKNOWN_MEMBER" else grpc.StatusCode.FAILED_PRECONDITION,
+                f"{code}: it is so",
+                (("doug-code", code), *hints),
+            )
+        others = [node for node in self.shard.nodes if node is not self and request.target in ("", node.id)]
+        others[0].lead()
+        if self.transfer_breaks:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+        return admin_pb2.TransferLeadershipResponse(
+            leader_id=others[0].id, leader_address=others[0].address, term=self.shard.term
+        )
+
+    def _transfer_refusal(self, target: str) -> str:
+        if not self.leads:
+            return "NOT_LEADER"
+        if target == self.id:
+            return "ALREADY_LEADER"
+        known = {node.id for node in self.shard.nodes}
+        return "UNKNOWN_MEMBER" if target and target not in known else ""
 
     async def Partitions(self, request: Any, context: Any) -> doug_pb2.PartitionsResponse:  # noqa: N802
         await self._wait_while_silent()

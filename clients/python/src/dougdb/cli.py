@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import dougdb
-from dougdb.commands import dev, import_tree, kv, status
+from dougdb.commands import dev, import_tree, kv, leader, status, timeline
 from dougdb.wire import DEFAULT_URL
 
 GROUP = "dougctl.commands"
@@ -104,6 +104,8 @@ app.command()(kv.get)
 app.command()(kv.put)
 app.command()(kv.delete)
 app.command()(status.status)
+app.command()(timeline.timeline)
+app.add_typer(leader.app, name="leader")
 app.command("import-tree")(import_tree.import_tree)
 
 

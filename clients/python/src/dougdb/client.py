@@ -10,6 +10,7 @@ import functools
 import ssl
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -19,18 +20,24 @@ from dougdb.wire import (
     OCTET_STREAM,
     ClusterStatus,
     Consistency,
+    LeaderMoved,
     Receipt,
+    Timeline,
     Value,
     cluster_of,
     encode_key,
     error_of,
     error_of_transport,
     is_loopback,
+    leader_moved_of,
     receipt_of,
+    timeline_of,
     value_of,
 )
 
 DEFAULT_TIMEOUT_S = 15.0
+EVENTS_MAX = 10_000
+"""The most events that one request may ask for."""
 _JSON = {"Accept": "application/json"}
 _RAW = {"Accept": "*/*"}
 
@@ -128,6 +135,34 @@ class DougClient:
         """Every shard with its nodes, their roles, terms and indexes."""
         return cluster_of(_document(self._send("GET", "/v1/cluster", headers=_JSON)))
 
+    def events(self, shard: str | int, *, since_us: int = 0, limit: int = EVENTS_MAX) -> Timeline:
+        """What the nodes of a shard did and why, oldest first.
+
+        Args:
+            shard: The shard's id.
+            since_us: Only what happened at or after this time, microseconds since the epoch.
+            limit: At most so many, the newest.
+        """
+        parameters = {"since": since_us, "limit": limit}
+        path = f"/v1/shards/{quote(str(shard), safe='')}/events"
+        return timeline_of(_document(self._send("GET", path, params=parameters, headers=_JSON)))
+
+    def transfer_leadership(self, shard: str | int, to: str | None = None) -> LeaderMoved:
+        """Hands the leadership of a shard over, and waits until another node leads.
+
+        Args:
+            shard: The shard's id.
+            to: The node that is to lead; the most caught-up one without it.
+
+        Raises:
+            RejectedError: It cannot go there: no such shard or node, or that node leads already.
+            UnavailableError: The shard has no leader.
+            OutcomeUnknownError: Nobody was seen to take over in time.
+        """
+        path = f"/v1/shards/{quote(str(shard), safe='')}/leader"
+        wanted = {} if to is None else {"to": to}
+        return leader_moved_of(_document(self._send("POST", path, json=wanted, headers=_JSON, write=True)))
+
     def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""
         return _document(self._send("GET", "/v1/partitions", headers=_JSON))
@@ -209,6 +244,18 @@ class AsyncDougClient:
     async def cluster(self) -> ClusterStatus:
         """Every shard with its nodes, their roles, terms and indexes."""
         return cluster_of(_document(await self._send("GET", "/v1/cluster", headers=_JSON)))
+
+    async def events(self, shard: str | int, *, since_us: int = 0, limit: int = EVENTS_MAX) -> Timeline:
+        """What the nodes of a shard did and why; see ``DougClient.events``."""
+        parameters = {"since": since_us, "limit": limit}
+        path = f"/v1/shards/{quote(str(shard), safe='')}/events"
+        return timeline_of(_document(await self._send("GET", path, params=parameters, headers=_JSON)))
+
+    async def transfer_leadership(self, shard: str | int, to: str | None = None) -> LeaderMoved:
+        """Hands the leadership of a shard over; see ``DougClient.transfer_leadership``."""
+        path = f"/v1/shards/{quote(str(shard), safe='')}/leader"
+        wanted = {} if to is None else {"to": to}
+        return leader_moved_of(_document(await self._send("POST", path, json=wanted, headers=_JSON, write=True)))
 
     async def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""

@@ -105,6 +105,64 @@ class ClusterStatus:
     document: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of one node; see ``GET /v1/shards/{id}/events``.
+
+    Attributes:
+        shard: The id of its shard.
+        time_us: The node's wall clock, microseconds since the epoch, when it happened first.
+        last_time_us: The same, when it happened last.
+        count: How often it happened in a row.
+        identity: What no other event has: node, start of its process, number.
+        document: The event as it was answered.
+    """
+
+    shard: str
+    node: str
+    time_us: int
+    last_time_us: int
+    term: int
+    name: str
+    details: Mapping[str, Any]
+    count: int
+    identity: tuple[str, str, int]
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What the nodes of a shard did, oldest first.
+
+    Attributes:
+        unreachable: The nodes whose events are missing.
+        cut: Whether older events were left out, because of the limit.
+        document: The answer itself.
+    """
+
+    events: tuple[Event, ...]
+    unreachable: tuple[str, ...]
+    cut: bool
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderMoved:
+    """The answer to a transfer of leadership.
+
+    Attributes:
+        shard: The shard's id.
+        leader: Who leads now.
+        term: Since which term.
+        previous: Who led before; empty when that is not known.
+    """
+
+    shard: str
+    leader: str
+    term: int
+    previous: str
+
+
 def encode_key(key: str | bytes) -> str:
     """The percent-encoded path of a key.
 
@@ -177,6 +235,53 @@ def _node_of(node: Mapping[str, Any]) -> NodeStatus:
         applied_index=node.get("applied_index"),
         last_log_index=node.get("last_log_index"),
     )
+
+
+def timeline_of(document: dict[str, Any]) -> Timeline:
+    """Reads the answer of ``/v1/shards/{id}/events``.
+
+    Raises:
+        ServerError: It does not have the form that is documented.
+    """
+    try:
+        shard = str(document["shard"])
+        return Timeline(
+            events=tuple(_event_of(shard, event) for event in document["events"]),
+            unreachable=tuple(str(node) for node in document["unreachable"]),
+            cut=bool(document["cut"]),
+            document=document,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(200, f"not a timeline: {error!r}") from None
+
+
+def _event_of(shard: str, event: dict[str, Any]) -> Event:
+    return Event(
+        shard=shard,
+        node=str(event["node"]),
+        time_us=int(event["time_us"]),
+        last_time_us=int(event["last_time_us"]),
+        term=int(event["term"]),
+        name=str(event["name"]),
+        details=dict(event["details"]),
+        count=int(event["count"]),
+        identity=(str(event["node"]), str(event["start_id"]), int(event["sequence"])),
+        document=event,
+    )
+
+
+def leader_moved_of(document: dict[str, Any]) -> LeaderMoved:
+    """Reads the answer of ``POST /v1/shards/{id}/leader``.
+
+    Raises:
+        ServerError: It does not have the form that is documented.
+    """
+    try:
+        return LeaderMoved(
+            str(document["shard"]), str(document["leader"]), int(document["term"]), str(document["previous"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(200, f"not an answer to a transfer: {error!r}") from None
 
 
 def error_of(response: httpx.Response, *, write: bool, key: str = "") -> DougdbError:

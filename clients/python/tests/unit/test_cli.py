@@ -168,6 +168,15 @@ def test_help_and_version() -> None:
     assert run("--version").stdout.startswith(f"dougctl {dougdb.__version__} ")
 
 
+def test_dev_on_windows_is_told_to_use_wsl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.platform", "win32")
+    result = run("dev")
+    assert result.exit_code == common.ExitCode.USAGE
+    assert "WSL2" in result.stderr
+    assert list(tmp_path.iterdir()) == [], "nothing was touched"
+
+
 def test_other_packages_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     group = typer.Typer()
     group.command()(lambda: print("group ran"))

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x64oug/v1/admin.proto\x12\x07\x64oug.v1\"\x0f\n\rStatusRequest\"\xec\x02\n\x0eStatusResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x05 \x01(\x04\x12\x15\n\rapplied_index\x18\x06 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x07 \x01(\x04\x12\x17\n\x0f\x66irst_log_index\x18\x08 \x01(\x04\x12\x11\n\tleader_id\x18\t \x01(\t\x12\x16\n\x0eleader_address\x18\n \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x0b \x01(\t\x12\x14\n\x0cpeer_address\x18\x0c \x01(\t\x12\x15\n\radmin_address\x18\r \x01(\t\x12\x13\n\x0bincarnation\x18\x0e \x01(\x04\x12\x12\n\ncluster_id\x18\x0f \x01(\x0c\x12\x0f\n\x07version\x18\x10 \x01(\t\x12\x16\n\x0einitial_shards\x18\x11 \x01(\r2B\n\x05\x41\x64min\x12\x39\n\x06Status\x12\x16.doug.v1.StatusRequest\x1a\x17.doug.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x64oug/v1/admin.proto\x12\x07\x64oug.v1\"\x0f\n\rStatusRequest\"\xec\x02\n\x0eStatusResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x05 \x01(\x04\x12\x15\n\rapplied_index\x18\x06 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x07 \x01(\x04\x12\x17\n\x0f\x66irst_log_index\x18\x08 \x01(\x04\x12\x11\n\tleader_id\x18\t \x01(\t\x12\x16\n\x0eleader_address\x18\n \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x0b \x01(\t\x12\x14\n\x0cpeer_address\x18\x0c \x01(\t\x12\x15\n\radmin_address\x18\r \x01(\t\x12\x13\n\x0bincarnation\x18\x0e \x01(\x04\x12\x12\n\ncluster_id\x18\x0f \x01(\x0c\x12\x0f\n\x07version\x18\x10 \x01(\t\x12\x16\n\x0einitial_shards\x18\x11 \x01(\r\"0\n\rEventsRequest\x12\x10\n\x08since_us\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"\x94\x01\n\x0e\x45ventsResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x10\n\x08start_id\x18\x03 \x01(\t\x12\x10\n\x08\x63lock_us\x18\x04 \x01(\x04\x12\x11\n\tforgotten\x18\x05 \x01(\x04\x12\x0b\n\x03\x63ut\x18\x06 \x01(\x08\x12\x1e\n\x06\x65vents\x18\x07 \x03(\x0b\x32\x0e.doug.v1.Event\"\x92\x01\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07time_us\x18\x02 \x01(\x04\x12\x14\n\x0cmonotonic_us\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x06 \x01(\t\x12\r\n\x05\x63ount\x18\x07 \x01(\x04\x12\x14\n\x0clast_time_us\x18\x08 \x01(\x04\"+\n\x19TransferLeadershipRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\"U\n\x1aTransferLeadershipResponse\x12\x11\n\tleader_id\x18\x01 \x01(\t\x12\x16\n\x0eleader_address\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\"\x0e\n\x0c\x44rainRequest\"H\n\rDrainResponse\x12\x11\n\tleader_id\x18\x01 \x01(\t\x12\x16\n\x0eleader_address\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x32\x94\x02\n\x05\x41\x64min\x12\x39\n\x06Status\x12\x16.doug.v1.StatusRequest\x1a\x17.doug.v1.StatusResponse\x12\x39\n\x06\x45vents\x12\x16.doug.v1.EventsRequest\x1a\x17.doug.v1.EventsResponse\x12]\n\x12TransferLeadership\x12\".doug.v1.TransferLeadershipRequest\x1a#.doug.v1.TransferLeadershipResponse\x12\x36\n\x05\x44rain\x12\x15.doug.v1.DrainRequest\x1a\x16.doug.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_end=47
   _globals['_STATUSRESPONSE']._serialized_start=50
   _globals['_STATUSRESPONSE']._serialized_end=414
-  _globals['_ADMIN']._serialized_start=416
-  _globals['_ADMIN']._serialized_end=482
+  _globals['_EVENTSREQUEST']._serialized_start=416
+  _globals['_EVENTSREQUEST']._serialized_end=464
+  _globals['_EVENTSRESPONSE']._serialized_start=467
+  _globals['_EVENTSRESPONSE']._serialized_end=615
+  _globals['_EVENT']._serialized_start=618
+  _globals['_EVENT']._serialized_end=764
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_start=766
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_end=809
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_start=811
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_end=896
+  _globals['_DRAINREQUEST']._serialized_start=898
+  _globals['_DRAINREQUEST']._serialized_end=912
+  _globals['_DRAINRESPONSE']._serialized_start=914
+  _globals['_DRAINRESPONSE']._serialized_end=986
+  _globals['_ADMIN']._serialized_start=989
+  _globals['_ADMIN']._serialized_end=1265
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,21 @@ class AdminStub:
                 request_serializer=doug_dot_v1_dot_admin__pb2.StatusRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_admin__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Events = channel.unary_unary(
+                '/doug.v1.Admin/Events',
+                request_serializer=doug_dot_v1_dot_admin__pb2.EventsRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.EventsResponse.FromString,
+                _registered_method=True)
+        self.TransferLeadership = channel.unary_unary(
+                '/doug.v1.Admin/TransferLeadership',
+                request_serializer=doug_dot_v1_dot_admin__pb2.TransferLeadershipRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.TransferLeadershipResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/doug.v1.Admin/Drain',
+                request_serializer=doug_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -50,6 +65,28 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Events(self, request, context):
+        """What this process did and why, as far as its ring still holds it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransferLeadership(self, request, context):
+        """Asked of a leader: hands leadership over, and answers once another node leads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Makes the node ready to be stopped: it is not ready any more, hands leadership over if it has it, and hands it over
+        again should it be elected. Only a new start takes this back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +94,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=doug_dot_v1_dot_admin__pb2.StatusRequest.FromString,
                     response_serializer=doug_dot_v1_dot_admin__pb2.StatusResponse.SerializeToString,
+            ),
+            'Events': grpc.unary_unary_rpc_method_handler(
+                    servicer.Events,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.EventsRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.EventsResponse.SerializeToString,
+            ),
+            'TransferLeadership': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLeadership,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.TransferLeadershipRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.TransferLeadershipResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +138,87 @@ class Admin:
             '/doug.v1.Admin/Status',
             doug_dot_v1_dot_admin__pb2.StatusRequest.SerializeToString,
             doug_dot_v1_dot_admin__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Events(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/Events',
+            doug_dot_v1_dot_admin__pb2.EventsRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.EventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLeadership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/TransferLeadership',
+            doug_dot_v1_dot_admin__pb2.TransferLeadershipRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.TransferLeadershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/Drain',
+            doug_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

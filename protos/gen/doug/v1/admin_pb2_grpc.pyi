@@ -32,11 +32,27 @@ class AdminStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]
+    Events: _grpc.UnaryUnaryMultiCallable[_admin_pb2.EventsRequest, _admin_pb2.EventsResponse]
+    """What this process did and why, as far as its ring still holds it."""
+    TransferLeadership: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TransferLeadershipRequest, _admin_pb2.TransferLeadershipResponse]
+    """Asked of a leader: hands leadership over, and answers once another node leads."""
+    Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
+    """Makes the node ready to be stopped: it is not ready any more, hands leadership over if it has it, and hands it over
+    again should it be elected. Only a new start takes this back.
+    """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]  # type: ignore[assignment]
+    Events: _aio.UnaryUnaryMultiCallable[_admin_pb2.EventsRequest, _admin_pb2.EventsResponse]  # type: ignore[assignment]
+    """What this process did and why, as far as its ring still holds it."""
+    TransferLeadership: _aio.UnaryUnaryMultiCallable[_admin_pb2.TransferLeadershipRequest, _admin_pb2.TransferLeadershipResponse]  # type: ignore[assignment]
+    """Asked of a leader: hands leadership over, and answers once another node leads."""
+    Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
+    """Makes the node ready to be stopped: it is not ready any more, hands leadership over if it has it, and hands it over
+    again should it be elected. Only a new start takes this back.
+    """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -45,5 +61,31 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.StatusResponse, _abc.Awaitable[_admin_pb2.StatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Events(
+        self,
+        request: _admin_pb2.EventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.EventsResponse, _abc.Awaitable[_admin_pb2.EventsResponse]]:
+        """What this process did and why, as far as its ring still holds it."""
+
+    @_abc_1.abstractmethod
+    def TransferLeadership(
+        self,
+        request: _admin_pb2.TransferLeadershipRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.TransferLeadershipResponse, _abc.Awaitable[_admin_pb2.TransferLeadershipResponse]]:
+        """Asked of a leader: hands leadership over, and answers once another node leads."""
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _admin_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
+        """Makes the node ready to be stopped: it is not ready any more, hands leadership over if it has it, and hands it over
+        again should it be elected. Only a new start takes this back.
+        """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -44,6 +44,11 @@ class RaftStub:
                 request_serializer=doug_dot_v1_dot_raft__pb2.RequestVoteRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_raft__pb2.RequestVoteResponse.FromString,
                 _registered_method=True)
+        self.TimeoutNow = channel.unary_unary(
+                '/doug.v1.Raft/TimeoutNow',
+                request_serializer=doug_dot_v1_dot_raft__pb2.TimeoutNowRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_raft__pb2.TimeoutNowResponse.FromString,
+                _registered_method=True)
         self.Replicate = channel.stream_stream(
                 '/doug.v1.Raft/Replicate',
                 request_serializer=doug_dot_v1_dot_raft__pb2.AppendEntriesRequest.SerializeToString,
@@ -69,6 +74,13 @@ class RaftServicer:
 
     def RequestVote(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TimeoutNow(self, request, context):
+        """The leader asks a voter that has all of its log to campaign at once (leadership transfer).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -99,6 +111,11 @@ def add_RaftServicer_to_server(servicer, server):
                     servicer.RequestVote,
                     request_deserializer=doug_dot_v1_dot_raft__pb2.RequestVoteRequest.FromString,
                     response_serializer=doug_dot_v1_dot_raft__pb2.RequestVoteResponse.SerializeToString,
+            ),
+            'TimeoutNow': grpc.unary_unary_rpc_method_handler(
+                    servicer.TimeoutNow,
+                    request_deserializer=doug_dot_v1_dot_raft__pb2.TimeoutNowRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_raft__pb2.TimeoutNowResponse.SerializeToString,
             ),
             'Replicate': grpc.stream_stream_rpc_method_handler(
                     servicer.Replicate,
@@ -165,6 +182,33 @@ class Raft:
             '/doug.v1.Raft/RequestVote',
             doug_dot_v1_dot_raft__pb2.RequestVoteRequest.SerializeToString,
             doug_dot_v1_dot_raft__pb2.RequestVoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TimeoutNow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Raft/TimeoutNow',
+            doug_dot_v1_dot_raft__pb2.TimeoutNowRequest.SerializeToString,
+            doug_dot_v1_dot_raft__pb2.TimeoutNowResponse.FromString,
             options,
             channel_credentials,
             insecure,

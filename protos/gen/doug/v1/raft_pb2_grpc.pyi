@@ -36,6 +36,8 @@ class RaftStub:
     the others fetch the one first configuration from whoever has it.
     """
     RequestVote: _grpc.UnaryUnaryMultiCallable[_raft_pb2.RequestVoteRequest, _raft_pb2.RequestVoteResponse]
+    TimeoutNow: _grpc.UnaryUnaryMultiCallable[_raft_pb2.TimeoutNowRequest, _raft_pb2.TimeoutNowResponse]
+    """The leader asks a voter that has all of its log to campaign at once (leadership transfer)."""
     Replicate: _grpc.StreamStreamMultiCallable[_raft_pb2.AppendEntriesRequest, _raft_pb2.AppendEntriesResponse]
     """AppendEntries and its answers, in order, one stream from the leader to each follower."""
     Heartbeat: _grpc.StreamStreamMultiCallable[_raft_pb2.HeartbeatRequest, _raft_pb2.HeartbeatResponse]
@@ -49,6 +51,8 @@ class RaftAsyncStub(RaftStub):
     the others fetch the one first configuration from whoever has it.
     """
     RequestVote: _aio.UnaryUnaryMultiCallable[_raft_pb2.RequestVoteRequest, _raft_pb2.RequestVoteResponse]  # type: ignore[assignment]
+    TimeoutNow: _aio.UnaryUnaryMultiCallable[_raft_pb2.TimeoutNowRequest, _raft_pb2.TimeoutNowResponse]  # type: ignore[assignment]
+    """The leader asks a voter that has all of its log to campaign at once (leadership transfer)."""
     Replicate: _aio.StreamStreamMultiCallable[_raft_pb2.AppendEntriesRequest, _raft_pb2.AppendEntriesResponse]  # type: ignore[assignment]
     """AppendEntries and its answers, in order, one stream from the leader to each follower."""
     Heartbeat: _aio.StreamStreamMultiCallable[_raft_pb2.HeartbeatRequest, _raft_pb2.HeartbeatResponse]  # type: ignore[assignment]
@@ -71,6 +75,14 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         request: _raft_pb2.RequestVoteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_raft_pb2.RequestVoteResponse, _abc.Awaitable[_raft_pb2.RequestVoteResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def TimeoutNow(
+        self,
+        request: _raft_pb2.TimeoutNowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_raft_pb2.TimeoutNowResponse, _abc.Awaitable[_raft_pb2.TimeoutNowResponse]]:
+        """The leader asks a voter that has all of its log to campaign at once (leadership transfer)."""
 
     @_abc_1.abstractmethod
     def Replicate(

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CANNOT_START
     try:
         settings = environment.load()
-        logs.configure(settings.log_format, settings.facade_id)
+        logs.configure(settings.log_format, settings.log_level, settings.facade_id)
         sockets = server.bind(settings.listen)
     except (SettingsError, AddressError) as error:
         sys.stderr.write(f"facade: {error}\n")

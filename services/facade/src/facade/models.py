@@ -5,7 +5,7 @@ Must not know how they are obtained. Names and types are the HTTP contract of do
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -57,6 +57,58 @@ class PartitionsView(Model):
 
     epoch: int
     slots: list[SlotRangeView]
+
+
+class EventView(Model):
+    """One event of one node."""
+
+    node: str
+    start_id: str = Field(description="Which start of the node's process; sequences count within one")
+    sequence: int
+    time_us: int = Field(description="The node's wall clock, microseconds since the epoch, when it happened first")
+    monotonic_us: int = Field(description="The node's monotonic clock: differences within one start are exact")
+    term: int
+    name: str
+    details: dict[str, Any]
+    count: int = Field(description="How often it happened in a row, all else being equal")
+    last_time_us: int = Field(description="The node's wall clock when it happened last")
+
+
+class EventSourceView(Model):
+    """What a node said of its own ring of events; nulls and ``reachable: false`` when it did not answer."""
+
+    id: str
+    reachable: bool
+    start_id: str | None = None
+    clock_us: int | None = Field(default=None, description="Its wall clock when it answered")
+    forgotten: int | None = Field(default=None, description="How many events of this start it no longer holds")
+
+
+class EventsView(Model):
+    """What the nodes of a shard did, in one order: by time, then node; a node's own events keep their order."""
+
+    shard: int
+    events: list[EventView]
+    nodes: list[EventSourceView]
+    unreachable: list[str] = Field(description="The nodes whose events are missing here")
+    cut: bool = Field(description="Whether older events that were asked for are left out, because of the limit")
+
+
+class LeaderRequest(Model):
+    """Where leadership is to go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    to: str | None = Field(default=None, max_length=253, description="A node's id; left out, the most caught-up voter")
+
+
+class LeaderView(Model):
+    """Who leads a shard after leadership was moved."""
+
+    shard: int
+    leader: str
+    term: int
+    previous: str = Field(description="Who led before; empty when that is not known")
 
 
 class VersionView(Model):

@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
     """Lines for people or for machines."""
 
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged at all; a console shows warnings and leader changes of that."""
+
     stop_on_stdin_eof: bool = False
     """Stop in order when stdin ends: the process that started this one has died."""
 

@@ -40,6 +40,7 @@ def test_defaults_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DOUGDB_REQUEST_TIMEOUT_MS", "soon"),
         ("DOUGDB_REQUEST_TIMEOUT_MS", "0"),
         ("DOUGDB_LOG_FORMAT", "xml"),
+        ("DOUGDB_LOG_LEVEL", "loud"),
     ],
 )
 def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -6,6 +6,7 @@ to run or to go on (damaged files, a failing disk, an identity that does not fit
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import fcntl
@@ -78,9 +79,18 @@ def _crash(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     os._exit(EXIT_DEFECT)
 
 
+def _crash_thread(arguments: threading.ExceptHookArgs) -> None:
+    """A thread failed with what it does not expect: a defect as well, and often of the one that writes the log."""
+    traceback.print_exception(arguments.exc_value)
+    logs.get_logger().error("node.crashed", reason=repr(arguments.exc_value))
+    sys.stderr.flush()
+    os._exit(EXIT_DEFECT)
+
+
 async def _run(settings: NodeSettings) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_crash)
+    threading.excepthook = _crash_thread
     node = Node(settings, OsFileSystem())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
@@ -95,9 +105,11 @@ async def _run(settings: NodeSettings) -> None:
 
 def main() -> int:
     """Runs the command and returns its exit code."""
-    if "--version" in sys.argv[1:]:
-        print(f"raft-node {__version__}")
-        return 0
+    parser = argparse.ArgumentParser(
+        prog="raft-node", description="One replica of a DougDB shard. Settings are environment variables DOUGDB_*."
+    )
+    parser.add_argument("--version", action="version", version=f"raft-node {__version__}")
+    parser.parse_args()
     if not __debug__:
         print("raft-node: do not run this with -O: its assertions guard the data", file=sys.stderr)
         return EXIT_SETTINGS

@@ -9,8 +9,11 @@
     |   +-- OverloadedError         too much is waiting; nothing was proposed
     |   +-- SupersededError         another leader's entry took its place in the log
     |   +-- TransferRefusedError    leadership cannot go to that member
+    |   |   +-- AlreadyLeaderError      it leads already
+    |   |   +-- UnknownMemberError      no member of the shard has that name
     |   +-- ConfigurationRefusedError  the members cannot be changed so, or not now
     |   +-- InvalidCommandError     the bytes are not a command that a client may send
+    +-- TransferFailedError     leadership was to be handed over, and nobody took it in time
     +-- OutcomeUnknownError     it was proposed; it may or may not be applied later
     +-- UnavailableError        a read could not be served here and now; nothing was changed
     +-- FatalError              this node must stop
@@ -68,12 +71,24 @@ class TransferRefusedError(RefusedError):
     """Leadership cannot go to that member. The leader goes on as before."""
 
 
+class AlreadyLeaderError(TransferRefusedError):
+    """The member that was to take over leads already."""
+
+
+class UnknownMemberError(TransferRefusedError):
+    """No member of the shard has that name."""
+
+
 class ConfigurationRefusedError(RefusedError):
     """The members cannot be changed so, or not now. Nothing was appended."""
 
 
 class InvalidCommandError(RefusedError):
     """The bytes are not a command that a client may send."""
+
+
+class TransferFailedError(DougError):
+    """Leadership was to be handed over, and nobody was seen to take it in time. It may still move later."""
 
 
 class OutcomeUnknownError(DougError):

@@ -85,6 +85,14 @@ class NodeSettings(BaseSettings):
 
     proposal_timeout_ms: int = Field(default=15_000, ge=100)
     """After this time a proposal without a result is answered as unknown, so that nothing waits for ever."""
+    drain_timeout_ms: int = Field(default=3_000, ge=0, le=60_000)
+    """How long a stop, or an operator who moves leadership, waits until another node leads."""
+    events_max: int = Field(default=4096, ge=16, le=65_536)
+    """How many events the node keeps in memory for ``dougctl timeline``."""
+    events_bytes_max: int = Field(default=1 << 20, ge=1 << 14, le=4 << 20)
+    """How many bytes they take, about; an answer with all of them fits one gRPC message."""
+    slow_append_ms: int = Field(default=100, ge=1, le=60_000)
+    """An append to the log that takes longer is told as a slow disk."""
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stop_on_stdin_eof: bool = False

@@ -1,4 +1,4 @@
-"""The engine against a dict, through flushes, compactions, restarts and crashes, under any options."""
+"""The engine against a dict, through flushes, compactions, checkpoints, restarts and crashes, under any options."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from raft_node.errors import DiskError
+from raft_node.storage.checkpoint import verify_checkpoint
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.memtable import Batch
 from raft_node.storage.options import EngineOptions
@@ -35,6 +37,7 @@ engine_options = st.builds(
     level_base_bytes=st.integers(100, 3000),
     level_multiplier=st.integers(2, 4),
     manifest_bytes=st.integers(1, 800),
+    open_tables_max=st.sampled_from([1, 2, 100]),
 )
 
 
@@ -103,6 +106,41 @@ class EngineMachine(RuleBasedStateMachine):
         settle(self.engine, self.fs, D)
         self.durable_index = self.engine.flushed_index
         assert not self.engine.stalled
+
+    # The other node writes the whole log anew, which is the dearest step here.
+    @precondition(lambda self: len(self.log) < 40)
+    @rule(
+        more=st.lists(batches, min_size=1, max_size=4),
+        options=engine_options,
+        step=st.integers(0, 25),
+        seed=st.integers(0, 1 << 30),
+    )
+    def adopt(self, more: list[Batch], options: EngineOptions, step: int, seed: int) -> None:
+        """Another node is ahead; with a step, this one dies while it takes over that node's checkpoint."""
+        for batch in more:
+            self.log.append(batch)
+            self.model.update(batch)
+        self.starts += 1
+        other_directory, path = f"/other{self.starts}", f"/checkpoint{self.starts}"
+        other = Engine.open(self.fs, other_directory, options, "s1")
+        for index, batch in enumerate(self.log, 1):
+            other.write(batch, index, 1)
+        other.rotate()
+        settle(other, self.fs, other_directory)
+        other.checkpoint(path).run()
+        other.close()
+        adoption = self.engine.adopt(verify_checkpoint(self.fs, path))
+        assert adoption is not None
+        self.fs.fail_at(step or -1)
+        try:
+            adoption.run()
+        except DiskError:
+            self.fs.crash(random.Random(seed))
+            self.start(options)
+        else:
+            self.engine.finish_adoption(adoption)
+            self.durable_index = len(self.log)
+        self.fs.heal()
 
     @rule(key=keys)
     def get(self, key: bytes) -> None:

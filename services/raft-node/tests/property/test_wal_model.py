@@ -1,4 +1,4 @@
-"""The log against a list: random appends, truncations, restarts and crashes.
+"""The log against a list: random appends, truncations, dropped prefixes, resets, restarts and crashes.
 
 After a crash the log holds what was acknowledged, with or without the one append that was under way, and nothing else.
 """
@@ -27,7 +27,15 @@ class Model(NamedTuple):
     """What the log should hold."""
 
     entries: tuple[Entry, ...]
+    """Those behind ``base``; the log may still have some before."""
     hard_state: WalHardState
+    base: int = 0
+    base_term: int = 0
+
+    @property
+    def last(self) -> int:
+        """The last entry."""
+        return self.base + len(self.entries)
 
 
 class WalMachine(RuleBasedStateMachine):
@@ -41,8 +49,8 @@ class WalMachine(RuleBasedStateMachine):
     def plan(
         self, count: int, size: int, cut: int, state: bool, rng: random.Random
     ) -> tuple[WalHardState | None, int | None, list[Entry], Model]:
-        last = len(self.model.entries)
-        truncate_from = max(1, last + 1 - cut) if cut >= 0 else None
+        last = self.model.last
+        truncate_from = max(self.model.base + 1, last + 1 - cut) if cut >= 0 else None
         first = last + 1 if truncate_from is None else truncate_from
         if truncate_from is not None:
             self.term += 1
@@ -50,13 +58,18 @@ class WalMachine(RuleBasedStateMachine):
             entry.encode(index, self.term, entry.EntryKind.COMMAND, index, rng.randbytes(rng.randint(0, size)))
             for index in range(first, first + count)
         ]
-        entries = (*self.model.entries[: first - 1], *new)
+        entries = (*self.model.entries[: first - 1 - self.model.base], *new)
         hard_state = (
             WalHardState(self.term, "n" * rng.randint(0, 9), rng.getrandbits(64), rng.randint(0, last))
             if state
             else None
         )
-        return hard_state, truncate_from, new, Model(entries, hard_state or self.model.hard_state)
+        return (
+            hard_state,
+            truncate_from,
+            new,
+            self.model._replace(entries=entries, hard_state=hard_state or self.model.hard_state),
+        )
 
     @rule(
         count=st.integers(0, 12),
@@ -78,6 +91,57 @@ class WalMachine(RuleBasedStateMachine):
     def prepare(self) -> None:
         if self.wal.wants_segment:
             self.wal.prepare_next_segment()
+
+    @rule(cut=st.integers(0, 30))
+    def drop_prefix(self, cut: int) -> None:
+        """Entries are committed before they are dropped: nothing is truncated below the base any more."""
+        self.rebase(max(self.model.base, self.model.last - cut))
+        self.wal.drop_prefix(self.model.base + 1)
+
+    @rule(operation=st.integers(0, 4), seed=st.integers(0, 1 << 32))
+    def drop(self, operation: int, seed: int) -> None:
+        """The files go; with an operation, the process dies within and the power as well."""
+        if not self.wal.wants_drop:
+            return
+        drop = self.wal.take_drop()
+        self.fs.fail_at(operation or -1)
+        try:
+            drop.run()
+        except DiskError:
+            self.crash(seed)
+        else:
+            self.wal.drop_done(drop)
+        self.fs.heal()
+
+    @rule(ahead=st.integers(-10, 10), older=st.booleans(), operation=st.integers(0, 8), seed=st.integers(0, 1 << 32))
+    def reset(self, ahead: int, older: bool, operation: int, seed: int) -> None:
+        """A snapshot was installed; with an operation, the process and the power die within."""
+        index = max(self.model.base, self.model.last + ahead)
+        matches = index <= self.model.last and not (older and index > self.model.base)
+        self.term += 1
+        term = self.wal.term(index) if matches else self.term
+        state = WalHardState(self.term, "r", seed, index)
+        before = self.model
+        if matches:
+            self.rebase(index)
+            self.model = self.model._replace(hard_state=state)
+        else:
+            self.model = Model((), state, index, term)
+        self.fs.fail_at(operation or -1)
+        try:
+            self.wal.publish(self.wal.reset(index, term, state))
+        except DiskError:
+            after = self.model
+            self.fs.crash(random.Random(seed))
+            self.wal = Wal.open(self.fs, DIRECTORY, OPTIONS)
+            self.model = after if self.wal.hard_state == state else before
+        self.fs.heal()
+
+    def rebase(self, base: int) -> None:
+        term = self.wal.term(base)
+        self.model = self.model._replace(
+            entries=self.model.entries[base - self.model.base :], base=base, base_term=term
+        )
 
     @rule()
     def reopen(self) -> None:
@@ -127,12 +191,16 @@ class WalMachine(RuleBasedStateMachine):
 
     def seen(self) -> Model:
         entries = self.wal.entries(self.wal.first_index, self.wal.last_index + 1, 1 << 40)
-        return Model(tuple(entries), self.wal.hard_state)
+        first = self.wal.first_index
+        assert [one.index for one in entries] == list(range(first, self.wal.last_index + 1))
+        base = self.model.base
+        assert first - 1 <= base <= self.wal.last_index
+        return Model(tuple(entries[base + 1 - first :]), self.wal.hard_state, base, self.wal.term(base))
 
     @invariant()
     def holds_the_model(self) -> None:
         assert self.seen() == self.model
-        assert self.wal.last_index == len(self.model.entries)
+        assert self.wal.last_index == self.model.last
         assert [self.wal.term(one.index) for one in self.model.entries] == [one.term for one in self.model.entries]
 
 

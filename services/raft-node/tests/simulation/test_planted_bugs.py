@@ -180,7 +180,7 @@ PLANTED = {
     ForgetsVotes: "one_vote_a_term|vote_durable",
     ForgetsItsTerm: "vote_durable|acknowledgement_durable|term_never_shrinks",
     AnswersBeforeTheSync: "vote_durable|acknowledgement_durable",
-    CountsOldTerms: "commit_rule",
+    CountsOldTerms: "commit_rule|read_index_fresh",
     CountsItsOwnUnsyncedEntries: "commit_durable",
     TruncatesAlways: "only cut where other entries take their place|committed_never_shrinks|commit_durable",
     NeverTruncates: "commit_durable|log_matching|state_machine_safety|leader_completeness",

@@ -1,3 +1,5 @@
+"""Blocks: what is put in is found again, and no damaged byte passes."""
+
 from __future__ import annotations
 
 import random

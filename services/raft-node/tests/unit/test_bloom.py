@@ -1,3 +1,5 @@
+"""Bloom filters: the native one is the documented one, and no key that is there is denied."""
+
 from __future__ import annotations
 
 import random

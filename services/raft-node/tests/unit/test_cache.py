@@ -1,3 +1,5 @@
+"""The cache of blocks: bounded by bytes, least recently used first."""
+
 from __future__ import annotations
 
 from raft_node.storage.block import Block, encode_block

@@ -1,3 +1,5 @@
+"""Change segments: the last write of each key comes back, and damage is found."""
+
 from __future__ import annotations
 
 import pytest

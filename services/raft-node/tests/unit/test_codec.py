@@ -14,6 +14,7 @@ from raft_node.raft.messages import (
     HeartbeatResponse,
     RequestVote,
     RequestVoteResponse,
+    TimeoutNow,
 )
 from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
@@ -37,6 +38,8 @@ def test_every_message_survives_the_wire() -> None:
     assert codec.decode_vote(codec.encode_vote(vote, ENVELOPE), A, B) == vote
     vote_answer = RequestVoteResponse(A, B, 5, True, False)
     assert codec.decode_vote_response(codec.encode_vote_response(vote_answer, ENVELOPE), A, B) == vote_answer
+    timeout_now = TimeoutNow(A, B, 5)
+    assert codec.decode_timeout_now(codec.encode_timeout_now(timeout_now, ENVELOPE), A, B) == timeout_now
     for wants_answer in (True, False):
         heartbeat = Heartbeat(A, B, 5, 6, 7, wants_answer)
         assert codec.decode_heartbeat(codec.encode_heartbeat(heartbeat, ENVELOPE), A, B) == heartbeat

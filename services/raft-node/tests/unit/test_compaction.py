@@ -1,3 +1,5 @@
+"""Compaction: which tables are chosen, what is dropped, and where outputs are cut."""
+
 from __future__ import annotations
 
 import random

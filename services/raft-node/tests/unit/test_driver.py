@@ -11,18 +11,32 @@ import pytest
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
+from raft_node import entry as entries
+from raft_node.entry import EntryKind
+from raft_node.errors import NotLeaderError, TransferFailedError, TransferRefusedError
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.config import RaftConfig
-from raft_node.raft.messages import Heartbeat, Message
+from raft_node.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    Message,
+    RequestVote,
+    RequestVoteResponse,
+    TimeoutNow,
+)
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.raft.types import Configuration, HardState, NodeId, Role, Write
 from raft_node.runtime import driver as drivers
+from raft_node.runtime.drain import drain
 from raft_node.runtime.driver import Driver, Submission
 from raft_node.testing.lockstep import MemoryLog
 
-ME, OTHER = NodeId("a", 1), NodeId("b", 2)
+ME, OTHER, THIRD = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
+ALL = (ME, OTHER, THIRD)
 
 
 class FakeLog(MemoryLog):
@@ -31,6 +45,7 @@ class FakeLog(MemoryLog):
     def __init__(self) -> None:
         super().__init__()
         self.idle = True
+        self.write_age_s = 0.0
         self.writes: list[Write] = []
 
     def write(self, write: Write) -> None:
@@ -63,9 +78,11 @@ class FakeStore:
 class FakeTransport:
     def __init__(self) -> None:
         self.sent: list[Message] = []
+        self.asked_to_campaign: list[NodeId] = []
 
     def send(self, messages: Sequence[Message]) -> None:
         self.sent.extend(messages)
+        self.asked_to_campaign += [message.receiver for message in messages if isinstance(message, TimeoutNow)]
 
 
 class ListSink:
@@ -144,9 +161,53 @@ class Rig:
         await self.finish_writes()
         assert self.driver.machine.created
 
+    async def lead(self) -> None:
+        """Is elected among several voters, and commits what a first leader proposes."""
+        await self.settle()
+        while self.core.role is not Role.LEADER:
+            await self.advance(self.timers[0][0])
+            await self.converse()
+        await self.converse()
+        assert self.driver.machine.created
+
+    async def converse(self, peers: tuple[NodeId, ...] = (OTHER, THIRD)) -> None:
+        """Finishes writes and has peers agree with everything, until nothing is left to say."""
+        await self.finish_writes()
+        while self.transport.sent:
+            sent, self.transport.sent = self.transport.sent, []
+            for message in sent:
+                answer = agree(message)
+                if answer is not None and answer.sender in peers:
+                    self.driver.receive(answer)
+            await self.finish_writes()
+
+    async def let_lead(self, peer: NodeId, commit_index: int = 0) -> None:
+        """A peer is elected by the others, and sends its no-op behind what this node has."""
+        term, last = self.core.term + 1, self.core.last_index
+        prev_term = self.core.log.term(last)
+        self.driver.receive(RequestVote(peer, ME, term, last, prev_term, False, True))
+        await self.finish_writes()
+        noop = [entries.encode(last + 1, term, EntryKind.NOOP, 0)]
+        self.driver.receive(AppendEntries(peer, ME, term, last, prev_term, commit_index, noop))
+        await self.finish_writes()
+
     def put(self, sink: ListSink, record_id: int, key: bytes = b"k") -> None:
         command = commands.encode(Opcode.PUT, key, b"", b"v")
         self.driver.submit([Submission(sink, record_id, commands.checksum(command), command)])
+
+
+def agree(message: Message) -> Message | None:
+    """What a peer without objections answers."""
+    match message:
+        case RequestVote():
+            return RequestVoteResponse(message.receiver, ME, message.term, True, message.pre_vote)
+        case AppendEntries():
+            last = message.prev_log_index + len(message.entries)
+            return AppendEntriesResponse(message.receiver, ME, message.term, True, last, 0, 0, 0)
+        case Heartbeat():
+            return HeartbeatResponse(message.receiver, ME, message.term, message.read_token, message.commit_index)
+        case _:
+            return None
 
 
 @pytest.fixture
@@ -193,18 +254,83 @@ async def test_nothing_is_answered_before_it_is_durable(rig: Rig) -> None:
     assert sink.results == [(1, Status.OK)]
 
 
-async def test_a_stalled_engine_holds_applying_and_proposing_and_goes_on_later(rig: Rig) -> None:
+async def test_a_stalled_engine_holds_applying_refuses_writes_and_goes_on_later(rig: Rig) -> None:
     sink = ListSink()
     rig.put(sink, 1)
     await rig.settle()
     rig.store.stalled = True
     rig.put(sink, 2)
     await rig.finish_writes()
-    assert sink.results == []
+    assert sink.results == [(2, Status.OVERLOADED)], "certainly not applied, so whoever waits can try again"
     rig.store.stalled = False
     rig.driver.wake()
     await rig.finish_writes()
-    assert sink.results == [(1, Status.OK), (2, Status.OK)]
+    assert sink.results == [(2, Status.OVERLOADED), (1, Status.OK)]
+
+
+async def test_waiting_writes_are_bounded_in_bytes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "SUBMISSION_BYTES_WAITING_MAX", 30)
+    sink = ListSink()
+    for record_id in (1, 2, 3):
+        rig.put(sink, record_id)
+    assert sink.results == [(2, Status.OVERLOADED), (3, Status.OVERLOADED)]
+
+
+async def test_a_leader_whose_disk_hangs_steps_down(rig: Rig) -> None:
+    rig.put(ListSink(), 1)
+    await rig.settle()
+    rig.log.write_age_s = drivers.HUNG_WRITE_S / 2
+    rig.driver.expire()
+    assert rig.core.role is Role.LEADER
+    rig.log.write_age_s = drivers.HUNG_WRITE_S * 2
+    rig.driver.expire()
+    assert rig.core.leadership is None
+
+
+async def test_waiting_reads_are_bounded_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "READS_WAITING_MAX", 1)
+    rig = Rig(monkeypatch)
+    await rig.elect()
+    rig.log.idle = False  # The entry of the new term can no longer commit; reads would wait for it.
+    answers: list[bool] = []
+    rig.core.resign("test")
+    rig.driver.read(answers.append)
+    assert answers == [False]
+    held = Rig(monkeypatch, voters=(ME,))
+    await held.elect()
+    monkeypatch.setattr(held.core, "read_index", lambda context: None)
+    held.driver.read(answers.append)
+    await held.settle()
+    held.driver.read(answers.append)
+    assert answers == [False, False], "the second one is beyond the bound"
+    held.now_s += 1.0
+    held.driver.expire()
+    assert answers == [False, False, False]
+
+
+async def test_timers_that_are_always_late_still_elect_a_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch)
+    await rig.settle()
+    for _ in range(10):
+        await rig.advance(rig.timers[0][0] + 0.05)
+        await rig.finish_writes()
+    assert rig.core.role is Role.LEADER
+
+
+async def test_a_stall_is_told_when_it_begins_and_ends(rig: Rig) -> None:
+    rig.events.clear()
+    rig.store.stalled = True
+    rig.driver.wake()
+    await rig.settle()
+    rig.driver.wake()
+    await rig.settle()
+    assert [event.name for event in rig.events] == ["stall_began"]
+    rig.now_s += 1.5
+    rig.store.stalled = False
+    rig.driver.wake()
+    await rig.settle()
+    assert [event.name for event in rig.events] == ["stall_began", "stall_ended"]
+    assert rig.events[1].fields["duration_ms"] == 1500
 
 
 async def test_a_full_queue_refuses(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +385,7 @@ async def test_a_process_that_stood_still_reads_its_messages_before_it_campaigns
     rig.driver.receive(Heartbeat(OTHER, ME, 1, 0, 0))
     await rig.settle()
     await rig.advance(rig.now_s + 0.02)
-    assert rig.core.role is Role.FOLLOWER
+    assert rig.core.leadership is None
     assert rig.core.leader == OTHER
 
 
@@ -279,5 +405,166 @@ async def test_a_message_that_comes_late_puts_the_election_off(monkeypatch: pyte
     rig.now_s += 60.0
     rig.driver.receive(Heartbeat(OTHER, ME, 1, 0, 0))
     await rig.settle()
-    assert rig.core.role is Role.FOLLOWER
+    assert rig.core.leadership is None
     assert rig.core.ticks_to_deadline() >= RaftConfig().election_timeout_ticks
+
+
+async def test_a_hand_over_holds_writes_back_and_refuses_them_once_another_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(monkeypatch, voters=ALL)
+    await rig.lead()
+    sink, answers = ListSink(), list[bool]()
+    rig.put(sink, 1)
+    await rig.settle()
+    handing_over = asyncio.create_task(rig.driver.hand_over(OTHER, 5.0))
+    await rig.settle()
+    rig.put(sink, 2)
+    rig.driver.read(answers.append)
+    last = rig.core.last_index
+    await rig.converse()
+    assert rig.core.last_index == last, "nothing more is proposed"
+    assert sink.results == [(1, Status.OK)], "what was proposed before is still answered"
+    assert answers == [True], "it leads until another is elected, and so may serve reads"
+    assert rig.transport.asked_to_campaign == [OTHER]
+    rig.driver.receive(RequestVote(OTHER, ME, rig.core.term + 1, last, rig.core.log.term(last), False, True))
+    await rig.finish_writes()
+    assert rig.core.role is Role.FOLLOWER
+    rig.put(sink, 3)
+    rig.driver.read(answers.append)
+    await rig.settle()
+    assert (sink.results[1:], answers[1:]) == ([], []), "nobody knows yet where to send them"
+    rig.driver.receive(Heartbeat(OTHER, ME, rig.core.term, 0, 0))
+    await rig.settle()
+    assert await handing_over == OTHER
+    await rig.settle()
+    assert sink.results[1:] == [(2, Status.NOT_LEADER), (3, Status.NOT_LEADER)]
+    assert answers[1:] == [False]
+    assert not rig.driver.holding
+    rig.put(sink, 4)
+    assert sink.results[-1] == (4, Status.NOT_LEADER)
+
+
+async def test_a_hand_over_that_fails_lets_the_held_writes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, voters=ALL)
+    await rig.lead()
+    sink = ListSink()
+    handing_over = asyncio.create_task(rig.driver.hand_over(OTHER, 5.0))
+    await rig.settle()
+    rig.put(sink, 1)
+    while not handing_over.done():
+        await rig.converse()
+        await rig.advance(rig.now_s + 0.01)
+    with pytest.raises(TransferFailedError, match="timeout"):
+        await handing_over
+    await rig.converse()
+    assert rig.core.role is Role.LEADER
+    assert sink.results == [(1, Status.OK)]
+
+
+async def test_two_hand_overs_at_once_end_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, voters=ALL)
+    await rig.lead()
+    first = asyncio.create_task(rig.driver.hand_over(OTHER, 5.0))
+    await rig.settle()
+    second = asyncio.create_task(rig.driver.hand_over(THIRD, 5.0))
+    await rig.converse()
+    await rig.let_lead(THIRD)
+    assert (await first, await second) == (THIRD, THIRD)
+    assert not rig.driver.holding
+
+
+async def test_a_hand_over_is_refused_where_it_makes_no_sense(monkeypatch: pytest.MonkeyPatch, rig: Rig) -> None:
+    with pytest.raises(TransferRefusedError):
+        await rig.driver.hand_over(None, 1.0)
+    assert not rig.driver.holding
+    other = Rig(monkeypatch, voters=ALL)
+    with pytest.raises(NotLeaderError):
+        await other.driver.hand_over(None, 1.0)
+    assert not other.driver.holding
+
+
+async def test_a_hand_over_ends_with_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, voters=ALL)
+    await rig.lead()
+    sink, answers = ListSink(), list[bool]()
+    handing_over = asyncio.create_task(rig.driver.hand_over(None, 5.0))
+    await rig.settle()
+    rig.put(sink, 1)
+    rig.driver.read(answers.append)
+    rig.driver.stop()
+    with pytest.raises(TransferFailedError):
+        await handing_over
+    assert (sink.results, answers) == ([(1, Status.NOT_LEADER)], [False])
+
+
+async def test_draining_moves_leadership_and_answers_what_was_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, voters=ALL)
+    await rig.lead()
+    sink = ListSink()
+    rig.put(sink, 1)
+    await rig.finish_writes()
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        rig.driver.receive(Heartbeat(OTHER, ME, rig.core.term, rig.core.last_index, 0))
+        await rig.settle()
+
+    draining = asyncio.create_task(drain(rig.driver, 3.0, 0.3, sleep))
+    await rig.settle()
+    rig.put(sink, 2)
+    # The target has the entry, and is elected before this node hears that it is committed.
+    await rig.let_lead(OTHER)
+    assert await draining == OTHER
+    assert sorted(sink.results) == [(1, Status.OK), (2, Status.NOT_LEADER)]
+    assert slept, "it waited for the commit index"
+
+
+async def test_draining_gives_up_soon_when_all_nodes_stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, voters=ALL)
+    await rig.lead()
+    sink = ListSink()
+    rig.put(sink, 1)
+    began_s = rig.now_s
+
+    async def sleep(seconds: float) -> None:
+        await rig.advance(rig.now_s + seconds)
+
+    draining = asyncio.create_task(drain(rig.driver, 3.0, 0.3, sleep))
+    while not draining.done():
+        await rig.finish_writes()
+        await rig.advance(rig.now_s + 0.01)
+    assert await draining is None
+    assert rig.now_s - began_s < 2.5
+    rig.driver.stop()
+    assert sink.results == [(1, Status.UNKNOWN)]
+
+
+async def test_draining_a_shard_of_one_node_answers_and_holds_the_rest(rig: Rig) -> None:
+    sink = ListSink()
+    rig.put(sink, 1)
+    await rig.settle()
+
+    async def sleep(seconds: float) -> None:
+        await rig.finish_writes()
+
+    draining = asyncio.create_task(drain(rig.driver, 3.0, 0.3, sleep))
+    await rig.settle()
+    rig.put(sink, 2)
+    assert await draining is None
+    assert sink.results == [(1, Status.OK)]
+    rig.driver.stop()
+    assert sink.results == [(1, Status.OK), (2, Status.NOT_LEADER)]
+
+
+async def test_draining_a_follower_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, voters=ALL)
+    rig.driver.receive(Heartbeat(OTHER, ME, 1, 0, 0))
+    await rig.settle()
+
+    async def sleep(seconds: float) -> None:
+        raise AssertionError("there is nothing to wait for")
+
+    assert await drain(rig.driver, 3.0, 0.3, sleep) == OTHER
+    assert not rig.driver.holding

@@ -1,3 +1,5 @@
+"""The engine with its helper's tasks done by hand: reads through all levels, restarts, crashes, damage."""
+
 from __future__ import annotations
 
 import os

@@ -158,6 +158,31 @@ def test_remove_tree_follows_no_link(tmp_path: Path) -> None:
     assert not (tmp_path / "tree").exists()
 
 
+@pytest.mark.parametrize(("times", "code"), [(1, errno.ENOTEMPTY), (1, errno.EEXIST), (2, errno.ENOTEMPTY)])
+def test_remove_tree_tries_once_more_when_somebody_put_a_file_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, code: int
+) -> None:
+    # The helper process of a node that was killed may finish a table while the next start removes its directory.
+    root = f"{tmp_path}/root"
+    fs = OsFileSystem()
+    fs.make_directory(f"{root}/a/b")
+    real, left = os.rmdir, [times]
+
+    def rmdir(path: str) -> None:
+        if path.endswith("/b") and left[0]:
+            left[0] -= 1
+            raise OSError(code, os.strerror(code), path)
+        real(path)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    if times == 1:
+        fs.remove_tree(root)
+    else:
+        with pytest.raises(DiskError, match="remove tree"):
+            fs.remove_tree(root)
+    assert fs.exists(root) == (times > 1)
+
+
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pwrite, pwritev = os.pwrite, os.pwritev
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, bytes(data)[:3], offset))

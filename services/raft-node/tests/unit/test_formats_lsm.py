@@ -5,10 +5,12 @@ from __future__ import annotations
 from raft_node.storage import changes, manifest
 from raft_node.storage.block import Block, encode_block, open_sealed, seal
 from raft_node.storage.bloom import build_filter, load_filter
+from raft_node.storage.checkpoint import CheckpointWrite, decode_checkpoint
 from raft_node.storage.options import TableOptions
 from raft_node.storage.sstable import Table
 from raft_node.storage.sstable_writer import TableWriter
 from raft_node.storage.version import TableMeta, Version, VersionEdit
+from raft_node.storage.view import View
 from raft_node.testing.files import MemoryFileSystem
 
 BLOCK = bytes.fromhex(
@@ -42,6 +44,12 @@ MANIFEST = bytes.fromhex(
     "3ad9cf44 00000000 0300000000000000 02"  # A seal.
 )
 CURRENT = b"MANIFEST-000003 9fe8597d\n"
+CHECKPOINT = bytes.fromhex(
+    "444f55472d434b50 01000000 7b7d5c51 47000000"  # Magic, format, checksum, size of the edit.
+    "0500000000000000 0200000000000000 0200000000000000 00000000 01000000"  # The edit of the manifest above.
+    "00 0100000000000000 ca00000000000000 0200000000000000 0100000000000000 0100 0100 61 62"
+    "528505fb3f4d27be"  # XXH3_64 of the table above.
+)
 CHANGES = bytes.fromhex(
     "444f55472d434847 01000000 aac41a38"  # File header.
     "4312d2fa 0f000000 0500000000000000 0200000000000000 02000000"  # The batch of entry 5, term 2.
@@ -88,6 +96,19 @@ def test_manifest_and_current() -> None:
     assert fs.read_file("/data/MANIFEST-000003") == MANIFEST
     assert fs.read_file("/data/CURRENT") == CURRENT
     assert manifest.recover(fs, "/data") == manifest.Recovered(version, 3, 0)
+
+
+def test_checkpoint() -> None:
+    fs = MemoryFileSystem()
+    fs.make_directory("/data")
+    meta = TableMeta(1, 202, 2, 1, b"a", b"b")
+    version = Version.empty().apply(VersionEdit((), ((0, meta),), 5, 2, 2))
+    fs.put("/data/000001.sst", TABLE)
+    view = View(version, {1: Table(fs, "/data/000001.sst", 1)})
+    made = CheckpointWrite(fs, "/data", "/snapshot", view).run()
+    assert fs.read_file("/snapshot/CHECKPOINT") == CHECKPOINT
+    assert decode_checkpoint("/snapshot", CHECKPOINT) == made
+    assert (made.applied_index, made.applied_term, made.files[0].name) == (5, 2, "000001.sst")
 
 
 def test_change_segment() -> None:

@@ -20,6 +20,12 @@ HEADER_HEX = (
     "31"
 )
 HEADER_CRC_HEX = "50b1442c"
+COMPACTED_HEADER_HEX = (
+    "446f756757414c0001000900050000000700000000000000001000000000000009000000000000000100000000000000"
+    "0300000000000000020000000000000003000000000000000100000000000000887766554433221173686172642d302d"
+    "31"
+)
+COMPACTED_HEADER_CRC_HEX = "22a63a54"
 FRAME_HEX = (
     "d60700005800000007000000000000000900000000000000bd361196e838f18603000000000000000100000000000000"
     "05000000000000000100620200000000000000ce6210634cbb719a050000000201000002000000000000000300000000"
@@ -39,6 +45,21 @@ def test_segment_header_golden_bytes() -> None:
     assert len(data) == wal_segment.HEADER_BYTES == 512
     assert data == used + bytes(508 - len(used)) + bytes.fromhex(HEADER_CRC_HEX)
     assert wal_segment.decode_header(data) == HEADER
+
+
+def test_golden_bytes_of_a_segment_header_after_a_compaction() -> None:
+    header = HEADER._replace(first_index=2, first_segment=5)
+    data = wal_segment.encode_header(header)
+    used = bytes.fromhex(COMPACTED_HEADER_HEX)
+    assert data == used + bytes(508 - len(used)) + bytes.fromhex(COMPACTED_HEADER_CRC_HEX)
+    assert wal_segment.decode_header(data) == header
+
+
+def test_a_header_that_begins_the_log_behind_itself_is_refused() -> None:
+    body = bytearray(wal_segment.encode_header(HEADER)[:508])
+    body[12] = 8
+    with pytest.raises(SegmentFormatError, match="begins with segment 8"):
+        wal_segment.decode_header(bytes(body) + crc32c(bytes(body)).to_bytes(4, "little"))
 
 
 def test_frame_golden_bytes() -> None:
@@ -115,5 +136,5 @@ def test_a_long_name_fits_the_header() -> None:
 def test_the_document_shows_these_bytes() -> None:
     document = Path(__file__).parents[4] / "docs" / "formats.md"
     digits = "".join(document.read_text(encoding="utf-8").split())
-    for golden in (ENTRY_HEX, HEADER_HEX, HEADER_CRC_HEX, FRAME_HEX):
+    for golden in (ENTRY_HEX, HEADER_HEX, HEADER_CRC_HEX, COMPACTED_HEADER_HEX, COMPACTED_HEADER_CRC_HEX, FRAME_HEX):
         assert golden in digits

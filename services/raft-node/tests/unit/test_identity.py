@@ -129,3 +129,14 @@ def test_a_configuration_that_knows_another_incarnation_refuses_with_the_way_out
         check_membership(configuration, NodeId("a", 9))
     with pytest.raises(IdentityError, match="not a member"):
         check_membership(configuration, NodeId("c", 1))
+
+
+def test_a_member_whose_log_was_removed_is_refused_with_the_way_out() -> None:
+    fs = new_disk()
+    identity = load(fs)
+    identities.check_log_is_there(fs, WAL, identity)  # It has joined nothing yet.
+    joined = identities.join_cluster(fs, WAL, DATA, identity, "c0ffee")
+    with pytest.raises(IdentityError, match="members replace shard-0-0"):
+        identities.check_log_is_there(fs, WAL, joined)
+    fs.put(f"{WAL}/00000000000000000001.wal", b"x")
+    identities.check_log_is_there(fs, WAL, joined)

@@ -1,3 +1,5 @@
+"""Merging sorted sources: the newest version of a key wins, in both directions."""
+
 from __future__ import annotations
 
 from raft_node.storage.iterators import Record, live, merge

@@ -1,3 +1,5 @@
+"""The judge of histories: what it must find, what it must allow, and that it agrees with trying all orders."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""The manifest: an edit is durable or absent after any crash, and damage is found."""
+
 from __future__ import annotations
 
 import random

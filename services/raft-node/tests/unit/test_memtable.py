@@ -1,3 +1,5 @@
+"""Memtables: the last write wins, and a snapshot does not see later ones."""
+
 from __future__ import annotations
 
 from raft_node.storage.memtable import ENTRY_OVERHEAD_BYTES, Memtable

@@ -1,7 +1,7 @@
 """The defects of the project that this one took its idea from, each as a test of the core (or of the messages).
 
-They are numbered as in the project's list of them; 7 (redirects without an address) and 9 (one put after the other)
-concern the services and are tested there.
+They are numbered as in the list of them. 7 (redirects without an address) and the other half of 9 (one put after the
+other) concern the services: see test_doug_service.py beside this, and test_original_defects.py of the facade.
 """
 
 from __future__ import annotations
@@ -95,3 +95,13 @@ def test_defect_8_an_entry_carries_its_index() -> None:
     stored = shard["c"].log.stored
     assert [(e.index, e.term) for e in stored] == [(1, 1), (2, 1), (3, 1)]
     assert [decode(e.data) for e in stored] == stored
+
+
+def test_defect_9_proposals_that_come_together_travel_together() -> None:
+    shard = Lockstep(5)
+    leader = shard.elect("a")
+    before = shard.delivered["AppendEntries"]
+    leader.node.propose(commands(100), 1)
+    shard.deliver()
+    assert leader.node.commit_index == 101
+    assert shard.delivered["AppendEntries"] - before == 4, "one message for each follower, not one for each put"

@@ -17,11 +17,13 @@ from doug_wire import pipe
 from doug_wire.command import Opcode
 from doug_wire.pipe import ResultRecord, Status
 from doug_wire.slots import slot_of
+from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc import pipe as sessions
 from raft_node.rpc.pipe import PipeSession
 from raft_node.runtime.driver import Submission
+from raft_node.storage.engine import BlockNeeded
 
 
 class Aborted(Exception):  # noqa: N818
@@ -84,6 +86,7 @@ class Rig:
         self.shard: Any = SimpleNamespace(
             number=0,
             is_leader=True,
+            takes_requests=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
             receipt=lambda: pb.Receipt(node_id="n", term=3),
@@ -189,7 +192,7 @@ async def test_a_read_that_no_quorum_confirms_is_sent_elsewhere() -> None:
 
 async def test_a_follower_refuses_linearizable_reads_with_the_leader_and_serves_local_ones() -> None:
     rig = Rig()
-    rig.shard.is_leader = False
+    rig.shard.is_leader = rig.shard.takes_requests = False
     await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a"))
     await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(2, 0, b"a"))
     assert await rig.statuses() == {1: Status.NOT_LEADER, 2: Status.NOT_FOUND}
@@ -243,4 +246,53 @@ async def test_a_large_result_travels_alone() -> None:
     rig.context.may_write.set()
     await rig.settle()
     assert [len(list(pipe.decode_results(message.results))) for message in rig.context.sent] == [1, 1, 1]
+    await rig.end()
+
+
+async def test_a_change_of_leader_is_told_without_any_result() -> None:
+    rig = Rig()
+    rig.shard.is_leader = False
+    rig.session.tell_leader()
+    await rig.settle()
+    assert [(message.results, message.leader_id) for message in rig.context.sent] == [(b"", "other")]
+    await rig.send(pb.BATCH_KIND_WRITE, write(1))
+    rig.session.resolve(1, Status.NOT_LEADER, 0)
+    assert await rig.statuses() == {1: Status.NOT_LEADER}
+    assert len(rig.context.sent) == 2
+    await rig.end()
+
+
+async def test_many_reads_of_a_large_value_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_RESULT_BYTES_WAITING_MAX", 1 << 20)
+    rig = Rig()
+    rig.context.may_write.clear()
+    rig.data[b"a"] = StoredValue(4, b"", b"v" * (1 << 20))
+    looked_up: list[bytes] = []
+
+    def get(key: bytes) -> StoredValue | None:
+        looked_up.append(key)
+        return rig.data.get(key)
+
+    rig.shard.reader.get = get
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, b"".join(pipe.encode_read(i, 0, b"a") for i in range(50)))
+    assert len(looked_up) <= 3, "the rest waits until answers have left"
+    rig.context.may_write.set()
+    for _ in range(300):
+        await asyncio.sleep(0)
+    assert await rig.statuses() == dict.fromkeys(range(50), Status.OK)
+    await rig.end()
+
+
+async def test_a_block_that_cannot_be_read_is_answered_and_so_are_the_reads_behind_it() -> None:
+    rig = Rig()
+    needed = BlockNeeded(b"a", None, 0, iter(()))  # type: ignore[arg-type]
+    rig.shard.reader.get = lambda key: needed if key == b"a" else None
+
+    async def load(block: BlockNeeded) -> StoredValue | None:
+        raise UnavailableError("damaged")
+
+    rig.shard.reader.load = load
+    reads = pipe.encode_read(1, 0, b"a") + pipe.encode_read(2, 0, b"a") + pipe.encode_read(3, 0, b"b")
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, reads)
+    assert await rig.statuses() == {1: Status.UNAVAILABLE, 2: Status.UNAVAILABLE, 3: Status.NOT_FOUND}
     await rig.end()

@@ -1,57 +1,33 @@
-"""The thesis, section by section, as far as the core follows it beyond the paper."""
+"""The thesis, section by section: the name of a class is the section that it holds us to."""
 
 from __future__ import annotations
 
 import pytest
 
 from raft_node.entry import Entry
-from raft_node.raft.leader import Leader
 from raft_node.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
     Heartbeat,
     HeartbeatResponse,
     Message,
-    RequestVote,
     RequestVoteResponse,
 )
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
-from raft_node.testing.lockstep import Lockstep, Peer, commands, log_of, members
+from raft_node.testing.lockstep import (
+    Lockstep,
+    Peer,
+    commands,
+    follower,
+    given,
+    leader_of,
+    leading,
+    log_of,
+    members,
+    vote,
+)
 
 A, B, C, D, E = members(5)
-FIVE = Configuration((A, B, C, D, E))
-
-
-def follower(*terms: int, term: int | None = None) -> Peer:
-    return Peer(A, FIVE, log=log_of(*terms), hard_state=HardState(term if term is not None else max(terms, default=0)))
-
-
-def vote(
-    sender: NodeId, term: int, index: int, log_term: int, pre_vote: bool = False, transfer: bool = False
-) -> RequestVote:
-    return RequestVote(sender, A, term, index, log_term, pre_vote, transfer)
-
-
-def leader_of(peer: Peer) -> Peer:
-    """Makes a lone peer the leader of its next term."""
-    peer.tick_to_deadline()
-    peer.pump()
-    term = peer.node.term
-    peer.step(*[RequestVoteResponse(x, A, term + 1, True, True) for x in (B, C)])
-    peer.step(*[RequestVoteResponse(x, A, term + 1, True, False) for x in (B, C)])
-    assert peer.plays(Role.LEADER)
-    return peer
-
-
-def given(messages: list[Message]) -> bool:
-    (answer,) = messages
-    assert isinstance(answer, RequestVoteResponse)
-    return answer.granted
-
-
-def leading(peer: Peer) -> Leader:
-    assert peer.node.leadership is not None
-    return peer.node.leadership
 
 
 class TestThesis96PreVote:

@@ -1,3 +1,5 @@
+"""The simulator's own parts: clock, network and disk, and that a seed gives one trace."""
+
 from __future__ import annotations
 
 import os

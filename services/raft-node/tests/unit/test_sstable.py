@@ -1,3 +1,5 @@
+"""SSTables: what was written comes back in order, and no damaged byte passes."""
+
 from __future__ import annotations
 
 import gc

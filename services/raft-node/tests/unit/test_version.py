@@ -1,3 +1,5 @@
+"""Versions of the tree: levels, edits, and which tables may hold a key."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The helper process: its messages, its tasks, and that it writes below its own directory only."""
+
 from __future__ import annotations
 
 import io

@@ -21,7 +21,7 @@ def _only_what_matters(logger: WrappedLogger, method: str, event: EventDict) -> 
     return event
 
 
-def configure(log_format: str, facade_id: str) -> None:
+def configure(log_format: str, log_level: str, facade_id: str) -> None:
     """Sets structlog and the logging of the libraries up, on stderr."""
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -35,7 +35,7 @@ def configure(log_format: str, facade_id: str) -> None:
         processors = [_only_what_matters, *processors, console]
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(log_level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

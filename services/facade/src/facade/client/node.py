@@ -124,6 +124,23 @@ class Node:
         self.suspect = False
         return status
 
+    async def events(self, since_us: int, limit: int, timeout_s: float) -> admin_pb2.EventsResponse | None:
+        """Admin.Events, or None when it did not answer in time."""
+        request = admin_pb2.EventsRequest(since_us=since_us, limit=limit)
+        try:
+            return await self._admin.Events(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError:
+            return None
+
+    async def transfer_leadership(self, target: str, timeout_s: float) -> admin_pb2.TransferLeadershipResponse:
+        """Admin.TransferLeadership; answers once another node leads.
+
+        Raises:
+            grpc.aio.AioRpcError: It did not come about; ``doug-code`` in the trailing metadata says why.
+        """
+        request = admin_pb2.TransferLeadershipRequest(target=target)
+        return await self._admin.TransferLeadership(request, timeout=timeout_s)
+
     async def partitions(self, timeout_s: float) -> doug_pb2.PartitionsResponse:
         """Doug.Partitions.
 

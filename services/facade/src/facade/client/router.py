@@ -34,6 +34,7 @@ TICK_S = 0.025
 """How exact deadlines and ageing windows are; no timer runs while nothing is pending."""
 
 STATUS_TIMEOUT_S = 0.5
+EVENTS_TIMEOUT_S = 2.0
 MAP_TIMEOUT_S = 1.0
 MAP_REFRESH_S = 30.0
 MAP_RETRY_MIN_S = 0.05
@@ -305,6 +306,14 @@ class Router:
         for (shard_id, node), answer in zip(nodes, answers, strict=True):
             result.setdefault(shard_id, []).append((node, answer))
         return result
+
+    async def events(
+        self, shard_id: int, since_us: int, limit: int
+    ) -> list[tuple[Node, admin_pb2.EventsResponse | None]]:
+        """Asks every configured node of a shard for its newest events, all at once. Requires: the shard is known."""
+        nodes = self._configured[shard_id]
+        answers = await asyncio.gather(*(node.events(since_us, limit, EVENTS_TIMEOUT_S) for node in nodes))
+        return list(zip(nodes, answers, strict=True))
 
     def sample_metrics(self) -> None:
         """Sets the gauges that are only worth setting when somebody reads them."""

@@ -198,7 +198,8 @@ class Shard:
         node.heard(receipt.term, receipt.applied_index, self._loop.time())
         link, headers, finish = node.link, node.headers, self._owner.finish
         refused: list[tuple[Operation, int]] = []
-        for result in pipe.decode_results(message.results):
+        # All of it is read before anything is done: of a damaged message nothing counts.
+        for result in list(pipe.decode_results(message.results)):
             operation = link.take(result.id)
             if operation is None:
                 continue  # It ran out of time, or was tried elsewhere.
@@ -303,6 +304,10 @@ class Shard:
     def pointed_elsewhere(self, node: Node, leader_id: str, address: str) -> None:
         """A unary call to ``node`` was refused with a hint instead of a receipt."""
         self._hear_of_leader(node, self.leader_term, leader_id, address, refused=True)
+
+    def leader_moved(self, node: Node, term: int, leader_id: str, address: str) -> None:
+        """``node`` has handed leadership over and says to whom."""
+        self._hear_of_leader(node, term, leader_id, address, refused=True)
 
     def _node_named(self, node_id: str, address: str) -> Node | None:
         node = self.nodes.get(node_id)

@@ -15,6 +15,7 @@ from facade.client.node import Node
 from facade.client.router import Router
 from facade.errors import NotAppliedError
 from facade.models import ClusterView, NodeView, PartitionsView, Problem, Role, ShardView, SlotRangeView, VersionView
+from facade.routes.strict import StrictRoute
 from facade.settings import Settings
 
 
@@ -37,7 +38,7 @@ def node_view(node: Node, status: admin_pb2.StatusResponse | None) -> NodeView:
 
 def make_router(router: Router, settings: Settings) -> APIRouter:
     """The operators' routes."""
-    routes = APIRouter(tags=["cluster"])
+    routes = APIRouter(tags=["cluster"], route_class=StrictRoute)
 
     @routes.get("/v1/cluster")
     async def cluster() -> ClusterView:

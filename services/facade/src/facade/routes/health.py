@@ -12,11 +12,12 @@ from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.errors import NotAppliedError
 from facade.models import HealthView, Problem
+from facade.routes.strict import StrictRoute
 
 
 def make_router(router: Router, metrics: Metrics) -> APIRouter:
     """The health routes."""
-    routes = APIRouter(tags=["health"])
+    routes = APIRouter(tags=["health"], route_class=StrictRoute)
 
     @routes.get("/livez")
     async def livez() -> HealthView:

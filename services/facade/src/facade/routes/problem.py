@@ -18,6 +18,7 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:dougdb:problem:"
 
 TITLES = {
+    "already_leader": "It leads already",
     "bad_consistency": "Unknown or contradictory consistency",
     "bad_content_type": "Bad content type",
     "bad_escape": "Bad percent-encoding",
@@ -36,10 +37,13 @@ TITLES = {
     "overloaded": "Overloaded",
     "starting": "Starting",
     "superseded": "Replaced by another leader",
+    "transfer_failed": "Leadership was not seen to move",
+    "transfer_refused": "Leadership cannot go there",
     "unavailable": "Unavailable",
     "unknown_parameter": "Unknown query parameter",
     "unknown_route": "No such route",
     "unknown_shard": "Unknown shard",
+    "unknown_target": "No such node",
     "value_too_large": "Value too large",
     "wrong_shard": "The key is being moved",
 }
@@ -85,6 +89,9 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ProblemError):
+        # FastAPI hides whatever goes wrong while it reads a body behind a plain 400.
+        return response(error.__cause__)
     code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     extra = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
     return response(ProblemError(code, f"{error.detail}.", status=error.status_code, headers=extra))

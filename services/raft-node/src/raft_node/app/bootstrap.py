@@ -98,9 +98,12 @@ class Bootstrap:
                         return self._adopt(name, answer)
                 missing = sorted(set(peers) - set(answers))
                 if lowest and not missing:
-                    cluster_id = await self._find_cluster_id()
-                    if cluster_id:
-                        return self._make(cluster_id, answers)
+                    if self._cluster_id:
+                        return self._make(self._cluster_id, answers)
+                    # It may take long, so that the answers are old by then: everybody is asked again.
+                    self._cluster_id = await self._find_cluster_id()
+                    if self._cluster_id:
+                        continue
                     missing = ["a member of shard 0"]
                 self._tell(
                     missing if lowest else [f"the first configuration, made by {min(self._settings.peer_addresses)}"]
@@ -140,8 +143,6 @@ class Bootstrap:
             return None
 
     async def _find_cluster_id(self) -> str:
-        if self._cluster_id:
-            return self._cluster_id
         if self._settings.shard_id == 0:
             return secrets.token_hex(16)
         for address in self._settings.seed_addresses:

@@ -22,7 +22,17 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap, check_membership
-from raft_node.errors import FatalError, SettingsError
+from raft_node.entry import EntryKind
+from raft_node.errors import (
+    AlreadyLeaderError,
+    FatalError,
+    IdentityError,
+    NotLeaderError,
+    SettingsError,
+    TransferFailedError,
+    UnavailableError,
+    UnknownMemberError,
+)
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
@@ -31,13 +41,16 @@ from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
+from raft_node.rpc.admin_service import AdminService, Leadership
 from raft_node.rpc.channels import SERVER_OPTIONS
-from raft_node.rpc.doug_service import AdminService, DougService
+from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
 from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
+from raft_node.runtime.drain import drain
 from raft_node.runtime.driver import Driver
+from raft_node.runtime.events import EventRing
 from raft_node.runtime.log_store import LogStore, to_raft, to_wal
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.reader import Reader
@@ -50,6 +63,8 @@ from raft_node.storage.wal import Wal, WalOptions
 
 _EXPIRE_EVERY_S = 0.5
 _GRACE_S = 1.0
+_PEER_GRACE_S = 0.1
+"""Raft loses messages without harm."""
 
 _log = get_logger()
 
@@ -68,6 +83,12 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
     )
 
 
+def _end_with(task: asyncio.Task[None]) -> None:
+    """A background task that ends by itself has met a defect: without it the node would only seem to live."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
+
+
 class Node:
     """One replica of a shard, as a process."""
 
@@ -82,6 +103,10 @@ class Node:
         self._log: LogStore | None = None
         self._shard: Shard | None = None
         self._incarnation = 0
+        self._draining = False
+        self._health: health.aio.HealthServicer | None = None
+        self._drains: set[asyncio.Task[None]] = set()
+        self._events = EventRing(settings.events_max, settings.events_bytes_max)
         self._metrics.registry.register(StateCollector(settings.shard_id, self._state))
 
     def stop(self) -> None:
@@ -108,11 +133,13 @@ class Node:
             self._fs, settings.wal_dir, settings.data_dir, settings.node_id, settings.shard_id
         )
         self._incarnation = identity.incarnation
+        self.record("process_started", incarnation=identity.incarnation, version=__version__)
         async with contextlib.AsyncExitStack() as stack:
             start_id = secrets.token_hex(8)
             worker = WorkerProcess(settings.data_dir)
             stack.callback(worker.close)
-            raft_service, doug_service, health_service = await self._open_ports(stack, identity)
+            raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
+            identities.check_log_is_there(self._fs, settings.wal_dir, identity)
             wal, engine = await self._open_storage(start_id)
             stack.callback(engine.close)
             self._engine = engine
@@ -125,21 +152,29 @@ class Node:
             await health_service.set("readiness", health_pb2.HealthCheckResponse.SERVING)
             await health_service.set("startup", health_pb2.HealthCheckResponse.SERVING)
             _log.info("node.started", incarnation=identity.incarnation)
-            await self._stopping.wait()
-            await health_service.enter_graceful_shutdown()
             assert self._shard is not None
+            self.record("node_started", applied=self._shard.driver.applied_index, last_index=wal.last_index)
+            await self._stopping.wait()
+            self.record("node_stopping")
+            self._draining = True
+            await health_service.enter_graceful_shutdown()
+            if self._fatal is None:
+                await self._hand_over_and_settle(self._shard)
+                doug_service.tell_leader()
+                # Whoever still asks here is told where to go, while this node goes on as a follower.
+                await client_server.stop(_GRACE_S)
             self._shard.driver.stop()
         if self._fatal is not None:
             raise self._fatal
 
     async def _open_ports(
         self, stack: contextlib.AsyncExitStack, identity: identities.Identity
-    ) -> tuple[RaftService, DougService, health.aio.HealthServicer]:
+    ) -> tuple[RaftService, DougService, health.aio.HealthServicer, grpc.aio.Server]:
         settings = self._settings
         raft_service = RaftService(NodeId(identity.name, identity.incarnation), settings.shard_id, self._metrics)
         raft_service.cluster_id = identity.cluster_id.encode()
         doug_service = DougService(self._metrics)
-        health_service = health.aio.HealthServicer()
+        health_service = self._health = health.aio.HealthServicer()
         await health_service.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         await health_service.set("readiness", health_pb2.HealthCheckResponse.NOT_SERVING)
         await health_service.set("startup", health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -151,7 +186,9 @@ class Node:
         client_server = grpc.aio.server(options=SERVER_OPTIONS)
         raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peer_server)
         doug_pb2_grpc.add_DougServicer_to_server(doug_service, client_server)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self._status), client_server)
+        admin_pb2_grpc.add_AdminServicer_to_server(
+            AdminService(settings.node_id, settings.shard_id, self, self._events), client_server
+        )
         names = (
             doug_pb2.DESCRIPTOR.services_by_name["Doug"].full_name,
             admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
@@ -165,7 +202,7 @@ class Node:
 
         async def close_ports() -> None:
             admin.stop()
-            await asyncio.gather(peer_server.stop(_GRACE_S), client_server.stop(_GRACE_S), admin_task)
+            await asyncio.gather(peer_server.stop(_PEER_GRACE_S), client_server.stop(_GRACE_S), admin_task)
 
         stack.push_async_callback(close_ports)
         for server, address, what in (
@@ -177,7 +214,7 @@ class Node:
             except RuntimeError as error:
                 raise SettingsError(f"cannot listen on {address} ({what}): is the port taken?") from error
             await server.start()
-        return raft_service, doug_service, health_service
+        return raft_service, doug_service, health_service, client_server
 
     async def _open_storage(self, start_id: str) -> tuple[Wal, Engine]:
         """Reads the log and the manifest on a thread, while the ports already answer that the node is starting."""
@@ -195,10 +232,12 @@ class Node:
             engine = await loop.run_in_executor(threads, Engine.open, self._fs, settings.data_dir, options, start_id)
         for note in wal.recovery_notes:
             _log.warning("wal.recovered", note=note)
-        if engine.applied_index > wal.last_index:
-            raise FatalError(
-                f"{settings.data_dir} has applied {engine.applied_index}, and {settings.wal_dir} ends at "
-                f"{wal.last_index}: the log was wiped or is an older one"
+            self.record("wal_recovered", note=str(note))
+        applied = engine.applied_index
+        if applied > wal.last_index or (applied and wal.term(applied) != engine.applied_term):
+            raise IdentityError(
+                f"{settings.data_dir} has applied entry {applied} of term {engine.applied_term}, and "
+                f"{settings.wal_dir} ends at {wal.last_index} or has another entry there: the log was wiped or replaced"
             )
         return wal, engine
 
@@ -225,6 +264,8 @@ class Node:
             # Durable before this member tells it on, and before it votes.
             wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
         entry = wal.entries(1, 2, 1)[0]
+        if entry.kind != EntryKind.CONFIGURATION:
+            raise IdentityError(f"{settings.wal_dir} does not begin with a configuration")
         configuration = decode_configuration(entry.command)
         check_membership(configuration, me)
         raft_service.cluster_id = identity.cluster_id.encode()
@@ -248,7 +289,14 @@ class Node:
             LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address), self._metrics
         )
         # The driver is made of the log and the maintenance, and both report to it.
-        log = LogStore(wal, self._metrics, lambda sequence: driver.durable(sequence), self.fail)  # noqa: PLW0108
+        log = LogStore(
+            wal,
+            self._metrics,
+            lambda sequence: driver.durable(sequence),  # noqa: PLW0108
+            self.fail,
+            slow_s=settings.slow_append_ms / 1000,
+            on_slow=self._tell_slow_disk,
+        )
         stack.callback(log.close)
         self._log = log
         core = RaftNode(
@@ -260,8 +308,29 @@ class Node:
             engine.applied_index,
             random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
         )
-        maintenance = Maintenance(engine, worker, self._metrics, lambda: driver.wake(), self.fail)  # noqa: PLW0108
-        driver = Driver(
+        maintenance = Maintenance(
+            engine,
+            worker,
+            self._metrics,
+            lambda: driver.wake(),  # noqa: PLW0108
+            self.fail,
+            self.record,
+        )
+        driver = self._make_driver(core, log, engine, peers, maintenance)
+        reader = Reader(engine, self.fail)
+        stack.callback(reader.close)
+        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
+        peers.connect(self._addresses_of_others(configuration, me), driver.receive, driver.peer_unreachable)
+        self._start_tasks(stack, peers, maintenance, driver)
+        raft_service.attach(peers, driver.receive)
+        doug_service.attach(self._shard)
+        driver.start()
+
+    def _make_driver(
+        self, core: RaftNode, log: LogStore, engine: Engine, peers: Peers, maintenance: Maintenance
+    ) -> Driver:
+        settings = self._settings
+        return Driver(
             core,
             log,
             StateMachine(engine),
@@ -275,17 +344,18 @@ class Node:
             on_event=self._tell,
             on_applied=maintenance.poke,
         )
-        reader = Reader(engine)
-        stack.callback(reader.close)
-        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
-        addresses = settings.peer_addresses
-        others = {member: addresses[member.name] for member in configuration.voters if member != me}
-        peers.connect(others, driver.receive, driver.peer_unreachable)
+
+    def _start_tasks(
+        self, stack: contextlib.AsyncExitStack, peers: Peers, maintenance: Maintenance, driver: Driver
+    ) -> None:
         tasks = [
             asyncio.create_task(peers.run()),
             asyncio.create_task(maintenance.run()),
             asyncio.create_task(self._expire(driver)),
         ]
+
+        for task in tasks:
+            task.add_done_callback(_end_with)
 
         async def end_tasks() -> None:
             for task in tasks:
@@ -294,9 +364,13 @@ class Node:
             maintenance.close()
 
         stack.push_async_callback(end_tasks)
-        raft_service.attach(peers, driver.receive)
-        doug_service.attach(self._shard)
-        driver.start()
+
+    def _addresses_of_others(self, configuration: Configuration, me: NodeId) -> dict[NodeId, str]:
+        addresses = self._settings.peer_addresses
+        unknown = sorted(member.name for member in configuration.voters if member.name not in addresses)
+        if unknown:
+            raise SettingsError(f"DOUGDB_PEERS has no address of {', '.join(unknown)}")
+        return {member: addresses[member.name] for member in configuration.voters if member != me}
 
     async def _expire(self, driver: Driver) -> None:
         while True:
@@ -311,6 +385,85 @@ class Node:
         if event.name in ("became_leader", "follows"):
             self._metrics.leader_changes.inc()
         _log.info(f"raft.{event.name}", **event.fields)
+        self.record(event.name, **event.fields)
+        if event.name == "became_leader" and self._draining and not self._stopping.is_set():
+            assert self._shard is not None
+            again = asyncio.create_task(self._hand_over_again(self._shard))
+            self._drains.add(again)
+            again.add_done_callback(self._drains.discard)
+            again.add_done_callback(_end_with)
+
+    def _tell_slow_disk(self, duration_s: float, entries: int) -> None:
+        # The duration is left out of what is compared, so that a disk that stays slow is one event with a count.
+        _log.warning("wal.slow_append", duration_ms=round(duration_s * 1000), entries=entries)
+        self.record("slow_disk", longer_than_ms=self._settings.slow_append_ms)
+
+    def record(self, name: str, **details: object) -> None:
+        """Notes what happened, for the timeline; a core's event brings the term that it speaks of."""
+        shard = self._shard
+        term = details.pop("term", None)
+        if not isinstance(term, int):
+            term = 0 if shard is None else shard.driver.node.term
+        self._events.add(name, term, details)
+
+    # What operators ask for.
+
+    async def transfer_leadership(self, target: str) -> Leadership:
+        """See ``Operated``."""
+        shard = self._leading_shard()
+        core = shard.driver.node
+        members = {member.name: member for member in (*core.configuration.voters, *core.configuration.learners)}
+        if target and target not in members:
+            raise UnknownMemberError(f"shard {shard.number} has no member {target}")
+        if target == core.id.name:
+            raise AlreadyLeaderError(f"{target} leads already")
+        timeout_s = self._settings.drain_timeout_ms / 1000
+        leader = await shard.driver.hand_over(members[target] if target else None, timeout_s)
+        if target and leader.name != target:
+            raise TransferFailedError(f"{leader.name} leads now, not {target}")
+        return self._leadership(shard)
+
+    async def drain(self) -> Leadership:
+        """See ``Operated``."""
+        shard = self._shard
+        if shard is None:
+            raise UnavailableError("the node is starting")
+        assert self._health is not None
+        self._draining = True
+        self.record("drain_began")
+        await self._health.set("readiness", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._hand_over_and_settle(shard)
+        if shard.is_leader:
+            self._draining = False
+            await self._health.set("readiness", health_pb2.HealthCheckResponse.SERVING)
+            shard.driver.release()
+            raise TransferFailedError("nobody took over; this node goes on")
+        return self._leadership(shard)
+
+    async def _hand_over_and_settle(self, shard: Shard) -> None:
+        settings = self._settings
+        leader = await drain(shard.driver, settings.drain_timeout_ms / 1000, settings.election_timeout_max_ms / 1000)
+        left = len(shard.driver.pending)
+        self.record("drained", leader=leader.name if leader else "", unanswered=left)
+        _log.info("node.drained", leader=leader.name if leader else "", unanswered=left)
+
+    async def _hand_over_again(self, shard: Shard) -> None:
+        """A drained node was elected all the same: the others could not, or an operator asked for it."""
+        await self._hand_over_and_settle(shard)
+        if shard.is_leader:
+            shard.driver.release()
+
+    def _leading_shard(self) -> Shard:
+        shard = self._shard
+        if shard is None:
+            raise UnavailableError("the node is starting")
+        if not shard.is_leader:
+            raise NotLeaderError(*shard.leader())
+        return shard
+
+    @staticmethod
+    def _leadership(shard: Shard) -> Leadership:
+        return Leadership(*shard.leader(), shard.driver.node.term)
 
     def _is_started(self) -> bool:
         return self._shard is not None
@@ -319,11 +472,14 @@ class Node:
         shard = self._shard
         if shard is None:
             return "starting"
+        if self._draining:
+            return "draining"
         if shard.driver.node.leader is None:
             return "no leader is known"
         return ""
 
-    def _status(self) -> admin_pb2.StatusResponse:
+    def status(self) -> admin_pb2.StatusResponse:
+        """See ``Operated``."""
         settings = self._settings
         response = admin_pb2.StatusResponse(
             node_id=settings.node_id,

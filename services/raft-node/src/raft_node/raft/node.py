@@ -239,6 +239,12 @@ class RaftNode(Member):
             self._outbox.event("removed", term=self._term)
         return True
 
+    def resign(self, reason: str) -> None:
+        """Leaves the lead, because something outside of the protocol keeps this node from serving."""
+        if self._leader is not None:
+            self._outbox.event("resigned", term=self._term, reason=reason)
+            self._become_follower(self._term, None)
+
     def persisted(self, sequence: int) -> None:
         """The write with this sequence is durable, and the ``LogReader`` shows it."""
         assert self._write_change is not None and sequence == self._write_sequence, "not the write under way"

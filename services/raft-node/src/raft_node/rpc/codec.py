@@ -16,6 +16,7 @@ from raft_node.raft.messages import (
     HeartbeatResponse,
     RequestVote,
     RequestVoteResponse,
+    TimeoutNow,
 )
 from raft_node.raft.types import NodeId
 
@@ -130,6 +131,16 @@ def encode_vote_response(message: RequestVoteResponse, envelope: pb.Envelope) ->
 def decode_vote_response(response: pb.RequestVoteResponse, source: NodeId, target: NodeId) -> RequestVoteResponse:
     """RequestVoteResponse from the wire."""
     return RequestVoteResponse(source, target, response.term, response.granted, response.pre_vote)
+
+
+def encode_timeout_now(message: TimeoutNow, envelope: pb.Envelope) -> pb.TimeoutNowRequest:
+    """TimeoutNow for the wire."""
+    return pb.TimeoutNowRequest(envelope=envelope, term=message.term)
+
+
+def decode_timeout_now(request: pb.TimeoutNowRequest, source: NodeId, target: NodeId) -> TimeoutNow:
+    """TimeoutNow from the wire."""
+    return TimeoutNow(source, target, request.term)
 
 
 def encode_heartbeat(message: Heartbeat, envelope: pb.Envelope) -> pb.HeartbeatRequest:

@@ -1,4 +1,4 @@
-"""The Doug and Admin services: what clients, the facade and operators call on a node.
+"""The Doug service: what clients and the facade call on a node.
 
 Refusals carry ``doug-code`` in the trailing metadata, and a NOT_LEADER the leader's name and address beside it
 (docs/api.md, gRPC).
@@ -7,18 +7,19 @@ Refusals carry ``doug-code`` in the trailing metadata, and a NOT_LEADER the lead
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 
-from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2_grpc
 from doug.v1 import doug_pb2 as pb
+from doug.v1 import doug_pb2_grpc
 from doug_wire import command as commands
 from doug_wire.command import CommandError, Opcode
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
+from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.pipe import PipeSession
@@ -58,11 +59,17 @@ class DougService(doug_pb2_grpc.DougServicer):
         """Starts detached."""
         self._metrics = metrics
         self._shard: Shard | None = None
+        self._sessions: set[PipeSession] = set()
         self._received = {name: metrics.received("Doug", name) for name in ("Get", "Put", "Delete", "Partitions")}
 
     def attach(self, shard: Shard) -> None:
         """From now on calls are served."""
         self._shard = shard
+
+    def tell_leader(self) -> None:
+        """Tells everyone with an open stream who leads now."""
+        for session in self._sessions:
+            session.tell_leader()
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
         """Reads a key, by default after a quorum has confirmed this leader."""
@@ -77,7 +84,10 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(shard, Status.WRONG_SHARD, context)
         found = shard.reader.get(request.key)
         if isinstance(found, BlockNeeded):
-            found = await shard.reader.load(found)
+            try:
+                found = await shard.reader.load(found)
+            except UnavailableError:
+                await self._refuse(shard, Status.UNAVAILABLE, context)
         return self._get_response(shard, found)
 
     async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:  # noqa: N802
@@ -104,7 +114,12 @@ class DougService(doug_pb2_grpc.DougServicer):
     ) -> None:
         """Serves a stream of batches."""
         shard = await self._admit(context)
-        await PipeSession(shard, context, self._metrics).run()
+        session = PipeSession(shard, context, self._metrics)
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
 
     async def Partitions(self, request: pb.PartitionsRequest, context: Context) -> pb.PartitionsResponse:  # noqa: N802
         """The partition map, from shard 0's leader, confirmed by a quorum."""
@@ -133,7 +148,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         except CommandError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {error}", (("doug-code", "INVALID"),))
         machine = shard.driver.machine
-        if not shard.is_leader or not machine.created:
+        if not shard.takes_requests or not machine.created:
             await self._refuse(shard, Status.NOT_LEADER, context)
         if not machine.owns(slot_of(key), epoch):
             await self._refuse(shard, Status.WRONG_SHARD, context)
@@ -190,15 +205,3 @@ class DougService(doug_pb2_grpc.DougServicer):
             revision=found.revision,
             receipt=shard.receipt(),
         )
-
-
-class AdminService(admin_pb2_grpc.AdminServicer):
-    """Serves operators, also while the node is starting."""
-
-    def __init__(self, status: Callable[[], admin_pb2.StatusResponse]) -> None:
-        """Answers with what ``status`` gives."""
-        self._status = status
-
-    async def Status(self, request: admin_pb2.StatusRequest, context: Context) -> admin_pb2.StatusResponse:  # noqa: N802
-        """Tells the role, the term and the indexes of this node."""
-        return self._status()

@@ -1,7 +1,8 @@
 """The peers of a node: where Raft's messages go out, and where answers are matched with their streams.
 
 Requests travel on this node's own streams, one for AppendEntries and one for heartbeats to each peer, so that bulk
-never delays a heartbeat; answers go back on the stream that their request came in on. Votes are unary calls.
+never delays a heartbeat; answers go back on the stream that their request came in on. Votes and TimeoutNow are unary
+calls.
 
 Invariant: nothing reaches the core that is not from the peer it claims, in this cluster and shard, to this incarnation.
 """
@@ -9,9 +10,9 @@ Invariant: nothing reaches the core that is not from the peer it claims, in this
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import assert_never
+from typing import Any, assert_never
 
 import grpc
 import grpc.aio
@@ -85,7 +86,7 @@ class LocalMember:
 
 
 class Peer:
-    """One peer: a channel, two streams and votes."""
+    """One peer: two connections, a stream on each, votes and TimeoutNow."""
 
     def __init__(
         self,
@@ -96,21 +97,23 @@ class Peer:
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[NodeId], None],
     ) -> None:
-        """Opens the channel; ``run`` sets the streams going."""
+        """Opens the connections; ``run`` sets the streams going."""
         self.node_id = node_id
         self._me = me
         self._envelope = me.envelope(node_id)
         self._metrics = metrics
         self._on_message = on_message
-        self._channel = open_channel(address)
+        # A connection of their own for heartbeats and votes: on a shared one they would wait behind entries.
+        self._bulk_channel, self._channel = open_channel(address), open_channel(address)
         self._stub = pb_grpc.RaftStub(self._channel)
-        self._votes: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[None]] = set()
         self._received_vote = metrics.received("Raft", "RequestVote")
         self._received_append = metrics.received("Raft", "Replicate")
         self._received_heartbeat = metrics.received("Raft", "Heartbeat")
         self._sent_vote = metrics.sent("Raft", "RequestVote")
+        self._sent_timeout_now = metrics.sent("Raft", "TimeoutNow")
         self._appends: ClientStream[pb.AppendEntriesRequest, pb.AppendEntriesResponse] = ClientStream(
-            self._stub.Replicate,
+            pb_grpc.RaftStub(self._bulk_channel).Replicate,
             _APPENDS_WAITING_MAX,
             self._append_answered,
             metrics.sent("Raft", "Replicate").inc,
@@ -125,15 +128,15 @@ class Peer:
         )
 
     async def run(self) -> None:
-        """Runs both streams until cancelled, then closes the channel."""
+        """Runs both streams until cancelled, then closes the connections."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._appends.run())
                 group.create_task(self._heartbeats.run())
         finally:
-            for vote in self._votes:
-                vote.cancel()
-            await self._channel.close()
+            for call in self._calls:
+                call.cancel()
+            await asyncio.gather(self._bulk_channel.close(), self._channel.close())
 
     def append(self, message: AppendEntries, blob: bytes) -> None:
         """Queues AppendEntries, whose entries are joined in ``blob``."""
@@ -145,9 +148,25 @@ class Peer:
 
     def vote(self, message: RequestVote) -> None:
         """Asks for a vote."""
-        task = asyncio.create_task(self._ask(message))
-        self._votes.add(task)
-        task.add_done_callback(self._votes.discard)
+        self._start(self._ask(message))
+
+    def _start(self, call: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    def timeout_now(self, message: TimeoutNow) -> None:
+        """Asks the peer to campaign. The core asks again while it wants it, so that a loss needs no care here."""
+        self._start(self._hand_over(message))
+
+    async def _hand_over(self, message: TimeoutNow) -> None:
+        self._sent_timeout_now.inc()
+        request = codec.encode_timeout_now(message, self._envelope)
+        try:
+            await self._stub.TimeoutNow(request, timeout=_VOTE_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            self._metrics.messages_dropped.labels(self._metrics.shard, "timeout_now_failed").inc()
+            _log.debug("raft.timeout_now_not_answered", peer=self.node_id.name, code=error.code().name)
 
     async def _ask(self, message: RequestVote) -> None:
         self._sent_vote.inc()
@@ -244,7 +263,7 @@ class Peers:
                 case RequestVoteResponse():
                     self._answer_vote(message)
                 case TimeoutNow():
-                    raise NotImplementedError("TimeoutNow has no transport")
+                    self._peers[message.receiver].timeout_now(message)
                 case _:
                     assert_never(message)
 
@@ -271,15 +290,20 @@ class Peers:
         future = self._votes.get(key)
         if future is None or future.done():
             future = self._votes[key] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda _: self._votes.pop(key, None))
         return future
+
+    def forget_vote(self, message: RequestVote) -> None:
+        """Nobody waits any more for what the core answers to a question for a vote."""
+        self._votes.pop((message.sender, message.term, message.pre_vote), None)
 
     def _answer_vote(self, message: RequestVoteResponse) -> None:
         # A refusal may carry a newer term than was asked for, so the term cannot always tell which question it answers.
         for (asker, term, pre_vote), future in list(self._votes.items()):
             fits = asker == message.receiver and pre_vote == message.pre_vote and (pre_vote or message.term >= term)
-            if fits and not future.done():
-                future.set_result(message)
+            if fits:
+                del self._votes[asker, term, pre_vote]
+                if not future.done():
+                    future.set_result(message)
 
 
 __all__ = ["LocalMember", "Peers"]

@@ -20,6 +20,7 @@ from doug_wire import pipe
 from doug_wire.command import CommandError
 from doug_wire.pipe import PipeError, ReadRecord, Status
 from doug_wire.slots import slot_of
+from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.shard import Shard
@@ -64,6 +65,10 @@ class PipeSession:
                 task.cancel()
             await asyncio.gather(writer, *self._loads, return_exceptions=True)
 
+    def tell_leader(self) -> None:
+        """Sends a message even if there is no result to carry: a node that was deposed says who leads now."""
+        self._filled.set()
+
     def resolve(self, record_id: int, status: int, revision: int) -> None:
         """See ``Sink``."""
         self._put(pipe.encode_result(record_id, status, revision))
@@ -75,7 +80,7 @@ class PipeSession:
             records = self._take_reads(batch)
             if not records:
                 return
-            if self._shard.is_leader:
+            if self._shard.takes_requests:
                 self._shard.driver.read(lambda confirmed: self._serve(records, confirmed))
             else:
                 self._serve(records, confirmed=False)
@@ -113,34 +118,51 @@ class PipeSession:
         return []
 
     def _serve(self, records: list[ReadRecord], confirmed: bool) -> None:
-        machine, reader = self._shard.driver.machine, self._shard.reader
-        if not confirmed or not machine.created:
+        if not confirmed or not self._shard.driver.machine.created:
             status = Status.UNAVAILABLE if confirmed else Status.NOT_LEADER
             for record in records:
                 self.resolve(record.id, status, 0)
             return
-        slow: list[tuple[ReadRecord, BlockNeeded]] = []
-        for record in records:
-            if not machine.owns(slot_of(record.key), record.epoch):
-                self.resolve(record.id, Status.WRONG_SHARD, 0)
-                continue
-            found = reader.get(record.key)
-            if isinstance(found, BlockNeeded):
-                slow.append((record, found))
-            else:
-                self._answer(record, found)
-        if slow:
-            task = asyncio.create_task(self._load(slow))
+        later = [record for record in records if not self._answer_now(record)]
+        if later:
+            task = asyncio.create_task(self._answer_later(later))
             self._loads.add(task)
             task.add_done_callback(self._loads.discard)
 
-    async def _load(self, slow: list[tuple[ReadRecord, BlockNeeded]]) -> None:
-        for record, needed in slow:
-            self._answer(record, await self._shard.reader.load(needed))
+    def _answer_now(self, record: ReadRecord) -> bool:
+        """Answers a read from memory; False when it needs the disk, or when too many answers wait already."""
+        if not self._drained.is_set():
+            return False
+        found = self._look_up(record)
+        if isinstance(found, BlockNeeded):
+            return False
+        self._answer(record, found)
+        return True
 
-    def _answer(self, record: ReadRecord, found: StoredValue | None) -> None:
+    async def _answer_later(self, records: list[ReadRecord]) -> None:
+        for record in records:
+            await self._drained.wait()
+            found = self._look_up(record)
+            if not isinstance(found, BlockNeeded):
+                self._answer(record, found)
+                continue
+            try:
+                self._answer(record, await self._shard.reader.load(found))
+            except UnavailableError:
+                self._answer(record, Status.UNAVAILABLE)
+
+    def _look_up(self, record: ReadRecord) -> StoredValue | BlockNeeded | Status:
+        # Looked up at the moment of the answer, so it is at least as new as what the quorum confirmed.
+        if not self._shard.driver.machine.owns(slot_of(record.key), record.epoch):
+            return Status.WRONG_SHARD
+        found = self._shard.reader.get(record.key)
+        return Status.NOT_FOUND if found is None else found
+
+    def _answer(self, record: ReadRecord, found: StoredValue | Status | None) -> None:
         if found is None:
             self.resolve(record.id, Status.NOT_FOUND, 0)
+        elif isinstance(found, Status):
+            self.resolve(record.id, found, 0)
         else:
             self._put(pipe.encode_result(record.id, Status.OK, found.revision, found.content_type, found.value))
 
@@ -167,8 +189,8 @@ class PipeSession:
     def _gather(self) -> pb.BatchResult:
         """Takes results off the queue, up to a message's worth."""
         results = self._results
-        taken = [results.popleft()]
-        size = len(taken[0])
+        taken = [results.popleft()] if results else []
+        size = sum(map(len, taken))
         while results and size + len(results[0]) <= pipe.BATCH_BYTES_MAX:
             size += len(results[0])
             taken.append(results.popleft())

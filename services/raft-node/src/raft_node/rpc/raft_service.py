@@ -25,6 +25,7 @@ from raft_node.rpc.peers import Peers
 from raft_node.rpc.streams import BROKEN, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
+_METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat")
 
 _log = get_logger()
 
@@ -52,8 +53,8 @@ class RaftService(pb_grpc.RaftServicer):
         self._attached: Attached | None = None
         self.first_configuration = b""
         self.cluster_id = b""
-        self._received = {name: metrics.received("Raft", name) for name in ("RequestVote", "Replicate", "Heartbeat")}
-        self._sent = {name: metrics.sent("Raft", name) for name in ("RequestVote", "Replicate", "Heartbeat")}
+        self._received = {name: metrics.received("Raft", name) for name in _METHODS}
+        self._sent = {name: metrics.sent("Raft", name) for name in _METHODS}
 
     def attach(self, peers: Peers, receive: Callable[[Message], None]) -> None:
         """From now on messages are handed to ``receive``."""
@@ -84,10 +85,21 @@ class RaftService(pb_grpc.RaftServicer):
             async with asyncio.timeout(_VOTE_TIMEOUT_S):
                 response = await asyncio.shield(answer)
         except TimeoutError:
+            attached.peers.forget_vote(message)
             # The core ignored the question: it comes from a stranger, or this node is bound to a living leader.
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the vote was not answered")
         self._sent["RequestVote"].inc()
         return codec.encode_vote_response(response, attached.peers.envelope(source))
+
+    async def TimeoutNow(  # noqa: N802
+        self, request: pb.TimeoutNowRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.TimeoutNowResponse:
+        """Hands the leader's wish to the core, which campaigns if it is of the current term."""
+        attached, source = await self._admit(request.envelope, context)
+        self._received["TimeoutNow"].inc()
+        attached.receive(codec.decode_timeout_now(request, source, self._node_id))
+        self._sent["TimeoutNow"].inc()
+        return pb.TimeoutNowResponse()
 
     async def Replicate(  # type: ignore[override]  # noqa: N802
         self,

@@ -42,6 +42,11 @@ class Shard:
         """Whether this node leads."""
         return self.driver.node.role is Role.LEADER
 
+    @property
+    def takes_requests(self) -> bool:
+        """Whether requests for the leader are taken: this node leads, or will soon be able to say who does."""
+        return self.is_leader or self.driver.holding
+
     def leader(self) -> Leader:
         """Whom this node follows, itself included."""
         leader = self.driver.node.leader

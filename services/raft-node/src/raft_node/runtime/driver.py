@@ -9,6 +9,8 @@ Invariants:
 3. Time reaches the core as ticks. Messages that have arrived are handled before a deadline is: a wake-up that comes
    late lets the loop read its sockets once and counts one tick, so that a paused process does not campaign for the
    time it slept (docs/raft.md, Time).
+4. While leadership is handed over, writes are held back, and reads as soon as this node does not lead any more. Once
+   somebody leads, they are refused with that leader's name, certainly not applied; if it stays here, they go on.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
-from raft_node.errors import NotLeaderError, OverloadedError
+from raft_node.errors import NotLeaderError, OverloadedError, TransferFailedError
 from raft_node.kv import partitions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
@@ -38,7 +40,18 @@ LATE_S = 0.03
 """A timer that is later than this tells that the process stood still, and that its sockets may hold news."""
 
 SUBMISSIONS_WAITING_MAX = 20_000
-"""Writes that wait for one turn of the loop, or for a stalled engine; more are refused."""
+SUBMISSION_BYTES_WAITING_MAX = 32 << 20
+"""Writes that wait for one turn of the loop; more are refused."""
+
+READS_WAITING_MAX = 50_000
+"""Reads that wait for a quorum; more are refused."""
+
+HUNG_WRITE_S = 1.0
+"""A leader whose log write takes longer steps down: its followers would go on, and its clients wait for its disk."""
+
+
+_TRANSFER_ENDS = ("transfer_aborted", "became_leader")
+"""The core's events after which leadership stays, or is back."""
 
 
 class Transport(Protocol):
@@ -134,18 +147,25 @@ class Driver:
         self._on_applied = on_applied
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
+        self._waiting_bytes = 0
         self._inbox: list[Message] = []
         self._waiting: list[Submission] = []
         self._reads_waiting: list[ReadCallback] = []
         self._held: Sequence[Entry] = ()
         self._reads: dict[int, list[ReadCallback]] = {}
+        self._reads_pending = 0
+        self._reads_asked_s: dict[int, float] = {}
         self._confirmed: deque[tuple[int, list[ReadCallback]]] = deque()
         self._next_context = 1
         self._turn_scheduled = False
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
+        self._gave_way = False
         self._counted_until_s = self._loop.time()
         self._stopped = False
+        self._stalled_since_s: float | None = None
+        self._holds = 0
+        self._hand_overs: set[asyncio.Future[NodeId]] = set()
 
     # What comes in.
 
@@ -160,13 +180,15 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self.pending.expire(float("inf"))
+        self._fail_hand_overs("the node stops")
         for submission in self._waiting:
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
         self._waiting = []
         self._drop_reads([*self._reads])
-        waiting, self._reads_waiting = self._reads_waiting, []
-        for callback in waiting:
-            callback(False)
+        self._answer_reads(self._reads_waiting, confirmed=False)
+        self._reads_waiting = []
+        while self._confirmed:
+            self._answer_reads(self._confirmed.popleft()[1], confirmed=False)
 
     def receive(self, message: Message) -> None:
         """Takes a message that the transport has decoded."""
@@ -181,21 +203,76 @@ class Driver:
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         """Proposes writes; each sink hears once what became of its own."""
-        if self.node.role is not Role.LEADER or self._stopped:
+        if not self._takes_requests():
             self._refuse(submissions, Status.NOT_LEADER, "not_leader")
-        elif len(self._waiting) + len(submissions) > SUBMISSIONS_WAITING_MAX:
+            return
+        size = sum([len(submission.command) for submission in submissions])
+        full = (
+            len(self._waiting) + len(submissions) > SUBMISSIONS_WAITING_MAX
+            or self._waiting_bytes + size > SUBMISSION_BYTES_WAITING_MAX
+        )
+        # A stalled engine applies nothing: to queue here would only hide it from whoever waits.
+        if full or self._engine.stalled:
             self._refuse(submissions, Status.OVERLOADED, "overloaded")
-        else:
-            self._waiting.extend(submissions)
-            self.wake()
+            return
+        self._waiting.extend(submissions)
+        self._waiting_bytes += size
+        self.wake()
 
     def read(self, callback: ReadCallback) -> None:
         """Asks for a linearizable read; reads that come while a round is under way share the next one."""
-        if self.node.role is not Role.LEADER or self._stopped:
+        if not self._takes_requests() or self._reads_pending >= READS_WAITING_MAX:
             callback(False)
             return
+        self._reads_pending += 1
         self._reads_waiting.append(callback)
         self.wake()
+
+    @property
+    def holding(self) -> bool:
+        """Whether requests are held back, because leadership is about to move."""
+        return self._holds > 0
+
+    def hold(self) -> None:
+        """Proposes nothing from now on; what comes waits for ``release``, or is refused by ``stop``."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """Takes back one ``hold``: what waits is proposed if this node leads, and refused otherwise."""
+        assert self._holds, "nothing is held"
+        self._holds -= 1
+        self.wake()
+
+    async def hand_over(self, target: NodeId | None, timeout_s: float) -> NodeId:
+        """Hands leadership over; returns who leads then, which under ill luck is another than was asked for.
+
+        Args:
+            target: A voter; None for the most caught-up one.
+            timeout_s: How long to wait until a leader is known. What is held back waits no longer either.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            TransferRefusedError: It cannot go there.
+            TransferFailedError: Nobody was seen to take over in time.
+        """
+        if self._stopped:
+            raise NotLeaderError
+        self.node.transfer_leadership(target)
+        concluded: asyncio.Future[NodeId] = self._loop.create_future()
+        self._hand_overs.add(concluded)
+        self.hold()
+        self.wake()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await concluded
+        except TimeoutError:
+            raise TransferFailedError("no other node was seen to lead in time") from None
+        finally:
+            self._hand_overs.discard(concluded)
+            self.release()
+
+    def _takes_requests(self) -> bool:
+        return not self._stopped and (self.node.role is Role.LEADER or self.holding)
 
     def durable(self, sequence: int) -> None:
         """Notes that a log write is durable."""
@@ -204,10 +281,16 @@ class Driver:
             self.wake()
 
     def expire(self) -> None:
-        """Answers proposals that have waited too long; called now and then."""
-        expired = self.pending.expire(self._loop.time())
+        """Answers what has waited too long, and leaves the lead when the disk hangs; called now and then."""
+        now_s = self._loop.time()
+        expired = self.pending.expire(now_s)
         if expired:
             self._metrics.proposals_failed.labels(self._metrics.shard, "timeout").inc(expired)
+        limit_s = now_s - self._proposal_timeout_s
+        self._drop_reads([context for context, asked_s in self._reads_asked_s.items() if asked_s <= limit_s])
+        if self.node.role is Role.LEADER and self._log.write_age_s > HUNG_WRITE_S:
+            self.node.resign("the disk hangs")
+            self.wake()
 
     @property
     def applied_index(self) -> int:
@@ -226,21 +309,36 @@ class Driver:
         self._turn_scheduled = False
         if self._stopped:
             return
+        self._note_stall()
         if self._inbox:
             self._step()
         if self._held and not self._engine.stalled:
             held, self._held = self._held, ()
             self._apply(held)
-        if self._waiting and not self._engine.stalled:
+        if self._waiting and not self.holding:
             self._propose()
-        if self._reads_waiting:
+        if self._reads_waiting and (self.node.role is Role.LEADER or not self.holding):
             self._ask_quorum()
         ready = self.node.ready(self._log.idle)
         while ready is not None:
             self._handle(ready)
             ready = self.node.ready(self._log.idle)
         self._serve_confirmed()
+        self._conclude_hand_overs()
+        self._note_stall()
         self._set_timer()
+
+    def _note_stall(self) -> None:
+        """Tells when the engine begins and ends to hold applying up; looked at twice a turn."""
+        if self._engine.stalled == (self._stalled_since_s is not None):
+            return
+        if self._stalled_since_s is None:
+            self._stalled_since_s = self._loop.time()
+            self._on_event(Event("stall_began", {"applied": self.node.applied_index}))
+        else:
+            duration_ms = round((self._loop.time() - self._stalled_since_s) * 1000)
+            self._stalled_since_s = None
+            self._on_event(Event("stall_ended", {"duration_ms": duration_ms, "applied": self.node.applied_index}))
 
     def _step(self) -> None:
         self._count_time_before_message()
@@ -256,6 +354,8 @@ class Driver:
         for event in ready.events:
             if event.name == "became_leader":
                 self._clock.rebase()
+            if event.name in _TRANSFER_ENDS and event.fields.get("reason") != "replaced":
+                self._fail_hand_overs(str(event.fields.get("reason", "this node leads again")))
             self._on_event(event)
         if ready.committed:
             assert not self._held, "the core hands out one chunk of committed entries at a time"
@@ -264,10 +364,7 @@ class Driver:
                 self._held = ready.committed
             else:
                 self._apply(ready.committed)
-        for state in ready.read_states:
-            self._confirmed.append((state.read_index, self._reads.pop(state.context)))
-        if ready.reads_dropped:
-            self._drop_reads(ready.reads_dropped)
+        self._take_reads(ready)
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         outcomes = self.machine.apply(entries)
@@ -291,7 +388,7 @@ class Driver:
             self.wake()
 
     def _propose(self) -> None:
-        submissions, self._waiting = self._waiting, []
+        submissions, self._waiting, self._waiting_bytes = self._waiting, [], 0
         proposals = [Proposal(EntryKind.COMMAND, item.command, item.crc) for item in submissions]
         try:
             first_index, term = self.node.propose(proposals, self._clock.now_us())
@@ -307,14 +404,43 @@ class Driver:
         for submission in submissions:
             submission.sink.resolve(submission.record_id, status, 0)
 
+    # Leadership on its way.
+
+    def _conclude_hand_overs(self) -> None:
+        leader = self.node.leader
+        if self._hand_overs and leader is not None and leader != self.node.id:
+            for concluded in self._hand_overs:
+                if not concluded.done():
+                    concluded.set_result(leader)
+
+    def _fail_hand_overs(self, reason: str) -> None:
+        for concluded in self._hand_overs:
+            if not concluded.done():
+                concluded.set_exception(TransferFailedError(f"leadership stays here: {reason}"))
+
     # Reads.
+
+    def _take_reads(self, ready: Ready) -> None:
+        """Notes which reads were confirmed, and lets go of those that were dropped."""
+        for state in ready.read_states:
+            callbacks = self._reads.pop(state.context, None)
+            self._reads_asked_s.pop(state.context, None)
+            # A round that was given up as too late may be confirmed later still.
+            if callbacks is not None:
+                self._confirmed.append((state.read_index, callbacks))
+        if ready.reads_dropped and self.holding:
+            # Deposed while it hands over: they wait with the others until it can be said who leads.
+            for context in ready.reads_dropped:
+                self._reads_asked_s.pop(context, None)
+                self._reads_waiting += self._reads.pop(context, [])
+        elif ready.reads_dropped:
+            self._drop_reads(ready.reads_dropped)
 
     def _serve_confirmed(self) -> None:
         applied = self.node.applied_index
         # Rounds are confirmed in order, and their indexes never fall, so the first one waits the least.
         while self._confirmed and self._confirmed[0][0] <= applied:
-            for callback in self._confirmed.popleft()[1]:
-                callback(True)
+            self._answer_reads(self._confirmed.popleft()[1], confirmed=True)
 
     def _ask_quorum(self) -> None:
         """Has one context stand for all reads of this turn."""
@@ -323,16 +449,21 @@ class Driver:
         self._next_context += 1
         try:
             self.node.read_index(context)
-        except NotLeaderError:
-            for callback in callbacks:
-                callback(False)
+        except (NotLeaderError, OverloadedError):
+            self._answer_reads(callbacks, confirmed=False)
             return
         self._reads[context] = callbacks
+        self._reads_asked_s[context] = self._loop.time()
 
     def _drop_reads(self, contexts: Sequence[int]) -> None:
         for context in contexts:
-            for callback in self._reads.pop(context, []):
-                callback(False)
+            self._reads_asked_s.pop(context, None)
+            self._answer_reads(self._reads.pop(context, []), confirmed=False)
+
+    def _answer_reads(self, callbacks: Sequence[ReadCallback], *, confirmed: bool) -> None:
+        self._reads_pending -= len(callbacks)
+        for callback in callbacks:
+            callback(confirmed)
 
     # Time.
 
@@ -365,11 +496,14 @@ class Driver:
             return
         late_s = self._loop.time() - due_s
         self._metrics.event_loop_lag.set(max(0.0, late_s))
-        if late_s > LATE_S:
+        if late_s > LATE_S and not self._gave_way:
+            # Once only: a machine so slow that every wake-up is late must still elect its leaders.
+            self._gave_way = True
             # The process stood still. Count up to the deadline, let the loop read its sockets, then count one tick.
             self._count_time_before_message()
             self._set_timer()
             return
+        self._gave_way = False
         elapsed = self._elapsed_ticks()
         if elapsed > 0:
             self._counted_until_s += elapsed * self._tick_s

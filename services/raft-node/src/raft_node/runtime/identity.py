@@ -120,3 +120,17 @@ def join_cluster(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity
         if _read(fs, directory) != joined:
             _write(fs, directory, joined)
     return joined
+
+
+def check_log_is_there(fs: FileSystem, wal_dir: str, identity: Identity) -> None:
+    """Makes sure that a member of a cluster still has a log: a node joins only with one.
+
+    Raises:
+        IdentityError: The log was removed, and with it the votes and acknowledgements of this incarnation.
+    """
+    if identity.cluster_id and not any(name.endswith(".wal") for name in fs.list_directory(wal_dir)):
+        raise IdentityError(
+            f"{wal_dir} holds no log although {identity.name} is a member: what it had voted for and acknowledged is "
+            f"lost, so it must not vote again. Wipe both volumes and admit its new incarnation as a learner: members "
+            f"replace {identity.name}"
+        )

@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -19,6 +20,8 @@ from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, NodeId, Write
 from raft_node.storage.wal import Appended, Wal, WalHardState
+
+_CLOSE_TIMEOUT_S = 2.0
 
 
 def to_raft(state: WalHardState) -> HardState:
@@ -46,6 +49,9 @@ class LogStore:
         metrics: Metrics,
         on_durable: Callable[[int], None],
         on_failure: Callable[[FatalError], None],
+        *,
+        slow_s: float = math.inf,
+        on_slow: Callable[[float, int], None] = lambda duration_s, entries: None,
     ) -> None:
         """Starts the writer thread. Requires: a running event loop.
 
@@ -54,15 +60,20 @@ class LogStore:
             metrics: Where durations and batch sizes are counted.
             on_durable: Called on the event loop with the sequence of a write that is durable.
             on_failure: Called on the event loop when the node must stop.
+            slow_s: An append that takes longer than this is worth telling.
+            on_slow: Called on the event loop with such an append's duration and number of entries.
         """
         self._wal = wal
         self._metrics = metrics
         self._on_durable = on_durable
         self._on_failure = on_failure
+        self._slow_s = slow_s
+        self._on_slow = on_slow
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._preparing = False
         self.idle = True
+        self._started_s = 0.0
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -94,18 +105,25 @@ class LogStore:
         """Syncs of the log since the start."""
         return self._wal.syncs
 
+    @property
+    def write_age_s(self) -> float:
+        """How long the write under way has taken by now; 0 when there is none."""
+        return 0.0 if self.idle else self._loop.time() - self._started_s
+
     def write(self, write: Write) -> None:
         """Hands a write to the writer thread. Requires: ``idle``."""
         assert self.idle, "one write is under way at a time"
         self.idle = False
+        self._started_s = self._loop.time()
         self._metrics.wal_group_commit.observe(len(write.entries))
         self._queue.put(write)
 
     def close(self) -> None:
-        """Waits for the write under way, ends the thread and closes the log."""
+        """Waits for the write under way, ends the thread and closes the log; a disk that hangs is not waited for."""
         self._queue.put(None)
-        self._thread.join()
-        self._wal.close()
+        self._thread.join(_CLOSE_TIMEOUT_S)
+        if not self._thread.is_alive():
+            self._wal.close()
 
     def _run(self) -> None:
         while (write := self._queue.get()) is not None:
@@ -117,13 +135,15 @@ class LogStore:
                 self._loop.call_soon_threadsafe(self._on_failure, error)
                 return
             duration_s = time.perf_counter() - started
-            self._loop.call_soon_threadsafe(self._written, write.sequence, appended, duration_s)
+            self._loop.call_soon_threadsafe(self._written, write, appended, duration_s)
 
-    def _written(self, sequence: int, appended: Appended, duration_s: float) -> None:
+    def _written(self, write: Write, appended: Appended, duration_s: float) -> None:
         self._metrics.wal_fsync.observe(duration_s)
+        if duration_s > self._slow_s:
+            self._on_slow(duration_s, len(write.entries))
         self._wal.publish(appended)
         self.idle = True
-        self._on_durable(sequence)
+        self._on_durable(write.sequence)
         if self._wal.wants_segment and not self._preparing:
             self._preparing = True
             threading.Thread(target=self._prepare_segment, name="log-segment", daemon=True).start()

@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from raft_node.errors import FatalError
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
+from raft_node.runtime.events import Recorder
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.storage.engine import Engine
 from raft_node.storage.tasks import FlushTask, Task, WorkerGoneError
 
 _RESTART_PAUSE_S = 0.5
+_FAILURES_MAX = 10
 
 _log = get_logger()
 
@@ -33,6 +35,7 @@ class Maintenance:
         metrics: Metrics,
         on_progress: Callable[[], None],
         on_failure: Callable[[FatalError], None],
+        record: Recorder,
     ) -> None:
         """Builds it; ``run`` sets it going.
 
@@ -42,12 +45,15 @@ class Maintenance:
             metrics: Where durations are counted.
             on_progress: Called on the event loop when a task was installed; applying may go on.
             on_failure: Called on the event loop when the node must stop.
+            record: Told of every flush and compaction.
         """
         self._engine = engine
         self._worker = worker
         self._metrics = metrics
         self._on_progress = on_progress
         self._on_failure = on_failure
+        self._record = record
+        self._failures = 0
         self._changes_wanted = asyncio.Event()
         self._task_wanted = asyncio.Event()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="maintenance")
@@ -97,17 +103,30 @@ class Maintenance:
         started = time.perf_counter()
         try:
             result = await loop.run_in_executor(self._threads, self._worker.run, task)
-        except WorkerGoneError:
+        except WorkerGoneError as error:
+            self._failures += 1
+            if self._failures >= _FAILURES_MAX:
+                raise FatalError(f"the storage worker died {self._failures} times in a row: {error}") from error
             self._engine.task_failed(task)
             await asyncio.sleep(_RESTART_PAUSE_S)
             return
+        self._failures = 0
         # Renames, syncs and the manifest's record first; only then does the engine show the new tables.
         prepared = await loop.run_in_executor(self._threads, self._engine.prepare_install, task, result)
         self._engine.finish_install(prepared)
         duration_s = time.perf_counter() - started
         if isinstance(task, FlushTask):
             self._metrics.flush_duration.observe(duration_s)
+            name = "flush_done"
         else:
             self._metrics.compaction_duration.observe(duration_s)
+            name = "compaction_done"
         _log.debug("storage.task_done", task=type(task).__name__, duration_s=round(duration_s, 3))
+        self._record(
+            name,
+            duration_ms=round(duration_s * 1000),
+            tables=len(result.outputs),
+            written_bytes=result.written_bytes,
+            flushed_index=self._engine.flushed_index,
+        )
         self._on_progress()

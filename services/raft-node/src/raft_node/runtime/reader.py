@@ -6,8 +6,10 @@ The caller has made sure that the state is fresh enough; this module only looks 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from raft_node.errors import FatalError, UnavailableError
 from raft_node.kv.keyspace import StoredValue, decode_value, user_key
 from raft_node.storage.engine import BlockNeeded, Engine
 
@@ -15,9 +17,10 @@ from raft_node.storage.engine import BlockNeeded, Engine
 class Reader:
     """Looks keys up in the engine."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Reads from ``engine``; disk reads share two threads."""
+    def __init__(self, engine: Engine, on_failure: Callable[[FatalError], None]) -> None:
+        """Reads from ``engine``; disk reads share two threads. ``on_failure`` is told when the node must stop."""
         self._engine = engine
+        self._on_failure = on_failure
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="block-read")
 
     def get(self, key: bytes) -> StoredValue | BlockNeeded | None:
@@ -31,12 +34,16 @@ class Reader:
         """Reads blocks until the value is known, as of the moment when ``get`` was called.
 
         Raises:
-            CorruptionError: A block is damaged.
-            DiskError: A block cannot be read.
+            UnavailableError: A block is damaged or cannot be read; the node stops.
         """
         loop = asyncio.get_running_loop()
         while True:
-            found = self._engine.resume(await loop.run_in_executor(self._threads, self._engine.load_block, needed))
+            try:
+                loaded = await loop.run_in_executor(self._threads, self._engine.load_block, needed)
+            except FatalError as error:
+                self._on_failure(error)
+                raise UnavailableError(str(error)) from error
+            found = self._engine.resume(loaded)
             if found is None:
                 return None
             if isinstance(found, bytes):

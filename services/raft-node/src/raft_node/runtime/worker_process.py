@@ -65,7 +65,11 @@ class WorkerProcess:
             self._end(process)
             if not self._closed:
                 _log.warning("storage.worker_died", exit_code=process.returncode)
-                self._process = self._start()
+                try:
+                    self._process = self._start()
+                except OSError as error:
+                    # No memory or no process left; the next task tries again with the dead one and comes back here.
+                    raise WorkerGoneError(f"the storage worker cannot be started: {error}") from error
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:

@@ -154,6 +154,11 @@ class ChangeWrite:
         self._changes = changes
         self._last = last
 
+    @property
+    def segment(self) -> ChangeSegment:
+        """The segment that it is a piece of."""
+        return self._segment
+
     def run(self) -> None:
         """Writes it. Blocking; on any thread, but one at a time and in the order in which they were taken."""
         self._segment.write(self._changes, self._last)

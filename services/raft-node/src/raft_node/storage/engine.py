@@ -2,15 +2,17 @@
 
 Two threads use an engine. The event loop calls everything that is not marked as blocking; it never waits for the disk.
 One background thread at a time runs the pieces marked as blocking: ``ChangeWrite.run``, ``load_block``,
-``prepare_install``. A worker does the tasks. The way of a write: ``write`` -> memtable and change queue ->
-``take_changes`` -> rotation -> ``next_task`` (flush) -> worker -> ``prepare_install`` -> ``finish_install``. The engine
-must not know what keys mean, nor processes, threads or clocks.
+``prepare_install``, ``Adoption.run``. A worker does the tasks. The way of a write: ``write`` -> memtable and change
+queue -> ``take_changes`` -> rotation -> ``next_task`` (flush) -> worker -> ``prepare_install`` -> ``finish_install``. A
+snapshot is made by ``rotate``, the flush that follows, and ``checkpoint``; one of another node is taken over by
+``adopt``. The engine must not know what keys mean, nor processes, threads or clocks.
 
 Invariants:
 1. The tables of the version are the state after ``flushed_index``; with the memtables, after ``applied_index``.
 2. Memtables are flushed in their order, and each is dropped only when its table is in the durable manifest.
 3. A file is removed only once the durable manifest does not refer to it.
-4. One task is under way at most.
+4. One task or adoption is under way at most.
+5. The state never goes back to an earlier entry.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ from raft_node.errors import CorruptionError
 from raft_node.storage.block import Block
 from raft_node.storage.cache import BlockCache
 from raft_node.storage.changes import ChangeSegment, ChangeWrite
+from raft_node.storage.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
 from raft_node.storage.compaction import pick
 from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import live, merge
-from raft_node.storage.manifest import MANIFEST_PREFIX, Manifest, manifest_name, recover
+from raft_node.storage.manifest import Manifest, recover, remove_orphans
 from raft_node.storage.memtable import Batch, Memtable
+from raft_node.storage.open_files import OpenFiles
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, output_name, tmp_directory
@@ -88,6 +92,9 @@ class EngineStats:
         compactions: How many compactions were installed.
         compacted_read_bytes: What they read.
         compacted_written_bytes: What they wrote.
+        table_memory_bytes: About what the indexes and filters of all tables take in memory.
+        open_tables: How many table files are open that nobody reads at this moment.
+        table_opens: How often a table's file had to be opened again for a read.
     """
 
     level_tables: tuple[int, ...]
@@ -103,6 +110,9 @@ class EngineStats:
     compactions: int
     compacted_read_bytes: int
     compacted_written_bytes: int
+    table_memory_bytes: int
+    open_tables: int
+    table_opens: int
 
 
 class _Generation(NamedTuple):
@@ -116,7 +126,14 @@ class Engine:
     """See the module. Open one with ``Engine.open``."""
 
     def __init__(
-        self, fs: FileSystem, directory: str, options: EngineOptions, start_id: str, view: View, manifest: Manifest
+        self,
+        fs: FileSystem,
+        directory: str,
+        options: EngineOptions,
+        start_id: str,
+        view: View,
+        manifest: Manifest,
+        open_files: OpenFiles,
     ) -> None:
         self._fs = fs
         self._directory = directory
@@ -124,12 +141,15 @@ class Engine:
         self._start_id = start_id
         self._view = view
         self._manifest = manifest
+        self._open_files = open_files
         self._cache = BlockCache(options.block_cache_bytes)
         self._immutables: list[_Generation] = []
         self._change_number = 0
         self._active = self._new_generation(view.version.flushed_index, view.version.flushed_term)
         self._change_write: ChangeWrite | None = None
         self._task: Task | None = None
+        self._adoption: Adoption | None = None
+        self._garbage: list[str] = []
         self._task_id = 0
         self._settled: Version | None = None
         self._flushes = self._flushed_bytes = 0
@@ -153,14 +173,15 @@ class Engine:
         """
         recovered = recover(fs, directory)
         version = Version.empty() if recovered is None else recovered.version
-        tables = {meta.number: open_table(fs, directory, meta) for meta in version.tables()}
+        open_files = OpenFiles(fs, options.open_tables_max)
+        tables = {meta.number: open_table(fs, directory, meta, open_files) for meta in version.tables()}
         fs.make_directory(directory)
         number = 1 if recovered is None else recovered.number + 1
         manifest = Manifest(fs, directory, number, options.manifest_bytes, version)
-        _remove_orphans(fs, directory, version, number)
+        remove_orphans(fs, directory, version, number)
         fs.remove_tree(f"{directory}/{TMP}")
         fs.make_directory(tmp_directory(directory, start_id))
-        return cls(fs, directory, options, start_id, View(version, tables), manifest)
+        return cls(fs, directory, options, start_id, View(version, tables), manifest, open_files)
 
     # Writes.
 
@@ -195,8 +216,10 @@ class Engine:
     def write(self, batch: Batch, applied_index: int, applied_term: int) -> None:
         """Applies the writes of the log up to an entry.
 
-        Requires: the batch does not change afterwards; the index is greater than that of the last write.
+        Requires: the batch does not change afterwards; the index is greater than that of the last write; no adoption
+        is under way.
         """
+        assert self._adoption is None, "a checkpoint is about to take the place of what is written"
         memtable, changes = self._active
         assert applied_index > memtable.applied_index, (applied_index, memtable.applied_index)
         before = memtable.size_bytes
@@ -241,6 +264,8 @@ class Engine:
         assert change_write is self._change_write
         change_write.done()
         self._change_write = None
+        if all(generation.changes is not change_write.segment for generation in (*self._immutables, self._active)):
+            self._abandon(change_write.segment)
 
     # Reads.
 
@@ -302,7 +327,7 @@ class Engine:
 
         It ends with ``finish_install`` or ``task_failed``. Flushes come first: writes wait for them.
         """
-        if self._task is not None:
+        if self._task is not None or self._adoption is not None:
             return None
         if self._immutables and self._immutables[0].changes.complete:
             self._task = self._flush_task(self._immutables[0])
@@ -323,6 +348,9 @@ class Engine:
             DiskError: The disk failed.
         """
         assert task is self._task and task.task_id == result.task_id
+        garbage, self._garbage = self._garbage, []
+        for name in garbage:
+            self._fs.remove(f"{self._directory}/{name}")
         version = self._view.version
         outputs = [
             replace(table, number=version.next_table_number + place) for place, table in enumerate(result.outputs)
@@ -332,7 +360,7 @@ class Engine:
         for written, meta in zip(result.outputs, outputs, strict=True):
             target = f"{self._directory}/{table_name(meta.number)}"
             self._fs.rename(f"{source}/{output_name(task.task_id, written.number)}", target)
-            tables[meta.number] = open_table(self._fs, self._directory, meta)
+            tables[meta.number] = open_table(self._fs, self._directory, meta, self._open_files)
         # The worker has synced the files; their names must be durable before the manifest refers to them.
         self._fs.sync_directory(self._directory)
         flushed_index, flushed_term = version.flushed_index, version.flushed_term
@@ -356,11 +384,12 @@ class Engine:
         except VersionError as error:
             raise CorruptionError(source, 0, f"the outputs of task {task.task_id} do not fit: {error}") from error
         self._manifest.append(edit, after)
-        # Only now may what the task replaced go. Readers still have the removed tables open.
+        # Only now may what the task replaced go. Readers may still need the removed tables.
         if isinstance(task, FlushTask):
             self._fs.remove(f"{self._directory}/{task.change_name}")
         elif not task.move:
             for number in removed:
+                self._view.tables[number].pin()
                 self._fs.remove(f"{self._directory}/{table_name(number)}")
         return Prepared(task, result, View(after, tables), () if isinstance(task, FlushTask) or task.move else removed)
 
@@ -379,6 +408,54 @@ class Engine:
             self._compacted_written_bytes += prepared.result.written_bytes
             self._cache.drop_tables(prepared.removed)
 
+    # Snapshots.
+
+    def checkpoint(self, path: str) -> CheckpointWrite:
+        """A checkpoint of the state as of ``flushed_index``; its ``run``, which blocks, makes it in that directory.
+
+        To have it include the writes up to now, ``rotate`` first, and wait until ``flushed_index`` is there.
+        """
+        return CheckpointWrite(self._fs, self._directory, path, self._view)
+
+    def adopt(self, checkpoint: Checkpoint) -> Adoption | None:
+        """Begins to take over the state of another node; None while a task is under way: then ask again after it.
+
+        Call ``run`` of it on the background thread, then ``finish_adoption`` here. Until then reads see the old state,
+        and nothing may be written. A failure of ``run`` is one for which the node must stop.
+
+        Args:
+            checkpoint: What ``verify_checkpoint`` gave.
+
+        Raises:
+            StaleCheckpointError: This engine has applied as much, or more. Nothing was changed.
+        """
+        if checkpoint.applied_index <= self.applied_index:
+            raise StaleCheckpointError(checkpoint.applied_index, self.applied_index)
+        assert self._adoption is None, "an adoption is under way"
+        if self._task is not None:
+            return None
+        self._adoption = Adoption(self._fs, self._directory, checkpoint, self._view, self._manifest, self._open_files)
+        return self._adoption
+
+    def finish_adoption(self, adoption: Adoption) -> None:
+        """Makes the adopted state visible. The memtables go, for it includes what they hold."""
+        assert adoption is self._adoption and adoption.view is not None, "the adoption was not run"
+        self._adoption = None
+        self._cache.drop_tables(self._view.tables)
+        abandoned = [*self._immutables, self._active]
+        self._view = adoption.view
+        self._immutables = []
+        self._active = self._new_generation(self.flushed_index, self.flushed_term)
+        for generation in abandoned:
+            # One may just be written to, on another thread; ``changes_done`` sees to it then.
+            if self._change_write is None or self._change_write.segment is not generation.changes:
+                self._abandon(generation.changes)
+
+    def _abandon(self, changes: ChangeSegment) -> None:
+        """Closes a change segment that nobody will flush, and leaves its removal to the next background step."""
+        changes.close()
+        self._garbage.append(changes.name)
+
     def stats(self) -> EngineStats:
         """Figures for metrics."""
         version = self._view.version
@@ -396,6 +473,9 @@ class Engine:
             compactions=self._compactions,
             compacted_read_bytes=self._compacted_read_bytes,
             compacted_written_bytes=self._compacted_written_bytes,
+            table_memory_bytes=sum(table.memory_bytes for table in self._view.tables.values()),
+            open_tables=len(self._open_files),
+            table_opens=self._open_files.opens,
         )
 
     def close(self) -> None:
@@ -455,11 +535,3 @@ class Engine:
             compaction.move,
             self._options.table_options(),
         )
-
-
-def _remove_orphans(fs: FileSystem, directory: str, version: Version, manifest_number: int) -> None:
-    """Removes the files that the manifest in force does not refer to, among those that an engine makes."""
-    kept = {table_name(table.number) for table in version.tables()} | {manifest_name(manifest_number)}
-    for name in fs.list_directory(directory):
-        if name not in kept and (name.endswith((".sst", ".chg")) or name.startswith(MANIFEST_PREFIX)):
-            fs.remove(f"{directory}/{name}")

@@ -302,20 +302,30 @@ class OsFileSystem:
     def remove_tree(self, path: str) -> None:
         """Removes a directory with all below it, following no symbolic link; a missing one is fine."""
         try:
-            for directory, directories, names in os.walk(path, topdown=False):
-                for name in names:
-                    os.unlink(os.path.join(directory, name))
-                for name in directories:
-                    child = os.path.join(directory, name)
-                    if os.path.islink(child):
-                        os.unlink(child)
-                    else:
-                        os.rmdir(child)
-            os.rmdir(path)
+            try:
+                self._remove_tree(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                # The helper process of an earlier start may have put one more file there before it noticed its end.
+                self._remove_tree(path)
         except FileNotFoundError:
             return
         except OSError as error:
             raise DiskError(path, "remove tree", error) from error
+
+    @staticmethod
+    def _remove_tree(path: str) -> None:
+        for directory, directories, names in os.walk(path, topdown=False):
+            for name in names:
+                os.unlink(os.path.join(directory, name))
+            for name in directories:
+                child = os.path.join(directory, name)
+                if os.path.islink(child):
+                    os.unlink(child)
+                else:
+                    os.rmdir(child)
+        os.rmdir(path)
 
     def sync_directory(self, path: str) -> None:
         """Makes the names in a directory durable."""

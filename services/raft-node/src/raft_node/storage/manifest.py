@@ -22,7 +22,7 @@ from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
 from raft_node.storage.files import FileSystem
-from raft_node.storage.version import TableMeta, Version, VersionEdit, VersionError
+from raft_node.storage.version import TableMeta, Version, VersionEdit, VersionError, table_name
 
 # DO NOT CHANGE: this is in every manifest. docs/formats.md and a golden-bytes test fix it.
 MAGIC = b"DOUG-MAN"
@@ -34,7 +34,6 @@ _NUMBER = struct.Struct("<Q")
 _TABLE = struct.Struct("<BQQQQHH")  # Level, number, file bytes, entries, tombstones, two key sizes.
 
 CURRENT = "CURRENT"
-CURRENT_TMP = "CURRENT.tmp"
 MANIFEST_PREFIX = "MANIFEST-"
 
 
@@ -134,6 +133,27 @@ def encode_current(number: int) -> bytes:
     """The content of CURRENT: the manifest's name and a checksum of it."""
     name = manifest_name(number).encode()
     return b"%s %08x\n" % (name, crc32c(name))
+
+
+def replace_file(fs: FileSystem, directory: str, name: str, content: bytes) -> None:
+    """Puts a small file in the place of another one, durably: after a crash it is the old one or the new one."""
+    temporary = f"{directory}/{name}.tmp"
+    file = fs.create(temporary)
+    file.write_at(0, [content])
+    # A rename may become durable before the content does.
+    file.sync_data()
+    file.close()
+    fs.rename(temporary, f"{directory}/{name}")
+    # From here on the new content is in force, also after a crash.
+    fs.sync_directory(directory)
+
+
+def remove_orphans(fs: FileSystem, directory: str, version: Version, manifest_number: int) -> None:
+    """Removes the files that the manifest in force does not refer to, among those that an engine makes."""
+    kept = {table_name(table.number) for table in version.tables()} | {manifest_name(manifest_number)}
+    for name in fs.list_directory(directory):
+        if name not in kept and (name.endswith((".sst", ".chg")) or name.startswith(MANIFEST_PREFIX)):
+            fs.remove(f"{directory}/{name}")
 
 
 def recover(fs: FileSystem, directory: str) -> Recovered | None:
@@ -247,15 +267,19 @@ class Manifest:
         """
         record = encode_record(self._sequence, RecordKind.EDIT, encode_edit(edit))
         if self._size + len(record) > self._base_bytes + self._bytes_max:
-            self._file.close()
-            before = self._number
-            self._begin(before + 1, version)
-            self._fs.remove(f"{self._directory}/{manifest_name(before)}")
+            self.replace(version)
             return
         self._write(record)
         # The edit must be durable before anybody acts on it; then the seal, so that later damage to the edit is not
         # taken for a torn write. Without the second sync a crash could keep the next edit and lose this seal.
         self._write(encode_record(self._sequence, RecordKind.SEAL, b""))
+
+    def replace(self, version: Version) -> None:
+        """Begins a new manifest with a whole version, which need not follow from the last one, and switches to it."""
+        self._file.close()
+        before = self._number
+        self._begin(before + 1, version)
+        self._fs.remove(f"{self._directory}/{manifest_name(before)}")
 
     def close(self) -> None:
         """Closes the file; everything in it is durable."""
@@ -270,20 +294,9 @@ class Manifest:
         self._write(encode_file_header() + base + encode_record(1, RecordKind.SEAL, b""))
         self._sequence = 2
         self._base_bytes = self._size
-        # Its name must be durable before CURRENT can refer to it.
+        # Its name, and those of tables that are new in it, must be durable before CURRENT can refer to it.
         self._fs.sync_directory(self._directory)
-        self._switch_current()
-
-    def _switch_current(self) -> None:
-        temporary = f"{self._directory}/{CURRENT_TMP}"
-        file = self._fs.create(temporary)
-        file.write_at(0, [encode_current(self._number)])
-        # A rename may become durable before the content does.
-        file.sync_data()
-        file.close()
-        self._fs.rename(temporary, f"{self._directory}/{CURRENT}")
-        # From here on the new manifest is in force, also after a crash.
-        self._fs.sync_directory(self._directory)
+        replace_file(self._fs, self._directory, CURRENT, encode_current(number))
 
     def _write(self, data: bytes) -> None:
         self._file.write_at(self._size, [data])

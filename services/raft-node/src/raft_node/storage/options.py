@@ -53,6 +53,8 @@ class EngineOptions:
         l0_inputs_max: A compaction of level 0 takes at most so many tables of it, the oldest; bounds its memory.
         level_base_bytes: What level 1 may hold; each deeper one holds ``level_multiplier`` times the one above.
         level_multiplier: See ``level_base_bytes``.
+        open_tables_max: So many table files are kept open, beside those that are being read and those that have been
+            replaced while somebody reads them. With more tables, some reads open a file first.
         manifest_bytes: The manifest is written anew once it has grown by this much.
     """
 
@@ -70,11 +72,13 @@ class EngineOptions:
     level_base_bytes: int = 128 << 20
     level_multiplier: int = 10
     manifest_bytes: int = 256 << 10
+    open_tables_max: int = 256
 
     def __post_init__(self) -> None:
         assert self.memtable_bytes > 0 and self.immutables_max > 0 and self.block_cache_bytes >= 0
         assert 1 < self.l0_tables_trigger <= self.l0_inputs_max and self.l0_tables_trigger < self.l0_tables_max
         assert self.level_base_bytes > 0 and self.level_multiplier > 1 and self.manifest_bytes > 0
+        assert self.open_tables_max > 0
         assert self.table_options().table_bytes > 0
 
     def table_options(self) -> TableOptions:

@@ -1,7 +1,8 @@
 """Reading an SSTable (docs/formats.md, SSTable).
 
-A table keeps its index and its Bloom filter in memory and its file open; blocks are read on demand. It may be used on
-any thread, for nothing in it changes. It knows neither levels nor the block cache.
+A table keeps its index and its Bloom filter in memory; blocks are read on demand, from a file that is open now and
+then, or always (``open_files``). It may be used on any thread, for nothing in it changes. It knows neither levels nor
+the block cache.
 
 Invariants:
 1. No byte is believed before its checksum was checked; damage raises ``CorruptionError`` with path and offset.
@@ -15,12 +16,14 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
+import xxhash
 from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
 from raft_node.storage.block import Block, BlockError, little_endian, open_sealed
 from raft_node.storage.bloom import load_filter
 from raft_node.storage.files import FileSystem
+from raft_node.storage.open_files import OpenFiles, SharedFile
 from raft_node.storage.sstable_writer import (
     FOOTER_BODY,
     FOOTER_BYTES,
@@ -33,14 +36,24 @@ from raft_node.storage.sstable_writer import (
 )
 from raft_node.storage.version import TableMeta, table_name
 
+_READ_BYTES = 1 << 20
+_BLOCK_OVERHEAD_BYTES = 33 + 32 + 2 * 8
+"""What the index takes in memory for a block beside the bytes of its last key: two objects and two places in lists."""
 
-def open_table(fs: FileSystem, directory: str, meta: TableMeta) -> Table:
+
+def open_table(fs: FileSystem, directory: str, meta: TableMeta, files: OpenFiles | None = None) -> Table:
     """Opens a table of a version.
+
+    Args:
+        fs: Where.
+        directory: The data directory.
+        meta: What is known of it.
+        files: Where its file is kept open; None keeps it open until ``close``.
 
     Raises:
         CorruptionError: It is missing, damaged, or another one.
     """
-    table = Table(fs, f"{directory}/{table_name(meta.number)}", meta.number)
+    table = Table(fs, f"{directory}/{table_name(meta.number)}", meta.number, files)
     properties = table.properties
     found = (table.size_bytes, properties.entries, properties.tombstones, properties.smallest, properties.largest)
     if found != (meta.size_bytes, meta.entries, meta.tombstones, meta.smallest, meta.largest):
@@ -58,29 +71,32 @@ class Table:
         properties: What it says of itself.
         may_contain: The Bloom filter: false only when the key is certainly not here.
         size_bytes: The size of the file.
+        memory_bytes: About what its index and its filter take in memory.
     """
 
     __slots__ = (
         "__weakref__",
         "_close",
         "_file",
+        "_file_xxh3",
         "_last_keys",
         "_offsets",
         "may_contain",
+        "memory_bytes",
         "number",
         "path",
         "properties",
         "size_bytes",
     )
 
-    def __init__(self, fs: FileSystem, path: str, number: int) -> None:
-        """Opens and checks a table.
+    def __init__(self, fs: FileSystem, path: str, number: int, files: OpenFiles | None = None) -> None:
+        """Opens and checks a table; see ``open_table``.
 
         Raises:
             CorruptionError: The file is missing or damaged.
         """
         try:
-            self._file = fs.open_for_read(path)
+            self._file = SharedFile(fs.open_for_read(path), files)
         except FileNotFoundError as error:
             raise CorruptionError(path, 0, "the table is missing") from error
         self._close = weakref.finalize(self, self._file.close)
@@ -88,6 +104,7 @@ class Table:
         self.path = path
         self.number = number
         self.size_bytes = self._file.size
+        self._file_xxh3: int | None = None
         offsets, sizes = self._read_footer()
         self.properties = self._read_properties(offsets[1], sizes[1])
         self._last_keys, self._offsets = self._read_index(offsets[2], sizes[2])
@@ -95,6 +112,7 @@ class Table:
             self.may_contain = load_filter(self._read(offsets[0], sizes[0], "filter"))
         except BlockError as error:
             raise CorruptionError(path, offsets[0], f"filter: {error}") from error
+        self.memory_bytes = sizes[0] + sum(map(len, self._last_keys)) + len(self._last_keys) * _BLOCK_OVERHEAD_BYTES
         properties = self.properties
         if (
             offsets[0] != properties.data_bytes
@@ -103,6 +121,7 @@ class Table:
             or self._last_keys[-1] != properties.largest
         ):
             raise CorruptionError(path, offsets[1], "index and properties contradict each other")
+        self._file.share()
 
     @property
     def blocks(self) -> int:
@@ -137,6 +156,23 @@ class Table:
         positions = range(first, last)
         for position in reversed(positions) if reverse else positions:
             yield from self.read_block(position).items(start, end, reverse)
+
+    def read_raw(self, offset: int, size: int) -> bytes:
+        """Bytes of the file, unchecked. Blocking."""
+        return self._file.read_at(offset, size)
+
+    def file_xxh3(self) -> int:
+        """The XXH3_64 of the whole file, which is read for it the first time. Blocking."""
+        if self._file_xxh3 is None:
+            state = xxhash.xxh3_64()
+            for offset in range(0, self.size_bytes, _READ_BYTES):
+                state.update(self.read_raw(offset, min(_READ_BYTES, self.size_bytes - offset)))
+            self._file_xxh3 = state.intdigest()
+        return self._file_xxh3
+
+    def pin(self) -> None:
+        """Keeps the file open for those who still read it, so that its name can be removed. Blocking."""
+        self._file.pin()
 
     def close(self) -> None:
         """Closes the file now; nobody may read any more."""

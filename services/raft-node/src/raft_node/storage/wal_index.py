@@ -1,23 +1,26 @@
 """Where the entries of the log lie, and which terms they have: what the WAL keeps in memory instead of entries.
 
-About 32 bytes for every 64 KiB of log, and a pair of numbers for every change of term. This module must not touch
-files.
+About 32 bytes for every 64 KiB of log, a pair of numbers for every change of term, and a few for every segment. This
+module must not touch files.
 
 Invariants:
 
 1. Extents are ordered by their first index, without gaps; each one ends where the next begins, or at ``last_index``.
    Behind that, an extent may hold entries that were truncated: they are never looked at.
 2. Terms never fall along the log (the paper, 5.3).
+3. The log begins with the first entry of the first segment in the list.
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from raft_node.entry import Entry
+from raft_node.storage.wal_segment import SegmentHeader
 
 EXTENT_BYTES = 64 << 10
 """An extent ends with the entry that reaches this size: what a read of one entry costs at most, beside the entry."""
@@ -30,6 +33,26 @@ class Extent(NamedTuple):
     segment_id: int
     offset: int
     size: int
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file of the log.
+
+    Attributes:
+        segment_id: Its number.
+        segment_bytes: The size of the file.
+        previous_index: The last entry before it.
+        previous_term: That entry's term.
+        can_begin: Whether the log can begin with it. It cannot once a truncation, here or later, reached back before
+            it: then the entries that follow on the truncation need the ones before it.
+    """
+
+    segment_id: int
+    segment_bytes: int
+    previous_index: int
+    previous_term: int
+    can_begin: bool = True
 
 
 class Summary(NamedTuple):
@@ -89,6 +112,11 @@ class Terms:
         self.last_index = previous_index
 
     @property
+    def first_index(self) -> int:
+        """The first entry whose term is known; that of the one before it is known as well."""
+        return self._starts[0] + 1
+
+    @property
     def last_term(self) -> int:
         """The term of the last entry."""
         return self._terms[-1]
@@ -113,6 +141,13 @@ class Terms:
                 self._terms.append(term)
         self.last_index = summary.last_index
 
+    def drop_before(self, index: int) -> None:
+        """Forgets the terms of the entries below ``index``."""
+        place = bisect_right(self._starts, index) - 1
+        assert place >= 0, f"the terms begin behind entry {index}"
+        del self._starts[:place], self._terms[:place]
+        self._starts[0] = index
+
     def copy(self) -> Terms:
         """An independent copy."""
         other = Terms(0, 0)
@@ -127,6 +162,7 @@ class WalIndex:
 
     def __init__(self, previous_index: int, previous_term: int) -> None:
         self.first_index = previous_index + 1
+        self.segments: list[Segment] = []
         self.terms = Terms(previous_index, previous_term)
         self._firsts = array("Q")
         self._segments = array("Q")
@@ -141,9 +177,38 @@ class WalIndex:
     def truncate(self, index: int) -> None:
         """Drops the entries from ``index`` on."""
         self.terms.truncate(index)
+        for segment in self.segments:
+            if segment.previous_index >= index:
+                segment.can_begin = False
         while self._firsts and self._firsts[-1] >= index:
             for column in (self._firsts, self._segments, self._offsets, self._sizes):
                 column.pop()
+
+    def begin_segment(self, header: SegmentHeader) -> None:
+        """Takes a new segment in, behind all others."""
+        self.segments.append(
+            Segment(header.segment_id, header.segment_bytes, header.previous_index, header.previous_term)
+        )
+
+    def beginning(self, first_index: int) -> Segment:
+        """The last segment with which the log can begin so that this entry is still in it."""
+        for segment in reversed(self.segments):
+            if segment.can_begin and segment.previous_index < first_index:
+                return segment
+        return self.segments[0]
+
+    def drop_before(self, segment_id: int) -> list[Segment]:
+        """Lets the log begin with that segment, which can; gives those before it."""
+        place = next((place for place, one in enumerate(self.segments) if one.segment_id >= segment_id), 0)
+        dropped, self.segments = self.segments[:place], self.segments[place:]
+        first = self.segments[0]
+        assert first.segment_id == segment_id and first.can_begin, f"the log can not begin with segment {segment_id}"
+        extents = bisect_left(self._segments, segment_id)
+        for column in (self._firsts, self._segments, self._offsets, self._sizes):
+            del column[:extents]
+        self.first_index = first.previous_index + 1
+        self.terms.drop_before(first.previous_index)
+        return dropped
 
     def extend(self, summary: Summary) -> None:
         """Takes the entries of one frame in."""

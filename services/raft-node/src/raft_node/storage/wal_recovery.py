@@ -1,8 +1,9 @@
 """Reads a whole WAL at start-up, checks every byte of it, and mends the tail that a crash may have torn.
 
 The rule (docs/formats.md, Recovery): what a single torn write of the very last frame explains is zeroed and synced; it
-was never acknowledged. Any other damage raises ``CorruptionError``, and no file is touched then: ``scan`` only reads,
-and ``mend`` begins only after everything was found sound. This module must not know who appends, nor when.
+was never acknowledged. The newest header that is whole says with which segment the log begins; what is left of
+segments before that one is removed. Any other damage raises ``CorruptionError``, and no file is touched then: ``scan``
+only reads, and ``mend`` begins only after everything was found sound. This module must not know who appends, nor when.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ class Scanned:
     newest: Newest | None = None
     headless_path: str = ""
     """A newest segment that a crash left without a header; it holds nothing."""
+    stale_paths: list[str] = field(default_factory=list)
+    """Segments before the beginning of the log, which a crash brought back or left."""
+    first_segment: int = 1
+    """The segment that the log begins with, as of the header read last."""
+    first_index: int = 1
+    """What that header says of the first entry."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -65,9 +72,40 @@ def scan(fs: FileSystem, directory: str) -> Scanned:
     """
     segment_ids = _segment_ids(fs, directory)
     scanned = Scanned(WalIndex(0, 0))
-    for segment_id in segment_ids:
-        _Segment(fs, directory, segment_id, segment_id == segment_ids[-1]).scan_into(scanned)
+    if not segment_ids:
+        return scanned
+    first_segment = _first_segment(fs, directory, segment_ids)
+    scanned.stale_paths = [path_of(directory, segment_id) for segment_id in segment_ids if segment_id < first_segment]
+    newest = segment_ids[-1]
+    for segment_id in range(first_segment, newest + 1):
+        # A prefix may be gone, and of that any part: its removals are not synced. Nothing else may.
+        if segment_id not in segment_ids:
+            raise CorruptionError(path_of(directory, segment_id), 0, "the segment is missing")
+    for segment_id in range(first_segment, newest + 1):
+        _Segment(fs, directory, segment_id, first_segment, segment_id == newest).scan_into(scanned)
+    if scanned.segment_ids and (scanned.first_segment, scanned.first_index) != (
+        first_segment,
+        scanned.index.first_index,
+    ):
+        what = f"the log begins with entry {scanned.index.first_index}, and should with {scanned.first_index}"
+        raise CorruptionError(path_of(directory, first_segment), 0, what)
     return scanned
+
+
+def _first_segment(fs: FileSystem, directory: str, segment_ids: list[int]) -> int:
+    """The segment that the log begins with, by the newest header that is whole; 1 when there is none."""
+    # A crash may have left the newest segment without a header; the one before it was durable by then.
+    for segment_id in segment_ids[-1:-3:-1]:
+        file = fs.open_for_read(path_of(directory, segment_id))
+        try:
+            header = wal_segment.decode_header(file.read_at(0, wal_segment.HEADER_BYTES))
+        except SegmentFormatError as error:
+            raise CorruptionError(file.path, error.position, error.what) from error
+        finally:
+            file.close()
+        if header is not None and header.segment_id == segment_id:
+            return header.first_segment
+    return 1
 
 
 def _segment_ids(fs: FileSystem, directory: str) -> list[int]:
@@ -78,8 +116,6 @@ def _segment_ids(fs: FileSystem, directory: str) -> list[int]:
         segment_id = wal_segment.id_of(name)
         if segment_id is None:
             raise CorruptionError(f"{directory}/{name}", 0, "this is no segment's name")
-        if segment_ids and segment_id != segment_ids[-1] + 1:
-            raise CorruptionError(path_of(directory, segment_ids[-1] + 1), 0, "the segment is missing")
         segment_ids.append(segment_id)
     return segment_ids
 
@@ -87,7 +123,8 @@ def _segment_ids(fs: FileSystem, directory: str) -> list[int]:
 class _Segment:
     """One segment while it is read."""
 
-    def __init__(self, fs: FileSystem, directory: str, segment_id: int, is_newest: bool) -> None:
+    def __init__(self, fs: FileSystem, directory: str, segment_id: int, first_segment: int, is_newest: bool) -> None:
+        self._first_segment = first_segment
         self._path = path_of(directory, segment_id)
         self._directory = directory
         self._segment_id = segment_id
@@ -131,12 +168,11 @@ class _Segment:
         expected = self._expected_header(scanned)
         if not self._is_newest or not wal_segment.is_torn_header(self._data, expected):
             raise self._damaged(0, "the segment's header is damaged")
-        if not scanned.segment_ids and self._segment_id != 1:
-            raise CorruptionError(path_of(self._directory, self._segment_id - 1), 0, "the segment is missing")
         scanned.headless_path = self._path
         scanned.notes.append(f"{self._path}: removed a segment that was not yet in use")
 
     def _expected_header(self, scanned: Scanned) -> SegmentHeader:
+        """What this segment's header must say, but for its size, and for where the log begins from then on."""
         terms = scanned.index.terms
         return SegmentHeader(
             self._segment_id,
@@ -144,24 +180,34 @@ class _Segment:
             scanned.next_sequence,
             terms.last_index,
             terms.last_term,
-            scanned.index.first_index,
+            scanned.first_index,
             scanned.hard_state,
+            scanned.first_segment,
         )
 
     def _check_header(self, header: SegmentHeader, scanned: Scanned) -> None:
         if header.segment_id != self._segment_id:
             raise self._damaged(0, f"the header belongs to segment {header.segment_id}")
         if scanned.segment_ids:
-            if header._replace(segment_bytes=0) != self._expected_header(scanned):
-                raise self._damaged(0, "the header does not continue the segment before; frames are missing there")
-        elif header.previous_index + 1 > header.first_index or (self._segment_id > 1 and header.first_index == 1):
-            # Only compaction takes segments away, and it moves the first index on before.
-            raise CorruptionError(path_of(self._directory, self._segment_id - 1), 0, "the segment is missing")
+            self._check_continues(header, scanned)
+        elif self._segment_id == 1 and header.previous_index:
+            raise self._damaged(0, f"the first segment of all begins behind entry {header.previous_index}")
         else:
             scanned.index = WalIndex(header.previous_index, header.previous_term)
-            scanned.index.first_index = header.first_index
             scanned.hard_state = header.hard_state
             scanned.next_sequence = header.first_sequence
+        scanned.first_segment, scanned.first_index = header.first_segment, header.first_index
+        scanned.index.begin_segment(header)
+
+    def _check_continues(self, header: SegmentHeader, scanned: Scanned) -> None:
+        expected = self._expected_header(scanned)
+        if scanned.first_segment < header.first_segment <= self._first_segment:
+            # The log was compacted meanwhile. That the last such step fits, ``scan`` sees at its end.
+            expected = expected._replace(first_segment=header.first_segment)
+            if header.first_index > scanned.first_index:
+                expected = expected._replace(first_index=header.first_index)
+        if header._replace(segment_bytes=0) != expected:
+            raise self._damaged(0, "the header does not continue the segment before; frames are missing there")
 
     def _pad(self, header: SegmentHeader) -> None:
         """Brings a newest segment that was cut off back to its size, here in memory."""
@@ -226,7 +272,10 @@ def mend(fs: FileSystem, directory: str, scanned: Scanned) -> WritableFile | Non
     Returns:
         The newest segment, open for appends; None when there is none.
     """
-    fs.remove(f"{directory}/{wal_segment.PREPARED_NAME}")
+    for name in wal_segment.TEMPORARY_NAMES:
+        fs.remove(f"{directory}/{name}")
+    for path in scanned.stale_paths:
+        fs.remove(path)
     if scanned.headless_path:
         fs.remove(scanned.headless_path)
     newest = scanned.newest

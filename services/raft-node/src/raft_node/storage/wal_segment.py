@@ -7,6 +7,7 @@ Invariants:
 1. A segment's header is durable before its first frame is written, and the segment before it is complete and durable
    before that. So a header that is not whole has no frames behind it, and says nothing that is not known already.
 2. A header repeats what a reader would know who had read all segments before it, so that those can be dropped later.
+3. A header names the segment with which the log begins. Only what lies before that one may be missing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from raft_node.entry import Entry
 
 # DO NOT CHANGE: this is in every log. docs/formats.md and a golden-bytes test fix it.
 _HEADER = struct.Struct("<8sHHIQQQQQQQQQ")
+_FIRST_SEGMENT_MAX = (1 << 32) - 1
 _HARD_STATE = struct.Struct("<QQQH")
 _INDEX = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
@@ -32,10 +34,16 @@ FLAG_HARD_STATE = 1
 FLAG_TRUNCATE = 2
 FLAG_ENTRIES = 4
 _FLAGS_KNOWN = FLAG_HARD_STATE | FLAG_TRUNCATE | FLAG_ENTRIES
+_FIRST_SEGMENT_FIELD = slice(12, 16)
 _SIZE_FIELD = slice(24, 32)
+_FIRST_INDEX_FIELD = slice(56, 64)
 
 SUFFIX = ".wal"
 PREPARED_NAME = "prepared.tmp"
+RECYCLED_NAME = "recycled.tmp"
+RESET_NAME = "reset.tmp"
+TEMPORARY_NAMES = (PREPARED_NAME, RECYCLED_NAME, RESET_NAME)
+"""Files that hold nothing; a start removes them."""
 _ID_DIGITS = 20
 
 
@@ -65,6 +73,8 @@ class SegmentHeader(NamedTuple):
     first_index: int
     """The first entry of the log that had not been compacted away."""
     hard_state: WalHardState
+    first_segment: int = 1
+    """The segment that this entry was, or is to be, the first one of. What lies before that segment does not count."""
 
 
 class SegmentFormatError(ValueError):
@@ -102,11 +112,13 @@ def encode_header(header: SegmentHeader) -> bytes:
     hard_state = header.hard_state
     name = hard_state.voted_for_name.encode()
     assert len(name) <= NAME_BYTES_MAX
+    assert 1 <= header.first_segment <= min(header.segment_id, _FIRST_SEGMENT_MAX)
     fixed = _HEADER.pack(
         MAGIC,
         VERSION,
         len(name),
-        0,
+        # A log that was never compacted has a zero there.
+        header.first_segment if header.first_segment > 1 else 0,
         header.segment_id,
         header.segment_bytes,
         header.first_sequence,
@@ -132,14 +144,17 @@ def decode_header(data: bytes) -> SegmentHeader | None:
     body_end = HEADER_BYTES - _CRC.size
     if crc32c(data[:body_end]) != _CRC.unpack_from(data, body_end)[0]:
         return None
-    magic, version, name_bytes, _, segment_id, size, sequence, index, index_term, first, term, commit, incarnation = (
+    magic, version, name_bytes, first_segment, segment_id, size, sequence, index, index_term, first, *state = (
         _HEADER.unpack_from(data)
     )
+    term, commit, incarnation = state
     if magic != MAGIC or version != VERSION:
         raise SegmentFormatError(0, f"the segment has format {magic!r} {version}, not {MAGIC!r} {VERSION}")
     name = data[_HEADER.size : _HEADER.size + name_bytes].decode()
     hard_state = WalHardState(term, name, incarnation, commit)
-    return SegmentHeader(segment_id, size, sequence, index, index_term, first, hard_state)
+    if first_segment > segment_id:
+        raise SegmentFormatError(0, f"segment {segment_id} says that the log begins with segment {first_segment}")
+    return SegmentHeader(segment_id, size, sequence, index, index_term, first, hard_state, first_segment or 1)
 
 
 def is_torn_header(data: bytes, expected: SegmentHeader) -> bool:
@@ -148,8 +163,9 @@ def is_torn_header(data: bytes, expected: SegmentHeader) -> bool:
         return False
     whole = bytearray(encode_header(expected))
     seen = bytearray(data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"))
-    for part in (_SIZE_FIELD, slice(HEADER_BYTES - _CRC.size, HEADER_BYTES)):
-        # The file's size is not known in advance, for it follows a setting, and so the checksum is not either.
+    checksum = slice(HEADER_BYTES - _CRC.size, HEADER_BYTES)
+    for part in (_FIRST_SEGMENT_FIELD, _SIZE_FIELD, _FIRST_INDEX_FIELD, checksum):
+        # Not known in advance: the file's size, for it follows a setting, and where the log was to begin from then on.
         whole[part] = seen[part]
     return all(byte in (0, known) for byte, known in zip(seen, whole, strict=True))
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from raft_node.entry import Entry, EntryKind, encode
 from raft_node.raft.config import RaftConfig
-from raft_node.raft.messages import Message
+from raft_node.raft.leader import Leader
+from raft_node.raft.messages import Message, RequestVote, RequestVoteResponse
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.raft.types import Configuration, HardState, NodeId, Proposal, ReadState, Role, Write
@@ -281,3 +282,46 @@ class Lockstep:
     def leaders(self) -> list[str]:
         """Who leads."""
         return [name for name, peer in self.peers.items() if peer.node.role is Role.LEADER]
+
+
+def follower(*terms: int, term: int | None = None) -> Peer:
+    """The first of five members by itself, with a log of these terms."""
+    ids = members(5)
+    return Peer(
+        ids[0],
+        Configuration(ids),
+        log=log_of(*terms),
+        hard_state=HardState(term if term is not None else max(terms, default=0)),
+    )
+
+
+def vote(
+    sender: NodeId, term: int, index: int, log_term: int, pre_vote: bool = False, transfer: bool = False
+) -> RequestVote:
+    """A request for the first member's vote; ``index`` and ``log_term`` are those of the sender's last entry."""
+    return RequestVote(sender, members(1)[0], term, index, log_term, pre_vote, transfer)
+
+
+def leader_of(peer: Peer) -> Peer:
+    """Makes a lone peer of five the leader of its next term, with the votes of the second and the third."""
+    peer.tick_to_deadline()
+    peer.pump()
+    term = peer.node.term
+    voters = members(3)[1:]
+    peer.step(*[RequestVoteResponse(x, peer.id, term + 1, True, True) for x in voters])
+    peer.step(*[RequestVoteResponse(x, peer.id, term + 1, True, False) for x in voters])
+    assert peer.plays(Role.LEADER)
+    return peer
+
+
+def given(messages: Sequence[Message]) -> bool:
+    """Whether the only answer is a vote that was given."""
+    (answer,) = messages
+    assert isinstance(answer, RequestVoteResponse)
+    return answer.granted
+
+
+def leading(peer: Peer) -> Leader:
+    """What a peer holds as the leader that it is."""
+    assert peer.node.leadership is not None
+    return peer.node.leadership

@@ -1,0 +1,36 @@
+"""``dougctl leader transfer``: who leads a shard, moved by hand."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dougdb.commands.common import JsonOption, UrlOption, client_of, command, print_json
+
+app = typer.Typer(help="Move the leadership of a shard.", no_args_is_help=True)
+
+
+@app.callback()
+def leader() -> None:
+    """Move the leadership of a shard."""
+
+
+@app.command()
+@command
+def transfer(
+    context: typer.Context,
+    *,
+    shard: Annotated[int, typer.Option("--shard", min=0, help="Which shard.", show_default=False)],
+    to: Annotated[str | None, typer.Option("--to", help="The node that is to lead; else the most caught-up.")] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+) -> None:
+    """Hand leadership over, wait until another node leads, and show which."""
+    with client_of(context, url) as client:
+        moved = client.transfer_leadership(shard, to)
+    if as_json:
+        print_json({"shard": int(moved.shard), "leader": moved.leader, "term": moved.term, "previous": moved.previous})
+    else:
+        before = f"; before it was {moved.previous}" if moved.previous else ""
+        print(f"shard {moved.shard}: {moved.leader} leads in term {moved.term}{before}")

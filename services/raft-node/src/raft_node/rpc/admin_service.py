@@ -1,0 +1,143 @@
+"""The Admin service: what operators ask of one node, also while it is starting.
+
+It only turns requests and answers; what a node is, does and remembers, it hears from ``Operated``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+import grpc
+import grpc.aio
+
+from doug.v1 import admin_pb2 as pb
+from doug.v1 import admin_pb2_grpc
+from raft_node.errors import (
+    AlreadyLeaderError,
+    DougError,
+    NotLeaderError,
+    TransferFailedError,
+    TransferRefusedError,
+    UnavailableError,
+    UnknownMemberError,
+)
+from raft_node.runtime.events import EventRing
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+CODES: tuple[tuple[type[DougError], str, grpc.StatusCode], ...] = (
+    (NotLeaderError, "NOT_LEADER", grpc.StatusCode.FAILED_PRECONDITION),
+    (AlreadyLeaderError, "ALREADY_LEADER", grpc.StatusCode.FAILED_PRECONDITION),
+    (UnknownMemberError, "UNKNOWN_MEMBER", grpc.StatusCode.INVALID_ARGUMENT),
+    (TransferRefusedError, "TRANSFER_REFUSED", grpc.StatusCode.FAILED_PRECONDITION),
+    (TransferFailedError, "TRANSFER_FAILED", grpc.StatusCode.ABORTED),
+    (UnavailableError, "UNAVAILABLE", grpc.StatusCode.UNAVAILABLE),
+)
+"""``doug-code`` and status of each refusal; the first class that fits."""
+
+
+class Leadership(NamedTuple):
+    """Who leads, as far as a node knows; empty while it does not."""
+
+    leader_id: str
+    leader_address: str
+    term: int
+
+
+class Operated(Protocol):
+    """The node as its operators see it."""
+
+    def status(self) -> pb.StatusResponse:
+        """The role, the term and the indexes."""
+
+    async def transfer_leadership(self, target: str) -> Leadership:
+        """Hands leadership over to a voter, empty for the most caught-up one; returns who leads then.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            TransferRefusedError: It cannot go there.
+            TransferFailedError: Nobody was seen to take over in time.
+            UnavailableError: The node is starting.
+        """
+
+    async def drain(self) -> Leadership:
+        """Makes the node ready to be stopped; raises what ``transfer_leadership`` does."""
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """Serves operators."""
+
+    def __init__(self, node_id: str, shard: int, node: Operated, events: EventRing) -> None:
+        """Ties the parts together.
+
+        Args:
+            node_id: This node's name.
+            shard: Its shard's number.
+            node: What is asked and told.
+            events: What it remembers.
+        """
+        self._node_id = node_id
+        self._shard = shard
+        self._node = node
+        self._events = events
+
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:  # noqa: N802
+        """Tells the role, the term and the indexes of this node."""
+        return self._node.status()
+
+    async def Events(self, request: pb.EventsRequest, context: Context) -> pb.EventsResponse:  # noqa: N802
+        """Tells what this process did and why, as far as its ring still holds it."""
+        events = self._events
+        records, cut = events.since(request.since_us, request.limit)
+        return pb.EventsResponse(
+            node_id=self._node_id,
+            shard=self._shard,
+            start_id=events.start_id,
+            clock_us=events.now_us(),
+            forgotten=events.forgotten,
+            cut=cut,
+            events=[
+                pb.Event(
+                    sequence=record.sequence,
+                    time_us=record.time_us,
+                    monotonic_us=record.monotonic_us,
+                    term=record.term,
+                    name=record.name,
+                    details=record.details,
+                    count=record.count,
+                    last_time_us=record.last_time_us,
+                )
+                for record in records
+            ],
+        )
+
+    async def TransferLeadership(  # noqa: N802
+        self, request: pb.TransferLeadershipRequest, context: Context
+    ) -> pb.TransferLeadershipResponse:
+        """Hands leadership over; answers once another node leads."""
+        try:
+            leader = await self._node.transfer_leadership(request.target)
+        except DougError as error:
+            await self._refuse(error, context)
+        return pb.TransferLeadershipResponse(
+            leader_id=leader.leader_id, leader_address=leader.leader_address, term=leader.term
+        )
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:  # noqa: N802
+        """Makes the node ready to be stopped; answers once it does not lead."""
+        try:
+            leader = await self._node.drain()
+        except DougError as error:
+            await self._refuse(error, context)
+        return pb.DrainResponse(leader_id=leader.leader_id, leader_address=leader.leader_address, term=leader.term)
+
+    async def _refuse(self, error: DougError, context: Context) -> NoReturn:
+        for kind, code, status in CODES:
+            if isinstance(error, kind):
+                metadata: tuple[tuple[str, str], ...] = (("doug-code", code),)
+                if isinstance(error, NotLeaderError):
+                    hints = (("doug-leader-id", error.leader_id), ("doug-leader-address", error.leader_address))
+                    metadata = (*metadata, *hints)
+                await context.abort(status, f"{code}: {error}", metadata)
+        raise error

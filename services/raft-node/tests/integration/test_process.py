@@ -1,0 +1,196 @@
+"""One node as a process: what its ports say, how it ends, and what it finds again. A shard of one voter is enough."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+import raft_node
+from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+
+START_S = 20.0
+PORTS = range(26_700, 26_900, 3)
+EXIT_SETTINGS, EXIT_REFUSED = 2, 3
+COMMAND = [sys.executable, "-P", "-m", "raft_node"]
+
+
+def free_ports() -> tuple[int, int, int]:
+    """Three ports in a row that nobody listens on."""
+    for first in PORTS:
+        probes = [socket.socket() for _ in range(3)]
+        try:
+            for number, probe in enumerate(probes):
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", first + number))
+        except OSError:
+            continue
+        finally:
+            for probe in probes:
+                probe.close()
+        return first, first + 1, first + 2
+    raise AssertionError("no free ports")
+
+
+class Node:
+    """A node, its volumes and its ports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.client, self.peer, self.admin = free_ports()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.channel: grpc.Channel | None = None
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
+            "DOUGDB_NODE_ID": "shard-0-0",
+            "DOUGDB_SHARD_ID": "0",
+            "DOUGDB_PEERS": f"shard-0-0=127.0.0.1:{self.peer}",
+            "DOUGDB_WAL_DIR": str(folder / "wal"),
+            "DOUGDB_DATA_DIR": str(folder / "data"),
+            "DOUGDB_CLIENT_LISTEN": f"127.0.0.1:{self.client}",
+            "DOUGDB_PEER_LISTEN": f"127.0.0.1:{self.peer}",
+            "DOUGDB_ADMIN_LISTEN": f"127.0.0.1:{self.admin}",
+        }
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(COMMAND, env=self.environment, stdout=log, stderr=log)
+
+    def start(self) -> None:
+        """Starts it and waits until it serves."""
+        self.process = self.launch()
+        ends = time.monotonic() + START_S
+        while self.http("/readyz")[0] != 200:
+            assert self.process.poll() is None, self.log()
+            assert time.monotonic() < ends, self.log()
+            time.sleep(0.05)
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.client}")
+
+    def end(self, number: signal.Signals) -> int:
+        """Sends it a signal, and returns its exit code."""
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(START_S)
+
+    def http(self, path: str) -> tuple[int, str]:
+        """What the admin port answers; status 0 while there is none."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @property
+    def doug(self) -> doug_pb2_grpc.DougStub:
+        assert self.channel is not None
+        return doug_pb2_grpc.DougStub(self.channel)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path)
+    yield made
+    if made.channel is not None:
+        made.channel.close()
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_its_ports_say_who_and_how_it_is(node: Node) -> None:
+    node.start()
+    assert node.channel is not None
+    health = health_pb2_grpc.HealthStub(node.channel)
+    for service in ("", "liveness", "readiness", "startup"):
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    names = set(ProtoReflectionDescriptorDatabase(node.channel).get_services())
+    assert {"doug.v1.Doug", "doug.v1.Admin", "grpc.health.v1.Health"} <= names
+    status = admin_pb2_grpc.AdminStub(node.channel).Status(admin_pb2.StatusRequest(), timeout=5)
+    assert (status.node_id, status.role, status.version) == ("shard-0-0", "leader", raft_node.__version__)
+    assert (status.client_address, status.admin_address) == (f"127.0.0.1:{node.client}", f"127.0.0.1:{node.admin}")
+    for path in ("/livez", "/readyz", "/startupz"):
+        assert node.http(path)[0] == 200
+    assert node.http("/nothing")[0] == 404
+    code, metrics = node.http("/metrics")
+    assert code == 200
+    for name in ("dougdb_raft_term", "dougdb_raft_commit_index", "dougdb_grpc_messages_received_total"):
+        assert f"\n{name}{{" in metrics
+    assert node.end(signal.SIGTERM) == 0
+
+
+def test_what_was_acknowledged_is_found_again(node: Node) -> None:
+    """A stop in order writes nothing that a kill would not have written: both are started from log and tables alone."""
+    node.start()
+    node.doug.Put(doug_pb2.PutRequest(key=b"kept", value=b"1", content_type="text/plain"), timeout=5)
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 0), (signal.SIGTERM, 0)):
+        node.doug.Put(doug_pb2.PutRequest(key=str(number).encode(), value=b"2"), timeout=5)
+        assert node.end(number) == code
+        node.start()
+        found = node.doug.Get(doug_pb2.GetRequest(key=str(number).encode()), timeout=5)
+        assert (found.found, found.value) == (True, b"2")
+    node.doug.Delete(doug_pb2.DeleteRequest(key=b"kept"), timeout=5)
+    assert node.end(signal.SIGKILL) == -9
+    node.start()
+    assert not node.doug.Get(doug_pb2.GetRequest(key=b"kept"), timeout=5).found
+
+
+def test_volumes_in_use_and_wiped_ones_are_refused(node: Node) -> None:
+    node.start()
+    second = node.launch()
+    assert second.wait(START_S) == EXIT_REFUSED
+    assert "in use" in node.log()
+    assert node.end(signal.SIGTERM) == 0
+    shutil.rmtree(node.folder / "wal")
+    assert node.launch().wait(START_S) == EXIT_REFUSED
+    assert "node.refused" in node.log()
+
+
+@pytest.mark.parametrize("which", ["client", "peer", "admin"])
+def test_a_taken_port_is_named(node: Node, which: str) -> None:
+    port = {"client": node.client, "peer": node.peer, "admin": node.admin}[which]
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", port))
+        holder.listen()
+        assert node.launch().wait(START_S) == EXIT_SETTINGS
+    assert f"cannot listen on 127.0.0.1:{port} ({which})" in node.log()
+
+
+def test_the_command_line() -> None:
+    shown = run("--version")
+    assert (shown.returncode, shown.stdout) == (0, f"raft-node {raft_node.__version__}\n")
+    assert "DOUGDB_" in run("--help").stdout
+    assert run("--unknown").returncode == EXIT_SETTINGS
+    missing = run(DOUGDB_NODE_ID="shard-0-0")
+    assert missing.returncode == EXIT_SETTINGS
+    assert missing.stderr.startswith("raft-node: ")
+    assert "Traceback" not in missing.stderr

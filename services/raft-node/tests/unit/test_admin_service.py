@@ -1,0 +1,107 @@
+"""What operators are told when they move leadership: who leads, or why it cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+
+from doug.v1 import admin_pb2 as pb
+from raft_node.errors import (
+    AlreadyLeaderError,
+    DougError,
+    NotLeaderError,
+    OverloadedError,
+    TransferFailedError,
+    TransferRefusedError,
+    UnavailableError,
+    UnknownMemberError,
+)
+from raft_node.rpc.admin_service import AdminService, Leadership
+from raft_node.runtime.events import EventRing
+
+
+class Aborted(Exception):  # noqa: N818
+    """What grpc raises out of ``abort``."""
+
+
+class FakeContext:
+    def __init__(self) -> None:
+        self.status: grpc.StatusCode | None = None
+        self.metadata: dict[str, str] = {}
+
+    async def abort(self, status: grpc.StatusCode, details: str, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.status, self.metadata = status, dict(metadata)
+        raise Aborted(details)
+
+
+class FakeNode:
+    def __init__(self, error: DougError | None = None) -> None:
+        self.error = error
+        self.targets: list[str] = []
+        self.drained = False
+
+    def status(self) -> pb.StatusResponse:
+        return pb.StatusResponse(node_id="n")
+
+    async def transfer_leadership(self, target: str) -> Leadership:
+        self.targets.append(target)
+        if self.error is not None:
+            raise self.error
+        return Leadership(target or "best", "127.0.0.1:1", 9)
+
+    async def drain(self) -> Leadership:
+        self.drained = True
+        if self.error is not None:
+            raise self.error
+        return Leadership("other", "127.0.0.1:2", 8)
+
+
+def service_of(node: FakeNode) -> AdminService:
+    return AdminService("n", 0, node, EventRing(10, 10_000))
+
+
+async def test_a_transfer_answers_who_leads() -> None:
+    node, context = FakeNode(), FakeContext()
+    service: Any = service_of(node)
+    answer = await service.TransferLeadership(pb.TransferLeadershipRequest(target="shard-0-2"), context)
+    assert (answer.leader_id, answer.leader_address, answer.term) == ("shard-0-2", "127.0.0.1:1", 9)
+    answer = await service.TransferLeadership(pb.TransferLeadershipRequest(), context)
+    assert (answer.leader_id, node.targets) == ("best", ["shard-0-2", ""])
+
+
+async def test_a_drain_answers_who_leads() -> None:
+    node = FakeNode()
+    service: Any = service_of(node)
+    answer = await service.Drain(pb.DrainRequest(), FakeContext())
+    assert (answer.leader_id, answer.leader_address, answer.term, node.drained) == ("other", "127.0.0.1:2", 8, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (NotLeaderError("b", "127.0.0.1:3"), grpc.StatusCode.FAILED_PRECONDITION, "NOT_LEADER"),
+        (AlreadyLeaderError("a leads already"), grpc.StatusCode.FAILED_PRECONDITION, "ALREADY_LEADER"),
+        (UnknownMemberError("no member x"), grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_MEMBER"),
+        (TransferRefusedError("no other voter"), grpc.StatusCode.FAILED_PRECONDITION, "TRANSFER_REFUSED"),
+        (TransferFailedError("too late"), grpc.StatusCode.ABORTED, "TRANSFER_FAILED"),
+        (UnavailableError("starting"), grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+    ],
+)
+@pytest.mark.parametrize("method", ["TransferLeadership", "Drain"])
+async def test_a_refusal_says_why(method: str, error: DougError, status: grpc.StatusCode, code: str) -> None:
+    context = FakeContext()
+    request = pb.DrainRequest() if method == "Drain" else pb.TransferLeadershipRequest(target="x")
+    with pytest.raises(Aborted):
+        await getattr(service_of(FakeNode(error)), method)(request, context)
+    assert (context.status, context.metadata["doug-code"]) == (status, code)
+    if code == "NOT_LEADER":
+        assert context.metadata["doug-leader-id"] == "b"
+        assert context.metadata["doug-leader-address"] == "127.0.0.1:3"
+
+
+async def test_an_error_that_no_rule_names_is_a_defect() -> None:
+    service: Any = service_of(FakeNode(OverloadedError("?")))
+    with pytest.raises(OverloadedError):
+        await service.Drain(pb.DrainRequest(), FakeContext())

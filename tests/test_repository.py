@@ -1,0 +1,125 @@
+"""What a user meets before the code: versions, the two commands, and what git and image builds leave out."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MEMBERS = {
+    "protos": None,
+    "services/raft-node": "raft_node",
+    "services/facade": "facade",
+    "clients/python": "dougdb",
+}
+PROGRAMS = {"raft-node": "raft_node", "facade": "facade", "dougctl": "dougdb.cli"}
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def project(path: str) -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((ROOT / path / "pyproject.toml").read_text())["project"]
+    return table
+
+
+# -- versions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_every_member_has_the_version_of_the_workspace(member: str) -> None:
+    version = project(".")["version"]
+    assert project(member)["version"] == version
+    package = MEMBERS[member]
+    if package is not None:
+        assert importlib.import_module(package).__version__ == version
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_tells_its_version(program: str) -> None:
+    command = Path(sys.executable).parent / program
+    shown = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith(f"{program} {project('.')['version']}")
+
+
+# -- the two commands -----------------------------------------------------------------------------------------------
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    """Calls make as a user does, also when these tests were started by make themselves."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def recipe(*words: str) -> str:
+    """What make would do, without doing it."""
+    run = make("-n", *words)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@needs_make
+def test_make_run_hands_options_on() -> None:
+    assert (
+        recipe("run", "ARGS=--shards 3 --port 9000 --data /somewhere")
+        .splitlines()[-1]
+        .endswith("dougctl dev --shards 3 --port 9000 --data /somewhere")
+    )
+    assert recipe("run").splitlines()[-1].strip().endswith("dougctl dev")
+
+
+@needs_make
+def test_make_test_checks_everything_and_runs_every_test() -> None:
+    plan = recipe("test")
+    for word in ("ruff check", "ruff format --check", "mypy", "lint-imports", "protos.py --check", "test_tidy.py"):
+        assert word in plan, word
+    (run,) = [line for line in plan.splitlines() if "pytest" in line and "test_tidy.py" not in line]
+    assert " -m " not in run, "nothing is left out"
+    folders = {path.parent for path in ROOT.glob("*/*/tests/*")} | {path.parent for path in ROOT.glob("*/tests/*")}
+    for folder in {*folders, ROOT / "tests"}:
+        assert re.search(rf"\s{re.escape(folder.relative_to(ROOT).as_posix())}(\s|$)", run), folder
+
+
+@needs_make
+def test_a_simulation_is_replayed_by_its_seed() -> None:
+    assert recipe("simulate", "SEED=7").splitlines()[-1].endswith("-m raft_node.testing --seed 7")
+    missing = make("simulate")
+    assert missing.returncode != 0
+    assert "usage: make simulate SEED=n" in missing.stderr
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert script.rstrip().endswith("exec make test")
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert re.search(r"^    make test ", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
+# -- what is left out -----------------------------------------------------------------------------------------------
+
+
+def test_git_ignores_data_and_nothing_that_is_kept() -> None:
+    def ignored(*paths: str) -> set[str]:
+        run = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True, check=False)
+        return set(run.stdout.splitlines())
+
+    made = {"data/shard-0-0/wal/0000000001.wal", "data/run/facade.pid", ".venv/bin/python", "tests/__pycache__/x.pyc"}
+    assert ignored(*made) == made
+    assert ignored("services/raft-node/tests/data/golden.wal", "deploy/helm/data/x") == set()
+    kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert ignored(*kept) == set()
+
+
+def test_image_builds_leave_data_and_environment_out() -> None:
+    patterns = set((ROOT / ".dockerignore").read_text().split())
+    assert {".git", ".venv", "data", "**/__pycache__"} <= patterns
