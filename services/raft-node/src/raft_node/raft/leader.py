@@ -29,6 +29,9 @@ from raft_node.raft.quorum import quorum_value
 from raft_node.raft.read_index import ReadIndexRounds
 from raft_node.raft.types import Configuration, NodeId, ReadState
 
+_DEPARTING_TIMEOUTS = 10
+"""So many election timeouts long a removed node that does not answer is still sent the entry that removed it."""
+
 
 @dataclass(slots=True)
 class Transfer:
@@ -45,11 +48,41 @@ class Transfer:
     sent_tick: int | None = None
 
 
+@dataclass(slots=True)
+class CatchUp:
+    """How closely a learner follows, measured in rounds (thesis, 4.2.1).
+
+    Attributes:
+        goal_index: Where the log ended when the round began.
+        goal_tick: When that was.
+        caught_up: Whether the last round took no longer than an election timeout.
+    """
+
+    goal_index: int
+    goal_tick: int
+    caught_up: bool = False
+
+
+@dataclass(slots=True)
+class Departing:
+    """A node that was removed and is still told so.
+
+    Attributes:
+        removal_index: The entry that removed it.
+        deadline_tick: When it is given up.
+        told_tick: When it was first told that this entry is committed.
+    """
+
+    removal_index: int
+    deadline_tick: int
+    told_tick: int | None = None
+
+
 class Leader:
     """The state of one leadership.
 
     Attributes:
-        progress: What is known of each peer.
+        progress: What is known of each peer: the other members, and nodes that still have to learn of their removal.
         reads: The linearizable reads.
         transfer: The hand-over that is under way; no proposals are taken meanwhile.
     """
@@ -71,19 +104,23 @@ class Leader:
         self._term = term
         self._log = log
         self._outbox = outbox
-        self._voters = configuration.voters
-        self._other_voters = tuple(voter for voter in configuration.voters if voter != node_id)
+        self._voters: tuple[NodeId, ...] = ()
+        self._other_voters: tuple[NodeId, ...] = ()
         # The entry that the caller is about to append is the first of this term.
         self._term_start_index = log.last_index + 1
         self._proposed_tick = now - config.heartbeat_ticks
         self._streaming = False
         self.transfer: Transfer | None = None
         self.reads = ReadIndexRounds(last_read_token)
-        self.progress = {
-            peer: Progress(next_index=log.last_index + 1, heard_tick=now, sent_tick=now, heartbeat_tick=now)
-            for peer in (*configuration.voters, *configuration.learners)
-            if peer != node_id
-        }
+        self.progress: dict[NodeId, Progress] = {}
+        self._catch_ups: dict[NodeId, CatchUp] = {}
+        self._departing: dict[NodeId, Departing] = {}
+        self._take_members(configuration, log.last_index + 1, now)
+
+    @property
+    def established(self) -> bool:
+        """Whether an entry of the own term is committed."""
+        return self._log.commit_index >= self._term_start_index
 
     # Time.
 
@@ -96,8 +133,16 @@ class Leader:
         """Sends the heartbeats and the commit notices that are due, and gives up a transfer that took too long."""
         if self.transfer is not None and now >= self.transfer.deadline_tick:
             self._abort_transfer("timeout")
+        for learner in self._catch_ups:
+            self._measure(learner, now)
+        if self._departing:
+            self._let_go(now)
         interval = self._config.heartbeat_ticks
         progress = self.progress
+        for peer in progress.values():
+            if now - max(peer.heard_tick, peer.probed_tick) >= self._config.election_timeout_ticks_max:
+                # A node that lags behind changes of the members knows its leader by entries alone, not by heartbeats.
+                peer.probe_again(now)
         due = any(now - peer.sent_tick >= interval for peer in progress.values())
         for node, peer in progress.items():
             # When one peer is due, those that soon will be get theirs too: an idle leader wakes up once an interval.
@@ -137,6 +182,11 @@ class Leader:
         peer = self._heard(message.sender, now)
         if message.success:
             peer.accepted(message.match_index)
+            if peer.state is ProgressState.SNAPSHOT and peer.match_index + 1 >= self._log.first_index:
+                # It got that far by other means, such as a snapshot that an earlier leader sent.
+                peer.snapshot_sent(peer.match_index)
+            if message.sender in self._catch_ups:
+                self._measure(message.sender, now)
             self.advance_commit()
         else:
             # Skip all entries of terms that the peer cannot have (the paper, end of 5.3).
@@ -156,6 +206,18 @@ class Leader:
             if now - oldest.tick >= patience:
                 peer.lost()
 
+    def snapshot_sent(self, node: NodeId, index: int) -> None:
+        """A peer has installed a snapshot of everything up to ``index``."""
+        peer = self.progress.get(node)
+        if peer is not None and peer.state is ProgressState.SNAPSHOT:
+            peer.snapshot_sent(index)
+
+    def snapshot_failed(self, node: NodeId) -> None:
+        """A snapshot could not be sent to a peer."""
+        peer = self.progress.get(node)
+        if peer is not None and peer.state is ProgressState.SNAPSHOT:
+            peer.snapshot_failed()
+
     def peer_unreachable(self, node: NodeId) -> None:
         """The transport lost the stream to a peer, and what was in it."""
         peer = self.progress.get(node)
@@ -163,6 +225,29 @@ class Leader:
             peer.lost()
             # Sending again at once would fail again at once; the next answer to a heartbeat opens the window.
             peer.paused = True
+
+    # Members.
+
+    def reconfigure(self, configuration: Configuration, index: int, now: int) -> None:
+        """Goes on with other members; ``index``, the last entry of the log, brought them."""
+        former = set(self.progress)
+        self._take_members(configuration, index, now)
+        for node in former.difference(configuration.voters, configuration.learners):
+            self.depart(node, index, now)
+        if self.transfer is not None and self.transfer.target not in self._other_voters:
+            self._abort_transfer("removed")
+
+    def depart(self, node: NodeId, index: int, now: int) -> None:
+        """Goes on sending to a node, for a while, so that it learns from the entry at ``index`` that it was removed."""
+        if node not in self._departing:
+            deadline = now + _DEPARTING_TIMEOUTS * self._config.election_timeout_ticks_max
+            self._departing[node] = Departing(index, deadline)
+            self.progress.setdefault(node, self._new_progress(index, now))
+
+    def caught_up(self, learner: NodeId) -> bool:
+        """Whether a learner follows closely enough to become a voter without holding commits up."""
+        catch_up = self._catch_ups.get(learner)
+        return catch_up is not None and catch_up.caught_up
 
     # Transfer.
 
@@ -200,6 +285,11 @@ class Leader:
 
         return max(self._other_voters, key=rank, default=None)
 
+    def complete_successor(self, now: int) -> NodeId | None:
+        """The best successor if it has the whole log, so that it can be elected at once."""
+        node = self.best_successor(now)
+        return node if node is not None and self.progress[node].match_index == self._log.last_index else None
+
     # What follows from it.
 
     def advance_commit(self) -> None:
@@ -220,8 +310,11 @@ class Leader:
         self._hand_over(now)
         return self._read_round(now)
 
-    def validate(self) -> None:
+    def validate(self, configuration: Configuration) -> None:
         """Checks the invariants that are cheap to check."""
+        assert self._voters == configuration.voters
+        members = {*configuration.voters, *configuration.learners} - {self._id}
+        assert members == self.progress.keys() - self._departing.keys()
         for peer in self.progress.values():
             assert 0 <= peer.match_index < peer.next_index <= self._log.last_index + 1
             assert peer.told_commit_index <= self._log.commit_index
@@ -230,6 +323,45 @@ class Leader:
             assert peer.state is ProgressState.REPLICATE or len(peer.inflights) <= 1
 
     # Helpers.
+
+    def _take_members(self, configuration: Configuration, next_index: int, now: int) -> None:
+        self._voters = configuration.voters
+        self._other_voters = tuple(voter for voter in configuration.voters if voter != self._id)
+        for node in (*self._other_voters, *configuration.learners):
+            self._departing.pop(node, None)
+            if node not in self.progress:
+                self.progress[node] = self._new_progress(next_index, now)
+        self._catch_ups = {
+            learner: self._catch_ups.get(learner) or CatchUp(next_index, now) for learner in configuration.learners
+        }
+
+    @staticmethod
+    def _new_progress(next_index: int, now: int) -> Progress:
+        return Progress(next_index=next_index, heard_tick=now, sent_tick=now, heartbeat_tick=now)
+
+    def _measure(self, learner: NodeId, now: int) -> None:
+        """Ends a learner's round if it is at its goal, and begins the next."""
+        catch_up, peer = self._catch_ups[learner], self.progress[learner]
+        patience = self._config.election_timeout_ticks
+        in_time = now - catch_up.goal_tick <= patience
+        if peer.match_index >= catch_up.goal_index:
+            catch_up.caught_up = in_time and now - peer.heard_tick <= patience
+            catch_up.goal_index, catch_up.goal_tick = self._log.last_index, now
+        elif not in_time:
+            catch_up.caught_up = False
+
+    def _let_go(self, now: int) -> None:
+        """Forgets removed nodes that have been told, or that cannot be."""
+        for node, departing in list(self._departing.items()):
+            peer = self.progress[node]
+            if departing.told_tick is None and peer.told_commit_index >= departing.removal_index:
+                departing.told_tick = now
+            # Every heartbeat says it again, so whoever still answers after one more has heard it.
+            told = (
+                departing.told_tick is not None and peer.heard_tick - departing.told_tick > self._config.heartbeat_ticks
+            )
+            if told or now >= departing.deadline_tick:
+                del self._departing[node], self.progress[node]
 
     def _heard(self, node: NodeId, now: int) -> Progress:
         peer = self.progress[node]
@@ -269,6 +401,8 @@ class Leader:
         start = peer.next_index
         if start < log.first_index:
             peer.needs_snapshot()
+            if node not in self._departing:
+                self._outbox.snapshots_wanted.append(node)
             self._outbox.event("snapshot_needed", peer=node.name, next_index=start, first_index=log.first_index)
             return
         entries: Sequence[Entry] = ()
@@ -304,7 +438,7 @@ class Leader:
         reads = self.reads
         states = reads.take_confirmed(self._voters)
         # A new leader does not know what is committed before an entry of its own term is (the paper, 8).
-        if reads.waiting and reads.current is None and self._log.commit_index >= self._term_start_index:
+        if reads.waiting and reads.current is None and self.established:
             reads.begin(self._log.commit_index, self._id)
             for node in self._other_voters:
                 self._heartbeat(node, self.progress[node], now)

@@ -11,6 +11,8 @@ Invariants:
    stored.
 3. The stored log equals this one up to ``stable_index``. Behind it the store may still hold a deposed leader's entries;
    the next write drops them.
+4. The prefix of the stored log may go at any time, as far as it was applied. After ``restore`` this log begins behind
+   the snapshot even while the store has not followed yet.
 
 Reference: the paper, 5.3 (log matching) and figure 2.
 """
@@ -42,7 +44,9 @@ class RaftLog:
         last_timestamp_us: The log time of the last entry.
     """
 
-    def __init__(self, reader: LogReader, commit_index: int, applied_index: int, cache_bytes_max: int) -> None:
+    def __init__(
+        self, reader: LogReader, commit_index: int, applied_index: int, cache_bytes_max: int, timestamp_us: int = 0
+    ) -> None:
         self._reader = reader
         self._cache_bytes_max = cache_bytes_max
         last = reader.last_index
@@ -50,7 +54,11 @@ class RaftLog:
         self.stable_index = last
         self.applied_index = applied_index
         self.commit_index = max(min(commit_index, last), applied_index)
-        self.last_timestamp_us = reader.entries(last, last + 1, 1)[0].timestamp_us if last >= reader.first_index else 0
+        self.last_timestamp_us = timestamp_us
+        if last >= reader.first_index:
+            self.last_timestamp_us = reader.entries(last, last + 1, 1)[0].timestamp_us
+        # Where the last restored snapshot ends.
+        self._snapshot_index = self._snapshot_term = 0
         # The tail in memory; _ends[i] is where entry i ends in the sequence of all bytes ever appended here.
         self._offset = last + 1
         self._entries: list[Entry] = []
@@ -64,7 +72,7 @@ class RaftLog:
     @property
     def first_index(self) -> int:
         """The first entry that is still there."""
-        return self._reader.first_index
+        return max(self._reader.first_index, self._snapshot_index + 1)
 
     @property
     def last_term(self) -> int:
@@ -81,6 +89,8 @@ class RaftLog:
         assert index <= self.last_index, "beyond the log"
         if index >= self._offset:
             return self._entries[index - self._offset].term
+        if index == self._snapshot_index:
+            return self._snapshot_term
         return self._reader.term(index)
 
     def entries(self, start: int, end: int, bytes_max: int) -> Sequence[Entry]:
@@ -164,6 +174,34 @@ class RaftLog:
         self.applied_index = index
         self._evict()
 
+    def restore(self, index: int, term: int, timestamp_us: int) -> bool:
+        """Begins anew behind a snapshot; True if the entries behind it stay, because ``index`` and ``term`` match.
+
+        The store follows on its own, by the same rule, before the next write.
+
+        Requires: ``index`` lies above ``commit_index``.
+        """
+        assert index > self.commit_index, "a log never goes backwards"
+        keeps = self.matches(index, term)
+        self._snapshot_index, self._snapshot_term = index, term
+        if not keeps:
+            self._entries.clear()
+            self._ends.clear()
+            self._offset = index + 1
+            self.last_index = self.stable_index = index
+            self.last_timestamp_us = timestamp_us
+            if self._writing_index is not None:
+                self._writing_index = index
+        else:
+            self.stable_index = max(self.stable_index, index)
+            if self._writing_index is not None:
+                self._writing_index = max(self._writing_index, index)
+        # The store may be left with other entries behind the snapshot: the next ones go in their place.
+        self._stored_index = max(self._stored_index, index)
+        self.commit_index = self.applied_index = index
+        self._evict()
+        return keeps
+
     def begin_write(self) -> tuple[int | None, Sequence[Entry]]:
         """What the store lacks: from where it must drop its entries, and those to append.
 
@@ -172,9 +210,15 @@ class RaftLog:
         assert self._writing_index is None, "one write at a time"
         start = self.stable_index + 1
         entries = self._entries[start - self._offset :]
+        self._writing_index = self.last_index
+        if not entries:
+            left_by_snapshot = self.stable_index == self._snapshot_index
+            assert left_by_snapshot or self._stored_index == self.stable_index, (
+                "a log is only cut where other entries take their place"
+            )
+            return None, entries
         truncate_from = start if self._stored_index > self.stable_index else None
-        assert entries or truncate_from is None, "a log is only cut where other entries take their place"
-        self._writing_index = self._stored_index = self.last_index
+        self._stored_index = self.last_index
         return truncate_from, entries
 
     def end_write(self) -> None:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from raft_node.entry import Entry
 from raft_node.raft.config import RaftConfig
-from raft_node.raft.configuration import check_configuration
 from raft_node.raft.election import Election
 from raft_node.raft.leader import Leader
 from raft_node.raft.log import RaftLog
+from raft_node.raft.membership import ConfigurationHistory, members_of
 from raft_node.raft.outbox import Outbox
 from raft_node.raft.ready import SoftState
 from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Role, Write
@@ -46,18 +46,26 @@ class Member:
         configuration: Configuration,
         applied_index: int,
         random: Random,
+        timestamp_us: int = 0,
     ) -> None:
-        check_configuration(configuration)
         self._config = config
         self._id = node_id
-        self._configuration = configuration
-        self._members = frozenset((*configuration.voters, *configuration.learners))
         self._random = random
-        self._log = RaftLog(reader, hard_state.commit_index, applied_index, config.cache_bytes_max)
+        self._log = RaftLog(reader, hard_state.commit_index, applied_index, config.cache_bytes_max, timestamp_us)
+        self._configurations = ConfigurationHistory(configuration)
+        self._configurations.scan(self._log)
+        self._configuration = self._configurations.current
+        self._members = members_of(self._configuration)
+        # The newest change, until it is committed; 0 when there is none.
+        self._changing_index = self._uncommitted_change()
+        # A node outside the configuration whose pre-vote was granted: it may be of a newer configuration.
+        self._introduced: NodeId | None = None
         self._outbox = Outbox()
         self._term = hard_state.term
         self._voted_for = hard_state.voted_for
-        assert self._log.last_term <= self._term, "the log is ahead of the hard state"
+        # A log that is empty behind a snapshot may be ahead: the crash came before the snapshot's term was written.
+        empty = self._log.last_index < self._log.first_index
+        assert empty or self._log.last_term <= self._term, "the log is ahead of the hard state"
         self._written_hard_state = hard_state
         self._write_sequence = 0
         self._write_change: int | None = None  # The newest change in the write under way.
@@ -117,8 +125,27 @@ class Member:
 
     @property
     def configuration(self) -> Configuration:
-        """The members of the shard."""
+        """The members of the shard, by the newest configuration in the log, committed or not."""
         return self._configuration
+
+    @property
+    def configuration_index(self) -> int:
+        """The entry that brought the configuration; 0 when it came with the applied state."""
+        return self._configurations.index
+
+    @property
+    def applied_configuration(self) -> Configuration:
+        """The configuration as of the applied index: the one that a snapshot of the state goes with."""
+        return self._configurations.applied
+
+    @property
+    def peers(self) -> frozenset[NodeId]:
+        """Whom messages may go to by themselves: the other members, and those that are about to learn that they left.
+
+        Answers go to whoever asked.
+        """
+        leaving = self._leader.progress if self._leader is not None else ()
+        return self._members.union(leaving) - {self._id}
 
     @property
     def soft_state(self) -> SoftState:
@@ -141,6 +168,7 @@ class Member:
         """The committed entries up to ``index`` have been applied."""
         assert self._applying_index is not None and index <= self._applying_index, "not handed out"
         self._log.applied_to(index)
+        self._configurations.settle(index)
         if index == self._applying_index:
             self._applying_index = None
 
@@ -171,3 +199,16 @@ class Member:
         committed = log.entries(log.applied_index + 1, end + 1, self._config.committed_bytes_max)
         self._applying_index = committed[-1].index
         return committed
+
+    def _uncommitted_change(self) -> int:
+        index = self._configurations.index
+        return index if index > self._log.commit_index else 0
+
+    def _may_campaign(self) -> bool:
+        """Whether this node starts elections: a voter, and one whose removal is not known to be committed.
+
+        Its log may be the only one with that entry, and then nobody else can be elected (thesis, 4.2.2).
+        """
+        if self._id in self._configuration.voters:
+            return True
+        return self._changing_index > 0 and self._id in self._configurations.previous.voters

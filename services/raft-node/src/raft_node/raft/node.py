@@ -9,9 +9,11 @@ Invariants:
 1. The term never goes back; one vote a term; both are durable before anything that rests on them leaves.
 2. The role changes only in ``_become_*``; every message comes in by ``step``.
 3. ``_leader`` exists exactly while the role is LEADER, ``_election`` exactly while it is a candidate's.
-4. A message from a non-member, for another incarnation, or that no correct node could have sent changes nothing.
+4. A message for another incarnation, or that no correct node could have sent, changes nothing; of nodes outside the
+   configuration only an elected leader and whoever asks before it campaigns are heard.
+5. The configuration in force is the newest one in the log, committed or not.
 
-Reference: the paper, figure 2 and 5; the thesis, 3.10, 4.2.3, 6.2, 6.4, 9.6. ``docs/raft.md`` maps them to functions.
+Reference: the paper, figure 2 and 5; the thesis, 3.10, 4, 6.2, 6.4, 9.6. ``docs/raft.md`` maps them to functions.
 """
 
 from __future__ import annotations
@@ -21,11 +23,14 @@ from typing import TYPE_CHECKING, assert_never
 
 from raft_node import entry as entries_codec
 from raft_node.entry import EntryKind
-from raft_node.errors import NotLeaderError, OverloadedError
+from raft_node.errors import ConfigurationRefusedError, NotLeaderError, OverloadedError
 from raft_node.raft.config import RaftConfig
+from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.election import Election, up_to_date
+from raft_node.raft.follower import refusal, take_entries
 from raft_node.raft.leader import Leader
 from raft_node.raft.member import Member
+from raft_node.raft.membership import check_change, members_of
 from raft_node.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -59,9 +64,22 @@ class RaftNode(Member):
         configuration: Configuration,
         applied_index: int,
         random: Random,
+        timestamp_us: int = 0,
     ) -> None:
-        super().__init__(config, node_id, reader, hard_state, configuration, applied_index, random)
-        self._become_follower(hard_state.term, None)
+        """Starts a member on what it has stored.
+
+        Args:
+            config: Settings.
+            node_id: Who it is.
+            reader: The stored log.
+            hard_state: What was stored with it.
+            configuration: The members as of ``applied_index``; changes behind that are found in the log.
+            applied_index: What the stored state includes.
+            random: Draws election timeouts.
+            timestamp_us: The log time of the stored state, for a log that begins behind it.
+        """
+        super().__init__(config, node_id, reader, hard_state, configuration, applied_index, random, timestamp_us)
+        self._become_follower(max(hard_state.term, self._log.last_term), None)
 
     # Time.
 
@@ -74,7 +92,7 @@ class RaftNode(Member):
                 self._become_follower(self._term, None)
             else:
                 self._leader.tick(self._now)
-        elif self._now >= self._election_deadline and self._id in self._configuration.voters:
+        elif self._now >= self._election_deadline and self._may_campaign():
             self._become_pre_candidate()
 
     def ticks_to_deadline(self) -> int:
@@ -117,6 +135,40 @@ class RaftNode(Member):
         )
         return first, term
 
+    def propose_configuration(self, configuration: Configuration, timestamp_us: int) -> tuple[int, int]:
+        """Changes the members by one; gives the entry's index, and the term.
+
+        The new configuration is in force at once, here and wherever the entry comes, and is undone if the entry is cut
+        off. It has come to stay once an entry with that index **and** term comes out of ``Ready.committed``.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            OverloadedError: Leadership is being handed over.
+            ConfigurationRefusedError: It is not one step from the present one; or the leader has not committed an
+                entry of its own term yet; or the change before is not committed; or the learner that is to become a
+                voter has not caught up.
+        """
+        if self._leader is None:
+            raise self._not_leader()
+        if self._leader.transfer is not None:
+            raise OverloadedError(f"leadership is being handed over to {self._leader.transfer.target.name}")
+        if not self._leader.established:
+            # Without this, two leaders could each commit a change that the other does not know of (raft-dev, 2015).
+            raise ConfigurationRefusedError("the leader is new: no entry of its term is committed yet")
+        if self._configurations.index > self._log.commit_index:
+            raise ConfigurationRefusedError(f"the change at index {self._configurations.index} is not committed yet")
+        promoted = check_change(self._configuration, configuration)
+        if promoted is not None and not self._leader.caught_up(promoted):
+            raise ConfigurationRefusedError(f"{promoted.name} has not caught up yet")
+        index, term = self._log.last_index + 1, self._term
+        timestamp_us = max(timestamp_us, self._log.last_timestamp_us)
+        command = encode_configuration(configuration)
+        entry = entries_codec.encode(index, term, EntryKind.CONFIGURATION, timestamp_us, command)
+        self._append([entry])
+        self._configurations.append([entry])
+        self._adopt_configuration()
+        return index, term
+
     def transfer_leadership(self, target: NodeId | None = None) -> None:
         """Hands leadership over to another voter; None means the most caught-up one.
 
@@ -150,6 +202,43 @@ class RaftNode(Member):
         if self._leader is not None:
             self._leader.peer_unreachable(peer)
 
+    def snapshot_sent(self, peer: NodeId, index: int) -> None:
+        """A peer of ``Ready.snapshots_wanted`` has installed a snapshot of everything up to ``index``."""
+        if self._leader is not None:
+            self._leader.snapshot_sent(peer, index)
+
+    def snapshot_failed(self, peer: NodeId) -> None:
+        """A peer of ``Ready.snapshots_wanted`` got none; it is named again once it is heard."""
+        if self._leader is not None:
+            self._leader.snapshot_failed(peer)
+
+    def restore(self, index: int, term: int, configuration: Configuration, timestamp_us: int = 0) -> bool:
+        """Takes over a snapshot that is complete on disk; False if it is of no use here, and is to be thrown away.
+
+        After True, the driver switches state and log before anything else is written or applied: entries that were
+        handed out before are void, and ``LogReader`` begins at ``index + 1``, with the old entries behind it if theirs
+        at ``index`` has this term, without any if not.
+
+        Args:
+            index: The last entry that the snapshot includes.
+            term: Its term.
+            configuration: The members as of ``index``.
+            timestamp_us: The log time as of ``index``.
+        """
+        if self._leader is not None or index <= self._log.commit_index:
+            return False
+        if term > self._term or self._election is not None:
+            self._become_follower(max(term, self._term), None)
+        keeps = self._log.restore(index, term, timestamp_us)
+        self._applying_index = None
+        self._configurations.restore(index, configuration, keeps_tail=keeps)
+        self._outbox.event("restored", index=index, term=term, keeps_entries=keeps)
+        was_member = self._id in self._members
+        self._adopt_configuration()
+        if was_member and self._id not in self._members:
+            self._outbox.event("removed", term=self._term)
+        return True
+
     def resign(self, reason: str) -> None:
         """Leaves the lead, because something outside of the protocol keeps this node from serving."""
         if self._leader is not None:
@@ -174,14 +263,17 @@ class RaftNode(Member):
 
     def ready(self, writer_idle: bool) -> Ready | None:
         """What is to be done now, if anything; see ``raft_node.raft.ready``."""
+        if self._changing_index and self._changing_index <= self._log.commit_index:
+            self._configuration_committed()
         read_states: Sequence[ReadState] = self._leader.send(self._now) if self._leader is not None else ()
         write = self._take_write() if writer_idle else None
         committed = self._take_committed()
         outbox = self._outbox
-        if not (outbox.messages or write or committed or read_states or self._reads_dropped or outbox.events):
+        wanted = outbox.snapshots_wanted
+        if not (outbox.messages or write or committed or read_states or self._reads_dropped or outbox.events or wanted):
             return None
-        ready = Ready(outbox.messages, write, committed, read_states, self._reads_dropped, outbox.events)
-        outbox.messages, outbox.events, self._reads_dropped = [], [], []
+        ready = Ready(outbox.messages, write, committed, read_states, self._reads_dropped, outbox.events, wanted)
+        outbox.messages, outbox.events, outbox.snapshots_wanted, self._reads_dropped = [], [], [], []
         return ready
 
     def validate(self) -> None:
@@ -194,19 +286,40 @@ class RaftNode(Member):
             assert self._voted_for == self._id
         if self._leader is not None:
             assert self._leader_id == self._id
-            self._leader.validate()
+            self._leader.validate(self._configuration)
 
     # Messages.
 
     def step(self, message: Message) -> None:
         """Takes a message from a peer. It may come late, twice, out of order, or from anybody."""
-        if message.receiver != self._id or message.sender not in self._members or message.sender == self._id:
+        if message.receiver != self._id or message.sender == self._id or not self._admits(message):
             self.ignored_messages += 1
         elif malformed(message):
             self.ignored_messages += 1
             self._outbox.event("malformed_message", sender=message.sender.name, kind=type(message).__name__)
         else:
             self._dispatch(message)
+
+    def _admits(self, message: Message) -> bool:
+        """Whether the sender may say this.
+
+        A node outside the configuration may belong to a newer one that this node has still to learn of, and may need
+        its vote for that (thesis, 4.1). So an elected leader is heard when it sends entries, and a candidate when it
+        asks first; everything else of strangers changes nothing.
+        """
+        sender = message.sender
+        if sender in self._members or sender == self._leader_id:
+            return True
+        match message:
+            case AppendEntries():
+                return True
+            case RequestVote():
+                return message.pre_vote or sender == self._introduced
+            case AppendEntriesResponse() | HeartbeatResponse():
+                # Of a removed node that is being told so; its term is nobody's concern.
+                return self._leader is not None and sender in self._leader.progress and message.term <= self._term
+            case _:
+                return False
 
     def _dispatch(self, message: Message) -> None:
         match message:
@@ -239,6 +352,8 @@ class RaftNode(Member):
         complete = up_to_date(message.last_log_term, message.last_log_index, log.last_term, log.last_index)
         if message.pre_vote:
             granted = complete and message.term > self._term
+            if granted and message.sender not in self._members:
+                self._introduced = message.sender
             # A grant speaks of the term to come; a refusal tells the own one, so that the sender can catch up.
             term = message.term if granted else self._term
             self._outbox.send(RequestVoteResponse(self._id, message.sender, term, granted, True))
@@ -267,7 +382,7 @@ class RaftNode(Member):
 
     def _timeout_now(self, message: TimeoutNow) -> None:
         """The leader wants this node to lead: it campaigns at once, without asking first (thesis, 3.10)."""
-        if message.term < self._term or self._id not in self._configuration.voters:
+        if message.term < self._term or not self._may_campaign():
             return
         if self._follow(message.term, message.sender):
             self._become_candidate(transfer=True)
@@ -285,31 +400,19 @@ class RaftNode(Member):
 
     def _append_entries(self, message: AppendEntries) -> None:
         """The paper, 5.3. The answer waits until what it acknowledges is durable."""
-        sender, prev = message.sender, message.prev_log_index
         if message.term < self._term:
             # The sender is deposed, and learns it from the term.
-            refusal = AppendEntriesResponse(self._id, sender, self._term, False, 0, prev, 0, 0)
-            self._outbox.send_when_durable(refusal)
+            self._outbox.send_when_durable(refusal(message, self._term, 0, 0))
             return
-        if not self._follow(message.term, sender):
+        if not self._follow(message.term, message.sender):
             return
-        log, entries = self._log, message.entries
-        last_new = prev + len(entries)
-        if prev < log.commit_index:
-            # What is committed is equal at every leader since; only what lies above needs a look.
-            entries = entries[log.commit_index - prev :]
-            last_new = max(last_new, log.commit_index)
-        elif not log.matches(prev, message.prev_log_term):
-            hint = log.last_index_of_term_at_most(prev, message.prev_log_term)
-            self._outbox.send_when_durable(
-                AppendEntriesResponse(self._id, sender, self._term, False, 0, prev, hint, log.term(hint))
-            )
-            return
-        if log.merge(entries):
+        answer, changed = take_entries(self._log, message, self._term)
+        if changed:
             self._outbox.change += 1
-        # Entries behind the last new one may be a deposed leader's: its commit index does not speak of them.
-        log.commit_to(min(message.commit_index, last_new))
-        self._outbox.send_when_durable(AppendEntriesResponse(self._id, sender, self._term, True, last_new, 0, 0, 0))
+            # Both count: an entry was cut off, and another came.
+            if self._configurations.rollback(self._log) | self._configurations.append(message.entries):
+                self._adopt_configuration()
+        self._outbox.send_when_durable(answer)
 
     def _append_entries_response(self, message: AppendEntriesResponse) -> None:
         if message.term > self._term:
@@ -364,7 +467,7 @@ class RaftNode(Member):
             self._outbox.event("follows", term=term, leader=leader_id.name)
         self._election = None
         self._leader_id = leader_id
-        self._role = Role.FOLLOWER if self._id in self._configuration.voters else Role.LEARNER
+        self._role = Role.FOLLOWER if self._may_campaign() else Role.LEARNER
         if not was_follower or self._election_deadline == 0:
             self._restart_election_timer()
 
@@ -413,10 +516,54 @@ class RaftNode(Member):
             last_read_token=self._last_read_token,
             now=self._now,
         )
+        if self._changing_index:
+            for node in members_of(self._configurations.previous) - self._members - {self._id}:
+                self._leader.depart(node, self._changing_index, self._now)
         self._outbox.event("became_leader", term=self._term)
         # An entry of the own term commits those of older terms, and tells what is committed (the paper, 5.4.2 and 8).
         timestamp_us = self._log.last_timestamp_us
         self._append([entries_codec.encode(self._log.last_index + 1, self._term, EntryKind.NOOP, timestamp_us)])
+
+    # Members.
+
+    def _adopt_configuration(self) -> None:
+        """Goes by the newest configuration in the log from now on (thesis, 4.1)."""
+        self._configuration = configuration = self._configurations.current
+        self._members = members_of(configuration)
+        self._changing_index = self._uncommitted_change()
+        self._configuration_event("configuration_adopted")
+        if self._leader is not None:
+            self._leader.reconfigure(configuration, self._configurations.index, self._now)
+            return
+        assert self._election is None, "only a leader's entries change the members"
+        self._role = Role.FOLLOWER if self._may_campaign() else Role.LEARNER
+        self._restart_election_timer()
+
+    def _configuration_committed(self) -> None:
+        self._changing_index = 0
+        self._configuration_event("configuration_committed")
+        if self._id in self._members:
+            return
+        self._outbox.event("removed", term=self._term)
+        # So that a restarted process knows it from its disk, and does not campaign.
+        self._outbox.change += 1
+        if self._role is Role.FOLLOWER:
+            self._role = Role.LEARNER
+        if self._leader is not None:
+            # Its last duty was to commit its own removal (thesis, 4.2.2). Somebody shall follow without a pause.
+            successor = self._leader.complete_successor(self._now)
+            if successor is not None:
+                self._outbox.send(TimeoutNow(self._id, successor, self._term))
+            self._become_follower(self._term, None)
+
+    def _configuration_event(self, name: str) -> None:
+        configuration = self._configuration
+        self._outbox.event(
+            name,
+            index=self._configurations.index,
+            voters=[member.name for member in configuration.voters],
+            learners=[member.name for member in configuration.learners],
+        )
 
     # Helpers.
 

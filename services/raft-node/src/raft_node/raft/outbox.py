@@ -18,18 +18,20 @@ from collections import deque
 
 from raft_node.raft.messages import Message
 from raft_node.raft.ready import Event
+from raft_node.raft.types import NodeId
 
 
 class Outbox:
-    """Messages, events, and those messages that wait for a write."""
+    """Messages, events, peers that want a snapshot, and those messages that wait for a write."""
 
-    __slots__ = ("_held", "change", "durable_change", "events", "messages")
+    __slots__ = ("_held", "change", "durable_change", "events", "messages", "snapshots_wanted")
 
     def __init__(self) -> None:
         self.change = 0
         self.durable_change = 0
         self.messages: list[Message] = []
         self.events: list[Event] = []
+        self.snapshots_wanted: list[NodeId] = []
         self._held: deque[tuple[int, Message]] = deque()
 
     def send(self, message: Message) -> None:

@@ -53,6 +53,7 @@ class Progress:
         sent_tick: When it was last sent something that it answers.
         heartbeat_tick: When it was last sent a heartbeat that it answers.
         told_commit_index: The commit index that it knows of if nothing got lost.
+        probed_tick: When it was last probed although it was silent.
     """
 
     next_index: int
@@ -66,6 +67,7 @@ class Progress:
     inflights: deque[Inflight] = field(default_factory=deque)
     inflight_bytes: int = 0
     told_commit_index: int = 0
+    probed_tick: int = 0
 
     def window_open(self, appends_max: int, bytes_max: int) -> bool:
         """Whether another AppendEntries may be sent now."""
@@ -90,6 +92,10 @@ class Progress:
         news = match_index > self.match_index
         if news:
             self.match_index = match_index
+        if self.state is ProgressState.SNAPSHOT:
+            # An answer from before; whether it suffices is for the leader to say.
+            self.next_index = max(self.next_index, self.match_index + 1)
+            return news
         if self.state is ProgressState.REPLICATE:
             while self.inflights and self.inflights[0].last_index <= match_index:
                 self.inflight_bytes -= self.inflights.popleft().size
@@ -121,10 +127,28 @@ class Progress:
         self._probe(self.match_index + 1 if self.state is ProgressState.REPLICATE else self.next_index)
         self.cautious = True
 
+    def probe_again(self, tick: int) -> None:
+        """Gives up on all that a silent peer did not answer, and tries once more."""
+        self.probed_tick = tick
+        self.paused = False
+        self.lost()
+
     def needs_snapshot(self) -> None:
         """The log does not reach back to ``next_index`` any more."""
         self._clear()
         self.state = ProgressState.SNAPSHOT
+
+    def snapshot_sent(self, index: int) -> None:
+        """The peer has a snapshot up to ``index``: what lies behind is tried next, cautiously."""
+        self._probe(max(index, self.match_index) + 1)
+        self.cautious = True
+        self.paused = False
+
+    def snapshot_failed(self) -> None:
+        """The peer got no snapshot; it is tried again once the peer is heard, not at once."""
+        self._probe(self.match_index + 1)
+        self.cautious = True
+        self.paused = True
 
     def _probe(self, next_index: int) -> None:
         self._clear()

@@ -10,6 +10,8 @@ The driver's duties, in this order, each time ``RaftNode.ready`` gives it someth
 4. Apply ``committed`` in order, then call ``RaftNode.applied(index of the last)``.
 5. Serve each of ``read_states`` once its index has been applied. Fail the reads in ``reads_dropped``.
 6. Hand ``events`` to the log and the metrics.
+7. Send each of ``snapshots_wanted`` a snapshot of the state, no older than the log's first entry, and then call
+   ``RaftNode.snapshot_sent`` or ``snapshot_failed``. A peer is named once for each time that it falls so far behind.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import NamedTuple
 
 from raft_node.entry import Entry
 from raft_node.raft.messages import Message
-from raft_node.raft.types import ReadState, Role, Write
+from raft_node.raft.types import NodeId, ReadState, Role, Write
 
 
 class Event(NamedTuple):
@@ -46,3 +48,4 @@ class Ready(NamedTuple):
     read_states: Sequence[ReadState]
     reads_dropped: Sequence[int]
     events: Sequence[Event]
+    snapshots_wanted: Sequence[NodeId] = ()

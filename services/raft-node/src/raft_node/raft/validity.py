@@ -5,6 +5,8 @@ Pure functions. ``RaftNode.step`` asks before anything else looks at a message: 
 
 from __future__ import annotations
 
+from raft_node.entry import Entry, EntryKind
+from raft_node.raft.configuration import ConfigurationError, decode_configuration
 from raft_node.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -45,6 +47,14 @@ def _malformed_append(message: AppendEntries) -> bool:
         return False
     indexes = [entry.index for entry in message.entries]
     terms = [term, *[entry.term for entry in message.entries]]
-    return (
-        indexes != list(range(prev + 1, prev + 1 + len(indexes))) or terms != sorted(terms) or terms[-1] > message.term
-    )
+    if indexes != list(range(prev + 1, prev + 1 + len(indexes))) or terms != sorted(terms) or terms[-1] > message.term:
+        return True
+    return any(_no_configuration(entry) for entry in message.entries if entry.kind == EntryKind.CONFIGURATION)
+
+
+def _no_configuration(entry: Entry) -> bool:
+    try:
+        decode_configuration(entry.command)
+    except ConfigurationError:
+        return True
+    return False

@@ -67,10 +67,26 @@ class MemoryLog:
                 break
         return found
 
+    def compact(self, index: int) -> None:
+        """Drops the entries up to ``index``."""
+        assert self.first_index <= index <= self.last_index
+        self.previous_term = self.term(index)
+        del self.stored[: index + 1 - self.first_index]
+        self.first_index = index + 1
+
+    def reset(self, index: int, term: int) -> None:
+        """Begins behind a snapshot; what is stored behind it stays only if ``index`` and ``term`` match."""
+        if self.first_index - 1 <= index <= self.last_index and self.term(index) == term:
+            del self.stored[: index + 1 - self.first_index]
+        else:
+            self.stored.clear()
+        self.first_index, self.previous_term = index + 1, term
+
     def write(self, write: Write) -> None:
         """Does what a log writer does with a write."""
         if write.truncate_from is not None:
-            assert write.entries[0].index == write.truncate_from <= self.last_index
+            # After a snapshot the log may end before what was to be dropped.
+            assert write.entries[0].index == write.truncate_from <= self.last_index + 1
             del self.stored[write.truncate_from - self.first_index :]
         if write.entries:
             assert write.entries[0].index == self.last_index + 1, "a gap in the stored log"
@@ -105,6 +121,7 @@ class Peer:
         self.read_states: list[ReadState] = []
         self.reads_dropped: list[int] = []
         self.events: list[Event] = []
+        self.snapshots_wanted: list[NodeId] = []
         self.node = RaftNode(
             self.config, self.id, self.log, self.hard_state, self.configuration, applied_index, self.random
         )
@@ -119,6 +136,7 @@ class Peer:
             self.read_states += ready.read_states
             self.reads_dropped += ready.reads_dropped
             self.events += ready.events
+            self.snapshots_wanted += ready.snapshots_wanted
             if ready.write:
                 self.write = ready.write
                 if persist:
@@ -136,6 +154,18 @@ class Peer:
             self.log.write(write)
             self.hard_state = write.hard_state or self.hard_state
             self.node.persisted(write.sequence)
+
+    def restore(self, index: int, term: int, configuration: Configuration) -> bool:
+        """Installs a snapshot, as a driver does; what was applied before is not in ``committed`` any more."""
+        if not self.node.restore(index, term, configuration):
+            return False
+        # A write under way comes to its end first.
+        self.persist()
+        self.log.reset(index, term)
+        self.configuration = configuration
+        self.committed.clear()
+        self.node.validate()
+        return True
 
     def step(self, *messages: Message, persist: bool = True) -> list[Message]:
         """Hands messages in, and gives what comes of them."""
@@ -200,9 +230,22 @@ class Lockstep:
             for peer in self.peers.values():
                 for message in peer.pump():
                     busy = True
-                    if self.passes(message):
+                    if self.passes(message) and message.receiver.name in self.peers:
                         self.delivered[type(message).__name__] += 1
                         self.peers[message.receiver.name].node.step(message)
+
+    def join(self, node_id: NodeId, configuration: Configuration | None = None, seed: int = 9) -> Peer:
+        """Starts one more node, with an empty log. It is no member yet, and may know another configuration."""
+        some = next(iter(self.peers.values()))
+        peer = Peer(node_id, configuration or self.configuration, config=some.config, seed=seed)
+        self.peers[node_id.name] = peer
+        return peer
+
+    def change(self, leader: Peer, configuration: Configuration) -> None:
+        """Has the leader change the members, and everybody hear of it."""
+        leader.node.propose_configuration(configuration, 0)
+        self.deliver()
+        self.tick(2 * leader.config.heartbeat_ticks)
 
     def elect(self, name: str) -> Peer:
         """Makes a node the leader: no one else's time passes until it campaigns."""
