@@ -130,8 +130,10 @@ def test_its_ports_say_who_and_how_it_is(node: Node) -> None:
     assert node.channel is not None
     health = health_pb2_grpc.HealthStub(node.channel)
     for service in ("", "liveness", "readiness", "startup"):
-        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        # Readiness follows the leader within half a second; the stream of changes ends the wait.
+        for answer in health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=10):
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                break
     names = set(ProtoReflectionDescriptorDatabase(node.channel).get_services())
     assert {"doug.v1.Doug", "doug.v1.Admin", "grpc.health.v1.Health"} <= names
     status = admin_pb2_grpc.AdminStub(node.channel).Status(admin_pb2.StatusRequest(), timeout=5)
