@@ -71,7 +71,9 @@ def test_a_python_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 
 def test_windows_is_told_to_use_wsl(tmp_path: Path) -> None:
-    windows = "import runpy, sys; sys.platform = 'win32'; runpy.run_path(sys.argv[1], run_name='__main__')"
+    # Before the platform changes, so that the standard library does not look for Windows' own modules.
+    imports = "import runpy, shutil, subprocess, sys; "
+    windows = imports + "sys.platform = 'win32'; runpy.run_path(sys.argv[1], run_name='__main__')"
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
     run = subprocess.run(
         [sys.executable, "-c", windows, str(tmp_path / "tools" / "bootstrap.py")],

@@ -67,7 +67,7 @@ def test_frame_golden_bytes() -> None:
     data = record.encode(record.framing_of(7), 9, flags, payload)
     assert data.hex() == FRAME_HEX
     frame = record.decode_header(data, 0, record.framing_of(7))
-    assert frame == record.Frame(7, 9, sum(map(len, payload)), int.from_bytes(data[24:28], "little"))
+    assert frame == record.Frame(7, 9, sum(map(len, payload)), int.from_bytes(data[24:28], "little"), 0)
     assert data[record.HEADER_BYTES + start :].startswith(ENTRY.data)
     assert len(data) == frame.frame_bytes
 

@@ -276,6 +276,47 @@ def test_a_frame_out_of_sequence_is_refused_even_if_a_sector_of_it_is_zero() -> 
     assert (error.offset, "frame 99" in error.what) == (end, True)
 
 
+def zeros_in_the_last_frame() -> tuple[dict[str, bytes], tuple[int, int]]:
+    """A log whose last frame holds a value with several sectors of zeros between other bytes."""
+    index = everything(Wal.open(copy_of(small_log(1)), DIRECTORY, SMALL))[-3].index
+    files = small_log(1, [make(index, command=b"begin" + bytes(1200) + b"end" * 350)])
+    return files, frames_of(files[path_of(1)], 1)[-1]
+
+
+def test_a_flipped_bit_in_a_whole_last_frame_with_zeros_in_a_value_is_refused() -> None:
+    files, (start, end) = zeros_in_the_last_frame()
+    path = path_of(1)
+    frame = record.decode_header(files[path], start, record.framing_of(1))
+    assert frame is not None and frame.zero_sectors >= 1
+    for offset in (start + record.HEADER_BYTES + 60, (start + end) // 2, end - 20):
+        damaged = bytearray(files[path])
+        damaged[offset] ^= 1
+        assert refuses({path: bytes(damaged)}).offset == start
+
+
+def test_a_last_frame_with_zeros_in_a_value_that_lost_one_more_sector_is_torn() -> None:
+    files, frame = zeros_in_the_last_frame()
+    path = path_of(1)
+    log = everything(Wal.open(copy_of(files), DIRECTORY, SMALL))
+    lost = 0
+    for sector in range(-(-(frame[0] + record.HEADER_BYTES) // 512) * 512, frame[1] - 512, 512):
+        content = files[path]
+        if any(content[sector : sector + 512]):
+            torn = content[:sector] + bytes(512) + content[sector + 512 :]
+            opens_without_the_last_frame({path: torn}, log[:-1], frame)
+            lost += 1
+    assert lost >= 1
+
+
+def test_the_number_of_zero_sectors_is_that_of_the_place_in_the_file() -> None:
+    framing = record.framing_of(1)
+    payload = [b"x" * 40, bytes(1024), b"y"]
+    # From byte 72 of the frame to byte 1096 there are zeros: two sectors if one begins just there, one otherwise.
+    for position, count in ((512 - 72, 2), (512, 1), (520, 1)):
+        frame = record.decode_header(record.encode(framing, 1, 4, payload, position), 0, framing)
+        assert frame is not None and frame.zero_sectors == count
+
+
 def test_frames_missing_at_the_end_of_a_complete_segment_are_refused() -> None:
     files = small_log(2)
     first = path_of(1)

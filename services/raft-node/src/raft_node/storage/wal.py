@@ -384,7 +384,7 @@ class Wal:
         if entries:
             start = position + record.HEADER_BYTES + entries_start
             summary = summarise(positions_of(entries, start), self._segment_id)
-        frame = record.encode(self._framing, self._next_sequence, flags, payload)
+        frame = record.encode(self._framing, self._next_sequence, flags, payload, position)
         self._file.write_at(position, [frame])
         # Votes, acknowledgements and commits rest on this frame from here on.
         self._file.sync_data()
