@@ -72,7 +72,6 @@ class StateMachine:
         self._store = store
         state = store.get_blocking(STATE_KEY)
         self.clock_us, self.revision = State.decode(state) if state is not None else State()
-        self._shard = -1
         self._epochs: list[int] = []
         slots = store.get_blocking(SLOTS_KEY)
         if slots is not None:
@@ -150,7 +149,6 @@ class StateMachine:
             return _APPLIED_NOTHING
         shard, shards = partitions.decode_create_shard(value)
         first_map = partitions.initial_map(shards)
-        self._shard = shard
         self._epochs = partitions.owned_epochs(first_map.ranges, shard)
         own = PartitionMap(first_map.epoch, tuple(entry for entry in first_map.ranges if entry.shard == shard))
         batch.append((SLOTS_KEY, own.encode()))
@@ -160,5 +158,4 @@ class StateMachine:
 
     def _load_slots(self, data: bytes) -> None:
         own = PartitionMap.decode(data)
-        self._shard = own.ranges[0].shard
-        self._epochs = partitions.owned_epochs(own.ranges, self._shard)
+        self._epochs = partitions.owned_epochs(own.ranges, own.ranges[0].shard)
