@@ -10,7 +10,7 @@ TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests serv
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
+.PHONY: help setup run check lint types imports tidy test test-fast sim simulate mutants mutants-check protos protos-check bench-smoke clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -26,7 +26,7 @@ setup: ## Make .venv; instant when it is up to date
 run: setup ## Start a local cluster; options as ARGS="--shards 3 --data /tmp/doug"
 	@exec $(BIN)/python tools/foreground.py $(BIN)/dougctl dev $(ARGS)
 
-check: lint types imports protos-check tidy ## Everything but the tests: lint, types, layers, stubs, house rules
+check: lint types imports protos-check mutants-check tidy ## Everything but the tests: lint, types, layers, stubs, house rules
 
 lint: setup
 	$(BIN)/ruff check .
@@ -61,6 +61,12 @@ sim: setup ## The simulations only
 simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
 	$(BIN)/python -m raft_node.testing --seed $(SEED)
+
+mutants: setup ## Planted bugs against their tests and 200 seeds each; or some: make mutants ONLY=M07
+	@exec $(BIN)/python -m raft_node.testing.mutants --only "$(ONLY)" $(ARGS)
+
+mutants-check: setup
+	$(BIN)/python -m raft_node.testing.mutants --check
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
