@@ -18,9 +18,9 @@ from raft_node.testing import __main__ as command
 from raft_node.testing.clock import Clock
 from raft_node.testing.cluster import Cluster
 from raft_node.testing.disk import MemoryLog, WalLog
-from raft_node.testing.faults import EFFECTS, FAULTS
+from raft_node.testing.faults import FAULTS
 from raft_node.testing.network import Network
-from raft_node.testing.simulation import Options, Result, missing_effects, run_seed
+from raft_node.testing.simulation import ALL_EFFECTS, Options, Result, missing_effects, run_seed
 
 SMALL = Options(nodes=3, operations=40, faults=2)
 
@@ -213,8 +213,8 @@ def test_a_failure_prints_how_to_replay_it(capsys: pytest.CaptureFixture[str], m
 
 
 def test_a_fault_that_never_mattered_is_named() -> None:
-    result = Result(1, SMALL, counters=Counter(dict.fromkeys(EFFECTS, 1)))
+    result = Result(1, SMALL, counters=Counter(dict.fromkeys(ALL_EFFECTS, 1)))
     assert missing_effects([result]) == []
     del result.counters["crash_all"]
     assert missing_effects([result]) == ["crash_all"]
-    assert set(FAULTS) <= set(EFFECTS)
+    assert set(FAULTS) <= set(ALL_EFFECTS)

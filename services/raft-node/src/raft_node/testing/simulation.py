@@ -2,7 +2,8 @@
 
 The safety phase goes on until enough operations have ended and enough faults have begun. Then everything is healed, and
 within a bound there must be a leader, one more write accepted, all keys read, and all nodes in the same state. What the
-clients saw must be linearizable. Each step is watched by ``raft_node.testing.checkers``.
+clients saw must be linearizable. Each step is watched by ``raft_node.testing.checkers`` and by
+``raft_node.testing.conduct``. After that, one node's disks go through ``raft_node.testing.ordeal``.
 
 The same seed and options give the same trace, in any process: every choice is drawn from one ``random.Random``, and
 nothing depends on the order of a set.
@@ -21,13 +22,19 @@ from raft_node.raft.node import RaftNode
 from raft_node.testing.checkers import InvariantViolationError
 from raft_node.testing.clients import Client, FinalReader
 from raft_node.testing.cluster import Cluster
+from raft_node.testing.conduct import watched
 from raft_node.testing.disk import MemoryLog, WalLog
 from raft_node.testing.faults import EFFECTS, FaultInjector, draw_kinds
 from raft_node.testing.history import History
 from raft_node.testing.linearizability import check_history
+from raft_node.testing.ordeal import EFFECTS as ORDEAL_EFFECTS
+from raft_node.testing.ordeal import run_ordeal
 
 SAFETY_LIMIT_US = 120_000_000
 LIVENESS_LIMIT_US = 10_000_000
+
+ALL_EFFECTS = (*EFFECTS, *ORDEAL_EFFECTS)
+"""The counters that must not stay at zero over a run of many seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
     result = Result(seed, options)
     chance = random.Random(f"options {seed}")  # noqa: S311
     log = chance.choice((MemoryLog, MemoryLog, MemoryLog, WalLog))
-    cluster = Cluster(seed, options.nodes, draw_config(chance), core, log)
+    cluster = Cluster(seed, options.nodes, draw_config(chance), watched(core), log)
     history = History()
     try:
         _run(cluster, history, chance, result)
@@ -100,6 +107,8 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
     except (AssertionError, DougError, ValueError, LookupError, TypeError, AttributeError) as error:
         # A bug in the core may show as any of these, and the seed has to be told all the same.
         result.failure = f"{error!r} in {_place(error)}"
+    if not result.failure:
+        result.failure = run_ordeal(seed, cluster.trace.add, cluster.counters)
     if result.failure:
         cluster.trace.add(f"FAILURE {result.failure}")
         result.tail = list(cluster.trace.tail)
@@ -128,7 +137,7 @@ def missing_effects(results: Iterable[Result]) -> list[str]:
     total: Counter[str] = Counter()
     for result in results:
         total.update(result.counters)
-    return [effect for effect in EFFECTS if not total[effect]]
+    return [effect for effect in ALL_EFFECTS if not total[effect]]
 
 
 def _run(cluster: Cluster, history: History, chance: random.Random, result: Result) -> None:
