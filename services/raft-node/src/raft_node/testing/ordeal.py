@@ -20,7 +20,6 @@ What must hold, and is checked after every start (``raft_node.testing.ordeal_mod
 
 from __future__ import annotations
 
-import copy
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -44,7 +43,7 @@ from raft_node.testing.engines import TINY_OPTIONS, settle
 from raft_node.testing.files import MemoryFileSystem
 from raft_node.testing.ordeal_model import Append, Model, batch_of
 
-STEPS = 220
+STEPS = 160
 EFFECTS = tuple(
     f"ordeal_{name}"
     for name in (
@@ -424,10 +423,13 @@ class Ordeal:
     def _close_and_damage(self) -> None:
         """Stops the node in order; a bit flips in a copy of its disk, and a node starts there."""
         self._wal.close()
-        disk = copy.deepcopy(self._fs)
-        disk.cut_at = 0
-        disk.heal()
-        paths = [path for path in disk.files() if path.startswith((f"{_WAL}/", f"{_DATA}/"))]
+        disk = BrittleFileSystem()
+        for directory in (_WAL, _DATA):
+            disk.make_directory(directory)
+        files = self._fs.files()
+        paths = [path for path in files if path.startswith(f"{_WAL}/") or path.rpartition("/")[0] == _DATA]
+        for path in paths:
+            disk.put(path, files[path])
         path = self._chance.choice(paths)
         content = disk.read_file(path)
         if content:
