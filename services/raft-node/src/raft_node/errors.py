@@ -12,6 +12,7 @@
     |   |   +-- AlreadyLeaderError      it leads already
     |   |   +-- UnknownMemberError      no member of the shard has that name
     |   +-- ConfigurationRefusedError  the members cannot be changed so, or not now
+    |   +-- RecoveryRefusedError    a lost quorum cannot be recovered so
     |   +-- InvalidCommandError     the bytes are not a command that a client may send
     +-- TransferFailedError     leadership was to be handed over, and nobody took it in time
     +-- OutcomeUnknownError     it was proposed; it may or may not be applied later
@@ -81,6 +82,10 @@ class UnknownMemberError(TransferRefusedError):
 
 class ConfigurationRefusedError(RefusedError):
     """The members cannot be changed so, or not now. Nothing was appended."""
+
+
+class RecoveryRefusedError(RefusedError):
+    """A lost quorum cannot be recovered so. No file was changed."""
 
 
 class InvalidCommandError(RefusedError):
