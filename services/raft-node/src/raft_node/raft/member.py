@@ -1,6 +1,6 @@
 """What a member is in every role: term, vote, log and clock, what others may look at, what it writes and applies.
 
-``raft_node.raft.node`` is the protocol on top of it: it alone changes roles and takes messages.
+``raft_node.raft.roles``, ``raft_node.raft.voter`` and ``raft_node.raft.node`` are the protocol on top of it.
 
 Invariants:
 

@@ -1,4 +1,4 @@
-"""One member of a shard: roles, terms, votes, and the way of every message.
+"""One member of a shard: what its driver asks of it, and the way of every message.
 
 ``RaftNode`` is synchronous and acts on nothing: time comes as ticks, randomness is injected, and what must happen
 leaves in a ``Ready`` whose module numbers the driver's duties. It knows neither what commands mean nor how anything is
@@ -6,12 +6,10 @@ stored or sent.
 
 Invariants:
 
-1. The term never goes back; one vote a term; both are durable before anything that rests on them leaves.
-2. The role changes only in ``_become_*``; every message comes in by ``step``.
-3. ``_leader`` exists exactly while the role is LEADER, ``_election`` exactly while it is a candidate's.
-4. A message for another incarnation, or that no correct node could have sent, changes nothing; of nodes outside the
+1. Every message comes in by ``step``, and everything leaves by ``ready``.
+2. A message for another incarnation, or that no correct node could have sent, changes nothing; of nodes outside the
    configuration only an elected leader and whoever asks before it campaigns are heard.
-5. The configuration in force is the newest one in the log, committed or not.
+3. Those of ``raft_node.raft.member``, ``raft_node.raft.roles`` and ``raft_node.raft.voter``, on which it is built.
 
 Reference: the paper, figure 2 and 5; the thesis, 3.10, 4, 6.2, 6.4, 9.6. ``docs/raft.md`` maps them to functions.
 """
@@ -26,11 +24,8 @@ from raft_node.entry import EntryKind
 from raft_node.errors import ConfigurationRefusedError, NotLeaderError, OverloadedError
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import encode_configuration
-from raft_node.raft.election import Election, up_to_date
 from raft_node.raft.follower import refusal, take_entries
-from raft_node.raft.leader import Leader
-from raft_node.raft.member import Member
-from raft_node.raft.membership import check_change, members_of
+from raft_node.raft.membership import check_change
 from raft_node.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -44,6 +39,7 @@ from raft_node.raft.messages import (
 from raft_node.raft.ready import Ready
 from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Proposal, ReadState, Role
 from raft_node.raft.validity import malformed
+from raft_node.raft.voter import Voter
 
 __all__ = ["Proposal", "RaftNode"]
 
@@ -52,7 +48,7 @@ if TYPE_CHECKING:
     from random import Random
 
 
-class RaftNode(Member):
+class RaftNode(Voter):
     """One member of a shard."""
 
     def __init__(
@@ -340,64 +336,6 @@ class RaftNode(Member):
             case _:
                 assert_never(message)
 
-    def _request_vote(self, message: RequestVote) -> None:
-        """The paper, 5.2 and 5.4.1, with pre-vote (thesis, 9.6)."""
-        if message.term > self._term:
-            if self._protects_leader() and not message.transfer:
-                # A leader that was heard keeps its term: who missed it must not depose it (thesis, 4.2.3).
-                return
-            if not message.pre_vote:
-                self._become_follower(message.term, None)
-        log = self._log
-        complete = up_to_date(message.last_log_term, message.last_log_index, log.last_term, log.last_index)
-        if message.pre_vote:
-            granted = complete and message.term > self._term
-            if granted and message.sender not in self._members:
-                self._introduced = message.sender
-            # A grant speaks of the term to come; a refusal tells the own one, so that the sender can catch up.
-            term = message.term if granted else self._term
-            self._outbox.send(RequestVoteResponse(self._id, message.sender, term, granted, True))
-            return
-        granted = complete and message.term == self._term and self._voted_for in (None, message.sender)
-        if granted:
-            if self._voted_for is None:
-                self._voted_for = message.sender
-                self._outbox.change += 1
-            self._restart_election_timer()
-        self._outbox.send_when_durable(RequestVoteResponse(self._id, message.sender, self._term, granted, False))
-
-    def _request_vote_response(self, message: RequestVoteResponse) -> None:
-        if message.term > self._term and not (message.pre_vote and message.granted):
-            self._become_follower(message.term, None)
-            return
-        election = self._election
-        if election is None or election.pre_vote != message.pre_vote:
-            return
-        # A grant names the term that was asked for; a refusal of a pre-vote names the refuser's own.
-        expected = election.term if message.granted or not message.pre_vote else self._term
-        if message.term != expected:
-            return
-        election.record(message.sender, message.granted)
-        self._conclude(election)
-
-    def _timeout_now(self, message: TimeoutNow) -> None:
-        """The leader wants this node to lead: it campaigns at once, without asking first (thesis, 3.10)."""
-        if message.term < self._term or not self._may_campaign():
-            return
-        if self._follow(message.term, message.sender):
-            self._become_candidate(transfer=True)
-
-    def _conclude(self, election: Election) -> None:
-        outcome = election.outcome
-        if outcome is None:
-            return
-        if not outcome:
-            self._become_follower(self._term, None)
-        elif election.pre_vote:
-            self._become_candidate()
-        else:
-            self._become_leader()
-
     def _append_entries(self, message: AppendEntries) -> None:
         """The paper, 5.3. The answer waits until what it acknowledges is durable."""
         if message.term < self._term:
@@ -444,156 +382,7 @@ class RaftNode(Member):
         elif self._leader is not None and message.term == self._term:
             self._leader.heartbeat_response(message, self._now)
 
-    # Roles.
-
-    def _become_follower(self, term: int, leader_id: NodeId | None) -> None:
-        """Follows a leader, or waits for one.
-
-        Seeing a newer term alone does not restart a follower's election timer: only a leader heard and a vote given
-        do (the paper, 5.2).
-        """
-        assert term >= self._term, "the term never goes back"
-        was_follower = self._role in (Role.FOLLOWER, Role.LEARNER)
-        if term > self._term:
-            self._term = term
-            self._voted_for = None
-            self._outbox.change += 1
-        if self._leader is not None:
-            self._reads_dropped += self._leader.reads.drop()
-            self._last_read_token = self._leader.reads.last_token
-            self._leader = None
-            self._outbox.event("lost_leadership", term=term)
-        if leader_id is not None and leader_id != self._leader_id:
-            self._outbox.event("follows", term=term, leader=leader_id.name)
-        self._election = None
-        self._leader_id = leader_id
-        self._role = Role.FOLLOWER if self._may_campaign() else Role.LEARNER
-        if not was_follower or self._election_deadline == 0:
-            self._restart_election_timer()
-
-    def _become_pre_candidate(self) -> None:
-        self._role = Role.PRE_CANDIDATE
-        self._leader_id = None
-        self._campaign(Election(self._term + 1, True, self._configuration.voters))
-        self._outbox.event("became_pre_candidate", term=self._term)
-        election = self._election
-        assert election is not None
-        election.record(self._id, True)
-        self._conclude(election)
-
-    def _become_candidate(self, *, transfer: bool = False) -> None:
-        self._role = Role.CANDIDATE
-        self._term += 1
-        self._voted_for = self._id
-        self._leader_id = None
-        self._outbox.change += 1
-        self._campaign(Election(self._term, False, self._configuration.voters), transfer=transfer)
-        self._outbox.event("became_candidate", term=self._term, transfer=transfer)
-        # The own vote counts, as any other, once it is durable.
-        self._outbox.hold(RequestVoteResponse(self._id, self._id, self._term, True, False))
-
-    def _campaign(self, election: Election, *, transfer: bool = False) -> None:
-        self._election = election
-        self._restart_election_timer()
-        log, pre_vote = self._log, election.pre_vote
-        # A request for votes promises a log and a term, which a crash must not take back; a pre-vote promises nothing.
-        send = self._outbox.send if pre_vote else self._outbox.send_when_durable
-        for voter in self._configuration.voters:
-            if voter != self._id:
-                send(RequestVote(self._id, voter, election.term, log.last_index, log.last_term, pre_vote, transfer))
-
-    def _become_leader(self) -> None:
-        self._role = Role.LEADER
-        self._election = None
-        self._leader_id = self._id
-        self._leader = Leader(
-            config=self._config,
-            node_id=self._id,
-            term=self._term,
-            configuration=self._configuration,
-            log=self._log,
-            outbox=self._outbox,
-            last_read_token=self._last_read_token,
-            now=self._now,
-        )
-        if self._changing_index:
-            for node in members_of(self._configurations.previous) - self._members - {self._id}:
-                self._leader.depart(node, self._changing_index, self._now)
-        self._outbox.event("became_leader", term=self._term)
-        # An entry of the own term commits those of older terms, and tells what is committed (the paper, 5.4.2 and 8).
-        timestamp_us = self._log.last_timestamp_us
-        self._append([entries_codec.encode(self._log.last_index + 1, self._term, EntryKind.NOOP, timestamp_us)])
-
-    # Members.
-
-    def _adopt_configuration(self) -> None:
-        """Goes by the newest configuration in the log from now on (thesis, 4.1)."""
-        self._configuration = configuration = self._configurations.current
-        self._members = members_of(configuration)
-        self._changing_index = self._uncommitted_change()
-        self._configuration_event("configuration_adopted")
-        if self._leader is not None:
-            self._leader.reconfigure(configuration, self._configurations.index, self._now)
-            return
-        assert self._election is None, "only a leader's entries change the members"
-        self._role = Role.FOLLOWER if self._may_campaign() else Role.LEARNER
-        self._restart_election_timer()
-
-    def _configuration_committed(self) -> None:
-        self._changing_index = 0
-        self._configuration_event("configuration_committed")
-        if self._id in self._members:
-            return
-        self._outbox.event("removed", term=self._term)
-        # So that a restarted process knows it from its disk, and does not campaign.
-        self._outbox.change += 1
-        if self._role is Role.FOLLOWER:
-            self._role = Role.LEARNER
-        if self._leader is not None:
-            # Its last duty was to commit its own removal (thesis, 4.2.2). Somebody shall follow without a pause.
-            successor = self._leader.complete_successor(self._now)
-            if successor is not None:
-                self._outbox.send(TimeoutNow(self._id, successor, self._term))
-            self._become_follower(self._term, None)
-
-    def _configuration_event(self, name: str) -> None:
-        configuration = self._configuration
-        self._outbox.event(
-            name,
-            index=self._configurations.index,
-            voters=[member.name for member in configuration.voters],
-            learners=[member.name for member in configuration.learners],
-        )
-
     # Helpers.
 
     def _not_leader(self) -> NotLeaderError:
         return NotLeaderError(self._leader_id.name if self._leader_id else "")
-
-    def _protects_leader(self) -> bool:
-        if self._leader is not None:
-            return True
-        heard = self._leader_heard_tick
-        return (
-            self._leader_id is not None
-            and heard is not None
-            and self._now - heard < self._config.election_timeout_ticks
-        )
-
-    def _follow(self, term: int, leader_id: NodeId) -> bool:
-        """Accepts the leader of a term that is not older than the own one; False if there is another already."""
-        if term == self._term and self._leader_id is not None and self._leader_id != leader_id:
-            self.ignored_messages += 1
-            self._outbox.event("two_leaders", term=term, leader=self._leader_id.name, other=leader_id.name)
-            return False
-        if self._leader_id != leader_id or term > self._term:
-            self._become_follower(term, leader_id)
-        self._leader_heard_tick = self._now
-        self._restart_election_timer()
-        return True
-
-    def _restart_election_timer(self) -> None:
-        """Draws the timeout anew each time, so that split votes do not repeat (the paper, 5.2)."""
-        config = self._config
-        timeout = self._random.randrange(config.election_timeout_ticks, config.election_timeout_ticks_max)
-        self._election_deadline = self._now + timeout
