@@ -21,7 +21,7 @@ import uvloop
 
 from raft_node import __version__
 from raft_node.app.node import Node
-from raft_node.commands import recover_quorum
+from raft_node.commands import inspect, recover_quorum
 from raft_node.errors import FatalError, SettingsError
 from raft_node.observability import logs
 from raft_node.runtime.volume_lock import locked
@@ -90,12 +90,13 @@ def main() -> int:
         prog="raft-node", description="One replica of a DougDB shard. Settings are environment variables DOUGDB_*."
     )
     parser.add_argument("--version", action="version", version=f"raft-node {__version__}")
-    commands = parser.add_subparsers(title="on the volumes of a node that does not run", metavar="COMMAND")
+    commands = parser.add_subparsers(title="on the files of a node", metavar="COMMAND")
     recovering = commands.add_parser(
         recover_quorum.NAME, help=recover_quorum.SUMMARY, description=recover_quorum.SUMMARY
     )
     recover_quorum.add_arguments(recovering)
     recovering.set_defaults(run=recover_quorum.run)
+    inspect.add_to(commands)
     arguments = parser.parse_args()
     if not __debug__:
         print("raft-node: do not run this with -O: its assertions guard the data", file=sys.stderr)
