@@ -10,7 +10,7 @@ TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests serv
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
+.PHONY: help setup run check lint types imports tidy test test-fast sim simulate crash-images protos protos-check bench-smoke clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ sim: setup ## The simulations only
 simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
 	$(BIN)/python -m raft_node.testing --seed $(SEED)
+
+crash-images: setup ## All crash images of all workloads of four operations on log and SSTables
+	$(BIN)/python -m raft_node.testing.crash_images_main $(ARGS)
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
