@@ -429,14 +429,15 @@ class RaftNode(Member):
         if message.term >= self._term:
             if not self._follow(message.term, message.sender):
                 return
-            # The leader clips it to what it knows to match here; anything else is not believed.
+            # The leader clips it to what was acknowledged to it, and in this term nothing of that is ever cut off.
             if message.commit_index <= self._log.last_index:
                 self._log.commit_to(message.commit_index)
+            else:
+                self._outbox.event("log_lost", acknowledged=message.commit_index, last_index=self._log.last_index)
             if not message.answer:
                 return
-        self._outbox.send(
-            HeartbeatResponse(self._id, message.sender, self._term, message.read_token, self._log.last_index)
-        )
+        answer = HeartbeatResponse(self._id, message.sender, self._term, message.read_token, self._log.last_index)
+        self._outbox.send(answer)
 
     def _heartbeat_response(self, message: HeartbeatResponse) -> None:
         if message.term > self._term:
@@ -449,8 +450,7 @@ class RaftNode(Member):
     def _become_follower(self, term: int, leader_id: NodeId | None) -> None:
         """Follows a leader, or waits for one.
 
-        Seeing a newer term alone does not restart a follower's election timer: only a leader heard and a vote given
-        do (the paper, 5.2).
+        A newer term alone does not restart the election timer: a leader heard and a vote given do (the paper, 5.2).
         """
         assert term >= self._term, "the term never goes back"
         was_follower = self._role in (Role.FOLLOWER, Role.LEARNER)
@@ -544,7 +544,8 @@ class RaftNode(Member):
         self._configuration_event("configuration_committed")
         if self._id in self._members:
             return
-        self._outbox.event("removed", term=self._term)
+        if self._configurations.lost(self._id):
+            self._outbox.event("removed", term=self._term)
         # So that a restarted process knows it from its disk, and does not campaign.
         self._outbox.change += 1
         if self._role is Role.FOLLOWER:
