@@ -108,12 +108,18 @@ class IdentifyResponse(_message.Message):
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     FIRST_CONFIGURATION_FIELD_NUMBER: _builtins.int
     FORMAT_VERSION_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    APPLIED_INDEX_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     cluster_id: _builtins.bytes
     """Empty before bootstrap."""
     first_configuration: _builtins.bytes
     """The finished bytes of log entry 1; empty before bootstrap."""
     format_version: _builtins.int
+    configuration: _builtins.bytes
+    """The members as of applied_index (docs/formats.md, Configuration); empty before the"""
+    applied_index: _builtins.int
+    """core runs, and at a node that has no log yet."""
     @_builtins.property
     def member(self) -> Global___Member: ...
     def __init__(
@@ -124,10 +130,12 @@ class IdentifyResponse(_message.Message):
         cluster_id: _builtins.bytes = ...,
         first_configuration: _builtins.bytes = ...,
         format_version: _builtins.int = ...,
+        configuration: _builtins.bytes = ...,
+        applied_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "first_configuration", b"first_configuration", "format_version", b"format_version", "member", b"member", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "cluster_id", b"cluster_id", "configuration", b"configuration", "first_configuration", b"first_configuration", "format_version", b"format_version", "member", b"member", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,7 +66,8 @@ class RaftServicer:
 
     def Identify(self, request, context):
         """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
-        the others fetch the one first configuration from whoever has it.
+        the others fetch the one first configuration from whoever has it. Whoever joins later learns the cluster's id, and
+        whether it is a member; a leader that admits it learns its incarnation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

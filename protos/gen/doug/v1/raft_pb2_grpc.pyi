@@ -33,7 +33,8 @@ class RaftStub:
     def __new__(cls, channel: _aio.Channel) -> RaftAsyncStub: ...
     Identify: _grpc.UnaryUnaryMultiCallable[_raft_pb2.IdentifyRequest, _raft_pb2.IdentifyResponse]
     """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
-    the others fetch the one first configuration from whoever has it.
+    the others fetch the one first configuration from whoever has it. Whoever joins later learns the cluster's id, and
+    whether it is a member; a leader that admits it learns its incarnation.
     """
     RequestVote: _grpc.UnaryUnaryMultiCallable[_raft_pb2.RequestVoteRequest, _raft_pb2.RequestVoteResponse]
     TimeoutNow: _grpc.UnaryUnaryMultiCallable[_raft_pb2.TimeoutNowRequest, _raft_pb2.TimeoutNowResponse]
@@ -48,7 +49,8 @@ class RaftAsyncStub(RaftStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Identify: _aio.UnaryUnaryMultiCallable[_raft_pb2.IdentifyRequest, _raft_pb2.IdentifyResponse]  # type: ignore[assignment]
     """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
-    the others fetch the one first configuration from whoever has it.
+    the others fetch the one first configuration from whoever has it. Whoever joins later learns the cluster's id, and
+    whether it is a member; a leader that admits it learns its incarnation.
     """
     RequestVote: _aio.UnaryUnaryMultiCallable[_raft_pb2.RequestVoteRequest, _raft_pb2.RequestVoteResponse]  # type: ignore[assignment]
     TimeoutNow: _aio.UnaryUnaryMultiCallable[_raft_pb2.TimeoutNowRequest, _raft_pb2.TimeoutNowResponse]  # type: ignore[assignment]
@@ -66,7 +68,8 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_raft_pb2.IdentifyResponse, _abc.Awaitable[_raft_pb2.IdentifyResponse]]:
         """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
-        the others fetch the one first configuration from whoever has it.
+        the others fetch the one first configuration from whoever has it. Whoever joins later learns the cluster's id, and
+        whether it is a member; a leader that admits it learns its incarnation.
         """
 
     @_abc_1.abstractmethod

@@ -51,7 +51,7 @@ class TestConfiguration:
         for bad in (
             *[GOLDEN[:n] for n in range(len(GOLDEN))],
             GOLDEN + b"\0",
-            b"\x02" + GOLDEN[1:],
+            b"\x03" + GOLDEN[1:],
             GOLDEN[:-1] + b"\xff",
             b"\x01\0\0\0\0",
         ):

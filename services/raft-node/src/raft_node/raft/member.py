@@ -162,6 +162,13 @@ class Member:
         """The leader's view of its peers while this node leads, for checks and figures."""
         return self._leader
 
+    def hears(self, peer: NodeId) -> bool:
+        """Whether a leader heard this peer within the longest election timeout; itself always."""
+        if self._leader is None or peer == self._id:
+            return peer == self._id
+        progress = self._leader.progress.get(peer)
+        return progress is not None and self._now - progress.heard_tick < self._config.election_timeout_ticks_max
+
     # What is written and applied.
 
     def applied(self, index: int) -> None:

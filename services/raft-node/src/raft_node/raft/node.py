@@ -367,14 +367,15 @@ class RaftNode(Voter):
         if message.term >= self._term:
             if not self._follow(message.term, message.sender):
                 return
-            # The leader clips it to what it knows to match here; anything else is not believed.
+            # The leader clips it to what was acknowledged to it, and in this term nothing of that is ever cut off.
             if message.commit_index <= self._log.last_index:
                 self._log.commit_to(message.commit_index)
+            else:
+                self._outbox.event("log_lost", acknowledged=message.commit_index, last_index=self._log.last_index)
             if not message.answer:
                 return
-        self._outbox.send(
-            HeartbeatResponse(self._id, message.sender, self._term, message.read_token, self._log.last_index)
-        )
+        answer = HeartbeatResponse(self._id, message.sender, self._term, message.read_token, self._log.last_index)
+        self._outbox.send(answer)
 
     def _heartbeat_response(self, message: HeartbeatResponse) -> None:
         if message.term > self._term:

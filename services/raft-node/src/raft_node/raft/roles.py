@@ -139,7 +139,8 @@ class RoleHolder(Member):
         self._configuration_event("configuration_committed")
         if self._id in self._members:
             return
-        self._outbox.event("removed", term=self._term)
+        if self._configurations.lost(self._id):
+            self._outbox.event("removed", term=self._term)
         # So that a restarted process knows it from its disk, and does not campaign.
         self._outbox.change += 1
         if self._role is Role.FOLLOWER:

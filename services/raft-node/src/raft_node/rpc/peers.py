@@ -4,13 +4,16 @@ Requests travel on this node's own streams, one for AppendEntries and one for he
 never delays a heartbeat; answers go back on the stream that their request came in on. Votes and TimeoutNow are unary
 calls.
 
+Peers come and go with the configuration: whoever the core writes to is connected then, if its address is known, and
+disconnected by ``retain`` once the core is done with it.
+
 Invariant: nothing reaches the core that is not from the peer it claims, in this cluster and shard, to this incarnation.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any, assert_never
 
@@ -99,6 +102,7 @@ class Peer:
     ) -> None:
         """Opens the connections; ``run`` sets the streams going."""
         self.node_id = node_id
+        self.address = address
         self._me = me
         self._envelope = me.envelope(node_id)
         self._metrics = metrics
@@ -203,10 +207,16 @@ class Peers:
     """All peers of a node: the driver's ``Transport``."""
 
     def __init__(self, me: LocalMember, metrics: Metrics) -> None:
-        """Starts without peers; ``connect`` adds them."""
+        """Starts without peers; ``connect`` says how to reach them."""
         self.me = me
         self._metrics = metrics
         self._peers: dict[NodeId, Peer] = {}
+        self._running: dict[NodeId, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._find_address: Callable[[NodeId], str | None] = lambda node_id: None
+        self._on_message: Callable[[Message], None] = lambda message: None
+        self._on_unreachable: Callable[[NodeId], None] = lambda node_id: None
+        self._unknown: set[NodeId] = set()
         self._append_answers: dict[NodeId, Outbox[pb.AppendEntriesResponse]] = {}
         self._heartbeat_answers: dict[NodeId, Outbox[pb.HeartbeatResponse]] = {}
         self._votes: dict[tuple[NodeId, int, bool], asyncio.Future[RequestVoteResponse]] = {}
@@ -215,41 +225,85 @@ class Peers:
 
     def connect(
         self,
-        addresses: dict[NodeId, str],
+        find_address: Callable[[NodeId], str | None],
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[NodeId], None],
     ) -> None:
-        """Opens a channel to each peer.
+        """Says how peers are reached, and who hears of them.
 
         Args:
-            addresses: Raft addresses by member, this node left out.
+            find_address: A peer's Raft address, None while it is not known.
             on_message: Takes every answer.
             on_unreachable: Told when what was under way to a peer is lost.
         """
-        for node_id, address in addresses.items():
-            self._peers[node_id] = Peer(self.me, node_id, address, self._metrics, on_message, on_unreachable)
+        self._find_address = find_address
+        self._on_message = on_message
+        self._on_unreachable = on_unreachable
+
+    @property
+    def connected(self) -> frozenset[NodeId]:
+        """Whom there is a connection for, whether or not the peer answers."""
+        return frozenset(self._peers)
+
+    def retain(self, peers: Collection[NodeId]) -> None:
+        """Disconnects all but these, and those whose address has changed: they are connected again when needed."""
+        for node_id, peer in list(self._peers.items()):
+            if node_id not in peers or self._find_address(node_id) not in (None, peer.address):
+                self._disconnect(node_id)
+        self._unknown.intersection_update(peers)
 
     async def run(self) -> None:
         """Runs all streams until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for peer in self._peers.values():
-                group.create_task(peer.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for peer in self._peers.values():
+                    self._start(peer)
+                await asyncio.Event().wait()
+        finally:
+            self._group = None
+
+    def _peer(self, node_id: NodeId) -> Peer | None:
+        """The connection to a peer, made now if it has to be; None while nobody knows where it is."""
+        peer = self._peers.get(node_id)
+        if peer is not None:
+            return peer
+        address = self._find_address(node_id)
+        if address is None:
+            self._metrics.messages_dropped.labels(self._metrics.shard, "unknown_peer").inc()
+            if node_id not in self._unknown:
+                self._unknown.add(node_id)
+                _log.warning("raft.unknown_peer", peer=node_id.name, incarnation=node_id.incarnation)
+            return None
+        peer = Peer(self.me, node_id, address, self._metrics, self._on_message, self._on_unreachable)
+        self._peers[node_id] = peer
+        _log.info("raft.peer_connected", peer=node_id.name, incarnation=node_id.incarnation, address=address)
+        if self._group is not None:
+            self._start(peer)
+        return peer
+
+    def _start(self, peer: Peer) -> None:
+        assert self._group is not None
+        self._running[peer.node_id] = self._group.create_task(peer.run())
+
+    def _disconnect(self, node_id: NodeId) -> None:
+        del self._peers[node_id]
+        self._envelopes.pop(node_id, None)
+        running = self._running.pop(node_id, None)
+        if running is not None:
+            running.cancel()
+        _log.info("raft.peer_disconnected", peer=node_id.name, incarnation=node_id.incarnation)
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Queues messages, each where it belongs."""
+        """Queues messages, each where it belongs. What is for a peer whose address is not known is dropped."""
         # The core gives peers that are equally far the same list: it is joined once.
         blobs: dict[int, bytes] = {}
         for message in messages:
             match message:
-                case AppendEntries():
-                    blob = blobs.get(id(message.entries))
-                    if blob is None:
-                        blob = blobs[id(message.entries)] = entries.join(message.entries)
-                    self._peers[message.receiver].append(message, blob)
-                case Heartbeat():
-                    self._peers[message.receiver].heartbeat(message)
-                case RequestVote():
-                    self._peers[message.receiver].vote(message)
+                case AppendEntries() | Heartbeat() | RequestVote() | TimeoutNow():
+                    peer = self._peer(message.receiver)
+                    if peer is not None:
+                        self._request(peer, message, blobs)
                 case AppendEntriesResponse():
                     append_answers = self._append_answers.get(message.receiver)
                     if append_answers is not None:
@@ -262,10 +316,27 @@ class Peers:
                         heartbeat_answers.put(codec.encode_heartbeat_response(message, envelope))
                 case RequestVoteResponse():
                     self._answer_vote(message)
-                case TimeoutNow():
-                    self._peers[message.receiver].timeout_now(message)
                 case _:
                     assert_never(message)
+
+    @staticmethod
+    def _request(
+        peer: Peer, message: AppendEntries | Heartbeat | RequestVote | TimeoutNow, blobs: dict[int, bytes]
+    ) -> None:
+        match message:
+            case AppendEntries():
+                blob = blobs.get(id(message.entries))
+                if blob is None:
+                    blob = blobs[id(message.entries)] = entries.join(message.entries)
+                peer.append(message, blob)
+            case Heartbeat():
+                peer.heartbeat(message)
+            case RequestVote():
+                peer.vote(message)
+            case TimeoutNow():
+                peer.timeout_now(message)
+            case _:
+                assert_never(message)
 
     def envelope(self, peer: NodeId) -> pb.Envelope:
         """What stands on every answer to a peer."""

@@ -43,6 +43,8 @@ class RaftService(pb_grpc.RaftServicer):
     Attributes:
         first_configuration: The finished bytes of entry 1; empty before this member has it.
         cluster_id: The cluster's id; empty before this member knows it.
+        configuration: Gives the applied configuration, encoded, and the index that it is as of; empty before there is
+            one.
     """
 
     def __init__(self, node_id: NodeId, shard: int, metrics: Metrics) -> None:
@@ -53,6 +55,8 @@ class RaftService(pb_grpc.RaftServicer):
         self._attached: Attached | None = None
         self.first_configuration = b""
         self.cluster_id = b""
+        self.configuration: Callable[[], tuple[bytes, int]] = lambda: (b"", 0)
+        self._refused = ""
         self._received = {name: metrics.received("Raft", name) for name in _METHODS}
         self._sent = {name: metrics.sent("Raft", name) for name in _METHODS}
 
@@ -63,13 +67,16 @@ class RaftService(pb_grpc.RaftServicer):
     async def Identify(  # noqa: N802 - the method's name in the proto file
         self, request: pb.IdentifyRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.IdentifyResponse:
-        """Tells who this member is, and its first configuration."""
+        """Tells who this member is, its first configuration and the one that it has applied."""
+        configuration, applied_index = self.configuration()
         return pb.IdentifyResponse(
             member=pb.Member(name=self._node_id.name, incarnation=self._node_id.incarnation),
             shard=self._shard,
             cluster_id=self.cluster_id,
             first_configuration=self.first_configuration if request.shard == self._shard else b"",
             format_version=codec.FORMAT_VERSION,
+            configuration=configuration,
+            applied_index=applied_index,
         )
 
     async def RequestVote(  # noqa: N802
@@ -178,5 +185,8 @@ class RaftService(pb_grpc.RaftServicer):
             return attached, attached.peers.me.check(envelope)
         except MessageError as error:
             self._metrics.messages_dropped.labels(self._metrics.shard, "not_for_me").inc()
-            _log.warning("raft.message_refused", reason=str(error))
+            # A leader goes on trying to reach an incarnation that is gone; once is enough for the log.
+            tell = _log.debug if str(error) == self._refused else _log.warning
+            self._refused = str(error)
+            tell("raft.message_refused", reason=str(error))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))

@@ -32,7 +32,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.messages import Message
 from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
-from raft_node.raft.types import NodeId, Role
+from raft_node.raft.types import Configuration, NodeId, Role
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
 
@@ -218,6 +218,21 @@ class Driver:
         self._waiting.extend(submissions)
         self._waiting_bytes += size
         self.wake()
+
+    def change_members(self, configuration: Configuration, sink: Sink) -> tuple[int, int]:
+        """Proposes other members; gives the entry's index and term. The sink hears once what became of it.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            OverloadedError: Leadership is being handed over.
+            ConfigurationRefusedError: See ``RaftNode.propose_configuration``.
+        """
+        if self._stopped:
+            raise NotLeaderError
+        index, term = self.node.propose_configuration(configuration, self._clock.now_us())
+        self.pending.add(index, term, [Submission(sink, 0, 0, b"")], self._loop.time() + self._proposal_timeout_s)
+        self.wake()
+        return index, term
 
     def read(self, callback: ReadCallback) -> None:
         """Asks for a linearizable read; reads that come while a round is under way share the next one."""
