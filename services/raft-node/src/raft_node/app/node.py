@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import secrets
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -21,12 +22,13 @@ from grpc_reflection.v1alpha import reflection
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2, raft_pb2_grpc
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
-from raft_node.app.bootstrap import FIRST_TERM, Bootstrap, check_membership
-from raft_node.entry import EntryKind
+from raft_node.app.bootstrap import FIRST_TERM, Bootstrap
+from raft_node.app.figures import node_state
+from raft_node.app.snapshots import SnapshotParts
+from raft_node.app.storage import check_incarnation, first_configuration, open_storage, stored_configuration
 from raft_node.errors import (
     AlreadyLeaderError,
     FatalError,
-    IdentityError,
     NotLeaderError,
     SettingsError,
     TransferFailedError,
@@ -37,7 +39,6 @@ from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
 from raft_node.raft.config import RaftConfig
-from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
@@ -58,8 +59,7 @@ from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem
-from raft_node.storage.options import EngineOptions
-from raft_node.storage.wal import Wal, WalOptions
+from raft_node.storage.wal import Wal
 
 _EXPIRE_EVERY_S = 0.5
 _GRACE_S = 1.0
@@ -101,6 +101,8 @@ class Node:
         self._fatal: FatalError | None = None
         self._engine: Engine | None = None
         self._log: LogStore | None = None
+        self._maintenance: Maintenance | None = None
+        self._start_id = ""
         self._shard: Shard | None = None
         self._incarnation = 0
         self._draining = False
@@ -141,9 +143,10 @@ class Node:
             raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
             identities.check_log_is_there(self._fs, settings.wal_dir, identity)
             wal, engine = await self._open_storage(start_id)
+            self._start_id = start_id
             stack.callback(engine.close)
             self._engine = engine
-            identity, configuration = await self._join(identity, wal, raft_service)
+            identity, configuration = await self._join(identity, wal, engine, raft_service)
             if configuration is None:
                 wal.close()
                 return
@@ -160,7 +163,7 @@ class Node:
                 await self._hand_over_and_settle(self._shard)
                 doug_service.tell_leader()
                 # Whoever still asks here is told where to go, while this node goes on as a follower.
-                await client_server.stop(_GRACE_S)
+                await asyncio.gather(client_server.stop(_GRACE_S), self._flush())
             self._shard.driver.stop()
         if self._fatal is not None:
             raise self._fatal
@@ -216,31 +219,16 @@ class Node:
 
     async def _open_storage(self, start_id: str) -> tuple[Wal, Engine]:
         """Reads the log and the manifest on a thread, while the ports already answer that the node is starting."""
-        settings = self._settings
-        options = EngineOptions(
-            memtable_bytes=settings.memtable_bytes,
-            block_cache_bytes=settings.block_cache_bytes,
-            compression=settings.compression,
-        )
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as threads:
-            wal = await loop.run_in_executor(
-                threads, Wal.open, self._fs, settings.wal_dir, WalOptions(segment_bytes=settings.wal_segment_bytes)
-            )
-            engine = await loop.run_in_executor(threads, Engine.open, self._fs, settings.data_dir, options, start_id)
-        for note in wal.recovery_notes:
+            opened = await loop.run_in_executor(threads, open_storage, self._fs, self._settings, start_id)
+        for note in opened.notes:
             _log.warning("wal.recovered", note=note)
-            self.record("wal_recovered", note=str(note))
-        applied = engine.applied_index
-        if applied > wal.last_index or (applied and wal.term(applied) != engine.applied_term):
-            raise IdentityError(
-                f"{settings.data_dir} has applied entry {applied} of term {engine.applied_term}, and "
-                f"{settings.wal_dir} ends at {wal.last_index} or has another entry there: the log was wiped or replaced"
-            )
-        return wal, engine
+            self.record("wal_recovered", note=note)
+        return opened.wal, opened.engine
 
     async def _join(
-        self, identity: identities.Identity, wal: Wal, raft_service: RaftService
+        self, identity: identities.Identity, wal: Wal, engine: Engine, raft_service: RaftService
     ) -> tuple[identities.Identity, Configuration | None]:
         """The identity within the cluster and the configuration; None when the node was stopped while it waited."""
         settings = self._settings
@@ -261,13 +249,10 @@ class Node:
             )
             # Durable before this member tells it on, and before it votes.
             wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
-        entry = wal.entries(1, 2, 1)[0]
-        if entry.kind != EntryKind.CONFIGURATION:
-            raise IdentityError(f"{settings.wal_dir} does not begin with a configuration")
-        configuration = decode_configuration(entry.command)
-        check_membership(configuration, me)
+        configuration = stored_configuration(wal, engine)
+        check_incarnation(configuration, me)
         raft_service.cluster_id = identity.cluster_id.encode()
-        raft_service.first_configuration = entry.data
+        raft_service.first_configuration = first_configuration(self._fs, settings.data_dir, wal)
         return identity, configuration
 
     async def _run_shard(
@@ -294,9 +279,11 @@ class Node:
             self.fail,
             slow_s=settings.slow_append_ms / 1000,
             on_slow=self._tell_slow_disk,
+            on_compacted=self._tell_compaction,
         )
         stack.callback(log.close)
         self._log = log
+        machine = StateMachine(engine)
         core = RaftNode(
             raft_config(settings),
             me,
@@ -305,33 +292,63 @@ class Node:
             configuration,
             engine.applied_index,
             random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
+            machine.clock_us,
         )
         maintenance = Maintenance(
             engine,
             worker,
             self._metrics,
-            lambda: driver.wake(),  # noqa: PLW0108
+            lambda: snapshots.flushed(),  # noqa: PLW0108
             self.fail,
             self.record,
         )
-        driver = self._make_driver(core, log, engine, peers, maintenance)
+        self._maintenance = maintenance
+        driver = self._make_driver(
+            core,
+            log,
+            machine,
+            engine,
+            peers,
+            maintenance,
+            lambda wanted: snapshots.wanted(wanted),  # noqa: PLW0108
+        )
+        snapshots = SnapshotParts(
+            settings,
+            self._fs,
+            self._start_id,
+            driver,
+            log,
+            engine,
+            maintenance,
+            peers,
+            self._metrics,
+            self.record,
+            self.fail,
+        )
         reader = Reader(engine, self.fail)
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
         peers.connect(self._addresses_of_others(configuration, me), driver.receive, driver.peer_unreachable)
-        self._start_tasks(stack, peers, maintenance, driver)
-        raft_service.attach(peers, driver.receive)
+        self._start_tasks(stack, peers, maintenance, driver, snapshots)
+        raft_service.attach(peers, driver.receive, snapshots.service)
         doug_service.attach(self._shard)
         driver.start()
 
     def _make_driver(
-        self, core: RaftNode, log: LogStore, engine: Engine, peers: Peers, maintenance: Maintenance
+        self,
+        core: RaftNode,
+        log: LogStore,
+        machine: StateMachine,
+        engine: Engine,
+        peers: Peers,
+        maintenance: Maintenance,
+        on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
     ) -> Driver:
         settings = self._settings
         return Driver(
             core,
             log,
-            StateMachine(engine),
+            machine,
             engine,
             peers,
             self._metrics,
@@ -341,21 +358,28 @@ class Node:
             shards=settings.initial_shards,
             on_event=self._tell,
             on_applied=maintenance.poke,
+            on_snapshots_wanted=on_snapshots_wanted,
         )
 
     def _start_tasks(
-        self, stack: contextlib.AsyncExitStack, peers: Peers, maintenance: Maintenance, driver: Driver
+        self,
+        stack: contextlib.AsyncExitStack,
+        peers: Peers,
+        maintenance: Maintenance,
+        driver: Driver,
+        snapshots: SnapshotParts,
     ) -> None:
         tasks = [
             asyncio.create_task(peers.run()),
             asyncio.create_task(maintenance.run()),
-            asyncio.create_task(self._expire(driver)),
+            asyncio.create_task(self._expire(driver, snapshots)),
         ]
 
         for task in tasks:
             task.add_done_callback(_end_with)
 
         async def end_tasks() -> None:
+            await snapshots.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -376,11 +400,12 @@ class Node:
         await self._health.set("", status)
         await self._health.set("readiness", status)
 
-    async def _expire(self, driver: Driver) -> None:
+    async def _expire(self, driver: Driver, snapshots: SnapshotParts) -> None:
         shown = False
         while True:
             await asyncio.sleep(_EXPIRE_EVERY_S)
             driver.expire()
+            await snapshots.tidy()
             ready = not self._not_ready()
             if ready != shown:
                 shown = ready
@@ -406,6 +431,13 @@ class Node:
         # The duration is left out of what is compared, so that a disk that stays slow is one event with a count.
         _log.warning("wal.slow_append", duration_ms=round(duration_s * 1000), entries=entries)
         self.record("slow_disk", longer_than_ms=self._settings.slow_append_ms)
+
+    def _tell_compaction(self, before: int, after: int) -> None:
+        assert self._log is not None
+        self._metrics.log_compactions.inc()
+        _log.debug("log.compacted", first_before=before, first_after=after, disk_bytes=self._log.size_bytes)
+        # Named as the entries that are gone: from, to.
+        self.record("log_compacted", **{"from": before, "to": after - 1})
 
     def record(self, name: str, **details: object) -> None:
         """Notes what happened, for the timeline; a core's event brings the term that it speaks of."""
@@ -455,6 +487,12 @@ class Node:
         left = len(shard.driver.pending)
         self.record("drained", leader=leader.name if leader else "", unanswered=left)
         _log.info("node.drained", leader=leader.name if leader else "", unanswered=left)
+
+    async def _flush(self) -> None:
+        """Has what is in memory written as an SSTable, so that the next start replays little."""
+        assert self._maintenance is not None
+        flushed = await self._maintenance.flush(self._settings.stop_flush_timeout_ms / 1000)
+        self.record("flushed_for_stop", in_time=flushed)
 
     async def _hand_over_again(self, shard: Shard) -> None:
         """A drained node was elected all the same: the others could not, or an operator asked for it."""
@@ -507,7 +545,7 @@ class Node:
             response.role = core.role.value
             response.term = core.term
             response.commit_index = core.commit_index
-            response.applied_index = core.applied_index
+            response.applied_index = shard.driver.applied_index
             response.last_log_index = core.last_index
             assert self._log is not None
             response.first_log_index = self._log.first_index
@@ -516,30 +554,6 @@ class Node:
         return response
 
     def _state(self) -> NodeState | None:
-        shard, engine, log = self._shard, self._engine, self._log
-        if shard is None or engine is None or log is None:
+        if self._shard is None or self._engine is None or self._log is None:
             return None
-        core = shard.driver.node
-        stats = engine.stats()
-        leadership = core.leadership
-        return NodeState(
-            role=core.role.value,
-            term=core.term,
-            commit_index=core.commit_index,
-            applied_index=core.applied_index,
-            last_log_index=core.last_index,
-            first_log_index=log.first_index,
-            has_leader=core.leader is not None,
-            members=len(core.configuration.voters),
-            proposals_pending=len(shard.driver.pending),
-            peers={} if leadership is None else {peer.name: p.match_index for peer, p in leadership.progress.items()},
-            wal_bytes=log.bytes_written,
-            wal_syncs=log.syncs,
-            memtable_bytes=stats.memtable_bytes + stats.immutable_bytes,
-            tables=dict(enumerate(zip(stats.level_tables, stats.level_bytes, strict=True))),
-            block_cache_hits=stats.cache_hits,
-            block_cache_misses=stats.cache_misses,
-            flushes=stats.flushes,
-            compactions=stats.compactions,
-            stalled=engine.stalled,
-        )
+        return node_state(self._shard.driver, self._engine, self._log)

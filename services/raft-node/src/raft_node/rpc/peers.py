@@ -99,6 +99,7 @@ class Peer:
     ) -> None:
         """Opens the connections; ``run`` sets the streams going."""
         self.node_id = node_id
+        self.address = address
         self._me = me
         self._envelope = me.envelope(node_id)
         self._metrics = metrics
@@ -228,6 +229,11 @@ class Peers:
         """
         for node_id, address in addresses.items():
             self._peers[node_id] = Peer(self.me, node_id, address, self._metrics, on_message, on_unreachable)
+
+    def address_of(self, peer: NodeId) -> str | None:
+        """A peer's Raft address, while it is connected."""
+        known = self._peers.get(peer)
+        return known.address if known is not None else None
 
     async def run(self) -> None:
         """Runs all streams until cancelled."""
