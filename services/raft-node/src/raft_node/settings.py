@@ -83,10 +83,20 @@ class NodeSettings(BaseSettings):
     compression: Literal["none", "lz4"] = "lz4"
     """How blocks of SSTables are compressed, where it pays."""
 
+    log_keep_bytes: int = Field(default=64 << 20, ge=1 << 16)
+    """So much of the log is kept for nodes that lag behind or restart, beyond what this node itself still needs."""
+    log_bytes_max: int = Field(default=1 << 30, ge=1 << 16)
+    """So much of the log is kept at most for a node that is slow but answers; then it gets a snapshot instead."""
+    snapshot_chunk_bytes: int = Field(default=256 << 10, ge=1 << 10, le=4 << 20)
+    """How much of a snapshot goes into one message."""
+    snapshot_timeout_ms: int = Field(default=30_000, ge=1000)
+    """A snapshot whose receiver takes nothing and says nothing for this long is given up, and begun again later."""
     proposal_timeout_ms: int = Field(default=15_000, ge=100)
     """After this time a proposal without a result is answered as unknown, so that nothing waits for ever."""
     drain_timeout_ms: int = Field(default=3_000, ge=0, le=60_000)
     """How long a stop, or an operator who moves leadership, waits until another node leads."""
+    stop_flush_timeout_ms: int = Field(default=2_000, ge=0, le=60_000)
+    """How long a stop waits for what is in memory to be flushed, so that the next start has little to replay."""
     events_max: int = Field(default=4096, ge=16, le=65_536)
     """How many events the node keeps in memory for ``dougctl timeline``."""
     events_bytes_max: int = Field(default=1 << 20, ge=1 << 14, le=4 << 20)
@@ -110,6 +120,8 @@ class NodeSettings(BaseSettings):
             raise ValueError("election_timeout_ms must be at least twice heartbeat_ms")
         if self.election_timeout_max_ms <= self.election_timeout_ms:
             raise ValueError("election_timeout_max_ms must be greater than election_timeout_ms")
+        if self.log_bytes_max < self.log_keep_bytes:
+            raise ValueError("log_bytes_max must be at least log_keep_bytes")
         if self.node_id not in self.peer_addresses:
             raise ValueError(f"peers does not name this node, {self.node_id}")
         if self.shard_id >= self.initial_shards:

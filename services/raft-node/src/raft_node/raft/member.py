@@ -22,6 +22,7 @@ from raft_node.raft.leader import Leader
 from raft_node.raft.log import RaftLog
 from raft_node.raft.membership import ConfigurationHistory, members_of
 from raft_node.raft.outbox import Outbox
+from raft_node.raft.progress import ProgressState
 from raft_node.raft.ready import SoftState
 from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Role, Write
 
@@ -168,6 +169,24 @@ class Member:
             return peer == self._id
         progress = self._leader.progress.get(peer)
         return progress is not None and self._now - progress.heard_tick < self._config.election_timeout_ticks_max
+
+    @property
+    def slowest_healthy_match(self) -> int | None:
+        """While it leads, the least that is known to be stored by a peer that was heard within an election timeout.
+
+        None when there is none. Peers that wait for a snapshot do not count: the log is of no use to them.
+        """
+        if self._leader is None:
+            return None
+        patience = self._config.election_timeout_ticks_max
+        return min(
+            (
+                peer.match_index
+                for peer in self._leader.progress.values()
+                if peer.state is not ProgressState.SNAPSHOT and self._now - peer.heard_tick < patience
+            ),
+            default=None,
+        )
 
     # What is written and applied.
 

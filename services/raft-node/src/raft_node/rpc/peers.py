@@ -252,6 +252,11 @@ class Peers:
                 self._disconnect(node_id)
         self._unknown.intersection_update(peers)
 
+    def address_of(self, peer: NodeId) -> str | None:
+        """A peer's Raft address, while it is connected."""
+        known = self._peers.get(peer)
+        return known.address if known is not None else None
+
     async def run(self) -> None:
         """Runs all streams until cancelled."""
         try:

@@ -11,6 +11,8 @@ Invariants:
    time it slept (docs/raft.md, Time).
 4. While leadership is handed over, writes are held back, and reads as soon as this node does not lead any more. Once
    somebody leads, they are refused with that leader's name, certainly not applied; if it stays here, they go on.
+5. Between ``begin_restore`` and ``end_restore`` the core is ahead of what lies on disk: nothing is written to the log
+   and nothing applied, and ``applied_index`` tells what reads see.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.messages import Message
 from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
-from raft_node.raft.types import Configuration, NodeId, Role
+from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
 
@@ -115,6 +117,7 @@ class Driver:
         shards: int,
         on_event: Callable[[Event], None],
         on_applied: Callable[[], None],
+        on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
     ) -> None:
         """Builds it; ``start`` sets it going.
 
@@ -131,6 +134,7 @@ class Driver:
             shards: How many shards a new cluster starts with, for the same.
             on_event: Takes what the core has to tell.
             on_applied: Called after entries were applied, so that flushes can be looked after.
+            on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
         """
         self.node = node
         self.machine = machine
@@ -145,6 +149,7 @@ class Driver:
         self._create_shard_term = 0
         self._on_event = on_event
         self._on_applied = on_applied
+        self._on_snapshots_wanted = on_snapshots_wanted
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
         self._waiting_bytes = 0
@@ -166,6 +171,8 @@ class Driver:
         self._stalled_since_s: float | None = None
         self._holds = 0
         self._hand_overs: set[asyncio.Future[NodeId]] = set()
+        # What is applied while a snapshot is being installed; None at all other times.
+        self._restoring_from: int | None = None
 
     # What comes in.
 
@@ -309,8 +316,55 @@ class Driver:
 
     @property
     def applied_index(self) -> int:
-        """The last entry that was applied here."""
-        return self.node.applied_index
+        """The last entry that was applied here, and that reads see."""
+        return self.node.applied_index if self._restoring_from is None else self._restoring_from
+
+    # Snapshots.
+
+    def snapshot_sent(self, peer: NodeId, index: int) -> None:
+        """A peer that needed a snapshot has everything up to ``index``."""
+        if not self._stopped:
+            self.node.snapshot_sent(peer, index)
+            self.wake()
+
+    def snapshot_failed(self, peer: NodeId) -> None:
+        """A peer that needed a snapshot got none."""
+        if not self._stopped:
+            self.node.snapshot_failed(peer)
+            self.wake()
+
+    def begin_restore(self, index: int, term: int, configuration: Configuration, timestamp_us: int) -> HardState | None:
+        """Has the core take over a snapshot whose files are complete; None if it is of no use any more.
+
+        Otherwise the caller makes it the durable state, resets the log with the hard state that it was given, and ends
+        with ``end_restore``; if it cannot, the node must stop.
+        """
+        assert self._restoring_from is None, "one snapshot is installed at a time"
+        applied = self.node.applied_index
+        if self._stopped or not self.node.restore(index, term, configuration, timestamp_us):
+            return None
+        self._restoring_from = applied
+        # Entries that were handed out before are void: the snapshot includes them.
+        self._held = ()
+        self.wake()
+        return HardState(self.node.term, self.node.voted_for, index)
+
+    def take_state(self, machine: StateMachine, index: int) -> None:
+        """The state is that of the snapshot now; the log is still to follow."""
+        assert self._restoring_from is not None
+        self._restoring_from = index
+        self.machine = machine
+
+    def end_restore(self) -> None:
+        """State and log begin behind the snapshot: writing and applying go on."""
+        assert self._restoring_from is not None
+        self._restoring_from = None
+        self.wake()
+
+    @property
+    def restoring(self) -> bool:
+        """Whether a snapshot is being installed."""
+        return self._restoring_from is not None
 
     def wake(self) -> None:
         """Has ``_turn`` run once, soon."""
@@ -327,21 +381,29 @@ class Driver:
         self._note_stall()
         if self._inbox:
             self._step()
-        if self._held and not self._engine.stalled:
+        if self._held and not self._must_hold:
             held, self._held = self._held, ()
             self._apply(held)
         if self._waiting and not self.holding:
             self._propose()
         if self._reads_waiting and (self.node.role is Role.LEADER or not self.holding):
             self._ask_quorum()
-        ready = self.node.ready(self._log.idle)
+        ready = self.node.ready(self._may_write)
         while ready is not None:
             self._handle(ready)
-            ready = self.node.ready(self._log.idle)
+            ready = self.node.ready(self._may_write)
         self._serve_confirmed()
         self._conclude_hand_overs()
         self._note_stall()
         self._set_timer()
+
+    @property
+    def _may_write(self) -> bool:
+        return self._restoring_from is None and self._log.idle
+
+    @property
+    def _must_hold(self) -> bool:
+        return self._restoring_from is not None or self._engine.stalled
 
     def _note_stall(self) -> None:
         """Tells when the engine begins and ends to hold applying up; looked at twice a turn."""
@@ -374,12 +436,14 @@ class Driver:
             self._on_event(event)
         if ready.committed:
             assert not self._held, "the core hands out one chunk of committed entries at a time"
-            if self._engine.stalled:
+            if self._must_hold:
                 # Applied by a later turn; meanwhile the core hands out no more, so that memory stays bounded.
                 self._held = ready.committed
             else:
                 self._apply(ready.committed)
         self._take_reads(ready)
+        if ready.snapshots_wanted:
+            self._on_snapshots_wanted(ready.snapshots_wanted)
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         outcomes = self.machine.apply(entries)
@@ -452,7 +516,7 @@ class Driver:
             self._drop_reads(ready.reads_dropped)
 
     def _serve_confirmed(self) -> None:
-        applied = self.node.applied_index
+        applied = self.applied_index
         # Rounds are confirmed in order, and their indexes never fall, so the first one waits the least.
         while self._confirmed and self._confirmed[0][0] <= applied:
             self._answer_reads(self._confirmed.popleft()[1], confirmed=True)
