@@ -42,6 +42,10 @@ class RaftStub:
     """AppendEntries and its answers, in order, one stream from the leader to each follower."""
     Heartbeat: _grpc.StreamStreamMultiCallable[_raft_pb2.HeartbeatRequest, _raft_pb2.HeartbeatResponse]
     """Heartbeats and read tokens, answered before any fsync, on a stream that no bulk transfer blocks."""
+    ReadIndex: _grpc.StreamStreamMultiCallable[_raft_pb2.ReadIndexRequest, _raft_pb2.ReadIndexResponse]
+    """A member that follows asks the leader how far it must have applied to serve linearizable reads. One request stands
+    for all reads that wait there; one is under way at a time, on a stream beside the heartbeats.
+    """
 
 @_typing.type_check_only
 class RaftAsyncStub(RaftStub):
@@ -57,6 +61,10 @@ class RaftAsyncStub(RaftStub):
     """AppendEntries and its answers, in order, one stream from the leader to each follower."""
     Heartbeat: _aio.StreamStreamMultiCallable[_raft_pb2.HeartbeatRequest, _raft_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Heartbeats and read tokens, answered before any fsync, on a stream that no bulk transfer blocks."""
+    ReadIndex: _aio.StreamStreamMultiCallable[_raft_pb2.ReadIndexRequest, _raft_pb2.ReadIndexResponse]  # type: ignore[assignment]
+    """A member that follows asks the leader how far it must have applied to serve linearizable reads. One request stands
+    for all reads that wait there; one is under way at a time, on a stream beside the heartbeats.
+    """
 
 class RaftServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -99,5 +107,15 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_raft_pb2.HeartbeatResponse], _abc.AsyncIterator[_raft_pb2.HeartbeatResponse]]:
         """Heartbeats and read tokens, answered before any fsync, on a stream that no bulk transfer blocks."""
+
+    @_abc_1.abstractmethod
+    def ReadIndex(
+        self,
+        request_iterator: _MaybeAsyncIterator[_raft_pb2.ReadIndexRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_raft_pb2.ReadIndexResponse], _abc.AsyncIterator[_raft_pb2.ReadIndexResponse]]:
+        """A member that follows asks the leader how far it must have applied to serve linearizable reads. One request stands
+        for all reads that wait there; one is under way at a time, on a stream beside the heartbeats.
+        """
 
 def add_RaftServicer_to_server(servicer: RaftServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

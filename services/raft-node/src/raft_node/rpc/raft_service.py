@@ -25,7 +25,7 @@ from raft_node.rpc.peers import Peers
 from raft_node.rpc.streams import BROKEN, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
-_METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat")
+_METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat", "ReadIndex")
 
 _log = get_logger()
 
@@ -123,6 +123,17 @@ class RaftService(pb_grpc.RaftServicer):
             "Heartbeat",
             lambda attached, source: attached.peers.open_heartbeat_answers(source),
             codec.decode_heartbeat,
+        )
+
+    async def ReadIndex(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ReadIndexRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Takes the reads of a member that follows; the answers go back once a quorum has confirmed this leader."""
+        await self._serve(
+            context,
+            "ReadIndex",
+            lambda attached, source: attached.peers.open_read_answers(source),
+            codec.decode_read_index,
         )
 
     async def _serve(
