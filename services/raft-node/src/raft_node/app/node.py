@@ -47,6 +47,7 @@ from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
 from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
+from raft_node.runtime.clocks import LeaseClock
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.log_store import LogStore, to_raft, to_wal
@@ -79,6 +80,7 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
         append_bytes_max=settings.replicate_bytes_max,
         uncommitted_bytes_max=settings.uncommitted_bytes_max,
         cache_bytes_max=settings.log_cache_bytes,
+        lease_ticks=settings.lease_ticks if settings.leader_lease_enabled else 0,
     )
 
 
@@ -403,6 +405,7 @@ class Node:
             on_event=self._tell,
             on_applied=maintenance.poke,
             on_snapshots_wanted=on_snapshots_wanted,
+            lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
         )
 
     def _start_tasks(

@@ -23,12 +23,17 @@ from raft_node.raft.log import RaftLog
 from raft_node.raft.membership import ConfigurationHistory, members_of
 from raft_node.raft.outbox import Outbox
 from raft_node.raft.progress import ProgressState
+from raft_node.raft.read_forwarding import ForwardedReads
 from raft_node.raft.ready import SoftState
-from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Role, Write
+from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, ReadState, Role, Write
 
 if TYPE_CHECKING:
     # Only the type: randomness itself is injected.
     from random import Random
+
+
+_READ_PATIENCE_TIMEOUTS = 2
+"""So many of the longest election timeouts a read is asked of leaders; that is enough to find a new one."""
 
 
 class Member:
@@ -76,10 +81,15 @@ class Member:
         self._leader: Leader | None = None
         self._election: Election | None = None
         self._last_read_token = 0
+        self._forwarded = ForwardedReads(
+            random, _READ_PATIENCE_TIMEOUTS * config.election_timeout_ticks_max, config.heartbeat_ticks
+        )
+        self._read_states: list[ReadState] = []
         self._reads_dropped: list[int] = []
         self.ignored_messages = 0
         self._now = 0
-        self._leader_heard_tick: int | None = None
+        # With leases, whatever this voter promised a leader before it restarted binds it still.
+        self._leader_heard_tick: int | None = 0 if config.lease_ticks else None
         self._election_deadline = 0
 
     # What others may look at.

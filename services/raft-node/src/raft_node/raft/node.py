@@ -32,6 +32,8 @@ from raft_node.raft.messages import (
     Heartbeat,
     HeartbeatResponse,
     Message,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
     TimeoutNow,
@@ -82,6 +84,7 @@ class RaftNode(Voter):
     def tick(self, ticks: int = 1) -> None:
         """Lets time pass: heartbeats, check-quorum, elections."""
         self._now += ticks
+        self._reads_dropped += self._forwarded.expire(self._now)
         if self._leader is not None:
             if self._leader.lost_quorum(self._now):
                 self._outbox.event("lost_quorum", term=self._term)
@@ -95,9 +98,13 @@ class RaftNode(Voter):
         """How many ticks until this node would act by itself; at least 1."""
         if self._leader is not None:
             return self._leader.ticks_to_deadline(self._now)
+        deadline = self._election_deadline
         if self._role is Role.LEARNER:
-            return self._config.election_timeout_ticks_max
-        return max(1, self._election_deadline - self._now)
+            deadline = self._now + self._config.election_timeout_ticks_max
+        read_deadline = self._forwarded.deadline()
+        if read_deadline is not None:
+            deadline = min(deadline, read_deadline)
+        return max(1, deadline - self._now)
 
     # The driver's side.
 
@@ -179,19 +186,33 @@ class RaftNode(Voter):
             raise self._not_leader()
         self._leader.begin_transfer(target, self._now)
 
-    def read_index(self, context: int) -> None:
-        """Asks for a read; it comes back in ``Ready.read_states``, or in ``reads_dropped`` if leadership is lost.
+    def read_index(self, context: int, clock: float | None = None) -> None:
+        """Asks for a read; it comes back in ``Ready.read_states``, or in ``reads_dropped``.
+
+        A leader confirms it, and drops it when it loses its office. Another node asks the leader that it follows, also
+        the next one, and drops it if none answers within two of the longest election timeouts.
+
+        Args:
+            context: What names the read in ``Ready``.
+            clock: A monotonic clock in ticks with fractions, which goes on while the process stands still; read after
+                the read came in and immediately before this call. A lease is judged by it alone; without it, or
+                without leases, every read takes a round.
 
         Raises:
-            NotLeaderError: Another node leads, or none.
+            NotLeaderError: No leader is known.
             OverloadedError: Too many reads wait.
         """
-        if self._leader is None:
+        waiting = len(self._forwarded if self._leader is None else self._leader.reads.waiting)
+        if waiting >= self._config.reads_waiting_max:
+            raise OverloadedError(f"{waiting} reads wait for a round")
+        if self._leader is not None:
+            confirmed = self._leader.read(context, clock, self._now)
+            if confirmed is not None:
+                self._read_states.append(confirmed)
+        elif self._leader_id is not None:
+            self._forwarded.add(context, self._now)
+        else:
             raise self._not_leader()
-        waiting = self._leader.reads.waiting
-        if len(waiting) >= self._config.reads_waiting_max:
-            raise OverloadedError(f"{len(waiting)} reads wait for a round")
-        waiting.append(context)
 
     def peer_unreachable(self, peer: NodeId) -> None:
         """The transport lost the stream to a peer, with whatever was in it."""
@@ -261,15 +282,20 @@ class RaftNode(Voter):
         """What is to be done now, if anything; see ``raft_node.raft.ready``."""
         if self._changing_index and self._changing_index <= self._log.commit_index:
             self._configuration_committed()
-        read_states: Sequence[ReadState] = self._leader.send(self._now) if self._leader is not None else ()
+        if self._leader is not None:
+            self._read_states += self._leader.send(self._now)
+        elif self._leader_id in self._members:
+            # A leader that this node has still to learn of as a member is not reachable by itself.
+            self._ask_leader(self._leader_id)
         write = self._take_write() if writer_idle else None
         committed = self._take_committed()
         outbox = self._outbox
-        wanted = outbox.snapshots_wanted
-        if not (outbox.messages or write or committed or read_states or self._reads_dropped or outbox.events or wanted):
+        wanted, states, dropped = outbox.snapshots_wanted, self._read_states, self._reads_dropped
+        if not (outbox.messages or write or committed or states or dropped or outbox.events or wanted):
             return None
-        ready = Ready(outbox.messages, write, committed, read_states, self._reads_dropped, outbox.events, wanted)
-        outbox.messages, outbox.events, outbox.snapshots_wanted, self._reads_dropped = [], [], [], []
+        ready = Ready(outbox.messages, write, committed, states, dropped, outbox.events, wanted)
+        outbox.messages, outbox.events, outbox.snapshots_wanted = [], [], []
+        self._read_states, self._reads_dropped = [], []
         return ready
 
     def validate(self) -> None:
@@ -333,6 +359,10 @@ class RaftNode(Voter):
                 self._heartbeat(message)
             case HeartbeatResponse():
                 self._heartbeat_response(message)
+            case ReadIndexRequest():
+                self._read_index_request(message)
+            case ReadIndexResponse():
+                self._read_index_response(message)
             case _:
                 assert_never(message)
 
@@ -374,8 +404,16 @@ class RaftNode(Voter):
                 self._outbox.event("log_lost", acknowledged=message.commit_index, last_index=self._log.last_index)
             if not message.answer:
                 return
-        answer = HeartbeatResponse(self._id, message.sender, self._term, message.read_token, self._log.last_index)
-        self._outbox.send(answer)
+        self._outbox.send(
+            HeartbeatResponse(
+                self._id,
+                message.sender,
+                self._term,
+                message.read_token,
+                self._log.last_index,
+                self._config.lease_ticks > 0,
+            )
+        )
 
     def _heartbeat_response(self, message: HeartbeatResponse) -> None:
         if message.term > self._term:
@@ -383,7 +421,26 @@ class RaftNode(Voter):
         elif self._leader is not None and message.term == self._term:
             self._leader.heartbeat_response(message, self._now)
 
+    def _read_index_request(self, message: ReadIndexRequest) -> None:
+        """Only the leader of that very term answers; whoever asked another one will hear who leads, and ask again."""
+        if self._leader is not None and message.term == self._term:
+            self._leader.read_index_request(message)
+
+    def _read_index_response(self, message: ReadIndexResponse) -> None:
+        if message.term > self._term:
+            self._become_follower(message.term, None)
+        elif message.term == self._term and message.sender == self._leader_id:
+            self._read_states += [
+                ReadState(context, message.read_index) for context in self._forwarded.answered(message.token)
+            ]
+
     # Helpers.
+
+    def _ask_leader(self, leader: NodeId) -> None:
+        """Forwards the reads that wait; again when the request or its answer seems to be lost."""
+        token = self._forwarded.ask(leader, self._term, self._now)
+        if token:
+            self._outbox.send(ReadIndexRequest(self._id, leader, self._term, token))
 
     def _not_leader(self) -> NotLeaderError:
         return NotLeaderError(self._leader_id.name if self._leader_id else "")

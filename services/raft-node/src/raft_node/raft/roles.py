@@ -111,6 +111,8 @@ class RoleHolder(Member):
             last_read_token=self._last_read_token,
             now=self._now,
         )
+        # Reads that were to be forwarded need not be any more.
+        self._leader.reads.waiting += self._forwarded.take_all()
         if self._changing_index:
             for node in members_of(self._configurations.previous) - self._members - {self._id}:
                 self._leader.depart(node, self._changing_index, self._now)

@@ -70,8 +70,7 @@ class Voter(RoleHolder):
         if self._leader is not None:
             return True
         heard = self._leader_heard_tick
-        return (
-            self._leader_id is not None
-            and heard is not None
-            and self._now - heard < self._config.election_timeout_ticks
-        )
+        if heard is None or self._now - heard >= self._config.election_timeout_ticks:
+            return False
+        # A lease rests on what this voter answered, even if it has seen a newer term or a restart since.
+        return self._leader_id is not None or self._config.lease_ticks > 0

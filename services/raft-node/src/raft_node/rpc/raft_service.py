@@ -26,7 +26,7 @@ from raft_node.rpc.snapshot_service import SnapshotService
 from raft_node.rpc.streams import BROKEN, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
-_METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat", "InstallSnapshot")
+_METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat", "ReadIndex", "InstallSnapshot")
 
 _log = get_logger()
 
@@ -152,6 +152,17 @@ class RaftService(pb_grpc.RaftServicer):
         if attached.snapshots is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "no snapshots are taken here")
         await attached.snapshots.serve(context, request.header, source)
+
+    async def ReadIndex(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ReadIndexRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Takes the reads of a member that follows; the answers go back once a quorum has confirmed this leader."""
+        await self._serve(
+            context,
+            "ReadIndex",
+            lambda attached, source: attached.peers.open_read_answers(source),
+            codec.decode_read_index,
+        )
 
     async def _serve(
         self,
