@@ -73,6 +73,9 @@ class ShardOwner(Protocol):
     def start_node(self, node: Node) -> None:
         """Runs a node that was not configured but pointed to."""
 
+    def stop_node(self, node: Node) -> None:
+        """Stops a node that is not where it was."""
+
 
 class Shard:
     """One Raft cluster.
@@ -80,6 +83,7 @@ class Shard:
     Attributes:
         id: Its number.
         nodes: Its nodes by id.
+        members: The names of the members as a leader last told them; None before that.
         leader: Who is believed to lead.
         leader_term: The newest term that anybody was believed to lead in.
         ever_led: Whether a leader was ever found.
@@ -97,6 +101,8 @@ class Shard:
         self._loop = asyncio.get_running_loop()
         self.nodes = {node_id: self._make_node(node_id, address) for node_id, address in addresses.items()}
         self._rotation = deque(self.nodes.values())
+        self._configured = frozenset(addresses)
+        self.members: frozenset[str] | None = None
         self.leader: Node | None = None
         self.leader_term = 0
         self.ever_led = False
@@ -309,8 +315,40 @@ class Shard:
         """``node`` has handed leadership over and says to whom."""
         self._hear_of_leader(node, term, leader_id, address, refused=True)
 
+    def learn_members(self, answer: admin_pb2.MembersResponse) -> None:
+        """Goes by what a leader says of the members: new ones are asked too, and who left serves no local reads."""
+        self.members = frozenset(member.name for member in answer.members)
+        for member in answer.members:
+            node = self._node_named(member.name, member.client_address)
+            if node is not None and node not in self._rotation:
+                self._rotation.append(node)
+        for node in list(self.nodes.values()):
+            if node.id not in self.members and node is not self.leader:
+                if node.id not in self._configured:
+                    self._retire(node)
+                else:
+                    self._bench(node)
+
+    def _retire(self, node: Node) -> None:
+        """Forgets a node that the settings do not name: it was removed, or is somewhere else now."""
+        self._bench(node)
+        self.on_down(node, node.link.reset(self._loop.time()))
+        del self.nodes[node.id]
+        self._owner.stop_node(node)
+
+    def _bench(self, node: Node) -> None:
+        """Gives a node no local reads any more."""
+        node.granted = False
+        if node in self._rotation:
+            self._rotation.remove(node)
+
     def _node_named(self, node_id: str, address: str) -> Node | None:
         node = self.nodes.get(node_id)
+        if node is not None and address not in ("", node.address) and node_id not in self._configured:
+            if node is self.leader:
+                self._set_leader(None, self.leader_term)
+            self._retire(node)
+            node = None
         if node is None and address:
             node = self.nodes[node_id] = self._make_node(node_id, address)
             self._rotation.append(node)
