@@ -60,6 +60,16 @@
 {{- toJson $nodes -}}
 {{- end -}}
 
+{{/* The domains of the shards, as the facade reads them to look for SRV records. */}}
+{{- define "dougdb.domains" -}}
+{{- $root := . -}}
+{{- $domains := dict -}}
+{{- range $n := until (int .Values.shards) -}}
+{{- $_ := set $domains (toString $n) (include "dougdb.peersDomain" (list $root $n)) -}}
+{{- end -}}
+{{- toJson $domains -}}
+{{- end -}}
+
 {{/* Labels that select, and never change. Takes a list: the root, the component. */}}
 {{- define "dougdb.selectorLabels" -}}
 {{- $root := index . 0 -}}
@@ -107,7 +117,9 @@ capabilities:
 {{- define "dougdb.spread" -}}
 {{- $hard := (index . 0).Values.spread.hard -}}
 {{- $labels := index . 1 -}}
-{{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+{{- range $index, $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+{{- if $index }}
+{{ end -}}
 - maxSkew: 1
   topologyKey: {{ $key }}
   whenUnsatisfiable: {{ ternary "DoNotSchedule" "ScheduleAnyway" $hard }}
