@@ -11,7 +11,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
-.PHONY: crash-images
+.PHONY: crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
 
 help: ## Show this list
@@ -28,7 +28,7 @@ setup: ## Make .venv; instant when it is up to date
 run: setup ## Start a local cluster; options as ARGS="--shards 3 --data /tmp/doug"
 	@exec $(BIN)/python tools/foreground.py $(BIN)/dougctl dev $(ARGS)
 
-check: lint types imports protos-check chart-check tidy ## Everything but the tests: lint, types, layers, stubs, house rules
+check: lint types imports protos-check chart-check mutants-check tidy ## Everything but the tests: lint, types, layers, stubs, house rules
 
 lint: setup
 	$(BIN)/ruff check .
@@ -66,6 +66,12 @@ simulate: setup ## Replay one simulation: make simulate SEED=n
 
 crash-images: setup ## All crash images of all workloads of four operations on log and SSTables
 	$(BIN)/python -m raft_node.testing.crash_images_main $(ARGS)
+
+mutants: setup ## Planted bugs against their tests and 200 seeds each; or some: make mutants ONLY=M07
+	@exec $(BIN)/python -m raft_node.testing.mutants --only "$(ONLY)" $(ARGS)
+
+mutants-check: setup
+	$(BIN)/python -m raft_node.testing.mutants --check
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
