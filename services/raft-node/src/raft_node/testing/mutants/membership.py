@@ -57,7 +57,7 @@ MUTANTS = (
         "M41",
         "a leader goes on leading after its own removal is committed",
         (30,),
-        "raft/node.py",
+        "raft/roles.py",
         "                self._outbox.send(TimeoutNow(self._id, successor, self._term))\n"
         "            self._become_follower(self._term, None)\n",
         "                self._outbox.send(TimeoutNow(self._id, successor, self._term))\n",

@@ -19,8 +19,8 @@ MUTANTS = (
         "a new leader serves reads before an entry of its own term is committed",
         (10,),
         "raft/leader.py",
-        "        if reads.waiting and reads.current is None and self.established:\n",
-        "        if reads.waiting and reads.current is None:\n",
+        "        if self.reads.due and self.established:\n",
+        "        if self.reads.due:\n",
         "unit/test_raft_thesis.py::TestThesis64ReadIndex::test_a_new_leader_waits_for_an_entry_of_its_own_term",
     ),
     Mutant(
@@ -45,10 +45,10 @@ MUTANTS = (
         "M25",
         "a read joins a round that began before it came",
         (11,),
-        "raft/node.py",
-        "        waiting.append(context)\n",
-        "        current = self._leader.reads.current\n"
-        "        (waiting if current is None else current.contexts).append(context)\n",
+        "raft/leader.py",
+        "        self.reads.waiting.append(context)\n",
+        "        current = self.reads.current\n"
+        "        (self.reads.waiting if current is None else current.contexts).append(context)\n",
         "unit/test_raft_thesis.py::TestThesis64ReadIndex::test_a_read_needs_a_quorum_round_that_began_after_it",
     ),
 )
