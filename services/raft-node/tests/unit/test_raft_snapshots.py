@@ -101,6 +101,16 @@ class TestLeader:
         shard.tick(20)
         assert joined.node.configuration == with_learner(THREE, D) and leading(peer).caught_up(D)
 
+    def test_a_node_that_comes_back_is_named_though_it_was_denied_one_while_it_left(self) -> None:
+        """Its progress must begin anew: what leaves is never named, and so would never get past this state."""
+        shard, peer = behind()
+        peer.node.snapshot_failed(C)
+        shard.change(peer, Configuration((A, B)))
+        assert leading(peer).progress[C].state is ProgressState.SNAPSHOT and peer.snapshots_wanted == [C]
+        shard.change(peer, Configuration((A, B), (C,)))
+        shard.tick(40)
+        assert peer.snapshots_wanted == [C, C]
+
     def test_no_snapshot_for_a_node_that_was_removed(self) -> None:
         shard, peer = behind()
         peer.node.snapshot_failed(C)
@@ -225,6 +235,16 @@ class TestFollower:
         )  # fmt: skip
         peer.node.validate()
         assert [m.last_log_index for m in answers if isinstance(m, HeartbeatResponse)] == [7]
+
+    def test_no_answer_rests_on_a_snapshot_before_it_is_in_force(self) -> None:
+        """A crash between the core's consent and the driver's switch would take back what such an answer promised."""
+        peer = Peer(A, THREE, log=log_of(1, 1), hard_state=HardState(2))
+        assert peer.node.restore(7, 2, THREE)
+        peer.node.step(AppendEntries(B, A, 2, 7, 2, 7, ()))
+        ready = peer.node.ready(writer_idle=False)
+        assert ready is not None and not ready.messages and ready.write is None
+        peer.log.reset(7, 2)
+        assert peer.pump() == [AppendEntriesResponse(A, B, 2, True, 7, 0, 0, 0)]
 
     def test_what_an_older_leader_left_behind_it_goes_with_the_next_write(self) -> None:
         peer = Peer(A, THREE, log=log_of(1, 1, 1, 1, 1, 1))

@@ -328,8 +328,8 @@ class Leader:
         self._voters = configuration.voters
         self._other_voters = tuple(voter for voter in configuration.voters if voter != self._id)
         for node in (*self._other_voters, *configuration.learners):
-            self._departing.pop(node, None)
-            if node not in self.progress:
+            # While a node was leaving it was denied snapshots; one that comes back begins anew.
+            if self._departing.pop(node, None) is not None or node not in self.progress:
                 self.progress[node] = self._new_progress(next_index, now)
         self._catch_ups = {
             learner: self._catch_ups.get(learner) or CatchUp(next_index, now) for learner in configuration.learners
