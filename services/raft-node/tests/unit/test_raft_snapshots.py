@@ -59,6 +59,19 @@ class TestLeader:
         assert shard["c"].node.commit_index == 11 and [e.index for e in shard["c"].log.stored] == [10, 11]
         assert [e.index for e in shard["c"].committed] == [10, 11]
 
+    def test_a_snapshot_of_the_whole_log_is_confirmed_without_a_new_entry(self) -> None:
+        """Otherwise a learner of an idle shard would never be known to have caught up."""
+        shard, peer = behind()
+        joined = shard.join(D)
+        shard.change(peer, with_learner(THREE, D))
+        last = peer.node.last_index
+        assert joined.restore(last, 1, with_learner(THREE, D))
+        peer.node.snapshot_sent(D, last)
+        assert appends(peer.pump()) == [(last, 0)]
+        # That one is lost; it is asked again.
+        shard.tick(30)
+        assert leading(peer).progress[D].match_index == last and leading(peer).caught_up(D)
+
     def test_a_snapshot_that_failed_is_wanted_again_once_the_peer_is_heard(self) -> None:
         _, peer = behind()
         peer.node.snapshot_failed(C)

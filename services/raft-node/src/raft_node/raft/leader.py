@@ -305,7 +305,9 @@ class Leader:
         slices: dict[int, tuple[Sequence[Entry], int]] = {}
         appends_max, bytes_max = self._config.inflight_appends_max, self._config.inflight_bytes_max
         for node, peer in self.progress.items():
-            while peer.next_index <= last and peer.window_open(appends_max, bytes_max):
+            # A snapshot may hold the whole log; what the peer has then shows in an answer to a probe alone.
+            unproven = peer.cautious and peer.match_index < last
+            while (peer.next_index <= last or unproven) and peer.window_open(appends_max, bytes_max):
                 self._append_entries(node, peer, slices, now)
         self._hand_over(now)
         return self._read_round(now)

@@ -80,7 +80,8 @@ class Installation:
         environment.checkers.snapshot(node.name, snapshot.head)
         environment.trace(f"{node.name} snapshot {snapshot.head.applied_index} for {peer.name}")
         environment.counters["snapshot_sent"] += 1
-        chunk_bytes = max(8, len(snapshot.payload) // environment.chance.choice((1, 3, 6, 12)) + 1)
+        chunks = environment.habits.snapshot_chunks or environment.chance.choice((1, 3, 6, 12))
+        chunk_bytes = max(1, len(snapshot.payload) // chunks + 1)
         self._sending[peer] = Sending(node.identity, peer, snapshot, chunk_bytes)
         self._send(peer)
 

@@ -51,12 +51,14 @@ class Habits:
     Attributes:
         flush_permille: How often, of a thousand times, what was just applied is made durable.
         kept_entries: The log is compacted until so many entries behind the durable state; None keeps all of it.
+        snapshot_chunks: Into how many chunks a snapshot is cut, about; 0 draws it.
         install_max_us: How much longer than a sync of the log each step of installing a snapshot takes, at most.
         resign_us: A leader leaves the lead when its log write takes longer; None if it does not.
     """
 
     flush_permille: int = 50
     kept_entries: int | None = None
+    snapshot_chunks: int = 0
     install_max_us: int = 0
     resign_us: int | None = None
 
