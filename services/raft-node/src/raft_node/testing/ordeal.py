@@ -39,6 +39,7 @@ from raft_node.storage.wal import Wal, WalHardState, WalOptions
 from raft_node.storage.wal_segment import RECYCLED_NAME
 from raft_node.storage.worker import run_task
 from raft_node.testing.checkers import InvariantViolationError
+from raft_node.testing.disk import CuttableFileSystem, PowerCutError
 from raft_node.testing.engines import TINY_OPTIONS, settle
 from raft_node.testing.files import MemoryFileSystem
 from raft_node.testing.ordeal_model import Append, Model, batch_of
@@ -61,16 +62,8 @@ _INCOMING = "incoming"
 _OPTIONS = WalOptions(segment_bytes=4096)
 
 
-class PowerCutError(Exception):
-    """The power went before an operation."""
-
-
-class BrittleFileSystem(MemoryFileSystem):
-    """A disk whose power goes before its n-th next operation (1 is the next); 0 means that it stays on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cut_at = 0
+class BrittleFileSystem(CuttableFileSystem):
+    """A disk that can be told what is to happen to it, and when."""
 
     @property
     def failure_waits(self) -> bool:
@@ -86,12 +79,6 @@ class BrittleFileSystem(MemoryFileSystem):
     def bring_on(self, coming: tuple[int, str]) -> None:
         """What was put off may happen from the next operation on."""
         self.cut_at, self._fail_name = coming
-
-    def _begin(self, name: str, path: str) -> None:
-        if self.cut_at == 1:
-            raise PowerCutError
-        self.cut_at = max(0, self.cut_at - 1)
-        super()._begin(name, path)
 
 
 def require(condition: bool, invariant: str, what: str) -> None:
