@@ -10,7 +10,7 @@ TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests serv
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
+.PHONY: help setup run check lint types imports tidy test test-fast sim simulate soak protos protos-check bench-smoke clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -55,12 +55,16 @@ test: check ## What every change must pass, in under 15 minutes on 2 cores
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) -m "not simulation and not integration and not slow" $(MEMBER_TESTS) tests
 
-sim: setup ## The simulations only
-	$(PYTEST) -m simulation services/raft-node/tests
+sim: setup ## The simulations only: at least 500 seeds, and the directed scenarios
+	$(PYTEST) -s -m simulation services/raft-node/tests
 
 simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
 	$(BIN)/python -m raft_node.testing --seed $(SEED)
+
+soak: setup ## Many fresh seeds: make soak FROM=n SEEDS=m
+	@if [ -z "$(FROM)" ] || [ -z "$(SEEDS)" ]; then echo 'usage: make soak FROM=n SEEDS=m' >&2; exit 2; fi
+	$(BIN)/python -m raft_node.testing.soak --from $(FROM) --seeds $(SEEDS)
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
