@@ -10,7 +10,7 @@ TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests serv
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
+.PHONY: help setup run check lint types imports tidy test test-fast sim simulate soak protos protos-check bench-smoke clean
 .PHONY: crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
 
@@ -57,8 +57,8 @@ test: check ## What every change must pass, in under 15 minutes on 2 cores
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) -m "not simulation and not integration and not slow" $(MEMBER_TESTS) tests
 
-sim: setup ## The simulations only
-	$(PYTEST) -m simulation services/raft-node/tests
+sim: setup ## The simulations only: at least 500 seeds, and the directed scenarios
+	$(PYTEST) -s -m simulation services/raft-node/tests
 
 simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
@@ -72,6 +72,10 @@ mutants: setup ## Planted bugs against their tests and 200 seeds each; or some: 
 
 mutants-check: setup
 	$(BIN)/python -m raft_node.testing.mutants --check
+
+soak: setup ## Many fresh seeds: make soak FROM=n SEEDS=m
+	@if [ -z "$(FROM)" ] || [ -z "$(SEEDS)" ]; then echo 'usage: make soak FROM=n SEEDS=m' >&2; exit 2; fi
+	$(BIN)/python -m raft_node.testing.soak --from $(FROM) --seeds $(SEEDS)
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py

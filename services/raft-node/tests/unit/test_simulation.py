@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import subprocess
 import sys
+import tomllib
 from collections import Counter
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +19,7 @@ from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import Heartbeat
 from raft_node.raft.types import Configuration, HardState, NodeId, Write
 from raft_node.testing import __main__ as command
+from raft_node.testing import soak
 from raft_node.testing.clock import Clock
 from raft_node.testing.cluster import Cluster
 from raft_node.testing.disk import MemoryLog, Reset, WalLog
@@ -382,6 +387,72 @@ def test_a_failure_prints_how_to_replay_it(capsys: pytest.CaptureFixture[str], m
     assert "line two" in lines
     assert "FAILED log_matching: two logs differ" in lines
     assert "replay: python -m raft_node.testing --seed 9 --nodes 3 --ops 40 --faults 2" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nodes", "0"], "--nodes must be from 1 to 9, not 0"),
+        (["--nodes", "10"], "--nodes must be from 1 to 9, not 10"),
+        (["--ops", "0"], "--ops must be from 1 to 20000, not 0"),
+        (["--faults", "-1"], "--faults must be from 0 to 200, not -1"),
+        (["--seed", "-1"], "--seed must be at least 0, not -1"),
+        (["--seeds", "0"], "--seeds must be at least 1, not 0"),
+        (["--seed", "one"], "invalid int value: 'one'"),
+        (["--loss", "3"], "unrecognized arguments: --loss 3"),
+    ],
+)
+def test_wrong_arguments_are_named(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_dougctl_has_the_same_command(capsys: pytest.CaptureFixture[str]) -> None:
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    named = pyproject["project"]["entry-points"]["dougctl.commands"]["simulate"]
+    function = EntryPoint("simulate", named, "dougctl.commands").load()
+    assert function is command.simulate
+    assert {name: kind.default for name, kind in inspect.signature(function).parameters.items()} == {
+        "seed": 1,
+        "nodes": Options().nodes,
+        "ops": Options().operations,
+        "faults": Options().faults,
+    }
+    with pytest.raises(SystemExit) as ended:
+        function(seed=3, nodes=3, ops=40, faults=2)
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"trace {run_seed(3, SMALL).trace}"
+    with pytest.raises(SystemExit) as ended:
+        function(nodes=0)
+    assert ended.value.code == 2
+
+
+def test_the_digest_of_a_soak_does_not_depend_on_the_number_of_processes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soak, "Options", lambda: SMALL)
+    digests = set()
+    for processes in ("1", "2"):
+        assert soak.main(["--from", "5", "--seeds", "6", "--processes", processes]) == 0
+        digests.add(capsys.readouterr().out.splitlines()[-1])
+    (line,) = digests
+    assert line.startswith("seeds 5..10: 0 failed, ")
+    assert "digest" in line
+
+
+def test_a_soak_that_fails_ends_with_1_and_says_how_to_replay(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = Result(9, SMALL, failure="log_matching: two logs differ", trace="00ff", tail=["a line"])
+    monkeypatch.setattr(soak, "run_seeds", lambda seeds, options, processes: [failed])
+    assert soak.main(["--from", "9", "--seeds", "1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "failed: python -m raft_node.testing --seed 9 --nodes 3 --ops 40 --faults 2"
+    with pytest.raises(SystemExit):
+        soak.main(["--from", "9", "--seeds", "0"])
+    assert "--seeds must be at least 1, not 0" in capsys.readouterr().err
 
 
 def test_a_fault_that_never_mattered_is_named() -> None:

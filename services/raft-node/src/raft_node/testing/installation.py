@@ -137,6 +137,8 @@ class Installation:
             self._respond(message, done=True)
             return
         if not self.step:
+            if node.spoils and node.environment.chance.random() < 0.1:
+                self._receiving.spoil(node.environment.chance)
             note: list[str] = []
             snapshot = self._receiving.take(message, note)
             for name in note:

@@ -85,7 +85,7 @@ class SimulatedNode:
         identity: Who it is; a replaced disk makes it another incarnation.
         store: Its state.
         installation: Its snapshots.
-        spoils: Whether a crash changes a byte of what it has received of a snapshot.
+        spoils: Whether its disk changes, now and then, what it has received of a snapshot.
         fsync_max_us: How long an fsync takes at most.
         apply_max_us: How long a batch waits before it is applied, at most.
         sleeps: Whether its driver sleeps until the core's next deadline, or counts every single tick.

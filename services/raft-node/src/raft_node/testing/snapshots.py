@@ -129,12 +129,17 @@ class Receiving:
         """How far it is."""
         return len(self._held)
 
+    def spoil(self, chance: random.Random) -> None:
+        """The disk changes a bit of what is held."""
+        if self._held:
+            self._held[chance.randrange(len(self._held))] ^= 1 << chance.randrange(8)
+
     def crash(self, chance: random.Random, *, spoil: bool) -> None:
-        """The power goes: a part of what was received is left, and ``spoil`` changes a byte of that."""
+        """The power goes: a part of what was received is left, and ``spoil`` changes a bit of that."""
         self._held = self._held[: chance.randrange(len(self._held) + 1)]
         self._survived = bool(self._held)
-        if spoil and self._held:
-            self._held[chance.randrange(len(self._held))] ^= 1 << chance.randrange(8)
+        if spoil:
+            self.spoil(chance)
 
     def _forget(self) -> None:
         self._held = bytearray()
