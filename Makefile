@@ -37,7 +37,7 @@ types: setup
 	$(MYPY) tools bench
 	@for folder in $(TESTS); do \
 		echo "$(MYPY) $$folder"; \
-		MYPYPATH=$$folder $(MYPY) --explicit-package-bases $$folder || exit 1; \
+		MYPYPATH=$$folder:tools $(MYPY) --explicit-package-bases $$folder || exit 1; \
 	done
 
 imports: setup

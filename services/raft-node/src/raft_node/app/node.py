@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -22,6 +23,7 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap, check_membership
+from raft_node.app.state import read_state
 from raft_node.entry import EntryKind
 from raft_node.errors import (
     AlreadyLeaderError,
@@ -34,8 +36,9 @@ from raft_node.errors import (
     UnknownMemberError,
 )
 from raft_node.kv.state_machine import StateMachine
-from raft_node.observability.logs import get_logger
+from raft_node.observability.logs import follow_term, get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
+from raft_node.observability.volumes import Volumes
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.node import RaftNode
@@ -44,6 +47,7 @@ from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.rpc.admin_service import AdminService, Leadership
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
+from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
 from raft_node.rpc.shard import Shard
@@ -96,7 +100,9 @@ class Node:
         """Prepares it; ``run`` does everything. Requires: both volumes exist and are locked."""
         self._settings = settings
         self._fs = fs
-        self._metrics = Metrics(settings.shard_id)
+        self._metrics = Metrics(settings.shard_id, settings.build_commit)
+        self._volumes = Volumes({"wal": settings.wal_dir, "data": settings.data_dir})
+        self._wal_replay_s = 0.0
         self._stopping = asyncio.Event()
         self._fatal: FatalError | None = None
         self._engine: Engine | None = None
@@ -180,8 +186,9 @@ class Node:
 
         admin = AdminServer(settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started)
         admin_task = asyncio.create_task(admin.run())
-        peer_server = grpc.aio.server(options=SERVER_OPTIONS)
-        client_server = grpc.aio.server(options=SERVER_OPTIONS)
+        counting = (CountingInterceptor(self._metrics),)
+        peer_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
+        client_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
         raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peer_server)
         doug_pb2_grpc.add_DougServicer_to_server(doug_service, client_server)
         admin_pb2_grpc.add_AdminServicer_to_server(
@@ -223,10 +230,17 @@ class Node:
             compression=settings.compression,
         )
         loop = asyncio.get_running_loop()
+        started_s = time.perf_counter()
         with ThreadPoolExecutor(1) as threads:
             wal = await loop.run_in_executor(
-                threads, Wal.open, self._fs, settings.wal_dir, WalOptions(segment_bytes=settings.wal_segment_bytes)
+                threads,
+                Wal.open,
+                self._fs,
+                settings.wal_dir,
+                WalOptions(segment_bytes=settings.wal_segment_bytes),
+                time.perf_counter,
             )
+            self._wal_replay_s = time.perf_counter() - started_s
             engine = await loop.run_in_executor(threads, Engine.open, self._fs, settings.data_dir, options, start_id)
         for note in wal.recovery_notes:
             _log.warning("wal.recovered", note=note)
@@ -319,6 +333,7 @@ class Node:
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
         peers.connect(self._addresses_of_others(configuration, me), driver.receive, driver.peer_unreachable)
+        follow_term(lambda: core.term)
         self._start_tasks(stack, peers, maintenance, driver)
         raft_service.attach(peers, driver.receive)
         doug_service.attach(self._shard)
@@ -350,6 +365,7 @@ class Node:
             asyncio.create_task(peers.run()),
             asyncio.create_task(maintenance.run()),
             asyncio.create_task(self._expire(driver)),
+            asyncio.create_task(self._volumes.run()),
         ]
 
         for task in tasks:
@@ -519,27 +535,4 @@ class Node:
         shard, engine, log = self._shard, self._engine, self._log
         if shard is None or engine is None or log is None:
             return None
-        core = shard.driver.node
-        stats = engine.stats()
-        leadership = core.leadership
-        return NodeState(
-            role=core.role.value,
-            term=core.term,
-            commit_index=core.commit_index,
-            applied_index=core.applied_index,
-            last_log_index=core.last_index,
-            first_log_index=log.first_index,
-            has_leader=core.leader is not None,
-            members=len(core.configuration.voters),
-            proposals_pending=len(shard.driver.pending),
-            peers={} if leadership is None else {peer.name: p.match_index for peer, p in leadership.progress.items()},
-            wal_bytes=log.bytes_written,
-            wal_syncs=log.syncs,
-            memtable_bytes=stats.memtable_bytes + stats.immutable_bytes,
-            tables=dict(enumerate(zip(stats.level_tables, stats.level_bytes, strict=True))),
-            block_cache_hits=stats.cache_hits,
-            block_cache_misses=stats.cache_misses,
-            flushes=stats.flushes,
-            compactions=stats.compactions,
-            stalled=engine.stalled,
-        )
+        return read_state(shard, engine, log, self._metrics, self._wal_replay_s, self._volumes)

@@ -25,7 +25,7 @@ from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
-from raft_node.errors import NotLeaderError, OverloadedError, TransferFailedError
+from raft_node.errors import NotLeaderError, OverloadedError, TransferFailedError, TransferRefusedError
 from raft_node.kv import partitions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
@@ -33,6 +33,7 @@ from raft_node.raft.messages import Message
 from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import NodeId, Role
+from raft_node.runtime.commit_times import CommitTimes
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
 
@@ -164,6 +165,8 @@ class Driver:
         self._counted_until_s = self._loop.time()
         self._stopped = False
         self._stalled_since_s: float | None = None
+        self._stalled_s = 0.0
+        self._commit_times = CommitTimes(metrics.commit_duration.observe)
         self._holds = 0
         self._hand_overs: set[asyncio.Future[NodeId]] = set()
 
@@ -257,17 +260,25 @@ class Driver:
         """
         if self._stopped:
             raise NotLeaderError
-        self.node.transfer_leadership(target)
+        try:
+            self.node.transfer_leadership(target)
+        except TransferRefusedError:
+            self._metrics.transferred("refused")
+            raise
         concluded: asyncio.Future[NodeId] = self._loop.create_future()
         self._hand_overs.add(concluded)
         self.hold()
         self.wake()
+        outcome = "failed"
         try:
             async with asyncio.timeout(timeout_s):
-                return await concluded
+                leader = await concluded
+            outcome = "done"
+            return leader
         except TimeoutError:
             raise TransferFailedError("no other node was seen to lead in time") from None
         finally:
+            self._metrics.transferred(outcome)
             self._hand_overs.discard(concluded)
             self.release()
 
@@ -296,6 +307,12 @@ class Driver:
     def applied_index(self) -> int:
         """The last entry that was applied here."""
         return self.node.applied_index
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long applying has waited for flushes and compactions since the start."""
+        now_s = 0.0 if self._stalled_since_s is None else self._loop.time() - self._stalled_since_s
+        return self._stalled_s + now_s
 
     def wake(self) -> None:
         """Has ``_turn`` run once, soon."""
@@ -336,7 +353,9 @@ class Driver:
             self._stalled_since_s = self._loop.time()
             self._on_event(Event("stall_began", {"applied": self.node.applied_index}))
         else:
-            duration_ms = round((self._loop.time() - self._stalled_since_s) * 1000)
+            duration_s = self._loop.time() - self._stalled_since_s
+            self._stalled_s += duration_s
+            duration_ms = round(duration_s * 1000)
             self._stalled_since_s = None
             self._on_event(Event("stall_ended", {"duration_ms": duration_ms, "applied": self.node.applied_index}))
 
@@ -359,6 +378,7 @@ class Driver:
             self._on_event(event)
         if ready.committed:
             assert not self._held, "the core hands out one chunk of committed entries at a time"
+            self._commit_times.committed(ready.committed[-1].index, self.node.term, self._loop.time())
             if self._engine.stalled:
                 # Applied by a later turn; meanwhile the core hands out no more, so that memory stays bounded.
                 self._held = ready.committed
@@ -367,7 +387,9 @@ class Driver:
         self._take_reads(ready)
 
     def _apply(self, entries: Sequence[Entry]) -> None:
+        started_s = time.perf_counter()
         outcomes = self.machine.apply(entries)
+        self._metrics.apply_duration.observe(time.perf_counter() - started_s)
         last = entries[-1]
         self.node.applied(last.index)
         self._metrics.entries_applied.inc(len(entries))
@@ -397,7 +419,9 @@ class Driver:
         except OverloadedError:
             self._refuse(submissions, Status.OVERLOADED, "overloaded")
         else:
-            self.pending.add(first_index, term, submissions, self._loop.time() + self._proposal_timeout_s)
+            now_s = self._loop.time()
+            self._commit_times.proposed(first_index + len(submissions) - 1, term, now_s)
+            self.pending.add(first_index, term, submissions, now_s + self._proposal_timeout_s)
 
     def _refuse(self, submissions: Sequence[Submission], status: Status, reason: str) -> None:
         self._metrics.proposals_failed.labels(self._metrics.shard, reason).inc(len(submissions))
@@ -424,9 +448,12 @@ class Driver:
         """Notes which reads were confirmed, and lets go of those that were dropped."""
         for state in ready.read_states:
             callbacks = self._reads.pop(state.context, None)
-            self._reads_asked_s.pop(state.context, None)
+            asked_s = self._reads_asked_s.pop(state.context, None)
             # A round that was given up as too late may be confirmed later still.
             if callbacks is not None:
+                assert asked_s is not None
+                self._metrics.read_index_confirmed.inc()
+                self._metrics.read_index_duration.observe(self._loop.time() - asked_s)
                 self._confirmed.append((state.read_index, callbacks))
         if ready.reads_dropped and self.holding:
             # Deposed while it hands over: they wait with the others until it can be said who leads.
@@ -450,12 +477,14 @@ class Driver:
         try:
             self.node.read_index(context)
         except (NotLeaderError, OverloadedError):
+            self._metrics.read_index_failed.inc()
             self._answer_reads(callbacks, confirmed=False)
             return
         self._reads[context] = callbacks
         self._reads_asked_s[context] = self._loop.time()
 
     def _drop_reads(self, contexts: Sequence[int]) -> None:
+        self._metrics.read_index_failed.inc(len(contexts))
         for context in contexts:
             self._reads_asked_s.pop(context, None)
             self._answer_reads(self._reads.pop(context, []), confirmed=False)
@@ -497,6 +526,8 @@ class Driver:
         late_s = self._loop.time() - due_s
         self._metrics.event_loop_lag.set(max(0.0, late_s))
         if late_s > LATE_S and not self._gave_way:
+            if self.node.role is Role.LEADER:
+                self._metrics.heartbeats_late.inc()
             # Once only: a machine so slow that every wake-up is late must still elect its leaders.
             self._gave_way = True
             # The process stood still. Count up to the deadline, let the loop read its sockets, then count one tick.

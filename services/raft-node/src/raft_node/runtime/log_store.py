@@ -106,6 +106,11 @@ class LogStore:
         return self._wal.syncs
 
     @property
+    def size_bytes(self) -> int:
+        """What the files of the log take on disk."""
+        return self._wal.size_bytes
+
+    @property
     def write_age_s(self) -> float:
         """How long the write under way has taken by now; 0 when there is none."""
         return 0.0 if self.idle else self._loop.time() - self._started_s
@@ -127,7 +132,7 @@ class LogStore:
 
     def _run(self) -> None:
         while (write := self._queue.get()) is not None:
-            started = time.perf_counter()
+            started, syncs = time.perf_counter(), self._wal.syncs
             hard_state = to_wal(write.hard_state) if write.hard_state is not None else None
             try:
                 appended = self._wal.append(hard_state, write.truncate_from, write.entries)
@@ -135,10 +140,13 @@ class LogStore:
                 self._loop.call_soon_threadsafe(self._on_failure, error)
                 return
             duration_s = time.perf_counter() - started
-            self._loop.call_soon_threadsafe(self._written, write, appended, duration_s)
+            sync_s = self._wal.last_sync_s if self._wal.syncs > syncs else None
+            self._loop.call_soon_threadsafe(self._written, write, appended, duration_s, sync_s)
 
-    def _written(self, write: Write, appended: Appended, duration_s: float) -> None:
-        self._metrics.wal_fsync.observe(duration_s)
+    def _written(self, write: Write, appended: Appended, duration_s: float, sync_s: float | None) -> None:
+        self._metrics.wal_append.observe(duration_s)
+        if sync_s is not None:
+            self._metrics.wal_fsync.observe(sync_s)
         if duration_s > self._slow_s:
             self._on_slow(duration_s, len(write.entries))
         self._wal.publish(appended)

@@ -21,7 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
@@ -107,15 +107,18 @@ class Wal:
         options: WalOptions,
         scanned: wal_recovery.Scanned,
         file: WritableFile | None,
+        clock_s: Callable[[], float],
     ) -> None:
         """For ``open`` alone."""
         self._fs = fs
+        self._clock_s = clock_s
         self._directory = directory
         self._options = options
         self.recovery_notes = scanned.notes
         self.bytes_written = 0
         self.bytes_zeroed = 0
         self.syncs = 0
+        self.last_sync_s = 0.0
         self._failure: DiskError | None = None
         # What readers use.
         self._index = scanned.index
@@ -147,7 +150,9 @@ class Wal:
         self._recycled = False
 
     @classmethod
-    def open(cls, fs: FileSystem, directory: str, options: WalOptions) -> Wal:
+    def open(
+        cls, fs: FileSystem, directory: str, options: WalOptions, clock_s: Callable[[], float] = lambda: 0.0
+    ) -> Wal:
         """Opens the log, or creates an empty one; BLOCKING: it reads and checks everything.
 
         Raises:
@@ -157,7 +162,7 @@ class Wal:
         fs.make_directory(directory)
         scanned = wal_recovery.scan(fs, directory)
         file = wal_recovery.mend(fs, directory, scanned)
-        wal = cls(fs, directory, options, scanned, file)
+        wal = cls(fs, directory, options, scanned, file, clock_s)
         if file is None:
             wal._begin_segment(0)
             wal.publish(wal._appended(None, None, None))
@@ -386,8 +391,10 @@ class Wal:
             summary = summarise(positions_of(entries, start), self._segment_id)
         frame = record.encode(self._framing, self._next_sequence, flags, payload, position)
         self._file.write_at(position, [frame])
-        # Votes, acknowledgements and commits rest on this frame from here on.
+        started_s = self._clock_s()
         self._file.sync_data()
+        # Votes, acknowledgements and commits rest on this frame from here on.
+        self.last_sync_s = self._clock_s() - started_s
         self._position = position + size
         self._next_sequence += 1
         self.bytes_written += size
