@@ -10,7 +10,8 @@ TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests serv
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
+.PHONY: help setup run observe check lint types imports tidy test test-fast sim simulate protos protos-check dashboards \
+	dashboards-check bench-smoke clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -26,7 +27,10 @@ setup: ## Make .venv; instant when it is up to date
 run: setup ## Start a local cluster; options as ARGS="--shards 3 --data /tmp/doug"
 	@exec $(BIN)/python tools/foreground.py $(BIN)/dougctl dev $(ARGS)
 
-check: lint types imports protos-check tidy ## Everything but the tests: lint, types, layers, stubs, house rules
+observe: setup ## Start a local cluster and a Prometheus that scrapes it; the options of `make run` as ARGS="..."
+	@exec $(BIN)/python tools/foreground.py $(BIN)/python tools/observe.py $(ARGS)
+
+check: lint types imports protos-check dashboards-check tidy ## Everything but the tests: lint, types, layers, stubs, house rules
 
 lint: setup
 	$(BIN)/ruff check .
@@ -64,6 +68,12 @@ simulate: setup ## Replay one simulation: make simulate SEED=n
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
+
+dashboards: setup ## Generate the dashboards and alert rules in deploy/observability
+	$(BIN)/python tools/dashboards.py
+
+dashboards-check: setup ## Check that they are what tools/observability gives
+	$(BIN)/python tools/dashboards.py --check
 
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)

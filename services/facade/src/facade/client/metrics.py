@@ -54,7 +54,8 @@ class Metrics:
         """``commit`` is which commit was built; empty when that is not known."""
         self.registry = CollectorRegistry()
         self.inflight = 0
-        disable_created_metrics()  # A second series for each counter, and nobody reads it.
+        # Without a second series for each counter that nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         ProcessCollector(registry=self.registry)
         Gauge("dougdb_build_info", "The version that runs", ("version", "commit"), registry=self.registry).labels(
             __version__, commit
