@@ -109,6 +109,8 @@ class NodeSettings(BaseSettings):
     """How many bytes they take, about; an answer with all of them fits one gRPC message."""
     slow_append_ms: int = Field(default=100, ge=1, le=60_000)
     """An append to the log that takes longer is told as a slow disk."""
+    build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
+    """Which commit was built, for ``dougdb_build_info``; an image sets it."""
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stop_on_stdin_eof: bool = False

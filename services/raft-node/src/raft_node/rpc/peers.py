@@ -41,6 +41,7 @@ from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
 from raft_node.rpc.channels import open_channel
 from raft_node.rpc.codec import MessageError
+from raft_node.rpc.round_trips import RoundTrips
 from raft_node.rpc.streams import ClientStream, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
@@ -114,6 +115,8 @@ class Peer:
         self._bulk_channel, self._channel = open_channel(address), open_channel(address)
         self._stub = pb_grpc.RaftStub(self._channel)
         self._calls: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._round_trips = RoundTrips(metrics.peer_round_trip(node_id.name).observe)
         self._received_vote = metrics.received("Raft", "RequestVote")
         self._received_append = metrics.received("Raft", "Replicate")
         self._received_heartbeat = metrics.received("Raft", "Heartbeat")
@@ -132,7 +135,7 @@ class Peer:
             _HEARTBEATS_WAITING_MAX,
             self._heartbeat_answered,
             metrics.sent("Raft", "Heartbeat").inc,
-            lambda: None,
+            self._round_trips.broken,
         )
         self._reads: ClientStream[pb.ReadIndexRequest, pb.ReadIndexResponse] = ClientStream(
             self._stub.ReadIndex,
@@ -160,6 +163,8 @@ class Peer:
 
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
+        if message.answer:
+            self._round_trips.sent(self._loop.time())
         self._heartbeats.outbox.put(codec.encode_heartbeat(message, self._envelope))
 
     def read_index(self, message: ReadIndexRequest) -> None:
@@ -207,6 +212,7 @@ class Peer:
 
     def _heartbeat_answered(self, response: pb.HeartbeatResponse) -> None:
         self._received_heartbeat.inc()
+        self._round_trips.answered(self._loop.time())
         if self._is_for_me(response.envelope):
             self._on_message(codec.decode_heartbeat_response(response, self.node_id, self._me.node_id))
 
