@@ -43,6 +43,14 @@ class RaftStub:
     """AppendEntries and its answers, in order, one stream from the leader to each follower."""
     Heartbeat: _grpc.StreamStreamMultiCallable[_raft_pb2.HeartbeatRequest, _raft_pb2.HeartbeatResponse]
     """Heartbeats and read tokens, answered before any fsync, on a stream that no bulk transfer blocks."""
+    InstallSnapshot: _grpc.StreamStreamMultiCallable[_raft_pb2.InstallSnapshotRequest, _raft_pb2.InstallSnapshotResponse]
+    """A snapshot for a follower whose next entries are gone from the leader's log: the header, then the files in chunks,
+    from where the receiver asks for them. It may ask again from another place at any time.
+    """
+    ReadIndex: _grpc.StreamStreamMultiCallable[_raft_pb2.ReadIndexRequest, _raft_pb2.ReadIndexResponse]
+    """A member that follows asks the leader how far it must have applied to serve linearizable reads. One request stands
+    for all reads that wait there; one is under way at a time, on a stream beside the heartbeats.
+    """
 
 @_typing.type_check_only
 class RaftAsyncStub(RaftStub):
@@ -59,6 +67,14 @@ class RaftAsyncStub(RaftStub):
     """AppendEntries and its answers, in order, one stream from the leader to each follower."""
     Heartbeat: _aio.StreamStreamMultiCallable[_raft_pb2.HeartbeatRequest, _raft_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Heartbeats and read tokens, answered before any fsync, on a stream that no bulk transfer blocks."""
+    InstallSnapshot: _aio.StreamStreamMultiCallable[_raft_pb2.InstallSnapshotRequest, _raft_pb2.InstallSnapshotResponse]  # type: ignore[assignment]
+    """A snapshot for a follower whose next entries are gone from the leader's log: the header, then the files in chunks,
+    from where the receiver asks for them. It may ask again from another place at any time.
+    """
+    ReadIndex: _aio.StreamStreamMultiCallable[_raft_pb2.ReadIndexRequest, _raft_pb2.ReadIndexResponse]  # type: ignore[assignment]
+    """A member that follows asks the leader how far it must have applied to serve linearizable reads. One request stands
+    for all reads that wait there; one is under way at a time, on a stream beside the heartbeats.
+    """
 
 class RaftServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -102,5 +118,25 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_raft_pb2.HeartbeatResponse], _abc.AsyncIterator[_raft_pb2.HeartbeatResponse]]:
         """Heartbeats and read tokens, answered before any fsync, on a stream that no bulk transfer blocks."""
+
+    @_abc_1.abstractmethod
+    def InstallSnapshot(
+        self,
+        request_iterator: _MaybeAsyncIterator[_raft_pb2.InstallSnapshotRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_raft_pb2.InstallSnapshotResponse], _abc.AsyncIterator[_raft_pb2.InstallSnapshotResponse]]:
+        """A snapshot for a follower whose next entries are gone from the leader's log: the header, then the files in chunks,
+        from where the receiver asks for them. It may ask again from another place at any time.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadIndex(
+        self,
+        request_iterator: _MaybeAsyncIterator[_raft_pb2.ReadIndexRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_raft_pb2.ReadIndexResponse], _abc.AsyncIterator[_raft_pb2.ReadIndexResponse]]:
+        """A member that follows asks the leader how far it must have applied to serve linearizable reads. One request stands
+        for all reads that wait there; one is under way at a time, on a stream beside the heartbeats.
+        """
 
 def add_RaftServicer_to_server(servicer: RaftServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

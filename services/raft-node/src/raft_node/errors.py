@@ -19,6 +19,7 @@
     |   |   +-- AlreadyMemberError      it is a member, under this incarnation or another
     |   |   +-- UnreachableError        nobody answers at the address
     |   |   +-- WrongNodeError          somebody else does
+    |   +-- RecoveryRefusedError    a lost quorum cannot be recovered so
     |   +-- InvalidCommandError     the bytes are not a command that a client may send
     +-- TransferFailedError     leadership was to be handed over, and nobody took it in time
     +-- OutcomeUnknownError     it was proposed; it may or may not be applied later
@@ -88,6 +89,10 @@ class UnknownMemberError(TransferRefusedError):
 
 class ConfigurationRefusedError(RefusedError):
     """The members cannot be changed so, or not now. Nothing was appended."""
+
+
+class RecoveryRefusedError(RefusedError):
+    """A lost quorum cannot be recovered so. No file was changed."""
 
 
 class ChangeUnderWayError(ConfigurationRefusedError):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import secrets
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -22,8 +23,11 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap
+from raft_node.app.figures import node_state
 from raft_node.app.operator import Operator, Replica
+from raft_node.app.snapshots import SnapshotParts
 from raft_node.app.standing import Standing
+from raft_node.app.storage import first_configuration, open_storage
 from raft_node.errors import FatalError, IdentityError, SettingsError
 from raft_node.kv.keyspace import CONFIGURATION_KEY
 from raft_node.kv.state_machine import StateMachine
@@ -43,6 +47,7 @@ from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
 from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
+from raft_node.runtime.clocks import LeaseClock
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.log_store import LogStore, to_raft, to_wal
@@ -53,8 +58,7 @@ from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem
-from raft_node.storage.options import EngineOptions
-from raft_node.storage.wal import Wal, WalOptions
+from raft_node.storage.wal import Wal
 
 _EXPIRE_EVERY_S = 0.5
 _GRACE_S = 1.0
@@ -76,6 +80,7 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
         append_bytes_max=settings.replicate_bytes_max,
         uncommitted_bytes_max=settings.uncommitted_bytes_max,
         cache_bytes_max=settings.log_cache_bytes,
+        lease_ticks=settings.lease_ticks if settings.leader_lease_enabled else 0,
     )
 
 
@@ -97,6 +102,8 @@ class Node:
         self._fatal: FatalError | None = None
         self._engine: Engine | None = None
         self._log: LogStore | None = None
+        self._maintenance: Maintenance | None = None
+        self._start_id = ""
         self._shard: Shard | None = None
         self._health: health.aio.HealthServicer | None = None
         self._drains: set[asyncio.Task[None]] = set()
@@ -138,6 +145,7 @@ class Node:
             raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
             identities.check_log_is_there(self._fs, settings.wal_dir, identity)
             wal, engine = await self._open_storage(start_id)
+            self._start_id = start_id
             stack.callback(engine.close)
             self._engine = engine
             identity, configuration = await self._join(identity, wal, engine, raft_service)
@@ -157,7 +165,7 @@ class Node:
                 await self._operator.settle()
                 doug_service.tell_leader()
                 # Whoever still asks here is told where to go, while this node goes on as a follower.
-                await client_server.stop(_GRACE_S)
+                await asyncio.gather(client_server.stop(_GRACE_S), self._flush())
             self._shard.driver.stop()
         if self._fatal is not None:
             raise self._fatal
@@ -213,28 +221,13 @@ class Node:
 
     async def _open_storage(self, start_id: str) -> tuple[Wal, Engine]:
         """Reads the log and the manifest on a thread, while the ports already answer that the node is starting."""
-        settings = self._settings
-        options = EngineOptions(
-            memtable_bytes=settings.memtable_bytes,
-            block_cache_bytes=settings.block_cache_bytes,
-            compression=settings.compression,
-        )
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as threads:
-            wal = await loop.run_in_executor(
-                threads, Wal.open, self._fs, settings.wal_dir, WalOptions(segment_bytes=settings.wal_segment_bytes)
-            )
-            engine = await loop.run_in_executor(threads, Engine.open, self._fs, settings.data_dir, options, start_id)
-        for note in wal.recovery_notes:
+            opened = await loop.run_in_executor(threads, open_storage, self._fs, self._settings, start_id)
+        for note in opened.notes:
             _log.warning("wal.recovered", note=note)
-            self.record("wal_recovered", note=str(note))
-        applied = engine.applied_index
-        if applied > wal.last_index or (applied and wal.term(applied) != engine.applied_term):
-            raise IdentityError(
-                f"{settings.data_dir} has applied entry {applied} of term {engine.applied_term}, and "
-                f"{settings.wal_dir} ends at {wal.last_index} or has another entry there: the log was wiped or replaced"
-            )
-        return wal, engine
+            self.record("wal_recovered", note=note)
+        return opened.wal, opened.engine
 
     async def _join(
         self, identity: identities.Identity, wal: Wal, engine: Engine, raft_service: RaftService
@@ -260,8 +253,7 @@ class Node:
                 # Durable before this member tells it on, and before it votes.
                 wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
         raft_service.cluster_id = identity.cluster_id.encode()
-        if wal.first_index == 1 and wal.last_index:
-            raft_service.first_configuration = wal.entries(1, 2, 1)[0].data
+        raft_service.first_configuration = first_configuration(self._fs, settings.data_dir, wal)
         # What is not applied yet, the core finds in the log: the first configuration too.
         stored = engine.get_blocking(CONFIGURATION_KEY)
         return identity, NO_MEMBERS if stored is None else decode_configuration(stored)
@@ -290,9 +282,11 @@ class Node:
             self.fail,
             slow_s=settings.slow_append_ms / 1000,
             on_slow=self._tell_slow_disk,
+            on_compacted=self._tell_compaction,
         )
         stack.callback(log.close)
         self._log = log
+        machine = StateMachine(engine)
         core = RaftNode(
             raft_config(settings),
             me,
@@ -301,24 +295,47 @@ class Node:
             configuration,
             engine.applied_index,
             random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
+            machine.clock_us,
         )
         maintenance = Maintenance(
             engine,
             worker,
             self._metrics,
-            lambda: driver.wake(),  # noqa: PLW0108
+            lambda: snapshots.flushed(),  # noqa: PLW0108
             self.fail,
             self.record,
         )
-        driver = self._make_driver(core, log, engine, peers, maintenance)
+        self._maintenance = maintenance
+        driver = self._make_driver(
+            core,
+            log,
+            machine,
+            engine,
+            peers,
+            maintenance,
+            lambda wanted: snapshots.wanted(wanted),  # noqa: PLW0108
+        )
+        snapshots = SnapshotParts(
+            settings,
+            self._fs,
+            self._start_id,
+            driver,
+            log,
+            engine,
+            maintenance,
+            peers,
+            self._metrics,
+            self.record,
+            self.fail,
+        )
         reader = Reader(engine, self.fail)
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
         book = AddressBook(settings.peer_addresses, lambda: core.configuration)
         peers.connect(book.find, driver.receive, driver.peer_unreachable)
         membership = self._attach_members(identity, driver, book, log, raft_service)
-        self._start_tasks(stack, peers, maintenance, driver, membership)
-        raft_service.attach(peers, driver.receive)
+        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots)
+        raft_service.attach(peers, driver.receive, snapshots.service)
         doug_service.attach(self._shard)
         driver.start()
 
@@ -364,13 +381,20 @@ class Node:
         return membership
 
     def _make_driver(
-        self, core: RaftNode, log: LogStore, engine: Engine, peers: Peers, maintenance: Maintenance
+        self,
+        core: RaftNode,
+        log: LogStore,
+        machine: StateMachine,
+        engine: Engine,
+        peers: Peers,
+        maintenance: Maintenance,
+        on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
     ) -> Driver:
         settings = self._settings
         return Driver(
             core,
             log,
-            StateMachine(engine),
+            machine,
             engine,
             peers,
             self._metrics,
@@ -380,6 +404,8 @@ class Node:
             shards=settings.initial_shards,
             on_event=self._tell,
             on_applied=maintenance.poke,
+            on_snapshots_wanted=on_snapshots_wanted,
+            lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
         )
 
     def _start_tasks(
@@ -389,19 +415,21 @@ class Node:
         maintenance: Maintenance,
         driver: Driver,
         membership: Membership,
+        snapshots: SnapshotParts,
     ) -> None:
         assert self._standing is not None
         tasks = [
             asyncio.create_task(peers.run()),
             asyncio.create_task(maintenance.run()),
             asyncio.create_task(self._standing.run()),
-            asyncio.create_task(self._expire(driver, peers, membership)),
+            asyncio.create_task(self._expire(driver, peers, membership, snapshots)),
         ]
 
         for task in tasks:
             task.add_done_callback(_end_with)
 
         async def end_tasks() -> None:
+            await snapshots.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -420,13 +448,14 @@ class Node:
         assert self._health is not None
         await self._health.set("readiness", status)
 
-    async def _expire(self, driver: Driver, peers: Peers, membership: Membership) -> None:
+    async def _expire(self, driver: Driver, peers: Peers, membership: Membership, snapshots: SnapshotParts) -> None:
         shown = False
         while True:
             await asyncio.sleep(_EXPIRE_EVERY_S)
             driver.expire()
             membership.promote()
             peers.retain(driver.node.peers)
+            await snapshots.tidy()
             ready = not self._not_ready()
             if ready != shown:
                 shown = ready
@@ -472,6 +501,13 @@ class Node:
         _log.warning("wal.slow_append", duration_ms=round(duration_s * 1000), entries=entries)
         self.record("slow_disk", longer_than_ms=self._settings.slow_append_ms)
 
+    def _tell_compaction(self, before: int, after: int) -> None:
+        assert self._log is not None
+        self._metrics.log_compactions.inc()
+        _log.debug("log.compacted", first_before=before, first_after=after, disk_bytes=self._log.size_bytes)
+        # Named as the entries that are gone: from, to.
+        self.record("log_compacted", **{"from": before, "to": after - 1})
+
     def record(self, name: str, **details: object) -> None:
         """Notes what happened, for the timeline; a core's event brings the term that it speaks of."""
         shard = self._shard
@@ -479,6 +515,12 @@ class Node:
         if not isinstance(term, int):
             term = 0 if shard is None else shard.driver.node.term
         self._events.add(name, term, details)
+
+    async def _flush(self) -> None:
+        """Has what is in memory written as an SSTable, so that the next start replays little."""
+        assert self._maintenance is not None
+        flushed = await self._maintenance.flush(self._settings.stop_flush_timeout_ms / 1000)
+        self.record("flushed_for_stop", in_time=flushed)
 
     def _is_started(self) -> bool:
         return self._shard is not None
@@ -496,30 +538,6 @@ class Node:
         return ""
 
     def _state(self) -> NodeState | None:
-        shard, engine, log = self._shard, self._engine, self._log
-        if shard is None or engine is None or log is None:
+        if self._shard is None or self._engine is None or self._log is None:
             return None
-        core = shard.driver.node
-        stats = engine.stats()
-        leadership = core.leadership
-        return NodeState(
-            role=core.role.value,
-            term=core.term,
-            commit_index=core.commit_index,
-            applied_index=core.applied_index,
-            last_log_index=core.last_index,
-            first_log_index=log.first_index,
-            has_leader=core.leader is not None,
-            members=len(core.configuration.voters),
-            proposals_pending=len(shard.driver.pending),
-            peers={} if leadership is None else {peer.name: p.match_index for peer, p in leadership.progress.items()},
-            wal_bytes=log.bytes_written,
-            wal_syncs=log.syncs,
-            memtable_bytes=stats.memtable_bytes + stats.immutable_bytes,
-            tables=dict(enumerate(zip(stats.level_tables, stats.level_bytes, strict=True))),
-            block_cache_hits=stats.cache_hits,
-            block_cache_misses=stats.cache_misses,
-            flushes=stats.flushes,
-            compactions=stats.compactions,
-            stalled=engine.stalled,
-        )
+        return node_state(self._shard.driver, self._engine, self._log)

@@ -94,7 +94,7 @@ class Operator:
             response.role = core.role.value
             response.term = core.term
             response.commit_index = core.commit_index
-            response.applied_index = core.applied_index
+            response.applied_index = replica.shard.driver.applied_index
             response.last_log_index = core.last_index
             response.first_log_index = replica.log.first_index
             response.leader_id, response.leader_address = shard.leader()

@@ -1,8 +1,8 @@
 """The peers of a node: where Raft's messages go out, and where answers are matched with their streams.
 
-Requests travel on this node's own streams, one for AppendEntries and one for heartbeats to each peer, so that bulk
-never delays a heartbeat; answers go back on the stream that their request came in on. Votes and TimeoutNow are unary
-calls.
+Requests travel on this node's own streams, one for AppendEntries, one for heartbeats and one for forwarded reads to
+each peer, so that bulk never delays a heartbeat or a read; answers go back on the stream that their request came in on.
+Votes and TimeoutNow are unary calls. A stream is opened when there is something to say on it.
 
 Peers come and go with the configuration: whoever the core writes to is connected then, if its address is known, and
 disconnected by ``retain`` once the core is done with it.
@@ -31,6 +31,8 @@ from raft_node.raft.messages import (
     Heartbeat,
     HeartbeatResponse,
     Message,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
     TimeoutNow,
@@ -44,6 +46,7 @@ from raft_node.rpc.streams import ClientStream, Outbox
 _VOTE_TIMEOUT_S = 1.0
 _APPENDS_WAITING_MAX = 64
 _HEARTBEATS_WAITING_MAX = 8
+_READS_WAITING_MAX = 8
 
 _log = get_logger()
 
@@ -96,7 +99,7 @@ class LocalMember:
 
 
 class Peer:
-    """One peer: two connections, a stream on each, votes and TimeoutNow."""
+    """One peer: two connections, the streams on them, votes and TimeoutNow."""
 
     def __init__(
         self,
@@ -114,13 +117,14 @@ class Peer:
         self._envelope = me.envelope(node_id)
         self._metrics = metrics
         self._on_message = on_message
-        # A connection of their own for heartbeats and votes: on a shared one they would wait behind entries.
+        # A connection of their own for heartbeats, reads and votes: on a shared one they would wait behind entries.
         self._bulk_channel, self._channel = open_channel(address), open_channel(address)
         self._stub = pb_grpc.RaftStub(self._channel)
         self._calls: set[asyncio.Task[None]] = set()
         self._received_vote = metrics.received("Raft", "RequestVote")
         self._received_append = metrics.received("Raft", "Replicate")
         self._received_heartbeat = metrics.received("Raft", "Heartbeat")
+        self._received_read = metrics.received("Raft", "ReadIndex")
         self._sent_vote = metrics.sent("Raft", "RequestVote")
         self._sent_timeout_now = metrics.sent("Raft", "TimeoutNow")
         self._appends: ClientStream[pb.AppendEntriesRequest, pb.AppendEntriesResponse] = ClientStream(
@@ -137,13 +141,21 @@ class Peer:
             metrics.sent("Raft", "Heartbeat").inc,
             lambda: None,
         )
+        self._reads: ClientStream[pb.ReadIndexRequest, pb.ReadIndexResponse] = ClientStream(
+            self._stub.ReadIndex,
+            _READS_WAITING_MAX,
+            self._read_answered,
+            metrics.sent("Raft", "ReadIndex").inc,
+            lambda: None,
+        )
 
     async def run(self) -> None:
-        """Runs both streams until cancelled, then closes the connections."""
+        """Runs the streams until cancelled, then closes the connections."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._appends.run())
                 group.create_task(self._heartbeats.run())
+                group.create_task(self._reads.run())
         finally:
             for call in self._calls:
                 call.cancel()
@@ -156,6 +168,10 @@ class Peer:
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
         self._heartbeats.outbox.put(codec.encode_heartbeat(message, self._envelope))
+
+    def read_index(self, message: ReadIndexRequest) -> None:
+        """Queues a question for a read index."""
+        self._reads.outbox.put(codec.encode_read_index(message, self._envelope))
 
     def vote(self, message: RequestVote) -> None:
         """Asks for a vote."""
@@ -201,6 +217,11 @@ class Peer:
         if self._is_for_me(response.envelope):
             self._on_message(codec.decode_heartbeat_response(response, self.node_id, self._me.node_id))
 
+    def _read_answered(self, response: pb.ReadIndexResponse) -> None:
+        self._received_read.inc()
+        if self._is_for_me(response.envelope):
+            self._on_message(codec.decode_read_index_response(response, self.node_id, self._me.node_id))
+
     def _is_for_me(self, envelope: pb.Envelope) -> bool:
         try:
             return self._me.check(envelope) == self.node_id
@@ -226,6 +247,7 @@ class Peers:
         self._unknown: set[NodeId] = set()
         self._append_answers: dict[NodeId, Outbox[pb.AppendEntriesResponse]] = {}
         self._heartbeat_answers: dict[NodeId, Outbox[pb.HeartbeatResponse]] = {}
+        self._read_answers: dict[NodeId, Outbox[pb.ReadIndexResponse]] = {}
         self._votes: dict[tuple[NodeId, int, bool], asyncio.Future[RequestVoteResponse]] = {}
         self._envelopes: dict[NodeId, pb.Envelope] = {}
 
@@ -262,6 +284,11 @@ class Peers:
             if node_id not in peers or self._find_address(node_id) not in (None, peer.address):
                 self._disconnect(node_id)
         self._unknown.intersection_update(peers)
+
+    def address_of(self, peer: NodeId) -> str | None:
+        """A peer's Raft address, while it is connected."""
+        known = self._peers.get(peer)
+        return known.address if known is not None else None
 
     async def run(self) -> None:
         """Runs all streams until cancelled."""
@@ -311,28 +338,39 @@ class Peers:
         blobs: dict[int, bytes] = {}
         for message in messages:
             match message:
-                case AppendEntries() | Heartbeat() | RequestVote() | TimeoutNow():
+                case AppendEntries() | Heartbeat() | RequestVote() | ReadIndexRequest() | TimeoutNow():
                     peer = self._peer(message.receiver)
                     if peer is not None:
                         self._request(peer, message, blobs)
-                case AppendEntriesResponse():
-                    append_answers = self._append_answers.get(message.receiver)
-                    if append_answers is not None:
-                        envelope = self.envelope(message.receiver)
-                        append_answers.put(codec.encode_append_response(message, envelope))
-                case HeartbeatResponse():
-                    heartbeat_answers = self._heartbeat_answers.get(message.receiver)
-                    if heartbeat_answers is not None:
-                        envelope = self.envelope(message.receiver)
-                        heartbeat_answers.put(codec.encode_heartbeat_response(message, envelope))
                 case RequestVoteResponse():
                     self._answer_vote(message)
                 case _:
-                    assert_never(message)
+                    self._answer(message)
+
+    def _answer(self, message: AppendEntriesResponse | HeartbeatResponse | ReadIndexResponse) -> None:
+        """Puts an answer on the stream that the peer has opened; without one it is lost."""
+        envelope = self.envelope(message.receiver)
+        match message:
+            case AppendEntriesResponse():
+                append_answers = self._append_answers.get(message.receiver)
+                if append_answers is not None:
+                    append_answers.put(codec.encode_append_response(message, envelope))
+            case HeartbeatResponse():
+                heartbeat_answers = self._heartbeat_answers.get(message.receiver)
+                if heartbeat_answers is not None:
+                    heartbeat_answers.put(codec.encode_heartbeat_response(message, envelope))
+            case ReadIndexResponse():
+                read_answers = self._read_answers.get(message.receiver)
+                if read_answers is not None:
+                    read_answers.put(codec.encode_read_index_response(message, envelope))
+            case _:
+                assert_never(message)
 
     @staticmethod
     def _request(
-        peer: Peer, message: AppendEntries | Heartbeat | RequestVote | TimeoutNow, blobs: dict[int, bytes]
+        peer: Peer,
+        message: AppendEntries | Heartbeat | RequestVote | ReadIndexRequest | TimeoutNow,
+        blobs: dict[int, bytes],
     ) -> None:
         match message:
             case AppendEntries():
@@ -344,6 +382,8 @@ class Peers:
                 peer.heartbeat(message)
             case RequestVote():
                 peer.vote(message)
+            case ReadIndexRequest():
+                peer.read_index(message)
             case TimeoutNow():
                 peer.timeout_now(message)
             case _:
@@ -364,6 +404,11 @@ class Peers:
     def open_heartbeat_answers(self, peer: NodeId) -> Outbox[pb.HeartbeatResponse]:
         """Where answers to a peer's heartbeats go from now on."""
         outbox = self._heartbeat_answers[peer] = Outbox(_HEARTBEATS_WAITING_MAX)
+        return outbox
+
+    def open_read_answers(self, peer: NodeId) -> Outbox[pb.ReadIndexResponse]:
+        """Where answers to a peer's forwarded reads go from now on."""
+        outbox = self._read_answers[peer] = Outbox(_READS_WAITING_MAX)
         return outbox
 
     def expect_vote(self, message: RequestVote) -> asyncio.Future[RequestVoteResponse]:

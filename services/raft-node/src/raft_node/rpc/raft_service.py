@@ -22,19 +22,21 @@ from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
 from raft_node.rpc.codec import MessageError
 from raft_node.rpc.peers import Peers
+from raft_node.rpc.snapshot_service import SnapshotService
 from raft_node.rpc.streams import BROKEN, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
-_METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat")
+_METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat", "ReadIndex", "InstallSnapshot")
 
 _log = get_logger()
 
 
 class Attached(NamedTuple):
-    """The running node that the service hands messages to."""
+    """The running node that the service hands messages and snapshots to."""
 
     peers: Peers
     receive: Callable[[Message], None]
+    snapshots: SnapshotService | None
 
 
 class RaftService(pb_grpc.RaftServicer):
@@ -60,9 +62,11 @@ class RaftService(pb_grpc.RaftServicer):
         self._received = {name: metrics.received("Raft", name) for name in _METHODS}
         self._sent = {name: metrics.sent("Raft", name) for name in _METHODS}
 
-    def attach(self, peers: Peers, receive: Callable[[Message], None]) -> None:
-        """From now on messages are handed to ``receive``."""
-        self._attached = Attached(peers, receive)
+    def attach(
+        self, peers: Peers, receive: Callable[[Message], None], snapshots: SnapshotService | None = None
+    ) -> None:
+        """From now on messages go to ``receive``, and snapshots to ``snapshots``; without it they are refused."""
+        self._attached = Attached(peers, receive, snapshots)
 
     async def Identify(  # noqa: N802 - the method's name in the proto file
         self, request: pb.IdentifyRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -130,6 +134,34 @@ class RaftService(pb_grpc.RaftServicer):
             "Heartbeat",
             lambda attached, source: attached.peers.open_heartbeat_answers(source),
             codec.decode_heartbeat,
+        )
+
+    async def InstallSnapshot(  # type: ignore[override]  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.InstallSnapshotRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        """Takes a snapshot; see ``raft_node.rpc.snapshot_service``."""
+        request = await context.read()
+        if request is grpc.aio.EOF:
+            return
+        if request.WhichOneof("content") != "header":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a snapshot begins with its header")
+        attached, source = await self._admit(request.header.envelope, context)
+        self._received["InstallSnapshot"].inc()
+        if attached.snapshots is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "no snapshots are taken here")
+        await attached.snapshots.serve(context, request.header, source)
+
+    async def ReadIndex(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ReadIndexRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Takes the reads of a member that follows; the answers go back once a quorum has confirmed this leader."""
+        await self._serve(
+            context,
+            "ReadIndex",
+            lambda attached, source: attached.peers.open_read_answers(source),
+            codec.decode_read_index,
         )
 
     async def _serve(

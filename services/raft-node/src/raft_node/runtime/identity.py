@@ -37,7 +37,12 @@ def _encode(identity: Identity) -> bytes:
     return body + f"\n{crc32c(body):08x}\n".encode()
 
 
-def _read(fs: FileSystem, directory: str) -> Identity | None:
+def read(fs: FileSystem, directory: str) -> Identity | None:
+    """The identity that a volume holds; None when it holds none.
+
+    Raises:
+        CorruptionError: The file is damaged.
+    """
     path = f"{directory}/{FILE_NAME}"
     if not fs.exists(path):
         return None
@@ -89,7 +94,7 @@ def load_or_create(fs: FileSystem, wal_dir: str, data_dir: str, name: str, shard
         CorruptionError: An identity file is damaged.
     """
     _check_not_given_up(fs, wal_dir, data_dir)
-    found = {directory: _read(fs, directory) for directory in (wal_dir, data_dir)}
+    found = {directory: read(fs, directory) for directory in (wal_dir, data_dir)}
     known = [identity for identity in found.values() if identity is not None]
     if not known:
         for directory in found:
@@ -130,9 +135,15 @@ def join_cluster(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity
     """Writes the cluster's id to both volumes, where it is not there yet, and returns the identity with it."""
     joined = identity._replace(cluster_id=cluster_id)
     for directory in (wal_dir, data_dir):
-        if _read(fs, directory) != joined:
+        if read(fs, directory) != joined:
             _write(fs, directory, joined)
     return joined
+
+
+def replace(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity) -> None:
+    """Gives both volumes another identity, whatever they held; only for the recovery of a lost quorum."""
+    for directory in (wal_dir, data_dir):
+        _write(fs, directory, identity)
 
 
 def give_up(fs: FileSystem, wal_dir: str, data_dir: str, reason: str) -> None:
