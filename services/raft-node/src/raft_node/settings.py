@@ -40,7 +40,11 @@ class NodeSettings(BaseSettings):
     initial_shards: int = Field(default=1, ge=1, le=1024)
     """How many shards a new cluster starts with. Read only when a shard is created."""
     peers: str
-    """The first members of this shard with their Raft addresses: ``name=host:port,...``, this node among them."""
+    """Members of this shard with their Raft addresses: ``name=host:port,...``, this node among them.
+
+    At the first start of the shard these are its members. Later they are where a node that joins asks, and win over the
+    addresses that members were admitted with.
+    """
     seeds: str = ""
     """Raft addresses of shard 0, ``host:port,...``: where another shard learns the cluster's id at its first start."""
     wal_dir: str

@@ -142,6 +142,11 @@ class Member:
         return self._configuration
 
     @property
+    def is_member(self) -> bool:
+        """Whether this node is among them; one that was removed learns nothing new any more."""
+        return self._id in self._members
+
+    @property
     def configuration_index(self) -> int:
         """The entry that brought the configuration; 0 when it came with the applied state."""
         return self._configurations.index

@@ -53,7 +53,11 @@ _log = get_logger()
 
 
 class LocalMember:
-    """Who this node is to its peers: what every envelope says."""
+    """Who this node is to its peers: what every envelope says.
+
+    Attributes:
+        client_addresses: The Doug addresses by name, its own and those that peers told of themselves.
+    """
 
     def __init__(self, node_id: NodeId, cluster_id: bytes, shard: int, client_address: str) -> None:
         """Keeps what is the same in all envelopes."""
@@ -61,6 +65,7 @@ class LocalMember:
         self.cluster_id = cluster_id
         self.shard = shard
         self.client_address = client_address
+        self.client_addresses = {node_id.name: client_address}
 
     def envelope(self, peer: NodeId) -> pb.Envelope:
         """What stands on every message to a peer."""
@@ -89,6 +94,8 @@ class LocalMember:
             )
         if envelope.format_version > codec.FORMAT_VERSION:
             raise MessageError(f"{source.name} speaks format {envelope.format_version}, which is newer than this node")
+        if envelope.client_address:
+            self.client_addresses[source.name] = envelope.client_address
         return source
 
 
@@ -249,7 +256,6 @@ class Peers:
         self._read_answers: dict[NodeId, Outbox[pb.ReadIndexResponse]] = {}
         self._votes: dict[tuple[NodeId, int, bool], asyncio.Future[RequestVoteResponse]] = {}
         self._envelopes: dict[NodeId, pb.Envelope] = {}
-        self.client_addresses: dict[str, str] = {me.node_id.name: me.client_address}
 
     def connect(
         self,
@@ -267,6 +273,11 @@ class Peers:
         self._find_address = find_address
         self._on_message = on_message
         self._on_unreachable = on_unreachable
+
+    @property
+    def client_addresses(self) -> dict[str, str]:
+        """The Doug addresses by name, as far as they were heard."""
+        return self.me.client_addresses
 
     @property
     def connected(self) -> frozenset[NodeId]:
