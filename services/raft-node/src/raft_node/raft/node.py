@@ -315,8 +315,12 @@ class RaftNode(Voter):
 
     def step(self, message: Message) -> None:
         """Takes a message from a peer. It may come late, twice, out of order, or from anybody."""
-        if message.receiver != self._id or message.sender == self._id or not self._admits(message):
+        if message.receiver != self._id or message.sender == self._id:
             self.ignored_messages += 1
+        elif not self._admits(message):
+            self.ignored_messages += 1
+            if isinstance(message, RequestVote):
+                self._refused(message, "not a member")
         elif malformed(message):
             self.ignored_messages += 1
             self._outbox.event("malformed_message", sender=message.sender.name, kind=type(message).__name__)
