@@ -10,6 +10,8 @@ Rules that it checks:
 ``leader_protected``  a node that leads, or has heard its leader within an election timeout, neither votes nor takes
                       a newer term from whoever asks for one (thesis, 4.2.3)
 ``quorum_heard``      a leader that no majority has answered for two election timeouts leads no more (thesis, 6.2)
+``removed_steps_down``  a leader that was removed leads no more once that is committed (thesis, 4.2.2)
+``learner_heard``     a learner is made a voter only if it has acknowledged something to this leader (thesis, 4.2.1)
 ``stale_ignored``     an answer of an older term changes nothing that a leader knows (the paper, 5.1)
 ``match_never_shrinks``  what a leader knows to match at a peer never goes back within its term
 ``snapshot_fits``     behind a snapshot a log keeps its entries only if it holds the snapshot's last one, with its term
@@ -30,7 +32,7 @@ from raft_node.raft.messages import (
 from raft_node.raft.node import RaftNode
 from raft_node.raft.quorum import majority
 from raft_node.raft.ready import Ready
-from raft_node.raft.types import NodeId, Role
+from raft_node.raft.types import Configuration, NodeId, Role
 from raft_node.testing.checkers import InvariantViolationError
 
 
@@ -77,8 +79,20 @@ class _Watch(RaftNode):
             self._watch_tell("snapshot_fits", f"its log keeps entries up to {log.last_index} behind {index}/{term}")
         return done
 
+    def propose_configuration(self, configuration: Configuration, timestamp_us: int) -> tuple[int, int]:
+        learners = self._configuration.learners
+        place = super().propose_configuration(configuration, timestamp_us)
+        assert self._leader is not None
+        for learner in learners:
+            if learner in configuration.voters and not self._leader.progress[learner].match_index:
+                self._watch_tell("learner_heard", f"{learner.name} becomes a voter, and has acknowledged nothing")
+        return place
+
     def ready(self, *arguments: bool, **named: bool) -> Ready | None:
         ready = super().ready(*arguments, **named)
+        known = (*self._configuration.voters, *self._configuration.learners)
+        if self._role is Role.LEADER and self._id not in known and self.configuration_index <= self.commit_index:
+            self._watch_tell("removed_steps_down", f"it leads, though it was removed at {self.configuration_index}")
         if ready is None:
             return None
         for message in ready.messages:
