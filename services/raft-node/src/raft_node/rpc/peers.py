@@ -128,6 +128,7 @@ class Peer:
             self._heartbeat_answered,
             metrics.sent("Raft", "Heartbeat").inc,
             self._round_trips.broken,
+            self._heartbeat_leaves,
         )
 
     async def run(self) -> None:
@@ -147,9 +148,11 @@ class Peer:
 
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
-        if message.answer:
-            self._round_trips.sent(self._loop.time())
         self._heartbeats.outbox.put(codec.encode_heartbeat(message, self._envelope))
+
+    def _heartbeat_leaves(self, request: pb.HeartbeatRequest) -> None:
+        if not request.silent:
+            self._round_trips.sent(self._loop.time())
 
     def vote(self, message: RequestVote) -> None:
         """Asks for a vote."""
