@@ -11,7 +11,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
-.PHONY: crash-images mutants mutants-check
+.PHONY: soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
 .PHONY: observe dashboards dashboards-check
 
@@ -62,12 +62,16 @@ test: check ## What every change must pass, in under 15 minutes on 2 cores
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) -m "not simulation and not integration and not slow" $(MEMBER_TESTS) tests
 
-sim: setup ## The simulations only
-	$(PYTEST) -m simulation services/raft-node/tests
+sim: setup ## The simulations only: at least 500 seeds, and the directed scenarios
+	$(PYTEST) -s -m simulation services/raft-node/tests
 
 simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
 	$(BIN)/python -m raft_node.testing --seed $(SEED)
+
+soak: setup ## Many fresh seeds: make soak FROM=n SEEDS=m
+	@if [ -z "$(FROM)" ] || [ -z "$(SEEDS)" ]; then echo 'usage: make soak FROM=n SEEDS=m' >&2; exit 2; fi
+	$(BIN)/python -m raft_node.testing.soak --from $(FROM) --seeds $(SEEDS)
 
 crash-images: setup ## All crash images of all workloads of four operations on log and SSTables
 	$(BIN)/python -m raft_node.testing.crash_images_main $(ARGS)

@@ -341,7 +341,9 @@ class Leader:
         slices: dict[int, tuple[Sequence[Entry], int]] = {}
         appends_max, bytes_max = self._config.inflight_appends_max, self._config.inflight_bytes_max
         for node, peer in self.progress.items():
-            while peer.next_index <= last and peer.window_open(appends_max, bytes_max):
+            # A snapshot may hold the whole log; what the peer has then shows in an answer to a probe alone.
+            unproven = peer.cautious and peer.match_index < last
+            while (peer.next_index <= last or unproven) and peer.window_open(appends_max, bytes_max):
                 self._append_entries(node, peer, slices, now)
         self._hand_over(now)
         return self._read_round(now)
@@ -364,8 +366,8 @@ class Leader:
         self._voters = configuration.voters
         self._other_voters = tuple(voter for voter in configuration.voters if voter != self._id)
         for node in (*self._other_voters, *configuration.learners):
-            self._departing.pop(node, None)
-            if node not in self.progress:
+            # While a node was leaving it was denied snapshots; one that comes back begins anew.
+            if self._departing.pop(node, None) is not None or node not in self.progress:
                 self.progress[node] = self._new_progress(next_index, now)
         self._catch_ups = {
             learner: self._catch_ups.get(learner) or CatchUp(next_index, now) for learner in configuration.learners

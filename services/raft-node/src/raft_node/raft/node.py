@@ -248,6 +248,7 @@ class RaftNode(Voter):
             self._become_follower(max(term, self._term), None)
         keeps = self._log.restore(index, term, timestamp_us)
         self._applying_index = None
+        self._outbox.change += 1  # An answer that rests on the snapshot waits for the write behind the driver's switch.
         self._configurations.restore(index, configuration, keeps_tail=keeps)
         self._outbox.event("restored", index=index, term=term, keeps_entries=keeps)
         was_member = self._id in self._members
