@@ -10,7 +10,7 @@ TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests serv
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
+.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check certs bench-smoke clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,9 @@ simulate: setup ## Replay one simulation: make simulate SEED=n
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
+
+certs: setup ## Make an authority and certificates in certs/, for trying TLS; options as ARGS="--name db.local"
+	$(BIN)/python tools/certs.py $(ARGS)
 
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)

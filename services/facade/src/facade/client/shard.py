@@ -24,6 +24,7 @@ import structlog
 from doug.v1 import admin_pb2, doug_pb2
 from doug_wire import pipe
 from doug_wire.pipe import Status
+from facade.client.channels import Channels
 from facade.client.link import Link
 from facade.client.metrics import Metrics
 from facade.client.node import Node
@@ -64,7 +65,13 @@ def _answers(node: Node, now_s: float) -> bool:
 
 
 class ShardOwner(Protocol):
-    """What a shard asks of the client that it is part of."""
+    """What a shard asks of the client that it is part of.
+
+    Attributes:
+        channels: How nodes are connected to.
+    """
+
+    channels: Channels
 
     def finish(self, operation: Operation, result: pipe.ResultRecord | ProblemError) -> None:
         """The operation is over."""
@@ -121,7 +128,8 @@ class Shard:
 
     def _make_node(self, node_id: str, target: Target) -> Node:
         settings = self._settings
-        return Node(node_id, target, self, Link(settings.pipe_window_batches, settings.inflight_items_max))
+        link = Link(settings.pipe_window_batches, settings.inflight_items_max)
+        return Node(node_id, target, self, link, self._owner.channels)
 
     # Where the nodes are.
 

@@ -46,6 +46,7 @@ from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
+from raft_node.rpc.security import Security
 from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
 from raft_node.runtime.drain import drain
@@ -97,6 +98,7 @@ class Node:
         self._settings = settings
         self._fs = fs
         self._metrics = Metrics(settings.shard_id)
+        self._security = Security(settings, self._metrics.registry)
         self._stopping = asyncio.Event()
         self._fatal: FatalError | None = None
         self._engine: Engine | None = None
@@ -138,6 +140,7 @@ class Node:
             start_id = secrets.token_hex(8)
             worker = WorkerProcess(settings.data_dir)
             stack.callback(worker.close)
+            await stack.enter_async_context(self._security.reloading())
             raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
             identities.check_log_is_there(self._fs, settings.wal_dir, identity)
             wal, engine = await self._open_storage(start_id)
@@ -178,7 +181,9 @@ class Node:
         await health_service.set("startup", health_pb2.HealthCheckResponse.NOT_SERVING)
         await health_service.set("liveness", health_pb2.HealthCheckResponse.SERVING)
 
-        admin = AdminServer(settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started)
+        admin = AdminServer(
+            settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started, self._security.https
+        )
         admin_task = asyncio.create_task(admin.run())
         peer_server = grpc.aio.server(options=SERVER_OPTIONS)
         client_server = grpc.aio.server(options=SERVER_OPTIONS)
@@ -208,7 +213,7 @@ class Node:
             (client_server, settings.client_listen, "client"),
         ):
             try:
-                server.add_insecure_port(address)
+                self._security.add_port(server, address)
             except RuntimeError as error:
                 raise SettingsError(f"cannot listen on {address} ({what}): is the port taken?") from error
             await server.start()
@@ -246,7 +251,8 @@ class Node:
         settings = self._settings
         me = NodeId(identity.name, identity.incarnation)
         if wal.last_index == 0:
-            joining = asyncio.create_task(Bootstrap(settings, me, identity.cluster_id).run())
+            bootstrap = Bootstrap(settings, me, identity.cluster_id, self._security.certificates)
+            joining = asyncio.create_task(bootstrap.run())
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait((joining, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
@@ -284,7 +290,9 @@ class Node:
         settings = self._settings
         me = NodeId(identity.name, identity.incarnation)
         peers = Peers(
-            LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address), self._metrics
+            LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address),
+            self._metrics,
+            self._security.certificates,
         )
         # The driver is made of the log and the maintenance, and both report to it.
         log = LogStore(
