@@ -20,6 +20,7 @@ from facade.client.channels import Channels
 from facade.client.link import Link
 from facade.client.operation import Headers, Operation
 from facade.discovery.targets import Target
+from facade.settings import parse_address
 
 RETIRED_S = 6.0
 """The longest that a unary call takes."""
@@ -87,6 +88,7 @@ class Node:
         self._wake: asyncio.Future[None] | None = None
         self.unlisted = False
         self.retired = False
+        self._alias: Target | None = None
         self._channels = channels
         self._closing: set[asyncio.Task[None]] = set()
         self._connect()
@@ -108,6 +110,18 @@ class Node:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         self._connect()
+
+    def is_moved(self, target: Target) -> bool:
+        """Whether the target is another place than this node's.
+
+        A pod that was dialled by its name and is told by its address now is the same place, as long as it answers.
+        """
+        if target in (self.target, self._alias):
+            return False
+        if self.up and self._alias is None and parse_address(self.address).host == target.name:
+            self._alias = target
+            return False
+        return True
 
     def want(self) -> None:
         """Asks for the stream to be opened and kept open."""

@@ -143,7 +143,7 @@ class Shard:
         if not targets:
             return
         gone = [self.nodes[node_id] for node_id in self._listed if node_id not in targets]
-        moved = [(old, t) for node_id, t in targets.items() if (old := self.nodes.get(node_id)) and old.target != t]
+        moved = [(old, t) for node_id, t in targets.items() if (old := self.nodes.get(node_id)) and old.is_moved(t)]
         new = [node_id for node_id in targets if node_id not in self.nodes]
         if not (gone or moved or new) and tuple(targets) == self._listed:
             return
