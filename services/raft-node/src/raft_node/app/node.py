@@ -272,15 +272,7 @@ class Node:
             LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address), self._metrics
         )
         # The driver is made of the log and the maintenance, and both report to it.
-        log = LogStore(
-            wal,
-            self._metrics,
-            lambda sequence: driver.durable(sequence),  # noqa: PLW0108
-            self.fail,
-            slow_s=settings.slow_append_ms / 1000,
-            on_slow=self._tell_slow_disk,
-            on_compacted=self._tell_compaction,
-        )
+        log = self._make_log(wal, lambda sequence: driver.durable(sequence))  # noqa: PLW0108
         stack.callback(log.close)
         self._log = log
         machine = StateMachine(engine)
@@ -333,6 +325,17 @@ class Node:
         raft_service.attach(peers, driver.receive, snapshots.service)
         doug_service.attach(self._shard)
         driver.start()
+
+    def _make_log(self, wal: Wal, on_durable: Callable[[int], None]) -> LogStore:
+        return LogStore(
+            wal,
+            self._metrics,
+            on_durable,
+            self.fail,
+            slow_s=self._settings.slow_append_ms / 1000,
+            on_slow=self._tell_slow_disk,
+            on_compacted=self._tell_compaction,
+        )
 
     def _make_driver(
         self,

@@ -102,6 +102,21 @@ class Metrics:
         self.compaction_duration = histogram(
             "dougdb_compaction_duration_seconds", "One compaction", (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 120)
         )
+        self._add_snapshots()
+        self.event_loop_lag = Gauge(
+            "dougdb_event_loop_lag_seconds",
+            "How late the last timer of the event loop was",
+            ("shard",),
+            registry=self.registry,
+        ).labels(self.shard)
+        Gauge("dougdb_build_info", "The version that runs", ("version",), registry=self.registry).labels(
+            __version__
+        ).set(1)
+
+    def _add_snapshots(self) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, ("shard", *labels), registry=self.registry)
+
         self.snapshots = counter(
             "dougdb_snapshot_transfers", "Snapshots sent to peers and received from them, by what came of it", "outcome"
         )
@@ -114,15 +129,6 @@ class Metrics:
         self.log_compactions = counter("dougdb_log_compactions", "How often the log's beginning was dropped").labels(
             self.shard
         )
-        self.event_loop_lag = Gauge(
-            "dougdb_event_loop_lag_seconds",
-            "How late the last timer of the event loop was",
-            ("shard",),
-            registry=self.registry,
-        ).labels(self.shard)
-        Gauge("dougdb_build_info", "The version that runs", ("version",), registry=self.registry).labels(
-            __version__
-        ).set(1)
 
     def received(self, service: str, method: str) -> Counter:
         """The child that counts received messages of one method; callers keep it."""

@@ -18,7 +18,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -35,6 +34,7 @@ from raft_node.raft.messages import Message
 from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
+from raft_node.runtime.clock import WallClock
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
 
@@ -73,23 +73,6 @@ class Stallable(Protocol):
 
 ReadCallback = Callable[[bool], None]
 """Called with True once a read may be served, with False when it must be asked for again elsewhere."""
-
-
-class WallClock:
-    """The leader's clock for log timestamps: the wall clock at its election, moved on by the monotonic clock."""
-
-    def __init__(self) -> None:
-        """Starts from now."""
-        self.rebase()
-
-    def rebase(self) -> None:
-        """Looks at the wall clock again; done when this node becomes leader."""
-        self._wall_us = time.time_ns() // 1000
-        self._monotonic_us = time.monotonic_ns() // 1000
-
-    def now_us(self) -> int:
-        """Microseconds since the epoch."""
-        return self._wall_us + time.monotonic_ns() // 1000 - self._monotonic_us
 
 
 class _NoSink:
@@ -171,8 +154,7 @@ class Driver:
         self._stalled_since_s: float | None = None
         self._holds = 0
         self._hand_overs: set[asyncio.Future[NodeId]] = set()
-        # What is applied while a snapshot is being installed; None at all other times.
-        self._restoring_from: int | None = None
+        self._restoring_from: int | None = None  # What is applied while a snapshot is being installed.
 
     # What comes in.
 
