@@ -140,12 +140,18 @@ class IdentifyResponse(_message.Message):
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     FIRST_CONFIGURATION_FIELD_NUMBER: _builtins.int
     FORMAT_VERSION_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    APPLIED_INDEX_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     cluster_id: _builtins.bytes
     """Empty before bootstrap."""
     first_configuration: _builtins.bytes
     """The finished bytes of log entry 1; empty before bootstrap."""
     format_version: _builtins.int
+    configuration: _builtins.bytes
+    """The members as of applied_index (docs/formats.md, Configuration); empty before the"""
+    applied_index: _builtins.int
+    """core runs, and at a node that has no log yet."""
     @_builtins.property
     def member(self) -> Global___Member: ...
     def __init__(
@@ -156,10 +162,12 @@ class IdentifyResponse(_message.Message):
         cluster_id: _builtins.bytes = ...,
         first_configuration: _builtins.bytes = ...,
         format_version: _builtins.int = ...,
+        configuration: _builtins.bytes = ...,
+        applied_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "first_configuration", b"first_configuration", "format_version", b"format_version", "member", b"member", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "cluster_id", b"cluster_id", "configuration", b"configuration", "first_configuration", b"first_configuration", "format_version", b"format_version", "member", b"member", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,9 +397,12 @@ class HeartbeatResponse(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     READ_TOKEN_FIELD_NUMBER: _builtins.int
     LAST_LOG_INDEX_FIELD_NUMBER: _builtins.int
+    KEEPS_VOTE_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     read_token: _builtins.int
     last_log_index: _builtins.int
+    keeps_vote: _builtins.bool
+    """The sender votes for nobody for an election timeout from now on, a restart included."""
     @_builtins.property
     def envelope(self) -> Global___Envelope: ...
     def __init__(
@@ -401,14 +412,71 @@ class HeartbeatResponse(_message.Message):
         term: _builtins.int = ...,
         read_token: _builtins.int = ...,
         last_log_index: _builtins.int = ...,
+        keeps_vote: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "last_log_index", b"last_log_index", "read_token", b"read_token", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "keeps_vote", b"keeps_vote", "last_log_index", b"last_log_index", "read_token", b"read_token", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatResponse: _TypeAlias = HeartbeatResponse  # noqa: Y015
+
+@_typing.final
+class ReadIndexRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    token: _builtins.int
+    """Unique for each request of this sender; the same when it is repeated."""
+    @_builtins.property
+    def envelope(self) -> Global___Envelope: ...
+    def __init__(
+        self,
+        *,
+        envelope: Global___Envelope | None = ...,
+        term: _builtins.int = ...,
+        token: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "term", b"term", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadIndexRequest: _TypeAlias = ReadIndexRequest  # noqa: Y015
+
+@_typing.final
+class ReadIndexResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    READ_INDEX_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    token: _builtins.int
+    read_index: _builtins.int
+    @_builtins.property
+    def envelope(self) -> Global___Envelope: ...
+    def __init__(
+        self,
+        *,
+        envelope: Global___Envelope | None = ...,
+        term: _builtins.int = ...,
+        token: _builtins.int = ...,
+        read_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "read_index", b"read_index", "term", b"term", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadIndexResponse: _TypeAlias = ReadIndexResponse  # noqa: Y015
 
 @_typing.final
 class SnapshotFile(_message.Message):

@@ -31,8 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingsError, AddressError) as error:
         sys.stderr.write(f"facade: {error}\n")
         return EXIT_CANNOT_START
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(server.serve(settings, sockets))
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(server.serve(settings, sockets))
+    except SettingsError as error:
+        sys.stderr.write(f"facade: {error}\n")
+        return EXIT_CANNOT_START
     return 0
 
 

@@ -65,6 +65,12 @@ class NodeSettings(BaseSettings):
     """The longest one; each is drawn anew between the two, so that votes seldom split."""
     heartbeat_ms: int = Field(default=50, ge=1, le=30_000)
     """How often a leader without traffic speaks: at least twice within an election timeout."""
+    leader_lease_enabled: bool = False
+    """Whether a leader with a lease serves linearizable reads without asking the others (docs/raft.md, Leases).
+    Every node of a shard must count the same election timeout. It saves a round trip, and rests on clocks that run at
+    nearly the same rate and that no machine's pause stops."""
+    leader_lease_margin_ms: int = Field(default=50, ge=1, le=60_000)
+    """How much shorter than the shortest election timeout a lease is, for clocks that run at different rates."""
     replicate_window: int = Field(default=1, ge=1, le=64)
     """AppendEntries under way to a follower. One is fastest on a short way: what arrives meanwhile is the next one."""
     replicate_bytes_max: int = Field(default=1 << 20, ge=1 << 16, le=4 << 20)
@@ -122,6 +128,8 @@ class NodeSettings(BaseSettings):
             raise ValueError("election_timeout_max_ms must be greater than election_timeout_ms")
         if self.log_bytes_max < self.log_keep_bytes:
             raise ValueError("log_bytes_max must be at least log_keep_bytes")
+        if self.leader_lease_enabled and self.lease_ticks < 1:
+            raise ValueError("leader_lease_margin_ms leaves no lease: it must be two ticks below election_timeout_ms")
         if self.node_id not in self.peer_addresses:
             raise ValueError(f"peers does not name this node, {self.node_id}")
         if self.shard_id >= self.initial_shards:
@@ -129,6 +137,15 @@ class NodeSettings(BaseSettings):
         if self.shard_id > 0 and not self.seed_addresses:
             raise ValueError("seeds must name shard 0's Raft addresses for any other shard")
         return self
+
+    @property
+    def lease_ticks(self) -> int:
+        """How long a leader's lease lasts, if there are any.
+
+        A voter counts in ticks, so its promise may be short by almost one; the margin comes on top of that.
+        """
+        margin_ticks = -(-self.leader_lease_margin_ms // self.tick_ms)
+        return self.election_timeout_ms // self.tick_ms - 1 - margin_ticks
 
     @property
     def peer_addresses(self) -> dict[str, str]:

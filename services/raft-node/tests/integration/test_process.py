@@ -173,6 +173,7 @@ def test_a_stop_flushes_what_is_in_memory(node: Node) -> None:
     assert node.end(signal.SIGTERM) == 0
     assert list((node.folder / "data").glob("*.sst"))
     node.start()
+    assert node.channel is not None
     admin = admin_pb2_grpc.AdminStub(node.channel)
     events = admin.Events(admin_pb2.EventsRequest(), timeout=5).events
     (started,) = [json.loads(event.details) for event in events if event.name == "node_started"]

@@ -13,9 +13,10 @@ import pytest
 import xxhash
 
 from raft_node import entry as entries
-from raft_node.app.storage import check_incarnation, first_configuration, open_storage, stored_configuration
+from raft_node.app.storage import first_configuration, open_storage
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import CorruptionError, DiskError, FatalError, IdentityError
+from raft_node.kv.keyspace import CONFIGURATION_KEY
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.configuration import encode_configuration
@@ -148,7 +149,7 @@ class Rig:
 
 def assert_new(wal: Wal, engine: Engine) -> None:
     assert (engine.applied_index, engine.applied_term) == (SNAPSHOT_INDEX, SNAPSHOT_TERM)
-    assert stored_configuration(wal, engine) == NEW
+    assert engine.get_blocking(CONFIGURATION_KEY) == encode_configuration(NEW)
     assert StateMachine(engine).clock_us == TIME_US
     assert (wal.first_index, wal.last_index) == (SNAPSHOT_INDEX + 1, SNAPSHOT_INDEX)
     assert wal.hard_state.term >= SNAPSHOT_TERM
@@ -307,10 +308,3 @@ async def test_the_first_configuration_outlives_its_entry() -> None:
         first_configuration(rig.fs, DATA, wal)
     rig.fs.remove(f"{DATA}/FIRST-CONFIGURATION")
     assert first_configuration(rig.fs, DATA, wal) == b""
-
-
-def test_only_another_incarnation_of_oneself_is_refused() -> None:
-    check_incarnation(OLD, A)
-    check_incarnation(OLD, C)
-    with pytest.raises(IdentityError, match="members replace a"):
-        check_incarnation(OLD, NodeId("a", 9))

@@ -23,6 +23,7 @@ from facade.app.application import Application
 from facade.app.protocol import LimitedProtocol
 from facade.client.metrics import Metrics
 from facade.client.router import Router
+from facade.discovery.choice import choose
 from facade.errors import AddressError
 from facade.settings import Address, Settings
 
@@ -98,6 +99,8 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     loop = asyncio.get_running_loop()
     metrics = Metrics()
     router = Router(settings, metrics)
+    discovery = choose(settings, metrics.registry)
+    router.on_trouble = discovery.hurry
     server = _Server(
         uvicorn.Config(
             Application(router, metrics, settings),
@@ -121,6 +124,7 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     async with asyncio.TaskGroup() as group:
         background = [
             group.create_task(router.run()),
+            group.create_task(discovery.run(router.update)),
             group.create_task(_check_heads(server, settings.head_timeout_ms / 1000)),
         ]
         log.info("facade.started", listen=[str(address) for address in settings.listen])

@@ -12,9 +12,6 @@ from raft_node import entry as entries
 from raft_node.app.bootstrap import FIRST_TERM
 from raft_node.entry import EntryError, EntryKind
 from raft_node.errors import CorruptionError, IdentityError
-from raft_node.kv.keyspace import CONFIGURATION_KEY
-from raft_node.raft.configuration import decode_configuration
-from raft_node.raft.types import Configuration, NodeId
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem
@@ -88,21 +85,6 @@ def _hard_state_behind(state: WalHardState, index: int, term: int) -> WalHardSta
     return state._replace(commit_index=max(index, state.commit_index))
 
 
-def stored_configuration(wal: Wal, engine: Engine) -> Configuration:
-    """The members as of what the engine has applied; changes behind that are in the log. Blocking.
-
-    Raises:
-        IdentityError: Neither the state nor the log's beginning tells.
-    """
-    stored = engine.get_blocking(CONFIGURATION_KEY)
-    if stored is not None:
-        return decode_configuration(stored)
-    entry = wal.entries(1, 2, 1)[0] if wal.first_index == 1 and wal.last_index else None
-    if entry is None or entry.kind != EntryKind.CONFIGURATION:
-        raise IdentityError("the log does not begin with a configuration, and the state holds none")
-    return decode_configuration(entry.command)
-
-
 def first_configuration(fs: FileSystem, data_dir: str, wal: Wal) -> bytes:
     """The finished bytes of entry 1, kept in a file for when the log begins later; empty if never known here. Blocking.
 
@@ -125,20 +107,3 @@ def first_configuration(fs: FileSystem, data_dir: str, wal: Wal) -> bytes:
     if (entry.index, entry.term, entry.kind) != (1, FIRST_TERM, EntryKind.CONFIGURATION):
         raise CorruptionError(path, 0, "it is not a shard's first configuration")
     return data
-
-
-def check_incarnation(configuration: Configuration, me: NodeId) -> None:
-    """Makes sure that a stored configuration does not list another incarnation under this node's name.
-
-    It may well not list this node: a snapshot can be older than its admission, and a removed node stays quiet.
-
-    Raises:
-        IdentityError: It does: these volumes were wiped or replaced.
-    """
-    for member in (*configuration.voters, *configuration.learners):
-        if member.name == me.name and member != me:
-            raise IdentityError(
-                f"the shard knows {me.name} as incarnation {member.incarnation}, and these volumes are incarnation "
-                f"{me.incarnation}: they were wiped or replaced. Wipe both volumes and admit the new incarnation as a "
-                f"learner: members replace {me.name}"
-            )

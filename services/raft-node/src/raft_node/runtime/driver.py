@@ -18,7 +18,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -34,9 +33,10 @@ from raft_node.raft.messages import Message
 from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
-from raft_node.runtime.clock import WallClock
+from raft_node.runtime.clocks import WallClock
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
+from raft_node.runtime.reads import PendingReads, ReadCallback
 
 LATE_S = 0.03
 """A timer that is later than this tells that the process stood still, and that its sockets may hold news."""
@@ -71,10 +71,6 @@ class Stallable(Protocol):
         """Whether applying must wait for a flush or a compaction."""
 
 
-ReadCallback = Callable[[bool], None]
-"""Called with True once a read may be served, with False when it must be asked for again elsewhere."""
-
-
 class _NoSink:
     """For proposals of the node itself, which nobody waits for."""
 
@@ -101,6 +97,7 @@ class Driver:
         on_event: Callable[[Event], None],
         on_applied: Callable[[], None],
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
+        lease_clock: Callable[[], float] | None = None,
     ) -> None:
         """Builds it; ``start`` sets it going.
 
@@ -118,6 +115,7 @@ class Driver:
             on_event: Takes what the core has to tell.
             on_applied: Called after entries were applied, so that flushes can be looked after.
             on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
+            lease_clock: What leases are judged by, in ticks; None without leases.
         """
         self.node = node
         self.machine = machine
@@ -138,13 +136,8 @@ class Driver:
         self._waiting_bytes = 0
         self._inbox: list[Message] = []
         self._waiting: list[Submission] = []
-        self._reads_waiting: list[ReadCallback] = []
         self._held: Sequence[Entry] = ()
-        self._reads: dict[int, list[ReadCallback]] = {}
-        self._reads_pending = 0
-        self._reads_asked_s: dict[int, float] = {}
-        self._confirmed: deque[tuple[int, list[ReadCallback]]] = deque()
-        self._next_context = 1
+        self._reads = PendingReads(node, self._loop.time, lease_clock)
         self._turn_scheduled = False
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
@@ -173,11 +166,7 @@ class Driver:
         for submission in self._waiting:
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
         self._waiting = []
-        self._drop_reads([*self._reads])
-        self._answer_reads(self._reads_waiting, confirmed=False)
-        self._reads_waiting = []
-        while self._confirmed:
-            self._answer_reads(self._confirmed.popleft()[1], confirmed=False)
+        self._reads.stop()
 
     def receive(self, message: Message) -> None:
         """Takes a message that the transport has decoded."""
@@ -208,13 +197,33 @@ class Driver:
         self._waiting_bytes += size
         self.wake()
 
-    def read(self, callback: ReadCallback) -> None:
-        """Asks for a linearizable read; reads that come while a round is under way share the next one."""
-        if not self._takes_requests() or self._reads_pending >= READS_WAITING_MAX:
+    def change_members(self, configuration: Configuration, sink: Sink) -> tuple[int, int]:
+        """Proposes other members; gives the entry's index and term. The sink hears once what became of it.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            OverloadedError: Leadership is being handed over.
+            ConfigurationRefusedError: See ``RaftNode.propose_configuration``.
+        """
+        if self._stopped:
+            raise NotLeaderError
+        index, term = self.node.propose_configuration(configuration, self._clock.now_us())
+        self.pending.add(index, term, [Submission(sink, 0, 0, b"")], self._loop.time() + self._proposal_timeout_s)
+        self.wake()
+        return index, term
+
+    def read(self, callback: ReadCallback, *, forward: bool = False) -> None:
+        """Asks for a linearizable read; reads that come while a round is under way share the next one.
+
+        Args:
+            callback: Hears once whether the read may be served here.
+            forward: Whether a node that follows asks its leader, instead of refusing.
+        """
+        takes = self._takes_requests() or (forward and not self._stopped and self.node.leader is not None)
+        if not takes or len(self._reads) >= READS_WAITING_MAX:
             callback(False)
             return
-        self._reads_pending += 1
-        self._reads_waiting.append(callback)
+        self._reads.add(callback, forward=forward)
         self.wake()
 
     @property
@@ -275,8 +284,7 @@ class Driver:
         expired = self.pending.expire(now_s)
         if expired:
             self._metrics.proposals_failed.labels(self._metrics.shard, "timeout").inc(expired)
-        limit_s = now_s - self._proposal_timeout_s
-        self._drop_reads([context for context, asked_s in self._reads_asked_s.items() if asked_s <= limit_s])
+        self._reads.expire(now_s - self._proposal_timeout_s)
         if self.node.role is Role.LEADER and self._log.write_age_s > HUNG_WRITE_S:
             self.node.resign("the disk hangs")
             self.wake()
@@ -353,13 +361,13 @@ class Driver:
             self._apply(held)
         if self._waiting and not self.holding:
             self._propose()
-        if self._reads_waiting and (self.node.role is Role.LEADER or not self.holding):
-            self._ask_quorum()
+        if self._reads.waiting and (self.node.role is Role.LEADER or not self.holding):
+            self._reads.ask()
         ready = self.node.ready(self._may_write)
         while ready is not None:
             self._handle(ready)
             ready = self.node.ready(self._may_write)
-        self._serve_confirmed()
+        self._reads.serve(self.applied_index)
         self._conclude_hand_overs()
         self._note_stall()
         self._set_timer()
@@ -408,7 +416,8 @@ class Driver:
                 self._held = ready.committed
             else:
                 self._apply(ready.committed)
-        self._take_reads(ready)
+        # Deposed while it hands over, its reads wait with the others until it can be said who leads.
+        self._reads.take(ready, keep=self.holding)
         if ready.snapshots_wanted:
             self._on_snapshots_wanted(ready.snapshots_wanted)
 
@@ -463,53 +472,6 @@ class Driver:
         for concluded in self._hand_overs:
             if not concluded.done():
                 concluded.set_exception(TransferFailedError(f"leadership stays here: {reason}"))
-
-    # Reads.
-
-    def _take_reads(self, ready: Ready) -> None:
-        """Notes which reads were confirmed, and lets go of those that were dropped."""
-        for state in ready.read_states:
-            callbacks = self._reads.pop(state.context, None)
-            self._reads_asked_s.pop(state.context, None)
-            # A round that was given up as too late may be confirmed later still.
-            if callbacks is not None:
-                self._confirmed.append((state.read_index, callbacks))
-        if ready.reads_dropped and self.holding:
-            # Deposed while it hands over: they wait with the others until it can be said who leads.
-            for context in ready.reads_dropped:
-                self._reads_asked_s.pop(context, None)
-                self._reads_waiting += self._reads.pop(context, [])
-        elif ready.reads_dropped:
-            self._drop_reads(ready.reads_dropped)
-
-    def _serve_confirmed(self) -> None:
-        applied = self.applied_index
-        # Rounds are confirmed in order, and their indexes never fall, so the first one waits the least.
-        while self._confirmed and self._confirmed[0][0] <= applied:
-            self._answer_reads(self._confirmed.popleft()[1], confirmed=True)
-
-    def _ask_quorum(self) -> None:
-        """Has one context stand for all reads of this turn."""
-        callbacks, self._reads_waiting = self._reads_waiting, []
-        context = self._next_context
-        self._next_context += 1
-        try:
-            self.node.read_index(context)
-        except (NotLeaderError, OverloadedError):
-            self._answer_reads(callbacks, confirmed=False)
-            return
-        self._reads[context] = callbacks
-        self._reads_asked_s[context] = self._loop.time()
-
-    def _drop_reads(self, contexts: Sequence[int]) -> None:
-        for context in contexts:
-            self._reads_asked_s.pop(context, None)
-            self._answer_reads(self._reads.pop(context, []), confirmed=False)
-
-    def _answer_reads(self, callbacks: Sequence[ReadCallback], *, confirmed: bool) -> None:
-        self._reads_pending -= len(callbacks)
-        for callback in callbacks:
-            callback(confirmed)
 
     # Time.
 
