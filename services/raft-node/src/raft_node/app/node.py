@@ -289,17 +289,8 @@ class Node:
             self._security.certificates,
         )
         # The driver is made of the log and the maintenance, and both report to it.
-        log = LogStore(
-            wal,
-            self._metrics,
-            lambda sequence: driver.durable(sequence),  # noqa: PLW0108
-            self.fail,
-            slow_s=settings.slow_append_ms / 1000,
-            on_slow=self._tell_slow_disk,
-            on_compacted=self._tell_compaction,
-        )
+        log = self._log = self._make_log(wal, lambda sequence: driver.durable(sequence))  # noqa: PLW0108
         stack.callback(log.close)
-        self._log = log
         machine = StateMachine(engine)
         core = RaftNode(
             raft_config(settings),
@@ -311,7 +302,7 @@ class Node:
             random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
             machine.clock_us,
         )
-        maintenance = Maintenance(
+        maintenance = self._maintenance = Maintenance(
             engine,
             worker,
             self._metrics,
@@ -319,7 +310,6 @@ class Node:
             self.fail,
             self.record,
         )
-        self._maintenance = maintenance
         driver = self._make_driver(
             core,
             log,
@@ -354,6 +344,17 @@ class Node:
         raft_service.attach(peers, driver.receive, snapshots.service)
         doug_service.attach(self._shard)
         driver.start()
+
+    def _make_log(self, wal: Wal, on_durable: Callable[[int], None]) -> LogStore:
+        return LogStore(
+            wal,
+            self._metrics,
+            on_durable,
+            self.fail,
+            slow_s=self._settings.slow_append_ms / 1000,
+            on_slow=self._tell_slow_disk,
+            on_compacted=self._tell_compaction,
+        )
 
     def _attach_members(
         self,
