@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from doug.v1 import raft_pb2
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.volumes import Volumes, measure
 from raft_node.rpc.interceptor import CountingInterceptor
@@ -253,3 +254,14 @@ async def test_what_is_not_ours_is_not_counted(method: str) -> None:
     assert handler.unary_unary is behaviour
     assert await rig.handler(None, "/doug.v1.Doug/Missing") is None
     assert not [sample for family in rig.metrics.grpc_started.collect() for sample in family.samples]
+
+
+def test_messages_of_every_method_of_the_raft_service_have_a_type() -> None:
+    metrics = Metrics(0)
+    methods = [method.name for method in raft_pb2.DESCRIPTOR.services_by_name["Raft"].methods]
+    for method in methods:
+        metrics.sent("Raft", method).inc()
+    metrics.sent("Doug", "Pipe").inc()
+    sent = metrics.raft_messages_sent()
+    assert len(sent) == len(methods)
+    assert {"append_entries", "heartbeat", "request_vote", "timeout_now", "read_index"} <= sent.keys()

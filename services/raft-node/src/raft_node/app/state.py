@@ -32,7 +32,7 @@ def read_state(
         role=core.role.value,
         term=core.term,
         commit_index=core.commit_index,
-        applied_index=core.applied_index,
+        applied_index=shard.driver.applied_index,
         last_log_index=core.last_index,
         first_log_index=log.first_index,
         has_leader=core.leader is not None,
@@ -62,5 +62,6 @@ def read_state(
         compaction_pending_bytes=stats.pending_bytes,
         stalled=engine.stalled,
         stalled_s=shard.driver.stalled_s,
+        restoring=shard.driver.restoring,
         volumes={name: (space.total_bytes, space.free_bytes) for name, space in volumes.space.items()},
     )

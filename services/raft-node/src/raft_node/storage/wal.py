@@ -22,7 +22,6 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
@@ -31,6 +30,7 @@ from raft_node.entry import Entry
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage import record, wal_recovery, wal_segment
 from raft_node.storage.files import FileSystem, ReadableFile, WritableFile
+from raft_node.storage.options import WAL_PAGE_BYTES, WalOptions
 from raft_node.storage.wal_index import Extent, Segment, Summary, WalIndex, positions_of, summarise
 from raft_node.storage.wal_segment import SegmentHeader, WalHardState
 
@@ -40,22 +40,6 @@ _SIZE_OFFSET = 8
 _SIZE = Struct("<I")
 _READERS_MAX = 8
 """Segments that are kept open for reading."""
-_PAGE_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class WalOptions:
-    """How the log is cut into files.
-
-    Attributes:
-        segment_bytes: The size of a segment. A frame that is larger than this gets a segment of its own size.
-    """
-
-    segment_bytes: int = 8 << 20
-
-    def __post_init__(self) -> None:
-        if self.segment_bytes < _PAGE_BYTES:
-            raise ValueError(f"segment_bytes must be at least {_PAGE_BYTES}, not {self.segment_bytes}")
 
 
 class Appended(NamedTuple):
@@ -167,6 +151,15 @@ class Wal:
             wal._begin_segment(0)
             wal.publish(wal._appended(None, None, None))
         return wal
+
+    @classmethod
+    def open_for_read(cls, fs: FileSystem, directory: str) -> Wal:
+        """Opens a log that is not in use for reading alone; changes nothing, a torn tail stays; BLOCKING.
+
+        Raises:
+            CorruptionError: A file does not hold what was written.
+        """
+        return cls(fs, directory, WalOptions(), wal_recovery.scan(fs, directory), None, lambda: 0.0)
 
     # Readers: the event loop's thread.
 
@@ -414,7 +407,7 @@ class Wal:
             file = self._fs.open_for_write(path)
         else:
             # Nobody has prepared one in time, or the frame is too large for it.
-            segment_bytes = max(self._options.segment_bytes, -(-needed // _PAGE_BYTES) * _PAGE_BYTES)
+            segment_bytes = max(self._options.segment_bytes, -(-needed // WAL_PAGE_BYTES) * WAL_PAGE_BYTES)
             file = self._create_zeroed(path, segment_bytes)
         # The name must be durable before anything in the file is acknowledged.
         self._fs.sync_directory(self._directory)
