@@ -173,6 +173,45 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
+            "Snapshots",
+            (
+                Panel(
+                    "Transfers",
+                    one(
+                        f"sum by (shard, outcome) (increase({node('dougdb_snapshot_transfers_total')}[5m]))",
+                        BY_SHARD + " {{outcome}}",
+                    ),
+                    "none",
+                    "Within five minutes. A node gets one when it is behind the log. Runbook: DougDBSnapshotFailing.",
+                    width=6,
+                ),
+                Panel(
+                    "Bytes of transfers",
+                    one(
+                        f"sum by (shard, direction) (rate({node('dougdb_snapshot_bytes_total')}{RATE}))",
+                        BY_SHARD + " {{direction}}",
+                    ),
+                    "Bps",
+                    "Over the network.",
+                    width=6,
+                ),
+                Panel(
+                    "Being installed",
+                    one(node("dougdb_snapshot_installing"), BY_NODE),
+                    "none",
+                    "1 while a snapshot takes the place of the state. Runbook: DougDBSnapshotInstallStuck.",
+                    width=6,
+                ),
+                Panel(
+                    "Log compactions",
+                    one(f"increase({node('dougdb_log_compactions_total')}[1h])", BY_NODE),
+                    "none",
+                    "Within an hour: how often the beginning of the log was dropped.",
+                    width=6,
+                ),
+            ),
+        ),
+        Row(
             "Cache and disks",
             (
                 Panel(
