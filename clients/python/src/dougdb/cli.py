@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import dougdb
-from dougdb.commands import dev, import_tree, kv, leader, status, timeline
+from dougdb.commands import dev, import_tree, kv, leader, members, status, timeline
 from dougdb.wire import DEFAULT_URL
 
 GROUP = "dougctl.commands"
@@ -91,12 +91,15 @@ def _print_version(wanted: bool) -> None:
 def options(
     context: typer.Context,
     url: Annotated[str, typer.Option("--url", envvar="DOUGDB_URL", help="Where the facade listens.")] = DEFAULT_URL,
+    ca_file: Annotated[
+        str, typer.Option("--ca-file", envvar="DOUGDB_CA_FILE", help="The authority of the facade's certificate, PEM.")
+    ] = "",
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Use and run DougDB, a sharded, replicated key-value store."""
-    context.obj = {"url": url}
+    context.obj = {"url": url, "ca_file": ca_file}
 
 
 app.command()(dev.dev)
@@ -106,6 +109,7 @@ app.command()(kv.delete)
 app.command()(status.status)
 app.command()(timeline.timeline)
 app.add_typer(leader.app, name="leader")
+app.add_typer(members.app, name="members")
 app.command("import-tree")(import_tree.import_tree)
 
 

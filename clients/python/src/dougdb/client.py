@@ -14,13 +14,15 @@ from urllib.parse import quote
 
 import httpx
 
-from dougdb.errors import ServerError
+from dougdb.errors import CertificateError, ServerError
 from dougdb.wire import (
     DEFAULT_URL,
     OCTET_STREAM,
     ClusterStatus,
     Consistency,
     LeaderMoved,
+    MemberChange,
+    Members,
     Receipt,
     Timeline,
     Value,
@@ -30,6 +32,8 @@ from dougdb.wire import (
     error_of_transport,
     is_loopback,
     leader_moved_of,
+    member_change_of,
+    members_of,
     receipt_of,
     timeline_of,
     value_of,
@@ -43,12 +47,22 @@ _RAW = {"Accept": "*/*"}
 
 
 @functools.cache
-def _verify(url: str) -> bool | ssl.SSLContext:
+def _verify(url: str, ca_file: str | None) -> bool | ssl.SSLContext:
     """Loading the certificates takes longer than a request; plain HTTP does not need them.
 
     The bare context still verifies, with no authority to trust: should a redirect lead to HTTPS, it is refused.
+
+    Raises:
+        CertificateError: The file cannot be read, or holds no certificate.
     """
-    return True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not url.startswith("https:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one, too.
+        raise CertificateError(f"{ca_file}: {error.strerror or error}") from None
 
 
 def _key_text(key: str | bytes) -> str:
@@ -57,6 +71,14 @@ def _key_text(key: str | bytes) -> str:
 
 def _parameters(consistency: Consistency | str | None) -> dict[str, str]:
     return {} if consistency is None else {"consistency": str(consistency)}
+
+
+def _members_path(shard: str | int) -> str:
+    return f"/v1/shards/{quote(str(shard), safe='')}/members"
+
+
+def _force(force: bool) -> dict[str, str]:
+    return {"force": "true"} if force else {}
 
 
 def _document(response: httpx.Response) -> dict[str, Any]:
@@ -75,6 +97,7 @@ class DougClient:
     Args:
         url: Where the facade listens.
         timeout_s: How long one step of a request (connect, send, receive) may take.
+        ca_file: The authority that signs the facade's certificate (PEM), for HTTPS; those of the system without it.
         transport: Another httpx transport, for tests.
     """
 
@@ -83,11 +106,12 @@ class DougClient:
         url: str = DEFAULT_URL,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        ca_file: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._http = httpx.Client(
-            timeout=timeout_s, transport=transport, trust_env=not is_loopback(url), verify=_verify(url)
+            timeout=timeout_s, transport=transport, trust_env=not is_loopback(url), verify=_verify(url, ca_file)
         )
 
     def __enter__(self) -> Self:
@@ -163,6 +187,60 @@ class DougClient:
         wanted = {} if to is None else {"to": to}
         return leader_moved_of(_document(self._send("POST", path, json=wanted, headers=_JSON, write=True)))
 
+    def members(self, shard: str | int) -> Members:
+        """The members of a shard, as its leader sees them.
+
+        Raises:
+            RejectedError: There is no such shard.
+            UnavailableError: It has no leader.
+        """
+        return members_of(_document(self._send("GET", _members_path(shard), headers=_JSON)))
+
+    def add_member(self, shard: str | int, name: str, address: str) -> MemberChange:
+        """Admits a running node as a learner; it becomes a voter by itself once it has caught up.
+
+        Args:
+            shard: The shard's id.
+            name: The node's name.
+            address: Its Raft address, host:port.
+
+        Raises:
+            RejectedError: It cannot be admitted: it is a member, nobody or another node is at the address.
+            UnavailableError: Certainly not changed: no leader, or another change came first.
+            OutcomeUnknownError: Nobody can tell; ``members`` shows what became of it.
+        """
+        wanted = {"name": name, "address": address}
+        answer = self._send("POST", _members_path(shard), json=wanted, headers=_JSON, write=True)
+        return member_change_of(_document(answer))
+
+    def remove_member(self, shard: str | int, name: str, *, force: bool = False) -> MemberChange:
+        """Removes a member; raises what ``add_member`` does.
+
+        Args:
+            shard: The shard's id.
+            name: The node's name.
+            force: Also when the others cannot form a healthy quorum now.
+        """
+        path = f"{_members_path(shard)}/{quote(name, safe='')}"
+        answer = self._send("DELETE", path, params=_force(force), headers=_JSON, write=True)
+        return member_change_of(_document(answer))
+
+    def replace_member(
+        self, shard: str | int, name: str, address: str | None = None, *, force: bool = False
+    ) -> MemberChange:
+        """Admits a node whose disk was wiped or replaced, in place of what it was; raises what ``add_member`` does.
+
+        Args:
+            shard: The shard's id.
+            name: The node's name.
+            address: Its Raft address; the one that is known without it.
+            force: Also when the others cannot form a healthy quorum now.
+        """
+        path = f"{_members_path(shard)}/{quote(name, safe='')}/replace"
+        wanted = {} if address is None else {"address": address}
+        answer = self._send("POST", path, json=wanted, params=_force(force), headers=_JSON, write=True)
+        return member_change_of(_document(answer))
+
     def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""
         return _document(self._send("GET", "/v1/partitions", headers=_JSON))
@@ -194,6 +272,7 @@ class AsyncDougClient:
     Args:
         url: Where the facade listens.
         timeout_s: How long one step of a request (connect, send, receive) may take.
+        ca_file: The authority that signs the facade's certificate (PEM), for HTTPS; those of the system without it.
         transport: Another httpx transport, for tests.
     """
 
@@ -202,6 +281,7 @@ class AsyncDougClient:
         url: str = DEFAULT_URL,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        ca_file: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
@@ -209,7 +289,7 @@ class AsyncDougClient:
             timeout=timeout_s,
             transport=transport,
             trust_env=not is_loopback(url),
-            verify=_verify(url),
+            verify=_verify(url, ca_file),
         )
 
     async def __aenter__(self) -> Self:
@@ -256,6 +336,31 @@ class AsyncDougClient:
         path = f"/v1/shards/{quote(str(shard), safe='')}/leader"
         wanted = {} if to is None else {"to": to}
         return leader_moved_of(_document(await self._send("POST", path, json=wanted, headers=_JSON, write=True)))
+
+    async def members(self, shard: str | int) -> Members:
+        """The members of a shard; see ``DougClient.members``."""
+        return members_of(_document(await self._send("GET", _members_path(shard), headers=_JSON)))
+
+    async def add_member(self, shard: str | int, name: str, address: str) -> MemberChange:
+        """Admits a node; see ``DougClient.add_member``."""
+        wanted = {"name": name, "address": address}
+        answer = await self._send("POST", _members_path(shard), json=wanted, headers=_JSON, write=True)
+        return member_change_of(_document(answer))
+
+    async def remove_member(self, shard: str | int, name: str, *, force: bool = False) -> MemberChange:
+        """Removes a member; see ``DougClient.remove_member``."""
+        path = f"{_members_path(shard)}/{quote(name, safe='')}"
+        answer = await self._send("DELETE", path, params=_force(force), headers=_JSON, write=True)
+        return member_change_of(_document(answer))
+
+    async def replace_member(
+        self, shard: str | int, name: str, address: str | None = None, *, force: bool = False
+    ) -> MemberChange:
+        """Admits a node's new disk in place of its old one; see ``DougClient.replace_member``."""
+        path = f"{_members_path(shard)}/{quote(name, safe='')}/replace"
+        wanted = {} if address is None else {"address": address}
+        answer = await self._send("POST", path, json=wanted, params=_force(force), headers=_JSON, write=True)
+        return member_change_of(_document(answer))
 
     async def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""

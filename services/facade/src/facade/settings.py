@@ -7,13 +7,18 @@ value that makes no sense is refused, never corrected.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "DOUGDB_"
+
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\.?"
+)
 
 
 class Address(NamedTuple):
@@ -47,11 +52,54 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
-    nodes: Mapping[int, Mapping[str, str]]
-    """Doug addresses by shard and node id, as JSON: ``{"0": {"shard-0-0": "127.0.0.1:21001"}}``."""
+    discovery: Literal["static", "dns", "kubernetes", "auto"] = "static"
+    """Where the nodes' addresses come from: ``nodes``, the SRV records of ``dns_names``, or the Kubernetes API.
+
+    ``auto`` takes kubernetes in a pod with a service account, else dns when there are names, else static.
+    """
+
+    dns_names: Mapping[int, str] = Field(default_factory=dict, validate_default=True)
+    """The headless Service of each shard that gives its pods their names, as JSON: ``{"0": "dougdb-s0-peers.ns.svc"}``.
+
+    Kubernetes discovery takes from it which names the certificates are made out to.
+    """
+
+    dns_refresh_ms: int = Field(default=5000, ge=1000, le=600_000)
+    """How often the names are asked for; sooner when a node cannot be reached."""
+
+    discovery_port_name: str = Field(default="client", pattern=r"^[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?$")
+    """The port of these Services where the nodes serve Doug."""
+
+    kubernetes_namespace: str = Field(default="", max_length=63)
+    """Where the EndpointSlices are; the pod's own namespace when empty."""
+
+    kubernetes_selector: str = Field(default="dougdb.io/shard", min_length=1, max_length=1024)
+    """Which EndpointSlices, by label. Each of them needs the label ``dougdb.io/shard`` with its shard's number."""
+
+    nodes: Mapping[int, Mapping[str, str]] = Field(default_factory=dict, validate_default=True)
+    """Doug addresses by shard and node id, as JSON: ``{"0": {"shard-0-0": "127.0.0.1:21001"}}``.
+
+    Needed for static discovery; the others fall back to it.
+    """
 
     listen: Annotated[tuple[Address, ...], NoDecode] = (Address("127.0.0.1", 8080), Address("::1", 8080))
     """Where HTTP is served: a comma list of host:port. An IPv6 address is left out where there is no IPv6."""
+
+    tls_mode: Literal["", "disabled", "mutual"] = ""
+    """``mutual``: TLS with certificates on both ends. ``disabled``: plaintext, also beyond this machine. Empty:
+    plaintext on loopback, and no start with anything else."""
+
+    tls_cert_file: str = Field(default="", validate_default=True)
+    """The certificate with its chain, as PEM."""
+
+    tls_key_file: str = Field(default="", validate_default=True)
+    """Its key."""
+
+    tls_ca_file: str = Field(default="", validate_default=True)
+    """The authority that signs the certificates of all nodes and facades."""
+
+    tls_reload_ms: int = Field(default=5000, ge=100, le=3_600_000)
+    """How often these files are looked at; new ones count for new connections."""
 
     facade_id: str = Field(default="facade", min_length=1, max_length=253)
     """This facade's name, in logs and in /v1/version."""
@@ -77,6 +125,9 @@ class Settings(BaseSettings):
     queue_bytes_max: int = Field(default=64 << 20, ge=2 << 20)
     """Their bytes, and the bytes of bodies being received; further ones are refused with 503."""
 
+    build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
+    """Which commit was built, for ``dougdb_build_info``; an image sets it."""
+
     log_format: Literal["console", "json"] = "console"
     """Lines for people or for machines."""
 
@@ -96,9 +147,34 @@ class Settings(BaseSettings):
             raise ValueError("no address is given")
         return addresses
 
+    @field_validator("tls_cert_file", "tls_key_file", "tls_ca_file")
+    @classmethod
+    def _check_tls(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("tls_mode") == "mutual":
+            raise ValueError("it is needed with DOUGDB_TLS_MODE=mutual")
+        return value
+
+    @field_validator("dns_names")
+    @classmethod
+    def _check_names(cls, value: Mapping[int, str], info: ValidationInfo) -> Mapping[int, str]:
+        if not value and info.data.get("discovery") == "dns":
+            raise ValueError("it is needed for discovery by DNS")
+        if value and 0 not in value:
+            raise ValueError("shard 0, which holds the partition map, is missing")
+        for shard, name in value.items():
+            if shard < 0 or not _HOST_NAME.fullmatch(name):
+                raise ValueError(f"shard {shard} has a negative number, or {name!r} is no DNS name")
+        return value
+
     @field_validator("nodes")
     @classmethod
-    def _check_nodes(cls, value: Mapping[int, Mapping[str, str]]) -> Mapping[int, Mapping[str, str]]:
+    def _check_nodes(
+        cls, value: Mapping[int, Mapping[str, str]], info: ValidationInfo
+    ) -> Mapping[int, Mapping[str, str]]:
+        if not value and info.data.get("discovery", "static") != "static":
+            return value
+        if not value:
+            raise ValueError("it is needed for static discovery")
         if 0 not in value:
             raise ValueError("shard 0, which holds the partition map, is missing")
         seen: set[str] = set()

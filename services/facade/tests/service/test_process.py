@@ -125,6 +125,21 @@ async def test_settings_that_make_no_sense_are_said_in_one_line() -> None:
     assert errors.decode().count("\n") == 1
 
 
+async def test_kubernetes_outside_of_a_pod_is_said_in_one_line() -> None:
+    process = await spawn(
+        {0: {"n": "127.0.0.1:1"}},
+        "127.0.0.1:27798",
+        DOUGDB_DISCOVERY="kubernetes",
+        KUBERNETES_SERVICE_HOST="",
+        DOUGDB_TLS_MODE="disabled",
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    warning, refusal = errors.decode().splitlines()
+    assert "tls.disabled" in warning
+    assert refusal.startswith("facade: DOUGDB_DISCOVERY: kubernetes needs a pod with a service account")
+
+
 BAD_BYTES: list[tuple[bytes, int, bytes]] = [
     (b"GARBAGE\r\n\r\n", 400, b"bad_request"),
     (b"GET /v1/kv/\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n", 400, b"bad_request"),

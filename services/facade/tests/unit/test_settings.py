@@ -33,6 +33,15 @@ def test_defaults_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DOUGDB_NODES", '{"0": {"a": "h"}}'),
         ("DOUGDB_NODES", '{"0": {"a": "h:1"}, "1": {"a": "h:2"}}'),
         ("DOUGDB_NODES", '{"zero": {"a": "h:1"}}'),
+        ("DOUGDB_DISCOVERY", "guess"),
+        ("DOUGDB_DISCOVERY", "dns"),
+        ("DOUGDB_DNS_NAMES", "{"),
+        ("DOUGDB_DNS_NAMES", '{"1": "s1.ns.svc"}'),
+        ("DOUGDB_DNS_NAMES", '{"0": "not a name"}'),
+        ("DOUGDB_DNS_NAMES", '{"0": ""}'),
+        ("DOUGDB_DNS_REFRESH_MS", "1"),
+        ("DOUGDB_DISCOVERY_PORT_NAME", "Client"),
+        ("DOUGDB_KUBERNETES_SELECTOR", ""),
         ("DOUGDB_LISTEN", "8080"),
         ("DOUGDB_LISTEN", "::1:8080"),
         ("DOUGDB_LISTEN", "localhost:99999"),
@@ -48,8 +57,9 @@ def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as caught:
         environment.load()
-    assert caught.value.setting == name
-    assert str(caught.value).startswith(f"{name}: ")
+    wrong = "DOUGDB_DNS_NAMES" if value == "dns" else name
+    assert caught.value.setting == wrong
+    assert str(caught.value).startswith(f"{wrong}: ")
 
 
 def test_nodes_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +74,14 @@ def test_addresses() -> None:
     for bad in ("host", ":80", "host:", "host:x", "host:-1", "host:٣", "::1:80"):
         with pytest.raises(ValueError, match=r"host:port|brackets"):
             parse_address(bad)
+
+
+def test_nodes_are_not_required_where_they_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOUGDB_NODES", raising=False)
+    monkeypatch.setenv("DOUGDB_DISCOVERY", "dns")
+    monkeypatch.setenv("DOUGDB_DNS_NAMES", '{"0": "dougdb-s0-peers.ns.svc", "1": "dougdb-s1-peers.ns.svc."}')
+    settings = environment.load()
+    assert (settings.nodes, settings.dns_names[0]) == ({}, "dougdb-s0-peers.ns.svc")
+    monkeypatch.setenv("DOUGDB_NODES", '{"1": {"a": "h:1"}}')
+    with pytest.raises(SettingsError, match="shard 0"):
+        environment.load()

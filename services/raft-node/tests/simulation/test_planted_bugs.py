@@ -8,16 +8,16 @@ from collections.abc import Collection, Sequence
 import pytest
 
 from raft_node.entry import Entry
-from raft_node.raft import node as node_module
+from raft_node.raft import voter as voter_module
 from raft_node.raft.messages import AppendEntries, Message
 from raft_node.raft.node import RaftNode
 from raft_node.raft.outbox import Outbox
-from raft_node.raft.read_index import ReadIndexRounds
+from raft_node.raft.read_index import ReadIndexRounds, ReadRound
 from raft_node.raft.ready import Ready
-from raft_node.raft.types import HardState, NodeId, ReadState, Write
+from raft_node.raft.types import HardState, NodeId, Write
 from raft_node.testing.simulation import run_seed
 
-SEEDS = range(1, 61)
+SEEDS = range(1, 121)
 
 
 class ForgetsVotes(RaftNode):
@@ -132,9 +132,9 @@ class ReadsWithoutAQuorum(RaftNode):
 
 
 class ConfirmedByNobody(ReadIndexRounds):
-    def take_confirmed(self, voters: Collection[NodeId]) -> list[ReadState]:
+    def take_confirmed(self, voters: Collection[NodeId]) -> ReadRound | None:
         if self.current is None:
-            return []
+            return None
         return super().take_confirmed([self.current_leader])
 
     @property
@@ -176,6 +176,41 @@ class VotesForAnybody(RaftNode):
     """A voter does not compare logs."""
 
 
+class SkipsThePreVote(RaftNode):
+    """A node campaigns without having asked who would vote for it."""
+
+    def _become_pre_candidate(self) -> None:
+        self._become_candidate()
+
+
+class ForgetsItsLeader(RaftNode):
+    """A follower votes for whoever asks, though it has just heard its leader."""
+
+    def _protects_leader(self) -> bool:
+        return self._leader is not None
+
+
+class LeadsForEver(RaftNode):
+    """A leader that nobody answers stays one."""
+
+    def _become_leader(self) -> None:
+        super()._become_leader()
+        assert self._leader is not None
+        self._leader.lost_quorum = lambda now: False  # type: ignore[method-assign]
+
+
+class AppliesWhatItMayLose(RaftNode):
+    """Entries are handed out before this node's own disk has them."""
+
+    def _take_committed(self) -> Sequence[Entry]:
+        log = self._log
+        stable, log.stable_index = log.stable_index, log.commit_index
+        try:
+            return super()._take_committed()
+        finally:
+            log.stable_index = stable
+
+
 WRONG_LOG = "configuration_in_force|commit_durable|log_matching|state_machine_safety|leader_completeness"
 PLANTED = {
     ForgetsVotes: "one_vote_a_term|vote_durable",
@@ -190,6 +225,10 @@ PLANTED = {
     ReadsWithoutAQuorum: "read_index_fresh|not linearizable",
     ReadsBeforeItsOwnEntry: "read_index_fresh|not linearizable",
     RepeatsReadTokens: "read_index_fresh|not linearizable",
+    SkipsThePreVote: "asked_first",
+    ForgetsItsLeader: "leader_protected",
+    LeadsForEver: "quorum_heard",
+    AppliesWhatItMayLose: "applied_durable",
     VotesForAnybody: "committed_never_shrinks|leader_completeness|state_machine_safety",
 }
 
@@ -198,7 +237,7 @@ PLANTED = {
 @pytest.mark.parametrize("core", PLANTED, ids=lambda core: core.__name__)
 def test_a_planted_bug_is_found(core: type[RaftNode], monkeypatch: pytest.MonkeyPatch) -> None:
     if core is VotesForAnybody:
-        monkeypatch.setattr(node_module, "up_to_date", lambda *_: True)
+        monkeypatch.setattr(voter_module, "up_to_date", lambda *_: True)
     for seed in SEEDS:
         result = run_seed(seed, core=core)
         if result.failure:

@@ -19,6 +19,10 @@ class FakeWal:
     """A log whose appends take as long as the fake clock says."""
 
     wants_segment = False
+    wants_drop = False
+    first_index = 1
+    syncs = 0
+    last_sync_s = 0.0
 
     def append(self, *write: object) -> object:
         return write

@@ -50,11 +50,13 @@ class FakeDriver:
             partition_map=lambda: None,
         )
         self.confirms = True
+        self.forwarded: list[bool] = []
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
 
-    def read(self, callback: Callable[[bool], None]) -> None:
+    def read(self, callback: Callable[[bool], None], *, forward: bool = False) -> None:
+        self.forwarded.append(forward)
         callback(self.confirms)
 
 
@@ -66,6 +68,7 @@ class Rig:
             number=0,
             is_leader=True,
             takes_requests=True,
+            serves_local_reads=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
             receipt=lambda: pb.Receipt(node_id="n", term=3),
@@ -108,6 +111,14 @@ async def test_defect_7_a_refusal_by_a_follower_carries_the_leaders_address(rig:
         assert context.metadata["doug-leader-address"] == "127.0.0.1:21009"
 
 
+async def test_a_follower_serves_a_linearizable_read_when_it_is_asked_to_forward_it(rig: Rig) -> None:
+    rig.shard.is_leader = rig.shard.takes_requests = False
+    rig.data[b"k"] = StoredValue(7, b"text/plain", b"value")
+    for request in (pb.GetRequest(key=b"k", forward=True), pb.GetRequest(key=b"k")):
+        assert (await rig.service.Get(request, FakeContext())).value == b"value"  # type: ignore[arg-type]
+    assert rig.driver.forwarded == [True, False], "the driver refuses what nobody allowed it to forward"
+
+
 async def test_while_no_leader_is_known_the_address_is_empty(rig: Rig) -> None:
     rig.shard.is_leader = rig.shard.takes_requests = False
     rig.shard.leader = lambda: Leader("", "")
@@ -121,6 +132,12 @@ async def test_keys_of_other_shards_and_outdated_epochs_are_refused(rig: Rig) ->
             context = await rig.refusal(call, request)
             assert context.code is grpc.StatusCode.FAILED_PRECONDITION
             assert context.metadata["doug-code"] == "WRONG_SHARD"
+
+
+async def test_a_node_outside_of_the_shard_serves_no_reads(rig: Rig) -> None:
+    rig.shard.serves_local_reads = False
+    context = await rig.refusal(rig.service.Get, pb.GetRequest(key=b"k", consistency=pb.CONSISTENCY_EVENTUAL))
+    assert (context.code, context.metadata["doug-code"]) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
 
 
 async def test_the_map_lies_in_shard_0(rig: Rig) -> None:

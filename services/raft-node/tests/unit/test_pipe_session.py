@@ -70,12 +70,14 @@ class FakeDriver:
         self.machine = machine
         self.submitted: list[Submission] = []
         self.reads: list[Callable[[bool], None]] = []
+        self.forwarded: list[bool] = []
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
 
-    def read(self, callback: Callable[[bool], None]) -> None:
+    def read(self, callback: Callable[[bool], None], *, forward: bool = False) -> None:
         self.reads.append(callback)
+        self.forwarded.append(forward)
 
 
 class Rig:
@@ -87,6 +89,7 @@ class Rig:
             number=0,
             is_leader=True,
             takes_requests=True,
+            serves_local_reads=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
             receipt=lambda: pb.Receipt(node_id="n", term=3),
@@ -99,8 +102,10 @@ class Rig:
         for _ in range(5):
             await asyncio.sleep(0)
 
-    async def send(self, kind: pb.BatchKind.ValueType, records: bytes, shard: int = 0) -> None:
-        self.context.incoming.put_nowait(pb.Batch(kind=kind, shard=shard, records=records))
+    async def send(
+        self, kind: pb.BatchKind.ValueType, records: bytes, shard: int = 0, *, forward: bool = False
+    ) -> None:
+        self.context.incoming.put_nowait(pb.Batch(kind=kind, shard=shard, records=records, forward=forward))
         await self.settle()
 
     async def statuses(self) -> dict[int, int]:
@@ -190,6 +195,15 @@ async def test_a_read_that_no_quorum_confirms_is_sent_elsewhere() -> None:
     await rig.end()
 
 
+async def test_a_node_outside_of_the_shard_serves_no_reads() -> None:
+    rig = Rig()
+    rig.data[b"a"] = StoredValue(4, b"text/plain", b"of the past")
+    rig.shard.serves_local_reads = False
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(1, 0, b"a") + pipe.encode_read(2, 0, b"b"))
+    assert await rig.statuses() == {1: Status.UNAVAILABLE, 2: Status.UNAVAILABLE}
+    await rig.end()
+
+
 async def test_a_follower_refuses_linearizable_reads_with_the_leader_and_serves_local_ones() -> None:
     rig = Rig()
     rig.shard.is_leader = rig.shard.takes_requests = False
@@ -197,6 +211,16 @@ async def test_a_follower_refuses_linearizable_reads_with_the_leader_and_serves_
     await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(2, 0, b"a"))
     assert await rig.statuses() == {1: Status.NOT_LEADER, 2: Status.NOT_FOUND}
     assert (rig.context.sent[0].leader_id, rig.context.sent[0].leader_address) == ("other", "127.0.0.1:9")
+    await rig.end()
+
+
+async def test_a_follower_serves_linearizable_reads_that_may_be_forwarded() -> None:
+    rig = Rig()
+    rig.shard.is_leader = rig.shard.takes_requests = False
+    await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a"), forward=True)
+    assert await rig.statuses() == {} and rig.driver.forwarded == [True]
+    rig.driver.reads[0](True)
+    assert await rig.statuses() == {1: Status.NOT_FOUND}
     await rig.end()
 
 

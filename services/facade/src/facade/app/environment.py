@@ -19,10 +19,12 @@ def load() -> Settings:
         SettingsError: One is missing or makes no sense; the message names it.
     """
     try:
-        return Settings()  # type: ignore[call-arg]  # The environment fills them.
+        return Settings()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else PREFIX + "*"
         raise SettingsError(name, str(first["msg"]).removeprefix("Value error, ")) from error
     except MalformedError as error:
-        raise SettingsError(f"{PREFIX}NODES", "it is not valid JSON") from error
+        # Only the settings that are JSON can be malformed; pydantic tells which in words alone.
+        name = "DNS_NAMES" if '"dns_names"' in str(error) else "NODES"
+        raise SettingsError(f"{PREFIX}{name}", "it is not valid JSON") from error

@@ -19,10 +19,14 @@ from collections.abc import Iterator, Sequence
 import structlog
 import uvicorn
 
+from doug_wire.tls import Certificates
+from facade.app import security
 from facade.app.application import Application
 from facade.app.protocol import LimitedProtocol
+from facade.client.channels import Channels
 from facade.client.metrics import Metrics
 from facade.client.router import Router
+from facade.discovery.choice import choose
 from facade.errors import AddressError
 from facade.settings import Address, Settings
 
@@ -93,11 +97,13 @@ class _Server(uvicorn.Server):
             connection.check_time(before_s)
 
 
-async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
-    """Serves until it is told to stop."""
+async def serve(settings: Settings, sockets: list[socket.socket], certificates: Certificates | None = None) -> None:
+    """Serves until it is told to stop: HTTPS with certificates, HTTP without."""
     loop = asyncio.get_running_loop()
-    metrics = Metrics()
-    router = Router(settings, metrics)
+    metrics = Metrics(settings.build_commit)
+    router = Router(settings, metrics, Channels(certificates))
+    discovery = choose(settings, metrics.registry)
+    router.on_trouble = discovery.hurry
     server = _Server(
         uvicorn.Config(
             Application(router, metrics, settings),
@@ -111,6 +117,7 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
+            ssl_context_factory=None if certificates is None else lambda config, default: certificates.https_context(),
         )
     )
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -121,8 +128,13 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     async with asyncio.TaskGroup() as group:
         background = [
             group.create_task(router.run()),
-            group.create_task(_check_heads(server, settings.head_timeout_ms / 1000)),
+            group.create_task(discovery.run(router.update)),
+            group.create_task(_check_heads(server, settings.head_timeout_ms / 1000, metrics)),
         ]
+        if certificates is not None:
+            security.show_expiry(certificates, metrics.registry)
+            watch = certificates.watch(settings.tls_reload_ms / 1000, log.info, log.error)
+            background.append(group.create_task(watch))
         log.info("facade.started", listen=[str(address) for address in settings.listen])
         await server.serve(sockets)
         for task in background:
@@ -136,10 +148,14 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(20_000, 20, 1_000)
 
 
-async def _check_heads(server: _Server, timeout_s: float) -> None:
+async def _check_heads(server: _Server, timeout_s: float, metrics: Metrics) -> None:
     loop = asyncio.get_running_loop()
+    every_s = min(HEAD_CHECK_S, timeout_s)
     while True:
-        await asyncio.sleep(min(HEAD_CHECK_S, timeout_s))
+        due_s = loop.time() + every_s
+        await asyncio.sleep(every_s)
+        # The one timer that always runs tells how busy the loop is.
+        metrics.event_loop_lag.set(max(0.0, loop.time() - due_s))
         server.check_heads(loop.time() - timeout_s)
 
 

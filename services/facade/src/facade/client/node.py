@@ -16,24 +16,17 @@ import structlog
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import pipe
+from facade.client.channels import Channels
 from facade.client.link import Link
 from facade.client.operation import Headers, Operation
+from facade.discovery.targets import Target
+from facade.settings import parse_address
 
-CHANNEL_OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.max_send_message_length", pipe.GRPC_MESSAGE_BYTES_MAX),
-    ("grpc.max_receive_message_length", pipe.GRPC_MESSAGE_BYTES_MAX),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.dns_min_time_between_resolutions_ms", 1000),
-    ("grpc.use_local_subchannel_pool", 1),
-)
-"""A proxy of the environment must not come between; a node that returns is found within a second."""
+RETIRED_S = 6.0
+"""The longest that a unary call takes."""
+
+RENEW_S = 5.0
+"""How long one channel is tried before newer certificates are looked for."""
 
 REOPEN_S = 0.05
 """Between the end of a stream and the next try."""
@@ -63,6 +56,7 @@ class Node:
 
     Attributes:
         id: Its name.
+        target: Where it is.
         address: Its Doug address.
         admin: Its admin HTTP address, once it was seen.
         link: The windows of its stream.
@@ -72,11 +66,14 @@ class Node:
         doubted_term: Others are not believed when they say that it leads in this term or an older one,
         doubted_until_s: before this time: it said that it does not, or it was lost.
         headers: What its answers say about who answered, by the last receipt.
+        unlisted: Discovery does not name it any more; it goes when its stream ends.
+        retired: It is no node of its shard any more.
     """
 
-    def __init__(self, node_id: str, address: str, owner: NodeOwner, link: Link) -> None:
+    def __init__(self, node_id: str, target: Target, owner: NodeOwner, link: Link, channels: Channels) -> None:
         self.id = node_id
-        self.address = address
+        self.target = target
+        self.address = target.address
         self.admin: str | None = None
         self.link = link
         self.up = False
@@ -89,9 +86,42 @@ class Node:
         self._owner = owner
         self._wanted = asyncio.Event()
         self._wake: asyncio.Future[None] | None = None
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self.unlisted = False
+        self.retired = False
+        self._alias: Target | None = None
+        self._channels = channels
+        self._closing: set[asyncio.Task[None]] = set()
+        self._connect()
+
+    def _connect(self) -> None:
+        self._version = self._channels.version
+        self._channel = self._channels.open(self.target)
         self._doug = doug_pb2_grpc.DougStub(self._channel)
         self._admin = admin_pb2_grpc.AdminStub(self._channel)
+
+    def _renew(self) -> None:
+        """Opens the channel anew if there are newer certificates: gRPC would try the old ones for ever.
+
+        Requires: the stream is not open.
+        """
+        if self._version == self._channels.version or self.retired:
+            return
+        task = asyncio.create_task(self._channel.close(RETIRED_S))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        self._connect()
+
+    def is_moved(self, target: Target) -> bool:
+        """Whether the target is another place than this node's.
+
+        A pod that was dialled by its name and is told by its address now is the same place, as long as it answers.
+        """
+        if target in (self.target, self._alias):
+            return False
+        if self.up and self._alias is None and parse_address(self.address).host == target.name:
+            self._alias = target
+            return False
+        return True
 
     def want(self) -> None:
         """Asks for the stream to be opened and kept open."""
@@ -114,8 +144,17 @@ class Node:
                 (b"doug-applied-index", b"%d" % applied_index),
             )
 
+    def retire(self) -> None:
+        """It is no node of its shard any more: nothing is sent to it, and what it still says does not count."""
+        self.retired = True
+        self.up = self.granted = False
+
     async def status(self, timeout_s: float) -> admin_pb2.StatusResponse | None:
         """Admin.Status, or None when it did not answer in time."""
+        if self.retired:
+            return None
+        if not self._wanted.is_set():
+            self._renew()
         try:
             status = await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError:
@@ -127,6 +166,8 @@ class Node:
     async def events(self, since_us: int, limit: int, timeout_s: float) -> admin_pb2.EventsResponse | None:
         """Admin.Events, or None when it did not answer in time."""
         request = admin_pb2.EventsRequest(since_us=since_us, limit=limit)
+        if self.retired:
+            return None
         try:
             return await self._admin.Events(request, timeout=timeout_s)
         except grpc.aio.AioRpcError:
@@ -141,6 +182,28 @@ class Node:
         request = admin_pb2.TransferLeadershipRequest(target=target)
         return await self._admin.TransferLeadership(request, timeout=timeout_s)
 
+    async def members(self, timeout_s: float) -> admin_pb2.MembersResponse:
+        """Admin.Members; this and the changes raise ``AioRpcError`` with a ``doug-code`` when it does not lead."""
+        return await self._admin.Members(admin_pb2.MembersRequest(), timeout=timeout_s)
+
+    async def add_member(
+        self, request: admin_pb2.AddMemberRequest, timeout_s: float
+    ) -> admin_pb2.ChangeMembersResponse:
+        """Admin.AddMember."""
+        return await self._admin.AddMember(request, timeout=timeout_s)
+
+    async def remove_member(
+        self, request: admin_pb2.RemoveMemberRequest, timeout_s: float
+    ) -> admin_pb2.ChangeMembersResponse:
+        """Admin.RemoveMember."""
+        return await self._admin.RemoveMember(request, timeout=timeout_s)
+
+    async def replace_member(
+        self, request: admin_pb2.ReplaceMemberRequest, timeout_s: float
+    ) -> admin_pb2.ChangeMembersResponse:
+        """Admin.ReplaceMember."""
+        return await self._admin.ReplaceMember(request, timeout=timeout_s)
+
     async def partitions(self, timeout_s: float) -> doug_pb2.PartitionsResponse:
         """Doug.Partitions.
 
@@ -154,11 +217,17 @@ class Node:
         try:
             await self._wanted.wait()
             while True:
-                await self._channel.channel_ready()
+                self._renew()
+                try:
+                    async with asyncio.timeout(RENEW_S):
+                        await self._channel.channel_ready()
+                except TimeoutError:
+                    continue
                 await self._stream()
                 await asyncio.sleep(REOPEN_S)
         finally:
-            await self._channel.close()
+            # Calls that others still wait for get their own time; a call that is cut off looks like a cancellation.
+            await self._channel.close(RETIRED_S if self.retired else None)
 
     async def _stream(self) -> None:
         call = self._doug.Pipe()

@@ -14,6 +14,7 @@ Source: DESIGN 3, 7 and 9; features.md, part 4.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from itertools import count
 
 import grpc.aio
@@ -22,11 +23,14 @@ import structlog
 from doug.v1 import admin_pb2
 from doug_wire import command, pipe
 from doug_wire.command import Opcode
+from facade.client.channels import Channels
 from facade.client.metrics import Metrics
 from facade.client.node import Node
 from facade.client.operation import Kind, Operation
 from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.client.shard import Shard
+from facade.discovery.static import targets_of
+from facade.discovery.targets import Targets
 from facade.errors import NotAppliedError, OutcomeUnknownError, ProblemError, ReadTimeoutError
 from facade.settings import Settings
 
@@ -35,6 +39,7 @@ TICK_S = 0.025
 
 STATUS_TIMEOUT_S = 0.5
 EVENTS_TIMEOUT_S = 2.0
+MEMBERS_REFRESH_S = 5.0
 MAP_TIMEOUT_S = 1.0
 MAP_REFRESH_S = 30.0
 MAP_RETRY_MIN_S = 0.05
@@ -52,16 +57,23 @@ WAITED = {
 log = structlog.get_logger()
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Router:
     """Sends every operation to its key's shard.
 
     Attributes:
+        channels: How nodes are connected to.
         map: The partition map; None until it was loaded.
-        shards: The shards by number.
+        shards: The shards by number, as discovery finds them.
+        on_trouble: Called when a node may be somewhere else by now.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        """Builds the shards. Requires: a running event loop."""
+    def __init__(self, settings: Settings, metrics: Metrics, channels: Channels | None = None) -> None:
+        """Builds the shards. Plaintext without ``channels``. Requires: a running event loop."""
+        self.channels = channels or Channels()
         self._settings = settings
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
@@ -75,18 +87,20 @@ class Router:
         self._refresh = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._was_ready = False
+        self._tasks: dict[Node, asyncio.Task[None]] = {}
+        self._map_loaded_s = 0.0
         self.map: PartitionMap | None = None
-        self.shards = {
-            shard_id: Shard(shard_id, dict(nodes), settings, metrics, self)
-            for shard_id, nodes in sorted(settings.nodes.items())
-        }
-        self._configured = {shard_id: tuple(shard.nodes.values()) for shard_id, shard in self.shards.items()}
+        self.shards: dict[int, Shard] = {}
+        self.on_trouble: Callable[[], None] = _nothing
+        if settings.discovery == "static":
+            self.update(targets_of(settings.nodes))
 
     @property
     def ready(self) -> bool:
         """Whether the map was loaded and every shard has had a leader; once true, always true."""
         if not self._was_ready:
-            self._was_ready = self.map is not None and all(shard.ever_led for shard in self.shards.values())
+            known = self.map is not None and all(part.shard in self.shards for part in self.map.ranges)
+            self._was_ready = known and all(shard.ever_led for shard in self.shards.values())
         return self._was_ready
 
     async def run(self) -> None:
@@ -95,17 +109,45 @@ class Router:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 for shard in self.shards.values():
-                    group.create_task(shard.search())
-                    for node in shard.nodes.values():
-                        self.start_node(node)
+                    self._start_shard(group, shard)
                 group.create_task(self._keep_map())
         finally:
             self._group = None
 
+    def _start_shard(self, group: asyncio.TaskGroup, shard: Shard) -> None:
+        group.create_task(shard.search())
+        for node in shard.nodes.values():
+            self.start_node(node)
+        group.create_task(self._keep_members(shard))
+
     def start_node(self, node: Node) -> None:
-        """Runs a node. Requires: ``run`` is running."""
-        assert self._group is not None
-        self._group.create_task(node.run())
+        """Runs a node, once ``run`` is running."""
+        if self._group is not None:
+            task = self._tasks[node] = self._group.create_task(node.run())
+            task.add_done_callback(lambda _: self._tasks.pop(node, None))
+
+    def stop_node(self, node: Node) -> None:
+        """Ends what ``start_node`` began."""
+        task = self._tasks.get(node)
+        if task is not None:
+            task.cancel()
+
+    # Where the nodes are.
+
+    def update(self, targets: Targets) -> None:
+        """Takes what discovery says about some shards, each of them whole. No shard is ever forgotten."""
+        for shard_id, nodes in sorted(targets.items()):
+            shard = self.shards.get(shard_id)
+            if shard is not None:
+                shard.update(nodes)
+                continue
+            shard = self.shards[shard_id] = Shard(shard_id, nodes, self._settings, self._metrics, self)
+            if self._group is not None:
+                self._start_shard(self._group, shard)
+
+    def trouble(self) -> None:
+        """A shard has lost its leader, or a node does not answer: perhaps it is somewhere else by now."""
+        self.on_trouble()
 
     # Operations come in.
 
@@ -150,7 +192,7 @@ class Router:
         shard_id, epoch = self.map.owner(key)
         shard = self.shards.get(shard_id)
         if shard is None:
-            raise NotAppliedError("unknown_shard", "The settings do not name this shard's nodes.", shard=shard_id)
+            raise NotAppliedError("unknown_shard", "It is not known where this shard's nodes are.", shard=shard_id)
         return shard, epoch
 
     def _check_room(self, shard: Shard, size: int) -> None:
@@ -273,9 +315,9 @@ class Router:
             return
 
     async def _load_map(self) -> bool:
-        shard = self.shards[0]
-        leader = shard.leader
-        if leader is None:
+        shard = self.shards.get(0)
+        leader = None if shard is None else shard.leader
+        if shard is None or leader is None:
             return False
         try:
             answer = await leader.partitions(MAP_TIMEOUT_S)
@@ -288,34 +330,69 @@ class Router:
         if self.map is not None and answer.epoch < self.map.epoch:
             return True  # From a leader that was deposed; what we have is newer.
         ranges = [SlotRange(getattr(part, "from"), part.to, part.shard, part.epoch) for part in answer.slots]
+        new = self.map is None or answer.epoch > self.map.epoch
         try:
             self.map = PartitionMap(answer.epoch, ranges)
         except PartitionMapError as error:
             log.error("map.malformed", error=str(error))
             return False
-        self._metrics.map_epoch.set(answer.epoch)
+        self._map_loaded_s = self._loop.time()
+        self._metrics.map_loaded(answer.epoch, new=new)
         return True
+
+    # The members.
+
+    async def _keep_members(self, shard: Shard) -> None:
+        """Asks the leader now and then who the members are: some may have come or gone since the settings were made."""
+        while True:
+            await asyncio.sleep(MEMBERS_REFRESH_S)
+            await self._learn_members(shard)
+
+    @staticmethod
+    async def _learn_members(shard: Shard) -> None:
+        leader = shard.leader
+        if leader is None:
+            return
+        try:
+            shard.learn_members(await leader.members(STATUS_TIMEOUT_S))
+        except grpc.aio.AioRpcError:
+            # It does not lead any more, or cannot be reached: what was known before is kept.
+            return
 
     # What operators ask.
 
     async def status(self) -> dict[int, list[tuple[Node, admin_pb2.StatusResponse | None]]]:
-        """Asks every configured node for its status, all at once."""
-        nodes = [(shard_id, node) for shard_id, nodes in self._configured.items() for node in nodes]
-        answers = await asyncio.gather(*(node.status(STATUS_TIMEOUT_S) for _, node in nodes))
-        result: dict[int, list[tuple[Node, admin_pb2.StatusResponse | None]]] = {}
-        for (shard_id, node), answer in zip(nodes, answers, strict=True):
-            result.setdefault(shard_id, []).append((node, answer))
-        return result
+        """Asks every member for its status, all at once; before a leader told who they are, every listed node."""
+        shards = [shard for _, shard in sorted(self.shards.items())]
+        asked = [node for shard in shards for node in shard.nodes.values()]
+        learning = [self._learn_members(shard) for shard in shards]
+        answers, _ = await asyncio.gather(
+            asyncio.gather(*(node.status(STATUS_TIMEOUT_S) for node in asked)), asyncio.gather(*learning)
+        )
+        known = dict(zip(asked, answers, strict=True))
+        found = [node for shard in shards for node in shard.nodes.values() if node not in known]
+        known.update(zip(found, await asyncio.gather(*(node.status(STATUS_TIMEOUT_S) for node in found)), strict=True))
+        return {shard.id: [(node, known[node]) for node in shard.expected if node in known] for shard in shards}
 
     async def events(
         self, shard_id: int, since_us: int, limit: int
     ) -> list[tuple[Node, admin_pb2.EventsResponse | None]]:
-        """Asks every configured node of a shard for its newest events, all at once. Requires: the shard is known."""
-        nodes = self._configured[shard_id]
+        """Asks every node of a shard for its newest events, all at once. Requires: the shard is known.
+
+        Nodes that were removed are asked too, and missed by nobody when they do not answer.
+        """
+        shard = self.shards[shard_id]
+        nodes = tuple(shard.nodes.values())
         answers = await asyncio.gather(*(node.events(since_us, limit, EVENTS_TIMEOUT_S) for node in nodes))
-        return list(zip(nodes, answers, strict=True))
+        return [
+            (node, answer)
+            for node, answer in zip(nodes, answers, strict=True)
+            if answer is not None or shard.members is None or node.id in shard.members
+        ]
 
     def sample_metrics(self) -> None:
         """Sets the gauges that are only worth setting when somebody reads them."""
         for shard in self.shards.values():
-            self._metrics.pending(shard.id, shard.items, shard.size)
+            self._metrics.shard(shard.id, shard.state())
+        if self.map is not None:
+            self._metrics.map_age(self._loop.time() - self._map_loaded_s)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from math import inf
 from typing import Protocol
 
@@ -23,10 +24,12 @@ import structlog
 from doug.v1 import admin_pb2, doug_pb2
 from doug_wire import pipe
 from doug_wire.pipe import Status
+from facade.client.channels import Channels
 from facade.client.link import Link
-from facade.client.metrics import Metrics
+from facade.client.metrics import Metrics, ShardState
 from facade.client.node import Node
 from facade.client.operation import Kind, Operation
+from facade.discovery.targets import Target
 from facade.errors import InternalError, OutcomeUnknownError, ProblemError
 from facade.settings import Settings
 
@@ -62,7 +65,13 @@ def _answers(node: Node, now_s: float) -> bool:
 
 
 class ShardOwner(Protocol):
-    """What a shard asks of the client that it is part of."""
+    """What a shard asks of the client that it is part of.
+
+    Attributes:
+        channels: How nodes are connected to.
+    """
+
+    channels: Channels
 
     def finish(self, operation: Operation, result: pipe.ResultRecord | ProblemError) -> None:
         """The operation is over."""
@@ -71,7 +80,13 @@ class ShardOwner(Protocol):
         """The key is not this shard's, by its answer: ask for a newer map and try again."""
 
     def start_node(self, node: Node) -> None:
-        """Runs a node that was not configured but pointed to."""
+        """Runs a node that was found since the start."""
+
+    def stop_node(self, node: Node) -> None:
+        """Ends a node that is gone, or somewhere else."""
+
+    def trouble(self) -> None:
+        """A node does not answer where it is said to be."""
 
 
 class Shard:
@@ -80,6 +95,7 @@ class Shard:
     Attributes:
         id: Its number.
         nodes: Its nodes by id.
+        members: The names of the members as a leader last told them; None before that.
         leader: Who is believed to lead.
         leader_term: The newest term that anybody was believed to lead in.
         ever_led: Whether a leader was ever found.
@@ -88,19 +104,22 @@ class Shard:
     """
 
     def __init__(
-        self, shard_id: int, addresses: dict[str, str], settings: Settings, metrics: Metrics, owner: ShardOwner
+        self, shard_id: int, targets: Mapping[str, Target], settings: Settings, metrics: Metrics, owner: ShardOwner
     ) -> None:
         self.id = shard_id
         self._settings = settings
         self._metrics = metrics
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self.nodes = {node_id: self._make_node(node_id, address) for node_id, address in addresses.items()}
+        self.nodes = {node_id: self._make_node(node_id, target) for node_id, target in targets.items()}
+        self._listed = tuple(targets)
         self._rotation = deque(self.nodes.values())
+        self.members: frozenset[str] | None = None
         self.leader: Node | None = None
         self.leader_term = 0
         self.ever_led = False
         self._led_by = ("", 0)
+        self._leader_since_s = 0.0
         self.items = 0
         self.size = 0
         self._queues: dict[Kind, deque[Operation]] = {kind: deque() for kind in Kind}
@@ -110,9 +129,63 @@ class Shard:
         self._hurry = asyncio.Event()
         metrics.leader(shard_id, known=False)
 
-    def _make_node(self, node_id: str, address: str) -> Node:
+    def _make_node(self, node_id: str, target: Target) -> Node:
         settings = self._settings
-        return Node(node_id, address, self, Link(settings.pipe_window_batches, settings.inflight_items_max))
+        link = Link(settings.pipe_window_batches, settings.inflight_items_max)
+        return Node(node_id, target, self, link, self._owner.channels)
+
+    # Where the nodes are.
+
+    @property
+    def listed(self) -> tuple[Node, ...]:
+        """The nodes that discovery names; leaders may have pointed to others."""
+        return tuple(self.nodes[node_id] for node_id in self._listed)
+
+    @property
+    def expected(self) -> list[Node]:
+        """The members, or before a leader told who they are, the nodes that discovery names."""
+        names = self._listed if self.members is None else self.members
+        return [node for node in self.nodes.values() if node.id in names]
+
+    def update(self, targets: Mapping[str, Target]) -> None:
+        """Takes all nodes that discovery names now. An empty list changes nothing: it is more likely wrong."""
+        if not targets:
+            return
+        gone = [self.nodes[node_id] for node_id in self._listed if node_id not in targets]
+        moved = [(old, t) for node_id, t in targets.items() if (old := self.nodes.get(node_id)) and old.is_moved(t)]
+        new = [node_id for node_id in targets if node_id not in self.nodes]
+        if not (gone or moved or new) and tuple(targets) == self._listed:
+            return
+        for node_id in new:
+            self._add(node_id, targets[node_id])
+        for old, target in moved:
+            # Whoever is at the old address now, it is not this node; its connection may hang there for long.
+            log.info("node.moved", shard=self.id, node=old.id, address=target.address)
+            self._remove(old)
+            self._add(old.id, target)
+        self._listed = tuple(targets)
+        for node in gone:
+            if node.up:
+                node.unlisted = True  # It still answers, so it may finish; it goes when its stream ends.
+            else:
+                self._remove(node)
+        for node_id in targets:
+            self.nodes[node_id].unlisted = False
+        self._search.set()
+        self._hurry.set()
+
+    def _add(self, node_id: str, target: Target) -> Node:
+        node = self.nodes[node_id] = self._make_node(node_id, target)
+        self._rotation.append(node)
+        self._owner.start_node(node)
+        return node
+
+    def _remove(self, node: Node) -> None:
+        self._bench(node)
+        del self.nodes[node.id]
+        node.retire()
+        self.on_down(node, node.link.reset(self._loop.time()))
+        self._owner.stop_node(node)
 
     # Operations come in.
 
@@ -195,8 +268,10 @@ class Shard:
         """Resolves what was answered, and believes or doubts leaders."""
         self._metrics.messages_received.inc()
         receipt = message.receipt
-        node.heard(receipt.term, receipt.applied_index, self._loop.time())
+        now_s = self._loop.time()
+        node.heard(receipt.term, receipt.applied_index, now_s)
         link, headers, finish = node.link, node.headers, self._owner.finish
+        link.finished.clear()  # What was given up meanwhile says nothing of how long answers take.
         refused: list[tuple[Operation, int]] = []
         # All of it is read before anything is done: of a damaged message nothing counts.
         for result in list(pipe.decode_results(message.results)):
@@ -208,6 +283,8 @@ class Shard:
                 finish(operation, result)
             else:
                 refused.append((operation, result.status))
+        for batch in link.finished:
+            self._metrics.upstream(self.id, SPEAK[batch.kind], now_s - batch.sent_at_s)
         not_leader = any(status == Status.NOT_LEADER for _, status in refused)
         self._hear_of_leader(node, receipt.term, message.leader_id, message.leader_address, refused=not_leader)
         for operation, status in reversed(refused):
@@ -248,6 +325,9 @@ class Shard:
                 self._unknown(operation, f"The connection to {node.id} broke while the write was under way.")
             else:
                 self._retry(operation, "stream_broken", backoff=False)
+        if node.unlisted and not node.retired:
+            self._remove(node)
+        self._owner.trouble()
         self._grant()
 
     # Time passes.
@@ -291,6 +371,7 @@ class Shard:
     def _hear_of_leader(self, node: Node, term: int, leader_id: str, address: str, *, refused: bool) -> None:
         now_s = self._loop.time()
         if refused:
+            self._metrics.redirected(self.id)
             node.doubted_term, node.doubted_until_s = term, now_s + REFUSED_S
             if self.leader is node:
                 self._set_leader(None, self.leader_term)
@@ -309,12 +390,35 @@ class Shard:
         """``node`` has handed leadership over and says to whom."""
         self._hear_of_leader(node, term, leader_id, address, refused=True)
 
+    def learn_members(self, answer: admin_pb2.MembersResponse) -> None:
+        """Goes by what a leader says of the members: new ones are asked too, and who left serves no local reads."""
+        self.members = frozenset(member.name for member in answer.members)
+        for member in answer.members:
+            node = self._node_named(member.name, member.client_address)
+            if node is not None and node not in self._rotation:
+                self._rotation.append(node)
+        for node in list(self.nodes.values()):
+            if node.id not in self.members and node is not self.leader:
+                if node.id not in self._listed:
+                    self._remove(node)
+                else:
+                    self._bench(node)
+
+    def _bench(self, node: Node) -> None:
+        """Gives a node no local reads any more."""
+        node.granted = False
+        if node in self._rotation:
+            self._rotation.remove(node)
+
     def _node_named(self, node_id: str, address: str) -> Node | None:
         node = self.nodes.get(node_id)
+        if node is not None and address not in ("", node.address) and node_id not in self._listed:
+            if node is self.leader:
+                self._set_leader(None, self.leader_term)
+            self._remove(node)
+            node = None
         if node is None and address:
-            node = self.nodes[node_id] = self._make_node(node_id, address)
-            self._rotation.append(node)
-            self._owner.start_node(node)
+            node = self._add(node_id, Target(address))
         return node
 
     def _set_leader(self, node: Node | None, term: int) -> None:
@@ -324,6 +428,8 @@ class Shard:
         if node is None:
             self._search.set()
             return
+        if new or old is None:
+            self._leader_since_s = self._loop.time()
         if new:
             self._led_by = (node.id, term)
             log.info("shard.leader_changed", shard=self.id, leader=node.id, term=term)
@@ -342,6 +448,11 @@ class Shard:
         else:
             self._hear_of_leader(node, status.term, status.leader_id, status.leader_address, refused=False)
 
+    def state(self) -> ShardState:
+        """What the metrics show of this shard."""
+        age_s = None if self.leader is None else self._loop.time() - self._leader_since_s
+        return ShardState(self.items, self.size, not self._leader_in_doubt(), age_s)
+
     def _leader_in_doubt(self) -> bool:
         leader = self.leader
         return leader is None or not leader.up or not _answers(leader, self._loop.time())
@@ -356,6 +467,7 @@ class Shard:
                 self._search.clear()
                 continue
             self._hurry.clear()
+            self._owner.trouble()
             await asyncio.sleep(SEARCH_S)
             waiting = self._queues[Kind.WRITE] or self._queues[Kind.READ_LINEARIZABLE]
             if self.ever_led and not (in_doubt and waiting):
@@ -370,6 +482,8 @@ class Shard:
 
     async def _ask(self, node: Node) -> None:
         status = await node.status(STATUS_TIMEOUT_S)
+        if node.retired:
+            return
         if status is not None:
             self._consider(node, status)
             node.wake()

@@ -9,6 +9,7 @@ Source: DESIGN 7 and 8; performance.md, rule 3; docs/api.md.
 from __future__ import annotations
 
 import base64
+import functools
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
@@ -45,6 +46,11 @@ LABELS = {b"linearizable": "linearizable", b"eventual": "eventual"}
 METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 
+@functools.cache
+def _shard_header(shard: int) -> tuple[bytes, bytes]:
+    return (b"doug-shard", b"%d" % shard)
+
+
 class KvApp:
     """The key routes."""
 
@@ -54,7 +60,6 @@ class KvApp:
         self._receiving = 0
         self._receiving_max = settings.queue_bytes_max
         self._body_timeout_s = settings.body_timeout_ms / 1000
-        self._shard_headers = {shard: (b"doug-shard", b"%d" % shard) for shard in settings.nodes}
 
     async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
         """Serves one request."""
@@ -124,7 +129,7 @@ class KvApp:
                     (b"content-type", b"application/json"),
                     (b"content-length", b"%d" % len(content)),
                     (b"etag", b'"%d"' % result.revision),
-                    self._shard_headers[operation.shard],
+                    _shard_header(operation.shard),
                     USED[b"linearizable"],
                     *operation.receipt,
                 ],
@@ -141,7 +146,7 @@ class KvApp:
             {
                 "type": "http.response.start",
                 "status": 204,
-                "headers": [self._shard_headers[operation.shard], USED[b"linearizable"], *operation.receipt],
+                "headers": [_shard_header(operation.shard), USED[b"linearizable"], *operation.receipt],
             }
         )
         await send({"type": "http.response.body", "body": b""})
@@ -150,7 +155,7 @@ class KvApp:
     async def _get(self, key: bytes, headers: dict[bytes, bytes], consistency: bytes, send: Send) -> int:
         operation = self._router.read(key, CONSISTENCIES[consistency])
         result = await operation.future
-        shown: Headers = (self._shard_headers[operation.shard], USED[consistency], *operation.receipt)
+        shown: Headers = (_shard_header(operation.shard), USED[consistency], *operation.receipt)
         if result.status == Status.NOT_FOUND:
             raise BadRequestError("not_found", "The key does not exist.", status=404, headers=shown)
         content_type = result.content_type

@@ -1,0 +1,43 @@
+"""The gRPC channels of the facade: their options, each with its reason."""
+
+from __future__ import annotations
+
+import grpc.aio
+
+from doug_wire import pipe, tls
+from doug_wire.tls import Certificates
+from facade.discovery.targets import Target
+
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    # A proxy of the environment must not come between.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_send_message_length", pipe.GRPC_MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", pipe.GRPC_MESSAGE_BYTES_MAX),
+    # A node that vanished without closing its connection is noticed, within 3 s when something was sent to it.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A node that returns is found within a second, also when it returns with another address.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class Channels:
+    """Opens the channels to nodes: with TLS if there are certificates."""
+
+    def __init__(self, certificates: Certificates | None = None) -> None:
+        self._certificates = certificates
+
+    @property
+    def version(self) -> int:
+        """Grows whenever channels that are opened from now on differ from earlier ones."""
+        return 0 if self._certificates is None else self._certificates.version
+
+    def open(self, target: Target) -> grpc.aio.Channel:
+        """A channel to a node; it connects by itself, again and again. Its certificate must carry the target's name."""
+        return tls.open_channel(self._certificates, target.address, CHANNEL_OPTIONS, target.name)

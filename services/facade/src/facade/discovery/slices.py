@@ -1,0 +1,126 @@
+"""EndpointSlices to targets: what Kubernetes says about the nodes' addresses, merged over all slices.
+
+Sans-I/O: objects come in as the JSON that the API server sent, whether from a list or from a watch. What is not
+understood is left out, because a field that a newer Kubernetes adds must not blind the facade.
+
+Invariants: (1) a node is known by the name of its pod, never by its address; (2) after ``replace`` nothing is left of
+what the list did not contain, because a watch never tells deletions that it missed.
+
+Source: kubernetes.md, part 4; the EndpointSlice API, discovery.k8s.io/v1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from facade.discovery.targets import Target
+from facade.settings import Address
+
+SHARD_LABEL = "dougdb.io/shard"
+SERVICE_LABEL = "kubernetes.io/service-name"
+
+
+class Change(NamedTuple):
+    """How many slices a list or an event added, changed and removed."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+
+class _Found(NamedTuple):
+    """One endpoint. Of several of one pod the largest counts.
+
+    Attributes:
+        alive: Not terminating: a pod that comes back may be listed twice for a while.
+        named: It has a DNS name of its own: its certificate is made out to that.
+        ipv4: IPv4 rather than IPv6, so that the choice is stable.
+    """
+
+    alive: bool
+    named: bool
+    ipv4: bool
+    shard: int
+    node_id: str
+    target: Target
+
+
+class Slices:
+    """The slices of one namespace that are known."""
+
+    def __init__(self, port_name: str, domains: Mapping[int, str]) -> None:
+        """Knows none yet.
+
+        Args:
+            port_name: The port of the Services where the nodes serve Doug.
+            domains: Under which domain the nodes of a shard have their names; that of the slice's Service if missing.
+        """
+        self._port_name = port_name
+        self._domains = domains
+        self._slices: dict[str, Mapping[str, Any]] = {}
+
+    def replace(self, items: Sequence[Mapping[str, Any]]) -> Change:
+        """Takes a full list."""
+        old, self._slices = self._slices, {_name(item): item for item in items}
+        added = self._slices.keys() - old.keys()
+        changed = [
+            name for name in self._slices.keys() & old.keys() if _version(self._slices[name]) != _version(old[name])
+        ]
+        return Change(len(added), len(changed), len(old.keys() - self._slices.keys()))
+
+    def apply(self, kind: str, item: Mapping[str, Any]) -> Change:
+        """Takes one event of a watch: ADDED, MODIFIED or DELETED. Any other kind changes nothing."""
+        name = _name(item)
+        if kind == "DELETED":
+            return Change(removed=1) if self._slices.pop(name, None) is not None else Change()
+        if kind not in ("ADDED", "MODIFIED"):
+            return Change()
+        known = name in self._slices
+        self._slices[name] = item
+        return Change(changed=1) if known else Change(added=1)
+
+    def targets(self) -> dict[int, dict[str, Target]]:
+        """Where the nodes are, by shard. A shard without any address is left out."""
+        best: dict[str, _Found] = {}
+        for item in self._slices.values():
+            for found in self._endpoints(item):
+                other = best.get(found.node_id)
+                if other is None or found > other:
+                    best[found.node_id] = found
+        result: dict[int, dict[str, Target]] = {}
+        for found in sorted(best.values(), key=lambda found: found.node_id):
+            result.setdefault(found.shard, {})[found.node_id] = found.target
+        return result
+
+    def _endpoints(self, item: Mapping[str, Any]) -> Iterator[_Found]:
+        metadata = item.get("metadata") or {}
+        labels = metadata.get("labels") or {}
+        shard = str(labels.get(SHARD_LABEL, ""))
+        ports = [port.get("port") for port in item.get("ports") or () if port.get("name") == self._port_name]
+        kind = item.get("addressType")
+        if not (shard.isascii() and shard.isdigit()) or not ports or not ports[0] or kind not in ("IPv4", "IPv6"):
+            return
+        domain = self._domains.get(int(shard)) or f"{labels.get(SERVICE_LABEL, '')}.{metadata.get('namespace', '')}.svc"
+        for endpoint in item.get("endpoints") or ():
+            reference = endpoint.get("targetRef") or {}
+            node_id = reference.get("name", "") if reference.get("kind") == "Pod" else endpoint.get("hostname", "")
+            addresses = endpoint.get("addresses") or ()
+            if not node_id or not addresses:
+                continue
+            yield _Found(
+                alive=not (endpoint.get("conditions") or {}).get("terminating"),
+                named=bool(endpoint.get("hostname")),
+                ipv4=kind == "IPv4",
+                shard=int(shard),
+                node_id=node_id,
+                target=Target(str(Address(addresses[0], int(ports[0]))), f"{node_id}.{domain}"),
+            )
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    return str((item.get("metadata") or {}).get("name", ""))
+
+
+def _version(item: Mapping[str, Any]) -> str:
+    return str((item.get("metadata") or {}).get("resourceVersion", ""))
