@@ -98,6 +98,14 @@ def test_a_simulation_is_replayed_by_its_seed() -> None:
     assert "usage: make simulate SEED=n" in missing.stderr
 
 
+@needs_make
+def test_a_soak_names_its_seeds() -> None:
+    assert recipe("soak", "FROM=7", "SEEDS=9").splitlines()[-1].endswith("-m raft_node.testing.soak --from 7 --seeds 9")
+    missing = make("soak", "FROM=7")
+    assert missing.returncode != 0
+    assert "usage: make soak FROM=n SEEDS=m" in missing.stderr
+
+
 def test_ci_runs_what_the_readme_says() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert script.rstrip().endswith("exec make test")

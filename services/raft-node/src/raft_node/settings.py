@@ -40,7 +40,11 @@ class NodeSettings(BaseSettings):
     initial_shards: int = Field(default=1, ge=1, le=1024)
     """How many shards a new cluster starts with. Read only when a shard is created."""
     peers: str
-    """The first members of this shard with their Raft addresses: ``name=host:port,...``, this node among them."""
+    """Members of this shard with their Raft addresses: ``name=host:port,...``, this node among them.
+
+    At the first start of the shard these are its members. Later they are where a node that joins asks, and win over the
+    addresses that members were admitted with.
+    """
     seeds: str = ""
     """Raft addresses of shard 0, ``host:port,...``: where another shard learns the cluster's id at its first start."""
     wal_dir: str
@@ -109,6 +113,8 @@ class NodeSettings(BaseSettings):
     """How many bytes they take, about; an answer with all of them fits one gRPC message."""
     slow_append_ms: int = Field(default=100, ge=1, le=60_000)
     """An append to the log that takes longer is told as a slow disk."""
+    build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
+    """Which commit was built, for ``dougdb_build_info``; an image sets it."""
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stop_on_stdin_eof: bool = False

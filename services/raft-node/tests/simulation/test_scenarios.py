@@ -130,7 +130,7 @@ def test_all_nodes_restart_at_once_and_keep_everything(seed: int) -> None:
     cluster.start()
     assert all(term_of(node) >= terms[name] for name, node in cluster.nodes.items())
     assert cluster.clock.run(lambda: cluster.converged, cluster.clock.now_us + 3_000_000)
-    assert leader_of(cluster).machine.applied_index > last
+    assert leader_of(cluster).store.head.applied_index > last
 
 
 @pytest.mark.simulation

@@ -123,6 +123,7 @@ class TestJoining:
         shard.change(peer, Configuration((A, B)))
         shard.tick(20)
         assert shard["c"].event_names().count("removed") == 1 and shard["c"].plays(Role.LEARNER)
+        assert not shard["c"].node.is_member and shard["b"].node.is_member
 
 
 class TestLostLog:

@@ -23,16 +23,17 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap
-from raft_node.app.figures import node_state
 from raft_node.app.operator import Operator, Replica
 from raft_node.app.snapshots import SnapshotParts
 from raft_node.app.standing import Standing
+from raft_node.app.state import read_state
 from raft_node.app.storage import first_configuration, open_storage
 from raft_node.errors import FatalError, IdentityError, SettingsError
 from raft_node.kv.keyspace import CONFIGURATION_KEY
 from raft_node.kv.state_machine import StateMachine
-from raft_node.observability.logs import get_logger
+from raft_node.observability.logs import follow_term, get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
+from raft_node.observability.volumes import Volumes
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import decode_configuration, encode_configuration
 from raft_node.raft.node import RaftNode
@@ -43,6 +44,7 @@ from raft_node.rpc.admin_service import AdminService
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.identify import identify
+from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
 from raft_node.rpc.shard import Shard
@@ -97,7 +99,9 @@ class Node:
         """Prepares it; ``run`` does everything. Requires: both volumes exist and are locked."""
         self._settings = settings
         self._fs = fs
-        self._metrics = Metrics(settings.shard_id)
+        self._metrics = Metrics(settings.shard_id, settings.build_commit)
+        self._volumes = Volumes({"wal": settings.wal_dir, "data": settings.data_dir})
+        self._wal_replay_s = 0.0
         self._stopping = asyncio.Event()
         self._fatal: FatalError | None = None
         self._engine: Engine | None = None
@@ -185,8 +189,9 @@ class Node:
 
         admin = AdminServer(settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started)
         admin_task = asyncio.create_task(admin.run())
-        peer_server = grpc.aio.server(options=SERVER_OPTIONS)
-        client_server = grpc.aio.server(options=SERVER_OPTIONS)
+        counting = (CountingInterceptor(self._metrics),)
+        peer_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
+        client_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
         raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peer_server)
         doug_pb2_grpc.add_DougServicer_to_server(doug_service, client_server)
         admin_pb2_grpc.add_AdminServicer_to_server(
@@ -224,6 +229,7 @@ class Node:
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as threads:
             opened = await loop.run_in_executor(threads, open_storage, self._fs, self._settings, start_id)
+        self._wal_replay_s = opened.wal_replay_s
         for note in opened.notes:
             _log.warning("wal.recovered", note=note)
             self.record("wal_recovered", note=note)
@@ -323,6 +329,7 @@ class Node:
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
         book = AddressBook(settings.peer_addresses, lambda: core.configuration)
         peers.connect(book.find, driver.receive, driver.peer_unreachable)
+        follow_term(lambda: core.term)
         membership = self._attach_members(identity, driver, book, log, raft_service)
         self._start_tasks(stack, peers, maintenance, driver, membership, snapshots)
         raft_service.attach(peers, driver.receive, snapshots.service)
@@ -424,6 +431,7 @@ class Node:
             asyncio.create_task(maintenance.run()),
             asyncio.create_task(self._standing.run()),
             asyncio.create_task(self._expire(driver, peers, membership, snapshots)),
+            asyncio.create_task(self._volumes.run()),
         ]
 
         for task in tasks:
@@ -541,4 +549,4 @@ class Node:
     def _state(self) -> NodeState | None:
         if self._shard is None or self._engine is None or self._log is None:
             return None
-        return node_state(self._shard.driver, self._engine, self._log)
+        return read_state(self._shard, self._engine, self._log, self._metrics, self._wal_replay_s, self._volumes)

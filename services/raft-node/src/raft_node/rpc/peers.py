@@ -41,6 +41,7 @@ from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
 from raft_node.rpc.channels import open_channel
 from raft_node.rpc.codec import MessageError
+from raft_node.rpc.round_trips import RoundTrips
 from raft_node.rpc.streams import ClientStream, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
@@ -52,7 +53,11 @@ _log = get_logger()
 
 
 class LocalMember:
-    """Who this node is to its peers: what every envelope says."""
+    """Who this node is to its peers: what every envelope says.
+
+    Attributes:
+        client_addresses: The Doug addresses by name, its own and those that peers told of themselves.
+    """
 
     def __init__(self, node_id: NodeId, cluster_id: bytes, shard: int, client_address: str) -> None:
         """Keeps what is the same in all envelopes."""
@@ -60,6 +65,7 @@ class LocalMember:
         self.cluster_id = cluster_id
         self.shard = shard
         self.client_address = client_address
+        self.client_addresses = {node_id.name: client_address}
 
     def envelope(self, peer: NodeId) -> pb.Envelope:
         """What stands on every message to a peer."""
@@ -88,6 +94,8 @@ class LocalMember:
             )
         if envelope.format_version > codec.FORMAT_VERSION:
             raise MessageError(f"{source.name} speaks format {envelope.format_version}, which is newer than this node")
+        if envelope.client_address:
+            self.client_addresses[source.name] = envelope.client_address
         return source
 
 
@@ -114,6 +122,8 @@ class Peer:
         self._bulk_channel, self._channel = open_channel(address), open_channel(address)
         self._stub = pb_grpc.RaftStub(self._channel)
         self._calls: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._round_trips = RoundTrips(metrics.peer_round_trip(node_id.name).observe)
         self._received_vote = metrics.received("Raft", "RequestVote")
         self._received_append = metrics.received("Raft", "Replicate")
         self._received_heartbeat = metrics.received("Raft", "Heartbeat")
@@ -132,7 +142,7 @@ class Peer:
             _HEARTBEATS_WAITING_MAX,
             self._heartbeat_answered,
             metrics.sent("Raft", "Heartbeat").inc,
-            lambda: None,
+            self._round_trips.broken,
         )
         self._reads: ClientStream[pb.ReadIndexRequest, pb.ReadIndexResponse] = ClientStream(
             self._stub.ReadIndex,
@@ -160,6 +170,8 @@ class Peer:
 
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
+        if message.answer:
+            self._round_trips.sent(self._loop.time())
         self._heartbeats.outbox.put(codec.encode_heartbeat(message, self._envelope))
 
     def read_index(self, message: ReadIndexRequest) -> None:
@@ -207,6 +219,7 @@ class Peer:
 
     def _heartbeat_answered(self, response: pb.HeartbeatResponse) -> None:
         self._received_heartbeat.inc()
+        self._round_trips.answered(self._loop.time())
         if self._is_for_me(response.envelope):
             self._on_message(codec.decode_heartbeat_response(response, self.node_id, self._me.node_id))
 
@@ -243,7 +256,6 @@ class Peers:
         self._read_answers: dict[NodeId, Outbox[pb.ReadIndexResponse]] = {}
         self._votes: dict[tuple[NodeId, int, bool], asyncio.Future[RequestVoteResponse]] = {}
         self._envelopes: dict[NodeId, pb.Envelope] = {}
-        self.client_addresses: dict[str, str] = {me.node_id.name: me.client_address}
 
     def connect(
         self,
@@ -261,6 +273,11 @@ class Peers:
         self._find_address = find_address
         self._on_message = on_message
         self._on_unreachable = on_unreachable
+
+    @property
+    def client_addresses(self) -> dict[str, str]:
+        """The Doug addresses by name, as far as they were heard."""
+        return self.me.client_addresses
 
     @property
     def connected(self) -> frozenset[NodeId]:

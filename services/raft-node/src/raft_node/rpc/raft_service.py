@@ -177,7 +177,6 @@ class RaftService(pb_grpc.RaftServicer):
             return
         known = request.envelope
         attached, source = await self._admit(known, context)
-        attached.peers.client_addresses[source.name] = known.client_address
         outbox = open_outbox(attached, source)
         writer = asyncio.create_task(self._write(outbox, context, method))
         try:
