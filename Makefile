@@ -13,7 +13,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
 .PHONY: soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
-.PHONY: observe dashboards dashboards-check
+.PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -90,6 +90,9 @@ dashboards: setup ## Generate the dashboards and alert rules in deploy/observabi
 
 dashboards-check: setup ## Check that they are what tools/observability gives
 	$(BIN)/python tools/dashboards.py --check
+
+certs: setup ## Make an authority and certificates in certs/, for trying TLS; options as ARGS="--name db.local"
+	$(BIN)/python tools/certs.py $(ARGS)
 
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)

@@ -24,10 +24,10 @@ from raft_node.testing.clock import Clock
 from raft_node.testing.cluster import Cluster
 from raft_node.testing.disk import MemoryLog, Reset, WalLog
 from raft_node.testing.engine_store import EngineStore
-from raft_node.testing.faults import EFFECTS, FAULTS
+from raft_node.testing.faults import FAULTS
 from raft_node.testing.machine import Head, MemoryStore, Snapshot, encode_put
 from raft_node.testing.network import AnyMessage, Network
-from raft_node.testing.simulation import Options, Result, missing_effects, run_seed
+from raft_node.testing.simulation import ALL_EFFECTS, Options, Result, missing_effects, run_seed
 from raft_node.testing.snapshots import Receiving, Sending, SnapshotChunk, SnapshotChunkResponse
 
 SMALL = Options(nodes=3, operations=40, faults=2)
@@ -456,8 +456,8 @@ def test_a_soak_that_fails_ends_with_1_and_says_how_to_replay(
 
 
 def test_a_fault_that_never_mattered_is_named() -> None:
-    result = Result(1, SMALL, counters=Counter(dict.fromkeys(EFFECTS, 1)))
+    result = Result(1, SMALL, counters=Counter(dict.fromkeys(ALL_EFFECTS, 1)))
     assert missing_effects([result]) == []
     del result.counters["crash_all"]
     assert missing_effects([result]) == ["crash_all"]
-    assert set(FAULTS) - {"damage"} <= set(EFFECTS)
+    assert set(FAULTS) - {"damage"} <= set(ALL_EFFECTS)

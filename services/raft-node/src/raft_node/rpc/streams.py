@@ -73,7 +73,11 @@ BROKEN = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
 
 
 class ClientStream(Generic[Sent, Received]):
-    """A stream to a peer: opened when there is something to say, and again after it broke."""
+    """A stream to a peer: opened when there is something to say, and again after it broke.
+
+    Attributes:
+        open: Whether a call is under way.
+    """
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class ClientStream(Generic[Sent, Received]):
         self._on_received = on_received
         self._on_sent = on_sent
         self._on_broken = on_broken
+        self.open = False
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -113,6 +118,7 @@ class ClientStream(Generic[Sent, Received]):
     async def _converse(self) -> bool:
         """Runs one call to its end; returns whether the peer ever answered."""
         call = self._open_call()
+        self.open = True
         answered = False
         writer = asyncio.create_task(self._write(call))
         try:
@@ -125,6 +131,7 @@ class ClientStream(Generic[Sent, Received]):
             writer.cancel()
             call.cancel()
             await asyncio.gather(writer, return_exceptions=True)
+            self.open = False
         return answered
 
     async def _write(self, call: Call) -> None:

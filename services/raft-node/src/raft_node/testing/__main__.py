@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from raft_node.testing.faults import EFFECTS, RARE
-from raft_node.testing.simulation import Options, Result, missing_effects, run_seed
+from raft_node.testing.faults import RARE
+from raft_node.testing.simulation import ALL_EFFECTS, Options, Result, missing_effects, run_seed
 
 TAIL_LINES = 60
 
@@ -78,7 +78,7 @@ def effects(results: Iterable[Result]) -> str:
     """How often each fault made a difference."""
     results = list(results)
     return "effects " + " ".join(
-        f"{name}={sum(result.counters[name] for result in results)}" for name in (*EFFECTS, *RARE)
+        f"{name}={sum(result.counters[name] for result in results)}" for name in (*ALL_EFFECTS, *RARE)
     )
 
 

@@ -2,7 +2,9 @@
 
 The safety phase goes on until enough operations have ended and enough faults have begun. Then everything is healed, and
 within a bound there must be a leader, one more write accepted, all keys read, and all members in the same state. What
-the clients saw must be linearizable. Each step is watched by ``raft_node.testing.checkers``.
+the clients saw must be linearizable. Each step is watched by ``raft_node.testing.checkers`` and by
+``raft_node.testing.conduct``. In one of three runs a node's disks then go through
+``raft_node.testing.ordeal``.
 
 The same seed and options give the same trace, in any process: every choice is drawn from one ``random.Random``, and
 nothing depends on the order of a set.
@@ -21,6 +23,7 @@ from raft_node.raft.node import RaftNode
 from raft_node.testing.checkers import InvariantViolationError
 from raft_node.testing.clients import Client, FinalReader
 from raft_node.testing.cluster import Cluster
+from raft_node.testing.conduct import watched
 from raft_node.testing.disk import MemoryLog, WalLog
 from raft_node.testing.engine_store import EngineStore
 from raft_node.testing.faults import EFFECTS, FAULTS, FaultInjector, draw_kinds
@@ -29,12 +32,20 @@ from raft_node.testing.linearizability import check_history
 from raft_node.testing.machine import MemoryStore
 from raft_node.testing.members import OPERATIONS, Operator
 from raft_node.testing.node import Habits
+from raft_node.testing.ordeal import EFFECTS as ORDEAL_EFFECTS
+from raft_node.testing.ordeal import run_ordeal
 
 SAFETY_LIMIT_US = 120_000_000
 LIVENESS_LIMIT_US = 10_000_000
 NODES_MAX = 9
 OPERATIONS_MAX = 20_000
 FAULTS_MAX = 200
+
+ORDEAL_EVERY = 3
+"""So many seeds send one node's disks through an ordeal once."""
+
+ALL_EFFECTS = (*EFFECTS, *ORDEAL_EFFECTS)
+"""The counters that must not stay at zero over a run of many seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +132,7 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
     result.kinds = draw_kinds(chance)
     operations = tuple(kind for kind in OPERATIONS if chance.random() < 0.35)
     spares = chance.randint(1, 3) if operations else 0
-    cluster = Cluster(seed, options.nodes, draw_config(chance), core, log, store, spares, draw_habits(chance))
+    cluster = Cluster(seed, options.nodes, draw_config(chance), watched(core), log, store, spares, draw_habits(chance))
     result.log, result.store, result.kinds = log.__name__, store.__name__, (*result.kinds, *operations)
     operator = Operator(cluster, operations, gap_us=chance.choice((100_000, 300_000)))
     history = History()
@@ -132,6 +143,8 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
     except (AssertionError, DougError, ValueError, LookupError, TypeError, AttributeError) as error:
         # A bug in the core may show as any of these, and the seed has to be told all the same.
         result.failure = f"{error!r} in {_place(error)}"
+    if not result.failure and seed % ORDEAL_EVERY == 0:
+        result.failure = run_ordeal(seed, cluster.trace.add, cluster.counters)
     if result.failure:
         cluster.trace.add(f"FAILURE {result.failure}")
         result.tail = list(cluster.trace.tail)
@@ -173,7 +186,7 @@ def missing_effects(results: Iterable[Result]) -> list[str]:
     total: Counter[str] = Counter()
     for result in results:
         total.update(result.counters)
-    return [effect for effect in EFFECTS if not total[effect]]
+    return [effect for effect in ALL_EFFECTS if not total[effect]]
 
 
 def _run(cluster: Cluster, history: History, chance: random.Random, result: Result, operator: Operator) -> None:

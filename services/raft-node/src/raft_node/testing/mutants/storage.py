@@ -10,8 +10,8 @@ MUTANTS = (
         "an append to the log is not synced",
         (3, 24),
         "storage/wal.py",
-        "        # Votes, acknowledgements and commits rest on this frame from here on.\n"
-        "        self._file.sync_data()\n",
+        "        self._file.sync_data()\n"
+        "        # Votes, acknowledgements and commits rest on this frame from here on.\n",
         "",
         "unit/test_wal.py::test_one_append_is_one_write_and_one_sync",
     ),
@@ -20,8 +20,8 @@ MUTANTS = (
         "a failed sync of the log is ignored",
         (35,),
         "storage/wal.py",
-        "        # Votes, acknowledgements and commits rest on this frame from here on.\n"
-        "        self._file.sync_data()\n",
+        "        self._file.sync_data()\n"
+        "        # Votes, acknowledgements and commits rest on this frame from here on.\n",
         "        try:\n            self._file.sync_data()\n        except DiskError:\n            pass\n",
         "unit/test_wal.py::test_after_a_failed_write_or_sync_the_log_refuses_further_use",
     ),
