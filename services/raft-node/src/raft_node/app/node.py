@@ -283,25 +283,15 @@ class Node:
     ) -> None:
         settings = self._settings
         me = NodeId(identity.name, identity.incarnation)
-        peers = Peers(
-            LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address),
-            self._metrics,
-            self._security.certificates,
-        )
+        local = LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address)
+        peers = Peers(local, self._metrics, self._security.certificates)
         # The driver is made of the log and the maintenance, and both report to it.
         log = self._log = self._make_log(wal, lambda sequence: driver.durable(sequence))  # noqa: PLW0108
         stack.callback(log.close)
         machine = StateMachine(engine)
-        core = RaftNode(
-            raft_config(settings),
-            me,
-            log,
-            to_raft(wal.hard_state),
-            configuration,
-            engine.applied_index,
-            random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
-            machine.clock_us,
-        )
+        draws = random.Random(secrets.randbits(64))  # noqa: S311 - it only draws election timeouts
+        config, hard_state, applied = raft_config(settings), to_raft(wal.hard_state), engine.applied_index
+        core = RaftNode(config, me, log, hard_state, configuration, applied, draws, machine.clock_us)
         maintenance = self._maintenance = Maintenance(
             engine,
             worker,
