@@ -26,6 +26,8 @@ _MESSAGE_TYPES = {
     "Replicate": "append_entries",
     "Heartbeat": "heartbeat",
     "TimeoutNow": "timeout_now",
+    "ReadIndex": "read_index",
+    "InstallSnapshot": "install_snapshot",
 }
 _STATES = ("leader", "follower", "candidate", "pre-candidate", "learner")
 
