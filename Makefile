@@ -11,6 +11,8 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check certs bench-smoke clean
+.PHONY: crash-images mutants mutants-check
+.PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -26,7 +28,7 @@ setup: ## Make .venv; instant when it is up to date
 run: setup ## Start a local cluster; options as ARGS="--shards 3 --data /tmp/doug"
 	@exec $(BIN)/python tools/foreground.py $(BIN)/dougctl dev $(ARGS)
 
-check: lint types imports protos-check tidy ## Everything but the tests: lint, types, layers, stubs, house rules
+check: lint types imports protos-check chart-check mutants-check tidy ## Everything but the tests: lint, types, layers, stubs, house rules
 
 lint: setup
 	$(BIN)/ruff check .
@@ -62,6 +64,15 @@ simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
 	$(BIN)/python -m raft_node.testing --seed $(SEED)
 
+crash-images: setup ## All crash images of all workloads of four operations on log and SSTables
+	$(BIN)/python -m raft_node.testing.crash_images_main $(ARGS)
+
+mutants: setup ## Planted bugs against their tests and 200 seeds each; or some: make mutants ONLY=M07
+	@exec $(BIN)/python -m raft_node.testing.mutants --only "$(ONLY)" $(ARGS)
+
+mutants-check: setup
+	$(BIN)/python -m raft_node.testing.mutants --check
+
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
 
@@ -70,6 +81,30 @@ certs: setup ## Make an authority and certificates in certs/, for trying TLS; op
 
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)
+
+chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s, its dashboards
+	$(BIN)/python tools/chart.py
+
+chart-check: setup ## Check that these are what the chart gives
+	$(BIN)/python tools/chart.py --check
+
+chart-tools: setup ## Install helm and the linters that the chart's tests use; without them those are skipped
+	$(BIN)/python tools/chart_tools.py
+
+images: ## Build the images of both services, with podman or docker
+	sh tools/images.sh
+
+base-image: ## A stand-in for the official Python image, where no registry of images is reached
+	sh tools/containers/base.sh
+
+kind-up: ## DougDB in a kind cluster on this machine: build, load, install, put and get
+	sh tools/kubernetes.sh kind-up
+
+kind-down: ## Delete that cluster, its claims too
+	sh tools/kubernetes.sh kind-down
+
+minikube-up: ## The same in minikube
+	sh tools/kubernetes.sh minikube-up
 
 clean: ## Remove caches and build results; .venv and data stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build out

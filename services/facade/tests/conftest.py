@@ -40,6 +40,7 @@ class FakeShard:
         self.term = 1
         self.leader: FakeNode | None = None
         self.nodes: list[FakeNode] = []
+        self.learners: list[FakeNode] = []
         self.ranges = [(first, last, shard, 1) for first, last, shard in slots.initial_ranges(shards)]
         self.map_epoch = 1
 
@@ -76,6 +77,12 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         """Hands over, and then ends the call without an answer."""
         self.transfers: list[str] = []
         """The targets it was asked to hand over to."""
+        self.member_code = ""
+        """The ``doug-code`` with which it refuses to tell or change members."""
+        self.member_breaks = False
+        """Changes members, and then ends the call without an answer."""
+        self.member_calls: list[Any] = []
+        """The changes of members that it was asked for."""
         self.server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -170,6 +177,55 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             return "ALREADY_LEADER"
         known = {node.id for node in self.shard.nodes}
         return "UNKNOWN_MEMBER" if target and target not in known else ""
+
+    async def Members(self, request: Any, context: Any) -> admin_pb2.MembersResponse:  # noqa: N802
+        await self._wait_while_silent()
+        await self._refuse_members(context)
+        members = [
+            admin_pb2.ShardMember(
+                name=node.id,
+                incarnation=(1 << 62) + number,
+                role="voter" if node in self.shard.nodes else "learner",
+                leader=node.leads,
+                address=f"raft-{node.id}:1",
+                client_address=node.address,
+                match_index=8,
+                lag=0,
+                state="" if node.leads else "replicate",
+                healthy=True,
+            )
+            for number, node in enumerate([*self.shard.nodes, *self.shard.learners])
+        ]
+        return admin_pb2.MembersResponse(
+            term=self.shard.term, commit_index=7, last_log_index=8, changing=False, members=members
+        )
+
+    async def AddMember(self, request: Any, context: Any) -> admin_pb2.ChangeMembersResponse:  # noqa: N802
+        return await self._change_members(request, context)
+
+    async def RemoveMember(self, request: Any, context: Any) -> admin_pb2.ChangeMembersResponse:  # noqa: N802
+        return await self._change_members(request, context)
+
+    async def ReplaceMember(self, request: Any, context: Any) -> admin_pb2.ChangeMembersResponse:  # noqa: N802
+        return await self._change_members(request, context)
+
+    async def _change_members(self, request: Any, context: Any) -> admin_pb2.ChangeMembersResponse:
+        await self._wait_while_silent()
+        self.member_calls.append(request)
+        await self._refuse_members(context)
+        if self.member_breaks:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+        replaced = 6 if isinstance(request, admin_pb2.ReplaceMemberRequest) else 0
+        return admin_pb2.ChangeMembersResponse(
+            name=request.name, incarnation=(1 << 62) + 1, removed_incarnation=replaced, index=9, term=self.shard.term
+        )
+
+    async def _refuse_members(self, context: Any) -> None:
+        code = self.member_code or ("" if self.leads else "NOT_LEADER")
+        if code:
+            leader_id, leader_address = self._known_leader()
+            hints = (("doug-leader-id", leader_id), ("doug-leader-address", leader_address))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{code}: it is so", (("doug-code", code), *hints))
 
     async def Partitions(self, request: Any, context: Any) -> doug_pb2.PartitionsResponse:  # noqa: N802
         await self._wait_while_silent()

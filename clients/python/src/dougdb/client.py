@@ -21,6 +21,8 @@ from dougdb.wire import (
     ClusterStatus,
     Consistency,
     LeaderMoved,
+    MemberChange,
+    Members,
     Receipt,
     Timeline,
     Value,
@@ -30,6 +32,8 @@ from dougdb.wire import (
     error_of_transport,
     is_loopback,
     leader_moved_of,
+    member_change_of,
+    members_of,
     receipt_of,
     timeline_of,
     value_of,
@@ -67,6 +71,14 @@ def _key_text(key: str | bytes) -> str:
 
 def _parameters(consistency: Consistency | str | None) -> dict[str, str]:
     return {} if consistency is None else {"consistency": str(consistency)}
+
+
+def _members_path(shard: str | int) -> str:
+    return f"/v1/shards/{quote(str(shard), safe='')}/members"
+
+
+def _force(force: bool) -> dict[str, str]:
+    return {"force": "true"} if force else {}
 
 
 def _document(response: httpx.Response) -> dict[str, Any]:
@@ -175,6 +187,60 @@ class DougClient:
         wanted = {} if to is None else {"to": to}
         return leader_moved_of(_document(self._send("POST", path, json=wanted, headers=_JSON, write=True)))
 
+    def members(self, shard: str | int) -> Members:
+        """The members of a shard, as its leader sees them.
+
+        Raises:
+            RejectedError: There is no such shard.
+            UnavailableError: It has no leader.
+        """
+        return members_of(_document(self._send("GET", _members_path(shard), headers=_JSON)))
+
+    def add_member(self, shard: str | int, name: str, address: str) -> MemberChange:
+        """Admits a running node as a learner; it becomes a voter by itself once it has caught up.
+
+        Args:
+            shard: The shard's id.
+            name: The node's name.
+            address: Its Raft address, host:port.
+
+        Raises:
+            RejectedError: It cannot be admitted: it is a member, nobody or another node is at the address.
+            UnavailableError: Certainly not changed: no leader, or another change came first.
+            OutcomeUnknownError: Nobody can tell; ``members`` shows what became of it.
+        """
+        wanted = {"name": name, "address": address}
+        answer = self._send("POST", _members_path(shard), json=wanted, headers=_JSON, write=True)
+        return member_change_of(_document(answer))
+
+    def remove_member(self, shard: str | int, name: str, *, force: bool = False) -> MemberChange:
+        """Removes a member; raises what ``add_member`` does.
+
+        Args:
+            shard: The shard's id.
+            name: The node's name.
+            force: Also when the others cannot form a healthy quorum now.
+        """
+        path = f"{_members_path(shard)}/{quote(name, safe='')}"
+        answer = self._send("DELETE", path, params=_force(force), headers=_JSON, write=True)
+        return member_change_of(_document(answer))
+
+    def replace_member(
+        self, shard: str | int, name: str, address: str | None = None, *, force: bool = False
+    ) -> MemberChange:
+        """Admits a node whose disk was wiped or replaced, in place of what it was; raises what ``add_member`` does.
+
+        Args:
+            shard: The shard's id.
+            name: The node's name.
+            address: Its Raft address; the one that is known without it.
+            force: Also when the others cannot form a healthy quorum now.
+        """
+        path = f"{_members_path(shard)}/{quote(name, safe='')}/replace"
+        wanted = {} if address is None else {"address": address}
+        answer = self._send("POST", path, json=wanted, params=_force(force), headers=_JSON, write=True)
+        return member_change_of(_document(answer))
+
     def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""
         return _document(self._send("GET", "/v1/partitions", headers=_JSON))
@@ -270,6 +336,31 @@ class AsyncDougClient:
         path = f"/v1/shards/{quote(str(shard), safe='')}/leader"
         wanted = {} if to is None else {"to": to}
         return leader_moved_of(_document(await self._send("POST", path, json=wanted, headers=_JSON, write=True)))
+
+    async def members(self, shard: str | int) -> Members:
+        """The members of a shard; see ``DougClient.members``."""
+        return members_of(_document(await self._send("GET", _members_path(shard), headers=_JSON)))
+
+    async def add_member(self, shard: str | int, name: str, address: str) -> MemberChange:
+        """Admits a node; see ``DougClient.add_member``."""
+        wanted = {"name": name, "address": address}
+        answer = await self._send("POST", _members_path(shard), json=wanted, headers=_JSON, write=True)
+        return member_change_of(_document(answer))
+
+    async def remove_member(self, shard: str | int, name: str, *, force: bool = False) -> MemberChange:
+        """Removes a member; see ``DougClient.remove_member``."""
+        path = f"{_members_path(shard)}/{quote(name, safe='')}"
+        answer = await self._send("DELETE", path, params=_force(force), headers=_JSON, write=True)
+        return member_change_of(_document(answer))
+
+    async def replace_member(
+        self, shard: str | int, name: str, address: str | None = None, *, force: bool = False
+    ) -> MemberChange:
+        """Admits a node's new disk in place of its old one; see ``DougClient.replace_member``."""
+        path = f"{_members_path(shard)}/{quote(name, safe='')}/replace"
+        wanted = {} if address is None else {"address": address}
+        answer = await self._send("POST", path, json=wanted, params=_force(force), headers=_JSON, write=True)
+        return member_change_of(_document(answer))
 
     async def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""

@@ -163,6 +163,70 @@ class LeaderMoved:
     previous: str
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a shard, as its leader sees it; see ``GET /v1/shards/{id}/members``.
+
+    Attributes:
+        name: The node's name.
+        incarnation: Its disk's; another disk has another one.
+        role: ``voter`` or ``learner``.
+        leader: Whether it leads.
+        address: Its Raft address; empty when the leader does not know it.
+        match_index: Up to here its log is known to be the leader's.
+        lag: How many entries of the leader's log lie behind that.
+        state: How entries are sent to it: ``probe``, ``replicate`` or ``snapshot``; empty for the leader.
+        healthy: Whether it was heard lately.
+    """
+
+    name: str
+    incarnation: str
+    role: str
+    leader: bool
+    address: str
+    match_index: int
+    lag: int
+    state: str
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The members of a shard, voters first.
+
+    Attributes:
+        last_log_index: Where the leader's log ends.
+        changing: Whether the newest change is not committed yet.
+        document: The answer itself.
+    """
+
+    members: tuple[Member, ...]
+    last_log_index: int
+    changing: bool
+    document: dict[str, Any]
+
+    def named(self, name: str) -> Member | None:
+        """The member of this name, or None."""
+        return next((member for member in self.members if member.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChange:
+    """A change of members that has come to stay.
+
+    Attributes:
+        name: Who was admitted or removed.
+        incarnation: Of which disk.
+        removed_incarnation: What made place for it, when it was replaced; else empty.
+        document: The answer itself.
+    """
+
+    name: str
+    incarnation: str
+    removed_incarnation: str
+    document: dict[str, Any]
+
+
 def encode_key(key: str | bytes) -> str:
     """The percent-encoded path of a key.
 
@@ -282,6 +346,54 @@ def leader_moved_of(document: dict[str, Any]) -> LeaderMoved:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ServerError(200, f"not an answer to a transfer: {error!r}") from None
+
+
+def members_of(document: dict[str, Any]) -> Members:
+    """Reads the answer of ``GET /v1/shards/{id}/members``.
+
+    Raises:
+        ServerError: It does not have the form that is documented.
+    """
+    try:
+        return Members(
+            tuple(_member_of(member) for member in document["members"]),
+            int(document["last_log_index"]),
+            bool(document["changing"]),
+            document,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(200, f"not a list of members: {error!r}") from None
+
+
+def _member_of(member: Mapping[str, Any]) -> Member:
+    return Member(
+        name=str(member["name"]),
+        incarnation=str(member["incarnation"]),
+        role=str(member["role"]),
+        leader=bool(member["leader"]),
+        address=str(member["address"] or ""),
+        match_index=int(member["match_index"]),
+        lag=int(member["lag"]),
+        state=str(member["state"] or ""),
+        healthy=bool(member["healthy"]),
+    )
+
+
+def member_change_of(document: dict[str, Any]) -> MemberChange:
+    """Reads the answer to a change of members.
+
+    Raises:
+        ServerError: It does not have the form that is documented.
+    """
+    try:
+        return MemberChange(
+            str(document["name"]),
+            str(document["incarnation"]),
+            str(document["removed_incarnation"] or ""),
+            document,
+        )
+    except (KeyError, TypeError) as error:
+        raise ServerError(200, f"not an answer to a change of members: {error!r}") from None
 
 
 def error_of(response: httpx.Response, *, write: bool, key: str = "") -> DougdbError:

@@ -54,6 +54,26 @@ class AdminStub:
                 request_serializer=doug_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_admin__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Members = channel.unary_unary(
+                '/doug.v1.Admin/Members',
+                request_serializer=doug_dot_v1_dot_admin__pb2.MembersRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.MembersResponse.FromString,
+                _registered_method=True)
+        self.AddMember = channel.unary_unary(
+                '/doug.v1.Admin/AddMember',
+                request_serializer=doug_dot_v1_dot_admin__pb2.AddMemberRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.FromString,
+                _registered_method=True)
+        self.RemoveMember = channel.unary_unary(
+                '/doug.v1.Admin/RemoveMember',
+                request_serializer=doug_dot_v1_dot_admin__pb2.RemoveMemberRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.FromString,
+                _registered_method=True)
+        self.ReplaceMember = channel.unary_unary(
+                '/doug.v1.Admin/ReplaceMember',
+                request_serializer=doug_dot_v1_dot_admin__pb2.ReplaceMemberRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -87,6 +107,33 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Members(self, request, context):
+        """The members of the shard as its leader sees them. This and what follows is refused by every other node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddMember(self, request, context):
+        """Admits a node as a learner; it becomes a voter by itself once it has caught up. Answers once that is committed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveMember(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceMember(self, request, context):
+        """For a node whose disk was wiped or replaced: removes the incarnation that is a member, then admits the new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +156,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=doug_dot_v1_dot_admin__pb2.DrainRequest.FromString,
                     response_serializer=doug_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
+            ),
+            'Members': grpc.unary_unary_rpc_method_handler(
+                    servicer.Members,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.MembersRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.MembersResponse.SerializeToString,
+            ),
+            'AddMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddMember,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.AddMemberRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.SerializeToString,
+            ),
+            'RemoveMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveMember,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.RemoveMemberRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.SerializeToString,
+            ),
+            'ReplaceMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceMember,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.ReplaceMemberRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +286,114 @@ class Admin:
             '/doug.v1.Admin/Drain',
             doug_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
             doug_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Members(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/Members',
+            doug_dot_v1_dot_admin__pb2.MembersRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.MembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/AddMember',
+            doug_dot_v1_dot_admin__pb2.AddMemberRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/RemoveMember',
+            doug_dot_v1_dot_admin__pb2.RemoveMemberRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/ReplaceMember',
+            doug_dot_v1_dot_admin__pb2.ReplaceMemberRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.FromString,
             options,
             channel_credentials,
             insecure,

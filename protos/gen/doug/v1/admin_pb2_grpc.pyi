@@ -40,6 +40,13 @@ class AdminStub:
     """Makes the node ready to be stopped: it is not ready any more, hands leadership over if it has it, and hands it over
     again should it be elected. Only a new start takes this back.
     """
+    Members: _grpc.UnaryUnaryMultiCallable[_admin_pb2.MembersRequest, _admin_pb2.MembersResponse]
+    """The members of the shard as its leader sees them. This and what follows is refused by every other node."""
+    AddMember: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddMemberRequest, _admin_pb2.ChangeMembersResponse]
+    """Admits a node as a learner; it becomes a voter by itself once it has caught up. Answers once that is committed."""
+    RemoveMember: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveMemberRequest, _admin_pb2.ChangeMembersResponse]
+    ReplaceMember: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReplaceMemberRequest, _admin_pb2.ChangeMembersResponse]
+    """For a node whose disk was wiped or replaced: removes the incarnation that is a member, then admits the new one."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -53,6 +60,13 @@ class AdminAsyncStub(AdminStub):
     """Makes the node ready to be stopped: it is not ready any more, hands leadership over if it has it, and hands it over
     again should it be elected. Only a new start takes this back.
     """
+    Members: _aio.UnaryUnaryMultiCallable[_admin_pb2.MembersRequest, _admin_pb2.MembersResponse]  # type: ignore[assignment]
+    """The members of the shard as its leader sees them. This and what follows is refused by every other node."""
+    AddMember: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddMemberRequest, _admin_pb2.ChangeMembersResponse]  # type: ignore[assignment]
+    """Admits a node as a learner; it becomes a voter by itself once it has caught up. Answers once that is committed."""
+    RemoveMember: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveMemberRequest, _admin_pb2.ChangeMembersResponse]  # type: ignore[assignment]
+    ReplaceMember: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReplaceMemberRequest, _admin_pb2.ChangeMembersResponse]  # type: ignore[assignment]
+    """For a node whose disk was wiped or replaced: removes the incarnation that is a member, then admits the new one."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -87,5 +101,36 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         """Makes the node ready to be stopped: it is not ready any more, hands leadership over if it has it, and hands it over
         again should it be elected. Only a new start takes this back.
         """
+
+    @_abc_1.abstractmethod
+    def Members(
+        self,
+        request: _admin_pb2.MembersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MembersResponse, _abc.Awaitable[_admin_pb2.MembersResponse]]:
+        """The members of the shard as its leader sees them. This and what follows is refused by every other node."""
+
+    @_abc_1.abstractmethod
+    def AddMember(
+        self,
+        request: _admin_pb2.AddMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ChangeMembersResponse, _abc.Awaitable[_admin_pb2.ChangeMembersResponse]]:
+        """Admits a node as a learner; it becomes a voter by itself once it has caught up. Answers once that is committed."""
+
+    @_abc_1.abstractmethod
+    def RemoveMember(
+        self,
+        request: _admin_pb2.RemoveMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ChangeMembersResponse, _abc.Awaitable[_admin_pb2.ChangeMembersResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ReplaceMember(
+        self,
+        request: _admin_pb2.ReplaceMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ChangeMembersResponse, _abc.Awaitable[_admin_pb2.ChangeMembersResponse]]:
+        """For a node whose disk was wiped or replaced: removes the incarnation that is a member, then admits the new one."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

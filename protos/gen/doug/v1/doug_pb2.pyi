@@ -97,20 +97,24 @@ class GetRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     consistency: Global___Consistency.ValueType
     epoch: _builtins.int
     """The slot's epoch as the caller knows it; 0 asks for no check of it."""
+    forward: _builtins.bool
+    """A node that follows serves a linearizable read too: it asks its leader how far it must be."""
     def __init__(
         self,
         *,
         key: _builtins.bytes = ...,
         consistency: Global___Consistency.ValueType = ...,
         epoch: _builtins.int = ...,
+        forward: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "epoch", b"epoch", "key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "epoch", b"epoch", "forward", b"forward", "key", b"key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,12 +258,15 @@ class Batch(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     kind: Global___BatchKind.ValueType
     shard: _builtins.int
     """Checked: an address may have been given to a node of another shard."""
     records: _builtins.bytes
     """doug_wire.pipe: write records or read records."""
+    forward: _builtins.bool
+    """As GetRequest.forward, for BATCH_KIND_READ_LINEARIZABLE."""
     def __init__(
         self,
         *,
@@ -267,10 +274,11 @@ class Batch(_message.Message):
         kind: Global___BatchKind.ValueType = ...,
         shard: _builtins.int = ...,
         records: _builtins.bytes = ...,
+        forward: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "kind", b"kind", "records", b"records", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "forward", b"forward", "kind", b"kind", "records", b"records", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,8 +3,11 @@
 isort:skip_file
 What the nodes of one shard say to each other."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -15,6 +18,35 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SnapshotState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SnapshotStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SnapshotState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SNAPSHOT_STATE_UNSPECIFIED: _SnapshotState.ValueType  # 0
+    SNAPSHOT_STATE_SEND: _SnapshotState.ValueType  # 1
+    """Go on from file and offset; chunks from elsewhere are ignored."""
+    SNAPSHOT_STATE_WORKING: _SnapshotState.ValueType  # 2
+    """All is well: it is being checked or installed."""
+    SNAPSHOT_STATE_INSTALLED: _SnapshotState.ValueType  # 3
+    """The receiver's state includes last_index, durably. The end."""
+    SNAPSHOT_STATE_REFUSED: _SnapshotState.ValueType  # 4
+    """The end, with a reason."""
+
+class SnapshotState(_SnapshotState, metaclass=_SnapshotStateEnumTypeWrapper): ...
+
+SNAPSHOT_STATE_UNSPECIFIED: SnapshotState.ValueType  # 0
+SNAPSHOT_STATE_SEND: SnapshotState.ValueType  # 1
+"""Go on from file and offset; chunks from elsewhere are ignored."""
+SNAPSHOT_STATE_WORKING: SnapshotState.ValueType  # 2
+"""All is well: it is being checked or installed."""
+SNAPSHOT_STATE_INSTALLED: SnapshotState.ValueType  # 3
+"""The receiver's state includes last_index, durably. The end."""
+SNAPSHOT_STATE_REFUSED: SnapshotState.ValueType  # 4
+"""The end, with a reason."""
+Global___SnapshotState: _TypeAlias = SnapshotState  # noqa: Y015
 
 @_typing.final
 class Member(_message.Message):
@@ -108,12 +140,18 @@ class IdentifyResponse(_message.Message):
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     FIRST_CONFIGURATION_FIELD_NUMBER: _builtins.int
     FORMAT_VERSION_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    APPLIED_INDEX_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     cluster_id: _builtins.bytes
     """Empty before bootstrap."""
     first_configuration: _builtins.bytes
     """The finished bytes of log entry 1; empty before bootstrap."""
     format_version: _builtins.int
+    configuration: _builtins.bytes
+    """The members as of applied_index (docs/formats.md, Configuration); empty before the"""
+    applied_index: _builtins.int
+    """core runs, and at a node that has no log yet."""
     @_builtins.property
     def member(self) -> Global___Member: ...
     def __init__(
@@ -124,10 +162,12 @@ class IdentifyResponse(_message.Message):
         cluster_id: _builtins.bytes = ...,
         first_configuration: _builtins.bytes = ...,
         format_version: _builtins.int = ...,
+        configuration: _builtins.bytes = ...,
+        applied_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "first_configuration", b"first_configuration", "format_version", b"format_version", "member", b"member", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "cluster_id", b"cluster_id", "configuration", b"configuration", "first_configuration", b"first_configuration", "format_version", b"format_version", "member", b"member", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,9 +397,12 @@ class HeartbeatResponse(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     READ_TOKEN_FIELD_NUMBER: _builtins.int
     LAST_LOG_INDEX_FIELD_NUMBER: _builtins.int
+    KEEPS_VOTE_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     read_token: _builtins.int
     last_log_index: _builtins.int
+    keeps_vote: _builtins.bool
+    """The sender votes for nobody for an election timeout from now on, a restart included."""
     @_builtins.property
     def envelope(self) -> Global___Envelope: ...
     def __init__(
@@ -369,11 +412,234 @@ class HeartbeatResponse(_message.Message):
         term: _builtins.int = ...,
         read_token: _builtins.int = ...,
         last_log_index: _builtins.int = ...,
+        keeps_vote: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "last_log_index", b"last_log_index", "read_token", b"read_token", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "keeps_vote", b"keeps_vote", "last_log_index", b"last_log_index", "read_token", b"read_token", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatResponse: _TypeAlias = HeartbeatResponse  # noqa: Y015
+
+@_typing.final
+class ReadIndexRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    token: _builtins.int
+    """Unique for each request of this sender; the same when it is repeated."""
+    @_builtins.property
+    def envelope(self) -> Global___Envelope: ...
+    def __init__(
+        self,
+        *,
+        envelope: Global___Envelope | None = ...,
+        term: _builtins.int = ...,
+        token: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "term", b"term", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadIndexRequest: _TypeAlias = ReadIndexRequest  # noqa: Y015
+
+@_typing.final
+class ReadIndexResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    READ_INDEX_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    token: _builtins.int
+    read_index: _builtins.int
+    @_builtins.property
+    def envelope(self) -> Global___Envelope: ...
+    def __init__(
+        self,
+        *,
+        envelope: Global___Envelope | None = ...,
+        term: _builtins.int = ...,
+        token: _builtins.int = ...,
+        read_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "read_index", b"read_index", "term", b"term", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadIndexResponse: _TypeAlias = ReadIndexResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotFile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    XXH3_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    size_bytes: _builtins.int
+    xxh3: _builtins.int
+    """XXH3_64 of the whole file."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        xxh3: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "size_bytes", b"size_bytes", "xxh3", b"xxh3"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotFile: _TypeAlias = SnapshotFile  # noqa: Y015
+
+@_typing.final
+class SnapshotHeader(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
+    LAST_INDEX_FIELD_NUMBER: _builtins.int
+    LAST_TERM_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_US_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    snapshot_id: _builtins.bytes
+    """Random; tells a receiver that has a part already whether it is a part of this one."""
+    last_index: _builtins.int
+    """The last entry that the state includes ..."""
+    last_term: _builtins.int
+    """... and its term."""
+    configuration: _builtins.bytes
+    """The members as of that entry (docs/formats.md, Configuration)."""
+    timestamp_us: _builtins.int
+    """The log time as of that entry."""
+    @_builtins.property
+    def envelope(self) -> Global___Envelope: ...
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotFile]: ...
+    def __init__(
+        self,
+        *,
+        envelope: Global___Envelope | None = ...,
+        term: _builtins.int = ...,
+        snapshot_id: _builtins.bytes = ...,
+        last_index: _builtins.int = ...,
+        last_term: _builtins.int = ...,
+        configuration: _builtins.bytes = ...,
+        timestamp_us: _builtins.int = ...,
+        files: _abc.Iterable[Global___SnapshotFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "envelope", b"envelope", "files", b"files", "last_index", b"last_index", "last_term", b"last_term", "snapshot_id", b"snapshot_id", "term", b"term", "timestamp_us", b"timestamp_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotHeader: _TypeAlias = SnapshotHeader  # noqa: Y015
+
+@_typing.final
+class SnapshotChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    CRC32C_FIELD_NUMBER: _builtins.int
+    file: _builtins.int
+    """Which of the header's files, from 0."""
+    offset: _builtins.int
+    data: _builtins.bytes
+    crc32c: _builtins.int
+    """Of data."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+        crc32c: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32c", b"crc32c", "data", b"data", "file", b"file", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotChunk: _TypeAlias = SnapshotChunk  # noqa: Y015
+
+@_typing.final
+class InstallSnapshotRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___SnapshotHeader:
+        """First, once."""
+
+    @_builtins.property
+    def chunk(self) -> Global___SnapshotChunk: ...
+    def __init__(
+        self,
+        *,
+        header: Global___SnapshotHeader | None = ...,
+        chunk: Global___SnapshotChunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___InstallSnapshotRequest: _TypeAlias = InstallSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class InstallSnapshotResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    state: Global___SnapshotState.ValueType
+    file: _builtins.int
+    offset: _builtins.int
+    reason: _builtins.str
+    @_builtins.property
+    def envelope(self) -> Global___Envelope: ...
+    def __init__(
+        self,
+        *,
+        envelope: Global___Envelope | None = ...,
+        term: _builtins.int = ...,
+        state: Global___SnapshotState.ValueType = ...,
+        file: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "file", b"file", "offset", b"offset", "reason", b"reason", "state", b"state", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstallSnapshotResponse: _TypeAlias = InstallSnapshotResponse  # noqa: Y015

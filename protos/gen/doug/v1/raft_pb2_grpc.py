@@ -59,6 +59,16 @@ class RaftStub:
                 request_serializer=doug_dot_v1_dot_raft__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_raft__pb2.HeartbeatResponse.FromString,
                 _registered_method=True)
+        self.InstallSnapshot = channel.stream_stream(
+                '/doug.v1.Raft/InstallSnapshot',
+                request_serializer=doug_dot_v1_dot_raft__pb2.InstallSnapshotRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_raft__pb2.InstallSnapshotResponse.FromString,
+                _registered_method=True)
+        self.ReadIndex = channel.stream_stream(
+                '/doug.v1.Raft/ReadIndex',
+                request_serializer=doug_dot_v1_dot_raft__pb2.ReadIndexRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_raft__pb2.ReadIndexResponse.FromString,
+                _registered_method=True)
 
 
 class RaftServicer:
@@ -66,7 +76,8 @@ class RaftServicer:
 
     def Identify(self, request, context):
         """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
-        the others fetch the one first configuration from whoever has it.
+        the others fetch the one first configuration from whoever has it. Whoever joins later learns the cluster's id, and
+        whether it is a member; a leader that admits it learns its incarnation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +110,22 @@ class RaftServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InstallSnapshot(self, request_iterator, context):
+        """A snapshot for a follower whose next entries are gone from the leader's log: the header, then the files in chunks,
+        from where the receiver asks for them. It may ask again from another place at any time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadIndex(self, request_iterator, context):
+        """A member that follows asks the leader how far it must have applied to serve linearizable reads. One request stands
+        for all reads that wait there; one is under way at a time, on a stream beside the heartbeats.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RaftServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +153,16 @@ def add_RaftServicer_to_server(servicer, server):
                     servicer.Heartbeat,
                     request_deserializer=doug_dot_v1_dot_raft__pb2.HeartbeatRequest.FromString,
                     response_serializer=doug_dot_v1_dot_raft__pb2.HeartbeatResponse.SerializeToString,
+            ),
+            'InstallSnapshot': grpc.stream_stream_rpc_method_handler(
+                    servicer.InstallSnapshot,
+                    request_deserializer=doug_dot_v1_dot_raft__pb2.InstallSnapshotRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_raft__pb2.InstallSnapshotResponse.SerializeToString,
+            ),
+            'ReadIndex': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReadIndex,
+                    request_deserializer=doug_dot_v1_dot_raft__pb2.ReadIndexRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_raft__pb2.ReadIndexResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,6 +300,60 @@ class Raft:
             '/doug.v1.Raft/Heartbeat',
             doug_dot_v1_dot_raft__pb2.HeartbeatRequest.SerializeToString,
             doug_dot_v1_dot_raft__pb2.HeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InstallSnapshot(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/doug.v1.Raft/InstallSnapshot',
+            doug_dot_v1_dot_raft__pb2.InstallSnapshotRequest.SerializeToString,
+            doug_dot_v1_dot_raft__pb2.InstallSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadIndex(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/doug.v1.Raft/ReadIndex',
+            doug_dot_v1_dot_raft__pb2.ReadIndexRequest.SerializeToString,
+            doug_dot_v1_dot_raft__pb2.ReadIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,7 +33,8 @@ class RaftStub:
     def __new__(cls, channel: _aio.Channel) -> RaftAsyncStub: ...
     Identify: _grpc.UnaryUnaryMultiCallable[_raft_pb2.IdentifyRequest, _raft_pb2.IdentifyResponse]
     """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
-    the others fetch the one first configuration from whoever has it.
+    the others fetch the one first configuration from whoever has it. Whoever joins later learns the cluster's id, and
+    whether it is a member; a leader that admits it learns its incarnation.
     """
     RequestVote: _grpc.UnaryUnaryMultiCallable[_raft_pb2.RequestVoteRequest, _raft_pb2.RequestVoteResponse]
     TimeoutNow: _grpc.UnaryUnaryMultiCallable[_raft_pb2.TimeoutNowRequest, _raft_pb2.TimeoutNowResponse]
@@ -42,13 +43,22 @@ class RaftStub:
     """AppendEntries and its answers, in order, one stream from the leader to each follower."""
     Heartbeat: _grpc.StreamStreamMultiCallable[_raft_pb2.HeartbeatRequest, _raft_pb2.HeartbeatResponse]
     """Heartbeats and read tokens, answered before any fsync, on a stream that no bulk transfer blocks."""
+    InstallSnapshot: _grpc.StreamStreamMultiCallable[_raft_pb2.InstallSnapshotRequest, _raft_pb2.InstallSnapshotResponse]
+    """A snapshot for a follower whose next entries are gone from the leader's log: the header, then the files in chunks,
+    from where the receiver asks for them. It may ask again from another place at any time.
+    """
+    ReadIndex: _grpc.StreamStreamMultiCallable[_raft_pb2.ReadIndexRequest, _raft_pb2.ReadIndexResponse]
+    """A member that follows asks the leader how far it must have applied to serve linearizable reads. One request stands
+    for all reads that wait there; one is under way at a time, on a stream beside the heartbeats.
+    """
 
 @_typing.type_check_only
 class RaftAsyncStub(RaftStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Identify: _aio.UnaryUnaryMultiCallable[_raft_pb2.IdentifyRequest, _raft_pb2.IdentifyResponse]  # type: ignore[assignment]
     """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
-    the others fetch the one first configuration from whoever has it.
+    the others fetch the one first configuration from whoever has it. Whoever joins later learns the cluster's id, and
+    whether it is a member; a leader that admits it learns its incarnation.
     """
     RequestVote: _aio.UnaryUnaryMultiCallable[_raft_pb2.RequestVoteRequest, _raft_pb2.RequestVoteResponse]  # type: ignore[assignment]
     TimeoutNow: _aio.UnaryUnaryMultiCallable[_raft_pb2.TimeoutNowRequest, _raft_pb2.TimeoutNowResponse]  # type: ignore[assignment]
@@ -57,6 +67,14 @@ class RaftAsyncStub(RaftStub):
     """AppendEntries and its answers, in order, one stream from the leader to each follower."""
     Heartbeat: _aio.StreamStreamMultiCallable[_raft_pb2.HeartbeatRequest, _raft_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Heartbeats and read tokens, answered before any fsync, on a stream that no bulk transfer blocks."""
+    InstallSnapshot: _aio.StreamStreamMultiCallable[_raft_pb2.InstallSnapshotRequest, _raft_pb2.InstallSnapshotResponse]  # type: ignore[assignment]
+    """A snapshot for a follower whose next entries are gone from the leader's log: the header, then the files in chunks,
+    from where the receiver asks for them. It may ask again from another place at any time.
+    """
+    ReadIndex: _aio.StreamStreamMultiCallable[_raft_pb2.ReadIndexRequest, _raft_pb2.ReadIndexResponse]  # type: ignore[assignment]
+    """A member that follows asks the leader how far it must have applied to serve linearizable reads. One request stands
+    for all reads that wait there; one is under way at a time, on a stream beside the heartbeats.
+    """
 
 class RaftServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -66,7 +84,8 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_raft_pb2.IdentifyResponse, _abc.Awaitable[_raft_pb2.IdentifyResponse]]:
         """Who are you, and what was your first configuration? The lowest name of a new shard gathers its members with it, and
-        the others fetch the one first configuration from whoever has it.
+        the others fetch the one first configuration from whoever has it. Whoever joins later learns the cluster's id, and
+        whether it is a member; a leader that admits it learns its incarnation.
         """
 
     @_abc_1.abstractmethod
@@ -99,5 +118,25 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_raft_pb2.HeartbeatResponse], _abc.AsyncIterator[_raft_pb2.HeartbeatResponse]]:
         """Heartbeats and read tokens, answered before any fsync, on a stream that no bulk transfer blocks."""
+
+    @_abc_1.abstractmethod
+    def InstallSnapshot(
+        self,
+        request_iterator: _MaybeAsyncIterator[_raft_pb2.InstallSnapshotRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_raft_pb2.InstallSnapshotResponse], _abc.AsyncIterator[_raft_pb2.InstallSnapshotResponse]]:
+        """A snapshot for a follower whose next entries are gone from the leader's log: the header, then the files in chunks,
+        from where the receiver asks for them. It may ask again from another place at any time.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadIndex(
+        self,
+        request_iterator: _MaybeAsyncIterator[_raft_pb2.ReadIndexRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_raft_pb2.ReadIndexResponse], _abc.AsyncIterator[_raft_pb2.ReadIndexResponse]]:
+        """A member that follows asks the leader how far it must have applied to serve linearizable reads. One request stands
+        for all reads that wait there; one is under way at a time, on a stream beside the heartbeats.
+        """
 
 def add_RaftServicer_to_server(servicer: RaftServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -111,6 +111,66 @@ class LeaderView(Model):
     previous: str = Field(description="Who led before; empty when that is not known")
 
 
+MemberRole = Literal["voter", "learner"]
+MemberState = Literal["probe", "replicate", "snapshot"]
+
+
+class MemberView(Model):
+    """One member of a shard, as the leader sees it."""
+
+    name: str
+    incarnation: str = Field(description="A decimal number; another disk has another one")
+    role: MemberRole
+    leader: bool
+    address: str | None = Field(description="Raft gRPC, host:port; null when the leader does not know it")
+    client_address: str | None = Field(description="Doug gRPC, host:port; null until the leader has heard it")
+    match_index: int = Field(description="Up to here its log is known to be the leader's")
+    lag: int = Field(description="How many entries of the leader's log lie behind that")
+    state: MemberState | None = Field(description="How entries are sent to it; null for the leader")
+    healthy: bool = Field(description="Whether it was heard within the longest election timeout")
+
+
+class MembersView(Model):
+    """The members of a shard, voters first."""
+
+    shard: int
+    term: int
+    commit_index: int
+    last_log_index: int
+    changing: bool = Field(description="Whether the newest change is not committed yet")
+    members: list[MemberView]
+
+
+class AddMemberRequest(BaseModel):
+    """Which node is to be admitted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(min_length=1, max_length=253)
+    address: str = Field(min_length=1, max_length=512, description="Its Raft address, host:port")
+
+
+class ReplaceMemberRequest(BaseModel):
+    """Where the node is whose disk was wiped or replaced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    address: str | None = Field(
+        default=None, max_length=512, description="Its Raft address, host:port; left out, the one that is known"
+    )
+
+
+class MemberChangeView(Model):
+    """A change of members that has come to stay."""
+
+    shard: int
+    name: str
+    incarnation: str
+    removed_incarnation: str | None = Field(description="What made place for it, when it was replaced")
+    index: int = Field(description="The entry of the log that brought it")
+    term: int
+
+
 class VersionView(Model):
     """What is running here."""
 

@@ -52,7 +52,7 @@ async def test_a_hint_may_name_a_node_that_is_not_configured(make_facade: MakeFa
     answer = await facade.http.put("/v1/kv/k", content=b"2")
     assert (answer.status_code, answer.headers["doug-served-by"]) == (200, "shard-0-9")
     cluster = (await facade.http.get("/v1/cluster")).json()
-    assert [node["id"] for node in cluster["shards"][0]["nodes"]] == ["shard-0-0", "shard-0-1"]
+    assert [node["id"] for node in cluster["shards"][0]["nodes"]] == ["shard-0-0", "shard-0-1", "shard-0-9"]
 
 
 async def test_a_dead_leader_is_replaced(make_facade: MakeFacade) -> None:

@@ -9,23 +9,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import gc
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from raft_node import __version__
 from raft_node.app.node import Node
-from raft_node.errors import FatalError, IdentityError, SettingsError
+from raft_node.commands import inspect, recover_quorum
+from raft_node.errors import FatalError, SettingsError
 from raft_node.observability import logs
+from raft_node.runtime.volume_lock import locked
 from raft_node.settings import NodeSettings, load
 from raft_node.storage.files import OsFileSystem
 
@@ -34,24 +33,6 @@ EXIT_SETTINGS = 2
 EXIT_REFUSED = 3
 
 _SWITCH_INTERVAL_S = 0.0005
-
-
-@contextlib.contextmanager
-def _locked(*directories: str) -> Generator[None, None, None]:
-    """Holds the lock of each directory: two processes on one volume would destroy it."""
-    held = []
-    try:
-        for directory in directories:
-            lock = (Path(directory) / "LOCK").open("ab")
-            held.append(lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise IdentityError(f"{directory} is in use by another process") from error
-        yield
-    finally:
-        for lock in held:
-            lock.close()
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, node: Node) -> None:
@@ -109,10 +90,20 @@ def main() -> int:
         prog="raft-node", description="One replica of a DougDB shard. Settings are environment variables DOUGDB_*."
     )
     parser.add_argument("--version", action="version", version=f"raft-node {__version__}")
-    parser.parse_args()
+    commands = parser.add_subparsers(title="on the files of a node", metavar="COMMAND")
+    recovering = commands.add_parser(
+        recover_quorum.NAME, help=recover_quorum.SUMMARY, description=recover_quorum.SUMMARY
+    )
+    recover_quorum.add_arguments(recovering)
+    recovering.set_defaults(run=recover_quorum.run)
+    inspect.add_to(commands)
+    arguments = parser.parse_args()
     if not __debug__:
         print("raft-node: do not run this with -O: its assertions guard the data", file=sys.stderr)
         return EXIT_SETTINGS
+    if "run" in arguments:
+        exit_code: int = arguments.run(arguments)
+        return exit_code
     try:
         settings = load()
     except SettingsError as error:
@@ -125,7 +116,7 @@ def main() -> int:
     try:
         for directory in (settings.wal_dir, settings.data_dir):
             fs.make_directory(directory)
-        with _locked(settings.wal_dir, settings.data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with locked(settings.wal_dir, settings.data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(settings))
     except SettingsError as error:
         logs.get_logger().error("node.refused", reason=str(error))

@@ -12,6 +12,14 @@
     |   |   +-- AlreadyLeaderError      it leads already
     |   |   +-- UnknownMemberError      no member of the shard has that name
     |   +-- ConfigurationRefusedError  the members cannot be changed so, or not now
+    |   |   +-- ChangeUnderWayError     another change comes first, or leadership is moving
+    |   |   +-- LastVoterError          the shard would have no voter left
+    |   |   +-- QuorumAtRiskError       those that stay could not form a quorum now
+    |   |   +-- NoSuchMemberError       no member, or no address of it is known
+    |   |   +-- AlreadyMemberError      it is a member, under this incarnation or another
+    |   |   +-- UnreachableError        nobody answers at the address
+    |   |   +-- WrongNodeError          somebody else does
+    |   +-- RecoveryRefusedError    a lost quorum cannot be recovered so
     |   +-- InvalidCommandError     the bytes are not a command that a client may send
     +-- TransferFailedError     leadership was to be handed over, and nobody took it in time
     +-- OutcomeUnknownError     it was proposed; it may or may not be applied later
@@ -81,6 +89,38 @@ class UnknownMemberError(TransferRefusedError):
 
 class ConfigurationRefusedError(RefusedError):
     """The members cannot be changed so, or not now. Nothing was appended."""
+
+
+class RecoveryRefusedError(RefusedError):
+    """A lost quorum cannot be recovered so. No file was changed."""
+
+
+class ChangeUnderWayError(ConfigurationRefusedError):
+    """Another change comes first, or leadership is moving: it may be asked for again in a moment."""
+
+
+class LastVoterError(ConfigurationRefusedError):
+    """The shard would have no voter left."""
+
+
+class QuorumAtRiskError(ConfigurationRefusedError):
+    """The voters that stay could not form a quorum now."""
+
+
+class NoSuchMemberError(ConfigurationRefusedError):
+    """No member has that name, or nobody knows where it is."""
+
+
+class AlreadyMemberError(ConfigurationRefusedError):
+    """A node of that name is a member, under this incarnation or another."""
+
+
+class UnreachableError(ConfigurationRefusedError):
+    """Nobody answers at the address of the node that is to be admitted."""
+
+
+class WrongNodeError(ConfigurationRefusedError):
+    """Another node answers there, or the address contradicts the settings."""
 
 
 class InvalidCommandError(RefusedError):

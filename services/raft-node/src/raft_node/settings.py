@@ -77,6 +77,12 @@ class NodeSettings(BaseSettings):
     """The longest one; each is drawn anew between the two, so that votes seldom split."""
     heartbeat_ms: int = Field(default=50, ge=1, le=30_000)
     """How often a leader without traffic speaks: at least twice within an election timeout."""
+    leader_lease_enabled: bool = False
+    """Whether a leader with a lease serves linearizable reads without asking the others (docs/raft.md, Leases).
+    Every node of a shard must count the same election timeout. It saves a round trip, and rests on clocks that run at
+    nearly the same rate and that no machine's pause stops."""
+    leader_lease_margin_ms: int = Field(default=50, ge=1, le=60_000)
+    """How much shorter than the shortest election timeout a lease is, for clocks that run at different rates."""
     replicate_window: int = Field(default=1, ge=1, le=64)
     """AppendEntries under way to a follower. One is fastest on a short way: what arrives meanwhile is the next one."""
     replicate_bytes_max: int = Field(default=1 << 20, ge=1 << 16, le=4 << 20)
@@ -95,10 +101,20 @@ class NodeSettings(BaseSettings):
     compression: Literal["none", "lz4"] = "lz4"
     """How blocks of SSTables are compressed, where it pays."""
 
+    log_keep_bytes: int = Field(default=64 << 20, ge=1 << 16)
+    """So much of the log is kept for nodes that lag behind or restart, beyond what this node itself still needs."""
+    log_bytes_max: int = Field(default=1 << 30, ge=1 << 16)
+    """So much of the log is kept at most for a node that is slow but answers; then it gets a snapshot instead."""
+    snapshot_chunk_bytes: int = Field(default=256 << 10, ge=1 << 10, le=4 << 20)
+    """How much of a snapshot goes into one message."""
+    snapshot_timeout_ms: int = Field(default=30_000, ge=1000)
+    """A snapshot whose receiver takes nothing and says nothing for this long is given up, and begun again later."""
     proposal_timeout_ms: int = Field(default=15_000, ge=100)
     """After this time a proposal without a result is answered as unknown, so that nothing waits for ever."""
     drain_timeout_ms: int = Field(default=3_000, ge=0, le=60_000)
     """How long a stop, or an operator who moves leadership, waits until another node leads."""
+    stop_flush_timeout_ms: int = Field(default=2_000, ge=0, le=60_000)
+    """How long a stop waits for what is in memory to be flushed, so that the next start has little to replay."""
     events_max: int = Field(default=4096, ge=16, le=65_536)
     """How many events the node keeps in memory for ``dougctl timeline``."""
     events_bytes_max: int = Field(default=1 << 20, ge=1 << 14, le=4 << 20)
@@ -126,6 +142,10 @@ class NodeSettings(BaseSettings):
             for name in ("tls_cert_file", "tls_key_file", "tls_ca_file"):
                 if not getattr(self, name):
                     raise ValueError(f"DOUGDB_{name.upper()} is needed with DOUGDB_TLS_MODE=mutual")
+        if self.log_bytes_max < self.log_keep_bytes:
+            raise ValueError("log_bytes_max must be at least log_keep_bytes")
+        if self.leader_lease_enabled and self.lease_ticks < 1:
+            raise ValueError("leader_lease_margin_ms leaves no lease: it must be two ticks below election_timeout_ms")
         if self.node_id not in self.peer_addresses:
             raise ValueError(f"peers does not name this node, {self.node_id}")
         if self.shard_id >= self.initial_shards:
@@ -133,6 +153,15 @@ class NodeSettings(BaseSettings):
         if self.shard_id > 0 and not self.seed_addresses:
             raise ValueError("seeds must name shard 0's Raft addresses for any other shard")
         return self
+
+    @property
+    def lease_ticks(self) -> int:
+        """How long a leader's lease lasts, if there are any.
+
+        A voter counts in ticks, so its promise may be short by almost one; the margin comes on top of that.
+        """
+        margin_ticks = -(-self.leader_lease_margin_ms // self.tick_ms)
+        return self.election_timeout_ms // self.tick_ms - 1 - margin_ticks
 
     @property
     def peer_addresses(self) -> dict[str, str]:

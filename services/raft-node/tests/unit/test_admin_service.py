@@ -1,4 +1,4 @@
-"""What operators are told when they move leadership: who leads, or why it cannot be."""
+"""What operators are told when they move leadership or change members: what came of it, or why it cannot be."""
 
 from __future__ import annotations
 
@@ -10,16 +10,28 @@ import pytest
 from doug.v1 import admin_pb2 as pb
 from raft_node.errors import (
     AlreadyLeaderError,
+    AlreadyMemberError,
+    ChangeUnderWayError,
+    ConfigurationRefusedError,
     DougError,
+    LastVoterError,
+    NoSuchMemberError,
     NotLeaderError,
+    OutcomeUnknownError,
     OverloadedError,
+    QuorumAtRiskError,
+    SupersededError,
     TransferFailedError,
     TransferRefusedError,
     UnavailableError,
     UnknownMemberError,
+    UnreachableError,
+    WrongNodeError,
 )
+from raft_node.raft.types import NodeId
 from raft_node.rpc.admin_service import AdminService, Leadership
 from raft_node.runtime.events import EventRing
+from raft_node.runtime.membership import MemberChange
 
 
 class Aborted(Exception):  # noqa: N818
@@ -41,6 +53,7 @@ class FakeNode:
         self.error = error
         self.targets: list[str] = []
         self.drained = False
+        self.changes: list[tuple[object, ...]] = []
 
     def status(self) -> pb.StatusResponse:
         return pb.StatusResponse(node_id="n")
@@ -56,6 +69,26 @@ class FakeNode:
         if self.error is not None:
             raise self.error
         return Leadership("other", "127.0.0.1:2", 8)
+
+    def members(self) -> pb.MembersResponse:
+        if self.error is not None:
+            raise self.error
+        return pb.MembersResponse(term=3, members=[pb.ShardMember(name="a")])
+
+    async def add_member(self, name: str, address: str) -> MemberChange:
+        return self.changed("add", name, address)
+
+    async def remove_member(self, name: str, *, force: bool) -> MemberChange:
+        return self.changed("remove", name, force)
+
+    async def replace_member(self, name: str, address: str, *, force: bool) -> MemberChange:
+        return self.changed("replace", name, address, force)
+
+    def changed(self, *what: object) -> MemberChange:
+        if self.error is not None:
+            raise self.error
+        self.changes.append(what)
+        return MemberChange(NodeId("x", 5), 4, 9, 2)
 
 
 def service_of(node: FakeNode) -> AdminService:
@@ -105,3 +138,45 @@ async def test_an_error_that_no_rule_names_is_a_defect() -> None:
     service: Any = service_of(FakeNode(OverloadedError("?")))
     with pytest.raises(OverloadedError):
         await service.Drain(pb.DrainRequest(), FakeContext())
+
+
+async def test_changes_of_members_are_handed_on_and_answered() -> None:
+    node, context = FakeNode(), FakeContext()
+    service: Any = service_of(node)
+    assert (await service.Members(pb.MembersRequest(), context)).members[0].name == "a"
+    for call in (
+        service.AddMember(pb.AddMemberRequest(name="x", address="h:1"), context),
+        service.RemoveMember(pb.RemoveMemberRequest(name="x", force=True), context),
+        service.ReplaceMember(pb.ReplaceMemberRequest(name="x", address="h:1", force=True), context),
+    ):
+        answer = await call
+        expected = pb.ChangeMembersResponse(name="x", incarnation=5, removed_incarnation=4, index=9, term=2)
+        assert answer == expected
+    assert node.changes == [("add", "x", "h:1"), ("remove", "x", True), ("replace", "x", "h:1", True)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (NotLeaderError("b", "127.0.0.1:3"), grpc.StatusCode.FAILED_PRECONDITION, "NOT_LEADER"),
+        (ChangeUnderWayError("?"), grpc.StatusCode.FAILED_PRECONDITION, "CHANGE_UNDER_WAY"),
+        (LastVoterError("?"), grpc.StatusCode.FAILED_PRECONDITION, "LAST_VOTER"),
+        (QuorumAtRiskError("?"), grpc.StatusCode.FAILED_PRECONDITION, "QUORUM_AT_RISK"),
+        (NoSuchMemberError("?"), grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_MEMBER"),
+        (AlreadyMemberError("?"), grpc.StatusCode.FAILED_PRECONDITION, "ALREADY_MEMBER"),
+        (UnreachableError("?"), grpc.StatusCode.FAILED_PRECONDITION, "MEMBER_UNREACHABLE"),
+        (WrongNodeError("?"), grpc.StatusCode.FAILED_PRECONDITION, "WRONG_NODE"),
+        (ConfigurationRefusedError("?"), grpc.StatusCode.FAILED_PRECONDITION, "MEMBERS_REFUSED"),
+        (SupersededError("?"), grpc.StatusCode.ABORTED, "NOT_APPLIED"),
+        (OutcomeUnknownError("?"), grpc.StatusCode.DEADLINE_EXCEEDED, "UNKNOWN"),
+        (UnavailableError("?"), grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+    ],
+)
+@pytest.mark.parametrize("method", ["Members", "AddMember", "RemoveMember", "ReplaceMember"])
+async def test_a_refused_change_says_why(method: str, error: DougError, status: grpc.StatusCode, code: str) -> None:
+    context = FakeContext()
+    kinds = {"AddMember": pb.AddMemberRequest, "RemoveMember": pb.RemoveMemberRequest}
+    request = kinds.get(method, pb.ReplaceMemberRequest)(name="x") if method != "Members" else pb.MembersRequest()
+    with pytest.raises(Aborted):
+        await getattr(service_of(FakeNode(error)), method)(request, context)
+    assert (context.status, context.metadata["doug-code"]) == (status, code)

@@ -19,6 +19,8 @@ class FakeWal:
     """A log whose appends take as long as the fake clock says."""
 
     wants_segment = False
+    wants_drop = False
+    first_index = 1
 
     def append(self, *write: object) -> object:
         return write

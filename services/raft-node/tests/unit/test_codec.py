@@ -12,6 +12,8 @@ from raft_node.raft.messages import (
     AppendEntriesResponse,
     Heartbeat,
     HeartbeatResponse,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
     TimeoutNow,
@@ -43,8 +45,13 @@ def test_every_message_survives_the_wire() -> None:
     for wants_answer in (True, False):
         heartbeat = Heartbeat(A, B, 5, 6, 7, wants_answer)
         assert codec.decode_heartbeat(codec.encode_heartbeat(heartbeat, ENVELOPE), A, B) == heartbeat
-    beat = HeartbeatResponse(A, B, 5, 7, 9)
-    assert codec.decode_heartbeat_response(codec.encode_heartbeat_response(beat, ENVELOPE), A, B) == beat
+    for keeps_vote in (True, False):
+        beat = HeartbeatResponse(A, B, 5, 7, 9, keeps_vote)
+        assert codec.decode_heartbeat_response(codec.encode_heartbeat_response(beat, ENVELOPE), A, B) == beat
+    ask = ReadIndexRequest(A, B, 5, 1 << 62)
+    assert codec.decode_read_index(codec.encode_read_index(ask, ENVELOPE), A, B) == ask
+    told = ReadIndexResponse(A, B, 5, 1 << 62, 9)
+    assert codec.decode_read_index_response(codec.encode_read_index_response(told, ENVELOPE), A, B) == told
 
 
 def test_a_flipped_bit_in_the_entries_is_refused() -> None:

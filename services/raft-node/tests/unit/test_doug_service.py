@@ -50,11 +50,13 @@ class FakeDriver:
             partition_map=lambda: None,
         )
         self.confirms = True
+        self.forwarded: list[bool] = []
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
 
-    def read(self, callback: Callable[[bool], None]) -> None:
+    def read(self, callback: Callable[[bool], None], *, forward: bool = False) -> None:
+        self.forwarded.append(forward)
         callback(self.confirms)
 
 
@@ -106,6 +108,14 @@ async def test_defect_7_a_refusal_by_a_follower_carries_the_leaders_address(rig:
         assert context.metadata["doug-code"] == "NOT_LEADER"
         assert context.metadata["doug-leader-id"] == "shard-0-3"
         assert context.metadata["doug-leader-address"] == "127.0.0.1:21009"
+
+
+async def test_a_follower_serves_a_linearizable_read_when_it_is_asked_to_forward_it(rig: Rig) -> None:
+    rig.shard.is_leader = rig.shard.takes_requests = False
+    rig.data[b"k"] = StoredValue(7, b"text/plain", b"value")
+    for request in (pb.GetRequest(key=b"k", forward=True), pb.GetRequest(key=b"k")):
+        assert (await rig.service.Get(request, FakeContext())).value == b"value"  # type: ignore[arg-type]
+    assert rig.driver.forwarded == [True, False], "the driver refuses what nobody allowed it to forward"
 
 
 async def test_while_no_leader_is_known_the_address_is_empty(rig: Rig) -> None:

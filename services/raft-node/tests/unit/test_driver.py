@@ -118,6 +118,7 @@ class Rig:
         monkeypatch.setattr(loop, "call_at", call_at)
         self.log, self.store, self.transport = FakeLog(), FakeStore(), FakeTransport()
         self.events: list[Event] = []
+        self.wanted: list[NodeId] = []
         self.core = RaftNode(RaftConfig(), ME, self.log, HardState(), Configuration(voters), 0, Random(1))
         self.driver = Driver(
             self.core,
@@ -132,6 +133,7 @@ class Rig:
             shards=1,
             on_event=self.events.append,
             on_applied=lambda: None,
+            on_snapshots_wanted=self.wanted.extend,
         )
         self.driver.start()
 

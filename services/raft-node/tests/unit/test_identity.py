@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raft_node.app.bootstrap import check_membership
 from raft_node.errors import CorruptionError, DiskError, IdentityError
-from raft_node.raft.types import Configuration, NodeId
 from raft_node.runtime import identity as identities
 from raft_node.testing.files import MemoryFileSystem
 
@@ -122,13 +120,15 @@ def test_a_first_start_that_is_cut_anywhere_can_be_repeated() -> None:
     raise AssertionError("the first start never ended")
 
 
-def test_a_configuration_that_knows_another_incarnation_refuses_with_the_way_out() -> None:
-    configuration = Configuration(voters=(NodeId("a", 1), NodeId("b", 2)))
-    check_membership(configuration, NodeId("a", 1))
-    with pytest.raises(IdentityError, match="members replace a"):
-        check_membership(configuration, NodeId("a", 9))
-    with pytest.raises(IdentityError, match="not a member"):
-        check_membership(configuration, NodeId("c", 1))
+@pytest.mark.parametrize("kept", [WAL, DATA])
+def test_volumes_that_were_given_up_are_never_used_again(kept: str) -> None:
+    fs = new_disk()
+    load(fs)
+    identities.give_up(fs, WAL, DATA, "it lost entry 9; run `dougctl members replace shard-0-0`")
+    assert fs.is_synced(f"{WAL}/REFUSED") and fs.is_synced(f"{DATA}/REFUSED")
+    fs.remove(f"{DATA if kept == WAL else WAL}/REFUSED")
+    with pytest.raises(IdentityError, match="members replace shard-0-0"):
+        load(fs)
 
 
 def test_a_member_whose_log_was_removed_is_refused_with_the_way_out() -> None:

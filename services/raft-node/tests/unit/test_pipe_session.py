@@ -70,12 +70,14 @@ class FakeDriver:
         self.machine = machine
         self.submitted: list[Submission] = []
         self.reads: list[Callable[[bool], None]] = []
+        self.forwarded: list[bool] = []
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
 
-    def read(self, callback: Callable[[bool], None]) -> None:
+    def read(self, callback: Callable[[bool], None], *, forward: bool = False) -> None:
         self.reads.append(callback)
+        self.forwarded.append(forward)
 
 
 class Rig:
@@ -99,8 +101,10 @@ class Rig:
         for _ in range(5):
             await asyncio.sleep(0)
 
-    async def send(self, kind: pb.BatchKind.ValueType, records: bytes, shard: int = 0) -> None:
-        self.context.incoming.put_nowait(pb.Batch(kind=kind, shard=shard, records=records))
+    async def send(
+        self, kind: pb.BatchKind.ValueType, records: bytes, shard: int = 0, *, forward: bool = False
+    ) -> None:
+        self.context.incoming.put_nowait(pb.Batch(kind=kind, shard=shard, records=records, forward=forward))
         await self.settle()
 
     async def statuses(self) -> dict[int, int]:
@@ -197,6 +201,16 @@ async def test_a_follower_refuses_linearizable_reads_with_the_leader_and_serves_
     await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(2, 0, b"a"))
     assert await rig.statuses() == {1: Status.NOT_LEADER, 2: Status.NOT_FOUND}
     assert (rig.context.sent[0].leader_id, rig.context.sent[0].leader_address) == ("other", "127.0.0.1:9")
+    await rig.end()
+
+
+async def test_a_follower_serves_linearizable_reads_that_may_be_forwarded() -> None:
+    rig = Rig()
+    rig.shard.is_leader = rig.shard.takes_requests = False
+    await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a"), forward=True)
+    assert await rig.statuses() == {} and rig.driver.forwarded == [True]
+    rig.driver.reads[0](True)
+    assert await rig.statuses() == {1: Status.NOT_FOUND}
     await rig.end()
 
 

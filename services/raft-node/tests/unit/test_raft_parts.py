@@ -51,7 +51,7 @@ class TestConfiguration:
         for bad in (
             *[GOLDEN[:n] for n in range(len(GOLDEN))],
             GOLDEN + b"\0",
-            b"\x02" + GOLDEN[1:],
+            b"\x03" + GOLDEN[1:],
             GOLDEN[:-1] + b"\xff",
             b"\x01\0\0\0\0",
         ):
@@ -151,10 +151,11 @@ class TestReadIndexRounds:
         with pytest.raises(AssertionError):
             rounds.begin(8, A)
         rounds.acknowledge(B, 41)
-        assert rounds.take_confirmed((A, B, C)) == []
+        assert rounds.take_confirmed((A, B, C)) is None
         rounds.acknowledge(B, 42)
-        assert rounds.take_confirmed((A, B, C)) == [ReadState(1, 7), ReadState(2, 7)]
-        assert rounds.take_confirmed((A, B, C)) == [] and rounds.token == 0
+        confirmed = rounds.take_confirmed((A, B, C))
+        assert confirmed is not None and confirmed.read_states == [ReadState(1, 7), ReadState(2, 7)]
+        assert rounds.take_confirmed((A, B, C)) is None and rounds.token == 0
         rounds.acknowledge(B, 42)
         rounds.begin(8, A)
         assert (rounds.token, rounds.last_token) == (43, 43)

@@ -39,7 +39,7 @@ async def received(tmp_path: Path) -> AsyncIterator[tuple[asyncio.Queue[Message]
 
 async def send(message: TimeoutNow, address: str) -> None:
     peers = Peers(LocalMember(A, b"cluster", SHARD, ""), Metrics(SHARD))
-    peers.connect({message.receiver: address}, lambda answer: None, lambda peer: None)
+    peers.connect({message.receiver: address}.get, lambda answer: None, lambda peer: None)
     running = asyncio.create_task(peers.run())
     peers.send([message])
     try:

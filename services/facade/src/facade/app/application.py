@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from facade import __version__
 from facade.client.metrics import Metrics
 from facade.client.router import Router
-from facade.routes import cluster, health, leadership, openapi, problem, timeline
+from facade.routes import cluster, health, leadership, members, openapi, problem, timeline
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp, Scope, Send
 from facade.routes.target import KEY_PREFIX
@@ -50,6 +50,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     app.include_router(cluster.make_router(router, settings))
     app.include_router(timeline.make_router(router))
     app.include_router(leadership.make_router(router, settings))
+    app.include_router(members.make_router(router, settings))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
     return app

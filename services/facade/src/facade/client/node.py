@@ -182,6 +182,28 @@ class Node:
         request = admin_pb2.TransferLeadershipRequest(target=target)
         return await self._admin.TransferLeadership(request, timeout=timeout_s)
 
+    async def members(self, timeout_s: float) -> admin_pb2.MembersResponse:
+        """Admin.Members; this and the changes raise ``AioRpcError`` with a ``doug-code`` when it does not lead."""
+        return await self._admin.Members(admin_pb2.MembersRequest(), timeout=timeout_s)
+
+    async def add_member(
+        self, request: admin_pb2.AddMemberRequest, timeout_s: float
+    ) -> admin_pb2.ChangeMembersResponse:
+        """Admin.AddMember."""
+        return await self._admin.AddMember(request, timeout=timeout_s)
+
+    async def remove_member(
+        self, request: admin_pb2.RemoveMemberRequest, timeout_s: float
+    ) -> admin_pb2.ChangeMembersResponse:
+        """Admin.RemoveMember."""
+        return await self._admin.RemoveMember(request, timeout=timeout_s)
+
+    async def replace_member(
+        self, request: admin_pb2.ReplaceMemberRequest, timeout_s: float
+    ) -> admin_pb2.ChangeMembersResponse:
+        """Admin.ReplaceMember."""
+        return await self._admin.ReplaceMember(request, timeout=timeout_s)
+
     async def partitions(self, timeout_s: float) -> doug_pb2.PartitionsResponse:
         """Doug.Partitions.
 

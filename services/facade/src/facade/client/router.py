@@ -39,6 +39,7 @@ TICK_S = 0.025
 
 STATUS_TIMEOUT_S = 0.5
 EVENTS_TIMEOUT_S = 2.0
+MEMBERS_REFRESH_S = 5.0
 MAP_TIMEOUT_S = 1.0
 MAP_REFRESH_S = 30.0
 MAP_RETRY_MIN_S = 0.05
@@ -116,6 +117,7 @@ class Router:
         group.create_task(shard.search())
         for node in shard.nodes.values():
             self.start_node(node)
+        group.create_task(self._keep_members(shard))
 
     def start_node(self, node: Node) -> None:
         """Runs a node, once ``run`` is running."""
@@ -335,24 +337,55 @@ class Router:
         self._metrics.map_epoch.set(answer.epoch)
         return True
 
+    # The members.
+
+    async def _keep_members(self, shard: Shard) -> None:
+        """Asks the leader now and then who the members are: some may have come or gone since the settings were made."""
+        while True:
+            await asyncio.sleep(MEMBERS_REFRESH_S)
+            await self._learn_members(shard)
+
+    @staticmethod
+    async def _learn_members(shard: Shard) -> None:
+        leader = shard.leader
+        if leader is None:
+            return
+        try:
+            shard.learn_members(await leader.members(STATUS_TIMEOUT_S))
+        except grpc.aio.AioRpcError:
+            # It does not lead any more, or cannot be reached: what was known before is kept.
+            return
+
     # What operators ask.
 
     async def status(self) -> dict[int, list[tuple[Node, admin_pb2.StatusResponse | None]]]:
-        """Asks every listed node for its status, all at once."""
-        nodes = [(shard_id, node) for shard_id, shard in sorted(self.shards.items()) for node in shard.listed]
-        answers = await asyncio.gather(*(node.status(STATUS_TIMEOUT_S) for _, node in nodes))
-        result: dict[int, list[tuple[Node, admin_pb2.StatusResponse | None]]] = {}
-        for (shard_id, node), answer in zip(nodes, answers, strict=True):
-            result.setdefault(shard_id, []).append((node, answer))
-        return result
+        """Asks every member for its status, all at once; before a leader told who they are, every listed node."""
+        shards = [shard for _, shard in sorted(self.shards.items())]
+        asked = [node for shard in shards for node in shard.nodes.values()]
+        learning = [self._learn_members(shard) for shard in shards]
+        answers, _ = await asyncio.gather(
+            asyncio.gather(*(node.status(STATUS_TIMEOUT_S) for node in asked)), asyncio.gather(*learning)
+        )
+        known = dict(zip(asked, answers, strict=True))
+        found = [node for shard in shards for node in shard.nodes.values() if node not in known]
+        known.update(zip(found, await asyncio.gather(*(node.status(STATUS_TIMEOUT_S) for node in found)), strict=True))
+        return {shard.id: [(node, known[node]) for node in shard.expected if node in known] for shard in shards}
 
     async def events(
         self, shard_id: int, since_us: int, limit: int
     ) -> list[tuple[Node, admin_pb2.EventsResponse | None]]:
-        """Asks every listed node of a shard for its newest events, all at once. Requires: the shard is known."""
-        nodes = self.shards[shard_id].listed
+        """Asks every node of a shard for its newest events, all at once. Requires: the shard is known.
+
+        Nodes that were removed are asked too, and missed by nobody when they do not answer.
+        """
+        shard = self.shards[shard_id]
+        nodes = tuple(shard.nodes.values())
         answers = await asyncio.gather(*(node.events(since_us, limit, EVENTS_TIMEOUT_S) for node in nodes))
-        return list(zip(nodes, answers, strict=True))
+        return [
+            (node, answer)
+            for node, answer in zip(nodes, answers, strict=True)
+            if answer is not None or shard.members is None or node.id in shard.members
+        ]
 
     def sample_metrics(self) -> None:
         """Sets the gauges that are only worth setting when somebody reads them."""

@@ -95,6 +95,7 @@ class Shard:
     Attributes:
         id: Its number.
         nodes: Its nodes by id.
+        members: The names of the members as a leader last told them; None before that.
         leader: Who is believed to lead.
         leader_term: The newest term that anybody was believed to lead in.
         ever_led: Whether a leader was ever found.
@@ -113,6 +114,7 @@ class Shard:
         self.nodes = {node_id: self._make_node(node_id, target) for node_id, target in targets.items()}
         self._listed = tuple(targets)
         self._rotation = deque(self.nodes.values())
+        self.members: frozenset[str] | None = None
         self.leader: Node | None = None
         self.leader_term = 0
         self.ever_led = False
@@ -137,6 +139,12 @@ class Shard:
     def listed(self) -> tuple[Node, ...]:
         """The nodes that discovery names; leaders may have pointed to others."""
         return tuple(self.nodes[node_id] for node_id in self._listed)
+
+    @property
+    def expected(self) -> list[Node]:
+        """The members, or before a leader told who they are, the nodes that discovery names."""
+        names = self._listed if self.members is None else self.members
+        return [node for node in self.nodes.values() if node.id in names]
 
     def update(self, targets: Mapping[str, Target]) -> None:
         """Takes all nodes that discovery names now. An empty list changes nothing: it is more likely wrong."""
@@ -172,8 +180,8 @@ class Shard:
         return node
 
     def _remove(self, node: Node) -> None:
+        self._bench(node)
         del self.nodes[node.id]
-        self._rotation.remove(node)
         node.retire()
         self.on_down(node, node.link.reset(self._loop.time()))
         self._owner.stop_node(node)
@@ -376,8 +384,33 @@ class Shard:
         """``node`` has handed leadership over and says to whom."""
         self._hear_of_leader(node, term, leader_id, address, refused=True)
 
+    def learn_members(self, answer: admin_pb2.MembersResponse) -> None:
+        """Goes by what a leader says of the members: new ones are asked too, and who left serves no local reads."""
+        self.members = frozenset(member.name for member in answer.members)
+        for member in answer.members:
+            node = self._node_named(member.name, member.client_address)
+            if node is not None and node not in self._rotation:
+                self._rotation.append(node)
+        for node in list(self.nodes.values()):
+            if node.id not in self.members and node is not self.leader:
+                if node.id not in self._listed:
+                    self._remove(node)
+                else:
+                    self._bench(node)
+
+    def _bench(self, node: Node) -> None:
+        """Gives a node no local reads any more."""
+        node.granted = False
+        if node in self._rotation:
+            self._rotation.remove(node)
+
     def _node_named(self, node_id: str, address: str) -> Node | None:
         node = self.nodes.get(node_id)
+        if node is not None and address not in ("", node.address) and node_id not in self._listed:
+            if node is self.leader:
+                self._set_leader(None, self.leader_term)
+            self._remove(node)
+            node = None
         if node is None and address:
             node = self._add(node_id, Target(address))
         return node

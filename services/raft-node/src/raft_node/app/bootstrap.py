@@ -5,6 +5,9 @@ them, which needs every initial member once, and writes the first configuration 
 exactly these bytes from whoever has them. Each syncs the entry before it takes part in anything. Shard 0's lowest name
 also makes the cluster's id; the lowest name of every other shard learns it from shard 0.
 
+A node that starts later, or with a new disk, is not in the first configuration. It starts without a log, as no member
+of anything, and waits to be admitted.
+
 Invariant: once entry 1 exists anywhere, no other entry 1 is ever made: only the lowest name makes one, and only after
 every member has told that it holds none.
 """
@@ -20,15 +23,16 @@ from typing import NamedTuple
 import grpc.aio
 
 from doug.v1 import raft_pb2 as pb
-from doug.v1 import raft_pb2_grpc as pb_grpc
 from doug_wire.tls import Certificates
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryError, EntryKind
 from raft_node.errors import IdentityError
 from raft_node.observability.logs import get_logger
 from raft_node.raft.configuration import decode_configuration, encode_configuration
+from raft_node.raft.membership import members_of
 from raft_node.raft.types import Configuration, NodeId
-from raft_node.rpc.channels import Dialled, open_channel
+from raft_node.rpc.channels import Dialled
+from raft_node.rpc.identify import ask, identify
 from raft_node.settings import NodeSettings
 
 FIRST_TERM = 1
@@ -41,29 +45,10 @@ _log = get_logger()
 
 
 class First(NamedTuple):
-    """What a new member starts with."""
+    """What a new node starts with; without an entry it has to be admitted by the shard's leader."""
 
     cluster_id: str
-    entry: Entry
-
-
-def check_membership(configuration: Configuration, me: NodeId) -> None:
-    """Makes sure that a configuration lists this very incarnation.
-
-    Raises:
-        IdentityError: It does not: this node's volumes were wiped, or it was never a member.
-    """
-    members = {member.name: member for member in (*configuration.voters, *configuration.learners)}
-    known = members.get(me.name)
-    if known == me:
-        return
-    if known is None:
-        raise IdentityError(f"{me.name} is not a member of its shard, whose members are {', '.join(sorted(members))}")
-    raise IdentityError(
-        f"the shard knows {me.name} as incarnation {known.incarnation}, and these volumes are incarnation "
-        f"{me.incarnation}: they were wiped or replaced. What the old ones had acknowledged may be lost, so this node "
-        f"must not vote as {me.name}; admit the new incarnation as a learner: members replace {me.name}"
-    )
+    entry: Entry | None
 
 
 class Bootstrap:
@@ -90,7 +75,7 @@ class Bootstrap:
         """Returns once the first configuration is known.
 
         Raises:
-            IdentityError: The shard exists already and does not know this incarnation.
+            IdentityError: The shard exists already, in another cluster than this node's; or what it tells is damaged.
         """
         peers = {name: a for name, a in self._settings.peer_addresses.items() if name != self._me.name}
         lowest = min(self._settings.peer_addresses) == self._me.name
@@ -99,7 +84,7 @@ class Bootstrap:
             while True:
                 answers = await self._ask(channels)
                 for name, answer in answers.items():
-                    if answer.first_configuration:
+                    if answer.first_configuration or answer.configuration:
                         return self._adopt(name, answer)
                 missing = sorted(set(peers) - set(answers))
                 if lowest and not missing:
@@ -142,22 +127,15 @@ class Bootstrap:
         return answers
 
     async def _identify(self, channel: grpc.aio.Channel) -> pb.IdentifyResponse | None:
-        request = pb.IdentifyRequest(shard=self._settings.shard_id, sender=self._me.name)
-        try:
-            return await pb_grpc.RaftStub(channel).Identify(request, timeout=_CALL_TIMEOUT_S)
-        except grpc.aio.AioRpcError:
-            # It has not started yet, or is not to be reached; the next round asks again.
-            return None
+        return await ask(channel, self._settings.shard_id, self._me.name, _CALL_TIMEOUT_S)
 
     async def _find_cluster_id(self) -> str:
         if self._settings.shard_id == 0:
             return secrets.token_hex(16)
         for address in self._settings.seed_addresses:
-            channel = open_channel(address, self._certificates)
-            try:
-                answer = await self._identify(channel)
-            finally:
-                await channel.close()
+            answer = await identify(
+                address, self._settings.shard_id, self._me.name, _CALL_TIMEOUT_S, self._certificates
+            )
             if answer is not None and answer.shard == 0 and answer.cluster_id:
                 return answer.cluster_id.decode()
         return ""
@@ -172,11 +150,19 @@ class Bootstrap:
         return First(cluster_id, entry)
 
     def _adopt(self, source: str, answer: pb.IdentifyResponse) -> First:
+        cluster_id = answer.cluster_id.decode()
+        if self._cluster_id not in ("", cluster_id):
+            raise IdentityError(
+                f"this disk belongs to the cluster {self._cluster_id}, and {source} to {cluster_id}: use an empty disk"
+            )
+        if not answer.first_configuration:
+            # Its log does not reach back to it any more: the shard has long gone on without this node.
+            return First(cluster_id, None)
         try:
             entry = entries.decode(answer.first_configuration)
         except EntryError as error:
             raise IdentityError(f"{source} told a first configuration that is damaged: {error}") from error
         if (entry.index, entry.term, entry.kind) != (1, FIRST_TERM, EntryKind.CONFIGURATION):
             raise IdentityError(f"{source} told a first configuration that is none")
-        check_membership(decode_configuration(entry.command), self._me)
-        return First(answer.cluster_id.decode(), entry)
+        known = decode_configuration(entry.command)
+        return First(cluster_id, entry if self._me in members_of(known) else None)

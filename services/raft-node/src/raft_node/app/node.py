@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import secrets
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -21,49 +22,48 @@ from grpc_reflection.v1alpha import reflection
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2, raft_pb2_grpc
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
-from raft_node.app.bootstrap import FIRST_TERM, Bootstrap, check_membership
-from raft_node.entry import EntryKind
-from raft_node.errors import (
-    AlreadyLeaderError,
-    FatalError,
-    IdentityError,
-    NotLeaderError,
-    SettingsError,
-    TransferFailedError,
-    UnavailableError,
-    UnknownMemberError,
-)
+from raft_node.app.bootstrap import FIRST_TERM, Bootstrap
+from raft_node.app.figures import node_state
+from raft_node.app.operator import Operator, Replica
+from raft_node.app.snapshots import SnapshotParts
+from raft_node.app.standing import Standing
+from raft_node.app.storage import first_configuration, open_storage
+from raft_node.errors import FatalError, IdentityError, SettingsError
+from raft_node.kv.keyspace import CONFIGURATION_KEY
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
 from raft_node.raft.config import RaftConfig
-from raft_node.raft.configuration import decode_configuration
+from raft_node.raft.configuration import decode_configuration, encode_configuration
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
-from raft_node.raft.types import Configuration, HardState, NodeId, Role
-from raft_node.rpc.admin_service import AdminService, Leadership
+from raft_node.raft.types import NO_MEMBERS, Configuration, HardState, NodeId
+from raft_node.rpc.addresses import AddressBook
+from raft_node.rpc.admin_service import AdminService
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
+from raft_node.rpc.identify import identify
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
 from raft_node.rpc.security import Security
 from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
-from raft_node.runtime.drain import drain
+from raft_node.runtime.clocks import LeaseClock
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.log_store import LogStore, to_raft, to_wal
 from raft_node.runtime.maintenance import Maintenance
+from raft_node.runtime.membership import Identified, MemberEvents, Membership
 from raft_node.runtime.reader import Reader
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem
-from raft_node.storage.options import EngineOptions
-from raft_node.storage.wal import Wal, WalOptions
+from raft_node.storage.wal import Wal
 
 _EXPIRE_EVERY_S = 0.5
 _GRACE_S = 1.0
+_IDENTIFY_TIMEOUT_S = 2.0
 _PEER_GRACE_S = 0.1
 """Raft loses messages without harm."""
 
@@ -81,6 +81,7 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
         append_bytes_max=settings.replicate_bytes_max,
         uncommitted_bytes_max=settings.uncommitted_bytes_max,
         cache_bytes_max=settings.log_cache_bytes,
+        lease_ticks=settings.lease_ticks if settings.leader_lease_enabled else 0,
     )
 
 
@@ -103,12 +104,15 @@ class Node:
         self._fatal: FatalError | None = None
         self._engine: Engine | None = None
         self._log: LogStore | None = None
+        self._maintenance: Maintenance | None = None
+        self._start_id = ""
         self._shard: Shard | None = None
-        self._incarnation = 0
-        self._draining = False
         self._health: health.aio.HealthServicer | None = None
         self._drains: set[asyncio.Task[None]] = set()
         self._events = EventRing(settings.events_max, settings.events_bytes_max)
+        self._operator = Operator(settings, self.record, self._show_drained)
+        self._standing: Standing | None = None
+        self._member_events: MemberEvents | None = None
         self._metrics.registry.register(StateCollector(settings.shard_id, self._state))
 
     def stop(self) -> None:
@@ -134,7 +138,7 @@ class Node:
         identity = identities.load_or_create(
             self._fs, settings.wal_dir, settings.data_dir, settings.node_id, settings.shard_id
         )
-        self._incarnation = identity.incarnation
+        self._operator.incarnation = identity.incarnation
         self.record("process_started", incarnation=identity.incarnation, version=__version__)
         async with contextlib.AsyncExitStack() as stack:
             start_id = secrets.token_hex(8)
@@ -144,9 +148,10 @@ class Node:
             raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
             identities.check_log_is_there(self._fs, settings.wal_dir, identity)
             wal, engine = await self._open_storage(start_id)
+            self._start_id = start_id
             stack.callback(engine.close)
             self._engine = engine
-            identity, configuration = await self._join(identity, wal, raft_service)
+            identity, configuration = await self._join(identity, wal, engine, raft_service)
             if configuration is None:
                 wal.close()
                 return
@@ -157,13 +162,13 @@ class Node:
             self.record("node_started", applied=self._shard.driver.applied_index, last_index=wal.last_index)
             await self._stopping.wait()
             self.record("node_stopping")
-            self._draining = True
+            self._operator.draining = True
             await health_service.enter_graceful_shutdown()
             if self._fatal is None:
-                await self._hand_over_and_settle(self._shard)
+                await self._operator.settle()
                 doug_service.tell_leader()
                 # Whoever still asks here is told where to go, while this node goes on as a follower.
-                await client_server.stop(_GRACE_S)
+                await asyncio.gather(client_server.stop(_GRACE_S), self._flush())
             self._shard.driver.stop()
         if self._fatal is not None:
             raise self._fatal
@@ -190,7 +195,7 @@ class Node:
         raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peer_server)
         doug_pb2_grpc.add_DougServicer_to_server(doug_service, client_server)
         admin_pb2_grpc.add_AdminServicer_to_server(
-            AdminService(settings.node_id, settings.shard_id, self, self._events), client_server
+            AdminService(settings.node_id, settings.shard_id, self._operator, self._events), client_server
         )
         own = {
             peer_server: (raft_pb2.DESCRIPTOR.services_by_name["Raft"].full_name,),
@@ -221,33 +226,18 @@ class Node:
 
     async def _open_storage(self, start_id: str) -> tuple[Wal, Engine]:
         """Reads the log and the manifest on a thread, while the ports already answer that the node is starting."""
-        settings = self._settings
-        options = EngineOptions(
-            memtable_bytes=settings.memtable_bytes,
-            block_cache_bytes=settings.block_cache_bytes,
-            compression=settings.compression,
-        )
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as threads:
-            wal = await loop.run_in_executor(
-                threads, Wal.open, self._fs, settings.wal_dir, WalOptions(segment_bytes=settings.wal_segment_bytes)
-            )
-            engine = await loop.run_in_executor(threads, Engine.open, self._fs, settings.data_dir, options, start_id)
-        for note in wal.recovery_notes:
+            opened = await loop.run_in_executor(threads, open_storage, self._fs, self._settings, start_id)
+        for note in opened.notes:
             _log.warning("wal.recovered", note=note)
-            self.record("wal_recovered", note=str(note))
-        applied = engine.applied_index
-        if applied > wal.last_index or (applied and wal.term(applied) != engine.applied_term):
-            raise IdentityError(
-                f"{settings.data_dir} has applied entry {applied} of term {engine.applied_term}, and "
-                f"{settings.wal_dir} ends at {wal.last_index} or has another entry there: the log was wiped or replaced"
-            )
-        return wal, engine
+            self.record("wal_recovered", note=note)
+        return opened.wal, opened.engine
 
     async def _join(
-        self, identity: identities.Identity, wal: Wal, raft_service: RaftService
+        self, identity: identities.Identity, wal: Wal, engine: Engine, raft_service: RaftService
     ) -> tuple[identities.Identity, Configuration | None]:
-        """The identity within the cluster and the configuration; None when the node was stopped while it waited."""
+        """The identity within the cluster and the applied members; None when the node was stopped while it waited."""
         settings = self._settings
         me = NodeId(identity.name, identity.incarnation)
         if wal.last_index == 0:
@@ -265,16 +255,24 @@ class Node:
             identity = identities.join_cluster(
                 self._fs, settings.wal_dir, settings.data_dir, identity, first.cluster_id
             )
-            # Durable before this member tells it on, and before it votes.
-            wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
-        entry = wal.entries(1, 2, 1)[0]
-        if entry.kind != EntryKind.CONFIGURATION:
-            raise IdentityError(f"{settings.wal_dir} does not begin with a configuration")
-        configuration = decode_configuration(entry.command)
-        check_membership(configuration, me)
+            if first.entry is not None:
+                # Durable before this member tells it on, and before it votes.
+                wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
         raft_service.cluster_id = identity.cluster_id.encode()
-        raft_service.first_configuration = entry.data
-        return identity, configuration
+        raft_service.first_configuration = first_configuration(self._fs, settings.data_dir, wal)
+        # What is not applied yet, the core finds in the log: the first configuration too.
+        stored = engine.get_blocking(CONFIGURATION_KEY)
+        return identity, NO_MEMBERS if stored is None else decode_configuration(stored)
+
+    def _as_peer(self, identity: identities.Identity) -> LocalMember:
+        settings = self._settings
+        return LocalMember(
+            NodeId(identity.name, identity.incarnation),
+            identity.cluster_id.encode(),
+            settings.shard_id,
+            settings.client_address,
+            self._security.certificates,
+        )
 
     async def _run_shard(
         self,
@@ -289,11 +287,7 @@ class Node:
     ) -> None:
         settings = self._settings
         me = NodeId(identity.name, identity.incarnation)
-        peers = Peers(
-            LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address),
-            self._metrics,
-            self._security.certificates,
-        )
+        peers = Peers(self._as_peer(identity), self._metrics)
         # The driver is made of the log and the maintenance, and both report to it.
         log = LogStore(
             wal,
@@ -302,9 +296,11 @@ class Node:
             self.fail,
             slow_s=settings.slow_append_ms / 1000,
             on_slow=self._tell_slow_disk,
+            on_compacted=self._tell_compaction,
         )
         stack.callback(log.close)
         self._log = log
+        machine = StateMachine(engine)
         core = RaftNode(
             raft_config(settings),
             me,
@@ -313,33 +309,109 @@ class Node:
             configuration,
             engine.applied_index,
             random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
+            machine.clock_us,
         )
         maintenance = Maintenance(
             engine,
             worker,
             self._metrics,
-            lambda: driver.wake(),  # noqa: PLW0108
+            lambda: snapshots.flushed(),  # noqa: PLW0108
             self.fail,
             self.record,
         )
-        driver = self._make_driver(core, log, engine, peers, maintenance)
+        self._maintenance = maintenance
+        driver = self._make_driver(
+            core,
+            log,
+            machine,
+            engine,
+            peers,
+            maintenance,
+            lambda wanted: snapshots.wanted(wanted),  # noqa: PLW0108
+        )
+        snapshots = SnapshotParts(
+            settings,
+            self._fs,
+            self._start_id,
+            driver,
+            log,
+            engine,
+            maintenance,
+            peers,
+            self._metrics,
+            self.record,
+            self.fail,
+        )
         reader = Reader(engine, self.fail)
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
-        peers.connect(self._addresses_of_others(configuration, me), driver.receive, driver.peer_unreachable)
-        self._start_tasks(stack, peers, maintenance, driver)
-        raft_service.attach(peers, driver.receive)
+        book = AddressBook(settings.peer_addresses, lambda: core.configuration)
+        peers.connect(book.find, driver.receive, driver.peer_unreachable)
+        membership = self._attach_members(identity, driver, book, log, raft_service)
+        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots)
+        raft_service.attach(peers, driver.receive, snapshots.service)
         doug_service.attach(self._shard)
         driver.start()
 
+    def _attach_members(
+        self,
+        identity: identities.Identity,
+        driver: Driver,
+        book: AddressBook,
+        log: LogStore,
+        raft_service: RaftService,
+    ) -> Membership:
+        """What has to do with members: changes, how this node stands, and what peers are told of both."""
+        core, settings = driver.node, self._settings
+        cluster_id = identity.cluster_id.encode()
+
+        async def who_is(address: str) -> Identified | None:
+            found = await identify(
+                address, settings.shard_id, settings.node_id, _IDENTIFY_TIMEOUT_S, self._security.certificates
+            )
+            if found is None:
+                return None
+            member = NodeId(found.member.name, found.member.incarnation)
+            return Identified(member, found.shard, found.cluster_id.decode())
+
+        def applied() -> tuple[bytes, int]:
+            configuration = core.applied_configuration
+            return (
+                (b"", 0) if configuration == NO_MEMBERS else (encode_configuration(configuration), core.applied_index)
+            )
+
+        membership = Membership(driver, settings.shard_id, identity.cluster_id, who_is, settings.peer_addresses)
+        assert self._shard is not None
+        self._operator.attach(Replica(self._shard, log, membership, book))
+        self._member_events = MemberEvents(core.applied_configuration, self.record)
+        self._standing = Standing(
+            core.id,
+            settings.shard_id,
+            cluster_id,
+            lambda: (core.configuration, max(core.configuration_index, core.applied_index)),
+            lambda: core.leader is not None,
+            book.all,
+            self.record,
+            self._security.certificates,
+        )
+        raft_service.configuration = applied
+        return membership
+
     def _make_driver(
-        self, core: RaftNode, log: LogStore, engine: Engine, peers: Peers, maintenance: Maintenance
+        self,
+        core: RaftNode,
+        log: LogStore,
+        machine: StateMachine,
+        engine: Engine,
+        peers: Peers,
+        maintenance: Maintenance,
+        on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
     ) -> Driver:
         settings = self._settings
         return Driver(
             core,
             log,
-            StateMachine(engine),
+            machine,
             engine,
             peers,
             self._metrics,
@@ -349,21 +421,32 @@ class Node:
             shards=settings.initial_shards,
             on_event=self._tell,
             on_applied=maintenance.poke,
+            on_snapshots_wanted=on_snapshots_wanted,
+            lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
         )
 
     def _start_tasks(
-        self, stack: contextlib.AsyncExitStack, peers: Peers, maintenance: Maintenance, driver: Driver
+        self,
+        stack: contextlib.AsyncExitStack,
+        peers: Peers,
+        maintenance: Maintenance,
+        driver: Driver,
+        membership: Membership,
+        snapshots: SnapshotParts,
     ) -> None:
+        assert self._standing is not None
         tasks = [
             asyncio.create_task(peers.run()),
             asyncio.create_task(maintenance.run()),
-            asyncio.create_task(self._expire(driver)),
+            asyncio.create_task(self._standing.run()),
+            asyncio.create_task(self._expire(driver, peers, membership, snapshots)),
         ]
 
         for task in tasks:
             task.add_done_callback(_end_with)
 
         async def end_tasks() -> None:
+            await snapshots.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -371,24 +454,25 @@ class Node:
 
         stack.push_async_callback(end_tasks)
 
-    def _addresses_of_others(self, configuration: Configuration, me: NodeId) -> dict[NodeId, str]:
-        addresses = self._settings.peer_addresses
-        unknown = sorted(member.name for member in configuration.voters if member.name not in addresses)
-        if unknown:
-            raise SettingsError(f"DOUGDB_PEERS has no address of {', '.join(unknown)}")
-        return {member: addresses[member.name] for member in configuration.voters if member != me}
-
     async def _show_readiness(self, ready: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         assert self._health is not None
         await self._health.set("", status)
         await self._health.set("readiness", status)
 
-    async def _expire(self, driver: Driver) -> None:
+    async def _show_drained(self, ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        assert self._health is not None
+        await self._health.set("readiness", status)
+
+    async def _expire(self, driver: Driver, peers: Peers, membership: Membership, snapshots: SnapshotParts) -> None:
         shown = False
         while True:
             await asyncio.sleep(_EXPIRE_EVERY_S)
             driver.expire()
+            membership.promote()
+            peers.retain(driver.node.peers)
+            await snapshots.tidy()
             ready = not self._not_ready()
             if ready != shown:
                 shown = ready
@@ -403,17 +487,43 @@ class Node:
             self._metrics.leader_changes.inc()
         _log.info(f"raft.{event.name}", **event.fields)
         self.record(event.name, **event.fields)
-        if event.name == "became_leader" and self._draining and not self._stopping.is_set():
+        if event.name == "configuration_committed" and self._member_events is not None:
             assert self._shard is not None
-            again = asyncio.create_task(self._hand_over_again(self._shard))
+            self._member_events.committed(self._shard.driver.node.configuration)
+        if event.name == "log_lost":
+            self._give_up(event)
+        if event.name == "became_leader" and self._operator.draining and not self._stopping.is_set():
+            assert self._shard is not None
+            again = asyncio.create_task(self._operator.settle_again())
             self._drains.add(again)
             again.add_done_callback(self._drains.discard)
             again.add_done_callback(_end_with)
+
+    def _give_up(self, event: Event) -> None:
+        settings = self._settings
+        reason = (
+            f"{settings.node_id} had acknowledged entry {event.fields['acknowledged']}, and its log ends at "
+            f"{event.fields['last_index']}: its disk is an older copy, or lost what was synced, so it must not vote "
+            f"again. Wipe both volumes ({settings.wal_dir}, {settings.data_dir}), start it, and run "
+            f"`dougctl members replace {settings.node_id}` to admit it anew"
+        )
+        self.fail(IdentityError(reason))
+        try:
+            identities.give_up(self._fs, settings.wal_dir, settings.data_dir, reason)
+        except FatalError as error:
+            _log.error("node.fatal", reason=str(error))
 
     def _tell_slow_disk(self, duration_s: float, entries: int) -> None:
         # The duration is left out of what is compared, so that a disk that stays slow is one event with a count.
         _log.warning("wal.slow_append", duration_ms=round(duration_s * 1000), entries=entries)
         self.record("slow_disk", longer_than_ms=self._settings.slow_append_ms)
+
+    def _tell_compaction(self, before: int, after: int) -> None:
+        assert self._log is not None
+        self._metrics.log_compactions.inc()
+        _log.debug("log.compacted", first_before=before, first_after=after, disk_bytes=self._log.size_bytes)
+        # Named as the entries that are gone: from, to.
+        self.record("log_compacted", **{"from": before, "to": after - 1})
 
     def record(self, name: str, **details: object) -> None:
         """Notes what happened, for the timeline; a core's event brings the term that it speaks of."""
@@ -423,64 +533,11 @@ class Node:
             term = 0 if shard is None else shard.driver.node.term
         self._events.add(name, term, details)
 
-    # What operators ask for.
-
-    async def transfer_leadership(self, target: str) -> Leadership:
-        """See ``Operated``."""
-        shard = self._leading_shard()
-        core = shard.driver.node
-        members = {member.name: member for member in (*core.configuration.voters, *core.configuration.learners)}
-        if target and target not in members:
-            raise UnknownMemberError(f"shard {shard.number} has no member {target}")
-        if target == core.id.name:
-            raise AlreadyLeaderError(f"{target} leads already")
-        timeout_s = self._settings.drain_timeout_ms / 1000
-        leader = await shard.driver.hand_over(members[target] if target else None, timeout_s)
-        if target and leader.name != target:
-            raise TransferFailedError(f"{leader.name} leads now, not {target}")
-        return self._leadership(shard)
-
-    async def drain(self) -> Leadership:
-        """See ``Operated``."""
-        shard = self._shard
-        if shard is None:
-            raise UnavailableError("the node is starting")
-        assert self._health is not None
-        self._draining = True
-        self.record("drain_began")
-        await self._health.set("readiness", health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._hand_over_and_settle(shard)
-        if shard.is_leader:
-            self._draining = False
-            await self._health.set("readiness", health_pb2.HealthCheckResponse.SERVING)
-            shard.driver.release()
-            raise TransferFailedError("nobody took over; this node goes on")
-        return self._leadership(shard)
-
-    async def _hand_over_and_settle(self, shard: Shard) -> None:
-        settings = self._settings
-        leader = await drain(shard.driver, settings.drain_timeout_ms / 1000, settings.election_timeout_max_ms / 1000)
-        left = len(shard.driver.pending)
-        self.record("drained", leader=leader.name if leader else "", unanswered=left)
-        _log.info("node.drained", leader=leader.name if leader else "", unanswered=left)
-
-    async def _hand_over_again(self, shard: Shard) -> None:
-        """A drained node was elected all the same: the others could not, or an operator asked for it."""
-        await self._hand_over_and_settle(shard)
-        if shard.is_leader:
-            shard.driver.release()
-
-    def _leading_shard(self) -> Shard:
-        shard = self._shard
-        if shard is None:
-            raise UnavailableError("the node is starting")
-        if not shard.is_leader:
-            raise NotLeaderError(*shard.leader())
-        return shard
-
-    @staticmethod
-    def _leadership(shard: Shard) -> Leadership:
-        return Leadership(*shard.leader(), shard.driver.node.term)
+    async def _flush(self) -> None:
+        """Has what is in memory written as an SSTable, so that the next start replays little."""
+        assert self._maintenance is not None
+        flushed = await self._maintenance.flush(self._settings.stop_flush_timeout_ms / 1000)
+        self.record("flushed_for_stop", in_time=flushed)
 
     def _is_started(self) -> bool:
         return self._shard is not None
@@ -489,65 +546,15 @@ class Node:
         shard = self._shard
         if shard is None:
             return "starting"
-        if self._draining:
+        if self._operator.draining:
             return "draining"
+        if self._standing is not None and self._standing.reason:
+            return self._standing.reason
         if shard.driver.node.leader is None:
             return "no leader is known"
         return ""
 
-    def status(self) -> admin_pb2.StatusResponse:
-        """See ``Operated``."""
-        settings = self._settings
-        response = admin_pb2.StatusResponse(
-            node_id=settings.node_id,
-            shard=settings.shard_id,
-            role=Role.FOLLOWER.value,
-            client_address=settings.client_address,
-            peer_address=settings.peer_listen,
-            admin_address=settings.admin_listen,
-            incarnation=self._incarnation,
-            version=__version__,
-            initial_shards=settings.initial_shards,
-        )
-        shard = self._shard
-        if shard is not None:
-            core = shard.driver.node
-            response.role = core.role.value
-            response.term = core.term
-            response.commit_index = core.commit_index
-            response.applied_index = core.applied_index
-            response.last_log_index = core.last_index
-            assert self._log is not None
-            response.first_log_index = self._log.first_index
-            response.leader_id, response.leader_address = shard.leader()
-            response.cluster_id = shard.peers.me.cluster_id
-        return response
-
     def _state(self) -> NodeState | None:
-        shard, engine, log = self._shard, self._engine, self._log
-        if shard is None or engine is None or log is None:
+        if self._shard is None or self._engine is None or self._log is None:
             return None
-        core = shard.driver.node
-        stats = engine.stats()
-        leadership = core.leadership
-        return NodeState(
-            role=core.role.value,
-            term=core.term,
-            commit_index=core.commit_index,
-            applied_index=core.applied_index,
-            last_log_index=core.last_index,
-            first_log_index=log.first_index,
-            has_leader=core.leader is not None,
-            members=len(core.configuration.voters),
-            proposals_pending=len(shard.driver.pending),
-            peers={} if leadership is None else {peer.name: p.match_index for peer, p in leadership.progress.items()},
-            wal_bytes=log.bytes_written,
-            wal_syncs=log.syncs,
-            memtable_bytes=stats.memtable_bytes + stats.immutable_bytes,
-            tables=dict(enumerate(zip(stats.level_tables, stats.level_bytes, strict=True))),
-            block_cache_hits=stats.cache_hits,
-            block_cache_misses=stats.cache_misses,
-            flushes=stats.flushes,
-            compactions=stats.compactions,
-            stalled=engine.stalled,
-        )
+        return node_state(self._shard.driver, self._engine, self._log)

@@ -34,6 +34,7 @@ class NodeState(NamedTuple):
     proposals_pending: int
     peers: dict[str, int]
     wal_bytes: int
+    wal_disk_bytes: int
     wal_syncs: int
     memtable_bytes: int
     tables: dict[int, tuple[int, int]]
@@ -42,6 +43,7 @@ class NodeState(NamedTuple):
     flushes: int
     compactions: int
     stalled: bool
+    restoring: bool
 
 
 class Metrics:
@@ -100,6 +102,18 @@ class Metrics:
         self.compaction_duration = histogram(
             "dougdb_compaction_duration_seconds", "One compaction", (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 120)
         )
+        self.snapshots = counter(
+            "dougdb_snapshot_transfers", "Snapshots sent to peers and received from them, by what came of it", "outcome"
+        )
+        self.snapshot_bytes = counter(
+            "dougdb_snapshot_bytes", "Bytes of snapshots that went over the network", "direction"
+        )
+        self.snapshot_damages = counter(
+            "dougdb_snapshot_damages", "Damaged chunks, files and whole snapshots that were refused", "what"
+        )
+        self.log_compactions = counter("dougdb_log_compactions", "How often the log's beginning was dropped").labels(
+            self.shard
+        )
         self.event_loop_lag = Gauge(
             "dougdb_event_loop_lag_seconds",
             "How late the last timer of the event loop was",
@@ -142,6 +156,8 @@ class StateCollector(Collector):
             "dougdb_raft_has_leader": ("1 while a leader is known", int(state.has_leader)),
             "dougdb_raft_proposals_pending": ("Proposals without a result", state.proposals_pending),
             "dougdb_memtable_bytes": ("Memory of the memtables", state.memtable_bytes),
+            "dougdb_wal_disk_bytes": ("What the files of the log take", state.wal_disk_bytes),
+            "dougdb_snapshot_installing": ("1 while a snapshot takes the place of the state", int(state.restoring)),
             "dougdb_write_stalled": ("1 while applying waits for a flush or a compaction", int(state.stalled)),
         }
         for name, (text, value) in plain.items():

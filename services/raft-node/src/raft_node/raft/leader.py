@@ -21,11 +21,20 @@ from dataclasses import dataclass
 from raft_node.entry import Entry
 from raft_node.errors import TransferRefusedError
 from raft_node.raft.config import RaftConfig
+from raft_node.raft.lease import Lease
 from raft_node.raft.log import RaftLog
-from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse, TimeoutNow
+from raft_node.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    ReadIndexRequest,
+    ReadIndexResponse,
+    TimeoutNow,
+)
 from raft_node.raft.outbox import Outbox
 from raft_node.raft.progress import Progress, ProgressState
-from raft_node.raft.quorum import quorum_value
+from raft_node.raft.quorum import is_quorum, quorum_value
 from raft_node.raft.read_index import ReadIndexRounds
 from raft_node.raft.types import Configuration, NodeId, ReadState
 
@@ -84,6 +93,7 @@ class Leader:
     Attributes:
         progress: What is known of each peer: the other members, and nodes that still have to learn of their removal.
         reads: The linearizable reads.
+        lease: Until when reads need no round.
         transfer: The hand-over that is under way; no proposals are taken meanwhile.
     """
 
@@ -112,6 +122,7 @@ class Leader:
         self._streaming = False
         self.transfer: Transfer | None = None
         self.reads = ReadIndexRounds(last_read_token)
+        self.lease = Lease(config.lease_ticks)
         self.progress: dict[NodeId, Progress] = {}
         self._catch_ups: dict[NodeId, CatchUp] = {}
         self._departing: dict[NodeId, Departing] = {}
@@ -197,7 +208,7 @@ class Leader:
         """A peer is alive; it may confirm a read round, and show that an AppendEntries or its answer was lost."""
         peer = self._heard(message.sender, now)
         if message.read_token:
-            self.reads.acknowledge(message.sender, message.read_token)
+            self.reads.acknowledge(message.sender, message.read_token, keeps_vote=message.keeps_vote)
         if peer.inflights:
             oldest = peer.inflights[0]
             # Entries that did arrive are answered after an fsync, which may take its time.
@@ -205,6 +216,10 @@ class Leader:
             patience = self._config.election_timeout_ticks if arrived else self._config.heartbeat_ticks
             if now - oldest.tick >= patience:
                 peer.lost()
+
+    def read_index_request(self, message: ReadIndexRequest) -> None:
+        """A member that follows wants to serve reads; the next round is for it too."""
+        self.reads.forward(message.sender, message.token)
 
     def snapshot_sent(self, node: NodeId, index: int) -> None:
         """A peer has installed a snapshot of everything up to ``index``."""
@@ -230,6 +245,8 @@ class Leader:
 
     def reconfigure(self, configuration: Configuration, index: int, now: int) -> None:
         """Goes on with other members; ``index``, the last entry of the log, brought them."""
+        # What a quorum of the former voters promised need not bind one of the next.
+        self.lease.interrupt()
         former = set(self.progress)
         self._take_members(configuration, index, now)
         for node in former.difference(configuration.voters, configuration.learners):
@@ -272,6 +289,8 @@ class Leader:
             if self.transfer.target == target:
                 return
             self._abort_transfer("replaced")
+        # The target's election will not wait for what the voters promised.
+        self.lease.interrupt()
         self.transfer = Transfer(target, now + self._config.election_timeout_ticks_max)
         self._outbox.event("transfer_started", term=self._term, target=target.name)
 
@@ -289,6 +308,25 @@ class Leader:
         """The best successor if it has the whole log, so that it can be elected at once."""
         node = self.best_successor(now)
         return node if node is not None and self.progress[node].match_index == self._log.last_index else None
+
+    # Reads.
+
+    def read(self, context: int, clock: float | None, now: int) -> ReadState | None:
+        """Takes a read: confirmed at once while the lease holds, by the next round otherwise.
+
+        Args:
+            context: Which read it is.
+            clock: The monotonic clock in ticks, read after the read came; None asks for a round.
+            now: The tick.
+        """
+        reading = None
+        if clock is not None and self._config.lease_ticks:
+            reading = self.lease.read(clock, now)
+            if self.transfer is None and self.established and self.lease.holds(reading):
+                return ReadState(context, self._log.commit_index)
+        self.reads.waiting.append(context)
+        self.reads.asked = reading
+        return None
 
     # What follows from it.
 
@@ -427,6 +465,8 @@ class Leader:
             return
         if transfer.sent_tick is None or now - transfer.sent_tick >= self._config.heartbeat_ticks:
             transfer.sent_tick = now
+            # It may arrive at any time, even when the transfer was given up.
+            self.lease.surrender()
             self._outbox.send(TimeoutNow(self._id, transfer.target, self._term))
 
     def _abort_transfer(self, reason: str) -> None:
@@ -435,12 +475,22 @@ class Leader:
         self.transfer = None
 
     def _read_round(self, now: int) -> list[ReadState]:
-        reads = self.reads
-        states = reads.take_confirmed(self._voters)
+        states = self._end_round()
         # A new leader does not know what is committed before an entry of its own term is (the paper, 8).
-        if reads.waiting and reads.current is None and self.established:
-            reads.begin(self._log.commit_index, self._id)
+        if self.reads.due and self.established:
+            self.reads.begin(self._log.commit_index, self._id)
             for node in self._other_voters:
                 self._heartbeat(node, self.progress[node], now)
-            states += reads.take_confirmed(self._voters)
+            states += self._end_round()
         return states
+
+    def _end_round(self) -> list[ReadState]:
+        """Answers whoever forwarded reads if the round is confirmed, and gives the leader's own."""
+        confirmed = self.reads.take_confirmed(self._voters)
+        if confirmed is None:
+            return []
+        if confirmed.began is not None and is_quorum(self._voters, confirmed.keep_votes):
+            self.lease.renew(confirmed.began)
+        for node, token in confirmed.forwarded.items():
+            self._outbox.send(ReadIndexResponse(self._id, node, self._term, token, confirmed.read_index))
+        return confirmed.read_states

@@ -1,6 +1,6 @@
 """What a member is in every role: term, vote, log and clock, what others may look at, what it writes and applies.
 
-``raft_node.raft.node`` is the protocol on top of it: it alone changes roles and takes messages.
+``raft_node.raft.roles``, ``raft_node.raft.voter`` and ``raft_node.raft.node`` are the protocol on top of it.
 
 Invariants:
 
@@ -22,12 +22,18 @@ from raft_node.raft.leader import Leader
 from raft_node.raft.log import RaftLog
 from raft_node.raft.membership import ConfigurationHistory, members_of
 from raft_node.raft.outbox import Outbox
+from raft_node.raft.progress import ProgressState
+from raft_node.raft.read_forwarding import ForwardedReads
 from raft_node.raft.ready import SoftState
-from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Role, Write
+from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, ReadState, Role, Write
 
 if TYPE_CHECKING:
     # Only the type: randomness itself is injected.
     from random import Random
+
+
+_READ_PATIENCE_TIMEOUTS = 2
+"""So many of the longest election timeouts a read is asked of leaders; that is enough to find a new one."""
 
 
 class Member:
@@ -75,10 +81,15 @@ class Member:
         self._leader: Leader | None = None
         self._election: Election | None = None
         self._last_read_token = 0
+        self._forwarded = ForwardedReads(
+            random, _READ_PATIENCE_TIMEOUTS * config.election_timeout_ticks_max, config.heartbeat_ticks
+        )
+        self._read_states: list[ReadState] = []
         self._reads_dropped: list[int] = []
         self.ignored_messages = 0
         self._now = 0
-        self._leader_heard_tick: int | None = None
+        # With leases, whatever this voter promised a leader before it restarted binds it still.
+        self._leader_heard_tick: int | None = 0 if config.lease_ticks else None
         self._election_deadline = 0
 
     # What others may look at.
@@ -161,6 +172,31 @@ class Member:
     def leadership(self) -> Leader | None:
         """The leader's view of its peers while this node leads, for checks and figures."""
         return self._leader
+
+    def hears(self, peer: NodeId) -> bool:
+        """Whether a leader heard this peer within the longest election timeout; itself always."""
+        if self._leader is None or peer == self._id:
+            return peer == self._id
+        progress = self._leader.progress.get(peer)
+        return progress is not None and self._now - progress.heard_tick < self._config.election_timeout_ticks_max
+
+    @property
+    def slowest_healthy_match(self) -> int | None:
+        """While it leads, the least that is known to be stored by a peer that was heard within an election timeout.
+
+        None when there is none. Peers that wait for a snapshot do not count: the log is of no use to them.
+        """
+        if self._leader is None:
+            return None
+        patience = self._config.election_timeout_ticks_max
+        return min(
+            (
+                peer.match_index
+                for peer in self._leader.progress.values()
+                if peer.state is not ProgressState.SNAPSHOT and self._now - peer.heard_tick < patience
+            ),
+            default=None,
+        )
 
     # What is written and applied.
 

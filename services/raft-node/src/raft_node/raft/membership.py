@@ -23,7 +23,7 @@ from raft_node.entry import Entry, EntryKind
 from raft_node.errors import ConfigurationRefusedError
 from raft_node.raft.configuration import ConfigurationError, check_configuration, decode_configuration
 from raft_node.raft.log import RaftLog
-from raft_node.raft.types import Configuration, NodeId
+from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
 
 _SCAN_BYTES = 1 << 20
 
@@ -46,7 +46,8 @@ class ConfigurationHistory:
     __slots__ = ("_applied_entry_index", "_tail", "applied")
 
     def __init__(self, configuration: Configuration) -> None:
-        check_configuration(configuration)
+        if configuration != NO_MEMBERS:
+            check_configuration(configuration)
         self.applied = configuration
         self._applied_entry_index = 0
         self._tail: list[Adopted] = []
@@ -60,6 +61,11 @@ class ConfigurationHistory:
     def previous(self) -> Configuration:
         """The one before, as far as it is known here."""
         return self._tail[-2].configuration if len(self._tail) > 1 else self.applied
+
+    def lost(self, node: NodeId) -> bool:
+        """Whether a node was a member before, as far as that is known here, and is none any more."""
+        earlier = [self.applied, *(adopted.configuration for adopted in self._tail)]
+        return node not in members_of(earlier.pop()) and any(node in members_of(each) for each in earlier)
 
     @property
     def index(self) -> int:
@@ -109,16 +115,16 @@ def members_of(configuration: Configuration) -> frozenset[NodeId]:
     return frozenset((*configuration.voters, *configuration.learners))
 
 
-def with_learner(configuration: Configuration, node: NodeId) -> Configuration:
-    """The configuration with a learner more: the first step of whoever joins."""
-    return Configuration(configuration.voters, (*configuration.learners, node))
+def with_learner(configuration: Configuration, node: NodeId, address: str = "") -> Configuration:
+    """The configuration with a learner more: the first step of whoever joins. Its address may come with it."""
+    addresses = (*configuration.addresses, (node.name, address)) if address else configuration.addresses
+    return Configuration(configuration.voters, (*configuration.learners, node), tuple(sorted(addresses)))
 
 
 def with_voter(configuration: Configuration, learner: NodeId) -> Configuration:
     """The configuration with a learner made a voter."""
-    return Configuration(
-        (*configuration.voters, learner), tuple(node for node in configuration.learners if node != learner)
-    )
+    learners = tuple(node for node in configuration.learners if node != learner)
+    return Configuration((*configuration.voters, learner), learners, configuration.addresses)
 
 
 def without(configuration: Configuration, member: NodeId) -> Configuration:
@@ -126,6 +132,7 @@ def without(configuration: Configuration, member: NodeId) -> Configuration:
     return Configuration(
         tuple(node for node in configuration.voters if node != member),
         tuple(node for node in configuration.learners if node != member),
+        tuple((name, address) for name, address in configuration.addresses if name != member.name),
     )
 
 

@@ -87,13 +87,40 @@ class Heartbeat(NamedTuple):
 
 
 class HeartbeatResponse(NamedTuple):
-    """Answers a heartbeat at once, before any fsync: it acknowledges the leader's term and nothing of the log."""
+    """Answers a heartbeat at once, before any fsync: it acknowledges the leader's term and nothing of the log.
+
+    With ``keeps_vote`` it promises that its sender gives nobody a vote for the shortest election timeout from now on,
+    even if it restarts meanwhile; a leader's lease rests on that.
+    """
 
     sender: NodeId
     receiver: NodeId
     term: int
     read_token: int
     last_log_index: int
+    keeps_vote: bool = False
+
+
+class ReadIndexRequest(NamedTuple):
+    """A member that does not lead asks the leader of ``term`` up to where it must have applied to serve its reads.
+
+    ``token`` is unique for each request of this sender; a request that is repeated keeps it.
+    """
+
+    sender: NodeId
+    receiver: NodeId
+    term: int
+    token: int
+
+
+class ReadIndexResponse(NamedTuple):
+    """Answers ReadIndexRequest with the index of a round that began after it came; ``token`` is the request's."""
+
+    sender: NodeId
+    receiver: NodeId
+    term: int
+    token: int
+    read_index: int
 
 
 Message = (
@@ -104,4 +131,6 @@ Message = (
     | AppendEntriesResponse
     | Heartbeat
     | HeartbeatResponse
+    | ReadIndexRequest
+    | ReadIndexResponse
 )

@@ -1,4 +1,4 @@
-"""One member of a shard: roles, terms, votes, and the way of every message.
+"""One member of a shard: what its driver asks of it, and the way of every message.
 
 ``RaftNode`` is synchronous and acts on nothing: time comes as ticks, randomness is injected, and what must happen
 leaves in a ``Ready`` whose module numbers the driver's duties. It knows neither what commands mean nor how anything is
@@ -6,12 +6,10 @@ stored or sent.
 
 Invariants:
 
-1. The term never goes back; one vote a term; both are durable before anything that rests on them leaves.
-2. The role changes only in ``_become_*``; every message comes in by ``step``.
-3. ``_leader`` exists exactly while the role is LEADER, ``_election`` exactly while it is a candidate's.
-4. A message for another incarnation, or that no correct node could have sent, changes nothing; of nodes outside the
+1. Every message comes in by ``step``, and everything leaves by ``ready``.
+2. A message for another incarnation, or that no correct node could have sent, changes nothing; of nodes outside the
    configuration only an elected leader and whoever asks before it campaigns are heard.
-5. The configuration in force is the newest one in the log, committed or not.
+3. Those of ``raft_node.raft.member``, ``raft_node.raft.roles`` and ``raft_node.raft.voter``, on which it is built.
 
 Reference: the paper, figure 2 and 5; the thesis, 3.10, 4, 6.2, 6.4, 9.6. ``docs/raft.md`` maps them to functions.
 """
@@ -26,17 +24,16 @@ from raft_node.entry import EntryKind
 from raft_node.errors import ConfigurationRefusedError, NotLeaderError, OverloadedError
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import encode_configuration
-from raft_node.raft.election import Election, up_to_date
 from raft_node.raft.follower import refusal, take_entries
-from raft_node.raft.leader import Leader
-from raft_node.raft.member import Member
-from raft_node.raft.membership import check_change, members_of
+from raft_node.raft.membership import check_change
 from raft_node.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
     Heartbeat,
     HeartbeatResponse,
     Message,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
     TimeoutNow,
@@ -44,6 +41,7 @@ from raft_node.raft.messages import (
 from raft_node.raft.ready import Ready
 from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Proposal, ReadState, Role
 from raft_node.raft.validity import malformed
+from raft_node.raft.voter import Voter
 
 __all__ = ["Proposal", "RaftNode"]
 
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
     from random import Random
 
 
-class RaftNode(Member):
+class RaftNode(Voter):
     """One member of a shard."""
 
     def __init__(
@@ -86,6 +84,7 @@ class RaftNode(Member):
     def tick(self, ticks: int = 1) -> None:
         """Lets time pass: heartbeats, check-quorum, elections."""
         self._now += ticks
+        self._reads_dropped += self._forwarded.expire(self._now)
         if self._leader is not None:
             if self._leader.lost_quorum(self._now):
                 self._outbox.event("lost_quorum", term=self._term)
@@ -99,9 +98,13 @@ class RaftNode(Member):
         """How many ticks until this node would act by itself; at least 1."""
         if self._leader is not None:
             return self._leader.ticks_to_deadline(self._now)
+        deadline = self._election_deadline
         if self._role is Role.LEARNER:
-            return self._config.election_timeout_ticks_max
-        return max(1, self._election_deadline - self._now)
+            deadline = self._now + self._config.election_timeout_ticks_max
+        read_deadline = self._forwarded.deadline()
+        if read_deadline is not None:
+            deadline = min(deadline, read_deadline)
+        return max(1, deadline - self._now)
 
     # The driver's side.
 
@@ -183,19 +186,33 @@ class RaftNode(Member):
             raise self._not_leader()
         self._leader.begin_transfer(target, self._now)
 
-    def read_index(self, context: int) -> None:
-        """Asks for a read; it comes back in ``Ready.read_states``, or in ``reads_dropped`` if leadership is lost.
+    def read_index(self, context: int, clock: float | None = None) -> None:
+        """Asks for a read; it comes back in ``Ready.read_states``, or in ``reads_dropped``.
+
+        A leader confirms it, and drops it when it loses its office. Another node asks the leader that it follows, also
+        the next one, and drops it if none answers within two of the longest election timeouts.
+
+        Args:
+            context: What names the read in ``Ready``.
+            clock: A monotonic clock in ticks with fractions, which goes on while the process stands still; read after
+                the read came in and immediately before this call. A lease is judged by it alone; without it, or
+                without leases, every read takes a round.
 
         Raises:
-            NotLeaderError: Another node leads, or none.
+            NotLeaderError: No leader is known.
             OverloadedError: Too many reads wait.
         """
-        if self._leader is None:
+        waiting = len(self._forwarded if self._leader is None else self._leader.reads.waiting)
+        if waiting >= self._config.reads_waiting_max:
+            raise OverloadedError(f"{waiting} reads wait for a round")
+        if self._leader is not None:
+            confirmed = self._leader.read(context, clock, self._now)
+            if confirmed is not None:
+                self._read_states.append(confirmed)
+        elif self._leader_id is not None:
+            self._forwarded.add(context, self._now)
+        else:
             raise self._not_leader()
-        waiting = self._leader.reads.waiting
-        if len(waiting) >= self._config.reads_waiting_max:
-            raise OverloadedError(f"{len(waiting)} reads wait for a round")
-        waiting.append(context)
 
     def peer_unreachable(self, peer: NodeId) -> None:
         """The transport lost the stream to a peer, with whatever was in it."""
@@ -265,15 +282,20 @@ class RaftNode(Member):
         """What is to be done now, if anything; see ``raft_node.raft.ready``."""
         if self._changing_index and self._changing_index <= self._log.commit_index:
             self._configuration_committed()
-        read_states: Sequence[ReadState] = self._leader.send(self._now) if self._leader is not None else ()
+        if self._leader is not None:
+            self._read_states += self._leader.send(self._now)
+        elif self._leader_id in self._members:
+            # A leader that this node has still to learn of as a member is not reachable by itself.
+            self._ask_leader(self._leader_id)
         write = self._take_write() if writer_idle else None
         committed = self._take_committed()
         outbox = self._outbox
-        wanted = outbox.snapshots_wanted
-        if not (outbox.messages or write or committed or read_states or self._reads_dropped or outbox.events or wanted):
+        wanted, states, dropped = outbox.snapshots_wanted, self._read_states, self._reads_dropped
+        if not (outbox.messages or write or committed or states or dropped or outbox.events or wanted):
             return None
-        ready = Ready(outbox.messages, write, committed, read_states, self._reads_dropped, outbox.events, wanted)
-        outbox.messages, outbox.events, outbox.snapshots_wanted, self._reads_dropped = [], [], [], []
+        ready = Ready(outbox.messages, write, committed, states, dropped, outbox.events, wanted)
+        outbox.messages, outbox.events, outbox.snapshots_wanted = [], [], []
+        self._read_states, self._reads_dropped = [], []
         return ready
 
     def validate(self) -> None:
@@ -337,66 +359,12 @@ class RaftNode(Member):
                 self._heartbeat(message)
             case HeartbeatResponse():
                 self._heartbeat_response(message)
+            case ReadIndexRequest():
+                self._read_index_request(message)
+            case ReadIndexResponse():
+                self._read_index_response(message)
             case _:
                 assert_never(message)
-
-    def _request_vote(self, message: RequestVote) -> None:
-        """The paper, 5.2 and 5.4.1, with pre-vote (thesis, 9.6)."""
-        if message.term > self._term:
-            if self._protects_leader() and not message.transfer:
-                # A leader that was heard keeps its term: who missed it must not depose it (thesis, 4.2.3).
-                return
-            if not message.pre_vote:
-                self._become_follower(message.term, None)
-        log = self._log
-        complete = up_to_date(message.last_log_term, message.last_log_index, log.last_term, log.last_index)
-        if message.pre_vote:
-            granted = complete and message.term > self._term
-            if granted and message.sender not in self._members:
-                self._introduced = message.sender
-            # A grant speaks of the term to come; a refusal tells the own one, so that the sender can catch up.
-            term = message.term if granted else self._term
-            self._outbox.send(RequestVoteResponse(self._id, message.sender, term, granted, True))
-            return
-        granted = complete and message.term == self._term and self._voted_for in (None, message.sender)
-        if granted:
-            if self._voted_for is None:
-                self._voted_for = message.sender
-                self._outbox.change += 1
-            self._restart_election_timer()
-        self._outbox.send_when_durable(RequestVoteResponse(self._id, message.sender, self._term, granted, False))
-
-    def _request_vote_response(self, message: RequestVoteResponse) -> None:
-        if message.term > self._term and not (message.pre_vote and message.granted):
-            self._become_follower(message.term, None)
-            return
-        election = self._election
-        if election is None or election.pre_vote != message.pre_vote:
-            return
-        # A grant names the term that was asked for; a refusal of a pre-vote names the refuser's own.
-        expected = election.term if message.granted or not message.pre_vote else self._term
-        if message.term != expected:
-            return
-        election.record(message.sender, message.granted)
-        self._conclude(election)
-
-    def _timeout_now(self, message: TimeoutNow) -> None:
-        """The leader wants this node to lead: it campaigns at once, without asking first (thesis, 3.10)."""
-        if message.term < self._term or not self._may_campaign():
-            return
-        if self._follow(message.term, message.sender):
-            self._become_candidate(transfer=True)
-
-    def _conclude(self, election: Election) -> None:
-        outcome = election.outcome
-        if outcome is None:
-            return
-        if not outcome:
-            self._become_follower(self._term, None)
-        elif election.pre_vote:
-            self._become_candidate()
-        else:
-            self._become_leader()
 
     def _append_entries(self, message: AppendEntries) -> None:
         """The paper, 5.3. The answer waits until what it acknowledges is durable."""
@@ -429,13 +397,22 @@ class RaftNode(Member):
         if message.term >= self._term:
             if not self._follow(message.term, message.sender):
                 return
-            # The leader clips it to what it knows to match here; anything else is not believed.
+            # The leader clips it to what was acknowledged to it, and in this term nothing of that is ever cut off.
             if message.commit_index <= self._log.last_index:
                 self._log.commit_to(message.commit_index)
+            else:
+                self._outbox.event("log_lost", acknowledged=message.commit_index, last_index=self._log.last_index)
             if not message.answer:
                 return
         self._outbox.send(
-            HeartbeatResponse(self._id, message.sender, self._term, message.read_token, self._log.last_index)
+            HeartbeatResponse(
+                self._id,
+                message.sender,
+                self._term,
+                message.read_token,
+                self._log.last_index,
+                self._config.lease_ticks > 0,
+            )
         )
 
     def _heartbeat_response(self, message: HeartbeatResponse) -> None:
@@ -444,156 +421,26 @@ class RaftNode(Member):
         elif self._leader is not None and message.term == self._term:
             self._leader.heartbeat_response(message, self._now)
 
-    # Roles.
+    def _read_index_request(self, message: ReadIndexRequest) -> None:
+        """Only the leader of that very term answers; whoever asked another one will hear who leads, and ask again."""
+        if self._leader is not None and message.term == self._term:
+            self._leader.read_index_request(message)
 
-    def _become_follower(self, term: int, leader_id: NodeId | None) -> None:
-        """Follows a leader, or waits for one.
-
-        Seeing a newer term alone does not restart a follower's election timer: only a leader heard and a vote given
-        do (the paper, 5.2).
-        """
-        assert term >= self._term, "the term never goes back"
-        was_follower = self._role in (Role.FOLLOWER, Role.LEARNER)
-        if term > self._term:
-            self._term = term
-            self._voted_for = None
-            self._outbox.change += 1
-        if self._leader is not None:
-            self._reads_dropped += self._leader.reads.drop()
-            self._last_read_token = self._leader.reads.last_token
-            self._leader = None
-            self._outbox.event("lost_leadership", term=term)
-        if leader_id is not None and leader_id != self._leader_id:
-            self._outbox.event("follows", term=term, leader=leader_id.name)
-        self._election = None
-        self._leader_id = leader_id
-        self._role = Role.FOLLOWER if self._may_campaign() else Role.LEARNER
-        if not was_follower or self._election_deadline == 0:
-            self._restart_election_timer()
-
-    def _become_pre_candidate(self) -> None:
-        self._role = Role.PRE_CANDIDATE
-        self._leader_id = None
-        self._campaign(Election(self._term + 1, True, self._configuration.voters))
-        self._outbox.event("became_pre_candidate", term=self._term)
-        election = self._election
-        assert election is not None
-        election.record(self._id, True)
-        self._conclude(election)
-
-    def _become_candidate(self, *, transfer: bool = False) -> None:
-        self._role = Role.CANDIDATE
-        self._term += 1
-        self._voted_for = self._id
-        self._leader_id = None
-        self._outbox.change += 1
-        self._campaign(Election(self._term, False, self._configuration.voters), transfer=transfer)
-        self._outbox.event("became_candidate", term=self._term, transfer=transfer)
-        # The own vote counts, as any other, once it is durable.
-        self._outbox.hold(RequestVoteResponse(self._id, self._id, self._term, True, False))
-
-    def _campaign(self, election: Election, *, transfer: bool = False) -> None:
-        self._election = election
-        self._restart_election_timer()
-        log, pre_vote = self._log, election.pre_vote
-        # A request for votes promises a log and a term, which a crash must not take back; a pre-vote promises nothing.
-        send = self._outbox.send if pre_vote else self._outbox.send_when_durable
-        for voter in self._configuration.voters:
-            if voter != self._id:
-                send(RequestVote(self._id, voter, election.term, log.last_index, log.last_term, pre_vote, transfer))
-
-    def _become_leader(self) -> None:
-        self._role = Role.LEADER
-        self._election = None
-        self._leader_id = self._id
-        self._leader = Leader(
-            config=self._config,
-            node_id=self._id,
-            term=self._term,
-            configuration=self._configuration,
-            log=self._log,
-            outbox=self._outbox,
-            last_read_token=self._last_read_token,
-            now=self._now,
-        )
-        if self._changing_index:
-            for node in members_of(self._configurations.previous) - self._members - {self._id}:
-                self._leader.depart(node, self._changing_index, self._now)
-        self._outbox.event("became_leader", term=self._term)
-        # An entry of the own term commits those of older terms, and tells what is committed (the paper, 5.4.2 and 8).
-        timestamp_us = self._log.last_timestamp_us
-        self._append([entries_codec.encode(self._log.last_index + 1, self._term, EntryKind.NOOP, timestamp_us)])
-
-    # Members.
-
-    def _adopt_configuration(self) -> None:
-        """Goes by the newest configuration in the log from now on (thesis, 4.1)."""
-        self._configuration = configuration = self._configurations.current
-        self._members = members_of(configuration)
-        self._changing_index = self._uncommitted_change()
-        self._configuration_event("configuration_adopted")
-        if self._leader is not None:
-            self._leader.reconfigure(configuration, self._configurations.index, self._now)
-            return
-        assert self._election is None, "only a leader's entries change the members"
-        self._role = Role.FOLLOWER if self._may_campaign() else Role.LEARNER
-        self._restart_election_timer()
-
-    def _configuration_committed(self) -> None:
-        self._changing_index = 0
-        self._configuration_event("configuration_committed")
-        if self._id in self._members:
-            return
-        self._outbox.event("removed", term=self._term)
-        # So that a restarted process knows it from its disk, and does not campaign.
-        self._outbox.change += 1
-        if self._role is Role.FOLLOWER:
-            self._role = Role.LEARNER
-        if self._leader is not None:
-            # Its last duty was to commit its own removal (thesis, 4.2.2). Somebody shall follow without a pause.
-            successor = self._leader.complete_successor(self._now)
-            if successor is not None:
-                self._outbox.send(TimeoutNow(self._id, successor, self._term))
-            self._become_follower(self._term, None)
-
-    def _configuration_event(self, name: str) -> None:
-        configuration = self._configuration
-        self._outbox.event(
-            name,
-            index=self._configurations.index,
-            voters=[member.name for member in configuration.voters],
-            learners=[member.name for member in configuration.learners],
-        )
+    def _read_index_response(self, message: ReadIndexResponse) -> None:
+        if message.term > self._term:
+            self._become_follower(message.term, None)
+        elif message.term == self._term and message.sender == self._leader_id:
+            self._read_states += [
+                ReadState(context, message.read_index) for context in self._forwarded.answered(message.token)
+            ]
 
     # Helpers.
 
+    def _ask_leader(self, leader: NodeId) -> None:
+        """Forwards the reads that wait; again when the request or its answer seems to be lost."""
+        token = self._forwarded.ask(leader, self._term, self._now)
+        if token:
+            self._outbox.send(ReadIndexRequest(self._id, leader, self._term, token))
+
     def _not_leader(self) -> NotLeaderError:
         return NotLeaderError(self._leader_id.name if self._leader_id else "")
-
-    def _protects_leader(self) -> bool:
-        if self._leader is not None:
-            return True
-        heard = self._leader_heard_tick
-        return (
-            self._leader_id is not None
-            and heard is not None
-            and self._now - heard < self._config.election_timeout_ticks
-        )
-
-    def _follow(self, term: int, leader_id: NodeId) -> bool:
-        """Accepts the leader of a term that is not older than the own one; False if there is another already."""
-        if term == self._term and self._leader_id is not None and self._leader_id != leader_id:
-            self.ignored_messages += 1
-            self._outbox.event("two_leaders", term=term, leader=self._leader_id.name, other=leader_id.name)
-            return False
-        if self._leader_id != leader_id or term > self._term:
-            self._become_follower(term, leader_id)
-        self._leader_heard_tick = self._now
-        self._restart_election_timer()
-        return True
-
-    def _restart_election_timer(self) -> None:
-        """Draws the timeout anew each time, so that split votes do not repeat (the paper, 5.2)."""
-        config = self._config
-        timeout = self._random.randrange(config.election_timeout_ticks, config.election_timeout_ticks_max)
-        self._election_deadline = self._now + timeout

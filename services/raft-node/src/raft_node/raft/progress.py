@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 
-class ProgressState(Enum):
+class ProgressState(StrEnum):
     """How the leader sends to a peer."""
 
     PROBE = "probe"

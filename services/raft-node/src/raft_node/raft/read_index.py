@@ -10,6 +10,7 @@ Invariants:
 2. One round is in flight; reads that come meanwhile wait for the next, which begins after they came.
 3. The read index of a round is not below the first entry of the leader's own term; the caller begins none before that
    entry is committed.
+4. Of each member that forwards its reads, one request waits and one is in the round in flight, however often it asks.
 
 Reference: the thesis, 6.4.
 """
@@ -18,31 +19,66 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from raft_node.raft.lease import Reading
 from raft_node.raft.quorum import is_quorum
 from raft_node.raft.types import NodeId, ReadState
 
 
 class ReadRound:
-    """One round: who has answered its token."""
+    """One round: who has answered its token.
 
-    __slots__ = ("acknowledged", "contexts", "read_index", "token")
+    Attributes:
+        token: What its heartbeats carry.
+        read_index: What was committed when it began.
+        contexts: The leader's own reads.
+        forwarded: The requests of members that follow, by their sender.
+        acknowledged: Who has answered, the leader itself among them.
+        keep_votes: Who of them promised to keep its vote for a while.
+        began: A reading of the clocks from before its heartbeats left; None without one.
+    """
 
-    def __init__(self, token: int, read_index: int, contexts: list[int], leader: NodeId) -> None:
+    __slots__ = ("acknowledged", "began", "contexts", "forwarded", "keep_votes", "read_index", "token")
+
+    def __init__(
+        self,
+        token: int,
+        read_index: int,
+        contexts: list[int],
+        forwarded: dict[NodeId, int],
+        leader: NodeId,
+        began: Reading | None,
+    ) -> None:
         self.token = token
         self.read_index = read_index
         self.contexts = contexts
+        self.forwarded = forwarded
         self.acknowledged = {leader}
+        self.keep_votes = {leader}
+        self.began = began
+
+    @property
+    def read_states(self) -> list[ReadState]:
+        """The leader's own reads, once it is confirmed."""
+        return [ReadState(context, self.read_index) for context in self.contexts]
 
 
 class ReadIndexRounds:
-    """The reads of one leader: those of the round in flight, and those that wait for the next."""
+    """The reads of one leader: those of the round in flight, and those that wait for the next.
 
-    __slots__ = ("_token", "current", "waiting")
+    Attributes:
+        current: The round in flight.
+        waiting: The leader's own reads that wait.
+        asked: A reading of the clocks from after the newest of them came; None without one.
+    """
+
+    __slots__ = ("_forwarded", "_token", "asked", "current", "waiting")
 
     def __init__(self, last_token: int) -> None:
         self._token = last_token
+        self._forwarded: dict[NodeId, int] = {}
         self.current: ReadRound | None = None
         self.waiting: list[int] = []
+        self.asked: Reading | None = None
 
     @property
     def last_token(self) -> int:
@@ -54,32 +90,50 @@ class ReadIndexRounds:
         """The token of the round in flight; 0 when there is none."""
         return self.current.token if self.current else 0
 
+    @property
+    def due(self) -> bool:
+        """Whether a round may begin: something waits, and none is in flight."""
+        return self.current is None and bool(self.waiting or self._forwarded)
+
+    def forward(self, member: NodeId, token: int) -> None:
+        """Notes that a member which follows asks for a read index; its newest request counts."""
+        self._forwarded[member] = token
+
     def begin(self, commit_index: int, leader: NodeId) -> None:
         """Begins a round with all that is waiting.
 
-        Requires: none is in flight, something is waiting, and an entry of the leader's own term is committed.
+        Requires: it is due, and an entry of the leader's own term is committed.
         """
-        assert self.current is None and self.waiting, "one round at a time, and none without reads"
+        assert self.due, "one round at a time, and none without reads"
         self._token += 1
-        self.current = ReadRound(self._token, commit_index, self.waiting, leader)
+        # Only the leader's own reads bring a reading of the clock.
+        began = self.asked if self.waiting else None
+        self.current = ReadRound(self._token, commit_index, self.waiting, self._forwarded, leader, began)
         self.waiting = []
+        self._forwarded = {}
 
-    def acknowledge(self, node: NodeId, token: int) -> None:
+    def acknowledge(self, node: NodeId, token: int, *, keeps_vote: bool = False) -> None:
         """Notes that a node answered a token; tokens of other rounds are ignored."""
         if self.current and token == self.current.token:
             self.current.acknowledged.add(node)
+            if keeps_vote:
+                self.current.keep_votes.add(node)
 
-    def take_confirmed(self, voters: Collection[NodeId]) -> list[ReadState]:
-        """Ends the round if a quorum has answered, and gives its reads."""
+    def take_confirmed(self, voters: Collection[NodeId]) -> ReadRound | None:
+        """Ends the round if a quorum has answered, and gives it."""
         confirmed = self.current
         if confirmed is None or not is_quorum(voters, confirmed.acknowledged):
-            return []
+            return None
         self.current = None
-        return [ReadState(context, confirmed.read_index) for context in confirmed.contexts]
+        return confirmed
 
     def drop(self) -> list[int]:
-        """Gives up all reads, in the order in which they came."""
+        """Gives up all reads, and gives the leader's own in the order in which they came.
+
+        Members that forwarded theirs ask whoever leads next.
+        """
         dropped = (self.current.contexts if self.current else []) + self.waiting
         self.current = None
         self.waiting = []
+        self._forwarded = {}
         return dropped

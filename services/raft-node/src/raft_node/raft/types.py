@@ -46,10 +46,22 @@ class HardState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The members of a shard. Invariant: no name appears twice."""
+    """The members of a shard. Invariant: no name appears twice.
+
+    Attributes:
+        voters: Who counts for a quorum.
+        learners: Who only follows.
+        addresses: Names and Raft addresses, sorted, of those members whose address came with them; the settings name
+            the others.
+    """
 
     voters: tuple[NodeId, ...]
     learners: tuple[NodeId, ...] = ()
+    addresses: tuple[tuple[str, str], ...] = ()
+
+
+NO_MEMBERS = Configuration(())
+"""What a node knows that starts without a log, to be admitted by the leader of a shard. It is never proposed."""
 
 
 class LogReader(Protocol):

@@ -12,6 +12,8 @@ from raft_node.raft.messages import (
     AppendEntriesResponse,
     Heartbeat,
     Message,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
     TimeoutNow,
 )
@@ -35,6 +37,10 @@ def malformed(message: Message) -> bool:
             return message.term == 0 or message.commit_index < 0
         case TimeoutNow():
             return message.term == 0
+        case ReadIndexRequest():
+            return message.term == 0 or not 0 < message.token < _NUMBER_MAX
+        case ReadIndexResponse():
+            return message.term == 0 or not (0 < message.token < _NUMBER_MAX and 0 < message.read_index < _NUMBER_MAX)
         case _:
             return False
 

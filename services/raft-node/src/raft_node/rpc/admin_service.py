@@ -5,6 +5,7 @@ It only turns requests and answers; what a node is, does and remembers, it hears
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import grpc
@@ -14,14 +15,25 @@ from doug.v1 import admin_pb2 as pb
 from doug.v1 import admin_pb2_grpc
 from raft_node.errors import (
     AlreadyLeaderError,
+    AlreadyMemberError,
+    ChangeUnderWayError,
+    ConfigurationRefusedError,
     DougError,
+    LastVoterError,
+    NoSuchMemberError,
     NotLeaderError,
+    OutcomeUnknownError,
+    QuorumAtRiskError,
+    SupersededError,
     TransferFailedError,
     TransferRefusedError,
     UnavailableError,
     UnknownMemberError,
+    UnreachableError,
+    WrongNodeError,
 )
 from raft_node.runtime.events import EventRing
+from raft_node.runtime.membership import MemberChange
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,6 +45,16 @@ CODES: tuple[tuple[type[DougError], str, grpc.StatusCode], ...] = (
     (TransferRefusedError, "TRANSFER_REFUSED", grpc.StatusCode.FAILED_PRECONDITION),
     (TransferFailedError, "TRANSFER_FAILED", grpc.StatusCode.ABORTED),
     (UnavailableError, "UNAVAILABLE", grpc.StatusCode.UNAVAILABLE),
+    (ChangeUnderWayError, "CHANGE_UNDER_WAY", grpc.StatusCode.FAILED_PRECONDITION),
+    (LastVoterError, "LAST_VOTER", grpc.StatusCode.FAILED_PRECONDITION),
+    (QuorumAtRiskError, "QUORUM_AT_RISK", grpc.StatusCode.FAILED_PRECONDITION),
+    (NoSuchMemberError, "UNKNOWN_MEMBER", grpc.StatusCode.INVALID_ARGUMENT),
+    (AlreadyMemberError, "ALREADY_MEMBER", grpc.StatusCode.FAILED_PRECONDITION),
+    (UnreachableError, "MEMBER_UNREACHABLE", grpc.StatusCode.FAILED_PRECONDITION),
+    (WrongNodeError, "WRONG_NODE", grpc.StatusCode.FAILED_PRECONDITION),
+    (ConfigurationRefusedError, "MEMBERS_REFUSED", grpc.StatusCode.FAILED_PRECONDITION),
+    (SupersededError, "NOT_APPLIED", grpc.StatusCode.ABORTED),
+    (OutcomeUnknownError, "UNKNOWN", grpc.StatusCode.DEADLINE_EXCEEDED),
 )
 """``doug-code`` and status of each refusal; the first class that fits."""
 
@@ -63,6 +85,26 @@ class Operated(Protocol):
 
     async def drain(self) -> Leadership:
         """Makes the node ready to be stopped; raises what ``transfer_leadership`` does."""
+
+    def members(self) -> pb.MembersResponse:
+        """The members as the leader sees them; raises NotLeaderError or UnavailableError."""
+
+    async def add_member(self, name: str, address: str) -> MemberChange:
+        """Admits a node as a learner.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            ConfigurationRefusedError: It cannot be, or not now; nothing was changed.
+            SupersededError: A new leader has cut the change off.
+            OutcomeUnknownError: Nobody can tell whether it will come to stay.
+            UnavailableError: The node is starting.
+        """
+
+    async def remove_member(self, name: str, *, force: bool) -> MemberChange:
+        """Removes a member; raises what ``add_member`` does."""
+
+    async def replace_member(self, name: str, address: str, *, force: bool) -> MemberChange:
+        """Admits a node's new incarnation in place of its old one; raises what ``add_member`` does."""
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
@@ -131,6 +173,45 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         except DougError as error:
             await self._refuse(error, context)
         return pb.DrainResponse(leader_id=leader.leader_id, leader_address=leader.leader_address, term=leader.term)
+
+    async def Members(self, request: pb.MembersRequest, context: Context) -> pb.MembersResponse:  # noqa: N802
+        """Tells the members of the shard, as its leader sees them."""
+        try:
+            return self._node.members()
+        except DougError as error:
+            await self._refuse(error, context)
+
+    async def AddMember(  # noqa: N802
+        self, request: pb.AddMemberRequest, context: Context
+    ) -> pb.ChangeMembersResponse:
+        """Admits a node as a learner; answers once that is committed."""
+        return await self._change(self._node.add_member(request.name, request.address), context)
+
+    async def RemoveMember(  # noqa: N802
+        self, request: pb.RemoveMemberRequest, context: Context
+    ) -> pb.ChangeMembersResponse:
+        """Removes a member; answers once that is committed."""
+        return await self._change(self._node.remove_member(request.name, force=request.force), context)
+
+    async def ReplaceMember(  # noqa: N802
+        self, request: pb.ReplaceMemberRequest, context: Context
+    ) -> pb.ChangeMembersResponse:
+        """Admits a node's new incarnation in place of its old one; answers once that is committed."""
+        change = self._node.replace_member(request.name, request.address, force=request.force)
+        return await self._change(change, context)
+
+    async def _change(self, change: Awaitable[MemberChange], context: Context) -> pb.ChangeMembersResponse:
+        try:
+            done = await change
+        except DougError as error:
+            await self._refuse(error, context)
+        return pb.ChangeMembersResponse(
+            name=done.member.name,
+            incarnation=done.member.incarnation,
+            removed_incarnation=done.removed,
+            index=done.entry_index,
+            term=done.term,
+        )
 
     async def _refuse(self, error: DougError, context: Context) -> NoReturn:
         for kind, code, status in CODES:

@@ -14,6 +14,8 @@ from raft_node.raft.messages import (
     AppendEntriesResponse,
     Heartbeat,
     HeartbeatResponse,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
     TimeoutNow,
@@ -162,10 +164,38 @@ def decode_heartbeat(request: pb.HeartbeatRequest, source: NodeId, target: NodeI
 def encode_heartbeat_response(message: HeartbeatResponse, envelope: pb.Envelope) -> pb.HeartbeatResponse:
     """HeartbeatResponse for the wire."""
     return pb.HeartbeatResponse(
-        envelope=envelope, term=message.term, read_token=message.read_token, last_log_index=message.last_log_index
+        envelope=envelope,
+        term=message.term,
+        read_token=message.read_token,
+        last_log_index=message.last_log_index,
+        keeps_vote=message.keeps_vote,
     )
 
 
 def decode_heartbeat_response(response: pb.HeartbeatResponse, source: NodeId, target: NodeId) -> HeartbeatResponse:
     """HeartbeatResponse from the wire."""
-    return HeartbeatResponse(source, target, response.term, response.read_token, response.last_log_index)
+    return HeartbeatResponse(
+        source, target, response.term, response.read_token, response.last_log_index, response.keeps_vote
+    )
+
+
+def encode_read_index(message: ReadIndexRequest, envelope: pb.Envelope) -> pb.ReadIndexRequest:
+    """ReadIndexRequest for the wire."""
+    return pb.ReadIndexRequest(envelope=envelope, term=message.term, token=message.token)
+
+
+def decode_read_index(request: pb.ReadIndexRequest, source: NodeId, target: NodeId) -> ReadIndexRequest:
+    """ReadIndexRequest from the wire."""
+    return ReadIndexRequest(source, target, request.term, request.token)
+
+
+def encode_read_index_response(message: ReadIndexResponse, envelope: pb.Envelope) -> pb.ReadIndexResponse:
+    """ReadIndexResponse for the wire."""
+    return pb.ReadIndexResponse(
+        envelope=envelope, term=message.term, token=message.token, read_index=message.read_index
+    )
+
+
+def decode_read_index_response(response: pb.ReadIndexResponse, source: NodeId, target: NodeId) -> ReadIndexResponse:
+    """ReadIndexResponse from the wire."""
+    return ReadIndexResponse(source, target, response.term, response.token, response.read_index)

@@ -72,12 +72,12 @@ class DougService(doug_pb2_grpc.DougServicer):
             session.tell_leader()
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
-        """Reads a key, by default after a quorum has confirmed this leader."""
+        """Reads a key, by default after a quorum has confirmed this leader, or the one that it asks."""
         self._received["Get"].inc()
         shard = await self._admit(context)
         await self._check_key(request.key, context)
         if request.consistency != pb.CONSISTENCY_EVENTUAL:
-            await self._confirm(shard, context)
+            await self._confirm(shard, context, forward=request.forward)
         if not shard.driver.machine.created:
             await self._refuse(shard, Status.UNAVAILABLE, context)
         if not shard.driver.machine.owns(slot_of(request.key), request.epoch):
@@ -159,15 +159,18 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(shard, Status(status), context)
         return shard, revision
 
-    async def _confirm(self, shard: Shard, context: Context) -> None:
-        """Returns once a quorum has confirmed that this node leads, and what it had committed is applied."""
+    async def _confirm(self, shard: Shard, context: Context, *, forward: bool = False) -> None:
+        """Returns once a quorum has confirmed that this node leads, and what it had committed is applied.
+
+        With ``forward`` a node that follows has its leader confirmed instead.
+        """
         confirmed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def settle(ok: bool) -> None:
             if not confirmed.done():
                 confirmed.set_result(ok)
 
-        shard.driver.read(settle)
+        shard.driver.read(settle, forward=forward)
         if not await confirmed:
             await self._refuse(shard, Status.NOT_LEADER, context)
 

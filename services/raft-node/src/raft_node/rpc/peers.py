@@ -1,8 +1,11 @@
 """The peers of a node: where Raft's messages go out, and where answers are matched with their streams.
 
-Requests travel on this node's own streams, one for AppendEntries and one for heartbeats to each peer, so that bulk
-never delays a heartbeat; answers go back on the stream that their request came in on. Votes and TimeoutNow are unary
-calls.
+Requests travel on this node's own streams, one for AppendEntries, one for heartbeats and one for forwarded reads to
+each peer, so that bulk never delays a heartbeat or a read; answers go back on the stream that their request came in on.
+Votes and TimeoutNow are unary calls. A stream is opened when there is something to say on it.
+
+Peers come and go with the configuration: whoever the core writes to is connected then, if its address is known, and
+disconnected by ``retain`` once the core is done with it.
 
 Invariant: nothing reaches the core that is not from the peer it claims, in this cluster and shard, to this incarnation.
 """
@@ -10,7 +13,7 @@ Invariant: nothing reaches the core that is not from the peer it claims, in this
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any, assert_never
 
@@ -29,6 +32,8 @@ from raft_node.raft.messages import (
     Heartbeat,
     HeartbeatResponse,
     Message,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
     TimeoutNow,
@@ -44,15 +49,24 @@ _RENEWAL_GRACE_S = 2.0
 """Longer than any unary call to a peer."""
 _APPENDS_WAITING_MAX = 64
 _HEARTBEATS_WAITING_MAX = 8
+_READS_WAITING_MAX = 8
 
 _log = get_logger()
 
 
 class LocalMember:
-    """Who this node is to its peers: what every envelope says."""
+    """Who this node is to its peers: what every envelope says, and how its connections prove it."""
 
-    def __init__(self, node_id: NodeId, cluster_id: bytes, shard: int, client_address: str) -> None:
-        """Keeps what is the same in all envelopes."""
+    def __init__(
+        self,
+        node_id: NodeId,
+        cluster_id: bytes,
+        shard: int,
+        client_address: str,
+        certificates: Certificates | None = None,
+    ) -> None:
+        """Keeps what is the same in all envelopes. Plaintext without certificates."""
+        self.certificates = certificates
         self.node_id = node_id
         self.cluster_id = cluster_id
         self.shard = shard
@@ -89,7 +103,7 @@ class LocalMember:
 
 
 class Peer:
-    """One peer: two connections, a stream on each, votes and TimeoutNow."""
+    """One peer: two connections, the streams on them, votes and TimeoutNow."""
 
     def __init__(
         self,
@@ -99,20 +113,21 @@ class Peer:
         metrics: Metrics,
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[NodeId], None],
-        certificates: Certificates | None = None,
     ) -> None:
         """Opens the connections; ``run`` sets the streams going."""
         self.node_id = node_id
+        self.address = address
         self._me = me
         self._envelope = me.envelope(node_id)
         self._metrics = metrics
         self._on_message = on_message
-        # A connection of their own for heartbeats and votes: on a shared one they would wait behind entries.
-        self._bulk, self._control = Dialled(address, certificates), Dialled(address, certificates)
+        # A connection of their own for heartbeats, reads and votes: on a shared one they would wait behind entries.
+        self._bulk, self._control = Dialled(address, me.certificates), Dialled(address, me.certificates)
         self._calls: set[asyncio.Task[None]] = set()
         self._received_vote = metrics.received("Raft", "RequestVote")
         self._received_append = metrics.received("Raft", "Replicate")
         self._received_heartbeat = metrics.received("Raft", "Heartbeat")
+        self._received_read = metrics.received("Raft", "ReadIndex")
         self._sent_vote = metrics.sent("Raft", "RequestVote")
         self._sent_timeout_now = metrics.sent("Raft", "TimeoutNow")
         self._appends: ClientStream[pb.AppendEntriesRequest, pb.AppendEntriesResponse] = ClientStream(
@@ -129,13 +144,21 @@ class Peer:
             metrics.sent("Raft", "Heartbeat").inc,
             lambda: None,
         )
+        self._reads: ClientStream[pb.ReadIndexRequest, pb.ReadIndexResponse] = ClientStream(
+            self._open_reads,
+            _READS_WAITING_MAX,
+            self._read_answered,
+            metrics.sent("Raft", "ReadIndex").inc,
+            lambda: None,
+        )
 
     async def run(self) -> None:
-        """Runs both streams until cancelled, then closes the connections."""
+        """Runs the streams until cancelled, then closes the connections."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._appends.run())
                 group.create_task(self._heartbeats.run())
+                group.create_task(self._reads.run())
         finally:
             for call in self._calls:
                 call.cancel()
@@ -146,12 +169,14 @@ class Peer:
         return pb_grpc.RaftStub(self._bulk.channel).Replicate()
 
     def _open_heartbeats(self) -> Call:
-        self._control.renew(_RENEWAL_GRACE_S)
-        return pb_grpc.RaftStub(self._control.channel).Heartbeat()
+        return self._stub().Heartbeat()
+
+    def _open_reads(self) -> Call:
+        return self._stub().ReadIndex()
 
     def _stub(self) -> pb_grpc.RaftAsyncStub:
-        """For unary calls. The channel is not changed below a stream, which would be cut off."""
-        if not self._heartbeats.open:
+        """With the newest certificates, but never changed below a stream, which would be cut off."""
+        if not (self._heartbeats.open or self._reads.open):
             self._control.renew(_RENEWAL_GRACE_S)
         return pb_grpc.RaftStub(self._control.channel)
 
@@ -162,6 +187,10 @@ class Peer:
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
         self._heartbeats.outbox.put(codec.encode_heartbeat(message, self._envelope))
+
+    def read_index(self, message: ReadIndexRequest) -> None:
+        """Queues a question for a read index."""
+        self._reads.outbox.put(codec.encode_read_index(message, self._envelope))
 
     def vote(self, message: RequestVote) -> None:
         """Asks for a vote."""
@@ -209,6 +238,11 @@ class Peer:
         if self._is_for_me(response.envelope):
             self._on_message(codec.decode_heartbeat_response(response, self.node_id, self._me.node_id))
 
+    def _read_answered(self, response: pb.ReadIndexResponse) -> None:
+        self._received_read.inc()
+        if self._is_for_me(response.envelope):
+            self._on_message(codec.decode_read_index_response(response, self.node_id, self._me.node_id))
+
     def _is_for_me(self, envelope: pb.Envelope) -> bool:
         try:
             return self._me.check(envelope) == self.node_id
@@ -221,73 +255,156 @@ class Peer:
 class Peers:
     """All peers of a node: the driver's ``Transport``."""
 
-    def __init__(self, me: LocalMember, metrics: Metrics, certificates: Certificates | None = None) -> None:
-        """Starts without peers; ``connect`` adds them. Plaintext without certificates."""
+    def __init__(self, me: LocalMember, metrics: Metrics) -> None:
+        """Starts without peers; ``connect`` says how to reach them."""
         self.me = me
-        self._certificates = certificates
         self._metrics = metrics
         self._peers: dict[NodeId, Peer] = {}
+        self._running: dict[NodeId, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._find_address: Callable[[NodeId], str | None] = lambda node_id: None
+        self._on_message: Callable[[Message], None] = lambda message: None
+        self._on_unreachable: Callable[[NodeId], None] = lambda node_id: None
+        self._unknown: set[NodeId] = set()
         self._append_answers: dict[NodeId, Outbox[pb.AppendEntriesResponse]] = {}
         self._heartbeat_answers: dict[NodeId, Outbox[pb.HeartbeatResponse]] = {}
+        self._read_answers: dict[NodeId, Outbox[pb.ReadIndexResponse]] = {}
         self._votes: dict[tuple[NodeId, int, bool], asyncio.Future[RequestVoteResponse]] = {}
         self._envelopes: dict[NodeId, pb.Envelope] = {}
         self.client_addresses: dict[str, str] = {me.node_id.name: me.client_address}
 
     def connect(
         self,
-        addresses: dict[NodeId, str],
+        find_address: Callable[[NodeId], str | None],
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[NodeId], None],
     ) -> None:
-        """Opens a channel to each peer.
+        """Says how peers are reached, and who hears of them.
 
         Args:
-            addresses: Raft addresses by member, this node left out.
+            find_address: A peer's Raft address, None while it is not known.
             on_message: Takes every answer.
             on_unreachable: Told when what was under way to a peer is lost.
         """
-        for node_id, address in addresses.items():
-            self._peers[node_id] = Peer(
-                self.me, node_id, address, self._metrics, on_message, on_unreachable, self._certificates
-            )
+        self._find_address = find_address
+        self._on_message = on_message
+        self._on_unreachable = on_unreachable
+
+    @property
+    def connected(self) -> frozenset[NodeId]:
+        """Whom there is a connection for, whether or not the peer answers."""
+        return frozenset(self._peers)
+
+    def retain(self, peers: Collection[NodeId]) -> None:
+        """Disconnects all but these, and those whose address has changed: they are connected again when needed."""
+        for node_id, peer in list(self._peers.items()):
+            if node_id not in peers or self._find_address(node_id) not in (None, peer.address):
+                self._disconnect(node_id)
+        self._unknown.intersection_update(peers)
+
+    def address_of(self, peer: NodeId) -> str | None:
+        """A peer's Raft address, while it is connected."""
+        known = self._peers.get(peer)
+        return known.address if known is not None else None
 
     async def run(self) -> None:
         """Runs all streams until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for peer in self._peers.values():
-                group.create_task(peer.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for peer in self._peers.values():
+                    self._start(peer)
+                await asyncio.Event().wait()
+        finally:
+            self._group = None
+
+    def _peer(self, node_id: NodeId) -> Peer | None:
+        """The connection to a peer, made now if it has to be; None while nobody knows where it is."""
+        peer = self._peers.get(node_id)
+        if peer is not None:
+            return peer
+        address = self._find_address(node_id)
+        if address is None:
+            self._metrics.messages_dropped.labels(self._metrics.shard, "unknown_peer").inc()
+            if node_id not in self._unknown:
+                self._unknown.add(node_id)
+                _log.warning("raft.unknown_peer", peer=node_id.name, incarnation=node_id.incarnation)
+            return None
+        peer = Peer(self.me, node_id, address, self._metrics, self._on_message, self._on_unreachable)
+        self._peers[node_id] = peer
+        _log.info("raft.peer_connected", peer=node_id.name, incarnation=node_id.incarnation, address=address)
+        if self._group is not None:
+            self._start(peer)
+        return peer
+
+    def _start(self, peer: Peer) -> None:
+        assert self._group is not None
+        self._running[peer.node_id] = self._group.create_task(peer.run())
+
+    def _disconnect(self, node_id: NodeId) -> None:
+        del self._peers[node_id]
+        self._envelopes.pop(node_id, None)
+        running = self._running.pop(node_id, None)
+        if running is not None:
+            running.cancel()
+        _log.info("raft.peer_disconnected", peer=node_id.name, incarnation=node_id.incarnation)
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Queues messages, each where it belongs."""
+        """Queues messages, each where it belongs. What is for a peer whose address is not known is dropped."""
         # The core gives peers that are equally far the same list: it is joined once.
         blobs: dict[int, bytes] = {}
         for message in messages:
             match message:
-                case AppendEntries():
-                    blob = blobs.get(id(message.entries))
-                    if blob is None:
-                        blob = blobs[id(message.entries)] = entries.join(message.entries)
-                    self._peers[message.receiver].append(message, blob)
-                case Heartbeat():
-                    self._peers[message.receiver].heartbeat(message)
-                case RequestVote():
-                    self._peers[message.receiver].vote(message)
-                case AppendEntriesResponse():
-                    append_answers = self._append_answers.get(message.receiver)
-                    if append_answers is not None:
-                        envelope = self.envelope(message.receiver)
-                        append_answers.put(codec.encode_append_response(message, envelope))
-                case HeartbeatResponse():
-                    heartbeat_answers = self._heartbeat_answers.get(message.receiver)
-                    if heartbeat_answers is not None:
-                        envelope = self.envelope(message.receiver)
-                        heartbeat_answers.put(codec.encode_heartbeat_response(message, envelope))
+                case AppendEntries() | Heartbeat() | RequestVote() | ReadIndexRequest() | TimeoutNow():
+                    peer = self._peer(message.receiver)
+                    if peer is not None:
+                        self._request(peer, message, blobs)
                 case RequestVoteResponse():
                     self._answer_vote(message)
-                case TimeoutNow():
-                    self._peers[message.receiver].timeout_now(message)
                 case _:
-                    assert_never(message)
+                    self._answer(message)
+
+    def _answer(self, message: AppendEntriesResponse | HeartbeatResponse | ReadIndexResponse) -> None:
+        """Puts an answer on the stream that the peer has opened; without one it is lost."""
+        envelope = self.envelope(message.receiver)
+        match message:
+            case AppendEntriesResponse():
+                append_answers = self._append_answers.get(message.receiver)
+                if append_answers is not None:
+                    append_answers.put(codec.encode_append_response(message, envelope))
+            case HeartbeatResponse():
+                heartbeat_answers = self._heartbeat_answers.get(message.receiver)
+                if heartbeat_answers is not None:
+                    heartbeat_answers.put(codec.encode_heartbeat_response(message, envelope))
+            case ReadIndexResponse():
+                read_answers = self._read_answers.get(message.receiver)
+                if read_answers is not None:
+                    read_answers.put(codec.encode_read_index_response(message, envelope))
+            case _:
+                assert_never(message)
+
+    @staticmethod
+    def _request(
+        peer: Peer,
+        message: AppendEntries | Heartbeat | RequestVote | ReadIndexRequest | TimeoutNow,
+        blobs: dict[int, bytes],
+    ) -> None:
+        match message:
+            case AppendEntries():
+                blob = blobs.get(id(message.entries))
+                if blob is None:
+                    blob = blobs[id(message.entries)] = entries.join(message.entries)
+                peer.append(message, blob)
+            case Heartbeat():
+                peer.heartbeat(message)
+            case RequestVote():
+                peer.vote(message)
+            case ReadIndexRequest():
+                peer.read_index(message)
+            case TimeoutNow():
+                peer.timeout_now(message)
+            case _:
+                assert_never(message)
 
     def envelope(self, peer: NodeId) -> pb.Envelope:
         """What stands on every answer to a peer."""
@@ -304,6 +421,11 @@ class Peers:
     def open_heartbeat_answers(self, peer: NodeId) -> Outbox[pb.HeartbeatResponse]:
         """Where answers to a peer's heartbeats go from now on."""
         outbox = self._heartbeat_answers[peer] = Outbox(_HEARTBEATS_WAITING_MAX)
+        return outbox
+
+    def open_read_answers(self, peer: NodeId) -> Outbox[pb.ReadIndexResponse]:
+        """Where answers to a peer's forwarded reads go from now on."""
+        outbox = self._read_answers[peer] = Outbox(_READS_WAITING_MAX)
         return outbox
 
     def expect_vote(self, message: RequestVote) -> asyncio.Future[RequestVoteResponse]:

@@ -83,8 +83,8 @@ class PipeSession:
             records = self._take_reads(batch)
             if not records:
                 return
-            if self._shard.takes_requests:
-                self._shard.driver.read(lambda confirmed: self._serve(records, confirmed))
+            if self._shard.takes_requests or batch.forward:
+                self._shard.driver.read(lambda confirmed: self._serve(records, confirmed), forward=batch.forward)
             else:
                 self._serve(records, confirmed=False)
         elif batch.kind == pb.BATCH_KIND_READ_LOCAL:

@@ -22,19 +22,21 @@ from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
 from raft_node.rpc.codec import MessageError
 from raft_node.rpc.peers import Peers
+from raft_node.rpc.snapshot_service import SnapshotService
 from raft_node.rpc.streams import BROKEN, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
-_METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat")
+_METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat", "ReadIndex", "InstallSnapshot")
 
 _log = get_logger()
 
 
 class Attached(NamedTuple):
-    """The running node that the service hands messages to."""
+    """The running node that the service hands messages and snapshots to."""
 
     peers: Peers
     receive: Callable[[Message], None]
+    snapshots: SnapshotService | None
 
 
 class RaftService(pb_grpc.RaftServicer):
@@ -43,6 +45,8 @@ class RaftService(pb_grpc.RaftServicer):
     Attributes:
         first_configuration: The finished bytes of entry 1; empty before this member has it.
         cluster_id: The cluster's id; empty before this member knows it.
+        configuration: Gives the applied configuration, encoded, and the index that it is as of; empty before there is
+            one.
     """
 
     def __init__(self, node_id: NodeId, shard: int, metrics: Metrics) -> None:
@@ -53,23 +57,30 @@ class RaftService(pb_grpc.RaftServicer):
         self._attached: Attached | None = None
         self.first_configuration = b""
         self.cluster_id = b""
+        self.configuration: Callable[[], tuple[bytes, int]] = lambda: (b"", 0)
+        self._refused = ""
         self._received = {name: metrics.received("Raft", name) for name in _METHODS}
         self._sent = {name: metrics.sent("Raft", name) for name in _METHODS}
 
-    def attach(self, peers: Peers, receive: Callable[[Message], None]) -> None:
-        """From now on messages are handed to ``receive``."""
-        self._attached = Attached(peers, receive)
+    def attach(
+        self, peers: Peers, receive: Callable[[Message], None], snapshots: SnapshotService | None = None
+    ) -> None:
+        """From now on messages go to ``receive``, and snapshots to ``snapshots``; without it they are refused."""
+        self._attached = Attached(peers, receive, snapshots)
 
     async def Identify(  # noqa: N802 - the method's name in the proto file
         self, request: pb.IdentifyRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.IdentifyResponse:
-        """Tells who this member is, and its first configuration."""
+        """Tells who this member is, its first configuration and the one that it has applied."""
+        configuration, applied_index = self.configuration()
         return pb.IdentifyResponse(
             member=pb.Member(name=self._node_id.name, incarnation=self._node_id.incarnation),
             shard=self._shard,
             cluster_id=self.cluster_id,
             first_configuration=self.first_configuration if request.shard == self._shard else b"",
             format_version=codec.FORMAT_VERSION,
+            configuration=configuration,
+            applied_index=applied_index,
         )
 
     async def RequestVote(  # noqa: N802
@@ -125,6 +136,34 @@ class RaftService(pb_grpc.RaftServicer):
             codec.decode_heartbeat,
         )
 
+    async def InstallSnapshot(  # type: ignore[override]  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.InstallSnapshotRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        """Takes a snapshot; see ``raft_node.rpc.snapshot_service``."""
+        request = await context.read()
+        if request is grpc.aio.EOF:
+            return
+        if request.WhichOneof("content") != "header":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a snapshot begins with its header")
+        attached, source = await self._admit(request.header.envelope, context)
+        self._received["InstallSnapshot"].inc()
+        if attached.snapshots is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "no snapshots are taken here")
+        await attached.snapshots.serve(context, request.header, source)
+
+    async def ReadIndex(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ReadIndexRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Takes the reads of a member that follows; the answers go back once a quorum has confirmed this leader."""
+        await self._serve(
+            context,
+            "ReadIndex",
+            lambda attached, source: attached.peers.open_read_answers(source),
+            codec.decode_read_index,
+        )
+
     async def _serve(
         self,
         context: grpc.aio.ServicerContext[Any, Any],
@@ -178,5 +217,8 @@ class RaftService(pb_grpc.RaftServicer):
             return attached, attached.peers.me.check(envelope)
         except MessageError as error:
             self._metrics.messages_dropped.labels(self._metrics.shard, "not_for_me").inc()
-            _log.warning("raft.message_refused", reason=str(error))
+            # A leader goes on trying to reach an incarnation that is gone; once is enough for the log.
+            tell = _log.debug if str(error) == self._refused else _log.warning
+            self._refused = str(error)
+            tell("raft.message_refused", reason=str(error))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))

@@ -61,6 +61,6 @@ class Shard:
             node_id=self.node_id,
             shard=self.number,
             term=node.term,
-            applied_index=node.applied_index,
+            applied_index=self.driver.applied_index,
             role=node.role.value,
         )

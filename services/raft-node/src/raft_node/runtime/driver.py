@@ -11,13 +11,13 @@ Invariants:
    time it slept (docs/raft.md, Time).
 4. While leadership is handed over, writes are held back, and reads as soon as this node does not lead any more. Once
    somebody leads, they are refused with that leader's name, certainly not applied; if it stays here, they go on.
+5. Between ``begin_restore`` and ``end_restore`` the core is ahead of what lies on disk: nothing is written to the log
+   and nothing applied, and ``applied_index`` tells what reads see.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -32,9 +32,11 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.messages import Message
 from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
-from raft_node.raft.types import NodeId, Role
+from raft_node.raft.types import Configuration, HardState, NodeId, Role
+from raft_node.runtime.clocks import WallClock
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
+from raft_node.runtime.reads import PendingReads, ReadCallback
 
 LATE_S = 0.03
 """A timer that is later than this tells that the process stood still, and that its sockets may hold news."""
@@ -69,27 +71,6 @@ class Stallable(Protocol):
         """Whether applying must wait for a flush or a compaction."""
 
 
-ReadCallback = Callable[[bool], None]
-"""Called with True once a read may be served, with False when it must be asked for again elsewhere."""
-
-
-class WallClock:
-    """The leader's clock for log timestamps: the wall clock at its election, moved on by the monotonic clock."""
-
-    def __init__(self) -> None:
-        """Starts from now."""
-        self.rebase()
-
-    def rebase(self) -> None:
-        """Looks at the wall clock again; done when this node becomes leader."""
-        self._wall_us = time.time_ns() // 1000
-        self._monotonic_us = time.monotonic_ns() // 1000
-
-    def now_us(self) -> int:
-        """Microseconds since the epoch."""
-        return self._wall_us + time.monotonic_ns() // 1000 - self._monotonic_us
-
-
 class _NoSink:
     """For proposals of the node itself, which nobody waits for."""
 
@@ -115,6 +96,8 @@ class Driver:
         shards: int,
         on_event: Callable[[Event], None],
         on_applied: Callable[[], None],
+        on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
+        lease_clock: Callable[[], float] | None = None,
     ) -> None:
         """Builds it; ``start`` sets it going.
 
@@ -131,6 +114,8 @@ class Driver:
             shards: How many shards a new cluster starts with, for the same.
             on_event: Takes what the core has to tell.
             on_applied: Called after entries were applied, so that flushes can be looked after.
+            on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
+            lease_clock: What leases are judged by, in ticks; None without leases.
         """
         self.node = node
         self.machine = machine
@@ -145,18 +130,14 @@ class Driver:
         self._create_shard_term = 0
         self._on_event = on_event
         self._on_applied = on_applied
+        self._on_snapshots_wanted = on_snapshots_wanted
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
         self._waiting_bytes = 0
         self._inbox: list[Message] = []
         self._waiting: list[Submission] = []
-        self._reads_waiting: list[ReadCallback] = []
         self._held: Sequence[Entry] = ()
-        self._reads: dict[int, list[ReadCallback]] = {}
-        self._reads_pending = 0
-        self._reads_asked_s: dict[int, float] = {}
-        self._confirmed: deque[tuple[int, list[ReadCallback]]] = deque()
-        self._next_context = 1
+        self._reads = PendingReads(node, self._loop.time, lease_clock)
         self._turn_scheduled = False
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
@@ -166,6 +147,8 @@ class Driver:
         self._stalled_since_s: float | None = None
         self._holds = 0
         self._hand_overs: set[asyncio.Future[NodeId]] = set()
+        # What is applied while a snapshot is being installed; None at all other times.
+        self._restoring_from: int | None = None
 
     # What comes in.
 
@@ -184,11 +167,7 @@ class Driver:
         for submission in self._waiting:
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
         self._waiting = []
-        self._drop_reads([*self._reads])
-        self._answer_reads(self._reads_waiting, confirmed=False)
-        self._reads_waiting = []
-        while self._confirmed:
-            self._answer_reads(self._confirmed.popleft()[1], confirmed=False)
+        self._reads.stop()
 
     def receive(self, message: Message) -> None:
         """Takes a message that the transport has decoded."""
@@ -219,13 +198,33 @@ class Driver:
         self._waiting_bytes += size
         self.wake()
 
-    def read(self, callback: ReadCallback) -> None:
-        """Asks for a linearizable read; reads that come while a round is under way share the next one."""
-        if not self._takes_requests() or self._reads_pending >= READS_WAITING_MAX:
+    def change_members(self, configuration: Configuration, sink: Sink) -> tuple[int, int]:
+        """Proposes other members; gives the entry's index and term. The sink hears once what became of it.
+
+        Raises:
+            NotLeaderError: Another node leads, or none.
+            OverloadedError: Leadership is being handed over.
+            ConfigurationRefusedError: See ``RaftNode.propose_configuration``.
+        """
+        if self._stopped:
+            raise NotLeaderError
+        index, term = self.node.propose_configuration(configuration, self._clock.now_us())
+        self.pending.add(index, term, [Submission(sink, 0, 0, b"")], self._loop.time() + self._proposal_timeout_s)
+        self.wake()
+        return index, term
+
+    def read(self, callback: ReadCallback, *, forward: bool = False) -> None:
+        """Asks for a linearizable read; reads that come while a round is under way share the next one.
+
+        Args:
+            callback: Hears once whether the read may be served here.
+            forward: Whether a node that follows asks its leader, instead of refusing.
+        """
+        takes = self._takes_requests() or (forward and not self._stopped and self.node.leader is not None)
+        if not takes or len(self._reads) >= READS_WAITING_MAX:
             callback(False)
             return
-        self._reads_pending += 1
-        self._reads_waiting.append(callback)
+        self._reads.add(callback, forward=forward)
         self.wake()
 
     @property
@@ -286,16 +285,62 @@ class Driver:
         expired = self.pending.expire(now_s)
         if expired:
             self._metrics.proposals_failed.labels(self._metrics.shard, "timeout").inc(expired)
-        limit_s = now_s - self._proposal_timeout_s
-        self._drop_reads([context for context, asked_s in self._reads_asked_s.items() if asked_s <= limit_s])
+        self._reads.expire(now_s - self._proposal_timeout_s)
         if self.node.role is Role.LEADER and self._log.write_age_s > HUNG_WRITE_S:
             self.node.resign("the disk hangs")
             self.wake()
 
     @property
     def applied_index(self) -> int:
-        """The last entry that was applied here."""
-        return self.node.applied_index
+        """The last entry that was applied here, and that reads see."""
+        return self.node.applied_index if self._restoring_from is None else self._restoring_from
+
+    # Snapshots.
+
+    def snapshot_sent(self, peer: NodeId, index: int) -> None:
+        """A peer that needed a snapshot has everything up to ``index``."""
+        if not self._stopped:
+            self.node.snapshot_sent(peer, index)
+            self.wake()
+
+    def snapshot_failed(self, peer: NodeId) -> None:
+        """A peer that needed a snapshot got none."""
+        if not self._stopped:
+            self.node.snapshot_failed(peer)
+            self.wake()
+
+    def begin_restore(self, index: int, term: int, configuration: Configuration, timestamp_us: int) -> HardState | None:
+        """Has the core take over a snapshot whose files are complete; None if it is of no use any more.
+
+        Otherwise the caller makes it the durable state, resets the log with the hard state that it was given, and ends
+        with ``end_restore``; if it cannot, the node must stop.
+        """
+        assert self._restoring_from is None, "one snapshot is installed at a time"
+        applied = self.node.applied_index
+        if self._stopped or not self.node.restore(index, term, configuration, timestamp_us):
+            return None
+        self._restoring_from = applied
+        # Entries that were handed out before are void: the snapshot includes them.
+        self._held = ()
+        self.wake()
+        return HardState(self.node.term, self.node.voted_for, index)
+
+    def take_state(self, machine: StateMachine, index: int) -> None:
+        """The state is that of the snapshot now; the log is still to follow."""
+        assert self._restoring_from is not None
+        self._restoring_from = index
+        self.machine = machine
+
+    def end_restore(self) -> None:
+        """State and log begin behind the snapshot: writing and applying go on."""
+        assert self._restoring_from is not None
+        self._restoring_from = None
+        self.wake()
+
+    @property
+    def restoring(self) -> bool:
+        """Whether a snapshot is being installed."""
+        return self._restoring_from is not None
 
     def wake(self) -> None:
         """Has ``_turn`` run once, soon."""
@@ -312,21 +357,29 @@ class Driver:
         self._note_stall()
         if self._inbox:
             self._step()
-        if self._held and not self._engine.stalled:
+        if self._held and not self._must_hold:
             held, self._held = self._held, ()
             self._apply(held)
         if self._waiting and not self.holding:
             self._propose()
-        if self._reads_waiting and (self.node.role is Role.LEADER or not self.holding):
-            self._ask_quorum()
-        ready = self.node.ready(self._log.idle)
+        if self._reads.waiting and (self.node.role is Role.LEADER or not self.holding):
+            self._reads.ask()
+        ready = self.node.ready(self._may_write)
         while ready is not None:
             self._handle(ready)
-            ready = self.node.ready(self._log.idle)
-        self._serve_confirmed()
+            ready = self.node.ready(self._may_write)
+        self._reads.serve(self.applied_index)
         self._conclude_hand_overs()
         self._note_stall()
         self._set_timer()
+
+    @property
+    def _may_write(self) -> bool:
+        return self._restoring_from is None and self._log.idle
+
+    @property
+    def _must_hold(self) -> bool:
+        return self._restoring_from is not None or self._engine.stalled
 
     def _note_stall(self) -> None:
         """Tells when the engine begins and ends to hold applying up; looked at twice a turn."""
@@ -359,12 +412,15 @@ class Driver:
             self._on_event(event)
         if ready.committed:
             assert not self._held, "the core hands out one chunk of committed entries at a time"
-            if self._engine.stalled:
+            if self._must_hold:
                 # Applied by a later turn; meanwhile the core hands out no more, so that memory stays bounded.
                 self._held = ready.committed
             else:
                 self._apply(ready.committed)
-        self._take_reads(ready)
+        # Deposed while it hands over, its reads wait with the others until it can be said who leads.
+        self._reads.take(ready, keep=self.holding)
+        if ready.snapshots_wanted:
+            self._on_snapshots_wanted(ready.snapshots_wanted)
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         outcomes = self.machine.apply(entries)
@@ -417,53 +473,6 @@ class Driver:
         for concluded in self._hand_overs:
             if not concluded.done():
                 concluded.set_exception(TransferFailedError(f"leadership stays here: {reason}"))
-
-    # Reads.
-
-    def _take_reads(self, ready: Ready) -> None:
-        """Notes which reads were confirmed, and lets go of those that were dropped."""
-        for state in ready.read_states:
-            callbacks = self._reads.pop(state.context, None)
-            self._reads_asked_s.pop(state.context, None)
-            # A round that was given up as too late may be confirmed later still.
-            if callbacks is not None:
-                self._confirmed.append((state.read_index, callbacks))
-        if ready.reads_dropped and self.holding:
-            # Deposed while it hands over: they wait with the others until it can be said who leads.
-            for context in ready.reads_dropped:
-                self._reads_asked_s.pop(context, None)
-                self._reads_waiting += self._reads.pop(context, [])
-        elif ready.reads_dropped:
-            self._drop_reads(ready.reads_dropped)
-
-    def _serve_confirmed(self) -> None:
-        applied = self.node.applied_index
-        # Rounds are confirmed in order, and their indexes never fall, so the first one waits the least.
-        while self._confirmed and self._confirmed[0][0] <= applied:
-            self._answer_reads(self._confirmed.popleft()[1], confirmed=True)
-
-    def _ask_quorum(self) -> None:
-        """Has one context stand for all reads of this turn."""
-        callbacks, self._reads_waiting = self._reads_waiting, []
-        context = self._next_context
-        self._next_context += 1
-        try:
-            self.node.read_index(context)
-        except (NotLeaderError, OverloadedError):
-            self._answer_reads(callbacks, confirmed=False)
-            return
-        self._reads[context] = callbacks
-        self._reads_asked_s[context] = self._loop.time()
-
-    def _drop_reads(self, contexts: Sequence[int]) -> None:
-        for context in contexts:
-            self._reads_asked_s.pop(context, None)
-            self._answer_reads(self._reads.pop(context, []), confirmed=False)
-
-    def _answer_reads(self, callbacks: Sequence[ReadCallback], *, confirmed: bool) -> None:
-        self._reads_pending -= len(callbacks)
-        for callback in callbacks:
-            callback(confirmed)
 
     # Time.
 

@@ -2,7 +2,8 @@
 
 Invariants:
 1. The identity file is durable on both volumes before the node says its incarnation to anybody.
-2. A volume that holds anything but no identity, or another identity, refuses to start: a wiped or swapped volume has
+2. A volume that was found to have lost what it had acknowledged is never used again: its ``REFUSED`` says why.
+3. A volume that holds anything but no identity, or another identity, refuses to start: a wiped or swapped volume has
    forgotten votes and acknowledged entries, and must come back as a new incarnation.
 """
 
@@ -18,6 +19,7 @@ from raft_node.errors import CorruptionError, IdentityError
 from raft_node.storage.files import FileSystem
 
 FILE_NAME = "IDENTITY"
+REFUSED_NAME = "REFUSED"
 _IGNORED = frozenset({"LOCK", "lost+found", FILE_NAME, FILE_NAME + ".tmp"})
 
 
@@ -35,7 +37,12 @@ def _encode(identity: Identity) -> bytes:
     return body + f"\n{crc32c(body):08x}\n".encode()
 
 
-def _read(fs: FileSystem, directory: str) -> Identity | None:
+def read(fs: FileSystem, directory: str) -> Identity | None:
+    """The identity that a volume holds; None when it holds none.
+
+    Raises:
+        CorruptionError: The file is damaged.
+    """
     path = f"{directory}/{FILE_NAME}"
     if not fs.exists(path):
         return None
@@ -47,19 +54,29 @@ def _read(fs: FileSystem, directory: str) -> Identity | None:
 
 
 def _write(fs: FileSystem, directory: str, identity: Identity) -> None:
-    temporary = f"{directory}/{FILE_NAME}.tmp"
+    # Durable before anybody hears the incarnation.
+    _put(fs, directory, FILE_NAME, _encode(identity))
+
+
+def _put(fs: FileSystem, directory: str, name: str, content: bytes) -> None:
+    temporary = f"{directory}/{name}.tmp"
     file = fs.create(temporary)
-    file.write_at(0, [_encode(identity)])
+    file.write_at(0, [content])
     # The content before the name, so that the name never shows an empty file.
     file.sync_data()
     file.close()
-    fs.rename(temporary, f"{directory}/{FILE_NAME}")
-    # The name before anybody hears the incarnation.
+    fs.rename(temporary, f"{directory}/{name}")
     fs.sync_directory(directory)
 
 
 def _is_fresh(fs: FileSystem, directory: str) -> bool:
     return not set(fs.list_directory(directory)) - _IGNORED
+
+
+def _check_not_given_up(fs: FileSystem, *directories: str) -> None:
+    for directory in directories:
+        if fs.exists(f"{directory}/{REFUSED_NAME}"):
+            raise IdentityError(fs.read_file(f"{directory}/{REFUSED_NAME}").decode(errors="replace").strip())
 
 
 def load_or_create(fs: FileSystem, wal_dir: str, data_dir: str, name: str, shard: int) -> Identity:
@@ -73,10 +90,11 @@ def load_or_create(fs: FileSystem, wal_dir: str, data_dir: str, name: str, shard
         shard: This node's shard.
 
     Raises:
-        IdentityError: The volumes do not belong together, to this node, or one was wiped.
+        IdentityError: The volumes do not belong together, to this node, or one was wiped, or they were given up.
         CorruptionError: An identity file is damaged.
     """
-    found = {directory: _read(fs, directory) for directory in (wal_dir, data_dir)}
+    _check_not_given_up(fs, wal_dir, data_dir)
+    found = {directory: read(fs, directory) for directory in (wal_dir, data_dir)}
     known = [identity for identity in found.values() if identity is not None]
     if not known:
         for directory in found:
@@ -100,8 +118,8 @@ def load_or_create(fs: FileSystem, wal_dir: str, data_dir: str, name: str, shard
         elif other is None:
             raise IdentityError(
                 f"{directory} was wiped: {name} is known as incarnation {identity.incarnation}. What it had "
-                f"acknowledged may be lost, so it must not vote again. Wipe both volumes and admit its new incarnation "
-                f"as a learner: members replace {name}"
+                f"acknowledged may be lost, so it must not vote again. Wipe both volumes, start it, and run "
+                f"`dougctl members replace {name}` to admit it anew, as a learner first"
             )
         elif (other.name, other.incarnation, other.shard) != (identity.name, identity.incarnation, identity.shard):
             raise IdentityError(f"{wal_dir} and {data_dir} belong to different nodes or incarnations")
@@ -117,9 +135,21 @@ def join_cluster(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity
     """Writes the cluster's id to both volumes, where it is not there yet, and returns the identity with it."""
     joined = identity._replace(cluster_id=cluster_id)
     for directory in (wal_dir, data_dir):
-        if _read(fs, directory) != joined:
+        if read(fs, directory) != joined:
             _write(fs, directory, joined)
     return joined
+
+
+def replace(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity) -> None:
+    """Gives both volumes another identity, whatever they held; only for the recovery of a lost quorum."""
+    for directory in (wal_dir, data_dir):
+        _write(fs, directory, identity)
+
+
+def give_up(fs: FileSystem, wal_dir: str, data_dir: str, reason: str) -> None:
+    """Makes sure that these volumes are not used again: what this incarnation had acknowledged is not on them."""
+    for directory in (wal_dir, data_dir):
+        _put(fs, directory, REFUSED_NAME, f"{reason}\n".encode())
 
 
 def check_log_is_there(fs: FileSystem, wal_dir: str, identity: Identity) -> None:
@@ -131,6 +161,6 @@ def check_log_is_there(fs: FileSystem, wal_dir: str, identity: Identity) -> None
     if identity.cluster_id and not any(name.endswith(".wal") for name in fs.list_directory(wal_dir)):
         raise IdentityError(
             f"{wal_dir} holds no log although {identity.name} is a member: what it had voted for and acknowledged is "
-            f"lost, so it must not vote again. Wipe both volumes and admit its new incarnation as a learner: members "
-            f"replace {identity.name}"
+            f"lost, so it must not vote again. Wipe both volumes, start it, and run `dougctl members replace "
+            f"{identity.name}` to admit it anew, as a learner first"
         )

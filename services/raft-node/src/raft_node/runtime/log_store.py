@@ -4,6 +4,8 @@ Invariants:
 1. One write is under way at a time; what arrives meanwhile is the next one (group commit).
 2. What readers see is durable: a frame is published on the event loop after its sync has returned.
 3. A failed append ends the node: what lies on disk is not known any more.
+4. A reset takes its turn among the writes, on the same thread; none is taken while it is under way.
+5. Entries that were dropped vanish for readers first; their files go afterwards, on a thread of their own.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from raft_node.entry import Entry
 from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, NodeId, Write
-from raft_node.storage.wal import Appended, Wal, WalHardState
+from raft_node.storage.wal import Appended, PrefixDrop, Wal, WalHardState
 
 _CLOSE_TIMEOUT_S = 2.0
 
@@ -36,12 +39,18 @@ def to_wal(state: HardState) -> WalHardState:
     return WalHardState(state.term, name, incarnation, state.commit_index)
 
 
-class LogStore:
-    """The log of one node: a ``LogReader`` to the core, and its writer thread.
+@dataclass(frozen=True, slots=True)
+class _Reset:
+    """The log is to go on behind a snapshot."""
 
-    Attributes:
-        idle: Whether no write is under way.
-    """
+    index: int
+    term: int
+    hard_state: HardState
+    done: asyncio.Future[None]
+
+
+class LogStore:
+    """The log of one node: a ``LogReader`` to the core, and its writer thread."""
 
     def __init__(
         self,
@@ -52,6 +61,7 @@ class LogStore:
         *,
         slow_s: float = math.inf,
         on_slow: Callable[[float, int], None] = lambda duration_s, entries: None,
+        on_compacted: Callable[[int, int], None] = lambda before, after: None,
     ) -> None:
         """Starts the writer thread. Requires: a running event loop.
 
@@ -62,6 +72,7 @@ class LogStore:
             on_failure: Called on the event loop when the node must stop.
             slow_s: An append that takes longer than this is worth telling.
             on_slow: Called on the event loop with such an append's duration and number of entries.
+            on_compacted: Called on the event loop with the first index before and after entries were dropped.
         """
         self._wal = wal
         self._metrics = metrics
@@ -69,13 +80,21 @@ class LogStore:
         self._on_failure = on_failure
         self._slow_s = slow_s
         self._on_slow = on_slow
+        self._on_compacted = on_compacted
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Write | _Reset | None] = queue.SimpleQueue()
         self._preparing = False
-        self.idle = True
+        self._writing = False
+        self._resetting = False
+        self._known_first_index = wal.first_index
         self._started_s = 0.0
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no write and no reset is under way."""
+        return not self._writing and not self._resetting
 
     @property
     def first_index(self) -> int:
@@ -108,15 +127,44 @@ class LogStore:
     @property
     def write_age_s(self) -> float:
         """How long the write under way has taken by now; 0 when there is none."""
-        return 0.0 if self.idle else self._loop.time() - self._started_s
+        return self._loop.time() - self._started_s if self._writing else 0.0
+
+    @property
+    def size_bytes(self) -> int:
+        """What the files of the log take."""
+        return self._wal.size_bytes
+
+    @property
+    def hard_state(self) -> HardState:
+        """The last one that is durable."""
+        return to_raft(self._wal.hard_state)
+
+    def first_index_within(self, bytes_max: int) -> int:
+        """The smallest index with which the files of the log take at most so much."""
+        return self._wal.first_index_within(bytes_max)
+
+    def drop_prefix(self, first_index: int) -> None:
+        """Lets the entries below ``first_index`` go once the next segment begins; see ``Wal.drop_prefix``."""
+        self._wal.drop_prefix(first_index)
 
     def write(self, write: Write) -> None:
         """Hands a write to the writer thread. Requires: ``idle``."""
         assert self.idle, "one write is under way at a time"
-        self.idle = False
+        self._writing = True
         self._started_s = self._loop.time()
         self._metrics.wal_group_commit.observe(len(write.entries))
         self._queue.put(write)
+
+    async def reset(self, index: int, term: int, hard_state: HardState) -> None:
+        """Has the log go on behind a snapshot; returns once that is durable and visible. See ``Wal.reset``.
+
+        A write that is under way ends first. Requires: no write follows before this returns.
+        """
+        assert not self._resetting, "one reset is under way at a time"
+        self._resetting = True
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put(_Reset(index, term, hard_state, done))
+        await done
 
     def close(self) -> None:
         """Waits for the write under way, ends the thread and closes the log; a disk that hangs is not waited for."""
@@ -126,27 +174,49 @@ class LogStore:
             self._wal.close()
 
     def _run(self) -> None:
-        while (write := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
             started = time.perf_counter()
-            hard_state = to_wal(write.hard_state) if write.hard_state is not None else None
             try:
-                appended = self._wal.append(hard_state, write.truncate_from, write.entries)
+                if isinstance(item, _Reset):
+                    appended = self._wal.reset(item.index, item.term, to_wal(item.hard_state))
+                else:
+                    hard_state = to_wal(item.hard_state) if item.hard_state is not None else None
+                    appended = self._wal.append(hard_state, item.truncate_from, item.entries)
             except FatalError as error:
                 self._loop.call_soon_threadsafe(self._on_failure, error)
                 return
-            duration_s = time.perf_counter() - started
-            self._loop.call_soon_threadsafe(self._written, write, appended, duration_s)
+            if isinstance(item, _Reset):
+                self._loop.call_soon_threadsafe(self._was_reset, item, appended)
+            else:
+                self._loop.call_soon_threadsafe(self._written, item, appended, time.perf_counter() - started)
 
     def _written(self, write: Write, appended: Appended, duration_s: float) -> None:
         self._metrics.wal_fsync.observe(duration_s)
         if duration_s > self._slow_s:
             self._on_slow(duration_s, len(write.entries))
         self._wal.publish(appended)
-        self.idle = True
+        self._writing = False
         self._on_durable(write.sequence)
+        self._tidy()
+
+    def _was_reset(self, reset: _Reset, appended: Appended) -> None:
+        self._wal.publish(appended)
+        self._resetting = False
+        if not reset.done.done():
+            reset.done.set_result(None)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Begins what is to be done beside the writes."""
         if self._wal.wants_segment and not self._preparing:
             self._preparing = True
             threading.Thread(target=self._prepare_segment, name="log-segment", daemon=True).start()
+        if self._wal.wants_drop:
+            drop = self._wal.take_drop()
+            before, self._known_first_index = self._known_first_index, self._wal.first_index
+            threading.Thread(target=self._drop, args=(drop,), name="log-drop", daemon=True).start()
+            if before < self._known_first_index:
+                self._on_compacted(before, self._known_first_index)
 
     def _prepare_segment(self) -> None:
         try:
@@ -158,3 +228,11 @@ class LogStore:
 
     def _prepared(self) -> None:
         self._preparing = False
+
+    def _drop(self, drop: PrefixDrop) -> None:
+        try:
+            drop.run()
+        except FatalError as error:
+            self._loop.call_soon_threadsafe(self._on_failure, error)
+            return
+        self._loop.call_soon_threadsafe(self._wal.drop_done, drop)

@@ -7,8 +7,9 @@ result in place and has the engine take it up. The engine itself is only touched
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from raft_node.errors import FatalError
@@ -57,11 +58,37 @@ class Maintenance:
         self._changes_wanted = asyncio.Event()
         self._task_wanted = asyncio.Event()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="maintenance")
+        self._tasks = asyncio.Lock()
+        self._progress = asyncio.Condition()
 
     def poke(self) -> None:
         """Notes that something was written. Two threads wake up for it only when there is enough to do."""
         if self._engine.changes_due:
             self._changes_wanted.set()
+
+    def hurry(self) -> None:
+        """Notes that a memtable was rotated before it was full."""
+        self._changes_wanted.set()
+
+    @contextlib.asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """Waits until no flush or compaction is under way, and begins none within."""
+        async with self._tasks:
+            yield
+        self._task_wanted.set()
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Flushes what was written up to now; False if that took too long, and goes on."""
+        engine = self._engine
+        target = engine.applied_index
+        engine.rotate()
+        self.hurry()
+        try:
+            async with asyncio.timeout(timeout_s), self._progress:
+                await self._progress.wait_for(lambda: engine.flushed_index >= target)
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -95,8 +122,18 @@ class Maintenance:
         while True:
             await self._task_wanted.wait()
             self._task_wanted.clear()
-            while (task := self._engine.next_task()) is not None:
-                await self._run_task(task)
+            while await self._run_next():
+                pass
+
+    async def _run_next(self) -> bool:
+        async with self._tasks:
+            task = self._engine.next_task()
+            if task is None:
+                return False
+            await self._run_task(task)
+        async with self._progress:
+            self._progress.notify_all()
+        return True
 
     async def _run_task(self, task: Task) -> None:
         loop = asyncio.get_running_loop()

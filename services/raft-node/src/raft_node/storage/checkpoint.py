@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import xxhash
@@ -46,6 +47,7 @@ _HASH = struct.Struct("<Q")
 
 CHECKPOINT = "CHECKPOINT"
 _READ_BYTES = 1 << 20
+_OPEN_TABLES_MAX = 16
 
 
 class StaleCheckpointError(DougError):
@@ -182,6 +184,23 @@ def verify_checkpoint(fs: FileSystem, path: str) -> Checkpoint:
         finally:
             file.close()
     return checkpoint
+
+
+def read_checkpoint(fs: FileSystem, checkpoint: Checkpoint, keys: Sequence[bytes]) -> list[bytes | None]:
+    """Looks a few keys up in a checkpoint. Blocking.
+
+    Raises:
+        CorruptionError: A table is missing, damaged, or another one than the list says.
+    """
+    version = Version.empty().apply(checkpoint.edit)
+    files = OpenFiles(fs, _OPEN_TABLES_MAX)
+    tables = {meta.number: open_table(fs, checkpoint.path, meta, files) for meta in version.tables()}
+    try:
+        view = View(version, tables)
+        return [view.find_blocking(key) for key in keys]
+    finally:
+        for table in tables.values():
+            table.close()
 
 
 def hash_of(file: ReadableFile) -> int:

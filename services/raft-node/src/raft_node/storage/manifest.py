@@ -46,6 +46,14 @@ class RecordKind(IntEnum):
     """All records before it are durable."""
 
 
+class ManifestRecord(NamedTuple):
+    """A record, checked."""
+
+    sequence: int
+    kind: int
+    payload: bytes
+
+
 class Recovered(NamedTuple):
     """What recovery found.
 
@@ -196,13 +204,13 @@ def _replay(path: str, data: bytes) -> tuple[Version, int]:
     version = Version.empty()
     position, sequence = len(header), 0
     while position < len(data):
-        record = _record_at(data, position)
-        if record is None or record[0] != sequence:
+        record = read_record(data, position)
+        if record is None or record.sequence != sequence:
             # The first record was durable before CURRENT named this file, so it cannot be torn.
             if sequence == 0 or any(found >= sequence for found in _later_sequences(data, position + 1)):
                 raise CorruptionError(path, position, f"record {sequence} is damaged")
             break
-        _, kind, payload = record
+        kind, payload = record.kind, record.payload
         try:
             if kind == RecordKind.EDIT:
                 version = version.apply(decode_edit(payload))
@@ -210,29 +218,34 @@ def _replay(path: str, data: bytes) -> tuple[Version, int]:
                 raise VersionError(f"unknown kind {kind}")
         except VersionError as error:
             raise CorruptionError(path, position, f"record {sequence}: {error}") from error
-        position += _RECORD_HEADER.size + len(payload)
+        position += record_bytes(record)
         sequence += 1
     if sequence == 0:
         raise CorruptionError(path, position, "it has no records")
     return version, position
 
 
-def _record_at(data: bytes, position: int) -> tuple[int, int, bytes] | None:
-    """Sequence, kind and payload of a valid record."""
+def record_bytes(record: ManifestRecord) -> int:
+    """The size of a record in the file."""
+    return _RECORD_HEADER.size + len(record.payload)
+
+
+def read_record(data: bytes, position: int) -> ManifestRecord | None:
+    """The record at a position; None when there is no valid one."""
     start = position + _RECORD_HEADER.size
     if start > len(data):
         return None
     crc, size, sequence, kind = _RECORD_HEADER.unpack_from(data, position)
     if start + size > len(data) or crc32c(data[position + 4 : start + size]) != crc:
         return None
-    return sequence, kind, data[start : start + size]
+    return ManifestRecord(sequence, kind, data[start : start + size])
 
 
 def _later_sequences(data: bytes, position: int) -> Iterator[int]:
     for start in range(position, len(data) - _RECORD_HEADER.size + 1):
-        record = _record_at(data, start)
+        record = read_record(data, start)
         if record is not None:
-            yield record[0]
+            yield record.sequence
 
 
 class Manifest:

@@ -15,6 +15,7 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import xxhash
 from crc32c import crc32c
@@ -39,6 +40,13 @@ from raft_node.storage.version import TableMeta, table_name
 _READ_BYTES = 1 << 20
 _BLOCK_OVERHEAD_BYTES = 33 + 32 + 2 * 8
 """What the index takes in memory for a block beside the bytes of its last key: two objects and two places in lists."""
+
+
+class Layout(NamedTuple):
+    """Where the filter, the properties and the index of a table lie, in this order."""
+
+    offsets: tuple[int, int, int]
+    sizes: tuple[int, int, int]
 
 
 def open_table(fs: FileSystem, directory: str, meta: TableMeta, files: OpenFiles | None = None) -> Table:
@@ -190,44 +198,83 @@ class Table:
         except BlockError as error:
             raise self._damaged(offset, f"{what}: {error}") from error
 
-    def _read_footer(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    def _read_footer(self) -> Layout:
         start = self.size_bytes - FOOTER_BYTES
         if start < 0:
             raise self._damaged(0, "the file is shorter than a footer")
-        footer = self._file.read_at(start, FOOTER_BYTES)
-        size = FOOTER_BODY.size
-        body, (crc,) = footer[:size], FOOTER_CRC.unpack_from(footer, size)
-        if footer[size + 4 :] != bytes(4) + MAGIC or crc32c(body) != crc:
-            raise self._damaged(start, "the footer is not one of an SSTable")
-        *numbers, form = FOOTER_BODY.unpack(body)
-        if form != FORMAT:
-            raise self._damaged(start, f"unknown SSTable format {form}")
-        offsets, sizes = (numbers[0], numbers[1], numbers[2]), (numbers[3], numbers[4], numbers[5])
-        if [offsets[0] + sizes[0], offsets[1] + sizes[1], offsets[2] + sizes[2]] != [offsets[1], offsets[2], start]:
-            raise self._damaged(start, "the footer's parts do not fill the file")
-        return offsets, sizes
+        try:
+            return decode_footer(self._file.read_at(start, FOOTER_BYTES), start)
+        except BlockError as error:
+            raise self._damaged(start, str(error)) from error
 
     def _read_properties(self, offset: int, size: int) -> TableProperties:
         payload = self._read(offset, size, "properties")
-        if len(payload) < PROPERTIES.size:
-            raise self._damaged(offset, "properties: too short")
-        *numbers, blocks, smallest_bytes, largest_bytes = PROPERTIES.unpack_from(payload)
-        keys = payload[PROPERTIES.size :]
-        if len(keys) != smallest_bytes + largest_bytes:
-            raise self._damaged(offset, "properties: the keys do not fill it")
-        smallest, largest = keys[:smallest_bytes], keys[smallest_bytes:]
-        return TableProperties(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], blocks, smallest, largest)
+        try:
+            return decode_properties(payload)
+        except BlockError as error:
+            raise self._damaged(offset, f"properties: {error}") from error
 
     def _read_index(self, offset: int, size: int) -> tuple[list[bytes], list[int]]:
         payload = self._read(offset, size, "index")
-        if len(payload) < INDEX_COUNT.size:
-            raise self._damaged(offset, "index: too short")
-        (count,) = INDEX_COUNT.unpack_from(payload)
-        keys_at = INDEX_COUNT.size + 6 * count
-        if not count or keys_at > len(payload):
-            raise self._damaged(offset, f"index: no room for {count} blocks")
-        ends = list(accumulate(little_endian("H", payload[4 : 4 + 2 * count]), initial=keys_at))
-        if ends[-1] != len(payload):
-            raise self._damaged(offset, "index: the keys do not fill it")
-        offsets = list(accumulate(little_endian("I", payload[4 + 2 * count : keys_at]), initial=0))
-        return [payload[start:end] for start, end in pairwise(ends)], offsets
+        try:
+            return decode_index(payload)
+        except BlockError as error:
+            raise self._damaged(offset, f"index: {error}") from error
+
+
+def decode_footer(footer: bytes, start: int) -> Layout:
+    """Where the parts of a table lie.
+
+    Args:
+        footer: The last ``FOOTER_BYTES`` of the file.
+        start: Where they begin.
+
+    Raises:
+        BlockError: It is damaged, or of another format.
+    """
+    size = FOOTER_BODY.size
+    body, (crc,) = footer[:size], FOOTER_CRC.unpack_from(footer, size)
+    if footer[size + 4 :] != bytes(4) + MAGIC or crc32c(body) != crc:
+        raise BlockError("the footer is not one of an SSTable")
+    *numbers, form = FOOTER_BODY.unpack(body)
+    if form != FORMAT:
+        raise BlockError(f"unknown SSTable format {form}")
+    offsets, sizes = (numbers[0], numbers[1], numbers[2]), (numbers[3], numbers[4], numbers[5])
+    if [offsets[0] + sizes[0], offsets[1] + sizes[1], offsets[2] + sizes[2]] != [offsets[1], offsets[2], start]:
+        raise BlockError("the footer's parts do not fill the file")
+    return Layout(offsets, sizes)
+
+
+def decode_properties(payload: bytes) -> TableProperties:
+    """The opposite of ``TableProperties.encode``.
+
+    Raises:
+        BlockError: It is damaged.
+    """
+    if len(payload) < PROPERTIES.size:
+        raise BlockError("too short")
+    *numbers, blocks, smallest_bytes, largest_bytes = PROPERTIES.unpack_from(payload)
+    keys = payload[PROPERTIES.size :]
+    if len(keys) != smallest_bytes + largest_bytes:
+        raise BlockError("the keys do not fill it")
+    smallest, largest = keys[:smallest_bytes], keys[smallest_bytes:]
+    return TableProperties(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], blocks, smallest, largest)
+
+
+def decode_index(payload: bytes) -> tuple[list[bytes], list[int]]:
+    """The last key of each data block, and where each begins; one offset more for the end of the last.
+
+    Raises:
+        BlockError: It is damaged.
+    """
+    if len(payload) < INDEX_COUNT.size:
+        raise BlockError("too short")
+    (count,) = INDEX_COUNT.unpack_from(payload)
+    keys_at = INDEX_COUNT.size + 6 * count
+    if not count or keys_at > len(payload):
+        raise BlockError(f"no room for {count} blocks")
+    ends = list(accumulate(little_endian("H", payload[4 : 4 + 2 * count]), initial=keys_at))
+    if ends[-1] != len(payload):
+        raise BlockError("the keys do not fill it")
+    offsets = list(accumulate(little_endian("I", payload[4 + 2 * count : keys_at]), initial=0))
+    return [payload[start:end] for start, end in pairwise(ends)], offsets

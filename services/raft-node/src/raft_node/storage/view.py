@@ -59,6 +59,17 @@ class View:
             if position >= 0 and level.tables[position].may_contain(key):
                 yield level.tables[position]
 
+    def find_blocking(self, key: bytes) -> bytes | None:
+        """The value of a key in these tables, None when it has none. Blocking; no block stays in the cache."""
+        for table in self.candidates(key):
+            position = table.find_block(key)
+            if position >= 0:
+                block = table.read_block(position)
+                place = block.find(key)
+                if place >= 0:
+                    return block.value(place)
+        return None
+
     def sources(self, start: bytes, end: bytes | None, reverse: bool) -> list[Iterator[Record]]:
         """The records of the range, one source per sorted run, newest first. Reading them blocks."""
         sources = [

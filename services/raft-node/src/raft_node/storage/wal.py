@@ -163,6 +163,15 @@ class Wal:
             wal.publish(wal._appended(None, None, None))
         return wal
 
+    @classmethod
+    def open_for_read(cls, fs: FileSystem, directory: str) -> Wal:
+        """Opens a log that is not in use for reading alone; changes nothing, a torn tail stays; BLOCKING.
+
+        Raises:
+            CorruptionError: A file does not hold what was written.
+        """
+        return cls(fs, directory, WalOptions(), wal_recovery.scan(fs, directory), None)
+
     # Readers: the event loop's thread.
 
     @property

@@ -16,12 +16,33 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import NamedTuple
 
 from raft_node.errors import DiskError
 
 SECTORS_BYTES = (512, 4096)
+
+
+class Loss(Enum):
+    """What a crash takes, for tests that try each."""
+
+    DROPPED = "dropped"
+    """Everything that was not synced."""
+    KEPT = "kept"
+    """Nothing."""
+    RANDOM = "random"
+    """A random part of the names and writes, and of the writes any part."""
+    TORN_BYTE = "torn-byte"
+    """The end of each file's last write, cut at a byte."""
+    TORN_512 = "torn-512"
+    """Any sectors of 512 bytes of each file's last write."""
+    TORN_4096 = "torn-4096"
+    """Any sectors of 4096 bytes of each file's last write."""
+
+
+_TORN_SECTORS_BYTES = {Loss.TORN_BYTE: 0, Loss.TORN_512: 512, Loss.TORN_4096: 4096}
 
 
 class Operation(NamedTuple):
@@ -67,6 +88,30 @@ class _Inode:
                 _tear(self.durable, *change, rng)
         self.pending.clear()
         self.seen = bytearray(self.durable)
+
+    def lose(self, loss: Loss, rng: random.Random) -> None:
+        """As ``crash``, by a rule."""
+        last = len(self.pending) - 1
+        for number, change in enumerate(self.pending):
+            if loss is Loss.DROPPED or (loss is Loss.RANDOM and rng.random() < 0.5):
+                continue
+            if change is None:
+                self.durable.clear()
+            elif loss is Loss.RANDOM:
+                _tear(self.durable, *change, rng)
+            elif loss is Loss.KEPT or number < last:
+                _overwrite(self.durable, *change)
+            else:
+                _tear_at(self.durable, *change, _TORN_SECTORS_BYTES[loss], rng)
+        self.pending.clear()
+        self.seen = bytearray(self.durable)
+
+    def copy(self) -> _Inode:
+        copy = _Inode()
+        copy.seen[:] = self.seen
+        copy.durable[:] = self.durable
+        copy.pending = list(self.pending)
+        return copy
 
 
 class _NameChange(NamedTuple):
@@ -152,6 +197,8 @@ class MemoryFileSystem:
     Attributes:
         operations: Every operation that changed or synced something, oldest first.
         crashes: How often it crashed.
+        has_failed: Whether an operation failed, as ``fail_at`` or ``fail_next`` had asked for.
+        before_operation: Called before each operation that changes or syncs something.
     """
 
     def __init__(self) -> None:
@@ -164,6 +211,8 @@ class MemoryFileSystem:
         self._fail_at = -1
         self._fail_for_ever = False
         self._fail_name = ""
+        self.has_failed = False
+        self.before_operation: Callable[[], None] | None = None
 
     # The port.
 
@@ -275,19 +324,56 @@ class MemoryFileSystem:
         self.crashes += 1
         self._fail_at, self._fail_name = -1, ""
         chance = rng.choice((0.0, 0.5, 1.0))
+        for inode in self._crash_names(lambda: rng.random() < chance):
+            inode.crash(rng)
+
+    def crash_as(self, loss: Loss, rng: random.Random) -> None:
+        """As ``crash``, by a rule; ``rng`` chooses where a write is torn."""
+        self.crashes += 1
+        self._fail_at, self._fail_name = -1, ""
+        survives = {Loss.DROPPED: lambda: False, Loss.RANDOM: lambda: rng.random() < 0.5}.get(loss, lambda: True)
+        for inode in self._crash_names(survives):
+            inode.lose(loss, rng)
+
+    def _crash_names(self, survives: Callable[[], bool]) -> list[_Inode]:
+        """Lets the names that are not durable go or stay; the files that still have one."""
         for change in self._pending_names:
-            if rng.random() < chance:
+            if survives():
                 _apply(self._durable_names, change)
         self._pending_names = []
         self._names = dict(self._durable_names)
-        for inode in {id(inode): inode for inode in self._names.values()}.values():
-            inode.crash(rng)
         for path in self._names:
             # A file may come back whose directory was removed without a sync.
             directory = _parent(path)
             while directory not in self._directories:
                 self._directories.add(directory)
                 directory = _parent(directory)
+        return list({id(inode): inode for inode in self._names.values()}.values())
+
+    def copy(self) -> MemoryFileSystem:
+        """The disk as it is now, in both worlds, without its history; files that are open here are not open there."""
+        copy = MemoryFileSystem()
+        copies: dict[int, _Inode] = {}
+
+        def copied(inode: _Inode) -> _Inode:
+            known = copies.get(id(inode))
+            if known is None:
+                known = copies[id(inode)] = inode.copy()
+            return known
+
+        copy._names = {path: copied(inode) for path, inode in self._names.items()}
+        copy._durable_names = {path: copied(inode) for path, inode in self._durable_names.items()}
+        copy._pending_names = [
+            _NameChange({path: None if inode is None else copied(inode) for path, inode in change.targets.items()})
+            for change in self._pending_names
+        ]
+        copy._directories = set(self._directories)
+        return copy
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a crash could take nothing."""
+        return not self._pending_names and not any(inode.pending for inode in self._names.values())
 
     def fail_at(self, operations: int, *, for_ever: bool = True) -> None:
         """Lets the n-th operation from now on (1 is the next), and all after it, raise ``DiskError``."""
@@ -338,6 +424,8 @@ class MemoryFileSystem:
         return sum(operation.name == name for operation in self.operations)
 
     def _begin(self, name: str, path: str) -> None:
+        if self.before_operation is not None:
+            self.before_operation()
         failing = name == self._fail_name
         if failing:
             self._fail_name = ""
@@ -348,6 +436,7 @@ class MemoryFileSystem:
             if not self._fail_for_ever:
                 self._fail_at = -1
         if failing:
+            self.has_failed = True
             raise DiskError(path, name, OSError(errno.EIO, "Input/output error"))
         self.operations.append(Operation(name, path))
 
@@ -398,7 +487,14 @@ def _tear(content: bytearray, offset: int, data: bytes, rng: random.Random) -> N
     if how == 1:
         _overwrite(content, offset, data[: rng.randrange(len(data) + 1)])
         return
-    sector = rng.choice(SECTORS_BYTES)
+    _tear_at(content, offset, data, rng.choice(SECTORS_BYTES), rng)
+
+
+def _tear_at(content: bytearray, offset: int, data: bytes, sector: int, rng: random.Random) -> None:
+    """Keeps a part: up to some byte, or any sectors of that size."""
+    if not sector:
+        _overwrite(content, offset, data[: rng.randrange(len(data) + 1)])
+        return
     end = offset + len(data)
     start = offset
     while start < end:

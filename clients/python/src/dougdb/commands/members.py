@@ -1,0 +1,230 @@
+"""``dougctl members``: who the members of a shard are, and how nodes come, go and are replaced.
+
+A node that is admitted is a learner first, and becomes a voter by itself. ``add`` and ``replace`` wait for that and
+show how far its log is; the change goes on without them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from dougdb.client import DougClient
+from dougdb.commands.common import (
+    ExitCode,
+    JsonOption,
+    UrlOption,
+    client_of,
+    command,
+    fail,
+    print_json,
+    printable,
+)
+from dougdb.errors import UnavailableError
+from dougdb.wire import Member, MemberChange, Members
+
+POLL_S = 0.3
+"""Between two looks at a learner."""
+MISSED_MAX = 5
+"""A leader that is being deposed may know less than the one that admitted the node, but not for long."""
+
+app = typer.Typer(help="Show and change the members of a shard.", no_args_is_help=True)
+
+ShardOption = Annotated[int, typer.Option("--shard", min=0, help="Which shard.", show_default=False)]
+NameArgument = Annotated[str, typer.Argument(help="The node's name.", show_default=False)]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Also when the others cannot form a healthy quorum now: the shard may stop.")
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Wait until it is a voter. It becomes one in either case.")
+]
+
+
+@app.callback()
+def members() -> None:
+    """Show and change the members of a shard."""
+
+
+@app.command("list")
+@command
+def list_members(
+    context: typer.Context, *, shard: ShardOption, as_json: JsonOption = False, url: UrlOption = None
+) -> None:
+    """Show the members as the leader sees them: role, how far their log is, whether they are heard."""
+    with client_of(context, url) as client:
+        found = client.members(shard)
+    if as_json:
+        print_json(found.document)
+        return
+    Console().print(table_of(found))
+    if found.changing:
+        print("a change is not committed yet")
+
+
+@app.command()
+@command
+def add(
+    context: typer.Context,
+    name: NameArgument,
+    *,
+    shard: ShardOption,
+    address: Annotated[str, typer.Option("--address", help="Its Raft address, HOST:PORT.", show_default=False)],
+    wait: WaitOption = True,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+) -> None:
+    """Admit a running node as a learner; it becomes a voter by itself once it has caught up."""
+    with client_of(context, url) as client:
+        change = client.add_member(shard, name, address)
+        _follow(client, shard, change, f"{name} was admitted as a learner", wait=wait, as_json=as_json)
+
+
+@app.command()
+@command
+def remove(
+    context: typer.Context,
+    name: NameArgument,
+    *,
+    shard: ShardOption,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+) -> None:
+    """Remove a member. The node goes on running, takes part in nothing, and can be stopped."""
+    with client_of(context, url) as client:
+        change = client.remove_member(shard, name, force=force)
+    if as_json:
+        print_json(change.document)
+    else:
+        print(f"shard {shard}: {name} was removed")
+
+
+@app.command()
+@command
+def replace(
+    context: typer.Context,
+    name: NameArgument,
+    *,
+    shard: ShardOption,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Its Raft address, HOST:PORT; else the one that is known.")
+    ] = None,
+    force: ForceOption = False,
+    wait: WaitOption = True,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+) -> None:
+    """Admit a node whose disk was wiped or replaced, in place of what it was."""
+    with client_of(context, url) as client:
+        change = client.replace_member(shard, name, address, force=force)
+        words = f"{name} was admitted anew, as a learner"
+        _follow(client, shard, change, words, wait=wait, as_json=as_json)
+
+
+def table_of(found: Members) -> Table:
+    """The table of members."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("member", "incarnation", "role", "address"):
+        table.add_column(name, no_wrap=True)
+    for name in ("match", "lag"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("state", "heard"):
+        table.add_column(name, no_wrap=True)
+    for member in found.members:
+        table.add_row(
+            printable(member.name),
+            member.incarnation,
+            "[bold green]leader[/]" if member.leader else member.role,
+            printable(member.address) or "-",
+            str(member.match_index),
+            str(member.lag),
+            member.state or "-",
+            "yes" if member.healthy else "[bold red]no[/]",
+        )
+    return table
+
+
+def _follow(client: DougClient, shard: int, change: MemberChange, words: str, *, wait: bool, as_json: bool) -> None:
+    """Waits until the learner is a voter, and shows how far it is."""
+    if not as_json:
+        print(f"shard {shard}: {words}", flush=True)
+    if wait:
+        try:
+            _await_voter(client, shard, change, quiet=as_json)
+        except KeyboardInterrupt:
+            text = f"{change.name} goes on catching up without this command; see `dougctl members list --shard {shard}`"
+            print(text, file=sys.stderr)
+            raise
+    if as_json:
+        print_json(change.document)
+    elif wait:
+        print(f"shard {shard}: {change.name} is a voter")
+
+
+def _await_voter(client: DougClient, shard: int, change: MemberChange, *, quiet: bool) -> None:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} entries"),
+        TimeElapsedColumn(),
+    )
+    shows = console.is_terminal and not quiet
+    told = ""
+    with Progress(*columns, console=console, transient=True, disable=not shows) as progress:
+        task = progress.add_task(f"{change.name} catches up", total=None)
+        missed = 0
+        while True:
+            found = _look(client, shard, progress)
+            member = None if found is None else _find(found, change)
+            if member is not None and member.role == "voter":
+                return
+            missed = missed + 1 if found is not None and member is None else 0
+            if missed >= MISSED_MAX:
+                fail(f"{change.name} is not a member any more: somebody removed or replaced it", ExitCode.FAILURE)
+            if found is not None and member is not None:
+                _show(progress, task, member, found)
+                text = _state_of(member)
+                if text != told and not shows and not quiet:
+                    told = text
+                    print(f"shard {shard}: {change.name} {text}", file=sys.stderr, flush=True)
+            time.sleep(POLL_S)
+
+
+def _look(client: DougClient, shard: int, progress: Progress) -> Members | None:
+    try:
+        return client.members(shard)
+    except UnavailableError as error:
+        # The leader may just be changing; the next one goes on promoting.
+        progress.console.print(printable(str(error)), markup=False)
+        return None
+
+
+def _find(found: Members, change: MemberChange) -> Member | None:
+    member = found.named(change.name)
+    return member if member is not None and member.incarnation == change.incarnation else None
+
+
+def _state_of(member: Member) -> str:
+    if not member.healthy:
+        return "is not heard"
+    return "is sent a snapshot" if member.state == "snapshot" else "is catching up"
+
+
+def _show(progress: Progress, task: TaskID, member: Member, found: Members) -> None:
+    progress.update(
+        task,
+        description=f"{printable(member.name)} {_state_of(member)}",
+        completed=member.match_index,
+        total=max(1, found.last_log_index),
+    )
+
+
+__all__ = ["app", "table_of"]

@@ -1,0 +1,189 @@
+{{/* Names, labels and addresses. A shard's name is at most 52 bytes, so that its pods' names fit a label. */}}
+
+{{- define "dougdb.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}{{- .Release.Name -}}{{- else -}}{{- printf "%s-%s" .Release.Name $name -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "dougdb.facadeName" -}}{{ include "dougdb.fullname" . }}-facade{{- end -}}
+
+{{- define "dougdb.facadePort" -}}8080{{- end -}}
+
+{{/* Takes a list: the root, the shard. */}}
+{{- define "dougdb.shardName" -}}{{ include "dougdb.fullname" (index . 0) }}-s{{ index . 1 }}{{- end -}}
+
+{{/* Takes a list: the root, the shard. The domain of the pods of a shard, who are found there before they are ready. */}}
+{{- define "dougdb.peersDomain" -}}
+{{- $root := index . 0 -}}
+{{- include "dougdb.shardName" . }}-peers.{{ $root.Release.Namespace }}.svc.{{ $root.Values.clusterDomain }}
+{{- end -}}
+
+{{/* Takes a list: the root, the shard. The Raft addresses of its first members: name=host:port,... */}}
+{{- define "dougdb.peers" -}}
+{{- $shard := include "dougdb.shardName" . -}}
+{{- $domain := include "dougdb.peersDomain" . -}}
+{{- $peers := list -}}
+{{- range $i := until (int (index . 0).Values.raft.replicas) -}}
+{{- $peers = append $peers (printf "%s-%d=%s-%d.%s:21001" $shard $i $shard $i $domain) -}}
+{{- end -}}
+{{- join "," $peers -}}
+{{- end -}}
+
+{{/* The Raft addresses of shard 0. */}}
+{{- define "dougdb.seeds" -}}
+{{- $shard := include "dougdb.shardName" (list . 0) -}}
+{{- $domain := include "dougdb.peersDomain" (list . 0) -}}
+{{- $seeds := list -}}
+{{- range $i := until (int .Values.raft.replicas) -}}
+{{- $seeds = append $seeds (printf "%s-%d.%s:21001" $shard $i $domain) -}}
+{{- end -}}
+{{- join "," $seeds -}}
+{{- end -}}
+
+{{/* The Doug addresses of every node, as the facade reads them. */}}
+{{- define "dougdb.nodes" -}}
+{{- $root := . -}}
+{{- $nodes := dict -}}
+{{- range $n := until (int .Values.shards) -}}
+{{- $shard := include "dougdb.shardName" (list $root $n) -}}
+{{- $domain := include "dougdb.peersDomain" (list $root $n) -}}
+{{- $members := dict -}}
+{{- range $i := until (int $root.Values.raft.replicas) -}}
+{{- $_ := set $members (printf "%s-%d" $shard $i) (printf "%s-%d.%s:21000" $shard $i $domain) -}}
+{{- end -}}
+{{- $_ := set $nodes (toString $n) $members -}}
+{{- end -}}
+{{- toJson $nodes -}}
+{{- end -}}
+
+{{/* The domains of the shards, as the facade reads them to look for SRV records. */}}
+{{- define "dougdb.domains" -}}
+{{- $root := . -}}
+{{- $domains := dict -}}
+{{- range $n := until (int .Values.shards) -}}
+{{- $_ := set $domains (toString $n) (include "dougdb.peersDomain" (list $root $n)) -}}
+{{- end -}}
+{{- toJson $domains -}}
+{{- end -}}
+
+{{/* Labels that select, and never change. Takes a list: the root, the component. */}}
+{{- define "dougdb.selectorLabels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ default $root.Chart.Name $root.Values.nameOverride }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* Labels of objects, never of pods: a new version of the chart alone must not restart anything. */}}
+{{- define "dougdb.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "dougdb.selectorLabels" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/part-of: dougdb
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* Takes a list: the root, the image. */}}
+{{- define "dougdb.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $name := printf "%s/%s" $root.Values.image.registry $image.repository -}}
+{{- if $image.digest -}}{{ $name }}@{{ $image.digest }}{{- else -}}{{ $name }}:{{ default $root.Chart.AppVersion $image.tag }}{{- end -}}
+{{- end -}}
+
+{{- define "dougdb.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "dougdb.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* Spread over machines and zones. Takes a list: the root, the labels that select the pods, as YAML. */}}
+{{- define "dougdb.spread" -}}
+{{- $hard := (index . 0).Values.spread.hard -}}
+{{- $labels := index . 1 -}}
+{{- range $index, $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+{{- if $index }}
+{{ end -}}
+- maxSkew: 1
+  topologyKey: {{ $key }}
+  whenUnsatisfiable: {{ ternary "DoNotSchedule" "ScheduleAnyway" $hard }}
+  labelSelector:
+    matchLabels:
+      {{- $labels | nindent 6 }}
+{{- end }}
+{{- end -}}
+
+{{/* TLS: the Secret, the environment, the volume. All empty while tls.mode is disabled. */}}
+
+{{- define "dougdb.tlsSecret" -}}
+{{- if eq .Values.tls.mode "existingSecret" -}}{{ .Values.tls.existingSecret }}{{- else -}}{{ include "dougdb.fullname" . }}-tls{{- end -}}
+{{- end -}}
+
+{{- define "dougdb.tlsEnv" -}}
+{{- if include "dougdb.supportsTls" . -}}
+DOUGDB_TLS_MODE: {{ ternary "disabled" "mutual" (eq .Values.tls.mode "disabled") }}
+{{- if ne .Values.tls.mode "disabled" }}
+DOUGDB_TLS_CERT_FILE: /etc/dougdb/tls/tls.crt
+DOUGDB_TLS_KEY_FILE: /etc/dougdb/tls/tls.key
+DOUGDB_TLS_CA_FILE: /etc/dougdb/tls/ca.crt
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "dougdb.tlsMount" -}}
+{{- if ne .Values.tls.mode "disabled" -}}
+- name: tls
+  mountPath: /etc/dougdb/tls
+  readOnly: true
+{{- end -}}
+{{- end -}}
+
+{{- define "dougdb.tlsVolume" -}}
+{{- if ne .Values.tls.mode "disabled" -}}
+- name: tls
+  secret:
+    secretName: {{ include "dougdb.tlsSecret" . }}
+    defaultMode: 0440
+{{- end -}}
+{{- end -}}
+
+{{/* The names that the certificate is good for, as YAML. */}}
+{{- define "dougdb.tlsNames" -}}
+{{- $root := . -}}
+- localhost
+- {{ include "dougdb.facadeName" . }}
+- {{ include "dougdb.facadeName" . }}.{{ .Release.Namespace }}
+- {{ include "dougdb.facadeName" . }}.{{ .Release.Namespace }}.svc
+- {{ include "dougdb.facadeName" . }}.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
+{{- range $n := until (int .Values.shards) }}
+- "*.{{ include "dougdb.shardName" (list $root $n) }}-peers.{{ $root.Release.Namespace }}.svc"
+- "*.{{ include "dougdb.peersDomain" (list $root $n) }}"
+{{- end }}
+{{- end -}}
+
+{{- define "dougdb.scheme" -}}{{ ternary "http" "https" (eq .Values.tls.mode "disabled") }}{{- end -}}
+
+{{/* The annotations by which a Prometheus without the operator finds a pod. Takes a list: the root, the port. */}}
+{{- define "dougdb.scrapeAnnotations" -}}
+{{- if (index . 0).Values.monitoring.scrapeAnnotations -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ index . 1 | quote }}
+prometheus.io/path: /metrics
+{{- end -}}
+{{- end -}}

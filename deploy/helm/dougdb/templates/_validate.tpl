@@ -1,0 +1,111 @@
+{{/* What the schema cannot say. Every message names the value and what to do. Rendered once, by configmap.yaml. */}}
+{{- define "dougdb.validate" -}}
+{{- $v := .Values -}}
+{{- $root := . -}}
+{{- if gt (len (include "dougdb.fullname" .)) 44 -}}
+{{- fail (printf "the name %q is longer than 44 characters: set fullnameOverride" (include "dougdb.fullname" .)) -}}
+{{- end -}}
+{{- if ge (mul 2 (int64 $v.raft.heartbeatMs)) (add1 (int64 $v.raft.electionTimeoutMs)) -}}
+{{- fail "raft.electionTimeoutMs must be at least twice raft.heartbeatMs" -}}
+{{- end -}}
+{{- if le (int64 $v.raft.electionTimeoutMaxMs) (int64 $v.raft.electionTimeoutMs) -}}
+{{- fail "raft.electionTimeoutMaxMs must be greater than raft.electionTimeoutMs" -}}
+{{- end -}}
+{{- if lt (mul 1000 (int64 $v.raft.terminationGracePeriodSeconds)) (add 10000 (int64 $v.raft.drainTimeoutMs)) -}}
+{{- fail "raft.terminationGracePeriodSeconds must be at least 10 s longer than raft.drainTimeoutMs: a node that is killed while it hands over leaves its shard without a leader" -}}
+{{- end -}}
+{{- if lt (int64 $v.facade.terminationGracePeriodSeconds) (add 10 (int64 $v.facade.preStopSeconds)) -}}
+{{- fail "facade.terminationGracePeriodSeconds must be at least 10 s longer than facade.preStopSeconds" -}}
+{{- end -}}
+{{- if and $v.facade.autoscaling.enabled (lt (int64 $v.facade.autoscaling.maxReplicas) (int64 $v.facade.autoscaling.minReplicas)) -}}
+{{- fail "facade.autoscaling.maxReplicas must not be less than minReplicas" -}}
+{{- end -}}
+{{- if and $v.facade.service.nodePort (eq $v.facade.service.type "ClusterIP") -}}
+{{- fail "facade.service.nodePort needs facade.service.type NodePort or LoadBalancer" -}}
+{{- end -}}
+{{- range $name := keys $v.raft.settings -}}
+{{- if hasKey (fromYaml (include "dougdb.raftSettings" $root)) $name -}}
+{{- fail (printf "raft.settings.%s: the chart sets it from a value of its own" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := keys $v.facade.settings -}}
+{{- if hasKey (fromYaml (include "dougdb.facadeSettings" $root)) $name -}}
+{{- fail (printf "facade.settings.%s: the chart sets it from a value of its own" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- include "dougdb.validateModes" . -}}
+{{- include "dougdb.validateLive" . -}}
+{{- end -}}
+
+{{- define "dougdb.validateModes" -}}
+{{- $v := .Values -}}
+{{- if and (ne $v.tls.mode "disabled") (not (include "dougdb.supportsTls" .)) -}}
+{{- fail (printf "tls.mode %s: version %s of the services does not speak TLS yet, and must not seem to; only tls.mode disabled is accepted" $v.tls.mode .Chart.AppVersion) -}}
+{{- end -}}
+{{- if and (eq $v.tls.mode "existingSecret") (not $v.tls.existingSecret) -}}
+{{- fail "tls.mode existingSecret needs tls.existingSecret, the name of a Secret with tls.crt, tls.key and ca.crt" -}}
+{{- end -}}
+{{- if and (eq $v.tls.mode "certManager") (not $v.tls.certManager.issuerRef.name) -}}
+{{- fail "tls.mode certManager needs tls.certManager.issuerRef.name" -}}
+{{- end -}}
+{{- if and $v.tls.existingSecret (ne $v.tls.mode "existingSecret") -}}
+{{- fail (printf "tls.existingSecret is set, but tls.mode is %s" $v.tls.mode) -}}
+{{- end -}}
+{{- if not (has $v.discovery.mode (include "dougdb.discoveryModes" . | fromYamlArray)) -}}
+{{- fail (printf "discovery.mode %s: version %s of the facade knows only %s" $v.discovery.mode .Chart.AppVersion (include "dougdb.discoveryModes" .)) -}}
+{{- end -}}
+{{- if and $v.monitoring.enabled (or $v.monitoring.podMonitor $v.monitoring.serviceMonitor $v.monitoring.rules) (not (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1")) -}}
+{{- fail "monitoring.enabled: this cluster does not have the Prometheus operator (monitoring.coreos.com/v1); install it, or set monitoring.podMonitor, monitoring.serviceMonitor and monitoring.rules to false" -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+What is already there: without a cluster to ask, as in `helm template`, nothing is.
+The shape of a cluster is in its volumes. Other shards or other members would leave data behind, or nodes that refuse.
+*/}}
+{{- define "dougdb.validateLive" -}}
+{{- $v := .Values -}}
+{{- $root := . -}}
+{{- $claims := dict -}}
+{{- range $claim := (lookup "v1" "PersistentVolumeClaim" .Release.Namespace "").items -}}
+{{- $_ := set $claims $claim.metadata.name $claim -}}
+{{- end -}}
+{{- $prefix := printf "data-%s-s" (include "dougdb.fullname" .) -}}
+{{- $shards := int $v.shards -}}
+{{- $replicas := int $v.raft.replicas -}}
+{{- $found := dict -}}
+{{- range $name, $claim := $claims -}}
+{{- $place := trimPrefix $prefix $name -}}
+{{- if and (hasPrefix $prefix $name) (regexMatch "^[0-9]+-[0-9]+$" $place) -}}
+{{- $shard := int (index (splitList "-" $place) 0) -}}
+{{- $ordinal := int (index (splitList "-" $place) 1) -}}
+{{- $_ := set $found (toString $shard) true -}}
+{{- if ge $shard $shards -}}
+{{- fail (printf "shards: %d, but the claim %s holds data of shard %d. The number of shards cannot change while the data is there: set shards to what it was, or delete the claims of all shards (kubectl delete pvc -n %s -l app.kubernetes.io/instance=%s)" $shards $name $shard $root.Release.Namespace $root.Release.Name) -}}
+{{- end -}}
+{{- if ge $ordinal $replicas -}}
+{{- fail (printf "raft.replicas: %d, but the claim %s belongs to member %d. The members of a shard cannot change through the chart: set raft.replicas to what it was" $replicas $name $ordinal) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $found (not (hasKey $found (toString (sub $shards 1)))) -}}
+{{- fail (printf "shards: %d, but there are claims of %d shards only. The number of shards cannot change while the data is there" $shards (len $found)) -}}
+{{- end -}}
+{{- if and $found (not (hasKey $claims (printf "%s0-%d" $prefix (sub $replicas 1)))) -}}
+{{- fail (printf "raft.replicas: %d, but the shards have fewer members. The members of a shard cannot change through the chart: set raft.replicas to what it was" $replicas) -}}
+{{- end -}}
+{{- range $n := until $shards -}}
+{{- $set := lookup "apps/v1" "StatefulSet" $root.Release.Namespace (include "dougdb.shardName" (list $root $n)) -}}
+{{- range $template := dig "spec" "volumeClaimTemplates" list $set -}}
+{{- $wanted := dict "data" $v.persistence.data.size "wal" $v.persistence.wal.size -}}
+{{- $has := $template.spec.resources.requests.storage -}}
+{{- $wants := get $wanted $template.metadata.name -}}
+{{- if ne (toString $has) (toString $wants) -}}
+{{- fail (printf "persistence.%s.size: %s, but the StatefulSet %s was made with %s, and Kubernetes does not let a StatefulSet change that. Grow the claims themselves, delete the StatefulSet with --cascade=orphan, then upgrade" $template.metadata.name $wants $set.metadata.name $has) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $set (ne (len (dig "spec" "volumeClaimTemplates" list $set)) (ternary 2 1 $v.persistence.wal.enabled)) -}}
+{{- fail "persistence.wal.enabled cannot change while the data is there: the log lies where it was made" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

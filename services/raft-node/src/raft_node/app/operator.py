@@ -1,0 +1,220 @@
+"""What operators ask of one node: its status, leadership, draining, members. The Admin service is the way in.
+
+It knows the running replica once ``attach`` has given it that; until then it says that the node is starting. Once a
+node is draining it hands leadership over whenever it gets it; only a new start takes that back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from doug.v1 import admin_pb2
+from raft_node import __version__
+from raft_node.errors import (
+    AlreadyLeaderError,
+    NotLeaderError,
+    TransferFailedError,
+    UnavailableError,
+    UnknownMemberError,
+)
+from raft_node.observability.logs import get_logger
+from raft_node.raft.membership import members_of
+from raft_node.raft.types import Role
+from raft_node.rpc.addresses import AddressBook
+from raft_node.rpc.admin_service import Leadership
+from raft_node.rpc.shard import Shard
+from raft_node.runtime.drain import drain
+from raft_node.runtime.events import Recorder
+from raft_node.runtime.log_store import LogStore
+from raft_node.runtime.membership import MemberChange, Membership, MemberView
+from raft_node.settings import NodeSettings
+
+_log = get_logger()
+
+
+class Replica(NamedTuple):
+    """The running replica, as operators have to do with it."""
+
+    shard: Shard
+    log: LogStore
+    membership: Membership
+    addresses: AddressBook
+
+
+class Operator:
+    """The node as its operators see it.
+
+    Attributes:
+        incarnation: Whose volumes these are; 0 before that is known.
+        draining: Whether the node is about to be stopped.
+    """
+
+    def __init__(
+        self, settings: NodeSettings, record: Recorder, show_readiness: Callable[[bool], Awaitable[None]]
+    ) -> None:
+        """Starts detached.
+
+        Args:
+            settings: The node's settings.
+            record: Notes what happened.
+            show_readiness: Tells the health service whether the node is ready.
+        """
+        self._settings = settings
+        self._record = record
+        self._show_readiness = show_readiness
+        self._replica: Replica | None = None
+        self._changes: set[asyncio.Future[MemberChange]] = set()
+        self.incarnation = 0
+        self.draining = False
+
+    def attach(self, replica: Replica) -> None:
+        """From now on the replica is asked."""
+        self._replica = replica
+
+    def status(self) -> admin_pb2.StatusResponse:
+        """See ``Operated``."""
+        settings = self._settings
+        response = admin_pb2.StatusResponse(
+            node_id=settings.node_id,
+            shard=settings.shard_id,
+            role=Role.FOLLOWER.value,
+            client_address=settings.client_address,
+            peer_address=settings.peer_listen,
+            admin_address=settings.admin_listen,
+            incarnation=self.incarnation,
+            version=__version__,
+            initial_shards=settings.initial_shards,
+        )
+        replica = self._replica
+        if replica is not None:
+            shard = replica.shard
+            core = shard.driver.node
+            response.role = core.role.value
+            response.term = core.term
+            response.commit_index = core.commit_index
+            response.applied_index = replica.shard.driver.applied_index
+            response.last_log_index = core.last_index
+            response.first_log_index = replica.log.first_index
+            response.leader_id, response.leader_address = shard.leader()
+            response.cluster_id = shard.peers.me.cluster_id
+        return response
+
+    # Leadership.
+
+    async def transfer_leadership(self, target: str) -> Leadership:
+        """See ``Operated``."""
+        shard = self._leading().shard
+        core = shard.driver.node
+        members = {member.name: member for member in members_of(core.configuration)}
+        if target and target not in members:
+            raise UnknownMemberError(f"shard {shard.number} has no member {target}")
+        if target == core.id.name:
+            raise AlreadyLeaderError(f"{target} leads already")
+        timeout_s = self._settings.drain_timeout_ms / 1000
+        leader = await shard.driver.hand_over(members[target] if target else None, timeout_s)
+        if target and leader.name != target:
+            raise TransferFailedError(f"{leader.name} leads now, not {target}")
+        return self._leadership(shard)
+
+    async def drain(self) -> Leadership:
+        """See ``Operated``."""
+        shard = self._running().shard
+        self.draining = True
+        self._record("drain_began")
+        await self._show_readiness(False)
+        await self.settle()
+        if shard.is_leader:
+            self.draining = False
+            await self._show_readiness(True)
+            shard.driver.release()
+            raise TransferFailedError("nobody took over; this node goes on")
+        return self._leadership(shard)
+
+    async def settle(self) -> None:
+        """Hands leadership over and waits until what was proposed is answered. Requires: a replica."""
+        assert self._replica is not None
+        settings, driver = self._settings, self._replica.shard.driver
+        leader = await drain(driver, settings.drain_timeout_ms / 1000, settings.election_timeout_max_ms / 1000)
+        left = len(driver.pending)
+        self._record("drained", leader=leader.name if leader else "", unanswered=left)
+        _log.info("node.drained", leader=leader.name if leader else "", unanswered=left)
+
+    async def settle_again(self) -> None:
+        """A drained node was elected all the same: the others could not, or an operator asked for it."""
+        shard = self._running().shard
+        await self.settle()
+        if shard.is_leader:
+            shard.driver.release()
+
+    # Members.
+
+    def members(self) -> admin_pb2.MembersResponse:
+        """See ``Operated``."""
+        replica = self._leading()
+        core = replica.shard.driver.node
+        return admin_pb2.MembersResponse(
+            term=core.term,
+            commit_index=core.commit_index,
+            last_log_index=core.last_index,
+            changing=replica.membership.changing,
+            members=[_message(replica, view) for view in replica.membership.views()],
+        )
+
+    async def add_member(self, name: str, address: str) -> MemberChange:
+        """See ``Operated``."""
+        return await self._change(lambda membership: membership.add(name, address))
+
+    async def remove_member(self, name: str, *, force: bool) -> MemberChange:
+        """See ``Operated``."""
+        return await self._change(lambda membership: membership.remove(name, force=force))
+
+    async def replace_member(self, name: str, address: str, *, force: bool) -> MemberChange:
+        """See ``Operated``."""
+        return await self._change(lambda membership: membership.replace(name, address, force=force))
+
+    async def _change(self, change: Callable[[Membership], Awaitable[MemberChange]]) -> MemberChange:
+        replica = self._leading()
+        # Whoever asked may go away; a change that has begun is carried through all the same.
+        task = asyncio.ensure_future(change(replica.membership))
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        try:
+            return await asyncio.shield(task)
+        except NotLeaderError:
+            # It was deposed meanwhile, with nothing changed.
+            raise NotLeaderError(*replica.shard.leader()) from None
+
+    # Helpers.
+
+    def _running(self) -> Replica:
+        if self._replica is None:
+            raise UnavailableError("the node is starting")
+        return self._replica
+
+    def _leading(self) -> Replica:
+        replica = self._running()
+        if not replica.shard.is_leader:
+            raise NotLeaderError(*replica.shard.leader())
+        return replica
+
+    @staticmethod
+    def _leadership(shard: Shard) -> Leadership:
+        return Leadership(*shard.leader(), shard.driver.node.term)
+
+
+def _message(replica: Replica, view: MemberView) -> admin_pb2.ShardMember:
+    member = view.member
+    return admin_pb2.ShardMember(
+        name=member.name,
+        incarnation=member.incarnation,
+        role="voter" if view.voter else "learner",
+        leader=view.leader,
+        address=replica.addresses.find(member) or "",
+        client_address=replica.shard.peers.client_addresses.get(member.name, ""),
+        match_index=view.match_index,
+        lag=view.lag,
+        state=view.state,
+        healthy=view.healthy,
+    )

@@ -1,0 +1,121 @@
+"""Ties the parts together that make, send, receive and install snapshots, and that let the log go.
+
+It only builds, ticks and closes them; what each does is said in its own module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from raft_node.errors import FatalError
+from raft_node.observability.metrics import Metrics
+from raft_node.raft.types import NodeId
+from raft_node.rpc.peers import Peers
+from raft_node.rpc.snapshot_sender import SenderLimits, SnapshotSender
+from raft_node.rpc.snapshot_service import SnapshotService
+from raft_node.runtime.compactor import Compactor
+from raft_node.runtime.driver import Driver
+from raft_node.runtime.events import Recorder
+from raft_node.runtime.installer import Installer
+from raft_node.runtime.log_store import LogStore
+from raft_node.runtime.maintenance import Maintenance
+from raft_node.runtime.snapshots import Snapshots
+from raft_node.settings import NodeSettings
+from raft_node.storage.engine import Engine
+from raft_node.storage.files import FileSystem
+from raft_node.storage.tasks import tmp_directory
+
+
+class SnapshotParts:
+    """All of it, for one node.
+
+    Attributes:
+        service: Where the Raft service hands snapshots that come in.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        fs: FileSystem,
+        start_id: str,
+        driver: Driver,
+        log: LogStore,
+        engine: Engine,
+        maintenance: Maintenance,
+        peers: Peers,
+        metrics: Metrics,
+        record: Recorder,
+        on_failure: Callable[[FatalError], None],
+    ) -> None:
+        """Builds it. Requires: a running event loop."""
+        # Receiving and installing in order on one thread; making and reading what is sent on others.
+        self._receiving = ThreadPoolExecutor(1, thread_name_prefix="snapshot-in")
+        self._sending = ThreadPoolExecutor(2, thread_name_prefix="snapshot-out")
+        self._driver = driver
+        self._snapshots = Snapshots(
+            fs,
+            engine,
+            tmp_directory(settings.data_dir, start_id),
+            self._sending,
+            asyncio.get_running_loop().time,
+        )
+        self._sender = SnapshotSender(
+            self._snapshots,
+            driver,
+            peers.me,
+            peers.address_of,
+            fs,
+            self._sending,
+            SenderLimits(settings.snapshot_chunk_bytes, settings.snapshot_timeout_ms / 1000),
+            metrics,
+            record,
+            on_failure,
+        )
+        installer = Installer(fs, settings.data_dir, driver, engine, log, maintenance, self._receiving)
+        self.service = SnapshotService(
+            fs,
+            settings.data_dir,
+            installer,
+            self._receiving,
+            peers.me,
+            lambda: driver.node.term,
+            metrics,
+            record,
+            on_failure,
+        )
+        self._compactor = Compactor(
+            log,
+            engine,
+            settings.log_keep_bytes,
+            settings.log_bytes_max,
+            lambda: driver.node.slowest_healthy_match,
+            lambda: self._snapshots.indexes,
+            maintenance.hurry,
+        )
+
+    def wanted(self, peers: Sequence[NodeId]) -> None:
+        """The core names peers that need a snapshot."""
+        self._sender.wanted(peers)
+
+    def flushed(self) -> None:
+        """A flush or a compaction has ended: applying may go on, and some of the log may go."""
+        self._driver.wake()
+        self._compact()
+
+    def _compact(self) -> None:
+        if not self._driver.restoring:
+            self._compactor.look()
+
+    async def tidy(self) -> None:
+        """Called now and then."""
+        self._compact()
+        await self._snapshots.tidy()
+
+    async def close(self) -> None:
+        """Ends what is under way. Requires: the driver was stopped."""
+        await self._sender.close()
+        await self.service.close()
+        self._sending.shutdown()
+        self._receiving.shutdown()

@@ -1,0 +1,152 @@
+"""Whether this node is a member, as its peers know it: why it waits, and what an operator can do about it.
+
+A node that starts with an empty disk after the shard was made is no member, whatever its name: nothing of what an
+earlier disk had promised is known to it. It stays, answers who it is, and takes no part until a leader admits it. The
+same holds for a node that was removed, and for an old disk whose name was given to another one meanwhile.
+
+Must not know the core beyond its configuration. Nothing here decides anything: it only says what is the case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from doug.v1 import raft_pb2 as pb
+from doug_wire.tls import Certificates
+from raft_node.observability.logs import get_logger
+from raft_node.raft.configuration import ConfigurationError, decode_configuration
+from raft_node.raft.membership import members_of
+from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
+from raft_node.rpc.identify import identify
+from raft_node.runtime.events import Recorder
+
+ASK_EVERY_S = 1.0
+_CALL_TIMEOUT_S = 0.5
+
+_log = get_logger()
+
+
+class Verdict(NamedTuple):
+    """What a configuration says of a node: the event that tells it, and the words; both empty for a member."""
+
+    event: str
+    reason: str
+
+
+MEMBER = Verdict("", "")
+
+
+def verdict(configuration: Configuration, me: NodeId, shard: int) -> Verdict:
+    """What a configuration says of this incarnation."""
+    known = next((member for member in members_of(configuration) if member.name == me.name), None)
+    if known == me:
+        return MEMBER
+    if known is None:
+        return Verdict(
+            "join_waiting",
+            f"not a member of shard {shard}; run `dougctl members add {me.name} --address HOST:PORT`",
+        )
+    return Verdict(
+        "incarnation_refused",
+        f"{me.name} is a member of shard {shard} with incarnation {known.incarnation}, and this disk has "
+        f"{me.incarnation}: the disk was wiped or replaced; run `dougctl members replace {me.name}` to admit it anew",
+    )
+
+
+def newest(
+    answers: Iterable[pb.IdentifyResponse], shard: int, cluster_id: bytes, since: int = 0
+) -> Configuration | None:
+    """The configuration of whoever of this shard has applied the most, ``since`` or more; None when there is none."""
+    found, reached = None, since - 1
+    for answer in answers:
+        if answer.shard != shard or answer.cluster_id != cluster_id or answer.applied_index <= reached:
+            continue
+        try:
+            found, reached = decode_configuration(answer.configuration), answer.applied_index
+        except ConfigurationError:
+            # It has none yet, or is of a version that does not tell.
+            continue
+    return found
+
+
+class Standing:
+    """Asks the peers while this node is no member, or hears no leader.
+
+    Attributes:
+        reason: Why this node is not ready; empty while nothing speaks against it.
+    """
+
+    def __init__(
+        self,
+        me: NodeId,
+        shard: int,
+        cluster_id: bytes,
+        configuration: Callable[[], tuple[Configuration, int]],
+        has_leader: Callable[[], bool],
+        addresses: Callable[[], Mapping[str, str]],
+        record: Recorder,
+        certificates: Certificates | None = None,
+    ) -> None:
+        """Asks nobody yet.
+
+        Args:
+            me: This node.
+            shard: Its shard's number.
+            cluster_id: Its cluster.
+            configuration: Gives the configuration in force here, and an index that whoever knows better has applied.
+            has_leader: Whether a leader is known here.
+            addresses: Gives the Raft addresses that are worth asking, by name.
+            record: Notes what happened.
+            certificates: For the connections; plaintext without.
+        """
+        self._certificates = certificates
+        self._me = me
+        self._shard = shard
+        self._cluster_id = cluster_id
+        self._configuration = configuration
+        self._has_leader = has_leader
+        self._addresses = addresses
+        self._record = record
+        self._told = MEMBER
+        self.reason = ""
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(ASK_EVERY_S)
+
+    async def look(self) -> None:
+        """Finds out once how this node stands."""
+        own, since = self._configuration()
+        is_member = self._me in members_of(own)
+        if is_member and self._has_leader():
+            self._tell(MEMBER)
+            return
+        addresses = [address for name, address in self._addresses().items() if name != self._me.name]
+        answers = await asyncio.gather(
+            *(
+                identify(address, self._shard, self._me.name, _CALL_TIMEOUT_S, self._certificates)
+                for address in addresses
+            )
+        )
+        known = newest((answer for answer in answers if answer is not None), self._shard, self._cluster_id, since)
+        if known is None and own == NO_MEMBERS:
+            self._tell(Verdict("join_waiting", f"no member of shard {self._shard} answers"))
+        else:
+            self._tell(verdict(own if known is None else known, self._me, self._shard))
+
+    def _tell(self, found: Verdict) -> None:
+        # Who is admitted, and has nothing of the log yet, waits for it no longer than a node without a leader.
+        self.reason = found.reason
+        if found == self._told:
+            return
+        self._told = found
+        if found == MEMBER:
+            _log.info("standing.member")
+            self._record("joined", incarnation=self._me.incarnation)
+        else:
+            _log.warning(f"standing.{found.event}", reason=found.reason)
+            self._record(found.event, reason=found.reason)

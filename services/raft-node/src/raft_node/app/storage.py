@@ -1,0 +1,109 @@
+"""Opens what a node has stored, and makes sure that its parts belong together.
+
+The log and the state are on two volumes. The state never ends behind the log, with one exception: a snapshot was being
+installed when the node stopped. Then a note says so, and the log is reset here, as the node would have done.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from raft_node import entry as entries
+from raft_node.app.bootstrap import FIRST_TERM
+from raft_node.entry import EntryError, EntryKind
+from raft_node.errors import CorruptionError, IdentityError
+from raft_node.settings import NodeSettings
+from raft_node.storage.engine import Engine
+from raft_node.storage.files import FileSystem
+from raft_node.storage.incoming import discard_outdated
+from raft_node.storage.installing import read_installing, remove_installing
+from raft_node.storage.manifest import replace_file
+from raft_node.storage.options import EngineOptions
+from raft_node.storage.wal import Wal, WalHardState, WalOptions
+
+FIRST_CONFIGURATION = "FIRST-CONFIGURATION"
+"""The bytes of log entry 1, for members that have not started yet when the log no longer holds it."""
+
+
+class Opened(NamedTuple):
+    """What was opened, and what had to be mended for it."""
+
+    wal: Wal
+    engine: Engine
+    notes: tuple[str, ...]
+
+
+def open_storage(fs: FileSystem, settings: NodeSettings, start_id: str) -> Opened:
+    """Reads the log and the manifest. Blocking.
+
+    Raises:
+        CorruptionError: A file is damaged.
+        IdentityError: The log was wiped or replaced.
+        DiskError: The disk failed.
+    """
+    options = EngineOptions(
+        memtable_bytes=settings.memtable_bytes,
+        block_cache_bytes=settings.block_cache_bytes,
+        compression=settings.compression,
+    )
+    wal = Wal.open(fs, settings.wal_dir, WalOptions(segment_bytes=settings.wal_segment_bytes))
+    engine = Engine.open(fs, settings.data_dir, options, start_id)
+    notes = [str(note) for note in wal.recovery_notes]
+    notes += _bring_together(fs, settings, wal, engine)
+    discard_outdated(fs, settings.data_dir, engine.applied_index)
+    return Opened(wal, engine, tuple(notes))
+
+
+def _bring_together(fs: FileSystem, settings: NodeSettings, wal: Wal, engine: Engine) -> list[str]:
+    """Ends the installation of a snapshot that was cut off, and refuses volumes that do not belong together."""
+    applied, term = engine.applied_index, engine.applied_term
+    installing = read_installing(fs, settings.data_dir)
+    notes = []
+    if applied < wal.first_index - 1:
+        raise IdentityError(
+            f"{settings.data_dir} ends with entry {applied}, and {settings.wal_dir} begins with entry "
+            f"{wal.first_index}: the data was wiped or replaced by older data"
+        )
+    if applied > wal.last_index or (applied and wal.term(applied) != term):
+        known = installing is not None and (installing.index, installing.term) == (applied, term)
+        if not known or installing is None or wal.hard_state.term < installing.log_term:
+            raise IdentityError(
+                f"{settings.data_dir} has applied entry {applied} of term {term}, and "
+                f"{settings.wal_dir} ends at {wal.last_index} or has another entry there: the log was wiped or replaced"
+            )
+        wal.publish(wal.reset(applied, term, _hard_state_behind(wal.hard_state, applied, term)))
+        notes.append(f"the log was reset behind the snapshot of entry {applied}, whose installation was cut off")
+    if installing is not None:
+        # Only now, with a log that goes with the state, may the note go.
+        remove_installing(fs, settings.data_dir)
+    return notes
+
+
+def _hard_state_behind(state: WalHardState, index: int, term: int) -> WalHardState:
+    if term > state.term:
+        return WalHardState(term, "", 0, index)
+    return state._replace(commit_index=max(index, state.commit_index))
+
+
+def first_configuration(fs: FileSystem, data_dir: str, wal: Wal) -> bytes:
+    """The finished bytes of entry 1, kept in a file for when the log begins later; empty if never known here. Blocking.
+
+    Raises:
+        CorruptionError: The file, or the entry, is damaged.
+    """
+    path = f"{data_dir}/{FIRST_CONFIGURATION}"
+    try:
+        data = fs.read_file(path)
+    except FileNotFoundError:
+        if wal.first_index > 1 or wal.last_index == 0:
+            return b""
+        data = wal.entries(1, 2, 1)[0].data
+        # Durable before the log may drop the entry, which it does not do before the node runs.
+        replace_file(fs, data_dir, FIRST_CONFIGURATION, data)
+    try:
+        entry = entries.decode(data)
+    except EntryError as error:
+        raise CorruptionError(path, error.position, error.what) from error
+    if (entry.index, entry.term, entry.kind) != (1, FIRST_TERM, EntryKind.CONFIGURATION):
+        raise CorruptionError(path, 0, "it is not a shard's first configuration")
+    return data

@@ -1,0 +1,55 @@
+"""Where members are reached: by the settings, or by the configuration that admitted them.
+
+Must not know connections. An address in the settings wins, so that whoever runs the nodes (a StatefulSet with its DNS
+names, say) stays in charge of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from raft_node.raft.membership import members_of
+from raft_node.raft.types import Configuration, NodeId
+
+_REMEMBERED_MAX = 256
+
+
+class AddressBook:
+    """Raft addresses by member. Those of nodes that were removed are remembered, so that they can be told."""
+
+    def __init__(self, settings: Mapping[str, str], configuration: Callable[[], Configuration]) -> None:
+        """Looks nothing up yet.
+
+        Args:
+            settings: Addresses by name.
+            configuration: Gives the configuration in force.
+        """
+        self._settings = settings
+        self._configuration = configuration
+        self._learned_from: Configuration | None = None
+        self._learned: dict[NodeId, str] = {}
+
+    def find(self, node: NodeId) -> str | None:
+        """The address of a member, of one that was, or of whoever the settings name."""
+        self._learn()
+        return self._settings.get(node.name) or self._learned.get(node)
+
+    def configured(self, name: str) -> str | None:
+        """The address that the settings give this name."""
+        return self._settings.get(name)
+
+    def all(self) -> dict[str, str]:
+        """Every address that is worth asking, by name."""
+        return {**dict(self._configuration().addresses), **self._settings}
+
+    def _learn(self) -> None:
+        configuration = self._configuration()
+        if configuration is self._learned_from:
+            return
+        self._learned_from = configuration
+        addresses = dict(configuration.addresses)
+        for member in members_of(configuration):
+            if member.name in addresses:
+                self._learned[member] = addresses[member.name]
+        while len(self._learned) > _REMEMBERED_MAX:
+            del self._learned[next(iter(self._learned))]

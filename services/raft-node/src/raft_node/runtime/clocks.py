@@ -1,0 +1,42 @@
+"""The clocks of a node beside its ticks: one for log timestamps, one for leases.
+
+Only the driver reads them; the core is given what they show.
+"""
+
+from __future__ import annotations
+
+import time
+
+
+class WallClock:
+    """The leader's clock for log timestamps: the wall clock at its election, moved on by the monotonic clock."""
+
+    def __init__(self) -> None:
+        """Starts from now."""
+        self.rebase()
+
+    def rebase(self) -> None:
+        """Looks at the wall clock again; done when this node becomes leader."""
+        self._wall_us = time.time_ns() // 1000
+        self._monotonic_us = time.monotonic_ns() // 1000
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch."""
+        return self._wall_us + time.monotonic_ns() // 1000 - self._monotonic_us
+
+
+class LeaseClock:
+    """The clock that leases are judged by, in ticks with fractions; nobody can set it.
+
+    Where the system has one, it is the clock that goes on while the machine is suspended: a laptop that was shut must
+    not wake up with a lease.
+    """
+
+    def __init__(self, tick_ms: int) -> None:
+        """Counts in ticks of this length."""
+        self._tick_ns = tick_ms * 1_000_000
+        self._clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+    def now(self) -> float:
+        """What it shows."""
+        return time.clock_gettime_ns(self._clock) / self._tick_ns

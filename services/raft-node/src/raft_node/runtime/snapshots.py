@@ -1,0 +1,176 @@
+"""The snapshots that this node holds for others: checkpoints of its own state, shared by all who need one.
+
+A snapshot is made of hard links when somebody needs one, below the ``tmp`` directory of this start, so that nothing of
+it outlives the process for long. It stays for a while after its last use: whoever lost the connection in the middle
+gets the rest of the same one. Only the event loop touches this; what blocks runs on a thread.
+
+Invariants:
+1. A snapshot is never older than the log's first entry was when it was given out, so that the log continues it.
+2. Nothing of a snapshot changes; its files go when nobody uses it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import xxhash
+
+from raft_node.errors import CorruptionError
+from raft_node.kv.keyspace import CONFIGURATION_KEY, STATE_KEY, State
+from raft_node.storage.checkpoint import CHECKPOINT, Checkpoint, CheckpointFile, CheckpointWrite, read_checkpoint
+from raft_node.storage.files import FileSystem
+from raft_node.storage.incoming import SnapshotHeader
+
+LINGER_S = 60.0
+"""So long a snapshot stays that nobody uses."""
+
+
+class StateFacts(NamedTuple):
+    """What a checkpoint's own keyspace says that the log must know behind it.
+
+    Attributes:
+        configuration: The bytes of the members.
+        timestamp_us: The log time.
+    """
+
+    configuration: bytes
+    timestamp_us: int
+
+
+def facts_of(fs: FileSystem, checkpoint: Checkpoint) -> StateFacts:
+    """Reads a checkpoint's facts. Blocking.
+
+    Raises:
+        CorruptionError: It is damaged, or holds no state of a shard.
+    """
+    configuration, state = read_checkpoint(fs, checkpoint, (CONFIGURATION_KEY, STATE_KEY))
+    if configuration is None or state is None:
+        raise CorruptionError(f"{checkpoint.path}/{CHECKPOINT}", 0, "it holds no state of a shard")
+    return StateFacts(configuration, State.decode(state).clock_us)
+
+
+@dataclass(slots=True)
+class HeldSnapshot:
+    """A snapshot that can be sent.
+
+    Attributes:
+        header: What it consists of.
+        path: Where its files are.
+        users: How many use it.
+        unused_since_s: When the last one let it go.
+    """
+
+    header: SnapshotHeader
+    path: str
+    users: int = 0
+    unused_since_s: float = 0.0
+
+
+class CheckpointSource(Protocol):
+    """The engine as this module sees it."""
+
+    @property
+    def flushed_index(self) -> int:
+        """The last entry in the SSTables."""
+
+    def checkpoint(self, path: str) -> CheckpointWrite:
+        """A checkpoint of the state as of that entry."""
+
+
+class Snapshots:
+    """All snapshots of one node."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        engine: CheckpointSource,
+        directory: str,
+        threads: Executor,
+        now_s: Callable[[], float],
+    ) -> None:
+        """Starts without any.
+
+        Args:
+            fs: Where.
+            engine: What they are made of.
+            directory: Where they lie; on the file system of the engine, and removed with its next start.
+            threads: Runs what blocks.
+            now_s: A monotonic clock.
+        """
+        self._fs = fs
+        self._engine = engine
+        self._directory = directory
+        self._threads = threads
+        self._now_s = now_s
+        self._held: list[HeldSnapshot] = []
+        self._pins: list[int] = []
+        self._making = asyncio.Lock()
+
+    @property
+    def indexes(self) -> Sequence[int]:
+        """The last entries of all that are held, or are being made: the log behind them is of use."""
+        return [*self._pins, *(held.header.last_index for held in self._held)]
+
+    async def acquire(self, first_index: int) -> HeldSnapshot:
+        """A snapshot that a log beginning with ``first_index`` continues; ends with ``release``.
+
+        Raises:
+            CorruptionError: This node's own tables are damaged; the node must stop.
+            DiskError: The disk failed; the node must stop.
+        """
+        async with self._making:
+            found = self._newest()
+            if found is None or found.header.last_index + 1 < first_index:
+                # The log is never dropped beyond what is flushed, so this one is new enough.
+                found = await self._make()
+            found.users += 1
+            return found
+
+    def release(self, snapshot: HeldSnapshot) -> None:
+        """One user less."""
+        snapshot.users -= 1
+        snapshot.unused_since_s = self._now_s()
+
+    async def tidy(self, *, linger_s: float = LINGER_S) -> None:
+        """Removes those that were unused for long; called now and then."""
+        until_s = self._now_s() - linger_s
+        old = [held for held in self._held if held.users == 0 and held.unused_since_s <= until_s]
+        for held in old:
+            self._held.remove(held)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._fs.remove_tree, held.path)
+
+    def _newest(self) -> HeldSnapshot | None:
+        return max(self._held, key=lambda held: held.header.last_index, default=None)
+
+    async def _make(self) -> HeldSnapshot:
+        snapshot_id = secrets.token_hex(16)
+        path = f"{self._directory}/snapshot-{snapshot_id}"
+        self._pins.append(self._engine.flushed_index)
+        try:
+            write = self._engine.checkpoint(path)
+            loop = asyncio.get_running_loop()
+            header = await loop.run_in_executor(self._threads, self._run, write, snapshot_id)
+        finally:
+            self._pins.pop()
+        held = HeldSnapshot(header, path)
+        self._held.append(held)
+        return held
+
+    def _run(self, write: CheckpointWrite, snapshot_id: str) -> SnapshotHeader:
+        checkpoint = write.run()
+        facts = facts_of(self._fs, checkpoint)
+        content = self._fs.read_file(f"{checkpoint.path}/{CHECKPOINT}")
+        listing = CheckpointFile(CHECKPOINT, len(content), xxhash.xxh3_64_intdigest(content))
+        return SnapshotHeader(
+            snapshot_id,
+            checkpoint.applied_index,
+            checkpoint.applied_term,
+            facts.configuration,
+            facts.timestamp_us,
+            (listing, *checkpoint.files),
+        )

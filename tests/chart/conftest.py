@@ -1,0 +1,49 @@
+"""The tests of the Helm chart, the image files and their scripts. None of them needs a cluster.
+
+Those that render the chart are skipped, with the reason, where its tools are not installed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tools.chart import CHART  # noqa: E402 - the path has to be set first
+from tools.rendering import Object, missing_tool, render  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tools() -> None:
+    """Requires the chart's tools."""
+    if reason := missing_tool():
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def default(tools: None) -> list[Object]:
+    """What the chart gives by default."""
+    return render()
+
+
+@pytest.fixture
+def changed_chart(tools: None, tmp_path: Path) -> Callable[[dict[str, str]], Path]:
+    """Makes a copy of the chart with some files written anew."""
+
+    def change(files: dict[str, str]) -> Path:
+        copy = tmp_path / "chart"
+        shutil.copytree(CHART, copy, dirs_exist_ok=True)
+        for name, text in files.items():
+            path = copy / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return copy
+
+    return change

@@ -1,0 +1,229 @@
+"""The chart over many sets of values: helm takes it, Kubernetes' schemas take what it gives, bad values are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tools.chart import CHART, run_helm
+from tools.rendering import Object, refusal, render, validate
+
+KIND = str(CHART / "values-kind.yaml")
+OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")
+MATRIX: dict[str, tuple[str, ...]] = {
+    "defaults": (),
+    "kind": ("--values", KIND),
+    "one shard": ("--set", "shards=1"),
+    "four shards of three": ("--set", "shards=4,raft.replicas=3"),
+    "one node": ("--set", "shards=1,raft.replicas=1,facade.replicas=1"),
+    "autoscaling": ("--set", "facade.autoscaling.enabled=true"),
+    "log on the data's claim": ("--set", "persistence.wal.enabled=false"),
+    "storage classes": ("--set", "persistence.wal.storageClass=fast,persistence.data.storageClass=big"),
+    "monitoring": ("--set", "monitoring.enabled=true", *OPERATOR),
+    "dashboards alone": (
+        "--set",
+        "monitoring.enabled=true,monitoring.podMonitor=false,monitoring.serviceMonitor=false,monitoring.rules=false",
+    ),
+    "bare": (
+        "--set",
+        "networkPolicy.enabled=false,podDisruptionBudget.enabled=false,monitoring.scrapeAnnotations=false",
+    ),
+    "load balancer": (
+        "--set",
+        "facade.service.type=LoadBalancer,facade.service.port=80,facade.service.annotations.a=b",
+    ),
+    "node port": ("--set", "facade.service.type=NodePort,facade.service.nodePort=30080"),
+    "digests": ("--set", f"raft.image.digest=sha256:{'a' * 64},image.registry=registry.example:5000"),
+    "placement": (
+        "--set",
+        "spread.hard=true,raft.priorityClassName=high,raft.nodeSelector.disk=ssd,facade.tolerations[0].operator=Exists,"
+        "image.pullSecrets[0].name=secret,raft.podLabels.team=data,raft.podAnnotations.note=x",
+    ),
+    "settings": (
+        "--set",
+        "raft.settings.DOUGDB_MEMTABLE_BYTES=33554432,facade.settings.DOUGDB_QUEUE_ITEMS_MAX=100,"
+        "raft.extraEnv[0].name=A,raft.extraEnv[0].value=b",
+    ),
+    "other names": ("--set", "fullnameOverride=kv,clusterDomain=example.internal"),
+    "policies": (
+        "--set-json",
+        'networkPolicy={"clientsFrom":[{"podSelector":{}}],"metricsFrom":[{"podSelector":{"matchLabels":{"a":"b"}}}]}',
+    ),
+    "further objects": (
+        "--set-json",
+        'extraObjects=[{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"{{ .Release.Name }}-x"},"data":{}}]',
+    ),
+}
+# What Kubernetes itself does not know, and this chart may still give.
+CUSTOM = {"monitoring.coreos.com/v1", "cert-manager.io/v1"}
+VERSIONS = ["1.29", "1.31", "1.35"]
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "an unknown key": ("bogus=1", "additional properties 'bogus' not allowed"),
+    "an unknown key below": ("raft.replica=3", "additional properties 'replica' not allowed"),
+    "a misspelt request": ("raft.resources.request.cpu=1", "additional properties 'request' not allowed"),
+    "an even number of nodes": ("raft.replicas=4", "at '/raft/replicas': value must be one of 1, 3, 5, 7, 9"),
+    "no shard": ("shards=0", "at '/shards'"),
+    "a TLS mode that does not exist": ("tls.mode=on", "at '/tls/mode'"),
+    "TLS, which nobody speaks yet": ("tls.mode=selfSigned", "does not speak TLS yet"),
+    "a secret without its mode": ("tls.existingSecret=x", "tls.existingSecret is set, but tls.mode is disabled"),
+    "access control": ("auth.mode=token", "at '/auth/mode': value must be 'none'"),
+    "discovery that does not exist yet": ("discovery.mode=kubernetes", "knows only [static]"),
+    "the tag latest": ("raft.image.tag=latest", "at '/raft/image/tag'"),
+    "heartbeats as long as elections": ("raft.heartbeatMs=76", "at least twice raft.heartbeatMs"),
+    "an empty range of timeouts": ("raft.electionTimeoutMaxMs=150", "must be greater than raft.electionTimeoutMs"),
+    "a grace shorter than the drain": ("raft.drainTimeoutMs=51000", "at least 10 s longer than raft.drainTimeoutMs"),
+    "a facade's grace too short": ("facade.preStopSeconds=21", "at least 10 s longer than facade.preStopSeconds"),
+    "bounds of the autoscaler": (
+        "facade.autoscaling.enabled=true,facade.autoscaling.maxReplicas=1",
+        "must not be less than minReplicas",
+    ),
+    "a node port without its type": ("facade.service.nodePort=30000", "needs facade.service.type"),
+    "a setting that the chart makes": ("raft.settings.DOUGDB_SEEDS=x", "raft.settings.DOUGDB_SEEDS: the chart sets it"),
+    "a facade's setting that it makes": ("facade.settings.DOUGDB_NODES=x", "facade.settings.DOUGDB_NODES: the chart"),
+    "a setting that is none": ("raft.settings.PATH=x", "'PATH' does not match pattern"),
+    "monitoring without its operator": ("monitoring.enabled=true", "does not have the Prometheus operator"),
+    "a name that no label holds": (f"fullnameOverride={'a' * 45}", "at '/fullnameOverride'"),
+    "a size without a unit": ("persistence.data.size=10", "at '/persistence/data/size'"),
+}
+
+
+@pytest.fixture(scope="session")
+def rendered(tools: None) -> dict[str, list[Object]]:
+    return {name: render(*options) for name, options in MATRIX.items()}
+
+
+@pytest.fixture(scope="session")
+def problems(rendered: dict[str, list[Object]]) -> dict[str, list[str]]:
+    """What is wrong in each set of values, found in one go: reading the schemas takes longer than using them."""
+    found = {name: list[str]() for name in rendered}
+    every = [(name, one) for name, objects in rendered.items() for one in objects]
+    for number, version, message in validate([one for _, one in every], VERSIONS):
+        if version not in CUSTOM:
+            found[every[number][0]].append(message)
+    return found
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_helm_and_kubernetes_take_it(
+    name: str, rendered: dict[str, list[Object]], problems: dict[str, list[str]]
+) -> None:
+    assert not problems[name]
+    objects, options = rendered[name], MATRIX[name]
+    names = [(one["kind"], one["metadata"]["name"]) for one in objects]
+    assert len(names) == len(set(names))
+    if name != "further objects":
+        assert {one["metadata"]["namespace"] for one in objects} == {"dougdb"}
+    if OPERATOR[0] not in options:
+        for command in (
+            ("lint", "--strict", str(CHART), *options),
+            ("install", "dougdb", str(CHART), "--dry-run=client", *options),
+        ):
+            run = run_helm(*command)
+            assert run.returncode == 0, run.stderr + run.stdout
+
+
+def test_the_schemas_would_find_a_mistake(default: list[Object]) -> None:
+    """Each of these has to be seen, or a green matrix says nothing."""
+    for wrong in (
+        {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "x"}, "spec": {"replica": 1}},
+        {"apiVersion": "v1", "kind": "Nonsense", "metadata": {"name": "x"}},
+        {"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget", "metadata": {"name": "x"}, "spec": {}},
+    ):
+        assert len(validate([wrong], VERSIONS)) == len(VERSIONS), wrong
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_an_upgrade_with_the_same_values_changes_nothing(name: str, rendered: dict[str, list[Object]]) -> None:
+    assert render(*MATRIX[name], "--is-upgrade") == rendered[name]
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_values_are_refused(case: str, tools: None) -> None:
+    value, text = REFUSED[case]
+    assert text in refusal("--set", value)
+
+
+def test_old_clusters_are_refused(tools: None) -> None:
+    assert "incompatible with Kubernetes v1.26.0" in refusal("--kube-version", "1.26.0")
+    assert not refusal("--kube-version", "1.27.0")
+
+
+def test_notes_say_how_to_use_it_and_what_is_open(tools: None) -> None:
+    notes = run_helm("install", "dougdb", str(CHART), "--dry-run=client", "--namespace", "store").stdout
+    notes = notes.partition("NOTES:")[2]
+    for text in (
+        "kubectl -n store port-forward service/dougdb-facade 8080:8080",
+        "curl -X PUT localhost:8080/v1/kv/hello -d world",
+        "WARNING: tls.mode is disabled and auth.mode is none",
+        "delete pvc -l app.kubernetes.io/instance=dougdb",
+    ):
+        assert text in notes
+
+
+# -- what waits for the services ------------------------------------------------------------------------------------
+
+ABLE = {"templates/_support.tpl": '{{- define "dougdb.supportsTls" -}}true{{- end -}}\n'
+        '{{- define "dougdb.discoveryModes" -}}[static, dns, kubernetes, auto]{{- end -}}\n'}  # fmt: skip
+TLS_REFUSED = {
+    "tls.mode=existingSecret": "needs tls.existingSecret",
+    "tls.mode=certManager": "needs tls.certManager.issuerRef.name",
+    "tls.mode=selfSigned,tls.existingSecret=x": "tls.existingSecret is set",
+}
+TLS = {
+    "existingSecret": "tls.mode=existingSecret,tls.existingSecret=mine",
+    "certManager": "tls.mode=certManager,tls.certManager.issuerRef.name=issuer",
+    "selfSigned": "tls.mode=selfSigned",
+}
+
+
+@pytest.mark.parametrize("value", TLS_REFUSED)
+def test_tls_needs_what_its_mode_names(value: str, changed_chart: Callable[[dict[str, str]], Path]) -> None:
+    assert TLS_REFUSED[value] in refusal("--set", value, chart=changed_chart(ABLE))
+
+
+@pytest.mark.parametrize("mode", TLS)
+def test_tls_reaches_every_pod_once_it_is_spoken(mode: str, changed_chart: Callable[[dict[str, str]], Path]) -> None:
+    objects = render("--set", TLS[mode], chart=changed_chart(ABLE))
+    assert not [message for _, version, message in validate(objects, VERSIONS) if version not in CUSTOM]
+    secret = "mine" if mode == "existingSecret" else "dougdb-tls"
+    for one in objects:
+        if one["kind"] in ("StatefulSet", "Deployment"):
+            spec = one["spec"]["template"]["spec"]
+            assert {"name": "tls", "secret": {"secretName": secret, "defaultMode": 0o440}} in spec["volumes"]
+            mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
+            assert mounts["tls"] == "/etc/dougdb/tls"
+    for one in objects:
+        if one["kind"] == "ConfigMap" and "DOUGDB_LOG_LEVEL" in one["data"]:
+            tls = {name: value for name, value in one["data"].items() if name.startswith("DOUGDB_TLS_")}
+            assert tls == {
+                "DOUGDB_TLS_MODE": "mutual",
+                "DOUGDB_TLS_CERT_FILE": "/etc/dougdb/tls/tls.crt",
+                "DOUGDB_TLS_KEY_FILE": "/etc/dougdb/tls/tls.key",
+                "DOUGDB_TLS_CA_FILE": "/etc/dougdb/tls/ca.crt",
+            }
+    made = [one for one in objects if one["kind"] in ("Secret", "Certificate")]
+    assert [one["kind"] for one in made] == {"existingSecret": [], "certManager": ["Certificate"]}.get(mode, ["Secret"])
+    if mode == "certManager":
+        names = made[0]["spec"]["dnsNames"]
+        assert {"dougdb-facade", "*.dougdb-s1-peers.dougdb.svc", "*.dougdb-s1-peers.dougdb.svc.cluster.local"} <= set(
+            names
+        )
+
+
+def test_only_discovery_by_kubernetes_gets_rights(
+    default: list[Object], changed_chart: Callable[[dict[str, str]], Path]
+) -> None:
+    assert not [one for one in default if one["kind"] in ("Role", "RoleBinding")]
+    objects = render("--set", "discovery.mode=kubernetes", chart=changed_chart(ABLE))
+    (role,) = [one for one in objects if one["kind"] == "Role"]
+    assert role["rules"] == [
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}
+    ]
+    tokens = {
+        one["metadata"]["name"]: one["spec"]["template"]["spec"]["automountServiceAccountToken"]
+        for one in objects
+        if one["kind"] in ("StatefulSet", "Deployment")
+    }
+    assert tokens == {"dougdb-s0": False, "dougdb-s1": False, "dougdb-facade": True}

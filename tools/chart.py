@@ -1,0 +1,145 @@
+"""Makes what is made from the Helm chart and what the chart is made of, or checks that the committed files are that.
+
+Usage: python tools/chart.py [--check]
+
+- deploy/helm/dougdb/{dashboards,rules}: copies of deploy/observability, because a chart reads only its own files;
+- deploy/helm/dougdb/README.md: the table of values, from the comments in values.yaml;
+- deploy/k8s/dougdb.yaml: the chart with its default values, for those who do not use Helm. It needs helm.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "deploy" / "helm" / "dougdb"
+OBSERVABILITY = ROOT / "deploy" / "observability"
+COPIED = (("dashboards", "*.json"), ("rules", "*.yaml"))
+PLAIN = ROOT / "deploy" / "k8s" / "dougdb.yaml"
+NAMESPACE = "dougdb"
+_KEY = re.compile(r"^( *)([A-Za-z]\w*):(?: (.*))?$")
+
+
+def find_helm() -> str | None:
+    """The helm to call: the one of the chart's tools, else the one in PATH."""
+    own = ROOT / ".venv" / ".chart" / "bin" / "helm"
+    return str(own) if own.exists() else shutil.which("helm")
+
+
+def run_helm(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Calls helm with scratch folders of its own, so that nothing of the user's has a say.
+
+    Raises:
+        FileNotFoundError: There is no helm.
+    """
+    helm = find_helm()
+    if helm is None:
+        raise FileNotFoundError("helm")
+    with tempfile.TemporaryDirectory() as folder:
+        homes = {f"HELM_{name}_HOME": folder for name in ("CACHE", "CONFIG", "DATA")}
+        return subprocess.run(
+            [helm, *words],
+            env={**os.environ, "KUBECONFIG": f"{folder}/none", **homes, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def describe_values(text: str) -> str:
+    """The table of values in Markdown, from the text of values.yaml.
+
+    A comment that begins with ``--`` describes the key in the next line; a key with keys below it needs none.
+
+    Raises:
+        ValueError: A key is not described.
+    """
+    rows, path, comment = [], list[tuple[int, str]](), ""
+    for line in text.splitlines():
+        match = _KEY.match(line)
+        if match is None:
+            comment = line.strip().removeprefix("# -- ") if line.strip().startswith("# -- ") else ""
+            continue
+        path = [(indent, key) for indent, key in path if indent < len(match[1])] + [(len(match[1]), match[2])]
+        name = ".".join(key for _, key in path)
+        if match[3] is not None:
+            if not comment:
+                raise ValueError(f"values.yaml does not describe {name}")
+            rows.append(f"| `{name}` | `{match[3]}` | {comment} |")
+        comment = ""
+    return "\n".join(rows)
+
+
+def readme() -> str:
+    """The chart's README with the table of its values."""
+    head, mark, rest = (CHART / "README.md").read_text().partition("<!-- values -->\n")
+    _, end, tail = rest.partition("<!-- end of values -->")
+    if not mark or not end:
+        raise ValueError("README.md of the chart has lost the marks around its values")
+    table = describe_values((CHART / "values.yaml").read_text())
+    return f"{head}{mark}| Value | Default | |\n|---|---|---|\n{table}\n{end}{tail}"
+
+
+def plain() -> str:
+    """The chart with its default values as plain manifests.
+
+    Raises:
+        ValueError: helm refuses the chart.
+    """
+    run = run_helm("template", "dougdb", str(CHART), "--namespace", NAMESPACE, "--skip-tests")
+    if run.returncode:
+        raise ValueError(run.stderr)
+    head = (
+        "# Generated from deploy/helm/dougdb with its default values by `make chart`; do not edit.\n"
+        f"# kubectl create namespace {NAMESPACE} && kubectl apply -f deploy/k8s/dougdb.yaml\n"
+    )
+    return head + run.stdout
+
+
+def expected(with_helm: bool) -> dict[Path, str]:
+    """Every generated file with its text."""
+    files = {CHART / "README.md": readme()}
+    for folder, pattern in COPIED:
+        for source in sorted((OBSERVABILITY / folder).glob(pattern)):
+            files[CHART / folder / source.name] = source.read_text()
+    if with_helm:
+        files[PLAIN] = plain()
+    return files
+
+
+def left_over(files: dict[Path, str]) -> list[Path]:
+    """Copies whose original is gone."""
+    return [path for folder, pattern in COPIED for path in sorted((CHART / folder).glob(pattern)) if path not in files]
+
+
+def main() -> int:
+    """Runs the command line."""
+    check = "--check" in sys.argv[1:]
+    with_helm = find_helm() is not None
+    if not with_helm:
+        print("chart: there is no helm (try `make chart-tools`), so deploy/k8s is left as it is", file=sys.stderr)
+    files = expected(with_helm)
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text] + left_over(files)
+    if not check:
+        for path in stale:
+            if path in files:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(files[path])
+            else:
+                path.unlink()
+        return 0
+    if stale:
+        print("These files are not what the chart gives; run `make chart`:", *stale, sep="\n  ")
+        return 1
+    print("chart: its README, its copies and deploy/k8s are up to date")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
