@@ -10,9 +10,10 @@ TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests serv
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check certs bench-smoke clean
-.PHONY: crash-images mutants mutants-check
+.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
+.PHONY: soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
+.PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -28,7 +29,11 @@ setup: ## Make .venv; instant when it is up to date
 run: setup ## Start a local cluster; options as ARGS="--shards 3 --data /tmp/doug"
 	@exec $(BIN)/python tools/foreground.py $(BIN)/dougctl dev $(ARGS)
 
-check: lint types imports protos-check chart-check mutants-check tidy ## Everything but the tests: lint, types, layers, stubs, house rules
+observe: setup ## Start a local cluster and a Prometheus that scrapes it; the options of `make run` as ARGS="..."
+	@exec $(BIN)/python tools/foreground.py $(BIN)/python tools/observe.py $(ARGS)
+
+# Everything but the tests: lint, types, layers, house rules, and that what is generated is what its sources give.
+check: lint types imports protos-check chart-check dashboards-check mutants-check tidy ## Everything but the tests
 
 lint: setup
 	$(BIN)/ruff check .
@@ -39,7 +44,7 @@ types: setup
 	$(MYPY) tools bench
 	@for folder in $(TESTS); do \
 		echo "$(MYPY) $$folder"; \
-		MYPYPATH=$$folder $(MYPY) --explicit-package-bases $$folder || exit 1; \
+		MYPYPATH=$$folder:tools $(MYPY) --explicit-package-bases $$folder || exit 1; \
 	done
 
 imports: setup
@@ -57,12 +62,16 @@ test: check ## What every change must pass, in under 15 minutes on 2 cores
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) -m "not simulation and not integration and not slow" $(MEMBER_TESTS) tests
 
-sim: setup ## The simulations only
-	$(PYTEST) -m simulation services/raft-node/tests
+sim: setup ## The simulations only: at least 500 seeds, and the directed scenarios
+	$(PYTEST) -s -m simulation services/raft-node/tests
 
 simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
 	$(BIN)/python -m raft_node.testing --seed $(SEED)
+
+soak: setup ## Many fresh seeds: make soak FROM=n SEEDS=m
+	@if [ -z "$(FROM)" ] || [ -z "$(SEEDS)" ]; then echo 'usage: make soak FROM=n SEEDS=m' >&2; exit 2; fi
+	$(BIN)/python -m raft_node.testing.soak --from $(FROM) --seeds $(SEEDS)
 
 crash-images: setup ## All crash images of all workloads of four operations on log and SSTables
 	$(BIN)/python -m raft_node.testing.crash_images_main $(ARGS)
@@ -75,6 +84,12 @@ mutants-check: setup
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
+
+dashboards: setup ## Generate the dashboards and alert rules in deploy/observability
+	$(BIN)/python tools/dashboards.py
+
+dashboards-check: setup ## Check that they are what tools/observability gives
+	$(BIN)/python tools/dashboards.py --check
 
 certs: setup ## Make an authority and certificates in certs/, for trying TLS; options as ARGS="--name db.local"
 	$(BIN)/python tools/certs.py $(ARGS)

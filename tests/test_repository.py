@@ -76,6 +76,7 @@ def test_make_run_hands_options_on() -> None:
         .endswith("dougctl dev --shards 3 --port 9000 --data /somewhere")
     )
     assert recipe("run").splitlines()[-1].strip().endswith("dougctl dev")
+    assert recipe("observe", "ARGS=--shards 3").splitlines()[-1].strip().endswith("tools/observe.py --shards 3")
 
 
 @needs_make
@@ -96,6 +97,14 @@ def test_a_simulation_is_replayed_by_its_seed() -> None:
     missing = make("simulate")
     assert missing.returncode != 0
     assert "usage: make simulate SEED=n" in missing.stderr
+
+
+@needs_make
+def test_a_soak_names_its_seeds() -> None:
+    assert recipe("soak", "FROM=7", "SEEDS=9").splitlines()[-1].endswith("-m raft_node.testing.soak --from 7 --seeds 9")
+    missing = make("soak", "FROM=7")
+    assert missing.returncode != 0
+    assert "usage: make soak FROM=n SEEDS=m" in missing.stderr
 
 
 def test_ci_runs_what_the_readme_says() -> None:

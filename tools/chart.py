@@ -71,7 +71,7 @@ def describe_values(text: str) -> str:
         if match[3] is not None:
             if not comment:
                 raise ValueError(f"values.yaml does not describe {name}")
-            rows.append(f"| `{name}` | `{match[3]}` | {comment} |")
+            rows.append(f"| **{name}** | `{match[3]}` | {comment} |")
         comment = ""
     return "\n".join(rows)
 

@@ -53,7 +53,7 @@ def test_drift_is_found_and_mended(
 
 
 def test_every_value_is_described() -> None:
-    assert "| `a.b` | `1` | One. |" in chart.describe_values("a:\n  # -- One.\n  b: 1\n")
+    assert "| **a.b** | `1` | One. |" in chart.describe_values("a:\n  # -- One.\n  b: 1\n")
     with pytest.raises(ValueError, match=r"does not describe a\.c"):
         chart.describe_values("a:\n  # -- One.\n  b: 1\n  c: 2\n")
     with pytest.raises(ValueError, match="does not describe d"):

@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     queue_bytes_max: int = Field(default=64 << 20, ge=2 << 20)
     """Their bytes, and the bytes of bodies being received; further ones are refused with 503."""
 
+    build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
+    """Which commit was built, for ``dougdb_build_info``; an image sets it."""
+
     log_format: Literal["console", "json"] = "console"
     """Lines for people or for machines."""
 

@@ -116,7 +116,7 @@ async def test_what_the_leader_refuses(
     answer = await facade.http.delete(f"{MEMBERS}/n")
     document = answer.json()
     assert (answer.status_code, document["code"], document["outcome"]) == (status, problem, outcome)
-    assert (document["detail"], document["shard"]) == ("It is so.", 0)
+    assert (document["detail"], document["shard"]) == ("it is so.", 0)
     assert document["title"] not in ("", "Conflict", "Not Found")
 
 
@@ -138,7 +138,7 @@ async def test_not_for_ever(make_facade: MakeFacade, monkeypatch: pytest.MonkeyP
     assert (answer.status_code, answer.json()["code"], answer.json()["detail"]) == (
         503,
         "change_under_way",
-        "It is so.",
+        "it is so.",
     )
     facade.cluster.shards[0].nodes[0].member_code = "NOT_LEADER"
     facade.cluster.shards[0].leader = None

@@ -40,7 +40,8 @@ async def test_partitions_version_and_metrics(make_facade: MakeFacade) -> None:
     assert (await facade.http.get("/v1/version")).json() == {"name": "facade", "version": "0.1.0", "facade_id": "f7"}
     await facade.http.put("/v1/kv/k", content=b"v")
     text = (await facade.http.get("/metrics")).text
-    assert 'dougdb_facade_requests_total{consistency="linearizable",method="PUT",status="200"} 1.0' in text
+    labels = 'code="200",consistency="linearizable",method="PUT",route="/v1/kv/{key}"'
+    assert f"dougdb_facade_requests_total{{{labels}}} 1.0" in text
     assert 'dougdb_facade_leader_known{shard="1"} 1.0' in text
     assert 'dougdb_facade_pending_items{shard="0"} 0.0' in text
     assert "dougdb_facade_messages_sent_total 1.0" in text

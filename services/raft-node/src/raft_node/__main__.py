@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from typing import Any
 
 import uvloop
@@ -54,16 +53,14 @@ def _crash(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     if "handle" not in context or exception is None:
         loop.default_exception_handler(context)
         return
-    traceback.print_exception(exception)
-    logs.get_logger().error("node.crashed", reason=repr(exception))
+    logs.get_logger().error("node.crashed", reason=repr(exception), exc_info=exception)
     sys.stderr.flush()
     os._exit(EXIT_DEFECT)
 
 
 def _crash_thread(arguments: threading.ExceptHookArgs) -> None:
     """A thread failed with what it does not expect: a defect as well, and often of the one that writes the log."""
-    traceback.print_exception(arguments.exc_value)
-    logs.get_logger().error("node.crashed", reason=repr(arguments.exc_value))
+    logs.get_logger().error("node.crashed", reason=repr(arguments.exc_value), exc_info=arguments.exc_value)
     sys.stderr.flush()
     os._exit(EXIT_DEFECT)
 

@@ -40,7 +40,11 @@ class NodeSettings(BaseSettings):
     initial_shards: int = Field(default=1, ge=1, le=1024)
     """How many shards a new cluster starts with. Read only when a shard is created."""
     peers: str
-    """The first members of this shard with their Raft addresses: ``name=host:port,...``, this node among them."""
+    """Members of this shard with their Raft addresses: ``name=host:port,...``, this node among them.
+
+    At the first start of the shard these are its members. Later they are where a node that joins asks, and win over the
+    addresses that members were admitted with.
+    """
     seeds: str = ""
     """Raft addresses of shard 0, ``host:port,...``: where another shard learns the cluster's id at its first start."""
     wal_dir: str
@@ -121,6 +125,8 @@ class NodeSettings(BaseSettings):
     """How many bytes they take, about; an answer with all of them fits one gRPC message."""
     slow_append_ms: int = Field(default=100, ge=1, le=60_000)
     """An append to the log that takes longer is told as a slow disk."""
+    build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
+    """Which commit was built, for ``dougdb_build_info``; an image sets it."""
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stop_on_stdin_eof: bool = False
@@ -138,14 +144,14 @@ class NodeSettings(BaseSettings):
             raise ValueError("election_timeout_ms must be at least twice heartbeat_ms")
         if self.election_timeout_max_ms <= self.election_timeout_ms:
             raise ValueError("election_timeout_max_ms must be greater than election_timeout_ms")
-        if self.tls_mode == "mutual":
-            for name in ("tls_cert_file", "tls_key_file", "tls_ca_file"):
-                if not getattr(self, name):
-                    raise ValueError(f"DOUGDB_{name.upper()} is needed with DOUGDB_TLS_MODE=mutual")
         if self.log_bytes_max < self.log_keep_bytes:
             raise ValueError("log_bytes_max must be at least log_keep_bytes")
         if self.leader_lease_enabled and self.lease_ticks < 1:
             raise ValueError("leader_lease_margin_ms leaves no lease: it must be two ticks below election_timeout_ms")
+        if self.tls_mode == "mutual":
+            for name in ("tls_cert_file", "tls_key_file", "tls_ca_file"):
+                if not getattr(self, name):
+                    raise ValueError(f"DOUGDB_{name.upper()} is needed with DOUGDB_TLS_MODE=mutual")
         if self.node_id not in self.peer_addresses:
             raise ValueError(f"peers does not name this node, {self.node_id}")
         if self.shard_id >= self.initial_shards:

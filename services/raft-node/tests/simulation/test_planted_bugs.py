@@ -176,19 +176,59 @@ class VotesForAnybody(RaftNode):
     """A voter does not compare logs."""
 
 
+class SkipsThePreVote(RaftNode):
+    """A node campaigns without having asked who would vote for it."""
+
+    def _become_pre_candidate(self) -> None:
+        self._become_candidate()
+
+
+class ForgetsItsLeader(RaftNode):
+    """A follower votes for whoever asks, though it has just heard its leader."""
+
+    def _protects_leader(self) -> bool:
+        return self._leader is not None
+
+
+class LeadsForEver(RaftNode):
+    """A leader that nobody answers stays one."""
+
+    def _become_leader(self) -> None:
+        super()._become_leader()
+        assert self._leader is not None
+        self._leader.lost_quorum = lambda now: False  # type: ignore[method-assign]
+
+
+class AppliesWhatItMayLose(RaftNode):
+    """Entries are handed out before this node's own disk has them."""
+
+    def _take_committed(self) -> Sequence[Entry]:
+        log = self._log
+        stable, log.stable_index = log.stable_index, log.commit_index
+        try:
+            return super()._take_committed()
+        finally:
+            log.stable_index = stable
+
+
+WRONG_LOG = "configuration_in_force|commit_durable|log_matching|state_machine_safety|leader_completeness"
 PLANTED = {
     ForgetsVotes: "one_vote_a_term|vote_durable",
     ForgetsItsTerm: "vote_durable|acknowledgement_durable|term_never_shrinks",
     AnswersBeforeTheSync: "vote_durable|acknowledgement_durable",
-    CountsOldTerms: "commit_rule|read_index_fresh",
+    CountsOldTerms: "commit_rule|read_index_fresh|one_change_at_a_time",
     CountsItsOwnUnsyncedEntries: "commit_durable",
-    TruncatesAlways: "only cut where other entries take their place|committed_never_shrinks|commit_durable",
-    NeverTruncates: "commit_durable|log_matching|state_machine_safety|leader_completeness",
-    SkipsTheConsistencyCheck: "commit_durable|log_matching|state_machine_safety|leader_completeness",
+    TruncatesAlways: "only cut where other entries|committed_never_shrinks|commit_durable|configuration_in_force",
+    NeverTruncates: WRONG_LOG,
+    SkipsTheConsistencyCheck: WRONG_LOG,
     TrustsTheCommitIndex: "state_machine_safety",
     ReadsWithoutAQuorum: "read_index_fresh|not linearizable",
     ReadsBeforeItsOwnEntry: "read_index_fresh|not linearizable",
     RepeatsReadTokens: "read_index_fresh|not linearizable",
+    SkipsThePreVote: "asked_first",
+    ForgetsItsLeader: "leader_protected",
+    LeadsForEver: "quorum_heard",
+    AppliesWhatItMayLose: "applied_durable",
     VotesForAnybody: "committed_never_shrinks|leader_completeness|state_machine_safety",
 }
 

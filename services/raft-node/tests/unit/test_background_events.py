@@ -21,6 +21,8 @@ class FakeWal:
     wants_segment = False
     wants_drop = False
     first_index = 1
+    syncs = 0
+    last_sync_s = 0.0
 
     def append(self, *write: object) -> object:
         return write

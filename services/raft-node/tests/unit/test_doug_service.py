@@ -68,6 +68,7 @@ class Rig:
             number=0,
             is_leader=True,
             takes_requests=True,
+            serves_local_reads=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
             receipt=lambda: pb.Receipt(node_id="n", term=3),
@@ -131,6 +132,12 @@ async def test_keys_of_other_shards_and_outdated_epochs_are_refused(rig: Rig) ->
             context = await rig.refusal(call, request)
             assert context.code is grpc.StatusCode.FAILED_PRECONDITION
             assert context.metadata["doug-code"] == "WRONG_SHARD"
+
+
+async def test_a_node_outside_of_the_shard_serves_no_reads(rig: Rig) -> None:
+    rig.shard.serves_local_reads = False
+    context = await rig.refusal(rig.service.Get, pb.GetRequest(key=b"k", consistency=pb.CONSISTENCY_EVENTUAL))
+    assert (context.code, context.metadata["doug-code"]) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
 
 
 async def test_the_map_lies_in_shard_0(rig: Rig) -> None:

@@ -89,6 +89,7 @@ class Rig:
             number=0,
             is_leader=True,
             takes_requests=True,
+            serves_local_reads=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
             receipt=lambda: pb.Receipt(node_id="n", term=3),
@@ -191,6 +192,15 @@ async def test_a_read_that_no_quorum_confirms_is_sent_elsewhere() -> None:
     await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a"))
     rig.driver.reads[0](False)
     assert await rig.statuses() == {1: Status.NOT_LEADER}
+    await rig.end()
+
+
+async def test_a_node_outside_of_the_shard_serves_no_reads() -> None:
+    rig = Rig()
+    rig.data[b"a"] = StoredValue(4, b"text/plain", b"of the past")
+    rig.shard.serves_local_reads = False
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(1, 0, b"a") + pipe.encode_read(2, 0, b"b"))
+    assert await rig.statuses() == {1: Status.UNAVAILABLE, 2: Status.UNAVAILABLE}
     await rig.end()
 
 

@@ -59,6 +59,19 @@ class TestLeader:
         assert shard["c"].node.commit_index == 11 and [e.index for e in shard["c"].log.stored] == [10, 11]
         assert [e.index for e in shard["c"].committed] == [10, 11]
 
+    def test_a_snapshot_of_the_whole_log_is_confirmed_without_a_new_entry(self) -> None:
+        """Otherwise a learner of an idle shard would never be known to have caught up."""
+        shard, peer = behind()
+        joined = shard.join(D)
+        shard.change(peer, with_learner(THREE, D))
+        last = peer.node.last_index
+        assert joined.restore(last, 1, with_learner(THREE, D))
+        peer.node.snapshot_sent(D, last)
+        assert appends(peer.pump()) == [(last, 0)]
+        # That one is lost; it is asked again.
+        shard.tick(30)
+        assert leading(peer).progress[D].match_index == last and leading(peer).caught_up(D)
+
     def test_a_snapshot_that_failed_is_wanted_again_once_the_peer_is_heard(self) -> None:
         _, peer = behind()
         peer.node.snapshot_failed(C)
@@ -100,6 +113,16 @@ class TestLeader:
         peer.node.snapshot_sent(D, 11)
         shard.tick(20)
         assert joined.node.configuration == with_learner(THREE, D) and leading(peer).caught_up(D)
+
+    def test_a_node_that_comes_back_is_named_though_it_was_denied_one_while_it_left(self) -> None:
+        """Its progress must begin anew: what leaves is never named, and so would never get past this state."""
+        shard, peer = behind()
+        peer.node.snapshot_failed(C)
+        shard.change(peer, Configuration((A, B)))
+        assert leading(peer).progress[C].state is ProgressState.SNAPSHOT and peer.snapshots_wanted == [C]
+        shard.change(peer, Configuration((A, B), (C,)))
+        shard.tick(40)
+        assert peer.snapshots_wanted == [C, C]
 
     def test_no_snapshot_for_a_node_that_was_removed(self) -> None:
         shard, peer = behind()
@@ -226,6 +249,16 @@ class TestFollower:
         peer.node.validate()
         assert [m.last_log_index for m in answers if isinstance(m, HeartbeatResponse)] == [7]
 
+    def test_no_answer_rests_on_a_snapshot_before_it_is_in_force(self) -> None:
+        """A crash between the core's consent and the driver's switch would take back what such an answer promised."""
+        peer = Peer(A, THREE, log=log_of(1, 1), hard_state=HardState(2))
+        assert peer.node.restore(7, 2, THREE)
+        peer.node.step(AppendEntries(B, A, 2, 7, 2, 7, ()))
+        ready = peer.node.ready(writer_idle=False)
+        assert ready is not None and not ready.messages and ready.write is None
+        peer.log.reset(7, 2)
+        assert peer.pump() == [AppendEntriesResponse(A, B, 2, True, 7, 0, 0, 0)]
+
     def test_what_an_older_leader_left_behind_it_goes_with_the_next_write(self) -> None:
         peer = Peer(A, THREE, log=log_of(1, 1, 1, 1, 1, 1))
         # While the new term is written, this log loses its end, which the stored one still has.
@@ -290,3 +323,24 @@ class TestFollower:
         peer = Peer(A, THREE)
         peer.restore(9, 1, THREE)
         assert HeartbeatResponse(A, B, 1, 0, 9) in peer.step(Heartbeat(B, A, 1, 0, 0))
+
+
+class TestSlowestHealthyMatch:
+    def test_only_a_leader_knows(self) -> None:
+        shard = Lockstep(3)
+        peer = shard.elect("a")
+        shard.tick(6)
+        assert peer.node.slowest_healthy_match == 1
+        assert shard["b"].node.slowest_healthy_match is None
+
+    def test_a_peer_that_is_not_heard_or_waits_for_a_snapshot_holds_nothing(self) -> None:
+        shard, peer = behind()
+        leader = leading(peer)
+        leader.progress[C].match_index = 1
+        assert leader.progress[C].state is ProgressState.SNAPSHOT
+        assert peer.node.slowest_healthy_match == leader.progress[B].match_index == 11
+        leader.progress[C].snapshot_failed()
+        assert peer.node.slowest_healthy_match == 1
+        shard.cut("c")
+        shard.tick(40)
+        assert peer.node.slowest_healthy_match == 11

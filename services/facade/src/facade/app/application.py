@@ -6,10 +6,14 @@ decodes, redirects or normalises a key.
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from time import perf_counter
+from typing import Any
+
 from fastapi import FastAPI
 
 from facade import __version__
-from facade.client.metrics import Metrics
+from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
 from facade.routes import cluster, health, leadership, members, openapi, problem, timeline
 from facade.routes.body import Receive
@@ -18,6 +22,7 @@ from facade.routes.target import KEY_PREFIX
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
 class Application:
@@ -26,15 +31,40 @@ class Application:
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._keys = KvApp(router, metrics, settings)
         self._rest = make_fastapi(router, metrics, settings)
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        if scope["type"] == "http":
-            raw_path: bytes = scope["raw_path"]
+        if scope["type"] != "http":
+            await self._rest(scope, receive, send)
+            return
+        raw_path: bytes = scope["raw_path"]
+        self._metrics.inflight += 1
+        try:
             if raw_path.startswith(_KEYS) or raw_path == KEY_PREFIX:
                 await self._keys(scope, receive, send)
-                return
-        await self._rest(scope, receive, send)
+            else:
+                await self._counted(scope, receive, send)
+        finally:
+            self._metrics.inflight -= 1
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one of FastAPI's routes and counts it by its template."""
+        status = 500
+
+        async def observe(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        started_s = perf_counter()
+        try:
+            await self._rest(scope, receive, observe)
+        finally:
+            route = getattr(scope.get("route"), "path", UNMATCHED)
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.request(method, status, "none", perf_counter() - started_s, route)
 
 
 def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAPI:

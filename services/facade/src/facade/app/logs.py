@@ -1,12 +1,14 @@
 """Logs: one event a line, for people (warnings and leader changes) or for machines (JSON).
 
-Must not know who logs. Values and tokens are never logged.
+Every line carries ``facade``, and what concerns a shard says ``shard`` and ``term`` itself. As JSON, the lines of
+libraries and of an uncaught exception are objects too. Must not know who logs. Values and tokens are never logged.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from types import TracebackType
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -23,22 +25,41 @@ def _only_what_matters(logger: WrappedLogger, method: str, event: EventDict) -> 
 
 def configure(log_format: str, log_level: str, facade_id: str) -> None:
     """Sets structlog and the logging of the libraries up, on stderr."""
-    processors: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+
+    def add_bound(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        # Not context variables: a callback from another thread would not see them.
+        return {"facade": facade_id, **event}
+
+    shared: list[structlog.typing.Processor] = [
+        add_bound,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    renderer: structlog.typing.Processor
     if log_format == "json":
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        shared.append(structlog.processors.format_exc_info)
+        renderer = structlog.processors.JSONRenderer()
+        own: list[structlog.typing.Processor] = [*shared, renderer]
+        sys.excepthook = _log_uncaught
     else:
-        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False)
-        processors = [_only_what_matters, *processors, console]
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False)
+        own = [_only_what_matters, *shared, renderer]
     structlog.configure(
-        processors=processors,
+        processors=own,
         wrapper_class=structlog.make_filtering_bound_logger(log_level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(facade=facade_id)
-    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.ERROR, force=True)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    structlog.get_logger().error("facade.crashed", reason=repr(error), exc_info=(kind, error, trace))

@@ -100,7 +100,7 @@ class _Server(uvicorn.Server):
 async def serve(settings: Settings, sockets: list[socket.socket], certificates: Certificates | None = None) -> None:
     """Serves until it is told to stop: HTTPS with certificates, HTTP without."""
     loop = asyncio.get_running_loop()
-    metrics = Metrics()
+    metrics = Metrics(settings.build_commit)
     router = Router(settings, metrics, Channels(certificates))
     discovery = choose(settings, metrics.registry)
     router.on_trouble = discovery.hurry
@@ -129,7 +129,7 @@ async def serve(settings: Settings, sockets: list[socket.socket], certificates: 
         background = [
             group.create_task(router.run()),
             group.create_task(discovery.run(router.update)),
-            group.create_task(_check_heads(server, settings.head_timeout_ms / 1000)),
+            group.create_task(_check_heads(server, settings.head_timeout_ms / 1000, metrics)),
         ]
         if certificates is not None:
             security.show_expiry(certificates, metrics.registry)
@@ -148,10 +148,14 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(20_000, 20, 1_000)
 
 
-async def _check_heads(server: _Server, timeout_s: float) -> None:
+async def _check_heads(server: _Server, timeout_s: float, metrics: Metrics) -> None:
     loop = asyncio.get_running_loop()
+    every_s = min(HEAD_CHECK_S, timeout_s)
     while True:
-        await asyncio.sleep(min(HEAD_CHECK_S, timeout_s))
+        due_s = loop.time() + every_s
+        await asyncio.sleep(every_s)
+        # The one timer that always runs tells how busy the loop is.
+        metrics.event_loop_lag.set(max(0.0, loop.time() - due_s))
         server.check_heads(loop.time() - timeout_s)
 
 

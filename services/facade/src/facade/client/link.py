@@ -56,6 +56,7 @@ class Link:
 
     Attributes:
         in_flight: Unanswered operations by id.
+        finished: Batches whose last item was taken out of flight; whoever reads them clears them.
         last_heard_s: When the node last said anything, or the stream was opened.
     """
 
@@ -67,6 +68,7 @@ class Link:
         self._items = [0] * (max(Kind) + 1)
         self._ids = count(1)
         self.in_flight: dict[int, Operation] = {}
+        self.finished: list[OpenBatch] = []
         self.last_heard_s = 0.0
 
     def has_room(self, kind: Kind) -> bool:
@@ -115,6 +117,7 @@ class Link:
         if not batch.remaining:
             self._close(batch)
             del self._batches[batch.id]
+            self.finished.append(batch)
         return operation
 
     def _close(self, batch: OpenBatch) -> None:
@@ -143,6 +146,7 @@ class Link:
         for operation in lost:
             operation.batch = None
         self.in_flight.clear()
+        self.finished.clear()
         self._batches.clear()
         self._open = [0] * len(self._open)
         self._items = [0] * len(self._items)

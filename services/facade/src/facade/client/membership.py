@@ -105,8 +105,7 @@ async def _ask(shard: Shard, call: Callable[[Node, float], Awaitable[T]], *, rea
 
 
 def _detail(error: grpc.aio.AioRpcError, code: str) -> str:
-    text = (error.details() or "").removeprefix(f"{code}: ").rstrip(".") or "The leader did not say why"
-    return text[0].upper() + text[1:] + "."
+    return (error.details() or "").removeprefix(f"{code}: ").rstrip(".") + "."
 
 
 def _problem(shard: Shard, error: grpc.aio.AioRpcError, code: str) -> ProblemError:

@@ -1,36 +1,94 @@
-"""Every metric of the facade, ``dougdb_facade_*``, by name in one place.
+"""Every metric of the facade by name in one place; docs/metrics.md explains them.
 
 Must not know what the figures mean for anybody. Label children are resolved once and kept, because looking one up
-costs more than counting does.
+costs more than counting does; what is merely a state is set when somebody reads it. A route is its template and never
+a path: a key must not become a label.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from collections.abc import Iterator
+from typing import NamedTuple
 
-LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from facade import __version__
+
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+KEY_ROUTE = "/v1/kv/{key}"
+UNMATCHED = "unmatched"
+"""The route of a request that no route serves."""
+
+RETRY_REASONS = ("no_leader", "superseded", "overloaded", "unavailable", "wrong_shard", "silent", "stream_broken")
+
+
+class ShardState(NamedTuple):
+    """What is read of a shard when somebody asks for the metrics."""
+
+    items: int
+    size: int
+    reachable: bool
+    leader_age_s: float | None
 
 
 class Metrics:
-    """The metrics of one facade, in a registry of their own."""
+    """The metrics of one facade, in a registry of their own.
 
-    def __init__(self) -> None:
+    Attributes:
+        inflight: Requests that are being answered; a plain number, because every request changes it twice.
+    """
+
+    def __init__(self, commit: str = "") -> None:
+        """``commit`` is which commit was built; empty when that is not known."""
         self.registry = CollectorRegistry()
+        self.inflight = 0
+        # Without a second series for each counter that nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         ProcessCollector(registry=self.registry)
-        self._requests = Counter(
-            "dougdb_facade_requests",
-            "Requests on the key routes",
-            ("method", "status", "consistency"),
-            registry=self.registry,
+        Gauge("dougdb_build_info", "The version that runs", ("version", "commit"), registry=self.registry).labels(
+            __version__, commit
+        ).set(1)
+        self.event_loop_lag = Gauge(
+            "dougdb_event_loop_lag_seconds", "How late the last timer of the event loop was", registry=self.registry
+        )
+        self._register_requests()
+        self._register_shards()
+        self._register_map()
+        self._request_children: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
+        self._batch_children: dict[str, Histogram] = {}
+        self._upstream_children: dict[tuple[int, str], Histogram] = {}
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _register_requests(self) -> None:
+        self._requests = self._counter(
+            "dougdb_facade_requests", "Requests that were answered", "route", "method", "code", "consistency"
         )
         self._latency = Histogram(
-            "dougdb_facade_request_seconds",
-            "Time from head to answer on the key routes",
-            ("method", "consistency"),
+            "dougdb_facade_request_duration_seconds",
+            "Time from head to answer",
+            ("route", "method", "consistency"),
             buckets=LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+        self.registry.register(_OldLatency(self._latency))
+        self._inflight = self._gauge("dougdb_facade_inflight_requests", "Requests that are being answered")
         self._batch_items = Histogram(
             "dougdb_facade_batch_items",
             "Items in a batch sent to a raft-node",
@@ -38,41 +96,60 @@ class Metrics:
             buckets=BATCH_BUCKETS,
             registry=self.registry,
         )
-        self.messages_sent = Counter(
-            "dougdb_facade_messages_sent", "Pipe messages sent to raft-nodes", registry=self.registry
+        self.messages_sent = self._counter("dougdb_facade_messages_sent", "Pipe messages sent to raft-nodes")
+        self.messages_received = self._counter(
+            "dougdb_facade_messages_received", "Pipe messages received from raft-nodes"
         )
-        self.messages_received = Counter(
-            "dougdb_facade_messages_received", "Pipe messages received from raft-nodes", registry=self.registry
-        )
-        self._retries = Counter(
-            "dougdb_facade_retries",
-            "Operations that were sent back and tried again",
-            ("reason",),
+        self._upstream = Histogram(
+            "dougdb_facade_upstream_duration_seconds",
+            "From sending a batch to the answer of its last item",
+            ("shard", "rpc"),
+            buckets=LATENCY_BUCKETS_S,
             registry=self.registry,
         )
-        self._pending_items = Gauge(
-            "dougdb_facade_pending_items", "Operations that wait or are in flight", ("shard",), registry=self.registry
+        self._retries = self._counter(
+            "dougdb_facade_retries", "Operations that were sent back and tried again", "reason"
         )
-        self._pending_bytes = Gauge("dougdb_facade_pending_bytes", "Their bytes", ("shard",), registry=self.registry)
-        self._leader_known = Gauge(
-            "dougdb_facade_leader_known", "1 while the shard's leader is known", ("shard",), registry=self.registry
-        )
-        self._leader_changes = Counter(
-            "dougdb_facade_leader_changes", "Leaders found", ("shard",), registry=self.registry
-        )
-        self.map_epoch = Gauge("dougdb_facade_map_epoch", "Epoch of the partition map", registry=self.registry)
-        self._request_children: dict[tuple[str, int, str], tuple[Counter, Histogram]] = {}
-        self._batch_children: dict[str, Histogram] = {}
+        for reason in RETRY_REASONS:
+            self._retries.labels(reason)
 
-    def request(self, method: str, status: int, consistency: str, seconds: float) -> None:
+    def _register_shards(self) -> None:
+        self._pending_items = self._gauge(
+            "dougdb_facade_pending_items", "Operations that wait or are in flight", "shard"
+        )
+        self._pending_bytes = self._gauge("dougdb_facade_pending_bytes", "Their bytes", "shard")
+        self._leader_known = self._gauge("dougdb_facade_leader_known", "1 while the shard's leader is known", "shard")
+        self._leader_age = self._gauge(
+            "dougdb_facade_leader_cache_age_seconds", "Since when the shard's leader is known", "shard"
+        )
+        self._reachable = self._gauge(
+            "dougdb_facade_shard_reachable", "1 while the shard's leader is connected and answers", "shard"
+        )
+        self._leader_changes = self._counter("dougdb_facade_leader_changes", "Leaders found", "shard")
+        self._redirects = self._counter(
+            "dougdb_facade_leader_redirects", "Answers by a node that it does not lead the shard", "shard"
+        )
+
+    def _register_map(self) -> None:
+        self._map_epoch = self._gauge("dougdb_facade_map_epoch", "Epoch of the partition map")
+        self._map_version = self._gauge("dougdb_partition_map_version", "Epoch of the partition map")
+        self._map_age = self._gauge(
+            "dougdb_partition_map_age_seconds", "Since the partition map was last confirmed by shard 0"
+        )
+        self._map_updates = self._counter(
+            "dougdb_partition_map_updates", "How often a new partition map was taken over", "source"
+        )
+        self._map_updates.labels("leader")
+
+    def request(self, method: str, status: int, consistency: str, seconds: float, route: str = KEY_ROUTE) -> None:
         """Counts one answered request."""
-        children = self._request_children.get((method, status, consistency))
+        children = self._request_children.get((route, method, status, consistency))
         if children is None:
             children = (
-                self._requests.labels(method, str(status), consistency),
-                self._latency.labels(method, consistency),
+                self._requests.labels(route, method, str(status), consistency),
+                self._latency.labels(route, method, consistency),
             )
-            self._request_children[method, status, consistency] = children
+            self._request_children[route, method, status, consistency] = children
         children[0].inc()
         children[1].observe(seconds)
 
@@ -84,14 +161,32 @@ class Metrics:
         child.observe(items)
         self.messages_sent.inc()
 
+    def upstream(self, shard: int, kind: str, seconds: float) -> None:
+        """Counts one batch that was answered to the end."""
+        child = self._upstream_children.get((shard, kind))
+        if child is None:
+            child = self._upstream_children[shard, kind] = self._upstream.labels(str(shard), kind)
+        child.observe(seconds)
+
     def retry(self, reason: str) -> None:
         """Counts one operation that was sent back."""
         self._retries.labels(reason).inc()
 
-    def pending(self, shard: int, items: int, size: int) -> None:
-        """Sets what a shard's queue holds; called when the metrics are read."""
-        self._pending_items.labels(str(shard)).set(items)
-        self._pending_bytes.labels(str(shard)).set(size)
+    def redirected(self, shard: int) -> None:
+        """Counts one node that said it does not lead."""
+        self._redirects.labels(str(shard)).inc()
+
+    def shard(self, shard: int, state: ShardState) -> None:
+        """Sets what a shard is like; called when the metrics are read."""
+        label = str(shard)
+        self._pending_items.labels(label).set(state.items)
+        self._pending_bytes.labels(label).set(state.size)
+        self._reachable.labels(label).set(1 if state.reachable else 0)
+        self._redirects.labels(label)
+        if state.leader_age_s is None:
+            self._leader_age.remove_by_labels({"shard": label})
+        else:
+            self._leader_age.labels(label).set(state.leader_age_s)
 
     def leader(self, shard: int, *, known: bool) -> None:
         """Sets whether a shard's leader is known."""
@@ -99,6 +194,38 @@ class Metrics:
         if known:
             self._leader_changes.labels(str(shard)).inc()
 
+    def map_loaded(self, epoch: int, *, new: bool) -> None:
+        """Notes that shard 0's leader gave its partition map."""
+        self._map_epoch.set(epoch)
+        self._map_version.set(epoch)
+        if new:
+            self._map_updates.labels("leader").inc()
+
+    def map_age(self, seconds: float) -> None:
+        """Sets how old the map is; called when the metrics are read."""
+        self._map_age.set(seconds)
+
     def render(self) -> bytes:
         """The text that Prometheus reads."""
+        self._inflight.set(self.inflight)
         return generate_latest(self.registry)
+
+
+class _OldLatency(Collector):
+    """The latency on the key routes under the name that it had in 0.1; counted once, shown twice."""
+
+    def __init__(self, latency: Histogram) -> None:
+        self._latency = latency
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(
+            "dougdb_facade_request_seconds",
+            "The same as dougdb_facade_request_duration_seconds, on the key routes",
+            labels=("method", "consistency"),
+        )
+        name = "dougdb_facade_request_duration_seconds"
+        for sample in [sample for shown in self._latency.collect() for sample in shown.samples]:
+            if sample.labels["route"] == KEY_ROUTE and not sample.name.endswith("_created"):
+                labels = {key: value for key, value in sample.labels.items() if key != "route"}
+                family.add_sample(sample.name.replace(name, family.name), labels, sample.value)
+        yield family

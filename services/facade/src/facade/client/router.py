@@ -88,6 +88,7 @@ class Router:
         self._group: asyncio.TaskGroup | None = None
         self._was_ready = False
         self._tasks: dict[Node, asyncio.Task[None]] = {}
+        self._map_loaded_s = 0.0
         self.map: PartitionMap | None = None
         self.shards: dict[int, Shard] = {}
         self.on_trouble: Callable[[], None] = _nothing
@@ -329,12 +330,14 @@ class Router:
         if self.map is not None and answer.epoch < self.map.epoch:
             return True  # From a leader that was deposed; what we have is newer.
         ranges = [SlotRange(getattr(part, "from"), part.to, part.shard, part.epoch) for part in answer.slots]
+        new = self.map is None or answer.epoch > self.map.epoch
         try:
             self.map = PartitionMap(answer.epoch, ranges)
         except PartitionMapError as error:
             log.error("map.malformed", error=str(error))
             return False
-        self._metrics.map_epoch.set(answer.epoch)
+        self._map_loaded_s = self._loop.time()
+        self._metrics.map_loaded(answer.epoch, new=new)
         return True
 
     # The members.
@@ -390,4 +393,6 @@ class Router:
     def sample_metrics(self) -> None:
         """Sets the gauges that are only worth setting when somebody reads them."""
         for shard in self.shards.values():
-            self._metrics.pending(shard.id, shard.items, shard.size)
+            self._metrics.shard(shard.id, shard.state())
+        if self.map is not None:
+            self._metrics.map_age(self._loop.time() - self._map_loaded_s)

@@ -26,7 +26,7 @@ from doug_wire import pipe
 from doug_wire.pipe import Status
 from facade.client.channels import Channels
 from facade.client.link import Link
-from facade.client.metrics import Metrics
+from facade.client.metrics import Metrics, ShardState
 from facade.client.node import Node
 from facade.client.operation import Kind, Operation
 from facade.discovery.targets import Target
@@ -119,6 +119,7 @@ class Shard:
         self.leader_term = 0
         self.ever_led = False
         self._led_by = ("", 0)
+        self._leader_since_s = 0.0
         self.items = 0
         self.size = 0
         self._queues: dict[Kind, deque[Operation]] = {kind: deque() for kind in Kind}
@@ -267,8 +268,10 @@ class Shard:
         """Resolves what was answered, and believes or doubts leaders."""
         self._metrics.messages_received.inc()
         receipt = message.receipt
-        node.heard(receipt.term, receipt.applied_index, self._loop.time())
+        now_s = self._loop.time()
+        node.heard(receipt.term, receipt.applied_index, now_s)
         link, headers, finish = node.link, node.headers, self._owner.finish
+        link.finished.clear()  # What was given up meanwhile says nothing of how long answers take.
         refused: list[tuple[Operation, int]] = []
         # All of it is read before anything is done: of a damaged message nothing counts.
         for result in list(pipe.decode_results(message.results)):
@@ -280,6 +283,8 @@ class Shard:
                 finish(operation, result)
             else:
                 refused.append((operation, result.status))
+        for batch in link.finished:
+            self._metrics.upstream(self.id, SPEAK[batch.kind], now_s - batch.sent_at_s)
         not_leader = any(status == Status.NOT_LEADER for _, status in refused)
         self._hear_of_leader(node, receipt.term, message.leader_id, message.leader_address, refused=not_leader)
         for operation, status in reversed(refused):
@@ -366,6 +371,7 @@ class Shard:
     def _hear_of_leader(self, node: Node, term: int, leader_id: str, address: str, *, refused: bool) -> None:
         now_s = self._loop.time()
         if refused:
+            self._metrics.redirected(self.id)
             node.doubted_term, node.doubted_until_s = term, now_s + REFUSED_S
             if self.leader is node:
                 self._set_leader(None, self.leader_term)
@@ -422,6 +428,8 @@ class Shard:
         if node is None:
             self._search.set()
             return
+        if new or old is None:
+            self._leader_since_s = self._loop.time()
         if new:
             self._led_by = (node.id, term)
             log.info("shard.leader_changed", shard=self.id, leader=node.id, term=term)
@@ -439,6 +447,11 @@ class Shard:
                 self._set_leader(node, status.term)
         else:
             self._hear_of_leader(node, status.term, status.leader_id, status.leader_address, refused=False)
+
+    def state(self) -> ShardState:
+        """What the metrics show of this shard."""
+        age_s = None if self.leader is None else self._loop.time() - self._leader_since_s
+        return ShardState(self.items, self.size, not self._leader_in_doubt(), age_s)
 
     def _leader_in_doubt(self) -> bool:
         leader = self.leader

@@ -31,8 +31,8 @@ from raft_node.observability.logs import get_logger
 from raft_node.raft.configuration import decode_configuration, encode_configuration
 from raft_node.raft.membership import members_of
 from raft_node.raft.types import Configuration, NodeId
-from raft_node.rpc.channels import Dialled
-from raft_node.rpc.identify import ask, identify
+from raft_node.rpc.channels import Dialled, open_channel
+from raft_node.rpc.identify import ask
 from raft_node.settings import NodeSettings
 
 FIRST_TERM = 1
@@ -133,9 +133,11 @@ class Bootstrap:
         if self._settings.shard_id == 0:
             return secrets.token_hex(16)
         for address in self._settings.seed_addresses:
-            answer = await identify(
-                address, self._settings.shard_id, self._me.name, _CALL_TIMEOUT_S, self._certificates
-            )
+            channel = open_channel(address, self._certificates)
+            try:
+                answer = await self._identify(channel)
+            finally:
+                await channel.close()
             if answer is not None and answer.shard == 0 and answer.cluster_id:
                 return answer.cluster_id.decode()
         return ""

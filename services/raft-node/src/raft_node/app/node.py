@@ -23,16 +23,17 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap
-from raft_node.app.figures import node_state
 from raft_node.app.operator import Operator, Replica
 from raft_node.app.snapshots import SnapshotParts
 from raft_node.app.standing import Standing
+from raft_node.app.state import read_state
 from raft_node.app.storage import first_configuration, open_storage
 from raft_node.errors import FatalError, IdentityError, SettingsError
 from raft_node.kv.keyspace import CONFIGURATION_KEY
 from raft_node.kv.state_machine import StateMachine
-from raft_node.observability.logs import get_logger
+from raft_node.observability.logs import follow_term, get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
+from raft_node.observability.volumes import Volumes
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import decode_configuration, encode_configuration
 from raft_node.raft.node import RaftNode
@@ -43,6 +44,7 @@ from raft_node.rpc.admin_service import AdminService
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.identify import identify
+from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
 from raft_node.rpc.security import Security
@@ -98,8 +100,10 @@ class Node:
         """Prepares it; ``run`` does everything. Requires: both volumes exist and are locked."""
         self._settings = settings
         self._fs = fs
-        self._metrics = Metrics(settings.shard_id)
+        self._metrics = Metrics(settings.shard_id, settings.build_commit)
         self._security = Security(settings, self._metrics.registry)
+        self._volumes = Volumes({"wal": settings.wal_dir, "data": settings.data_dir})
+        self._wal_replay_s = 0.0
         self._stopping = asyncio.Event()
         self._fatal: FatalError | None = None
         self._engine: Engine | None = None
@@ -190,8 +194,9 @@ class Node:
             settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started, self._security.https
         )
         admin_task = asyncio.create_task(admin.run())
-        peer_server = grpc.aio.server(options=SERVER_OPTIONS)
-        client_server = grpc.aio.server(options=SERVER_OPTIONS)
+        counting = (CountingInterceptor(self._metrics),)
+        peer_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
+        client_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
         raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peer_server)
         doug_pb2_grpc.add_DougServicer_to_server(doug_service, client_server)
         admin_pb2_grpc.add_AdminServicer_to_server(
@@ -229,6 +234,7 @@ class Node:
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as threads:
             opened = await loop.run_in_executor(threads, open_storage, self._fs, self._settings, start_id)
+        self._wal_replay_s = opened.wal_replay_s
         for note in opened.notes:
             _log.warning("wal.recovered", note=note)
             self.record("wal_recovered", note=note)
@@ -264,16 +270,6 @@ class Node:
         stored = engine.get_blocking(CONFIGURATION_KEY)
         return identity, NO_MEMBERS if stored is None else decode_configuration(stored)
 
-    def _as_peer(self, identity: identities.Identity) -> LocalMember:
-        settings = self._settings
-        return LocalMember(
-            NodeId(identity.name, identity.incarnation),
-            identity.cluster_id.encode(),
-            settings.shard_id,
-            settings.client_address,
-            self._security.certificates,
-        )
-
     async def _run_shard(
         self,
         stack: contextlib.AsyncExitStack,
@@ -287,31 +283,16 @@ class Node:
     ) -> None:
         settings = self._settings
         me = NodeId(identity.name, identity.incarnation)
-        peers = Peers(self._as_peer(identity), self._metrics)
+        local = LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address)
+        peers = Peers(local, self._metrics, self._security.certificates)
         # The driver is made of the log and the maintenance, and both report to it.
-        log = LogStore(
-            wal,
-            self._metrics,
-            lambda sequence: driver.durable(sequence),  # noqa: PLW0108
-            self.fail,
-            slow_s=settings.slow_append_ms / 1000,
-            on_slow=self._tell_slow_disk,
-            on_compacted=self._tell_compaction,
-        )
+        log = self._log = self._make_log(wal, lambda sequence: driver.durable(sequence))  # noqa: PLW0108
         stack.callback(log.close)
-        self._log = log
         machine = StateMachine(engine)
-        core = RaftNode(
-            raft_config(settings),
-            me,
-            log,
-            to_raft(wal.hard_state),
-            configuration,
-            engine.applied_index,
-            random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
-            machine.clock_us,
-        )
-        maintenance = Maintenance(
+        draws = random.Random(secrets.randbits(64))  # noqa: S311 - it only draws election timeouts
+        config, hard_state, applied = raft_config(settings), to_raft(wal.hard_state), engine.applied_index
+        core = RaftNode(config, me, log, hard_state, configuration, applied, draws, machine.clock_us)
+        maintenance = self._maintenance = Maintenance(
             engine,
             worker,
             self._metrics,
@@ -319,7 +300,6 @@ class Node:
             self.fail,
             self.record,
         )
-        self._maintenance = maintenance
         driver = self._make_driver(
             core,
             log,
@@ -329,19 +309,7 @@ class Node:
             maintenance,
             lambda wanted: snapshots.wanted(wanted),  # noqa: PLW0108
         )
-        snapshots = SnapshotParts(
-            settings,
-            self._fs,
-            self._start_id,
-            driver,
-            log,
-            engine,
-            maintenance,
-            peers,
-            self._metrics,
-            self.record,
-            self.fail,
-        )
+        snapshots = self._make_snapshots(driver, log, engine, maintenance, peers)
         reader = Reader(engine, self.fail)
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
@@ -353,6 +321,35 @@ class Node:
         doug_service.attach(self._shard)
         driver.start()
 
+    def _make_snapshots(
+        self, driver: Driver, log: LogStore, engine: Engine, maintenance: Maintenance, peers: Peers
+    ) -> SnapshotParts:
+        return SnapshotParts(
+            self._settings,
+            self._fs,
+            self._start_id,
+            driver,
+            log,
+            engine,
+            maintenance,
+            peers,
+            self._metrics,
+            self.record,
+            self.fail,
+            self._security.certificates,
+        )
+
+    def _make_log(self, wal: Wal, on_durable: Callable[[int], None]) -> LogStore:
+        return LogStore(
+            wal,
+            self._metrics,
+            on_durable,
+            self.fail,
+            slow_s=self._settings.slow_append_ms / 1000,
+            on_slow=self._tell_slow_disk,
+            on_compacted=self._tell_compaction,
+        )
+
     def _attach_members(
         self,
         identity: identities.Identity,
@@ -361,8 +358,9 @@ class Node:
         log: LogStore,
         raft_service: RaftService,
     ) -> Membership:
-        """What has to do with members: changes, how this node stands, and what peers are told of both."""
+        """What has to do with members and terms: changes, how this node stands, and what others are told of them."""
         core, settings = driver.node, self._settings
+        follow_term(lambda: core.term)
         cluster_id = identity.cluster_id.encode()
 
         async def who_is(address: str) -> Identified | None:
@@ -440,6 +438,7 @@ class Node:
             asyncio.create_task(maintenance.run()),
             asyncio.create_task(self._standing.run()),
             asyncio.create_task(self._expire(driver, peers, membership, snapshots)),
+            asyncio.create_task(self._volumes.run()),
         ]
 
         for task in tasks:
@@ -557,4 +556,4 @@ class Node:
     def _state(self) -> NodeState | None:
         if self._shard is None or self._engine is None or self._log is None:
             return None
-        return node_state(self._shard.driver, self._engine, self._log)
+        return read_state(self._shard, self._engine, self._log, self._metrics, self._wal_replay_s, self._volumes)

@@ -99,7 +99,7 @@ class Standing:
             has_leader: Whether a leader is known here.
             addresses: Gives the Raft addresses that are worth asking, by name.
             record: Notes what happened.
-            certificates: For the connections; plaintext without.
+            certificates: For the connections to the peers; plaintext without.
         """
         self._certificates = certificates
         self._me = me

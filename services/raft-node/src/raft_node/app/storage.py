@@ -6,6 +6,7 @@ installed when the node stopped. Then a note says so, and the log is reset here,
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 from raft_node import entry as entries
@@ -30,6 +31,7 @@ class Opened(NamedTuple):
 
     wal: Wal
     engine: Engine
+    wal_replay_s: float
     notes: tuple[str, ...]
 
 
@@ -46,12 +48,16 @@ def open_storage(fs: FileSystem, settings: NodeSettings, start_id: str) -> Opene
         block_cache_bytes=settings.block_cache_bytes,
         compression=settings.compression,
     )
-    wal = Wal.open(fs, settings.wal_dir, WalOptions(segment_bytes=settings.wal_segment_bytes))
+    started_s = time.perf_counter()
+    wal = Wal.open(
+        fs, settings.wal_dir, WalOptions(segment_bytes=settings.wal_segment_bytes), clock_s=time.perf_counter
+    )
+    wal_replay_s = time.perf_counter() - started_s
     engine = Engine.open(fs, settings.data_dir, options, start_id)
     notes = [str(note) for note in wal.recovery_notes]
     notes += _bring_together(fs, settings, wal, engine)
     discard_outdated(fs, settings.data_dir, engine.applied_index)
-    return Opened(wal, engine, tuple(notes))
+    return Opened(wal, engine, wal_replay_s, tuple(notes))
 
 
 def _bring_together(fs: FileSystem, settings: NodeSettings, wal: Wal, engine: Engine) -> list[str]:

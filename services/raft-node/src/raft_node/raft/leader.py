@@ -245,7 +245,7 @@ class Leader:
 
     def reconfigure(self, configuration: Configuration, index: int, now: int) -> None:
         """Goes on with other members; ``index``, the last entry of the log, brought them."""
-        # What a quorum of the former voters promised need not bind one of the next.
+        # What a quorum of the former voters promised need not bind a quorum of the next but one.
         self.lease.interrupt()
         former = set(self.progress)
         self._take_members(configuration, index, now)
@@ -289,8 +289,6 @@ class Leader:
             if self.transfer.target == target:
                 return
             self._abort_transfer("replaced")
-        # The target's election will not wait for what the voters promised.
-        self.lease.interrupt()
         self.transfer = Transfer(target, now + self._config.election_timeout_ticks_max)
         self._outbox.event("transfer_started", term=self._term, target=target.name)
 
@@ -322,7 +320,7 @@ class Leader:
         reading = None
         if clock is not None and self._config.lease_ticks:
             reading = self.lease.read(clock, now)
-            if self.transfer is None and self.established and self.lease.holds(reading):
+            if self.lease.holds(reading):
                 return ReadState(context, self._log.commit_index)
         self.reads.waiting.append(context)
         self.reads.asked = reading
@@ -343,7 +341,9 @@ class Leader:
         slices: dict[int, tuple[Sequence[Entry], int]] = {}
         appends_max, bytes_max = self._config.inflight_appends_max, self._config.inflight_bytes_max
         for node, peer in self.progress.items():
-            while peer.next_index <= last and peer.window_open(appends_max, bytes_max):
+            # A snapshot may hold the whole log; what the peer has then shows in an answer to a probe alone.
+            unproven = peer.cautious and peer.match_index < last
+            while (peer.next_index <= last or unproven) and peer.window_open(appends_max, bytes_max):
                 self._append_entries(node, peer, slices, now)
         self._hand_over(now)
         return self._read_round(now)
@@ -366,8 +366,8 @@ class Leader:
         self._voters = configuration.voters
         self._other_voters = tuple(voter for voter in configuration.voters if voter != self._id)
         for node in (*self._other_voters, *configuration.learners):
-            self._departing.pop(node, None)
-            if node not in self.progress:
+            # While a node was leaving it was denied snapshots; one that comes back begins anew.
+            if self._departing.pop(node, None) is not None or node not in self.progress:
                 self.progress[node] = self._new_progress(next_index, now)
         self._catch_ups = {
             learner: self._catch_ups.get(learner) or CatchUp(next_index, now) for learner in configuration.learners
@@ -465,7 +465,7 @@ class Leader:
             return
         if transfer.sent_tick is None or now - transfer.sent_tick >= self._config.heartbeat_ticks:
             transfer.sent_tick = now
-            # It may arrive at any time, even when the transfer was given up.
+            # The voters will not keep their promises to it, and it may arrive late, when the transfer was given up.
             self.lease.surrender()
             self._outbox.send(TimeoutNow(self._id, transfer.target, self._term))
 

@@ -26,6 +26,7 @@ from raft_node.raft.progress import ProgressState
 from raft_node.raft.read_forwarding import ForwardedReads
 from raft_node.raft.ready import SoftState
 from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, ReadState, Role, Write
+from raft_node.raft.vote_reports import VoteReports
 
 if TYPE_CHECKING:
     # Only the type: randomness itself is injected.
@@ -67,6 +68,7 @@ class Member:
         # A node outside the configuration whose pre-vote was granted: it may be of a newer configuration.
         self._introduced: NodeId | None = None
         self._outbox = Outbox()
+        self._vote_reports = VoteReports(self._outbox, config.election_timeout_ticks_max)
         self._term = hard_state.term
         self._voted_for = hard_state.voted_for
         # A log that is empty behind a snapshot may be ahead: the crash came before the snapshot's term was written.
@@ -138,6 +140,11 @@ class Member:
     def configuration(self) -> Configuration:
         """The members of the shard, by the newest configuration in the log, committed or not."""
         return self._configuration
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this node is among them; one that was removed learns nothing new any more."""
+        return self._id in self._members
 
     @property
     def configuration_index(self) -> int:

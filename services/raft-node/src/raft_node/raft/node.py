@@ -248,6 +248,7 @@ class RaftNode(Voter):
             self._become_follower(max(term, self._term), None)
         keeps = self._log.restore(index, term, timestamp_us)
         self._applying_index = None
+        self._outbox.change += 1  # An answer that rests on the snapshot waits for the write behind the driver's switch.
         self._configurations.restore(index, configuration, keeps_tail=keeps)
         self._outbox.event("restored", index=index, term=term, keeps_entries=keeps)
         was_member = self._id in self._members
@@ -314,8 +315,12 @@ class RaftNode(Voter):
 
     def step(self, message: Message) -> None:
         """Takes a message from a peer. It may come late, twice, out of order, or from anybody."""
-        if message.receiver != self._id or message.sender == self._id or not self._admits(message):
+        if message.receiver != self._id or message.sender == self._id:
             self.ignored_messages += 1
+        elif not self._admits(message):
+            self.ignored_messages += 1
+            if isinstance(message, RequestVote):
+                self._refused(message, "not a member")
         elif malformed(message):
             self.ignored_messages += 1
             self._outbox.event("malformed_message", sender=message.sender.name, kind=type(message).__name__)
@@ -378,8 +383,12 @@ class RaftNode(Voter):
         if changed:
             self._outbox.change += 1
             # Both count: an entry was cut off, and another came.
-            if self._configurations.rollback(self._log) | self._configurations.append(message.entries):
+            undone, came = self._configurations.rollback(self._log), self._configurations.append(message.entries)
+            if undone or came:
                 self._adopt_configuration()
+            if came and not self._changing_index:
+                # To somebody who lags, a change comes together with the news that it is committed.
+                self._configuration_committed()
         self._outbox.send_when_durable(answer)
 
     def _append_entries_response(self, message: AppendEntriesResponse) -> None:

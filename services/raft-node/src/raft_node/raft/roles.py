@@ -56,10 +56,11 @@ class RoleHolder(Member):
             self._restart_election_timer()
 
     def _become_pre_candidate(self) -> None:
+        reason = "no leader is known" if self._leader_id is None else f"{self._leader_id.name} is silent"
         self._role = Role.PRE_CANDIDATE
         self._leader_id = None
         self._campaign(Election(self._term + 1, True, self._configuration.voters))
-        self._outbox.event("became_pre_candidate", term=self._term)
+        self._outbox.event("became_pre_candidate", term=self._term, reason=reason, asks=self._asked())
         election = self._election
         assert election is not None
         election.record(self._id, True)
@@ -72,9 +73,12 @@ class RoleHolder(Member):
         self._leader_id = None
         self._outbox.change += 1
         self._campaign(Election(self._term, False, self._configuration.voters), transfer=transfer)
-        self._outbox.event("became_candidate", term=self._term, transfer=transfer)
+        self._outbox.event("became_candidate", term=self._term, transfer=transfer, asks=self._asked())
         # The own vote counts, as any other, once it is durable.
         self._outbox.hold(RequestVoteResponse(self._id, self._id, self._term, True, False))
+
+    def _asked(self) -> list[str]:
+        return [voter.name for voter in self._configuration.voters if voter != self._id]
 
     def _campaign(self, election: Election, *, transfer: bool = False) -> None:
         self._election = election

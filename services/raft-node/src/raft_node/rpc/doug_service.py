@@ -78,6 +78,8 @@ class DougService(doug_pb2_grpc.DougServicer):
         await self._check_key(request.key, context)
         if request.consistency != pb.CONSISTENCY_EVENTUAL:
             await self._confirm(shard, context, forward=request.forward)
+        elif not shard.serves_local_reads:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
         if not shard.driver.machine.created:
             await self._refuse(shard, Status.UNAVAILABLE, context)
         if not shard.driver.machine.owns(slot_of(request.key), request.epoch):

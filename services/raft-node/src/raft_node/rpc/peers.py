@@ -42,6 +42,7 @@ from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
 from raft_node.rpc.channels import Dialled
 from raft_node.rpc.codec import MessageError
+from raft_node.rpc.round_trips import RoundTrips
 from raft_node.rpc.streams import Call, ClientStream, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
@@ -55,22 +56,19 @@ _log = get_logger()
 
 
 class LocalMember:
-    """Who this node is to its peers: what every envelope says, and how its connections prove it."""
+    """Who this node is to its peers: what every envelope says.
 
-    def __init__(
-        self,
-        node_id: NodeId,
-        cluster_id: bytes,
-        shard: int,
-        client_address: str,
-        certificates: Certificates | None = None,
-    ) -> None:
-        """Keeps what is the same in all envelopes. Plaintext without certificates."""
-        self.certificates = certificates
+    Attributes:
+        client_addresses: The Doug addresses by name, its own and those that peers told of themselves.
+    """
+
+    def __init__(self, node_id: NodeId, cluster_id: bytes, shard: int, client_address: str) -> None:
+        """Keeps what is the same in all envelopes."""
         self.node_id = node_id
         self.cluster_id = cluster_id
         self.shard = shard
         self.client_address = client_address
+        self.client_addresses = {node_id.name: client_address}
 
     def envelope(self, peer: NodeId) -> pb.Envelope:
         """What stands on every message to a peer."""
@@ -99,6 +97,8 @@ class LocalMember:
             )
         if envelope.format_version > codec.FORMAT_VERSION:
             raise MessageError(f"{source.name} speaks format {envelope.format_version}, which is newer than this node")
+        if envelope.client_address:
+            self.client_addresses[source.name] = envelope.client_address
         return source
 
 
@@ -113,6 +113,7 @@ class Peer:
         metrics: Metrics,
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[NodeId], None],
+        certificates: Certificates | None = None,
     ) -> None:
         """Opens the connections; ``run`` sets the streams going."""
         self.node_id = node_id
@@ -122,8 +123,10 @@ class Peer:
         self._metrics = metrics
         self._on_message = on_message
         # A connection of their own for heartbeats, reads and votes: on a shared one they would wait behind entries.
-        self._bulk, self._control = Dialled(address, me.certificates), Dialled(address, me.certificates)
+        self._bulk, self._control = Dialled(address, certificates), Dialled(address, certificates)
         self._calls: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._round_trips = RoundTrips(metrics.peer_round_trip(node_id.name).observe)
         self._received_vote = metrics.received("Raft", "RequestVote")
         self._received_append = metrics.received("Raft", "Replicate")
         self._received_heartbeat = metrics.received("Raft", "Heartbeat")
@@ -142,7 +145,7 @@ class Peer:
             _HEARTBEATS_WAITING_MAX,
             self._heartbeat_answered,
             metrics.sent("Raft", "Heartbeat").inc,
-            lambda: None,
+            self._round_trips.broken,
         )
         self._reads: ClientStream[pb.ReadIndexRequest, pb.ReadIndexResponse] = ClientStream(
             self._open_reads,
@@ -175,7 +178,7 @@ class Peer:
         return self._stub().ReadIndex()
 
     def _stub(self) -> pb_grpc.RaftAsyncStub:
-        """With the newest certificates, but never changed below a stream, which would be cut off."""
+        """With the newest certificates, but the channel is never changed below a stream, which would be cut off."""
         if not (self._heartbeats.open or self._reads.open):
             self._control.renew(_RENEWAL_GRACE_S)
         return pb_grpc.RaftStub(self._control.channel)
@@ -186,6 +189,8 @@ class Peer:
 
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
+        if message.answer:
+            self._round_trips.sent(self._loop.time())
         self._heartbeats.outbox.put(codec.encode_heartbeat(message, self._envelope))
 
     def read_index(self, message: ReadIndexRequest) -> None:
@@ -235,6 +240,7 @@ class Peer:
 
     def _heartbeat_answered(self, response: pb.HeartbeatResponse) -> None:
         self._received_heartbeat.inc()
+        self._round_trips.answered(self._loop.time())
         if self._is_for_me(response.envelope):
             self._on_message(codec.decode_heartbeat_response(response, self.node_id, self._me.node_id))
 
@@ -255,9 +261,10 @@ class Peer:
 class Peers:
     """All peers of a node: the driver's ``Transport``."""
 
-    def __init__(self, me: LocalMember, metrics: Metrics) -> None:
-        """Starts without peers; ``connect`` says how to reach them."""
+    def __init__(self, me: LocalMember, metrics: Metrics, certificates: Certificates | None = None) -> None:
+        """Starts without peers; ``connect`` says how to reach them. Plaintext without certificates."""
         self.me = me
+        self._certificates = certificates
         self._metrics = metrics
         self._peers: dict[NodeId, Peer] = {}
         self._running: dict[NodeId, asyncio.Task[None]] = {}
@@ -271,7 +278,6 @@ class Peers:
         self._read_answers: dict[NodeId, Outbox[pb.ReadIndexResponse]] = {}
         self._votes: dict[tuple[NodeId, int, bool], asyncio.Future[RequestVoteResponse]] = {}
         self._envelopes: dict[NodeId, pb.Envelope] = {}
-        self.client_addresses: dict[str, str] = {me.node_id.name: me.client_address}
 
     def connect(
         self,
@@ -289,6 +295,11 @@ class Peers:
         self._find_address = find_address
         self._on_message = on_message
         self._on_unreachable = on_unreachable
+
+    @property
+    def client_addresses(self) -> dict[str, str]:
+        """The Doug addresses by name, as far as they were heard."""
+        return self.me.client_addresses
 
     @property
     def connected(self) -> frozenset[NodeId]:
@@ -330,7 +341,9 @@ class Peers:
                 self._unknown.add(node_id)
                 _log.warning("raft.unknown_peer", peer=node_id.name, incarnation=node_id.incarnation)
             return None
-        peer = Peer(self.me, node_id, address, self._metrics, self._on_message, self._on_unreachable)
+        peer = Peer(
+            self.me, node_id, address, self._metrics, self._on_message, self._on_unreachable, self._certificates
+        )
         self._peers[node_id] = peer
         _log.info("raft.peer_connected", peer=node_id.name, incarnation=node_id.incarnation, address=address)
         if self._group is not None:

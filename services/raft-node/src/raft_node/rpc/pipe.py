@@ -88,7 +88,12 @@ class PipeSession:
             else:
                 self._serve(records, confirmed=False)
         elif batch.kind == pb.BATCH_KIND_READ_LOCAL:
-            self._serve(self._take_reads(batch), confirmed=True)
+            records = self._take_reads(batch)
+            if self._shard.serves_local_reads:
+                self._serve(records, confirmed=True)
+            else:
+                for record in records:
+                    self.resolve(record.id, Status.UNAVAILABLE, 0)
         else:
             raise PipeError(f"unknown kind of batch {batch.kind}")
 

@@ -47,6 +47,11 @@ class Shard:
         """Whether requests for the leader are taken: this node leads, or will soon be able to say who does."""
         return self.is_leader or self.driver.holding
 
+    @property
+    def serves_local_reads(self) -> bool:
+        """Whether what this node has applied is worth reading: a node outside of the shard would answer the past."""
+        return self.driver.machine.created and self.driver.node.is_member
+
     def leader(self) -> Leader:
         """Whom this node follows, itself included."""
         leader = self.driver.node.leader

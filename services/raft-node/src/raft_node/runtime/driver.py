@@ -18,6 +18,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
-from raft_node.errors import NotLeaderError, OverloadedError, TransferFailedError
+from raft_node.errors import NotLeaderError, OverloadedError, TransferFailedError, TransferRefusedError
 from raft_node.kv import partitions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
@@ -34,6 +35,7 @@ from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.clocks import WallClock
+from raft_node.runtime.commit_times import CommitTimes
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
 from raft_node.runtime.reads import PendingReads, ReadCallback
@@ -137,7 +139,7 @@ class Driver:
         self._inbox: list[Message] = []
         self._waiting: list[Submission] = []
         self._held: Sequence[Entry] = ()
-        self._reads = PendingReads(node, self._loop.time, lease_clock)
+        self._reads = PendingReads(node, metrics, self._loop.time, lease_clock)
         self._turn_scheduled = False
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
@@ -145,10 +147,11 @@ class Driver:
         self._counted_until_s = self._loop.time()
         self._stopped = False
         self._stalled_since_s: float | None = None
+        self._stalled_s = 0.0
+        self._commit_times = CommitTimes(metrics.commit_duration.observe)
         self._holds = 0
         self._hand_overs: set[asyncio.Future[NodeId]] = set()
-        # What is applied while a snapshot is being installed; None at all other times.
-        self._restoring_from: int | None = None
+        self._restoring_from: int | None = None  # What is applied while a snapshot is being installed.
 
     # What comes in.
 
@@ -256,17 +259,25 @@ class Driver:
         """
         if self._stopped:
             raise NotLeaderError
-        self.node.transfer_leadership(target)
+        try:
+            self.node.transfer_leadership(target)
+        except TransferRefusedError:
+            self._metrics.transferred("refused")
+            raise
         concluded: asyncio.Future[NodeId] = self._loop.create_future()
         self._hand_overs.add(concluded)
         self.hold()
         self.wake()
+        outcome = "failed"
         try:
             async with asyncio.timeout(timeout_s):
-                return await concluded
+                leader = await concluded
+            outcome = "done"
+            return leader
         except TimeoutError:
             raise TransferFailedError("no other node was seen to lead in time") from None
         finally:
+            self._metrics.transferred(outcome)
             self._hand_overs.discard(concluded)
             self.release()
 
@@ -342,6 +353,12 @@ class Driver:
         """Whether a snapshot is being installed."""
         return self._restoring_from is not None
 
+    @property
+    def stalled_s(self) -> float:
+        """For how long applying has waited for flushes and compactions since the start."""
+        now_s = 0.0 if self._stalled_since_s is None else self._loop.time() - self._stalled_since_s
+        return self._stalled_s + now_s
+
     def wake(self) -> None:
         """Has ``_turn`` run once, soon."""
         if not self._turn_scheduled and not self._stopped:
@@ -389,7 +406,9 @@ class Driver:
             self._stalled_since_s = self._loop.time()
             self._on_event(Event("stall_began", {"applied": self.node.applied_index}))
         else:
-            duration_ms = round((self._loop.time() - self._stalled_since_s) * 1000)
+            duration_s = self._loop.time() - self._stalled_since_s
+            self._stalled_s += duration_s
+            duration_ms = round(duration_s * 1000)
             self._stalled_since_s = None
             self._on_event(Event("stall_ended", {"duration_ms": duration_ms, "applied": self.node.applied_index}))
 
@@ -412,6 +431,7 @@ class Driver:
             self._on_event(event)
         if ready.committed:
             assert not self._held, "the core hands out one chunk of committed entries at a time"
+            self._commit_times.committed(ready.committed[-1].index, self.node.term, self._loop.time())
             if self._must_hold:
                 # Applied by a later turn; meanwhile the core hands out no more, so that memory stays bounded.
                 self._held = ready.committed
@@ -423,7 +443,9 @@ class Driver:
             self._on_snapshots_wanted(ready.snapshots_wanted)
 
     def _apply(self, entries: Sequence[Entry]) -> None:
+        started_s = time.perf_counter()
         outcomes = self.machine.apply(entries)
+        self._metrics.apply_duration.observe(time.perf_counter() - started_s)
         last = entries[-1]
         self.node.applied(last.index)
         self._metrics.entries_applied.inc(len(entries))
@@ -453,7 +475,9 @@ class Driver:
         except OverloadedError:
             self._refuse(submissions, Status.OVERLOADED, "overloaded")
         else:
-            self.pending.add(first_index, term, submissions, self._loop.time() + self._proposal_timeout_s)
+            now_s = self._loop.time()
+            self._commit_times.proposed(first_index + len(submissions) - 1, term, now_s)
+            self.pending.add(first_index, term, submissions, now_s + self._proposal_timeout_s)
 
     def _refuse(self, submissions: Sequence[Submission], status: Status, reason: str) -> None:
         self._metrics.proposals_failed.labels(self._metrics.shard, reason).inc(len(submissions))
@@ -506,6 +530,8 @@ class Driver:
         late_s = self._loop.time() - due_s
         self._metrics.event_loop_lag.set(max(0.0, late_s))
         if late_s > LATE_S and not self._gave_way:
+            if self.node.role is Role.LEADER:
+                self._metrics.heartbeats_late.inc()
             # Once only: a machine so slow that every wake-up is late must still elect its leaders.
             self._gave_way = True
             # The process stood still. Count up to the deadline, let the loop read its sockets, then count one tick.

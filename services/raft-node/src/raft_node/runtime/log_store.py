@@ -125,14 +125,14 @@ class LogStore:
         return self._wal.syncs
 
     @property
+    def size_bytes(self) -> int:
+        """What the files of the log take on disk."""
+        return self._wal.size_bytes
+
+    @property
     def write_age_s(self) -> float:
         """How long the write under way has taken by now; 0 when there is none."""
         return self._loop.time() - self._started_s if self._writing else 0.0
-
-    @property
-    def size_bytes(self) -> int:
-        """What the files of the log take."""
-        return self._wal.size_bytes
 
     @property
     def hard_state(self) -> HardState:
@@ -175,7 +175,7 @@ class LogStore:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            started = time.perf_counter()
+            started, syncs = time.perf_counter(), self._wal.syncs
             try:
                 if isinstance(item, _Reset):
                     appended = self._wal.reset(item.index, item.term, to_wal(item.hard_state))
@@ -187,11 +187,15 @@ class LogStore:
                 return
             if isinstance(item, _Reset):
                 self._loop.call_soon_threadsafe(self._was_reset, item, appended)
-            else:
-                self._loop.call_soon_threadsafe(self._written, item, appended, time.perf_counter() - started)
+                continue
+            duration_s = time.perf_counter() - started
+            sync_s = self._wal.last_sync_s if self._wal.syncs > syncs else None
+            self._loop.call_soon_threadsafe(self._written, item, appended, duration_s, sync_s)
 
-    def _written(self, write: Write, appended: Appended, duration_s: float) -> None:
-        self._metrics.wal_fsync.observe(duration_s)
+    def _written(self, write: Write, appended: Appended, duration_s: float, sync_s: float | None) -> None:
+        self._metrics.wal_append.observe(duration_s)
+        if sync_s is not None:
+            self._metrics.wal_fsync.observe(sync_s)
         if duration_s > self._slow_s:
             self._on_slow(duration_s, len(write.entries))
         self._wal.publish(appended)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from raft_node.errors import NotLeaderError, OverloadedError
+from raft_node.observability.metrics import Metrics
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Ready
 from raft_node.raft.types import Role
@@ -35,15 +36,23 @@ class _Asked(NamedTuple):
 class PendingReads:
     """The linearizable reads of one node."""
 
-    def __init__(self, node: RaftNode, now_s: Callable[[], float], lease_clock: Callable[[], float] | None) -> None:
+    def __init__(
+        self,
+        node: RaftNode,
+        metrics: Metrics,
+        now_s: Callable[[], float],
+        lease_clock: Callable[[], float] | None,
+    ) -> None:
         """Starts without reads.
 
         Args:
             node: The core.
+            metrics: What is counted.
             now_s: The loop's clock, for reads that wait too long.
             lease_clock: The clock that leases are judged by, in ticks; None without leases.
         """
         self._node = node
+        self._metrics = metrics
         self._now_s = now_s
         self._lease_clock = lease_clock
         self._waiting: list[ReadCallback] = []
@@ -79,6 +88,7 @@ class PendingReads:
             else:
                 self._node.read_index(context, self._lease_clock())
         except (NotLeaderError, OverloadedError):
+            self._metrics.read_index_failed.inc()
             self._answer(callbacks, confirmed=False)
             return
         self._asked[context] = _Asked(callbacks, self._now_s())
@@ -89,6 +99,8 @@ class PendingReads:
             asked = self._asked.pop(state.context, None)
             # One that was given up as too late may be confirmed later still.
             if asked is not None:
+                self._metrics.read_index_confirmed.inc()
+                self._metrics.read_index_duration.observe(self._now_s() - asked.asked_s)
                 heapq.heappush(self._confirmed, (state.read_index, state.context, asked.callbacks))
         if keep:
             for context in ready.reads_dropped:
@@ -124,6 +136,7 @@ class PendingReads:
         for context in contexts:
             asked = self._asked.pop(context, None)
             if asked is not None:
+                self._metrics.read_index_failed.inc()
                 self._answer(asked.callbacks, confirmed=False)
 
     def _answer(self, callbacks: Sequence[ReadCallback], *, confirmed: bool) -> None:

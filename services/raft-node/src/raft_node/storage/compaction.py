@@ -42,6 +42,14 @@ def level_bytes_max(level: int, options: EngineOptions) -> int:
     return size
 
 
+def pending_bytes(version: Version, options: EngineOptions) -> int:
+    """What waits to move down: a full level 0, and what deeper levels hold beyond their size."""
+    waiting = version.level_bytes(0) if len(version.levels[0]) >= options.l0_tables_trigger else 0
+    for level in range(1, LEVELS - 1):
+        waiting += max(0, version.level_bytes(level) - level_bytes_max(level, options))
+    return waiting
+
+
 def pick(version: Version, options: EngineOptions) -> Compaction | None:
     """The most urgent compaction, or None."""
     scores = [len(version.levels[0]) / options.l0_tables_trigger]

@@ -26,7 +26,7 @@ from raft_node.storage.block import Block
 from raft_node.storage.cache import BlockCache
 from raft_node.storage.changes import ChangeSegment, ChangeWrite
 from raft_node.storage.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
-from raft_node.storage.compaction import pick
+from raft_node.storage.compaction import pending_bytes, pick
 from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import live, merge
 from raft_node.storage.manifest import Manifest, recover, remove_orphans
@@ -92,6 +92,7 @@ class EngineStats:
         compactions: How many compactions were installed.
         compacted_read_bytes: What they read.
         compacted_written_bytes: What they wrote.
+        pending_bytes: What waits for a compaction.
         table_memory_bytes: About what the indexes and filters of all tables take in memory.
         open_tables: How many table files are open that nobody reads at this moment.
         table_opens: How often a table's file had to be opened again for a read.
@@ -110,6 +111,7 @@ class EngineStats:
     compactions: int
     compacted_read_bytes: int
     compacted_written_bytes: int
+    pending_bytes: int
     table_memory_bytes: int
     open_tables: int
     table_opens: int
@@ -473,6 +475,7 @@ class Engine:
             compactions=self._compactions,
             compacted_read_bytes=self._compacted_read_bytes,
             compacted_written_bytes=self._compacted_written_bytes,
+            pending_bytes=pending_bytes(version, self._options),
             table_memory_bytes=sum(table.memory_bytes for table in self._view.tables.values()),
             open_tables=len(self._open_files),
             table_opens=self._open_files.opens,

@@ -1,4 +1,4 @@
-"""The settings of the LSM tree.
+"""The settings of the log and of the LSM tree.
 
 Every file says itself how it was written, so a store may be opened with other options at any time: they change speed
 and sizes, never answers. This module knows nothing else of the package.
@@ -9,6 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 COMPRESSIONS = ("none", "lz4")
+
+WAL_PAGE_BYTES = 4096
+"""Segments of the log are made of whole pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class WalOptions:
+    """How the log is cut into files.
+
+    Attributes:
+        segment_bytes: The size of a segment. A frame that is larger than this gets a segment of its own size.
+    """
+
+    segment_bytes: int = 8 << 20
+
+    def __post_init__(self) -> None:
+        if self.segment_bytes < WAL_PAGE_BYTES:
+            raise ValueError(f"segment_bytes must be at least {WAL_PAGE_BYTES}, not {self.segment_bytes}")
 
 
 @dataclass(frozen=True, slots=True)

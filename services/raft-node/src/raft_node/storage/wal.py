@@ -21,8 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -31,6 +30,7 @@ from raft_node.entry import Entry
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage import record, wal_recovery, wal_segment
 from raft_node.storage.files import FileSystem, ReadableFile, WritableFile
+from raft_node.storage.options import WAL_PAGE_BYTES, WalOptions
 from raft_node.storage.wal_index import Extent, Segment, Summary, WalIndex, positions_of, summarise
 from raft_node.storage.wal_segment import SegmentHeader, WalHardState
 
@@ -40,22 +40,6 @@ _SIZE_OFFSET = 8
 _SIZE = Struct("<I")
 _READERS_MAX = 8
 """Segments that are kept open for reading."""
-_PAGE_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class WalOptions:
-    """How the log is cut into files.
-
-    Attributes:
-        segment_bytes: The size of a segment. A frame that is larger than this gets a segment of its own size.
-    """
-
-    segment_bytes: int = 8 << 20
-
-    def __post_init__(self) -> None:
-        if self.segment_bytes < _PAGE_BYTES:
-            raise ValueError(f"segment_bytes must be at least {_PAGE_BYTES}, not {self.segment_bytes}")
 
 
 class Appended(NamedTuple):
@@ -107,15 +91,18 @@ class Wal:
         options: WalOptions,
         scanned: wal_recovery.Scanned,
         file: WritableFile | None,
+        clock_s: Callable[[], float],
     ) -> None:
         """For ``open`` alone."""
         self._fs = fs
+        self._clock_s = clock_s
         self._directory = directory
         self._options = options
         self.recovery_notes = scanned.notes
         self.bytes_written = 0
         self.bytes_zeroed = 0
         self.syncs = 0
+        self.last_sync_s = 0.0
         self._failure: DiskError | None = None
         # What readers use.
         self._index = scanned.index
@@ -147,7 +134,9 @@ class Wal:
         self._recycled = False
 
     @classmethod
-    def open(cls, fs: FileSystem, directory: str, options: WalOptions) -> Wal:
+    def open(
+        cls, fs: FileSystem, directory: str, options: WalOptions, clock_s: Callable[[], float] = lambda: 0.0
+    ) -> Wal:
         """Opens the log, or creates an empty one; BLOCKING: it reads and checks everything.
 
         Raises:
@@ -157,7 +146,7 @@ class Wal:
         fs.make_directory(directory)
         scanned = wal_recovery.scan(fs, directory)
         file = wal_recovery.mend(fs, directory, scanned)
-        wal = cls(fs, directory, options, scanned, file)
+        wal = cls(fs, directory, options, scanned, file, clock_s)
         if file is None:
             wal._begin_segment(0)
             wal.publish(wal._appended(None, None, None))
@@ -170,7 +159,7 @@ class Wal:
         Raises:
             CorruptionError: A file does not hold what was written.
         """
-        return cls(fs, directory, WalOptions(), wal_recovery.scan(fs, directory), None)
+        return cls(fs, directory, WalOptions(), wal_recovery.scan(fs, directory), None, lambda: 0.0)
 
     # Readers: the event loop's thread.
 
@@ -395,8 +384,10 @@ class Wal:
             summary = summarise(positions_of(entries, start), self._segment_id)
         frame = record.encode(self._framing, self._next_sequence, flags, payload, position)
         self._file.write_at(position, [frame])
-        # Votes, acknowledgements and commits rest on this frame from here on.
+        started_s = self._clock_s()
         self._file.sync_data()
+        # Votes, acknowledgements and commits rest on this frame from here on.
+        self.last_sync_s = self._clock_s() - started_s
         self._position = position + size
         self._next_sequence += 1
         self.bytes_written += size
@@ -416,7 +407,7 @@ class Wal:
             file = self._fs.open_for_write(path)
         else:
             # Nobody has prepared one in time, or the frame is too large for it.
-            segment_bytes = max(self._options.segment_bytes, -(-needed // _PAGE_BYTES) * _PAGE_BYTES)
+            segment_bytes = max(self._options.segment_bytes, -(-needed // WAL_PAGE_BYTES) * WAL_PAGE_BYTES)
             file = self._create_zeroed(path, segment_bytes)
         # The name must be durable before anything in the file is acknowledged.
         self._fs.sync_directory(self._directory)

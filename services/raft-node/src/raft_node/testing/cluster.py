@@ -1,7 +1,8 @@
 """A whole simulated shard: nodes, network, disks, one clock, one source of randomness, one trace.
 
-It offers the faults as plain operations (crash, restart, cut, pause ...); which of them happen when is decided by
-``raft_node.testing.faults``, and who talks to the shard by ``raft_node.testing.clients``.
+It offers the faults as plain operations (crash, restart, cut, pause, lose a disk ...); which of them happen when is
+decided by ``raft_node.testing.faults``, who changes the members by ``raft_node.testing.members``, and who talks to the
+shard by ``raft_node.testing.clients``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from hashlib import blake2b
 from raft_node.entry import Entry, EntryKind, encode
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import encode_configuration
-from raft_node.raft.messages import Message
+from raft_node.raft.membership import members_of
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.testing.checkers import Checkers
 from raft_node.testing.clock import Clock
 from raft_node.testing.disk import MemoryLog, WalLog
-from raft_node.testing.network import Network
-from raft_node.testing.node import EPOCH_US, Environment, SimulatedNode
+from raft_node.testing.engine_store import EngineStore
+from raft_node.testing.machine import MemoryStore
+from raft_node.testing.network import AnyMessage, Network
+from raft_node.testing.node import EPOCH_US, Environment, Habits, SimulatedNode
 
 TRACE_TAIL = 400
 
@@ -58,10 +61,13 @@ class Cluster:
 
     Args:
         seed: Decides everything that is random.
-        size: How many nodes.
+        size: How many members.
         config: Settings of every core.
         core: The core's class; tests give one with a planted bug.
         log: What the nodes keep their logs in.
+        store: What they keep their states in.
+        spares: How many more nodes run with empty disks, to become members later.
+        habits: What the nodes do by themselves.
     """
 
     def __init__(
@@ -71,22 +77,35 @@ class Cluster:
         config: RaftConfig,
         core: type[RaftNode] = RaftNode,
         log: type[MemoryLog] | type[WalLog] = MemoryLog,
+        store: type[MemoryStore] | type[EngineStore] = MemoryStore,
+        spares: int = 0,
+        habits: Habits | None = None,
     ) -> None:
         self.clock = Clock()
         self.chance = random.Random(seed)  # noqa: S311
         self.counters: Counter[str] = Counter()
         self.trace = Trace(self.clock)
         self.network = Network(self.clock, self.chance, self.counters, self._deliver, self._unreachable)
-        identities = [NodeId(f"n{number}", 1000 + number) for number in range(1, size + 1)]
-        configuration = Configuration(tuple(identities))
-        initial = [first_entry(configuration)]
-        logs = {identity.name: log(HardState(1, None, 1), initial) for identity in identities}
-        self.checkers = Checkers(logs, initial)
+        identities = [NodeId(f"n{number}", 1000 + number) for number in range(1, size + spares + 1)]
+        self.first_configuration = Configuration(tuple(identities[:size]))
+        initial = [first_entry(self.first_configuration)]
+        self._log, self._store = log, store
+        logs = {identity.name: log(HardState(1, None, 1), initial) for identity in identities[:size]}
+        logs |= {identity.name: log(HardState(), ()) for identity in identities[size:]}
+        self.checkers = Checkers(logs, initial, {identity.name: identity for identity in identities})
         environment = Environment(
-            self.clock, self.chance, self.counters, self.checkers, self.network.send, self.trace.add, core, config
+            self.clock,
+            self.chance,
+            self.counters,
+            self.checkers,
+            self.network.send,
+            self.trace.add,
+            core,
+            config,
+            habits or Habits(),
         )
         self.nodes = {
-            identity.name: SimulatedNode(environment, identity, logs[identity.name], configuration)
+            identity.name: SimulatedNode(environment, identity, logs[identity.name], store(self.first_configuration))
             for identity in identities
         }
 
@@ -101,11 +120,22 @@ class Cluster:
         self.trace.add("heal")
         self.network.heal()
         for node in self.nodes.values():
-            node.fsync_max_us, node.apply_max_us = 2_000, 0
+            node.fsync_max_us, node.apply_max_us, node.spoils = 2_000, 0, False
             if node.raft is None:
                 node.start()
             elif node.paused:
                 node.resume(node.life)
+
+    def lose_disk(self, node: SimulatedNode) -> None:
+        """A node that is down gets an empty disk, and is another incarnation from now on."""
+        identity = NodeId(node.name, node.identity.incarnation + 100)
+        log = self._log(HardState(), ())
+        node.wipe(identity, log, self._store(self.first_configuration))
+        self.checkers.wiped(node.name, log, identity)
+
+    def alive(self, configuration: Configuration) -> list[NodeId]:
+        """Its voters that have not lost their disks."""
+        return [voter for voter in configuration.voters if self.nodes[voter.name].identity == voter]
 
     @property
     def leader(self) -> SimulatedNode | None:
@@ -115,17 +145,26 @@ class Cluster:
 
     @property
     def converged(self) -> bool:
-        """Whether all nodes run and have applied the same entries, up to the end of the leader's log."""
+        """Whether all members run and have applied the same entries, up to the end of the leader's log."""
         leader = self.leader
         if leader is None or leader.raft is None:
             return False
         last = leader.raft.last_index
         return all(
-            node.raft is not None and node.machine.applied_index == last and node.log.last_index == last
-            for node in self.nodes.values()
+            node.raft is not None and node.store.head.applied_index == last and node.log.last_index == last
+            for node in self.members
         )
 
-    def _deliver(self, name: str, message: Message) -> None:
+    @property
+    def members(self) -> list[SimulatedNode]:
+        """The nodes of the leader's configuration; one that has lost its disk is none until it is added anew."""
+        leader = self.leader
+        if leader is None or leader.raft is None:
+            return []
+        members = members_of(leader.raft.configuration)
+        return [node for node in self.nodes.values() if node.identity in members]
+
+    def _deliver(self, name: str, message: AnyMessage) -> None:
         node = self.nodes[name]
         if node.raft is None:
             if self.network.notice_permille and self.chance.random() * 1000 < self.network.notice_permille:

@@ -11,6 +11,7 @@ before any operation of the append, and then tears what was not synced.
 Invariants:
 1. Readers see durable entries only.
 2. At most one write is under way.
+3. The entry before the first one keeps its term.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from raft_node.entry import Entry
 from raft_node.raft.types import HardState, LogReader, NodeId, Write
@@ -30,6 +31,13 @@ Fate = Literal["none", "lost", "torn", "whole"]
 
 _SEGMENT_BYTES = 4096
 _DIRECTORY = "wal"
+
+
+class Reset(NamedTuple):
+    """That a log goes on behind a snapshot: its last index, and that entry's term."""
+
+    last_index: int
+    term: int
 
 
 class SimulatedLog(LogReader, Protocol):
@@ -47,8 +55,18 @@ class SimulatedLog(LogReader, Protocol):
     def complete(self) -> Write:
         """The fsync of the write under way is done."""
 
-    def crash(self, chance: random.Random) -> tuple[Fate, Sequence[Entry]]:
-        """The power goes; gives what became of the write under way, and those of its entries that survived."""
+    def drop_prefix(self, first_index: int) -> None:
+        """Lets the entries below ``first_index`` go, at once or later, all or some of them."""
+
+    def reset(self, reset: Reset) -> None:
+        """Goes on behind a snapshot; what the log holds stays only if it has that entry with that term."""
+
+    def crash(self, chance: random.Random, reset: Reset | None = None) -> tuple[Fate, Sequence[Entry]]:
+        """The power goes, perhaps in the middle of a reset.
+
+        Returns:
+            What became of the write under way, and those of its entries that survived.
+        """
 
 
 class MemoryLog:
@@ -58,28 +76,27 @@ class MemoryLog:
         self.hard_state = hard_state
         self.durable: list[Entry] = list(entries)
         self.writing: Write | None = None
-
-    @property
-    def first_index(self) -> int:
-        """The first entry; nothing is compacted here."""
-        return 1
+        self.first_index = 1
+        self._previous_term = 0
 
     @property
     def last_index(self) -> int:
         """The last durable entry."""
-        return len(self.durable)
+        return self.first_index + len(self.durable) - 1
 
     def term(self, index: int) -> int:
-        """The term of a durable entry; 0 for index 0."""
-        assert 0 <= index <= len(self.durable), index
-        return self.durable[index - 1].term if index else 0
+        """The term of a durable entry, or of the one before the first; 0 for index 0."""
+        position = index - self.first_index
+        assert -1 <= position < len(self.durable), index
+        return self.durable[position].term if position >= 0 else self._previous_term
 
     def entries(self, start: int, end: int, bytes_max: int) -> list[Entry]:
         """The durable entries ``[start, end)``, cut after the one that passes ``bytes_max``."""
-        assert 1 <= start <= end <= len(self.durable) + 1, (start, end, len(self.durable))
+        first = self.first_index
+        assert first <= start <= end <= self.last_index + 1, (start, end, first, self.last_index)
         chosen: list[Entry] = []
         size = 0
-        for entry in self.durable[start - 1 : end - 1]:
+        for entry in self.durable[start - first : end - first]:
             chosen.append(entry)
             size += len(entry.data)
             if size >= bytes_max:
@@ -92,7 +109,8 @@ class MemoryLog:
         if write.entries:
             start = write.entries[0].index
             end = self.last_index + 1 if write.truncate_from is None else write.truncate_from
-            assert start == end, f"the write leaves a gap or overwrites: starts at {start}, the log ends before {end}"
+            assert start == end <= self.last_index + 1, f"a gap: {start} is written, the log ends at {self.last_index}"
+            assert end >= self.first_index, f"{end} was compacted away"
         self.writing = write
 
     def complete(self) -> Write:
@@ -103,9 +121,27 @@ class MemoryLog:
         self._keep(write)
         return write
 
-    def crash(self, chance: random.Random) -> tuple[Fate, Sequence[Entry]]:
-        """Of the write under way a random prefix survives."""
+    def drop_prefix(self, first_index: int) -> None:
+        """Lets the entries below ``first_index`` go."""
+        if first_index > self.first_index:
+            previous_term = self.term(first_index - 1)
+            del self.durable[: first_index - self.first_index]
+            self.first_index, self._previous_term = first_index, previous_term
+
+    def reset(self, reset: Reset) -> None:
+        """Goes on behind a snapshot."""
+        assert self.writing is None, "a write is under way"
+        index, term = reset
+        assert index >= self.first_index - 1, f"entry {index} was compacted away"
+        if index > self.last_index or self.term(index) != term:
+            self.durable.clear()
+            self.first_index, self._previous_term = index + 1, term
+
+    def crash(self, chance: random.Random, reset: Reset | None = None) -> tuple[Fate, Sequence[Entry]]:
+        """Of the write under way a random prefix survives; a reset is done or not."""
         write, self.writing = self.writing, None
+        if reset is not None and chance.random() < 0.5:
+            self.reset(reset)
         if write is None:
             return "none", ()
         # Term and vote, truncation, entries, commit index.
@@ -125,17 +161,17 @@ class MemoryLog:
 
     def _keep(self, write: Write) -> None:
         if write.truncate_from is not None:
-            del self.durable[write.truncate_from - 1 :]
+            del self.durable[write.truncate_from - self.first_index :]
         self.durable.extend(write.entries)
         if write.hard_state is not None:
             self.hard_state = write.hard_state
 
 
 class PowerCutError(Exception):
-    """The power went in the middle of an append."""
+    """The power went in the middle of something."""
 
 
-class _CuttableFileSystem(MemoryFileSystem):
+class CuttableFileSystem(MemoryFileSystem):
     """A disk whose power goes before its n-th next operation (1 is the next); 0 means that it stays on."""
 
     def __init__(self) -> None:
@@ -154,7 +190,7 @@ class WalLog:
 
     def __init__(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
         self.writing: Write | None = None
-        self._disk = _CuttableFileSystem()
+        self._disk = CuttableFileSystem()
         self._wal = self._open()
         self._append(Write(0, hard_state, None, entries))
 
@@ -167,7 +203,7 @@ class WalLog:
 
     @property
     def first_index(self) -> int:
-        """The first entry; nothing is compacted here."""
+        """The first entry that is still there."""
         return self._wal.first_index
 
     @property
@@ -176,7 +212,7 @@ class WalLog:
         return self._wal.last_index
 
     def term(self, index: int) -> int:
-        """The term of a durable entry; 0 for index 0."""
+        """The term of a durable entry, or of the one before the first; 0 for index 0."""
         return self._wal.term(index)
 
     def entries(self, start: int, end: int, bytes_max: int) -> Sequence[Entry]:
@@ -198,15 +234,29 @@ class WalLog:
             self._wal.prepare_next_segment()
         return write
 
-    def crash(self, chance: random.Random) -> tuple[Fate, Sequence[Entry]]:
-        """The power goes before an operation of the append under way; then the log is opened again."""
+    def drop_prefix(self, first_index: int) -> None:
+        """Lets whole segments go; those that the newest header names as gone go now."""
+        self._wal.drop_prefix(max(first_index, self.first_index))
+        self._remove_dropped()
+
+    def reset(self, reset: Reset) -> None:
+        """Goes on behind a snapshot."""
+        assert self.writing is None, "a write is under way"
+        self._wal.publish(self._wal.reset(reset.last_index, reset.term, self._wal.hard_state))
+        self._remove_dropped()
+
+    def crash(self, chance: random.Random, reset: Reset | None = None) -> tuple[Fate, Sequence[Entry]]:
+        """The power goes before an operation of the append or reset under way; then the log is opened again."""
         write, self.writing = self.writing, None
         before = self.last_index if write is None or write.truncate_from is None else write.truncate_from - 1
         state_before = self.hard_state
-        if write is not None:
+        if write is not None or reset is not None:
             self._disk.cut_at = chance.choice((1, 2, 2, 3, 3, 5, 8))
             with contextlib.suppress(PowerCutError):
-                self._append(write)
+                if reset is not None:
+                    self.reset(reset)
+                if write is not None:
+                    self._append(write)
             self._disk.cut_at = 0
         self._disk.crash(chance)
         self._wal = self._open()
@@ -227,6 +277,12 @@ class WalLog:
         else:
             wal_state = None
         self._wal.publish(self._wal.append(wal_state, write.truncate_from, write.entries))
+
+    def _remove_dropped(self) -> None:
+        if self._wal.wants_drop:
+            drop = self._wal.take_drop()
+            drop.run()
+            self._wal.drop_done(drop)
 
     def _open(self) -> Wal:
         return Wal.open(self._disk, _DIRECTORY, WalOptions(segment_bytes=_SEGMENT_BYTES))

@@ -4,7 +4,8 @@ Every fault is a window: it begins, lasts for a random while, and is undone. Win
 subset of the kinds (swarm testing: a fault that is always on hides what happens without it).
 
 ``FAULTS`` are the kinds that can be drawn. ``EFFECTS`` are the counters that must not stay at zero over a run of many
-seeds: each tells that a fault did not just happen, but made a difference.
+seeds: each tells that a fault did not just happen, but made a difference. ``RARE`` ones are only
+shown.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from raft_node.raft.types import Role
 from raft_node.testing.cluster import Cluster
+from raft_node.testing.members import OPERATIONS
 from raft_node.testing.network import Link
-from raft_node.testing.node import TICK_US
+from raft_node.testing.node import TICK_US, SimulatedNode
 
 FAULTS = (
     "loss",
@@ -30,12 +33,24 @@ FAULTS = (
     "crash_many",
     "crash_all",
     "pause",
+    "long_pause",
+    "damage",
     "slow_disk",
     "slow_apply",
     "clock_skew",
 )
 
-EFFECTS = (*FAULTS, "write_lost", "write_torn", "write_whole", "truncation", "superseded", "unknown", "leader_change")
+EFFECTS = (
+    *(kind for kind in FAULTS if kind != "damage"),
+    *OPERATIONS,
+    *("write_lost", "write_torn", "write_whole", "truncation", "superseded", "unknown", "leader_change"),
+    *("pause_deposed", "resigned", "transfer_aborted"),
+    *("disk_lost", "configuration_rolled_back", "removed", "change_ConfigurationRefusedError"),
+    *("compaction", "snapshot_sent", "snapshot_installed", "snapshot_failed", "snapshot_void", "snapshot_ahead"),
+    *("snapshot_cut", "snapshot_resumed", "snapshot_superseded", "snapshot_damaged", "snapshot_spoiled"),
+    *("log_discarded", "install_cut_files", "install_cut_switch", "install_cut_reset", "reset_at_start"),
+)
+RARE = ("log_kept", "install_cut_wait")
 
 Undo = Callable[[], None]
 
@@ -63,7 +78,9 @@ class FaultInjector:
         self.active = False
 
     def _schedule(self) -> None:
-        self._cluster.clock.call_later(int(self._gap_us * (0.3 + 1.4 * self._chance.random())), self._begin)
+        # The longer it takes, the rarer they become, so that in the end something succeeds in between.
+        gap_us = self._gap_us * (1 + self.begun / 40)
+        self._cluster.clock.call_later(int(gap_us * (0.3 + 1.4 * self._chance.random())), self._begin)
 
     def _begin(self) -> None:
         if not self.active:
@@ -71,7 +88,8 @@ class FaultInjector:
         kind = self._chance.choice(self._kinds)
         undo = self._inject(kind)
         if undo is not None:
-            duration_us = 20_000 + int(self._chance.random() ** 2 * 1_200_000)
+            shortest_us = 400_000 if kind == "long_pause" else 20_000
+            duration_us = shortest_us + int(self._chance.random() ** 2 * 1_200_000)
             self.begun += 1
             self._cluster.trace.add(f"fault {kind} for {duration_us}")
             self._cluster.clock.call_later(duration_us, self._end, kind, undo)
@@ -99,10 +117,12 @@ class FaultInjector:
                 return self._cut(kind)
             case "crash" | "crash_many" | "crash_all":
                 return self._crash(kind)
-            case "pause":
-                return self._pause()
+            case "pause" | "long_pause":
+                return self._pause(kind)
+            case "damage":
+                return self._damage()
             case "slow_disk":
-                return self._slow("fsync_max_us", chance.choice((50_000, 600_000)))
+                return self._slow("fsync_max_us", chance.choice((50_000, 600_000, 2_000_000)))
             case "slow_apply":
                 return self._slow("apply_max_us", chance.choice((5_000, 100_000)))
             case "clock_skew":
@@ -110,12 +130,19 @@ class FaultInjector:
         raise AssertionError(kind)
 
     def _victims(self, count: int) -> list[str]:
-        """Some nodes; the leader is among them more often than not, for that is where it hurts."""
+        """Some nodes; often the leader or one that gets a snapshot is among them, for that is where it hurts."""
         names = list(self._cluster.nodes)
         victims = self._chance.sample(names, min(count, len(names)))
         leader = self._cluster.leader
-        if leader is not None and leader.name not in victims and self._chance.random() < 0.5:
-            victims[0] = leader.name
+        where = self._chance.random()
+        if where < 0.5:
+            hurt = leader.name if leader is not None else ""
+        else:
+            # Snapshots are rare, and there are many places in which they can be cut off.
+            installing = [node.name for node in self._cluster.nodes.values() if node.installation.busy]
+            hurt = self._chance.choice(installing) if installing and where < 0.8 else ""
+        if hurt and hurt not in victims:
+            victims[0] = hurt
         return victims
 
     def _reorder(self) -> Undo:
@@ -165,11 +192,13 @@ class FaultInjector:
         nodes = self._cluster.nodes
         count = {"crash": 1, "crash_many": self._chance.randint(2, max(2, len(nodes) - 2))}.get(kind, len(nodes))
         lives: dict[str, int] = {}
+        mattered = False
         for name in self._victims(count):
             if nodes[name].raft is not None:
+                mattered = mattered or _busy(nodes[name])
                 nodes[name].crash()
                 lives[name] = nodes[name].life
-        self._cluster.counters[kind] += 1 if lives else 0
+        self._cluster.counters[kind] += mattered
 
         def undo() -> None:
             for name, life in lives.items():
@@ -178,13 +207,28 @@ class FaultInjector:
 
         return undo if lives else None
 
-    def _pause(self) -> Undo | None:
-        node = self._cluster.nodes[self._victims(1)[0]]
+    def _pause(self, kind: str) -> Undo | None:
+        leader = self._cluster.leader if kind == "long_pause" else None
+        node = leader or self._cluster.nodes[self._victims(1)[0]]
         if node.raft is None or node.paused:
             return None
         node.pause()
+        self._cluster.counters["long_pause"] += kind == "long_pause" and leader is not None
         life = node.life
         return lambda: node.resume(life)
+
+    def _damage(self) -> Undo:
+        undo_network = _raise(self._cluster.network, "damage_permille", self._chance.choice((100, 400)))
+        nodes = list(self._cluster.nodes.values())
+        for node in nodes:
+            node.spoils = True
+
+        def undo() -> None:
+            undo_network()
+            for node in nodes:
+                node.spoils = False
+
+        return undo
 
     def _slow(self, attribute: str, maximum_us: int) -> Undo:
         nodes = [self._cluster.nodes[name] for name in self._victims(self._chance.randint(1, 2))]
@@ -207,6 +251,12 @@ class FaultInjector:
                 node.tick_us = TICK_US
 
         return undo
+
+
+def _busy(node: SimulatedNode) -> bool:
+    """Whether something is lost with a node: the lead, a write or a snapshot under way."""
+    leads = node.raft is not None and node.raft.role is Role.LEADER
+    return leads or node.log.writing is not None or bool(node.installation.step)
 
 
 def _raise(target: object, attribute: str, amount: int) -> Undo:

@@ -1,7 +1,8 @@
 """The virtual network between the nodes: it loses, delays, repeats, reorders and cuts.
 
-It carries immutable messages and knows nothing of their meaning. Like the real streams it keeps the order of each link,
-unless reordering is switched on.
+It carries immutable messages, and knows of their meaning only whether anything would miss one. Like the real streams it
+keeps the order of each link, unless reordering is switched on. Counters tell how often a fault mattered: what hits an
+idle heartbeat counts for nothing.
 
 Invariants:
 1. Whether and when a message arrives is drawn from the run's one source of randomness at the moment it is sent.
@@ -14,11 +15,35 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from raft_node.raft.messages import Message
+from raft_node.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    Message,
+    RequestVoteResponse,
+)
 from raft_node.testing.clock import Clock
+from raft_node.testing.snapshots import SnapshotChunk, SnapshotMessage
 
+AnyMessage = Message | SnapshotMessage
 Link = tuple[str, str]
 LATE_US = 50_000
+
+
+def matters(message: AnyMessage) -> bool:
+    """Whether anything would be different without this message, by the next one of its kind at the latest."""
+    match message:
+        case Heartbeat() | HeartbeatResponse():
+            return message.read_token > 0
+        case AppendEntries():
+            return bool(message.entries)
+        case RequestVoteResponse():
+            return message.granted
+        case AppendEntriesResponse():
+            return message.success
+        case _:
+            return True
 
 
 class Network:
@@ -30,6 +55,7 @@ class Network:
         reorder_permille: How many may be overtaken.
         delay_max_us: How much longer than usual a message may take.
         notice_permille: How many of the lost ones make the sender hear that the peer is unreachable.
+        damage_permille: How many chunks of snapshots arrive with a bit that is wrong.
     """
 
     def __init__(
@@ -37,7 +63,7 @@ class Network:
         clock: Clock,
         chance: random.Random,
         counters: Counter[str],
-        deliver: Callable[[str, Message], None],
+        deliver: Callable[[str, AnyMessage], None],
         unreachable: Callable[[str, str], None],
     ) -> None:
         self.loss_permille = 0
@@ -45,6 +71,7 @@ class Network:
         self.reorder_permille = 0
         self.delay_max_us = 0
         self.notice_permille = 0
+        self.damage_permille = 0
         self._clock = clock
         self._chance = chance
         self._counters = counters
@@ -53,21 +80,22 @@ class Network:
         self._cuts: dict[Link, list[str]] = {}
         self._last_arrival: dict[Link, int] = {}
 
-    def send(self, message: Message) -> None:
+    def send(self, message: AnyMessage) -> None:
         """Takes a message from a node."""
         link = (message.sender.name, message.receiver.name)
         chance = self._chance
-        if cuts := self._cuts.get(link):
-            self._counters.update(cuts)
-            self._lost(link)
+        if self._cuts.get(link):
+            self._cut_off(link, message)
             return
         if self.loss_permille and chance.random() * 1000 < self.loss_permille:
-            self._counters["loss"] += 1
+            self._counters["loss"] += matters(message)
             self._lost(link)
             return
+        if self.damage_permille and isinstance(message, SnapshotChunk) and message.data:
+            message = self._damage(message)
         self._schedule(link, message)
         if self.duplicate_permille and chance.random() * 1000 < self.duplicate_permille:
-            self._counters["duplicate"] += 1
+            self._counters["duplicate"] += matters(message)
             self._schedule(link, message)
 
     def cut(self, links: Iterable[Link], kind: str) -> None:
@@ -84,9 +112,16 @@ class Network:
         """Ends everything that is wrong with the network."""
         self._cuts.clear()
         self.loss_permille = self.duplicate_permille = self.reorder_permille = self.notice_permille = 0
-        self.delay_max_us = 0
+        self.delay_max_us = self.damage_permille = 0
 
-    def _schedule(self, link: Link, message: Message) -> None:
+    def _damage(self, chunk: SnapshotChunk) -> SnapshotChunk:
+        if self._chance.random() * 1000 >= self.damage_permille:
+            return chunk
+        data = bytearray(chunk.data)
+        data[self._chance.randrange(len(data))] ^= 1 << self._chance.randrange(8)
+        return chunk._replace(data=bytes(data))
+
+    def _schedule(self, link: Link, message: AnyMessage) -> None:
         chance, now_us = self._chance, self._clock.now_us
         delay_us = 200 + int(chance.random() * 1_000)
         if self.delay_max_us:
@@ -96,21 +131,25 @@ class Network:
         last_us = self._last_arrival.get(link, 0)
         if arrival_us <= last_us:
             if self.reorder_permille and chance.random() * 1000 < self.reorder_permille:
-                self._counters["reorder"] += 1
+                self._counters["reorder"] += matters(message)
             else:
                 arrival_us = last_us + 1
         if arrival_us > last_us:
             self._last_arrival[link] = arrival_us
         if arrival_us - now_us > LATE_US:
-            self._counters["delay"] += 1
+            self._counters["delay"] += matters(message)
         self._clock.call_later(arrival_us - now_us, self._arrive, link, message)
 
-    def _arrive(self, link: Link, message: Message) -> None:
-        if cuts := self._cuts.get(link):
-            self._counters.update(cuts)
-            self._lost(link)
+    def _arrive(self, link: Link, message: AnyMessage) -> None:
+        if self._cuts.get(link):
+            self._cut_off(link, message)
             return
         self._deliver(link[1], message)
+
+    def _cut_off(self, link: Link, message: AnyMessage) -> None:
+        if matters(message):
+            self._counters.update(self._cuts[link])
+        self._lost(link)
 
     def _lost(self, link: Link) -> None:
         if self.notice_permille and self._chance.random() * 1000 < self.notice_permille:

@@ -208,7 +208,9 @@ class Runner:
 
         with tempfile.TemporaryDirectory(prefix="doug-mutant-", ignore_cleanup_errors=True) as folder:
             copy = Path(folder).resolve()
-            shutil.copytree(self._root / _SOURCE / "raft_node", copy / "raft_node", ignore=ignored)
+            # All copies are of one moment, so that whoever goes on working meanwhile changes no outcome.
+            source = self._root / _SOURCE if self._original is None else self._original
+            shutil.copytree(source / "raft_node", copy / "raft_node", ignore=ignored)
             if mutant is not None:
                 module = copy / "raft_node" / mutant.path
                 module.write_text(mutant.apply(module.read_text()))

@@ -1,0 +1,106 @@
+"""Counts every call of DougDB's own services, under the names that gRPC servers elsewhere use for it.
+
+It runs once for each call, not for each message: on a stream that lives for hours it costs nothing. What a call is
+about is never looked at. Health checks and reflection are not counted: their methods are not ours, and what strangers
+ask for would be a label of their choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from raft_node.observability.metrics import Metrics
+
+_OWN = "/doug.v1."
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+
+class CountingInterceptor(grpc.aio.ServerInterceptor):
+    """Counts calls that began and that ended, and how long unary ones took: ``grpc_server_*``.
+
+    Requires: every method of DougDB's services is a coroutine function.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        """``metrics`` holds the three."""
+        self._metrics = metrics
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Puts the counting in front of a method."""
+        name = handler_call_details.method
+        known = self._handlers.get(name)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        # None is how gRPC learns that nobody serves the method.
+        if handler is None or not name.startswith(_OWN):
+            return handler
+        counted = self._handlers[name] = self._counted(name, handler)
+        return counted
+
+    def _counted(self, name: str, handler: Handler) -> Handler:
+        service, _, method = name.lstrip("/").rpartition("/")
+        codecs = (handler.request_deserializer, handler.response_serializer)
+        match (handler.request_streaming, handler.response_streaming):
+            case (False, False):
+                behaviour = self._count(handler.unary_unary, "unary", service, method)
+                return grpc.unary_unary_rpc_method_handler(behaviour, *codecs)
+            case (False, True):
+                behaviour = self._count(handler.unary_stream, "server_stream", service, method)
+                return grpc.unary_stream_rpc_method_handler(behaviour, *codecs)
+            case (True, False):
+                behaviour = self._count(handler.stream_unary, "client_stream", service, method)
+                return grpc.stream_unary_rpc_method_handler(behaviour, *codecs)
+            case _:
+                behaviour = self._count(handler.stream_stream, "bidi_stream", service, method)
+                return grpc.stream_stream_rpc_method_handler(behaviour, *codecs)
+
+    def _count(self, behaviour: Any, kind: str, service: str, method: str) -> Any:
+        metrics = self._metrics
+        labels = (metrics.shard, kind, service, method)
+        started = metrics.grpc_started.labels(*labels)
+        seconds = metrics.grpc_handling.labels(*labels) if kind == "unary" else None
+
+        async def call(request: Any, context: Context) -> Any:
+            started.inc()
+            started_s = time.perf_counter()
+            code = "OK"
+            try:
+                return await behaviour(request, context)
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            except grpc.aio.AbortError:
+                code = _name_of(context.code())
+                raise
+            except BaseException:
+                code = "UNKNOWN"
+                raise
+            finally:
+                metrics.grpc_handled.labels(*labels, code).inc()
+                if seconds is not None:
+                    seconds.observe(time.perf_counter() - started_s)
+
+        return call
+
+
+def _name_of(code: object) -> str:
+    """The name of a status that a context holds: as an enumeration, or as a number."""
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    return _CODES.get(code, "UNKNOWN") if isinstance(code, int) else "UNKNOWN"

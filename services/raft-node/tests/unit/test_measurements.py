@@ -1,0 +1,214 @@
+"""What the metrics rest on: commit times, round trips, volumes, and the counting of calls."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from raft_node.observability.metrics import Metrics
+from raft_node.observability.volumes import Volumes, measure
+from raft_node.rpc.interceptor import CountingInterceptor
+from raft_node.rpc.round_trips import EVERY_S, MISSING_S, RoundTrips
+from raft_node.runtime.commit_times import CommitTimes
+
+# -- commit times ---------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_measured_once_its_last_entry_is_committed() -> None:
+    seen: list[float] = []
+    times = CommitTimes(seen.append)
+    times.proposed(4, 2, 10.0)
+    times.proposed(6, 2, 11.0)
+    times.committed(3, 2, 12.0)
+    assert seen == []
+    times.committed(6, 2, 12.5)
+    assert seen == [2.5, 1.5]
+    times.committed(9, 2, 13.0)
+    assert seen == [2.5, 1.5]
+
+
+def test_what_another_term_commits_is_not_measured() -> None:
+    seen: list[float] = []
+    times = CommitTimes(seen.append)
+    times.proposed(4, 2, 10.0)
+    times.committed(4, 3, 12.0)
+    times.proposed(7, 2, 13.0)
+    times.proposed(6, 5, 14.0)  # A new term: what was proposed before is forgotten.
+    times.committed(7, 5, 15.0)
+    assert seen == [1.0]
+
+
+# -- round trips ----------------------------------------------------------------------------------------------------
+
+
+def test_one_heartbeat_at_a_time_is_measured_and_not_too_often() -> None:
+    seen: list[float] = []
+    trips = RoundTrips(seen.append)
+    trips.sent(1.0)
+    trips.sent(1.01)
+    trips.answered(1.02)
+    trips.answered(1.03)
+    assert seen == [pytest.approx(0.02)]
+    trips.sent(1.05)  # Too early for the next one.
+    trips.answered(1.06)
+    trips.sent(1.0 + EVERY_S)
+    trips.answered(1.0 + EVERY_S + 0.005)
+    assert seen == [pytest.approx(0.02), pytest.approx(0.005)]
+
+
+def test_an_answer_is_never_taken_for_that_of_another_heartbeat() -> None:
+    seen: list[float] = []
+    trips = RoundTrips(seen.append)
+    trips.sent(1.0)
+    trips.answered(1.01)
+    trips.sent(1.05)
+    trips.sent(1.2)  # Measured, while the one before is not answered yet.
+    trips.answered(1.21)
+    assert seen == [pytest.approx(0.01)]
+    trips.answered(1.3)
+    assert seen == [pytest.approx(0.01), pytest.approx(0.1)]
+
+
+def test_after_a_missing_answer_only_a_new_stream_is_measured() -> None:
+    seen: list[float] = []
+    trips = RoundTrips(seen.append)
+    trips.sent(1.0)
+    trips.sent(1.0 + MISSING_S + 1)
+    trips.answered(1.0 + MISSING_S + 1.1)
+    assert seen == []
+    trips.broken()
+    trips.sent(20.0)
+    trips.answered(20.5)
+    assert seen == [0.5]
+
+
+# -- volumes --------------------------------------------------------------------------------------------------------
+
+
+async def test_volumes_are_looked_at_and_a_missing_one_is_left_out(tmp_path: Path) -> None:
+    paths = {"wal": str(tmp_path), "data": str(tmp_path / "missing")}
+    assert measure(paths).keys() == {"wal"}
+    volumes = Volumes(paths)
+    assert volumes.space == {}
+    task = asyncio.create_task(volumes.run())
+    async with asyncio.timeout(5):
+        while not volumes.space:
+            await asyncio.sleep(0)
+    task.cancel()
+    assert 0 < volumes.space["wal"].free_bytes <= volumes.space["wal"].total_bytes
+
+
+# -- calls ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Details:
+    method: str
+    invocation_metadata: Any = ()
+
+
+class Context:
+    def __init__(self, code: object) -> None:
+        self._code = code
+
+    def code(self) -> object:
+        return self._code
+
+
+class Rig:
+    """An interceptor in front of one behaviour."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics(3)
+        self.interceptor = CountingInterceptor(self.metrics)
+        self.asked = 0
+
+    async def handler(self, behaviour: Any, method: str = "/doug.v1.Doug/Get", make: Any = None) -> Any:
+        make = make or grpc.unary_unary_rpc_method_handler
+
+        async def continuation(details: Any) -> Any:
+            self.asked += 1
+            return None if behaviour is None else make(behaviour)
+
+        return await self.interceptor.intercept_service(continuation, Details(method))
+
+    def value(self, name: str, **labels: str) -> float | None:
+        common = {"shard": "3", "grpc_service": "doug.v1.Doug", "grpc_method": "Get", "grpc_type": "unary"}
+        return self.metrics.registry.get_sample_value(name, {**common, **labels})
+
+
+async def test_a_call_is_counted_with_its_outcome() -> None:
+    rig = Rig()
+    errors: list[BaseException | None] = [None, grpc.aio.AbortError(), ValueError("a defect"), asyncio.CancelledError()]
+
+    async def behaviour(request: object, context: object) -> object:
+        error = errors.pop(0)
+        if error is not None:
+            raise error
+        return request
+
+    handler = await rig.handler(behaviour)
+    assert await rig.handler(behaviour) is handler
+    assert rig.asked == 1, "the method is wrapped once"
+    assert await handler.unary_unary("request", Context(0)) == "request"
+    with pytest.raises(grpc.aio.AbortError):
+        await handler.unary_unary("request", Context(grpc.StatusCode.ABORTED))
+    with pytest.raises(ValueError, match="a defect"):
+        await handler.unary_unary("request", Context(0))
+    with pytest.raises(asyncio.CancelledError):
+        await handler.unary_unary("request", Context(0))
+    assert rig.value("grpc_server_started_total") == 4
+    assert rig.value("grpc_server_handling_seconds_count") == 4
+    for code in ("OK", "ABORTED", "UNKNOWN", "CANCELLED"):
+        assert rig.value("grpc_server_handled_total", grpc_code=code) == 1, code
+
+
+async def test_a_status_that_is_a_number_is_named() -> None:
+    rig = Rig()
+
+    async def behaviour(request: object, context: object) -> object:
+        raise grpc.aio.AbortError
+
+    handler = await rig.handler(behaviour)
+    with pytest.raises(grpc.aio.AbortError):
+        await handler.unary_unary("request", Context(9))
+    assert rig.value("grpc_server_handled_total", grpc_code="FAILED_PRECONDITION") == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "field"),
+    [
+        (grpc.unary_stream_rpc_method_handler, "server_stream", "unary_stream"),
+        (grpc.stream_unary_rpc_method_handler, "client_stream", "stream_unary"),
+        (grpc.stream_stream_rpc_method_handler, "bidi_stream", "stream_stream"),
+    ],
+)
+async def test_a_stream_is_one_call_and_has_no_duration(make: Any, kind: str, field: str) -> None:
+    rig = Rig()
+
+    async def behaviour(request: object, context: object) -> None:
+        return None
+
+    handler = await rig.handler(behaviour, make=make)
+    await getattr(handler, field)("request", Context(0))
+    assert rig.value("grpc_server_handled_total", grpc_type=kind, grpc_code="OK") == 1
+    assert rig.value("grpc_server_handling_seconds_count", grpc_type=kind) is None
+
+
+@pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Check", "/strangers.Own/Name"])
+async def test_what_is_not_ours_is_not_counted(method: str) -> None:
+    rig = Rig()
+
+    async def behaviour(request: object, context: object) -> None:
+        return None
+
+    handler = await rig.handler(behaviour, method)
+    assert handler.unary_unary is behaviour
+    assert await rig.handler(None, "/doug.v1.Doug/Missing") is None
+    assert not [sample for family in rig.metrics.grpc_started.collect() for sample in family.samples]
