@@ -146,6 +146,7 @@ class Peer:
             self._heartbeat_answered,
             metrics.sent("Raft", "Heartbeat").inc,
             self._round_trips.broken,
+            self._heartbeat_leaves,
         )
         self._reads: ClientStream[pb.ReadIndexRequest, pb.ReadIndexResponse] = ClientStream(
             self._open_reads,
@@ -189,9 +190,11 @@ class Peer:
 
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
-        if message.answer:
-            self._round_trips.sent(self._loop.time())
         self._heartbeats.outbox.put(codec.encode_heartbeat(message, self._envelope))
+
+    def _heartbeat_leaves(self, request: pb.HeartbeatRequest) -> None:
+        if not request.silent:
+            self._round_trips.sent(self._loop.time())
 
     def read_index(self, message: ReadIndexRequest) -> None:
         """Queues a question for a read index."""
