@@ -43,7 +43,7 @@ FAULTS = (
 EFFECTS = (
     *(kind for kind in FAULTS if kind != "damage"),
     *OPERATIONS,
-    *("write_lost", "write_torn", "write_whole", "truncation", "superseded", "unknown", "leader_change"),
+    *("write_lost", "write_torn", "write_whole", "truncation", "superseded", "unknown", "leader_change", "echo"),
     *("pause_deposed", "resigned", "transfer_aborted"),
     *("disk_lost", "configuration_rolled_back", "removed", "change_ConfigurationRefusedError"),
     *("compaction", "snapshot_sent", "snapshot_installed", "snapshot_failed", "snapshot_ahead"),
