@@ -44,7 +44,7 @@ types: setup
 	$(MYPY) tools bench
 	@for folder in $(TESTS); do \
 		echo "$(MYPY) $$folder"; \
-		MYPYPATH=$$folder:tools $(MYPY) --explicit-package-bases $$folder || exit 1; \
+		MYPYPATH=$$folder $(MYPY) --explicit-package-bases $$folder || exit 1; \
 	done
 
 imports: setup
@@ -86,10 +86,10 @@ protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
 
 dashboards: setup ## Generate the dashboards and alert rules in deploy/observability
-	$(BIN)/python tools/dashboards.py
+	$(BIN)/python -m tools.dashboards
 
 dashboards-check: setup ## Check that they are what tools/observability gives
-	$(BIN)/python tools/dashboards.py --check
+	$(BIN)/python -m tools.dashboards --check
 
 certs: setup ## Make an authority and certificates in certs/, for trying TLS; options as ARGS="--name db.local"
 	$(BIN)/python tools/certs.py $(ARGS)
