@@ -11,7 +11,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
-.PHONY: soak crash-images mutants mutants-check
+.PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
 .PHONY: observe dashboards dashboards-check certs
 
@@ -61,6 +61,9 @@ test: check ## What every change must pass, in under 15 minutes on 2 cores
 
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) -m "not simulation and not integration and not slow" $(MEMBER_TESTS) tests
+
+coverage: setup ## Branch coverage of the Raft core; fails below 95 %
+	$(BIN)/python tools/raft_coverage.py
 
 sim: setup ## The simulations only: at least 500 seeds, and the directed scenarios
 	$(PYTEST) -s -m simulation services/raft-node/tests
