@@ -199,10 +199,18 @@ def spoil_writes(rig: Rig, monkeypatch: pytest.MonkeyPatch, change: Callable[[An
     monkeypatch.setattr(IncomingSnapshot, "write", write)
 
 
+def test_a_scrape_knows_every_message_that_is_counted() -> None:
+    metrics = Metrics(SHARD)
+    RaftService(B, SHARD, metrics)
+    Peers(LocalMember(A, b"cluster", SHARD, ""), metrics)
+    assert metrics.raft_messages_sent()["install_snapshot"] == 0
+
+
 async def test_a_snapshot_arrives_and_is_installed(rig: Rig) -> None:
     rig.sender.wanted([B])
     assert await rig.driver.end() == ("sent", B, INDEX)
     assert rig.installer.installed == [INDEX]
+    assert rig.metrics.raft_messages_sent()["install_snapshot"] > 1
     assert rig.names() == ["snapshot_sending", "snapshot_receiving", "snapshot_installed", "snapshot_sent"]
     # It stays for a while, and holds the log behind it; then its files go.
     assert list(rig.snapshots.indexes) == [INDEX]

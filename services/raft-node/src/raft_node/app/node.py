@@ -283,25 +283,15 @@ class Node:
     ) -> None:
         settings = self._settings
         me = NodeId(identity.name, identity.incarnation)
-        peers = Peers(
-            LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address),
-            self._metrics,
-            self._security.certificates,
-        )
+        local = LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address)
+        peers = Peers(local, self._metrics, self._security.certificates)
         # The driver is made of the log and the maintenance, and both report to it.
         log = self._log = self._make_log(wal, lambda sequence: driver.durable(sequence))  # noqa: PLW0108
         stack.callback(log.close)
         machine = StateMachine(engine)
-        core = RaftNode(
-            raft_config(settings),
-            me,
-            log,
-            to_raft(wal.hard_state),
-            configuration,
-            engine.applied_index,
-            random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
-            machine.clock_us,
-        )
+        draws = random.Random(secrets.randbits(64))  # noqa: S311 - it only draws election timeouts
+        config, hard_state, applied = raft_config(settings), to_raft(wal.hard_state), engine.applied_index
+        core = RaftNode(config, me, log, hard_state, configuration, applied, draws, machine.clock_us)
         maintenance = self._maintenance = Maintenance(
             engine,
             worker,
@@ -319,8 +309,23 @@ class Node:
             maintenance,
             lambda wanted: snapshots.wanted(wanted),  # noqa: PLW0108
         )
-        snapshots = SnapshotParts(
-            settings,
+        snapshots = self._make_snapshots(driver, log, engine, maintenance, peers)
+        reader = Reader(engine, self.fail)
+        stack.callback(reader.close)
+        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
+        book = AddressBook(settings.peer_addresses, lambda: core.configuration)
+        peers.connect(book.find, driver.receive, driver.peer_unreachable)
+        membership = self._attach_members(identity, driver, book, log, raft_service)
+        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots)
+        raft_service.attach(peers, driver.receive, snapshots.service)
+        doug_service.attach(self._shard)
+        driver.start()
+
+    def _make_snapshots(
+        self, driver: Driver, log: LogStore, engine: Engine, maintenance: Maintenance, peers: Peers
+    ) -> SnapshotParts:
+        return SnapshotParts(
+            self._settings,
             self._fs,
             self._start_id,
             driver,
@@ -333,17 +338,6 @@ class Node:
             self.fail,
             self._security.certificates,
         )
-        reader = Reader(engine, self.fail)
-        stack.callback(reader.close)
-        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
-        book = AddressBook(settings.peer_addresses, lambda: core.configuration)
-        peers.connect(book.find, driver.receive, driver.peer_unreachable)
-        follow_term(lambda: core.term)
-        membership = self._attach_members(identity, driver, book, log, raft_service)
-        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots)
-        raft_service.attach(peers, driver.receive, snapshots.service)
-        doug_service.attach(self._shard)
-        driver.start()
 
     def _make_log(self, wal: Wal, on_durable: Callable[[int], None]) -> LogStore:
         return LogStore(
@@ -364,8 +358,9 @@ class Node:
         log: LogStore,
         raft_service: RaftService,
     ) -> Membership:
-        """What has to do with members: changes, how this node stands, and what peers are told of both."""
+        """What has to do with members and terms: changes, how this node stands, and what others are told of them."""
         core, settings = driver.node, self._settings
+        follow_term(lambda: core.term)
         cluster_id = identity.cluster_id.encode()
 
         async def who_is(address: str) -> Identified | None:
