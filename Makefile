@@ -101,13 +101,13 @@ bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operati
 	$(BIN)/python bench/smoke.py $(ARGS)
 
 chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s, its dashboards
-	$(BIN)/python tools/chart.py
+	$(BIN)/python tools/helm_chart.py
 
 chart-check: setup ## Check that these are what the chart gives
-	$(BIN)/python tools/chart.py --check
+	$(BIN)/python tools/helm_chart.py --check
 
 chart-tools: setup ## Install helm and the linters that the chart's tests use; without them those are skipped
-	$(BIN)/python tools/chart_tools.py
+	$(BIN)/python tools/helm_tools.py
 
 images: ## Build the images of both services, with podman or docker
 	sh tools/images.sh

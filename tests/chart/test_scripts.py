@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tools.chart import ROOT
-from tools.chart_tools import TOOLS
+
+from helm_chart import ROOT
+from helm_tools import TOOLS
 
 SHELLCHECK = TOOLS / "bin" / "shellcheck"
 SCRIPTS = sorted([*(ROOT / "tools").rglob("*.sh"), ROOT / ".ci" / "run"])

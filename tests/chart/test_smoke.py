@@ -11,7 +11,8 @@ from types import ModuleType
 from urllib.parse import urlsplit
 
 import pytest
-from tools.chart import CHART
+
+from helm_chart import CHART
 
 
 class Facade:
