@@ -41,7 +41,7 @@ lint: setup
 
 types: setup
 	$(MYPY) $(SOURCES)
-	$(MYPY) tools bench
+	$(MYPY) --explicit-package-bases tools bench
 	@for folder in $(TESTS); do \
 		echo "$(MYPY) $$folder"; \
 		MYPYPATH=$$folder $(MYPY) --explicit-package-bases $$folder || exit 1; \

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-import raft_coverage
+from tools import raft_coverage
 
 
 def report(covered: int, branches: int) -> str:

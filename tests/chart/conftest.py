@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from helm_chart import CHART
-from rendering import Object, missing_tool, render
+from tools.helm_chart import CHART
+from tools.rendering import Object, missing_tool, render
 
 
 @pytest.fixture(scope="session")

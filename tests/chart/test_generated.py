@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-import helm_chart as chart
+from tools import helm_chart as chart
 
 
 def test_everything_generated_is_up_to_date(tools: None, capsys: pytest.CaptureFixture[str]) -> None:

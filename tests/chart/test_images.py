@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.helm_chart import ROOT
+from tools.helm_tools import TOOLS
 
 from dougdb.dev.specs import _MALLOC
-from helm_chart import ROOT
-from helm_tools import TOOLS
 
 SERVICES = ("raft-node", "facade")
 HADOLINT = TOOLS / "bin" / "hadolint"

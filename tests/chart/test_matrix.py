@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from helm_chart import CHART, run_helm
-from rendering import Object, refusal, render, validate
+from tools.helm_chart import CHART, run_helm
+from tools.rendering import Object, refusal, render, validate
 
 KIND = str(CHART / "values-kind.yaml")
 OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.helm_chart import CHART, ROOT
+from tools.rendering import Object, environment_of, named, of_kind, pod_templates, render
 
 from facade.settings import Settings
-from helm_chart import CHART, ROOT
 from raft_node.app.node import raft_config
 from raft_node.settings import NodeSettings
-from rendering import Object, environment_of, named, of_kind, pod_templates, render
 
 OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")
 UNITS = {"": 1, "m": 0.001, "Mi": 1 << 20, "Gi": 1 << 30}

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from rendering import Object, of_kind, refusal, render
+from tools.rendering import Object, of_kind, refusal, render
 
 KINDS = {
     "v1": ("PersistentVolumeClaim", "Secret", "ConfigMap", "Service", "ServiceAccount", "Pod"),

@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
-from helm_chart import CHART, ROOT
-from rendering import Object, environment_of, missing_tool, named, render
+from tools.helm_chart import CHART, ROOT
+from tools.rendering import Object, environment_of, missing_tool, named, render
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
