@@ -10,10 +10,10 @@ TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests serv
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types imports tidy test test-fast sim simulate soak protos protos-check bench-smoke clean
-.PHONY: crash-images mutants mutants-check
+.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
+.PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
-.PHONY: observe dashboards dashboards-check
+.PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -41,10 +41,10 @@ lint: setup
 
 types: setup
 	$(MYPY) $(SOURCES)
-	$(MYPY) tools bench
+	$(MYPY) --explicit-package-bases tools bench
 	@for folder in $(TESTS); do \
 		echo "$(MYPY) $$folder"; \
-		MYPYPATH=$$folder:tools $(MYPY) --explicit-package-bases $$folder || exit 1; \
+		MYPYPATH=$$folder $(MYPY) --explicit-package-bases $$folder || exit 1; \
 	done
 
 imports: setup
@@ -62,12 +62,19 @@ test: check ## What every change must pass, in under 15 minutes on 2 cores
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) -m "not simulation and not integration and not slow" $(MEMBER_TESTS) tests
 
+coverage: setup ## Branch coverage of the Raft core; fails below 95 %
+	$(BIN)/python tools/raft_coverage.py
+
 sim: setup ## The simulations only: at least 500 seeds, and the directed scenarios
 	$(PYTEST) -s -m simulation services/raft-node/tests
 
 simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
 	$(BIN)/python -m raft_node.testing --seed $(SEED)
+
+soak: setup ## Many fresh seeds: make soak FROM=n SEEDS=m
+	@if [ -z "$(FROM)" ] || [ -z "$(SEEDS)" ]; then echo 'usage: make soak FROM=n SEEDS=m' >&2; exit 2; fi
+	$(BIN)/python -m raft_node.testing.soak --from $(FROM) --seeds $(SEEDS)
 
 crash-images: setup ## All crash images of all workloads of four operations on log and SSTables
 	$(BIN)/python -m raft_node.testing.crash_images_main $(ARGS)
@@ -78,30 +85,29 @@ mutants: setup ## Planted bugs against their tests and 200 seeds each; or some: 
 mutants-check: setup
 	$(BIN)/python -m raft_node.testing.mutants --check
 
-soak: setup ## Many fresh seeds: make soak FROM=n SEEDS=m
-	@if [ -z "$(FROM)" ] || [ -z "$(SEEDS)" ]; then echo 'usage: make soak FROM=n SEEDS=m' >&2; exit 2; fi
-	$(BIN)/python -m raft_node.testing.soak --from $(FROM) --seeds $(SEEDS)
-
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
 
 dashboards: setup ## Generate the dashboards and alert rules in deploy/observability
-	$(BIN)/python tools/dashboards.py
+	$(BIN)/python -m tools.dashboards
 
 dashboards-check: setup ## Check that they are what tools/observability gives
-	$(BIN)/python tools/dashboards.py --check
+	$(BIN)/python -m tools.dashboards --check
+
+certs: setup ## Make an authority and certificates in certs/, for trying TLS; options as ARGS="--name db.local"
+	$(BIN)/python tools/certs.py $(ARGS)
 
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)
 
 chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s, its dashboards
-	$(BIN)/python tools/chart.py
+	$(BIN)/python tools/helm_chart.py
 
 chart-check: setup ## Check that these are what the chart gives
-	$(BIN)/python tools/chart.py --check
+	$(BIN)/python tools/helm_chart.py --check
 
 chart-tools: setup ## Install helm and the linters that the chart's tests use; without them those are skipped
-	$(BIN)/python tools/chart_tools.py
+	$(BIN)/python tools/helm_tools.py
 
 images: ## Build the images of both services, with podman or docker
 	sh tools/images.sh

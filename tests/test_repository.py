@@ -76,6 +76,7 @@ def test_make_run_hands_options_on() -> None:
         .endswith("dougctl dev --shards 3 --port 9000 --data /somewhere")
     )
     assert recipe("run").splitlines()[-1].strip().endswith("dougctl dev")
+    assert recipe("observe", "ARGS=--shards 3").splitlines()[-1].strip().endswith("tools/observe.py --shards 3")
 
 
 @needs_make

@@ -48,6 +48,7 @@ NAMED_TEST = re.compile(r"`((?:[\w-]+/)*test_\w+\.py)(?:::(test_\w+))?`")
 NAMED_MODULE = re.compile(r"`((?:raft_node|facade|dougdb|doug_wire)(?:\.\w+)+)`")
 NAMED_MEMBER = re.compile(r"`([A-Z]\w+)\.(\w+)`")
 SOURCES = ("services/raft-node/src", "services/facade/src", "clients/python/src", "protos/wire")
+SCENARIOS = {*range(1, 12), 13, 14, *range(19, 32), 33, 34, 35, 38, 43}
 HEADING = re.compile(r"^#+\s+(.*?)\s*#*$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -191,6 +192,15 @@ def test_every_test_that_a_document_names_exists() -> None:
                 missing.append(f"{name_of(path)}: {file}::{name}".removesuffix("::"))
     assert named > 30
     assert not missing
+
+
+def test_every_scenario_of_the_simulator_names_its_tests() -> None:
+    rows = re.findall(r"^\| S(\d+) \| [^|]+ \| ([^|]+) \|$", (ROOT / "docs/testing.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == sorted(SCENARIOS)
+    for number, tests in rows:
+        # That each of them exists is checked with all that documents name.
+        assert all(name for _, name in NAMED_TEST.findall(tests)), f"S{number} names a file without a test"
+        assert len(NAMED_TEST.findall(tests)) == len(tests.split(", ")) > 0, f"S{number}: {tests}"
 
 
 def source_of(dotted: str) -> tuple[Path, str] | None:

@@ -98,6 +98,11 @@ def names_of_events(cluster: Cluster, node: str) -> list[str]:
     return [event["name"] for event in events if event["node"] == node]
 
 
+def await_event(cluster: Cluster, node: str, name: str) -> None:
+    """Waits until the facade, which may have to connect again first, shows an event of a node."""
+    wait_for(lambda: name in names_of_events(cluster, node), 10, f"{node} to tell of {name}")
+
+
 def admit_a_sixth(cluster: Cluster) -> Launch:
     launch = launch_of_new_node(cluster)
     cluster.start_again(NEW, launch)
@@ -108,7 +113,8 @@ def admit_a_sixth(cluster: Cluster) -> Launch:
     assert added.stdout == f"shard 0: {NEW} was admitted as a learner\nshard 0: {NEW} is a voter\n"
     assert len(voters(cluster)) == 6
     await_readiness(launch, 200, "ok")
-    assert {"join_waiting", "joined"} <= set(names_of_events(cluster, NEW))
+    await_event(cluster, NEW, "join_waiting")
+    await_event(cluster, NEW, "joined")
     return launch
 
 
@@ -117,7 +123,8 @@ def remove_one(cluster: Cluster, name: str) -> None:
     assert members_command(cluster, "remove", name).returncode == 0
     assert name not in voters(cluster) and len(voters(cluster)) == 5
     await_readiness(launch, 503, f"run `dougctl members add {name}")
-    assert "removed" in names_of_events(cluster, name), "it was told"
+    # The entry comes first, and with a later message that it is committed.
+    await_event(cluster, name, "removed")
     before = names_of_events(cluster, name)
     time.sleep(2.0)
     campaigns = {"became_pre_candidate", "became_candidate"} & set(names_of_events(cluster, name)[len(before) :])
@@ -134,7 +141,7 @@ def wipe_and_replace(cluster: Cluster, name: str, launch: Launch) -> None:
     cluster.start_again(name, launch)
     text = await_readiness(launch, 503, "the disk was wiped or replaced")
     assert f"with incarnation {old}, and this disk has" in text and f"dougctl members replace {name}" in text
-    assert "incarnation_refused" in names_of_events(cluster, name)
+    await_event(cluster, name, "incarnation_refused")
     refused = members_command(cluster, "add", name, "--address", launch.environment["DOUGDB_PEER_LISTEN"])
     assert refused.returncode == 1 and f"dougctl members replace {name}" in refused.stderr
     replaced = members_command(cluster, "replace", name)

@@ -18,7 +18,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from facade.client.channels import open_channel as open_facade_channel
+from facade.client.channels import Channels
 from facade.discovery.targets import Target
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.channels import open_channel as open_peer_channel
@@ -32,7 +32,7 @@ LIMIT_S = 3.0
 
 OPENERS: dict[str, Callable[[str], grpc.aio.Channel]] = {
     "raft-node": open_peer_channel,
-    "facade": lambda address: open_facade_channel(Target(address)),
+    "facade": lambda address: Channels().open(Target(address)),
 }
 
 

@@ -9,23 +9,23 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 packages=ca-certificates,netbase,tzdata,libexpat1,libsqlite3-0,libffi8,libbz2-1.0,liblzma5,libreadline8,zlib1g,libssl3,libncursesw6
-debootstrap --variant=minbase --include="$packages" bookworm "$work/root" >"$work/log" 2>&1 || {
+debootstrap --variant=minbase --include="$packages" bookworm "$work/image" >"$work/log" 2>&1 || {
     tail "$work/log" >&2
     exit 1
 }
 prefix=$("$python" -c 'import sys; print(sys.base_prefix)')
 tar -C "$prefix" --exclude='*/test' --exclude=__pycache__ --exclude='*.a' --exclude='site-packages/*' -cf - \
-    bin/python3.11 lib/python3.11 lib/libpython3.11.so.1.0 include | tar -C "$work/root/usr/local" -xf -
-ln -sf python3.11 "$work/root/usr/local/bin/python3"
-ln -sf python3.11 "$work/root/usr/local/bin/python"
+    bin/python3.11 lib/python3.11 lib/libpython3.11.so.1.0 include | tar -C "$work/image/usr/local" -xf -
+ln -sf python3.11 "$work/image/usr/local/bin/python3"
+ln -sf python3.11 "$work/image/usr/local/bin/python"
 # The host's authorities, for a proxy between it and the package index that has one of its own.
-cp "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$work/root/etc/ssl/certs/ca-certificates.crt"
-printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/root/etc/pip.conf"
-chroot "$work/root" ldconfig
-chroot "$work/root" /usr/local/bin/python -m ensurepip >/dev/null 2>&1
-ln -sf pip3.11 "$work/root/usr/local/bin/pip"
-rm -rf "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/* "$work"/root/usr/share/doc/* \
-    "$work"/root/usr/share/man/* "$work"/root/usr/share/locale/* "$work"/root/root/.cache
-tar -C "$work/root" -c . | podman import -q \
+cp "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$work/image/etc/ssl/certs/ca-certificates.crt"
+printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/image/etc/pip.conf"
+chroot "$work/image" ldconfig
+chroot "$work/image" /usr/local/bin/python -m ensurepip >/dev/null 2>&1
+ln -sf pip3.11 "$work/image/usr/local/bin/pip"
+rm -rf "$work"/image/var/cache/apt/archives/*.deb "$work"/image/var/lib/apt/lists/* "$work"/image/usr/share/doc/* \
+    "$work"/image/usr/share/man/* "$work"/image/usr/share/locale/*
+tar -C "$work/image" -c . | podman import -q \
     --change 'ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin' \
     --change 'ENV LANG=C.UTF-8' --change 'CMD ["python3"]' - "$tag"

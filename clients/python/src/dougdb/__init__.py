@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dougdb.client import AsyncDougClient, DougClient
 from dougdb.errors import (
+    CertificateError,
     DougdbError,
     InvalidKeyError,
     KeyNotFoundError,
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncDougClient",
+    "CertificateError",
     "ClusterStatus",
     "Consistency",
     "DougClient",

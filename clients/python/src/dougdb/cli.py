@@ -91,12 +91,15 @@ def _print_version(wanted: bool) -> None:
 def options(
     context: typer.Context,
     url: Annotated[str, typer.Option("--url", envvar="DOUGDB_URL", help="Where the facade listens.")] = DEFAULT_URL,
+    ca_file: Annotated[
+        str, typer.Option("--ca-file", envvar="DOUGDB_CA_FILE", help="The authority of the facade's certificate, PEM.")
+    ] = "",
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Use and run DougDB, a sharded, replicated key-value store."""
-    context.obj = {"url": url}
+    context.obj = {"url": url, "ca_file": ca_file}
 
 
 app.command()(dev.dev)

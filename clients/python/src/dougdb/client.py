@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
-from dougdb.errors import ServerError
+from dougdb.errors import CertificateError, ServerError
 from dougdb.wire import (
     DEFAULT_URL,
     OCTET_STREAM,
@@ -47,12 +47,22 @@ _RAW = {"Accept": "*/*"}
 
 
 @functools.cache
-def _verify(url: str) -> bool | ssl.SSLContext:
+def _verify(url: str, ca_file: str | None) -> bool | ssl.SSLContext:
     """Loading the certificates takes longer than a request; plain HTTP does not need them.
 
     The bare context still verifies, with no authority to trust: should a redirect lead to HTTPS, it is refused.
+
+    Raises:
+        CertificateError: The file cannot be read, or holds no certificate.
     """
-    return True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not url.startswith("https:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one, too.
+        raise CertificateError(f"{ca_file}: {error.strerror or error}") from None
 
 
 def _key_text(key: str | bytes) -> str:
@@ -87,6 +97,7 @@ class DougClient:
     Args:
         url: Where the facade listens.
         timeout_s: How long one step of a request (connect, send, receive) may take.
+        ca_file: The authority that signs the facade's certificate (PEM), for HTTPS; those of the system without it.
         transport: Another httpx transport, for tests.
     """
 
@@ -95,11 +106,12 @@ class DougClient:
         url: str = DEFAULT_URL,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        ca_file: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._http = httpx.Client(
-            timeout=timeout_s, transport=transport, trust_env=not is_loopback(url), verify=_verify(url)
+            timeout=timeout_s, transport=transport, trust_env=not is_loopback(url), verify=_verify(url, ca_file)
         )
 
     def __enter__(self) -> Self:
@@ -260,6 +272,7 @@ class AsyncDougClient:
     Args:
         url: Where the facade listens.
         timeout_s: How long one step of a request (connect, send, receive) may take.
+        ca_file: The authority that signs the facade's certificate (PEM), for HTTPS; those of the system without it.
         transport: Another httpx transport, for tests.
     """
 
@@ -268,6 +281,7 @@ class AsyncDougClient:
         url: str = DEFAULT_URL,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        ca_file: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
@@ -275,7 +289,7 @@ class AsyncDougClient:
             timeout=timeout_s,
             transport=transport,
             trust_env=not is_loopback(url),
-            verify=_verify(url),
+            verify=_verify(url, ca_file),
         )
 
     async def __aenter__(self) -> Self:

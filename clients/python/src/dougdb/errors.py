@@ -3,6 +3,7 @@
 ::
 
     DougdbError
+    +-- CertificateError      the file with the authority's certificate cannot be used; nothing was sent
     +-- InvalidKeyError       the key cannot be sent: empty, too long, or not UTF-8
     +-- KeyNotFoundError      there is no such key
     +-- RejectedError         the request was refused as it stands (4xx); nothing was changed
@@ -18,6 +19,10 @@ from __future__ import annotations
 
 class DougdbError(Exception):
     """The root of the client's errors."""
+
+
+class CertificateError(DougdbError):
+    """The file with the authority's certificate cannot be used."""
 
 
 class InvalidKeyError(DougdbError):

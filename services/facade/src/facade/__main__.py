@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from facade import __version__
-from facade.app import environment, logs, server
+from facade.app import environment, logs, security, server
 from facade.errors import AddressError, SettingsError
 
 EXIT_CANNOT_START = 2
@@ -27,13 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = environment.load()
         logs.configure(settings.log_format, settings.log_level, settings.facade_id)
+        certificates = security.load(settings)
         sockets = server.bind(settings.listen)
     except (SettingsError, AddressError) as error:
         sys.stderr.write(f"facade: {error}\n")
         return EXIT_CANNOT_START
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(server.serve(settings, sockets))
+            runner.run(server.serve(settings, sockets, certificates))
     except SettingsError as error:
         sys.stderr.write(f"facade: {error}\n")
         return EXIT_CANNOT_START

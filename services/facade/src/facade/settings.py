@@ -85,6 +85,22 @@ class Settings(BaseSettings):
     listen: Annotated[tuple[Address, ...], NoDecode] = (Address("127.0.0.1", 8080), Address("::1", 8080))
     """Where HTTP is served: a comma list of host:port. An IPv6 address is left out where there is no IPv6."""
 
+    tls_mode: Literal["", "disabled", "mutual"] = ""
+    """``mutual``: TLS with certificates on both ends. ``disabled``: plaintext, also beyond this machine. Empty:
+    plaintext on loopback, and no start with anything else."""
+
+    tls_cert_file: str = Field(default="", validate_default=True)
+    """The certificate with its chain, as PEM."""
+
+    tls_key_file: str = Field(default="", validate_default=True)
+    """Its key."""
+
+    tls_ca_file: str = Field(default="", validate_default=True)
+    """The authority that signs the certificates of all nodes and facades."""
+
+    tls_reload_ms: int = Field(default=5000, ge=100, le=3_600_000)
+    """How often these files are looked at; new ones count for new connections."""
+
     facade_id: str = Field(default="facade", min_length=1, max_length=253)
     """This facade's name, in logs and in /v1/version."""
 
@@ -130,6 +146,13 @@ class Settings(BaseSettings):
         if not addresses:
             raise ValueError("no address is given")
         return addresses
+
+    @field_validator("tls_cert_file", "tls_key_file", "tls_ca_file")
+    @classmethod
+    def _check_tls(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("tls_mode") == "mutual":
+            raise ValueError("it is needed with DOUGDB_TLS_MODE=mutual")
+        return value
 
     @field_validator("dns_names")
     @classmethod

@@ -209,6 +209,18 @@ async def test_a_write_under_way_to_an_address_that_is_given_up_is_unknown_at_on
     await moved.stop()
 
 
+async def test_a_node_that_is_told_by_its_address_instead_of_its_name_stays_connected(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    await facade.http.put("/v1/kv/k", content=b"1")
+    node = facade.router.shards[0].nodes["shard-0-0"]
+    name = node.address.split(":")[0]
+    facade.router.update({0: {"shard-0-0": Target("127.0.0.9:1", name)}})
+    assert facade.router.shards[0].nodes["shard-0-0"] is node
+    assert (await facade.http.put("/v1/kv/k", content=b"2")).status_code == 200
+    facade.router.update({0: {"shard-0-0": Target("127.0.0.10:1", name)}})
+    assert node.retired, "now its address has changed"
+
+
 async def test_a_node_that_is_no_longer_named_finishes_first(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=3)
     shard, leader = facade.cluster.shards[0], facade.cluster.shards[0].nodes[0]

@@ -75,6 +75,20 @@ async def test_many_at_once_travel_in_few_batches(make_facade: MakeFacade) -> No
     assert len(leader.batches) < 40
 
 
+async def test_a_client_that_gives_up_leaves_the_others_of_its_batch_alone(make_facade: MakeFacade) -> None:
+    facade = await make_facade()
+    puts = [asyncio.ensure_future(facade.http.put(f"/v1/kv/k{i}", content=b"v")) for i in range(60)]
+    # One gives up before its batch leaves, others while it is under way.
+    for number, put in enumerate(puts):
+        if number % 7 == 0:
+            put.cancel()
+            await asyncio.sleep(0)
+    await asyncio.wait(puts)
+    for number, put in enumerate(puts):
+        assert (number % 7 == 0 and put.cancelled()) or put.result().status_code == 200
+    assert (await facade.http.put("/v1/kv/k", content=b"v")).status_code == 200
+
+
 async def test_eventual_reads_are_spread_over_all_replicas(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=3)
     await facade.http.put("/v1/kv/k", content=b"v")

@@ -127,12 +127,17 @@ async def test_settings_that_make_no_sense_are_said_in_one_line() -> None:
 
 async def test_kubernetes_outside_of_a_pod_is_said_in_one_line() -> None:
     process = await spawn(
-        {0: {"n": "127.0.0.1:1"}}, "127.0.0.1:27798", DOUGDB_DISCOVERY="kubernetes", KUBERNETES_SERVICE_HOST=""
+        {0: {"n": "127.0.0.1:1"}},
+        "127.0.0.1:27798",
+        DOUGDB_DISCOVERY="kubernetes",
+        KUBERNETES_SERVICE_HOST="",
+        DOUGDB_TLS_MODE="disabled",
     )
     _, errors = await process.communicate()
     assert process.returncode == 2
-    assert errors.decode().startswith("facade: DOUGDB_DISCOVERY: kubernetes needs a pod with a service account")
-    assert errors.decode().count("\n") == 1
+    warning, refusal = errors.decode().splitlines()
+    assert "tls.disabled" in warning
+    assert refusal.startswith("facade: DOUGDB_DISCOVERY: kubernetes needs a pod with a service account")
 
 
 BAD_BYTES: list[tuple[bytes, int, bytes]] = [

@@ -61,6 +61,18 @@ class NodeSettings(BaseSettings):
     client_advertise: str = ""
     """The Doug address that others are told; ``client_listen`` when empty."""
 
+    tls_mode: Literal["", "disabled", "mutual"] = ""
+    """``mutual``: TLS with certificates on both ends. ``disabled``: plaintext, also beyond this machine. Empty:
+    plaintext on loopback, and no start with anything else."""
+    tls_cert_file: str = ""
+    """The certificate with its chain, as PEM."""
+    tls_key_file: str = ""
+    """Its key."""
+    tls_ca_file: str = ""
+    """The authority that signs the certificates of all nodes and facades."""
+    tls_reload_ms: int = Field(default=5000, ge=100, le=3_600_000)
+    """How often these files are looked at; new ones count for new connections."""
+
     tick_ms: int = Field(default=10, ge=1, le=1000)
     """The grain of the core's time."""
     election_timeout_ms: int = Field(default=150, ge=10, le=60_000)
@@ -136,6 +148,10 @@ class NodeSettings(BaseSettings):
             raise ValueError("log_bytes_max must be at least log_keep_bytes")
         if self.leader_lease_enabled and self.lease_ticks < 1:
             raise ValueError("leader_lease_margin_ms leaves no lease: it must be two ticks below election_timeout_ms")
+        if self.tls_mode == "mutual":
+            for name in ("tls_cert_file", "tls_key_file", "tls_ca_file"):
+                if not getattr(self, name):
+                    raise ValueError(f"DOUGDB_{name.upper()} is needed with DOUGDB_TLS_MODE=mutual")
         if self.node_id not in self.peer_addresses:
             raise ValueError(f"peers does not name this node, {self.node_id}")
         if self.shard_id >= self.initial_shards:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -163,6 +164,21 @@ def test_what_was_acknowledged_is_found_again(node: Node) -> None:
     assert node.end(signal.SIGKILL) == -9
     node.start()
     assert not node.doug.Get(doug_pb2.GetRequest(key=b"kept"), timeout=5).found
+
+
+def test_a_stop_flushes_what_is_in_memory(node: Node) -> None:
+    node.start()
+    node.doug.Put(doug_pb2.PutRequest(key=b"k", value=b"v"), timeout=5)
+    assert not list((node.folder / "data").glob("*.sst"))
+    assert node.end(signal.SIGTERM) == 0
+    assert list((node.folder / "data").glob("*.sst"))
+    node.start()
+    assert node.channel is not None
+    admin = admin_pb2_grpc.AdminStub(node.channel)
+    events = admin.Events(admin_pb2.EventsRequest(), timeout=5).events
+    (started,) = [json.loads(event.details) for event in events if event.name == "node_started"]
+    assert started["last_index"] - started["applied"] <= 1, "little is left to replay"
+    assert node.doug.Get(doug_pb2.GetRequest(key=b"k"), timeout=5).value == b"v"
 
 
 def test_volumes_in_use_and_wiped_ones_are_refused(node: Node) -> None:

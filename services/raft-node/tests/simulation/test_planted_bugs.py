@@ -211,15 +211,16 @@ class AppliesWhatItMayLose(RaftNode):
             log.stable_index = stable
 
 
+WRONG_LOG = "configuration_in_force|commit_durable|log_matching|state_machine_safety|leader_completeness"
 PLANTED = {
     ForgetsVotes: "one_vote_a_term|vote_durable",
     ForgetsItsTerm: "vote_durable|acknowledgement_durable|term_never_shrinks",
     AnswersBeforeTheSync: "vote_durable|acknowledgement_durable",
-    CountsOldTerms: "commit_rule|read_index_fresh",
+    CountsOldTerms: "commit_rule|read_index_fresh|one_change_at_a_time",
     CountsItsOwnUnsyncedEntries: "commit_durable",
-    TruncatesAlways: "only cut where other entries take their place|committed_never_shrinks|commit_durable",
-    NeverTruncates: "commit_durable|log_matching|state_machine_safety|leader_completeness",
-    SkipsTheConsistencyCheck: "commit_durable|log_matching|state_machine_safety|leader_completeness",
+    TruncatesAlways: "only cut where other entries|committed_never_shrinks|commit_durable|configuration_in_force",
+    NeverTruncates: WRONG_LOG,
+    SkipsTheConsistencyCheck: WRONG_LOG,
     TrustsTheCommitIndex: "state_machine_safety",
     ReadsWithoutAQuorum: "read_index_fresh|not linearizable",
     ReadsBeforeItsOwnEntry: "read_index_fresh|not linearizable",

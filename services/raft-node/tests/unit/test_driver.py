@@ -23,6 +23,8 @@ from raft_node.raft.messages import (
     Heartbeat,
     HeartbeatResponse,
     Message,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
     TimeoutNow,
@@ -287,6 +289,24 @@ async def test_a_leader_whose_disk_hangs_steps_down(rig: Rig) -> None:
     rig.log.write_age_s = drivers.HUNG_WRITE_S * 2
     rig.driver.expire()
     assert rig.core.leadership is None
+
+
+async def test_a_follower_asks_its_leader_for_reads_that_may_be_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, ALL)
+    answers: list[tuple[str, bool]] = []
+    rig.driver.read(lambda ok: answers.append(("too early", ok)), forward=True)
+    await rig.let_lead(OTHER, commit_index=1)
+    rig.driver.read(lambda ok: answers.append(("here", ok)))
+    assert answers == [("too early", False), ("here", False)]
+    rig.driver.read(lambda ok: answers.append(("anywhere", ok)), forward=True)
+    await rig.finish_writes()
+    (asked,) = [message for message in rig.transport.sent if isinstance(message, ReadIndexRequest)]
+    rig.driver.receive(ReadIndexResponse(OTHER, ME, asked.term, asked.token, 1))
+    await rig.finish_writes()
+    assert answers[2:] == [("anywhere", True)]
+    rig.driver.stop()
+    rig.driver.read(lambda ok: answers.append(("too late", ok)), forward=True)
+    assert answers[3:] == [("too late", False)]
 
 
 async def test_waiting_reads_are_bounded_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,13 @@ import pytest
 from raft_node.entry import EntryKind, encode
 from raft_node.raft.configuration import ConfigurationError, decode_configuration, encode_configuration
 from raft_node.raft.membership import with_learner, with_voter, without
-from raft_node.raft.messages import Heartbeat, RequestVote, RequestVoteResponse
+from raft_node.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Heartbeat,
+    RequestVote,
+    RequestVoteResponse,
+)
 from raft_node.raft.types import NO_MEMBERS, Configuration, HardState, NodeId, Role
 from raft_node.testing.lockstep import Lockstep, Peer, commands, leading, log_of, members
 
@@ -124,6 +130,18 @@ class TestJoining:
         shard.tick(20)
         assert shard["c"].event_names().count("removed") == 1 and shard["c"].plays(Role.LEARNER)
         assert not shard["c"].node.is_member and shard["b"].node.is_member
+
+    def test_a_removal_that_comes_with_its_commit_is_told_all_the_same(self) -> None:
+        removal = encode(2, 1, EntryKind.CONFIGURATION, 2, encode_configuration(Configuration((A, B))))
+        peer = Peer(C, THREE, log=log_of(1))
+        (answer,) = peer.step(AppendEntries(A, C, 1, 1, 1, 2, (removal,)))
+        assert isinstance(answer, AppendEntriesResponse) and answer.match_index == 2
+        names = peer.event_names()
+        assert (names.count("configuration_committed"), names.count("removed")) == (1, 1)
+        assert peer.plays(Role.LEARNER) and peer.hard_state.commit_index == 2
+        peer.restart()
+        peer.tick_to_deadline()
+        assert peer.pump() == [], "it still knows after a restart"
 
 
 class TestLostLog:

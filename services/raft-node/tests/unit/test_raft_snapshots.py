@@ -323,3 +323,24 @@ class TestFollower:
         peer = Peer(A, THREE)
         peer.restore(9, 1, THREE)
         assert HeartbeatResponse(A, B, 1, 0, 9) in peer.step(Heartbeat(B, A, 1, 0, 0))
+
+
+class TestSlowestHealthyMatch:
+    def test_only_a_leader_knows(self) -> None:
+        shard = Lockstep(3)
+        peer = shard.elect("a")
+        shard.tick(6)
+        assert peer.node.slowest_healthy_match == 1
+        assert shard["b"].node.slowest_healthy_match is None
+
+    def test_a_peer_that_is_not_heard_or_waits_for_a_snapshot_holds_nothing(self) -> None:
+        shard, peer = behind()
+        leader = leading(peer)
+        leader.progress[C].match_index = 1
+        assert leader.progress[C].state is ProgressState.SNAPSHOT
+        assert peer.node.slowest_healthy_match == leader.progress[B].match_index == 11
+        leader.progress[C].snapshot_failed()
+        assert peer.node.slowest_healthy_match == 1
+        shard.cut("c")
+        shard.tick(40)
+        assert peer.node.slowest_healthy_match == 11

@@ -104,7 +104,13 @@ def url_of(context: typer.Context, url: str | None) -> str:
 
 def client_of(context: typer.Context, url: str | None) -> DougClient:
     """A client of the facade that the options name."""
-    return DougClient(url_of(context, url))
+    return DougClient(url_of(context, url), **tls_of(context))
+
+
+def tls_of(context: typer.Context) -> dict[str, Any]:
+    """The arguments of a client for HTTPS, where the options give any."""
+    ca_file = (context.obj or {}).get("ca_file")
+    return {"ca_file": ca_file} if ca_file else {}
 
 
 def print_json(document: Any) -> None:

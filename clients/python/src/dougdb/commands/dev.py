@@ -31,6 +31,12 @@ def dev(
     base_port: Annotated[int, typer.Option("--base-port", help="The first of the nodes' ports, three each.")] = 21000,
     facades: Annotated[int, typer.Option("--facades", min=1, max=16, help="Facades, on one port after the other.")] = 1,
     no_restart: Annotated[bool, typer.Option("--no-restart", help="A process that dies stays down.")] = False,
+    tls: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls", metavar="DIR", help="TLS with tls.crt, tls.key and ca.crt of this folder; see make certs."
+        ),
+    ] = None,
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", envvar="DOUGDB_LOG_LEVEL", case_sensitive=False, help="Of the log files.")
     ] = LogLevel.INFO,
@@ -60,7 +66,7 @@ def dev(
             port=port,
             base_port=base_port,
             facades=facades,
-            options=Options(str(log_level), environment),
+            options=Options(str(log_level), environment, _certificates(tls)),
             restart=not no_restart,
             launcher=OsLauncher(),
         )
@@ -68,6 +74,14 @@ def dev(
         fail(str(error), ExitCode.USAGE)
     if code:
         raise typer.Exit(code)
+
+
+def _certificates(folder: Path | None) -> Path | None:
+    for name in ("tls.crt", "tls.key", "ca.crt") if folder is not None else ():
+        assert folder is not None
+        if not (folder / name).is_file():
+            fail(f"--tls: there is no {folder / name}", ExitCode.USAGE)
+    return None if folder is None else folder.absolute()
 
 
 def _parse_environment(settings: list[str]) -> dict[str, str]:

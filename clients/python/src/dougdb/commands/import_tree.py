@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dougdb.client import AsyncDougClient
-from dougdb.commands.common import ExitCode, JsonOption, UrlOption, command, fail, print_json, printable, url_of
+from dougdb.commands.common import ExitCode, JsonOption, UrlOption, command, fail, print_json, printable, tls_of, url_of
 from dougdb.tree import Problem, ProblemKind, Scan, TreeCopy, scan
 from dougdb.wire import Consistency
 
@@ -51,7 +52,15 @@ def import_tree(
     found = scan(directory, prefix)
     facade = url_of(context, url)
     copy = asyncio.run(
-        _copy(facade, found, concurrency, consistency, store=not verify_only, verify=verify or verify_only)
+        _copy(
+            facade,
+            tls_of(context),
+            found,
+            concurrency,
+            consistency,
+            store=not verify_only,
+            verify=verify or verify_only,
+        )
     )
     problems = found.problems + copy.problems
     for problem in problems:
@@ -62,7 +71,14 @@ def import_tree(
 
 
 async def _copy(
-    url: str, found: Scan, concurrency: int, consistency: Consistency, *, store: bool, verify: bool
+    url: str,
+    tls: Mapping[str, Any],
+    found: Scan,
+    concurrency: int,
+    consistency: Consistency,
+    *,
+    store: bool,
+    verify: bool,
 ) -> TreeCopy:
     columns = (
         TextColumn("{task.description}"),
@@ -74,7 +90,7 @@ async def _copy(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(found.files))
         async with contextlib.AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(AsyncDougClient(url)) for _ in range(concurrency)]
+            clients = [await stack.enter_async_context(AsyncDougClient(url, **tls)) for _ in range(concurrency)]
             copy = TreeCopy(clients, clock=time.monotonic, on_file=lambda size: progress.advance(task))
             if store:
                 progress.update(task, description="importing")

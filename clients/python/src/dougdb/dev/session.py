@@ -19,7 +19,7 @@ from dougdb.client import DougClient
 from dougdb.dev.layout import DataDirectory, Layout, RefusedError
 from dougdb.dev.ports import IPV4, Listener, PortPlan, loopback_hosts, taken
 from dougdb.dev.processes import Launcher
-from dougdb.dev.specs import ChildSpec, Options, facade_specs, node_specs
+from dougdb.dev.specs import CA_FILE, ChildSpec, Options, facade_specs, node_specs
 from dougdb.dev.supervisor import Supervisor
 from dougdb.errors import DougdbError
 
@@ -158,11 +158,16 @@ def run(
             say=say,
             restart=restart,
         )
-        return _supervise(supervisor, signals, plan, data, entries)
+        return _supervise(supervisor, signals, plan, data, entries, options)
 
 
 def _supervise(
-    supervisor: Supervisor, signals: Signals, plan: PortPlan, data: DataDirectory, facades: list[ChildSpec]
+    supervisor: Supervisor,
+    signals: Signals,
+    plan: PortPlan,
+    data: DataDirectory,
+    facades: list[ChildSpec],
+    options: Options,
 ) -> int:
     say(
         f"starting {plan.layout} (ports {plan.base_port}-{plan.node_port_end - 1}) and "
@@ -171,7 +176,7 @@ def _supervise(
     orderly = True
     try:
         supervisor.start()
-        with Readiness(plan) as readiness:
+        with Readiness(plan, options.tls) as readiness:
             while not signals.stopping:
                 supervisor.step()
                 if not readiness.done:
@@ -187,9 +192,12 @@ def _supervise(
 class Readiness:
     """Asks the facades until every shard has a leader, then prints how to use the cluster."""
 
-    def __init__(self, plan: PortPlan) -> None:
+    def __init__(self, plan: PortPlan, tls: Path | None) -> None:
         self._plan = plan
-        self._clients = [DougClient(f"http://{IPV4}:{plan.facade(n)}", timeout_s=1.0) for n in range(plan.facades)]
+        scheme, ca_file = ("http", None) if tls is None else ("https", str(tls / CA_FILE))
+        self._curl = "curl" if tls is None else f"curl --cacert {ca_file}"
+        urls = [f"{scheme}://{IPV4}:{plan.facade(number)}" for number in range(plan.facades)]
+        self._clients = [DougClient(url, timeout_s=1.0, ca_file=ca_file) for url in urls]
         self._ask_at = 0.0
         self._report_at = time.monotonic() + REPORT_EVERY_S
         self.done = False
@@ -231,6 +239,6 @@ class Readiness:
         url = self._clients[0].url
         others = "".join(f", {client.url}" for client in self._clients[1:])
         say(f"ready: {url}{others}   (Ctrl-C stops everything)")
-        say(f"  curl -X PUT {url}/v1/kv/hello -d world")
-        say(f"  curl {url}/v1/kv/hello")
-        say(f"  curl {url}/v1/cluster")
+        say(f"  {self._curl} -X PUT {url}/v1/kv/hello -d world")
+        say(f"  {self._curl} {url}/v1/kv/hello")
+        say(f"  {self._curl} {url}/v1/cluster")

@@ -11,6 +11,7 @@ from pathlib import Path
 from dougdb.dev.layout import DataDirectory
 from dougdb.dev.ports import IPV4, PortPlan, facade_id
 
+CA_FILE = "ca.crt"
 # Everything is on loopback, where no proxy can help.
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "ftp_proxy"}
 # glibc keeps freed memory in an arena per thread; ten nodes on one machine cannot afford it. And it gives each block of
@@ -46,6 +47,8 @@ class Options:
 
     log_level: str
     node_environment: Mapping[str, str]
+    tls: Path | None = None
+    """Where tls.crt, tls.key and ca.crt are, as ``make certs`` writes them; plaintext without."""
 
 
 def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str], options: Options) -> list[ChildSpec]:
@@ -103,6 +106,18 @@ def _common(inherited: Mapping[str, str], options: Options) -> dict[str, str]:
         "DOUGDB_LOG_FORMAT": "json",
         "DOUGDB_LOG_LEVEL": options.log_level,
         "DOUGDB_STOP_ON_STDIN_EOF": "true",
+        **_tls(options),
+    }
+
+
+def _tls(options: Options) -> dict[str, str]:
+    if options.tls is None:
+        return {}
+    return {
+        "DOUGDB_TLS_MODE": "mutual",
+        "DOUGDB_TLS_CERT_FILE": str(options.tls / "tls.crt"),
+        "DOUGDB_TLS_KEY_FILE": str(options.tls / "tls.key"),
+        "DOUGDB_TLS_CA_FILE": str(options.tls / CA_FILE),
     }
 
 

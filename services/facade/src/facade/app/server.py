@@ -19,8 +19,11 @@ from collections.abc import Iterator, Sequence
 import structlog
 import uvicorn
 
+from doug_wire.tls import Certificates
+from facade.app import security
 from facade.app.application import Application
 from facade.app.protocol import LimitedProtocol
+from facade.client.channels import Channels
 from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.discovery.choice import choose
@@ -94,11 +97,11 @@ class _Server(uvicorn.Server):
             connection.check_time(before_s)
 
 
-async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
-    """Serves until it is told to stop."""
+async def serve(settings: Settings, sockets: list[socket.socket], certificates: Certificates | None = None) -> None:
+    """Serves until it is told to stop: HTTPS with certificates, HTTP without."""
     loop = asyncio.get_running_loop()
     metrics = Metrics(settings.build_commit)
-    router = Router(settings, metrics)
+    router = Router(settings, metrics, Channels(certificates))
     discovery = choose(settings, metrics.registry)
     router.on_trouble = discovery.hurry
     server = _Server(
@@ -114,6 +117,7 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
+            ssl_context_factory=None if certificates is None else lambda config, default: certificates.https_context(),
         )
     )
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -127,6 +131,10 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
             group.create_task(discovery.run(router.update)),
             group.create_task(_check_heads(server, settings.head_timeout_ms / 1000, metrics)),
         ]
+        if certificates is not None:
+            security.show_expiry(certificates, metrics.registry)
+            watch = certificates.watch(settings.tls_reload_ms / 1000, log.info, log.error)
+            background.append(group.create_task(watch))
         log.info("facade.started", listen=[str(address) for address in settings.listen])
         await server.serve(sockets)
         for task in background:

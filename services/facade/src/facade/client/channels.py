@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import grpc.aio
 
-from doug_wire import pipe
+from doug_wire import pipe, tls
+from doug_wire.tls import Certificates
 from facade.discovery.targets import Target
 
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
@@ -26,6 +27,17 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-def open_channel(target: Target) -> grpc.aio.Channel:
-    """A channel to a node; it connects by itself, again and again."""
-    return grpc.aio.insecure_channel(target.address, options=CHANNEL_OPTIONS)
+class Channels:
+    """Opens the channels to nodes: with TLS if there are certificates."""
+
+    def __init__(self, certificates: Certificates | None = None) -> None:
+        self._certificates = certificates
+
+    @property
+    def version(self) -> int:
+        """Grows whenever channels that are opened from now on differ from earlier ones."""
+        return 0 if self._certificates is None else self._certificates.version
+
+    def open(self, target: Target) -> grpc.aio.Channel:
+        """A channel to a node; it connects by itself, again and again. Its certificate must carry the target's name."""
+        return tls.open_channel(self._certificates, target.address, CHANNEL_OPTIONS, target.name)

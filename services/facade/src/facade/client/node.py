@@ -16,13 +16,17 @@ import structlog
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import pipe
-from facade.client.channels import open_channel
+from facade.client.channels import Channels
 from facade.client.link import Link
 from facade.client.operation import Headers, Operation
 from facade.discovery.targets import Target
+from facade.settings import parse_address
 
 RETIRED_S = 6.0
 """The longest that a unary call takes."""
+
+RENEW_S = 5.0
+"""How long one channel is tried before newer certificates are looked for."""
 
 REOPEN_S = 0.05
 """Between the end of a stream and the next try."""
@@ -66,7 +70,7 @@ class Node:
         retired: It is no node of its shard any more.
     """
 
-    def __init__(self, node_id: str, target: Target, owner: NodeOwner, link: Link) -> None:
+    def __init__(self, node_id: str, target: Target, owner: NodeOwner, link: Link, channels: Channels) -> None:
         self.id = node_id
         self.target = target
         self.address = target.address
@@ -84,9 +88,40 @@ class Node:
         self._wake: asyncio.Future[None] | None = None
         self.unlisted = False
         self.retired = False
-        self._channel = open_channel(target)
+        self._alias: Target | None = None
+        self._channels = channels
+        self._closing: set[asyncio.Task[None]] = set()
+        self._connect()
+
+    def _connect(self) -> None:
+        self._version = self._channels.version
+        self._channel = self._channels.open(self.target)
         self._doug = doug_pb2_grpc.DougStub(self._channel)
         self._admin = admin_pb2_grpc.AdminStub(self._channel)
+
+    def _renew(self) -> None:
+        """Opens the channel anew if there are newer certificates: gRPC would try the old ones for ever.
+
+        Requires: the stream is not open.
+        """
+        if self._version == self._channels.version or self.retired:
+            return
+        task = asyncio.create_task(self._channel.close(RETIRED_S))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        self._connect()
+
+    def is_moved(self, target: Target) -> bool:
+        """Whether the target is another place than this node's.
+
+        A pod that was dialled by its name and is told by its address now is the same place, as long as it answers.
+        """
+        if target in (self.target, self._alias):
+            return False
+        if self.up and self._alias is None and parse_address(self.address).host == target.name:
+            self._alias = target
+            return False
+        return True
 
     def want(self) -> None:
         """Asks for the stream to be opened and kept open."""
@@ -118,6 +153,8 @@ class Node:
         """Admin.Status, or None when it did not answer in time."""
         if self.retired:
             return None
+        if not self._wanted.is_set():
+            self._renew()
         try:
             status = await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError:
@@ -180,7 +217,12 @@ class Node:
         try:
             await self._wanted.wait()
             while True:
-                await self._channel.channel_ready()
+                self._renew()
+                try:
+                    async with asyncio.timeout(RENEW_S):
+                        await self._channel.channel_ready()
+                except TimeoutError:
+                    continue
                 await self._stream()
                 await asyncio.sleep(REOPEN_S)
         finally:

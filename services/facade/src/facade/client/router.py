@@ -23,6 +23,7 @@ import structlog
 from doug.v1 import admin_pb2
 from doug_wire import command, pipe
 from doug_wire.command import Opcode
+from facade.client.channels import Channels
 from facade.client.metrics import Metrics
 from facade.client.node import Node
 from facade.client.operation import Kind, Operation
@@ -64,13 +65,15 @@ class Router:
     """Sends every operation to its key's shard.
 
     Attributes:
+        channels: How nodes are connected to.
         map: The partition map; None until it was loaded.
         shards: The shards by number, as discovery finds them.
         on_trouble: Called when a node may be somewhere else by now.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        """Builds the shards. Requires: a running event loop."""
+    def __init__(self, settings: Settings, metrics: Metrics, channels: Channels | None = None) -> None:
+        """Builds the shards. Plaintext without ``channels``. Requires: a running event loop."""
+        self.channels = channels or Channels()
         self._settings = settings
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()

@@ -24,6 +24,7 @@ import structlog
 from doug.v1 import admin_pb2, doug_pb2
 from doug_wire import pipe
 from doug_wire.pipe import Status
+from facade.client.channels import Channels
 from facade.client.link import Link
 from facade.client.metrics import Metrics, ShardState
 from facade.client.node import Node
@@ -64,7 +65,13 @@ def _answers(node: Node, now_s: float) -> bool:
 
 
 class ShardOwner(Protocol):
-    """What a shard asks of the client that it is part of."""
+    """What a shard asks of the client that it is part of.
+
+    Attributes:
+        channels: How nodes are connected to.
+    """
+
+    channels: Channels
 
     def finish(self, operation: Operation, result: pipe.ResultRecord | ProblemError) -> None:
         """The operation is over."""
@@ -124,7 +131,8 @@ class Shard:
 
     def _make_node(self, node_id: str, target: Target) -> Node:
         settings = self._settings
-        return Node(node_id, target, self, Link(settings.pipe_window_batches, settings.inflight_items_max))
+        link = Link(settings.pipe_window_batches, settings.inflight_items_max)
+        return Node(node_id, target, self, link, self._owner.channels)
 
     # Where the nodes are.
 
@@ -144,7 +152,7 @@ class Shard:
         if not targets:
             return
         gone = [self.nodes[node_id] for node_id in self._listed if node_id not in targets]
-        moved = [(old, t) for node_id, t in targets.items() if (old := self.nodes.get(node_id)) and old.target != t]
+        moved = [(old, t) for node_id, t in targets.items() if (old := self.nodes.get(node_id)) and old.is_moved(t)]
         new = [node_id for node_id in targets if node_id not in self.nodes]
         if not (gone or moved or new) and tuple(targets) == self._listed:
             return

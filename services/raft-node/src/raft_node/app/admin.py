@@ -1,4 +1,4 @@
-"""The node's HTTP port: /metrics for Prometheus, /livez, /readyz and /startupz for probes.
+"""The node's HTTP port, HTTPS with TLS: /metrics for Prometheus, /livez, /readyz and /startupz for probes.
 
 Liveness is about this process alone, never about leaders, quorums or peers: restarting a node cannot mend those.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -42,7 +43,12 @@ class AdminServer:
     """Serves one node."""
 
     def __init__(
-        self, listen: str, registry: CollectorRegistry, ready: Callable[[], str], started: Callable[[], bool]
+        self,
+        listen: str,
+        registry: CollectorRegistry,
+        ready: Callable[[], str],
+        started: Callable[[], bool],
+        https: ssl.SSLContext | None = None,
     ) -> None:
         """Binds the port.
 
@@ -51,6 +57,7 @@ class AdminServer:
             registry: What /metrics shows.
             ready: Why the node is not ready, empty when it is.
             started: Whether the log has been read and the Raft loop runs.
+            https: For HTTPS instead of HTTP.
 
         Raises:
             SettingsError: The port is taken.
@@ -76,6 +83,7 @@ class AdminServer:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=1,
+            ssl_context_factory=None if https is None else lambda config, default: https,
         )
         self._server = _Server(config)
         self._server.stopping = asyncio.Event()

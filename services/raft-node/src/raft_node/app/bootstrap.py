@@ -23,6 +23,7 @@ from typing import NamedTuple
 import grpc.aio
 
 from doug.v1 import raft_pb2 as pb
+from doug_wire.tls import Certificates
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryError, EntryKind
 from raft_node.errors import IdentityError
@@ -30,7 +31,7 @@ from raft_node.observability.logs import get_logger
 from raft_node.raft.configuration import decode_configuration, encode_configuration
 from raft_node.raft.membership import members_of
 from raft_node.raft.types import Configuration, NodeId
-from raft_node.rpc.channels import open_channel
+from raft_node.rpc.channels import Dialled, open_channel
 from raft_node.rpc.identify import ask
 from raft_node.settings import NodeSettings
 
@@ -53,17 +54,21 @@ class First(NamedTuple):
 class Bootstrap:
     """Finds or makes the first configuration of this member's shard."""
 
-    def __init__(self, settings: NodeSettings, me: NodeId, cluster_id: str) -> None:
+    def __init__(
+        self, settings: NodeSettings, me: NodeId, cluster_id: str, certificates: Certificates | None = None
+    ) -> None:
         """Prepares it.
 
         Args:
             settings: Who the first members are, and where shard 0 is.
             me: This member.
             cluster_id: The cluster's id if an earlier, interrupted start already knew it; empty otherwise.
+            certificates: For the connections to the others; plaintext without.
         """
         self._settings = settings
         self._me = me
         self._cluster_id = cluster_id
+        self._certificates = certificates
         self._told_at_s = 0.0
 
     async def run(self) -> First:
@@ -74,7 +79,7 @@ class Bootstrap:
         """
         peers = {name: a for name, a in self._settings.peer_addresses.items() if name != self._me.name}
         lowest = min(self._settings.peer_addresses) == self._me.name
-        channels = {name: open_channel(address) for name, address in peers.items()}
+        channels = {name: Dialled(address, self._certificates) for name, address in peers.items()}
         try:
             while True:
                 answers = await self._ask(channels)
@@ -106,9 +111,11 @@ class Bootstrap:
             self._told_at_s = now_s
             _log.warning("bootstrap.waiting", waits_for=", ".join(missing))
 
-    async def _ask(self, channels: Mapping[str, grpc.aio.Channel]) -> dict[str, pb.IdentifyResponse]:
+    async def _ask(self, channels: Mapping[str, Dialled]) -> dict[str, pb.IdentifyResponse]:
         """Who of the given members answers, and what; answers of other members or shards do not count."""
-        responses = await asyncio.gather(*(self._identify(channel) for channel in channels.values()))
+        for dialled in channels.values():
+            dialled.renew(_CALL_TIMEOUT_S)
+        responses = await asyncio.gather(*(self._identify(dialled.channel) for dialled in channels.values()))
         answers = {}
         for name, response in zip(channels, responses, strict=True):
             if response is None:
@@ -126,7 +133,7 @@ class Bootstrap:
         if self._settings.shard_id == 0:
             return secrets.token_hex(16)
         for address in self._settings.seed_addresses:
-            channel = open_channel(address)
+            channel = open_channel(address, self._certificates)
             try:
                 answer = await self._identify(channel)
             finally:

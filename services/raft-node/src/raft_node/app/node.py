@@ -47,6 +47,7 @@ from raft_node.rpc.identify import identify
 from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
+from raft_node.rpc.security import Security
 from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
 from raft_node.runtime.clocks import LeaseClock
@@ -100,6 +101,7 @@ class Node:
         self._settings = settings
         self._fs = fs
         self._metrics = Metrics(settings.shard_id, settings.build_commit)
+        self._security = Security(settings, self._metrics.registry)
         self._volumes = Volumes({"wal": settings.wal_dir, "data": settings.data_dir})
         self._wal_replay_s = 0.0
         self._stopping = asyncio.Event()
@@ -146,6 +148,7 @@ class Node:
             start_id = secrets.token_hex(8)
             worker = WorkerProcess(settings.data_dir)
             stack.callback(worker.close)
+            await stack.enter_async_context(self._security.reloading())
             raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
             identities.check_log_is_there(self._fs, settings.wal_dir, identity)
             wal, engine = await self._open_storage(start_id)
@@ -187,7 +190,9 @@ class Node:
         await health_service.set("startup", health_pb2.HealthCheckResponse.NOT_SERVING)
         await health_service.set("liveness", health_pb2.HealthCheckResponse.SERVING)
 
-        admin = AdminServer(settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started)
+        admin = AdminServer(
+            settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started, self._security.https
+        )
         admin_task = asyncio.create_task(admin.run())
         counting = (CountingInterceptor(self._metrics),)
         peer_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
@@ -218,7 +223,7 @@ class Node:
             (client_server, settings.client_listen, "client"),
         ):
             try:
-                server.add_insecure_port(address)
+                self._security.add_port(server, address)
             except RuntimeError as error:
                 raise SettingsError(f"cannot listen on {address} ({what}): is the port taken?") from error
             await server.start()
@@ -242,7 +247,8 @@ class Node:
         settings = self._settings
         me = NodeId(identity.name, identity.incarnation)
         if wal.last_index == 0:
-            joining = asyncio.create_task(Bootstrap(settings, me, identity.cluster_id).run())
+            bootstrap = Bootstrap(settings, me, identity.cluster_id, self._security.certificates)
+            joining = asyncio.create_task(bootstrap.run())
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait((joining, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
@@ -277,33 +283,16 @@ class Node:
     ) -> None:
         settings = self._settings
         me = NodeId(identity.name, identity.incarnation)
-        peers = Peers(
-            LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address), self._metrics
-        )
+        local = LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address)
+        peers = Peers(local, self._metrics, self._security.certificates)
         # The driver is made of the log and the maintenance, and both report to it.
-        log = LogStore(
-            wal,
-            self._metrics,
-            lambda sequence: driver.durable(sequence),  # noqa: PLW0108
-            self.fail,
-            slow_s=settings.slow_append_ms / 1000,
-            on_slow=self._tell_slow_disk,
-            on_compacted=self._tell_compaction,
-        )
+        log = self._log = self._make_log(wal, lambda sequence: driver.durable(sequence))  # noqa: PLW0108
         stack.callback(log.close)
-        self._log = log
         machine = StateMachine(engine)
-        core = RaftNode(
-            raft_config(settings),
-            me,
-            log,
-            to_raft(wal.hard_state),
-            configuration,
-            engine.applied_index,
-            random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
-            machine.clock_us,
-        )
-        maintenance = Maintenance(
+        draws = random.Random(secrets.randbits(64))  # noqa: S311 - it only draws election timeouts
+        config, hard_state, applied = raft_config(settings), to_raft(wal.hard_state), engine.applied_index
+        core = RaftNode(config, me, log, hard_state, configuration, applied, draws, machine.clock_us)
+        maintenance = self._maintenance = Maintenance(
             engine,
             worker,
             self._metrics,
@@ -311,7 +300,6 @@ class Node:
             self.fail,
             self.record,
         )
-        self._maintenance = maintenance
         driver = self._make_driver(
             core,
             log,
@@ -321,8 +309,23 @@ class Node:
             maintenance,
             lambda wanted: snapshots.wanted(wanted),  # noqa: PLW0108
         )
-        snapshots = SnapshotParts(
-            settings,
+        snapshots = self._make_snapshots(driver, log, engine, maintenance, peers)
+        reader = Reader(engine, self.fail)
+        stack.callback(reader.close)
+        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
+        book = AddressBook(settings.peer_addresses, lambda: core.configuration)
+        peers.connect(book.find, driver.receive, driver.peer_unreachable)
+        membership = self._attach_members(identity, driver, book, log, raft_service)
+        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots)
+        raft_service.attach(peers, driver.receive, snapshots.service)
+        doug_service.attach(self._shard)
+        driver.start()
+
+    def _make_snapshots(
+        self, driver: Driver, log: LogStore, engine: Engine, maintenance: Maintenance, peers: Peers
+    ) -> SnapshotParts:
+        return SnapshotParts(
+            self._settings,
             self._fs,
             self._start_id,
             driver,
@@ -333,18 +336,19 @@ class Node:
             self._metrics,
             self.record,
             self.fail,
+            self._security.certificates,
         )
-        reader = Reader(engine, self.fail)
-        stack.callback(reader.close)
-        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
-        book = AddressBook(settings.peer_addresses, lambda: core.configuration)
-        peers.connect(book.find, driver.receive, driver.peer_unreachable)
-        follow_term(lambda: core.term)
-        membership = self._attach_members(identity, driver, book, log, raft_service)
-        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots)
-        raft_service.attach(peers, driver.receive, snapshots.service)
-        doug_service.attach(self._shard)
-        driver.start()
+
+    def _make_log(self, wal: Wal, on_durable: Callable[[int], None]) -> LogStore:
+        return LogStore(
+            wal,
+            self._metrics,
+            on_durable,
+            self.fail,
+            slow_s=self._settings.slow_append_ms / 1000,
+            on_slow=self._tell_slow_disk,
+            on_compacted=self._tell_compaction,
+        )
 
     def _attach_members(
         self,
@@ -354,12 +358,15 @@ class Node:
         log: LogStore,
         raft_service: RaftService,
     ) -> Membership:
-        """What has to do with members: changes, how this node stands, and what peers are told of both."""
+        """What has to do with members and terms: changes, how this node stands, and what others are told of them."""
         core, settings = driver.node, self._settings
+        follow_term(lambda: core.term)
         cluster_id = identity.cluster_id.encode()
 
         async def who_is(address: str) -> Identified | None:
-            found = await identify(address, settings.shard_id, settings.node_id, _IDENTIFY_TIMEOUT_S)
+            found = await identify(
+                address, settings.shard_id, settings.node_id, _IDENTIFY_TIMEOUT_S, self._security.certificates
+            )
             if found is None:
                 return None
             member = NodeId(found.member.name, found.member.incarnation)
@@ -383,6 +390,7 @@ class Node:
             lambda: core.leader is not None,
             book.all,
             self.record,
+            self._security.certificates,
         )
         raft_service.configuration = applied
         return membership

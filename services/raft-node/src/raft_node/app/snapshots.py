@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from doug_wire.tls import Certificates
 from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import NodeId
@@ -48,6 +49,7 @@ class SnapshotParts:
         metrics: Metrics,
         record: Recorder,
         on_failure: Callable[[FatalError], None],
+        certificates: Certificates | None,
     ) -> None:
         """Builds it. Requires: a running event loop."""
         # Receiving and installing in order on one thread; making and reading what is sent on others.
@@ -72,6 +74,7 @@ class SnapshotParts:
             metrics,
             record,
             on_failure,
+            certificates,
         )
         installer = Installer(fs, settings.data_dir, driver, engine, log, maintenance, self._receiving)
         self.service = SnapshotService(

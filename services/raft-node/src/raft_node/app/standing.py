@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from doug.v1 import raft_pb2 as pb
+from doug_wire.tls import Certificates
 from raft_node.observability.logs import get_logger
 from raft_node.raft.configuration import ConfigurationError, decode_configuration
 from raft_node.raft.membership import members_of
@@ -86,6 +87,7 @@ class Standing:
         has_leader: Callable[[], bool],
         addresses: Callable[[], Mapping[str, str]],
         record: Recorder,
+        certificates: Certificates | None = None,
     ) -> None:
         """Asks nobody yet.
 
@@ -97,7 +99,9 @@ class Standing:
             has_leader: Whether a leader is known here.
             addresses: Gives the Raft addresses that are worth asking, by name.
             record: Notes what happened.
+            certificates: For the connections to the peers; plaintext without.
         """
+        self._certificates = certificates
         self._me = me
         self._shard = shard
         self._cluster_id = cluster_id
@@ -123,7 +127,10 @@ class Standing:
             return
         addresses = [address for name, address in self._addresses().items() if name != self._me.name]
         answers = await asyncio.gather(
-            *(identify(address, self._shard, self._me.name, _CALL_TIMEOUT_S) for address in addresses)
+            *(
+                identify(address, self._shard, self._me.name, _CALL_TIMEOUT_S, self._certificates)
+                for address in addresses
+            )
         )
         known = newest((answer for answer in answers if answer is not None), self._shard, self._cluster_id, since)
         if known is None and own == NO_MEMBERS:

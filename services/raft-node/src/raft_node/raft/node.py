@@ -383,8 +383,12 @@ class RaftNode(Voter):
         if changed:
             self._outbox.change += 1
             # Both count: an entry was cut off, and another came.
-            if self._configurations.rollback(self._log) | self._configurations.append(message.entries):
+            undone, came = self._configurations.rollback(self._log), self._configurations.append(message.entries)
+            if undone or came:
                 self._adopt_configuration()
+            if came and not self._changing_index:
+                # To somebody who lags, a change comes together with the news that it is committed.
+                self._configuration_committed()
         self._outbox.send_when_durable(answer)
 
     def _append_entries_response(self, message: AppendEntriesResponse) -> None:

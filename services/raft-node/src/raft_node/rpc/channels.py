@@ -1,8 +1,13 @@
-"""The gRPC options that every channel and server of a node shares, each with its reason."""
+"""The channels to other nodes, and the gRPC options of all channels and servers of a node, each with its reason."""
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc.aio
+
+from doug_wire import tls
+from doug_wire.tls import Certificates
 
 MESSAGE_BYTES_MAX = 8 << 20
 
@@ -37,6 +42,36 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to ``host:port``; it connects by itself, again and again."""
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+def open_channel(address: str, certificates: Certificates | None = None) -> grpc.aio.Channel:
+    """A channel to ``host:port``; it connects by itself, again and again. Plaintext without certificates."""
+    return tls.open_channel(certificates, address, CHANNEL_OPTIONS)
+
+
+class Dialled:
+    """A channel to one peer that can be opened anew with newer certificates.
+
+    Attributes:
+        channel: The channel to use now.
+    """
+
+    def __init__(self, address: str, certificates: Certificates | None) -> None:
+        """Opens it."""
+        self._address = address
+        self._certificates = certificates
+        self._version = 0 if certificates is None else certificates.version
+        self._closing: set[asyncio.Task[None]] = set()
+        self.channel = open_channel(address, certificates)
+
+    def renew(self, grace_s: float) -> None:
+        """Opens it anew if there are newer certificates. What is under way gets ``grace_s``, then it is cut off."""
+        if self._certificates is None or self._version == self._certificates.version:
+            return
+        old, self._version = self.channel, self._certificates.version
+        self.channel = open_channel(self._address, self._certificates)
+        task = asyncio.create_task(old.close(grace_s))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Closes it."""
+        await asyncio.gather(self.channel.close(), *self._closing)

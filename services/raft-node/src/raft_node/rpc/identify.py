@@ -7,10 +7,13 @@ import grpc.aio
 
 from doug.v1 import raft_pb2 as pb
 from doug.v1 import raft_pb2_grpc as pb_grpc
+from doug_wire.tls import Certificates
 from raft_node.rpc.channels import open_channel
 
 
-async def identify(address: str, shard: int, sender: str, timeout_s: float) -> pb.IdentifyResponse | None:
+async def identify(
+    address: str, shard: int, sender: str, timeout_s: float, certificates: Certificates | None = None
+) -> pb.IdentifyResponse | None:
     """What the node at an address answers; None when it does not in time.
 
     Args:
@@ -18,8 +21,9 @@ async def identify(address: str, shard: int, sender: str, timeout_s: float) -> p
         shard: The asker's shard.
         sender: The asker's name.
         timeout_s: How long to wait.
+        certificates: For the connection; plaintext without.
     """
-    channel = open_channel(address)
+    channel = open_channel(address, certificates)
     try:
         return await ask(channel, shard, sender, timeout_s)
     finally:

@@ -22,6 +22,7 @@ import grpc.aio
 
 from doug.v1 import raft_pb2 as pb
 from doug.v1 import raft_pb2_grpc as pb_grpc
+from doug_wire.tls import Certificates
 from raft_node import entry as entries
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
@@ -39,12 +40,14 @@ from raft_node.raft.messages import (
 )
 from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
-from raft_node.rpc.channels import open_channel
+from raft_node.rpc.channels import Dialled
 from raft_node.rpc.codec import MessageError
 from raft_node.rpc.round_trips import RoundTrips
-from raft_node.rpc.streams import ClientStream, Outbox
+from raft_node.rpc.streams import Call, ClientStream, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
+_RENEWAL_GRACE_S = 2.0
+"""Longer than any unary call to a peer."""
 _APPENDS_WAITING_MAX = 64
 _HEARTBEATS_WAITING_MAX = 8
 _READS_WAITING_MAX = 8
@@ -110,6 +113,7 @@ class Peer:
         metrics: Metrics,
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[NodeId], None],
+        certificates: Certificates | None = None,
     ) -> None:
         """Opens the connections; ``run`` sets the streams going."""
         self.node_id = node_id
@@ -119,8 +123,7 @@ class Peer:
         self._metrics = metrics
         self._on_message = on_message
         # A connection of their own for heartbeats, reads and votes: on a shared one they would wait behind entries.
-        self._bulk_channel, self._channel = open_channel(address), open_channel(address)
-        self._stub = pb_grpc.RaftStub(self._channel)
+        self._bulk, self._control = Dialled(address, certificates), Dialled(address, certificates)
         self._calls: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._round_trips = RoundTrips(metrics.peer_round_trip(node_id.name).observe)
@@ -131,21 +134,22 @@ class Peer:
         self._sent_vote = metrics.sent("Raft", "RequestVote")
         self._sent_timeout_now = metrics.sent("Raft", "TimeoutNow")
         self._appends: ClientStream[pb.AppendEntriesRequest, pb.AppendEntriesResponse] = ClientStream(
-            pb_grpc.RaftStub(self._bulk_channel).Replicate,
+            self._open_appends,
             _APPENDS_WAITING_MAX,
             self._append_answered,
             metrics.sent("Raft", "Replicate").inc,
             partial(on_unreachable, node_id),
         )
         self._heartbeats: ClientStream[pb.HeartbeatRequest, pb.HeartbeatResponse] = ClientStream(
-            self._stub.Heartbeat,
+            self._open_heartbeats,
             _HEARTBEATS_WAITING_MAX,
             self._heartbeat_answered,
             metrics.sent("Raft", "Heartbeat").inc,
             self._round_trips.broken,
+            self._heartbeat_leaves,
         )
         self._reads: ClientStream[pb.ReadIndexRequest, pb.ReadIndexResponse] = ClientStream(
-            self._stub.ReadIndex,
+            self._open_reads,
             _READS_WAITING_MAX,
             self._read_answered,
             metrics.sent("Raft", "ReadIndex").inc,
@@ -162,7 +166,23 @@ class Peer:
         finally:
             for call in self._calls:
                 call.cancel()
-            await asyncio.gather(self._bulk_channel.close(), self._channel.close())
+            await asyncio.gather(self._bulk.close(), self._control.close())
+
+    def _open_appends(self) -> Call:
+        self._bulk.renew(_RENEWAL_GRACE_S)
+        return pb_grpc.RaftStub(self._bulk.channel).Replicate()
+
+    def _open_heartbeats(self) -> Call:
+        return self._stub().Heartbeat()
+
+    def _open_reads(self) -> Call:
+        return self._stub().ReadIndex()
+
+    def _stub(self) -> pb_grpc.RaftAsyncStub:
+        """With the newest certificates, but the channel is never changed below a stream, which would be cut off."""
+        if not (self._heartbeats.open or self._reads.open):
+            self._control.renew(_RENEWAL_GRACE_S)
+        return pb_grpc.RaftStub(self._control.channel)
 
     def append(self, message: AppendEntries, blob: bytes) -> None:
         """Queues AppendEntries, whose entries are joined in ``blob``."""
@@ -170,9 +190,11 @@ class Peer:
 
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
-        if message.answer:
-            self._round_trips.sent(self._loop.time())
         self._heartbeats.outbox.put(codec.encode_heartbeat(message, self._envelope))
+
+    def _heartbeat_leaves(self, request: pb.HeartbeatRequest) -> None:
+        if not request.silent:
+            self._round_trips.sent(self._loop.time())
 
     def read_index(self, message: ReadIndexRequest) -> None:
         """Queues a question for a read index."""
@@ -195,7 +217,7 @@ class Peer:
         self._sent_timeout_now.inc()
         request = codec.encode_timeout_now(message, self._envelope)
         try:
-            await self._stub.TimeoutNow(request, timeout=_VOTE_TIMEOUT_S)
+            await self._stub().TimeoutNow(request, timeout=_VOTE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             self._metrics.messages_dropped.labels(self._metrics.shard, "timeout_now_failed").inc()
             _log.debug("raft.timeout_now_not_answered", peer=self.node_id.name, code=error.code().name)
@@ -203,7 +225,9 @@ class Peer:
     async def _ask(self, message: RequestVote) -> None:
         self._sent_vote.inc()
         try:
-            response = await self._stub.RequestVote(codec.encode_vote(message, self._envelope), timeout=_VOTE_TIMEOUT_S)
+            response = await self._stub().RequestVote(
+                codec.encode_vote(message, self._envelope), timeout=_VOTE_TIMEOUT_S
+            )
         except grpc.aio.AioRpcError as error:
             self._metrics.messages_dropped.labels(self._metrics.shard, "vote_failed").inc()
             _log.debug("raft.vote_not_answered", peer=self.node_id.name, code=error.code().name)
@@ -240,9 +264,10 @@ class Peer:
 class Peers:
     """All peers of a node: the driver's ``Transport``."""
 
-    def __init__(self, me: LocalMember, metrics: Metrics) -> None:
-        """Starts without peers; ``connect`` says how to reach them."""
+    def __init__(self, me: LocalMember, metrics: Metrics, certificates: Certificates | None = None) -> None:
+        """Starts without peers; ``connect`` says how to reach them. Plaintext without certificates."""
         self.me = me
+        self._certificates = certificates
         self._metrics = metrics
         self._peers: dict[NodeId, Peer] = {}
         self._running: dict[NodeId, asyncio.Task[None]] = {}
@@ -319,7 +344,9 @@ class Peers:
                 self._unknown.add(node_id)
                 _log.warning("raft.unknown_peer", peer=node_id.name, incarnation=node_id.incarnation)
             return None
-        peer = Peer(self.me, node_id, address, self._metrics, self._on_message, self._on_unreachable)
+        peer = Peer(
+            self.me, node_id, address, self._metrics, self._on_message, self._on_unreachable, self._certificates
+        )
         self._peers[node_id] = peer
         _log.info("raft.peer_connected", peer=node_id.name, incarnation=node_id.incarnation, address=address)
         if self._group is not None:

@@ -65,7 +65,7 @@ class RaftService(pb_grpc.RaftServicer):
     def attach(
         self, peers: Peers, receive: Callable[[Message], None], snapshots: SnapshotService | None = None
     ) -> None:
-        """From now on messages go to ``receive``, and snapshots to ``snapshots``; without it they are refused."""
+        """From now on messages are handed to ``receive``, and snapshots to ``snapshots`` if it takes any."""
         self._attached = Attached(peers, receive, snapshots)
 
     async def Identify(  # noqa: N802 - the method's name in the proto file

@@ -22,6 +22,7 @@ import grpc.aio
 
 from doug.v1 import raft_pb2 as pb
 from doug.v1 import raft_pb2_grpc as pb_grpc
+from doug_wire.tls import Certificates
 from raft_node.errors import DougError, FatalError
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
@@ -97,6 +98,7 @@ class SnapshotSender:
         metrics: Metrics,
         record: Recorder,
         on_failure: Callable[[FatalError], None],
+        certificates: Certificates | None = None,
     ) -> None:
         """Ties the parts together; ``wanted`` sets it going."""
         self._snapshots = snapshots
@@ -107,8 +109,10 @@ class SnapshotSender:
         self._threads = threads
         self._limits = limits
         self._metrics = metrics
+        self._sent = metrics.sent("Raft", "InstallSnapshot")
         self._record = record
         self._on_failure = on_failure
+        self._certificates = certificates
         self._transfers: dict[NodeId, asyncio.Task[None]] = {}
         self._failures: dict[NodeId, int] = {}
 
@@ -162,7 +166,7 @@ class SnapshotSender:
         address = self._address_of(peer)
         if address is None:
             raise TransferError("it has no address")
-        channel = open_channel(address)
+        channel = open_channel(address, self._certificates)
         try:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -269,6 +273,7 @@ class SnapshotSender:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 await call.write(request)
+                self._sent.inc()
         except TimeoutError:
             raise TransferError("it took nothing for too long") from None
 

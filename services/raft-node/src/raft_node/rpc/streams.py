@@ -73,7 +73,11 @@ BROKEN = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
 
 
 class ClientStream(Generic[Sent, Received]):
-    """A stream to a peer: opened when there is something to say, and again after it broke."""
+    """A stream to a peer: opened when there is something to say, and again after it broke.
+
+    Attributes:
+        open: Whether a call is under way.
+    """
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class ClientStream(Generic[Sent, Received]):
         on_received: Callable[[Received], None],
         on_sent: Callable[[], None],
         on_broken: Callable[[], None],
+        on_leaving: Callable[[Sent], None] | None = None,
     ) -> None:
         """Builds it; ``run`` sets it going.
 
@@ -91,12 +96,15 @@ class ClientStream(Generic[Sent, Received]):
             on_received: Takes each answer.
             on_sent: Called for each message that was written.
             on_broken: Called when what was under way is lost.
+            on_leaving: Called with each message before it is written, so before any answer to it.
         """
         self.outbox: Outbox[Sent] = Outbox(limit)
         self._open_call = open_call
         self._on_received = on_received
         self._on_sent = on_sent
         self._on_broken = on_broken
+        self._on_leaving = on_leaving
+        self.open = False
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -113,6 +121,7 @@ class ClientStream(Generic[Sent, Received]):
     async def _converse(self) -> bool:
         """Runs one call to its end; returns whether the peer ever answered."""
         call = self._open_call()
+        self.open = True
         answered = False
         writer = asyncio.create_task(self._write(call))
         try:
@@ -125,12 +134,15 @@ class ClientStream(Generic[Sent, Received]):
             writer.cancel()
             call.cancel()
             await asyncio.gather(writer, return_exceptions=True)
+            self.open = False
         return answered
 
     async def _write(self, call: Call) -> None:
         try:
             while True:
                 message = await self.outbox.get()
+                if self._on_leaving is not None:
+                    self._on_leaving(message)
                 await call.write(message)
                 self._on_sent()
         except BROKEN:

@@ -151,8 +151,7 @@ class Driver:
         self._commit_times = CommitTimes(metrics.commit_duration.observe)
         self._holds = 0
         self._hand_overs: set[asyncio.Future[NodeId]] = set()
-        # What is applied while a snapshot is being installed; None at all other times.
-        self._restoring_from: int | None = None
+        self._restoring_from: int | None = None  # What is applied while a snapshot is being installed.
 
     # What comes in.
 

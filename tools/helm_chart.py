@@ -1,6 +1,6 @@
 """Makes what is made from the Helm chart and what the chart is made of, or checks that the committed files are that.
 
-Usage: python tools/chart.py [--check]
+Usage: python tools/helm_chart.py [--check]
 
 - deploy/helm/dougdb/{dashboards,rules}: copies of deploy/observability, because a chart reads only its own files;
 - deploy/helm/dougdb/README.md: the table of values, from the comments in values.yaml;
@@ -71,7 +71,7 @@ def describe_values(text: str) -> str:
         if match[3] is not None:
             if not comment:
                 raise ValueError(f"values.yaml does not describe {name}")
-            rows.append(f"| `{name}` | `{match[3]}` | {comment} |")
+            rows.append(f"| **{name}** | `{match[3]}` | {comment} |")
         comment = ""
     return "\n".join(rows)
 

@@ -1,0 +1,54 @@
+"""What the settings say about TLS: the facade's certificates, and where it may speak plaintext.
+
+Must not know routes or shards. Invariant: a facade that listens or dials beyond its machine does so with TLS, or
+because DOUGDB_TLS_MODE is ``disabled``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+from prometheus_client import CollectorRegistry, Gauge
+
+from doug_wire import tls
+from doug_wire.tls import Certificates
+from facade.discovery.choice import mode_of
+from facade.errors import SettingsError
+from facade.settings import PREFIX, Settings, parse_address
+
+log = structlog.get_logger()
+
+ELSEWHERE = "the nodes that discovery finds"
+
+
+def load(settings: Settings) -> Certificates | None:
+    """The certificates; None for plaintext.
+
+    Raises:
+        SettingsError: They cannot be used, or plaintext would leave this machine without having been asked for.
+    """
+    hosts = [address.host for address in settings.listen]
+    hosts += [parse_address(address).host for nodes in settings.nodes.values() for address in nodes.values()]
+    if mode_of(settings) != "static":
+        hosts.append(ELSEWHERE)
+    try:
+        beyond = tls.check_plaintext(settings.tls_mode, hosts)
+    except tls.PlaintextError as error:
+        raise SettingsError(f"{PREFIX}TLS_MODE", str(error)) from error
+    if beyond:
+        log.warning("tls.disabled", reason=f"{PREFIX}TLS_MODE=disabled: anybody on the network can read and write")
+    if settings.tls_mode != "mutual":
+        return None
+    files = tls.Files(Path(settings.tls_cert_file), Path(settings.tls_key_file), Path(settings.tls_ca_file))
+    try:
+        return Certificates(files)
+    except tls.TlsError as error:
+        raise SettingsError(f"{PREFIX}TLS_CERT_FILE", str(error)) from error
+
+
+def show_expiry(certificates: Certificates, registry: CollectorRegistry) -> None:
+    """Has the metrics tell when the certificate ends."""
+    Gauge(
+        "dougdb_tls_certificate_expiry_timestamp_seconds", "When the certificate in use ends", registry=registry
+    ).set_function(certificates.expires_s)

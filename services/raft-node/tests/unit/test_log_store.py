@@ -1,0 +1,117 @@
+"""The log's port to the core: drops and resets beside writes, and what is told of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from raft_node import entry as entries
+from raft_node.entry import Entry, EntryKind
+from raft_node.errors import DiskError, FatalError
+from raft_node.observability.metrics import Metrics
+from raft_node.raft.types import HardState, NodeId, Write
+from raft_node.runtime.log_store import LogStore
+from raft_node.storage.wal import PrefixDrop, Wal, WalOptions
+from raft_node.testing.files import MemoryFileSystem
+
+D = "/wal"
+OPTIONS = WalOptions(segment_bytes=4096)
+
+
+def run(first: int, count: int, term: int = 1) -> list[Entry]:
+    return [entries.encode(index, term, EntryKind.COMMAND, 1, b"c" * 300) for index in range(first, first + count)]
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.fs = MemoryFileSystem()
+        self.fs.make_directory(D)
+        self.wal = Wal.open(self.fs, D, OPTIONS)
+        self.durable: asyncio.Queue[int] = asyncio.Queue()
+        self.failures: list[FatalError] = []
+        self.compacted: list[tuple[int, int]] = []
+        self.sequence = 0
+        self.log = LogStore(
+            self.wal,
+            Metrics(0),
+            self.durable.put_nowait,
+            self.failures.append,
+            on_compacted=lambda before, after: self.compacted.append((before, after)),
+        )
+
+    def idle(self) -> bool:
+        return self.log.idle
+
+    async def write(self, count: int, term: int = 1) -> None:
+        self.begin_write(count, term)
+        await self.durable.get()
+
+    def begin_write(self, count: int, term: int = 1) -> None:
+        self.sequence += 1
+        self.log.write(Write(self.sequence, HardState(term, None, 0), None, run(self.log.last_index + 1, count, term)))
+
+
+@contextmanager
+def opened() -> Iterator[Rig]:
+    rig = Rig()
+    try:
+        yield rig
+    finally:
+        rig.log.close()
+    assert not rig.failures
+
+
+async def test_the_log_stays_bounded_when_its_beginning_may_go() -> None:
+    with opened() as rig:
+        for _ in range(60):
+            await rig.write(5)
+            first = rig.log.first_index_within(4 * 4096)
+            if first > rig.log.first_index:
+                rig.log.drop_prefix(first)
+            # A drop and a preparation run beside.
+            await asyncio.sleep(0.001)
+        assert rig.log.last_index == 300
+        assert rig.log.first_index > 200 and rig.log.size_bytes <= 7 * 4096
+        assert rig.compacted and rig.compacted[0][0] == 1 and rig.compacted[-1][1] == rig.log.first_index
+        assert all(before < after for before, after in rig.compacted)
+        assert len([name for name in rig.fs.list_directory(D) if name.endswith(".wal")]) <= 7
+        with pytest.raises(AssertionError):
+            rig.log.entries(1, 2, 1)
+    assert Wal.open(rig.fs, D, OPTIONS).last_index == 300
+
+
+async def test_a_reset_waits_for_the_write_before_it() -> None:
+    with opened() as rig:
+        await rig.write(5)
+        rig.begin_write(5)
+        resetting = asyncio.create_task(rig.log.reset(50, 3, HardState(4, NodeId("b", 2), 50)))
+        await asyncio.sleep(0)
+        assert not rig.idle()
+        await resetting
+        assert rig.durable.get_nowait() == 2
+        assert rig.idle()
+        assert (rig.log.first_index, rig.log.last_index, rig.log.term(50)) == (51, 50, 3)
+        assert rig.log.hard_state == HardState(4, NodeId("b", 2), 50)
+        assert rig.compacted == [(1, 51)]
+        await rig.write(2, term=4)
+        assert rig.log.last_index == 52
+    again = Wal.open(rig.fs, D, OPTIONS)
+    assert (again.first_index, again.last_index) == (51, 52)
+
+
+async def test_a_drop_that_fails_stops_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(drop: PrefixDrop) -> None:
+        raise DiskError(D, "remove", OSError(5, "Input/output error"))
+
+    monkeypatch.setattr(PrefixDrop, "run", fails)
+    rig = Rig()
+    while not rig.compacted:
+        await rig.write(5)
+        rig.log.drop_prefix(rig.log.first_index_within(2 * 4096))
+    async with asyncio.timeout(10):
+        while not rig.failures:
+            await asyncio.sleep(0.001)
+    rig.log.close()

@@ -1,0 +1,146 @@
+"""A real Prometheus beside a real cluster, both started by what ``make observe`` runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.cluster import FACADE_PORTS, NODE_PORTS_STRIDE, Cluster, free_ports, wait_for
+from bench.http11 import fetch
+from tools import dashboards
+from tools.observability.alerts import GROUPS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)"),
+]
+NODES, FACADES = 6, 1
+LOAD_S = 6.0
+
+
+class Observed:
+    """A cluster and its Prometheus."""
+
+    def __init__(self, cluster: Cluster, port: int) -> None:
+        self.cluster = cluster
+        self.port = port
+
+    def api(self, path: str, **query: str) -> Any:
+        """What Prometheus' API answers."""
+        words = f"?{urllib.parse.urlencode(query)}" if query else ""
+        answer = fetch(self.port, "GET", f"/api/v1/{path}{words}", timeout_s=10)
+        document = json.loads(answer.body)
+        assert document["status"] == "success", document
+        return document["data"]
+
+    def query(self, expr: str) -> list[dict[str, Any]]:
+        """The series that an expression gives now."""
+        result: list[dict[str, Any]] = self.api("query", query=expr)["result"]
+        return result
+
+    def up(self) -> bool:
+        return len(self.query("up == 1")) == NODES + FACADES
+
+
+@pytest.fixture(scope="module")
+def observed(new_cluster: Callable[..., Cluster]) -> Iterator[Observed]:
+    command = [sys.executable, str(ROOT / "tools" / "observe.py"), "--scrape-seconds", "0.5"]
+    cluster = new_cluster(shards=2, nodes=3, command=command)
+    cluster.base_port = free_ports(*FACADE_PORTS, NODE_PORTS_STRIDE)
+    cluster.command += ["--prometheus-port", str(cluster.port + 5)]
+    cluster.start()
+    seen = Observed(cluster, cluster.port + 5)
+    wait_for(lambda: b"Ctrl-C ends both" in cluster.output.read_bytes(), 30, "observe says where to look")
+    wait_for(seen.up, 30, "every process is scraped")
+    ends = time.monotonic() + LOAD_S
+    number = 0
+    # Some of everything, so that rates have something to tell.
+    while time.monotonic() < ends:
+        for key in (f"/v1/kv/observed/{number}", f"/v1/kv/observed/{number + 1}"):
+            assert cluster.request("PUT", key, b"value").status == 200
+            assert cluster.request("GET", key).status == 200
+            assert cluster.request("GET", f"{key}?consistency=eventual").status in (200, 404)
+        assert cluster.request("DELETE", f"/v1/kv/observed/{number}").status == 204
+        assert cluster.request("GET", "/v1/version").status == 200
+        number += 2
+        time.sleep(0.05)
+    yield seen
+
+
+def test_every_process_is_scraped_by_its_name(observed: Observed) -> None:
+    targets = observed.api("targets")["activeTargets"]
+    assert {target["health"] for target in targets} == {"up"}
+    assert {target["labels"]["pod"] for target in targets} == {*observed.cluster.node_ids, "facade"}
+
+
+def test_term_and_commit_index_are_there_for_every_node(observed: Observed) -> None:
+    for metric in ("dougdb_raft_term", "dougdb_raft_commit_index"):
+        series = observed.query(metric)
+        assert {found["metric"]["pod"] for found in series} == set(observed.cluster.node_ids)
+        assert all(float(found["value"][1]) >= 1 for found in series)
+        assert all(found["metric"]["pod"].startswith(f"shard-{found['metric']['shard']}-") for found in series)
+    terms = observed.query("count by (shard) (count_values by (shard) ('term', dougdb_raft_term))")
+    assert {found["metric"]["shard"]: found["value"][1] for found in terms} == {"0": "1", "1": "1"}
+    leaders = observed.query("sum by (shard) (dougdb_raft_is_leader)")
+    assert {found["metric"]["shard"]: found["value"][1] for found in leaders} == {"0": "1", "1": "1"}
+
+
+@pytest.mark.parametrize("name", dashboards.DASHBOARDS)
+def test_every_expression_of_a_dashboard_returns_data(observed: Observed, name: str) -> None:
+    empty = []
+    for panel in dashboards.DASHBOARDS[name].panels:
+        for query in panel.queries:
+            expr = query.expr.replace("$__rate_interval", "20s")
+            expr = re.sub(r"\$(namespace|job|shard)\b", ".*", expr)
+            if not observed.query(expr):
+                empty.append(f"{panel.title}: {expr}")
+    assert not empty
+
+
+def test_choosing_one_shard_shows_that_shard(observed: Observed) -> None:
+    (query,) = next(panel for panel in dashboards.DASHBOARDS["raft"].panels if panel.title == "Term").queries
+    expr = query.expr.replace("$namespace", ".*").replace("$job", "dougdb-nodes").replace("$shard", "1")
+    assert {found["metric"]["shard"] for found in observed.query(expr)} == {"1"}
+
+
+def test_the_rules_are_evaluated_and_nothing_fires(observed: Observed) -> None:
+    names = {alert.name for alerts in GROUPS.values() for alert in alerts}
+
+    def evaluated() -> list[dict[str, Any]] | None:
+        rules = [rule for group in observed.api("rules")["groups"] for rule in group["rules"]]
+        return rules if rules and all(rule["health"] == "ok" for rule in rules) else None
+
+    rules = wait_for(evaluated, 15, "every rule was evaluated without an error")
+    assert {rule["name"] for rule in rules} == names
+    assert [rule["name"] for rule in rules if rule["state"] == "firing"] == []
+
+
+def test_a_node_that_dies_is_missed(observed: Observed) -> None:
+    cluster = observed.cluster
+    for node in cluster.node_ids[3:5]:
+        cluster.member(node).suspend()
+    try:
+        expr = next(alert.expr for alert in GROUPS["raft"] if alert.name == "DougDBQuorumAtRisk")
+        found = wait_for(lambda: observed.query(expr), 20, "two of three nodes are missed")
+        assert [series["metric"]["shard"] for series in found] == ["1"]
+    finally:
+        for node in cluster.node_ids[3:5]:
+            cluster.member(node).resume()
+    wait_for(observed.up, 30, "they are back")
+
+
+def test_ctrl_c_ends_both(observed: Observed) -> None:
+    assert observed.cluster.processes()
+    assert observed.cluster.interrupt() == 0
+    assert observed.cluster.processes() == []

@@ -1,0 +1,186 @@
+"""A whole cluster with TLS everywhere, as a user starts it: ``make certs``, ``dougctl dev --tls``, a renewal."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from bench.cluster import dougctl
+from tools import certs
+
+from doug.v1 import admin_pb2, admin_pb2_grpc
+from dougdb import CertificateError, DougClient, UnavailableError
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+PORT, BASE_PORT, NODES = 25_100, 25_000, 3
+URL = f"https://127.0.0.1:{PORT}"
+
+
+class Running:
+    """``dougctl dev`` with one shard of three nodes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.certs = folder / "certs"
+        self.data = folder / "data"
+        self.output = folder / "output"
+        assert certs.main(["--out", str(self.certs)]) == 0
+        command = [
+            dougctl(), "dev", "--shards", "1", "--nodes", str(NODES), "--port", str(PORT), "--base-port",
+            str(BASE_PORT), "--data", str(self.data), "--tls", str(self.certs),
+        ]  # fmt: skip
+        environment = {
+            **os.environ, "DOUGDB_TLS_RELOAD_MS": "200", "DOUGDB_ELECTION_TIMEOUT_MS": "1000",
+            "DOUGDB_ELECTION_TIMEOUT_MAX_MS": "2000",
+        }  # fmt: skip
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+
+    @property
+    def ca(self) -> str:
+        return str(self.certs / "ca.crt")
+
+    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+        ends_s = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < ends_s, f"{what}\n{self.output.read_text()}"
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            assert self.process.wait(30) == 0, self.output.read_text()
+        finally:
+            self.process.kill()
+
+    def presented(self, port: int) -> bytes | None:
+        """The certificate that a port shows."""
+        context = ssl.create_default_context(cafile=self.ca)
+        context.load_cert_chain(self.certs / "tls.crt", self.certs / "tls.key")
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+        ):
+            return secured.getpeercert(binary_form=True)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    cluster = Running(tmp_path_factory.mktemp("tls"))
+    try:
+        cluster.until(lambda: "ready: https://" in cluster.output.read_text(), "it becomes ready")
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def test_it_serves_https_and_only_that(running: Running) -> None:
+    with DougClient(URL, ca_file=running.ca) as client:
+        client.put("key", b"value")
+        assert client.get("key").data == b"value"
+        assert client.get("key", consistency="eventual").data == b"value"
+        assert sorted(node.role for node in client.cluster().shards[0].nodes) == ["follower", "follower", "leader"]
+    with DougClient(URL) as stranger, pytest.raises(UnavailableError, match="certificate verify failed"):
+        stranger.get("key")
+    with DougClient(URL.replace("https", "http")) as plain, pytest.raises(UnavailableError):
+        plain.get("key")
+    with pytest.raises(CertificateError, match="absent"):
+        DougClient(URL, ca_file="absent.crt")
+    command = [dougctl(), "--url", URL, "--ca-file", running.ca, "get", "key"]
+    assert subprocess.run(command, capture_output=True, check=True, timeout=60).stdout == b"value"
+
+
+def test_no_port_of_a_node_takes_plaintext(running: Running) -> None:
+    for port in range(BASE_PORT, BASE_PORT + 3 * NODES, 3):
+        for which in (port, port + 1):
+            with grpc.insecure_channel(f"127.0.0.1:{which}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+                with pytest.raises(grpc.RpcError) as caught:
+                    admin_pb2_grpc.AdminStub(channel).Status(admin_pb2.StatusRequest(), timeout=5)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", port + 2, timeout=10, context=ssl.create_default_context(cafile=running.ca)
+        )
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        figures = answer.read().decode().splitlines()
+        assert answer.status == 200, figures
+        expiry = [line for line in figures if line.startswith("dougdb_tls_certificate_expiry_timestamp_seconds ")]
+        assert 0 < float(expiry[0].split()[1]) - time.time() < 91 * 86_400
+        connection.close()
+
+
+def test_a_renewal_fails_no_request_and_nodes_find_each_other_with_new_certificates(running: Running) -> None:
+    ports = [PORT, *range(BASE_PORT, BASE_PORT + 3 * NODES)]
+    with DougClient(URL, ca_file=running.ca) as client:
+        client.put("before", b"1")
+        assert certs.main(["--out", str(running.certs)]) == 0
+        new = ssl.PEM_cert_to_DER_cert((running.certs / "tls.crt").read_text())
+
+        def renewed() -> bool:
+            client.put("meanwhile", b"2")
+            return all(running.presented(port) == new for port in ports)
+
+        running.until(renewed, "every port shows the new certificate")
+        leader = client.cluster().shards[0].leader
+        assert leader is not None
+        pid = int((running.data / "run" / f"{leader.id}.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+
+        def whole() -> bool:
+            nodes = client.cluster().shards[0].nodes
+            return len({node.commit_index for node in nodes}) == 1 and all(node.commit_index for node in nodes)
+
+        running.until(lambda: client.cluster().shards[0].leader is not None, "another one leads")
+        client.put("after", b"3")
+        running.until(whole, "the killed node is back and has caught up")
+        assert [client.get(key).data for key in ("before", "meanwhile", "after")] == [b"1", b"2", b"3"]
+
+
+def refused(module: str, **variables: str) -> str:
+    """Starts a program that must refuse to; what it says."""
+    environment = {**os.environ, **variables}
+    done = subprocess.run([sys.executable, "-m", module], env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2, done
+    return done.stderr.decode()
+
+
+def test_plaintext_beyond_the_machine_is_refused_without_a_choice(tmp_path: Path) -> None:
+    node = {
+        "DOUGDB_NODE_ID": "n", "DOUGDB_SHARD_ID": "0", "DOUGDB_WAL_DIR": str(tmp_path / "wal"),
+        "DOUGDB_DATA_DIR": str(tmp_path / "data"), "DOUGDB_CLIENT_LISTEN": "127.0.0.1:25200",
+        "DOUGDB_PEER_LISTEN": "127.0.0.1:25201", "DOUGDB_ADMIN_LISTEN": "127.0.0.1:25202",
+        "DOUGDB_PEERS": "n=127.0.0.1:25201",
+    }  # fmt: skip
+    for change in (
+        {"DOUGDB_CLIENT_LISTEN": "0.0.0.0:25200"},
+        {"DOUGDB_PEER_LISTEN": "[::]:25201"},
+        {"DOUGDB_ADMIN_LISTEN": "0.0.0.0:25202"},
+        {"DOUGDB_PEERS": "n=127.0.0.1:25201,m=10.0.0.1:25201"},
+    ):
+        assert "plaintext would leave this machine" in refused("raft_node", **{**node, **change})
+    facade = {"DOUGDB_LISTEN": "127.0.0.1:25203", "DOUGDB_NODES": '{"0": {"n": "127.0.0.1:25200"}}'}
+    for change in (
+        {"DOUGDB_LISTEN": "0.0.0.0:25203"},
+        {"DOUGDB_NODES": '{"0": {"n": "n.example:25200"}}'},
+        {"DOUGDB_DISCOVERY": "dns", "DOUGDB_DNS_NAMES": '{"0": "s0.ns.svc"}'},
+    ):
+        said = refused("facade", **{**facade, **change})
+        assert said.startswith("facade: DOUGDB_TLS_MODE: ")
+        assert "plaintext would leave this machine" in said
+    absent = {"DOUGDB_TLS_MODE": "mutual", "DOUGDB_TLS_KEY_FILE": "k", "DOUGDB_TLS_CA_FILE": "a"}
+    assert "DOUGDB_TLS_CERT_FILE is needed" in refused("raft_node", **node, **absent)
+    assert "DOUGDB_TLS_CERT_FILE: it is needed" in refused("facade", **facade, **absent)
+    absent["DOUGDB_TLS_CERT_FILE"] = str(tmp_path / "absent.crt")
+    assert "absent.crt: No such file" in refused("raft_node", **node, **absent)
+    assert "absent.crt: No such file" in refused("facade", **facade, **absent)
