@@ -11,9 +11,10 @@ Invariants:
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
+
+from raft_node.storage.iterators import Columns, Record, merge, records
 
 Batch = Sequence[tuple[bytes, bytes | None]]
 """Key and value, None for a delete. A later item of the same key wins."""
@@ -22,6 +23,7 @@ ENTRY_OVERHEAD_BYTES = 110
 """Two bytes objects and a place in a dict."""
 
 _RUN_KEYS = 4096
+_PIECE_KEYS = 256
 
 
 class Memtable:
@@ -46,12 +48,11 @@ class Memtable:
     def write(self, batch: Batch, applied_index: int, applied_term: int) -> None:
         """Takes the writes of log entries up to ``applied_index``."""
         self.entries.update(batch)
-        size = ENTRY_OVERHEAD_BYTES * len(batch)
-        for key, value in batch:
-            size += len(key)
-            if value is not None:
-                size += len(value)
-        self.size_bytes += size
+        try:
+            size = sum(map(len, chain.from_iterable(batch)))  # type: ignore[arg-type]
+        except TypeError:
+            size = sum([len(key) + (0 if value is None else len(value)) for key, value in batch])
+        self.size_bytes += size + ENTRY_OVERHEAD_BYTES * len(batch)
         self.applied_index = applied_index
         self.applied_term = applied_term
         self._snapshot = None
@@ -75,18 +76,27 @@ class MemtableSnapshot:
     def __init__(self, entries: dict[bytes, bytes | None]) -> None:
         self._entries = entries
 
-    def items(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes | None]]:
-        """The records with ``start <= key < end`` in key order, lazily sorted."""
-        entries = self._entries
+    def items(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Record]:
+        """The records with ``start <= key < end`` one by one, in key order."""
+        return records(self.columns(start, end, reverse), reverse=reverse)
+
+    def columns(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
+        """The same in pieces, for ``iterators.merge``; lazily sorted."""
         runs = []
-        keys = iter(entries)
-        while chunk := list(islice(keys, _RUN_KEYS)):
+        keys = iter(self._entries)
+        while some := list(islice(keys, _RUN_KEYS)):
             if end is None:
-                run = [key for key in chunk if key >= start]
+                run = [key for key in some if key >= start] if start else some
             else:
-                run = [key for key in chunk if start <= key < end]
+                run = [key for key in some if start <= key < end]
             if run:
-                run.sort(reverse=reverse)
-                runs.append(run)
-        for key in heapq.merge(*runs, reverse=reverse):
-            yield key, entries[key]
+                run.sort()
+                runs.append(self._pieces(run, reverse))
+        yield from merge(runs, reverse=reverse)
+
+    def _pieces(self, run: list[bytes], reverse: bool) -> Iterator[Columns]:
+        entries = self._entries
+        starts = range(0, len(run), _PIECE_KEYS)
+        for first in reversed(starts) if reverse else starts:
+            keys = run[first : first + _PIECE_KEYS]
+            yield Columns(keys, [entries[key] for key in keys], True)
