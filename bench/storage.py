@@ -50,6 +50,9 @@ PHASES = (
     "scan_100",
     "cold",
 )
+REPEATED = {"hit", "miss", "multi_get", "scan", "scan_back", "scan_100"}
+ROUNDS = 3
+"""Short phases are done so often, in turn, and the median counts."""
 
 ROWS = (
     ("write", "rate", "batch of 100, no sync", "ops/s"),
@@ -287,8 +290,12 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
             for engine in arguments.engines:
                 children[engine] = Child(engine, Path(directory), arguments)
             for phase in PHASES:
-                for engine, child in children.items():
-                    results[engine][phase] = child.ask(phase)
+                rounds: dict[str, list[dict[str, float]]] = {engine: [] for engine in children}
+                for _ in range(ROUNDS if phase in REPEATED else 1):
+                    for engine, child in children.items():
+                        rounds[engine].append(child.ask(phase))
+                for engine, figures in rounds.items():
+                    results[engine][phase] = sorted(figures, key=lambda one: one.get("rate", 0))[len(figures) // 2]
                 say(f"{phase}: " + ", ".join(f"{name} {_gist(figures[phase])}" for name, figures in results.items()))
         finally:
             for child in children.values():
@@ -304,14 +311,20 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     """The figures as Markdown, with the ratio to RocksDB where there is one."""
     engines = list(results)
     reference = results.get("rocksdict", {})
-    lines = ["| | unit | " + " | ".join(engines) + " | ratio |", "|---" * (len(engines) + 3) + "|"]
+    lines = ["| | unit | " + " | ".join(engines) + " | ratio | ratio of CPU |", "|---" * (len(engines) + 4) + "|"]
     for phase, figure, title, unit in ROWS:
         values = [results[engine].get(phase, {}).get(figure) for engine in engines]
         ours, theirs = results.get("dougdb", {}).get(phase, {}).get(figure), reference.get(phase, {}).get(figure)
         ratio = f"{ours / theirs:.2f}" if ours and theirs else ""
+        ours_us, theirs_us = (_cpu_us(results.get(engine, {}).get(phase, {})) for engine in ("dougdb", "rocksdict"))
+        cpu = f"{theirs_us / ours_us:.2f}" if figure == "rate" and ours_us and theirs_us else ""
         cells = ["" if not value else f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
-        lines.append(f"| {title} | {unit} | " + " | ".join(cells) + f" | {ratio} |")
+        lines.append(f"| {title} | {unit} | " + " | ".join(cells) + f" | {ratio} | {cpu} |")
     return "\n".join(lines)
+
+
+def _cpu_us(figures: dict[str, float]) -> float:
+    return figures.get("front_us", 0) + figures.get("back_us", 0)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -68,14 +68,17 @@ def encode_block(keys: Sequence[bytes], values: Sequence[bytes | None]) -> bytes
 def encode_lengths(keys: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
     """The sizes of the keys, 16 bits each, then those of the values, 32 bits each, ``TOMBSTONE`` for None."""
     try:
-        value_lengths = array("I", map(len, values))  # type: ignore[arg-type]
+        value_lengths = list(map(len, values))  # type: ignore[arg-type]
     except TypeError:
-        value_lengths = array("I", [TOMBSTONE if value is None else len(value) for value in values])
-    key_lengths = array("H", map(len, keys))
-    if sys.byteorder == "big":
-        key_lengths.byteswap()
-        value_lengths.byteswap()
-    return key_lengths.tobytes() + value_lengths.tobytes()
+        value_lengths = [TOMBSTONE if value is None else len(value) for value in values]
+    return _encode("H", list(map(len, keys))) + _encode("I", value_lengths)
+
+
+def _encode(typecode: str, numbers: list[int]) -> bytes:
+    count = len(numbers)
+    if count and numbers.count(numbers[0]) == count:
+        return struct.pack("<" + typecode, numbers[0]) * count
+    return struct.pack(f"<{count}{typecode}", *numbers)
 
 
 def seal(payload: bytes, compression: str) -> bytes:
