@@ -25,7 +25,7 @@ from raft_node.storage.changes import encode_frame
 from raft_node.storage.engine import Engine, EngineStats
 from raft_node.storage.files import OsFileSystem, WritableFile
 from raft_node.storage.options import EngineOptions, WalOptions
-from raft_node.storage.tasks import Task
+from raft_node.storage.tasks import CompactionTask, Task
 from raft_node.storage.wal import Wal, WalHardState
 
 Pairs = Sequence[tuple[bytes, bytes]]
@@ -54,8 +54,8 @@ class Store(Protocol):
     def scan(self, start: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """The records from ``start`` on, or all backwards."""
 
-    def compacted(self) -> tuple[int, int]:
-        """The bytes that compactions have read and written; zeros where the engine does not tell."""
+    def compacted(self) -> tuple[float, int, int]:
+        """What compactions took in seconds, and the bytes they have read and written; zeros where nobody tells."""
 
     def close(self) -> None:
         """Closes it."""
@@ -102,6 +102,7 @@ class DougStore:
         self._threads = ThreadPoolExecutor(3)
         self._pending: dict[str, Future[Any]] = {}
         self._change: Any = None
+        self._task_began_s = self._compacting_s = 0.0
         self._task: Task | None = None
         self._drop: Any = None
         if self._wal.last_index == 0:
@@ -140,9 +141,9 @@ class DougStore:
         """What the engine says of itself."""
         return self._engine.stats()
 
-    def compacted(self) -> tuple[int, int]:
+    def compacted(self) -> tuple[float, int, int]:
         stats = self._engine.stats()
-        return stats.compacted_read_bytes, stats.compacted_written_bytes
+        return self._compacting_s, stats.compacted_read_bytes, stats.compacted_written_bytes
 
     def close(self) -> None:
         wait(list(self._pending.values()))
@@ -176,6 +177,8 @@ class DougStore:
             pending["change"] = self._threads.submit(self._change.run)
         if done := self._done("task"):
             assert self._task is not None
+            if isinstance(self._task, CompactionTask):
+                self._compacting_s += time.perf_counter() - self._task_began_s
             pending["install"] = self._threads.submit(engine.prepare_install, self._task, done.result())
         if done := self._done("install"):
             engine.finish_install(done.result())
@@ -184,6 +187,7 @@ class DougStore:
         if self._task is None:
             self._task = engine.next_task()
             if self._task is not None:
+                self._task_began_s = time.perf_counter()
                 pending["task"] = self._threads.submit(self.worker.run, self._task)
         self._done("segment")
         if wal.wants_segment and "segment" not in pending:
@@ -210,7 +214,10 @@ class RocksStore:
         self._batch = rocksdict.WriteBatch
         self._unsynced, self._synced = rocksdict.WriteOptions(), rocksdict.WriteOptions()
         self._synced.sync = True
-        self._db = rocksdict.Rdict(str(directory), options)
+        # Unless the column family is named, a store that exists is opened with the options that lie beside it.
+        self._db = rocksdict.Rdict(str(directory), options, column_families={"default": options})
+        capacity = self._db.property_int_value("rocksdb.block-cache-capacity")
+        assert capacity == cache_bytes, f"RocksDB has a cache of {capacity} bytes"
         self.get = self._db.get
         self.multi_get = self._db.get
 
@@ -239,8 +246,8 @@ class RocksStore:
             return self._db.items(backwards=True)  # type: ignore[no-any-return]
         return self._db.items(from_key=start) if start else self._db.items()  # type: ignore[no-any-return]
 
-    def compacted(self) -> tuple[int, int]:
-        return 0, 0
+    def compacted(self) -> tuple[float, int, int]:
+        return 0.0, 0, 0
 
     def close(self) -> None:
         self._db.close()
@@ -281,8 +288,8 @@ class LevelStore:
     def scan(self, start: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         return self._db.iterator(start=start or None, reverse=reverse)  # type: ignore[no-any-return]
 
-    def compacted(self) -> tuple[int, int]:
-        return 0, 0
+    def compacted(self) -> tuple[float, int, int]:
+        return 0.0, 0, 0
 
     def close(self) -> None:
         self._db.close()
