@@ -105,6 +105,9 @@ class NodeSettings(BaseSettings):
     compression: Literal["none", "lz4"] = "lz4"
     """How blocks of SSTables are compressed, where it pays."""
 
+    reserve_bytes: int = Field(default=64 << 20, ge=0, le=1 << 40)
+    """Below so much free space on a volume writes are refused. As much again is held by a file beside the data, which
+    goes when the room gets short, so that a compaction can still free space. 0: refuse only when a disk was full."""
     log_keep_bytes: int = Field(default=64 << 20, ge=1 << 16)
     """So much of the log is kept for nodes that lag behind or restart, beyond what this node itself still needs."""
     log_bytes_max: int = Field(default=1 << 30, ge=1 << 16)

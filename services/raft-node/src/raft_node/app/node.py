@@ -23,6 +23,7 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap
+from raft_node.app.full_disk import give_way
 from raft_node.app.operator import Operator, Replica
 from raft_node.app.snapshots import SnapshotParts
 from raft_node.app.standing import Standing
@@ -57,10 +58,11 @@ from raft_node.runtime.log_store import LogStore, to_raft, to_wal
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.membership import Identified, MemberEvents, Membership
 from raft_node.runtime.reader import Reader
+from raft_node.runtime.space import SpaceWatch
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
-from raft_node.storage.files import FileSystem
+from raft_node.storage.files import DiskFileSystem
 from raft_node.storage.wal import Wal
 
 _EXPIRE_EVERY_S = 0.5
@@ -96,13 +98,14 @@ def _end_with(task: asyncio.Task[None]) -> None:
 class Node:
     """One replica of a shard, as a process."""
 
-    def __init__(self, settings: NodeSettings, fs: FileSystem) -> None:
+    def __init__(self, settings: NodeSettings, fs: DiskFileSystem) -> None:
         """Prepares it; ``run`` does everything. Requires: both volumes exist and are locked."""
         self._settings = settings
         self._fs = fs
         self._metrics = Metrics(settings.shard_id, settings.build_commit)
         self._security = Security(settings, self._metrics.registry)
-        self._volumes = Volumes({"wal": settings.wal_dir, "data": settings.data_dir})
+        volumes = {"wal": settings.wal_dir, "data": settings.data_dir}
+        self._volumes = Volumes(volumes)
         self._wal_replay_s = 0.0
         self._stopping = asyncio.Event()
         self._fatal: FatalError | None = None
@@ -115,6 +118,7 @@ class Node:
         self._drains: set[asyncio.Task[None]] = set()
         self._events = EventRing(settings.events_max, settings.events_bytes_max)
         self._operator = Operator(settings, self.record, self._show_drained)
+        self._space = SpaceWatch(fs, volumes, settings.data_dir, settings.reserve_bytes, self.record)
         self._standing: Standing | None = None
         self._member_events: MemberEvents | None = None
         self._metrics.registry.register(StateCollector(settings.shard_id, self._state))
@@ -299,6 +303,7 @@ class Node:
             lambda: snapshots.flushed(),  # noqa: PLW0108
             self.fail,
             self.record,
+            self._space.notice,
         )
         driver = self._make_driver(
             core,
@@ -322,6 +327,7 @@ class Node:
             self.record,
             self.fail,
             self._security.certificates,
+            self._space.room_bytes,
         )
         reader = Reader(engine, self.fail)
         stack.callback(reader.close)
@@ -330,7 +336,7 @@ class Node:
         peers.connect(book.find, driver.receive, driver.peer_unreachable)
         follow_term(lambda: core.term)
         membership = self._attach_members(identity, driver, book, log, raft_service)
-        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots)
+        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots, book)
         raft_service.attach(peers, driver.receive, snapshots.service)
         doug_service.attach(self._shard)
         driver.start()
@@ -344,6 +350,7 @@ class Node:
             slow_s=self._settings.slow_append_ms / 1000,
             on_slow=self._tell_slow_disk,
             on_compacted=self._tell_compaction,
+            on_full=self._space.notice,
         )
 
     def _attach_members(
@@ -388,6 +395,7 @@ class Node:
             self._security.certificates,
         )
         raft_service.configuration = applied
+        raft_service.disk_low = lambda: self._space.low
         return membership
 
     def _make_driver(
@@ -415,6 +423,7 @@ class Node:
             on_event=self._tell,
             on_applied=maintenance.poke,
             on_snapshots_wanted=on_snapshots_wanted,
+            disk_full=lambda: self._space.low,
             lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
         )
 
@@ -426,7 +435,9 @@ class Node:
         driver: Driver,
         membership: Membership,
         snapshots: SnapshotParts,
+        book: AddressBook,
     ) -> None:
+        settings = self._settings
         assert self._standing is not None
         tasks = [
             asyncio.create_task(peers.run()),
@@ -434,6 +445,8 @@ class Node:
             asyncio.create_task(self._standing.run()),
             asyncio.create_task(self._expire(driver, peers, membership, snapshots)),
             asyncio.create_task(self._volumes.run()),
+            asyncio.create_task(self._space.run()),
+            asyncio.create_task(give_way(self._space, driver, settings, book.find, self._security.certificates)),
         ]
 
         for task in tasks:
@@ -551,4 +564,12 @@ class Node:
     def _state(self) -> NodeState | None:
         if self._shard is None or self._engine is None or self._log is None:
             return None
-        return read_state(self._shard, self._engine, self._log, self._metrics, self._wal_replay_s, self._volumes)
+        return read_state(
+            self._shard,
+            self._engine,
+            self._log,
+            self._metrics,
+            self._wal_replay_s,
+            self._volumes,
+            disk_low=self._space.low,
+        )

@@ -68,6 +68,7 @@ class NodeState(NamedTuple):
     restoring: bool
     stalled_s: float
     volumes: dict[str, tuple[int, int]]
+    disk_low: bool
 
 
 class Metrics:
@@ -138,7 +139,7 @@ class Metrics:
         self.proposals_failed = counter(
             "dougdb_raft_proposals_failed", "Proposals that were refused or whose outcome is unknown", "reason"
         )
-        self._outcomes(self.proposals_failed, "not_leader", "overloaded", "timeout")
+        self._outcomes(self.proposals_failed, "not_leader", "overloaded", "disk_full", "timeout")
         self.leader_changes = counter("dougdb_raft_leader_changes", "How often this node saw a new leader").labels(
             self.shard
         )
@@ -264,6 +265,7 @@ class StateCollector(Collector):
             "dougdb_sstable_open_files": ("SSTables that are kept open", state.open_tables),
             "dougdb_block_cache_bytes": ("Memory of the decoded blocks", state.block_cache_bytes),
             "dougdb_compaction_pending_bytes": ("What waits for a compaction", state.compaction_pending_bytes),
+            "dougdb_disk_low": ("1 while writes are refused for want of space", int(state.disk_low)),
             "dougdb_write_stalled": ("1 while applying waits for a flush or a compaction", int(state.stalled)),
         }
         for name, (text, value) in plain.items():

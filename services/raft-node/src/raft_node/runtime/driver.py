@@ -100,6 +100,7 @@ class Driver:
         on_applied: Callable[[], None],
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
         lease_clock: Callable[[], float] | None = None,
+        disk_full: Callable[[], bool] = lambda: False,
     ) -> None:
         """Builds it; ``start`` sets it going.
 
@@ -118,6 +119,7 @@ class Driver:
             on_applied: Called after entries were applied, so that flushes can be looked after.
             on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
             lease_clock: What leases are judged by, in ticks; None without leases.
+            disk_full: Whether writes are refused for want of space; asked for every batch.
         """
         self.node = node
         self.machine = machine
@@ -133,6 +135,7 @@ class Driver:
         self._on_event = on_event
         self._on_applied = on_applied
         self._on_snapshots_wanted = on_snapshots_wanted
+        self._disk_full = disk_full
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
         self._waiting_bytes = 0
@@ -187,6 +190,9 @@ class Driver:
         """Proposes writes; each sink hears once what became of its own."""
         if not self._takes_requests():
             self._refuse(submissions, Status.NOT_LEADER, "not_leader")
+            return
+        if self._disk_full():
+            self._refuse(submissions, Status.DISK_FULL, "disk_full")
             return
         size = sum([len(submission.command) for submission in submissions])
         full = (
