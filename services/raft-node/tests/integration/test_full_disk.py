@@ -218,8 +218,9 @@ def test_leadership_moves_to_a_node_with_room(start: Callable[..., list[Node]]) 
     # All of them full: nobody is better, so leadership stays where it is, and reads go on.
     for node in nodes:
         node.fill(3 * MIB)
+    until(lambda: all('dougdb_disk_low{shard="0"} 1.0' in node.metrics() for node in nodes), nodes)
     leader = next(node for node in nodes if node.role == "leader")
-    until(lambda: leader.put("k", b"3") == "DISK_FULL", nodes)
+    assert leader.put("k", b"3") == "DISK_FULL"
     time.sleep(4)
     assert leader.role == "leader" and leader.get("k") == b"2"
     for node in nodes:

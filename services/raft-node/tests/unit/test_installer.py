@@ -109,7 +109,8 @@ class Rig:
         self.header, contents = a_header(self.fs)
         for directory in (WAL, DATA):
             self.fs.make_directory(directory)
-        self.wal, self.engine, _ = open_storage(self.fs, SETTINGS, "s1")
+        opened = open_storage(self.fs, SETTINGS, "s1")
+        self.wal, self.engine = opened.wal, opened.engine
         log = a_log(40, 3) if log_entries is None else log_entries
         self.wal.publish(self.wal.append(to_wal(HardState(3, B, commit_index)), None, log))
         StateMachine(self.engine).apply(log[:20])
@@ -143,8 +144,8 @@ class Rig:
         self.threads.shutdown()
 
     def start_again(self) -> tuple[Wal, Engine]:
-        wal, engine, _ = open_storage(self.fs, SETTINGS, f"s{self.fs.crashes + 2}")
-        return wal, engine
+        opened = open_storage(self.fs, SETTINGS, f"s{self.fs.crashes + 2}")
+        return opened.wal, opened.engine
 
 
 def assert_new(wal: Wal, engine: Engine) -> None:

@@ -314,8 +314,23 @@ class Node:
             maintenance,
             lambda wanted: snapshots.wanted(wanted),  # noqa: PLW0108
         )
-        snapshots = SnapshotParts(
-            settings,
+        snapshots = self._make_snapshots(driver, log, engine, maintenance, peers)
+        reader = Reader(engine, self.fail)
+        stack.callback(reader.close)
+        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
+        book = AddressBook(settings.peer_addresses, lambda: core.configuration)
+        peers.connect(book.find, driver.receive, driver.peer_unreachable)
+        membership = self._attach_members(identity, driver, book, log, raft_service)
+        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots, book)
+        raft_service.attach(peers, driver.receive, snapshots.service)
+        doug_service.attach(self._shard)
+        driver.start()
+
+    def _make_snapshots(
+        self, driver: Driver, log: LogStore, engine: Engine, maintenance: Maintenance, peers: Peers
+    ) -> SnapshotParts:
+        return SnapshotParts(
+            self._settings,
             self._fs,
             self._start_id,
             driver,
@@ -329,17 +344,6 @@ class Node:
             self._security.certificates,
             self._space.room_bytes,
         )
-        reader = Reader(engine, self.fail)
-        stack.callback(reader.close)
-        self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
-        book = AddressBook(settings.peer_addresses, lambda: core.configuration)
-        peers.connect(book.find, driver.receive, driver.peer_unreachable)
-        follow_term(lambda: core.term)
-        membership = self._attach_members(identity, driver, book, log, raft_service)
-        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots, book)
-        raft_service.attach(peers, driver.receive, snapshots.service)
-        doug_service.attach(self._shard)
-        driver.start()
 
     def _make_log(self, wal: Wal, on_durable: Callable[[int], None]) -> LogStore:
         return LogStore(
@@ -361,8 +365,9 @@ class Node:
         log: LogStore,
         raft_service: RaftService,
     ) -> Membership:
-        """What has to do with members: changes, how this node stands, and what peers are told of both."""
+        """What has to do with members and terms: changes, how this node stands, and what others are told of them."""
         core, settings = driver.node, self._settings
+        follow_term(lambda: core.term)
         cluster_id = identity.cluster_id.encode()
 
         async def who_is(address: str) -> Identified | None:

@@ -6,6 +6,7 @@ Prometheus asks, by ``StateCollector``. Nothing is counted for a single operatio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -21,13 +22,13 @@ _FSYNC_BUCKETS = tuple(0.0005 * 2**step for step in range(15))
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _APPLY_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-_MESSAGE_TYPES = {
-    "RequestVote": "request_vote",
-    "Replicate": "append_entries",
-    "Heartbeat": "heartbeat",
-    "TimeoutNow": "timeout_now",
-}
+_APPEND = "append_entries"
 _STATES = ("leader", "follower", "candidate", "pre-candidate", "learner")
+
+
+def _message_type(method: str) -> str:
+    """A method of the Raft service as the type of what it carries: ``request_vote``."""
+    return _APPEND if method == "Replicate" else re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
 
 
 class NodeState(NamedTuple):
@@ -200,9 +201,11 @@ class Metrics:
         self.snapshots = counter(
             "dougdb_snapshot_transfers", "Snapshots sent to peers and received from them, by what came of it", "outcome"
         )
+        self._outcomes(self.snapshots, "sent", "failed", "installed", "refused")
         self.snapshot_bytes = counter(
             "dougdb_snapshot_bytes", "Bytes of snapshots that went over the network", "direction"
         )
+        self._outcomes(self.snapshot_bytes, "sent", "received")
         self.snapshot_damages = counter(
             "dougdb_snapshot_damages", "Damaged chunks, files and whole snapshots that were refused", "what"
         )
@@ -214,7 +217,7 @@ class Metrics:
         """How many messages were sent to peers, by type: what the streams and calls have counted."""
         samples = [sample for family in self.grpc_messages_sent.collect() for sample in family.samples]
         return {
-            _MESSAGE_TYPES[sample.labels["method"]]: sample.value
+            _message_type(sample.labels["method"]): sample.value
             for sample in samples
             if sample.name.endswith("_total") and sample.labels["service"] == "Raft"
         }

@@ -109,6 +109,7 @@ class SnapshotSender:
         self._threads = threads
         self._limits = limits
         self._metrics = metrics
+        self._sent = metrics.sent("Raft", "InstallSnapshot")
         self._record = record
         self._on_failure = on_failure
         self._certificates = certificates
@@ -272,6 +273,7 @@ class SnapshotSender:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 await call.write(request)
+                self._sent.inc()
         except TimeoutError:
             raise TransferError("it took nothing for too long") from None
 

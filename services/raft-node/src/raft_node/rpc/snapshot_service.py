@@ -104,6 +104,8 @@ class SnapshotService:
         self._me = me
         self._term = term
         self._metrics = metrics
+        self._received = metrics.received("Raft", "InstallSnapshot")
+        self._sent = metrics.sent("Raft", "InstallSnapshot")
         self._record = record
         self._on_failure = on_failure
         self._session: asyncio.Task[None] | None = None
@@ -216,6 +218,7 @@ class SnapshotService:
             request = await transfer.context.read()
             if request is grpc.aio.EOF:
                 return False
+            self._received.inc()
             if request.WhichOneof("content") != "chunk":
                 raise IncomingError("something other than a chunk came")
             chunk = request.chunk
@@ -307,6 +310,7 @@ class SnapshotService:
                 reason=reason,
             )
         )
+        self._sent.inc()
 
     async def _while_telling(self, transfer: _Transfer, step: Awaitable[Result]) -> Result:
         """Waits for a step, and tells the sender now and then that it is under way."""

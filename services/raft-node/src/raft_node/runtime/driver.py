@@ -128,8 +128,7 @@ class Driver:
         self._engine = engine
         self._transport = transport
         self._metrics = metrics
-        self._tick_s = tick_ms / 1000
-        self._proposal_timeout_s = proposal_timeout_ms / 1000
+        self._tick_s, self._proposal_timeout_s = tick_ms / 1000, proposal_timeout_ms / 1000
         self._create_shard = partitions.encode_create_shard(shard, shards)
         self._create_shard_term = 0
         self._on_event = on_event
@@ -139,8 +138,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
         self._waiting_bytes = 0
-        self._inbox: list[Message] = []
-        self._waiting: list[Submission] = []
+        self._inbox, self._waiting = list[Message](), list[Submission]()
         self._held: Sequence[Entry] = ()
         self._reads = PendingReads(node, metrics, self._loop.time, lease_clock)
         self._turn_scheduled = False

@@ -333,7 +333,8 @@ class SimulatedNode:
         context = self._next_context
         self._reads[context] = (key, outcome, self.environment.checkers.committed_index)
         try:
-            self.raft.read_index(context)
+            # The clock goes on while the process is paused, whereas its ticks do not.
+            self.raft.read_index(context, self.environment.clock.now_us / TICK_US)
         except (errors.NotLeaderError, errors.OverloadedError) as refusal:
             del self._reads[context]
             outcome("refused", None, getattr(refusal, "leader_id", self.name))

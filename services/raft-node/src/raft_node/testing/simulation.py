@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raft_node.errors import DougError
 from raft_node.raft.config import RaftConfig
@@ -132,7 +132,12 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
     result.kinds = draw_kinds(chance)
     operations = tuple(kind for kind in OPERATIONS if chance.random() < 0.35)
     spares = chance.randint(1, 3) if operations else 0
-    cluster = Cluster(seed, options.nodes, draw_config(chance), watched(core), log, store, spares, draw_habits(chance))
+    config = draw_config(chance)
+    if "clock_skew" not in result.kinds:
+        # Clocks of half the speed are beyond any margin that a lease can have.
+        leases = random.Random(f"leases {seed}")  # noqa: S311
+        config = replace(config, lease_ticks=leases.choice((0, 9, config.election_timeout_ticks - 1)))
+    cluster = Cluster(seed, options.nodes, config, watched(core), log, store, spares, draw_habits(chance))
     result.log, result.store, result.kinds = log.__name__, store.__name__, (*result.kinds, *operations)
     operator = Operator(cluster, operations, gap_us=chance.choice((100_000, 300_000)))
     history = History()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raft_node.testing.mutants import elections, membership, outcomes, reads, snapshots, storage
+from raft_node.testing.mutants import elections, leases, membership, outcomes, reads, snapshots, storage
 from raft_node.testing.mutants.mutant import GROUPS, Mutant, StaleMutantError
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -17,6 +17,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *snapshots.MUTANTS,
     *membership.MUTANTS,
     *storage.MUTANTS,
+    *leases.MUTANTS,
 )
 
 

@@ -10,9 +10,8 @@ MUTANTS = (
         "an append to the log is not synced",
         (3, 24),
         "storage/wal.py",
-        "        self._file.sync_data()\n"
-        "        # Votes, acknowledgements and commits rest on this frame from here on.\n",
-        "",
+        "        started_s = self._clock_s()\n        self._file.sync_data()\n",
+        "        started_s = self._clock_s()\n",
         "unit/test_wal.py::test_one_append_is_one_write_and_one_sync",
     ),
     Mutant(
@@ -20,8 +19,8 @@ MUTANTS = (
         "a failed sync of the log is ignored",
         (35,),
         "storage/wal.py",
-        "        self._file.sync_data()\n"
-        "        # Votes, acknowledgements and commits rest on this frame from here on.\n",
+        "        started_s = self._clock_s()\n        self._file.sync_data()\n",
+        "        started_s = self._clock_s()\n"
         "        try:\n            self._file.sync_data()\n        except DiskError:\n            pass\n",
         "unit/test_wal.py::test_after_a_failed_write_or_sync_the_log_refuses_further_use",
     ),
