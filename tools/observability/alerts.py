@@ -263,6 +263,16 @@ RAFT = [
         Case({node("dougdb_raft_proposals_pending"): "5000 5000 5000 0+0x10"}, 8, node_labels()),
     ),
     Alert(
+        "DougDBStateDivergence",
+        "increase(dougdb_state_divergence_total[1h]) > 0",
+        0,
+        "critical",
+        "{{ $labels.pod }} holds something else than its leader.",
+        "{{ $labels.pod }} of shard {{ $labels.shard }} compared the hash of its state with its leader's: they differ.",
+        Case({node("dougdb_state_divergence_total"): "0+0x20 1+0x20"}, 25, node_labels()),
+        Case({node("dougdb_state_divergence_total"): steady(3, 40)}, 35, node_labels()),
+    ),
+    Alert(
         "DougDBHeartbeatLate",
         "rate(dougdb_raft_heartbeat_late_total[5m]) > 0.1",
         10,

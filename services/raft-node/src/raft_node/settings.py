@@ -108,6 +108,8 @@ class NodeSettings(BaseSettings):
     reserve_bytes: int = Field(default=64 << 20, ge=0, le=1 << 40)
     """Below so much free space on a volume writes are refused. As much again is held by a file beside the data, which
     goes when the room gets short, so that a compaction can still free space. 0: refuse only when a disk was full."""
+    state_hash_every: int = Field(default=10_000, ge=0, le=1 << 32)
+    """After so many entries the leader has all replicas compare a hash of what they hold; 0 to never do it."""
     log_keep_bytes: int = Field(default=64 << 20, ge=1 << 16)
     """So much of the log is kept for nodes that lag behind or restart, beyond what this node itself still needs."""
     log_bytes_max: int = Field(default=1 << 30, ge=1 << 16)

@@ -355,7 +355,7 @@ async def test_a_stall_is_told_when_it_begins_and_ends(rig: Rig) -> None:
     assert rig.events[1].fields["duration_ms"] == 1500
 
 
-async def test_a_full_queue_and_a_full_disk_refuse(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_queue_refuses(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drivers, "SUBMISSIONS_WAITING_MAX", 1)
     sink = ListSink()
     rig.put(sink, 1)

@@ -31,6 +31,7 @@ from raft_node.app.state import read_state
 from raft_node.app.storage import first_configuration, open_storage
 from raft_node.errors import FatalError, IdentityError, SettingsError
 from raft_node.kv.keyspace import CONFIGURATION_KEY
+from raft_node.kv.state_hash import Divergence
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import follow_term, get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
@@ -52,6 +53,7 @@ from raft_node.rpc.security import Security
 from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
 from raft_node.runtime.clocks import LeaseClock
+from raft_node.runtime.divergence import StateMarks
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.log_store import LogStore, to_raft, to_wal
@@ -305,14 +307,25 @@ class Node:
             self.record,
             self._space.notice,
         )
+
+        def on_applied() -> None:
+            maintenance.poke()
+            marks.look()
+
         driver = self._make_driver(
             core,
             log,
             machine,
             engine,
             peers,
-            maintenance,
+            on_applied,
             lambda wanted: snapshots.wanted(wanted),  # noqa: PLW0108
+        )
+        marks = StateMarks(
+            settings.state_hash_every,
+            lambda: (core.role, core.term, driver.applied_index, driver.machine),
+            driver.propose,
+            self._tell_divergence,
         )
         snapshots = self._make_snapshots(driver, log, engine, maintenance, peers)
         reader = Reader(engine, self.fail)
@@ -410,7 +423,7 @@ class Node:
         machine: StateMachine,
         engine: Engine,
         peers: Peers,
-        maintenance: Maintenance,
+        on_applied: Callable[[], None],
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
     ) -> Driver:
         settings = self._settings
@@ -426,7 +439,7 @@ class Node:
             shard=settings.shard_id,
             shards=settings.initial_shards,
             on_event=self._tell,
-            on_applied=maintenance.poke,
+            on_applied=on_applied,
             on_snapshots_wanted=on_snapshots_wanted,
             disk_full=lambda: self._space.low,
             lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
@@ -536,6 +549,11 @@ class Node:
         _log.debug("log.compacted", first_before=before, first_after=after, disk_bytes=self._log.size_bytes)
         # Named as the entries that are gone: from, to.
         self.record("log_compacted", **{"from": before, "to": after - 1})
+
+    def _tell_divergence(self, found: Divergence) -> None:
+        self._metrics.state_divergence.inc()
+        _log.error("state.diverged", index=found.at, own=f"{found.own:016x}", leader=f"{found.leader:016x}")
+        self.record("state_diverged", index=found.at, own=f"{found.own:016x}", leader=f"{found.leader:016x}")
 
     def record(self, name: str, **details: object) -> None:
         """Notes what happened, for the timeline; a core's event brings the term that it speaks of."""

@@ -146,6 +146,9 @@ class Metrics:
         )
         self.elections = counter("dougdb_raft_elections", "Elections that this node started", "outcome")
         self._outcomes(self.elections, "started", "won")
+        self.state_divergence = counter(
+            "dougdb_state_divergence", "How often this replica's state differed from its leader's"
+        ).labels(self.shard)
         self.heartbeats_late = counter(
             "dougdb_raft_heartbeat_late", "How often a leader woke up too late to send its heartbeats in time"
         ).labels(self.shard)

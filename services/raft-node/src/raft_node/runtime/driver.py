@@ -205,6 +205,17 @@ class Driver:
         self._waiting_bytes += size
         self.wake()
 
+    def propose(self, kind: EntryKind, command: bytes) -> bool:
+        """Proposes an entry of the node itself, which nobody waits for; says whether it could be."""
+        if self._stopped or self.holding or self._engine.stalled or self._disk_full():
+            return False
+        try:
+            self.node.propose([Proposal(kind, command, commands.checksum(command))], self._clock.now_us())
+        except (NotLeaderError, OverloadedError):
+            return False
+        self.wake()
+        return True
+
     def change_members(self, configuration: Configuration, sink: Sink) -> tuple[int, int]:
         """Proposes other members; gives the entry's index and term. The sink hears once what became of it.
 
