@@ -339,6 +339,16 @@ STORAGE = [
         Case({node("dougdb_compaction_pending_bytes"): f"{3 * GIB}+0x20 0+0x25"}, 40, node_labels()),
     ),
     Alert(
+        "DougDBTableDamaged",
+        "dougdb_scrub_damaged_tables > 0 or increase(dougdb_scrub_damages_total[1h]) > 0",
+        0,
+        "critical",
+        "{{ $labels.pod }} has a damaged SSTable.",
+        "A background check found a damaged SSTable on {{ $labels.pod }} of shard {{ $labels.shard }}.",
+        Case({node("dougdb_scrub_damaged_tables"): steady(1, 10)}, 5, node_labels()),
+        Case({node("dougdb_scrub_damaged_tables"): steady(0, 10)}, 5, node_labels()),
+    ),
+    Alert(
         "DougDBDiskLow",
         f"{FREE} < 0.15",
         5,

@@ -17,6 +17,7 @@ from raft_node.kv.keyspace import STATE_HASH_KEY
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_hash import Divergence, Mark, Standing, chained, marked
 from raft_node.kv.state_machine import StateMachine
+from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import Role
 from raft_node.runtime.divergence import MarkedMachine, StateMarks
 from raft_node.storage.engine import Engine
@@ -179,8 +180,16 @@ async def test_only_a_leader_marks_once_enough_was_applied_and_again_in_another_
         proposed.append(command)
         return accepts[0]
 
-    told: list[Divergence] = []
-    marks = StateMarks(10, lambda: (state.role, state.term, state.applied, machine), propose, told.append)
+    told: list[tuple[str, dict[str, object]]] = []
+    metrics = Metrics(0)
+
+    def record(name: str, **details: object) -> None:
+        told.append((name, details))
+
+    def standing() -> tuple[Role, int, int, MarkedMachine]:
+        return state.role, state.term, state.applied, machine
+
+    marks = StateMarks(10, standing, propose, metrics, record)
 
     async def looked() -> int:
         marks.look()
@@ -202,10 +211,13 @@ async def test_only_a_leader_marks_once_enough_was_applied_and_again_in_another_
     assert proposed[-1] == Mark(11, 7).encode()
     machine.divergences = [Divergence(11, 1, 2)]
     marks.look()
-    assert told == [Divergence(11, 1, 2)] and not machine.divergences
+    assert told == [("state_diverged", {"index": 11, "own": "0" * 15 + "1", "leader": "0" * 15 + "2"})]
+    assert metrics.registry.get_sample_value("dougdb_state_divergence_total", {"shard": "0"}) == 1
+    assert not machine.divergences
     await asyncio.sleep(0)
     before = len(proposed)
-    off = StateMarks(0, lambda: (Role.LEADER, 1, 1 << 40, machine), propose, told.append)
+    state.applied = 1 << 40
+    off = StateMarks(0, standing, propose, metrics, record)
     off.look()
     await asyncio.sleep(0)
     assert len(proposed) == before

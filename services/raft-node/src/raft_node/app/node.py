@@ -31,7 +31,6 @@ from raft_node.app.state import read_state
 from raft_node.app.storage import first_configuration, open_storage
 from raft_node.errors import FatalError, IdentityError, SettingsError
 from raft_node.kv.keyspace import CONFIGURATION_KEY
-from raft_node.kv.state_hash import Divergence
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import follow_term, get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
@@ -60,6 +59,7 @@ from raft_node.runtime.log_store import LogStore, to_raft, to_wal
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.membership import Identified, MemberEvents, Membership
 from raft_node.runtime.reader import Reader
+from raft_node.runtime.scrubber import Scrubber
 from raft_node.runtime.space import SpaceWatch
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
@@ -325,7 +325,8 @@ class Node:
             settings.state_hash_every,
             lambda: (core.role, core.term, driver.applied_index, driver.machine),
             driver.propose,
-            self._tell_divergence,
+            self._metrics,
+            self.record,
         )
         snapshots = self._make_snapshots(driver, log, engine, maintenance, peers)
         reader = Reader(engine, self.fail)
@@ -357,6 +358,12 @@ class Node:
             self._security.certificates,
             self._space.room_bytes,
         )
+
+    def _make_scrubber(self) -> Scrubber:
+        settings, engine = self._settings, self._engine
+        assert engine is not None
+        every_s = settings.scrub_every_ms / 1000
+        return Scrubber(engine.tables, settings.scrub_bytes_per_s, every_s, self._metrics, self.record)
 
     def _make_log(self, wal: Wal, on_durable: Callable[[int], None]) -> LogStore:
         return LogStore(
@@ -464,6 +471,7 @@ class Node:
             asyncio.create_task(self._expire(driver, peers, membership, snapshots)),
             asyncio.create_task(self._volumes.run()),
             asyncio.create_task(self._space.run()),
+            asyncio.create_task(self._make_scrubber().run()),
             asyncio.create_task(give_way(self._space, driver, settings, book.find, self._security.certificates)),
         ]
 
@@ -525,16 +533,12 @@ class Node:
             again.add_done_callback(_end_with)
 
     def _give_up(self, event: Event) -> None:
-        settings = self._settings
-        reason = (
-            f"{settings.node_id} had acknowledged entry {event.fields['acknowledged']}, and its log ends at "
-            f"{event.fields['last_index']}: its disk is an older copy, or lost what was synced, so it must not vote "
-            f"again. Wipe both volumes ({settings.wal_dir}, {settings.data_dir}), start it, and run "
-            f"`dougctl members replace {settings.node_id}` to admit it anew"
-        )
+        settings, fields = self._settings, event.fields
+        directories = (settings.wal_dir, settings.data_dir)
+        reason = identities.log_lost(settings.node_id, directories, fields["acknowledged"], fields["last_index"])
         self.fail(IdentityError(reason))
         try:
-            identities.give_up(self._fs, settings.wal_dir, settings.data_dir, reason)
+            identities.give_up(self._fs, *directories, reason)
         except FatalError as error:
             _log.error("node.fatal", reason=str(error))
 
@@ -549,11 +553,6 @@ class Node:
         _log.debug("log.compacted", first_before=before, first_after=after, disk_bytes=self._log.size_bytes)
         # Named as the entries that are gone: from, to.
         self.record("log_compacted", **{"from": before, "to": after - 1})
-
-    def _tell_divergence(self, found: Divergence) -> None:
-        self._metrics.state_divergence.inc()
-        _log.error("state.diverged", index=found.at, own=f"{found.own:016x}", leader=f"{found.leader:016x}")
-        self.record("state_diverged", index=found.at, own=f"{found.own:016x}", leader=f"{found.leader:016x}")
 
     def record(self, name: str, **details: object) -> None:
         """Notes what happened, for the timeline; a core's event brings the term that it speaks of."""

@@ -190,6 +190,20 @@ class Metrics:
         self.wal_group_commit = histogram(
             "dougdb_wal_group_commit_size", "Entries that became durable in one sync", _SIZE_BUCKETS
         )
+        counter = self._counter
+        self.scrub_bytes = counter("dougdb_scrub_bytes", "Bytes of SSTables whose checksums were checked").labels(
+            self.shard
+        )
+        self.scrub_rounds = counter("dougdb_scrub_rounds", "How often all SSTables were checked").labels(self.shard)
+        self.scrub_damages = counter("dougdb_scrub_damages", "Damaged SSTables that were found, each time").labels(
+            self.shard
+        )
+        self.scrub_damaged_tables = Gauge(
+            "dougdb_scrub_damaged_tables",
+            "SSTables that the last round found damaged",
+            ("shard",),
+            registry=self.registry,
+        ).labels(self.shard)
         self.flush_duration = histogram(
             "dougdb_flush_duration_seconds",
             "Writing one memtable as an SSTable",

@@ -12,7 +12,12 @@ from typing import Protocol
 
 from raft_node.entry import EntryKind
 from raft_node.kv.state_hash import Divergence, Mark
+from raft_node.observability.logs import get_logger
+from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import Role
+from raft_node.runtime.events import Recorder
+
+_log = get_logger()
 
 
 class MarkedMachine(Protocol):
@@ -30,7 +35,8 @@ class StateMarks:
         every: int,
         standing: Callable[[], tuple[Role, int, int, MarkedMachine]],
         propose: Callable[[EntryKind, bytes], bool],
-        on_divergence: Callable[[Divergence], None],
+        metrics: Metrics,
+        record: Recorder,
     ) -> None:
         """Builds it. Requires: a running event loop.
 
@@ -38,12 +44,14 @@ class StateMarks:
             every: How many entries lie between two marks; 0 for no marks.
             standing: Gives the role, the term, the applied index and the state machine of this node.
             propose: Proposes an entry; says whether it could be.
-            on_divergence: Told of each difference.
+            metrics: Where differences are counted.
+            record: Told of each.
         """
         self._every = every
         self._standing = standing
         self._propose = propose
-        self._on_divergence = on_divergence
+        self._metrics = metrics
+        self._record = record
         self._loop = asyncio.get_running_loop()
         self._proposed = (0, -1)
         """The term and the last mark of the newest proposal: a mark is proposed once in a term."""
@@ -54,12 +62,18 @@ class StateMarks:
         if machine.divergences:
             found, machine.divergences = machine.divergences, []
             for divergence in found:
-                self._on_divergence(divergence)
+                self._tell(divergence)
         due = self._every and applied - machine.mark.at >= self._every
         if due and role is Role.LEADER and self._proposed != (term, machine.mark.at):
             self._proposed = (term, machine.mark.at)
             # Not now: the core is in the midst of handing out what was committed.
             self._loop.call_soon(self._set, machine)
+
+    def _tell(self, found: Divergence) -> None:
+        self._metrics.state_divergence.inc()
+        details = {"index": found.at, "own": f"{found.own:016x}", "leader": f"{found.leader:016x}"}
+        _log.error("state.diverged", **details)
+        self._record("state_diverged", **details)
 
     def _set(self, machine: MarkedMachine) -> None:
         if not self._propose(EntryKind.STATE_HASH, machine.mark.encode()):

@@ -322,6 +322,10 @@ class Engine:
         sources += self._view.sources(start, end, reverse)
         return live(merge(sources, reverse=reverse))
 
+    def tables(self) -> list[Table]:
+        """The tables in use; they can be read as long as somebody holds on to them."""
+        return list(self._view.tables.values())
+
     # Tasks.
 
     def next_task(self) -> Task | None:
