@@ -361,6 +361,9 @@ async def test_a_full_queue_refuses(rig: Rig, monkeypatch: pytest.MonkeyPatch) -
     rig.put(sink, 1)
     rig.put(sink, 2)
     assert sink.results == [(2, Status.OVERLOADED)]
+    monkeypatch.setattr(rig.driver, "_disk_full", lambda: True)
+    rig.put(sink, 3)
+    assert sink.results[1:] == [(3, Status.DISK_FULL)]
 
 
 async def test_a_read_waits_for_what_was_committed_before(rig: Rig) -> None:
