@@ -13,6 +13,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
+.PHONY: bench-storage bench-tools
 .PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -99,6 +100,12 @@ certs: setup ## Make an authority and certificates in certs/, for trying TLS; op
 
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)
+
+bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; options as ARGS="--keys 4000000"
+	$(BIN)/python bench/storage.py $(ARGS)
+
+bench-tools: setup ## Install what the benchmarks compare with; nothing else needs it
+	@$(BIN)/python tools/bench_tools.py
 
 chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s, its dashboards
 	$(BIN)/python tools/helm_chart.py

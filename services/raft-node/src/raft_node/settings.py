@@ -102,7 +102,7 @@ class NodeSettings(BaseSettings):
     """The size of a log segment; it is filled with zeros before use, because overwriting syncs faster than growing."""
     block_cache_bytes: int = Field(default=16 << 20, ge=0)
     """Decoded blocks of SSTables that are kept in memory."""
-    compression: Literal["none", "lz4"] = "lz4"
+    compression: Literal["none", "lz4", "zstd"] = "lz4"
     """How blocks of SSTables are compressed, where it pays."""
 
     reserve_bytes: int = Field(default=64 << 20, ge=0, le=1 << 40)

@@ -304,8 +304,6 @@ def mend(fs: FileSystem, directory: str, scanned: Scanned) -> WritableFile | Non
     """
     for name in wal_segment.TEMPORARY_NAMES:
         fs.remove(f"{directory}/{name}")
-    for path in scanned.stale_paths:
-        fs.remove(path)
     if scanned.headless_path:
         fs.remove(scanned.headless_path)
     newest = scanned.newest
@@ -323,6 +321,9 @@ def mend(fs: FileSystem, directory: str, scanned: Scanned) -> WritableFile | Non
     file.sync_data()
     # The same holds for the segment's name.
     fs.sync_directory(directory)
+    # Only now: the header that says that these do not count may have been read before it was durable.
+    for path in scanned.stale_paths:
+        fs.remove(path)
     return file
 
 

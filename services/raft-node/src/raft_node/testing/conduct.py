@@ -67,7 +67,9 @@ class _Watch(RaftNode):
             granted = [one for one in self._outbox.messages[said:] if isinstance(one, RequestVoteResponse)]
             if self._term != term or any(one.granted for one in granted):
                 self._watch_tell("leader_protected", f"{message.sender.name} asks for term {message.term}, and gets it")
-        if isinstance(message, AppendEntries | Heartbeat) and message.sender == self._leader_id:
+        from_leader = message.sender == self._leader_id and message.term == self._term
+        # An echo may be meant for an earlier incarnation of this node; nothing was heard then.
+        if isinstance(message, AppendEntries | Heartbeat) and from_leader and message.receiver == self._id:
             self._watch_leader_tick = self._watch_ticks
         self._watch_progress(message, term, known)
 
@@ -118,6 +120,8 @@ class _Watch(RaftNode):
         raise InvariantViolationError(rule, f"{self._id.name}, term {self._term}: {what}")
 
     def _watch_heard(self, message: Message) -> None:
+        if message.receiver != self._id:
+            return
         match message:
             case RequestVoteResponse(granted=True, pre_vote=True):
                 self._watch_grants.setdefault(message.term, set()).add(message.sender)
