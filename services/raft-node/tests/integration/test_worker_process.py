@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -82,7 +83,9 @@ async def test_a_worker_that_is_killed_again_and_again_loses_nothing(
                 # Compactions come after the flushes.
                 assert await flushing
             await asyncio.sleep(rng.random() * 0.05)
-            os.kill(rig.worker.pid, signal.SIGKILL)
+            # None may be there at this very moment: the next one is about to be started.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rig.worker.pid, signal.SIGKILL)
             assert await flushing
         assert rig.engine.flushed_index == rig.engine.applied_index
         async with asyncio.timeout(30):
@@ -90,7 +93,8 @@ async def test_a_worker_that_is_killed_again_and_again_loses_nothing(
                 await asyncio.sleep(0.01)
         assert dict(rig.engine.scan(b"", None)) == expected
     assert not rig.failures and len(pids) >= 4, "each that was killed was followed by another"
-    assert not list((tmp_path / "tmp" / "s1").glob("*.sst"))
+    left = {path.name.partition("-")[0] for path in (tmp_path / "tmp").glob("*/*.sst")}
+    assert len(left) <= 1, "what dead workers left is gone but for the task that the end cut off"
     again = Engine.open(OsFileSystem(), str(tmp_path), OPTIONS, "s2")
     assert dict(again.scan(b"", None)) == expected
     again.close()
