@@ -98,7 +98,9 @@ class _Watch(RaftNode):
         if ready is None:
             return None
         for message in ready.messages:
-            if isinstance(message, RequestVote) and not message.pre_vote and not message.transfer:
+            asks = isinstance(message, RequestVote) and not message.pre_vote and not message.transfer
+            # One of an older term waited for the disk; the members may be quite others by now.
+            if isinstance(message, RequestVote) and asks and message.term == self._term:
                 grants = self._watch_grants.get(message.term, set())
                 # The members may have changed since it asked, by one.
                 sizes = len(self._configuration.voters), len(self._configurations.previous.voters)
