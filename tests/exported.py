@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from facade.client import metrics as facade_metrics
+from facade.discovery.metrics import DiscoveryMetrics
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
 
 STATE = NodeState(
@@ -42,8 +43,10 @@ STATE = NodeState(
     compacted_written_bytes=1,
     compaction_pending_bytes=1,
     stalled=False,
+    restoring=False,
     stalled_s=0.0,
     volumes={"wal": (2, 1)},
+    disk_low=False,
 )
 
 
@@ -66,7 +69,14 @@ def node_registry() -> CollectorRegistry:
     metrics.grpc_started.labels(*call).inc()
     metrics.grpc_handled.labels(*call, "OK").inc()
     metrics.grpc_handling.labels(*call).observe(0.1)
+    metrics.snapshot_damages.labels("0", "chunk").inc()
+    _with_certificate(metrics.registry)
     return metrics.registry
+
+
+def _with_certificate(registry: CollectorRegistry) -> None:
+    # Both services register it only once they have read a certificate.
+    Gauge("dougdb_tls_certificate_expiry_timestamp_seconds", "When it ends", registry=registry).set(1)
 
 
 def facade_registry() -> CollectorRegistry:
@@ -79,6 +89,12 @@ def facade_registry() -> CollectorRegistry:
     metrics.leader(0, known=True)
     metrics.shard(0, facade_metrics.ShardState(0, 0, True, 1.0))
     metrics.map_loaded(1, new=True)
+    discovery = DiscoveryMetrics(metrics.registry)
+    discovery.event("dns", "added")
+    discovery.relist("start")
+    discovery.failed("dns", "timeout")
+    discovery.succeeded("dns")
+    _with_certificate(metrics.registry)
     return metrics.registry
 
 

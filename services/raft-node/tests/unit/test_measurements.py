@@ -11,10 +11,12 @@ import grpc
 import grpc.aio
 import pytest
 
+from doug.v1 import raft_pb2
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.volumes import Volumes, measure
 from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.round_trips import EVERY_S, MISSING_S, RoundTrips
+from raft_node.rpc.streams import ClientStream
 from raft_node.runtime.commit_times import CommitTimes
 
 # -- commit times ---------------------------------------------------------------------------------------------------
@@ -47,9 +49,18 @@ def test_what_another_term_commits_is_not_measured() -> None:
 # -- round trips ----------------------------------------------------------------------------------------------------
 
 
+def open_stream(seen: list[float]) -> RoundTrips:
+    """A stream whose first heartbeat was answered at 0.5 s: it waited for the connection, and says nothing."""
+    trips = RoundTrips(seen.append)
+    trips.sent(0.0)
+    trips.answered(0.5)
+    assert seen == []
+    return trips
+
+
 def test_one_heartbeat_at_a_time_is_measured_and_not_too_often() -> None:
     seen: list[float] = []
-    trips = RoundTrips(seen.append)
+    trips = open_stream(seen)
     trips.sent(1.0)
     trips.sent(1.01)
     trips.answered(1.02)
@@ -64,7 +75,7 @@ def test_one_heartbeat_at_a_time_is_measured_and_not_too_often() -> None:
 
 def test_an_answer_is_never_taken_for_that_of_another_heartbeat() -> None:
     seen: list[float] = []
-    trips = RoundTrips(seen.append)
+    trips = open_stream(seen)
     trips.sent(1.0)
     trips.answered(1.01)
     trips.sent(1.05)
@@ -77,15 +88,46 @@ def test_an_answer_is_never_taken_for_that_of_another_heartbeat() -> None:
 
 def test_after_a_missing_answer_only_a_new_stream_is_measured() -> None:
     seen: list[float] = []
-    trips = RoundTrips(seen.append)
+    trips = open_stream(seen)
     trips.sent(1.0)
     trips.sent(1.0 + MISSING_S + 1)
     trips.answered(1.0 + MISSING_S + 1.1)
     assert seen == []
     trips.broken()
+    trips.sent(19.0)
+    trips.answered(19.9)
     trips.sent(20.0)
     trips.answered(20.5)
     assert seen == [0.5]
+
+
+async def test_only_what_leaves_the_outbox_is_told_and_before_it_is_written() -> None:
+    """What gave way in a full outbox is never answered, so that it must not be counted."""
+    log: list[str] = []
+
+    class Call:
+        async def write(self, request: str) -> None:
+            log.append(f"write {request}")
+
+        async def read(self) -> object:
+            while len(log) < 4:
+                await asyncio.sleep(0)
+            return grpc.aio.EOF
+
+        def cancel(self) -> bool:
+            return True
+
+    stream: ClientStream[str, str] = ClientStream(
+        Call, 2, log.append, lambda: None, lambda: log.append("broken"), lambda request: log.append(f"leaves {request}")
+    )
+    for message in ("a", "b", "c"):
+        stream.outbox.put(message)
+    task = asyncio.create_task(stream.run())
+    async with asyncio.timeout(5):
+        while "broken" not in log:
+            await asyncio.sleep(0)
+    task.cancel()
+    assert log == ["leaves b", "write b", "leaves c", "write c", "broken"]
 
 
 # -- volumes --------------------------------------------------------------------------------------------------------
@@ -212,3 +254,14 @@ async def test_what_is_not_ours_is_not_counted(method: str) -> None:
     assert handler.unary_unary is behaviour
     assert await rig.handler(None, "/doug.v1.Doug/Missing") is None
     assert not [sample for family in rig.metrics.grpc_started.collect() for sample in family.samples]
+
+
+def test_messages_of_every_method_of_the_raft_service_have_a_type() -> None:
+    metrics = Metrics(0)
+    methods = [method.name for method in raft_pb2.DESCRIPTOR.services_by_name["Raft"].methods]
+    for method in methods:
+        metrics.sent("Raft", method).inc()
+    metrics.sent("Doug", "Pipe").inc()
+    sent = metrics.raft_messages_sent()
+    assert len(sent) == len(methods)
+    assert {"append_entries", "heartbeat", "request_vote", "timeout_now", "read_index"} <= sent.keys()

@@ -50,6 +50,7 @@ class SnapshotParts:
         record: Recorder,
         on_failure: Callable[[FatalError], None],
         certificates: Certificates | None,
+        room_bytes: Callable[[], float],
     ) -> None:
         """Builds it. Requires: a running event loop."""
         # Receiving and installing in order on one thread; making and reading what is sent on others.
@@ -87,6 +88,7 @@ class SnapshotParts:
             metrics,
             record,
             on_failure,
+            room_bytes,
         )
         self._compactor = Compactor(
             log,

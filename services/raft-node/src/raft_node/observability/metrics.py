@@ -6,6 +6,7 @@ Prometheus asks, by ``StateCollector``. Nothing is counted for a single operatio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -21,15 +22,13 @@ _FSYNC_BUCKETS = tuple(0.0005 * 2**step for step in range(15))
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _APPLY_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-_MESSAGE_TYPES = {
-    "RequestVote": "request_vote",
-    "Replicate": "append_entries",
-    "Heartbeat": "heartbeat",
-    "TimeoutNow": "timeout_now",
-    "ReadIndex": "read_index",
-    "InstallSnapshot": "install_snapshot",
-}
+_APPEND = "append_entries"
 _STATES = ("leader", "follower", "candidate", "pre-candidate", "learner")
+
+
+def _message_type(method: str) -> str:
+    """A method of the Raft service as the type of what it carries: ``request_vote``."""
+    return _APPEND if method == "Replicate" else re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
 
 
 class NodeState(NamedTuple):
@@ -70,6 +69,7 @@ class NodeState(NamedTuple):
     restoring: bool
     stalled_s: float
     volumes: dict[str, tuple[int, int]]
+    disk_low: bool
 
 
 class Metrics:
@@ -140,12 +140,15 @@ class Metrics:
         self.proposals_failed = counter(
             "dougdb_raft_proposals_failed", "Proposals that were refused or whose outcome is unknown", "reason"
         )
-        self._outcomes(self.proposals_failed, "not_leader", "overloaded", "timeout")
+        self._outcomes(self.proposals_failed, "not_leader", "overloaded", "disk_full", "timeout")
         self.leader_changes = counter("dougdb_raft_leader_changes", "How often this node saw a new leader").labels(
             self.shard
         )
         self.elections = counter("dougdb_raft_elections", "Elections that this node started", "outcome")
         self._outcomes(self.elections, "started", "won")
+        self.state_divergence = counter(
+            "dougdb_state_divergence", "How often this replica's state differed from its leader's"
+        ).labels(self.shard)
         self.heartbeats_late = counter(
             "dougdb_raft_heartbeat_late", "How often a leader woke up too late to send its heartbeats in time"
         ).labels(self.shard)
@@ -187,6 +190,20 @@ class Metrics:
         self.wal_group_commit = histogram(
             "dougdb_wal_group_commit_size", "Entries that became durable in one sync", _SIZE_BUCKETS
         )
+        counter = self._counter
+        self.scrub_bytes = counter("dougdb_scrub_bytes", "Bytes of SSTables whose checksums were checked").labels(
+            self.shard
+        )
+        self.scrub_rounds = counter("dougdb_scrub_rounds", "How often all SSTables were checked").labels(self.shard)
+        self.scrub_damages = counter("dougdb_scrub_damages", "Damaged SSTables that were found, each time").labels(
+            self.shard
+        )
+        self.scrub_damaged_tables = Gauge(
+            "dougdb_scrub_damaged_tables",
+            "SSTables that the last round found damaged",
+            ("shard",),
+            registry=self.registry,
+        ).labels(self.shard)
         self.flush_duration = histogram(
             "dougdb_flush_duration_seconds",
             "Writing one memtable as an SSTable",
@@ -201,9 +218,11 @@ class Metrics:
         self.snapshots = counter(
             "dougdb_snapshot_transfers", "Snapshots sent to peers and received from them, by what came of it", "outcome"
         )
+        self._outcomes(self.snapshots, "sent", "failed", "installed", "refused")
         self.snapshot_bytes = counter(
             "dougdb_snapshot_bytes", "Bytes of snapshots that went over the network", "direction"
         )
+        self._outcomes(self.snapshot_bytes, "sent", "received")
         self.snapshot_damages = counter(
             "dougdb_snapshot_damages", "Damaged chunks, files and whole snapshots that were refused", "what"
         )
@@ -215,7 +234,7 @@ class Metrics:
         """How many messages were sent to peers, by type: what the streams and calls have counted."""
         samples = [sample for family in self.grpc_messages_sent.collect() for sample in family.samples]
         return {
-            _MESSAGE_TYPES[sample.labels["method"]]: sample.value
+            _message_type(sample.labels["method"]): sample.value
             for sample in samples
             if sample.name.endswith("_total") and sample.labels["service"] == "Raft"
         }
@@ -266,6 +285,7 @@ class StateCollector(Collector):
             "dougdb_sstable_open_files": ("SSTables that are kept open", state.open_tables),
             "dougdb_block_cache_bytes": ("Memory of the decoded blocks", state.block_cache_bytes),
             "dougdb_compaction_pending_bytes": ("What waits for a compaction", state.compaction_pending_bytes),
+            "dougdb_disk_low": ("1 while writes are refused for want of space", int(state.disk_low)),
             "dougdb_write_stalled": ("1 while applying waits for a flush or a compaction", int(state.stalled)),
         }
         for name, (text, value) in plain.items():

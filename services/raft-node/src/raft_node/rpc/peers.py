@@ -146,6 +146,7 @@ class Peer:
             self._heartbeat_answered,
             metrics.sent("Raft", "Heartbeat").inc,
             self._round_trips.broken,
+            self._heartbeat_leaves,
         )
         self._reads: ClientStream[pb.ReadIndexRequest, pb.ReadIndexResponse] = ClientStream(
             self._open_reads,
@@ -172,15 +173,14 @@ class Peer:
         return pb_grpc.RaftStub(self._bulk.channel).Replicate()
 
     def _open_heartbeats(self) -> Call:
-        self._control.renew(_RENEWAL_GRACE_S)
-        return pb_grpc.RaftStub(self._control.channel).Heartbeat()
+        return self._stub().Heartbeat()
 
     def _open_reads(self) -> Call:
         return self._stub().ReadIndex()
 
     def _stub(self) -> pb_grpc.RaftAsyncStub:
-        """For reads and unary calls. The channel is not changed below a stream, which would be cut off."""
-        if not self._heartbeats.open:
+        """With the newest certificates, but the channel is never changed below a stream, which would be cut off."""
+        if not (self._heartbeats.open or self._reads.open):
             self._control.renew(_RENEWAL_GRACE_S)
         return pb_grpc.RaftStub(self._control.channel)
 
@@ -190,9 +190,11 @@ class Peer:
 
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
-        if message.answer:
-            self._round_trips.sent(self._loop.time())
         self._heartbeats.outbox.put(codec.encode_heartbeat(message, self._envelope))
+
+    def _heartbeat_leaves(self, request: pb.HeartbeatRequest) -> None:
+        if not request.silent:
+            self._round_trips.sent(self._loop.time())
 
     def read_index(self, message: ReadIndexRequest) -> None:
         """Queues a question for a read index."""

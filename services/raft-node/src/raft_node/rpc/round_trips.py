@@ -5,7 +5,8 @@ Pure bookkeeping: no clock, no stream.
 
 Invariants:
 1. One heartbeat at a time is measured, and none within ``EVERY_S`` of the last: the cost does not grow with the load.
-2. Once an answer is missing, the counts do not fit any more, and nothing is measured until the stream is a new one.
+2. The first heartbeat of a stream is not measured: it waits for the connection.
+3. Once an answer is missing, the counts do not fit any more, and nothing is measured until the stream is a new one.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ class RoundTrips:
         self._missing = False
 
     def sent(self, now_s: float) -> None:
-        """A heartbeat that wants an answer was queued."""
+        """A heartbeat that wants an answer is about to be written. What waits in a queue may never be."""
         self._sent += 1
         if self._measured:
             self._missing = self._missing or now_s - self._measured_at_s > MISSING_S
-        elif now_s >= self._next_s:
+        elif self._answered and now_s >= self._next_s:
             self._measured, self._measured_at_s = self._sent, now_s
             self._next_s = now_s + EVERY_S
 

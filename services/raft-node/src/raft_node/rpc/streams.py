@@ -86,6 +86,7 @@ class ClientStream(Generic[Sent, Received]):
         on_received: Callable[[Received], None],
         on_sent: Callable[[], None],
         on_broken: Callable[[], None],
+        on_leaving: Callable[[Sent], None] | None = None,
     ) -> None:
         """Builds it; ``run`` sets it going.
 
@@ -95,12 +96,14 @@ class ClientStream(Generic[Sent, Received]):
             on_received: Takes each answer.
             on_sent: Called for each message that was written.
             on_broken: Called when what was under way is lost.
+            on_leaving: Called with each message before it is written, so before any answer to it.
         """
         self.outbox: Outbox[Sent] = Outbox(limit)
         self._open_call = open_call
         self._on_received = on_received
         self._on_sent = on_sent
         self._on_broken = on_broken
+        self._on_leaving = on_leaving
         self.open = False
 
     async def run(self) -> None:
@@ -138,6 +141,8 @@ class ClientStream(Generic[Sent, Received]):
         try:
             while True:
                 message = await self.outbox.get()
+                if self._on_leaving is not None:
+                    self._on_leaving(message)
                 await call.write(message)
                 self._on_sent()
         except BROKEN:

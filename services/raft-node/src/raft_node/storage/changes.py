@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 
 from crc32c import crc32c
 
-from raft_node.errors import CorruptionError
+from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.storage.block import KEY_BYTES_MAX, TOMBSTONE, cut, encode_lengths, little_endian, same
 from raft_node.storage.files import FileSystem, ReadableFile, WritableFile
 from raft_node.storage.iterators import Columns
@@ -121,9 +121,23 @@ class ChangeSegment:
         return ChangeWrite(self, queue, self._sealed)
 
     def write(self, changes: list[_Change], last: bool) -> None:
-        """Writes what was taken. Blocking; see ``ChangeWrite.run``."""
+        """Writes what was taken, all or nothing as far as ``size_bytes`` tells. Blocking; see ``ChangeWrite.run``."""
+        before = self.size_bytes
+        try:
+            self._write_all(changes)
+        except DiskError as error:
+            # No sync was asked for, and what lies behind the size counts for nothing: the next try begins there again.
+            self.size_bytes = before
+            if not error.no_space:
+                raise
+            raise NoSpaceError(self._path) from error
+        if last:
+            self.close()
+
+    def _write_all(self, changes: list[_Change]) -> None:
         if self._file is None:
             self._file = self._fs.create(self._path)
+        if self.size_bytes == 0:
             self._write([encode_file_header()])
         parts: list[bytes] = []
         size = 0
@@ -136,8 +150,6 @@ class ChangeSegment:
                 parts, size = [], 0
         if parts:
             self._write(parts)
-        if last:
-            self.close()
 
     def close(self) -> None:
         """Closes the file, if it is open."""
@@ -167,7 +179,12 @@ class ChangeWrite:
         return self._segment
 
     def run(self) -> None:
-        """Writes it. Blocking; on any thread, but one at a time and in the order in which they were taken."""
+        """Writes it. Blocking; on any thread, but one at a time and in the order in which they were taken.
+
+        Raises:
+            NoSpaceError: There is no room; it can be run again.
+            DiskError: The disk failed.
+        """
         self._segment.write(self._changes, self._last)
 
     def done(self) -> None:

@@ -34,7 +34,7 @@ from raft_node.storage.memtable import Batch, Memtable
 from raft_node.storage.open_files import OpenFiles
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.reads import BlockNeeded, LoadedBlock
-from raft_node.storage.sstable import open_table
+from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, output_name, tmp_directory
 from raft_node.storage.version import Version, VersionEdit, VersionError, table_name
 from raft_node.storage.view import View
@@ -317,6 +317,10 @@ class Engine:
         sources = [memtable.snapshot().columns(start, end, reverse) for memtable in memtables if memtable.entries]
         sources += self._view.sources(start, end, reverse)
         return live(merge(sources, reverse=reverse), reverse=reverse)
+
+    def tables(self) -> list[Table]:
+        """The tables in use; they can be read as long as somebody holds on to them."""
+        return list(self._view.tables.values())
 
     # Tasks.
 

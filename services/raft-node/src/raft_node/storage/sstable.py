@@ -158,6 +158,24 @@ class Table:
             raise CorruptionError(self.path, start, "the data block is not the one that the index names")
         return block
 
+    def check(self) -> Iterator[int]:
+        """Reads all of the file again and checks every checksum, a part at a time. Blocking.
+
+        Yields:
+            How many bytes each part took.
+
+        Raises:
+            CorruptionError: A part is damaged.
+            DiskError: It cannot be read.
+        """
+        offsets, sizes = self._read_footer()
+        for what, offset, size in zip(("filter", "properties", "index"), offsets, sizes, strict=True):
+            self._read(offset, size, what)
+            yield size
+        for start, end in pairwise(self._offsets):
+            self._read(start, end - start, "data block")
+            yield end - start
+
     def items(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Record]:
         """The records with ``start <= key < end`` one by one. Blocking."""
         return records(self.columns(start, end, reverse), reverse=reverse)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
-from raft_node.errors import CorruptionError, DiskError
+from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.storage.changes import ChangeReader
 from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import Columns, merge
@@ -34,6 +34,7 @@ from raft_node.storage.tasks import (
     encode_error,
     encode_result,
     frame,
+    is_output,
     output_name,
     read_message,
     tmp_directory,
@@ -51,16 +52,32 @@ def run_task(fs: FileSystem, directory: str, task: Task) -> TaskResult:
 
     Raises:
         CorruptionError: An input is damaged or missing.
+        NoSpaceError: There is no room for the outputs. They were removed, so that the task can be given again.
         DiskError: An output could not be written.
     """
-    outputs = _Outputs(fs, tmp_directory(directory, task.start_id), task.task_id, task.options)
-    if isinstance(task, FlushTask):
-        read_bytes = _flush(fs, directory, task, outputs)
-    else:
-        read_bytes = _compact(fs, directory, task, outputs)
+    target = tmp_directory(directory, task.start_id)
+    # A worker that was killed may have left a part of its outputs; every one that counts was renamed since.
+    _remove_outputs(fs, target)
+    outputs = _Outputs(fs, target, task.task_id, task.options)
+    try:
+        if isinstance(task, FlushTask):
+            read_bytes = _flush(fs, directory, task, outputs)
+        else:
+            read_bytes = _compact(fs, directory, task, outputs)
+    except DiskError as error:
+        if not error.no_space:
+            raise
+        _remove_outputs(fs, target)
+        raise NoSpaceError(target) from error
     return TaskResult(
         task.task_id, tuple(outputs.tables), read_bytes, sum(table.size_bytes for table in outputs.tables)
     )
+
+
+def _remove_outputs(fs: FileSystem, directory: str) -> None:
+    for name in fs.list_directory(directory):
+        if is_output(name):
+            fs.remove(f"{directory}/{name}")
 
 
 def serve(fs: FileSystem, directory: str, source: ByteSource, sink: ByteSink) -> None:
@@ -68,7 +85,7 @@ def serve(fs: FileSystem, directory: str, source: ByteSource, sink: ByteSink) ->
     while (message := read_message(source)) is not None:
         try:
             answer = encode_result(run_task(fs, directory, decode_task(message)))
-        except (CorruptionError, DiskError) as error:
+        except (CorruptionError, DiskError, NoSpaceError) as error:
             answer = encode_error(error)
         sink.write(frame(answer))
         sink.flush()

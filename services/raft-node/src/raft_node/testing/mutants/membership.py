@@ -29,8 +29,8 @@ MUTANTS = (
         "a configuration stays in force although its entry was cut off",
         (29,),
         "raft/node.py",
-        "if self._configurations.rollback(self._log) | self._configurations.append(message.entries):",
-        "if self._configurations.append(message.entries):",
+        "undone, came = self._configurations.rollback(self._log), self._configurations.append(message.entries)",
+        "undone, came = False, self._configurations.append(message.entries)",
         "unit/test_raft_membership.py::TestInForceOnceAppended::"
         "test_an_uncommitted_change_is_undone_when_its_entry_is_cut_off",
     ),
