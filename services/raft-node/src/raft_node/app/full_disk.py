@@ -1,4 +1,4 @@
-"""Moves leadership away from a node whose disk is full, if another one can lead (docs/adr/0004-full-disks.md).
+"""Moves leadership away from a node whose disk is full, if another one can lead (docs/adr/0003-full-disks.md).
 
 A leader that refuses writes asks the other voters how they stand, and hands over only to one whose disk is not full:
 when all are, leadership stays, and reads go on without an election. Nothing here decides what is refused.

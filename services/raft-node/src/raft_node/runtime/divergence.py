@@ -1,4 +1,4 @@
-"""Has replicas compare what they hold, now and then, and tells when one differs (docs/adr/0005-state-divergence.md).
+"""Has replicas compare what they hold, now and then, and tells when one differs (docs/adr/0004-state-divergence.md).
 
 The leader proposes a mark (``raft_node.kv.state_hash``) whenever enough entries were applied since the last one. Every
 replica compares when it applies the next. Nothing is stopped: a comparison tells that two differ, not who is right.

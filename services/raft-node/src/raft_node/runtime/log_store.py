@@ -4,7 +4,7 @@ Invariants:
 1. One write is under way at a time; what arrives meanwhile is the next one (group commit).
 2. What readers see is durable: a frame is published on the event loop after its sync has returned.
 3. A failed append ends the node: what lies on disk is not known any more. One that finds no room for a new segment has
-   written nothing, and stays under way until there is room (docs/adr/0004-full-disks.md).
+   written nothing, and stays under way until there is room (docs/adr/0003-full-disks.md).
 4. A reset takes its turn among the writes, on the same thread; none is taken while it is under way.
 5. Entries that were dropped vanish for readers first; their files go afterwards, on a thread of their own.
 """

@@ -1,4 +1,4 @@
-"""Refuses writes before a disk is full, so that what runs already has room to end (docs/adr/0004-full-disks.md).
+"""Refuses writes before a disk is full, so that what runs already has room to end (docs/adr/0003-full-disks.md).
 
 It looks at the volumes now and then, on a thread: on a volume that hangs the question may hang too. A reserve file lies
 beside the data; when the room gets short it is removed, so that flushes and compactions, which free space in the end,
