@@ -112,7 +112,9 @@ def test_no_port_of_a_node_takes_plaintext(running: Running) -> None:
             "127.0.0.1", port + 2, timeout=10, context=ssl.create_default_context(cafile=running.ca)
         )
         connection.request("GET", "/metrics")
-        figures = connection.getresponse().read().decode().splitlines()
+        answer = connection.getresponse()
+        figures = answer.read().decode().splitlines()
+        assert answer.status == 200, figures
         expiry = [line for line in figures if line.startswith("dougdb_tls_certificate_expiry_timestamp_seconds ")]
         assert 0 < float(expiry[0].split()[1]) - time.time() < 91 * 86_400
         connection.close()

@@ -173,15 +173,14 @@ class Peer:
         return pb_grpc.RaftStub(self._bulk.channel).Replicate()
 
     def _open_heartbeats(self) -> Call:
-        self._control.renew(_RENEWAL_GRACE_S)
-        return pb_grpc.RaftStub(self._control.channel).Heartbeat()
+        return self._stub().Heartbeat()
 
     def _open_reads(self) -> Call:
         return self._stub().ReadIndex()
 
     def _stub(self) -> pb_grpc.RaftAsyncStub:
-        """For reads and unary calls. The channel is not changed below a stream, which would be cut off."""
-        if not self._heartbeats.open:
+        """With the newest certificates, but the channel is never changed below a stream, which would be cut off."""
+        if not (self._heartbeats.open or self._reads.open):
             self._control.renew(_RENEWAL_GRACE_S)
         return pb_grpc.RaftStub(self._control.channel)
 
