@@ -20,6 +20,7 @@
     |   |   +-- UnreachableError        nobody answers at the address
     |   |   +-- WrongNodeError          somebody else does
     |   +-- RecoveryRefusedError    a lost quorum cannot be recovered so
+    |   +-- RestoreRefusedError     a backup cannot be restored there, or not so
     |   +-- InvalidCommandError     the bytes are not a command that a client may send
     +-- TransferFailedError     leadership was to be handed over, and nobody took it in time
     +-- OutcomeUnknownError     it was proposed; it may or may not be applied later
@@ -93,6 +94,10 @@ class ConfigurationRefusedError(RefusedError):
 
 class RecoveryRefusedError(RefusedError):
     """A lost quorum cannot be recovered so. No file was changed."""
+
+
+class RestoreRefusedError(RefusedError):
+    """A backup cannot be restored there, or not so. No file was changed."""
 
 
 class ChangeUnderWayError(ConfigurationRefusedError):
