@@ -29,13 +29,24 @@ from raft_node.runtime.backups import Backups
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.reads import ReadCallback
 from raft_node.runtime.snapshots import Snapshots
+from raft_node.settings import NodeSettings
 from raft_node.storage.checkpoint import CHECKPOINT, verify_checkpoint
 from raft_node.storage.engine import Engine
 from raft_node.testing.engines import TINY_OPTIONS, settle
 from raft_node.testing.files import MemoryFileSystem
 
 A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
-SHARD, CHUNK = 3, 64
+SHARD, CHUNK = 3, 1024
+SETTINGS = NodeSettings(
+    node_id="a",
+    shard_id=SHARD,
+    initial_shards=4,
+    peers="a=h:1",
+    seeds="h:2",
+    wal_dir="/wal",
+    data_dir="/node",
+    snapshot_chunk_bytes=CHUNK,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -90,11 +101,9 @@ class Rig:
         stream = BackupStream(
             Backups(self.driver, self.flush, self.snapshots),
             LocalMember(A, b"cluster", SHARD, ""),
-            2,
+            SETTINGS,
             self.fs,
             self.threads,
-            CHUNK,
-            10.0,
             lambda name, **details: self.events.append((name, details)),
             self.failures.append,
         )
@@ -144,7 +153,7 @@ async def rig() -> AsyncIterator[Rig]:
 
 async def test_the_whole_state_arrives_with_what_the_manifest_needs(rig: Rig) -> None:
     header, files = await rig.receive()
-    assert (header.node_id, header.shard, header.cluster_id, header.initial_shards) == ("a", SHARD, b"cluster", 2)
+    assert (header.node_id, header.shard, header.cluster_id, header.initial_shards) == ("a", SHARD, b"cluster", 4)
     assert (header.index, header.term, header.log_time_us) == (40, 4, 10)
     assert (list(header.voters), list(header.learners)) == (["a", "b"], ["c"])
     assert header.files[0].name == CHECKPOINT and len(files) > 2

@@ -208,14 +208,28 @@ def test_what_is_not_empty_is_left_as_it_is(where: str, name: str) -> None:
     assert fs.files() == before
 
 
-def test_a_restored_node_is_not_restored_again_under_another_id_nor_when_it_has_run() -> None:
+def test_a_restored_node_is_not_touched_again() -> None:
+    """It may have run since: nothing but this same restore is done already, and anything else is refused."""
     fs = disk()
     run(fs)
+    before, operations = fs.files(), fs.count("create")
+    assert run(fs).already
+    with pytest.raises(RestoreRefusedError, match="holds the data of"):
+        run(fs, restore_id="r2")
+    assert fs.files() == before and fs.count("create") == operations
+
+
+@pytest.mark.parametrize("emptied", [WAL, DATA])
+def test_a_volume_that_was_emptied_since_is_not_filled_again(emptied: str) -> None:
+    """The other volume knows of votes and acknowledgements that this incarnation must not forget."""
+    fs = disk()
+    run(fs)
+    fs.remove_tree(emptied)
+    fs.make_directory(emptied)
     before = fs.files()
-    for restore_id in ("r2", "r1"):
-        with pytest.raises(RestoreRefusedError, match="holds the data of"):
-            run(fs, restore_id=restore_id)
-        assert fs.files() == before
+    with pytest.raises(RestoreRefusedError, match="was emptied since"):
+        run(fs)
+    assert fs.files() == before
 
 
 def flip(fs: MemoryFileSystem, path: str) -> None:
@@ -362,7 +376,9 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "shard-1: ok, entry 30" in capsys.readouterr().out
     assert command(monkeypatch, *restoring) == 0
     assert "shard-1-0 of shard 1 is restored" in capsys.readouterr().out
-    assert command(monkeypatch, *restoring) == 3
+    assert command(monkeypatch, *restoring) == 0
+    assert "was restored already" in capsys.readouterr().out
+    assert command(monkeypatch, *restoring[:-1], "r2") == 3
     assert "needs empty volumes" in capsys.readouterr().err
     assert command(monkeypatch, "restore", "--backup", folder, "--members", "a", "--restore-id", "r") == 2
     table = sorted((tmp_path / "backup" / f"shard-{SHARD}").glob("*.sst"))[0]

@@ -8,8 +8,8 @@ know is in docs/operations.md, "Backup and restore".
 Invariants:
 1. Whatever was in a volume before is left as it was: only an empty one, or one where this same restore was cut off, is
    touched.
-2. The identities are written last. Until both volumes have one, the node refuses to start, and the same command begins
-   anew; from then on it changes nothing any more, for the node may have run.
+2. The identities are written last, the log's first. Until both volumes have one, the node refuses to start, and the
+   same command begins anew; from then on it changes nothing any more, for the node may have run.
 3. No identity of the old cluster is used again: neither its id nor an incarnation, so that what is left of it can
    neither be asked nor counted.
 
@@ -141,26 +141,29 @@ def _plan(fs: FileSystem, source: str, node: str, members: tuple[str, ...], rest
 def _prepare(fs: FileSystem, plan: _Plan, wal_dir: str, data_dir: str) -> bool:
     """Makes sure that nothing is lost by what follows; False when it was all done before."""
     directories = (wal_dir, data_dir)
-    notes = {directory: read_note(fs, directory, RESTORING) for directory in directories}
-    begun = any(note is not None for note in notes.values())
+    found = {directory: identities.read(fs, directory) for directory in directories}
     for directory in directories:
-        note = notes[directory]
+        note, known = read_note(fs, directory, RESTORING), found[directory]
         if note is not None and note != plan.note:
             raise RestoreRefusedError(
                 f"another restore into {directory} was cut off (id {note.get('restore_id')}): run that one again, or "
                 f"empty both volumes"
             )
-        found = identities.read(fs, directory)
-        if found is not None and (not begun or found != plan.identity):
-            raise RestoreRefusedError(f"{directory} holds the data of {found.name}; a restore needs empty volumes")
-        if note is None and found is None and (names := _content(fs, directory)):
+        # Only this very restore gives the incarnation and the cluster's id that the plan has.
+        if known is not None and known != plan.identity:
+            raise RestoreRefusedError(f"{directory} holds the data of {known.name}; a restore needs empty volumes")
+        if known is None and note is None and (names := _content(fs, directory)):
             raise RestoreRefusedError(f"{directory} is not empty: it holds {names[0]}; a restore needs empty volumes")
-    if identities.read(fs, wal_dir) is not None:
-        # Log and state were there before the first identity. The node may even have run since the second one.
-        if identities.read(fs, data_dir) is None:
+    if found[wal_dir] is not None:
+        if found[data_dir] is None:
+            if read_note(fs, data_dir, RESTORING) is None:
+                raise RestoreRefusedError(f"{data_dir} was emptied since it was restored: empty both volumes")
+            # Log and state were whole before the first identity.
             identities.replace(fs, wal_dir, data_dir, plan.identity)
         _tidy(fs, wal_dir, data_dir)
         return False
+    if found[data_dir] is not None:
+        raise RestoreRefusedError(f"{wal_dir} was emptied since it was restored: empty both volumes")
     for directory in directories:
         # What is here without an identity is of an earlier run, which the note tells.
         for name in _content(fs, directory):

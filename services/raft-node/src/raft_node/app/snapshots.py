@@ -82,11 +82,9 @@ class SnapshotParts:
         self.backups = BackupStream(
             Backups(driver, maintenance.flush, self._snapshots),
             peers.me,
-            settings.initial_shards,
+            settings,
             fs,
             self._sending,
-            settings.snapshot_chunk_bytes,
-            settings.snapshot_timeout_ms / 1000,
             record,
             on_failure,
         )

@@ -26,6 +26,7 @@ from raft_node.rpc.streams import BROKEN
 from raft_node.runtime.backups import Backups
 from raft_node.runtime.events import Recorder
 from raft_node.runtime.snapshots import HeldSnapshot
+from raft_node.settings import NodeSettings
 from raft_node.storage.files import FileSystem
 
 CHUNK_BYTES_MAX = 256 << 10
@@ -40,11 +41,9 @@ class BackupStream:
         self,
         backups: Backups,
         me: LocalMember,
-        initial_shards: int,
+        settings: NodeSettings,
         fs: FileSystem,
         threads: Executor,
-        chunk_bytes: int,
-        timeout_s: float,
         record: Recorder,
         on_failure: Callable[[FatalError], None],
     ) -> None:
@@ -53,21 +52,19 @@ class BackupStream:
         Args:
             backups: Where the snapshots come from.
             me: Whose state it is.
-            initial_shards: How many shards the cluster began with.
+            settings: How much goes into a message, and how long the receiver may take nothing.
             fs: Where the files are.
             threads: Runs what blocks.
-            chunk_bytes: How much goes into a message; 256 KiB at most.
-            timeout_s: How long the receiver may take nothing.
             record: Notes what happened.
             on_failure: Told when the node must stop.
         """
         self._backups = backups
         self._me = me
-        self._initial_shards = initial_shards
+        self._initial_shards = settings.initial_shards
         self._fs = fs
         self._threads = threads
-        self._chunk_bytes = min(chunk_bytes, CHUNK_BYTES_MAX)
-        self._timeout_s = timeout_s
+        self._chunk_bytes = min(settings.snapshot_chunk_bytes, CHUNK_BYTES_MAX)
+        self._timeout_s = settings.snapshot_timeout_ms / 1000
         self._record = record
         self._on_failure = on_failure
 
