@@ -281,7 +281,8 @@ class DougClient:
             UnavailableError: No replica can send it now.
         """
         url = f"{self.url}/v1/shards/{quote(str(shard), safe='')}/backup"
-        timeout = httpx.Timeout(self._http.timeout, read=BACKUP_TIMEOUT_S)
+        steps = self._http.timeout
+        timeout = httpx.Timeout(connect=steps.connect, write=steps.write, pool=steps.pool, read=BACKUP_TIMEOUT_S)
         try:
             with self._http.stream("GET", url, timeout=timeout) as response:
                 if not response.is_success:
