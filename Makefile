@@ -11,8 +11,9 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
-.PHONY: soak crash-images mutants mutants-check
+.PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
+.PHONY: bench-storage bench-tools
 .PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -41,10 +42,10 @@ lint: setup
 
 types: setup
 	$(MYPY) $(SOURCES)
-	$(MYPY) tools bench
+	$(MYPY) --explicit-package-bases tools bench
 	@for folder in $(TESTS); do \
 		echo "$(MYPY) $$folder"; \
-		MYPYPATH=$$folder:tools $(MYPY) --explicit-package-bases $$folder || exit 1; \
+		MYPYPATH=$$folder $(MYPY) --explicit-package-bases $$folder || exit 1; \
 	done
 
 imports: setup
@@ -61,6 +62,9 @@ test: check ## What every change must pass, in under 15 minutes on 2 cores
 
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) -m "not simulation and not integration and not slow" $(MEMBER_TESTS) tests
+
+coverage: setup ## Branch coverage of the Raft core; fails below 95 %
+	$(BIN)/python tools/raft_coverage.py
 
 sim: setup ## The simulations only: at least 500 seeds, and the directed scenarios
 	$(PYTEST) -s -m simulation services/raft-node/tests
@@ -86,10 +90,10 @@ protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
 
 dashboards: setup ## Generate the dashboards and alert rules in deploy/observability
-	$(BIN)/python tools/dashboards.py
+	$(BIN)/python -m tools.dashboards
 
 dashboards-check: setup ## Check that they are what tools/observability gives
-	$(BIN)/python tools/dashboards.py --check
+	$(BIN)/python -m tools.dashboards --check
 
 certs: setup ## Make an authority and certificates in certs/, for trying TLS; options as ARGS="--name db.local"
 	$(BIN)/python tools/certs.py $(ARGS)
@@ -97,14 +101,20 @@ certs: setup ## Make an authority and certificates in certs/, for trying TLS; op
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)
 
+bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; options as ARGS="--keys 4000000"
+	$(BIN)/python bench/storage.py $(ARGS)
+
+bench-tools: setup ## Install what the benchmarks compare with; nothing else needs it
+	@$(BIN)/python tools/bench_tools.py
+
 chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s, its dashboards
-	$(BIN)/python tools/chart.py
+	$(BIN)/python tools/helm_chart.py
 
 chart-check: setup ## Check that these are what the chart gives
-	$(BIN)/python tools/chart.py --check
+	$(BIN)/python tools/helm_chart.py --check
 
 chart-tools: setup ## Install helm and the linters that the chart's tests use; without them those are skipped
-	$(BIN)/python tools/chart_tools.py
+	$(BIN)/python tools/helm_tools.py
 
 images: ## Build the images of both services, with podman or docker
 	sh tools/images.sh

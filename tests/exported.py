@@ -46,6 +46,7 @@ STATE = NodeState(
     restoring=False,
     stalled_s=0.0,
     volumes={"wal": (2, 1)},
+    disk_low=False,
 )
 
 

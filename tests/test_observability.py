@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 from exported import exported, facade_registry, node_registry, series
-
-import dashboards
-from observability.alerts import GROUPS, Alert
-from observability.grafana import Dashboard
+from tools import dashboards
+from tools.observability.alerts import GROUPS, Alert
+from tools.observability.grafana import Dashboard
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy" / "observability"

@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import observe
+from tools import observe
+
 from dougdb.dev.layout import Layout
 from dougdb.dev.ports import PortPlan, facade_id
 

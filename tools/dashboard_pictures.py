@@ -1,6 +1,6 @@
 """Draws the dashboards as pictures for docs/images, from what a real Prometheus holds.
 
-Usage: python tools/dashboard_pictures.py PROMETHEUS_URL [MINUTES]
+Usage: python -m tools.dashboard_pictures PROMETHEUS_URL [MINUTES]
 
 The panels' expressions, titles, units and places are the dashboards' own; the drawing is matplotlib's and only
 resembles Grafana. matplotlib is not a dependency of anything here: install it in an environment of its own
@@ -20,8 +20,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from dashboards import DASHBOARDS
-from observability.grafana import Dashboard, Panel
+from tools.dashboards import DASHBOARDS
+from tools.observability.grafana import Dashboard, Panel
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "images"
 STEP_S = 4

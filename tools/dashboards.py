@@ -1,6 +1,6 @@
 """Generates deploy/observability from tools/observability: dashboards, alert rules, and the rules' unit tests.
 
-Usage: python tools/dashboards.py [--check]
+Usage: python -m tools.dashboards [--check]
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from observability import facade, overview, raft, rules, storage
-from observability.alerts import GROUPS
+from tools.observability import facade, overview, raft, rules, storage
+from tools.observability.alerts import GROUPS
 
 DASHBOARDS = {
     "overview": overview.DASHBOARD,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tools.chart import CHART, ROOT, find_helm, run_helm
+from tools.helm_chart import CHART, ROOT, find_helm, run_helm
 
 PYTHON = ROOT / ".venv" / ".chart" / "bin" / "python"
 RELEASE = "dougdb"

@@ -43,13 +43,14 @@ def test_statuses_are_frozen() -> None:
         ("UNKNOWN", 6),
         ("INVALID", 7),
         ("UNAVAILABLE", 8),
+        ("DISK_FULL", 9),
     ]
 
 
 def test_only_certain_statuses_prove_that_nothing_was_written() -> None:
     # A retry rests on this: whatever may have been proposed must not be in it.
     assert {Status.OK, Status.NOT_FOUND, Status.UNKNOWN, Status.UNAVAILABLE}.isdisjoint(pipe.NOT_APPLIED)
-    assert len(pipe.NOT_APPLIED) == 5
+    assert len(pipe.NOT_APPLIED) == 6
 
 
 @pytest.mark.parametrize(("decode", "encoded", "records"), BLOBS)

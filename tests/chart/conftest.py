@@ -6,18 +6,12 @@ Those that render the chart are skipped, with the reason, where its tools are no
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from tools.chart import CHART  # noqa: E402 - the path has to be set first
-from tools.rendering import Object, missing_tool, render  # noqa: E402
+from tools.helm_chart import CHART
+from tools.rendering import Object, missing_tool, render
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tools.chart import ROOT
+from tools.helm_chart import ROOT
 from tools.rendering import Object, named, of_kind, pod_templates, render
 from typer.testing import CliRunner
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tools import chart
+from tools import helm_chart as chart
 
 
 def test_everything_generated_is_up_to_date(tools: None, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatched = pytest.MonkeyPatch()
     with monkeypatched.context() as patch:
-        patch.setattr("sys.argv", ["chart.py", "--check"])
+        patch.setattr("sys.argv", ["helm_chart.py", "--check"])
         assert chart.main() == 0, capsys.readouterr().out
 
 
@@ -31,7 +31,7 @@ def test_drift_is_found_and_mended(
     for kind, pattern in chart.COPIED:
         for path in (chart.CHART / kind).glob(pattern):
             path.unlink()
-    monkeypatch.setattr("sys.argv", ["chart.py", "--check"])
+    monkeypatch.setattr("sys.argv", ["helm_chart.py", "--check"])
     assert chart.main() == 0, capsys.readouterr().out
     values = chart.CHART / "values.yaml"
     values.write_text(values.read_text().replace("requestTimeoutMs: 5000", "requestTimeoutMs: 7000"))
@@ -45,10 +45,10 @@ def test_drift_is_found_and_mended(
     told = capsys.readouterr().out
     for name in ("README.md", "k8s/dougdb.yaml", "dashboards/new.json", "rules/old.yaml"):
         assert name in told
-    monkeypatch.setattr("sys.argv", ["chart.py"])
+    monkeypatch.setattr("sys.argv", ["helm_chart.py"])
     assert chart.main() == 0
     assert not old.exists()
-    monkeypatch.setattr("sys.argv", ["chart.py", "--check"])
+    monkeypatch.setattr("sys.argv", ["helm_chart.py", "--check"])
     assert chart.main() == 0
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tools.chart import ROOT
-from tools.chart_tools import TOOLS
+from tools.helm_chart import ROOT
+from tools.helm_tools import TOOLS
 
 from dougdb.dev.specs import _MALLOC
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
-from tools.chart import CHART, run_helm
+from tools.helm_chart import CHART, run_helm
 from tools.rendering import Object, refusal, render, validate
 
 KIND = str(CHART / "values-kind.yaml")
@@ -52,6 +49,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         "--set-json",
         'networkPolicy={"clientsFrom":[{"podSelector":{}}],"metricsFrom":[{"podSelector":{"matchLabels":{"a":"b"}}}]}',
     ),
+    "TLS": ("--set", "tls.mode=existingSecret,tls.existingSecret=mine,discovery.mode=auto"),
     "further objects": (
         "--set-json",
         'extraObjects=[{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"{{ .Release.Name }}-x"},"data":{}}]',
@@ -68,10 +66,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     "an even number of nodes": ("raft.replicas=4", "at '/raft/replicas': value must be one of 1, 3, 5, 7, 9"),
     "no shard": ("shards=0", "at '/shards'"),
     "a TLS mode that does not exist": ("tls.mode=on", "at '/tls/mode'"),
-    "TLS, which nobody speaks yet": ("tls.mode=selfSigned", "does not speak TLS yet"),
+    "TLS without its secret": ("tls.mode=existingSecret", "needs tls.existingSecret"),
+    "TLS without its issuer": ("tls.mode=certManager", "needs tls.certManager.issuerRef.name"),
     "a secret without its mode": ("tls.existingSecret=x", "tls.existingSecret is set, but tls.mode is disabled"),
     "access control": ("auth.mode=token", "at '/auth/mode': value must be 'none'"),
-    "discovery that does not exist yet": ("discovery.mode=kubernetes", "knows only [static]"),
+    "discovery that does not exist": ("discovery.mode=consul", "at '/discovery/mode'"),
     "the tag latest": ("raft.image.tag=latest", "at '/raft/image/tag'"),
     "heartbeats as long as elections": ("raft.heartbeatMs=76", "at least twice raft.heartbeatMs"),
     "an empty range of timeouts": ("raft.electionTimeoutMaxMs=150", "must be greater than raft.electionTimeoutMs"),
@@ -159,22 +158,20 @@ def test_notes_say_how_to_use_it_and_what_is_open(tools: None) -> None:
     notes = notes.partition("NOTES:")[2]
     for text in (
         "kubectl -n store port-forward service/dougdb-facade 8080:8080",
-        "curl -X PUT localhost:8080/v1/kv/hello -d world",
+        "curl localhost:8080/v1/kv/hello -X PUT -d world",
         "WARNING: tls.mode is disabled and auth.mode is none",
         "delete pvc -l app.kubernetes.io/instance=dougdb",
     ):
         assert text in notes
+    secure = run_helm("install", "dougdb", str(CHART), "--dry-run=client", "--set", "tls.mode=selfSigned").stdout
+    secure = secure.partition("NOTES:")[2]
+    assert "curl --cacert ca.crt https://localhost:8080/v1/kv/hello -X PUT -d world" in secure
+    assert """get secret dougdb-tls -o 'go-template={{index .data "ca.crt" | base64decode}}' > ca.crt""" in secure
+    assert "WARNING" not in secure
 
 
-# -- what waits for the services ------------------------------------------------------------------------------------
+# -- TLS and discovery ----------------------------------------------------------------------------------------------
 
-ABLE = {"templates/_support.tpl": '{{- define "dougdb.supportsTls" -}}true{{- end -}}\n'
-        '{{- define "dougdb.discoveryModes" -}}[static, dns, kubernetes, auto]{{- end -}}\n'}  # fmt: skip
-TLS_REFUSED = {
-    "tls.mode=existingSecret": "needs tls.existingSecret",
-    "tls.mode=certManager": "needs tls.certManager.issuerRef.name",
-    "tls.mode=selfSigned,tls.existingSecret=x": "tls.existingSecret is set",
-}
 TLS = {
     "existingSecret": "tls.mode=existingSecret,tls.existingSecret=mine",
     "certManager": "tls.mode=certManager,tls.certManager.issuerRef.name=issuer",
@@ -182,20 +179,17 @@ TLS = {
 }
 
 
-@pytest.mark.parametrize("value", TLS_REFUSED)
-def test_tls_needs_what_its_mode_names(value: str, changed_chart: Callable[[dict[str, str]], Path]) -> None:
-    assert TLS_REFUSED[value] in refusal("--set", value, chart=changed_chart(ABLE))
-
-
 @pytest.mark.parametrize("mode", TLS)
-def test_tls_reaches_every_pod_once_it_is_spoken(mode: str, changed_chart: Callable[[dict[str, str]], Path]) -> None:
-    objects = render("--set", TLS[mode], chart=changed_chart(ABLE))
+def test_tls_reaches_every_pod(mode: str, tools: None) -> None:
+    objects = render("--set", f"{TLS[mode]},monitoring.enabled=true", *OPERATOR)
     assert not [message for _, version, message in validate(objects, VERSIONS) if version not in CUSTOM]
     secret = "mine" if mode == "existingSecret" else "dougdb-tls"
     for one in objects:
         if one["kind"] in ("StatefulSet", "Deployment"):
             spec = one["spec"]["template"]["spec"]
             assert {"name": "tls", "secret": {"secretName": secret, "defaultMode": 0o440}} in spec["volumes"]
+            probes = [spec["containers"][0][f"{name}Probe"] for name in ("startup", "liveness", "readiness")]
+            assert {probe["httpGet"]["scheme"] for probe in probes} == {"HTTPS"}
             mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
             assert mounts["tls"] == "/etc/dougdb/tls"
     for one in objects:
@@ -207,6 +201,13 @@ def test_tls_reaches_every_pod_once_it_is_spoken(mode: str, changed_chart: Calla
                 "DOUGDB_TLS_KEY_FILE": "/etc/dougdb/tls/tls.key",
                 "DOUGDB_TLS_CA_FILE": "/etc/dougdb/tls/ca.crt",
             }
+    for one in objects:
+        if one["kind"] in ("PodMonitor", "ServiceMonitor"):
+            (endpoint,) = one["spec"].get("endpoints", []) + one["spec"].get("podMetricsEndpoints", [])
+            assert endpoint["scheme"] == "https"
+            assert endpoint["tlsConfig"]["ca"]["secret"] == {"name": secret, "key": "ca.crt"}
+    (test,) = [one for one in objects if one["kind"] == "Pod"]
+    assert test["spec"]["containers"][0]["args"][0].startswith("https://")
     made = [one for one in objects if one["kind"] in ("Secret", "Certificate")]
     assert [one["kind"] for one in made] == {"existingSecret": [], "certManager": ["Certificate"]}.get(mode, ["Secret"])
     if mode == "certManager":
@@ -216,11 +217,9 @@ def test_tls_reaches_every_pod_once_it_is_spoken(mode: str, changed_chart: Calla
         )
 
 
-def test_only_discovery_by_kubernetes_gets_rights(
-    default: list[Object], changed_chart: Callable[[dict[str, str]], Path]
-) -> None:
+def test_only_discovery_by_kubernetes_gets_rights(default: list[Object]) -> None:
     assert not [one for one in default if one["kind"] in ("Role", "RoleBinding")]
-    objects = render("--set", "discovery.mode=kubernetes", chart=changed_chart(ABLE))
+    objects = render("--set", "discovery.mode=kubernetes")
     (role,) = [one for one in objects if one["kind"] == "Role"]
     assert role["rules"] == [
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tools.chart import CHART, ROOT
+from tools.helm_chart import CHART, ROOT
 from tools.rendering import Object, environment_of, named, of_kind, pod_templates, render
 
 from facade.settings import Settings
@@ -83,6 +83,36 @@ def test_the_facade_takes_its_environment(default: list[Object], monkeypatch: py
         for name, address in nodes.items():
             # The address under which the facade calls a node is the one that the node tells others.
             assert environment_of(default, one, name)["DOUGDB_CLIENT_ADVERTISE"] == address
+
+
+@pytest.mark.parametrize("mode", ["static", "dns", "kubernetes", "auto"])
+def test_the_services_take_tls_and_every_discovery(mode: str, tools: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = render("--set", f"tls.mode=selfSigned,discovery.mode={mode}")
+    node = environment_of(objects, workload(objects, "StatefulSet", "dougdb-s1"), "dougdb-s1-0")
+    facade = environment_of(objects, workload(objects, "Deployment", "dougdb-facade"), "x")
+    for settings in (settings_of(NodeSettings, node, monkeypatch), settings_of(Settings, facade, monkeypatch)):
+        assert settings.tls_mode == "mutual"
+        assert settings.tls_ca_file == "/etc/dougdb/tls/ca.crt"
+    settings = settings_of(Settings, facade, monkeypatch)
+    assert settings.discovery == mode
+    # The names of nodes are there in every mode, for as long as the API server does not answer.
+    assert {len(nodes) for nodes in settings.nodes.values()} == {5}
+    if mode == "static":
+        return
+    assert settings.dns_names == {n: f"dougdb-s{n}-peers.dougdb.svc.cluster.local" for n in (0, 1)}
+    assert settings.kubernetes_namespace == "dougdb"
+    selected = dict(part.split("=") for part in settings.kubernetes_selector.split(","))
+    found = [one["metadata"] for one in of_kind(objects, "Service") if matches(selected, one["metadata"]["labels"])]
+    # EndpointSlices take over the labels of their Service: each pod is found once, and its shard is told.
+    assert {one["name"]: one["labels"]["dougdb.io/shard"] for one in found} == {"dougdb-s0": "0", "dougdb-s1": "1"}
+    assert settings.discovery_port_name in {port["name"] for port in of_kind(objects, "Service")[0]["spec"]["ports"]}
+
+
+def test_plaintext_is_chosen_and_not_left_open(default: list[Object]) -> None:
+    """Without the choice a node that listens beyond loopback does not start."""
+    for one in of_kind(default, "ConfigMap"):
+        if "DOUGDB_LOG_LEVEL" in one["data"]:
+            assert one["data"]["DOUGDB_TLS_MODE"] == "disabled"
 
 
 def test_large_numbers_stay_whole(tools: None, monkeypatch: pytest.MonkeyPatch) -> None:

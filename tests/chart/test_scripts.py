@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tools.chart import ROOT
-from tools.chart_tools import TOOLS
+from tools.helm_chart import ROOT
+from tools.helm_tools import TOOLS
 
 SHELLCHECK = TOOLS / "bin" / "shellcheck"
 SCRIPTS = sorted([*(ROOT / "tools").rglob("*.sh"), ROOT / ".ci" / "run"])

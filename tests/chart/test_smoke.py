@@ -11,7 +11,7 @@ from types import ModuleType
 from urllib.parse import urlsplit
 
 import pytest
-from tools.chart import CHART
+from tools.helm_chart import CHART
 
 
 class Facade:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -193,17 +193,9 @@ def test_claims_of_others_have_no_say(cluster: Cluster) -> None:
     assert not refusal(*LIVE, environment=cluster.environment)
 
 
-def test_a_self_signed_certificate_is_made_once(
-    cluster: Cluster, changed_chart: Callable[[dict[str, str]], Path]
-) -> None:
-    able = {"templates/_support.tpl": '{{- define "dougdb.supportsTls" -}}true{{- end -}}\n'
-            '{{- define "dougdb.discoveryModes" -}}[static]{{- end -}}\n'}  # fmt: skip
-    chart = changed_chart(able)
-
+def test_a_self_signed_certificate_is_made_once(cluster: Cluster) -> None:
     def secret() -> Object:
-        (made,) = of_kind(
-            render(*LIVE, "--set", "tls.mode=selfSigned", chart=chart, environment=cluster.environment), "Secret"
-        )
+        (made,) = of_kind(render(*LIVE, "--set", "tls.mode=selfSigned", environment=cluster.environment), "Secret")
         return made
 
     first = secret()

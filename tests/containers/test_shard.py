@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tools.chart import CHART, ROOT
+from tools.helm_chart import CHART, ROOT
 from tools.rendering import Object, environment_of, missing_tool, named, render
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

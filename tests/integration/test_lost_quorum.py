@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from bench.cluster import Cluster, Launch, dougctl, wait_for
-from bench.http11 import HttpError
+from bench.http11 import HttpError, fetch
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -57,6 +57,19 @@ def wipe(launch: Launch) -> None:
         shutil.rmtree(Path(launch.environment[name]))
 
 
+def await_answer(launch: Launch) -> None:
+    """The node with its empty disk runs, and waits for being admitted."""
+    port = int(launch.environment["DOUGDB_ADMIN_LISTEN"].rpartition(":")[2])
+
+    def waits() -> bool:
+        try:
+            return b"dougctl members add" in fetch(port, "GET", "/readyz", timeout_s=2).body
+        except HttpError:
+            return False
+
+    wait_for(waits, WAIT_S, "a node to say how it is admitted")
+
+
 def serves(cluster: Cluster) -> bool:
     try:
         return cluster.request("PUT", "/v1/kv/afterwards", b"v").status == 200
@@ -96,6 +109,7 @@ def test_one_survivor_goes_on_and_gets_its_members_again(cluster: Cluster) -> No
     wipe(launches[(set(names[3:]) - {survivor}).pop()])
     for name in others:
         cluster.start_again(name, launches[name])
+        await_answer(launches[name])
         address = launches[name].environment["DOUGDB_PEER_LISTEN"]
         assert command(cluster, "members", "add", name, "--address", address, "--shard", SHARD).returncode == 0
     views = cluster.await_equal(SHARD)

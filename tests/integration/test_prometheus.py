@@ -15,13 +15,10 @@ from typing import Any
 import pytest
 from bench.cluster import FACADE_PORTS, NODE_PORTS_STRIDE, Cluster, free_ports, wait_for
 from bench.http11 import fetch
+from tools import dashboards
+from tools.observability.alerts import GROUPS
 
 ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT / "tools") not in sys.path:
-    sys.path.insert(0, str(ROOT / "tools"))
-
-import dashboards  # noqa: E402 - the path has to be set first
-from observability.alerts import GROUPS  # noqa: E402
 
 pytestmark = [
     pytest.mark.integration,

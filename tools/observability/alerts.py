@@ -263,6 +263,16 @@ RAFT = [
         Case({node("dougdb_raft_proposals_pending"): "5000 5000 5000 0+0x10"}, 8, node_labels()),
     ),
     Alert(
+        "DougDBStateDivergence",
+        "increase(dougdb_state_divergence_total[1h]) > 0",
+        0,
+        "critical",
+        "{{ $labels.pod }} holds something else than its leader.",
+        "{{ $labels.pod }} of shard {{ $labels.shard }} compared the hash of its state with its leader's: they differ.",
+        Case({node("dougdb_state_divergence_total"): "0+0x20 1+0x20"}, 25, node_labels()),
+        Case({node("dougdb_state_divergence_total"): steady(3, 40)}, 35, node_labels()),
+    ),
+    Alert(
         "DougDBHeartbeatLate",
         "rate(dougdb_raft_heartbeat_late_total[5m]) > 0.1",
         10,
@@ -329,6 +339,16 @@ STORAGE = [
         Case({node("dougdb_compaction_pending_bytes"): f"{3 * GIB}+0x20 0+0x25"}, 40, node_labels()),
     ),
     Alert(
+        "DougDBTableDamaged",
+        "dougdb_scrub_damaged_tables > 0 or increase(dougdb_scrub_damages_total[1h]) > 0",
+        0,
+        "critical",
+        "{{ $labels.pod }} has a damaged SSTable.",
+        "A background check found a damaged SSTable on {{ $labels.pod }} of shard {{ $labels.shard }}.",
+        Case({node("dougdb_scrub_damaged_tables"): steady(1, 10)}, 5, node_labels()),
+        Case({node("dougdb_scrub_damaged_tables"): steady(0, 10)}, 5, node_labels()),
+    ),
+    Alert(
         "DougDBDiskLow",
         f"{FREE} < 0.15",
         5,
@@ -339,6 +359,16 @@ STORAGE = [
         Case(_disk(steady(20 * GIB, 15), 15), 10, {**node_labels(), **DISK}),
     ),
     Alert(
+        "DougDBDiskReadOnly",
+        "dougdb_disk_low == 1",
+        1,
+        "critical",
+        "{{ $labels.pod }} refuses writes: its disk is full.",
+        "A volume of {{ $labels.pod }} of shard {{ $labels.shard }} has less free than its reserve. Reads go on.",
+        Case({node("dougdb_disk_low"): steady(1, 10)}, 5, node_labels()),
+        Case({node("dougdb_disk_low"): steady(0, 10)}, 5, node_labels()),
+    ),
+    Alert(
         "DougDBDiskFilling",
         f"predict_linear(dougdb_disk_free_bytes[1h], 4 * 3600) < 0\nand {FREE} < 0.4",
         15,
@@ -347,6 +377,33 @@ STORAGE = [
         "At the pace of the last hour the {{ $labels.volume }} volume of {{ $labels.pod }} is full within four hours.",
         Case(_disk(f"{38 * GIB}-{GIB // 4}x90", 90), 80, {**node_labels(), **DISK}),
         Case(_disk(f"{38 * GIB}-{GIB // 50}x90", 90), 80, {**node_labels(), **DISK}),
+    ),
+    Alert(
+        "DougDBSnapshotFailing",
+        f'sum by ({SHARD}) (increase(dougdb_snapshot_transfers_total{{outcome=~"failed|refused"}}[30m])) >= 3',
+        0,
+        "warning",
+        "Snapshots of shard {{ $labels.shard }} do not arrive.",
+        "Three or more transfers of snapshots in shard {{ $labels.shard }} failed or were refused within half an hour.",
+        Case({node("dougdb_snapshot_transfers_total", outcome="failed"): rising(1, 40)}, 35, ON_SHARD),
+        Case(
+            {
+                node("dougdb_snapshot_transfers_total", outcome="sent"): rising(1, 40),
+                node("dougdb_snapshot_transfers_total", outcome="failed"): "0+0x20 1+0x20",
+            },
+            35,
+            ON_SHARD,
+        ),
+    ),
+    Alert(
+        "DougDBSnapshotInstallStuck",
+        "dougdb_snapshot_installing == 1",
+        30,
+        "warning",
+        "{{ $labels.pod }} does not get done with a snapshot.",
+        "{{ $labels.pod }} of shard {{ $labels.shard }} has been putting a snapshot in place for half an hour.",
+        Case({node("dougdb_snapshot_installing"): steady(1, 40)}, 35, node_labels()),
+        Case({node("dougdb_snapshot_installing"): "1+0x15 0+0x25"}, 35, node_labels()),
     ),
 ]
 
@@ -451,6 +508,24 @@ FACADE = [
             OF_FACADES,
         ),
     ),
+    Alert(
+        "DougDBDiscoveryStale",
+        "time() - dougdb_discovery_last_success_timestamp_seconds > 600",
+        0,
+        "warning",
+        "{{ $labels.pod }} does not learn of new addresses.",
+        "{{ $labels.pod }} has had no answer from {{ $labels.source }} for ten minutes; it serves with what it knew.",
+        Case(
+            {facade("dougdb_discovery_last_success_timestamp_seconds", source="dns"): steady(60, 20)},
+            18,
+            {**OF_FACADES, "pod": "f0", "instance": "f0:1", "source": "dns"},
+        ),
+        Case(
+            {facade("dougdb_discovery_last_success_timestamp_seconds", source="dns"): rising(60, 20)},
+            18,
+            OF_FACADES,
+        ),
+    ),
 ]
 
 
@@ -460,6 +535,14 @@ def _process(start: str, minutes: int) -> dict[str, str]:
         series("process_start_time_seconds", labels): start,
         series("dougdb_build_info", {**labels, "version": "0.1.0"}): steady(1, minutes),
     }
+
+
+DAY_S = 86_400
+
+
+def _certificate() -> str:
+    labels = {**OF_NODES, "pod": "n0", "instance": "n0:1"}
+    return series("dougdb_tls_certificate_expiry_timestamp_seconds", labels)
 
 
 FLEET = [
@@ -496,6 +579,16 @@ FLEET = [
             250,
             {"namespace": "db"},
         ),
+    ),
+    Alert(
+        "DougDBCertificateExpiry",
+        "dougdb_tls_certificate_expiry_timestamp_seconds - time() < 14 * 86400",
+        60,
+        "warning",
+        "The certificate of {{ $labels.pod }} ends soon.",
+        "The certificate that {{ $labels.pod }} uses ends within 14 days: its renewal has failed or was forgotten.",
+        Case({_certificate(): steady(10 * DAY_S, 90)}, 80, {**OF_NODES, "pod": "n0", "instance": "n0:1"}),
+        Case({_certificate(): steady(30 * DAY_S, 90)}, 80, OF_NODES),
     ),
 ]
 

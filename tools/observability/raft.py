@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from observability.grafana import Dashboard, Panel, Query, Row
-from observability.selectors import (
+from tools.observability.grafana import Dashboard, Panel, Query, Row
+from tools.observability.selectors import (
     BY_NODE,
     BY_SHARD,
     JOB,

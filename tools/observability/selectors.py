@@ -6,7 +6,7 @@ that has served a request, so that an empty panel means something.
 
 from __future__ import annotations
 
-from observability.grafana import Query, Variable
+from tools.observability.grafana import Query, Variable
 
 WHERE = 'namespace=~"$namespace", job=~"$job"'
 NODES = f'{WHERE}, shard=~"$shard"'

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from observability.grafana import Dashboard, Panel, Query, Row
-from observability.selectors import (
+from tools.observability.grafana import Dashboard, Panel, Query, Row
+from tools.observability.selectors import (
     BY_NODE,
     BY_SHARD,
     FREE,
@@ -169,6 +169,45 @@ DASHBOARD = Dashboard(
                     "percentunit",
                     "Share of the time that applying waits for the disk. Runbook: DougDBWriteStall.",
                     width=12,
+                ),
+            ),
+        ),
+        Row(
+            "Snapshots",
+            (
+                Panel(
+                    "Transfers",
+                    one(
+                        f"sum by (shard, outcome) (increase({node('dougdb_snapshot_transfers_total')}[5m]))",
+                        BY_SHARD + " {{outcome}}",
+                    ),
+                    "none",
+                    "Within five minutes. A node gets one when it is behind the log. Runbook: DougDBSnapshotFailing.",
+                    width=6,
+                ),
+                Panel(
+                    "Bytes of transfers",
+                    one(
+                        f"sum by (shard, direction) (rate({node('dougdb_snapshot_bytes_total')}{RATE}))",
+                        BY_SHARD + " {{direction}}",
+                    ),
+                    "Bps",
+                    "Over the network.",
+                    width=6,
+                ),
+                Panel(
+                    "Being installed",
+                    one(node("dougdb_snapshot_installing"), BY_NODE),
+                    "none",
+                    "1 while a snapshot takes the place of the state. Runbook: DougDBSnapshotInstallStuck.",
+                    width=6,
+                ),
+                Panel(
+                    "Log compactions",
+                    one(f"increase({node('dougdb_log_compactions_total')}[1h])", BY_NODE),
+                    "none",
+                    "Within an hour: how often the beginning of the log was dropped.",
+                    width=6,
                 ),
             ),
         ),

@@ -48,9 +48,20 @@ class Status(IntEnum):
     """The record is malformed: certainly not applied."""
     UNAVAILABLE = 8
     """A read that could not be served here now (no quorum, no leader, starting)."""
+    DISK_FULL = 9
+    """Refused before it was proposed, because a disk is full: certainly not applied."""
 
 
-NOT_APPLIED = frozenset({Status.NOT_LEADER, Status.WRONG_SHARD, Status.NOT_APPLIED, Status.OVERLOADED, Status.INVALID})
+NOT_APPLIED = frozenset(
+    {
+        Status.NOT_LEADER,
+        Status.WRONG_SHARD,
+        Status.NOT_APPLIED,
+        Status.OVERLOADED,
+        Status.INVALID,
+        Status.DISK_FULL,
+    }
+)
 """The statuses that prove that a write left no trace."""
 
 

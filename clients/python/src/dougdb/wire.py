@@ -414,7 +414,7 @@ def error_of(response: httpx.Response, *, write: bool, key: str = "") -> DougdbE
     outcome = problem.get("outcome")
     if write and outcome != "not_applied":
         return OutcomeUnknownError(f"{detail} (HTTP {status}; the write may or may not have been applied)")
-    if status in (502, 503, 504):
+    if status in (502, 503, 504, 507):
         return UnavailableError(f"{detail} (HTTP {status}{'; nothing was applied' if write else ''})")
     return ServerError(status, detail)
 

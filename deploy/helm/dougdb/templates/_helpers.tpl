@@ -129,21 +129,19 @@ capabilities:
 {{- end }}
 {{- end -}}
 
-{{/* TLS: the Secret, the environment, the volume. All empty while tls.mode is disabled. */}}
+{{/* TLS: the Secret, the environment, the volume. No volume while tls.mode is disabled. */}}
 
 {{- define "dougdb.tlsSecret" -}}
 {{- if eq .Values.tls.mode "existingSecret" -}}{{ .Values.tls.existingSecret }}{{- else -}}{{ include "dougdb.fullname" . }}-tls{{- end -}}
 {{- end -}}
 
 {{- define "dougdb.tlsEnv" -}}
-{{- if include "dougdb.supportsTls" . -}}
 DOUGDB_TLS_MODE: {{ ternary "disabled" "mutual" (eq .Values.tls.mode "disabled") }}
 {{- if ne .Values.tls.mode "disabled" }}
 DOUGDB_TLS_CERT_FILE: /etc/dougdb/tls/tls.crt
 DOUGDB_TLS_KEY_FILE: /etc/dougdb/tls/tls.key
 DOUGDB_TLS_CA_FILE: /etc/dougdb/tls/ca.crt
 {{- end }}
-{{- end -}}
 {{- end -}}
 
 {{- define "dougdb.tlsMount" -}}
@@ -185,5 +183,6 @@ DOUGDB_TLS_CA_FILE: /etc/dougdb/tls/ca.crt
 prometheus.io/scrape: "true"
 prometheus.io/port: {{ index . 1 | quote }}
 prometheus.io/path: /metrics
+prometheus.io/scheme: {{ include "dougdb.scheme" (index . 0) }}
 {{- end -}}
 {{- end -}}

@@ -39,9 +39,6 @@
 
 {{- define "dougdb.validateModes" -}}
 {{- $v := .Values -}}
-{{- if and (ne $v.tls.mode "disabled") (not (include "dougdb.supportsTls" .)) -}}
-{{- fail (printf "tls.mode %s: version %s of the services does not speak TLS yet, and must not seem to; only tls.mode disabled is accepted" $v.tls.mode .Chart.AppVersion) -}}
-{{- end -}}
 {{- if and (eq $v.tls.mode "existingSecret") (not $v.tls.existingSecret) -}}
 {{- fail "tls.mode existingSecret needs tls.existingSecret, the name of a Secret with tls.crt, tls.key and ca.crt" -}}
 {{- end -}}
@@ -50,9 +47,6 @@
 {{- end -}}
 {{- if and $v.tls.existingSecret (ne $v.tls.mode "existingSecret") -}}
 {{- fail (printf "tls.existingSecret is set, but tls.mode is %s" $v.tls.mode) -}}
-{{- end -}}
-{{- if not (has $v.discovery.mode (include "dougdb.discoveryModes" . | fromYamlArray)) -}}
-{{- fail (printf "discovery.mode %s: version %s of the facade knows only %s" $v.discovery.mode .Chart.AppVersion (include "dougdb.discoveryModes" .)) -}}
 {{- end -}}
 {{- if and $v.monitoring.enabled (or $v.monitoring.podMonitor $v.monitoring.serviceMonitor $v.monitoring.rules) (not (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1")) -}}
 {{- fail "monitoring.enabled: this cluster does not have the Prometheus operator (monitoring.coreos.com/v1); install it, or set monitoring.podMonitor, monitoring.serviceMonitor and monitoring.rules to false" -}}

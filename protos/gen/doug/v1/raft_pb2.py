@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64oug/v1/raft.proto\x12\x07\x64oug.v1\"+\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"\xa1\x01\n\x08\x45nvelope\x12\x12\n\ncluster_id\x18\x01 \x01(\x0c\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x1f\n\x06sender\x18\x03 \x01(\x0b\x32\x0f.doug.v1.Member\x12!\n\x08receiver\x18\x04 \x01(\x0b\x32\x0f.doug.v1.Member\x12\x16\n\x0e\x66ormat_version\x18\x05 \x01(\r\x12\x16\n\x0e\x63lient_address\x18\x06 \x01(\t\"0\n\x0fIdentifyRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0e\n\x06sender\x18\x02 \x01(\t\"\xb9\x01\n\x10IdentifyResponse\x12\x1f\n\x06member\x18\x01 \x01(\x0b\x32\x0f.doug.v1.Member\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c\x12\x1b\n\x13\x66irst_configuration\x18\x04 \x01(\x0c\x12\x16\n\x0e\x66ormat_version\x18\x05 \x01(\r\x12\x15\n\rconfiguration\x18\x06 \x01(\x0c\x12\x15\n\rapplied_index\x18\x07 \x01(\x04\"\x9a\x01\n\x12RequestVoteRequest\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x03 \x01(\x04\x12\x15\n\rlast_log_term\x18\x04 \x01(\x04\x12\x10\n\x08pre_vote\x18\x05 \x01(\x08\x12\x10\n\x08transfer\x18\x06 \x01(\x08\"k\n\x13RequestVoteResponse\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07granted\x18\x03 \x01(\x08\x12\x10\n\x08pre_vote\x18\x04 \x01(\x08\"F\n\x11TimeoutNowRequest\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x14\n\x12TimeoutNowResponse\"\x9f\x01\n\x14\x41ppendEntriesRequest\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x03 \x01(\x04\x12\x15\n\rprev_log_term\x18\x04 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x05 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x06 \x01(\x0c\"\xaf\x01\n\x15\x41ppendEntriesResponse\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07success\x18\x03 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x04 \x01(\x04\x12\x16\n\x0erejected_index\x18\x05 \x01(\x04\x12\x12\n\nhint_index\x18\x06 \x01(\x04\x12\x11\n\thint_term\x18\x07 \x01(\x04\"\x7f\n\x10HeartbeatRequest\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x03 \x01(\x04\x12\x12\n\nread_token\x18\x04 \x01(\x04\x12\x0e\n\x06silent\x18\x05 \x01(\x08\"\x86\x01\n\x11HeartbeatResponse\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x12\n\nread_token\x18\x03 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x04 \x01(\x04\x12\x12\n\nkeeps_vote\x18\x05 \x01(\x08\"T\n\x10ReadIndexRequest\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05token\x18\x03 \x01(\x04\"i\n\x11ReadIndexResponse\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05token\x18\x03 \x01(\x04\x12\x12\n\nread_index\x18\x04 \x01(\x04\">\n\x0cSnapshotFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04xxh3\x18\x03 \x01(\x06\"\xd2\x01\n\x0eSnapshotHeader\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x13\n\x0bsnapshot_id\x18\x03 \x01(\x0c\x12\x12\n\nlast_index\x18\x04 \x01(\x04\x12\x11\n\tlast_term\x18\x05 \x01(\x04\x12\x15\n\rconfiguration\x18\x06 \x01(\x0c\x12\x14\n\x0ctimestamp_us\x18\x07 \x01(\x04\x12$\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x15.doug.v1.SnapshotFile\"K\n\rSnapshotChunk\x12\x0c\n\x04\x66ile\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\"w\n\x16InstallSnapshotRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.doug.v1.SnapshotHeaderH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.doug.v1.SnapshotChunkH\x00\x42\t\n\x07\x63ontent\"\xa1\x01\n\x17InstallSnapshotResponse\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.doug.v1.SnapshotState\x12\x0c\n\x04\x66ile\x18\x04 \x01(\r\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0e\n\x06reason\x18\x06 \x01(\t*\x9e\x01\n\rSnapshotState\x12\x1e\n\x1aSNAPSHOT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SNAPSHOT_STATE_SEND\x10\x01\x12\x1a\n\x16SNAPSHOT_STATE_WORKING\x10\x02\x12\x1c\n\x18SNAPSHOT_STATE_INSTALLED\x10\x03\x12\x1a\n\x16SNAPSHOT_STATE_REFUSED\x10\x04\x32\x92\x04\n\x04Raft\x12?\n\x08Identify\x12\x18.doug.v1.IdentifyRequest\x1a\x19.doug.v1.IdentifyResponse\x12H\n\x0bRequestVote\x12\x1b.doug.v1.RequestVoteRequest\x1a\x1c.doug.v1.RequestVoteResponse\x12\x45\n\nTimeoutNow\x12\x1a.doug.v1.TimeoutNowRequest\x1a\x1b.doug.v1.TimeoutNowResponse\x12N\n\tReplicate\x12\x1d.doug.v1.AppendEntriesRequest\x1a\x1e.doug.v1.AppendEntriesResponse(\x01\x30\x01\x12\x46\n\tHeartbeat\x12\x19.doug.v1.HeartbeatRequest\x1a\x1a.doug.v1.HeartbeatResponse(\x01\x30\x01\x12X\n\x0fInstallSnapshot\x12\x1f.doug.v1.InstallSnapshotRequest\x1a .doug.v1.InstallSnapshotResponse(\x01\x30\x01\x12\x46\n\tReadIndex\x12\x19.doug.v1.ReadIndexRequest\x1a\x1a.doug.v1.ReadIndexResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64oug/v1/raft.proto\x12\x07\x64oug.v1\"+\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"\xa1\x01\n\x08\x45nvelope\x12\x12\n\ncluster_id\x18\x01 \x01(\x0c\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x1f\n\x06sender\x18\x03 \x01(\x0b\x32\x0f.doug.v1.Member\x12!\n\x08receiver\x18\x04 \x01(\x0b\x32\x0f.doug.v1.Member\x12\x16\n\x0e\x66ormat_version\x18\x05 \x01(\r\x12\x16\n\x0e\x63lient_address\x18\x06 \x01(\t\"0\n\x0fIdentifyRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0e\n\x06sender\x18\x02 \x01(\t\"\xcb\x01\n\x10IdentifyResponse\x12\x1f\n\x06member\x18\x01 \x01(\x0b\x32\x0f.doug.v1.Member\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c\x12\x1b\n\x13\x66irst_configuration\x18\x04 \x01(\x0c\x12\x16\n\x0e\x66ormat_version\x18\x05 \x01(\r\x12\x15\n\rconfiguration\x18\x06 \x01(\x0c\x12\x15\n\rapplied_index\x18\x07 \x01(\x04\x12\x10\n\x08\x64isk_low\x18\x08 \x01(\x08\"\x9a\x01\n\x12RequestVoteRequest\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x03 \x01(\x04\x12\x15\n\rlast_log_term\x18\x04 \x01(\x04\x12\x10\n\x08pre_vote\x18\x05 \x01(\x08\x12\x10\n\x08transfer\x18\x06 \x01(\x08\"k\n\x13RequestVoteResponse\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07granted\x18\x03 \x01(\x08\x12\x10\n\x08pre_vote\x18\x04 \x01(\x08\"F\n\x11TimeoutNowRequest\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x14\n\x12TimeoutNowResponse\"\x9f\x01\n\x14\x41ppendEntriesRequest\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x03 \x01(\x04\x12\x15\n\rprev_log_term\x18\x04 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x05 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x06 \x01(\x0c\"\xaf\x01\n\x15\x41ppendEntriesResponse\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07success\x18\x03 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x04 \x01(\x04\x12\x16\n\x0erejected_index\x18\x05 \x01(\x04\x12\x12\n\nhint_index\x18\x06 \x01(\x04\x12\x11\n\thint_term\x18\x07 \x01(\x04\"\x7f\n\x10HeartbeatRequest\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x03 \x01(\x04\x12\x12\n\nread_token\x18\x04 \x01(\x04\x12\x0e\n\x06silent\x18\x05 \x01(\x08\"\x86\x01\n\x11HeartbeatResponse\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x12\n\nread_token\x18\x03 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x04 \x01(\x04\x12\x12\n\nkeeps_vote\x18\x05 \x01(\x08\"T\n\x10ReadIndexRequest\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05token\x18\x03 \x01(\x04\"i\n\x11ReadIndexResponse\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05token\x18\x03 \x01(\x04\x12\x12\n\nread_index\x18\x04 \x01(\x04\">\n\x0cSnapshotFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04xxh3\x18\x03 \x01(\x06\"\xd2\x01\n\x0eSnapshotHeader\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x13\n\x0bsnapshot_id\x18\x03 \x01(\x0c\x12\x12\n\nlast_index\x18\x04 \x01(\x04\x12\x11\n\tlast_term\x18\x05 \x01(\x04\x12\x15\n\rconfiguration\x18\x06 \x01(\x0c\x12\x14\n\x0ctimestamp_us\x18\x07 \x01(\x04\x12$\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x15.doug.v1.SnapshotFile\"K\n\rSnapshotChunk\x12\x0c\n\x04\x66ile\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\"w\n\x16InstallSnapshotRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.doug.v1.SnapshotHeaderH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.doug.v1.SnapshotChunkH\x00\x42\t\n\x07\x63ontent\"\xa1\x01\n\x17InstallSnapshotResponse\x12#\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x11.doug.v1.Envelope\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.doug.v1.SnapshotState\x12\x0c\n\x04\x66ile\x18\x04 \x01(\r\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0e\n\x06reason\x18\x06 \x01(\t*\x9e\x01\n\rSnapshotState\x12\x1e\n\x1aSNAPSHOT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SNAPSHOT_STATE_SEND\x10\x01\x12\x1a\n\x16SNAPSHOT_STATE_WORKING\x10\x02\x12\x1c\n\x18SNAPSHOT_STATE_INSTALLED\x10\x03\x12\x1a\n\x16SNAPSHOT_STATE_REFUSED\x10\x04\x32\x92\x04\n\x04Raft\x12?\n\x08Identify\x12\x18.doug.v1.IdentifyRequest\x1a\x19.doug.v1.IdentifyResponse\x12H\n\x0bRequestVote\x12\x1b.doug.v1.RequestVoteRequest\x1a\x1c.doug.v1.RequestVoteResponse\x12\x45\n\nTimeoutNow\x12\x1a.doug.v1.TimeoutNowRequest\x1a\x1b.doug.v1.TimeoutNowResponse\x12N\n\tReplicate\x12\x1d.doug.v1.AppendEntriesRequest\x1a\x1e.doug.v1.AppendEntriesResponse(\x01\x30\x01\x12\x46\n\tHeartbeat\x12\x19.doug.v1.HeartbeatRequest\x1a\x1a.doug.v1.HeartbeatResponse(\x01\x30\x01\x12X\n\x0fInstallSnapshot\x12\x1f.doug.v1.InstallSnapshotRequest\x1a .doug.v1.InstallSnapshotResponse(\x01\x30\x01\x12\x46\n\tReadIndex\x12\x19.doug.v1.ReadIndexRequest\x1a\x1a.doug.v1.ReadIndexResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'doug.v1.raft_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SNAPSHOTSTATE']._serialized_start=2277
-  _globals['_SNAPSHOTSTATE']._serialized_end=2435
+  _globals['_SNAPSHOTSTATE']._serialized_start=2295
+  _globals['_SNAPSHOTSTATE']._serialized_end=2453
   _globals['_MEMBER']._serialized_start=31
   _globals['_MEMBER']._serialized_end=74
   _globals['_ENVELOPE']._serialized_start=77
@@ -40,37 +40,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IDENTIFYREQUEST']._serialized_start=240
   _globals['_IDENTIFYREQUEST']._serialized_end=288
   _globals['_IDENTIFYRESPONSE']._serialized_start=291
-  _globals['_IDENTIFYRESPONSE']._serialized_end=476
-  _globals['_REQUESTVOTEREQUEST']._serialized_start=479
-  _globals['_REQUESTVOTEREQUEST']._serialized_end=633
-  _globals['_REQUESTVOTERESPONSE']._serialized_start=635
-  _globals['_REQUESTVOTERESPONSE']._serialized_end=742
-  _globals['_TIMEOUTNOWREQUEST']._serialized_start=744
-  _globals['_TIMEOUTNOWREQUEST']._serialized_end=814
-  _globals['_TIMEOUTNOWRESPONSE']._serialized_start=816
-  _globals['_TIMEOUTNOWRESPONSE']._serialized_end=836
-  _globals['_APPENDENTRIESREQUEST']._serialized_start=839
-  _globals['_APPENDENTRIESREQUEST']._serialized_end=998
-  _globals['_APPENDENTRIESRESPONSE']._serialized_start=1001
-  _globals['_APPENDENTRIESRESPONSE']._serialized_end=1176
-  _globals['_HEARTBEATREQUEST']._serialized_start=1178
-  _globals['_HEARTBEATREQUEST']._serialized_end=1305
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1308
-  _globals['_HEARTBEATRESPONSE']._serialized_end=1442
-  _globals['_READINDEXREQUEST']._serialized_start=1444
-  _globals['_READINDEXREQUEST']._serialized_end=1528
-  _globals['_READINDEXRESPONSE']._serialized_start=1530
-  _globals['_READINDEXRESPONSE']._serialized_end=1635
-  _globals['_SNAPSHOTFILE']._serialized_start=1637
-  _globals['_SNAPSHOTFILE']._serialized_end=1699
-  _globals['_SNAPSHOTHEADER']._serialized_start=1702
-  _globals['_SNAPSHOTHEADER']._serialized_end=1912
-  _globals['_SNAPSHOTCHUNK']._serialized_start=1914
-  _globals['_SNAPSHOTCHUNK']._serialized_end=1989
-  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_start=1991
-  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_end=2110
-  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_start=2113
-  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_end=2274
-  _globals['_RAFT']._serialized_start=2438
-  _globals['_RAFT']._serialized_end=2968
+  _globals['_IDENTIFYRESPONSE']._serialized_end=494
+  _globals['_REQUESTVOTEREQUEST']._serialized_start=497
+  _globals['_REQUESTVOTEREQUEST']._serialized_end=651
+  _globals['_REQUESTVOTERESPONSE']._serialized_start=653
+  _globals['_REQUESTVOTERESPONSE']._serialized_end=760
+  _globals['_TIMEOUTNOWREQUEST']._serialized_start=762
+  _globals['_TIMEOUTNOWREQUEST']._serialized_end=832
+  _globals['_TIMEOUTNOWRESPONSE']._serialized_start=834
+  _globals['_TIMEOUTNOWRESPONSE']._serialized_end=854
+  _globals['_APPENDENTRIESREQUEST']._serialized_start=857
+  _globals['_APPENDENTRIESREQUEST']._serialized_end=1016
+  _globals['_APPENDENTRIESRESPONSE']._serialized_start=1019
+  _globals['_APPENDENTRIESRESPONSE']._serialized_end=1194
+  _globals['_HEARTBEATREQUEST']._serialized_start=1196
+  _globals['_HEARTBEATREQUEST']._serialized_end=1323
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1326
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1460
+  _globals['_READINDEXREQUEST']._serialized_start=1462
+  _globals['_READINDEXREQUEST']._serialized_end=1546
+  _globals['_READINDEXRESPONSE']._serialized_start=1548
+  _globals['_READINDEXRESPONSE']._serialized_end=1653
+  _globals['_SNAPSHOTFILE']._serialized_start=1655
+  _globals['_SNAPSHOTFILE']._serialized_end=1717
+  _globals['_SNAPSHOTHEADER']._serialized_start=1720
+  _globals['_SNAPSHOTHEADER']._serialized_end=1930
+  _globals['_SNAPSHOTCHUNK']._serialized_start=1932
+  _globals['_SNAPSHOTCHUNK']._serialized_end=2007
+  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_start=2009
+  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_end=2128
+  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_start=2131
+  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_end=2292
+  _globals['_RAFT']._serialized_start=2456
+  _globals['_RAFT']._serialized_end=2986
 # @@protoc_insertion_point(module_scope)

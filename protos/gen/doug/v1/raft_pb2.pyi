@@ -142,6 +142,7 @@ class IdentifyResponse(_message.Message):
     FORMAT_VERSION_FIELD_NUMBER: _builtins.int
     CONFIGURATION_FIELD_NUMBER: _builtins.int
     APPLIED_INDEX_FIELD_NUMBER: _builtins.int
+    DISK_LOW_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     cluster_id: _builtins.bytes
     """Empty before bootstrap."""
@@ -152,6 +153,8 @@ class IdentifyResponse(_message.Message):
     """The members as of applied_index (docs/formats.md, Configuration); empty before the"""
     applied_index: _builtins.int
     """core runs, and at a node that has no log yet."""
+    disk_low: _builtins.bool
+    """It refuses writes for want of space, so leadership had better go elsewhere."""
     @_builtins.property
     def member(self) -> Global___Member: ...
     def __init__(
@@ -164,10 +167,11 @@ class IdentifyResponse(_message.Message):
         format_version: _builtins.int = ...,
         configuration: _builtins.bytes = ...,
         applied_index: _builtins.int = ...,
+        disk_low: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "cluster_id", b"cluster_id", "configuration", b"configuration", "first_configuration", b"first_configuration", "format_version", b"format_version", "member", b"member", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "cluster_id", b"cluster_id", "configuration", b"configuration", "disk_low", b"disk_low", "first_configuration", b"first_configuration", "format_version", b"format_version", "member", b"member", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

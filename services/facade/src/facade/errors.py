@@ -8,6 +8,7 @@
     +-- ProblemError            what a client is told, as an RFC 9457 problem document
         +-- BadRequestError         the request is wrong; it will not become right by being repeated
         +-- NotAppliedError         503: refused before it was proposed, certainly without a trace
+        |   +-- DiskFullError           507: the leader's disk is full, certainly without a trace
         +-- OutcomeUnknownError     504: the write was sent, and nobody can say what became of it
         +-- ReadTimeoutError        504: the read was sent and not answered in time; nothing was changed
         +-- InternalError           500: a raft-node called a record of ours malformed; nothing was changed
@@ -104,6 +105,15 @@ class NotAppliedError(ProblemError):
 
     def __init__(self, code: str, detail: str, *, shard: int | None = None) -> None:
         super().__init__(code, detail, shard=shard, headers=((b"retry-after", b"%d" % RETRY_AFTER_S),))
+
+
+class DiskFullError(NotAppliedError):
+    """The disk of the shard's leader is full, and leadership did not move to a node with room."""
+
+    status = 507
+
+    def __init__(self, *, shard: int | None = None) -> None:
+        super().__init__("disk_full", "The disk of the shard's leader is full; reads go on.", shard=shard)
 
 
 class OutcomeUnknownError(ProblemError):

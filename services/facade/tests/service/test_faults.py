@@ -186,6 +186,24 @@ async def test_overload_without_end_is_503_overloaded(make_facade: MakeFacade) -
     assert "retry-after" in answer.headers
 
 
+async def test_a_full_disk_without_end_is_507_before_the_deadline(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    leader = facade.cluster.shards[0].nodes[0]
+    leader.script.extend([Status.DISK_FULL] * 100)
+    answer = await facade.http.put("/v1/kv/k", content=b"2")
+    assert (answer.status_code, answer.json()["code"], answer.json()["outcome"]) == (507, "disk_full", "not_applied")
+    assert answer.json()["retryable"] and "retry-after" in answer.headers
+    leader.script.clear()
+    assert (await facade.http.put("/v1/kv/k", content=b"2")).status_code == 200
+
+
+async def test_a_full_disk_that_gets_room_in_time_is_not_told(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    facade.cluster.shards[0].nodes[0].script.extend([Status.DISK_FULL] * 3)
+    assert (await facade.http.put("/v1/kv/k", content=b"2")).status_code == 200
+    assert retries(facade, "disk_full") == 3
+
+
 async def test_an_invalid_record_is_500_and_not_repeated(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     facade.cluster.shards[0].nodes[0].script.append(Status.INVALID)

@@ -19,6 +19,7 @@ def restored() -> Iterator[None]:
     yield
     sys.excepthook = hook
     logging.root.handlers[:], logging.root.level = handlers, level
+    logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
     structlog.reset_defaults()
 
 

@@ -38,6 +38,8 @@ class EntryKind(IntEnum):
     """The members of the shard (raft_node.raft.configuration)."""
     CLOCK = 4
     """Moves the log time on without a change."""
+    STATE_HASH = 5
+    """Has replicas compare what they hold (raft_node.kv.state_hash)."""
 
 
 class Entry(NamedTuple):

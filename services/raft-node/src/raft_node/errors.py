@@ -23,6 +23,7 @@
     |   +-- RestoreRefusedError     a backup cannot be restored there, or not so
     |   +-- InvalidCommandError     the bytes are not a command that a client may send
     +-- TransferFailedError     leadership was to be handed over, and nobody took it in time
+    +-- NoSpaceError            a disk is full; nothing was changed, and it can be tried again
     +-- OutcomeUnknownError     it was proposed; it may or may not be applied later
     +-- UnavailableError        a read could not be served here and now; nothing was changed
     +-- FatalError              this node must stop
@@ -35,6 +36,10 @@ An operating error carries fields. A programmer error is an ``assert`` and ends 
 """
 
 from __future__ import annotations
+
+import errno
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DougError(Exception):
@@ -136,6 +141,18 @@ class TransferFailedError(DougError):
     """Leadership was to be handed over, and nobody was seen to take it in time. It may still move later."""
 
 
+class NoSpaceError(DougError):
+    """A disk is full. It is certain that nothing which counts was changed, and the same can be tried again.
+
+    Attributes:
+        path: What was to be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path}: no space is left")
+        self.path = path
+
+
 class OutcomeUnknownError(DougError):
     """It was proposed, and may or may not be applied later."""
 
@@ -177,6 +194,11 @@ class DiskError(FatalError):
         self.path = path
         self.operation = operation
         self.errno = cause.errno
+
+    @property
+    def no_space(self) -> bool:
+        """Whether it failed because the disk is full; a sync is never forgiven, whatever it failed for."""
+        return self.errno in _NO_SPACE and not self.operation.startswith("sync")
 
 
 class IdentityError(FatalError):

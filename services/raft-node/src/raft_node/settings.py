@@ -102,9 +102,18 @@ class NodeSettings(BaseSettings):
     """The size of a log segment; it is filled with zeros before use, because overwriting syncs faster than growing."""
     block_cache_bytes: int = Field(default=16 << 20, ge=0)
     """Decoded blocks of SSTables that are kept in memory."""
-    compression: Literal["none", "lz4"] = "lz4"
+    compression: Literal["none", "lz4", "zstd"] = "lz4"
     """How blocks of SSTables are compressed, where it pays."""
 
+    reserve_bytes: int = Field(default=64 << 20, ge=0, le=1 << 40)
+    """Below so much free space on a volume writes are refused. As much again is held by a file beside the data, which
+    goes when the room gets short, so that a compaction can still free space. 0: refuse only when a disk was full."""
+    scrub_bytes_per_s: int = Field(default=4 << 20, ge=0, le=1 << 40)
+    """How fast the checksums of all SSTables are checked in the background; 0 to never do it."""
+    scrub_every_ms: int = Field(default=6 * 3_600_000, ge=1000, le=2_592_000_000)
+    """How long that rests when all of them were checked."""
+    state_hash_every: int = Field(default=10_000, ge=0, le=1 << 32)
+    """After so many entries the leader has all replicas compare a hash of what they hold; 0 to never do it."""
     log_keep_bytes: int = Field(default=64 << 20, ge=1 << 16)
     """So much of the log is kept for nodes that lag behind or restart, beyond what this node itself still needs."""
     log_bytes_max: int = Field(default=1 << 30, ge=1 << 16)

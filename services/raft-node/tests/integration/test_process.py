@@ -22,6 +22,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 import raft_node
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
+from raft_node.entry import EntryKind
+from raft_node.kv.state_hash import Mark
+from raft_node.storage.files import OsFileSystem
+from raft_node.storage.wal import Wal
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -179,6 +183,22 @@ def test_a_stop_flushes_what_is_in_memory(node: Node) -> None:
     (started,) = [json.loads(event.details) for event in events if event.name == "node_started"]
     assert started["last_index"] - started["applied"] <= 1, "little is left to replay"
     assert node.doug.Get(doug_pb2.GetRequest(key=b"k"), timeout=5).value == b"v"
+
+
+def test_the_leader_marks_the_log_and_a_replay_agrees(node: Node) -> None:
+    node.environment["DOUGDB_STATE_HASH_EVERY"] = "5"
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGKILL, -9)):
+        node.start()
+        for key in range(30):
+            node.doug.Put(doug_pb2.PutRequest(key=b"%d" % key, value=b"v"), timeout=5)
+        assert 'dougdb_state_divergence_total{shard="0"} 0.0' in node.http("/metrics")[1]
+        assert node.end(number) == code
+    wal = Wal.open_for_read(OsFileSystem(), str(node.folder / "wal"))
+    marks = [entry for entry in wal.entries(1, wal.last_index + 1, 1 << 30) if entry.kind == EntryKind.STATE_HASH]
+    assert len(marks) >= 12
+    carried = [Mark.decode(entry.command).at for entry in marks]
+    assert carried[0] == 0 and set(carried[1:]) <= {entry.index for entry in marks}
+    wal.close()
 
 
 def test_volumes_in_use_and_wiped_ones_are_refused(node: Node) -> None:

@@ -152,6 +152,10 @@ class EngineMachine(RuleBasedStateMachine):
             found = self.engine.resume(Engine.load_block(found))
         assert found == self.model.get(key)
 
+    @rule(wanted=st.lists(keys, max_size=12))
+    def multi_get(self, wanted: list[bytes]) -> None:
+        assert self.engine.multi_get_blocking(wanted) == [self.model.get(key) for key in wanted]
+
     @rule(start=keys, end=st.one_of(st.none(), keys), reverse=st.booleans())
     def scan(self, start: bytes, end: bytes | None, reverse: bool) -> None:
         expected = live(self.model, start, end)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from raft_node.storage.block import Block, BlockError, encode_block, open_sealed, seal
+from raft_node.storage.options import COMPRESSIONS
 
 RECORDS: list[tuple[bytes, bytes | None]] = [(b"a", b"1"), (b"ab", None), (b"b", b""), (b"\xff\x00", b"x" * 300)]
 
@@ -45,17 +46,41 @@ def test_ranges_are_half_open_in_both_directions(start: bytes, end: bytes | None
     assert [key for key, _ in block.items(start, end, True)] == keys[::-1]
 
 
+ONE_SIZE = [b"k%02d" % number for number in range(20)]
+MANY_SIZES = [b"k%02d" % number + b"x" * (number % 3) for number in range(20)]
+
+
+@pytest.mark.parametrize("keys", [ONE_SIZE, MANY_SIZES])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [b"v%02d" % number for number in range(20)],
+        [b""] * 20,
+        [None] * 20,
+        [None if number % 4 == 0 else b"v" * number for number in range(20)],
+        [b"v" * number for number in range(20)],
+    ],
+)
+def test_sizes_may_be_one_or_many(keys: list[bytes], values: list[bytes | None]) -> None:
+    block = block_of(list(zip(keys, values, strict=True)))
+    assert (block.keys, block.values()) == (keys, values)
+    assert [block.value(block.find(key)) for key in keys] == values
+    assert block.values(3, 11) == values[3:11] and block.values(5, 5) == []
+    assert block.tombstones == (None in values)
+
+
 def test_compression_is_used_only_when_it_pays() -> None:
     noise = random.Random(1).randbytes(4000)
     assert len(seal(bytes(4000), "lz4")) < 100
-    assert seal(noise, "lz4") == seal(noise, "none")
+    assert seal(noise, "lz4") == seal(noise, "zstd") == seal(noise, "none")
+    assert len(seal(bytes(4000), "zstd")) < 100
     assert seal(bytes(4000), "none")[:4000] == bytes(4000)
     for payload in (b"", b"x", bytes(4000), noise):
-        for compression in ("lz4", "none"):
+        for compression in COMPRESSIONS:
             assert open_sealed(seal(payload, compression)) == payload
 
 
-@pytest.mark.parametrize("compression", ["none", "lz4"])
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_every_flipped_bit_of_a_sealed_block_is_found(compression: str) -> None:
     sealed = seal(encode_block([b"a", b"b"], [b"v" * 50, b"v" * 50]), compression)
     for bit in range(8 * len(sealed)):
@@ -65,7 +90,7 @@ def test_every_flipped_bit_of_a_sealed_block_is_found(compression: str) -> None:
             open_sealed(bytes(damaged))
 
 
-@pytest.mark.parametrize("compression", ["none", "lz4"])
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_every_cut_of_a_sealed_block_is_found(compression: str) -> None:
     sealed = seal(bytes(100), compression)
     for size in range(len(sealed)):
@@ -75,7 +100,18 @@ def test_every_cut_of_a_sealed_block_is_found(compression: str) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"\x00\x00\x00\x00", b"\x01\x00\x00\x00", b"\xff\xff\xff\xff" + bytes(60), encode_block([b"a"], [b"b"])[:-1]],
+    [
+        b"",
+        b"\x00\x00\x00\x00",
+        b"\x01\x00\x00\x00",
+        b"\xff\xff\xff\xff" + bytes(60),
+        encode_block([b"a"], [b"b"])[:-1],
+        # Keys that are cut off, of one size and of two, with nothing behind them.
+        encode_block([b"aa", b"bb"], [b"", b""])[:-1],
+        encode_block([b"a", b"bbb"], [b"", b""])[:-1],
+        encode_block([b"a", b"bbb"], [None, None])[:-1],
+        encode_block([b"a", b"bbb"], [b"", b"x"])[:-2] + b"",
+    ],
 )
 def test_a_payload_whose_parts_do_not_fit_is_refused(raw: bytes) -> None:
     with pytest.raises(BlockError):

@@ -23,6 +23,8 @@ from raft_node.raft.messages import (
     Heartbeat,
     HeartbeatResponse,
     Message,
+    ReadIndexRequest,
+    ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
     TimeoutNow,
@@ -289,6 +291,24 @@ async def test_a_leader_whose_disk_hangs_steps_down(rig: Rig) -> None:
     assert rig.core.leadership is None
 
 
+async def test_a_follower_asks_its_leader_for_reads_that_may_be_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, ALL)
+    answers: list[tuple[str, bool]] = []
+    rig.driver.read(lambda ok: answers.append(("too early", ok)), forward=True)
+    await rig.let_lead(OTHER, commit_index=1)
+    rig.driver.read(lambda ok: answers.append(("here", ok)))
+    assert answers == [("too early", False), ("here", False)]
+    rig.driver.read(lambda ok: answers.append(("anywhere", ok)), forward=True)
+    await rig.finish_writes()
+    (asked,) = [message for message in rig.transport.sent if isinstance(message, ReadIndexRequest)]
+    rig.driver.receive(ReadIndexResponse(OTHER, ME, asked.term, asked.token, 1))
+    await rig.finish_writes()
+    assert answers[2:] == [("anywhere", True)]
+    rig.driver.stop()
+    rig.driver.read(lambda ok: answers.append(("too late", ok)), forward=True)
+    assert answers[3:] == [("too late", False)]
+
+
 async def test_waiting_reads_are_bounded_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drivers, "READS_WAITING_MAX", 1)
     rig = Rig(monkeypatch)
@@ -341,6 +361,9 @@ async def test_a_full_queue_refuses(rig: Rig, monkeypatch: pytest.MonkeyPatch) -
     rig.put(sink, 1)
     rig.put(sink, 2)
     assert sink.results == [(2, Status.OVERLOADED)]
+    monkeypatch.setattr(rig.driver, "_disk_full", lambda: True)
+    rig.put(sink, 3)
+    assert sink.results[1:] == [(3, Status.DISK_FULL)]
 
 
 async def test_a_read_waits_for_what_was_committed_before(rig: Rig) -> None:

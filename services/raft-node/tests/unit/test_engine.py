@@ -131,6 +131,44 @@ def test_a_read_of_an_uncached_block_can_be_done_in_steps() -> None:
     assert all(engine.get(key) == value for key, value in expected.items())
 
 
+def test_many_keys_are_read_together_and_each_block_once() -> None:
+    fs = MemoryFileSystem()
+    engine = open_engine(fs, replace(TINY_OPTIONS, block_cache_bytes=100_000))
+    batches = history(100)
+    replay(engine, batches)
+    engine.rotate()
+    settle(engine, fs, D)
+    engine.write([(b"new", b"1")], engine.applied_index + 1, 1)
+    expected: dict[bytes, bytes | None] = {**state(batches), b"new": b"1", b"nowhere": None}
+    keys = list(expected) * 2
+    found = engine.multi_get(keys)
+    waiting = [value for value in found if isinstance(value, BlockNeeded)]
+    loaded = Engine.load_blocks(waiting)
+    assert [each.needed for each in loaded] == waiting
+    places = {(needed.table.number, needed.position) for needed in waiting}
+    assert len({id(each.block) for each in loaded}) == len(places) < len(waiting)
+    assert engine.multi_get_blocking(keys) == [expected[key] for key in keys]
+    assert engine.multi_get_blocking([]) == []
+
+
+def test_reads_that_wait_together_see_the_state_of_their_call() -> None:
+    fs = MemoryFileSystem()
+    engine = open_engine(fs)
+    batches = history(60)
+    replay(engine, batches)
+    settle(engine, fs, D)
+    expected = state(batches)
+    found = engine.multi_get(list(expected))
+    replay(engine, [*batches, *history(60, seed=9)])
+    settle(engine, fs, D)
+    for key, value in zip(expected, found, strict=True):
+        answer = value
+        while isinstance(answer, BlockNeeded):
+            (loaded,) = Engine.load_blocks([answer])
+            answer = engine.resume(loaded)
+        assert answer == expected[key]
+
+
 def flush_without_compaction(engine: Engine, fs: MemoryFileSystem) -> None:
     """Writes the memtable to level 0, whatever compaction is due."""
     engine.rotate()

@@ -92,4 +92,5 @@ def test_kinds_are_frozen() -> None:
         ("COMMAND", 2),
         ("CONFIGURATION", 3),
         ("CLOCK", 4),
+        ("STATE_HASH", 5),
     ]

@@ -22,6 +22,7 @@ BLOCK = bytes.fromhex(
 )
 SEALED = BLOCK + bytes.fromhex("00 70a2feb0")
 SEALED_ZEROS = bytes.fromhex("64000000 1f0001004b500000000000 01 8aab10ad")
+SEALED_ZEROS_ZSTD = bytes.fromhex("28b52ffd206445000010000001003f012c 02 bbb0fbc7")
 BLOOM = bytes.fromhex("07 552010882e020080")
 TABLE = bytes.fromhex(
     "01000000 0100 01000000 61 31 00 460438c0"  # Data block "a".
@@ -68,6 +69,8 @@ def test_sealed_block() -> None:
     assert open_sealed(SEALED_ZEROS) == bytes(100)
     # The compressor may choose other bytes in another version; what it once wrote must stay readable.
     assert open_sealed(seal(bytes(100), "lz4")) == bytes(100)
+    assert seal(BLOCK, "zstd") == SEALED
+    assert open_sealed(SEALED_ZEROS_ZSTD) == open_sealed(seal(bytes(100), "zstd")) == bytes(100)
 
 
 def test_bloom_filter() -> None:

@@ -48,10 +48,10 @@ def test_every_line_says_node_shard_and_term(capsys: pytest.CaptureFixture[str])
 
 def test_lines_of_libraries_have_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", "info", node="n", shard=0)
-    logging.getLogger("uvicorn.error").warning("port %d", 7)
-    logging.getLogger("uvicorn.error").info("not shown")
+    logging.getLogger("library").warning("port %d", 7)
+    logging.getLogger("library").info("not shown")
     (line,) = lines(capsys)
-    assert (line["event"], line["logger"], line["node"], line["level"]) == ("port 7", "uvicorn.error", "n", "warning")
+    assert (line["event"], line["logger"], line["node"], line["level"]) == ("port 7", "library", "n", "warning")
 
 
 def test_an_uncaught_exception_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

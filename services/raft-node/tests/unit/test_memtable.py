@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from raft_node.storage.memtable import ENTRY_OVERHEAD_BYTES, Memtable
 
 
@@ -47,3 +49,21 @@ def test_a_frozen_memtable_is_read_without_a_copy() -> None:
     memtable.write([(b"a", b"1")], 1, 1)
     memtable.freeze()
     assert list(memtable.snapshot().items(b"", None, False)) == [(b"a", b"1")]
+
+
+def test_scans_between_writes_see_what_was_there_and_sort_only_what_is_new() -> None:
+    rng = random.Random(5)
+    memtable = Memtable(0, 0)
+    model: dict[bytes, bytes | None] = {}
+    snapshots = []
+    for index in range(1, 60):
+        batch = [(b"%03d" % rng.randrange(500), b"%d" % index) for _ in range(rng.randrange(1, 40))]
+        memtable.write(batch, index, 1)
+        model.update(batch)
+        if rng.random() < 0.7:
+            snapshots.append((memtable.snapshot(), sorted(model.items())))
+        # In any order, so that an old snapshot is read when a newer one has been.
+        snapshot, expected = rng.choice(snapshots) if snapshots else (memtable.snapshot(), sorted(model.items()))
+        assert list(snapshot.items(b"", None, False)) == expected
+        assert list(snapshot.items(b"1", b"3", True)) == [each for each in expected if b"1" <= each[0] < b"3"][::-1]
+    assert len(memtable._order.of(memtable.entries)) < 6

@@ -228,7 +228,7 @@ def test_memory_of_indexes_and_filters_is_counted() -> None:
     engine.rotate()
     settle(engine, fs, D)
     tables = engine._view.tables.values()
-    keys = sum(len(key) for table in tables for key in table._last_keys)
+    keys = sum(len(key) for table in tables for key in table.last_keys)
     assert engine.stats().table_memory_bytes > keys + 199 * 10 // 8
 
 

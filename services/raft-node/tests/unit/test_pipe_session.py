@@ -192,6 +192,7 @@ async def test_a_read_that_no_quorum_confirms_is_sent_elsewhere() -> None:
     await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a"))
     rig.driver.reads[0](False)
     assert await rig.statuses() == {1: Status.NOT_LEADER}
+    assert rig.driver.forwarded == [False], "nobody asked for it"
     await rig.end()
 
 

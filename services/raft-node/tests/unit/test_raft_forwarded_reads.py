@@ -361,3 +361,29 @@ class TestShard:
             "HeartbeatResponse": 4,
             "ReadIndexResponse": 1,
         }
+
+
+def test_a_leader_whose_round_was_lost_wakes_up_to_ask_again() -> None:
+    shard = Lockstep(3)
+    peer = shard.elect("a")
+    shard.tick(6)
+    peer.node.read_index(1)
+    peer.pump()
+    for _ in range(peer.config.heartbeat_ticks - 1):
+        peer.node.tick()
+        peer.node.propose(commands(1), 0)
+        peer.pump()
+    assert peer.node.ticks_to_deadline() == 1
+    peer.node.tick()
+    assert len([m for m in peer.pump() if isinstance(m, Heartbeat) and m.read_token]) == 2
+
+
+def test_who_is_heard_is_known_to_leaders_alone() -> None:
+    shard = Lockstep(3)
+    peer = shard.elect("a")
+    shard.cut("c")
+    shard.tick(20)
+    assert peer.node.hears(A) and peer.node.hears(B) and peer.node.hears(C)
+    shard.tick(15)
+    assert peer.node.hears(B) and not peer.node.hears(C) and not peer.node.hears(STRANGER)
+    assert shard["b"].node.hears(B) and not shard["b"].node.hears(A)

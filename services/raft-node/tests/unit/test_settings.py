@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raft_node.app.node import raft_config
 from raft_node.errors import SettingsError
 from raft_node.settings import load, parse_address
 
@@ -44,6 +45,9 @@ def test_the_defaults_are_the_documented_ones(monkeypatch: pytest.MonkeyPatch) -
         ({"DOUGDB_SHARD_ID": "1", "DOUGDB_INITIAL_SHARDS": "2"}, "seeds"),
         ({"DOUGDB_SHARD_ID": "1"}, "initial_shards"),
         ({"DOUGDB_MEMTABLE_BYTES": "1"}, "DOUGDB_MEMTABLE_BYTES"),
+        ({"DOUGDB_LEADER_LEASE_ENABLED": "perhaps"}, "DOUGDB_LEADER_LEASE_ENABLED"),
+        ({"DOUGDB_LEADER_LEASE_MARGIN_MS": "0"}, "DOUGDB_LEADER_LEASE_MARGIN_MS"),
+        ({"DOUGDB_LEADER_LEASE_ENABLED": "1", "DOUGDB_LEADER_LEASE_MARGIN_MS": "140"}, "leader_lease_margin_ms"),
     ],
 )
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], named: str) -> None:
@@ -57,3 +61,13 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, changes: dict
 )
 def test_addresses(address: str, parsed: tuple[str, int]) -> None:
     assert parse_address(address) == parsed
+
+
+@pytest.mark.parametrize(("margin_ms", "ticks"), [("50", 9), ("1", 13), ("55", 8), ("130", 1)])
+def test_a_lease_is_shorter_than_what_voters_promise_by_a_tick_and_the_margin(
+    monkeypatch: pytest.MonkeyPatch, margin_ms: str, ticks: int
+) -> None:
+    set_environment(monkeypatch, DOUGDB_LEADER_LEASE_MARGIN_MS=margin_ms)
+    assert not load().leader_lease_enabled and raft_config(load()).lease_ticks == 0
+    monkeypatch.setenv("DOUGDB_LEADER_LEASE_ENABLED", "true")
+    assert raft_config(load()).lease_ticks == ticks

@@ -121,9 +121,12 @@ def test_loss_duplicates_and_notices_are_counted(wire: Wire) -> None:
     wire.network.duplicate_permille = 300
     wire.network.notice_permille = 1000
     wire.send(200)
-    assert len(wire.arrived) == 200 - wire.counters["loss"] + wire.counters["duplicate"]
+    assert len(wire.arrived) == 200 - wire.counters["loss"] + wire.counters["duplicate"] + wire.counters["echo"]
     assert wire.noticed == [("a", "b")] * wire.counters["loss"]
     assert wire.counters["loss"] > 0 < wire.counters["duplicate"]
+    # Echoes come seconds after all that was sent behind them.
+    assert wire.counters["echo"] > 0
+    assert wire.arrived[-1] < 199
 
 
 def test_a_cut_is_one_way_takes_what_is_under_way_and_ends(wire: Wire) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from doug.v1 import raft_pb2 as pb
 from doug.v1 import raft_pb2_grpc
 from raft_node.entry import EntryKind
 from raft_node.entry import encode as encode_entry
-from raft_node.errors import CorruptionError
+from raft_node.errors import CorruptionError, DiskError
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.configuration import encode_configuration
@@ -292,6 +293,27 @@ async def test_what_does_not_fit_its_header_is_refused(rig: Rig) -> None:
     assert (await rig.driver.end())[0] == "failed"
     assert "another entry" in str(rig.details("snapshot_failed")["reason"])
     assert rig.details("snapshot_damaged")["what"] == "snapshot"
+
+
+async def test_a_snapshot_without_room_is_refused_and_leaves_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether that is known before, or only when the disk is full."""
+    full = DiskError("/data", "write", OSError(errno.ENOSPC, "No space left on device"))
+
+    def fails(*arguments: object) -> None:
+        raise full
+
+    for target, name, value in (
+        (rig.service, "_room_bytes", lambda: 10),
+        (IncomingSnapshot, "write", fails),
+        (IncomingSnapshot, "_pass_over", fails),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, value)
+            rig.sender.wanted([B])
+            assert await rig.driver.end() == ("failed", B, 0)
+        assert not rig.fs.exists(f"/data/{INCOMING}") and not rig.failures
+    rig.sender.wanted([B])
+    assert await rig.driver.end() == ("sent", B, INDEX)
 
 
 async def test_a_leader_of_an_older_term_is_refused(rig: Rig) -> None:

@@ -6,9 +6,11 @@ import gc
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raft_node.errors import CorruptionError
-from raft_node.storage.options import TableOptions
+from raft_node.storage.options import COMPRESSIONS, TableOptions
 from raft_node.storage.sstable import Table
 from raft_node.storage.sstable_writer import TableWriter
 from raft_node.testing.files import MemoryFileSystem
@@ -42,7 +44,7 @@ def some_records(count: int, seed: int = 1) -> Records:
     return [(key, None if rng.random() < 0.1 else rng.randbytes(rng.randrange(60))) for key in keys]
 
 
-@pytest.mark.parametrize("compression", ["none", "lz4"])
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("bits", [0, 10])
 def test_a_table_gives_back_what_was_written(compression: str, bits: int) -> None:
     fs = MemoryFileSystem()
@@ -99,7 +101,7 @@ def test_the_file_is_synced_before_the_writer_is_done() -> None:
     assert fs.is_synced("/t.sst")
 
 
-@pytest.mark.parametrize("compression", ["none", "lz4"])
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_every_flipped_bit_is_found(compression: str) -> None:
     fs = MemoryFileSystem()
     records: Records = [(b"apple", b"v" * 40), (b"berry", b"v" * 40), (b"cherry", None), (b"date", b"w" * 80)]
@@ -165,5 +167,46 @@ def test_a_reader_outlives_the_removal_and_the_last_user_closes_the_file() -> No
 def test_keys_must_ascend() -> None:
     writer = TableWriter(MemoryFileSystem(), "/t.sst", TableOptions())
     writer.add(b"b", b"")
-    with pytest.raises(AssertionError):
-        writer.add(b"b", b"")
+    for keys in ([b"b"], [b"a", b"c"], [b"c", b"c"], [b"d", b"c"]):
+        with pytest.raises(AssertionError):
+            writer.add_all(keys, [b""] * len(keys))
+
+
+@given(
+    st.dictionaries(st.binary(max_size=4), st.none() | st.binary(max_size=50), min_size=1, max_size=60),
+    st.lists(st.integers(1, 9), min_size=1),
+    st.integers(1, 120),
+)
+def test_records_that_come_together_make_the_table_of_those_that_come_one_by_one(
+    content: dict[bytes, bytes | None], sizes: list[int], block_bytes: int
+) -> None:
+    fs = MemoryFileSystem()
+    options = TableOptions(block_bytes=block_bytes)
+    records = sorted(content.items())
+    write(fs, records, options, "/one.sst")
+    writer = TableWriter(fs, "/many.sst", options)
+    added = turn = 0
+    while added < len(records):
+        some = records[added : added + sizes[turn % len(sizes)]]
+        added, turn = added + len(some), turn + 1
+        assert writer.add_all([key for key, _ in some], [value for _, value in some]) == len(some)
+    writer.finish()
+    assert fs.read_file("/many.sst") == fs.read_file("/one.sst")
+    table = Table(fs, "/one.sst", 1)
+    assert list(table.items(b"", None, False)) == records
+    for position in range(table.blocks):
+        block = table.read_block(position)
+        size = sum(6 + len(key) + len(value or b"") for key, value in block.items(b"", None, False))
+        assert size <= block_bytes or len(block) == 1
+
+
+@given(st.integers(1, 30), st.integers(1, 400), st.integers(1, 200))
+def test_a_table_is_full_by_its_keys_or_by_its_bytes(keys_max: int, table_bytes: int, value_bytes: int) -> None:
+    options = TableOptions(block_bytes=100, compression="none", table_bytes=table_bytes, table_keys_max=keys_max)
+    keys = [b"%04d" % number for number in range(100)]
+    writer = TableWriter(MemoryFileSystem(), "/t.sst", options)
+    added = writer.add_all(keys, [bytes(value_bytes)] * 100, until_full=True)
+    assert 0 < added <= keys_max
+    assert writer.full == (added < 100)
+    # It stops behind the block with which it became full.
+    assert writer.size_bytes < table_bytes + 100 + value_bytes + 50

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 
@@ -13,7 +15,7 @@ from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage import record, wal_segment
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_node.testing.files import MemoryFileSystem
+from raft_node.testing.files import Loss, MemoryFileSystem
 
 DIRECTORY = "/n/wal"
 SMALL = WalOptions(segment_bytes=4096)
@@ -202,6 +204,37 @@ def test_a_crash_may_bring_any_of_the_removed_segments_back() -> None:
         expected = expected or everything(wal)
         assert everything(wal) == expected and wal.hard_state == STATE
         assert fs.list_directory(DIRECTORY) == [path_of(segment_id)[-24:] for segment_id in (4, 5, 6)]
+
+
+def test_a_start_removes_nothing_for_a_header_that_is_not_durable() -> None:
+    """A sync fails, the process ends, and the next start reads what a power cut in the middle of it takes back."""
+    step = 0
+    while True:
+        step += 1
+        fs = MemoryFileSystem()
+        wal = Wal.open(fs, DIRECTORY, SMALL)
+        put(wal, [], hard_state=STATE)
+        fill(wal, 4)
+        first_index = wal._index.segments[3].previous_index + 1
+        wal.drop_prefix(first_index)
+        fs.fail_at(step, for_ever=False)
+        try:
+            fill(wal, 1)
+        except DiskError:
+            acknowledged = wal.last_index
+        else:
+            break
+        # What was not synced may be kept all the same, but not what a failed sync was about: that is never durable.
+        for cut, loss in product(range(1, 20), (Loss.DROPPED, Loss.KEPT)):
+            disk = fs.copy()
+            disk.fail_at(cut)
+            with contextlib.suppress(DiskError):
+                Wal.open(disk, DIRECTORY, SMALL)
+            disk.crash_as(loss, random.Random(1))
+            reopened = Wal.open(disk, DIRECTORY, SMALL)
+            where = f"step {step}, cut {cut}, {loss}"
+            assert reopened.first_index <= first_index and reopened.last_index >= acknowledged, where
+    assert step > 10
 
 
 def test_every_other_missing_segment_is_refused() -> None:

@@ -31,7 +31,7 @@ from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRan
 from facade.client.shard import Shard
 from facade.discovery.static import targets_of
 from facade.discovery.targets import Targets
-from facade.errors import NotAppliedError, OutcomeUnknownError, ProblemError, ReadTimeoutError
+from facade.errors import DiskFullError, NotAppliedError, OutcomeUnknownError, ProblemError, ReadTimeoutError
 from facade.settings import Settings
 
 TICK_S = 0.025
@@ -252,6 +252,9 @@ class Router:
     def _expire(self, operation: Operation) -> None:
         shard = operation.shard
         if not self.shards[shard].expire(operation):
+            if operation.reason == "disk_full":
+                self.finish(operation, DiskFullError(shard=shard))
+                return
             reason = operation.reason if operation.reason in WAITED else "no_leader"
             if operation.kind is Kind.READ_LOCAL and reason == "no_leader":
                 reason = "unavailable"

@@ -30,7 +30,7 @@ from facade.client.metrics import Metrics, ShardState
 from facade.client.node import Node
 from facade.client.operation import Kind, Operation
 from facade.discovery.targets import Target
-from facade.errors import InternalError, OutcomeUnknownError, ProblemError
+from facade.errors import DiskFullError, InternalError, OutcomeUnknownError, ProblemError
 from facade.settings import Settings
 
 SILENT_S = 0.5
@@ -56,7 +56,11 @@ RETRIED: dict[int, str] = {
     Status.NOT_APPLIED: "superseded",
     Status.OVERLOADED: "overloaded",
     Status.UNAVAILABLE: "unavailable",
+    Status.DISK_FULL: "disk_full",
 }
+
+DISK_FULL_TRIES = 7
+"""Tries of a write that finds a leader's disk full: about a second, in which leadership can move."""
 
 
 def _answers(node: Node, now_s: float) -> bool:
@@ -300,6 +304,8 @@ class Shard:
             self._owner.finish(
                 operation, InternalError("invalid_record", "A raft-node called the record malformed.", shard=self.id)
             )
+        elif status == Status.DISK_FULL and operation.tries >= DISK_FULL_TRIES:
+            self._owner.finish(operation, DiskFullError(shard=self.id))
         elif write and status not in pipe.NOT_APPLIED:
             self._unknown(operation, "The shard cannot say whether the write was applied.")
         else:

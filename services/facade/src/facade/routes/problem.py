@@ -27,6 +27,7 @@ TITLES = {
     "body_timeout": "The body did not arrive in time",
     "change_under_way": "Another change comes first",
     "deadline_exceeded": "No answer in time",
+    "disk_full": "A disk is full",
     "empty_key": "Empty key",
     "invalid_record": "Internal error",
     "key_not_utf8": "The key is not UTF-8",

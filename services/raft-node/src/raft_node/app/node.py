@@ -23,6 +23,7 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap
+from raft_node.app.full_disk import give_way
 from raft_node.app.operator import Operator, Replica
 from raft_node.app.snapshots import SnapshotParts
 from raft_node.app.standing import Standing
@@ -51,16 +52,19 @@ from raft_node.rpc.security import Security
 from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
 from raft_node.runtime.clocks import LeaseClock
+from raft_node.runtime.divergence import StateMarks
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.log_store import LogStore, to_raft, to_wal
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.membership import Identified, MemberEvents, Membership
 from raft_node.runtime.reader import Reader
+from raft_node.runtime.scrubber import Scrubber
+from raft_node.runtime.space import SpaceWatch
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
-from raft_node.storage.files import FileSystem
+from raft_node.storage.files import DiskFileSystem
 from raft_node.storage.wal import Wal
 
 _EXPIRE_EVERY_S = 0.5
@@ -96,13 +100,14 @@ def _end_with(task: asyncio.Task[None]) -> None:
 class Node:
     """One replica of a shard, as a process."""
 
-    def __init__(self, settings: NodeSettings, fs: FileSystem) -> None:
+    def __init__(self, settings: NodeSettings, fs: DiskFileSystem) -> None:
         """Prepares it; ``run`` does everything. Requires: both volumes exist and are locked."""
         self._settings = settings
         self._fs = fs
         self._metrics = Metrics(settings.shard_id, settings.build_commit)
         self._security = Security(settings, self._metrics.registry)
-        self._volumes = Volumes({"wal": settings.wal_dir, "data": settings.data_dir})
+        volumes = {"wal": settings.wal_dir, "data": settings.data_dir}
+        self._volumes = Volumes(volumes)
         self._wal_replay_s = 0.0
         self._stopping = asyncio.Event()
         self._fatal: FatalError | None = None
@@ -115,6 +120,7 @@ class Node:
         self._drains: set[asyncio.Task[None]] = set()
         self._events = EventRing(settings.events_max, settings.events_bytes_max)
         self._operator = Operator(settings, self.record, self._show_drained)
+        self._space = SpaceWatch(fs, volumes, settings.data_dir, settings.reserve_bytes, self.record)
         self._standing: Standing | None = None
         self._member_events: MemberEvents | None = None
         self._metrics.registry.register(StateCollector(settings.shard_id, self._state))
@@ -299,15 +305,28 @@ class Node:
             lambda: snapshots.flushed(),  # noqa: PLW0108
             self.fail,
             self.record,
+            self._space.notice,
         )
+
+        def on_applied() -> None:
+            maintenance.poke()
+            marks.look()
+
         driver = self._make_driver(
             core,
             log,
             machine,
             engine,
             peers,
-            maintenance,
+            on_applied,
             lambda wanted: snapshots.wanted(wanted),  # noqa: PLW0108
+        )
+        marks = StateMarks(
+            settings.state_hash_every,
+            lambda: (core.role, core.term, driver.applied_index, driver.machine),
+            driver.propose,
+            self._metrics,
+            self.record,
         )
         snapshots = self._make_snapshots(driver, log, engine, maintenance, peers)
         reader = Reader(engine, self.fail)
@@ -316,7 +335,7 @@ class Node:
         book = AddressBook(settings.peer_addresses, lambda: core.configuration)
         peers.connect(book.find, driver.receive, driver.peer_unreachable)
         membership = self._attach_members(identity, driver, book, log, raft_service, snapshots)
-        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots)
+        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots, book)
         raft_service.attach(peers, driver.receive, snapshots.service)
         doug_service.attach(self._shard)
         driver.start()
@@ -337,7 +356,14 @@ class Node:
             self.record,
             self.fail,
             self._security.certificates,
+            self._space.room_bytes,
         )
+
+    def _make_scrubber(self) -> Scrubber:
+        settings, engine = self._settings, self._engine
+        assert engine is not None
+        every_s = settings.scrub_every_ms / 1000
+        return Scrubber(engine.tables, settings.scrub_bytes_per_s, every_s, self._metrics, self.record)
 
     def _make_log(self, wal: Wal, on_durable: Callable[[int], None]) -> LogStore:
         return LogStore(
@@ -348,6 +374,7 @@ class Node:
             slow_s=self._settings.slow_append_ms / 1000,
             on_slow=self._tell_slow_disk,
             on_compacted=self._tell_compaction,
+            on_full=self._space.notice,
         )
 
     def _attach_members(
@@ -394,6 +421,7 @@ class Node:
             self._security.certificates,
         )
         raft_service.configuration = applied
+        raft_service.disk_low = lambda: self._space.low
         return membership
 
     def _make_driver(
@@ -403,7 +431,7 @@ class Node:
         machine: StateMachine,
         engine: Engine,
         peers: Peers,
-        maintenance: Maintenance,
+        on_applied: Callable[[], None],
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
     ) -> Driver:
         settings = self._settings
@@ -419,8 +447,9 @@ class Node:
             shard=settings.shard_id,
             shards=settings.initial_shards,
             on_event=self._tell,
-            on_applied=maintenance.poke,
+            on_applied=on_applied,
             on_snapshots_wanted=on_snapshots_wanted,
+            disk_full=lambda: self._space.low,
             lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
         )
 
@@ -432,7 +461,9 @@ class Node:
         driver: Driver,
         membership: Membership,
         snapshots: SnapshotParts,
+        book: AddressBook,
     ) -> None:
+        settings = self._settings
         assert self._standing is not None
         tasks = [
             asyncio.create_task(peers.run()),
@@ -440,6 +471,9 @@ class Node:
             asyncio.create_task(self._standing.run()),
             asyncio.create_task(self._expire(driver, peers, membership, snapshots)),
             asyncio.create_task(self._volumes.run()),
+            asyncio.create_task(self._space.run()),
+            asyncio.create_task(self._make_scrubber().run()),
+            asyncio.create_task(give_way(self._space, driver, settings, book.find, self._security.certificates)),
         ]
 
         for task in tasks:
@@ -500,16 +534,12 @@ class Node:
             again.add_done_callback(_end_with)
 
     def _give_up(self, event: Event) -> None:
-        settings = self._settings
-        reason = (
-            f"{settings.node_id} had acknowledged entry {event.fields['acknowledged']}, and its log ends at "
-            f"{event.fields['last_index']}: its disk is an older copy, or lost what was synced, so it must not vote "
-            f"again. Wipe both volumes ({settings.wal_dir}, {settings.data_dir}), start it, and run "
-            f"`dougctl members replace {settings.node_id}` to admit it anew"
-        )
+        settings, fields = self._settings, event.fields
+        directories = (settings.wal_dir, settings.data_dir)
+        reason = identities.log_lost(settings.node_id, directories, fields["acknowledged"], fields["last_index"])
         self.fail(IdentityError(reason))
         try:
-            identities.give_up(self._fs, settings.wal_dir, settings.data_dir, reason)
+            identities.give_up(self._fs, *directories, reason)
         except FatalError as error:
             _log.error("node.fatal", reason=str(error))
 
@@ -557,4 +587,12 @@ class Node:
     def _state(self) -> NodeState | None:
         if self._shard is None or self._engine is None or self._log is None:
             return None
-        return read_state(self._shard, self._engine, self._log, self._metrics, self._wal_replay_s, self._volumes)
+        return read_state(
+            self._shard,
+            self._engine,
+            self._log,
+            self._metrics,
+            self._wal_replay_s,
+            self._volumes,
+            disk_low=self._space.low,
+        )

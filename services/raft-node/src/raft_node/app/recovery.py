@@ -33,7 +33,6 @@ from raft_node.runtime import identity as identities
 from raft_node.runtime.identity import Identity
 from raft_node.runtime.log_store import to_wal
 from raft_node.storage.files import FileSystem
-from raft_node.storage.iterators import live, merge
 from raft_node.storage.manifest import recover
 from raft_node.storage.sstable import open_table
 from raft_node.storage.view import View
@@ -197,17 +196,12 @@ def _read_state(fs: FileSystem, data_dir: str) -> _State:
     tables = {meta.number: open_table(fs, data_dir, meta) for meta in version.tables()}
     try:
         view = View(version, tables)
-        state = _stored(view, STATE_KEY)
+        state = view.find_blocking(STATE_KEY)
         timestamp_us = State.decode(state).clock_us if state is not None else 0
-        return _State(version.flushed_index, _stored(view, CONFIGURATION_KEY), timestamp_us)
+        return _State(version.flushed_index, view.find_blocking(CONFIGURATION_KEY), timestamp_us)
     finally:
         for table in tables.values():
             table.close()
-
-
-def _stored(view: View, key: bytes) -> bytes | None:
-    sources = view.sources(key, key + b"\0", reverse=False)
-    return next((value for _, value in live(merge(sources, reverse=False))), None)
 
 
 def _last_of_log(wal: Wal, state: _State) -> tuple[Configuration, int]:

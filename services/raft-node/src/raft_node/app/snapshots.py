@@ -53,6 +53,7 @@ class SnapshotParts:
         record: Recorder,
         on_failure: Callable[[FatalError], None],
         certificates: Certificates | None,
+        room_bytes: Callable[[], float],
     ) -> None:
         """Builds it. Requires: a running event loop."""
         # Receiving and installing in order on one thread; making and reading what is sent on others.
@@ -79,15 +80,8 @@ class SnapshotParts:
             on_failure,
             certificates,
         )
-        self.backups = BackupStream(
-            Backups(driver, maintenance.flush, self._snapshots),
-            peers.me,
-            settings,
-            fs,
-            self._sending,
-            record,
-            on_failure,
-        )
+        backups = Backups(driver, maintenance.flush, self._snapshots)
+        self.backups = BackupStream(backups, peers.me, settings, fs, self._sending, record, on_failure)
         installer = Installer(fs, settings.data_dir, driver, engine, log, maintenance, self._receiving)
         self.service = SnapshotService(
             fs,
@@ -99,6 +93,7 @@ class SnapshotParts:
             metrics,
             record,
             on_failure,
+            room_bytes,
         )
         self._compactor = Compactor(
             log,

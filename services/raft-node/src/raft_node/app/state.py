@@ -13,7 +13,14 @@ from raft_node.storage.engine import Engine
 
 
 def read_state(
-    shard: Shard, engine: Engine, log: LogStore, metrics: Metrics, wal_replay_s: float, volumes: Volumes
+    shard: Shard,
+    engine: Engine,
+    log: LogStore,
+    metrics: Metrics,
+    wal_replay_s: float,
+    volumes: Volumes,
+    *,
+    disk_low: bool,
 ) -> NodeState:
     """Everything that ``StateCollector`` shows.
 
@@ -24,6 +31,7 @@ def read_state(
         metrics: What was counted already.
         wal_replay_s: How long reading the log took at the start.
         volumes: How full its disks are.
+        disk_low: Whether writes are refused for that.
     """
     core = shard.driver.node
     stats = engine.stats()
@@ -64,4 +72,5 @@ def read_state(
         stalled_s=shard.driver.stalled_s,
         restoring=shard.driver.restoring,
         volumes={name: (space.total_bytes, space.free_bytes) for name, space in volumes.space.items()},
+        disk_low=disk_low,
     )

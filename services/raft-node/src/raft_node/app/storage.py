@@ -13,9 +13,10 @@ from raft_node import entry as entries
 from raft_node.app.bootstrap import FIRST_TERM
 from raft_node.entry import EntryError, EntryKind
 from raft_node.errors import CorruptionError, IdentityError
+from raft_node.runtime.space import release_for_start
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
-from raft_node.storage.files import FileSystem
+from raft_node.storage.files import DiskFileSystem, FileSystem
 from raft_node.storage.incoming import discard_outdated
 from raft_node.storage.installing import read_installing, remove_installing
 from raft_node.storage.manifest import replace_file
@@ -35,7 +36,7 @@ class Opened(NamedTuple):
     notes: tuple[str, ...]
 
 
-def open_storage(fs: FileSystem, settings: NodeSettings, start_id: str) -> Opened:
+def open_storage(fs: DiskFileSystem, settings: NodeSettings, start_id: str) -> Opened:
     """Reads the log and the manifest. Blocking.
 
     Raises:
@@ -48,6 +49,7 @@ def open_storage(fs: FileSystem, settings: NodeSettings, start_id: str) -> Opene
         block_cache_bytes=settings.block_cache_bytes,
         compression=settings.compression,
     )
+    release_for_start(fs, settings.data_dir, settings.reserve_bytes)
     started_s = time.perf_counter()
     wal = Wal.open(
         fs, settings.wal_dir, WalOptions(segment_bytes=settings.wal_segment_bytes), clock_s=time.perf_counter

@@ -19,6 +19,7 @@ from doug_wire.command import CommandError, Opcode
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import DiskError
 from raft_node.kv.keyspace import USER_PREFIX
+from raft_node.kv.state_hash import Mark
 from raft_node.raft.configuration import ConfigurationError, decode_configuration
 from raft_node.storage import inspect
 from raft_node.storage.files import FileSystem, OsFileSystem
@@ -190,6 +191,12 @@ def _entry(entry: Entry, values: bool) -> Fields:
             return fields | {"unreadable": str(error)}
         for role, members in (("voters", configuration.voters), ("learners", configuration.learners)):
             fields[role] = [f"{member.name}/{member.incarnation}" for member in members]
+    elif entry.kind == EntryKind.STATE_HASH:
+        try:
+            mark = Mark.decode(entry.command)
+        except ValueError as error:
+            return fields | {"unreadable": str(error)}
+        fields |= {"mark": mark.at, "hash": f"{mark.value:016x}"}
     elif entry.kind == EntryKind.COMMAND:
         try:
             command = commands.decode(entry.command)

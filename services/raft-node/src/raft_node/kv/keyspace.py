@@ -18,6 +18,8 @@ PARTITION_MAP_KEY = b"\x00partition-map"
 """Slot -> shard for the whole cluster; in shard 0 only."""
 CONFIGURATION_KEY = b"\x00configuration"
 """The members of the shard, as of the applied index."""
+STATE_HASH_KEY = b"\x00state-hash"
+"""Where the hash over all effects stands (raft_node.kv.state_hash); absent before the first mark."""
 
 _STATE = struct.Struct("<QQ")
 _VALUE = struct.Struct("<BBHQ")

@@ -4,7 +4,8 @@ Invariants:
 1. What an entry does depends on the entries before it and on nothing else.
 2. The effects of an entry and the applied index become visible, and later durable, together.
 3. A command for a slot that is not owned, or at another epoch, changes nothing but the applied index.
-4. An entry that this version does not know stops the node: skipping it would let replicas differ.
+4. What a comparison of hashes finds changes no state: it is told, and nothing else.
+5. An entry that this version does not know stops the node: skipping it would let replicas differ.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from raft_node.kv.keyspace import (
     CONFIGURATION_KEY,
     PARTITION_MAP_KEY,
     SLOTS_KEY,
+    STATE_HASH_KEY,
     STATE_KEY,
     USER_PREFIX,
     State,
     value_header,
 )
 from raft_node.kv.partitions import PartitionMap
+from raft_node.kv.state_hash import Divergence, Mark, Standing, chained, marked
 
 _COMMAND: struct.Struct = commands.HEADER
 _COMMAND_START = HEADER_BYTES + _COMMAND.size
@@ -65,6 +68,8 @@ class StateMachine:
     Attributes:
         clock_us: The log time: the timestamp of the last applied entry, in microseconds since the epoch.
         revision: The last revision given to a write.
+        mark: The hash as of the last STATE_HASH entry.
+        divergences: Where this replica was found to differ from its leaders; whoever tells of them empties it.
     """
 
     def __init__(self, store: Store) -> None:
@@ -73,6 +78,13 @@ class StateMachine:
         state = store.get_blocking(STATE_KEY)
         self.clock_us, self.revision = State.decode(state) if state is not None else State()
         self._epochs: list[int] = []
+        self.divergences: list[Divergence] = []
+        standing = store.get_blocking(STATE_HASH_KEY)
+        # None before the first mark: until then nothing is hashed.
+        self._hash: int | None = None
+        self.mark = Mark()
+        if standing is not None:
+            self._hash, self.mark = Standing.decode(standing)
         slots = store.get_blocking(SLOTS_KEY)
         if slots is not None:
             self._load_slots(slots)
@@ -107,6 +119,7 @@ class StateMachine:
         assert entries[0].index == self._store.applied_index + 1, "entries are applied in order, each once"
         batch: list[tuple[bytes, bytes | None]] = []
         outcomes = []
+        hashed = 0
         for entry in entries:
             kind = entry.kind
             if kind == EntryKind.COMMAND:
@@ -116,10 +129,17 @@ class StateMachine:
                 outcomes.append(_APPLIED_NOTHING)
             elif kind in (EntryKind.NOOP, EntryKind.CLOCK):
                 outcomes.append(_APPLIED_NOTHING)
+            elif kind == EntryKind.STATE_HASH:
+                self._compare(entry, batch[hashed:])
+                hashed = len(batch)
+                outcomes.append(_APPLIED_NOTHING)
             else:
                 raise CorruptionError("log", entry.index, f"entry {entry.index} is of the unknown kind {kind}")
         last = entries[-1]
         self.clock_us = max(self.clock_us, last.timestamp_us)
+        if self._hash is not None:
+            self._hash = chained(self._hash, batch[hashed:] if hashed else batch)
+            batch.append((STATE_HASH_KEY, Standing(self._hash, self.mark).encode()))
         batch.append((STATE_KEY, State(self.clock_us, self.revision).encode()))
         self._store.write(batch, last.index, last.term)
         return outcomes
@@ -142,6 +162,19 @@ class StateMachine:
         else:
             raise CorruptionError("log", entry.index, f"entry {entry.index} has the unknown opcode {opcode}")
         return Outcome(Status.OK, self.revision)
+
+    def _compare(self, entry: Entry, effects: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Compares this replica's last mark with the leader's, and sets the next one."""
+        try:
+            leader = Mark.decode(entry.command)
+        except ValueError as error:
+            raise CorruptionError("log", entry.index, f"entry {entry.index} is {error}") from error
+        # Two leaders in a row may each have marked; the second one then speaks of a mark that is past.
+        if leader.at and leader.at == self.mark.at and leader.value != self.mark.value:
+            self.divergences.append(Divergence(leader.at, self.mark.value, leader.value))
+        value = 0 if self._hash is None else chained(self._hash, effects)
+        self._hash = marked(value, entry.index, State(0, self.revision).encode())
+        self.mark = Mark(entry.index, self._hash)
 
     def _create_shard(self, value: bytes, batch: list[tuple[bytes, bytes | None]]) -> Outcome:
         if self.created:

@@ -69,6 +69,7 @@ class NodeState(NamedTuple):
     restoring: bool
     stalled_s: float
     volumes: dict[str, tuple[int, int]]
+    disk_low: bool
 
 
 class Metrics:
@@ -139,12 +140,15 @@ class Metrics:
         self.proposals_failed = counter(
             "dougdb_raft_proposals_failed", "Proposals that were refused or whose outcome is unknown", "reason"
         )
-        self._outcomes(self.proposals_failed, "not_leader", "overloaded", "timeout")
+        self._outcomes(self.proposals_failed, "not_leader", "overloaded", "disk_full", "timeout")
         self.leader_changes = counter("dougdb_raft_leader_changes", "How often this node saw a new leader").labels(
             self.shard
         )
         self.elections = counter("dougdb_raft_elections", "Elections that this node started", "outcome")
         self._outcomes(self.elections, "started", "won")
+        self.state_divergence = counter(
+            "dougdb_state_divergence", "How often this replica's state differed from its leader's"
+        ).labels(self.shard)
         self.heartbeats_late = counter(
             "dougdb_raft_heartbeat_late", "How often a leader woke up too late to send its heartbeats in time"
         ).labels(self.shard)
@@ -186,6 +190,20 @@ class Metrics:
         self.wal_group_commit = histogram(
             "dougdb_wal_group_commit_size", "Entries that became durable in one sync", _SIZE_BUCKETS
         )
+        counter = self._counter
+        self.scrub_bytes = counter("dougdb_scrub_bytes", "Bytes of SSTables whose checksums were checked").labels(
+            self.shard
+        )
+        self.scrub_rounds = counter("dougdb_scrub_rounds", "How often all SSTables were checked").labels(self.shard)
+        self.scrub_damages = counter("dougdb_scrub_damages", "Damaged SSTables that were found, each time").labels(
+            self.shard
+        )
+        self.scrub_damaged_tables = Gauge(
+            "dougdb_scrub_damaged_tables",
+            "SSTables that the last round found damaged",
+            ("shard",),
+            registry=self.registry,
+        ).labels(self.shard)
         self.flush_duration = histogram(
             "dougdb_flush_duration_seconds",
             "Writing one memtable as an SSTable",
@@ -267,6 +285,7 @@ class StateCollector(Collector):
             "dougdb_sstable_open_files": ("SSTables that are kept open", state.open_tables),
             "dougdb_block_cache_bytes": ("Memory of the decoded blocks", state.block_cache_bytes),
             "dougdb_compaction_pending_bytes": ("What waits for a compaction", state.compaction_pending_bytes),
+            "dougdb_disk_low": ("1 while writes are refused for want of space", int(state.disk_low)),
             "dougdb_write_stalled": ("1 while applying waits for a flush or a compaction", int(state.stalled)),
         }
         for name, (text, value) in plain.items():

@@ -34,6 +34,7 @@ _CODES = {
     Status.WRONG_SHARD: grpc.StatusCode.FAILED_PRECONDITION,
     Status.NOT_APPLIED: grpc.StatusCode.ABORTED,
     Status.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Status.DISK_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     # Never UNAVAILABLE: retry policies send that again, and the write may have been applied.
     Status.UNKNOWN: grpc.StatusCode.DEADLINE_EXCEEDED,
     Status.INVALID: grpc.StatusCode.INVALID_ARGUMENT,

@@ -45,6 +45,7 @@ class RaftService(pb_grpc.RaftServicer):
     Attributes:
         first_configuration: The finished bytes of entry 1; empty before this member has it.
         cluster_id: The cluster's id; empty before this member knows it.
+        disk_low: Whether this node refuses writes for want of space.
         configuration: Gives the applied configuration, encoded, and the index that it is as of; empty before there is
             one.
     """
@@ -57,6 +58,7 @@ class RaftService(pb_grpc.RaftServicer):
         self._attached: Attached | None = None
         self.first_configuration = b""
         self.cluster_id = b""
+        self.disk_low: Callable[[], bool] = lambda: False
         self.configuration: Callable[[], tuple[bytes, int]] = lambda: (b"", 0)
         self._refused = ""
         self._received = {name: metrics.received("Raft", name) for name in _METHODS}
@@ -81,6 +83,7 @@ class RaftService(pb_grpc.RaftServicer):
             format_version=codec.FORMAT_VERSION,
             configuration=configuration,
             applied_index=applied_index,
+            disk_low=self.disk_low(),
         )
 
     async def RequestVote(  # noqa: N802

@@ -23,7 +23,7 @@ import grpc.aio
 from doug.v1 import raft_pb2 as pb
 from doug.v1 import raft_pb2_grpc as pb_grpc
 from doug_wire.tls import Certificates
-from raft_node.errors import DougError, FatalError
+from raft_node.errors import DougError, FatalError, NoSpaceError
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.node import RaftNode
@@ -149,7 +149,7 @@ class SnapshotSender:
             index = await self._send(peer, term)
         except FatalError as error:
             self._on_failure(error)
-        except (TransferError, *BROKEN) as error:
+        except (TransferError, NoSpaceError, *BROKEN) as error:
             reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
             _log.info("snapshot.not_sent", peer=peer.name, reason=reason)
             failures = self._failures[peer] = self._failures.get(peer, 0) + 1

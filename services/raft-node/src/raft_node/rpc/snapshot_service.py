@@ -11,6 +11,7 @@ Invariant: nothing reaches the installer but a snapshot whose every byte has the
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -19,7 +20,7 @@ import grpc
 import grpc.aio
 
 from doug.v1 import raft_pb2 as pb
-from raft_node.errors import CorruptionError, FatalError
+from raft_node.errors import CorruptionError, DiskError, FatalError
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import NodeId
@@ -29,7 +30,7 @@ from raft_node.rpc.snapshot_codec import decode_header, is_sound
 from raft_node.rpc.streams import BROKEN
 from raft_node.runtime.events import Recorder
 from raft_node.storage.files import FileSystem
-from raft_node.storage.incoming import IncomingError, IncomingSnapshot, SnapshotHeader, Taken
+from raft_node.storage.incoming import INCOMING, IncomingError, IncomingSnapshot, SnapshotHeader, Taken
 
 TELL_EVERY_S = 1.0
 """How often the sender is told that a step which takes long is still under way."""
@@ -79,6 +80,7 @@ class SnapshotService:
         metrics: Metrics,
         record: Recorder,
         on_failure: Callable[[FatalError], None],
+        room_bytes: Callable[[], float] = lambda: math.inf,
     ) -> None:
         """Ties the parts together.
 
@@ -92,7 +94,9 @@ class SnapshotService:
             metrics: What is counted.
             record: Told of what happens.
             on_failure: Called when the node must stop.
+            room_bytes: How much may be received without filling the disk.
         """
+        self._room_bytes = room_bytes
         self._fs = fs
         self._data_dir = data_dir
         self._installer = installer
@@ -163,9 +167,16 @@ class SnapshotService:
             opening = self._run(IncomingSnapshot.open, self._fs, self._data_dir, transfer.header)
             incoming = await self._while_telling(transfer, opening)
         except FatalError as error:
+            if isinstance(error, DiskError) and error.no_space:
+                await self._give_way(transfer)
+                return
             self._on_failure(error)
             raise
         had_bytes = _bytes_before(incoming)
+        if transfer.header.size_bytes - had_bytes > self._room_bytes():
+            self._threads.submit(incoming.close)
+            await self._give_way(transfer)
+            return
         self._record(
             "snapshot_receiving",
             sender=transfer.source.name,
@@ -176,6 +187,11 @@ class SnapshotService:
         try:
             if await self._take_all(transfer, incoming):
                 await self._install(transfer, incoming)
+        except DiskError as error:
+            if not error.no_space:
+                self._on_failure(error)
+                raise
+            await self._give_way(transfer)
         except IncomingError as error:
             await transfer.context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except FatalError as error:
@@ -187,6 +203,11 @@ class SnapshotService:
         finally:
             # Behind whatever the thread still does for this transfer.
             self._threads.submit(incoming.close)
+
+    async def _give_way(self, transfer: _Transfer) -> None:
+        """Refuses a snapshot that the disk has no room for, and leaves it nothing of the room that there is."""
+        await self._run(self._fs.remove_tree, f"{self._data_dir}/{INCOMING}")
+        await self._refuse(transfer, "the disk is full")
 
     async def _take_all(self, transfer: _Transfer, incoming: IncomingSnapshot) -> bool:
         """Takes chunks until all files are here; False when the stream ended, or too much was damaged."""

@@ -100,6 +100,7 @@ class Driver:
         on_applied: Callable[[], None],
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
         lease_clock: Callable[[], float] | None = None,
+        disk_full: Callable[[], bool] = lambda: False,
     ) -> None:
         """Builds it; ``start`` sets it going.
 
@@ -118,6 +119,7 @@ class Driver:
             on_applied: Called after entries were applied, so that flushes can be looked after.
             on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
             lease_clock: What leases are judged by, in ticks; None without leases.
+            disk_full: Whether writes are refused for want of space; asked for every batch.
         """
         self.node = node
         self.machine = machine
@@ -126,18 +128,17 @@ class Driver:
         self._engine = engine
         self._transport = transport
         self._metrics = metrics
-        self._tick_s = tick_ms / 1000
-        self._proposal_timeout_s = proposal_timeout_ms / 1000
+        self._tick_s, self._proposal_timeout_s = tick_ms / 1000, proposal_timeout_ms / 1000
         self._create_shard = partitions.encode_create_shard(shard, shards)
         self._create_shard_term = 0
         self._on_event = on_event
         self._on_applied = on_applied
         self._on_snapshots_wanted = on_snapshots_wanted
+        self._disk_full = disk_full
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
         self._waiting_bytes = 0
-        self._inbox: list[Message] = []
-        self._waiting: list[Submission] = []
+        self._inbox, self._waiting = list[Message](), list[Submission]()
         self._held: Sequence[Entry] = ()
         self._reads = PendingReads(node, metrics, self._loop.time, lease_clock)
         self._turn_scheduled = False
@@ -188,6 +189,9 @@ class Driver:
         if not self._takes_requests():
             self._refuse(submissions, Status.NOT_LEADER, "not_leader")
             return
+        if self._disk_full():
+            self._refuse(submissions, Status.DISK_FULL, "disk_full")
+            return
         size = sum([len(submission.command) for submission in submissions])
         full = (
             len(self._waiting) + len(submissions) > SUBMISSIONS_WAITING_MAX
@@ -200,6 +204,17 @@ class Driver:
         self._waiting.extend(submissions)
         self._waiting_bytes += size
         self.wake()
+
+    def propose(self, kind: EntryKind, command: bytes) -> bool:
+        """Proposes an entry of the node itself, which nobody waits for; says whether it could be."""
+        if self._stopped or self.holding or self._engine.stalled or self._disk_full():
+            return False
+        try:
+            self.node.propose([Proposal(kind, command, commands.checksum(command))], self._clock.now_us())
+        except (NotLeaderError, OverloadedError):
+            return False
+        self.wake()
+        return True
 
     def change_members(self, configuration: Configuration, sink: Sink) -> tuple[int, int]:
         """Proposes other members; gives the entry's index and term. The sink hears once what became of it.

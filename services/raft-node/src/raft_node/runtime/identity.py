@@ -159,6 +159,15 @@ def replace(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity) -> 
         _write(fs, directory, identity)
 
 
+def log_lost(name: str, directories: tuple[str, str], acknowledged: object, last_index: object) -> str:
+    """Why a node whose log ends before what it had acknowledged must not go on, and what an operator does then."""
+    return (
+        f"{name} had acknowledged entry {acknowledged}, and its log ends at {last_index}: its disk is an older copy, "
+        f"or lost what was synced, so it must not vote again. Wipe both volumes ({', '.join(directories)}), start it, "
+        f"and run `dougctl members replace {name}` to admit it anew"
+    )
+
+
 def give_up(fs: FileSystem, wal_dir: str, data_dir: str, reason: str) -> None:
     """Makes sure that these volumes are not used again: what this incarnation had acknowledged is not on them."""
     for directory in (wal_dir, data_dir):

@@ -3,7 +3,8 @@
 Invariants:
 1. One write is under way at a time; what arrives meanwhile is the next one (group commit).
 2. What readers see is durable: a frame is published on the event loop after its sync has returned.
-3. A failed append ends the node: what lies on disk is not known any more.
+3. A failed append ends the node: what lies on disk is not known any more. One that finds no room for a new segment has
+   written nothing, and stays under way until there is room (docs/adr/0003-full-disks.md).
 4. A reset takes its turn among the writes, on the same thread; none is taken while it is under way.
 5. Entries that were dropped vanish for readers first; their files go afterwards, on a thread of their own.
 """
@@ -19,12 +20,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raft_node.entry import Entry
-from raft_node.errors import FatalError
+from raft_node.errors import FatalError, NoSpaceError
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, NodeId, Write
 from raft_node.storage.wal import Appended, PrefixDrop, Wal, WalHardState
 
 _CLOSE_TIMEOUT_S = 2.0
+
+RETRY_S = 1.0
+"""After how long a write that found no room for a segment is tried again."""
 
 
 def to_raft(state: WalHardState) -> HardState:
@@ -62,6 +66,8 @@ class LogStore:
         slow_s: float = math.inf,
         on_slow: Callable[[float, int], None] = lambda duration_s, entries: None,
         on_compacted: Callable[[int, int], None] = lambda before, after: None,
+        on_full: Callable[[NoSpaceError], None] = lambda error: None,
+        retry_s: float = RETRY_S,
     ) -> None:
         """Starts the writer thread. Requires: a running event loop.
 
@@ -73,6 +79,8 @@ class LogStore:
             slow_s: An append that takes longer than this is worth telling.
             on_slow: Called on the event loop with such an append's duration and number of entries.
             on_compacted: Called on the event loop with the first index before and after entries were dropped.
+            on_full: Called on the event loop when there was no room for a segment.
+            retry_s: After how long that is tried again.
         """
         self._wal = wal
         self._metrics = metrics
@@ -81,6 +89,9 @@ class LogStore:
         self._slow_s = slow_s
         self._on_slow = on_slow
         self._on_compacted = on_compacted
+        self._on_full = on_full
+        self._retry_s = retry_s
+        self._closing = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Write | _Reset | None] = queue.SimpleQueue()
         self._preparing = False
@@ -168,6 +179,7 @@ class LogStore:
 
     def close(self) -> None:
         """Waits for the write under way, ends the thread and closes the log; a disk that hangs is not waited for."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join(_CLOSE_TIMEOUT_S)
         if not self._thread.is_alive():
@@ -177,13 +189,11 @@ class LogStore:
         while (item := self._queue.get()) is not None:
             started, syncs = time.perf_counter(), self._wal.syncs
             try:
-                if isinstance(item, _Reset):
-                    appended = self._wal.reset(item.index, item.term, to_wal(item.hard_state))
-                else:
-                    hard_state = to_wal(item.hard_state) if item.hard_state is not None else None
-                    appended = self._wal.append(hard_state, item.truncate_from, item.entries)
+                appended = self._do(item)
             except FatalError as error:
                 self._loop.call_soon_threadsafe(self._on_failure, error)
+                return
+            if appended is None:
                 return
             if isinstance(item, _Reset):
                 self._loop.call_soon_threadsafe(self._was_reset, item, appended)
@@ -191,6 +201,20 @@ class LogStore:
             duration_s = time.perf_counter() - started
             sync_s = self._wal.last_sync_s if self._wal.syncs > syncs else None
             self._loop.call_soon_threadsafe(self._written, item, appended, duration_s, sync_s)
+
+    def _do(self, item: Write | _Reset) -> Appended | None:
+        """Does a write or a reset, as soon as there is room for it; None when the log is closed before."""
+        while True:
+            try:
+                if isinstance(item, _Reset):
+                    return self._wal.reset(item.index, item.term, to_wal(item.hard_state))
+                hard_state = to_wal(item.hard_state) if item.hard_state is not None else None
+                return self._wal.append(hard_state, item.truncate_from, item.entries)
+            except NoSpaceError as error:
+                # Nothing was written, so to the core this is a disk that takes its time.
+                self._loop.call_soon_threadsafe(self._on_full, error)
+                if self._closing.wait(self._retry_s):
+                    return None
 
     def _written(self, write: Write, appended: Appended, duration_s: float, sync_s: float | None) -> None:
         self._metrics.wal_append.observe(duration_s)
@@ -225,10 +249,18 @@ class LogStore:
     def _prepare_segment(self) -> None:
         try:
             self._wal.prepare_next_segment()
+        except NoSpaceError as error:
+            self._loop.call_soon_threadsafe(self._not_prepared, error)
+            return
         except FatalError as error:
             self._loop.call_soon_threadsafe(self._on_failure, error)
             return
         self._loop.call_soon_threadsafe(self._prepared)
+
+    def _not_prepared(self, error: NoSpaceError) -> None:
+        """There was no room. The log has the rest of its segment; a later write has this tried again."""
+        self._on_full(error)
+        self._loop.call_later(self._retry_s, self._prepared)
 
     def _prepared(self) -> None:
         self._preparing = False

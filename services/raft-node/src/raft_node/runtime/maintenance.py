@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from raft_node.errors import FatalError
+from raft_node.errors import FatalError, NoSpaceError
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
 from raft_node.runtime.events import Recorder
@@ -22,6 +22,7 @@ from raft_node.storage.tasks import FlushTask, Task, WorkerGoneError
 
 _RESTART_PAUSE_S = 0.5
 _FAILURES_MAX = 10
+_FULL_PAUSE_S = 1.0
 
 _log = get_logger()
 
@@ -37,6 +38,8 @@ class Maintenance:
         on_progress: Callable[[], None],
         on_failure: Callable[[FatalError], None],
         record: Recorder,
+        on_full: Callable[[NoSpaceError], None] = lambda error: None,
+        retry_s: float = _FULL_PAUSE_S,
     ) -> None:
         """Builds it; ``run`` sets it going.
 
@@ -47,6 +50,8 @@ class Maintenance:
             on_progress: Called on the event loop when a task was installed; applying may go on.
             on_failure: Called on the event loop when the node must stop.
             record: Told of every flush and compaction.
+            on_full: Called on the event loop when there was no room for a piece of work.
+            retry_s: After how long that is tried again.
         """
         self._engine = engine
         self._worker = worker
@@ -54,6 +59,8 @@ class Maintenance:
         self._on_progress = on_progress
         self._on_failure = on_failure
         self._record = record
+        self._on_full = on_full
+        self._retry_s = retry_s
         self._failures = 0
         self._changes_wanted = asyncio.Event()
         self._task_wanted = asyncio.Event()
@@ -114,7 +121,14 @@ class Maintenance:
             await self._changes_wanted.wait()
             self._changes_wanted.clear()
             while (change := self._engine.take_changes()) is not None:
-                await loop.run_in_executor(self._threads, change.run)
+                while True:
+                    try:
+                        await loop.run_in_executor(self._threads, change.run)
+                        break
+                    except NoSpaceError as error:
+                        # What is to be flushed stays in memory, and stalls applying before it gets too much.
+                        self._on_full(error)
+                        await asyncio.sleep(self._retry_s)
                 self._engine.changes_done(change)
             self._task_wanted.set()
 
@@ -146,6 +160,11 @@ class Maintenance:
                 raise FatalError(f"the storage worker died {self._failures} times in a row: {error}") from error
             self._engine.task_failed(task)
             await asyncio.sleep(_RESTART_PAUSE_S)
+            return
+        except NoSpaceError as error:
+            self._engine.task_failed(task)
+            self._on_full(error)
+            await asyncio.sleep(self._retry_s)
             return
         self._failures = 0
         # Renames, syncs and the manifest's record first; only then does the engine show the new tables.

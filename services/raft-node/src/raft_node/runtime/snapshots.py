@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 import xxhash
 
-from raft_node.errors import CorruptionError
+from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.kv.keyspace import CONFIGURATION_KEY, STATE_KEY, State
 from raft_node.storage.checkpoint import CHECKPOINT, Checkpoint, CheckpointFile, CheckpointWrite, read_checkpoint
 from raft_node.storage.files import FileSystem
@@ -121,6 +121,7 @@ class Snapshots:
 
         Raises:
             CorruptionError: This node's own tables are damaged; the node must stop.
+            NoSpaceError: There is no room for it; what was made of it is removed.
             DiskError: The disk failed; the node must stop.
         """
         async with self._making:
@@ -154,15 +155,21 @@ class Snapshots:
         try:
             write = self._engine.checkpoint(path)
             loop = asyncio.get_running_loop()
-            header = await loop.run_in_executor(self._threads, self._run, write, snapshot_id)
+            header = await loop.run_in_executor(self._threads, self._run, write, path, snapshot_id)
         finally:
             self._pins.pop()
         held = HeldSnapshot(header, path)
         self._held.append(held)
         return held
 
-    def _run(self, write: CheckpointWrite, snapshot_id: str) -> SnapshotHeader:
-        checkpoint = write.run()
+    def _run(self, write: CheckpointWrite, path: str, snapshot_id: str) -> SnapshotHeader:
+        try:
+            checkpoint = write.run()
+        except DiskError as error:
+            if not error.no_space:
+                raise
+            self._fs.remove_tree(path)
+            raise NoSpaceError(path) from error
         facts = facts_of(self._fs, checkpoint)
         content = self._fs.read_file(f"{checkpoint.path}/{CHECKPOINT}")
         listing = CheckpointFile(CHECKPOINT, len(content), xxhash.xxh3_64_intdigest(content))

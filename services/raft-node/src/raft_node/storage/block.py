@@ -20,9 +20,11 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 import lz4.block
+import zstandard
 from crc32c import crc32c
 
 # DO NOT CHANGE: this is in every SSTable. docs/formats.md and a golden-bytes test fix it.
@@ -31,6 +33,7 @@ _TRAILER = struct.Struct("<BI")
 TRAILER_BYTES = 5
 STORED = 0
 LZ4 = 1
+ZSTD = 2
 TOMBSTONE = 1 << 31
 KEY_BYTES_MAX = (1 << 16) - 1
 VALUE_BYTES_MAX = TOMBSTONE - 1
@@ -39,6 +42,13 @@ RECORD_HEADER_BYTES = 6
 _KEEP_COMPRESSED_BELOW = 7 / 8
 _KEY_OVERHEAD_BYTES = 49  # A bytes object and the pointer to it.
 _BLOCK_OVERHEAD_BYTES = 400
+
+_ZSTD_LEVEL = 1
+"""The higher levels gain a few percent on a block and take half as long again."""
+
+_compressors: list[zstandard.ZstdCompressor] = []
+_decompressors: list[zstandard.ZstdDecompressor] = []
+"""Those that nobody uses now: each serves one thread at a time, and making one costs more than using it."""
 
 
 class BlockError(ValueError):
@@ -52,9 +62,23 @@ def encode_block(keys: Sequence[bytes], values: Sequence[bytes | None]) -> bytes
     """
     count = len(keys)
     assert count and count == len(values)
-    lengths = [TOMBSTONE if value is None else len(value) for value in values]
-    head = struct.pack(f"<I{count}H{count}I", count, *map(len, keys), *lengths)
-    return b"".join((head, *keys, *filter(None, values)))
+    return b"".join((_COUNT.pack(count), encode_lengths(keys, values), *keys, *filter(None, values)))
+
+
+def encode_lengths(keys: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
+    """The sizes of the keys, 16 bits each, then those of the values, 32 bits each, ``TOMBSTONE`` for None."""
+    try:
+        value_lengths = list(map(len, values))  # type: ignore[arg-type]
+    except TypeError:
+        value_lengths = [TOMBSTONE if value is None else len(value) for value in values]
+    return _encode("H", list(map(len, keys))) + _encode("I", value_lengths)
+
+
+def _encode(typecode: str, numbers: list[int]) -> bytes:
+    count = len(numbers)
+    if count and numbers.count(numbers[0]) == count:
+        return struct.pack("<" + typecode, numbers[0]) * count
+    return struct.pack(f"<{count}{typecode}", *numbers)
 
 
 def seal(payload: bytes, compression: str) -> bytes:
@@ -64,6 +88,10 @@ def seal(payload: bytes, compression: str) -> bytes:
         compressed = lz4.block.compress(payload, store_size=True)
         if len(compressed) < len(payload) * _KEEP_COMPRESSED_BELOW:
             tag, payload = LZ4, compressed
+    elif compression == "zstd":
+        compressed = _compress_zstd(payload)
+        if len(compressed) < len(payload) * _KEEP_COMPRESSED_BELOW:
+            tag, payload = ZSTD, compressed
     crc = crc32c(bytes((tag,)), crc32c(payload))
     return payload + _TRAILER.pack(tag, crc)
 
@@ -83,23 +111,48 @@ def open_sealed(sealed: bytes) -> bytes:
     payload = sealed[:end]
     if tag == STORED:
         return payload
-    if tag != LZ4:
-        raise BlockError(f"unknown compression {tag}")
     try:
-        return bytes(lz4.block.decompress(payload))
-    except (lz4.block.LZ4BlockError, ValueError) as error:
+        if tag == LZ4:
+            return bytes(lz4.block.decompress(payload))
+        if tag == ZSTD:
+            return _decompress_zstd(payload)
+    except (lz4.block.LZ4BlockError, zstandard.ZstdError, ValueError) as error:
         raise BlockError(f"it cannot be decompressed: {error}") from error
+    raise BlockError(f"unknown compression {tag}")
+
+
+def _compress_zstd(payload: bytes) -> bytes:
+    try:
+        compressor = _compressors.pop()
+    except IndexError:
+        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False, write_content_size=True)
+    compressed = compressor.compress(payload)
+    _compressors.append(compressor)
+    return compressed
+
+
+def _decompress_zstd(payload: bytes) -> bytes:
+    try:
+        decompressor = _decompressors.pop()
+    except IndexError:
+        decompressor = zstandard.ZstdDecompressor()
+    raw = decompressor.decompress(payload, allow_extra_data=False)
+    _decompressors.append(decompressor)
+    return raw
 
 
 class Block:
     """A decoded block, quick to search.
 
+    Most blocks have keys of one size and values of one size; these are cut up natively, all at once.
+
     Attributes:
         keys: Its keys, ascending.
+        tombstones: Whether there are any.
         cost_bytes: What it takes in memory.
     """
 
-    __slots__ = ("_ends", "_lengths", "_raw", "cost_bytes", "keys")
+    __slots__ = ("_ends", "_lengths", "_raw", "_value_bytes", "_values_at", "cost_bytes", "keys", "tombstones")
 
     def __init__(self, raw: bytes) -> None:
         """Decodes a payload.
@@ -110,21 +163,33 @@ class Block:
         if len(raw) < _COUNT.size:
             raise BlockError("it is shorter than its header")
         (count,) = _COUNT.unpack_from(raw)
+        lengths_at = _COUNT.size + 2 * count
         keys_at = _COUNT.size + RECORD_HEADER_BYTES * count
         if not count or keys_at > len(raw):
             raise BlockError("its header does not fit its size")
-        key_lengths = little_endian("H", raw[4 : 4 + 2 * count])
-        self._lengths = little_endian("I", raw[4 + 2 * count : keys_at])
         self._raw = raw
-        key_ends = list(accumulate(key_lengths, initial=keys_at))
-        lengths: array[int] | list[int] = self._lengths
-        if max(lengths) >= TOMBSTONE:
-            lengths = [0 if length >= TOMBSTONE else length for length in lengths]
-        values_at = key_ends[-1]
-        if values_at + sum(lengths) != len(raw):
+        keys = cut(raw, keys_at, raw[_COUNT.size : lengths_at], 2)
+        self._values_at = values_at = keys_at + sum(map(len, keys))
+        lengths_raw = raw[lengths_at:keys_at]
+        length = same(lengths_raw, 4)
+        if 0 <= length < TOMBSTONE:
+            self.tombstones = False
+            self._value_bytes = length
+            values_end = values_at + count * length
+        else:
+            # What it takes to find one value among those of many sizes.
+            self._value_bytes = -1
+            self._lengths = little_endian("I", lengths_raw)
+            lengths: array[int] | list[int] = self._lengths
+            self.tombstones = max(lengths) >= TOMBSTONE
+            if self.tombstones:
+                lengths = [0 if length >= TOMBSTONE else length for length in lengths]
+            values_end = values_at + sum(lengths)
+            if values_end == len(raw):
+                self._ends = array("I", accumulate(lengths, initial=values_at))
+        if values_end != len(raw) or len(keys) != count:
             raise BlockError("its parts do not fill it")
-        self._ends = array("I", accumulate(lengths, initial=values_at))
-        self.keys = [raw[start:end] for start, end in pairwise(key_ends)]
+        self.keys = keys
         self.cost_bytes = len(raw) + (values_at - keys_at) + count * (_KEY_OVERHEAD_BYTES + 8) + _BLOCK_OVERHEAD_BYTES
 
     def __len__(self) -> int:
@@ -140,25 +205,65 @@ class Block:
 
     def value(self, position: int) -> bytes | None:
         """The value at a position; None for a tombstone."""
+        size = self._value_bytes
+        if size >= 0:
+            start = self._values_at + position * size
+            return self._raw[start : start + size]
         if self._lengths[position] >= TOMBSTONE:
             return None
         return self._raw[self._ends[position] : self._ends[position + 1]]
 
-    def values(self) -> list[bytes | None]:
-        """All values, in the order of the keys."""
-        raw, lengths = self._raw, self._lengths
-        values: list[bytes | None] = [raw[start:end] for start, end in pairwise(self._ends)]
-        if max(lengths) >= TOMBSTONE:
+    def values(self, first: int = 0, last: int | None = None) -> list[bytes | None]:
+        """The values at the positions from ``first`` to before ``last``, in the order of the keys."""
+        raw = self._raw
+        last = len(self.keys) if last is None else last
+        size = self._value_bytes
+        if size >= 0:
+            return list(_splitter(size, last - first).unpack_from(raw, self._values_at + first * size))
+        values: list[bytes | None] = [raw[start:end] for start, end in pairwise(self._ends[first : last + 1])]
+        if self.tombstones:
+            lengths = self._lengths[first:last]
             return [None if length >= TOMBSTONE else value for length, value in zip(lengths, values, strict=True)]
         return values
 
     def items(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes | None]]:
         """The records with ``start <= key < end``, lazily."""
-        first = bisect_left(self.keys, start)
-        last = len(self.keys) if end is None else bisect_left(self.keys, end)
-        positions = range(first, last)
+        positions = self.positions(start, end)
         for position in reversed(positions) if reverse else positions:
             yield self.keys[position], self.value(position)
+
+    def positions(self, start: bytes, end: bytes | None) -> range:
+        """Where the keys with ``start <= key < end`` are."""
+        first = bisect_left(self.keys, start)
+        return range(first, len(self.keys) if end is None else max(first, bisect_left(self.keys, end)))
+
+
+def same(lengths_raw: bytes, width: int) -> int:
+    """The number that each of these encoded ones is, each ``width`` bytes wide; -1 when they differ."""
+    one = lengths_raw[:width]
+    return int.from_bytes(one, "little") if one * (len(lengths_raw) // width) == lengths_raw else -1
+
+
+def cut(raw: bytes, start: int, lengths_raw: bytes, width: int) -> list[bytes]:
+    """Cuts bytes into parts that lie one behind the other; into none when there are not enough bytes.
+
+    Args:
+        raw: The bytes.
+        start: Where the first part begins.
+        lengths_raw: The sizes of the parts, little-endian.
+        width: How many bytes each of these sizes takes: 2 or 4.
+    """
+    length = same(lengths_raw, width)
+    if length >= 0:
+        count = len(lengths_raw) // width
+        return list(_splitter(length, count).unpack_from(raw, start)) if start + count * length <= len(raw) else []
+    ends = list(accumulate(little_endian("H" if width == 2 else "I", lengths_raw), initial=start))
+    return [raw[first:last] for first, last in pairwise(ends)] if ends[-1] <= len(raw) else []
+
+
+@lru_cache(maxsize=32)
+def _splitter(size: int, count: int) -> struct.Struct:
+    return struct.Struct(f"{size}s" * count)
 
 
 def little_endian(typecode: str, raw: bytes) -> array[int]:

@@ -12,14 +12,16 @@ Invariants:
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from crc32c import crc32c
 
-from raft_node.errors import CorruptionError
-from raft_node.storage.block import KEY_BYTES_MAX, TOMBSTONE, little_endian
+from raft_node.errors import CorruptionError, DiskError, NoSpaceError
+from raft_node.storage.block import KEY_BYTES_MAX, TOMBSTONE, cut, encode_lengths, little_endian, same
 from raft_node.storage.files import FileSystem, ReadableFile, WritableFile
+from raft_node.storage.iterators import Columns
 from raft_node.storage.memtable import Batch
 
 # DO NOT CHANGE: docs/formats.md and a golden-bytes test fix it.
@@ -29,7 +31,9 @@ FILE_HEADER_BYTES = 16
 _FRAME = struct.Struct("<IIQQI")  # CRC32C of all behind it, body bytes, applied index and term, count.
 _RECORD_BYTES = 6
 
+_JOIN_BYTES_MAX = 64 << 10
 _INLINE_BYTES_MAX = 1 << 10
+_PIECE_KEYS = 4096
 _WRITE_BYTES = 1 << 20
 _READ_BYTES = 256 << 10
 
@@ -54,12 +58,15 @@ def encode_file_header() -> bytes:
 def encode_frame(batch: Batch, applied_index: int, applied_term: int) -> list[bytes]:
     """One batch as a frame, in parts, so that big values are not copied."""
     count = len(batch)
-    keys = [key for key, _ in batch]
-    values = [value for _, value in batch if value]
-    lengths = [TOMBSTONE if value is None else len(value) for _, value in batch]
+    keys, all_values = zip(*batch, strict=True) if batch else ((), ())
     assert not keys or max(map(len, keys)) <= KEY_BYTES_MAX
-    head = struct.pack(f"<{count}H{count}I", *map(len, keys), *lengths) + b"".join(keys)
-    frame_head = _FRAME.pack(0, len(head) + sum(map(len, values)), applied_index, applied_term, count)[4:] + head
+    values = list(filter(None, all_values))
+    value_bytes = sum(map(len, values))
+    head = encode_lengths(keys, all_values) + b"".join(keys)
+    frame_head = _FRAME.pack(0, len(head) + value_bytes, applied_index, applied_term, count)[4:] + head
+    if value_bytes <= _JOIN_BYTES_MAX:
+        frame = b"".join((frame_head, *values))
+        return [crc32c(frame).to_bytes(4, "little"), frame]
     crc = crc32c(frame_head)
     for value in values:
         crc = crc32c(value, crc)
@@ -114,9 +121,23 @@ class ChangeSegment:
         return ChangeWrite(self, queue, self._sealed)
 
     def write(self, changes: list[_Change], last: bool) -> None:
-        """Writes what was taken. Blocking; see ``ChangeWrite.run``."""
+        """Writes what was taken, all or nothing as far as ``size_bytes`` tells. Blocking; see ``ChangeWrite.run``."""
+        before = self.size_bytes
+        try:
+            self._write_all(changes)
+        except DiskError as error:
+            # No sync was asked for, and what lies behind the size counts for nothing: the next try begins there again.
+            self.size_bytes = before
+            if not error.no_space:
+                raise
+            raise NoSpaceError(self._path) from error
+        if last:
+            self.close()
+
+    def _write_all(self, changes: list[_Change]) -> None:
         if self._file is None:
             self._file = self._fs.create(self._path)
+        if self.size_bytes == 0:
             self._write([encode_file_header()])
         parts: list[bytes] = []
         size = 0
@@ -129,8 +150,6 @@ class ChangeSegment:
                 parts, size = [], 0
         if parts:
             self._write(parts)
-        if last:
-            self.close()
 
     def close(self) -> None:
         """Closes the file, if it is open."""
@@ -160,7 +179,12 @@ class ChangeWrite:
         return self._segment
 
     def run(self) -> None:
-        """Writes it. Blocking; on any thread, but one at a time and in the order in which they were taken."""
+        """Writes it. Blocking; on any thread, but one at a time and in the order in which they were taken.
+
+        Raises:
+            NoSpaceError: There is no room; it can be run again.
+            DiskError: The disk failed.
+        """
         self._segment.write(self._changes, self._last)
 
     def done(self) -> None:
@@ -215,6 +239,19 @@ class ChangeReader:
             raise CorruptionError(self._path, value.offset, "a value changed while it was flushed")
         return content
 
+    def columns(self) -> Iterator[Columns]:
+        """All of it in key order, in pieces; a big value is a piece of its own. Blocking."""
+        entries = self.entries
+        keys = sorted(entries)
+        for first in range(0, len(keys), _PIECE_KEYS):
+            some = keys[first : first + _PIECE_KEYS]
+            values = [entries[key] for key in some]
+            if Position not in set(map(type, values)):
+                yield Columns(some, cast("list[bytes | None]", values), True)
+                continue
+            for key in some:
+                yield Columns((key,), (self.value(key),), True)
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
@@ -254,23 +291,33 @@ class ChangeReader:
         if crc32c(memoryview(frame)[4:]) != crc:
             raise CorruptionError(self._path, offset, "the checksum of a frame does not fit")
         keys_at = _FRAME.size + _RECORD_BYTES * count
-        key_lengths = little_endian("H", frame[_FRAME.size : _FRAME.size + 2 * count])
-        lengths = little_endian("I", frame[_FRAME.size + 2 * count : keys_at])
-        position = keys_at
-        value_at = keys_at + sum(key_lengths)
+        lengths_at = _FRAME.size + 2 * count
+        keys = cut(frame, keys_at, frame[_FRAME.size : lengths_at], 2)
+        values_at = keys_at + sum(map(len, keys))
+        lengths_raw = frame[lengths_at:keys_at]
+        if 0 <= same(lengths_raw, 4) <= _INLINE_BYTES_MAX:
+            values = cut(frame, values_at, lengths_raw, 4)
+            values_end = values_at + sum(map(len, values))
+            fits = len(values) == count
+            self.entries.update(zip(keys, values, strict=False))
+        else:
+            fits = True
+            values_end = self._take_values(keys, frame, values_at, little_endian("I", lengths_raw), offset)
+        if not fits or len(keys) != count or values_end != len(frame) or applied_index <= self.applied_index:
+            raise CorruptionError(self._path, offset, "the parts of a frame do not fit each other")
+        self.applied_index, self.applied_term = applied_index, applied_term
+
+    def _take_values(self, keys: list[bytes], frame: bytes, at: int, lengths: array[int], offset: int) -> int:
+        """Takes values of many sizes, the first one at ``at``; where the last one ends."""
         entries = self.entries
-        for key_length, length in zip(key_lengths, lengths, strict=True):
-            key = frame[position : position + key_length]
-            position += key_length
+        for key, length in zip(keys, lengths, strict=False):
             if length >= TOMBSTONE:
                 entries[key] = None
                 continue
-            value = frame[value_at : value_at + length]
+            value = frame[at : at + length]
             if length <= _INLINE_BYTES_MAX:
                 entries[key] = value
             else:
-                entries[key] = Position(offset + value_at, length, crc32c(value))
-            value_at += length
-        if value_at != len(frame) or applied_index <= self.applied_index:
-            raise CorruptionError(self._path, offset, "the parts of a frame do not fit each other")
-        self.applied_index, self.applied_term = applied_index, applied_term
+                entries[key] = Position(offset + at, length, crc32c(value))
+            at += length
+        return at

@@ -17,12 +17,12 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from raft_node.errors import CorruptionError
-from raft_node.storage.block import Block
+from raft_node.storage import reads
 from raft_node.storage.cache import BlockCache
 from raft_node.storage.changes import ChangeSegment, ChangeWrite
 from raft_node.storage.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
@@ -33,36 +33,13 @@ from raft_node.storage.manifest import Manifest, recover, remove_orphans
 from raft_node.storage.memtable import Batch, Memtable
 from raft_node.storage.open_files import OpenFiles
 from raft_node.storage.options import EngineOptions
+from raft_node.storage.reads import BlockNeeded, LoadedBlock
 from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, output_name, tmp_directory
 from raft_node.storage.version import Version, VersionEdit, VersionError, table_name
 from raft_node.storage.view import View
 
-
-class BlockNeeded:
-    """A read that cannot go on before a block is loaded.
-
-    Attributes:
-        key: What is looked for.
-        table: Where it may be.
-        position: In which data block of it.
-        rest: The tables to look at afterwards.
-    """
-
-    __slots__ = ("key", "position", "rest", "table")
-
-    def __init__(self, key: bytes, table: Table, position: int, rest: Iterator[Table]) -> None:
-        self.key = key
-        self.table = table
-        self.position = position
-        self.rest = rest
-
-
-class LoadedBlock(NamedTuple):
-    """A block that was loaded for a read."""
-
-    needed: BlockNeeded
-    block: Block
+__all__ = ["BlockNeeded", "Engine", "EngineStats", "LoadedBlock", "Prepared"]
 
 
 class Prepared(NamedTuple):
@@ -148,6 +125,7 @@ class Engine:
         self._immutables: list[_Generation] = []
         self._change_number = 0
         self._active = self._new_generation(view.version.flushed_index, view.version.flushed_term)
+        self._memory: tuple[dict[bytes, bytes | None], ...] = (self._active.memtable.entries,)
         self._change_write: ChangeWrite | None = None
         self._task: Task | None = None
         self._adoption: Adoption | None = None
@@ -240,6 +218,7 @@ class Engine:
         changes.seal()
         self._immutables.append(self._active)
         self._active = self._new_generation(memtable.applied_index, memtable.applied_term)
+        self._arrange_memory()
 
     @property
     def changes_due(self) -> bool:
@@ -273,14 +252,17 @@ class Engine:
 
     def get(self, key: bytes) -> bytes | BlockNeeded | None:
         """The value of a key, None when it has none, or ``BlockNeeded`` when the disk must be asked first."""
-        entries = self._active.memtable.entries
-        if key in entries:
-            return entries[key]
-        for generation in reversed(self._immutables):
-            entries = generation.memtable.entries
+        for entries in self._memory:
             if key in entries:
                 return entries[key]
-        return self._search(key, self._view.candidates(key))
+        return reads.find(key, self._view, self._cache)
+
+    def multi_get(self, keys: Sequence[bytes]) -> list[bytes | BlockNeeded | None]:
+        """What ``get`` gives for each key, all as of this call.
+
+        Where the disk must be asked, ``load_blocks`` asks for all of them at once; then ``resume`` each.
+        """
+        return [self.get(key) for key in keys]
 
     @staticmethod
     def load_block(needed: BlockNeeded) -> LoadedBlock:
@@ -291,18 +273,23 @@ class Engine:
         """
         return LoadedBlock(needed, needed.table.read_block(needed.position))
 
+    @staticmethod
+    def load_blocks(needed: Sequence[BlockNeeded]) -> list[LoadedBlock]:
+        """The same for many reads, in their order; each block is read once. Blocking; on any thread.
+
+        Raises:
+            CorruptionError: A block is damaged.
+        """
+        return reads.load(needed)
+
     def cache_block(self, loaded: LoadedBlock) -> None:
         """Keeps a loaded block for later reads."""
         self._cache.put(loaded.needed.table.number, loaded.needed.position, loaded.block)
 
     def resume(self, loaded: LoadedBlock) -> bytes | BlockNeeded | None:
         """Goes on with the read that needed the block, as of the moment when it began; keeps the block as well."""
-        needed = loaded.needed
         self.cache_block(loaded)
-        position = loaded.block.find(needed.key)
-        if position >= 0:
-            return loaded.block.value(position)
-        return self._search(needed.key, needed.rest)
+        return reads.go_on(loaded.needed, loaded.block, self._cache)
 
     def get_blocking(self, key: bytes) -> bytes | None:
         """The value of a key, None when it has none. Blocking."""
@@ -311,16 +298,29 @@ class Engine:
             value = self.resume(self.load_block(value))
         return value
 
+    def multi_get_blocking(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of the keys, None for one that has none. Blocking; reads each block that it needs once."""
+        found = self.multi_get(keys)
+        while waiting := [place for place, value in enumerate(found) if isinstance(value, BlockNeeded)]:
+            needed = [value for value in found if isinstance(value, BlockNeeded)]
+            for place, loaded in zip(waiting, self.load_blocks(needed), strict=True):
+                found[place] = self.resume(loaded)
+        return cast("list[bytes | None]", found)
+
     def scan(self, start: bytes, end: bytes | None, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """The records with ``start <= key < end``, in key order, as of this call.
 
-        The call does not block; reading from the iterator does, on any one thread. It keeps one block per level, and
-        holds on to the tables it reads until it is dropped.
+        The call does not block; reading from the iterator does, on any one thread. It keeps two blocks per sorted run
+        at most, and holds on to the tables it reads until it is dropped.
         """
         memtables = [self._active.memtable, *(generation.memtable for generation in reversed(self._immutables))]
-        sources = [memtable.snapshot().items(start, end, reverse) for memtable in memtables]
+        sources = [memtable.snapshot().columns(start, end, reverse) for memtable in memtables if memtable.entries]
         sources += self._view.sources(start, end, reverse)
-        return live(merge(sources, reverse=reverse))
+        return live(merge(sources, reverse=reverse), reverse=reverse)
+
+    def tables(self) -> list[Table]:
+        """The tables in use; they can be read as long as somebody holds on to them."""
+        return list(self._view.tables.values())
 
     # Tasks.
 
@@ -402,6 +402,7 @@ class Engine:
         self._view = prepared.view
         if isinstance(prepared.task, FlushTask):
             del self._immutables[0]
+            self._arrange_memory()
             self._flushes += 1
             self._flushed_bytes += prepared.result.written_bytes
         else:
@@ -448,6 +449,7 @@ class Engine:
         self._view = adoption.view
         self._immutables = []
         self._active = self._new_generation(self.flushed_index, self.flushed_term)
+        self._arrange_memory()
         for generation in abandoned:
             # One may just be written to, on another thread; ``changes_done`` sees to it then.
             if self._change_write is None or self._change_write.segment is not generation.changes:
@@ -494,18 +496,9 @@ class Engine:
         changes = ChangeSegment(self._fs, self._directory, self._change_number)
         return _Generation(Memtable(applied_index, applied_term), changes)
 
-    def _search(self, key: bytes, tables: Iterator[Table]) -> bytes | BlockNeeded | None:
-        for table in tables:
-            position = table.find_block(key)
-            if position < 0:
-                continue
-            block = self._cache.get(table.number, position)
-            if block is None:
-                return BlockNeeded(key, table, position, tables)
-            place = block.find(key)
-            if place >= 0:
-                return block.value(place)
-        return None
+    def _arrange_memory(self) -> None:
+        """Lists the memtables for ``get``, newest first."""
+        self._memory = tuple(generation.memtable.entries for generation in (self._active, *reversed(self._immutables)))
 
     def _flush_task(self, generation: _Generation) -> FlushTask:
         self._task_id += 1

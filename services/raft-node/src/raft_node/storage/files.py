@@ -28,6 +28,8 @@ _FILE_MODE = 0o600
 _PARTS_MAX = 512
 """Parts of one pwritev call; POSIX promises only 16, Linux and macOS take 1024."""
 
+_FILL_BYTES = 1 << 20
+
 WORKER_NICENESS = 10
 
 
@@ -104,6 +106,26 @@ class FileSystem(Protocol):
 
     def sync_directory(self, path: str) -> None:
         """Makes the names in a directory durable."""
+
+
+class Volume(Protocol):
+    """How much room there is, and a file that takes some of it; for whoever refuses work before a disk is full."""
+
+    def free_bytes(self, path: str) -> int:
+        """What this process may still write on the file system of a directory."""
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or directory is there."""
+
+    def allocate(self, path: str, size: int) -> None:
+        """Makes a file whose blocks are taken, without any content that counts; it need not outlive a crash."""
+
+    def remove(self, path: str) -> None:
+        """Removes a file; a missing one is fine."""
+
+
+class DiskFileSystem(FileSystem, Volume, Protocol):
+    """Both, as a disk gives it."""
 
 
 def lower_priority() -> None:
@@ -334,6 +356,29 @@ class OsFileSystem:
             _sync_all(descriptor)
         except OSError as error:
             raise DiskError(path, "sync directory", error) from error
+        finally:
+            os.close(descriptor)
+
+    def free_bytes(self, path: str) -> int:
+        """What this process may still write on the file system of a directory."""
+        try:
+            status = os.statvfs(path)
+        except OSError as error:
+            raise DiskError(path, "look at the space", error) from error
+        # Some network file systems tell nothing at all; what cannot be known must not stop writes.
+        return status.f_frsize * status.f_bavail if status.f_blocks else sys.maxsize
+
+    def allocate(self, path: str, size: int) -> None:
+        """Makes a file whose blocks are taken."""
+        descriptor = self._open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "create")
+        try:
+            if sys.platform == "linux":
+                os.posix_fallocate(descriptor, 0, size)
+            else:
+                for offset in range(0, size, _FILL_BYTES):
+                    _write_rest(descriptor, offset, bytes(min(_FILL_BYTES, size - offset)))
+        except OSError as error:
+            raise DiskError(path, "allocate", error) from error
         finally:
             os.close(descriptor)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-COMPRESSIONS = ("none", "lz4")
+COMPRESSIONS = ("none", "lz4", "zstd")
 
 WAL_PAGE_BYTES = 4096
 """Segments of the log are made of whole pages."""

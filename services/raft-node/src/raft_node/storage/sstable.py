@@ -24,6 +24,7 @@ from raft_node.errors import CorruptionError
 from raft_node.storage.block import Block, BlockError, little_endian, open_sealed
 from raft_node.storage.bloom import load_filter
 from raft_node.storage.files import FileSystem
+from raft_node.storage.iterators import Columns, Record, records
 from raft_node.storage.open_files import OpenFiles, SharedFile
 from raft_node.storage.sstable_writer import (
     FOOTER_BODY,
@@ -77,6 +78,7 @@ class Table:
         number: The number that the block cache knows it by.
         path: Its file.
         properties: What it says of itself.
+        last_keys: The last key of each data block.
         may_contain: The Bloom filter: false only when the key is certainly not here.
         size_bytes: The size of the file.
         memory_bytes: About what its index and its filter take in memory.
@@ -87,8 +89,8 @@ class Table:
         "_close",
         "_file",
         "_file_xxh3",
-        "_last_keys",
         "_offsets",
+        "last_keys",
         "may_contain",
         "memory_bytes",
         "number",
@@ -115,18 +117,18 @@ class Table:
         self._file_xxh3: int | None = None
         offsets, sizes = self._read_footer()
         self.properties = self._read_properties(offsets[1], sizes[1])
-        self._last_keys, self._offsets = self._read_index(offsets[2], sizes[2])
+        self.last_keys, self._offsets = self._read_index(offsets[2], sizes[2])
         try:
             self.may_contain = load_filter(self._read(offsets[0], sizes[0], "filter"))
         except BlockError as error:
             raise CorruptionError(path, offsets[0], f"filter: {error}") from error
-        self.memory_bytes = sizes[0] + sum(map(len, self._last_keys)) + len(self._last_keys) * _BLOCK_OVERHEAD_BYTES
+        self.memory_bytes = sizes[0] + sum(map(len, self.last_keys)) + len(self.last_keys) * _BLOCK_OVERHEAD_BYTES
         properties = self.properties
         if (
             offsets[0] != properties.data_bytes
             or self._offsets[-1] != properties.data_bytes
-            or len(self._last_keys) != properties.blocks
-            or self._last_keys[-1] != properties.largest
+            or len(self.last_keys) != properties.blocks
+            or self.last_keys[-1] != properties.largest
         ):
             raise CorruptionError(path, offsets[1], "index and properties contradict each other")
         self._file.share()
@@ -134,12 +136,12 @@ class Table:
     @property
     def blocks(self) -> int:
         """How many data blocks there are."""
-        return len(self._last_keys)
+        return len(self.last_keys)
 
     def find_block(self, key: bytes) -> int:
         """The one data block that may hold the key, or -1."""
-        position = bisect_left(self._last_keys, key)
-        return position if position < len(self._last_keys) and key >= self.properties.smallest else -1
+        position = bisect_left(self.last_keys, key)
+        return position if position < len(self.last_keys) and key >= self.properties.smallest else -1
 
     def read_block(self, position: int) -> Block:
         """Reads, checks and decodes a data block. Blocking.
@@ -152,18 +154,46 @@ class Table:
             block = Block(self._read(start, end - start, "data block"))
         except BlockError as error:
             raise CorruptionError(self.path, start, f"data block: {error}") from error
-        if block.keys[-1] != self._last_keys[position]:
+        if block.keys[-1] != self.last_keys[position]:
             raise CorruptionError(self.path, start, "the data block is not the one that the index names")
         return block
 
-    def items(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes | None]]:
-        """The records with ``start <= key < end``, one block in memory at a time. Blocking."""
-        last_keys = self._last_keys
+    def check(self) -> Iterator[int]:
+        """Reads all of the file again and checks every checksum, a part at a time. Blocking.
+
+        Yields:
+            How many bytes each part took.
+
+        Raises:
+            CorruptionError: A part is damaged.
+            DiskError: It cannot be read.
+        """
+        offsets, sizes = self._read_footer()
+        for what, offset, size in zip(("filter", "properties", "index"), offsets, sizes, strict=True):
+            self._read(offset, size, what)
+            yield size
+        for start, end in pairwise(self._offsets):
+            self._read(start, end - start, "data block")
+            yield end - start
+
+    def items(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Record]:
+        """The records with ``start <= key < end`` one by one. Blocking."""
+        return records(self.columns(start, end, reverse), reverse=reverse)
+
+    def columns(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
+        """The same in pieces, for ``iterators.merge``: one block in memory at a time. Blocking."""
+        last_keys = self.last_keys
         first = bisect_left(last_keys, start)
         last = len(last_keys) if end is None else min(bisect_left(last_keys, end) + 1, len(last_keys))
         positions = range(first, last)
         for position in reversed(positions) if reverse else positions:
-            yield from self.read_block(position).items(start, end, reverse)
+            block = self.read_block(position)
+            wanted = block.positions(start, end)
+            if len(wanted) == len(block):
+                yield Columns(block.keys, block.values(), block.tombstones)
+            elif wanted:
+                keys = block.keys[wanted.start : wanted.stop]
+                yield Columns(keys, block.values(wanted.start, wanted.stop), block.tombstones)
 
     def read_raw(self, offset: int, size: int) -> bytes:
         """Bytes of the file, unchecked. Blocking."""

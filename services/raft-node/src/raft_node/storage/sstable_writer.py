@@ -11,7 +11,11 @@ Invariants:
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
+from operator import add, lt
 
 from crc32c import crc32c
 
@@ -114,30 +118,66 @@ class TableWriter:
         """How many keys were added."""
         return len(self._keys)
 
+    @property
+    def full(self) -> bool:
+        """Whether the table is large enough. Long keys can be many although the file is small: they compress well."""
+        options = self._options
+        return max(self.size_bytes, self.key_bytes) >= options.table_bytes or len(self._keys) >= options.table_keys_max
+
     def add(self, key: bytes, value: bytes | None) -> None:
         """Adds the next record; None is a tombstone."""
-        keys = self._keys
-        assert not keys or keys[-1] < key, "keys must ascend"
-        assert len(key) <= KEY_BYTES_MAX
-        size = RECORD_HEADER_BYTES + len(key)
-        self.key_bytes += len(key)
-        if value is None:
-            self._tombstones += 1
-        else:
-            assert len(value) <= VALUE_BYTES_MAX
-            size += len(value)
-            self._value_bytes += len(value)
-        # A record that would overfill the block begins the next one, so that a big value makes a block of its own.
-        if self._values and self._block_bytes + size > self._options.block_bytes:
-            self._close_block()
-        keys.append(key)
-        self._values.append(value)
-        self._block_bytes += size
+        self.add_all((key,), (value,))
+
+    def add_all(self, keys: Sequence[bytes], values: Sequence[bytes | None], *, until_full: bool = False) -> int:
+        """Adds the records that come next; None is a tombstone.
+
+        Args:
+            keys: Their keys, strictly ascending, at least one.
+            values: Their values.
+            until_full: Whether to stop once the table is ``full``.
+
+        Returns:
+            How many were added: fewer only when the table is full.
+        """
+        assert all(map(lt, keys, islice(keys, 1, None))), "keys must ascend"
+        assert not self._keys or self._keys[-1] < keys[0], "keys must ascend"
+        key_sizes = list(map(len, keys))
+        try:
+            value_sizes = list(map(len, values))  # type: ignore[arg-type]
+        except TypeError:
+            value_sizes = [0 if value is None else len(value) for value in values]
+        assert max(key_sizes) <= KEY_BYTES_MAX and max(value_sizes) <= VALUE_BYTES_MAX
+        # Where each record ends, were they laid one behind the other.
+        ends = list(accumulate([size + RECORD_HEADER_BYTES for size in map(add, key_sizes, value_sizes)], initial=0))
+        count, first = len(keys), 0
+        while first < count:
+            room = self._options.block_bytes - self._block_bytes
+            last = max(first, bisect_right(ends, ends[first] + room, first) - 1)
+            if last == first and not self._values:
+                # A big value makes a block of its own.
+                last += 1
+            if until_full:
+                last = min(last, first + self._options.table_keys_max - len(self._keys))
+            added = values[first:last]
+            self._keys += keys[first:last]
+            self._values += added
+            self._tombstones += added.count(None) if None in added else 0
+            self.key_bytes += sum(key_sizes[first:last])
+            self._value_bytes += sum(value_sizes[first:last])
+            self._block_bytes += ends[last] - ends[first]
+            first = last
+            # A record that would overfill the block begins the next one.
+            if first < count and (self._block_bytes + ends[first + 1] - ends[first] > self._options.block_bytes):
+                self._close_block()
+            if until_full and self.full:
+                break
+        return first
 
     def finish(self) -> TableProperties:
         """Writes what is left and syncs the file. Its name is not durable before its directory is synced."""
         assert self._keys, "a table has at least one key"
-        self._close_block()
+        if self._values:
+            self._close_block()
         data_bytes = self.size_bytes
         properties = TableProperties(
             len(self._keys),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from raft_node.errors import CorruptionError, DiskError, DougError
+from raft_node.errors import CorruptionError, DiskError, DougError, NoSpaceError
 from raft_node.storage.options import TableOptions
 from raft_node.storage.version import TableMeta
 
@@ -106,6 +106,11 @@ def output_name(task_id: int, number: int) -> str:
     return f"{task_id}-{number}.sst"
 
 
+def is_output(name: str) -> bool:
+    """Whether a file of that name in ``tmp_directory`` is an output: other parts of the node have directories there."""
+    return name.endswith(".sst")
+
+
 def encode_task(task: Task) -> bytes:
     """A task as a message, without its length."""
     if isinstance(task, FlushTask):
@@ -152,9 +157,12 @@ def encode_result(result: TaskResult) -> bytes:
     return _dump({"result": fields})
 
 
-def encode_error(error: CorruptionError | DiskError) -> bytes:
-    """A failure that the node has to stop for, as a message without its length."""
-    if isinstance(error, CorruptionError):
+def encode_error(error: CorruptionError | DiskError | NoSpaceError) -> bytes:
+    """A failure that no other worker would be spared, as a message without its length."""
+    fields: dict[str, object]
+    if isinstance(error, NoSpaceError):
+        fields = {"kind": "no_space", "path": error.path}
+    elif isinstance(error, CorruptionError):
         fields = {"kind": "corruption", "path": error.path, "offset": error.offset, "what": error.what}
     else:
         fields = {"kind": "disk", "path": error.path, "operation": str(error), "errno": error.errno}
@@ -166,6 +174,7 @@ def decode_result(message: bytes) -> TaskResult:
 
     Raises:
         CorruptionError: The worker found damage.
+        NoSpaceError: There was no room; nothing is left of the task.
         DiskError: A write of the worker failed.
         WorkerGoneError: It is not an answer.
     """
@@ -177,7 +186,9 @@ def decode_result(message: bytes) -> TaskResult:
         if kind != "error":
             raise WorkerGoneError(f"unknown answer {kind}")
         error: DougError
-        if fields["kind"] == "corruption":
+        if fields["kind"] == "no_space":
+            error = NoSpaceError(fields["path"])
+        elif fields["kind"] == "corruption":
             error = CorruptionError(fields["path"], fields["offset"], fields["what"])
         else:
             cause = OSError(fields["errno"], fields["operation"])
@@ -240,6 +251,7 @@ class WorkerClient:
 
         Raises:
             CorruptionError: The worker found damage.
+            NoSpaceError: There was no room; the task may be given again.
             DiskError: A write of the worker failed.
             WorkerGoneError: The worker ended; the task may be given to another one.
         """

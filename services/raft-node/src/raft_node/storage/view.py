@@ -8,20 +8,28 @@ Invariant: ``candidates`` names tables from the newest to the oldest, and each t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from raft_node.storage.iterators import Record
+from raft_node.storage.iterators import Columns
 from raft_node.storage.sstable import Table
-from raft_node.storage.version import Version, find_table
+from raft_node.storage.version import TableMeta, Version
 
 
-@dataclass(frozen=True, slots=True)
-class _SortedLevel:
-    """A level below 0 that has tables."""
+class Run(NamedTuple):
+    """Tables that do not overlap, in key order: one of level 0, or a whole deeper level.
+
+    Attributes:
+        largest: The last key of each.
+        smallest: The first key of each.
+        probes: The Bloom filter of each.
+        tables: The tables themselves.
+    """
 
     largest: list[bytes]
     smallest: list[bytes]
+    probes: list[Callable[[bytes], bool]]
     tables: list[Table]
 
 
@@ -31,33 +39,23 @@ class View:
     Attributes:
         version: Which tables these are.
         tables: The open ones by number.
+        runs: The same arranged for reads, newest first.
     """
 
-    __slots__ = ("_l0", "_levels", "tables", "version")
+    __slots__ = ("runs", "tables", "version")
 
     def __init__(self, version: Version, tables: Mapping[int, Table]) -> None:
         self.version = version
         self.tables = {meta.number: tables[meta.number] for meta in version.tables()}
-        self._l0 = [(meta.smallest, meta.largest, self.tables[meta.number]) for meta in version.levels[0]]
-        self._levels = [
-            _SortedLevel(
-                [meta.largest for meta in level],
-                [meta.smallest for meta in level],
-                [self.tables[meta.number] for meta in level],
-            )
-            for level in version.levels[1:]
-            if level
-        ]
+        tables_of_runs = [(meta,) for meta in version.levels[0]] + [level for level in version.levels[1:] if level]
+        self.runs = [self._run(metas) for metas in tables_of_runs]
 
-    def candidates(self, key: bytes) -> Iterator[Table]:
-        """The tables that may hold the key, newest first, found as far as they are asked for."""
-        for smallest, largest, table in self._l0:
-            if smallest <= key <= largest and table.may_contain(key):
-                yield table
-        for level in self._levels:
-            position = find_table(level.largest, level.smallest, key)
-            if position >= 0 and level.tables[position].may_contain(key):
-                yield level.tables[position]
+    def candidates(self, key: bytes, first: int = 0) -> Iterator[Table]:
+        """The tables of the runs from ``first`` on that may hold the key, newest first, found as they are asked for."""
+        for largest, smallest, probes, tables in self.runs[first:]:
+            place = bisect_left(largest, key)
+            if place < len(largest) and smallest[place] <= key and probes[place](key):
+                yield tables[place]
 
     def find_blocking(self, key: bytes) -> bytes | None:
         """The value of a key in these tables, None when it has none. Blocking; no block stays in the cache."""
@@ -70,18 +68,26 @@ class View:
                     return block.value(place)
         return None
 
-    def sources(self, start: bytes, end: bytes | None, reverse: bool) -> list[Iterator[Record]]:
+    def sources(self, start: bytes, end: bytes | None, reverse: bool) -> list[Iterator[Columns]]:
         """The records of the range, one source per sorted run, newest first. Reading them blocks."""
-        sources = [
-            table.items(start, end, reverse)
-            for smallest, largest, table in self._l0
-            if largest >= start and (end is None or smallest < end)
+        return [
+            _columns(run, start, end, reverse)
+            for run in self.runs
+            if run.largest[-1] >= start and (end is None or run.smallest[0] < end)
         ]
-        sources.extend(_level_items(level, start, end, reverse) for level in self._levels)
-        return sources
+
+    def _run(self, metas: Sequence[TableMeta]) -> Run:
+        tables = [self.tables[meta.number] for meta in metas]
+        return Run(
+            [meta.largest for meta in metas],
+            [meta.smallest for meta in metas],
+            [table.may_contain for table in tables],
+            tables,
+        )
 
 
-def _level_items(level: _SortedLevel, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Record]:
-    for position in reversed(range(len(level.tables))) if reverse else range(len(level.tables)):
-        if level.largest[position] >= start and (end is None or level.smallest[position] < end):
-            yield from level.tables[position].items(start, end, reverse)
+def _columns(run: Run, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
+    last = len(run.tables) if end is None else bisect_left(run.smallest, end)
+    places = range(bisect_left(run.largest, start), last)
+    for place in reversed(places) if reverse else places:
+        yield from run.tables[place].columns(start, end, reverse)

@@ -312,6 +312,7 @@ class Wal:
             What ``publish`` needs.
 
         Raises:
+            NoSpaceError: It needs a new segment, and there is no room. Nothing was written: it can be tried again.
             DiskError: A write or sync failed, now or before. What is durable is not known; the node must stop.
         """
         self._require_sound()
@@ -355,6 +356,7 @@ class Wal:
             What ``publish`` needs. ``wants_drop`` tells afterwards that files are to be removed.
 
         Raises:
+            NoSpaceError: As for ``append``.
             DiskError: A write or sync failed, now or before. What is durable is not known; the node must stop.
         """
         self._require_sound()
@@ -483,6 +485,7 @@ class Wal:
         Requires: ``wants_segment``, and no other call of this is under way.
 
         Raises:
+            NoSpaceError: There is no room; the log goes on in the segment that it has.
             DiskError: A write or sync failed; the node must stop.
         """
         self._require_sound()
@@ -492,11 +495,9 @@ class Wal:
                 # Its blocks are there already, so that its zeros take less of the disk's time than those of a new file.
                 self._fs.rename(f"{self._directory}/{wal_segment.RECYCLED_NAME}", self._prepared_path)
                 self._recycled = False
-                file = self._fs.open_for_write(self._prepared_path)
-                self._fill(file, self._options.segment_bytes)
+                self._create_zeroed(self._prepared_path, self._options.segment_bytes, recycled=True).close()
             else:
-                file = self._create_zeroed(self._prepared_path, self._options.segment_bytes)
-            file.close()
+                self._create_zeroed(self._prepared_path, self._options.segment_bytes).close()
         except DiskError as error:
             self._failure = error
             raise
@@ -509,16 +510,10 @@ class Wal:
     def _prepared_path(self) -> str:
         return f"{self._directory}/{wal_segment.PREPARED_NAME}"
 
-    def _create_zeroed(self, path: str, size: int) -> WritableFile:
-        file = self._fs.create(path)
-        self._fill(file, size)
-        return file
-
-    def _fill(self, file: WritableFile, size: int) -> None:
-        wal_recovery.fill_with_zeros(file, 0, size)
-        # Blocks that are written and durable are what makes the appends' fdatasync fast, and torn frames tellable.
-        file.sync_data()
+    def _create_zeroed(self, path: str, size: int, *, recycled: bool = False) -> WritableFile:
+        file = wal_recovery.zero_new(self._fs, path, size, recycled=recycled)
         self.bytes_zeroed += size
+        return file
 
     # Whoever drops: any thread, one at a time.
 

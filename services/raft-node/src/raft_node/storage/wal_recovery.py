@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from raft_node import entry
-from raft_node.errors import CorruptionError
+from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.storage import record, wal_segment
 from raft_node.storage.files import FileSystem, WritableFile
 from raft_node.storage.wal_index import WalIndex, summarise
@@ -62,6 +62,36 @@ def fill_with_zeros(file: WritableFile, start: int, end: int) -> None:
         piece = min(len(_ZEROS), end - start)
         file.write_at(start, [_ZEROS if piece == len(_ZEROS) else _ZEROS[:piece]])
         start += piece
+
+
+def zero_new(fs: FileSystem, path: str, size: int, *, recycled: bool = False) -> WritableFile:
+    """Makes a file of zeros, durably, which nothing refers to yet; BLOCKING.
+
+    Args:
+        fs: Where.
+        path: Its name; that is not synced.
+        size: Its size.
+        recycled: It is there, and its blocks are used again.
+
+    Raises:
+        NoSpaceError: There is no room for it. It was removed, so that nothing is as if this had not been tried.
+        DiskError: The disk failed.
+    """
+    try:
+        file = fs.open_for_write(path) if recycled else fs.create(path)
+        try:
+            fill_with_zeros(file, 0, size)
+        except DiskError:
+            file.close()
+            raise
+    except DiskError as error:
+        if not error.no_space:
+            raise
+        fs.remove(path)
+        raise NoSpaceError(path) from error
+    # Blocks that are written and durable are what makes the appends' fdatasync fast, and torn frames tellable.
+    file.sync_data()
+    return file
 
 
 def scan(fs: FileSystem, directory: str) -> Scanned:
@@ -274,8 +304,6 @@ def mend(fs: FileSystem, directory: str, scanned: Scanned) -> WritableFile | Non
     """
     for name in wal_segment.TEMPORARY_NAMES:
         fs.remove(f"{directory}/{name}")
-    for path in scanned.stale_paths:
-        fs.remove(path)
     if scanned.headless_path:
         fs.remove(scanned.headless_path)
     newest = scanned.newest
@@ -293,6 +321,9 @@ def mend(fs: FileSystem, directory: str, scanned: Scanned) -> WritableFile | Non
     file.sync_data()
     # The same holds for the segment's name.
     fs.sync_directory(directory)
+    # Only now: the header that says that these do not count may have been read before it was durable.
+    for path in scanned.stale_paths:
+        fs.remove(path)
     return file
 
 

@@ -6,7 +6,7 @@ manifest nor the engine.
 
 Invariants:
 1. It writes only below the task's ``tmp_directory``, which it does not create: a newer start of the node removes it.
-2. In memory are one block per input and one of the output, the keys of one output, and for a flush the keys and small
+2. In memory are two blocks per input and one of the output, the keys of one output, and for a flush the keys and small
    values of one memtable.
 3. Outputs are synced before the result is given.
 """
@@ -16,10 +16,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
-from raft_node.errors import CorruptionError, DiskError
+from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.storage.changes import ChangeReader
 from raft_node.storage.files import FileSystem
-from raft_node.storage.iterators import Record, merge
+from raft_node.storage.iterators import Columns, merge
 from raft_node.storage.options import TableOptions
 from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.sstable_writer import TableWriter
@@ -34,6 +34,7 @@ from raft_node.storage.tasks import (
     encode_error,
     encode_result,
     frame,
+    is_output,
     output_name,
     read_message,
     tmp_directory,
@@ -51,16 +52,32 @@ def run_task(fs: FileSystem, directory: str, task: Task) -> TaskResult:
 
     Raises:
         CorruptionError: An input is damaged or missing.
+        NoSpaceError: There is no room for the outputs. They were removed, so that the task can be given again.
         DiskError: An output could not be written.
     """
-    outputs = _Outputs(fs, tmp_directory(directory, task.start_id), task.task_id, task.options)
-    if isinstance(task, FlushTask):
-        read_bytes = _flush(fs, directory, task, outputs)
-    else:
-        read_bytes = _compact(fs, directory, task, outputs)
+    target = tmp_directory(directory, task.start_id)
+    # A worker that was killed may have left a part of its outputs; every one that counts was renamed since.
+    _remove_outputs(fs, target)
+    outputs = _Outputs(fs, target, task.task_id, task.options)
+    try:
+        if isinstance(task, FlushTask):
+            read_bytes = _flush(fs, directory, task, outputs)
+        else:
+            read_bytes = _compact(fs, directory, task, outputs)
+    except DiskError as error:
+        if not error.no_space:
+            raise
+        _remove_outputs(fs, target)
+        raise NoSpaceError(target) from error
     return TaskResult(
         task.task_id, tuple(outputs.tables), read_bytes, sum(table.size_bytes for table in outputs.tables)
     )
+
+
+def _remove_outputs(fs: FileSystem, directory: str) -> None:
+    for name in fs.list_directory(directory):
+        if is_output(name):
+            fs.remove(f"{directory}/{name}")
 
 
 def serve(fs: FileSystem, directory: str, source: ByteSource, sink: ByteSink) -> None:
@@ -68,7 +85,7 @@ def serve(fs: FileSystem, directory: str, source: ByteSource, sink: ByteSink) ->
     while (message := read_message(source)) is not None:
         try:
             answer = encode_result(run_task(fs, directory, decode_task(message)))
-        except (CorruptionError, DiskError) as error:
+        except (CorruptionError, DiskError, NoSpaceError) as error:
             answer = encode_error(error)
         sink.write(frame(answer))
         sink.flush()
@@ -84,27 +101,25 @@ class _Outputs:
         self._options = options
         self.tables: list[TableMeta] = []
 
-    def write(self, records: Iterable[Record], cut: bool) -> None:
+    def write(self, pieces: Iterable[Columns], cut: bool) -> None:
         """Writes sorted records.
 
         Args:
-            records: Each key once.
+            pieces: Each key once.
             cut: Whether to begin a new table when one is large enough.
         """
-        options = self._options
-        table_bytes, keys_max = options.table_bytes, options.table_keys_max
         writer: TableWriter | None = None
         try:
-            for key, value in records:
-                if writer is None:
-                    path = f"{self._directory}/{output_name(self._task_id, len(self.tables) + 1)}"
-                    writer = TableWriter(self._fs, path, options)
-                writer.add(key, value)
-                # Long keys can be many although the file is small, for they compress well.
-                full = max(writer.size_bytes, writer.key_bytes) >= table_bytes or writer.entries >= keys_max
-                if cut and full:
-                    self._finish(writer)
-                    writer = None
+            for keys, values, _ in pieces:
+                added = 0
+                while added < len(keys):
+                    if writer is None:
+                        path = f"{self._directory}/{output_name(self._task_id, len(self.tables) + 1)}"
+                        writer = TableWriter(self._fs, path, self._options)
+                    added += writer.add_all(keys[added:], values[added:], until_full=cut)
+                    if cut and writer.full:
+                        self._finish(writer)
+                        writer = None
             if writer is not None:
                 self._finish(writer)
                 writer = None
@@ -132,9 +147,8 @@ def _flush(fs: FileSystem, directory: str, task: FlushTask, outputs: _Outputs) -
     try:
         if (changes.applied_index, changes.applied_term) != (task.applied_index, task.applied_term):
             raise CorruptionError(path, task.change_bytes, f"it ends with entry {changes.applied_index}")
-        keys = sorted(changes.entries)
         # One memtable is one table: level 0 counts tables to know how many places a read may have to look at.
-        outputs.write(((key, changes.value(key)) for key in keys), cut=False)
+        outputs.write(changes.columns(), cut=False)
     finally:
         changes.close()
     return task.change_bytes
@@ -152,7 +166,7 @@ def _compact(fs: FileSystem, directory: str, task: CompactionTask, outputs: _Out
                 opened.append(open_table(fs, directory, meta))
                 tables.append(opened[-1])
             runs.append(opened)
-        merged = merge([_records(run) for run in runs])
+        merged = merge([_columns(run) for run in runs])
         outputs.write(_without_tombstones(merged, task.deeper), cut=True)
     finally:
         for table in tables:
@@ -160,14 +174,12 @@ def _compact(fs: FileSystem, directory: str, task: CompactionTask, outputs: _Out
     return sum(table.size_bytes for table in tables)
 
 
-def _records(run: Sequence[Table]) -> Iterator[Record]:
+def _columns(run: Sequence[Table]) -> Iterator[Columns]:
     for table in run:
-        for position in range(table.blocks):
-            block = table.read_block(position)
-            yield from zip(block.keys, block.values(), strict=True)
+        yield from table.columns(b"", None, reverse=False)
 
 
-def _without_tombstones(records: Iterable[Record], deeper: Sequence[tuple[bytes, bytes]]) -> Iterator[Record]:
+def _without_tombstones(pieces: Iterable[Columns], deeper: Sequence[tuple[bytes, bytes]]) -> Iterator[Columns]:
     """Drops the tombstones that hide nothing, since no deeper table can hold their key."""
     firsts: list[bytes] = []
     lasts: list[bytes] = []
@@ -177,9 +189,12 @@ def _without_tombstones(records: Iterable[Record], deeper: Sequence[tuple[bytes,
         else:
             firsts.append(first)
             lasts.append(last)
-    for record in records:
-        if record[1] is None:
-            position = bisect_right(firsts, record[0]) - 1
-            if position < 0 or record[0] > lasts[position]:
-                continue
-        yield record
+
+    def needed(key: bytes, value: bytes | None) -> bool:
+        position = bisect_right(firsts, key) - 1
+        return value is not None or (position >= 0 and key <= lasts[position])
+
+    for piece in pieces:
+        kept = piece.where(list(map(needed, piece.keys, piece.values))) if piece.tombstones else piece
+        if kept.keys:
+            yield kept

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from raft_node.testing.faults import RARE
+from raft_node.testing.faults import RARE, SEEDS_FOR_EFFECTS
 from raft_node.testing.simulation import ALL_EFFECTS, Options, Result, missing_effects, run_seed
 
 TAIL_LINES = 60
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None, name: str = "python -m raft_node.te
     if failed:
         _print(f"{len(failed)} of {len(results)} seeds failed: {failed}")
         return 1
-    if len(results) >= 100 and (missing := missing_effects(results)):
+    if len(results) >= SEEDS_FOR_EFFECTS and (missing := missing_effects(results)):
         _print(f"these never made a difference: {', '.join(missing)}")
         return 2
     return 0

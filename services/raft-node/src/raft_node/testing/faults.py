@@ -43,14 +43,16 @@ FAULTS = (
 EFFECTS = (
     *(kind for kind in FAULTS if kind != "damage"),
     *OPERATIONS,
-    *("write_lost", "write_torn", "write_whole", "truncation", "superseded", "unknown", "leader_change"),
+    *("write_lost", "write_torn", "write_whole", "truncation", "superseded", "unknown", "leader_change", "echo"),
     *("pause_deposed", "resigned", "transfer_aborted"),
     *("disk_lost", "configuration_rolled_back", "removed", "change_ConfigurationRefusedError"),
-    *("compaction", "snapshot_sent", "snapshot_installed", "snapshot_failed", "snapshot_void", "snapshot_ahead"),
+    *("compaction", "snapshot_sent", "snapshot_installed", "snapshot_failed", "snapshot_ahead"),
     *("snapshot_cut", "snapshot_resumed", "snapshot_superseded", "snapshot_damaged", "snapshot_spoiled"),
     *("log_discarded", "install_cut_files", "install_cut_switch", "install_cut_reset", "reset_at_start"),
 )
-RARE = ("log_kept", "install_cut_wait")
+RARE = ("log_kept", "snapshot_void", "install_cut_wait")
+SEEDS_FOR_EFFECTS = 500
+"""In fewer seeds an effect may be missing by chance."""
 
 Undo = Callable[[], None]
 

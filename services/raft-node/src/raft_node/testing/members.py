@@ -2,13 +2,15 @@
 
 It works as a person with ``dougctl`` does: it asks whoever leads, looks what became of it, and asks again. A node joins
 as a learner and becomes a voter once it has caught up; a node that has lost its disk is removed under its old
-incarnation and joins under its new one. It never asks for what would leave a shard without a quorum for good.
+incarnation and joins under its new one. It never asks for what would leave a shard without a quorum for
+good, but now and then for two steps at once, which must be refused.
 
 ``OPERATIONS`` are what a run can draw; each goal that was reached counts under its name.
 """
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from raft_node.raft.membership import members_of, with_learner, with_voter, without
@@ -57,6 +59,8 @@ class Operator:
         self._kinds = kinds
         self._gap_us = gap_us
         self._goal: Goal | None = None
+        # Their own source, so that what the operator does else does not depend on them.
+        self._whims = random.Random("whims")  # noqa: S311
         if kinds:
             self._wait()
 
@@ -138,6 +142,7 @@ class Operator:
             cluster.counters[goal.kind] += 1
         else:
             if leader is not None and leader.raft is not None:
+                self._ask_too_much(leader, leader.raft.configuration)
                 wanted = self._next_step(goal, leader.raft.configuration)
                 if wanted is not None:
                     leader.change_members(wanted, self._heard)
@@ -145,6 +150,12 @@ class Operator:
             return
         self._goal = None
         self._wait()
+
+    def _ask_too_much(self, leader: SimulatedNode, configuration: Configuration) -> None:
+        """Now and then two voters are to go at once, which has to be refused."""
+        left = configuration.voters[2:]
+        if left and self._whims.random() < 0.05:
+            leader.change_members(Configuration(left, configuration.learners), self._heard)
 
     def _reached(self, goal: Goal, leader: SimulatedNode) -> bool:
         raft = leader.raft

@@ -5,7 +5,8 @@ keeps the order of each link, unless reordering is switched on. Counters tell ho
 idle heartbeat counts for nothing.
 
 Invariants:
-1. Whether and when a message arrives is drawn from the run's one source of randomness at the moment it is sent.
+1. Whether and when a message arrives is drawn at the moment it is sent, from the run's source of randomness; only
+   whether an echo of it comes, from one of their own.
 2. A cut acts when the message would arrive too: what is under way when a link is cut is lost.
 """
 
@@ -29,6 +30,8 @@ from raft_node.testing.snapshots import SnapshotChunk, SnapshotMessage
 AnyMessage = Message | SnapshotMessage
 Link = tuple[str, str]
 LATE_US = 50_000
+_ECHOES = 0.02
+"""How many messages come once more, seconds later, while some are duplicated."""
 
 
 def matters(message: AnyMessage) -> bool:
@@ -79,6 +82,8 @@ class Network:
         self._unreachable = unreachable
         self._cuts: dict[Link, list[str]] = {}
         self._last_arrival: dict[Link, int] = {}
+        # Their own source, so that the runs that have none stay what they were.
+        self._echoes = random.Random("echoes")  # noqa: S311
 
     def send(self, message: AnyMessage) -> None:
         """Takes a message from a node."""
@@ -97,6 +102,10 @@ class Network:
         if self.duplicate_permille and chance.random() * 1000 < self.duplicate_permille:
             self._counters["duplicate"] += matters(message)
             self._schedule(link, message)
+        if self.duplicate_permille and self._echoes.random() < _ECHOES:
+            # One more copy comes when its term is long over: a connection that was given up may still deliver.
+            late_us = int((0.3 + 3 * self._echoes.random()) * 1_000_000)
+            self._clock.call_later(late_us, self._echo, link, message)
 
     def cut(self, links: Iterable[Link], kind: str) -> None:
         """Cuts links, each in the one direction that it names."""
@@ -150,6 +159,11 @@ class Network:
         if matters(message):
             self._counters.update(self._cuts[link])
         self._lost(link)
+
+    def _echo(self, link: Link, message: AnyMessage) -> None:
+        if self.duplicate_permille:
+            self._counters["echo"] += matters(message)
+            self._deliver(link[1], message)
 
     def _lost(self, link: Link) -> None:
         if self.notice_permille and self._chance.random() * 1000 < self.notice_permille:

@@ -31,12 +31,14 @@ from raft_node.storage.checkpoint import (
     Checkpoint,
     StaleCheckpointError,
     install_checkpoint,
+    load_checkpoint,
     verify_checkpoint,
 )
 from raft_node.storage.engine import Engine
+from raft_node.storage.record import ALIGNMENT, HEADER_BYTES, MARK
 from raft_node.storage.tasks import Task, TaskResult
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_node.storage.wal_segment import RECYCLED_NAME
+from raft_node.storage.wal_segment import RECYCLED_NAME, SUFFIX
 from raft_node.storage.worker import run_task
 from raft_node.testing.checkers import InvariantViolationError
 from raft_node.testing.disk import CuttableFileSystem, PowerCutError
@@ -48,7 +50,17 @@ STEPS = 160
 EFFECTS = tuple(
     f"ordeal_{name}"
     for name in (
-        *("power_cut", "kill", "failure", "damage_refused", "damage_harmless", "torn", "truncation", "prefix_dropped"),
+        *(
+            "power_cut",
+            "start_cut",
+            "kill",
+            "failure",
+            "damage_refused",
+            "damage_harmless",
+            "torn",
+            "truncation",
+            "prefix_dropped",
+        ),
         *("segment_reused", "compaction", "checkpoint", "adopted", "stale_refused", "transfer_refused", "log_reset"),
         *("log_kept", "reset_at_start"),
     )
@@ -98,6 +110,8 @@ class Ordeal:
         self._model = Model(self._chance)
         self._engine_options = replace(TINY_OPTIONS, open_tables_max=self._chance.choice((1, 3, 256)))
         self._starts = 0
+        self._trouble = ""
+        self._checkpoints = 0
         self._leader_fs = MemoryFileSystem()
         self._leader = Engine.open(self._leader_fs, _DATA, TINY_OPTIONS, "leader")
         # How often something bad happens, in percent of the steps.
@@ -116,7 +130,7 @@ class Ordeal:
             (20, self._commit),
             (25, self._apply),
             (25, self._maintain),
-            (10, self._tend_log),
+            (18, self._tend_log),
             (8, self._read),
             (3, self._make_checkpoint),
             (4, self._lag),
@@ -132,28 +146,30 @@ class Ordeal:
     def _endure(self, step: Callable[[], None]) -> None:
         """Takes a step, and perhaps something happens to the disk in the middle of it."""
         chance, fs = self._chance, self._fs
-        trouble = ""
+        self._trouble = ""
         if chance.random() * 100 < self._troubles:
-            trouble = chance.choice(("power", "power", "kill", "write", "sync", "sync", "sync_directory", "rename"))
-        if trouble in ("power", "kill"):
+            kinds = ("power", "power", "kill", "write", "sync", "sync", "sync_directory", "rename")
+            self._trouble = chance.choice(kinds)
+        if self._trouble in ("power", "kill"):
             fs.cut_at = chance.choice((1, 1, 2, 2, 3, 4, 6, 9, 14, 20))
-        elif trouble:
-            fs.fail_next(trouble)
-        self._trace(f"ordeal {step.__name__[1:]} {trouble}")
+        elif self._trouble:
+            fs.fail_next(self._trouble)
+        self._trace(f"ordeal {step.__name__[1:]} {self._trouble}")
         try:
             step()
         except PowerCutError:
-            self._counters["ordeal_power_cut" if trouble == "power" else "ordeal_kill"] += 1
-            self._die(power=trouble == "power")
+            power = self._trouble == "power"
+            self._counters["ordeal_power_cut" if power else "ordeal_kill"] += 1
+            self._die(power=power)
             return
         except DiskError:
-            if not trouble or trouble in ("power", "kill") or fs.failure_waits:
+            if self._trouble in ("", "power", "kill") or fs.failure_waits:
                 raise
             self._counters["ordeal_failure"] += 1
             self._die(power=chance.random() < 0.5)
             return
-        failed = trouble not in ("", "power", "kill") and not fs.failure_waits
-        require(not failed, "failure_told", f"a failed {trouble} went unnoticed in {step.__name__[1:]}")
+        failed = self._trouble not in ("", "power", "kill") and not fs.failure_waits
+        require(not failed, "failure_told", f"a failed {self._trouble} went unnoticed in {step.__name__[1:]}")
         fs.cut_at = 0
         fs.heal()
 
@@ -166,7 +182,24 @@ class Ordeal:
         if power:
             fs.crash(self._chance)
         self._trace(f"ordeal dies power={power}")
+        while self._chance.random() < 0.6:
+            self._start_in_vain()
         self._begin_life()
+
+    def _start_in_vain(self) -> None:
+        """The power goes again while the node starts."""
+        fs, chance = self._fs, self._chance
+        self._starts += 1
+        of_engine = chance.random() < 0.7
+        fs.cut_at = 0 if of_engine else chance.randint(1, 12)
+        try:
+            Wal.open(fs, _WAL, _OPTIONS)
+            fs.cut_at = chance.randint(1, 12) if of_engine else fs.cut_at
+            Engine.open(fs, _DATA, self._engine_options, f"s{self._starts}")
+        except PowerCutError:
+            self._counters["ordeal_start_cut"] += 1
+        fs.cut_at = 0
+        fs.crash(chance)
 
     def _begin_life(self) -> None:
         """Starts the node on what is there, checks it, and brings the state up to the end of what is committed."""
@@ -206,16 +239,19 @@ class Ordeal:
         )
         if model.checkpoint_index:
             self._check_checkpoint(model.checkpoint_index)
+        elif self._fs.exists(f"{self._checkpoint_path}/{CHECKPOINT}"):
+            # It was cut off, and its list is there; so all that the list names must be, too.
+            self._check_checkpoint(load_checkpoint(self._fs, self._checkpoint_path).applied_index)
 
     def _check_checkpoint(self, index: int) -> None:
         try:
-            found = verify_checkpoint(self._fs, _CHECKPOINT).applied_index
+            found = verify_checkpoint(self._fs, self._checkpoint_path).applied_index
         except CorruptionError as error:
             raise InvariantViolationError("checkpoint_durable", str(error)) from error
         require(found == index, "checkpoint_durable", f"it is that of entry {found}, not of {index}")
         if self._chance.random() < 0.3:
             self._fs.remove_tree("probe")
-            install_checkpoint(self._fs, "probe", _CHECKPOINT)
+            install_checkpoint(self._fs, "probe", self._checkpoint_path)
             probe = Engine.open(self._fs, "probe", self._engine_options, "probe")
             same = dict(probe.scan(b"", None)) == self._model.state(index)
             probe.close()
@@ -307,12 +343,23 @@ class Ordeal:
 
     # Checkpoints.
 
+    @property
+    def _checkpoint_path(self) -> str:
+        """Each has a directory of its own: of a removal too, a crash may leave any part."""
+        return f"{_CHECKPOINT}-{self._checkpoints}"
+
     def _make_checkpoint(self) -> None:
         """A checkpoint of the tables as they are now."""
         if not self._engine.flushed_index:
             return
         self._model.checkpoint_index = 0
-        made = self._engine.checkpoint(_CHECKPOINT).run()
+        self._fs.remove_tree(self._checkpoint_path)
+        self._checkpoints += 1
+        if not self._trouble and self._chance.random() < 0.6:
+            # It is short, and what a crash leaves of it must not be taken for one.
+            tables = sum(self._engine.stats().level_tables)
+            self._trouble, self._fs.cut_at = "power", tables + self._chance.randint(1, 8)
+        made = self._engine.checkpoint(self._checkpoint_path).run()
         self._model.checkpoint_index = made.applied_index
         self._counters["ordeal_checkpoint"] += 1
 
@@ -399,6 +446,9 @@ class Ordeal:
         model.flushed_index = index
         engine.finish_adoption(adoption)
         self._counters["ordeal_adopted"] += 1
+        if not self._trouble and self._chance.random() < 0.2:
+            # The state is the new one, and the log still the old.
+            self._trouble, self._fs.cut_at = "power", self._chance.randint(1, 6)
         self._reset_log(index, checkpoint.applied_term)
         require(
             dict(engine.scan(b"", None)) == model.state(index), "state_durable", f"the adopted state is not {index}'s"
@@ -417,13 +467,22 @@ class Ordeal:
         paths = [path for path in files if path.startswith(f"{_WAL}/") or path.rpartition("/")[0] == _DATA]
         for path in paths:
             disk.put(path, files[path])
-        path = self._chance.choice(paths)
+        logs = [path for path in paths if path.endswith(SUFFIX)]
+        path = self._chance.choice((logs[-1], self._chance.choice(logs), self._chance.choice(paths)))
         content = disk.read_file(path)
         if content:
-            bit = self._chance.randrange(8 * len(content.rstrip(b"\0") or content))
+            bit = self._bit_of(content)
             disk.flip_bit(path, bit)
             self._start_damaged(disk, f"{path}, bit {bit}")
         self._begin_life()
+
+    def _bit_of(self, content: bytes) -> int:
+        """A bit of a file: any, or one in what looks like the header of a frame, where few are."""
+        chance = self._chance
+        headers = [place for place in range(0, len(content), ALIGNMENT) if content[place] == MARK]
+        if headers and chance.random() < 0.5:
+            return 8 * chance.choice(headers) + chance.randrange(8 * HEADER_BYTES)
+        return chance.randrange(8 * len(content.rstrip(b"\0") or content))
 
     def _start_damaged(self, disk: BrittleFileSystem, where: str) -> None:
         model = self._model

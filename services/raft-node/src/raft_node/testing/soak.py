@@ -13,8 +13,8 @@ from collections import Counter
 from hashlib import blake2b
 
 from raft_node.testing.__main__ import report, run_seeds
-from raft_node.testing.faults import EFFECTS, RARE
-from raft_node.testing.simulation import Options
+from raft_node.testing.faults import RARE, SEEDS_FOR_EFFECTS
+from raft_node.testing.simulation import ALL_EFFECTS, Options
 
 _PROGRESS_SEEDS = 100
 
@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         if done % _PROGRESS_SEEDS == 0:
             rate = done / max(0.001, time.monotonic() - began_s)
             _print(f"{done} of {parsed.seeds} seeds, {len(failed)} failed, {operations} operations, {rate:.1f} seeds/s")
-    _print("effects " + " ".join(f"{name}={counters[name]}" for name in (*EFFECTS, *RARE)))
-    missing = [name for name in EFFECTS if not counters[name]] if parsed.seeds >= _PROGRESS_SEEDS else []
+    _print("effects " + " ".join(f"{name}={counters[name]}" for name in (*ALL_EFFECTS, *RARE)))
+    missing = [name for name in ALL_EFFECTS if not counters[name]] if parsed.seeds >= SEEDS_FOR_EFFECTS else []
     if missing:
         _print(f"these never made a difference: {', '.join(missing)}")
     for replay in failed:

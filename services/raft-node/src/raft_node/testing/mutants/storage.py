@@ -56,9 +56,9 @@ MUTANTS = (
         "M51",
         "a segment that is used again still holds its old frames",
         (33,),
-        "storage/wal.py",
-        "                self._fill(file, self._options.segment_bytes)\n",
-        "",
+        "storage/wal_recovery.py",
+        "            fill_with_zeros(file, 0, size)\n",
+        "            if not recycled:\n                fill_with_zeros(file, 0, size)\n",
         "unit/test_wal_compaction.py::test_a_dropped_segment_becomes_the_next_one_and_holds_nothing_of_its_past",
     ),
     Mutant(

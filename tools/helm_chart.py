@@ -1,6 +1,6 @@
 """Makes what is made from the Helm chart and what the chart is made of, or checks that the committed files are that.
 
-Usage: python tools/chart.py [--check]
+Usage: python tools/helm_chart.py [--check]
 
 - deploy/helm/dougdb/{dashboards,rules}: copies of deploy/observability, because a chart reads only its own files;
 - deploy/helm/dougdb/README.md: the table of values, from the comments in values.yaml;

@@ -1,0 +1,230 @@
+"""Leveled against tiered compaction, simulated: ``python -m bench.policies``. docs/adr has what followed from it.
+
+Tables are sets of keys, and time is counted in memtables, so that hours of writes take seconds. The leveled policy is
+the real one, ``raft_node.storage.compaction.pick``, on real versions; the tiered one merges so many runs of one tier
+into one run of the next. Everything is 74 times smaller than with default options: a memtable holds 1,000 records.
+
+Amplifications are counted in records: written by flushes and compactions for each one that a user wrote; stored for
+each one that lives; and sorted runs that a read of a missing key, or a scan, has to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from raft_node.storage.compaction import pick
+from raft_node.storage.options import EngineOptions
+from raft_node.storage.version import TableMeta, Version, VersionEdit
+
+RECORD_BYTES = 74
+MEMTABLE_RECORDS = 1000
+SCALE = 74
+OPTIONS = EngineOptions(level_base_bytes=(128 << 20) // SCALE, table_bytes=(16 << 20) // SCALE)
+Records = dict[bytes, bool]
+"""Key to whether it lives; a dead one is a tombstone."""
+
+
+@dataclass
+class Figures:
+    """What a policy has cost."""
+
+    written: int = 0
+    user: int = 0
+    runs: list[int] = field(default_factory=list)
+    space: list[float] = field(default_factory=list)
+    longest: int = 0
+
+    def row(self) -> list[str]:
+        """Write, read and space amplification, the space's worst moment, and the longest compaction in memtables."""
+        mean_runs = sum(self.runs) / len(self.runs)
+        return [
+            f"{self.written / self.user:.1f}",
+            f"{mean_runs:.1f}",
+            f"{max(self.runs)}",
+            f"{sum(self.space) / len(self.space):.2f}",
+            f"{max(self.space):.2f}",
+            f"{self.longest / MEMTABLE_RECORDS:.0f}",
+        ]
+
+
+class Leveled:
+    """Our policy on tables that are dicts."""
+
+    def __init__(self) -> None:
+        self.version = Version.empty()
+        self.tables: dict[int, Records] = {}
+
+    def flush(self, records: Records) -> tuple[int, int]:
+        """Takes a memtable, and compacts until nothing is due; records written, and the most in one compaction."""
+        self._apply((), [(0, records)])
+        written, longest = len(records), 0
+        while (compaction := pick(self.version, OPTIONS)) is not None:
+            inputs = [table for run in compaction.runs for table in run]
+            if compaction.move:
+                outputs = [self.tables[inputs[0].number]]
+            else:
+                merged: Records = {}
+                for table in reversed(inputs):
+                    merged.update(self.tables[table.number])
+                kept = sorted(
+                    key
+                    for key, lives in merged.items()
+                    if lives or any(first <= key <= last for first, last in compaction.deeper)
+                )
+                size = OPTIONS.table_bytes // RECORD_BYTES
+                outputs = [
+                    {key: merged[key] for key in kept[start : start + size]} for start in range(0, len(kept), size)
+                ]
+                written += len(kept)
+                longest = max(longest, len(kept))
+            self._apply(tuple(table.number for table in inputs), [(compaction.output_level, each) for each in outputs])
+        return written, longest
+
+    def runs(self) -> int:
+        """Sorted runs."""
+        return len(self.version.levels[0]) + sum(bool(level) for level in self.version.levels[1:])
+
+    def stored(self) -> int:
+        """Records in all tables."""
+        return sum(map(len, self.tables.values()))
+
+    def _apply(self, removed: tuple[int, ...], added: list[tuple[int, Records]]) -> None:
+        number = self.version.next_table_number
+        metas = []
+        for level, records in added:
+            self.tables[number] = records
+            tombstones = len(records) - sum(records.values())
+            meta = TableMeta(number, len(records) * RECORD_BYTES, len(records), tombstones, min(records), max(records))
+            metas.append((level, meta))
+            number += 1
+        self.version = self.version.apply(VersionEdit(removed, tuple(metas), 0, 0, number))
+        for gone in removed:
+            del self.tables[gone]
+
+
+class Tiered:
+    """So many runs of one tier become one of the next."""
+
+    def __init__(self, runs_max: int) -> None:
+        self._runs_max = runs_max
+        self._tiers: list[list[Records]] = []
+
+    def flush(self, records: Records) -> tuple[int, int]:
+        """See ``Leveled.flush``."""
+        written, longest = len(records), 0
+        incoming, tier = records, 0
+        while True:
+            if tier == len(self._tiers):
+                self._tiers.append([])
+            runs = self._tiers[tier]
+            runs.insert(0, incoming)
+            if len(runs) < self._runs_max:
+                return written, longest
+            merged: Records = {}
+            for run in reversed(runs):
+                merged.update(run)
+            if not any(self._tiers[tier + 1 :]):
+                merged = {key: lives for key, lives in merged.items() if lives}
+            runs.clear()
+            written += len(merged)
+            longest = max(longest, len(merged))
+            incoming, tier = merged, tier + 1
+
+    def runs(self) -> int:
+        """Sorted runs."""
+        return sum(map(len, self._tiers))
+
+    def stored(self) -> int:
+        """Records in all runs."""
+        return sum(len(run) for runs in self._tiers for run in runs)
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def fill(rng: random.Random) -> Iterator[tuple[bytes, bool]]:
+    """New keys in random order."""
+    while True:
+        yield rng.randbytes(8), True
+
+
+def overwrite(rng: random.Random) -> Iterator[tuple[bytes, bool]]:
+    """Any of 60,000 keys, each as often as the others."""
+    while True:
+        yield _key(rng.randrange(60_000)), True
+
+
+def hot(rng: random.Random) -> Iterator[tuple[bytes, bool]]:
+    """A few of 60,000 keys again and again: nine of ten writes go to a hundredth of them."""
+    while True:
+        yield _key(rng.randrange(600) * 100 if rng.random() < 0.9 else rng.randrange(60_000)), True
+
+
+def ascending(rng: random.Random) -> Iterator[tuple[bytes, bool]]:
+    """Keys that begin with the time."""
+    number = 0
+    while True:
+        number += rng.randrange(1, 5)
+        yield _key(number), True
+
+
+def queue(rng: random.Random) -> Iterator[tuple[bytes, bool]]:
+    """Keys are put in order and deleted some 20,000 puts later."""
+    for number in range(1 << 40):
+        yield _key(number), True
+        if number >= 20_000:
+            yield _key(number - 20_000 + rng.randrange(2)), False
+
+
+WORKLOADS: tuple[Callable[[random.Random], Iterator[tuple[bytes, bool]]], ...] = (
+    fill,
+    overwrite,
+    hot,
+    ascending,
+    queue,
+)
+
+
+def simulate(policy: Leveled | Tiered, changes: Iterator[tuple[bytes, bool]], memtables: int) -> Figures:
+    """Writes so many memtables, and counts."""
+    figures = Figures()
+    live: set[bytes] = set()
+    for _ in range(memtables):
+        records: Records = {}
+        for _ in range(MEMTABLE_RECORDS):
+            key, lives = next(changes)
+            records[key] = lives
+            if lives:
+                live.add(key)
+            else:
+                live.discard(key)
+        figures.user += MEMTABLE_RECORDS
+        written, longest = policy.flush(records)
+        figures.written += written
+        figures.longest = max(figures.longest, longest)
+        figures.runs.append(policy.runs())
+        figures.space.append(policy.stored() / len(live))
+    return figures
+
+
+def main() -> int:
+    """Prints the table of the decision."""
+    parser = argparse.ArgumentParser(prog="bench.policies", description=simulate.__doc__)
+    parser.add_argument("--memtables", type=int, default=300, help="how many memtables are written")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    print("| workload | policy | writes | runs, mean | runs, most | space, mean | space, most | longest compaction |")
+    print("|---" * 8 + "|")
+    for workload in WORKLOADS:
+        for name, policy in (("leveled", Leveled()), ("tiered, 4", Tiered(4)), ("tiered, 10", Tiered(10))):
+            figures = simulate(policy, workload(random.Random(arguments.seed)), arguments.memtables)
+            print(f"| {workload.__name__} | {name} | " + " | ".join(figures.row()) + " |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

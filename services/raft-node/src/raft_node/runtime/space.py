@@ -1,0 +1,155 @@
+"""Refuses writes before a disk is full, so that what runs already has room to end (docs/adr/0003-full-disks.md).
+
+It looks at the volumes now and then, on a thread: on a volume that hangs the question may hang too. A reserve file lies
+beside the data; when the room gets short it is removed, so that flushes and compactions, which free space in the end,
+can still be written. Must not know what is stored, nor Raft.
+
+Invariants:
+1. Writes are refused while less than ``reserve_bytes`` is free on any volume, or somebody found no room just now.
+2. The reserve file counts as used. Writes are taken again only when it could be there and a quarter more is free, so
+   that this does not flicker.
+3. It is made only when enough is free besides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+
+from raft_node.errors import DiskError, NoSpaceError
+from raft_node.observability.logs import get_logger
+from raft_node.runtime.events import Recorder
+from raft_node.storage.files import Volume
+
+RESERVE = "RESERVE"
+LOOK_EVERY_S = 0.5
+NOTICED_S = 5.0
+"""For so long writes are refused after somebody found no room, whatever the file system says of itself."""
+
+_log = get_logger()
+
+
+def release_for_start(fs: Volume, data_dir: str, reserve_bytes: int) -> None:
+    """Gives a start room for the few small files that it writes. Blocking."""
+    if fs.free_bytes(data_dir) < reserve_bytes // 2:
+        fs.remove(f"{data_dir}/{RESERVE}")
+
+
+class SpaceWatch:
+    """Watches the volumes of one node.
+
+    Attributes:
+        low: Whether writes are to be refused now.
+        free_bytes: What the last look found on each volume.
+    """
+
+    def __init__(
+        self,
+        fs: Volume,
+        volumes: Mapping[str, str],
+        data_dir: str,
+        reserve_bytes: int,
+        record: Recorder,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Looks at nothing yet.
+
+        Args:
+            fs: Where.
+            volumes: A directory on each volume, by the volume's name.
+            data_dir: Where the reserve file lies.
+            reserve_bytes: Its size, and how much must be free besides; 0 to refuse only when a disk was found full.
+            record: Told when writes are refused, and when they are taken again.
+            now_s: A monotonic clock.
+        """
+        self.low = False
+        self.free_bytes: dict[str, int] = {}
+        self._fs = fs
+        self._volumes = dict(volumes)
+        self._data_dir = data_dir
+        self._path = f"{data_dir}/{RESERVE}"
+        self._reserve_bytes = reserve_bytes
+        self._record = record
+        self._now_s = now_s
+        self._noticed_until_s = -math.inf
+        self._looks = asyncio.Event()
+
+    def notice(self, error: NoSpaceError) -> None:
+        """Somebody found no room; called on the event loop."""
+        self._noticed_until_s = self._now_s() + NOTICED_S
+        self._set_low(True, path=error.path)
+        self._looks.set()
+
+    async def run(self) -> None:
+        """Looks again and again; ends only by cancellation."""
+        while True:
+            await self.look()
+            self._looks.clear()
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._looks.wait()
+            except TimeoutError:
+                continue
+
+    async def look(self) -> None:
+        """Looks once, and acts on what it finds."""
+        noticed = self._now_s() < self._noticed_until_s
+        free = await asyncio.to_thread(self._tend, noticed)
+        self.free_bytes = free
+        # Somebody may have found no room while this was looking.
+        noticed = self._now_s() < self._noticed_until_s
+        needed = self._reserve_bytes + (self._reserve_bytes // 4 if self.low else 0)
+        short = {volume: room for volume, room in free.items() if room < needed}
+        self._set_low(noticed or bool(short), **{f"{volume}_free_bytes": room for volume, room in short.items()})
+
+    def room_bytes(self) -> int:
+        """What may be written to the data volume at once, for something that is not needed; as of the last look."""
+        return self.free_bytes.get("data", 2 * self._reserve_bytes) - self._reserve_bytes
+
+    def _tend(self, noticed: bool) -> dict[str, int]:
+        """What is free of each volume, besides a reserve that is there or is to be; keeps the reserve. Blocking."""
+        free: dict[str, int] = {}
+        for volume, path in self._volumes.items():
+            try:
+                free[volume] = self._fs.free_bytes(path)
+            except DiskError as error:
+                _log.warning("disk.unknown_space", volume=volume, reason=str(error))
+        if not self._reserve_bytes or "data" not in free:
+            return free
+        if self._fs.exists(self._path):
+            if noticed or free["data"] < self._reserve_bytes // 2:
+                self._release()
+                _log.warning("disk.reserve_released", free_bytes=free["data"])
+            else:
+                return free
+        elif not noticed and free["data"] >= 2 * self._reserve_bytes + self._reserve_bytes // 4:
+            try:
+                self._fs.allocate(self._path, self._reserve_bytes)
+            except DiskError as error:
+                self._release()
+                _log.warning("disk.no_reserve", reason=str(error))
+            else:
+                # As if it had been there: with both on one file system, what is free of the other has shrunk too.
+                return self._tend(noticed=False)
+        free["data"] -= self._reserve_bytes
+        return free
+
+    def _release(self) -> None:
+        try:
+            self._fs.remove(self._path)
+        except DiskError as error:
+            # Nothing rests on this file: the next look tries again.
+            _log.warning("disk.reserve_stays", reason=str(error))
+
+    def _set_low(self, low: bool, **details: object) -> None:
+        if low == self.low:
+            return
+        self.low = low
+        if low:
+            _log.error("disk.low", **details)
+            self._record("disk_low")
+        else:
+            _log.info("disk.recovered")
+            self._record("disk_recovered")
