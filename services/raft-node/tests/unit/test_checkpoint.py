@@ -134,21 +134,27 @@ def test_the_list_is_the_last_that_is_written() -> None:
 
 
 def test_a_checkpoint_is_durable_once_it_is_made_and_before_that_it_is_none() -> None:
+    fs = MemoryFileSystem()
+    engine = a_store(fs, count=80)
+    before = len(fs.operations)
+    engine.checkpoint(PATH).run()
+    steps = len(fs.operations) - before
     found = 0
-    for seed in range(30):
+    # The last of all is the sync of the list's name: a crash before it may keep that name, and lose all others.
+    for seed, step in enumerate((*range(1, steps), *[steps] * 24, *[steps + 1] * 6)):
         fs = MemoryFileSystem()
         engine = a_store(fs, count=80)
-        fs.fail_at(seed + 1 if seed % 2 else -1)
-        try:
+        fs.fail_at(step)
+        if step > steps:
             engine.checkpoint(PATH).run()
-            made = True
-        except DiskError:
-            made = False
+        else:
+            with pytest.raises(DiskError):
+                engine.checkpoint(PATH).run()
         fs.crash(random.Random(seed))
-        if made or fs.exists(f"{PATH}/CHECKPOINT"):
+        if step > steps or fs.exists(f"{PATH}/CHECKPOINT"):
             assert verify_checkpoint(fs, PATH).applied_index == 80
             found += 1
-    assert found >= 15
+    assert found >= 10
 
 
 def test_tables_that_a_compaction_removes_meanwhile_are_copied() -> None:

@@ -36,7 +36,7 @@ from raft_node.storage.checkpoint import (
 )
 from raft_node.storage.engine import Engine
 from raft_node.storage.record import ALIGNMENT, HEADER_BYTES, MARK
-from raft_node.storage.tasks import Task, TaskResult
+from raft_node.storage.tasks import CompactionTask, Task, TaskResult
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 from raft_node.storage.wal_segment import RECYCLED_NAME, SUFFIX
 from raft_node.storage.worker import run_task
@@ -132,7 +132,7 @@ class Ordeal:
             (25, self._maintain),
             (18, self._tend_log),
             (8, self._read),
-            (3, self._make_checkpoint),
+            (5, self._make_checkpoint),
             (4, self._lag),
             (5, self._offer),
             (3, self._close_and_damage),
@@ -329,6 +329,9 @@ class Ordeal:
                 self._result = run_task(fs, _DATA, self._task)
             else:
                 task, result = self._task, self._result
+                if isinstance(task, CompactionTask) and not self._trouble and chance.random() < 0.3:
+                    # Old tables go and new ones come: whatever is cut off, the one or the other must be whole.
+                    self._trouble, fs.cut_at = "power", chance.randint(1, 8)
                 prepared = engine.prepare_install(task, result)
                 self._task = self._result = None
                 self._model.flushed_index = prepared.view.version.flushed_index
@@ -359,7 +362,7 @@ class Ordeal:
         if not self._trouble and self._chance.random() < 0.6:
             # It is short, and what a crash leaves of it must not be taken for one.
             tables = sum(self._engine.stats().level_tables)
-            self._trouble, self._fs.cut_at = "power", tables + self._chance.randint(1, 8)
+            self._trouble, self._fs.cut_at = "power", tables + self._chance.randint(5, 8)
         made = self._engine.checkpoint(self._checkpoint_path).run()
         self._model.checkpoint_index = made.applied_index
         self._counters["ordeal_checkpoint"] += 1
