@@ -29,7 +29,7 @@ from raft_node.runtime.log_store import to_raft
 from raft_node.settings import NodeSettings
 from raft_node.storage.checkpoint import CHECKPOINT
 from raft_node.storage.engine import Engine
-from raft_node.storage.files import FileSystem, OsFileSystem
+from raft_node.storage.files import DiskFileSystem, FileSystem, OsFileSystem
 from raft_node.storage.notes import write_note
 from raft_node.testing.engines import TINY_OPTIONS, settle
 from raft_node.testing.files import MemoryFileSystem
@@ -118,7 +118,7 @@ def run(fs: FileSystem, node: str = MEMBERS[0], restore_id: str = "r1", wal: str
     return restore(fs, FOLDER, wal, data, node, MEMBERS, restore_id)
 
 
-def start(fs: FileSystem, node: str = MEMBERS[0], wal: str = WAL, data: str = DATA) -> tuple[RaftNode, Engine]:
+def start(fs: DiskFileSystem, node: str = MEMBERS[0], wal: str = WAL, data: str = DATA) -> tuple[RaftNode, Engine]:
     """Opens the volumes as a node does at its start, and checks what holds for a restored one."""
     identity = identities.load_or_create(fs, wal, data, node, SHARD)
     identities.check_log_is_there(fs, wal, identity)
