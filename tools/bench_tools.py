@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-UV = ROOT / ".venv" / ".uv" / "bin" / "uv"
+TOOLS = ROOT / ".venv" / ".uv" / "bin"
 PACKAGES = ("matplotlib", "plyvel", "rocksdict")
 
 
@@ -24,9 +24,12 @@ def main() -> int:
         return 0
     print(f"installing {', '.join(missing)}", file=sys.stderr)
     with tempfile.NamedTemporaryFile(suffix=".txt") as requirements:
-        export = [str(UV), "export", "--quiet", "--frozen", "--only-group", "bench", "-o", requirements.name]
-        install = [str(UV), "pip", "install", "--quiet", "--python", sys.executable, "--require-hashes"]
-        for command in (export, [*install, "-r", requirements.name]):
+        uv, python = str(TOOLS / "uv"), str(TOOLS / "python")
+        export = [uv, "export", "--quiet", "--frozen", "--only-group", "bench", "-o", requirements.name]
+        # pip, and not uv, for the user's configuration of pip applies: the package index may be a mirror.
+        pip = [python, "-m", "pip", "--python", sys.executable, "--disable-pip-version-check", "install", "--quiet"]
+        install = [*pip, "--require-hashes", "-r", requirements.name]
+        for command in (export, install):
             if subprocess.run(command, cwd=ROOT, check=False).returncode:
                 print("the benchmark's packages could not be installed", file=sys.stderr)
                 return 1

@@ -97,6 +97,8 @@ def pod_templates(objects: list[Object]) -> Iterator[tuple[str, Object]]:
             yield one["metadata"]["name"], one
         elif one["kind"] in ("StatefulSet", "Deployment"):
             yield one["metadata"]["name"], one["spec"]["template"]
+        elif one["kind"] == "CronJob":
+            yield one["metadata"]["name"], one["spec"]["jobTemplate"]["spec"]["template"]
 
 
 def environment_of(objects: list[Object], template: Object, pod_name: str) -> dict[str, str]:

@@ -42,6 +42,8 @@ MATRIX: dict[str, tuple[str, ...]] = {
         "raft.settings.DOUGDB_MEMTABLE_BYTES=33554432,facade.settings.DOUGDB_QUEUE_ITEMS_MAX=100,"
         "raft.extraEnv[0].name=A,raft.extraEnv[0].value=b",
     ),
+    "backups": ("--set", "backup.enabled=true,backup.timeZone=Etc/UTC,backup.claim.storageClass=cheap"),
+    "backups into a claim of one's own": ("--set", "backup.enabled=true,backup.claim.existing=mine"),
     "other names": ("--set", "fullnameOverride=kv,clusterDomain=example.internal"),
     "policies": (
         "--set-json",
@@ -84,6 +86,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a setting that is none": ("raft.settings.PATH=x", "'PATH' does not match pattern"),
     "monitoring without its operator": ("monitoring.enabled=true", "does not have the Prometheus operator"),
     "a name that no label holds": (f"fullnameOverride={'a' * 45}", "at '/fullnameOverride'"),
+    "backups that all go": ("backup.keep=0", "at '/backup/keep'"),
+    "backups at no time": ("backup.schedule=", "at '/backup/schedule'"),
     "a size without a unit": ("persistence.data.size=10", "at '/persistence/data/size'"),
 }
 

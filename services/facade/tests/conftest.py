@@ -17,6 +17,8 @@ import grpc
 import grpc.aio
 import httpx
 import pytest
+import xxhash
+from crc32c import crc32c
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import command, pipe, slots
@@ -83,6 +85,15 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         """Changes members, and then ends the call without an answer."""
         self.member_calls: list[Any] = []
         """The changes of members that it was asked for."""
+        self.files = {"CHECKPOINT": b"c" * 700, "000001.sst": b"s" * 512, "000002.sst": b"t" * 1300}
+        """Its state, as a backup gets it."""
+        self.backup_fault = ""
+        """What goes wrong with a backup: refuse, break, damage, shorten, foreign, name."""
+        self.backups = 0
+        """How often it was asked for one."""
+        self.backups_open = 0
+        """How many are under way."""
+        self.applied_index = 7
         self.server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -123,7 +134,7 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             role="leader" if self.leads else "follower",
             term=self.shard.term,
             commit_index=7,
-            applied_index=7,
+            applied_index=self.applied_index,
             last_log_index=8,
             leader_id=leader_id,
             leader_address=leader_address,
@@ -226,6 +237,49 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             leader_id, leader_address = self._known_leader()
             hints = (("doug-leader-id", leader_id), ("doug-leader-address", leader_address))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{code}: it is so", (("doug-code", code), *hints))
+
+    async def Backup(self, request: Any, context: Any) -> AsyncIterator[admin_pb2.BackupResponse]:  # noqa: N802
+        self.backups += 1
+        self.backups_open += 1
+        try:
+            await self._wait_while_silent()
+            if self.backup_fault == "refuse":
+                await context.abort(
+                    grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: it is so", (("doug-code", "UNAVAILABLE"),)
+                )
+            yield admin_pb2.BackupResponse(header=self._backup_header())
+            for number, content in enumerate(self.files.values()):
+                for offset in range(0, len(content), 300):
+                    if self.backup_fault == "break" and number == 2:
+                        await context.abort(grpc.StatusCode.UNAVAILABLE, "the disk is gone")
+                    if self.backup_fault == "shorten" and number == 2:
+                        return
+                    data = content[offset : offset + 300]
+                    crc = crc32c(data) ^ (self.backup_fault == "damage" and number == 1)
+                    chunk = admin_pb2.BackupChunk(file=number, offset=offset, data=data, crc32c=crc)
+                    yield admin_pb2.BackupResponse(chunk=chunk)
+        finally:
+            self.backups_open -= 1
+
+    def _backup_header(self) -> admin_pb2.BackupHeader:
+        files = [
+            admin_pb2.BackupFile(name=name, size_bytes=len(content), xxh3=xxhash.xxh3_64_intdigest(content))
+            for name, content in self.files.items()
+        ]
+        if self.backup_fault == "name":
+            files[1].name = "../000001.sst"
+        return admin_pb2.BackupHeader(
+            node_id=self.id,
+            shard=9 if self.backup_fault == "foreign" else self.shard.id,
+            cluster_id=b"c0ffee",
+            initial_shards=1,
+            index=40,
+            term=4,
+            log_time_us=1_700_000_000_000_000,
+            voters=[node.id for node in self.shard.nodes],
+            files=files,
+            version="0.1.0",
+        )
 
     async def Partitions(self, request: Any, context: Any) -> doug_pb2.PartitionsResponse:  # noqa: N802
         await self._wait_while_silent()

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import dougdb
-from dougdb.commands import dev, import_tree, kv, leader, members, status, timeline
+from dougdb.commands import backup, dev, import_tree, kv, leader, members, status, timeline
 from dougdb.wire import DEFAULT_URL
 
 GROUP = "dougctl.commands"
@@ -110,6 +110,7 @@ app.command()(status.status)
 app.command()(timeline.timeline)
 app.add_typer(leader.app, name="leader")
 app.add_typer(members.app, name="members")
+app.add_typer(backup.app, name="backup")
 app.command("import-tree")(import_tree.import_tree)
 
 

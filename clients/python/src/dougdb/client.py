@@ -6,10 +6,13 @@ proxy variables of the environment are ignored.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import ssl
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self, cast
 from urllib.parse import quote
 
 import httpx
@@ -40,6 +43,8 @@ from dougdb.wire import (
 )
 
 DEFAULT_TIMEOUT_S = 15.0
+BACKUP_TIMEOUT_S = 180.0
+"""A node flushes what is in memory first, and reads all its tables once for their checksums."""
 EVENTS_MAX = 10_000
 """The most events that one request may ask for."""
 _JSON = {"Accept": "application/json"}
@@ -89,6 +94,30 @@ def _document(response: httpx.Response) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ServerError(response.status_code, "the answer is not a JSON object")
     return document
+
+
+class _Body(io.RawIOBase):
+    """The body of an answer as a file that is read once, from its beginning to its end."""
+
+    def __init__(self, response: httpx.Response, url: str) -> None:
+        self._pieces = response.iter_raw()
+        self._url = url
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            try:
+                self._rest = next(self._pieces)
+            except StopIteration:
+                return 0
+            except httpx.RequestError as error:
+                raise error_of_transport(error, self._url, write=False) from error
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
 
 class DougClient:
@@ -240,6 +269,29 @@ class DougClient:
         wanted = {} if address is None else {"address": address}
         answer = self._send("POST", path, json=wanted, params=_force(force), headers=_JSON, write=True)
         return member_change_of(_document(answer))
+
+    @contextlib.contextmanager
+    def backup(self, shard: str | int) -> Iterator[BinaryIO]:
+        """The state of a shard as a tar archive, with every write that was acknowledged before; read as it comes.
+
+        Reading raises UnavailableError when the connection breaks.
+
+        Raises:
+            RejectedError: There is no such shard.
+            UnavailableError: No replica can send it now.
+        """
+        url = f"{self.url}/v1/shards/{quote(str(shard), safe='')}/backup"
+        steps = self._http.timeout
+        timeout = httpx.Timeout(connect=steps.connect, write=steps.write, pool=steps.pool, read=BACKUP_TIMEOUT_S)
+        try:
+            with self._http.stream("GET", url, timeout=timeout) as response:
+                if not response.is_success:
+                    response.read()
+                    raise error_of(response, write=False)
+                with io.BufferedReader(_Body(response, self.url), 1 << 16) as body:
+                    yield cast(BinaryIO, body)
+        except httpx.RequestError as error:
+            raise error_of_transport(error, self.url, write=False) from error
 
     def partitions(self) -> dict[str, Any]:
         """The partition map: which shard owns which slots, and its epoch."""

@@ -74,6 +74,11 @@ class AdminStub:
                 request_serializer=doug_dot_v1_dot_admin__pb2.ReplaceMemberRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/doug.v1.Admin/Backup',
+                request_serializer=doug_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.BackupResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -134,6 +139,15 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backup(self, request, context):
+        """The state of the shard as of one entry, which includes every write that was acknowledged before the call. Followers
+        answer it too: they ask their leader how far they have to be. The header comes first, then the bytes of its files,
+        in its order and without a gap.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -176,6 +190,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ReplaceMember,
                     request_deserializer=doug_dot_v1_dot_admin__pb2.ReplaceMemberRequest.FromString,
                     response_serializer=doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.BackupRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.BackupResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -394,6 +413,33 @@ class Admin:
             '/doug.v1.Admin/ReplaceMember',
             doug_dot_v1_dot_admin__pb2.ReplaceMemberRequest.SerializeToString,
             doug_dot_v1_dot_admin__pb2.ChangeMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/doug.v1.Admin/Backup',
+            doug_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.BackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,11 @@ class AdminStub:
     RemoveMember: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveMemberRequest, _admin_pb2.ChangeMembersResponse]
     ReplaceMember: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReplaceMemberRequest, _admin_pb2.ChangeMembersResponse]
     """For a node whose disk was wiped or replaced: removes the incarnation that is a member, then admits the new one."""
+    Backup: _grpc.UnaryStreamMultiCallable[_admin_pb2.BackupRequest, _admin_pb2.BackupResponse]
+    """The state of the shard as of one entry, which includes every write that was acknowledged before the call. Followers
+    answer it too: they ask their leader how far they have to be. The header comes first, then the bytes of its files,
+    in its order and without a gap.
+    """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -67,6 +72,11 @@ class AdminAsyncStub(AdminStub):
     RemoveMember: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveMemberRequest, _admin_pb2.ChangeMembersResponse]  # type: ignore[assignment]
     ReplaceMember: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReplaceMemberRequest, _admin_pb2.ChangeMembersResponse]  # type: ignore[assignment]
     """For a node whose disk was wiped or replaced: removes the incarnation that is a member, then admits the new one."""
+    Backup: _aio.UnaryStreamMultiCallable[_admin_pb2.BackupRequest, _admin_pb2.BackupResponse]  # type: ignore[assignment]
+    """The state of the shard as of one entry, which includes every write that was acknowledged before the call. Followers
+    answer it too: they ask their leader how far they have to be. The header comes first, then the bytes of its files,
+    in its order and without a gap.
+    """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -132,5 +142,16 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ChangeMembersResponse, _abc.Awaitable[_admin_pb2.ChangeMembersResponse]]:
         """For a node whose disk was wiped or replaced: removes the incarnation that is a member, then admits the new one."""
+
+    @_abc_1.abstractmethod
+    def Backup(
+        self,
+        request: _admin_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.BackupResponse], _abc.AsyncIterator[_admin_pb2.BackupResponse]]:
+        """The state of the shard as of one entry, which includes every write that was acknowledged before the call. Followers
+        answer it too: they ask their leader how far they have to be. The header comes first, then the bytes of its files,
+        in its order and without a gap.
+        """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

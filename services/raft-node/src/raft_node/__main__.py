@@ -20,7 +20,7 @@ import uvloop
 
 from raft_node import __version__
 from raft_node.app.node import Node
-from raft_node.commands import inspect, recover_quorum
+from raft_node.commands import inspect, recover_quorum, restore
 from raft_node.errors import FatalError, SettingsError
 from raft_node.observability import logs
 from raft_node.runtime.volume_lock import locked
@@ -93,6 +93,7 @@ def main() -> int:
     )
     recover_quorum.add_arguments(recovering)
     recovering.set_defaults(run=recover_quorum.run)
+    restore.add_to(commands)
     inspect.add_to(commands)
     arguments = parser.parse_args()
     if not __debug__:

@@ -20,6 +20,7 @@
     |   |   +-- UnreachableError        nobody answers at the address
     |   |   +-- WrongNodeError          somebody else does
     |   +-- RecoveryRefusedError    a lost quorum cannot be recovered so
+    |   +-- RestoreRefusedError     a backup cannot be restored there, or not so
     |   +-- InvalidCommandError     the bytes are not a command that a client may send
     +-- TransferFailedError     leadership was to be handed over, and nobody took it in time
     +-- NoSpaceError            a disk is full; nothing was changed, and it can be tried again
@@ -98,6 +99,10 @@ class ConfigurationRefusedError(RefusedError):
 
 class RecoveryRefusedError(RefusedError):
     """A lost quorum cannot be recovered so. No file was changed."""
+
+
+class RestoreRefusedError(RefusedError):
+    """A backup cannot be restored there, or not so. No file was changed."""
 
 
 class ChangeUnderWayError(ConfigurationRefusedError):

@@ -118,8 +118,8 @@ class Node:
         try:
             self.doug.Put(doug_pb2.PutRequest(key=key.encode(), value=value), timeout=5)
         except grpc.RpcError as error:
-            metadata = dict(error.trailing_metadata() or ())  # type: ignore[attr-defined]
-            return str(metadata.get("doug-code", error.code().name))  # type: ignore[attr-defined]
+            codes = [datum.value for datum in error.trailing_metadata() or () if datum.key == "doug-code"]
+            return str(codes[0] if codes else error.code().name)
         return ""
 
     def get(self, key: str) -> bytes:

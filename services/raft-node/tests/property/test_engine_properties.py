@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from raft_node.errors import DiskError
-from raft_node.storage.checkpoint import verify_checkpoint
+from raft_node.storage.checkpoint import install_checkpoint, verify_checkpoint
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.memtable import Batch
 from raft_node.storage.options import EngineOptions
@@ -141,6 +141,27 @@ class EngineMachine(RuleBasedStateMachine):
             self.engine.finish_adoption(adoption)
             self.durable_index = len(self.log)
         self.fs.heal()
+
+    @rule(options=engine_options)
+    def checkpoint(self, options: EngineOptions) -> None:
+        """A checkpoint is the state as of the flushed index, for a store of its own, whatever happens here later."""
+        self.starts += 1
+        path, directory = f"/checkpoint{self.starts}", f"/copy{self.starts}"
+        index = self.engine.flushed_index
+        write = self.engine.checkpoint(path)
+        settle(self.engine, self.fs, D)
+        self.durable_index = self.engine.flushed_index
+        write.run()
+        assert verify_checkpoint(self.fs, path).applied_index == index
+        if not index:
+            return
+        install_checkpoint(self.fs, directory, path)
+        copy = Engine.open(self.fs, directory, options, "s1")
+        model: dict[bytes, bytes | None] = {}
+        for batch in self.log[:index]:
+            model.update(batch)
+        assert copy.applied_index == index and list(copy.scan(b"", None)) == live(model, b"", None)
+        copy.close()
 
     @rule(key=keys)
     def get(self, key: bytes) -> None:

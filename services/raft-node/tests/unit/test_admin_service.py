@@ -84,6 +84,11 @@ class FakeNode:
     async def replace_member(self, name: str, address: str, *, force: bool) -> MemberChange:
         return self.changed("replace", name, address, force)
 
+    async def backup(self, write: Any) -> None:
+        await write(pb.BackupResponse(header=pb.BackupHeader(index=7)))
+        if self.error is not None:
+            raise self.error
+
     def changed(self, *what: object) -> MemberChange:
         if self.error is not None:
             raise self.error

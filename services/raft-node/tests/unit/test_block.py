@@ -6,6 +6,8 @@ import random
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raft_node.storage.block import Block, BlockError, encode_block, open_sealed, seal
 from raft_node.storage.options import COMPRESSIONS
@@ -120,7 +122,34 @@ def test_a_payload_whose_parts_do_not_fit_is_refused(raw: bytes) -> None:
 
 @pytest.mark.parametrize("value_bytes", [0, 8, 100, 5000])
 def test_the_cost_of_a_block_is_what_it_takes_in_memory(value_bytes: int) -> None:
-    raw = encode_block([b"key%06d" % number for number in range(100)], [bytes(value_bytes)] * 100)
+    one_size = encode_block([b"key%06d" % number for number in range(100)], [bytes(value_bytes)] * 100)
+    assert len(one_size) <= Block(one_size).cost_bytes <= len(one_size) + 1000
+    keys = [b"key%d" % number for number in range(50, 150)]
+    raw = encode_block(sorted(keys), [bytes(value_bytes + number % 2) for number in range(100)])
     block = Block(raw)
+    assert block._keys is block.keys, "kept, for it is searched"
     taken = sys.getsizeof(raw) + sys.getsizeof(block.keys) + sum(map(sys.getsizeof, block.keys)) + 100 * 8
     assert taken * 0.98 <= block.cost_bytes <= taken * 1.2 + 200
+
+
+def test_a_key_across_two_others_is_not_found() -> None:
+    keys = [b"aaab", b"abab", b"abba", b"baba"]
+    block = block_of([(key, b"") for key in keys])
+    raw = b"".join(keys)
+    for start in range(len(raw) - 3):
+        key = raw[start : start + 4]
+        assert block.find(key) == (keys.index(key) if key in keys else -1)
+
+
+@given(st.sets(st.text("ab", min_size=5, max_size=5), min_size=1), st.text("ab", min_size=5, max_size=5))
+def test_a_key_is_found_among_keys_of_one_size_however_alike(texts: set[str], text: str) -> None:
+    keys = sorted(each.encode() for each in texts)
+    block = block_of([(key, b"%d" % place) for place, key in enumerate(keys)])
+    assert [block.find(key) for key in keys] == list(range(len(keys)))
+    assert block.find(text.encode()) == (keys.index(text.encode()) if text in texts else -1)
+    assert block.last_key == keys[-1]
+
+
+def test_the_empty_key_alone_is_a_block() -> None:
+    block = block_of([(b"", b"v")])
+    assert (block.find(b""), block.find(b"a"), block.last_key, block.keys) == (0, -1, b"", [b""])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from raft_node.storage.block import Block, encode_block
+import sys
+
+from raft_node.storage.block import Block, IndexedBlock, encode_block
 from raft_node.storage.cache import BlockCache
 
 
@@ -44,3 +46,36 @@ def test_the_blocks_of_gone_tables_are_dropped() -> None:
     cache.drop_tables((1, 3))
     assert [cache.get(number, 0) is not None for number in (1, 2, 3)] == [False, True, False]
     assert cache.used_bytes == block(100).cost_bytes
+
+
+def test_a_block_that_is_used_again_and_again_becomes_a_dict_and_is_counted_as_one() -> None:
+    keys = [b"%02d" % number for number in range(50)]
+    values: list[bytes | None] = [None if number % 7 == 0 else bytes(number) for number in range(50)]
+    loaded = Block(encode_block(keys, values))
+    cache = BlockCache(1 << 20)
+    cache.put(1, 0, loaded)
+    absent = object()
+    for _ in range(20):
+        found = cache.get(1, 0)
+        assert found is not None
+        assert [found.look_up(key, absent) for key in keys] == values
+        assert found.look_up(b"1", absent) is absent
+        assert cache.used_bytes == found.cost_bytes
+    assert isinstance(found, IndexedBlock) and found.cost_bytes > loaded.cost_bytes
+    taken = (
+        sys.getsizeof(dict.fromkeys(keys)) + sum(map(sys.getsizeof, keys)) + sum(sys.getsizeof(v) for v in values if v)
+    )
+    assert taken * 0.9 <= found.cost_bytes <= taken * 1.3 + 400
+
+
+def test_a_dict_that_is_too_big_makes_others_go() -> None:
+    one = Block(encode_block([b"%03d" % number for number in range(100)], [b"v"] * 100))
+    cache = BlockCache(3 * one.cost_bytes)
+    for position in range(3):
+        cache.put(1, position, Block(encode_block([b"%03d" % number for number in range(100)], [b"v"] * 100)))
+    for _ in range(10):
+        assert cache.get(1, 0) is not None
+    assert cache.get(1, 0) is not None
+    assert len(cache) < 3
+    cache.drop_tables([1])
+    assert (cache.used_bytes, len(cache)) == (0, 0)

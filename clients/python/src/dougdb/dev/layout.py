@@ -110,6 +110,40 @@ class DataDirectory:
         except OSError as error:
             raise RefusedError(f"{error.filename or self.root}: {error.strerror}") from None
 
+    def require_empty(self) -> None:
+        """Checks without changing anything that nothing is in the directory but what may be in an empty one.
+
+        Raises:
+            RefusedError: It holds something, or cannot be read.
+        """
+        try:
+            if not self.root.exists():
+                return
+            if not self.root.is_dir():
+                raise RefusedError(f"{self.root} is not a directory")
+            found = sorted(entry.name for entry in self.root.iterdir() if entry.name not in _HARMLESS)
+        except OSError as error:
+            raise RefusedError(f"{error.filename or self.root}: {error.strerror}") from None
+        if found:
+            raise RefusedError(f"{self.root} is not empty: it holds {found[0]}; a restore needs an empty directory")
+
+    def occupy(self) -> None:
+        """Takes the directory without a layout: creates it if need be, and locks it.
+
+        Raises:
+            RefusedError: It is in use, or cannot be written.
+        """
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            self._lock(create=True)
+        except OSError as error:
+            raise RefusedError(f"{error.filename or self.root}: {error.strerror}") from None
+
+    def establish(self, layout: Layout) -> None:
+        """Writes the layout of what was put here. Requires: ``occupy``."""
+        if not self.layout_path.exists():
+            self._write_layout(layout)
+
     def unlock(self) -> None:
         """Lets the directory go."""
         if self._lock_fd is not None:

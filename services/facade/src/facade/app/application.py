@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from facade import __version__
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
-from facade.routes import cluster, health, leadership, members, openapi, problem, timeline
+from facade.routes import backup, cluster, health, leadership, members, openapi, problem, timeline
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp, Scope, Send
 from facade.routes.target import KEY_PREFIX
@@ -81,6 +81,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     app.include_router(timeline.make_router(router))
     app.include_router(leadership.make_router(router, settings))
     app.include_router(members.make_router(router, settings))
+    app.include_router(backup.make_router(router))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
     return app

@@ -9,6 +9,8 @@ Invariant: one task writes and one reads; what is in flight when the stream ends
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import grpc.aio
@@ -203,6 +205,21 @@ class Node:
     ) -> admin_pb2.ChangeMembersResponse:
         """Admin.ReplaceMember."""
         return await self._admin.ReplaceMember(request, timeout=timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def backup(
+        self,
+    ) -> AsyncIterator[grpc.aio.UnaryStreamCall[admin_pb2.BackupRequest, admin_pb2.BackupResponse]]:
+        """Admin.Backup, over a connection of its own; the call ends with the block."""
+        channel = self._channels.open(self.target)
+        try:
+            call = admin_pb2_grpc.AdminStub(channel).Backup(admin_pb2.BackupRequest())
+            try:
+                yield call
+            finally:
+                call.cancel()
+        finally:
+            await channel.close()
 
     async def partitions(self, timeout_s: float) -> doug_pb2.PartitionsResponse:
         """Doug.Partitions.

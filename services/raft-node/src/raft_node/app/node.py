@@ -334,7 +334,7 @@ class Node:
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
         book = AddressBook(settings.peer_addresses, lambda: core.configuration)
         peers.connect(book.find, driver.receive, driver.peer_unreachable)
-        membership = self._attach_members(identity, driver, book, log, raft_service)
+        membership = self._attach_members(identity, driver, book, log, raft_service, snapshots)
         self._start_tasks(stack, peers, maintenance, driver, membership, snapshots, book)
         raft_service.attach(peers, driver.receive, snapshots.service)
         doug_service.attach(self._shard)
@@ -384,6 +384,7 @@ class Node:
         book: AddressBook,
         log: LogStore,
         raft_service: RaftService,
+        snapshots: SnapshotParts,
     ) -> Membership:
         """What has to do with members and terms: changes, how this node stands, and what others are told of them."""
         core, settings = driver.node, self._settings
@@ -407,7 +408,7 @@ class Node:
 
         membership = Membership(driver, settings.shard_id, identity.cluster_id, who_is, settings.peer_addresses)
         assert self._shard is not None
-        self._operator.attach(Replica(self._shard, log, membership, book))
+        self._operator.attach(Replica(self._shard, log, membership, book, snapshots.backups))
         self._member_events = MemberEvents(core.applied_configuration, self.record)
         self._standing = Standing(
             core.id,

@@ -24,6 +24,7 @@ from raft_node.raft.membership import members_of
 from raft_node.raft.types import Role
 from raft_node.rpc.addresses import AddressBook
 from raft_node.rpc.admin_service import Leadership
+from raft_node.rpc.backup_stream import BackupStream, Write
 from raft_node.rpc.shard import Shard
 from raft_node.runtime.drain import drain
 from raft_node.runtime.events import Recorder
@@ -41,6 +42,7 @@ class Replica(NamedTuple):
     log: LogStore
     membership: Membership
     addresses: AddressBook
+    backups: BackupStream
 
 
 class Operator:
@@ -173,6 +175,12 @@ class Operator:
     async def replace_member(self, name: str, address: str, *, force: bool) -> MemberChange:
         """See ``Operated``."""
         return await self._change(lambda membership: membership.replace(name, address, force=force))
+
+    # State.
+
+    async def backup(self, write: Write) -> None:
+        """See ``Operated``."""
+        await self._running().backups.send(write)
 
     async def _change(self, change: Callable[[Membership], Awaitable[MemberChange]]) -> MemberChange:
         replica = self._leading()

@@ -1,4 +1,4 @@
-"""Ties the parts together that make, send, receive and install snapshots, and that let the log go.
+"""Ties the parts together that make, send, receive and install snapshots and backups, and that let the log go.
 
 It only builds, ticks and closes them; what each does is said in its own module.
 """
@@ -13,9 +13,11 @@ from doug_wire.tls import Certificates
 from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import NodeId
+from raft_node.rpc.backup_stream import BackupStream
 from raft_node.rpc.peers import Peers
 from raft_node.rpc.snapshot_sender import SenderLimits, SnapshotSender
 from raft_node.rpc.snapshot_service import SnapshotService
+from raft_node.runtime.backups import Backups
 from raft_node.runtime.compactor import Compactor
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.events import Recorder
@@ -34,6 +36,7 @@ class SnapshotParts:
 
     Attributes:
         service: Where the Raft service hands snapshots that come in.
+        backups: Sends this node's state to whoever makes a backup.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class SnapshotParts:
             on_failure,
             certificates,
         )
+        backups = Backups(driver, maintenance.flush, self._snapshots)
+        self.backups = BackupStream(backups, peers.me, settings, fs, self._sending, record, on_failure)
         installer = Installer(fs, settings.data_dir, driver, engine, log, maintenance, self._receiving)
         self.service = SnapshotService(
             fs,

@@ -5,7 +5,7 @@ It only turns requests and answers; what a node is, does and remembers, it hears
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import grpc
@@ -106,6 +106,13 @@ class Operated(Protocol):
     async def replace_member(self, name: str, address: str, *, force: bool) -> MemberChange:
         """Admits a node's new incarnation in place of its old one; raises what ``add_member`` does."""
 
+    async def backup(self, write: Callable[[pb.BackupResponse], Awaitable[None]]) -> None:
+        """Sends this node's state, as of now.
+
+        Raises:
+            UnavailableError: It cannot be made, or not be sent, here and now.
+        """
+
 
 class AdminService(admin_pb2_grpc.AdminServicer):
     """Serves operators."""
@@ -199,6 +206,13 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         """Admits a node's new incarnation in place of its old one; answers once that is committed."""
         change = self._node.replace_member(request.name, request.address, force=request.force)
         return await self._change(change, context)
+
+    async def Backup(self, request: pb.BackupRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Sends this node's state, as of now; the stream ends when all of it was sent."""
+        try:
+            await self._node.backup(context.write)
+        except DougError as error:
+            await self._refuse(error, context)
 
     async def _change(self, change: Awaitable[MemberChange], context: Context) -> pb.ChangeMembersResponse:
         try:

@@ -20,6 +20,8 @@ from raft_node.storage.files import FileSystem
 
 FILE_NAME = "IDENTITY"
 REFUSED_NAME = "REFUSED"
+RESTORING = "RESTORING"
+"""The note of a restore from a backup that has not come to its end (docs/formats.md, Notes)."""
 _IGNORED = frozenset({"LOCK", "lost+found", FILE_NAME, FILE_NAME + ".tmp"})
 
 
@@ -79,6 +81,15 @@ def _check_not_given_up(fs: FileSystem, *directories: str) -> None:
             raise IdentityError(fs.read_file(f"{directory}/{REFUSED_NAME}").decode(errors="replace").strip())
 
 
+def _check_not_restoring(fs: FileSystem, *directories: str) -> None:
+    for directory in directories:
+        if fs.exists(f"{directory}/{RESTORING}"):
+            raise IdentityError(
+                f"a restore into {directory} was cut off: run `raft-node restore` with the same arguments again, or "
+                f"empty both volumes"
+            )
+
+
 def load_or_create(fs: FileSystem, wal_dir: str, data_dir: str, name: str, shard: int) -> Identity:
     """Reads the identity of both volumes, or gives them one when both are new.
 
@@ -96,6 +107,8 @@ def load_or_create(fs: FileSystem, wal_dir: str, data_dir: str, name: str, shard
     _check_not_given_up(fs, wal_dir, data_dir)
     found = {directory: read(fs, directory) for directory in (wal_dir, data_dir)}
     known = [identity for identity in found.values() if identity is not None]
+    if len(known) < len(found):
+        _check_not_restoring(fs, wal_dir, data_dir)
     if not known:
         for directory in found:
             if not _is_fresh(fs, directory):
@@ -141,7 +154,7 @@ def join_cluster(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity
 
 
 def replace(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity) -> None:
-    """Gives both volumes another identity, whatever they held; only for the recovery of a lost quorum."""
+    """Gives both volumes another identity, whatever they held; only for a lost quorum, and for a restore."""
     for directory in (wal_dir, data_dir):
         _write(fs, directory, identity)
 

@@ -1,5 +1,7 @@
 """The block cache: decoded blocks, least recently used first out, bounded by what they take in memory.
 
+A block that was asked for a few times becomes a dict: those that are read once are not worth making one.
+
 It knows blocks by table number and position and reads nothing itself. It is used on one thread.
 
 Invariants:
@@ -12,7 +14,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection
 
-from raft_node.storage.block import Block
+from raft_node.storage.block import Block, IndexedBlock
+
+_INDEX_AFTER_USES = 8
 
 
 class BlockCache:
@@ -26,7 +30,7 @@ class BlockCache:
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
-        self._blocks: OrderedDict[tuple[int, int], Block] = OrderedDict()
+        self._blocks: OrderedDict[tuple[int, int], Block | IndexedBlock] = OrderedDict()
         self.used_bytes = 0
         self.hits = 0
         self.misses = 0
@@ -34,7 +38,7 @@ class BlockCache:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def get(self, number: int, position: int) -> Block | None:
+    def get(self, number: int, position: int) -> Block | IndexedBlock | None:
         """The block, or None."""
         place = (number, position)
         block = self._blocks.get(place)
@@ -43,11 +47,17 @@ class BlockCache:
             return None
         self.hits += 1
         self._blocks.move_to_end(place)
+        if isinstance(block, Block):
+            block.uses += 1
+            if block.uses >= _INDEX_AFTER_USES:
+                return self._index(place, block)
         return block
 
     def put(self, number: int, position: int, block: Block) -> None:
         """Keeps a block, and drops others for it."""
-        place = (number, position)
+        self._keep((number, position), block)
+
+    def _keep(self, place: tuple[int, int], block: Block | IndexedBlock) -> None:
         before = self._blocks.pop(place, None)
         if before is not None:
             self.used_bytes -= before.cost_bytes
@@ -56,6 +66,11 @@ class BlockCache:
         while self.used_bytes > self._budget_bytes and len(self._blocks) > 1:
             _, dropped = self._blocks.popitem(last=False)
             self.used_bytes -= dropped.cost_bytes
+
+    def _index(self, place: tuple[int, int], block: Block) -> Block | IndexedBlock:
+        indexed = IndexedBlock(block)
+        self._keep(place, indexed)
+        return indexed
 
     def drop_tables(self, numbers: Collection[int]) -> None:
         """Drops all blocks of tables that are gone."""

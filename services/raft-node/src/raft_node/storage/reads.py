@@ -19,6 +19,13 @@ from raft_node.storage.sstable import Table
 from raft_node.storage.view import View
 
 
+class _Absent:
+    """Says that a key is not in a block, while None says that it was deleted there."""
+
+
+_ABSENT = _Absent()
+
+
 class BlockNeeded:
     """A read that cannot go on before a block is loaded.
 
@@ -56,17 +63,17 @@ def find(key: bytes, view: View, cache: BlockCache) -> bytes | BlockNeeded | Non
             block = cache.get(table.number, position)
             if block is None:
                 return BlockNeeded(key, table, position, view.candidates(key, number + 1))
-            found = block.find(key)
-            if found >= 0:
-                return block.value(found)
+            value = block.look_up(key, _ABSENT)
+            if not isinstance(value, _Absent):
+                return value
     return None
 
 
 def go_on(needed: BlockNeeded, block: Block, cache: BlockCache) -> bytes | BlockNeeded | None:
     """Goes on with a read, with the block that it needed."""
-    found = block.find(needed.key)
-    if found >= 0:
-        return block.value(found)
+    value = block.look_up(needed.key, _ABSENT)
+    if not isinstance(value, _Absent):
+        return value
     for table in needed.rest:
         position = table.find_block(needed.key)
         if position < 0:
@@ -74,9 +81,9 @@ def go_on(needed: BlockNeeded, block: Block, cache: BlockCache) -> bytes | Block
         cached = cache.get(table.number, position)
         if cached is None:
             return BlockNeeded(needed.key, table, position, needed.rest)
-        found = cached.find(needed.key)
-        if found >= 0:
-            return cached.value(found)
+        value = cached.look_up(needed.key, _ABSENT)
+        if not isinstance(value, _Absent):
+            return value
     return None
 
 

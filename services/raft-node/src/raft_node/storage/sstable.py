@@ -21,7 +21,7 @@ import xxhash
 from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
-from raft_node.storage.block import Block, BlockError, little_endian, open_sealed
+from raft_node.storage.block import Block, BlockError, little_endian, open_sealed, span
 from raft_node.storage.bloom import load_filter
 from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import Columns, Record, records
@@ -154,7 +154,7 @@ class Table:
             block = Block(self._read(start, end - start, "data block"))
         except BlockError as error:
             raise CorruptionError(self.path, start, f"data block: {error}") from error
-        if block.keys[-1] != self.last_keys[position]:
+        if block.last_key != self.last_keys[position]:
             raise CorruptionError(self.path, start, "the data block is not the one that the index names")
         return block
 
@@ -188,12 +188,13 @@ class Table:
         positions = range(first, last)
         for position in reversed(positions) if reverse else positions:
             block = self.read_block(position)
-            wanted = block.positions(start, end)
-            if len(wanted) == len(block):
-                yield Columns(block.keys, block.values(), block.tombstones)
+            keys = block.keys
+            wanted = span(keys, start, end)
+            if len(wanted) == len(keys):
+                yield Columns(keys, block.values(), block.tombstones)
             elif wanted:
-                keys = block.keys[wanted.start : wanted.stop]
-                yield Columns(keys, block.values(wanted.start, wanted.stop), block.tombstones)
+                values = block.values(wanted.start, wanted.stop)
+                yield Columns(keys[wanted.start : wanted.stop], values, block.tombstones)
 
     def read_raw(self, offset: int, size: int) -> bytes:
         """Bytes of the file, unchecked. Blocking."""

@@ -300,6 +300,10 @@ class MemoryFileSystem:
         """Room without end."""
         return 1 << 40
 
+    def allocate(self, path: str, size: int) -> None:
+        """Makes a file whose blocks are taken."""
+        self.create(path).write_at(0, [bytes(size)])
+
     def sync_directory(self, path: str) -> None:
         """Makes the names in a directory durable."""
         path = _clean(path)

@@ -306,7 +306,8 @@ class Ordeal:
         model, engine = self._model, self._engine
         for _ in range(self._chance.randint(1, 12)):
             index = engine.applied_index + 1
-            if engine.stalled or index > min(model.committed_index, self._wal.last_index):
+            # What its own log does not hold yet, a node does not apply, committed or not.
+            if engine.stalled or index > model.agreed_index:
                 return
             entry = model.committed(index)
             engine.write(batch_of(entry), index, entry.term)

@@ -1,0 +1,382 @@
+"""Backups on disk: one directory for each, with a directory for each shard, and a manifest (docs/formats.md, Backup).
+
+Plain files and nothing else: it knows neither HTTP nor terminals. ``raft_node`` reads the same files, and shares no
+code with this package; a test of both keeps them together.
+
+Invariants:
+
+1. The manifest ``BACKUP.json`` is written last, when all that it lists is durable: a directory without it is no backup.
+2. Only files that a shard's state consists of are written, and only below the backup's own directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import secrets
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+MANIFEST = "BACKUP.json"
+FACTS = "SHARD.json"
+FORMAT = 1
+READ_BYTES = 1 << 20
+FACTS_BYTES_MAX = 16 << 20
+INCOMPLETE_KEPT_S = 24 * 3600
+"""A backup that was not finished may still be under way for so long, and is left alone."""
+
+_FILE_NAME = re.compile(r"CHECKPOINT|[0-9]{6,20}\.sst")
+_BACKUP_ID = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{8}")
+_TIME = "%Y%m%dT%H%M%SZ"
+
+OnBytes = Callable[[int], None]
+
+
+class BackupError(Exception):
+    """A backup cannot be made, read or used; the message says why."""
+
+
+class IncompleteError(BackupError):
+    """What was received is not what was announced. It may be asked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupFile:
+    """A file of a shard's state, with the XXH3_64 of all its bytes in hexadecimal digits."""
+
+    name: str
+    size_bytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCut:
+    """The state of one shard as of one log entry.
+
+    Attributes:
+        shard: Which.
+        index: The last log entry that it includes.
+        log_time_us: The log time as of that entry, microseconds since the epoch.
+        voters: The names of the voters as of that entry.
+        node: Whose copy it is.
+        files: What it consists of.
+        document: All that is known of it, as it stands in the manifest.
+    """
+
+    shard: int
+    index: int
+    log_time_us: int
+    voters: tuple[str, ...]
+    node: str
+    files: tuple[BackupFile, ...]
+    document: dict[str, Any]
+
+    @property
+    def size_bytes(self) -> int:
+        """What its files take."""
+        return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup that was finished.
+
+    Attributes:
+        path: Its directory.
+        backup_id: What no other is called; its directory's name, unless somebody renamed that.
+        cluster_id: Whose it is.
+        begun_us: When it was begun: every write that was acknowledged before is in it.
+        shards: All of them, by number.
+        document: The manifest.
+    """
+
+    path: Path
+    backup_id: str
+    cluster_id: str
+    begun_us: int
+    shards: tuple[ShardCut, ...]
+    document: dict[str, Any]
+
+    @property
+    def size_bytes(self) -> int:
+        """What all files take."""
+        return sum(cut.size_bytes for cut in self.shards)
+
+
+def new_id(now: datetime.datetime) -> str:
+    """A backup's id: when it was begun, and eight digits that tell two of the same second apart."""
+    return f"{now.astimezone(datetime.UTC):{_TIME}}-{secrets.token_hex(4)}"
+
+
+def folder_of(shard: int) -> str:
+    """The name of a shard's directory in a backup."""
+    return f"shard-{shard}"
+
+
+def cut_of(document: dict[str, Any]) -> ShardCut:
+    """Reads what a shard's state consists of: ``SHARD.json``, and a part of the manifest.
+
+    Raises:
+        BackupError: It does not have the form that is documented.
+    """
+    try:
+        files = tuple(BackupFile(str(f["name"]), int(f["size_bytes"]), str(f["xxh3"])) for f in document["files"])
+        voters = tuple(str(name) for name in document["voters"])
+        numbers = int(document["shard"]), int(document["index"]), int(document["log_time_us"])
+        cut = ShardCut(*numbers, voters, str(document["node"]), files, document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BackupError(f"not the facts of a shard: {error!r}") from None
+    names = [file.name for file in files]
+    if names.count("CHECKPOINT") != 1 or len(set(names)) != len(names) or not all(map(_FILE_NAME.fullmatch, names)):
+        raise BackupError("the facts of the shard do not name the files of one checkpoint")
+    return cut
+
+
+def receive_shard(source: BinaryIO, shard: int, folder: Path, begun: Callable[[ShardCut], OnBytes]) -> ShardCut:
+    """Writes the archive of a shard's state into a new directory, durably, and checks every byte of it.
+
+    Args:
+        source: The answer of ``GET /v1/shards/{id}/backup``; read as it comes.
+        shard: Which shard was asked for.
+        folder: The directory to be made.
+        begun: Told what it consists of; what it gives is told how many bytes were written.
+
+    Raises:
+        IncompleteError: It broke off, or is not what it says.
+        OSError: It cannot be written.
+    """
+    folder.mkdir()
+    try:
+        with tarfile.open(fileobj=source, mode="r|") as archive:
+            members = iter(archive)
+            cut = _facts(archive, next(members, None))
+            if cut.shard != shard:
+                raise IncompleteError(f"shard {cut.shard} came in place of shard {shard}")
+            on_bytes = begun(cut)
+            for file in cut.files:
+                member = next(members, None)
+                if member is None or not member.isreg() or (member.name, member.size) != (file.name, file.size_bytes):
+                    raise IncompleteError(f"{file.name} of shard {shard} is missing, or is another file")
+                _write(archive, member, folder / file.name, file, on_bytes)
+            if next(members, None) is not None:
+                raise IncompleteError(f"more files came of shard {shard} than it names")
+    except (tarfile.TarError, BackupError) as error:
+        raise IncompleteError(f"shard {shard}: {error}") from None
+    sync_folder(folder)
+    return cut
+
+
+def _facts(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> ShardCut:
+    if member is None or member.name != FACTS or not member.isreg() or member.size > FACTS_BYTES_MAX:
+        raise IncompleteError(f"the archive does not begin with {FACTS}")
+    file = archive.extractfile(member)
+    assert file is not None, "a regular file has content"
+    try:
+        document = json.loads(file.read())
+        form = document["format"]
+    except (ValueError, KeyError, TypeError):
+        raise IncompleteError(f"{FACTS} cannot be understood") from None
+    if form != FORMAT:
+        raise BackupError(f"the facade sends format {form}; this version knows format {FORMAT} only")
+    return cut_of(document)
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, file: BackupFile, on_bytes: OnBytes) -> None:
+    content = archive.extractfile(member)
+    assert content is not None, "a regular file has content"
+    state = xxhash.xxh3_64()
+    written = 0
+    with path.open("xb") as target:
+        while data := content.read(READ_BYTES):
+            target.write(data)
+            state.update(data)
+            written += len(data)
+            on_bytes(len(data))
+        target.flush()
+        os.fsync(target.fileno())
+    if written != file.size_bytes or state.hexdigest() != file.xxh3:
+        raise IncompleteError(f"{file.name} is not what was sent: its checksum does not fit")
+
+
+def finish(path: Path, cuts: list[ShardCut], begun_us: int, ended_us: int, version: str) -> Backup:
+    """Makes a backup of what was received. Requires: every shard's directory is durable.
+
+    Raises:
+        BackupError: The shards are not those of one cluster.
+        OSError: It cannot be written.
+    """
+    clusters = sorted({str(cut.document.get("cluster_id")) for cut in cuts})
+    if len(clusters) != 1:
+        raise BackupError(f"the shards belong to different clusters: {', '.join(clusters)}")
+    keys = ("shard", "index", "term", "log_time_us", "initial_shards", "voters", "learners", "node", "version", "files")
+    document = {
+        "format": FORMAT,
+        "backup_id": path.name,
+        "cluster_id": clusters[0],
+        "begun_us": begun_us,
+        "ended_us": ended_us,
+        "version": version,
+        "shards": [{key: cut.document[key] for key in keys} for cut in sorted(cuts, key=lambda cut: cut.shard)],
+    }
+    temporary = path / f".{MANIFEST}.tmp"
+    with temporary.open("w") as target:
+        target.write(json.dumps({**document, "xxh3": _hash_of(document)}, indent=2) + "\n")
+        target.flush()
+        os.fsync(target.fileno())
+    # Names of all shards before the manifest that speaks of them.
+    sync_folder(path)
+    temporary.replace(path / MANIFEST)
+    sync_folder(path)
+    sync_folder(path.parent)
+    return load(path)
+
+
+def _hash_of(document: dict[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
+
+
+def load(path: Path) -> Backup:
+    """Reads a backup's manifest.
+
+    Raises:
+        BackupError: There is none, or it is damaged.
+    """
+    try:
+        document = json.loads((path / MANIFEST).read_bytes())
+        expected = document.pop("xxh3")
+        if _hash_of(document) != expected:
+            raise BackupError(f"{path / MANIFEST} is damaged: its checksum does not fit")
+        if document["format"] != FORMAT:
+            raise BackupError(f"{path} has format {document['format']}; this version knows format {FORMAT} only")
+        shards = tuple(cut_of(shard) for shard in document["shards"])
+        named = str(document["backup_id"]), str(document["cluster_id"])
+        return Backup(path, *named, int(document["begun_us"]), shards, document)
+    except FileNotFoundError:
+        raise BackupError(f"{path} is no backup: it has no {MANIFEST}, or was not finished") from None
+    except NotADirectoryError:
+        raise BackupError(f"{path} is no backup: it is not a directory") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackupError(f"{path / MANIFEST} is damaged: {error!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A backup, or what looks like one, in a directory.
+
+    Attributes:
+        path: Where.
+        backup: What it is; None when it is not complete.
+        problem: Why not.
+        size_bytes: What its files take now.
+    """
+
+    path: Path
+    backup: Backup | None
+    problem: str
+    size_bytes: int
+
+
+def list_backups(directory: Path) -> list[Listed]:
+    """Everything in a directory that is a backup or was to become one, oldest first.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
+    found = []
+    for path in sorted(directory.iterdir()):
+        if not path.is_dir() or not (_BACKUP_ID.fullmatch(path.name) or (path / MANIFEST).exists()):
+            continue
+        size_bytes = sum(file.stat().st_size for file in path.glob("*/*") if file.is_file())
+        try:
+            found.append(Listed(path, load(path), "", size_bytes))
+        except BackupError as error:
+            found.append(Listed(path, None, str(error), size_bytes))
+    return found
+
+
+def remove_old(directory: Path, newest: Backup, keep: int, now_s: float) -> list[Path]:
+    """Removes all but the newest backups of a cluster, and what was begun long ago and never finished.
+
+    Args:
+        directory: Where.
+        newest: One that was just made; the others of the same cluster are counted.
+        keep: How many stay, this one included.
+        now_s: The time, seconds since the epoch.
+
+    Returns:
+        What was removed.
+
+    Raises:
+        OSError: One cannot be removed.
+    """
+    listed = list_backups(directory)
+    whole = [entry.backup for entry in listed if entry.backup is not None]
+    same = sorted((b for b in whole if b.cluster_id == newest.cluster_id), key=lambda b: (b.begun_us, b.path.name))
+    old = [backup.path for backup in same[: max(0, len(same) - keep)] if backup.path != newest.path]
+    for entry in listed:
+        match = _BACKUP_ID.fullmatch(entry.path.name)
+        # A damaged manifest is for somebody to look at; a missing one is what an end in the middle leaves.
+        if entry.backup is not None or match is None or (entry.path / MANIFEST).exists():
+            continue
+        begun = datetime.datetime.strptime(match[1], _TIME).replace(tzinfo=datetime.UTC)
+        if begun.timestamp() < now_s - INCOMPLETE_KEPT_S:
+            old.append(entry.path)
+    for path in old:
+        discard(path)
+    return old
+
+
+def discard(path: Path) -> None:
+    """Removes a backup, its manifest first, so that what an end in the middle leaves is no backup.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    (path / MANIFEST).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        sync_folder(path)
+        shutil.rmtree(path)
+
+
+def check_files(backup: Backup, on_bytes: OnBytes) -> Iterator[str]:
+    """What is wrong with the files of a backup; nothing when their sizes and checksums are those of the manifest."""
+    for cut in backup.shards:
+        for file in cut.files:
+            path = backup.path / folder_of(cut.shard) / file.name
+            try:
+                size_bytes = path.stat().st_size
+                if size_bytes != file.size_bytes:
+                    yield f"{path}: it has {size_bytes} bytes and should have {file.size_bytes}"
+                elif _hash_of_file(path, on_bytes) != file.xxh3:
+                    yield f"{path}: its checksum does not fit"
+            except FileNotFoundError:
+                yield f"{path}: it is missing"
+            except OSError as error:
+                yield f"{path}: {error.strerror}"
+
+
+def _hash_of_file(path: Path, on_bytes: OnBytes) -> str:
+    state = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while data := file.read(READ_BYTES):
+            state.update(data)
+            on_bytes(len(data))
+    return state.hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,310 @@
+"""``dougctl backup``: a whole cluster to a directory, what is there, whether it is whole, and a new cluster from it.
+
+Each shard's state is one consistent cut; the cuts of different shards are taken one after the other. ``restore``, and
+the deeper half of ``verify``, are done by raft-node, which is found only as a program to start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.table import Table
+
+import dougdb
+from dougdb import backups
+from dougdb.backups import Backup, BackupError, IncompleteError, Listed, ShardCut, folder_of
+from dougdb.client import DougClient
+from dougdb.commands.common import ExitCode, JsonOption, UrlOption, client_of, command, fail, print_json, printable
+from dougdb.errors import ServerError, UnavailableError
+
+ATTEMPTS = 3
+"""A replica may stop in the middle; the next attempt finds another one."""
+PAUSE_S = 1.0
+
+app = typer.Typer(
+    help="Back a whole cluster up to a directory, and make a new cluster from a backup.", no_args_is_help=True
+)
+
+BackupArgument = Annotated[Path, typer.Argument(metavar="BACKUP", help="A backup's own directory.", show_default=False)]
+
+
+@app.callback()
+def backup() -> None:
+    """Back a whole cluster up to a directory, and make a new cluster from a backup."""
+
+
+@app.command()
+@command
+def create(
+    context: typer.Context,
+    *,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where backups are kept.", show_default=False)],
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", min=1, help="Afterwards remove all but the newest so many of this cluster."),
+    ] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+) -> None:
+    """Back all shards up into a new directory below DIR, while they go on serving.
+
+    Every write that was acknowledged before the command began is in it. The shards are saved one after the other, so
+    that of later writes to different shards some may be in it and others not. What is not finished is removed again.
+    """
+    begun = datetime.datetime.now(datetime.UTC)
+    path = directory / backups.new_id(begun)
+    with client_of(context, url) as client, _ended_by_sigterm():
+        shards = _shards_of(client)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+            try:
+                done = _create(client, shards, path, _micros(begun), quiet=as_json)
+            except BaseException:
+                # Also after Ctrl-C: without its manifest it would count for nothing.
+                shutil.rmtree(path, ignore_errors=True)
+                raise
+            removed = [] if keep is None else backups.remove_old(directory, done, keep, time.time())
+        except OSError as error:
+            fail(f"{error.filename or path}: {error.strerror}; no backup was made", ExitCode.FAILURE)
+        except BackupError as error:
+            fail(f"{error}; no backup was made", ExitCode.FAILURE)
+    if as_json:
+        print_json({**_summary(Listed(path, done, "", done.size_bytes)), "removed": [str(old) for old in removed]})
+        return
+    for old in removed:
+        print(f"removed {old}")
+    print(f"{path}: {len(done.shards)} shards, {decimal(done.size_bytes)}")
+
+
+@app.command("list")
+@command
+def list_backups(
+    *,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where backups are kept.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Show the backups below DIR, oldest first, and whether they were finished. Their files are not read."""
+    try:
+        found = backups.list_backups(directory)
+    except OSError as error:
+        fail(f"{error.filename or directory}: {error.strerror}", ExitCode.USAGE)
+    if as_json:
+        print_json([_summary(entry) for entry in found])
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("backup", "begun", "cluster", "shards", "size", "state"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("shards", "size") else "left")
+    for entry in found:
+        whole = entry.backup
+        table.add_row(
+            printable(entry.path.name),
+            _time_of(whole.begun_us) if whole else "-",
+            whole.cluster_id[:8] if whole else "-",
+            str(len(whole.shards)) if whole else "-",
+            decimal(entry.size_bytes),
+            "complete" if whole else "[bold red]incomplete[/]",
+        )
+    Console().print(table)
+
+
+@app.command()
+@command
+def verify(*, path: BackupArgument, as_json: JsonOption = False) -> None:
+    """Read every byte of a backup and check it. Exit code 1: something is damaged, or it was never finished.
+
+    Sizes and checksums are checked here; every block of every SSTable by raft-node, where that is installed.
+    """
+    whole = _load(path)
+    with _progress("verifying", whole.size_bytes, quiet=as_json) as on_bytes:
+        problems = list(backups.check_files(whole, on_bytes))
+    # Only here: raft-node is started as dougctl dev starts it, which Windows cannot.
+    from dougdb import restoring  # noqa: PLC0415
+
+    deep = restoring.verify_deeply(whole)
+    if deep is not None and not problems:
+        problems += deep
+    if as_json:
+        print_json(
+            {**_summary(Listed(path, whole, "", whole.size_bytes)), "blocks": deep is not None, "damaged": problems}
+        )
+    else:
+        for problem in problems:
+            print(printable(problem))
+        words = (
+            "sizes, checksums and blocks" if deep is not None else "sizes and checksums (raft-node is not installed)"
+        )
+        print(f"{path}: DAMAGED" if problems else f"{path}: whole; checked {words} of {len(whole.shards)} shards")
+    if problems:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+@app.command()
+@command
+def restore(
+    *,
+    path: BackupArgument,
+    data: Annotated[
+        Path, typer.Option("--data", help="An empty directory, or none yet, for `dougctl dev`.", show_default=False)
+    ],
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", min=1, max=9, help="Nodes of each shard; as many as there were without it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a new local cluster's data from a backup, for all nodes at once. `dougctl dev` then starts it.
+
+    It is a new cluster, with an id and incarnations of its own. A run that was cut off is completed by the same
+    command. For containers, see `raft-node restore` in docs/operations.md.
+    """
+    if sys.platform == "win32":
+        fail("dougctl backup restore needs Unix; on Windows, use it inside WSL2", ExitCode.USAGE)
+    from dougdb import restoring  # noqa: PLC0415
+    from dougdb.dev.layout import RefusedError  # noqa: PLC0415
+
+    whole = _load(path)
+    try:
+        plan = restoring.plan_of(whole, data, nodes)
+        with plan.data:
+            restoring.occupy(plan)
+            with _progress("verifying", whole.size_bytes, quiet=as_json) as on_bytes:
+                damaged = list(backups.check_files(whole, on_bytes))
+            if damaged:
+                raise RefusedError(f"the backup is damaged, and nothing was restored: {damaged[0]}")
+            with _progress("restoring", len(plan.layout.places()), quiet=as_json, nodes=True) as on_node:
+                restoring.carry_out(plan, on_node)
+    except RefusedError as error:
+        fail(str(error), ExitCode.FAILURE)
+    start = f"dougctl dev --data {data} --shards {plan.layout.shards} --nodes {plan.layout.nodes}"
+    if as_json:
+        document = {"data": str(data), "shards": plan.layout.shards, "nodes": plan.layout.nodes}
+        print_json({**document, "cluster_id": plan.cluster_id, "start": start})
+    else:
+        print(f"restored {plan.layout} into {data} as the new cluster {plan.cluster_id}; start it with\n  {start}")
+
+
+def _create(client: DougClient, shards: list[int], path: Path, begun_us: int, *, quiet: bool) -> Backup:
+    cuts = []
+    with _progress("", None, quiet=quiet, shards=len(shards)) as begin:
+        for shard in shards:
+            cuts.append(_receive(client, shard, path, begin))
+            if not quiet and not Console(stderr=True).is_terminal:
+                cut = cuts[-1]
+                text = f"shard {shard}: entry {cut.index}, {len(cut.files)} files, {decimal(cut.size_bytes)}"
+                print(f"{text}, from {printable(cut.node)}", file=sys.stderr, flush=True)
+    ended_us = _micros(datetime.datetime.now(datetime.UTC))
+    return backups.finish(path, cuts, begun_us, ended_us, dougdb.__version__)
+
+
+def _receive(
+    client: DougClient, shard: int, path: Path, begin: Callable[[ShardCut], Callable[[int], None]]
+) -> ShardCut:
+    folder = path / folder_of(shard)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with client.backup(shard) as source:
+                return backups.receive_shard(source, shard, folder, begin)
+        except (UnavailableError, ServerError, IncompleteError) as error:
+            if folder.exists():
+                shutil.rmtree(folder)
+            if attempt == ATTEMPTS:
+                raise
+            print(f"dougctl: shard {shard}: {printable(str(error))}; once more", file=sys.stderr, flush=True)
+            time.sleep(PAUSE_S * attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _shards_of(client: DougClient) -> list[int]:
+    """All shards that own anything, or that the facade knows."""
+    mapped = client.partitions().get("slots")
+    try:
+        owners = {int(part["shard"]) for part in mapped or ()}
+        return sorted(owners | {int(shard.id) for shard in client.cluster().shards})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(200, f"not a partition map: {error!r}") from None
+
+
+def _load(path: Path) -> Backup:
+    try:
+        return backups.load(path)
+    except BackupError as error:
+        fail(str(error), ExitCode.FAILURE)
+    except OSError as error:
+        fail(f"{error.filename or path}: {error.strerror}", ExitCode.FAILURE)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end the command as Ctrl-C does, so that what is not finished is removed."""
+
+    def end(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _progress(
+    words: str, total: int | None, *, quiet: bool, shards: int = 0, nodes: bool = False
+) -> Iterator[Callable[[Any], Any]]:
+    """A bar on stderr where that is a terminal.
+
+    Gives what is told of progress: bytes, nodes, or, with ``shards``, of each shard that begins.
+    """
+    console = Console(stderr=True)
+    sizes: tuple[Any, ...] = () if nodes else (DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), *sizes, TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task(words, total=total)
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+
+        def begin(cut: ShardCut) -> Callable[[int], None]:
+            progress.reset(task, total=cut.size_bytes, description=f"shard {cut.shard} of {shards}, from {cut.node}")
+            return advance
+
+        yield begin if shards else advance
+
+
+def _micros(time: datetime.datetime) -> int:
+    return int(time.timestamp() * 1e6)
+
+
+def _time_of(time_us: int) -> str:
+    return f"{datetime.datetime.fromtimestamp(time_us / 1e6, datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _summary(entry: Listed) -> dict[str, Any]:
+    summary: dict[str, Any] = {"path": str(entry.path), "complete": entry.backup is not None, "bytes": entry.size_bytes}
+    whole = entry.backup
+    if whole is None:
+        return {**summary, "problem": entry.problem}
+    shards = [
+        {
+            "shard": cut.shard,
+            "index": cut.index,
+            "log_time_us": cut.log_time_us,
+            "node": cut.node,
+            "bytes": cut.size_bytes,
+        }
+        for cut in whole.shards
+    ]
+    return {**summary, "cluster_id": whole.cluster_id, "begun_us": whole.begun_us, "shards": shards}

@@ -1,0 +1,169 @@
+"""A new local cluster from a backup: the data directory of ``dougctl dev``, with the volumes of all nodes.
+
+The volumes themselves are made by ``raft-node restore``, one process for each node. Invariants:
+
+1. A directory that holds anything else than this restore is refused, and left as it was found.
+2. ``RESTORE.json``, with the restore's id, is durable before the first volume is touched, and goes last;
+   ``LAYOUT.json``, without which ``dougctl dev`` starts nothing there, comes when all volumes are whole. A run that was
+   cut off is therefore completed by the next one, under the same id.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from dougdb.backups import Backup, folder_of, sync_folder
+from dougdb.dev.layout import NODES_MAX, DataDirectory, Layout, RefusedError, write_atomically
+
+RESTORE = "RESTORE.json"
+
+Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be made.
+
+    Attributes:
+        backup: Of what.
+        data: Where.
+        layout: Which nodes.
+        restore_id: What all nodes are given.
+    """
+
+    backup: Backup
+    data: DataDirectory
+    layout: Layout
+    restore_id: str
+
+    @property
+    def cluster_id(self) -> str:
+        """The id of the new cluster, as raft-node derives it."""
+        return xxhash.xxh3_128_hexdigest(f"{self.backup.backup_id}\n{self.restore_id}".encode())
+
+    @property
+    def note(self) -> Path:
+        """Where ``RESTORE.json`` is."""
+        return self.data.root / RESTORE
+
+
+def run_program(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Runs raft-node with arguments, from the same environment."""
+    # -P: a file in the user's current directory must not take the place of a module.
+    argv = [sys.executable, "-P", "-m", "raft_node", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - its own program
+
+
+def is_installed() -> bool:
+    """Whether raft-node can be started."""
+    return importlib.util.find_spec("raft_node") is not None
+
+
+def verify_deeply(backup: Backup, run: Run = run_program) -> list[str] | None:
+    """What raft-node finds wrong with a backup's tables; None where it is not installed."""
+    if not is_installed():
+        return None
+    done = run(["verify-backup", str(backup.path.absolute())])
+    if done.returncode == 0:
+        return []
+    lines = [line.strip() for line in done.stdout.splitlines() if line.startswith(" ")]
+    return lines or [done.stderr.strip() or f"raft-node ended with {done.returncode}"]
+
+
+def plan_of(backup: Backup, data: Path, nodes: int | None) -> Plan:
+    """What a restore is to make; looks, and changes nothing.
+
+    Raises:
+        RefusedError: The directory is not empty, or the backup does not fit into it.
+    """
+    if not is_installed():
+        raise RefusedError("raft-node is not installed here, and it makes the nodes' volumes: install dougdb[dev]")
+    numbers = [cut.shard for cut in backup.shards]
+    if numbers != list(range(len(numbers))):
+        raise RefusedError(f"a local cluster has the shards 0 to n, and the backup has {numbers}")
+    layout = Layout(len(numbers), nodes or min(NODES_MAX, max(len(cut.voters) for cut in backup.shards)))
+    directory = DataDirectory(data)
+    plan = Plan(backup, directory, layout, secrets.token_hex(8))
+    known = _read_note(plan.note)
+    if known is None:
+        directory.require_empty()
+        return plan
+    wanted = {"backup_id": backup.backup_id, "shards": layout.shards, "nodes": layout.nodes}
+    if {name: known.get(name) for name in wanted} != wanted:
+        raise RefusedError(
+            f"another restore into {directory.root} was cut off ({known.get('backup_id')}, {known.get('shards')} x "
+            f"{known.get('nodes')} nodes): run that one again, or remove the directory"
+        )
+    return Plan(backup, directory, layout, str(known["restore_id"]))
+
+
+def occupy(plan: Plan) -> None:
+    """Takes the directory, and notes durably what is to be made there.
+
+    Raises:
+        RefusedError: It is in use, or cannot be written.
+    """
+    plan.data.occupy()
+    if plan.note.exists():
+        return
+    plan.data.require_empty()
+    document = {
+        "backup_id": plan.backup.backup_id,
+        "restore_id": plan.restore_id,
+        "shards": plan.layout.shards,
+        "nodes": plan.layout.nodes,
+    }
+    try:
+        write_atomically(plan.note, json.dumps(document) + "\n")
+    except OSError as error:
+        raise RefusedError(f"{error.filename or plan.note}: {error.strerror}") from None
+
+
+def carry_out(plan: Plan, on_node: Callable[[int], None], run: Run = run_program) -> None:
+    """Makes all volumes, and then the layout. Requires: ``occupy``.
+
+    Raises:
+        RefusedError: A volume cannot be made. The same command goes on from there.
+    """
+    layout, root = plan.layout, plan.data.root
+    for shard, index in layout.places():
+        name = layout.node_id(shard, index)
+        members = ",".join(layout.node_id(shard, number) for number in range(layout.nodes))
+        done = run(
+            [
+                *("restore", "--backup", str((plan.backup.path / folder_of(shard)).absolute())),
+                *("--wal-dir", str(root / name / "wal"), "--data-dir", str(root / name / "data")),
+                *("--node-id", name, "--members", members, "--restore-id", plan.restore_id),
+            ]
+        )
+        if done.returncode:
+            reason = done.stderr.strip().removeprefix("restore: ") or f"raft-node ended with {done.returncode}"
+            raise RefusedError(
+                f"{name}: {reason}; {root} is not to be used as it is: restore into it again, or remove it"
+            )
+        on_node(1)
+    try:
+        plan.data.establish(layout)
+        plan.note.unlink()
+        sync_folder(root)
+    except OSError as error:
+        raise RefusedError(f"{error.filename or root}: {error.strerror}") from None
+
+
+def _read_note(path: Path) -> dict[str, object] | None:
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RefusedError(f"{path} cannot be understood ({error}); remove the directory and restore anew") from None
+    return document if isinstance(document, dict) and "restore_id" in document else {}

@@ -1,0 +1,129 @@
+"""The helper process, killed while it flushes and compacts: it is started again, nothing is lost, memory is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raft_node.errors import FatalError
+from raft_node.observability.metrics import Metrics
+from raft_node.runtime import maintenance as maintenances
+from raft_node.runtime.maintenance import Maintenance
+from raft_node.runtime.worker_process import WorkerProcess
+from raft_node.storage.engine import Engine
+from raft_node.storage.files import OsFileSystem
+from raft_node.storage.options import EngineOptions
+from raft_node.storage.tasks import WorkerGoneError
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+OPTIONS = EngineOptions(memtable_bytes=256 << 10, table_bytes=64 << 10, l0_tables_trigger=2, level_base_bytes=128 << 10)
+LARGE_OPTIONS = EngineOptions(memtable_bytes=24 << 20)
+WORKER_BYTES_MAX = 128 << 20
+
+
+class Rig:
+    def __init__(self, folder: Path, options: EngineOptions, worker: Any = None) -> None:
+        self.engine = Engine.open(OsFileSystem(), str(folder), options, "s1")
+        self.worker = worker or WorkerProcess(str(folder))
+        self.failures: list[FatalError] = []
+        self.maintenance = Maintenance(
+            self.engine, self.worker, Metrics(0), lambda: None, self.failures.append, lambda name, **details: None
+        )
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        self.engine.write([(key, value)], self.engine.applied_index + 1, 1)
+        self.maintenance.poke()
+
+
+@asynccontextmanager
+async def running(rig: Rig) -> AsyncIterator[None]:
+    task = asyncio.create_task(rig.maintenance.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        rig.maintenance.close()
+        rig.engine.close()
+
+
+async def test_a_worker_that_is_killed_again_and_again_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenances, "_RESTART_PAUSE_S", 0.01)
+    rng = random.Random(3)
+    rig = Rig(tmp_path, OPTIONS)
+    expected: dict[bytes, bytes] = {}
+    pids = set()
+    async with running(rig):
+        for number in range(14):
+            pids.add(rig.worker.pid)
+            for _ in range(400):
+                key = b"key%04d" % rng.randrange(2000)
+                if rng.random() < 0.1:
+                    expected.pop(key, None)
+                    rig.put(key, None)
+                else:
+                    expected[key] = rng.randbytes(900)
+                    rig.put(key, expected[key])
+            flushing = asyncio.create_task(rig.maintenance.flush(30))
+            if number % 2:
+                # Compactions come after the flushes.
+                assert await flushing
+            await asyncio.sleep(rng.random() * 0.05)
+            # None may be there at this very moment: the next one is about to be started.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rig.worker.pid, signal.SIGKILL)
+            assert await flushing
+        assert rig.engine.flushed_index == rig.engine.applied_index
+        async with asyncio.timeout(30):
+            while not rig.engine.stats().compactions:
+                await asyncio.sleep(0.01)
+        assert dict(rig.engine.scan(b"", None)) == expected
+    assert not rig.failures and len(pids) >= 4, "each that was killed was followed by another"
+    left = {path.name.partition("-")[0] for path in (tmp_path / "tmp").glob("*/*.sst")}
+    assert len(left) <= 1, "what dead workers left is gone but for the task that the end cut off"
+    again = Engine.open(OsFileSystem(), str(tmp_path), OPTIONS, "s2")
+    assert dict(again.scan(b"", None)) == expected
+    again.close()
+
+
+async def test_a_worker_that_never_lives_stops_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenances, "_RESTART_PAUSE_S", 0.001)
+    given = []
+
+    def dies(task: object) -> object:
+        given.append(task)
+        raise WorkerGoneError("the storage worker ended")
+
+    rig = Rig(tmp_path, OPTIONS, SimpleNamespace(run=dies, close=lambda: None))
+    async with running(rig):
+        rig.put(b"k", b"v")
+        assert not await rig.maintenance.flush(1)
+        assert len(given) == 10 and "died 10 times in a row" in str(rig.failures[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_its_memory_is_bounded_whatever_the_values(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, LARGE_OPTIONS)
+    async with running(rig):
+        for number in range(90):
+            rig.put(b"%03d" % (number % 60), random.Random(number).randbytes(1 << 20))
+            await asyncio.sleep(0.005)
+        assert await rig.maintenance.flush(60)
+        status = Path(f"/proc/{rig.worker.pid}/status").read_text()
+        peak = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+        assert rig.engine.stats().flushes >= 4 and peak < WORKER_BYTES_MAX, peak
+    assert not rig.failures

@@ -1,0 +1,194 @@
+"""A cluster that is being written to is backed up, and a new one made of it holds all that was acknowledged before.
+
+Only what an operator has is used: ``dougctl backup`` and ``dougctl dev``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.cluster import Cluster, dougctl, wait_for
+from bench.http11 import Client, HttpError
+
+from raft_node.app import backup as node_side
+from raft_node.storage.files import OsFileSystem
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+SHARDS, NODES = 2, 3
+KEYS = 3000
+LIVE = 40
+WRITERS = 16
+
+
+def dougctl_run(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [dougctl(), "--url", cluster.url, *arguments],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    print(f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def value_of(number: int) -> bytes:
+    return b"value %d " % number * (1 + number % 40)
+
+
+def load(cluster: Cluster) -> None:
+    async def put(numbers: Any) -> None:
+        async with Client("127.0.0.1", cluster.port) as client:
+            for number in numbers:
+                answer = await client.request("PUT", f"/v1/kv/key-{number}", value_of(number))
+                assert answer.status == 200
+
+    async def run() -> None:
+        numbers = iter(range(KEYS))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WRITERS):
+                group.create_task(put(numbers))
+
+    asyncio.run(run())
+
+
+class Writer:
+    """Counts a few keys up, one after the other, and knows what was acknowledged and what was ever sent."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.acknowledged = [0] * LIVE
+        self.sent = [0] * LIVE
+        self._cluster = cluster
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        turn = 0
+        while not self._stop.is_set():
+            number, count = turn % LIVE, turn // LIVE + 1
+            self.sent[number] = count
+            if self._cluster.request("PUT", f"/v1/kv/live-{number}", b"%d" % count).status == 200:
+                self.acknowledged[number] = count
+            turn += 1
+            time.sleep(0.005)
+
+
+class Saved:
+    """A backup, and what has to be in it."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        load(cluster)
+        with Writer(cluster) as writer:
+            wait_for(lambda: min(writer.acknowledged) > 0, 30, "the writer to have been through all keys")
+            self.at_least = list(writer.acknowledged)
+            self.created = dougctl_run(cluster, "backup", "create", str(folder), "--json")
+            wait_for(lambda: writer.acknowledged[0] > self.at_least[0], 30, "writes to go on")
+        self.at_most = list(writer.sent)
+        self.cluster = cluster
+        self.folder = folder
+        self.path = Path(json.loads(self.created.stdout)["path"])
+
+
+@pytest.fixture(scope="module")
+def saved(new_cluster: Callable[..., Cluster], tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    cluster = new_cluster(shards=SHARDS, nodes=NODES).start()
+    return Saved(cluster, tmp_path_factory.mktemp("backups") / "kept")
+
+
+def serves(cluster: Cluster) -> bool:
+    try:
+        return all(cluster.request("PUT", f"/v1/kv/afterwards-{n}", b"v").status == 200 for n in range(8))
+    except HttpError:
+        return False
+
+
+def damaged_copy(saved: Saved, folder: Path) -> Path:
+    copy = folder / saved.path.name
+    shutil.copytree(saved.path, copy)
+    table = sorted((copy / "shard-1").glob("*.sst"))[0]
+    content = bytearray(table.read_bytes())
+    content[len(content) // 3] ^= 16
+    table.write_bytes(content)
+    return copy
+
+
+def test_what_was_made_is_listed_and_whole(saved: Saved) -> None:
+    assert saved.created.returncode == 0
+    listed = json.loads(dougctl_run(saved.cluster, "backup", "list", str(saved.folder), "--json").stdout)
+    assert [(entry["path"], entry["complete"], len(entry["shards"])) for entry in listed] == [
+        (str(saved.path), True, SHARDS)
+    ]
+    verified = dougctl_run(saved.cluster, "backup", "verify", str(saved.path))
+    assert verified.returncode == 0 and "sizes, checksums and blocks" in verified.stdout
+    # Both packages read the same manifest.
+    known = node_side.load_backup(OsFileSystem(), str(saved.path))
+    assert (known.backup_id, [cut.folder for cut in known.shards]) == (saved.path.name, ["shard-0", "shard-1"])
+    assert all(len(cut.voters) == NODES for cut in known.shards)
+
+
+def test_a_follower_sent_it(saved: Saved) -> None:
+    document = json.loads((saved.path / "BACKUP.json").read_text())
+    leaders = {view.id for view in saved.cluster.views() if view.role == "leader"}
+    assert not leaders & {shard["node"] for shard in document["shards"]}
+
+
+def test_a_new_cluster_made_of_it_has_all_that_was_acknowledged_before(
+    saved: Saved, new_cluster: Callable[..., Cluster]
+) -> None:
+    made = new_cluster(shards=SHARDS, nodes=NODES)
+    restored = dougctl_run(saved.cluster, "backup", "restore", str(saved.path), "--data", str(made.data), "--json")
+    assert restored.returncode == 0
+    again = dougctl_run(saved.cluster, "backup", "restore", str(saved.path), "--data", str(made.data))
+    assert again.returncode == 1 and "not empty" in again.stderr
+    made.start()
+    wait_for(lambda: serves(made), 30, "the new cluster to serve")
+
+    async def compare() -> None:
+        async with Client("127.0.0.1", made.port) as client:
+            for number in range(KEYS):
+                answer = await client.request("GET", f"/v1/kv/key-{number}")
+                assert (answer.status, answer.body) == (200, value_of(number)), number
+            for number in range(LIVE):
+                answer = await client.request("GET", f"/v1/kv/live-{number}")
+                assert saved.at_least[number] <= int(answer.body) <= saved.at_most[number]
+
+    asyncio.run(compare())
+    for shard in range(SHARDS):
+        made.await_equal(str(shard))
+    new_id = json.loads(restored.stdout)["cluster_id"]
+    old_id = json.loads((saved.path / "BACKUP.json").read_text())["cluster_id"]
+    assert old_id != new_id
+    identity = (made.data / "shard-1-2" / "data" / "IDENTITY").read_text()
+    assert new_id in identity and old_id not in identity
+    # The state can be backed up again, from the new cluster, under its own id.
+    second = dougctl_run(made, "backup", "create", str(saved.folder), "--json")
+    assert json.loads(second.stdout)["cluster_id"] == new_id
+
+
+def test_a_damaged_backup_is_named_and_refused(saved: Saved, tmp_path: Path) -> None:
+    copy = damaged_copy(saved, tmp_path)
+    verified = dougctl_run(saved.cluster, "backup", "verify", str(copy))
+    assert verified.returncode == 1 and "checksum does not fit" in verified.stdout
+    target = tmp_path / "target"
+    refused = dougctl_run(saved.cluster, "backup", "restore", str(copy), "--data", str(target))
+    assert refused.returncode == 1 and "damaged" in refused.stderr
+    assert not list(target.glob("shard-*")), "it was looked through before anything was made"
