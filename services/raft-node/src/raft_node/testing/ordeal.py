@@ -485,7 +485,8 @@ class Ordeal:
         chance = self._chance
         headers = [place for place in range(0, len(content), ALIGNMENT) if content[place] == MARK]
         if headers and chance.random() < 0.5:
-            return 8 * chance.choice(headers) + chance.randrange(8 * HEADER_BYTES)
+            # It may only look like one, at the very end of a table.
+            return min(8 * chance.choice(headers) + chance.randrange(8 * HEADER_BYTES), 8 * len(content) - 1)
         return chance.randrange(8 * len(content.rstrip(b"\0") or content))
 
     def _start_damaged(self, disk: BrittleFileSystem, where: str) -> None:
