@@ -118,7 +118,7 @@ def run(fs: FileSystem, node: str = MEMBERS[0], restore_id: str = "r1", wal: str
     return restore(fs, FOLDER, wal, data, node, MEMBERS, restore_id)
 
 
-def start(fs: FileSystem, node: str = MEMBERS[0], wal: str = WAL, data: str = DATA) -> tuple[RaftNode, Engine]:
+def start(fs: MemoryFileSystem, node: str = MEMBERS[0], wal: str = WAL, data: str = DATA) -> tuple[RaftNode, Engine]:
     """Opens the volumes as a node does at its start, and checks what holds for a restored one."""
     identity = identities.load_or_create(fs, wal, data, node, SHARD)
     identities.check_log_is_there(fs, wal, identity)
