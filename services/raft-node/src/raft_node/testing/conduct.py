@@ -99,8 +99,9 @@ class _Watch(RaftNode):
             return None
         for message in ready.messages:
             asks = isinstance(message, RequestVote) and not message.pre_vote and not message.transfer
-            # One of an older term waited for the disk; the members may be quite others by now.
-            if isinstance(message, RequestVote) and asks and message.term == self._term:
+            # One that waited for the disk until its campaign was over may meet quite other members by now.
+            campaigns = self._role is Role.CANDIDATE
+            if isinstance(message, RequestVote) and asks and campaigns and message.term == self._term:
                 grants = self._watch_grants.get(message.term, set())
                 # The members may have changed since it asked, by one.
                 sizes = len(self._configuration.voters), len(self._configurations.previous.voters)
