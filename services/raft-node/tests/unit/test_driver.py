@@ -35,6 +35,7 @@ from raft_node.raft.types import Configuration, HardState, NodeId, Role, Write
 from raft_node.runtime import driver as drivers
 from raft_node.runtime.drain import drain
 from raft_node.runtime.driver import Driver, Submission
+from raft_node.testing.fakes import DictStore
 from raft_node.testing.lockstep import MemoryLog
 
 ME, OTHER, THIRD = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
@@ -61,20 +62,6 @@ class FakeLog(MemoryLog):
         self.stored.extend(write.entries)
         self.idle = True
         driver.durable(write.sequence)
-
-
-class FakeStore:
-    def __init__(self) -> None:
-        self.data: dict[bytes, bytes | None] = {}
-        self.applied_index = 0
-        self.stalled = False
-
-    def write(self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int) -> None:
-        self.data.update(batch)
-        self.applied_index = applied_index
-
-    def get_blocking(self, key: bytes) -> bytes | None:
-        return self.data.get(key)
 
 
 class FakeTransport:
@@ -118,7 +105,7 @@ class Rig:
 
         monkeypatch.setattr(loop, "time", lambda: self.now_s)
         monkeypatch.setattr(loop, "call_at", call_at)
-        self.log, self.store, self.transport = FakeLog(), FakeStore(), FakeTransport()
+        self.log, self.store, self.transport = FakeLog(), DictStore(), FakeTransport()
         self.events: list[Event] = []
         self.wanted: list[NodeId] = []
         self.core = RaftNode(RaftConfig(), ME, self.log, HardState(), Configuration(voters), 0, Random(1))

@@ -18,6 +18,7 @@ from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Heartb
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Configuration, HardState, NodeId, Write
 from raft_node.runtime.driver import Driver
+from raft_node.testing.fakes import DictStore
 from raft_node.testing.lockstep import MemoryLog
 
 ME, LEADER, OTHER = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
@@ -51,25 +52,11 @@ class FakeLog(MemoryLog):
         driver.durable(write.sequence)
 
 
-class FakeStore:
-    def __init__(self) -> None:
-        self.data: dict[bytes, bytes | None] = {}
-        self.applied_index = 0
-        self.stalled = False
-
-    def write(self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int) -> None:
-        self.data.update(batch)
-        self.applied_index = applied_index
-
-    def get_blocking(self, key: bytes) -> bytes | None:
-        return self.data.get(key)
-
-
 class Rig:
     """A follower with the entries 1 to 5, of which two are committed and applied."""
 
     def __init__(self) -> None:
-        self.log, self.store = FakeLog(noops(1, *[1] * 5)), FakeStore()
+        self.log, self.store = FakeLog(noops(1, *[1] * 5)), DictStore()
         self.sent: list[Message] = []
         self.wanted: list[NodeId] = []
         self.core = RaftNode(RaftConfig(), ME, self.log, HardState(1, None, 2), ALL, 0, Random(1))

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import grpc.aio
 import pytest
 
-from doug.v1 import raft_pb2_grpc
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.membership import with_learner, without
 from raft_node.raft.messages import Heartbeat, Message
 from raft_node.raft.types import Configuration, NodeId
 from raft_node.rpc.addresses import AddressBook
-from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.peers import LocalMember, Peers
-from raft_node.rpc.raft_service import RaftService
 
 A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
 SHARD = 3
@@ -63,22 +57,6 @@ async def test_who_left_is_disconnected_and_who_moved_is_found_again() -> None:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert sender.dropped == 0
-
-
-@pytest.fixture
-async def received(tmp_path: Path) -> AsyncIterator[tuple[asyncio.Queue[Message], str]]:
-    """A server for member b, what its core is given, and where it listens."""
-    queue: asyncio.Queue[Message] = asyncio.Queue()
-    metrics = Metrics(SHARD)
-    service = RaftService(B, SHARD, metrics)
-    service.attach(Peers(LocalMember(B, b"cluster", SHARD, ""), metrics), queue.put_nowait)
-    server = grpc.aio.server(options=SERVER_OPTIONS)
-    raft_pb2_grpc.add_RaftServicer_to_server(service, server)
-    address = f"unix:{tmp_path}/raft"
-    server.add_insecure_port(address)
-    await server.start()
-    yield queue, address
-    await server.stop(0)
 
 
 @pytest.mark.slow

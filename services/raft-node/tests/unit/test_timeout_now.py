@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import grpc.aio
 import pytest
 
-from doug.v1 import raft_pb2_grpc
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.messages import Message, TimeoutNow
 from raft_node.raft.types import NodeId
-from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.peers import LocalMember, Peers
-from raft_node.rpc.raft_service import RaftService
 
 A, B = NodeId("a", 1), NodeId("b", 2)
 SHARD = 3
-
-
-@pytest.fixture
-async def received(tmp_path: Path) -> AsyncIterator[tuple[asyncio.Queue[Message], str]]:
-    """A server for member B, what its core is given, and where it listens."""
-    queue: asyncio.Queue[Message] = asyncio.Queue()
-    metrics = Metrics(SHARD)
-    service = RaftService(B, SHARD, metrics)
-    service.attach(Peers(LocalMember(B, b"cluster", SHARD, ""), metrics), queue.put_nowait)
-    server = grpc.aio.server(options=SERVER_OPTIONS)
-    raft_pb2_grpc.add_RaftServicer_to_server(service, server)
-    address = f"unix:{tmp_path}/raft"
-    server.add_insecure_port(address)
-    await server.start()
-    yield queue, address
-    await server.stop(0)
 
 
 async def send(message: TimeoutNow, address: str) -> None:

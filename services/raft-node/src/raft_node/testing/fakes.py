@@ -1,0 +1,29 @@
+"""Plain stand-ins that more than one test needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DictStore:
+    """The state machine's ``Store`` in a dictionary, which is stalled when the test says so.
+
+    Attributes:
+        data: What was written; None for a tombstone.
+        applied_index: The last entry whose effects are in it.
+        stalled: Whether applying must wait.
+    """
+
+    def __init__(self) -> None:
+        self.data: dict[bytes, bytes | None] = {}
+        self.applied_index = 0
+        self.stalled = False
+
+    def write(self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int) -> None:
+        """See ``Store``."""
+        self.data.update(batch)
+        self.applied_index = applied_index
+
+    def get_blocking(self, key: bytes) -> bytes | None:
+        """See ``Store``."""
+        return self.data.get(key)
