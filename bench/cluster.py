@@ -280,22 +280,28 @@ class Cluster:
             raise ClusterError(f"did not stop within {timeout_s} s\n{self.tail()}") from error
 
     def kill_all(self) -> None:
-        """Kills every process of the cluster with SIGKILL, the supervisor first, so that it restarts none."""
+        """Kills every process of the cluster with SIGKILL, at one moment as far as they can tell.
+
+        The supervisor is stopped first, so that it restarts none, and then all are, before any is killed: a node that
+        saw its supervisor die would stop in good order, and flush what this is to take from it.
+        """
         if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGSTOP)
+            for process in self.processes():
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
             self.process.kill()
-            self.process.wait()
         ends = time.monotonic() + 10
-        while True:
-            left = self.processes()
+        while left := self.processes():
             for process in left:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             for extra in self._extra:
                 extra.poll()
-            if not left:
-                return
             assert time.monotonic() < ends, f"processes that SIGKILL does not end: {left}"
             time.sleep(0.02)
+        if self.process is not None:
+            self.process.wait()
 
     def close(self) -> None:
         """Ends whatever is left of it."""
