@@ -107,7 +107,7 @@ def admit_a_sixth(cluster: Cluster) -> Launch:
     launch = launch_of_new_node(cluster)
     cluster.start_again(NEW, launch)
     text = await_readiness(launch, 503, "not a member")
-    assert f"run `dougctl members add {NEW} --address HOST:PORT`" in text
+    assert f"run `dougctl members add {NEW} --shard 0 --address " in text
     added = members_command(cluster, "add", NEW, "--address", launch.environment["DOUGDB_PEER_LISTEN"])
     assert added.returncode == 0
     assert added.stdout == f"shard 0: {NEW} was admitted as a learner\nshard 0: {NEW} is a voter\n"
@@ -206,7 +206,7 @@ def test_a_disk_that_went_back_in_time_is_refused_for_good(cluster: Cluster) -> 
         process = cluster.start_again(name, launch)
         assert process.wait(WAIT_S) == EXIT_REFUSED
     log = (cluster.data / "run" / f"{name}.log").read_text()
-    assert "its disk is an older copy" in log and f"`dougctl members replace {name}`" in log
+    assert "its disk is an older copy" in log and f"`dougctl members replace {name} --shard 0`" in log
     shutil.rmtree(folder)
     cluster.start_again(name, launch)
     await_readiness(launch, 503, "the disk was wiped or replaced")

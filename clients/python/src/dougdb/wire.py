@@ -195,11 +195,13 @@ class Members:
     """The members of a shard, voters first.
 
     Attributes:
+        shard: The id of the shard.
         last_log_index: Where the leader's log ends.
         changing: Whether the newest change is not committed yet.
         document: The answer itself.
     """
 
+    shard: str
     members: tuple[Member, ...]
     last_log_index: int
     changing: bool
@@ -356,6 +358,7 @@ def members_of(document: dict[str, Any]) -> Members:
     """
     try:
         return Members(
+            str(document["shard"]),
             tuple(_member_of(member) for member in document["members"]),
             int(document["last_log_index"]),
             bool(document["changing"]),

@@ -71,6 +71,10 @@ def test_status(store: Any) -> None:
     assert "shard-0-0" in shown
     assert "leader" in shown
     assert "shard 1 has no leader" in shown
+    store.script = [httpx.Response(200, json=document) for _ in range(3)]
+    assert "no leader" not in run("status", "--shard", "0").stdout
+    assert json.loads(run("status", "--shard", "1", "--json").stdout) == {"shards": document["shards"][1:]}
+    assert run("status", "--shard", "2").exit_code == 1
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,49 @@ def test_exit_codes(store: Any, make_problem: Any, status: int, document: dict[s
     assert document["detail"].rstrip(".") in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["--shard", "x"], ["--shard", "-1"]])
+@pytest.mark.parametrize("arguments", [["--shard", "x"], ["--shard", "-1"], ["--shard"]])
 def test_wrong_usage(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+def cluster_of(**nodes: list[str]) -> httpx.Response:
+    """An answer of ``/v1/cluster``: the names of the nodes by shard, s0 and so on."""
+    shards = [
+        {"id": shard[1:], "nodes": [{"id": name, "address": "h:1", "admin": "", "role": "follower"} for name in names]}
+        for shard, names in nodes.items()
+    ]
+    return httpx.Response(200, json={"shards": shards})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "arguments", "path"),
+    [
+        ({"s4": ["a", "b"]}, [], "/v1/shards/4/leader"),
+        ({"s0": ["a", "b"], "s1": ["c"]}, ["--to", "c"], "/v1/shards/1/leader"),
+        ({"s0": ["a", "b"]}, ["--to", "stranger"], "/v1/shards/0/leader"),
+    ],
+)
+def test_the_shard_is_that_of_the_node_or_the_only_one(
+    store: Any, nodes: dict[str, list[str]], arguments: list[str], path: str
+) -> None:
+    store.script = [cluster_of(**nodes), httpx.Response(200, json=MOVED)]
+    assert run(*arguments).exit_code == 0
+    assert [request.url.path for request in store.requests] == ["/v1/cluster", path]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "arguments", "text"),
+    [
+        ({"s0": ["a"], "s1": ["c"]}, [], "there is more than one shard: say --shard 0 or --shard 1"),
+        ({"s0": ["a"], "s1": ["a"]}, ["--to", "a"], "which shard a belongs to: say --shard 0 or --shard 1"),
+        ({"s0": ["a"], "s1": ["c"]}, ["--to", "x"], "which shard x belongs to: say --shard 0 or --shard 1"),
+    ],
+)
+def test_a_shard_is_never_guessed(store: Any, nodes: dict[str, list[str]], arguments: list[str], text: str) -> None:
+    store.script = [cluster_of(**nodes)]
+    result = run(*arguments)
+    assert (result.exit_code, len(store.requests)) == (2, 1)
+    assert text in result.stderr
 
 
 async def test_both_clients(store: Any) -> None:

@@ -66,6 +66,32 @@ def test_the_list_is_a_table_or_json(store: Any, monkeypatch: pytest.MonkeyPatch
     assert json.loads(run("list", "--shard", "1", "--json").stdout)["members"] == list(views)
 
 
+def test_the_list_of_all_shards(store: Any) -> None:
+    node = {"id": "n0", "address": "n0:1", "admin": "", "role": "leader"}
+    cluster = httpx.Response(200, json={"shards": [{"id": 0, "nodes": [node]}, {"id": 1, "nodes": []}]})
+    store.script = [cluster, listed(LEADER), listed(LEADER, changing=True)] * 2
+    result = run("list")
+    assert result.exit_code == 0 and "shard 1: a change is not committed yet" in result.stdout
+    assert [request.url.path for request in store.requests[1:]] == ["/v1/shards/0/members", "/v1/shards/1/members"]
+    assert len(json.loads(run("list", "--json").stdout)["shards"]) == 2
+
+
+def test_the_list_is_never_cut_off(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    name, address = "a-name-of-some-length-0", "shard-0-0.shard-0-peers.database.svc.cluster.local:21001"
+    store.script = [listed(view(name, address=address, incarnation="8903331230004567890"))]
+    row = next(line for line in run("list", "--shard", "1").stdout.splitlines() if name in line)
+    assert address in row and "8903331230004567890" in row and row.rstrip().endswith("yes")
+
+
+def test_a_node_tells_its_shard(store: Any) -> None:
+    node = {"id": "n5", "address": "n5:1", "admin": "", "role": "unreachable"}
+    cluster = httpx.Response(200, json={"shards": [{"id": 0, "nodes": []}, {"id": 1, "nodes": [node]}]})
+    store.script = [cluster, httpx.Response(200, json=CHANGED)]
+    assert run("replace", "n5", "--no-wait").exit_code == 0
+    assert store.requests[1].url.path == "/v1/shards/1/members/n5/replace"
+
+
 def test_add_waits_until_the_learner_is_a_voter(store: Any) -> None:
     unavailable = httpx.Response(503, json={"code": "no_leader", "detail": "no leader", "outcome": "not_applied"})
     store.script = [
@@ -158,7 +184,7 @@ def test_exit_codes(store: Any, make_problem: Any, status: int, document: dict[s
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["list"], ["add", "n5", "--shard", "1"], ["remove", "--shard", "1"], ["list", "--shard", "-1"]]
+    "arguments", [[], ["replace"], ["add", "n5", "--shard", "1"], ["remove", "--shard", "1"], ["list", "--shard", "-1"]]
 )
 def test_wrong_usage(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2

@@ -55,6 +55,7 @@ def test_lines_of_one_shard(store: Any) -> None:
         answer(
             1,
             event("shard-1-0", 4, 0, "follows", details={"leader": "shard-1-2", "why": "two\nlines"}),
+            event("shard-1-2", 5, 100, "became_candidate", details={"asks": ["n0", "n 1"], "none": []}),
             event("shard-1-1", 9, 250, "became_pre_candidate", count=7, last_time_us=(NOW_S + 3) * 10**6),
             unreachable=("shard-1-3",),
         )
@@ -62,11 +63,12 @@ def test_lines_of_one_shard(store: Any) -> None:
     result = run("--shard", "1", "--since", "2h")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert len(lines) == 2, "a line break in a detail does not break the line"
+    assert len(lines) == 3, "a line break in a detail does not break the line"
     assert lines[0].startswith("2023-11-14T22:13:20.000Z  shard-1-0")
     assert lines[0].endswith('leader=shard-1-2 why="two\\nlines"')
     assert "term 3" in lines[0]
-    assert lines[1].endswith("(7 times in 2.8 s)")
+    assert lines[1].endswith('asks=n0,"n 1" none=-')
+    assert lines[2].endswith("(7 times in 2.8 s)")
     assert "not reachable, so that their events are missing: shard-1-3" in result.stderr
     url = store.requests[0].url
     assert (url.path, url.params["since"]) == ("/v1/shards/1/events", str((NOW_S - 7200) * 10**6))

@@ -220,7 +220,7 @@ async def test_a_replacement_that_was_cut_in_the_middle_is_asked_for_again() -> 
     fixture = Fixture()
     fixture.start(NEW_C, "h:3")
     fixture.driver.outcomes = [Status.OK, Status.UNKNOWN]
-    with pytest.raises(OutcomeUnknownError, match="members replace c` again"):
+    with pytest.raises(OutcomeUnknownError, match="members replace c --shard 3` again"):
         await fixture.membership.replace("c", "h:3", force=False)
     await fixture.membership.remove("c", force=False)
     done = await fixture.membership.replace("c", "h:3", force=False)

@@ -39,15 +39,19 @@ def test_a_wiped_disk_is_told_the_way_out() -> None:
     assert found == (
         "incarnation_refused",
         "b is a member of shard 7 with incarnation 2, and this disk has 99: the disk was wiped or replaced; "
-        "run `dougctl members replace b` to admit it anew",
+        "run `dougctl members replace b --shard 7` to admit it anew",
     )
 
 
 def test_a_new_node_is_told_the_way_in() -> None:
     assert verdict(TWO, C, SHARD) == (
         "join_waiting",
-        "not a member of shard 7; run `dougctl members add c --address HOST:PORT`",
+        "not a member of shard 7; run `dougctl members add c --shard 7 --address HOST:PORT`",
     )
+
+
+def test_a_node_whose_address_is_known_is_told_the_whole_command() -> None:
+    assert verdict(TWO, C, SHARD, "10.0.0.6:21001").reason.endswith("add c --shard 7 --address 10.0.0.6:21001`")
 
 
 def test_whoever_has_applied_the_most_is_believed() -> None:

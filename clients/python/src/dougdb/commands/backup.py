@@ -27,7 +27,17 @@ import dougdb
 from dougdb import backups
 from dougdb.backups import Backup, BackupError, IncompleteError, Listed, ShardCut, folder_of
 from dougdb.client import DougClient
-from dougdb.commands.common import ExitCode, JsonOption, UrlOption, client_of, command, fail, print_json, printable
+from dougdb.commands.common import (
+    ExitCode,
+    JsonOption,
+    UrlOption,
+    client_of,
+    command,
+    fail,
+    print_json,
+    print_table,
+    printable,
+)
 from dougdb.errors import ServerError, UnavailableError
 
 ATTEMPTS = 3
@@ -118,7 +128,7 @@ def list_backups(
             decimal(entry.size_bytes),
             "complete" if whole else "[bold red]incomplete[/]",
         )
-    Console().print(table)
+    print_table(table)
 
 
 @app.command()

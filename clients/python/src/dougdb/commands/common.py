@@ -12,6 +12,8 @@ from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import httpx
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from dougdb.client import DougClient
 from dougdb.errors import (
@@ -22,6 +24,8 @@ from dougdb.errors import (
     UnavailableError,
 )
 from dougdb.wire import DEFAULT_URL
+
+TABLE_WIDTH_MAX = 1000
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -116,3 +120,14 @@ def tls_of(context: typer.Context) -> dict[str, Any]:
 def print_json(document: Any) -> None:
     """Prints one JSON document to stdout."""
     print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_table(table: Table) -> None:
+    """Prints a table to stdout: never cut off, since half of an address is none.
+
+    What is wider than the terminal is folded by the terminal, and what goes to a file or a pipe is as wide as it is.
+    """
+    console = Console()
+    wide = console.options.update(width=TABLE_WIDTH_MAX)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)

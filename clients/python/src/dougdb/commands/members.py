@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -25,8 +26,10 @@ from dougdb.commands.common import (
     command,
     fail,
     print_json,
+    print_table,
     printable,
 )
+from dougdb.commands.shards import ShardOption, chosen
 from dougdb.errors import UnavailableError
 from dougdb.wire import Member, MemberChange, Members
 
@@ -37,7 +40,6 @@ MISSED_MAX = 5
 
 app = typer.Typer(help="Show and change the members of a shard.", no_args_is_help=True)
 
-ShardOption = Annotated[int, typer.Option("--shard", min=0, help="Which shard.", show_default=False)]
 NameArgument = Annotated[str, typer.Argument(help="The node's name.", show_default=False)]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Also when the others cannot form a healthy quorum now: the shard may stop.")
@@ -55,17 +57,27 @@ def members() -> None:
 @app.command("list")
 @command
 def list_members(
-    context: typer.Context, *, shard: ShardOption, as_json: JsonOption = False, url: UrlOption = None
+    context: typer.Context,
+    *,
+    shard: Annotated[int | None, typer.Option("--shard", min=0, help="One shard; all of them without it.")] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
 ) -> None:
-    """Show the members as the leader sees them: role, how far their log is, whether they are heard."""
+    """Show the members as the leaders see them: role, how far their log is, whether they are heard.
+
+    With --json and no --shard, an object with one document a shard in "shards".
+    """
     with client_of(context, url) as client:
-        found = client.members(shard)
+        shards = [str(shard)] if shard is not None else [known.id for known in client.cluster().shards]
+        found = [client.members(number) for number in shards]
     if as_json:
-        print_json(found.document)
+        documents = [members.document for members in found]
+        print_json(documents[0] if shard is not None else {"shards": documents})
         return
-    Console().print(table_of(found))
-    if found.changing:
-        print("a change is not committed yet")
+    print_table(table_of(found))
+    for members in found:
+        if members.changing:
+            print(f"shard {members.shard}: a change is not committed yet")
 
 
 @app.command()
@@ -74,14 +86,15 @@ def add(
     context: typer.Context,
     name: NameArgument,
     *,
-    shard: ShardOption,
     address: Annotated[str, typer.Option("--address", help="Its Raft address, HOST:PORT.", show_default=False)],
+    shard: ShardOption = None,
     wait: WaitOption = True,
     as_json: JsonOption = False,
     url: UrlOption = None,
 ) -> None:
     """Admit a running node as a learner; it becomes a voter by itself once it has caught up."""
     with client_of(context, url) as client:
+        shard = chosen(client, shard, name)
         change = client.add_member(shard, name, address)
         _follow(client, shard, change, f"{name} was admitted as a learner", wait=wait, as_json=as_json)
 
@@ -92,13 +105,14 @@ def remove(
     context: typer.Context,
     name: NameArgument,
     *,
-    shard: ShardOption,
+    shard: ShardOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     url: UrlOption = None,
 ) -> None:
     """Remove a member. The node goes on running, takes part in nothing, and can be stopped."""
     with client_of(context, url) as client:
+        shard = chosen(client, shard, name)
         change = client.remove_member(shard, name, force=force)
     if as_json:
         print_json(change.document)
@@ -112,7 +126,7 @@ def replace(
     context: typer.Context,
     name: NameArgument,
     *,
-    shard: ShardOption,
+    shard: ShardOption = None,
     address: Annotated[
         str | None, typer.Option("--address", help="Its Raft address, HOST:PORT; else the one that is known.")
     ] = None,
@@ -123,31 +137,35 @@ def replace(
 ) -> None:
     """Admit a node whose disk was wiped or replaced, in place of what it was."""
     with client_of(context, url) as client:
+        shard = chosen(client, shard, name)
         change = client.replace_member(shard, name, address, force=force)
         words = f"{name} was admitted anew, as a learner"
         _follow(client, shard, change, words, wait=wait, as_json=as_json)
 
 
-def table_of(found: Members) -> Table:
-    """The table of members."""
+def table_of(shards: Sequence[Members]) -> Table:
+    """The table of members, shard after shard."""
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("member", "incarnation", "role", "address"):
+    for name in ("shard", "member", "role", "address", "incarnation"):
         table.add_column(name, no_wrap=True)
     for name in ("match", "lag"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("state", "heard"):
         table.add_column(name, no_wrap=True)
-    for member in found.members:
-        table.add_row(
-            printable(member.name),
-            member.incarnation,
-            "[bold green]leader[/]" if member.leader else member.role,
-            printable(member.address) or "-",
-            str(member.match_index),
-            str(member.lag),
-            member.state or "-",
-            "yes" if member.healthy else "[bold red]no[/]",
-        )
+    for found in shards:
+        for position, member in enumerate(found.members):
+            table.add_row(
+                found.shard if position == 0 else "",
+                printable(member.name),
+                "[bold green]leader[/]" if member.leader else member.role,
+                printable(member.address) or "-",
+                member.incarnation,
+                str(member.match_index),
+                str(member.lag),
+                member.state or "-",
+                "yes" if member.healthy else "[bold red]no[/]",
+                end_section=position == len(found.members) - 1,
+            )
     return table
 
 

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from dougdb.commands.common import JsonOption, UrlOption, client_of, command, print_json
+from dougdb.commands.common import ExitCode, JsonOption, UrlOption, client_of, command, fail, print_json, print_table
 from dougdb.wire import ClusterStatus
 
 _STYLES = {"leader": "bold green", "unreachable": "bold red", "candidate": "yellow", "learner": "cyan"}
 
 
 @command
-def status(context: typer.Context, as_json: JsonOption = False, url: UrlOption = None) -> None:
+def status(
+    context: typer.Context,
+    *,
+    shard: Annotated[int | None, typer.Option("--shard", min=0, help="One shard; all of them without it.")] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+) -> None:
     """Show shards and nodes: role, term, commit and applied index."""
     with client_of(context, url) as client:
         cluster = client.cluster()
+    if shard is not None:
+        cluster = _only(cluster, str(shard))
     if as_json:
         print_json(cluster.document)
         return
-    Console().print(table_of(cluster))
-    for shard in cluster.shards:
-        if shard.leader is None:
-            print(f"shard {shard.id} has no leader")
+    print_table(table_of(cluster))
+    for found in cluster.shards:
+        if found.leader is None:
+            print(f"shard {found.id} has no leader")
+
+
+def _only(cluster: ClusterStatus, shard: str) -> ClusterStatus:
+    shards = [found for found in cluster.document["shards"] if str(found["id"]) == shard]
+    if not shards:
+        fail(f"there is no shard {shard}", ExitCode.FAILURE)
+    document = {**cluster.document, "shards": shards}
+    return ClusterStatus(tuple(found for found in cluster.shards if found.id == shard), document)
 
 
 def table_of(cluster: ClusterStatus) -> Table:

@@ -100,6 +100,8 @@ def line_of(event: Event) -> str:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ",".join(_value(part) for part in value) or "-"
     text = value if isinstance(value, str) else json.dumps(value)
     # Whatever a node says, it stays one line.
     return json.dumps(text) if not text.isprintable() or " " in text else text

@@ -534,9 +534,9 @@ class Node:
             again.add_done_callback(_end_with)
 
     def _give_up(self, event: Event) -> None:
-        settings, fields = self._settings, event.fields
+        settings, ends = self._settings, (event.fields["acknowledged"], event.fields["last_index"])
         directories = (settings.wal_dir, settings.data_dir)
-        reason = identities.log_lost(settings.node_id, directories, fields["acknowledged"], fields["last_index"])
+        reason = identities.log_lost(settings.node_id, settings.shard_id, directories, *ends)
         self.fail(IdentityError(reason))
         try:
             identities.give_up(self._fs, *directories, reason)

@@ -20,6 +20,7 @@ from raft_node.raft.configuration import ConfigurationError, decode_configuratio
 from raft_node.raft.membership import members_of
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
 from raft_node.rpc.identify import identify
+from raft_node.runtime.advice import add_command, replace_command
 from raft_node.runtime.events import Recorder
 
 ASK_EVERY_S = 1.0
@@ -38,20 +39,20 @@ class Verdict(NamedTuple):
 MEMBER = Verdict("", "")
 
 
-def verdict(configuration: Configuration, me: NodeId, shard: int) -> Verdict:
-    """What a configuration says of this incarnation."""
+def verdict(configuration: Configuration, me: NodeId, shard: int, address: str = "") -> Verdict:
+    """What a configuration says of this incarnation, whose Raft address is this, as far as it is known."""
     known = next((member for member in members_of(configuration) if member.name == me.name), None)
     if known == me:
         return MEMBER
     if known is None:
         return Verdict(
             "join_waiting",
-            f"not a member of shard {shard}; run `dougctl members add {me.name} --address HOST:PORT`",
+            f"not a member of shard {shard}; run {add_command(me.name, shard, address)}",
         )
     return Verdict(
         "incarnation_refused",
         f"{me.name} is a member of shard {shard} with incarnation {known.incarnation}, and this disk has "
-        f"{me.incarnation}: the disk was wiped or replaced; run `dougctl members replace {me.name}` to admit it anew",
+        f"{me.incarnation}: the disk was wiped or replaced; run {replace_command(me.name, shard)} to admit it anew",
     )
 
 
@@ -125,7 +126,8 @@ class Standing:
         if is_member and self._has_leader():
             self._tell(MEMBER)
             return
-        addresses = [address for name, address in self._addresses().items() if name != self._me.name]
+        known_addresses = self._addresses()
+        addresses = [address for name, address in known_addresses.items() if name != self._me.name]
         answers = await asyncio.gather(
             *(
                 identify(address, self._shard, self._me.name, _CALL_TIMEOUT_S, self._certificates)
@@ -136,7 +138,8 @@ class Standing:
         if known is None and own == NO_MEMBERS:
             self._tell(Verdict("join_waiting", f"no member of shard {self._shard} answers"))
         else:
-            self._tell(verdict(own if known is None else known, self._me, self._shard))
+            own_address = known_addresses.get(self._me.name, "")
+            self._tell(verdict(own if known is None else known, self._me, self._shard, own_address))
 
     def _tell(self, found: Verdict) -> None:
         # Who is admitted, and has nothing of the log yet, waits for it no longer than a node without a leader.

@@ -77,7 +77,7 @@ def _run(wal_dir: str, data_dir: str, confirm: str) -> int:
     print(
         f"\nDone: {alone.name} is the only member of shard {found.shard} now, as incarnation {alone.incarnation}.\n"
         f"Start it, look at the data, and then give the shard members again, one at a time: with empty disks,\n"
-        f"dougctl members replace NAME."
+        f"dougctl members replace NAME --shard {found.shard}."
     )
     return 0
 

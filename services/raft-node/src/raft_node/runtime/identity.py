@@ -16,6 +16,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from raft_node.errors import CorruptionError, IdentityError
+from raft_node.runtime.advice import replace_command
 from raft_node.storage.files import FileSystem
 
 FILE_NAME = "IDENTITY"
@@ -132,7 +133,7 @@ def load_or_create(fs: FileSystem, wal_dir: str, data_dir: str, name: str, shard
             raise IdentityError(
                 f"{directory} was wiped: {name} is known as incarnation {identity.incarnation}. What it had "
                 f"acknowledged may be lost, so it must not vote again. Wipe both volumes, start it, and run "
-                f"`dougctl members replace {name}` to admit it anew, as a learner first"
+                f"{replace_command(name, shard)} to admit it anew, as a learner first"
             )
         elif (other.name, other.incarnation, other.shard) != (identity.name, identity.incarnation, identity.shard):
             raise IdentityError(f"{wal_dir} and {data_dir} belong to different nodes or incarnations")
@@ -159,12 +160,12 @@ def replace(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity) -> 
         _write(fs, directory, identity)
 
 
-def log_lost(name: str, directories: tuple[str, str], acknowledged: object, last_index: object) -> str:
+def log_lost(name: str, shard: int, directories: tuple[str, str], acknowledged: object, last_index: object) -> str:
     """Why a node whose log ends before what it had acknowledged must not go on, and what an operator does then."""
     return (
         f"{name} had acknowledged entry {acknowledged}, and its log ends at {last_index}: its disk is an older copy, "
         f"or lost what was synced, so it must not vote again. Wipe both volumes ({', '.join(directories)}), start it, "
-        f"and run `dougctl members replace {name}` to admit it anew"
+        f"and run {replace_command(name, shard)} to admit it anew"
     )
 
 
@@ -183,6 +184,6 @@ def check_log_is_there(fs: FileSystem, wal_dir: str, identity: Identity) -> None
     if identity.cluster_id and not any(name.endswith(".wal") for name in fs.list_directory(wal_dir)):
         raise IdentityError(
             f"{wal_dir} holds no log although {identity.name} is a member: what it had voted for and acknowledged is "
-            f"lost, so it must not vote again. Wipe both volumes, start it, and run `dougctl members replace "
-            f"{identity.name}` to admit it anew, as a learner first"
+            f"lost, so it must not vote again. Wipe both volumes, start it, and run "
+            f"{replace_command(identity.name, identity.shard)} to admit it anew, as a learner first"
         )

@@ -35,6 +35,7 @@ from raft_node.raft.membership import members_of, with_learner, with_voter, with
 from raft_node.raft.node import RaftNode
 from raft_node.raft.quorum import majority
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
+from raft_node.runtime.advice import replace_command
 from raft_node.runtime.events import Recorder
 from raft_node.runtime.proposals import Sink
 
@@ -172,7 +173,7 @@ class Membership:
         if known is not None:
             raise AlreadyMemberError(
                 f"{name} is a member with incarnation {known.incarnation}, and the node at {address} has "
-                f"{found.incarnation}: run `dougctl members replace {name}` to admit that one in its place"
+                f"{found.incarnation}: run {replace_command(name, self._shard)} to admit that one in its place"
             )
         index, term = await self._change(with_learner(core.configuration, found, address))
         return MemberChange(found, 0, index, term)
@@ -222,7 +223,7 @@ class Membership:
                 raise
             raise OutcomeUnknownError(
                 f"incarnation {old.incarnation} of {name} was removed, and it is not certain that {found.incarnation} "
-                f"was admitted ({error}): run `dougctl members replace {name}` again"
+                f"was admitted ({error}): run {replace_command(name, self._shard)} again"
             ) from error
         return MemberChange(found, old.incarnation if old is not None else 0, index, term)
 
