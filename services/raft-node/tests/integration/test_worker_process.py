@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,8 +24,8 @@ from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import OsFileSystem
-from raft_node.storage.options import EngineOptions
-from raft_node.storage.tasks import WorkerGoneError
+from raft_node.storage.options import EngineOptions, TableOptions
+from raft_node.storage.tasks import FlushTask, WorkerGoneError, encode_task, frame
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -98,6 +99,17 @@ async def test_a_worker_that_is_killed_again_and_again_loses_nothing(
     again = Engine.open(OsFileSystem(), str(tmp_path), OPTIONS, "s2")
     assert dict(again.scan(b"", None)) == expected
     again.close()
+
+
+def test_a_worker_whose_node_died_during_its_task_ends_without_a_word(tmp_path: Path) -> None:
+    """A node that is killed leaves a worker with an answer for nobody; a crash report in its log would mislead."""
+    argv = [sys.executable, "-m", "raft_node.storage", str(tmp_path)]
+    worker = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert worker.stdout is not None
+    worker.stdout.close()
+    task = FlushTask(1, "start", "000001.chg", 99, 5, 2, TableOptions())
+    _, errors = worker.communicate(frame(encode_task(task)), timeout=30)
+    assert (worker.returncode, errors) == (0, b"")
 
 
 async def test_a_worker_that_never_lives_stops_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ when its input does, so it never outlives its node. It must import nothing that 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -21,7 +22,12 @@ def main() -> int:
     # Ctrl-C reaches the whole process group; the node decides when its worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lower_priority()
-    serve(OsFileSystem(), sys.argv[1], sys.stdin.buffer, sys.stdout.buffer)
+    try:
+        serve(OsFileSystem(), sys.argv[1], sys.stdin.buffer, sys.stdout.buffer)
+    except BrokenPipeError:
+        # The node died during the task, and nobody reads the answer: the end of its input, seen at the other side.
+        # Nothing must be flushed into the broken pipe at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
