@@ -464,7 +464,9 @@ def paused(processes: Sequence[psutil.Process]) -> Iterator[None]:
     """Stops processes with SIGSTOP and lets them go on at the end."""
     try:
         for process in processes:
-            process.suspend()
+            # One that was about to end may have done so.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
         yield
     finally:
         for process in processes:

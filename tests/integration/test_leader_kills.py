@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
-import grpc
 import pytest
 from bench.cluster import Cluster
+from bench.judging import judge
 from bench.recorder import KeyRing, Recorder, RegisterClient, run_client, succeeded
 
-from doug.v1 import doug_pb2, doug_pb2_grpc
 from doug_wire.slots import slot_of
-from raft_node.testing.linearizability import check_history
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -68,25 +66,6 @@ async def first_accepted(cluster: Cluster, recorder: Recorder, ring: KeyRing, ki
     return accepted.result() if accepted.done() else PROBE_GIVE_UP_S
 
 
-def assert_replicas_agree(cluster: Cluster, shard: str, keys: list[str]) -> None:
-    """Every node of a shard, asked directly, holds the same value of every key."""
-    seen = []
-    for view in cluster.await_equal(shard):
-        with grpc.insecure_channel(view.address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            stub = doug_pb2_grpc.DougStub(channel)
-            requests = [
-                doug_pb2.GetRequest(key=key.encode(), consistency=doug_pb2.CONSISTENCY_EVENTUAL) for key in keys
-            ]
-            answers = [stub.Get(request, timeout=5) for request in requests]
-            seen.append([(answer.found, answer.value, answer.revision) for answer in answers])
-    assert all(values == seen[0] for values in seen), f"the replicas of shard {shard} differ"
-
-
-async def await_settled(cluster: Cluster, shard: str) -> None:
-    """Waits until every node of a shard is back and has caught up, without blocking the load."""
-    await asyncio.to_thread(cluster.await_equal, shard, 30.0)
-
-
 async def test_twenty_leaders_are_killed_under_load(cluster: Cluster, tmp_path: Path) -> None:
     print(f"seed {SEED}")
     shards = cluster.shard_ids()
@@ -117,7 +96,7 @@ async def test_twenty_leaders_are_killed_under_load(cluster: Cluster, tmp_path: 
                 assert recorder.statuses["put 200"] > acknowledged + 10, "there was hardly any load around the kill"
         finally:
             running = False
-    await finish(cluster, recorder, {shard: rings[shard].used + probes[shard].used for shard in shards}, tmp_path)
+    await judge(cluster, recorder, {shard: rings[shard].used + probes[shard].used for shard in shards}, tmp_path)
     late = [gap for gap in gaps if gap >= GAP_MAX_S]
     print(f"gaps in ms: {sorted(round(gap * 1000) for gap in gaps)}")
     assert len(gaps) == KILLS
@@ -137,26 +116,3 @@ async def wait_restarted(cluster: Cluster, node_id: str) -> None:
     while not await asyncio.to_thread(is_back):
         assert time.monotonic() < ends, f"{node_id} did not come back"
         await asyncio.sleep(0.1)
-
-
-async def finish(cluster: Cluster, recorder: Recorder, keys: dict[str, list[str]], folder: Path) -> None:
-    """Reads every key once more, compares the replicas, and judges the whole history."""
-    reader = RegisterClient(recorder, "127.0.0.1", cluster.port)
-    for shard, names in keys.items():
-        await await_settled(cluster, shard)
-        for name in names:
-            assert succeeded(await reader.get(name)), "the last reads have to succeed, or the judgement is void"
-        await asyncio.to_thread(assert_replicas_agree, cluster, shard, names)
-    await reader.close()
-    operations = recorder.history.operations
-    print(f"{len(operations)} operations, {dict(recorder.statuses)}")
-    print(f"unknown: {recorder.unknown_share():.2%} of the puts, the slowest answer took {recorder.slowest_s:.2f} s")
-    assert not recorder.oddities, recorder.oddities[:5]
-    assert recorder.unknown_share() < 0.05
-    begun = time.monotonic()
-    violations = check_history(operations)
-    print(f"judged in {time.monotonic() - begun:.2f} s")
-    if violations:
-        recorder.save(folder / "history.jsonl")
-        print(f"the history is in {folder / 'history.jsonl'}")
-    assert not violations, "\n".join(str(violation) for violation in violations[:3])
