@@ -24,6 +24,9 @@ printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/image/etc
 chroot "$work/image" ldconfig
 chroot "$work/image" /usr/local/bin/python -m ensurepip >/dev/null 2>&1
 ln -sf pip3.11 "$work/image/usr/local/bin/pip"
+# As in the official image there is no bytecode, and no setuptools, which nothing here needs.
+chroot "$work/image" /usr/local/bin/pip uninstall --quiet --yes --root-user-action=ignore setuptools
+find "$work/image/usr/local/lib" -name __pycache__ -type d -prune -exec rm -rf {} +
 rm -rf "$work"/image/var/cache/apt/archives/*.deb "$work"/image/var/lib/apt/lists/* "$work"/image/usr/share/doc/* \
     "$work"/image/usr/share/man/* "$work"/image/usr/share/locale/*
 tar -C "$work/image" -c . | podman import -q \
