@@ -17,7 +17,11 @@ from tools import dashboards
 from tools.observe import Target, start_prometheus, stop
 
 LOAD_S = 8.0
-WITHOUT_DATA = {"DougDBCertificateExpiry": "a plaintext cluster has no certificate; promtool tests this alert"}
+WITHOUT_DATA = {
+    "DougDBCertificateExpiry": "a plaintext cluster has no certificate",
+    "DougDBDiscoveryStale": "the default is static discovery, which cannot be stale",
+}
+"""Alerts about what this cluster does not have; promtool tests their rules."""
 
 
 def targets(cluster: Cluster) -> list[Target]:
