@@ -3,7 +3,7 @@
 # Up builds the images, loads them, installs the chart, waits, puts and gets a key through the Service and runs `helm test`.
 # Down deletes the kind cluster, and with it the claims. Repeating either is harmless.
 # test-kind makes a kind cluster of its own, runs the scenarios of tests/integration/kubernetes in it, and deletes it.
-# CLUSTER (dougdb), NAMESPACE (dougdb), PORT (8080) and HELM_ARGS may be set; ENGINE as for tools/images.sh.
+# CLUSTER (dougdb), TEST_CLUSTER (dougdb-test), NAMESPACE (dougdb), PORT (8080) and HELM_ARGS may be set; ENGINE as for tools/images.sh.
 set -eu
 cd "$(dirname "$0")/.."
 cluster=${CLUSTER:-dougdb}
@@ -87,7 +87,7 @@ kind-down)
     ;;
 test-kind)
     need kind docker
-    cluster=${CLUSTER:-dougdb-test}
+    cluster=${TEST_CLUSTER:-dougdb-test}
     folder=$(mktemp -d)
     trap 'kind delete cluster --name "$cluster"; rm -rf "$folder"' EXIT
     trap 'exit 1' INT TERM
@@ -99,7 +99,7 @@ test-kind)
         kind load image-archive --name "$cluster" "$folder/image.tar"
         rm -f "$folder/image.tar"
     done
-    .venv/bin/pytest tests/integration/kubernetes/cluster
+    "${PYTEST:-.venv/bin/pytest}" tests/integration/kubernetes/cluster
     ;;
 *)
     echo "usage: kubernetes.sh kind-up | minikube-up | kind-down | test-kind" >&2
