@@ -3,7 +3,8 @@
 # Up builds the images, loads them, installs the chart, waits, puts and gets a key through the Service and runs `helm test`.
 # Down deletes the kind cluster, and with it the claims. Repeating either is harmless.
 # test-kind makes a kind cluster of its own, runs the scenarios of tests/integration/kubernetes in it, and deletes it.
-# CLUSTER (dougdb), TEST_CLUSTER (dougdb-test), NAMESPACE (dougdb), PORT (8080) and HELM_ARGS may be set; ENGINE as for tools/images.sh.
+# CLUSTER (dougdb), TEST_CLUSTER (dougdb-test), NAMESPACE (dougdb), PORT (8080) and HELM_ARGS may be set; ENGINE as for
+# tools/images.sh.
 set -eu
 cd "$(dirname "$0")/.."
 cluster=${CLUSTER:-dougdb}

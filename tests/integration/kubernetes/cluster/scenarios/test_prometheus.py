@@ -14,9 +14,11 @@ from integration.kubernetes.cluster.driver import Cluster, wait_for
 from integration.kubernetes.cluster.podman import Podman
 from integration.observed import Prometheus, alerts, vectors
 from tools import dashboards
-from tools.observe import Target, start_prometheus, stop
+from tools.observe import Target, answers, start_prometheus, stop
 
 LOAD_S = 8.0
+SCRAPE_S = 2.0
+"""A scrape may take as long: a busy machine needs more for eleven processes than for one."""
 WITHOUT_DATA = {
     "DougDBCertificateExpiry": "a plaintext cluster has no certificate",
     "DougDBDiscoveryStale": "the default is static discovery, which cannot be stale",
@@ -63,9 +65,10 @@ def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
         port: int = probe.getsockname()[1]
     scraped = targets(cluster)
     folder: Path = tmp_path_factory.mktemp("prometheus")
-    process = start_prometheus(program, folder, scraped, port, 0.5)
+    process = start_prometheus(program, folder, scraped, port, SCRAPE_S)
     server = Prometheus(port)
     try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 60, "Prometheus to be ready")
         wait_for(lambda: len(server.query("up == 1")) == len(scraped), 60, "every pod is scraped")
         some_of_everything(cluster, LOAD_S)
         yield server
