@@ -95,6 +95,9 @@ def volume_words(spec: Object, container: Object, claims: Iterable[str], pod: st
         name, path = mount["name"], mount["mountPath"]
         if name in claims:
             words += ["-v", f"{prefix}-{name}-{pod}:{path}"]
+        elif "persistentVolumeClaim" in kinds[name]:
+            # Of the release, not of a pod. "U" does what fsGroup does: the volume is given to the user.
+            words += ["-v", f"{prefix}-{kinds[name]['persistentVolumeClaim']['claimName']}:{path}:U"]
         else:
             assert set(kinds[name]) == {"name", "emptyDir"}, f"not understood: {kinds[name]}"
             size = kinds[name]["emptyDir"]["sizeLimit"]
@@ -297,6 +300,20 @@ class Podman(Cluster):
             text=True,
         )
 
+    def run_job(self, cron_job: str) -> str:
+        """Runs what a CronJob of the chart would run, to its end; what it printed."""
+        owner = {"spec": named(self.objects, "CronJob", cron_job)["spec"]["jobTemplate"]["spec"]}
+        words = container_words(self.objects, owner, cron_job, self.prefix)
+        return podman("run", "--rm", "--network", self.prefix, "-v", f"{self._hosts}:/etc/hosts:ro", *words)
+
+    def restore(self, node: str, backups: str, *words: str) -> str:
+        """Runs `raft-node restore` on the volumes of a node that never started; ``backups`` is a volume."""
+        owner = self.owner(node)
+        image_name = owner["spec"]["template"]["spec"]["containers"][0]["image"]
+        mounts = [f"{self.prefix}-{claim}-{node}:/var/lib/dougdb/{claim}" for claim in ("wal", "data")]
+        volumes = [word for mount in (*mounts, f"{backups}:/backups:ro") for word in ("-v", mount)]
+        return podman("run", "--rm", "--network", "none", *volumes, image_name, "restore", "--node-id", node, *words)
+
     # -- faults -----------------------------------------------------------------------------------------------------
 
     def kill(self, pod: str) -> None:
@@ -325,12 +342,13 @@ class Podman(Cluster):
         other = f"{self.prefix}-other-{pod}"
         podman(
             *("run", "-d", "--name", other, "--network", self.prefix, "--ip", before, "--stop-signal", "KILL"),
-            *("--entrypoint", PYTHON, self._client_image(), "-c", SLEEP),
+            *("--entrypoint", PYTHON, self.client_image(), "-c", SLEEP),
         )
         self.start(pod)
         return before, self.address(pod)
 
-    def _client_image(self) -> str:
+    def client_image(self) -> str:
+        """The image of the client's container, which has a Python and little else."""
         return podman("inspect", "--format", "{{.ImageName}}", f"{self.prefix}-client")
 
     def cut_off(self, pod: str, others: Iterable[str]) -> None:
