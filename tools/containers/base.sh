@@ -2,6 +2,10 @@
 # Makes a local stand-in for the official slim Python image, for machines that reach Debian's packages but no registry
 # of images. It needs root, podman, debootstrap and a python3.11. Nothing is done when the image is there.
 set -eu
+# podman's defaults fail on cgroup v1 without the right to raise limits.
+if [ -d /sys/fs/cgroup ] && [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then
+    export CONTAINERS_CONF="${CONTAINERS_CONF:-$(dirname "$0")/containers.conf}"
+fi
 tag=localhost/python:3.11-slim-bookworm
 if podman image exists "$tag"; then exit 0; fi
 python=$(command -v python3.11) || { echo "base.sh: there is no python3.11" >&2; exit 1; }

@@ -130,7 +130,10 @@ class Kubectl(Cluster):
             *("delete", "statefulset,deployment,service", "--selector", INSTANCE, "--wait", "--cascade=foreground"),
             timeout_s=READY_S,
         )
-        self._in("wait", "--for=delete", "pod", "--selector", INSTANCE, f"--timeout={READY_S:.0f}s", timeout_s=READY_S)
+        wait_for(lambda: not self._pods_left(), READY_S, "every pod to be gone")
+
+    def _pods_left(self) -> str:
+        return self._in("get", "pods", "--selector", INSTANCE, "--output", "name")
 
     def destroy(self) -> None:
         """Deletes the namespace, the claims with it."""
