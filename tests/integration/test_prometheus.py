@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 import sys
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bench.cluster import FACADE_PORTS, NODE_PORTS_STRIDE, Cluster, free_ports, wait_for
-from bench.http11 import fetch
+from integration.observed import Prometheus, alerts
 from tools import dashboards
-from tools.observability.alerts import GROUPS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,25 +24,12 @@ NODES, FACADES = 6, 1
 LOAD_S = 6.0
 
 
-class Observed:
+class Observed(Prometheus):
     """A cluster and its Prometheus."""
 
     def __init__(self, cluster: Cluster, port: int) -> None:
+        super().__init__(port)
         self.cluster = cluster
-        self.port = port
-
-    def api(self, path: str, **query: str) -> Any:
-        """What Prometheus' API answers."""
-        words = f"?{urllib.parse.urlencode(query)}" if query else ""
-        answer = fetch(self.port, "GET", f"/api/v1/{path}{words}", timeout_s=10)
-        document = json.loads(answer.body)
-        assert document["status"] == "success", document
-        return document["data"]
-
-    def query(self, expr: str) -> list[dict[str, Any]]:
-        """The series that an expression gives now."""
-        result: list[dict[str, Any]] = self.api("query", query=expr)["result"]
-        return result
 
     def up(self) -> bool:
         return len(self.query("up == 1")) == NODES + FACADES
@@ -98,14 +80,7 @@ def test_term_and_commit_index_are_there_for_every_node(observed: Observed) -> N
 
 @pytest.mark.parametrize("name", dashboards.DASHBOARDS)
 def test_every_expression_of_a_dashboard_returns_data(observed: Observed, name: str) -> None:
-    empty = []
-    for panel in dashboards.DASHBOARDS[name].panels:
-        for query in panel.queries:
-            expr = query.expr.replace("$__rate_interval", "20s")
-            expr = re.sub(r"\$(namespace|job|shard)\b", ".*", expr)
-            if not observed.query(expr):
-                empty.append(f"{panel.title}: {expr}")
-    assert not empty
+    assert not observed.empty_panels(name)
 
 
 def test_choosing_one_shard_shows_that_shard(observed: Observed) -> None:
@@ -115,14 +90,8 @@ def test_choosing_one_shard_shows_that_shard(observed: Observed) -> None:
 
 
 def test_the_rules_are_evaluated_and_nothing_fires(observed: Observed) -> None:
-    names = {alert.name for alerts in GROUPS.values() for alert in alerts}
-
-    def evaluated() -> list[dict[str, Any]] | None:
-        rules = [rule for group in observed.api("rules")["groups"] for rule in group["rules"]]
-        return rules if rules and all(rule["health"] == "ok" for rule in rules) else None
-
-    rules = wait_for(evaluated, 15, "every rule was evaluated without an error")
-    assert {rule["name"] for rule in rules} == names
+    rules = wait_for(observed.rules, 15, "every rule was evaluated without an error")
+    assert {rule["name"] for rule in rules} == set(alerts())
     assert [rule["name"] for rule in rules if rule["state"] == "firing"] == []
 
 
@@ -131,7 +100,7 @@ def test_a_node_that_dies_is_missed(observed: Observed) -> None:
     for node in cluster.node_ids[3:5]:
         cluster.member(node).suspend()
     try:
-        expr = next(alert.expr for alert in GROUPS["raft"] if alert.name == "DougDBQuorumAtRisk")
+        expr = alerts()["DougDBQuorumAtRisk"].expr
         found = wait_for(lambda: observed.query(expr), 20, "two of three nodes are missed")
         assert [series["metric"]["shard"] for series in found] == ["1"]
     finally:

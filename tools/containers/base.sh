@@ -2,6 +2,10 @@
 # Makes a local stand-in for the official slim Python image, for machines that reach Debian's packages but no registry
 # of images. It needs root, podman, debootstrap and a python3.11. Nothing is done when the image is there.
 set -eu
+# podman's defaults fail on cgroup v1 without the right to raise limits.
+if [ -d /sys/fs/cgroup ] && [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then
+    export CONTAINERS_CONF="${CONTAINERS_CONF:-$(dirname "$0")/containers.conf}"
+fi
 tag=localhost/python:3.11-slim-bookworm
 if podman image exists "$tag"; then exit 0; fi
 python=$(command -v python3.11) || { echo "base.sh: there is no python3.11" >&2; exit 1; }
@@ -24,6 +28,9 @@ printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/image/etc
 chroot "$work/image" ldconfig
 chroot "$work/image" /usr/local/bin/python -m ensurepip >/dev/null 2>&1
 ln -sf pip3.11 "$work/image/usr/local/bin/pip"
+# As in the official image there is no bytecode, and no setuptools, which nothing here needs.
+chroot "$work/image" /usr/local/bin/pip uninstall --quiet --yes --root-user-action=ignore setuptools
+find "$work/image/usr/local/lib" -name __pycache__ -type d -prune -exec rm -rf {} +
 rm -rf "$work"/image/var/cache/apt/archives/*.deb "$work"/image/var/lib/apt/lists/* "$work"/image/usr/share/doc/* \
     "$work"/image/usr/share/man/* "$work"/image/usr/share/locale/*
 tar -C "$work/image" -c . | podman import -q \

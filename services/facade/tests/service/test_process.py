@@ -99,6 +99,21 @@ async def test_both_stacks_and_an_orderly_stop(running: Running) -> None:
     assert "shard.leader_changed" in lines[0]
 
 
+async def test_a_kept_connection_is_answered_and_told_to_close_before_it_is_closed(running: Running) -> None:
+    """Else a client that sends at the moment of the stop sees a reset, and does not know what became of its request."""
+    async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{running.port}") as http:
+        assert "connection" not in (await http.put("/v1/kv/k", content=b"v")).headers
+        running.process.send_signal(signal.SIGTERM)
+        async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{running.port}") as other:
+            async with asyncio.timeout(10):
+                while (await other.get("/v1/kv/k")).headers.get("connection") != "close":
+                    pass
+        answer = await http.get("/v1/kv/k")
+        assert (answer.content, answer.headers["connection"]) == (b"v", "close")
+    async with asyncio.timeout(10):
+        assert await running.process.wait() == 0
+
+
 async def test_stops_when_stdin_ends(running: Running) -> None:
     assert running.process.stdin is not None
     running.process.stdin.close()

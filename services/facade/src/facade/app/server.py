@@ -1,7 +1,8 @@
 """Runs the facade: sockets, uvicorn, signals, orderly stop.
 
 Must not know routes or gRPC. Invariants: (1) sockets are bound before anything else starts, so that a taken port
-touches nothing; (2) on SIGTERM, SIGINT or (if set) the end of stdin, requests under way are finished first.
+touches nothing; (2) on SIGTERM, SIGINT or (if set) the end of stdin, requests under way are finished first, and each
+answer says that its connection ends, so that a client with a kept connection does not send into one that is closed.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ BACKLOG = 2048
 KEEP_ALIVE_S = 75
 GRACE_S = 5
 HEAD_CHECK_S = 1.0
+LEAVE_S = 1.0
+LEAVE_CHECK_S = 0.02
 
 
 def bind(addresses: Sequence[Address]) -> list[socket.socket]:
@@ -84,12 +87,30 @@ def _bind_one(address: Address) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers, which raise the signal again when they are done."""
 
+    _leaving = False
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     def stop(self) -> None:
-        self.should_exit = True
+        """Ends in order; a second call ends without waiting for clients to leave."""
+        if self.should_exit or self._leaving:
+            self.should_exit = True
+            return
+        self._leaving = True
+        # uvicorn makes its headers anew every second, from those of its configuration.
+        for headers in (self.config.encoded_headers, self.server_state.default_headers):
+            headers.append((b"connection", b"close"))
+        loop = asyncio.get_running_loop()
+        self._leave(loop, loop.time() + LEAVE_S)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop, until_s: float) -> None:
+        """Exits when no client is left, or after a while: those that asked were told, the others are idle."""
+        if not self.server_state.connections or loop.time() >= until_s:
+            self.should_exit = True
+        else:
+            loop.call_later(LEAVE_CHECK_S, self._leave, loop, until_s)
 
     def check_heads(self, before_s: float) -> None:
         for connection in tuple(self.server_state.connections):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import resource
+from collections.abc import Callable
+from typing import TypeVar
+
 import pytest
 from tools.helm_chart import CHART, run_helm
 from tools.rendering import Object, refusal, render, validate
 
+T = TypeVar("T")
 KIND = str(CHART / "values-kind.yaml")
 OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")
 MATRIX: dict[str, tuple[str, ...]] = {
@@ -92,9 +98,40 @@ REFUSED: dict[str, tuple[str, str]] = {
 }
 
 
+MATRIX_S_MAX = 30.0
+
+
+def children_s() -> float:
+    """The CPU that programs took which this process has called, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+class Spent:
+    """What helm took for the whole matrix: lint, template and dry run. CPU, since a busy machine says nothing of it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.calls = 0
+
+    def on(self, call: Callable[[], T]) -> T:
+        """Counts the time of a call."""
+        began_s = children_s()
+        try:
+            return call()
+        finally:
+            self.seconds += children_s() - began_s
+            self.calls += 1
+
+
 @pytest.fixture(scope="session")
-def rendered(tools: None) -> dict[str, list[Object]]:
-    return {name: render(*options) for name, options in MATRIX.items()}
+def spent() -> Spent:
+    return Spent()
+
+
+@pytest.fixture(scope="session")
+def rendered(tools: None, spent: Spent) -> dict[str, list[Object]]:
+    return {name: spent.on(functools.partial(render, *options)) for name, options in MATRIX.items()}
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +147,7 @@ def problems(rendered: dict[str, list[Object]]) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", MATRIX)
 def test_helm_and_kubernetes_take_it(
-    name: str, rendered: dict[str, list[Object]], problems: dict[str, list[str]]
+    name: str, rendered: dict[str, list[Object]], problems: dict[str, list[str]], spent: Spent
 ) -> None:
     assert not problems[name]
     objects, options = rendered[name], MATRIX[name]
@@ -123,8 +160,14 @@ def test_helm_and_kubernetes_take_it(
             ("lint", "--strict", str(CHART), *options),
             ("install", "dougdb", str(CHART), "--dry-run=client", *options),
         ):
-            run = run_helm(*command)
+            run = spent.on(functools.partial(run_helm, *command))
             assert run.returncode == 0, run.stderr + run.stdout
+
+
+def test_the_whole_matrix_takes_less_than_30_s(spent: Spent) -> None:
+    """After the tests above, which it adds up."""
+    print(f"{spent.calls} calls of helm took {spent.seconds:.1f} s of CPU")
+    assert spent.seconds < MATRIX_S_MAX
 
 
 def test_the_schemas_would_find_a_mistake(default: list[Object]) -> None:

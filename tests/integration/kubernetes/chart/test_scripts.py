@@ -158,6 +158,29 @@ def test_kind_down_deletes_the_cluster(run: Run) -> None:
     assert (code, calls) == (0, ["kind delete cluster --name dougdb"])
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_test_kind_runs_the_scenarios_in_a_cluster_of_its_own(code: int, run: Run, tmp_path: Path) -> None:
+    """And deletes it, whatever came of them."""
+    pytest_played = tmp_path / "pytest"
+    pytest_played.write_text(f'#!/bin/sh\necho "pytest $* in $KUBECONFIG" >>"$CALLS"\nexit {code}\n')
+    pytest_played.chmod(0o755)
+    ended, calls, told = run("tools/kubernetes.sh", "test-kind", PYTEST=str(pytest_played))
+    assert ended == code, told
+    in_order(
+        calls,
+        "kind create cluster --name dougdb-test",
+        "podman build",
+        "kind load image-archive --name dougdb-test",
+        "kind load image-archive --name dougdb-test",
+        f"pytest tests/integration/kubernetes/cluster in {tmp_path}/",
+        "kind delete cluster --name dougdb-test",
+    )
+    assert not [line for line in calls if "--name dougdb " in line]
+    ended, calls, told = run("tools/kubernetes.sh", "test-kind", without=("docker",))
+    assert (ended, calls) == (1, [])
+    assert "docker is not installed" in told
+
+
 @pytest.mark.parametrize(
     ("environment", "text"),
     [({"FOUND": "something"}, "put world, got something"), ({"PUT_CODE": "22"}, "")],

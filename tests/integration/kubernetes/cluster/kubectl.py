@@ -1,0 +1,266 @@
+"""A release of the chart in a real cluster, by kubectl and KUBECONFIG: the same scenarios with real controllers.
+
+The rendered objects are applied as they are, in a namespace of their own, which is deleted at the end with its claims.
+The cluster has to have the images, or be able to pull them. All requests go through a client's pod, since a test
+outside reaches no pod.
+
+Invariants:
+    1. Nothing outside of the namespace is touched.
+    2. A pod is deleted by force only to play a crash, and only in that namespace.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from bench.http11 import HttpError
+from integration.kubernetes.cluster.driver import READY_TIMEOUT_S, Answer, Cluster, Unable, call_program, wait_for
+from tools.helm_tools import TOOLS
+from tools.rendering import named
+
+PREFIX = "dougdbtest"
+PYTHON = "/opt/dougdb/bin/python"
+KINDS = {"names": ("Service",), "nodes": ("StatefulSet",), "facades": ("Deployment",)}
+LATER = {kind for kinds in KINDS.values() for kind in kinds}
+INSTANCE = "app.kubernetes.io/instance=dougdb"
+CLIENT = "dougdb-test-client"
+READY_S = 300.0
+"""A cluster schedules, attaches volumes and pulls images before anything starts."""
+
+REQUEST = """
+import base64, http.client, json, ssl, sys
+scheme, host, port, method, path, body = sys.argv[1:]
+if scheme == "HTTPS":
+    context = ssl._create_unverified_context()
+    connection = http.client.HTTPSConnection(host, int(port), timeout=15, context=context)
+else:
+    connection = http.client.HTTPConnection(host, int(port), timeout=15)
+try:
+    connection.request(method, path, base64.b64decode(body) or None)
+    answer = connection.getresponse()
+    print(json.dumps([answer.status, base64.b64encode(answer.read()).decode()]))
+except (OSError, http.client.HTTPException) as error:
+    print(json.dumps([0, f"{type(error).__name__}: {error}"]))
+"""
+
+
+def find_kubectl() -> str:
+    """The kubectl to call: the one in PATH, which fits the cluster's version, else the one of the chart's tools."""
+    return shutil.which("kubectl") or str(TOOLS / "bin" / "kubectl")
+
+
+class Kubectl(Cluster):
+    """A namespace of the cluster that KUBECONFIG names."""
+
+    kind = "kubectl"
+
+    def __init__(self, *values: str, tag: str) -> None:
+        """Renders the chart and makes the namespace and the client's pod; ``tag`` keeps several apart."""
+        super().__init__(*values, namespace=f"{PREFIX}-{tag}")
+        self._scaled: set[str] = set()
+        # What an earlier run left, when it was ended without mercy.
+        self._kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait", timeout_s=READY_S)
+        self._kubectl("create", "namespace", self.namespace)
+        self._apply([one for one in self.objects if one["kind"] not in LATER])
+        self._apply([self._client_pod()])
+        self._in("wait", "--for=condition=Ready", f"pod/{CLIENT}", f"--timeout={READY_S:.0f}s", timeout_s=READY_S + 10)
+
+    def _client_pod(self) -> dict[str, Any]:
+        """A pod with the facade's image and its security context, that sleeps."""
+        template = named(self.objects, "Deployment", self.deployment)["spec"]["template"]["spec"]
+        container = template["containers"][0]
+        kept = {name: container[name] for name in ("image", "imagePullPolicy", "securityContext")}
+        sleeping = {"name": "client", "command": [PYTHON, "-c", "import time; time.sleep(86400)"], **kept}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": CLIENT, "namespace": self.namespace},
+            "spec": {
+                "containers": [sleeping],
+                "securityContext": template["securityContext"],
+                "automountServiceAccountToken": False,
+                "terminationGracePeriodSeconds": 0,
+            },
+        }
+
+    # -- kubectl ----------------------------------------------------------------------------------------------------
+
+    def _kubectl(self, *words: str, text: str | None = None, timeout_s: float = 120, check: bool = True) -> str:
+        return call_program([find_kubectl(), *words], text, timeout_s, check)
+
+    def _in(self, *words: str, text: str | None = None, timeout_s: float = 120, check: bool = True) -> str:
+        return self._kubectl("--namespace", self.namespace, *words, text=text, timeout_s=timeout_s, check=check)
+
+    def _apply(self, objects: list[dict[str, Any]]) -> None:
+        """Applies objects; the API server takes JSON as it takes YAML."""
+        document = {"apiVersion": "v1", "kind": "List", "items": objects}
+        self._in("apply", "--filename", "-", text=json.dumps(document))
+
+    def _pod(self, pod: str) -> dict[str, Any]:
+        """What the API server says of a pod; empty when there is none."""
+        found = self._in("get", "pod", pod, "--ignore-not-found", "--output", "json")
+        document: dict[str, Any] = json.loads(found) if found else {}
+        return document
+
+    # -- installation -----------------------------------------------------------------------------------------------
+
+    def apply(self, step: str) -> None:
+        """Applies the objects of a step."""
+        self._apply([one for one in self.objects if one["kind"] in KINDS[step]])
+        if step == "facades":
+            replicas = named(self.objects, "Deployment", self.deployment)["spec"]["replicas"]
+            wait_for(lambda: len(self.facades()) == replicas, READY_S, "the facades' pods to be made")
+
+    def await_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Waits for the controllers, then for what a client sees."""
+        limit_s = max(timeout_s, READY_S)
+        for owner in [*(f"statefulset/{name}" for name in self.sets), f"deployment/{self.deployment}"]:
+            self._in("rollout", "status", owner, f"--timeout={limit_s:.0f}s", timeout_s=limit_s + 10)
+        super().await_ready(limit_s)
+
+    def uninstall(self) -> None:
+        """Deletes what was applied by the steps and waits for its pods to be gone; the claims stay."""
+        self._in(
+            *("delete", "statefulset,deployment,service", "--selector", INSTANCE, "--wait", "--cascade=foreground"),
+            timeout_s=READY_S,
+        )
+        wait_for(lambda: not self._pods_left(), READY_S, "every pod to be gone")
+
+    def _pods_left(self) -> str:
+        return self._in("get", "pods", "--selector", INSTANCE, "--output", "name")
+
+    def destroy(self) -> None:
+        """Deletes the namespace, the claims with it."""
+        self._kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait", timeout_s=READY_S)
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def facades(self) -> list[str]:
+        """The facades that are not on their way out."""
+        selector = f"{INSTANCE},app.kubernetes.io/component=facade"
+        listed = self._in("get", "pods", "--selector", selector, "--output", "json")
+        return sorted(
+            pod["metadata"]["name"] for pod in json.loads(listed)["items"] if "deletionTimestamp" not in pod["metadata"]
+        )
+
+    def owner(self, pod: str) -> dict[str, Any]:
+        """The StatefulSet or Deployment of a pod; a Deployment's pods have two random parts in their names."""
+        if pod.startswith(f"{self.deployment}-"):
+            return named(self.objects, "Deployment", self.deployment)
+        return super().owner(pod)
+
+    def _request(self, scheme: str, host: str, port: int, method: str, path: str, body: bytes) -> Answer:
+        words = (scheme, host, str(port), method, path, base64.b64encode(body).decode())
+        status, text = json.loads(self._in("exec", CLIENT, "--", PYTHON, "-c", REQUEST, *words))
+        if not status:
+            raise HttpError(text)
+        return Answer(status, base64.b64decode(text))
+
+    def call(self, method: str, path: str, body: bytes = b"") -> Answer:
+        """One request through the Service."""
+        (port,) = named(self.objects, "Service", self.deployment)["spec"]["ports"]
+        return self._request("HTTP", self.service, port["port"], method, path, body)
+
+    def probe(self, pod: str, which: str) -> int:
+        """Asks what the kubelet asks."""
+        probe, address = self.probe_for(pod, which), self.address(pod)
+        if not address:
+            return 0
+        try:
+            return self._request(probe.scheme, address, probe.port, "GET", probe.path, b"").status
+        except HttpError:
+            return 0
+
+    def run(self, script: str, *words: str) -> subprocess.Popen[str]:
+        """Starts a script in the client's pod."""
+        return subprocess.Popen(
+            [
+                *(find_kubectl(), "--namespace", self.namespace, "exec", "--stdin", CLIENT, "--"),
+                *(PYTHON, "-c", script, *words),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def address(self, pod: str) -> str:
+        """The address that the pod has now; empty when it has none."""
+        address: str = self._pod(pod).get("status", {}).get("podIP", "")
+        return address
+
+    def identity(self, pod: str) -> str:
+        """The pod's uid and how often its container was restarted."""
+        found = self._pod(pod)
+        statuses = found.get("status", {}).get("containerStatuses", [])
+        return f"{found.get('metadata', {}).get('uid')} {[one['restartCount'] for one in statuses]}"
+
+    def logs(self) -> str:
+        """The pods, and the last lines of each."""
+        shown = self._in("get", "pods", "--output", "wide", check=False)
+        lines = self._in("logs", "--selector", INSTANCE, "--tail", "12", "--prefix", check=False)
+        return f"{shown}\n{lines}"
+
+    # -- faults -----------------------------------------------------------------------------------------------------
+
+    def kill(self, pod: str) -> None:
+        """Deletes the pod without any grace: a crash. Its StatefulSet makes it again."""
+        self._in("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
+
+    def take_down(self, shard: int, count: int) -> list[str]:
+        """Makes the set smaller, so that nobody makes them again, and deletes them without any grace."""
+        name, nodes = self.sets[shard], self.nodes(shard)
+        self._scaled.add(name)
+        self._in("scale", "statefulset", name, f"--replicas={len(nodes) - count}")
+        for pod in nodes[-count:]:
+            self._in("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false", "--ignore-not-found")
+        return nodes[-count:]
+
+    def heal(self) -> None:
+        """Gives the sets their size back; the rest is their controller's."""
+        for name in sorted(self._scaled):
+            replicas = named(self.objects, "StatefulSet", name)["spec"]["replicas"]
+            self._in("scale", "statefulset", name, f"--replicas={replicas}")
+        self._scaled.clear()
+
+    def replace(self, pod: str) -> tuple[str, str]:
+        """Deletes a pod in order; its successor mostly gets another address."""
+        before, run = self.address(pod), self.identity(pod)
+        self._in("delete", "pod", pod, "--wait")
+
+        def after() -> str:
+            return self.address(pod) if self.identity(pod) != run else ""
+
+        found = wait_for(after, READY_S, f"{pod} to have an address again")
+        if found == before:
+            raise Unable(f"{pod} was given its old address, {before}, again")
+        return before, found
+
+    def restart_every_pod(self) -> None:
+        """By the controllers, all of them at one time."""
+        owners = [*(f"statefulset/{name}" for name in self.sets), f"deployment/{self.deployment}"]
+        self._in("rollout", "restart", *owners)
+        for owner in owners:
+            self._in("rollout", "status", owner, f"--timeout={READY_S:.0f}s", timeout_s=READY_S + 10)
+
+    def cut_off(self, pod: str, others: Iterable[str]) -> None:
+        """Needs a way into the pod's network, which a user of a cluster does not have."""
+        raise Unable("only podman's containers can be cut off by iptables: a cluster's pods have no NET_ADMIN")
+
+    def join(self, pod: str) -> None:
+        """Nothing was cut."""
+
+
+@contextlib.contextmanager
+def kubectl_cluster(*values: str, tag: str) -> Iterator[Kubectl]:
+    """A release that is not installed yet; its namespace is deleted at the end."""
+    cluster = Kubectl(*values, tag=tag)
+    try:
+        yield cluster
+    finally:
+        cluster.destroy()

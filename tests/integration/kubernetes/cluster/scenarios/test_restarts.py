@@ -1,0 +1,77 @@
+"""A rolling restart of every pod, the facades too, under 200 requests per second from within the cluster."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from integration.kubernetes.cluster import load
+from integration.kubernetes.cluster.driver import Cluster
+
+from raft_node.testing.history import Operation
+from raft_node.testing.linearizability import check_history
+
+RATE, CLIENTS, SEED = 200, 16, 90_100
+WARM_UP_S, COOL_DOWN_S = 3.0, 2.0
+
+
+def operations_of(report: Any) -> list[Operation]:
+    """The history; a write that was not answered with success may still have taken effect."""
+    return [
+        Operation(key, kind, value, call, returned if status in (200, 404) else None, True, client)
+        for client, kind, key, value, call, returned, status in report["operations"]
+    ]
+
+
+def failed(report: Any) -> Counter[str]:
+    """Whatever was not answered as it should be, by kind and status."""
+    return Counter(
+        f"{kind} {status}"
+        for _, kind, _, _, _, _, status in report["operations"]
+        if status != 200 and (kind, status) != ("get", 404)
+    )
+
+
+def finish(client: subprocess.Popen[str]) -> Any:
+    """Ends the load and gives its report."""
+    told, _ = client.communicate("stop\n", timeout=120)
+    assert client.returncode == 0, told[-2000:]
+    return json.loads(told.splitlines()[-1])
+
+
+def test_a_rolling_restart_of_every_pod_fails_no_request(cluster: Cluster, figure: Callable[[str], None]) -> None:
+    cluster.heal()
+    cluster.await_ready()
+    pods = [*cluster.nodes(), *cluster.facades()]
+    before = {pod: cluster.identity(pod) for pod in cluster.nodes()}
+    script = Path(load.__file__).read_text()
+    client = cluster.run(script, cluster.service, "8080", str(RATE), str(CLIENTS), str(SEED))
+    try:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "started\n"
+        time.sleep(WARM_UP_S)
+        began_s = time.monotonic()
+        cluster.restart_every_pod()
+        took_s = time.monotonic() - began_s
+        time.sleep(COOL_DOWN_S)
+        report = finish(client)
+    finally:
+        client.kill()
+        client.wait()
+    requests, rate = report["requests"], report["requests"] / report["seconds"]
+    slowest_ms = max(one[5] - one[4] for one in report["operations"] if one[5]) * 1000
+    bad = failed(report)
+    figure(
+        f"rolling restart of {len(pods)} pods in {took_s:.0f} s: {requests} requests at {rate:.0f}/s, "
+        f"{bad.total()} failed, {report['late']} late, slowest answer {slowest_ms:.0f} ms (seed {SEED})"
+    )
+    assert rate > 0.9 * RATE, f"the machine did not keep the rate: {rate:.0f} requests/s, of which {bad.total()} failed"
+    assert not bad, bad
+    assert all(cluster.identity(pod) != run for pod, run in before.items())
+    violations = check_history(operations_of(report))
+    assert not violations, "\n".join(str(violation) for violation in violations[:3])

@@ -1,0 +1,319 @@
+"""The two kinds of clusters without any: what containers are made from the chart, and what kubectl is asked to do.
+
+kubectl is played: it records its calls and answers from a small table. Where the real one is installed, every recorded
+call is also read by it, since a flag that does not exist would be found in a real cluster only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from bench.cluster import FACADE_PORTS, FACADE_PORTS_STRIDE, free_ports, is_free
+from bench.cluster import wait_for as wait_until
+from integration.kubernetes.cluster import conftest as containers
+from integration.kubernetes.cluster import load
+from integration.kubernetes.cluster.driver import Probe, Unable, probe_of
+from integration.kubernetes.cluster.kubectl import Kubectl
+from integration.kubernetes.cluster.podman import container_words
+from integration.kubernetes.cluster.scenarios.test_restarts import failed, operations_of
+from integration.observed import vectors
+from tools.helm_chart import CHART
+from tools.helm_tools import TOOLS
+from tools.rendering import Object, named, render
+
+from raft_node.testing.linearizability import check_history
+
+LAPTOP = ("--values", str(CHART / "values-kind.yaml"))
+
+
+@pytest.fixture(scope="module")
+def objects(tools: None) -> list[Object]:
+    return render(*LAPTOP)
+
+
+# -- podman ---------------------------------------------------------------------------------------------------------
+
+
+def options(words: list[str], name: str) -> list[str]:
+    return [value for option, value in pairwise(words) if option == name]
+
+
+def test_a_container_is_what_the_chart_says(objects: list[Object]) -> None:
+    words = container_words(objects, named(objects, "StatefulSet", "dougdb-s1"), "dougdb-s1-3", "x")
+    assert words[-1] == "docker.io/dougdb/raft-node:0.1.0"
+    environment = dict(pair.split("=", 1) for pair in options(words, "--env"))
+    assert environment["DOUGDB_NODE_ID"] == "dougdb-s1-3"
+    assert environment["DOUGDB_ELECTION_TIMEOUT_MS"] == "1000"
+    assert environment["DOUGDB_CLIENT_ADVERTISE"] == "dougdb-s1-3.dougdb-s1-peers.dougdb.svc.cluster.local:21000"
+    assert options(words, "-v") == ["x-wal-dougdb-s1-3:/var/lib/dougdb/wal", "x-data-dougdb-s1-3:/var/lib/dougdb/data"]
+    assert options(words, "--tmpfs") == ["/tmp:rw,mode=1777,size=64m"]
+    assert options(words, "--user") == ["10001:10001"]
+    assert options(words, "--cap-drop") == ["ALL"]
+    assert options(words, "--memory") == ["512m"]
+    assert {"--read-only", "no-new-privileges"} <= set(words)
+    facade = container_words(objects, named(objects, "Deployment", "dougdb-facade"), "dougdb-facade-0", "x")
+    assert options(facade, "-v") == []
+    (nodes,) = [pair for pair in options(facade, "--env") if pair.startswith("DOUGDB_NODES=")]
+    assert len(json.loads(nodes.partition("=")[2])["1"]) == 5
+
+
+def change(container: Object, pod: Object, what: str) -> None:
+    """Something that containers here do not know."""
+    if what == "a capability that is added":
+        container["securityContext"]["capabilities"]["add"] = ["NET_ADMIN"]
+    elif what == "a sysctl":
+        pod["securityContext"]["sysctls"] = []
+    elif what == "a volume from the host":
+        pod["volumes"] = [{"name": "tmp", "hostPath": {"path": "/"}}]
+    elif what == "a limit of CPU":
+        container["resources"]["limits"]["cpu"] = "1"
+    elif what == "an init container":
+        pod["initContainers"] = [{}]
+    elif what == "a sidecar":
+        pod["containers"].append({})
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "a capability that is added",
+        "a sysctl",
+        "a volume from the host",
+        "a limit of CPU",
+        "an init container",
+        "a sidecar",
+    ],
+)
+def test_what_is_not_understood_is_no_container(what: str, objects: list[Object]) -> None:
+    owner = json.loads(json.dumps(named(objects, "StatefulSet", "dougdb-s0")))
+    pod = owner["spec"]["template"]["spec"]
+    change(pod["containers"][0], pod, what)
+    with pytest.raises((AssertionError, ValueError)):
+        container_words(objects, owner, "dougdb-s0-0", "x")
+
+
+def test_probes_are_those_of_the_chart(objects: list[Object]) -> None:
+    node = named(objects, "StatefulSet", "dougdb-s0")["spec"]["template"]
+    assert probe_of(node, "liveness") == Probe("HTTP", 21002, "/livez")
+    facade = named(objects, "Deployment", "dougdb-facade")["spec"]["template"]
+    assert probe_of(facade, "readiness") == Probe("HTTP", 8080, "/readyz")
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+def test_what_is_missing_skips_or_fails_where_it_must_be_there(
+    required: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUIRE_CONTAINERS", required)
+    with pytest.raises(outcome, match="helm is gone"):
+        containers.lacking("helm is gone")
+
+
+# -- kubectl --------------------------------------------------------------------------------------------------------
+
+PLAYED = r"""#!{python}
+import json, os, sys
+words = sys.argv[1:]
+text = sys.stdin.read() if "-" in words else ""
+calls = os.environ["CALLS"]
+made = sum(1 for _ in open(calls)) if os.path.exists(calls) else 0
+with open(calls, "a") as file:
+    file.write(json.dumps([words, text]) + "\n")
+rest = words[2:] if words[0] == "--namespace" else words
+if rest[:2] == ["get", "pod"]:
+    address = "10.0.0.7" if os.environ.get("SAME") else f"10.0.0.{{made}}"
+    status = {{"podIP": address, "containerStatuses": [{{"restartCount": 0}}]}}
+    print(json.dumps({{"metadata": {{"uid": f"u{{made}}"}}, "status": status}}))
+elif rest[:2] == ["get", "pods"] and "json" in rest:
+    names = ["dougdb-facade-6b7-abc", "dougdb-facade-6b7-def", "dougdb-facade-old-xyz"]
+    items = [{{"metadata": {{"name": name}}}} for name in names]
+    items[2]["metadata"]["deletionTimestamp"] = "now"
+    print(json.dumps({{"items": items}}))
+elif rest[0] == "exec":
+    print(json.dumps([0, "refused"] if os.environ.get("SILENT") else [200, "aGVsbG8="]))
+"""
+
+
+class Played:
+    """The calls of a kubectl that is played."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def all(self) -> list[tuple[list[str], str]]:
+        return [(words, text) for words, text in map(json.loads, self.path.read_text().splitlines())]
+
+    def since(self, number: int) -> list[str]:
+        """The calls after the first ``number``, without the namespace."""
+        return [" ".join(words).removeprefix("--namespace dougdbtest-t ") for words, _ in self.all()[number:]]
+
+    def during(self, act: Callable[[], object]) -> list[str]:
+        """The calls that this makes."""
+        number = len(self.all())
+        act()
+        return self.since(number)
+
+
+@pytest.fixture
+def played(tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
+    program = tmp_path / "bin" / "kubectl"
+    program.parent.mkdir()
+    program.write_text(PLAYED.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    return Played(tmp_path / "calls")
+
+
+def kinds_of(text: str) -> set[str]:
+    return {one["kind"] for one in json.loads(text)["items"]} if text else set()
+
+
+def test_an_installation_is_the_charts_objects_in_the_order_that_is_asked_for(played: Played) -> None:
+    cluster = Kubectl(*LAPTOP, tag="t")
+    cluster.install("nodes", "names", "facades")
+    applied = [kinds_of(text) for words, text in played.all() if "apply" in words]
+    assert applied[1:] == [{"Pod"}, {"StatefulSet"}, {"Service"}, {"Deployment"}]
+    assert {"ConfigMap", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget"} == applied[0]
+    for words, text in played.all():
+        outside = " ".join(words).startswith(("delete namespace dougdbtest-t", "create namespace dougdbtest-t"))
+        assert outside or words[:2] == ["--namespace", "dougdbtest-t"], words
+        for one in json.loads(text)["items"] if text else []:
+            assert one["metadata"]["namespace"] == "dougdbtest-t"
+    assert cluster.facades() == ["dougdb-facade-6b7-abc", "dougdb-facade-6b7-def"]
+    assert cluster.owner("dougdb-facade-6b7-abc")["kind"] == "Deployment"
+    assert cluster.call("GET", "/x").body == b"hello"
+
+
+def test_faults_are_what_a_cluster_allows(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Kubectl(*LAPTOP, tag="t")
+    assert played.during(lambda: cluster.kill("dougdb-s0-1")) == [
+        "delete pod dougdb-s0-1 --grace-period=0 --force --wait=false"
+    ]
+    calls = played.during(lambda: cluster.take_down(1, 3))
+    assert calls[0] == "scale statefulset dougdb-s1 --replicas=2"
+    assert [call.split()[2] for call in calls[1:]] == ["dougdb-s1-2", "dougdb-s1-3", "dougdb-s1-4"]
+    assert played.during(cluster.heal) == ["scale statefulset dougdb-s1 --replicas=5"]
+    assert played.during(cluster.heal) == []
+    before, after = cluster.replace("dougdb-s0-0")
+    assert before != after
+    calls = played.during(cluster.restart_every_pod)
+    assert calls[0] == "rollout restart statefulset/dougdb-s0 statefulset/dougdb-s1 deployment/dougdb-facade"
+    assert len(calls) == 4
+    assert cluster.probe("dougdb-s0-0", "liveness") == 200
+    with pytest.raises(Unable, match="iptables"):
+        cluster.cut_off("dougdb-s0-0", [])
+    monkeypatch.setenv("SAME", "1")
+    with pytest.raises(Unable, match="old address"):
+        cluster.replace("dougdb-s0-0")
+    monkeypatch.setenv("SILENT", "1")
+    assert cluster.probe("dougdb-s0-0", "liveness") == 0
+
+
+@pytest.mark.skipif(not (TOOLS / "bin" / "kubectl").exists(), reason="kubectl is not installed (make chart-tools)")
+def test_the_real_kubectl_understands_every_call(played: Played, tmp_path: Path) -> None:
+    cluster = Kubectl(*LAPTOP, tag="t")
+    cluster.install()
+    cluster.kill("dougdb-s0-1")
+    cluster.take_down(1, 3)
+    cluster.heal()
+    cluster.replace("dougdb-s0-0")
+    cluster.restart_every_pod()
+    cluster.logs()
+    cluster.run("pass").communicate("")
+    cluster.uninstall()
+    cluster.destroy()
+    config = tmp_path / "config"
+    config.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "c",
+                "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+                "users": [{"name": "c", "user": {}}],
+            }
+        )
+    )
+    calls = {tuple(words): text for words, text in played.all()}
+    for shape in {(*(word for word in words if word.startswith("-")), words[2]): words for words in calls}.values():
+        run = subprocess.run(
+            [TOOLS / "bin" / "kubectl", f"--kubeconfig={config}", *shape],
+            input=calls[shape],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert run.returncode == 1, shape
+        assert "127.0.0.1:9" in run.stderr, f"{shape}: {run.stderr}"
+
+
+# -- the load -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_load_keeps_its_rate_and_records_what_it_saw() -> None:
+    port = free_ports(*FACADE_PORTS, FACADE_PORTS_STRIDE)
+    stub = Path(__file__).resolve().parents[2] / "stub_facade.py"
+    server = subprocess.Popen([sys.executable, str(stub), str(port)])
+    try:
+        wait_until(lambda: not is_free(port), 10, "the stand-in to listen")
+        client = subprocess.Popen(
+            [sys.executable, "-c", Path(load.__file__).read_text(), "127.0.0.1", str(port), "100", "4", "7"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert client.stdout is not None
+        assert client.stdout.readline() == "started\n"
+        told, _ = communicate_after(client, 1.0)
+    finally:
+        server.kill()
+        server.wait()
+    report = json.loads(told)
+    assert not failed(report)
+    assert 60 <= report["requests"] <= 140, report["requests"]
+    history = operations_of(report)
+    assert {operation.kind for operation in history} == {"put", "get"}
+    assert not check_history(history)
+    report["operations"][-1][3] = "never written"
+    assert check_history(operations_of(report)), "a value that nobody wrote is found"
+    report["operations"][0][6] = 503
+    assert failed(report).total() == 1
+
+
+def communicate_after(client: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """Lets it run for a while, then tells it to stop."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        client.wait(seconds)
+    return client.communicate("stop\n", timeout=30)
+
+
+# -- alerts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expr", "parts"),
+    [
+        ("dougdb_a > 1", ["dougdb_a"]),
+        ("time() - dougdb_a > 600", ["time() - dougdb_a"]),
+        (
+            'dougdb_a{x="a > b"} <= floor(dougdb_b / 2) + 1\nand dougdb_c >= 3',
+            ['dougdb_a{x="a > b"}', "floor(dougdb_b / 2) + 1", "dougdb_c"],
+        ),
+        ("(dougdb_a / dougdb_b) > 0.1 and on (pod) dougdb_c", ["dougdb_a / dougdb_b", "dougdb_c"]),
+        ("(dougdb_a) / (dougdb_b) > 1", ["(dougdb_a) / (dougdb_b)"]),
+        ('count_values("t", dougdb_a and (dougdb_b == 1)) > 1', ['count_values("t", dougdb_a and (dougdb_b == 1))']),
+    ],
+)
+def test_what_an_alert_compares_is_found(expr: str, parts: list[str]) -> None:
+    assert vectors(expr) == parts
