@@ -59,7 +59,10 @@ def segment(fs: FileSystem, path: str) -> Iterator[Finding]:
     if header is not None:
         yield Finding(0, "segment", header._asdict() | {"hard_state": header.hard_state._asdict()})
         sequence = header.first_sequence
-        data = data.ljust(header.segment_bytes, b"\0")
+        if header.segment_bytes - len(data) > wal_segment.MISSING_BYTES_MAX:
+            yield _damaged(len(data), f"the segment is cut off: it should have {header.segment_bytes} bytes")
+        else:
+            data = data.ljust(header.segment_bytes, b"\0")
         if segment_id is not None and segment_id != header.segment_id:
             yield _damaged(0, f"the header belongs to segment {header.segment_id}")
         segment_id = header.segment_id
