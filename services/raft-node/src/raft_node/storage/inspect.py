@@ -139,8 +139,10 @@ def manifest(fs: FileSystem, path: str) -> Iterator[Finding]:
         try:
             if found.kind == RecordKind.EDIT:
                 yield Finding(position, "edit", {"sequence": found.sequence} | asdict(decode_edit(found.payload)))
-            else:
+            elif found.kind == RecordKind.SEAL and not found.payload:
                 yield Finding(position, "seal", {"sequence": found.sequence})
+            else:
+                yield _damaged(position, f"record {found.sequence} is of the unknown kind {found.kind}")
         except VersionError as error:
             yield _damaged(position, f"record {found.sequence}: {error}")
         position, sequence = position + record_bytes(found), found.sequence + 1
