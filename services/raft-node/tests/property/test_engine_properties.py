@@ -229,7 +229,6 @@ def answers_of(operations: list[Batch | Step], options: EngineOptions, seed: int
             engine.write(operation, len(log), 1)
             continue
         if operation is Step.SETTLE:
-            engine.rotate()
             settle(engine, fs, D)
             continue
         if operation is Step.REOPEN:
@@ -240,17 +239,24 @@ def answers_of(operations: list[Batch | Step], options: EngineOptions, seed: int
         engine = Engine.open(fs, D, options, f"s{starts}")
         for index in range(engine.applied_index + 1, len(log) + 1):
             engine.write(log[index - 1], index, 1)
-    scans: list[object] = [
-        list(engine.scan(start, end, reverse=reverse))
-        for start, end in ((b"", None), (b"a", b"b"), (b"\x00", b"\xff"))
-        for reverse in (False, True)
-    ]
-    return [*scans, [engine.get_blocking(key) for key in KEYS], engine.multi_get_blocking(KEYS)]
+    answers: list[object] = []
+    # As it lies by then, some of it in memory, and when all of it lies in tables.
+    for _ in range(2):
+        answers += [
+            list(engine.scan(start, end, reverse=reverse))
+            for start, end in ((b"", None), (b"a", b"b"), (b"\x00", b"\xff"))
+            for reverse in (False, True)
+        ]
+        answers += [[engine.get_blocking(key) for key in KEYS], engine.multi_get_blocking(KEYS)]
+        engine.rotate()
+        settle(engine, fs, D)
+    # Once more from the cache.
+    return [*answers, [engine.get_blocking(key) for key in KEYS]]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 @given(
-    operations=st.lists(steps, max_size=40),
+    operations=st.lists(steps, min_size=3, max_size=40),
     one=engine_options,
     other=engine_options,
     seed=st.integers(0, 1 << 30),
