@@ -13,7 +13,6 @@ import pytest
 import zstandard
 from crc32c import crc32c
 
-from doug.v1 import raft_pb2 as pb
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from raft_node import entry as entries
@@ -24,8 +23,6 @@ from raft_node.kv import keyspace, partitions
 from raft_node.kv.keyspace import SLOTS_KEY, STATE_HASH_KEY, STATE_KEY
 from raft_node.kv.partitions import PartitionMap, SlotRange
 from raft_node.kv.state_machine import StateMachine
-from raft_node.raft.types import NodeId
-from raft_node.rpc.codec import MessageError, decode_append
 from raft_node.runtime import identity as identities
 from raft_node.runtime.identity import FILE_NAME
 from raft_node.storage import inspect, record, wal_segment
@@ -251,20 +248,3 @@ def test_a_state_that_makes_no_sense(key: bytes, value: bytes) -> None:
 def test_a_stored_value_that_makes_no_sense(data: bytes) -> None:
     with pytest.raises(CorruptionError):
         keyspace.decode_value(data)
-
-
-def test_an_append_whose_entries_leave_one_out_in_the_middle() -> None:
-    """The first and the last one had the numbers that they should have."""
-    some = [entries.encode(index, 1, EntryKind.NOOP, 1) for index in (5, 9, 7)]
-    request = pb.AppendEntriesRequest(prev_log_index=4, entries=entries.join(some))
-    with pytest.raises(MessageError, match="do not follow"):
-        decode_append(request, NodeId("a", 1), NodeId("b", 2))
-
-
-@pytest.mark.parametrize(("terms", "leaders"), [((2, 1), 3), ((1, 1), 3), ((2, 4), 3)])
-def test_an_append_whose_terms_fall(terms: tuple[int, int], leaders: int) -> None:
-    """The log would have refused them, and with it the node would have ended."""
-    some = [entries.encode(index, term, EntryKind.NOOP, 1) for index, term in enumerate(terms, 5)]
-    request = pb.AppendEntriesRequest(term=leaders, prev_log_index=4, prev_log_term=2, entries=entries.join(some))
-    with pytest.raises(MessageError, match="fall"):
-        decode_append(request, NodeId("a", 1), NodeId("b", 2))

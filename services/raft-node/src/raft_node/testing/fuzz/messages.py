@@ -18,6 +18,7 @@ from raft_node import entry as entries
 from raft_node.entry import EntryKind
 from raft_node.raft import messages
 from raft_node.raft.types import NodeId
+from raft_node.raft.validity import malformed
 from raft_node.rpc import codec, snapshot_codec
 from raft_node.rpc.codec import MessageError
 from raft_node.rpc.peers import LocalMember
@@ -25,6 +26,7 @@ from raft_node.storage.checkpoint import CheckpointFile
 from raft_node.storage.incoming import SnapshotHeader
 from raft_node.testing.fuzz.logs import repair_entries
 from raft_node.testing.fuzz.target import Target
+from raft_node.testing.lockstep import follower, leader_of, members
 
 _PEER, _ME = NodeId("a", 1), NodeId("b", 2)
 _CLUSTER = b"cluster"
@@ -76,7 +78,7 @@ def check_peer(content: bytes) -> None:
         one.DiscardUnknownFields()
     wire.envelope.SetInParent()
     assert again == wire
-    if isinstance(message, messages.AppendEntries):
+    if isinstance(message, messages.AppendEntries) and not malformed(message):
         numbers = [one.index for one in message.entries]
         first = message.prev_log_index + 1
         assert numbers == list(range(first, first + len(numbers))), "entries leave one out"
@@ -116,6 +118,41 @@ def seeds_peer() -> Iterable[bytes]:
     )
     for number, (value, (_, _, encode)) in enumerate(zip(values, _MESSAGES, strict=True)):
         yield bytes((number,)) + encode(value, envelope).SerializeToString()
+
+
+def check_core(content: bytes) -> None:
+    """Whatever members and strangers send, one message after the other, no node of the shard ends.
+
+    The first byte chooses who it is; then come u8 kind | u8 size | the message, as often as it goes.
+    """
+    peer = follower(1, 1, 2, term=3)
+    if content[:1] > b"\x7f":
+        peer = leader_of(peer)
+    position = 1
+    while position + 2 <= len(content):
+        (kind, decode, _), size = _MESSAGES[content[position] % len(_MESSAGES)], content[position + 1]
+        position += 2 + size
+        try:
+            wire = kind.FromString(content[position - size : position])
+            message = decode(wire, codec.sender(wire.envelope), peer.id)
+        except (DecodeError, MessageError):
+            continue
+        peer.step(message)
+
+
+def seeds_core() -> Iterable[bytes]:
+    """Each kind, to a follower and to a leader."""
+    envelope = LocalMember(members(5)[1], b"", 0, "").envelope(_ME)
+    for role in (b"\0", b"\xff"):
+        yield role + b"".join(_piece(content, envelope) for content in seeds_peer())
+
+
+def _piece(content: bytes, envelope: raft_pb2.Envelope) -> bytes:
+    wire = _MESSAGES[content[0]][0].FromString(content[1:])
+    wire.envelope.CopyFrom(envelope)
+    wire.envelope.ClearField("receiver")
+    data: bytes = wire.SerializeToString()
+    return bytes((content[0], len(data))) + data
 
 
 def check_snapshot(content: bytes) -> None:
@@ -168,6 +205,7 @@ def seeds_request() -> Iterable[bytes]:
 
 TARGETS = (
     Target("peer", "messages of peers", check_peer, seeds_peer, repair_peer),
+    Target("core", "messages of peers, one after the other, in the core", check_core, seeds_core),
     Target("snapshot", "messages of a snapshot", check_snapshot, seeds_snapshot),
     Target("request", "batches of clients", check_request, seeds_request),
 )
