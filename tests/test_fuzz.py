@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tools.fuzz import __main__ as command
 from tools.fuzz.__main__ import Outcome
+from tools.fuzz.corpus import keep
 from tools.fuzz.targets import ROOT, TARGETS, corpus_of
 
 from raft_node.testing.fuzz.target import load_corpus
@@ -55,6 +56,21 @@ def test_without_atheris_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert command.main(["--target", "wal"]) == 2
     assert "atheris is not installed" in capsys.readouterr().err
+
+
+def test_what_is_kept_reaches_more_than_the_seeds(tmp_path: Path) -> None:
+    target = OF_THE_NODE["entry"]
+    seed = target.inputs()[-1]
+    cut = seed[:20]
+    folder = tmp_path / "found"
+    folder.mkdir()
+    for number, data in enumerate((seed, cut, cut + b"x", seed + seed[1:])):
+        (folder / str(number)).write_bytes(data)
+    path = tmp_path / "corpus.txt"
+    assert keep(target, path, folder) == 1
+    # The smallest one of those that end within a header; the seeds reach what the others do.
+    assert load_corpus(path) == [cut]
+    assert keep(target, path, tmp_path / "nothing") == 1
 
 
 def test_an_unknown_target_is_refused() -> None:

@@ -17,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools.fuzz.corpus import keep
 from tools.fuzz.targets import ROOT, TARGETS, corpus_of
 
-from raft_node.testing.fuzz.target import corpus_line, load_corpus
+from raft_node.testing.fuzz.target import load_corpus
 
 OUT = ROOT / "out/fuzz"
 FINDINGS = OUT / "findings"
@@ -29,8 +30,6 @@ RUN_S_MAX = 60
 """An input that takes longer than this by the clock ends the worker; one that takes much CPU time is found earlier."""
 RSS_MB_MAX = 2048
 RESTARTS_MAX = 5
-KEPT_MAX = 24
-KEPT_BYTES_MAX = 8 << 10
 NO_ATHERIS = (
     "atheris is not installed, and has no wheel for this Python and machine. Without it every target runs over its "
     "seeds and its kept corpus: .venv/bin/pytest services/raft-node/tests/unit/test_fuzz_targets.py tests/test_fuzz.py"
@@ -79,13 +78,13 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown target {unknown[0]}; there are {', '.join(TARGETS)}")
     if parsed.repeat:
         return repeat(Path(parsed.repeat))
+    if parsed.keep:
+        for name in names:
+            print(f"{name}: {keep(TARGETS[name], corpus_of(name), OUT / name)} inputs are kept")
+        return 0
     if importlib.util.find_spec("atheris") is None:
         print(NO_ATHERIS, file=sys.stderr)
         return 2
-    if parsed.keep:
-        for name in names:
-            keep(name)
-        return 0
     FINDINGS.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(parsed.jobs) as pool:
         outcomes = list(pool.map(lambda name: fuzz(name, parsed.minutes * 60), names))
@@ -172,30 +171,6 @@ def report(outcomes: list[Outcome]) -> int:
     for name, path, reason in found:
         print(f'{name}: {reason}\n  again: make fuzz-storage ARGS="--repeat {Path(path)}"')
     return 1 if found else 0
-
-
-def keep(name: str) -> None:
-    """Writes a small part of what was found to the kept corpus: of all inputs those that together cover as much."""
-    corpus, merged = OUT / name, OUT / f"{name}.merged"
-    merged.mkdir(parents=True, exist_ok=True)
-    for old in merged.iterdir():
-        old.unlink()
-    command = [sys.executable, "-m", "tools.fuzz.worker", name, "600", str(FINDINGS), "-set_cover_merge=1"]
-    subprocess.run([*command, str(merged), str(corpus)], cwd=ROOT, capture_output=True, check=False)
-    seeds = set(TARGETS[name].inputs())
-    lines = set(corpus_of(name).read_text().splitlines()) if corpus_of(name).exists() else set()
-    size = sum(map(len, lines))
-    for path in sorted(merged.iterdir(), key=lambda path: path.stat().st_size):
-        line = corpus_line(path.read_bytes())
-        if path.read_bytes() in seeds or line in lines:
-            continue
-        if len(lines) >= KEPT_MAX or size + len(line) > KEPT_BYTES_MAX:
-            break
-        lines.add(line)
-        size += len(line)
-    corpus_of(name).parent.mkdir(parents=True, exist_ok=True)
-    corpus_of(name).write_text("\n".join(sorted(lines, key=lambda line: (len(line), line))) + "\n")
-    print(f"{name}: {len(lines)} inputs, {size} bytes")
 
 
 if __name__ == "__main__":
