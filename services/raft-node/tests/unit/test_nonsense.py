@@ -18,22 +18,25 @@ from doug_wire.command import Opcode
 from raft_node import entry as entries
 from raft_node.app.backup import MANIFEST, load_backup
 from raft_node.entry import EntryKind
-from raft_node.errors import CorruptionError
+from raft_node.errors import CorruptionError, FatalError, UnavailableError
 from raft_node.kv import keyspace, partitions
 from raft_node.kv.keyspace import SLOTS_KEY, STATE_HASH_KEY, STATE_KEY
 from raft_node.kv.partitions import PartitionMap, SlotRange
 from raft_node.kv.state_machine import StateMachine
 from raft_node.runtime import identity as identities
 from raft_node.runtime.identity import FILE_NAME
+from raft_node.runtime.reader import Reader
 from raft_node.storage import inspect, record, wal_segment
 from raft_node.storage.block import LZ4, ZSTD, BlockError, open_sealed
 from raft_node.storage.changes import ChangeReader, encode_file_header
+from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.manifest import recover
 from raft_node.storage.notes import read_note
-from raft_node.storage.options import WalOptions
+from raft_node.storage.options import EngineOptions, WalOptions
 from raft_node.storage.tasks import WorkerGoneError, decode_result, decode_task
 from raft_node.storage.wal import Wal
 from raft_node.storage.wal_segment import FLAG_HARD_STATE, NO_HARD_STATE, SegmentHeader, WalHardState
+from raft_node.testing.engines import settle
 from raft_node.testing.fakes import DictStore
 from raft_node.testing.files import MemoryFileSystem
 
@@ -248,3 +251,23 @@ def test_a_state_that_makes_no_sense(key: bytes, value: bytes) -> None:
 def test_a_stored_value_that_makes_no_sense(data: bytes) -> None:
     with pytest.raises(CorruptionError):
         keyspace.decode_value(data)
+
+
+async def test_a_read_that_meets_one_is_not_answered_and_stops_the_node() -> None:
+    """From memory, and from a table."""
+    fs = MemoryFileSystem()
+    engine = Engine.open(fs, D, EngineOptions(block_cache_bytes=0), "s1")
+    engine.write([(keyspace.user_key(b"k"), b"\7" * 20)], 1, 1)
+    failures: list[FatalError] = []
+    reader = Reader(engine, failures.append)
+    with pytest.raises(UnavailableError):
+        reader.get(b"k")
+    engine.rotate()
+    settle(engine, fs, D)
+    needed = reader.get(b"k")
+    assert isinstance(needed, BlockNeeded)
+    with pytest.raises(UnavailableError):
+        await reader.load(needed)
+    assert [type(failure) for failure in failures] == [CorruptionError] * 2
+    reader.close()
+    engine.close()
