@@ -12,6 +12,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ RUN_S_MAX = 60
 """An input that takes longer than this by the clock ends the worker; one that takes much CPU time is found earlier."""
 RSS_MB_MAX = 2048
 RESTARTS_MAX = 5
+INTERRUPTED = 130
 NO_ATHERIS = (
     "atheris is not installed, and has no wheel for this Python and machine. Without it every target runs over its "
     "seeds and its kept corpus: .venv/bin/pytest services/raft-node/tests/unit/test_fuzz_targets.py tests/test_fuzz.py"
@@ -58,7 +60,7 @@ class Outcome:
         for match in _FINDING.finditer(output):
             self.findings[match[1]] = match[2]
         for match in _ARTIFACT.finditer(log):
-            self.findings[match[1]] = "the process ended: see the log"
+            self.findings[match[1]] = "it ended the process: see the log"
         statuses = _STATUS.findall(log)
         if statuses:
             _, self.coverage, self.features, self.corpus = map(int, statuses[-1])
@@ -85,9 +87,24 @@ def main(arguments: list[str] | None = None) -> int:
     if importlib.util.find_spec("atheris") is None:
         print(NO_ATHERIS, file=sys.stderr)
         return 2
+    return fuzz_all(names, parsed.minutes * 60, parsed.jobs)
+
+
+def fuzz_all(names: list[str], cpu_s: float, jobs: int) -> int:
+    """Fuzzes targets, some at a time, and reports; also when it is interrupted."""
     FINDINGS.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(parsed.jobs) as pool:
-        outcomes = list(pool.map(lambda name: fuzz(name, parsed.minutes * 60), names))
+    outcomes = [Outcome(name) for name in names]
+    stop = threading.Event()
+    with ThreadPoolExecutor(jobs) as pool:
+        tasks = [pool.submit(fuzz, outcome, cpu_s, stop) for outcome in outcomes]
+        try:
+            for task in tasks:
+                task.result()
+        except KeyboardInterrupt:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            report([outcome for outcome in outcomes if outcome.cpu_s])
+            return INTERRUPTED
     return report(outcomes)
 
 
@@ -107,21 +124,19 @@ def inputs_of(name: str) -> list[bytes]:
     return TARGETS[name].inputs() + load_corpus(corpus_of(name))
 
 
-def fuzz(name: str, cpu_s: float) -> Outcome:
+def fuzz(outcome: Outcome, cpu_s: float, stop: threading.Event) -> None:
     """Fuzzes one target for so much CPU time; starts again when an input ended the process."""
-    corpus = OUT / name
+    corpus = OUT / outcome.name
     corpus.mkdir(parents=True, exist_ok=True)
-    for data in inputs_of(name):
+    for data in inputs_of(outcome.name):
         (corpus / hashlib.sha1(data).hexdigest()).write_bytes(data)
-    outcome = Outcome(name)
     for _ in range(RESTARTS_MAX):
-        if outcome.cpu_s >= cpu_s or not _one_worker(outcome, corpus, cpu_s - outcome.cpu_s):
+        if outcome.cpu_s >= cpu_s or not _one_worker(outcome, corpus, cpu_s - outcome.cpu_s, stop):
             break
-    return outcome
 
 
-def _one_worker(outcome: Outcome, corpus: Path, cpu_s: float) -> bool:
-    """Runs one worker to its end; whether the input, and not the time, ended it."""
+def _one_worker(outcome: Outcome, corpus: Path, cpu_s: float, stop: threading.Event) -> bool:
+    """Runs one worker to its end; whether an input, and not the time, ended it."""
     name = outcome.name
     limits = [f"-timeout={RUN_S_MAX}", f"-report_slow_units={RUN_S_MAX}", f"-rss_limit_mb={RSS_MB_MAX}"]
     options = [*limits, f"-artifact_prefix={FINDINGS}/{name}-"]
@@ -131,8 +146,7 @@ def _one_worker(outcome: Outcome, corpus: Path, cpu_s: float) -> bool:
     with log_path.open("wb") as log, output_path.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=log, stdin=subprocess.DEVNULL)
         try:
-            while process.poll() is None:
-                time.sleep(POLL_S)
+            while process.poll() is None and not stop.wait(POLL_S):
                 if time.monotonic() - told_s >= PROGRESS_EVERY_S:
                     told_s = time.monotonic()
                     outcome.take(output_path.read_text(), log_path.read_text(errors="replace"))
@@ -146,7 +160,10 @@ def _one_worker(outcome: Outcome, corpus: Path, cpu_s: float) -> bool:
     outcome.executions += int(done[1]) if done else int(statuses[-1][0]) if statuses else 0
     # An end in the middle does not tell its CPU time; what passed on the clock is more than that.
     outcome.cpu_s += float(done[2]) if done else time.monotonic() - begun_s
-    return done is None
+    ended_by_an_input = _ARTIFACT.search(said) is not None
+    if done is None and not ended_by_an_input and not stop.is_set():
+        outcome.findings[str(log_path)] = "the worker did not come to its end: see its log"
+    return done is None and ended_by_an_input and not stop.is_set()
 
 
 def _tell(outcome: Outcome, passed_s: float) -> None:
