@@ -15,7 +15,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: test-containers test-cluster test-kind
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
-.PHONY: bench-storage bench-tools
+.PHONY: bench-storage bench-tools fuzz-storage fuzz-tools
 .PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -118,6 +118,12 @@ bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operati
 
 bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; options as ARGS="--keys 4000000"
 	$(BIN)/python bench/storage.py $(ARGS)
+
+fuzz-storage: fuzz-tools ## Fuzz every decoder; options as ARGS="--target wal,sstable --minutes 10"
+	@exec $(BIN)/python -m tools.fuzz $(ARGS)
+
+fuzz-tools: setup ## Install atheris, where it has a wheel; nothing else needs it
+	@$(BIN)/python tools/bench_tools.py fuzz
 
 bench-tools: setup ## Install what the benchmarks compare with; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py

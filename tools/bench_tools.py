@@ -1,7 +1,8 @@
-"""Installs the packages of the dependency group ``bench`` into .venv, in the versions of uv.lock.
+"""Installs the packages of a dependency group into .venv, in the versions of uv.lock: ``bench``, or the one named.
 
-``make bench-storage`` calls it. A later call finds them there and does nothing. The normal setup removes nothing of it
-before uv.lock changes, and does not need it.
+``make bench-storage`` and ``make fuzz-storage`` call it. A later call finds them there and does nothing. The normal
+setup removes nothing of it before uv.lock changes, and does not need it. What has no wheel for this Python and machine
+is left out by the group's own conditions; whoever needs it says so.
 """
 
 from __future__ import annotations
@@ -14,24 +15,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".venv" / ".uv" / "bin"
-PACKAGES = ("matplotlib", "plyvel", "rocksdict")
+GROUPS = {"bench": ("matplotlib", "plyvel", "rocksdict"), "fuzz": ("atheris",)}
 
 
 def main() -> int:
     """Installs what is missing."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    group = sys.argv[1] if len(sys.argv) > 1 else "bench"
+    missing = [name for name in GROUPS[group] if importlib.util.find_spec(name) is None]
     if not missing:
         return 0
     print(f"installing {', '.join(missing)}", file=sys.stderr)
     with tempfile.NamedTemporaryFile(suffix=".txt") as requirements:
         uv, python = str(TOOLS / "uv"), str(TOOLS / "python")
-        export = [uv, "export", "--quiet", "--frozen", "--only-group", "bench", "-o", requirements.name]
+        export = [uv, "export", "--quiet", "--frozen", "--only-group", group, "-o", requirements.name]
         # pip, and not uv, for the user's configuration of pip applies: the package index may be a mirror.
         pip = [python, "-m", "pip", "--python", sys.executable, "--disable-pip-version-check", "install", "--quiet"]
         install = [*pip, "--require-hashes", "-r", requirements.name]
         for command in (export, install):
             if subprocess.run(command, cwd=ROOT, check=False).returncode:
-                print("the benchmark's packages could not be installed", file=sys.stderr)
+                print(f"the packages of the group {group} could not be installed", file=sys.stderr)
                 return 1
     return 0
 

@@ -133,7 +133,7 @@ def cut_of(document: dict[str, Any]) -> ShardCut:
         voters = tuple(str(name) for name in document["voters"])
         numbers = int(document["shard"]), int(document["index"]), int(document["log_time_us"])
         cut = ShardCut(*numbers, voters, str(document["node"]), files, document)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BackupError(f"not the facts of a shard: {error!r}") from None
     names = [file.name for file in files]
     if names.count("CHECKPOINT") != 1 or len(set(names)) != len(names) or not all(map(_FILE_NAME.fullmatch, names)):
@@ -183,7 +183,7 @@ def _facts(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> ShardCut
     try:
         document = json.loads(file.read())
         form = document["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise IncompleteError(f"{FACTS} cannot be understood") from None
     if form != FORMAT:
         raise BackupError(f"the facade sends format {form}; this version knows format {FORMAT} only")
@@ -264,7 +264,7 @@ def load(path: Path) -> Backup:
         raise BackupError(f"{path} is no backup: it has no {MANIFEST}, or was not finished") from None
     except NotADirectoryError:
         raise BackupError(f"{path} is no backup: it is not a directory") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BackupError(f"{path / MANIFEST} is damaged: {error!r}") from None
 
 

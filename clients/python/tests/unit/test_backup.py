@@ -265,6 +265,26 @@ def test_damage_is_found(made: backups.Backup, monkeypatch: pytest.MonkeyPatch, 
     assert result.exit_code == 1 and victim.name in result.stdout + result.stderr
 
 
+NONSENSE = [b"[" * 100_000, b'{"xxh3": "", "a": ' * 10_000, b'{"xxh3": 1, "a": ' + b"9" * 5000 + b"}", b"[]", b"\xff"]
+
+
+@pytest.mark.parametrize("content", NONSENSE, ids=["deep list", "deep object", "long number", "list", "no text"])
+def test_a_manifest_that_makes_no_sense_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / backups.MANIFEST).write_bytes(content)
+    with pytest.raises(backups.BackupError, match="damaged"):
+        backups.load(tmp_path)
+
+
+def nothing_is_told(cut: backups.ShardCut) -> Callable[[int], None]:
+    return lambda count: None
+
+
+@pytest.mark.parametrize("facts", [b"[" * 100_000, b'{"format": 1, "files": [], "voters": [], "shard": 1e999}'])
+def test_facts_that_make_no_sense_are_refused(tmp_path: Path, facts: bytes) -> None:
+    with pytest.raises(backups.IncompleteError):
+        backups.receive_shard(io.BytesIO(archive_of({backups.FACTS: facts})), 0, tmp_path / "shard-0", nothing_is_told)
+
+
 def test_what_raft_node_finds_in_the_blocks_counts_too(made: backups.Backup) -> None:
     def found(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         assert list(arguments) == ["verify-backup", str(made.path)]

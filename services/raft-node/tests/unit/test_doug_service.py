@@ -14,6 +14,7 @@ from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
+from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.doug_service import DougService
@@ -216,3 +217,12 @@ async def test_an_eventual_read_needs_no_leader(rig: Rig) -> None:
     context: Any = FakeContext()
     request = pb.GetRequest(key=b"k", consistency=pb.CONSISTENCY_EVENTUAL)
     assert (await rig.service.Get(request, context)).value == b"value"
+
+
+async def test_a_value_that_makes_no_sense_is_not_answered(rig: Rig) -> None:
+    def refuse(key: bytes) -> None:
+        raise UnavailableError("a value of no known format")
+
+    rig.shard.reader = SimpleNamespace(get=refuse)
+    context = await rig.refusal(rig.service.Get, pb.GetRequest(key=b"k"))
+    assert context.code is grpc.StatusCode.UNAVAILABLE

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from crc32c import crc32c
 
 from doug_wire import command
 from doug_wire.command import Opcode
@@ -19,11 +20,13 @@ from raft_node.storage import inspect
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem, OsFileSystem
 from raft_node.storage.inspect import Finding
+from raft_node.storage.manifest import RecordKind, encode_file_header, encode_record
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 from raft_node.testing.engines import TINY_OPTIONS, settle
 from raft_node.testing.files import MemoryFileSystem
 
 WAL, DATA = "/n/wal", "/n/data"
+UNITS = ("frame", "edit", "seal")
 
 
 def write_log(fs: FileSystem, directory: str) -> str:
@@ -156,6 +159,51 @@ def test_every_flipped_bit_of_a_manifest_is_told(store: MemoryFileSystem) -> Non
         store.flip_bit(path, bit)
         assert {"damaged", "torn"} & set(kinds(list(inspect.manifest(store, path)))), f"bit {bit}"
         store.flip_bit(path, bit)
+
+
+def test_behind_a_damaged_record_the_next_one_is_shown(store: MemoryFileSystem) -> None:
+    path = next(path for path in store.files() if "MANIFEST" in path)
+    whole = list(inspect.manifest(store, path))
+    assert len(whole) > 3
+    store.flip_bit(path, 8 * (whole[2].offset + 20))
+    found = list(inspect.manifest(store, path))
+    assert "damaged" in kinds(found)
+    assert [f for f in found if f.kind != "damaged"] == [*whole[:2], *whole[3:]]
+
+
+def test_a_record_of_an_unknown_kind_is_told(store: MemoryFileSystem) -> None:
+    path = next(path for path in store.files() if "MANIFEST" in path)
+    record = bytearray(encode_record(7, RecordKind.SEAL, b"")[4:])
+    record[-1] = 99
+    store.put(path, encode_file_header() + crc32c(bytes(record)).to_bytes(4, "little") + bytes(record))
+    assert kinds(list(inspect.manifest(store, path))) == ["damaged", "damaged"], "the kind, and that it is not record 0"
+
+
+def test_a_file_that_is_cut_off_anywhere_is_shown_as_far_as_it_goes(store: MemoryFileSystem) -> None:
+    manifest = next(path for path in store.files() if "MANIFEST" in path)
+    fs = MemoryFileSystem()
+    segment = write_log(fs, WAL)
+    for path, look in ((manifest, inspect.manifest), (segment, inspect.segment)):
+        sound = (store if path == manifest else fs).read_file(path)
+        cut = MemoryFileSystem()
+        cut.make_directory(path.rpartition("/")[0])
+        cut.put(path, sound)
+        whole = list(look(cut, path))
+        starts = [f.offset for f in whole if f.kind in UNITS]
+        assert len(starts) >= 3
+        for size in range(len(sound.rstrip(b"\0"))):
+            cut.put(path, sound[:size])
+            found = [f for f in look(cut, path) if f.kind not in ("damaged", "torn")]
+            assert found == whole[: len(found)]
+            assert sum(f.kind in UNITS for f in found) >= sum(start <= size for start in starts) - 1
+
+
+def test_every_cut_of_a_table_is_told(store: MemoryFileSystem) -> None:
+    path = min(of_suffix(store, ".sst"), key=lambda path: len(store.read_file(path)))
+    sound = store.read_file(path)
+    for size in range(len(sound)):
+        store.put(path, sound[:size])
+        assert kinds(list(inspect.table(store, path, records=True))) == ["damaged"]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -334,3 +334,17 @@ async def test_what_is_answered_after_the_stream_has_ended_is_dropped() -> None:
     assert await rig.statuses() == {}
     assert not rig.session._results
     assert not rig.session._loads
+
+
+async def test_a_value_that_makes_no_sense_is_not_answered_and_the_stream_goes_on() -> None:
+    rig = Rig()
+
+    def refuse(key: bytes) -> None:
+        raise UnavailableError("a value of no known format")
+
+    rig.shard.reader = SimpleNamespace(get=refuse)
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(1, 0, b"k"))
+    assert await rig.statuses() == {1: Status.UNAVAILABLE}
+    await rig.send(pb.BATCH_KIND_WRITE, write(2))
+    assert [submission.record_id for submission in rig.driver.submitted] == [2]
+    await rig.end()

@@ -93,7 +93,7 @@ def load_backup(fs: FileSystem, path: str) -> Backup:
             raise CorruptionError(name, 0, f"it has format {document['format']}; this version knows {FORMAT} only")
         cuts = tuple(_cut_of(shard) for shard in document["shards"])
         return Backup(str(document["backup_id"]), str(document["cluster_id"]), cuts)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptionError(name, 0, f"it is not the manifest of a backup: {error!r}") from error
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from raft_node.errors import CorruptionError
+
 USER_PREFIX = b"\x01"
 STATE_KEY = b"\x00state"
 """The log clock and the revision counter."""
@@ -39,7 +41,13 @@ class State(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> State:
-        """The opposite of ``encode``."""
+        """The opposite of ``encode``.
+
+        Raises:
+            CorruptionError: It is not what ``encode`` makes.
+        """
+        if len(data) != _STATE.size:
+            raise CorruptionError("state", 0, f"counters of {len(data)} bytes")
         return cls(*_STATE.unpack(data))
 
 
@@ -62,8 +70,15 @@ def value_header(revision: int, content_type_bytes: int) -> bytes:
 
 
 def decode_value(data: bytes) -> StoredValue:
-    """Decodes a stored user value."""
+    """Decodes a stored user value.
+
+    Raises:
+        CorruptionError: It is of no known format.
+    """
+    if len(data) < VALUE_HEADER_BYTES:
+        raise CorruptionError("state", 0, f"a value of {len(data)} bytes")
     form, flags, type_bytes, revision = _VALUE.unpack_from(data)
-    assert form == _VALUE_FORMAT and not flags, f"unknown stored value format {form}, flags {flags}"
     start = VALUE_HEADER_BYTES + type_bytes
+    if form != _VALUE_FORMAT or flags or start > len(data):
+        raise CorruptionError("state", 0, f"a value of format {form}, flags {flags}, is cut off or not known")
     return StoredValue(revision, data[VALUE_HEADER_BYTES:start], data[start:])

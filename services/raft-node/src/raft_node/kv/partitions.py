@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from doug_wire.slots import SLOTS, initial_ranges
+from raft_node.errors import CorruptionError
 
 FIRST_EPOCH = 1
 
@@ -40,10 +41,19 @@ class PartitionMap(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> PartitionMap:
-        """The opposite of ``encode``."""
-        epoch, count = _COUNT.unpack_from(data)
-        assert len(data) == _COUNT.size + count * _RANGE.size, "a partition map of the wrong size"
-        ranges = tuple(SlotRange(*_RANGE.unpack_from(data, _COUNT.size + i * _RANGE.size)) for i in range(count))
+        """The opposite of ``encode``, also for a part of the map.
+
+        Raises:
+            CorruptionError: There are no ranges, or they are not sorted ranges of slots.
+        """
+        if len(data) < _COUNT.size or len(data) != _COUNT.size + _COUNT.unpack_from(data)[1] * _RANGE.size:
+            raise CorruptionError("state", 0, f"a partition map of {len(data)} bytes")
+        epoch, _ = _COUNT.unpack_from(data)
+        ranges = tuple(SlotRange(*fields) for fields in _RANGE.iter_unpack(data[_COUNT.size :]))
+        bounds = [-1, *(bound for entry in ranges for bound in (entry.first, entry.last)), SLOTS]
+        rises = all(below < first for below, first in zip(bounds[::2], bounds[1::2], strict=True))
+        if not ranges or not rises or any(entry.first > entry.last for entry in ranges):
+            raise CorruptionError("state", 0, "the ranges of a partition map are not sorted ranges of slots")
         return cls(epoch, ranges)
 
 
@@ -68,6 +78,14 @@ def encode_create_shard(shard: int, shards: int) -> bytes:
 
 
 def decode_create_shard(data: bytes) -> tuple[int, int]:
-    """The opposite of ``encode_create_shard``: ``(shard, shards)``."""
+    """The opposite of ``encode_create_shard``: ``(shard, shards)``.
+
+    Raises:
+        ValueError: There can be no such shard.
+    """
+    if len(data) != _CREATE.size:
+        raise ValueError(f"a new shard in {len(data)} bytes")
     shard, shards = _CREATE.unpack(data)
+    if not shard < shards <= SLOTS:
+        raise ValueError(f"shard {shard} of {shards}")
     return shard, shards

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from raft_node.errors import CorruptionError
+
 FORMAT = 1
 _MARK = struct.Struct("<B7xQQ")
 _STANDING = struct.Struct("<QQQ")
@@ -65,7 +67,13 @@ class Standing(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> Standing:
-        """The opposite of ``encode``."""
+        """The opposite of ``encode``.
+
+        Raises:
+            CorruptionError: It is not what ``encode`` makes.
+        """
+        if len(data) != _STANDING.size:
+            raise CorruptionError("state", 0, f"where the hash stands, in {len(data)} bytes")
         value, at, marked_value = _STANDING.unpack(data)
         return cls(value, Mark(at, marked_value))
 

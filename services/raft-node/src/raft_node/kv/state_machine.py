@@ -146,11 +146,15 @@ class StateMachine:
 
     def _apply_command(self, entry: Entry, batch: list[tuple[bytes, bytes | None]]) -> Outcome:
         data = entry.data
-        opcode, _, key_bytes, type_bytes, _, epoch = _COMMAND.unpack_from(data, HEADER_BYTES)
+        if len(data) < _COMMAND_START:
+            raise _unknown(entry, "a command that is shorter than its header")
+        opcode, flags, key_bytes, type_bytes, value_bytes, epoch = _COMMAND.unpack_from(data, HEADER_BYTES)
         type_start = _COMMAND_START + key_bytes
+        if type_start + type_bytes + value_bytes != len(data) or flags:
+            raise _unknown(entry, f"a command of other lengths, or with the unknown flags {flags:#x}")
         key = data[_COMMAND_START:type_start]
         if opcode == Opcode.CREATE_SHARD:
-            return self._create_shard(data[type_start + type_bytes :], batch)
+            return self._create_shard(entry, data[type_start + type_bytes :], batch)
         if not self.owns(slot_of(key), epoch):
             return Outcome(Status.WRONG_SHARD, 0)
         if opcode == Opcode.PUT:
@@ -176,14 +180,17 @@ class StateMachine:
         self._hash = marked(value, entry.index, State(0, self.revision).encode())
         self.mark = Mark(entry.index, self._hash)
 
-    def _create_shard(self, value: bytes, batch: list[tuple[bytes, bytes | None]]) -> Outcome:
+    def _create_shard(self, entry: Entry, value: bytes, batch: list[tuple[bytes, bytes | None]]) -> Outcome:
         if self.created:
             # Two leaders in a row may both have proposed it; only the first one counts.
             return _APPLIED_NOTHING
-        shard, shards = partitions.decode_create_shard(value)
+        try:
+            shard, shards = partitions.decode_create_shard(value)
+        except ValueError as error:
+            raise _unknown(entry, f"a new shard: {error}") from error
         first_map = partitions.initial_map(shards)
         self._epochs = partitions.owned_epochs(first_map.ranges, shard)
-        own = PartitionMap(first_map.epoch, tuple(entry for entry in first_map.ranges if entry.shard == shard))
+        own = PartitionMap(first_map.epoch, tuple(slots for slots in first_map.ranges if slots.shard == shard))
         batch.append((SLOTS_KEY, own.encode()))
         if shard == 0:
             batch.append((PARTITION_MAP_KEY, first_map.encode()))
@@ -192,3 +199,7 @@ class StateMachine:
     def _load_slots(self, data: bytes) -> None:
         own = PartitionMap.decode(data)
         self._epochs = partitions.owned_epochs(own.ranges, own.ranges[0].shard)
+
+
+def _unknown(entry: Entry, what: str) -> CorruptionError:
+    return CorruptionError("log", entry.index, f"entry {entry.index} holds {what}")

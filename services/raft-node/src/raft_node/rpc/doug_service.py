@@ -85,12 +85,12 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(shard, Status.UNAVAILABLE, context)
         if not shard.driver.machine.owns(slot_of(request.key), request.epoch):
             await self._refuse(shard, Status.WRONG_SHARD, context)
-        found = shard.reader.get(request.key)
-        if isinstance(found, BlockNeeded):
-            try:
+        try:
+            found = shard.reader.get(request.key)
+            if isinstance(found, BlockNeeded):
                 found = await shard.reader.load(found)
-            except UnavailableError:
-                await self._refuse(shard, Status.UNAVAILABLE, context)
+        except UnavailableError:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
         return self._get_response(shard, found)
 
     async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:  # noqa: N802

@@ -165,7 +165,10 @@ class PipeSession:
         # Looked up at the moment of the answer, so it is at least as new as what the quorum confirmed.
         if not self._shard.driver.machine.owns(slot_of(record.key), record.epoch):
             return Status.WRONG_SHARD
-        found = self._shard.reader.get(record.key)
+        try:
+            found = self._shard.reader.get(record.key)
+        except UnavailableError:
+            return Status.UNAVAILABLE
         return Status.NOT_FOUND if found is None else found
 
     def _answer(self, record: ReadRecord, found: StoredValue | Status | None) -> None:

@@ -18,6 +18,7 @@ from crc32c import crc32c
 from raft_node.errors import CorruptionError, IdentityError
 from raft_node.runtime.advice import replace_command
 from raft_node.storage.files import FileSystem
+from raft_node.storage.notes import decode_object
 
 FILE_NAME = "IDENTITY"
 REFUSED_NAME = "REFUSED"
@@ -53,7 +54,13 @@ def read(fs: FileSystem, directory: str) -> Identity | None:
     body, _, rest = data.partition(b"\n")
     if rest != f"{crc32c(body):08x}\n".encode():
         raise CorruptionError(path, 0, "the identity's checksum does not fit")
-    return Identity(**json.loads(body))
+    fields = decode_object(path, body)
+    match fields:
+        case {"name": str(name), "incarnation": int(incarnation), "shard": int(shard), "cluster_id": str(cluster_id)}:
+            identity = Identity(name, incarnation, shard, cluster_id)
+            if fields == identity._asdict():
+                return identity
+    raise CorruptionError(path, 0, "the identity has other fields than are known")
 
 
 def _write(fs: FileSystem, directory: str, identity: Identity) -> None:

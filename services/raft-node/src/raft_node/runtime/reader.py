@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from raft_node.errors import FatalError, UnavailableError
+from raft_node.errors import CorruptionError, FatalError, UnavailableError
 from raft_node.kv.keyspace import StoredValue, decode_value, user_key
 from raft_node.storage.engine import BlockNeeded, Engine
 
@@ -24,11 +24,15 @@ class Reader:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="block-read")
 
     def get(self, key: bytes) -> StoredValue | BlockNeeded | None:
-        """A user's value, None when there is none, or the block that must be read first: see ``load``."""
+        """A user's value, None when there is none, or the block that must be read first: see ``load``.
+
+        Raises:
+            UnavailableError: It is of no known format; the node stops.
+        """
         data = self._engine.get(user_key(key))
         if data is None or isinstance(data, BlockNeeded):
             return data
-        return decode_value(data)
+        return self._decode(data)
 
     async def load(self, needed: BlockNeeded) -> StoredValue | None:
         """Reads blocks until the value is known, as of the moment when ``get`` was called.
@@ -47,8 +51,15 @@ class Reader:
             if found is None:
                 return None
             if isinstance(found, bytes):
-                return decode_value(found)
+                return self._decode(found)
             needed = found
+
+    def _decode(self, data: bytes) -> StoredValue:
+        try:
+            return decode_value(data)
+        except CorruptionError as error:
+            self._on_failure(error)
+            raise UnavailableError(str(error)) from error
 
     def close(self) -> None:
         """Ends the threads."""

@@ -47,6 +47,12 @@ _OBJECT_BYTES = 33
 _STEP = 16
 """Of so many keys of one size one is cut out; between two of these a key is looked for in the bytes."""
 
+_LZ4_RATIO_MAX = 255
+"""Each byte more of a match's length makes it 255 bytes longer at most."""
+
+_ZSTD_RATIO_MAX = 1 << 15
+"""A block of a frame holds up to 128 KiB and takes at least four bytes."""
+
 _ZSTD_LEVEL = 1
 """The higher levels gain a few percent on a block and take half as long again."""
 
@@ -119,13 +125,14 @@ def open_sealed(sealed: bytes) -> bytes:
     if tag == STORED:
         return payload
     try:
-        if tag == LZ4:
+        # What it says of its size is believed as far as there can be so much in so few bytes: no more is allocated.
+        if tag == LZ4 and int.from_bytes(payload[:4], "little") <= len(payload) * _LZ4_RATIO_MAX:
             return bytes(lz4.block.decompress(payload))
-        if tag == ZSTD:
+        if tag == ZSTD and zstandard.frame_content_size(payload) <= len(payload) * _ZSTD_RATIO_MAX:
             return _decompress_zstd(payload)
     except (lz4.block.LZ4BlockError, zstandard.ZstdError, ValueError) as error:
         raise BlockError(f"it cannot be decompressed: {error}") from error
-    raise BlockError(f"unknown compression {tag}")
+    raise BlockError(f"unknown compression {tag}, or more than {len(payload)} bytes can hold")
 
 
 def _compress_zstd(payload: bytes) -> bytes:

@@ -291,6 +291,8 @@ class ChangeReader:
         if crc32c(memoryview(frame)[4:]) != crc:
             raise CorruptionError(self._path, offset, "the checksum of a frame does not fit")
         keys_at = _FRAME.size + _RECORD_BYTES * count
+        if keys_at > len(frame):
+            raise CorruptionError(self._path, offset, "the parts of a frame do not fit each other")
         lengths_at = _FRAME.size + 2 * count
         keys = cut(frame, keys_at, frame[_FRAME.size : lengths_at], 2)
         values_at = keys_at + sum(map(len, keys))

@@ -59,7 +59,10 @@ def segment(fs: FileSystem, path: str) -> Iterator[Finding]:
     if header is not None:
         yield Finding(0, "segment", header._asdict() | {"hard_state": header.hard_state._asdict()})
         sequence = header.first_sequence
-        data = data.ljust(header.segment_bytes, b"\0")
+        if header.segment_bytes - len(data) > wal_segment.MISSING_BYTES_MAX:
+            yield _damaged(len(data), f"the segment is cut off: it should have {header.segment_bytes} bytes")
+        else:
+            data = data.ljust(header.segment_bytes, b"\0")
         if segment_id is not None and segment_id != header.segment_id:
             yield _damaged(0, f"the header belongs to segment {header.segment_id}")
         segment_id = header.segment_id
@@ -136,8 +139,10 @@ def manifest(fs: FileSystem, path: str) -> Iterator[Finding]:
         try:
             if found.kind == RecordKind.EDIT:
                 yield Finding(position, "edit", {"sequence": found.sequence} | asdict(decode_edit(found.payload)))
-            else:
+            elif found.kind == RecordKind.SEAL and not found.payload:
                 yield Finding(position, "seal", {"sequence": found.sequence})
+            else:
+                yield _damaged(position, f"record {found.sequence} is of the unknown kind {found.kind}")
         except VersionError as error:
             yield _damaged(position, f"record {found.sequence}: {error}")
         position, sequence = position + record_bytes(found), found.sequence + 1

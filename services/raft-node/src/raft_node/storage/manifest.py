@@ -35,6 +35,8 @@ _TABLE = struct.Struct("<BQQQQHH")  # Level, number, file bytes, entries, tombst
 
 CURRENT = "CURRENT"
 MANIFEST_PREFIX = "MANIFEST-"
+_DIGITS_MAX = 20
+"""As many as a number of 64 bits has."""
 
 
 class RecordKind(IntEnum):
@@ -178,7 +180,7 @@ def recover(fs: FileSystem, directory: str) -> Recovered | None:
         return None
     name, _, _ = content.partition(b" ")
     digits = name.removeprefix(MANIFEST_PREFIX.encode())
-    if not digits.isdigit() or content != encode_current(int(digits)):
+    if not digits.isdigit() or len(digits) > _DIGITS_MAX or content != encode_current(int(digits)):
         raise CorruptionError(path, 0, "it does not name a manifest")
     number = int(digits)
     manifest_path = f"{directory}/{manifest_name(number)}"

@@ -40,7 +40,19 @@ def read_note(fs: FileSystem, directory: str, name: str) -> dict[str, object] | 
     body, _, rest = content.partition(b"\n")
     if rest != b"%08x\n" % crc32c(body):
         raise CorruptionError(path, 0, "its checksum does not fit")
-    fields = json.loads(body)
+    return decode_object(path, body)
+
+
+def decode_object(path: str, body: bytes) -> dict[str, object]:
+    """The JSON object that is all of a text.
+
+    Raises:
+        CorruptionError: It is not one. The path is for its message.
+    """
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise CorruptionError(path, 0, f"it is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise CorruptionError(path, 0, "it is not an object")
     return fields

@@ -39,6 +39,8 @@ SECTOR_BYTES = 512
 
 PAYLOAD_BYTES_MAX = (1 << 32) - 1
 ZERO_SECTORS_MAX = (1 << 16) - 1
+SEQUENCE_MAX = (1 << 64) - 2
+"""Nobody counts so far; what says more has no number for the frame behind it."""
 
 _ZERO_SECTOR = bytes(SECTOR_BYTES)
 
@@ -100,7 +102,7 @@ def decode_header(data: bytes, position: int, framing: Framing) -> Frame | None:
     )
     if mark != MARK or frame_file_id != framing.file_id:
         return None
-    if crc32c(data[position : end - 4], framing.seed) != header_crc:
+    if crc32c(data[position : end - 4], framing.seed) != header_crc or sequence > SEQUENCE_MAX:
         return None
     return Frame(flags, sequence, size, payload_crc, zero_sectors)
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from raft_node.errors import CorruptionError, DiskError, DougError, NoSpaceError
-from raft_node.storage.options import TableOptions
+from raft_node.storage.options import COMPRESSIONS, TableOptions
 from raft_node.storage.version import TableMeta
 
 TMP = "tmp"
@@ -138,14 +138,14 @@ def decode_task(message: bytes) -> Task:
     """
     try:
         ((kind, fields),) = json.loads(message).items()
-        options = TableOptions(**fields.pop("options"))
+        options = _options(fields.pop("options"))
         if kind == "flush":
-            return FlushTask(**fields, options=options)
+            return FlushTask(**_of(_FLUSH_FIELDS, fields), options=options)
         if kind == "compact":
             runs = tuple(tuple(_untable(table) for table in run) for run in fields.pop("runs"))
             deeper = tuple((bytes.fromhex(first), bytes.fromhex(last)) for first, last in fields.pop("deeper"))
-            return CompactionTask(**fields, runs=runs, deeper=deeper, options=options)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return CompactionTask(**_of(_COMPACTION_FIELDS, fields), runs=runs, deeper=deeper, options=options)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WorkerGoneError(f"not a task: {error}") from error
     raise WorkerGoneError(f"unknown task {kind}")
 
@@ -182,7 +182,7 @@ def decode_result(message: bytes) -> TaskResult:
         ((kind, fields),) = json.loads(message).items()
         if kind == "result":
             outputs = tuple(_untable(table) for table in fields.pop("outputs"))
-            return TaskResult(**fields, outputs=outputs)
+            return TaskResult(**_of(_RESULT_FIELDS, fields), outputs=outputs)
         if kind != "error":
             raise WorkerGoneError(f"unknown answer {kind}")
         error: DougError
@@ -193,7 +193,7 @@ def decode_result(message: bytes) -> TaskResult:
         else:
             cause = OSError(fields["errno"], fields["operation"])
             error = DiskError(fields["path"], "the storage worker's write", cause)
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise WorkerGoneError(f"not an answer: {problem}") from problem
     raise error
 
@@ -273,6 +273,30 @@ def _dump(message: object) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 
 
+_FLUSH_FIELDS: dict[str, type] = {
+    **{"task_id": int, "start_id": str, "change_name": str, "change_bytes": int},
+    **{"applied_index": int, "applied_term": int},
+}
+_COMPACTION_FIELDS: dict[str, type] = {"task_id": int, "start_id": str, "output_level": int, "move": bool}
+_RESULT_FIELDS: dict[str, type] = {"task_id": int, "read_bytes": int, "written_bytes": int}
+
+
+def _of(types: dict[str, type], fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, if these are all and have their types."""
+    if {name: type(value) for name, value in fields.items()} != types:
+        raise ValueError(f"other fields than {', '.join(types)}")
+    return fields
+
+
+def _options(fields: dict[str, Any]) -> TableOptions:
+    sizes = [value for name, value in fields.items() if name != "compression"]
+    if fields["compression"] not in COMPRESSIONS or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError("options that no table can be written with")
+    if not all(size for name, size in fields.items() if name != "bloom_bits_per_key"):
+        raise ValueError("a size of 0")
+    return TableOptions(**fields)
+
+
 def _table(table: TableMeta) -> list[int | str]:
     return [
         table.number,
@@ -286,4 +310,6 @@ def _table(table: TableMeta) -> list[int | str]:
 
 def _untable(fields: Sequence[Any]) -> TableMeta:
     number, size_bytes, entries, tombstones, smallest, largest = fields
+    if not all(type(value) is int for value in (number, size_bytes, entries, tombstones)):
+        raise ValueError("a table has numbers")
     return TableMeta(number, size_bytes, entries, tombstones, bytes.fromhex(smallest), bytes.fromhex(largest))

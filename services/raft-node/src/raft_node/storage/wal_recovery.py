@@ -244,7 +244,7 @@ class _Segment:
         missing = header.segment_bytes - self._file_bytes
         if missing < 0:
             raise self._damaged(header.segment_bytes, "the segment is longer than its header says")
-        if missing and not self._is_newest:
+        if missing and (not self._is_newest or missing > wal_segment.MISSING_BYTES_MAX):
             raise self._damaged(self._file_bytes, "the segment is cut off")
         if missing:
             self._data += bytes(missing)

@@ -30,6 +30,8 @@ MAGIC = b"DougWAL\0"
 VERSION = 1
 HEADER_BYTES = 512
 NAME_BYTES_MAX = 255
+MISSING_BYTES_MAX = 1 << 30
+"""What a segment that was cut off may lack: the largest size that segments are given, whatever its header says."""
 FLAG_HARD_STATE = 1
 FLAG_TRUNCATE = 2
 FLAG_ENTRIES = 4
@@ -150,11 +152,21 @@ def decode_header(data: bytes) -> SegmentHeader | None:
     term, commit, incarnation = state
     if magic != MAGIC or version != VERSION:
         raise SegmentFormatError(0, f"the segment has format {magic!r} {version}, not {MAGIC!r} {VERSION}")
-    name = data[_HEADER.size : _HEADER.size + name_bytes].decode()
+    name = _decode_name(data, _HEADER.size, name_bytes)
     hard_state = WalHardState(term, name, incarnation, commit)
     if first_segment > segment_id:
         raise SegmentFormatError(0, f"segment {segment_id} says that the log begins with segment {first_segment}")
     return SegmentHeader(segment_id, size, sequence, index, index_term, first, hard_state, first_segment or 1)
+
+
+def _decode_name(data: bytes, start: int, size: int) -> str:
+    """The name of the node that was voted for."""
+    if size > NAME_BYTES_MAX:
+        raise SegmentFormatError(start, f"a name of {size} bytes")
+    try:
+        return data[start : start + size].decode()
+    except UnicodeDecodeError as error:
+        raise SegmentFormatError(start, "a name that is not UTF-8") from error
 
 
 def is_torn_header(data: bytes, expected: SegmentHeader) -> bool:
@@ -215,7 +227,7 @@ def decode_payload(flags: int, data: bytes, start: int, end: int) -> Payload:
         position = name_start + name_bytes
         if position > end:
             raise SegmentFormatError(name_start, "the hard state is cut off")
-        hard_state = WalHardState(term, data[name_start:position].decode(), incarnation, commit_index)
+        hard_state = WalHardState(term, _decode_name(data, name_start, name_bytes), incarnation, commit_index)
     if flags & FLAG_TRUNCATE:
         if position + _INDEX.size > end:
             raise SegmentFormatError(position, "the truncation is cut off")

@@ -1,0 +1,111 @@
+"""Fuzz targets of the facade: what a request names, byte by byte, and JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from urllib.parse import quote_from_bytes
+
+from doug_wire.command import KEY_BYTES_MAX
+from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRange
+from facade.errors import BadRequestError
+from facade.routes.body import parse_json
+from facade.routes.target import CONSISTENCIES, KEY_PREFIX, consistency_of, key_of, wants_json
+from raft_node.testing.fuzz.target import Target
+
+
+def check_key(raw: bytes) -> None:
+    """A key is text within the limit, or refused; escaped anew it is the same key."""
+    prefix = KEY_PREFIX + b"/"
+    try:
+        key = key_of(prefix + raw)
+    except BadRequestError:
+        return
+    assert 0 < len(key) <= KEY_BYTES_MAX
+    key.decode()
+    assert key_of(prefix + quote_from_bytes(key, safe="").encode()) == key
+    assert b"%" in raw or key == raw, "nothing is normalised"
+
+
+def seeds_key() -> Iterable[bytes]:
+    """Plain, escaped, with a slash, two bytes of one letter."""
+    yield b"a/b//../c"
+    yield b"%61%2F%c3%bc"
+    yield "ü".encode() + b"%"
+
+
+def check_headers(content: bytes) -> None:
+    """Query, consistency and accept headers give one of the known answers, or are refused."""
+    query, _, rest = content.partition(b"\n")
+    consistency, _, accept = rest.partition(b"\n")
+    for header in (None, consistency):
+        try:
+            assert consistency_of(query, header) in CONSISTENCIES
+        except BadRequestError:
+            continue
+    assert wants_json(accept) in (False, True)
+
+
+def seeds_headers() -> Iterable[bytes]:
+    """Both ways to name a consistency, and quality values."""
+    yield b"consistency=eventual\neventual\napplication/json;q=0.5, */*;q=0.1"
+    yield b"consistency=%6cinearizable&\n\ntext/plain"
+
+
+def check_json(body: bytes) -> None:
+    """JSON is read strictly, or refused: no numbers that are none, no text that cannot be written out again."""
+    try:
+        value = parse_json(body)
+    except BadRequestError:
+        return
+    for part in _parts(value):
+        if isinstance(part, float):
+            assert math.isfinite(part)
+        if isinstance(part, str):
+            part.encode()
+
+
+def _parts(value: object) -> Iterable[object]:
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += [*part, *part.values()]
+        elif isinstance(part, list):
+            waiting += part
+        else:
+            yield part
+
+
+def seeds_json() -> Iterable[bytes]:
+    """Each kind of value."""
+    yield b'{"a": [1, -2.5e3, "\\u00fc", null, true], "b": {}}'
+    yield b"[[[]]]"
+
+
+def check_map(content: bytes) -> None:
+    """A partition map names every slot once, or is not built."""
+    parts = [content[at : at + 5] for at in range(0, len(content) - 4, 5)]
+    ranges = [
+        SlotRange(int.from_bytes(part[:2], "little"), int.from_bytes(part[2:4], "little"), part[4], 1) for part in parts
+    ]
+    try:
+        built = PartitionMap(1, ranges)
+    except PartitionMapError:
+        return
+    assert sum(entry.last - entry.first + 1 for entry in built.ranges) == 1024
+    assert built.owner(b"key")[0] in {entry.shard for entry in ranges}
+
+
+def seeds_map() -> Iterable[bytes]:
+    """One shard, and two."""
+    yield bytes((0, 0, 0xFF, 3, 0))
+    yield bytes((0, 2, 0xFF, 3, 1)) + bytes((0, 0, 0xFF, 1, 0))
+
+
+TARGETS = (
+    Target("key", "keys in paths, percent-decoded", check_key, seeds_key),
+    Target("headers", "query, consistency and accept", check_headers, seeds_headers),
+    Target("json", "JSON bodies", check_json, seeds_json),
+    Target("map", "partition maps in the facade", check_map, seeds_map),
+)
