@@ -13,7 +13,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
-.PHONY: bench-storage bench-tools
+.PHONY: bench-storage bench-stall bench-replay bench-tools
 .PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -103,6 +103,12 @@ bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operati
 
 bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; options as ARGS="--keys 4000000"
 	$(BIN)/python bench/storage.py $(ARGS)
+
+bench-stall: bench-tools ## Flushes and compactions under full write load, against none; a plot in out/stall.png
+	$(BIN)/python bench/stall.py $(ARGS)
+
+bench-replay: setup ## How long a node takes to open with 64 MiB of log to replay; options as ARGS="--nodes 5"
+	$(BIN)/python bench/replay.py $(ARGS)
 
 bench-tools: setup ## Install what the benchmarks compare with; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py

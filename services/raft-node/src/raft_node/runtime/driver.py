@@ -549,6 +549,7 @@ class Driver:
             return
         late_s = self._loop.time() - due_s
         self._metrics.event_loop_lag.set(max(0.0, late_s))
+        self._metrics.event_loop_lags.observe(max(0.0, late_s))
         if late_s > LATE_S and not self._gave_way:
             if self.node.role is Role.LEADER:
                 self._metrics.heartbeats_late.inc()
