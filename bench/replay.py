@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
@@ -79,6 +81,14 @@ def ask(admin_port: int, path: str) -> str:
             return str(answer.read().decode())
     except (OSError, urllib.error.HTTPError):
         return ""
+
+
+def waited_for_core_s(pid: int) -> float:
+    """For how long the main thread of a process could have run while others had the cores; 0 where nobody tells."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 class Liveness(threading.Thread):
@@ -164,6 +174,7 @@ class Shard:
             liveness.start()
             try:
                 ready_s, applied_s, text = self.await_applied(process, node, index)
+                waited_s = waited_for_core_s(process.pid)
                 cpu_s = [sum(member.cpu_times()[:2]) for member in family(psutil.Process(process.pid))]
             finally:
                 liveness.stop()
@@ -174,6 +185,7 @@ class Shard:
             "log_read_s": round(total(metrics, "dougdb_wal_replay_duration_seconds"), 2),
             "stalled_s": round(total(metrics, "dougdb_write_stall_seconds_total"), 2),
             "node_cpu_s": round(cpu_s[0], 2),
+            "waited_for_core_s": round(waited_s, 2),
             "helper_cpu_s": round(sum(cpu_s[1:]), 2),
             "livez_longest_ms": round(liveness.longest_s * 1000, 1),
             "livez_answers": liveness.answers,
@@ -243,6 +255,10 @@ def run_once(port: int, nodes: int, size_bytes: int, value_bytes: int) -> dict[s
             return {"entries": last} | shard.measure(nodes - 1, last)
 
 
+def _give_up(signal_number: int, _: FrameType | None) -> None:
+    raise SystemExit(f"ended by signal {signal_number}")
+
+
 def main() -> int:
     """Measures, prints the figures of each run, and whether the fastest one holds the limit."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -252,14 +268,20 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1, help="how often to measure (default: 1)")
     parser.add_argument("--port", type=int, default=26_970, help="the first of three ports a node (default: 26970)")
     arguments = parser.parse_args()
-    best_s = START_S
+    # Whatever ends it, the nodes end too.
+    signal.signal(signal.SIGTERM, _give_up)
+    best_s = undisturbed_s = START_S
     for _ in range(arguments.runs):
         figures = run_once(arguments.port, arguments.nodes, arguments.mib << 20, arguments.value_bytes)
         best_s = min(best_s, figures["applied_s"])
+        undisturbed_s = min(undisturbed_s, figures["applied_s"] - figures["waited_for_core_s"])
         asked = {name: getattr(arguments, name) for name in ("mib", "value_bytes", "nodes")}
         sys.stdout.write(json.dumps(asked | figures) + "\n")
     verdict = "pass" if best_s < LIMIT_S else "FAIL"
-    sys.stdout.write(f"{verdict}: applied after {best_s:.2f} s; the limit is {LIMIT_S:.0f} s\n")
+    sys.stdout.write(
+        f"{verdict}: applied after {best_s:.2f} s; the limit is {LIMIT_S:.0f} s. Without the time in which its main "
+        f"thread waited for others to leave a core it was {undisturbed_s:.2f} s\n"
+    )
     return 0 if best_s < LIMIT_S else 1
 
 
