@@ -15,7 +15,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: test-containers test-cluster test-kind
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
-.PHONY: bench-storage bench-tools fuzz-storage fuzz-tools
+.PHONY: bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
 .PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -124,6 +124,12 @@ fuzz-storage: fuzz-tools ## Fuzz every decoder; options as ARGS="--target wal,ss
 
 fuzz-tools: setup ## Install atheris, where it has a wheel; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py fuzz
+
+bench-stall: bench-tools ## Flushes and compactions under full write load, against none; a plot in out/stall.png
+	$(BIN)/python bench/stall.py $(ARGS)
+
+bench-replay: setup ## How long a node takes to open with 64 MiB of log to replay; options as ARGS="--nodes 5"
+	$(BIN)/python bench/replay.py $(ARGS)
 
 bench-tools: setup ## Install what the benchmarks compare with; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py

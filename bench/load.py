@@ -87,6 +87,7 @@ class LoadResult:
         cpu_s: What this process spent meanwhile.
         statuses: Answers by status, and ``timeout``, ``cut off`` and ``not connected``.
         latencies_ns: Of all answers, in order of arrival.
+        answered_ns: When each of them came, since the start.
     """
 
     begun: int = 0
@@ -95,6 +96,7 @@ class LoadResult:
     cpu_s: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
     latencies_ns: array[int] = field(default_factory=lambda: array("q"))
+    answered_ns: array[int] = field(default_factory=lambda: array("q"))
 
     @property
     def operations_per_s(self) -> float:
@@ -138,6 +140,7 @@ class _Run:
     def __init__(self, workload: Workload, host: str) -> None:
         self._workload = workload
         self.result = LoadResult()
+        self.start_ns = 0
         self.ends_ns = 0
         self.last_answer_ns = 0
         self._head = f" HTTP/1.1\r\nhost: {host}\r\n".encode()
@@ -164,6 +167,7 @@ class _Run:
             result.ok += 1
         result.statuses[str(status)] += 1
         result.latencies_ns.append(now_ns - sent_ns)
+        result.answered_ns.append(now_ns - self.start_ns)
         self.last_answer_ns = now_ns
 
 
@@ -259,6 +263,7 @@ async def run_load(url: str, workload: Workload) -> LoadResult:
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     run, live = _Run(workload, parts.netloc), set[_LoadConnection]()
     cpu_s, start_ns = time.process_time(), time.perf_counter_ns()
+    run.start_ns = start_ns
     run.ends_ns = start_ns + int(workload.seconds * 1e9)
     sweep = asyncio.ensure_future(_sweep(live, workload.timeout_s))
     try:

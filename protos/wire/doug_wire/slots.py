@@ -7,7 +7,7 @@ that related keys can be put into one shard. It must never change: stored data d
 
 from __future__ import annotations
 
-import xxhash
+from xxhash import xxh3_64_intdigest
 
 SLOTS = 1024
 """How many slots the key space is cut into. Frozen: stored data depends on it."""
@@ -22,12 +22,12 @@ def slot_of(key: bytes) -> int:
     Returns:
         A number in ``[0, SLOTS)``.
     """
-    start = key.find(b"{")
-    if start >= 0:
-        end = key.find(b"}", start + 1)
-        if end > start + 1:
-            key = key[start + 1 : end]
-    return xxhash.xxh3_64_intdigest(key) % SLOTS
+    if b"{" in key:
+        start = key.index(b"{") + 1
+        end = key.find(b"}", start)
+        if end > start:
+            key = key[start:end]
+    return xxh3_64_intdigest(key) % SLOTS
 
 
 def initial_ranges(shards: int) -> list[tuple[int, int, int]]:

@@ -251,6 +251,34 @@ def test_it_is_stalled_while_flushes_are_behind() -> None:
     assert not engine.stalled
 
 
+def test_more_memtables_may_wait_while_the_log_is_replayed_and_until_their_flushes_have_followed() -> None:
+    fs = MemoryFileSystem()
+    engine = open_engine(fs)
+    batches = iter(history(2000))
+
+    def write_until_stalled() -> int:
+        while not is_stalled(engine):
+            engine.write(next(batches), engine.applied_index + 1, 1)
+        return engine.stats().immutables
+
+    engine.begin_replay(1500)
+    assert write_until_stalled() == 4
+    write_changes(engine)
+    flush_without_compaction(engine, fs)
+    assert engine.applied_index < 1500 and write_until_stalled() == 4
+    while engine.applied_index < 1500:
+        settle(engine, fs, D)
+        while not is_stalled(engine) and engine.applied_index < 1500:
+            engine.write(next(batches), engine.applied_index + 1, 1)
+    settle(engine, fs, D)
+    assert engine.stats().immutables == 0
+    assert write_until_stalled() == 2
+    # With nothing to replay there is no such time.
+    engine.begin_replay(engine.applied_index)
+    settle(engine, fs, D)
+    assert write_until_stalled() == 2
+
+
 def test_it_is_stalled_while_level_0_is_full() -> None:
     fs = MemoryFileSystem()
     options = replace(TINY_OPTIONS, l0_tables_trigger=4, l0_inputs_max=4, l0_tables_max=5)

@@ -247,7 +247,10 @@ def test_a_state_that_makes_no_sense(key: bytes, value: bytes) -> None:
         StateMachine(store)
 
 
-@pytest.mark.parametrize("data", [b"", b"\1\0\0", b"\7" * 20, keyspace.value_header(1, 9) + b"text"])
+CUT_OFF_VALUE = keyspace.VALUE_HEADER.pack(keyspace.VALUE_FORMAT, 0, 9, 1) + b"text"
+
+
+@pytest.mark.parametrize("data", [b"", b"\1\0\0", b"\7" * 20, CUT_OFF_VALUE])
 def test_a_stored_value_that_makes_no_sense(data: bytes) -> None:
     with pytest.raises(CorruptionError):
         keyspace.decode_value(data)

@@ -155,6 +155,57 @@ def test_bytes_max_holds_across_frames_and_extents() -> None:
             assert wal.entries(start, 101, size * count) == batch[start - 1 : start - 1 + count]
 
 
+def test_adjacent_frames_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wal = Wal.open(MemoryFileSystem(), DIRECTORY, WalOptions())
+    for index in range(1, 101):
+        put(wal, [make(index)])
+    wal.entries(1, 2, 1)
+    file, reads = wal._reader._files[1], list[tuple[int, int]]()
+    read_at = file.read_at
+
+    def counted(offset: int, size: int) -> bytes:
+        reads.append((offset, size))
+        return read_at(offset, size)
+
+    monkeypatch.setattr(file, "read_at", counted)
+    assert wal.entries(1, 101, 1 << 20) == run(1, 101)
+    assert len(reads) == 1
+    # One that is asked for alone comes alone.
+    assert wal.entries(50, 101, 1) == run(50, 51)
+    assert reads[1:] == [(reads[1][0], len(make(50).data))]
+
+
+def test_what_changes_the_members_is_known_without_a_look_at_the_log() -> None:
+    fs = MemoryFileSystem()
+    wal = Wal.open(fs, DIRECTORY, SMALL)
+
+    def change(index: int, term: int = 1) -> Entry:
+        return entry.encode(index, term, entry.EntryKind.CONFIGURATION, 1_000_000, b"members")
+
+    put(wal, [change(1), *run(2, 30), change(30)])
+    put(wal, [*run(31, 60), change(60), change(61)])
+    assert list(wal.configurations) == [1, 30, 60, 61]
+    put(wal, run(60, 62, term=2), truncate_from=60)
+    assert list(wal.configurations) == [1, 30]
+    while wal.segment_count < 4:
+        put(wal, run(wal.last_index + 1, wal.last_index + 10, term=2))
+    put(wal, [change(wal.last_index + 1, 2)])
+    last = wal.last_index
+    assert list(wal.configurations) == [1, 30, last]
+    wal.close()
+    wal = Wal.open(fs, DIRECTORY, SMALL)
+    assert list(wal.configurations) == [1, 30, last]
+    # Behind the beginning of the log there is none any more.
+    wal.drop_prefix(last)
+    while not wal.wants_drop:
+        put(wal, run(wal.last_index + 1, wal.last_index + 10, term=2))
+    wal.take_drop()
+    assert wal.first_index > 30
+    assert list(wal.configurations) == [last]
+    wal.publish(wal.reset(wal.last_index + 5, 9, WalHardState(9, "", 0, 0)))
+    assert list(wal.configurations) == []
+
+
 def test_an_entry_larger_than_a_segment_gets_one_of_its_own() -> None:
     fs = MemoryFileSystem()
     options = WalOptions(segment_bytes=64 << 10)
@@ -321,7 +372,7 @@ def test_many_segments_are_read_with_few_open_files() -> None:
     for index in (1, wal.last_index, 1, wal.last_index // 2):
         assert wal.entries(index, index + 1, 1)[0].index == index
     assert len(everything(wal)) == wal.last_index
-    assert len(wal._readers) <= 8
+    assert len(wal._reader.open_segments) <= 8
 
 
 def test_on_a_real_disk(tmp_path: object) -> None:

@@ -156,7 +156,7 @@ def test_nothing_is_removed_before_a_newer_header_says_so() -> None:
 def test_appends_and_reads_go_on_while_a_drop_is_under_way() -> None:
     fs, wal = dropped_log(remove=False)
     assert everything(wal) == run(1, wal.last_index + 1)
-    reader = wal._readers[3]
+    reader = wal._reader._files[3]
     drop = wal.take_drop()
     with pytest.raises(AssertionError, match="closed"):
         reader.read_at(0, 1)
@@ -167,7 +167,7 @@ def test_appends_and_reads_go_on_while_a_drop_is_under_way() -> None:
     wal.drop_done(drop)
     assert everything(wal) == run(wal.first_index, wal.last_index + 1)
     # Readers of what is gone are closed, and none is opened for it again.
-    assert all(segment_id >= 4 for segment_id in wal._readers)
+    assert all(segment_id >= 4 for segment_id in wal._reader.open_segments)
     fs.crash(random.Random(2))
     assert Wal.open(fs, DIRECTORY, SMALL).first_index == wal.first_index
 

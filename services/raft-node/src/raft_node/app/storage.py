@@ -59,6 +59,7 @@ def open_storage(fs: DiskFileSystem, settings: NodeSettings, start_id: str) -> O
     notes = [str(note) for note in wal.recovery_notes]
     notes += _bring_together(fs, settings, wal, engine)
     discard_outdated(fs, settings.data_dir, engine.applied_index)
+    engine.begin_replay(min(wal.hard_state.commit_index, wal.last_index))
     return Opened(wal, engine, wal_replay_s, tuple(notes))
 
 

@@ -24,9 +24,10 @@ STATE_HASH_KEY = b"\x00state-hash"
 """Where the hash over all effects stands (raft_node.kv.state_hash); absent before the first mark."""
 
 _STATE = struct.Struct("<QQ")
-_VALUE = struct.Struct("<BBHQ")
-_VALUE_FORMAT = 1
-VALUE_HEADER_BYTES = _VALUE.size
+VALUE_HEADER = struct.Struct("<BBHQ")
+"""What stands before the content type and the value: the format, 0, the bytes of the content type, the revision."""
+VALUE_FORMAT = 1
+VALUE_HEADER_BYTES = VALUE_HEADER.size
 
 
 class State(NamedTuple):
@@ -64,11 +65,6 @@ def user_key(key: bytes) -> bytes:
     return USER_PREFIX + key
 
 
-def value_header(revision: int, content_type_bytes: int) -> bytes:
-    """What stands before the content type and the value."""
-    return _VALUE.pack(_VALUE_FORMAT, 0, content_type_bytes, revision)
-
-
 def decode_value(data: bytes) -> StoredValue:
     """Decodes a stored user value.
 
@@ -77,8 +73,8 @@ def decode_value(data: bytes) -> StoredValue:
     """
     if len(data) < VALUE_HEADER_BYTES:
         raise CorruptionError("state", 0, f"a value of {len(data)} bytes")
-    form, flags, type_bytes, revision = _VALUE.unpack_from(data)
+    form, flags, type_bytes, revision = VALUE_HEADER.unpack_from(data)
     start = VALUE_HEADER_BYTES + type_bytes
-    if form != _VALUE_FORMAT or flags or start > len(data):
+    if form != VALUE_FORMAT or flags or start > len(data):
         raise CorruptionError("state", 0, f"a value of format {form}, flags {flags}, is cut off or not known")
     return StoredValue(revision, data[VALUE_HEADER_BYTES:start], data[start:])

@@ -21,6 +21,11 @@ _FSYNC_BUCKETS = tuple(0.0005 * 2**step for step in range(15))
 """0.5 ms to 8 s, each the double of the one before."""
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _APPLY_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_LAG_BUCKETS = (
+    *(0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.04, 0.05),
+    *(0.075, 0.1, 0.15, 0.25, 0.5, 1.0),
+)
+"""Fine around 20 ms, which `make bench-stall` judges by."""
 _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _APPEND = "append_entries"
 _STATES = ("leader", "follower", "candidate", "pre-candidate", "learner")
@@ -100,6 +105,9 @@ class Metrics:
             ("shard",),
             registry=self.registry,
         ).labels(self.shard)
+        self.event_loop_lags = self._histogram(
+            "dougdb_event_loop_timer_lag_seconds", "How late each timer of the event loop was", _LAG_BUCKETS
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, ("shard", *labels), registry=self.registry)

@@ -79,6 +79,11 @@ class RaftLog:
         """The term of the last entry; 0 for an empty log."""
         return self.term(self.last_index)
 
+    def stored_configurations(self) -> list[Entry]:
+        """The CONFIGURATION entries behind the applied index. Requires: all entries are stored, as at a start."""
+        reader = self._reader
+        return [reader.entries(index, index + 1, 1)[0] for index in reader.configurations if index > self.applied_index]
+
     @property
     def unapplied_bytes(self) -> int:
         """The bytes in memory of entries that were not applied yet."""

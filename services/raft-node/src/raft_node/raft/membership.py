@@ -25,7 +25,8 @@ from raft_node.raft.configuration import ConfigurationError, check_configuration
 from raft_node.raft.log import RaftLog
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
 
-_SCAN_BYTES = 1 << 20
+# A plain number: every entry of every batch is compared with it.
+_CONFIGURATION = int(EntryKind.CONFIGURATION)
 
 
 class Adopted(NamedTuple):
@@ -74,18 +75,14 @@ class ConfigurationHistory:
 
     def scan(self, log: RaftLog) -> None:
         """Finds the configurations behind the applied index, once, at the start."""
-        position = log.applied_index + 1
-        while position <= log.last_index:
-            entries = log.entries(position, log.last_index + 1, _SCAN_BYTES)
-            self.append(entries)
-            position = entries[-1].index + 1
+        self.append(log.stored_configurations())
 
     def append(self, entries: Iterable[Entry]) -> bool:
         """Adopts the configurations among entries that are in the log now; True if there was a new one."""
         found = [
             Adopted(entry.index, entry.term, decode_configuration(entry.command))
             for entry in entries
-            if entry.kind == EntryKind.CONFIGURATION and entry.index > self.index
+            if entry.kind == _CONFIGURATION and entry.index > self.index
         ]
         self._tail += found
         return bool(found)

@@ -78,6 +78,10 @@ class LogReader(Protocol):
     def term(self, index: int) -> int:
         """The term of an entry in ``[first_index - 1, last_index]``; 0 for index 0."""
 
+    @property
+    def configurations(self) -> Sequence[int]:
+        """The indexes of all CONFIGURATION entries, in their order."""
+
     def entries(self, start: int, end: int, bytes_max: int) -> Sequence[Entry]:
         """The entries ``[start, end)``, cut after the one that passes ``bytes_max``; at least one if there is one."""
 

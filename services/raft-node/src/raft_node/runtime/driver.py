@@ -399,6 +399,11 @@ class Driver:
         ready = self.node.ready(self._may_write)
         while ready is not None:
             self._handle(ready)
+            if ready.committed and self.node.applied_index < min(self.node.commit_index, self._log.last_index):
+                # Much of the log is to be replayed. Between two chunks of it the loop serves everybody else, the flush
+                # of what was applied so far among them.
+                self.wake()
+                break
             ready = self.node.ready(self._may_write)
         self._reads.serve(self.applied_index)
         self._conclude_hand_overs()
@@ -544,6 +549,7 @@ class Driver:
             return
         late_s = self._loop.time() - due_s
         self._metrics.event_loop_lag.set(max(0.0, late_s))
+        self._metrics.event_loop_lags.observe(max(0.0, late_s))
         if late_s > LATE_S and not self._gave_way:
             if self.node.role is Role.LEADER:
                 self._metrics.heartbeats_late.inc()

@@ -121,6 +121,11 @@ class LogStore:
         """See ``LogReader``."""
         return self._wal.term(index)
 
+    @property
+    def configurations(self) -> Sequence[int]:
+        """See ``LogReader``."""
+        return self._wal.configurations
+
     def entries(self, start: int, end: int, bytes_max: int) -> Sequence[Entry]:
         """See ``LogReader``."""
         return self._wal.entries(start, end, bytes_max)

@@ -123,6 +123,8 @@ class Engine:
         self._open_files = open_files
         self._cache = BlockCache(options.block_cache_bytes)
         self._immutables: list[_Generation] = []
+        self._immutables_max = options.immutables_max
+        self._replay_until = 0
         self._change_number = 0
         self._active = self._new_generation(view.version.flushed_index, view.version.flushed_term)
         self._memory: tuple[dict[bytes, bytes | None], ...] = (self._active.memtable.entries,)
@@ -189,9 +191,15 @@ class Engine:
     def stalled(self) -> bool:
         """Whether flushes or compactions are so far behind that nothing more should be proposed."""
         return (
-            len(self._immutables) >= self._options.immutables_max
+            len(self._immutables) >= self._immutables_max
             or len(self._view.version.levels[0]) >= self._options.l0_tables_max
         )
+
+    def begin_replay(self, index: int) -> None:
+        """Notes that the log is about to be replayed up to an entry; until its flushes have followed, more may wait."""
+        if index > self.applied_index:
+            self._replay_until = index
+            self._immutables_max = self._options.replay_immutables_max
 
     def write(self, batch: Batch, applied_index: int, applied_term: int) -> None:
         """Applies the writes of the log up to an entry.
@@ -404,6 +412,8 @@ class Engine:
             del self._immutables[0]
             self._arrange_memory()
             self._flushes += 1
+            if self.applied_index >= self._replay_until and len(self._immutables) < self._options.immutables_max:
+                self._immutables_max = self._options.immutables_max
             self._flushed_bytes += prepared.result.written_bytes
         else:
             self._compactions += 1

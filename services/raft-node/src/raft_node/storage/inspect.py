@@ -106,7 +106,7 @@ def _frame(data: bytes, position: int, frame: record.Frame) -> Iterator[Finding]
         if payload.truncate_from is not None:
             fields["truncate_from"] = payload.truncate_from
         yield Finding(position, "frame", fields)
-        for _, _, entry_start, _ in entry.scan(data, payload.entries_start, end):
+        for _, _, _, entry_start, _ in entry.scan(data, payload.entries_start, end):
             yield Finding(entry_start, "entry", {"entry": entry.decode(data, entry_start)})
     except (SegmentFormatError, entry.EntryError) as error:
         yield _damaged(error.position, error.what)

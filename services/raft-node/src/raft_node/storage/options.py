@@ -60,6 +60,7 @@ class EngineOptions:
     Attributes:
         memtable_bytes: The memtable rotates once it holds this much, bookkeeping included.
         immutables_max: With so many memtables waiting for their flush the engine is stalled.
+        replay_immutables_max: The same while a start replays the log: caches are empty then, and applying soon counts.
         block_bytes: See ``TableOptions``.
         compression: See ``TableOptions``.
         bloom_bits_per_key: See ``TableOptions``.
@@ -78,6 +79,7 @@ class EngineOptions:
 
     memtable_bytes: int = 16 << 20
     immutables_max: int = 2
+    replay_immutables_max: int = 4
     block_bytes: int = 16 << 10
     compression: str = "lz4"
     bloom_bits_per_key: int = 10
@@ -94,6 +96,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         assert self.memtable_bytes > 0 and self.immutables_max > 0 and self.block_cache_bytes >= 0
+        assert self.replay_immutables_max >= self.immutables_max
         assert 1 < self.l0_tables_trigger <= self.l0_inputs_max and self.l0_tables_trigger < self.l0_tables_max
         assert self.level_base_bytes > 0 and self.level_multiplier > 1 and self.manifest_bytes > 0
         assert self.open_tables_max > 0

@@ -22,24 +22,18 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from struct import Struct
 from typing import NamedTuple
 
-from raft_node import entry
 from raft_node.entry import Entry
-from raft_node.errors import CorruptionError, DiskError
+from raft_node.errors import DiskError
 from raft_node.storage import record, wal_recovery, wal_segment
-from raft_node.storage.files import FileSystem, ReadableFile, WritableFile
+from raft_node.storage.files import FileSystem, WritableFile
 from raft_node.storage.options import WAL_PAGE_BYTES, WalOptions
-from raft_node.storage.wal_index import Extent, Segment, Summary, WalIndex, positions_of, summarise
+from raft_node.storage.wal_index import Segment, Summary, WalIndex, positions_of, summarise
+from raft_node.storage.wal_reader import WalReader
 from raft_node.storage.wal_segment import SegmentHeader, WalHardState
 
 __all__ = ["Appended", "PrefixDrop", "Wal", "WalHardState", "WalOptions"]
-
-_SIZE_OFFSET = 8
-_SIZE = Struct("<I")
-_READERS_MAX = 8
-"""Segments that are kept open for reading."""
 
 
 class Appended(NamedTuple):
@@ -107,7 +101,7 @@ class Wal:
         # What readers use.
         self._index = scanned.index
         self._hard_state = scanned.hard_state
-        self._readers: dict[int, ReadableFile] = {}
+        self._reader = WalReader(fs, directory)
         # The beginning of the log by the newest header, and segments that lie before it since a reset.
         self._durable_first_segment = scanned.first_segment
         self._cut_off: list[Segment] = []
@@ -193,6 +187,11 @@ class Wal:
         """The term of an entry in ``[first_index - 1, last_index]``; 0 for index 0."""
         return self._index.terms.term(index)
 
+    @property
+    def configurations(self) -> Sequence[int]:
+        """The indexes of all entries that change the members, in their order."""
+        return self._index.configurations
+
     def entries(self, start: int, end: int, bytes_max: int) -> list[Entry]:
         """Reads the entries ``[start, end)``, cut after the one that passes ``bytes_max``.
 
@@ -202,17 +201,7 @@ class Wal:
         """
         self._require_sound()
         assert self.first_index <= start <= end <= self.last_index + 1, f"[{start}, {end}) is not in the log"
-        entries: list[Entry] = []
-        size = 0
-        while start < end:
-            extent, extent_end = self._index.locate(start)
-            part = self._read_extent(extent, start, min(end, extent_end), bytes_max - size)
-            entries += part
-            size += sum([len(read.data) for read in part])
-            if size >= bytes_max:
-                break
-            start += len(part)
-        return entries
+        return self._reader.entries(self._index, start, end, bytes_max)
 
     def publish(self, appended: Appended) -> None:
         """Makes an append or a reset visible to the readers. Requires: they are published in their order."""
@@ -278,9 +267,7 @@ class Wal:
         if self._index.segments[0].segment_id < self._durable_first_segment:
             dropped += self._index.drop_before(self._durable_first_segment)
         for segment in dropped:
-            reader = self._readers.pop(segment.segment_id, None)
-            if reader is not None:
-                reader.close()
+            self._reader.forget(segment.segment_id)
         self._dropping = PrefixDrop(self, dropped)
         return self._dropping
 
@@ -294,9 +281,7 @@ class Wal:
         if self._file is not None:
             self._file.close()
             self._file = None
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()
+        self._reader.close()
 
     # The writer: one thread.
 
@@ -544,40 +529,3 @@ class Wal:
     def _require_sound(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-    def _read_extent(self, extent: Extent, start: int, end: int, bytes_max: int) -> list[Entry]:
-        """The entries ``[start, end)`` of an extent, cut as by ``entries``."""
-        reader = self._reader(extent.segment_id)
-        blob = reader.read_at(extent.offset, extent.size)
-        entries: list[Entry] = []
-        position, size = 0, 0
-        try:
-            for _ in range(start - extent.first_index):
-                if position + entry.HEADER_BYTES > len(blob):
-                    raise entry.EntryError(position, "the entry is shorter than its header")
-                position += entry.HEADER_BYTES + _SIZE.unpack_from(blob, position + _SIZE_OFFSET)[0]
-            for index in range(start, end):
-                read = entry.decode(blob, position)
-                if read.index != index:
-                    raise entry.EntryError(position, f"entry {read.index} stands where entry {index} belongs")
-                entries.append(read)
-                position += len(read.data)
-                size += len(read.data)
-                if size >= bytes_max:
-                    break
-        except entry.EntryError as error:
-            raise CorruptionError(reader.path, extent.offset + error.position, error.what) from error
-        return entries
-
-    def _reader(self, segment_id: int) -> ReadableFile:
-        reader = self._readers.get(segment_id)
-        if reader is None:
-            path = wal_recovery.path_of(self._directory, segment_id)
-            try:
-                reader = self._fs.open_for_read(path)
-            except FileNotFoundError as error:
-                raise CorruptionError(path, 0, "the segment is missing") from error
-            if len(self._readers) >= _READERS_MAX:
-                self._readers.pop(next(iter(self._readers))).close()
-            self._readers[segment_id] = reader
-        return reader

@@ -1,7 +1,7 @@
 """Where the entries of the log lie, and which terms they have: what the WAL keeps in memory instead of entries.
 
-About 32 bytes for every 64 KiB of log, a pair of numbers for every change of term, and a few for every segment. This
-module must not touch files.
+About 32 bytes for every 64 KiB of log, a pair of numbers for every change of term, one for every change of the members,
+and a few for every segment. This module must not touch files.
 
 Invariants:
 
@@ -19,8 +19,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from raft_node.entry import Entry
+from raft_node.entry import Entry, EntryKind
 from raft_node.storage.wal_segment import SegmentHeader
+
+_CONFIGURATION = int(EntryKind.CONFIGURATION)
 
 EXTENT_BYTES = 64 << 10
 """An extent ends with the entry that reaches this size: what a read of one entry costs at most, beside the entry."""
@@ -62,27 +64,30 @@ class Summary(NamedTuple):
     runs: list[tuple[int, int]]
     """``(first index, term)`` wherever the term differs from that of the entry before, within this frame."""
     last_index: int
+    configurations: list[int]
+    """The indexes of those that change the members."""
 
 
-def positions_of(entries: Sequence[Entry], start: int) -> Iterable[tuple[int, int, int, int]]:
-    """``(index, term, position, position behind)`` of entries that will lie one behind the other from ``start`` on."""
-    for index, term, _, _, data in entries:
+def positions_of(entries: Sequence[Entry], start: int) -> Iterable[tuple[int, int, int, int, int]]:
+    """Entries that will lie one behind the other from ``start`` on, each as ``entry.scan`` gives it."""
+    for index, term, kind, _, data in entries:
         end = start + len(data)
-        yield index, term, start, end
+        yield index, term, kind, start, end
         start = end
 
 
-def summarise(positions: Iterable[tuple[int, int, int, int]], segment_id: int) -> Summary:
-    """Cuts the entries of one frame into extents and runs of equal terms.
+def summarise(positions: Iterable[tuple[int, int, int, int, int]], segment_id: int) -> Summary:
+    """Cuts the entries of one frame, as ``entry.scan`` gives them, into extents and runs of equal terms.
 
     Raises:
         ValueError: Their indexes have a gap, or their terms fall.
     """
     extents: list[Extent] = []
     runs: list[tuple[int, int]] = []
+    configurations: list[int] = []
     previous_index, previous_term = 0, -1
     first, offset, end = 0, 0, 0
-    for index, term, position, entry_end in positions:
+    for index, term, kind, position, entry_end in positions:
         if not first:
             first, offset = index, position
         elif index != previous_index + 1:
@@ -92,6 +97,8 @@ def summarise(positions: Iterable[tuple[int, int, int, int]], segment_id: int) -
                 raise ValueError(f"entry {index} of term {term} follows one of term {previous_term}")
             runs.append((index, term))
             previous_term = term
+        if kind == _CONFIGURATION:
+            configurations.append(index)
         previous_index, end = index, entry_end
         if end - offset >= EXTENT_BYTES:
             extents.append(Extent(first, segment_id, offset, end - offset))
@@ -100,7 +107,7 @@ def summarise(positions: Iterable[tuple[int, int, int, int]], segment_id: int) -
             offset = end
     if end > offset:
         extents.append(Extent(first, segment_id, offset, end - offset))
-    return Summary(extents, runs, previous_index)
+    return Summary(extents, runs, previous_index, configurations)
 
 
 class Terms:
@@ -158,11 +165,19 @@ class Terms:
 
 
 class WalIndex:
-    """The entries that readers may see."""
+    """The entries that readers may see.
+
+    Attributes:
+        first_index: The first one.
+        segments: The files that hold them.
+        terms: Their terms.
+        configurations: Which of them change the members, so that a start need not read all others for these.
+    """
 
     def __init__(self, previous_index: int, previous_term: int) -> None:
         self.first_index = previous_index + 1
         self.segments: list[Segment] = []
+        self.configurations: list[int] = []
         self.terms = Terms(previous_index, previous_term)
         self._firsts = array("Q")
         self._segments = array("Q")
@@ -177,6 +192,8 @@ class WalIndex:
     def truncate(self, index: int) -> None:
         """Drops the entries from ``index`` on."""
         self.terms.truncate(index)
+        while self.configurations and self.configurations[-1] >= index:
+            self.configurations.pop()
         for segment in self.segments:
             if segment.previous_index >= index:
                 segment.can_begin = False
@@ -208,6 +225,7 @@ class WalIndex:
             del column[:extents]
         self.first_index = first.previous_index + 1
         self.terms.drop_before(first.previous_index)
+        del self.configurations[: bisect_left(self.configurations, self.first_index)]
         return dropped
 
     def extend(self, summary: Summary) -> None:
@@ -217,6 +235,7 @@ class WalIndex:
             self._segments.append(segment_id)
             self._offsets.append(offset)
             self._sizes.append(size)
+        self.configurations += summary.configurations
         self.terms.extend(summary)
 
     def locate(self, index: int) -> tuple[Extent, int]:

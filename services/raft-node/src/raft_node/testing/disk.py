@@ -21,7 +21,7 @@ import random
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from raft_node.entry import Entry
+from raft_node.entry import Entry, EntryKind
 from raft_node.raft.types import HardState, LogReader, NodeId, Write
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 from raft_node.testing.files import MemoryFileSystem
@@ -89,6 +89,11 @@ class MemoryLog:
         position = index - self.first_index
         assert -1 <= position < len(self.durable), index
         return self.durable[position].term if position >= 0 else self._previous_term
+
+    @property
+    def configurations(self) -> list[int]:
+        """The indexes of the durable CONFIGURATION entries."""
+        return [entry.index for entry in self.durable if entry.kind == EntryKind.CONFIGURATION]
 
     def entries(self, start: int, end: int, bytes_max: int) -> list[Entry]:
         """The durable entries ``[start, end)``, cut after the one that passes ``bytes_max``."""
@@ -214,6 +219,11 @@ class WalLog:
     def term(self, index: int) -> int:
         """The term of a durable entry, or of the one before the first; 0 for index 0."""
         return self._wal.term(index)
+
+    @property
+    def configurations(self) -> Sequence[int]:
+        """The indexes of the durable CONFIGURATION entries."""
+        return self._wal.configurations
 
     def entries(self, start: int, end: int, bytes_max: int) -> Sequence[Entry]:
         """The durable entries ``[start, end)``, cut after the one that passes ``bytes_max``."""

@@ -55,6 +55,11 @@ class MemoryLog:
             return self.previous_term
         return self.stored[index - self.first_index].term
 
+    @property
+    def configurations(self) -> Sequence[int]:
+        """The indexes of the CONFIGURATION entries."""
+        return [entry.index for entry in self.stored if entry.kind == EntryKind.CONFIGURATION]
+
     def entries(self, start: int, end: int, bytes_max: int) -> Sequence[Entry]:
         """The entries, cut after the one that reaches ``bytes_max``."""
         assert self.first_index <= start <= end <= self.last_index + 1

@@ -202,7 +202,9 @@ def check_entries(blob: bytes) -> None:
         return
     assert entries.join(decoded) == blob
     assert scanned is not None
-    assert [(index, term) for index, term, _, _ in scanned] == [(one.index, one.term) for one in decoded]
+    assert [(index, term, kind) for index, term, kind, _, _ in scanned] == [
+        (one.index, one.term, one.kind) for one in decoded
+    ]
     for one in decoded:
         assert entries.encode(one.index, one.term, one.kind, one.timestamp_us, one.command) == one
 

@@ -140,6 +140,10 @@ def seeds_configuration() -> Iterable[bytes]:
     yield encode_configuration(Configuration(voters, (NodeId("ü", 3),), (("a", "host:1"), ("ü", "[::1]:2"))))
 
 
+def _value_header(revision: int, content_type_bytes: int) -> bytes:
+    return keyspace.VALUE_HEADER.pack(keyspace.VALUE_FORMAT, 0, content_type_bytes, revision)
+
+
 def check_keyspace(data: bytes) -> None:
     """What a store gives back under the keys of the state machine is decoded, or the node stops with a typed error."""
     try:
@@ -147,7 +151,7 @@ def check_keyspace(data: bytes) -> None:
     except CorruptionError:
         pass
     else:
-        assert keyspace.value_header(value.revision, len(value.content_type)) == data[: keyspace.VALUE_HEADER_BYTES]
+        assert _value_header(value.revision, len(value.content_type)) == data[: keyspace.VALUE_HEADER_BYTES]
         assert data[keyspace.VALUE_HEADER_BYTES :] == value.content_type + value.value
     for key in (keyspace.STATE_KEY, keyspace.SLOTS_KEY, keyspace.STATE_HASH_KEY, keyspace.PARTITION_MAP_KEY):
         store = DictStore()
@@ -164,7 +168,7 @@ def check_keyspace(data: bytes) -> None:
 
 def seeds_keyspace() -> Iterable[bytes]:
     """A value, counters, a partition map, a standing."""
-    yield keyspace.value_header(3, 4) + b"a/bcvalue"
+    yield _value_header(3, 4) + b"a/bcvalue"
     yield State(5, 6).encode()
     yield partitions.initial_map(2).encode()
     yield PartitionMap(1, partitions.initial_map(3).ranges[:1]).encode()
