@@ -26,7 +26,7 @@ _FIRST_VERSION = b"00"
 _NO_VERSION = b"ff"
 _SAMPLED = 1
 
-# The number that a context belongs to, the trace and the span. Little-endian as all records; the ids as they are written.
+# The number that a context belongs to, the trace and the span. Little-endian as all records; ids as they are written.
 _TRACE = struct.Struct("<Q16s8s")
 
 

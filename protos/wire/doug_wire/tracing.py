@@ -124,7 +124,8 @@ class Tracing:
         api = self._trace
         flags = api.TraceFlags(api.TraceFlags.SAMPLED if context.sampled else api.TraceFlags.DEFAULT)
         state = api.TraceState.from_header([context.state]) if context.state else None
-        return api.SpanContext(context.trace_id, context.span_id, remote, flags, state)
+        made: SpanContext = api.SpanContext(context.trace_id, context.span_id, remote, flags, state)
+        return made
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Sends what waits, and gives up after a time. Blocking."""
@@ -139,8 +140,8 @@ def open_tracing(
 ) -> Tracing:
     """Sets tracing up for this process: sampled spans go to a collector by OTLP over HTTP.
 
-    Whoever calls with a trace decides whether it is sampled. The queue is the SDK's: 2048 spans, sent in batches of 512 at
-    most, every 5 s; ``OTEL_BSP_*`` and ``OTEL_EXPORTER_OTLP_*`` have their standard meaning.
+    Whoever calls with a trace decides whether it is sampled. The queue is the SDK's: 2048 spans, sent in batches of 512
+    at most, every 5 s; ``OTEL_BSP_*`` and ``OTEL_EXPORTER_OTLP_*`` have their standard meaning.
 
     Args:
         service: ``service.name``.
@@ -161,9 +162,8 @@ def open_tracing(
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased  # noqa: PLC0415
     except ImportError as error:
-        raise TracingUnavailableError(
-            f"tracing needs packages that are not installed ({error}): install {service.removeprefix('dougdb-')}[tracing]"
-        ) from error
+        extra = f"{service.removeprefix('dougdb-')}[tracing]"
+        raise TracingUnavailableError(f"tracing needs packages that are missing ({error}): install {extra}") from error
     resource = Resource.create(
         {
             "service.namespace": "dougdb",

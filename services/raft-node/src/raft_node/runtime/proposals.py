@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from doug_wire.pipe import Status
 from raft_node.entry import Entry
 from raft_node.kv.state_machine import Outcome
+from raft_node.observability.tracing import WriteTrace
 
 
 class Sink(Protocol):
@@ -23,12 +24,13 @@ class Sink(Protocol):
 
 
 class Submission(NamedTuple):
-    """A write on its way: whom to answer, under which id, and the command with its CRC32C."""
+    """A write on its way: whom to answer, under which id, the command with its CRC32C, its trace if it is sampled."""
 
     sink: Sink
     record_id: int
     crc: int
     command: bytes
+    trace: WriteTrace | None = None
 
 
 class _Pending(NamedTuple):
