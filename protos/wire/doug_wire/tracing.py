@@ -8,7 +8,7 @@ Invariants:
        dropped; nobody who is traced ever waits.
     2. ``close`` returns within its time, whatever the collector does.
 
-Source: OpenTelemetry specification, Trace SDK; docs/adr/0006-traces-are-optional.md.
+Source: OpenTelemetry specification, Trace SDK; docs/tracing.md.
 """
 
 from __future__ import annotations
