@@ -153,14 +153,13 @@ class Node:
         self._operator.incarnation = identity.incarnation
         self.record("process_started", incarnation=identity.incarnation, version=__version__)
         async with contextlib.AsyncExitStack() as stack:
-            start_id = secrets.token_hex(8)
+            self._start_id = secrets.token_hex(8)
             worker = WorkerProcess(settings.data_dir)
             stack.callback(worker.close)
             await stack.enter_async_context(self._security.reloading())
             raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
             identities.check_log_is_there(self._fs, settings.wal_dir, identity)
-            wal, engine = await self._open_storage(start_id)
-            self._start_id = start_id
+            wal, engine = await self._open_storage(self._start_id)
             stack.callback(engine.close)
             self._engine = engine
             identity, configuration = await self._join(identity, wal, engine, raft_service)
@@ -243,6 +242,7 @@ class Node:
         with ThreadPoolExecutor(1) as threads:
             opened = await loop.run_in_executor(threads, open_storage, self._fs, self._settings, start_id)
         self._wal_replay_s = opened.wal_replay_s
+        self._metrics.wal_corrupt_records.inc(len(opened.wal.recovery_notes))
         for note in opened.notes:
             _log.warning("wal.recovered", note=note)
             self.record("wal_recovered", note=note)
@@ -587,14 +587,8 @@ class Node:
         return ""
 
     def _state(self) -> NodeState | None:
-        if self._shard is None or self._engine is None or self._log is None:
+        shard, engine, log = self._shard, self._engine, self._log
+        if shard is None or engine is None or log is None:
             return None
-        return read_state(
-            self._shard,
-            self._engine,
-            self._log,
-            self._metrics,
-            self._wal_replay_s,
-            self._volumes,
-            disk_low=self._space.low,
-        )
+        low = self._space.low
+        return read_state(shard, engine, log, self._metrics, self._wal_replay_s, self._volumes, disk_low=low)

@@ -370,6 +370,11 @@ class Driver:
         return self._restoring_from is not None
 
     @property
+    def lease_held(self) -> bool:
+        """Whether linearizable reads need no round at this moment."""
+        return self._reads.lease_held
+
+    @property
     def stalled_s(self) -> float:
         """For how long applying has waited for flushes and compactions since the start."""
         now_s = 0.0 if self._stalled_since_s is None else self._loop.time() - self._stalled_since_s
