@@ -26,8 +26,9 @@ from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Message
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Configuration, HardState, NodeId, Role, Write
-from raft_node.runtime.driver import Driver, Submission
+from raft_node.runtime.driver import Driver
 from raft_node.runtime.log_store import LogStore
+from raft_node.runtime.proposals import Submission, TracedSubmission
 from raft_node.storage.wal import Wal, WalOptions
 from raft_node.testing.fakes import DictStore
 from raft_node.testing.files import MemoryFileSystem
@@ -274,7 +275,8 @@ async def test_the_driver_tells_of_sampled_writes(spans: Spans, monkeypatch: pyt
     command = commands.encode(Opcode.PUT, b"k", b"", b"v")
     sink = Sink(spans.traces.write(FIRST))
     crc = commands.checksum(command)
-    driver.submit([Submission(sink, 1, crc, command, sink.trace), Submission(sink, 2, crc, command)])
+    sampled = TracedSubmission.of(Submission(sink, 1, crc, command), sink.trace)
+    driver.submit([sampled, Submission(sink, 2, crc, command)])
     await settle(log, driver)
     assert sink.status == Status.OK
     assert [event.name for event in spans.one("doug write").events] == ["proposed", "committed", "applied"]

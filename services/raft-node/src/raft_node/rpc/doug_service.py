@@ -27,7 +27,7 @@ from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
 from raft_node.rpc.pipe import PipeSession
 from raft_node.rpc.shard import Shard
 from raft_node.rpc.traced_pipe import TracedPipeSession
-from raft_node.runtime.driver import Submission
+from raft_node.runtime.proposals import Submission, TracedSubmission
 from raft_node.storage.engine import BlockNeeded
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -194,7 +194,8 @@ class DougService(doug_pb2_grpc.DougServicer):
         caller = None if self._traces is None else _caller(context)
         trace = None if self._traces is None or caller is None else self._traces.write(caller)
         sink = _FutureSink(trace)
-        shard.driver.submit([Submission(sink, 0, commands.checksum(command), command, trace)])
+        submission = Submission(sink, 0, commands.checksum(command), command)
+        shard.driver.submit([submission if trace is None else TracedSubmission.of(submission, trace)])
         status, revision = await sink.result
         if status != Status.OK:
             await self._refuse(shard, Status(status), context)

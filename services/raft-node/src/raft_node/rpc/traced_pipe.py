@@ -17,7 +17,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
 from raft_node.rpc.pipe import PipeSession
 from raft_node.rpc.shard import Shard
-from raft_node.runtime.driver import Submission
+from raft_node.runtime.proposals import Submission, TracedSubmission
 
 SPANS_MAX = 4096
 """Sampled records of one stream without an answer; further ones have no span."""
@@ -72,7 +72,7 @@ class TracedPipeSession(PipeSession):
 
     def _traced(self, submission: Submission) -> Submission:
         trace = self._spans.get(submission.record_id)
-        return submission._replace(trace=trace) if isinstance(trace, WriteTrace) else submission
+        return TracedSubmission.of(submission, trace) if isinstance(trace, WriteTrace) else submission
 
     def _serve(self, records: list[ReadRecord], confirmed: bool) -> None:
         if self._spans:

@@ -24,13 +24,35 @@ class Sink(Protocol):
 
 
 class Submission(NamedTuple):
-    """A write on its way: whom to answer, under which id, the command with its CRC32C, its trace if it is sampled."""
+    """A write on its way: whom to answer, under which id, and the command with its CRC32C."""
 
     sink: Sink
     record_id: int
     crc: int
     command: bytes
-    trace: WriteTrace | None = None
+
+    @property
+    def trace(self) -> WriteTrace | None:
+        """Where a sampled write tells of its way; mostly there is none, and that costs nothing."""
+        return None
+
+
+class TracedSubmission(Submission):
+    """A write that is sampled."""
+
+    _trace: WriteTrace
+
+    @classmethod
+    def of(cls, submission: Submission, trace: WriteTrace) -> TracedSubmission:
+        """The same write, with its trace."""
+        made = cls(*submission)
+        made._trace = trace
+        return made
+
+    @property
+    def trace(self) -> WriteTrace:
+        """See ``Submission``."""
+        return self._trace
 
 
 class _Pending(NamedTuple):
