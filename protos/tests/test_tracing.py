@@ -111,4 +111,4 @@ def test_a_collector_that_hangs_holds_up_neither_spans_nor_the_stop(hanging: Han
 def test_without_the_packages_it_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(TracingUnavailableError, match=r"install facade\[tracing\]"):
-        open_tracing("dougdb-facade", "f", "0", endpoint="", root_ratio=1.0, attributes={})
+        open_tracing("dougdb-facade", "f", "0", endpoint="", roots=True, attributes={})

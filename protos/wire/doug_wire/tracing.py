@@ -136,7 +136,7 @@ class Tracing:
 
 
 def open_tracing(
-    service: str, instance: str, version: str, *, endpoint: str, root_ratio: float, attributes: Mapping[str, Value]
+    service: str, instance: str, version: str, *, endpoint: str, roots: bool, attributes: Mapping[str, Value]
 ) -> Tracing:
     """Sets tracing up for this process: sampled spans go to a collector by OTLP over HTTP.
 
@@ -149,7 +149,7 @@ def open_tracing(
         version: ``service.version``.
         endpoint: The collector's URL for traces; when empty, ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` or
             ``OTEL_EXPORTER_OTLP_ENDPOINT`` or else port 4318 of this machine.
-        root_ratio: Which part of the requests without a trace begins one, from 0 to 1.
+        roots: Whether a span without a parent is sampled: whoever makes one has decided that; or none is.
         attributes: What else every span says of where it comes from.
 
     Raises:
@@ -160,7 +160,7 @@ def open_tracing(
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased  # noqa: PLC0415
+        from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased  # noqa: PLC0415
     except ImportError as error:
         extra = f"{service.removeprefix('dougdb-')}[tracing]"
         raise TracingUnavailableError(f"tracing needs packages that are missing ({error}): install {extra}") from error
@@ -174,6 +174,6 @@ def open_tracing(
         }
     )
     # Closed by ``close``, in its time, and not a second time when the interpreter ends.
-    provider = TracerProvider(ParentBased(TraceIdRatioBased(root_ratio)), resource, shutdown_on_exit=False)
+    provider = TracerProvider(ParentBased(ALWAYS_ON if roots else ALWAYS_OFF), resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint or None)))
     return Tracing(provider, "dougdb", version)

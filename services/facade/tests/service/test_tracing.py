@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
 from doug.v1 import doug_pb2
 from doug_wire.pipe import Status
@@ -32,14 +32,18 @@ UNSAMPLED = {"traceparent": f"00-{TRACE:032x}-{CALLER:016x}-00"}
 class Traced:
     """A facade whose spans the test reads."""
 
-    def __init__(self, facade: Any, exporter: InMemorySpanExporter, tracing: Tracing) -> None:
+    def __init__(self, facade: Any, exporter: InMemorySpanExporter, tracing: Tracing, ratio: float) -> None:
         self.facade = facade
         self.exporter = exporter
+        self.drawn = 0.5
         self.http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(TracedApplication(facade.application, tracing)),
+            transport=httpx.ASGITransport(TracedApplication(facade.application, tracing, ratio, self.draw)),
             base_url="http://facade",
             timeout=30.0,
         )
+
+    def draw(self) -> float:
+        return self.drawn
 
     @property
     def spans(self) -> Sequence[ReadableSpan]:
@@ -52,11 +56,11 @@ class Traced:
 
 async def traced(make_facade: MakeFacade, ratio: float = 0.0, **settings: Any) -> Traced:
     exporter = InMemorySpanExporter()
-    provider = TracerProvider(ParentBased(TraceIdRatioBased(ratio)), shutdown_on_exit=False)
+    provider = TracerProvider(ParentBased(ALWAYS_ON), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracing = Tracing(provider, "test", "0")
     facade = await make_facade(tracing=OperationTracing(tracing), **settings)
-    return Traced(facade, exporter, tracing)
+    return Traced(facade, exporter, tracing, ratio)
 
 
 def said(span: ReadableSpan) -> dict[str, Any]:
@@ -117,7 +121,11 @@ async def test_what_is_not_sampled_or_cannot_be_read_leaves_no_trace(make_facade
 
 
 async def test_without_a_caller_the_ratio_decides_but_not_for_probes(make_facade: MakeFacade) -> None:
-    rig = await traced(make_facade, ratio=1.0)
+    rig = await traced(make_facade, ratio=0.25)
+    rig.drawn = 0.25
+    await rig.http.get("/v1/kv/k")
+    assert rig.spans == ()
+    rig.drawn = 0.24
     await rig.http.get("/v1/kv/k")
     await rig.http.get("/readyz")
     await rig.http.get("/metrics")
@@ -178,3 +186,15 @@ async def test_without_tracing_a_batch_is_not_a_byte_longer(make_facade: MakeFac
     (batch,) = node.raw
     bare = doug_pb2.Batch(batch_id=batch.batch_id, kind=batch.kind, shard=batch.shard, records=batch.records)
     assert batch.SerializeToString() == bare.SerializeToString()
+
+
+async def test_where_the_sdk_is_disabled_requests_are_served_as_ever(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    rig = await traced(make_facade, ratio=1.0)
+    for headers in ({}, SAMPLED):
+        answer = await rig.http.put("/v1/kv/k", content=b"v", headers=headers)
+        assert (answer.status_code, "doug-trace-id" in answer.headers) == (200, False)
+    assert rig.spans == ()
+    assert rig.facade.cluster.shards[0].nodes[0].traces == [b"", b""]

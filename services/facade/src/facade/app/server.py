@@ -116,7 +116,7 @@ async def serve(
     application = Application(router, metrics, settings)
     server = _Server(
         uvicorn.Config(
-            application if tracing is None else TracedApplication(application, tracing),
+            application if tracing is None else TracedApplication(application, tracing, settings.tracing_sample_ratio),
             http=LimitedProtocol,
             ws="none",
             lifespan="off",

@@ -60,7 +60,7 @@ def load(settings: NodeSettings) -> NodeTraces | None:
             settings.node_id,
             __version__,
             endpoint=settings.tracing_endpoint,
-            root_ratio=0.0,
+            roots=False,
             attributes=attributes,
         )
     except TracingUnavailableError as error:
