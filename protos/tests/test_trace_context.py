@@ -17,6 +17,11 @@ def test_a_traceparent_says_which_span_and_whether_it_is_sampled() -> None:
     assert parse_traceparent(b" " + GOOD + b"\t", "a=b") == TraceContext(TRACE, SPAN, state="a=b")
 
 
+def test_a_state_without_end_is_left_out() -> None:
+    assert parse_traceparent(GOOD, "a=" + "b" * 510) == TraceContext(TRACE, SPAN, state="a=" + "b" * 510)
+    assert parse_traceparent(GOOD, "a=" + "b" * 511) == TraceContext(TRACE, SPAN)
+
+
 def test_a_later_version_may_have_more_to_say() -> None:
     assert parse_traceparent(b"01" + GOOD[2:]) == TraceContext(TRACE, SPAN)
     assert parse_traceparent(b"cc" + GOOD[2:] + b"-what-the-future-will-be-like") == TraceContext(TRACE, SPAN)

@@ -21,6 +21,9 @@ TRACES_MAX = 64
 """Contexts in one message, 2 KiB of them: a batch may hold thousands of records, and who samples all of them has enough
 of them anyway."""
 
+TRACESTATE_MAX = 512
+"""What must be passed on at least (3.3.1.5); a longer one is left out."""
+
 _HEADER = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _FIRST_VERSION = b"00"
 _NO_VERSION = b"ff"
@@ -57,7 +60,8 @@ def parse_traceparent(value: bytes, state: str = "") -> TraceContext | None:
     trace_id, span_id = int(match[2], 16), int(match[3], 16)
     if not trace_id or not span_id:
         return None
-    return TraceContext(trace_id, span_id, bool(int(match[4], 16) & _SAMPLED), state)
+    kept = state if len(state) <= TRACESTATE_MAX else ""
+    return TraceContext(trace_id, span_id, bool(int(match[4], 16) & _SAMPLED), kept)
 
 
 def encode_traces(traces: Iterable[tuple[int, TraceContext]]) -> bytes:

@@ -13,6 +13,7 @@ Source: OpenTelemetry specification, Trace SDK; docs/tracing.md.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -164,6 +165,8 @@ def open_tracing(
     except ImportError as error:
         extra = f"{service.removeprefix('dougdb-')}[tracing]"
         raise TracingUnavailableError(f"tracing needs packages that are missing ({error}): install {extra}") from error
+    # What it tries again is not worth a line; that it gave up is.
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
     resource = Resource.create(
         {
             "service.namespace": "dougdb",

@@ -35,6 +35,7 @@ class Traced:
     def __init__(self, facade: Any, exporter: InMemorySpanExporter, tracing: Tracing, ratio: float) -> None:
         self.facade = facade
         self.exporter = exporter
+        self.tracing = tracing
         self.drawn = 0.5
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(TracedApplication(facade.application, tracing, ratio, self.draw)),
@@ -116,7 +117,7 @@ async def test_what_is_not_sampled_or_cannot_be_read_leaves_no_trace(make_facade
     rig = await traced(make_facade)
     answer = await rig.http.put("/v1/kv/k", content=b"v", headers=headers)
     assert (answer.status_code, "doug-trace-id" in answer.headers) == (200, False)
-    assert rig.spans == ()
+    assert not rig.spans
     assert rig.facade.cluster.shards[0].nodes[0].traces == [b""]
 
 
@@ -124,7 +125,7 @@ async def test_without_a_caller_the_ratio_decides_but_not_for_probes(make_facade
     rig = await traced(make_facade, ratio=0.25)
     rig.drawn = 0.25
     await rig.http.get("/v1/kv/k")
-    assert rig.spans == ()
+    assert not rig.spans
     rig.drawn = 0.24
     await rig.http.get("/v1/kv/k")
     await rig.http.get("/readyz")
@@ -196,5 +197,34 @@ async def test_where_the_sdk_is_disabled_requests_are_served_as_ever(
     for headers in ({}, SAMPLED):
         answer = await rig.http.put("/v1/kv/k", content=b"v", headers=headers)
         assert (answer.status_code, "doug-trace-id" in answer.headers) == (200, False)
-    assert rig.spans == ()
+    assert not rig.spans
     assert rig.facade.cluster.shards[0].nodes[0].traces == [b"", b""]
+
+
+async def test_an_answer_that_is_cut_off_is_still_a_span(make_facade: MakeFacade) -> None:
+    rig = await traced(make_facade)
+
+    async def cut_off(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"application/problem+json")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": b'{"code":', "more_body": True})
+
+    application: Any = cut_off
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "raw_path": b"/v1/kv/k",
+        "headers": [(b"traceparent", SAMPLED["traceparent"].encode())],
+    }
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is read")
+
+    await TracedApplication(application, rig.tracing, 0.0)(scope, receive, send)
+    assert len(sent) == 2
+    assert said(rig.span("GET /v1/kv/{key}"))["error.type"] == "problem"

@@ -163,10 +163,14 @@ class _Answer:
             span.fail("unanswered")  # The client left, or the request was cancelled.
             return
         span.set("http.response.status_code", self._status)
-        if self._problem is None:
-            return
-        found = orjson.loads(self._problem)
-        span.set("dougdb.code", found["code"])
-        span.set("dougdb.outcome", found["outcome"])
+        code = "problem"
+        if self._problem:
+            try:
+                found = orjson.loads(self._problem)
+            except orjson.JSONDecodeError:
+                found = {}  # The client left before it was all said.
+            code = found.get("code", code)
+            span.set("dougdb.code", code)
+            span.set("dougdb.outcome", found.get("outcome", "unknown"))
         if self._status >= SERVER_ERROR:
-            span.fail(found["code"])
+            span.fail(code)
