@@ -27,6 +27,7 @@ from doug_wire.pipe import Status
 from facade.app.application import Application
 from facade.client.metrics import Metrics
 from facade.client.router import Router
+from facade.client.tracing import OperationTracing
 from facade.settings import Settings
 
 _ports = itertools.count(27_100)
@@ -71,6 +72,8 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         """Applies the next batch, then ends the stream without an answer."""
         self.batches: list[tuple[int, int]] = []
         """(kind, items) of every batch received."""
+        self.raw: list[doug_pb2.Batch] = []
+        """The newest batches received."""
         self.events: list[admin_pb2.Event] = []
         """What it remembers."""
         self.transfer_code = ""
@@ -95,6 +98,11 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         """How many are under way."""
         self.applied_index = 7
         self.server: grpc.aio.Server | None = None
+
+    @property
+    def traces(self) -> list[bytes]:
+        """The trace contexts of the newest batches."""
+        return [batch.traces for batch in self.raw]
 
     async def start(self) -> None:
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 8 << 20)])
@@ -312,6 +320,7 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             writes = batch.kind == doug_pb2.BATCH_KIND_WRITE
             records = list(pipe.decode_writes(batch.records) if writes else pipe.decode_reads(batch.records))
             self.batches.append((batch.kind, len(records)))
+            self.raw = [*self.raw[-99:], batch]
             await self._wait_while_silent()
             results = b"".join(self._answer(batch, record) for record in records)
             if self.break_on_batch:
@@ -411,13 +420,20 @@ async def make_facade() -> AsyncIterator[Callable[..., Awaitable[Facade]]]:
     """Starts facades on fake clusters: ``await make_facade(shards=2, nodes=3, request_timeout_ms=500)``."""
     async with AsyncExitStack() as stack:
 
-        async def make(shards: int = 1, nodes: int = 3, *, ready: bool = True, **settings: Any) -> Facade:
+        async def make(
+            shards: int = 1,
+            nodes: int = 3,
+            *,
+            ready: bool = True,
+            tracing: OperationTracing | None = None,
+            **settings: Any,
+        ) -> Facade:
             cluster = FakeCluster(shards, nodes)
             await cluster.start()
             stack.push_async_callback(cluster.stop)
             values = Settings(nodes=cluster.addresses(), **settings)
             metrics = Metrics()
-            router = Router(values, metrics)
+            router = Router(values, metrics, tracing=tracing)
             task = asyncio.create_task(router.run())
             stack.push_async_callback(_stop, task)
             facade = Facade(cluster, router, metrics, values)

@@ -15,6 +15,7 @@ from dougdb.dev.specs import Options, facade_specs, node_specs
 
 PLAN = PortPlan(Layout(2, 3), 26100, 26080, 2)
 INHERITED = {"PATH": "/bin", "http_proxy": "http://p", "HTTPS_PROXY": "http://p", "DOUGDB_MEMTABLE_BYTES": "7"}
+TRACING = {"DOUGDB_TRACING_ENABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
 
 def test_a_node_gets_its_place_and_its_peers(tmp_path: Path) -> None:
@@ -42,6 +43,13 @@ def test_a_node_gets_its_place_and_its_peers(tmp_path: Path) -> None:
     assert expected.items() <= environment.items()
     assert not {name for name in environment if name.lower().endswith("_proxy")}
     assert specs[4].argv[1:] == ("-P", "-m", "raft_node")
+
+
+def test_whoever_turns_tracing_on_does_so_for_every_process(tmp_path: Path) -> None:
+    inherited, options = {**INHERITED, **TRACING}, Options("info", {})
+    specs = node_specs(PLAN, DataDirectory(tmp_path), inherited, options)
+    specs += facade_specs(PLAN, ["127.0.0.1"], inherited, options)
+    assert all(TRACING.items() <= spec.environment.items() for spec in specs)
 
 
 def test_a_facade_knows_every_node() -> None:

@@ -161,6 +161,33 @@ DOUGDB_TLS_CA_FILE: /etc/dougdb/tls/ca.crt
 {{- end -}}
 {{- end -}}
 
+{{/* Traces: the environment of both services, and the way to the collector. Nothing while they are off. */}}
+
+{{- define "dougdb.tracingEnv" -}}
+{{- if .Values.tracing.enabled -}}
+DOUGDB_TRACING_ENABLED: "true"
+DOUGDB_TRACING_ENDPOINT: {{ .Values.tracing.endpoint | quote }}
+{{- end -}}
+{{- end -}}
+
+{{- define "dougdb.collectorPort" -}}
+{{- $url := urlParse .Values.tracing.endpoint -}}
+{{- $port := trimPrefix ":" (regexFind ":[0-9]+$" $url.host) -}}
+{{- default (ternary "443" "80" (eq $url.scheme "https")) $port -}}
+{{- end -}}
+
+{{- define "dougdb.collectorEgress" -}}
+{{- if .Values.tracing.enabled -}}
+# The collector of traces.
+- ports:
+    - {port: {{ include "dougdb.collectorPort" . }}, protocol: TCP}
+  {{- with .Values.tracing.collectorAt }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* The names that the certificate is good for, as YAML. */}}
 {{- define "dougdb.tlsNames" -}}
 {{- $root := . -}}

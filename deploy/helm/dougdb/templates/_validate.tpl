@@ -45,6 +45,9 @@
 {{- if and (eq $v.tls.mode "certManager") (not $v.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.mode certManager needs tls.certManager.issuerRef.name" -}}
 {{- end -}}
+{{- if and $v.tracing.enabled (not $v.tracing.endpoint) -}}
+{{- fail "tracing.enabled needs tracing.endpoint, where a collector takes OTLP over HTTP, for example http://otel-collector.observability:4318/v1/traces" -}}
+{{- end -}}
 {{- if and $v.tls.existingSecret (ne $v.tls.mode "existingSecret") -}}
 {{- fail (printf "tls.existingSecret is set, but tls.mode is %s" $v.tls.mode) -}}
 {{- end -}}

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64oug/v1/doug.proto\x12\x07\x64oug.v1\"\\\n\x07Receipt\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x15\n\rapplied_index\x18\x04 \x01(\x04\x12\x0c\n\x04role\x18\x05 \x01(\t\"d\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12)\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x14.doug.v1.Consistency\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07\x66orward\x18\x04 \x01(\x08\"v\n\x0bGetResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12!\n\x07receipt\x18\x05 \x01(\x0b\x32\x10.doug.v1.Receipt\"M\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"B\n\x0bPutResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\"+\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"E\n\x0e\x44\x65leteResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\"l\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12 \n\x04kind\x18\x02 \x01(\x0e\x32\x12.doug.v1.BatchKind\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x0f\n\x07records\x18\x04 \x01(\x0c\x12\x0f\n\x07\x66orward\x18\x05 \x01(\x08\"l\n\x0b\x42\x61tchResult\x12\x0f\n\x07results\x18\x01 \x01(\x0c\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\x12\x11\n\tleader_id\x18\x03 \x01(\t\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\"\x13\n\x11PartitionsRequest\"C\n\tSlotRange\x12\x0c\n\x04\x66rom\x18\x01 \x01(\r\x12\n\n\x02to\x18\x02 \x01(\r\x12\r\n\x05shard\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"Z\n\x12PartitionsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12!\n\x05slots\x18\x02 \x03(\x0b\x32\x12.doug.v1.SlotRange\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c*b\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONSISTENCY_LINEARIZABLE\x10\x01\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x02*z\n\tBatchKind\x12\x1a\n\x16\x42\x41TCH_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42\x41TCH_KIND_WRITE\x10\x01\x12 \n\x1c\x42\x41TCH_KIND_READ_LINEARIZABLE\x10\x02\x12\x19\n\x15\x42\x41TCH_KIND_READ_LOCAL\x10\x03\x32\x9e\x02\n\x04\x44oug\x12\x30\n\x03Get\x12\x13.doug.v1.GetRequest\x1a\x14.doug.v1.GetResponse\x12\x30\n\x03Put\x12\x13.doug.v1.PutRequest\x1a\x14.doug.v1.PutResponse\x12\x39\n\x06\x44\x65lete\x12\x16.doug.v1.DeleteRequest\x1a\x17.doug.v1.DeleteResponse\x12\x30\n\x04Pipe\x12\x0e.doug.v1.Batch\x1a\x14.doug.v1.BatchResult(\x01\x30\x01\x12\x45\n\nPartitions\x12\x1a.doug.v1.PartitionsRequest\x1a\x1b.doug.v1.PartitionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64oug/v1/doug.proto\x12\x07\x64oug.v1\"\\\n\x07Receipt\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x15\n\rapplied_index\x18\x04 \x01(\x04\x12\x0c\n\x04role\x18\x05 \x01(\t\"d\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12)\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x14.doug.v1.Consistency\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07\x66orward\x18\x04 \x01(\x08\"v\n\x0bGetResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12!\n\x07receipt\x18\x05 \x01(\x0b\x32\x10.doug.v1.Receipt\"M\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"B\n\x0bPutResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\"+\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"E\n\x0e\x44\x65leteResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\"|\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12 \n\x04kind\x18\x02 \x01(\x0e\x32\x12.doug.v1.BatchKind\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x0f\n\x07records\x18\x04 \x01(\x0c\x12\x0f\n\x07\x66orward\x18\x05 \x01(\x08\x12\x0e\n\x06traces\x18\x06 \x01(\x0c\"l\n\x0b\x42\x61tchResult\x12\x0f\n\x07results\x18\x01 \x01(\x0c\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\x12\x11\n\tleader_id\x18\x03 \x01(\t\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\"\x13\n\x11PartitionsRequest\"C\n\tSlotRange\x12\x0c\n\x04\x66rom\x18\x01 \x01(\r\x12\n\n\x02to\x18\x02 \x01(\r\x12\r\n\x05shard\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"Z\n\x12PartitionsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12!\n\x05slots\x18\x02 \x03(\x0b\x32\x12.doug.v1.SlotRange\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c*b\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONSISTENCY_LINEARIZABLE\x10\x01\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x02*z\n\tBatchKind\x12\x1a\n\x16\x42\x41TCH_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42\x41TCH_KIND_WRITE\x10\x01\x12 \n\x1c\x42\x41TCH_KIND_READ_LINEARIZABLE\x10\x02\x12\x19\n\x15\x42\x41TCH_KIND_READ_LOCAL\x10\x03\x32\x9e\x02\n\x04\x44oug\x12\x30\n\x03Get\x12\x13.doug.v1.GetRequest\x1a\x14.doug.v1.GetResponse\x12\x30\n\x03Put\x12\x13.doug.v1.PutRequest\x1a\x14.doug.v1.PutResponse\x12\x39\n\x06\x44\x65lete\x12\x16.doug.v1.DeleteRequest\x1a\x17.doug.v1.DeleteResponse\x12\x30\n\x04Pipe\x12\x0e.doug.v1.Batch\x1a\x14.doug.v1.BatchResult(\x01\x30\x01\x12\x45\n\nPartitions\x12\x1a.doug.v1.PartitionsRequest\x1a\x1b.doug.v1.PartitionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'doug.v1.doug_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONSISTENCY']._serialized_start=1012
-  _globals['_CONSISTENCY']._serialized_end=1110
-  _globals['_BATCHKIND']._serialized_start=1112
-  _globals['_BATCHKIND']._serialized_end=1234
+  _globals['_CONSISTENCY']._serialized_start=1028
+  _globals['_CONSISTENCY']._serialized_end=1126
+  _globals['_BATCHKIND']._serialized_start=1128
+  _globals['_BATCHKIND']._serialized_end=1250
   _globals['_RECEIPT']._serialized_start=31
   _globals['_RECEIPT']._serialized_end=123
   _globals['_GETREQUEST']._serialized_start=125
@@ -50,15 +50,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETERESPONSE']._serialized_start=539
   _globals['_DELETERESPONSE']._serialized_end=608
   _globals['_BATCH']._serialized_start=610
-  _globals['_BATCH']._serialized_end=718
-  _globals['_BATCHRESULT']._serialized_start=720
-  _globals['_BATCHRESULT']._serialized_end=828
-  _globals['_PARTITIONSREQUEST']._serialized_start=830
-  _globals['_PARTITIONSREQUEST']._serialized_end=849
-  _globals['_SLOTRANGE']._serialized_start=851
-  _globals['_SLOTRANGE']._serialized_end=918
-  _globals['_PARTITIONSRESPONSE']._serialized_start=920
-  _globals['_PARTITIONSRESPONSE']._serialized_end=1010
-  _globals['_DOUG']._serialized_start=1237
-  _globals['_DOUG']._serialized_end=1523
+  _globals['_BATCH']._serialized_end=734
+  _globals['_BATCHRESULT']._serialized_start=736
+  _globals['_BATCHRESULT']._serialized_end=844
+  _globals['_PARTITIONSREQUEST']._serialized_start=846
+  _globals['_PARTITIONSREQUEST']._serialized_end=865
+  _globals['_SLOTRANGE']._serialized_start=867
+  _globals['_SLOTRANGE']._serialized_end=934
+  _globals['_PARTITIONSRESPONSE']._serialized_start=936
+  _globals['_PARTITIONSRESPONSE']._serialized_end=1026
+  _globals['_DOUG']._serialized_start=1253
+  _globals['_DOUG']._serialized_end=1539
 # @@protoc_insertion_point(module_scope)

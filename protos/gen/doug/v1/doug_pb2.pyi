@@ -259,6 +259,7 @@ class Batch(_message.Message):
     SHARD_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     FORWARD_FIELD_NUMBER: _builtins.int
+    TRACES_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     kind: Global___BatchKind.ValueType
     shard: _builtins.int
@@ -267,6 +268,8 @@ class Batch(_message.Message):
     """doug_wire.pipe: write records or read records."""
     forward: _builtins.bool
     """As GetRequest.forward, for BATCH_KIND_READ_LINEARIZABLE."""
+    traces: _builtins.bytes
+    """doug_wire.trace_context: of records whose trace is sampled, by their ids; mostly empty."""
     def __init__(
         self,
         *,
@@ -275,10 +278,11 @@ class Batch(_message.Message):
         shard: _builtins.int = ...,
         records: _builtins.bytes = ...,
         forward: _builtins.bool = ...,
+        traces: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "forward", b"forward", "kind", b"kind", "records", b"records", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "forward", b"forward", "kind", b"kind", "records", b"records", "shard", b"shard", "traces", b"traces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -290,12 +290,15 @@ class AppendEntriesRequest(_message.Message):
     PREV_LOG_TERM_FIELD_NUMBER: _builtins.int
     COMMIT_INDEX_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    TRACES_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     prev_log_index: _builtins.int
     prev_log_term: _builtins.int
     commit_index: _builtins.int
     entries: _builtins.bytes
     """Finished entries, one behind the other (docs/formats.md, Entry)."""
+    traces: _builtins.bytes
+    """doug_wire.trace_context: of entries whose trace is sampled, by their indexes; mostly empty. A"""
     @_builtins.property
     def envelope(self) -> Global___Envelope: ...
     def __init__(
@@ -307,10 +310,11 @@ class AppendEntriesRequest(_message.Message):
         prev_log_term: _builtins.int = ...,
         commit_index: _builtins.int = ...,
         entries: _builtins.bytes = ...,
+        traces: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "envelope", b"envelope", "prev_log_index", b"prev_log_index", "prev_log_term", b"prev_log_term", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "envelope", b"envelope", "prev_log_index", b"prev_log_index", "prev_log_term", b"prev_log_term", "term", b"term", "traces", b"traces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

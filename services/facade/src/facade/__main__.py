@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from facade import __version__
-from facade.app import environment, logs, security, server
+from facade.app import environment, logs, security, server, tracing
 from facade.errors import AddressError, SettingsError
 
 EXIT_CANNOT_START = 2
@@ -28,16 +28,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = environment.load()
         logs.configure(settings.log_format, settings.log_level, settings.facade_id)
         certificates = security.load(settings)
+        traces = tracing.load(settings)
         sockets = server.bind(settings.listen)
     except (SettingsError, AddressError) as error:
         sys.stderr.write(f"facade: {error}\n")
         return EXIT_CANNOT_START
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(server.serve(settings, sockets, certificates))
+            runner.run(server.serve(settings, sockets, certificates, traces))
     except SettingsError as error:
         sys.stderr.write(f"facade: {error}\n")
         return EXIT_CANNOT_START
+    finally:
+        if traces is not None:
+            traces.close()
     return 0
 
 

@@ -128,6 +128,16 @@ class Settings(BaseSettings):
     build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
     """Which commit was built, for ``dougdb_build_info``; an image sets it."""
 
+    tracing_enabled: bool = False
+    """Whether sampled requests are traced with OpenTelemetry. It needs the extra ``tracing``."""
+
+    tracing_endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    """The collector's URL for traces, OTLP over HTTP: ``http://collector:4318/v1/traces``. When empty, what the
+    standard ``OTEL_EXPORTER_OTLP_ENDPOINT`` says; that variable alone turns nothing on."""
+
+    tracing_sample_ratio: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Which part of the requests that come without a ``traceparent`` is traced. A caller's decision goes before it."""
+
     log_format: Literal["console", "json"] = "console"
     """Lines for people or for machines."""
 

@@ -22,7 +22,8 @@ from raft_node import __version__
 from raft_node.app.node import Node
 from raft_node.commands import inspect, recover_quorum, restore
 from raft_node.errors import FatalError, SettingsError
-from raft_node.observability import logs
+from raft_node.observability import logs, tracing
+from raft_node.observability.tracing import NodeTraces
 from raft_node.runtime.volume_lock import locked
 from raft_node.settings import NodeSettings, load
 from raft_node.storage.files import OsFileSystem
@@ -65,11 +66,11 @@ def _crash_thread(arguments: threading.ExceptHookArgs) -> None:
     os._exit(EXIT_DEFECT)
 
 
-async def _run(settings: NodeSettings) -> None:
+async def _run(settings: NodeSettings, traces: NodeTraces | None) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_crash)
     threading.excepthook = _crash_thread
-    node = Node(settings, OsFileSystem())
+    node = Node(settings, OsFileSystem(), traces)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
     if settings.stop_on_stdin_eof:
@@ -104,6 +105,7 @@ def main() -> int:
         return exit_code
     try:
         settings = load()
+        traces = tracing.load(settings)
     except SettingsError as error:
         print(f"raft-node: {error}", file=sys.stderr)
         return EXIT_SETTINGS
@@ -114,8 +116,12 @@ def main() -> int:
     try:
         for directory in (settings.wal_dir, settings.data_dir):
             fs.make_directory(directory)
-        with locked(settings.wal_dir, settings.data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(settings))
+        with (
+            contextlib.nullcontext() if traces is None else contextlib.closing(traces),
+            locked(settings.wal_dir, settings.data_dir),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            runner.run(_run(settings, traces))
     except SettingsError as error:
         logs.get_logger().error("node.refused", reason=str(error))
         return EXIT_SETTINGS

@@ -136,6 +136,11 @@ class NodeSettings(BaseSettings):
     """An append to the log that takes longer is told as a slow disk."""
     build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
     """Which commit was built, for ``dougdb_build_info``; an image sets it."""
+    tracing_enabled: bool = False
+    """Whether requests whose caller samples them are traced with OpenTelemetry. It needs the extra ``tracing``."""
+    tracing_endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    """The collector's URL for traces, OTLP over HTTP: ``http://collector:4318/v1/traces``. When empty, what the
+    standard ``OTEL_EXPORTER_OTLP_ENDPOINT`` says; that variable alone turns nothing on."""
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stop_on_stdin_eof: bool = False

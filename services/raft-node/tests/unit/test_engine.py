@@ -93,6 +93,24 @@ def test_a_write_is_seen_at_once_and_through_every_level() -> None:
     assert engine.applied_index == 600 and engine.applied_term == 3
 
 
+@pytest.mark.parametrize(("bits", "spared", "misled"), [(10, 3, 0), (0, 0, 3)])
+def test_answers_of_filters_are_counted(bits: int, spared: int, misled: int) -> None:
+    fs = MemoryFileSystem()
+    engine = open_engine(fs, replace(TINY_OPTIONS, bloom_bits_per_key=bits))
+    engine.write([(b"\x01key%03d" % number, b"v") for number in range(0, 100, 2)], 1, 1)
+    engine.rotate()
+    settle(engine, fs, D)
+    for number in (31, 33, 35):
+        found = engine.get(b"\x01key%03d" % number)
+        while isinstance(found, BlockNeeded):
+            found = engine.resume(engine.load_block(found))
+        assert found is None
+    stats = engine.stats()
+    assert (stats.filter_negatives, stats.filter_false_positives) == (spared, misled)
+    assert engine.get(b"\x01key030") is not None
+    assert engine.stats().filter_false_positives == misled
+
+
 @pytest.mark.slow
 def test_after_a_restart_the_tables_are_the_state_up_to_the_flushed_index() -> None:
     fs = MemoryFileSystem()

@@ -82,6 +82,16 @@ class TestLease:
         assert not shard.delivered and len(peer.read_states) == 50
         assert not leased(peer, 50, 109.0)
 
+    def test_it_is_told_whether_one_holds(self) -> None:
+        shard, peer = steady()
+        assert not peer.node.holds_lease(100.0)
+        peer.node.read_index(0, 100.0)
+        shard.deliver()
+        assert peer.node.holds_lease(108.9)
+        assert not peer.node.holds_lease(109.0)
+        assert not shard.peers["b"].node.holds_lease(100.0), "followers have none"
+        assert not steady(RaftConfig())[1].node.holds_lease(100.0)
+
     def test_a_leased_read_has_the_newest_commit_index(self) -> None:
         shard, peer = steady()
         peer.node.read_index(0, 0.0)

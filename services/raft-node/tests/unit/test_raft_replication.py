@@ -287,6 +287,21 @@ class TestHeartbeats:
         assert beats[E] == 1 and beats[B] == 4
 
 
+class TestLeaderCommitIndex:
+    def test_a_follower_knows_how_far_its_leader_was_when_it_last_heard(self) -> None:
+        shard, peer = steady()
+        follower = shard.peers["b"].node
+        peer.node.propose(commands(1), 0)
+        shard.deliver()
+        shard.tick(20)
+        assert follower.leader_commit_index == follower.commit_index == peer.node.commit_index
+        before = follower.commit_index
+        follower.step(AppendEntries(A, B, peer.node.term, before + 5, peer.node.term, before + 9, []))
+        assert (follower.leader_commit_index, follower.commit_index) == (before + 9, before), "it lags behind"
+        follower.step(Heartbeat(A, B, peer.node.term, before, 0))
+        assert follower.leader_commit_index == before + 9, "a heartbeat is clipped and takes nothing back"
+
+
 class TestCommitNotice:
     def test_while_entries_flow_the_commit_index_rides_with_them(self) -> None:
         shard, peer = steady(count=5)

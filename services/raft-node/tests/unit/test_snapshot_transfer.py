@@ -7,6 +7,7 @@ import contextlib
 import errno
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,13 +131,21 @@ class Rig:
         self.raft = RaftService(B, SHARD, self.metrics)
         self.raft.attach(Peers(member, self.metrics), lambda message: None, self.service)
         self.snapshots = Snapshots(
-            self.sender_fs, a_store(self.sender_fs), "/sender/tmp", self.threads, asyncio.get_running_loop().time
+            self.sender_fs,
+            a_store(self.sender_fs),
+            "/sender/tmp",
+            self.threads,
+            asyncio.get_running_loop().time,
+            partial(self.metrics.snapshot_done, "create"),
         )
         self.me = LocalMember(A, b"cluster", SHARD, "")
         self.sender = self.a_sender()
         self.server = grpc.aio.server(options=SERVER_OPTIONS)
         raft_pb2_grpc.add_RaftServicer_to_server(self.raft, self.server)
         self.server.add_insecure_port(address)
+
+    def counted(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, {"shard": str(SHARD), **labels}) or 0.0
 
     def a_sender(self) -> SnapshotSender:
         return SnapshotSender(
@@ -147,7 +156,7 @@ class Rig:
             self.sender_fs,
             self.threads,
             SenderLimits(CHUNK, 2.0),
-            Metrics(SHARD),
+            self.metrics,
             self.record,
             self.failures.append,
         )
@@ -213,6 +222,9 @@ async def test_a_snapshot_arrives_and_is_installed(rig: Rig) -> None:
     assert rig.installer.installed == [INDEX]
     assert rig.metrics.raft_messages_sent()["install_snapshot"] > 1
     assert rig.names() == ["snapshot_sending", "snapshot_receiving", "snapshot_installed", "snapshot_sent"]
+    counted = {op: rig.counted("dougdb_snapshot_duration_seconds_count", op=op) for op in ("create", "send", "install")}
+    assert counted == {"create": 1, "send": 1, "install": 1}
+    assert rig.counted("dougdb_snapshot_size_bytes") > 0
     # It stays for a while, and holds the log behind it; then its files go.
     assert list(rig.snapshots.indexes) == [INDEX]
     await rig.snapshots.tidy()

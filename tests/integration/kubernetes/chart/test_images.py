@@ -46,7 +46,7 @@ def test_it_is_bound_to_no_architecture_and_to_the_lock(service: str) -> None:
     assert not re.search(r"--platform|amd64-|x86_64|aarch64", text)
     assert "ARG PYTHON_VERSION=3.13\n" in text
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"python:${PYTHON_VERSION}-slim-bookworm"}
-    assert f"uv export --quiet --frozen --no-dev --package {service} " in text
+    assert f"uv export --quiet --frozen --no-dev --package {service} --extra tracing " in text
     assert "--require-hashes" in text
     assert "--only-binary :all:" in text
 
@@ -61,7 +61,11 @@ def test_every_locked_package_comes_for_both_architectures() -> None:
         if name not in needed:
             needed.add(name)
             open_names += [one["name"] for one in packages[name].get("dependencies", [])]
+            # Extras that are in the lock are those that something asks for: the images have the one for traces.
+            extras = packages[name].get("optional-dependencies", {})
+            open_names += [one["name"] for extra in extras.values() for one in extra]
     assert len(needed) > 20
+    assert "opentelemetry-sdk" in needed
     missing = []
     for name in needed:
         wheels = [wheel["url"].rpartition("/")[2] for wheel in packages[name].get("wheels", [])]

@@ -55,6 +55,11 @@ MATRIX: dict[str, tuple[str, ...]] = {
         "--set-json",
         'networkPolicy={"clientsFrom":[{"podSelector":{}}],"metricsFrom":[{"podSelector":{"matchLabels":{"a":"b"}}}]}',
     ),
+    "traces": ("--set", "tracing.enabled=true,tracing.endpoint=http://otel.observability:4318/v1/traces"),
+    "traces to one place": (
+        "--set-json",
+        'tracing={"enabled":true,"endpoint":"https://otel.example/v1/traces","collectorAt":[{"podSelector":{}}]}',
+    ),
     "TLS": ("--set", "tls.mode=existingSecret,tls.existingSecret=mine,discovery.mode=auto"),
     "further objects": (
         "--set-json",
@@ -94,6 +99,10 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a name that no label holds": (f"fullnameOverride={'a' * 45}", "at '/fullnameOverride'"),
     "backups that all go": ("backup.keep=0", "at '/backup/keep'"),
     "backups at no time": ("backup.schedule=", "at '/backup/schedule'"),
+    "traces to nowhere": ("tracing.enabled=true", "tracing.enabled needs tracing.endpoint"),
+    "traces to what is no URL": ("tracing.endpoint=otel:4317", "at '/tracing/endpoint'"),
+    "more traces than requests": ("tracing.sampleRatio=2", "at '/tracing/sampleRatio'"),
+    "more traces than requests, as helm reads a fraction": ("tracing.sampleRatio=1.5", "at '/tracing/sampleRatio'"),
     "a size without a unit": ("persistence.data.size=10", "at '/persistence/data/size'"),
 }
 

@@ -200,6 +200,28 @@ def test_nodes_are_reached_by_facades_and_nodes_alone(default: list[Object]) -> 
     assert [rule["ports"][0]["port"] for rule in facade["egress"]] == [21000, 53]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [("http://otel.observability:4318/v1/traces", 4318), ("https://otel.example/v1/traces", 443), ("http://otel", 80)],
+)
+def test_traces_are_set_at_both_services_and_reach_their_collector(
+    endpoint: str, port: int, tools: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = render("--set", f"tracing.enabled=true,tracing.endpoint={endpoint},tracing.sampleRatio=0.5")
+    node = environment_of(objects, workload(objects, "StatefulSet", "dougdb-s1"), "dougdb-s1-0")
+    facade = environment_of(objects, workload(objects, "Deployment", "dougdb-facade"), "x")
+    for settings in (settings_of(NodeSettings, node, monkeypatch), settings_of(Settings, facade, monkeypatch)):
+        assert (settings.tracing_enabled, settings.tracing_endpoint) == (True, endpoint)
+    assert settings_of(Settings, facade, monkeypatch).tracing_sample_ratio == 0.5
+    for name in ("dougdb-raft", "dougdb-facade"):
+        egress = named(objects, "NetworkPolicy", name)["spec"]["egress"]
+        assert {"ports": [{"port": port, "protocol": "TCP"}]} in egress
+
+
+def test_without_traces_nothing_of_them_is_there(default: list[Object]) -> None:
+    assert "TRACING" not in json.dumps(default)
+
+
 # -- resources and life ---------------------------------------------------------------------------------------------
 
 

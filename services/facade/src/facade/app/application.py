@@ -22,7 +22,7 @@ from facade.routes.target import KEY_PREFIX
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
 class Application:
@@ -63,7 +63,7 @@ class Application:
             await self._rest(scope, receive, observe)
         finally:
             route = getattr(scope.get("route"), "path", UNMATCHED)
-            method = scope["method"] if scope["method"] in _METHODS else "other"
+            method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.request(method, status, "none", perf_counter() - started_s, route)
 
 
@@ -75,6 +75,14 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
         description="A distributed key-value store: keys are partitioned over several Raft clusters.",
         redirect_slashes=False,
         redoc_url=None,
+        # What FastAPI would trace and count by itself, without a sampler of ours (docs/tracing.md).
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
     )
     problem.install(app)
     app.include_router(cluster.make_router(router, settings))

@@ -21,12 +21,15 @@ import structlog
 import uvicorn
 
 from doug_wire.tls import Certificates
+from doug_wire.tracing import Tracing
 from facade.app import security
 from facade.app.application import Application
 from facade.app.protocol import LimitedProtocol
+from facade.app.tracing import TracedApplication
 from facade.client.channels import Channels
 from facade.client.metrics import Metrics
 from facade.client.router import Router
+from facade.client.tracing import OperationTracing
 from facade.discovery.choice import choose
 from facade.errors import AddressError
 from facade.settings import Address, Settings
@@ -118,16 +121,23 @@ class _Server(uvicorn.Server):
             connection.check_time(before_s)
 
 
-async def serve(settings: Settings, sockets: list[socket.socket], certificates: Certificates | None = None) -> None:
+async def serve(
+    settings: Settings,
+    sockets: list[socket.socket],
+    certificates: Certificates | None = None,
+    tracing: Tracing | None = None,
+) -> None:
     """Serves until it is told to stop: HTTPS with certificates, HTTP without."""
     loop = asyncio.get_running_loop()
     metrics = Metrics(settings.build_commit)
-    router = Router(settings, metrics, Channels(certificates))
+    operations = None if tracing is None else OperationTracing(tracing)
+    router = Router(settings, metrics, Channels(certificates), operations)
     discovery = choose(settings, metrics.registry)
     router.on_trouble = discovery.hurry
+    application = Application(router, metrics, settings)
     server = _Server(
         uvicorn.Config(
-            Application(router, metrics, settings),
+            application if tracing is None else TracedApplication(application, tracing, settings.tracing_sample_ratio),
             http=LimitedProtocol,
             ws="none",
             lifespan="off",

@@ -14,10 +14,12 @@ Source: DESIGN 3 and 4; performance.md, rule 2.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple
 
 from doug_wire import pipe
+from doug_wire.trace_context import TRACES_MAX
 from facade.client.operation import Kind, Operation
 
 
@@ -43,12 +45,13 @@ class OpenBatch:
 
 
 class Cut(NamedTuple):
-    """A batch that is ready to be sent."""
+    """A batch that is ready to be sent; ``traced`` are the first of its operations that are sampled."""
 
     batch_id: int
     kind: Kind
     records: bytes
     items: int
+    traced: Sequence[Operation] = ()
 
 
 class Link:
@@ -82,6 +85,7 @@ class Link:
         """
         batch = OpenBatch(next(self._ids), kind, 0, now_s)
         records: list[bytes] = []
+        traced: list[Operation] | None = None
         size = 0
         room = self._items_max - self._items[kind]
         while queue and len(records) < room:
@@ -95,6 +99,9 @@ class Link:
             queue.popleft()
             records.append(operation.record)
             operation.batch = batch
+            if operation.trace is not None:
+                traced = [] if traced is None else traced
+                traced.append(operation)
             self.in_flight[operation.id] = operation
         if not records:
             return None
@@ -102,7 +109,10 @@ class Link:
         self._batches[batch.id] = batch
         self._open[kind] += 1
         self._items[kind] += len(records)
-        return Cut(batch.id, kind, records[0] if len(records) == 1 else b"".join(records), len(records))
+        blob = records[0] if len(records) == 1 else b"".join(records)
+        if traced is None:
+            return Cut(batch.id, kind, blob, len(records))
+        return Cut(batch.id, kind, blob, len(records), traced[:TRACES_MAX])
 
     def take(self, operation_id: int) -> Operation | None:
         """Takes an operation out of flight: it was answered, has expired, or is tried elsewhere."""

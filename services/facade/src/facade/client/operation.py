@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from doug_wire import command, pipe
+from doug_wire.trace_context import TraceContext
 
 if TYPE_CHECKING:
     from facade.client.link import OpenBatch
@@ -28,6 +29,22 @@ class Kind(IntEnum):
     WRITE = 1
     READ_LINEARIZABLE = 2
     READ_LOCAL = 3
+
+
+class OperationTrace(Protocol):
+    """What a sampled operation tells of its way.
+
+    Attributes:
+        context: What the node that serves it is told.
+    """
+
+    context: TraceContext
+
+    def sent(self, node: str, items: int) -> None:
+        """It leaves for a node, in a batch of so many."""
+
+    def sent_back(self, reason: str) -> None:
+        """It left no trace there, and is tried again."""
 
 
 class Operation:
@@ -45,9 +62,23 @@ class Operation:
         receipt: The response headers that say who answered; set before ``future`` is resolved.
         reason: Why it was last sent back: the code to report when time runs out.
         tries: How often it was sent back.
+        trace: Where it tells of its way, if it is sampled.
     """
 
-    __slots__ = ("batch", "deadline_s", "future", "id", "key", "kind", "reason", "receipt", "record", "shard", "tries")
+    __slots__ = (
+        "batch",
+        "deadline_s",
+        "future",
+        "id",
+        "key",
+        "kind",
+        "reason",
+        "receipt",
+        "record",
+        "shard",
+        "trace",
+        "tries",
+    )
 
     def __init__(  # One caller, on the hot path: positional arguments are cheaper.
         self,
@@ -70,6 +101,7 @@ class Operation:
         self.receipt: Headers = ()
         self.reason = ""
         self.tries = 0
+        self.trace: OperationTrace | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Encodes the record anew for another epoch of its slot.

@@ -29,6 +29,7 @@ from facade.client.node import Node
 from facade.client.operation import Kind, Operation
 from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.client.shard import Shard
+from facade.client.tracing import OperationTracing
 from facade.discovery.static import targets_of
 from facade.discovery.targets import Targets
 from facade.errors import DiskFullError, NotAppliedError, OutcomeUnknownError, ProblemError, ReadTimeoutError
@@ -71,11 +72,18 @@ class Router:
         on_trouble: Called when a node may be somewhere else by now.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, channels: Channels | None = None) -> None:
-        """Builds the shards. Plaintext without ``channels``. Requires: a running event loop."""
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        channels: Channels | None = None,
+        tracing: OperationTracing | None = None,
+    ) -> None:
+        """Builds the shards. Plaintext without ``channels``, no spans without ``tracing``. Requires: a running loop."""
         self.channels = channels or Channels()
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self._timeout_s = settings.request_timeout_ms / 1000
         self._items_max = settings.queue_items_max
@@ -206,6 +214,8 @@ class Router:
         operation = Operation(
             operation_id, kind, shard.id, key, record, loop.time() + self._timeout_s, loop.create_future()
         )
+        if self._tracing is not None:
+            operation.trace = self._tracing.begin(operation)
         shard.items += 1
         shard.size += size
         self._pending[operation_id] = operation
@@ -273,6 +283,8 @@ class Router:
         operation.reason = "wrong_shard"
         operation.tries += 1
         self._metrics.retry("wrong_shard")
+        if operation.trace is not None:
+            operation.trace.sent_back("wrong_shard")
         if operation.tries > REROUTES_MAX:
             self.finish(operation, NotAppliedError("wrong_shard", WAITED["wrong_shard"], shard=operation.shard))
             return

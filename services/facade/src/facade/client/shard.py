@@ -29,6 +29,7 @@ from facade.client.link import Link
 from facade.client.metrics import Metrics, ShardState
 from facade.client.node import Node
 from facade.client.operation import Kind, Operation
+from facade.client.tracing import leave
 from facade.discovery.targets import Target
 from facade.errors import DiskFullError, InternalError, OutcomeUnknownError, ProblemError
 from facade.settings import Settings
@@ -217,6 +218,8 @@ class Shard:
         operation.reason = reason
         operation.tries += 1
         self._metrics.retry(reason)
+        if operation.trace is not None:
+            operation.trace.sent_back(reason)
         if backoff:
             delay_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(operation.tries - 1, 10))
             self._loop.call_later(delay_s, self.requeue, operation)
@@ -246,9 +249,12 @@ class Shard:
         if cut is None:
             return None
         self._metrics.batch(SPEAK[cut.kind], cut.items)
-        return doug_pb2.Batch(
+        batch = doug_pb2.Batch(
             batch_id=cut.batch_id, kind=doug_pb2.BatchKind.ValueType(cut.kind), shard=self.id, records=cut.records
         )
+        if cut.traced:
+            batch.traces = leave(cut.traced, node.id, cut.items)
+        return batch
 
     def _grant(self) -> None:
         """Gives local reads to the next replica that is up, has room and answers."""

@@ -34,6 +34,7 @@ from raft_node.kv.keyspace import CONFIGURATION_KEY
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import follow_term, get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
+from raft_node.observability.tracing import NodeTraces
 from raft_node.observability.volumes import Volumes
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import decode_configuration, encode_configuration
@@ -102,10 +103,11 @@ def _end_with(task: asyncio.Task[None]) -> None:
 class Node:
     """One replica of a shard, as a process."""
 
-    def __init__(self, settings: NodeSettings, fs: DiskFileSystem) -> None:
+    def __init__(self, settings: NodeSettings, fs: DiskFileSystem, traces: NodeTraces | None = None) -> None:
         """Prepares it; ``run`` does everything. Requires: both volumes exist and are locked."""
         self._settings = settings
         self._fs = fs
+        self._traces = traces
         self._metrics = Metrics(settings.shard_id, settings.build_commit)
         self._security = Security(settings, self._metrics.registry)
         volumes = {"wal": settings.wal_dir, "data": settings.data_dir}
@@ -153,14 +155,13 @@ class Node:
         self._operator.incarnation = identity.incarnation
         self.record("process_started", incarnation=identity.incarnation, version=__version__)
         async with contextlib.AsyncExitStack() as stack:
-            start_id = secrets.token_hex(8)
+            self._start_id = secrets.token_hex(8)
             worker = WorkerProcess(settings.data_dir)
             stack.callback(worker.close)
             await stack.enter_async_context(self._security.reloading())
             raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
             identities.check_log_is_there(self._fs, settings.wal_dir, identity)
-            wal, engine = await self._open_storage(start_id)
-            self._start_id = start_id
+            wal, engine = await self._open_storage(self._start_id)
             stack.callback(engine.close)
             self._engine = engine
             identity, configuration = await self._join(identity, wal, engine, raft_service)
@@ -189,13 +190,13 @@ class Node:
         self, stack: contextlib.AsyncExitStack, identity: identities.Identity
     ) -> tuple[RaftService, DougService, health.aio.HealthServicer, grpc.aio.Server]:
         settings = self._settings
-        raft_service = RaftService(NodeId(identity.name, identity.incarnation), settings.shard_id, self._metrics)
+        me = NodeId(identity.name, identity.incarnation)
+        raft_service = RaftService(me, settings.shard_id, self._metrics, self._traces)
         raft_service.cluster_id = identity.cluster_id.encode()
-        doug_service = DougService(self._metrics)
+        doug_service = DougService(self._metrics, self._traces)
         health_service = self._health = health.aio.HealthServicer()
-        await health_service.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-        await health_service.set("readiness", health_pb2.HealthCheckResponse.NOT_SERVING)
-        await health_service.set("startup", health_pb2.HealthCheckResponse.NOT_SERVING)
+        for service in ("", "readiness", "startup"):
+            await health_service.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         await health_service.set("liveness", health_pb2.HealthCheckResponse.SERVING)
 
         admin = AdminServer(
@@ -243,6 +244,7 @@ class Node:
         with ThreadPoolExecutor(1) as threads:
             opened = await loop.run_in_executor(threads, open_storage, self._fs, self._settings, start_id)
         self._wal_replay_s = opened.wal_replay_s
+        self._metrics.wal_corrupt_records.inc(len(opened.wal.recovery_notes))
         for note in opened.notes:
             _log.warning("wal.recovered", note=note)
             self.record("wal_recovered", note=note)
@@ -292,7 +294,7 @@ class Node:
         settings = self._settings
         me = NodeId(identity.name, identity.incarnation)
         local = LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address)
-        peers = Peers(local, self._metrics, self._security.certificates)
+        peers = Peers(local, self._metrics, self._security.certificates, self._traces)
         # The driver is made of the log and the maintenance, and both report to it.
         log = self._log = self._make_log(wal, lambda sequence: driver.durable(sequence))  # noqa: PLW0108
         stack.callback(log.close)
@@ -377,6 +379,7 @@ class Node:
             on_slow=self._tell_slow_disk,
             on_compacted=self._tell_compaction,
             on_full=self._space.notice,
+            traces=self._traces,
         )
 
     def _attach_members(
@@ -452,6 +455,7 @@ class Node:
             on_applied=on_applied,
             on_snapshots_wanted=on_snapshots_wanted,
             disk_full=lambda: self._space.low,
+            traces=self._traces,
             lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
         )
 
@@ -490,16 +494,14 @@ class Node:
 
         stack.push_async_callback(end_tasks)
 
-    async def _show_readiness(self, ready: bool) -> None:
+    async def _show_readiness(self, ready: bool, services: Sequence[str] = ("", "readiness")) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         assert self._health is not None
-        await self._health.set("", status)
-        await self._health.set("readiness", status)
+        for service in services:
+            await self._health.set(service, status)
 
     async def _show_drained(self, ready: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        assert self._health is not None
-        await self._health.set("readiness", status)
+        await self._show_readiness(ready, ("readiness",))
 
     async def _expire(self, driver: Driver, peers: Peers, membership: Membership, snapshots: SnapshotParts) -> None:
         shown = False
@@ -587,14 +589,8 @@ class Node:
         return ""
 
     def _state(self) -> NodeState | None:
-        if self._shard is None or self._engine is None or self._log is None:
+        shard, engine, log = self._shard, self._engine, self._log
+        if shard is None or engine is None or log is None:
             return None
-        return read_state(
-            self._shard,
-            self._engine,
-            self._log,
-            self._metrics,
-            self._wal_replay_s,
-            self._volumes,
-            disk_low=self._space.low,
-        )
+        low = self._space.low
+        return read_state(shard, engine, log, self._metrics, self._wal_replay_s, self._volumes, disk_low=low)

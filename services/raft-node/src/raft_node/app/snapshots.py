@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from doug_wire.tls import Certificates
 from raft_node.errors import FatalError
@@ -66,6 +67,7 @@ class SnapshotParts:
             tmp_directory(settings.data_dir, start_id),
             self._sending,
             asyncio.get_running_loop().time,
+            partial(metrics.snapshot_done, "create"),
         )
         self._sender = SnapshotSender(
             self._snapshots,

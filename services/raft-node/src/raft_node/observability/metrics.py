@@ -28,6 +28,7 @@ _LAG_BUCKETS = (
 """Fine around 20 ms, which `make bench-stall` judges by."""
 _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _APPEND = "append_entries"
+_SNAPSHOT_OPS = ("create", "send", "install")
 _STATES = ("leader", "follower", "candidate", "pre-candidate", "learner")
 
 
@@ -42,6 +43,8 @@ class NodeState(NamedTuple):
     role: str
     term: int
     commit_index: int
+    leader_commit_index: int
+    lease_held: bool
     applied_index: int
     last_log_index: int
     first_log_index: int
@@ -64,6 +67,8 @@ class NodeState(NamedTuple):
     block_cache_bytes: int
     block_cache_hits: int
     block_cache_misses: int
+    filter_negatives: int
+    filter_false_positives: int
     flushes: int
     flushed_bytes: int
     compactions: int
@@ -199,6 +204,9 @@ class Metrics:
             "dougdb_wal_group_commit_size", "Entries that became durable in one sync", _SIZE_BUCKETS
         )
         counter = self._counter
+        self.wal_corrupt_records = counter(
+            "dougdb_wal_corrupt_records", "What the start had to mend at the end of the log"
+        ).labels(self.shard)
         self.scrub_bytes = counter("dougdb_scrub_bytes", "Bytes of SSTables whose checksums were checked").labels(
             self.shard
         )
@@ -231,12 +239,31 @@ class Metrics:
             "dougdb_snapshot_bytes", "Bytes of snapshots that went over the network", "direction"
         )
         self._outcomes(self.snapshot_bytes, "sent", "received")
+        self.snapshot_duration = Histogram(
+            "dougdb_snapshot_duration_seconds",
+            "Making, sending or installing one snapshot",
+            ("shard", "op"),
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 120, 600),
+            registry=self.registry,
+        )
+        self._snapshot_durations = {op: self.snapshot_duration.labels(self.shard, op) for op in _SNAPSHOT_OPS}
+        self.snapshot_size = Gauge(
+            "dougdb_snapshot_size_bytes",
+            "The size of the last snapshot that was made, sent or installed",
+            ("shard",),
+            registry=self.registry,
+        ).labels(self.shard)
         self.snapshot_damages = counter(
             "dougdb_snapshot_damages", "Damaged chunks, files and whole snapshots that were refused", "what"
         )
         self.log_compactions = counter("dougdb_log_compactions", "How often the log's beginning was dropped").labels(
             self.shard
         )
+
+    def snapshot_done(self, op: str, duration_s: float, size_bytes: int) -> None:
+        """Counts one snapshot: ``op`` is ``create``, ``send`` or ``install``."""
+        self._snapshot_durations[op].observe(duration_s)
+        self.snapshot_size.set(size_bytes)
 
     def raft_messages_sent(self) -> dict[str, float]:
         """How many messages were sent to peers, by type: what the streams and calls have counted."""
@@ -280,6 +307,12 @@ class StateCollector(Collector):
         plain = {
             "dougdb_raft_term": ("The current term", state.term),
             "dougdb_raft_commit_index": ("The highest index known to be committed", state.commit_index),
+            "dougdb_raft_leader_commit_index": (
+                "The highest commit index that a leader told",
+                state.leader_commit_index,
+            ),
+            "dougdb_raft_snapshot_index": ("The last index that the log holds no more", state.first_log_index - 1),
+            "dougdb_raft_lease_valid": ("1 while this leader's lease makes rounds needless", int(state.lease_held)),
             "dougdb_raft_applied_index": ("The last index that was applied", state.applied_index),
             "dougdb_raft_last_log_index": ("The last index of the log", state.last_log_index),
             "dougdb_raft_first_log_index": ("The first index that the log still holds", state.first_log_index),
@@ -365,6 +398,18 @@ class StateCollector(Collector):
             "dougdb_block_cache_requests",
             "Look-ups of a decoded block",
             [(("hit",), state.block_cache_hits), (("miss",), state.block_cache_misses)],
+            "outcome",
+        )
+        # Every filter that said "perhaps" led to one look into the cache.
+        perhaps, in_vain = state.block_cache_hits + state.block_cache_misses, state.filter_false_positives
+        yield self._counter(
+            "dougdb_bloom_checks",
+            "Questions to Bloom filters",
+            [
+                (("negative",), state.filter_negatives),
+                (("false_positive",), in_vain),
+                (("positive",), max(0, perhaps - in_vain)),
+            ],
             "outcome",
         )
 

@@ -42,6 +42,7 @@ class Member:
 
     Attributes:
         ignored_messages: How many messages changed nothing because of who sent them to whom, or of what they said.
+        leader_commit_index: The highest commit index that a leader told; heartbeats clip it to what this node holds.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Member:
         self._read_states: list[ReadState] = []
         self._reads_dropped: list[int] = []
         self.ignored_messages = 0
+        self.leader_commit_index = 0
         self._now = 0
         # With leases, whatever this voter promised a leader before it restarted binds it still.
         self._leader_heard_tick: int | None = 0 if config.lease_ticks else None

@@ -214,6 +214,13 @@ class RaftNode(Voter):
         else:
             raise self._not_leader()
 
+    def holds_lease(self, clock: float) -> bool:
+        """Whether this node leads with a lease at this moment; ``clock`` as for ``read_index``."""
+        if self._leader is None or not self._config.lease_ticks:
+            return False
+        lease = self._leader.lease
+        return lease.holds(lease.read(clock, self._now))
+
     def peer_unreachable(self, peer: NodeId) -> None:
         """The transport lost the stream to a peer, with whatever was in it."""
         if self._leader is not None:
@@ -379,6 +386,7 @@ class RaftNode(Voter):
             return
         if not self._follow(message.term, message.sender):
             return
+        self.leader_commit_index = max(self.leader_commit_index, message.commit_index)
         answer, changed = take_entries(self._log, message, self._term)
         if changed:
             self._outbox.change += 1
@@ -406,6 +414,7 @@ class RaftNode(Voter):
         if message.term >= self._term:
             if not self._follow(message.term, message.sender):
                 return
+            self.leader_commit_index = max(self.leader_commit_index, message.commit_index)
             # The leader clips it to what was acknowledged to it, and in this term nothing of that is ever cut off.
             if message.commit_index <= self._log.last_index:
                 self._log.commit_to(message.commit_index)

@@ -19,12 +19,15 @@ from doug_wire import command as commands
 from doug_wire.command import CommandError, Opcode
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
+from doug_wire.trace_context import TRACEPARENT, TraceContext, parse_traceparent
 from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
+from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
 from raft_node.rpc.pipe import PipeSession
 from raft_node.rpc.shard import Shard
-from raft_node.runtime.driver import Submission
+from raft_node.rpc.traced_pipe import TracedPipeSession
+from raft_node.runtime.proposals import Submission, TracedSubmission
 from raft_node.storage.engine import BlockNeeded
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -45,20 +48,34 @@ _CODES = {
 class _FutureSink:
     """Takes the result of one write into a future."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace: WriteTrace | None) -> None:
         self.result: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self._trace = trace
 
     def resolve(self, record_id: int, status: int, revision: int) -> None:
+        if self._trace is not None:
+            self._trace.end(status)
         if not self.result.done():
             self.result.set_result((status, revision))
+
+
+def _caller(context: Context) -> TraceContext | None:
+    """The sampled span that a unary call belongs to, by its metadata."""
+    found = [value for name, value in context.invocation_metadata() or () if name == TRACEPARENT]
+    if len(found) != 1:
+        return None
+    value = found[0]
+    caller = parse_traceparent(value if isinstance(value, bytes) else value.encode())
+    return caller if caller is not None and caller.sampled else None
 
 
 class DougService(doug_pb2_grpc.DougServicer):
     """Serves clients. ``attach`` gives it the replica once that runs; until then every call is UNAVAILABLE."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, traces: NodeTraces | None = None) -> None:
         """Starts detached."""
         self._metrics = metrics
+        self._traces = traces
         self._shard: Shard | None = None
         self._sessions: set[PipeSession] = set()
         self._received = {name: metrics.received("Doug", name) for name in ("Get", "Put", "Delete", "Partitions")}
@@ -75,10 +92,26 @@ class DougService(doug_pb2_grpc.DougServicer):
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
         """Reads a key, by default after a quorum has confirmed this leader, or the one that it asks."""
         self._received["Get"].inc()
+        caller = None if self._traces is None else _caller(context)
+        if self._traces is None or caller is None:
+            return await self._get(request, context, None)
+        trace = self._traces.read(caller)
+        try:
+            response = await self._get(request, context, trace)
+            trace.end(Status.OK if response.found else Status.NOT_FOUND)
+        finally:
+            trace.end(None, "refused")
+        return response
+
+    async def _get(self, request: pb.GetRequest, context: Context, trace: RequestTrace | None) -> pb.GetResponse:
         shard = await self._admit(context)
         await self._check_key(request.key, context)
         if request.consistency != pb.CONSISTENCY_EVENTUAL:
+            if trace is not None:
+                trace.begin("raft read_index")
             await self._confirm(shard, context, forward=request.forward)
+            if trace is not None:
+                trace.finish()
         elif not shard.serves_local_reads:
             await self._refuse(shard, Status.UNAVAILABLE, context)
         if not shard.driver.machine.created:
@@ -117,7 +150,10 @@ class DougService(doug_pb2_grpc.DougServicer):
     ) -> None:
         """Serves a stream of batches."""
         shard = await self._admit(context)
-        session = PipeSession(shard, context, self._metrics)
+        if self._traces is None:
+            session = PipeSession(shard, context, self._metrics)
+        else:
+            session = TracedPipeSession(shard, context, self._metrics, self._traces)
         self._sessions.add(session)
         try:
             await session.run()
@@ -155,8 +191,11 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(shard, Status.NOT_LEADER, context)
         if not machine.owns(slot_of(key), epoch):
             await self._refuse(shard, Status.WRONG_SHARD, context)
-        sink = _FutureSink()
-        shard.driver.submit([Submission(sink, 0, commands.checksum(command), command)])
+        caller = None if self._traces is None else _caller(context)
+        trace = None if self._traces is None or caller is None else self._traces.write(caller)
+        sink = _FutureSink(trace)
+        submission = Submission(sink, 0, commands.checksum(command), command)
+        shard.driver.submit([submission if trace is None else TracedSubmission.of(submission, trace)])
         status, revision = await sink.result
         if status != Status.OK:
             await self._refuse(shard, Status(status), context)

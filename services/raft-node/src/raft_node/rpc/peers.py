@@ -26,6 +26,7 @@ from doug_wire.tls import Certificates
 from raft_node import entry as entries
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
+from raft_node.observability.tracing import NodeTraces
 from raft_node.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -114,12 +115,14 @@ class Peer:
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[NodeId], None],
         certificates: Certificates | None = None,
+        traces: NodeTraces | None = None,
     ) -> None:
         """Opens the connections; ``run`` sets the streams going."""
         self.node_id = node_id
         self.address = address
         self._me = me
         self._envelope = me.envelope(node_id)
+        self._traces = traces
         self._metrics = metrics
         self._on_message = on_message
         # A connection of their own for heartbeats, reads and votes: on a shared one they would wait behind entries.
@@ -186,7 +189,10 @@ class Peer:
 
     def append(self, message: AppendEntries, blob: bytes) -> None:
         """Queues AppendEntries, whose entries are joined in ``blob``."""
-        self._appends.outbox.put(codec.encode_append(message, self._envelope, blob))
+        request = codec.encode_append(message, self._envelope, blob)
+        if self._traces is not None and (traces := self._traces.encoded(message.entries)):
+            request.traces = traces
+        self._appends.outbox.put(request)
 
     def heartbeat(self, message: Heartbeat) -> None:
         """Queues a heartbeat."""
@@ -264,9 +270,16 @@ class Peer:
 class Peers:
     """All peers of a node: the driver's ``Transport``."""
 
-    def __init__(self, me: LocalMember, metrics: Metrics, certificates: Certificates | None = None) -> None:
+    def __init__(
+        self,
+        me: LocalMember,
+        metrics: Metrics,
+        certificates: Certificates | None = None,
+        traces: NodeTraces | None = None,
+    ) -> None:
         """Starts without peers; ``connect`` says how to reach them. Plaintext without certificates."""
         self.me = me
+        self._traces = traces
         self._certificates = certificates
         self._metrics = metrics
         self._peers: dict[NodeId, Peer] = {}
@@ -345,7 +358,14 @@ class Peers:
                 _log.warning("raft.unknown_peer", peer=node_id.name, incarnation=node_id.incarnation)
             return None
         peer = Peer(
-            self.me, node_id, address, self._metrics, self._on_message, self._on_unreachable, self._certificates
+            self.me,
+            node_id,
+            address,
+            self._metrics,
+            self._on_message,
+            self._on_unreachable,
+            self._certificates,
+            self._traces,
         )
         self._peers[node_id] = peer
         _log.info("raft.peer_connected", peer=node_id.name, incarnation=node_id.incarnation, address=address)
@@ -385,6 +405,8 @@ class Peers:
         envelope = self.envelope(message.receiver)
         match message:
             case AppendEntriesResponse():
+                if self._traces is not None:
+                    self._traces.acknowledged(message)
                 append_answers = self._append_answers.get(message.receiver)
                 if append_answers is not None:
                     append_answers.put(codec.encode_append_response(message, envelope))

@@ -115,7 +115,10 @@ class PipeSession:
             else:
                 submissions.append(Submission(self, record.id, record.crc, record.command))
         if submissions:
-            self._shard.driver.submit(submissions)
+            self._submit(submissions)
+
+    def _submit(self, submissions: list[Submission]) -> None:
+        self._shard.driver.submit(submissions)
 
     def _take_reads(self, batch: pb.Batch) -> list[ReadRecord]:
         records = list(pipe.decode_reads(batch.records))

@@ -15,9 +15,11 @@ import grpc.aio
 
 from doug.v1 import raft_pb2 as pb
 from doug.v1 import raft_pb2_grpc as pb_grpc
+from doug_wire.trace_context import decode_traces
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
-from raft_node.raft.messages import Message
+from raft_node.observability.tracing import NodeTraces
+from raft_node.raft.messages import AppendEntries, Message
 from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
 from raft_node.rpc.codec import MessageError
@@ -50,11 +52,12 @@ class RaftService(pb_grpc.RaftServicer):
             one.
     """
 
-    def __init__(self, node_id: NodeId, shard: int, metrics: Metrics) -> None:
+    def __init__(self, node_id: NodeId, shard: int, metrics: Metrics, traces: NodeTraces | None = None) -> None:
         """Starts detached."""
         self._node_id = node_id
         self._shard = shard
         self._metrics = metrics
+        self._traces = traces
         self._attached: Attached | None = None
         self.first_configuration = b""
         self.cluster_id = b""
@@ -125,8 +128,14 @@ class RaftService(pb_grpc.RaftServicer):
             context,
             "Replicate",
             lambda attached, source: attached.peers.open_append_answers(source),
-            codec.decode_append,
+            codec.decode_append if self._traces is None else self._decode_traced,
         )
+
+    def _decode_traced(self, request: pb.AppendEntriesRequest, source: NodeId, target: NodeId) -> AppendEntries:
+        message = codec.decode_append(request, source, target)
+        if request.traces and self._traces is not None:
+            self._traces.received(message, decode_traces(request.traces))
+        return message
 
     async def Heartbeat(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[pb.HeartbeatRequest], context: grpc.aio.ServicerContext[Any, Any]

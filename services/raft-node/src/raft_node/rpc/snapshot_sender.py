@@ -203,7 +203,9 @@ class SnapshotSender:
             reader.cancel()
             call.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-        duration_ms = round((loop.time() - started_s) * 1000)
+        duration_s = loop.time() - started_s
+        duration_ms = round(duration_s * 1000)
+        self._metrics.snapshot_done("send", duration_s, header.size_bytes)
         self._metrics.snapshots.labels(self._metrics.shard, "sent").inc()
         self._record("snapshot_sent", peer=peer.name, index=header.last_index, duration_ms=duration_ms, term=term)
         _log.info("snapshot.sent", peer=peer.name, index=header.last_index, duration_ms=duration_ms)

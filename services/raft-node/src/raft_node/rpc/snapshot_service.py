@@ -270,7 +270,9 @@ class SnapshotService:
             self._on_failure(error)
             return str(error)
         if done:
-            duration_ms = round((asyncio.get_running_loop().time() - started_s) * 1000)
+            duration_s = asyncio.get_running_loop().time() - started_s
+            duration_ms = round(duration_s * 1000)
+            self._metrics.snapshot_done("install", duration_s, header.size_bytes)
             self._metrics.snapshots.labels(self._metrics.shard, "installed").inc()
             _log.info("snapshot.installed", index=header.last_index, duration_ms=duration_ms)
             self._record(

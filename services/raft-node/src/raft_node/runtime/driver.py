@@ -30,6 +30,7 @@ from raft_node.errors import NotLeaderError, OverloadedError, TransferFailedErro
 from raft_node.kv import partitions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
+from raft_node.observability.tracing import NodeTraces
 from raft_node.raft.messages import Message
 from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
@@ -101,6 +102,7 @@ class Driver:
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
         lease_clock: Callable[[], float] | None = None,
         disk_full: Callable[[], bool] = lambda: False,
+        traces: NodeTraces | None = None,
     ) -> None:
         """Builds it; ``start`` sets it going.
 
@@ -120,21 +122,20 @@ class Driver:
             on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
             lease_clock: What leases are judged by, in ticks; None without leases.
             disk_full: Whether writes are refused for want of space; asked for every batch.
+            traces: Where sampled writes tell of their way; None while tracing is off.
         """
         self.node = node
         self.machine = machine
         self.pending = PendingProposals()
         self._log = log
         self._engine = engine
-        self._transport = transport
-        self._metrics = metrics
+        self._transport, self._metrics = transport, metrics
         self._tick_s, self._proposal_timeout_s = tick_ms / 1000, proposal_timeout_ms / 1000
         self._create_shard = partitions.encode_create_shard(shard, shards)
         self._create_shard_term = 0
-        self._on_event = on_event
-        self._on_applied = on_applied
+        self._on_event, self._on_applied = on_event, on_applied
         self._on_snapshots_wanted = on_snapshots_wanted
-        self._disk_full = disk_full
+        self._disk_full, self._traces = disk_full, traces
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
         self._waiting_bytes = 0
@@ -369,6 +370,11 @@ class Driver:
         return self._restoring_from is not None
 
     @property
+    def lease_held(self) -> bool:
+        """Whether linearizable reads need no round at this moment."""
+        return self._reads.lease_held
+
+    @property
     def stalled_s(self) -> float:
         """For how long applying has waited for flushes and compactions since the start."""
         now_s = 0.0 if self._stalled_since_s is None else self._loop.time() - self._stalled_since_s
@@ -451,6 +457,8 @@ class Driver:
             self._on_event(event)
         if ready.committed:
             assert not self._held, "the core hands out one chunk of committed entries at a time"
+            if self._traces is not None:
+                self._traces.committed(ready.committed)
             self._commit_times.committed(ready.committed[-1].index, self.node.term, self._loop.time())
             if self._must_hold:
                 # Applied by a later turn; meanwhile the core hands out no more, so that memory stays bounded.
@@ -466,6 +474,8 @@ class Driver:
         started_s = time.perf_counter()
         outcomes = self.machine.apply(entries)
         self._metrics.apply_duration.observe(time.perf_counter() - started_s)
+        if self._traces is not None:
+            self._traces.applied(entries)
         last = entries[-1]
         self.node.applied(last.index)
         self._metrics.entries_applied.inc(len(entries))
@@ -498,6 +508,8 @@ class Driver:
             now_s = self._loop.time()
             self._commit_times.proposed(first_index + len(submissions) - 1, term, now_s)
             self.pending.add(first_index, term, submissions, now_s + self._proposal_timeout_s)
+            if self._traces is not None:
+                self._traces.proposed(first_index, term, [item.trace for item in submissions])
 
     def _refuse(self, submissions: Sequence[Submission], status: Status, reason: str) -> None:
         self._metrics.proposals_failed.labels(self._metrics.shard, reason).inc(len(submissions))

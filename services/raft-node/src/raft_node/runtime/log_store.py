@@ -19,9 +19,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from doug_wire.tracing import Span
 from raft_node.entry import Entry
 from raft_node.errors import FatalError, NoSpaceError
 from raft_node.observability.metrics import Metrics
+from raft_node.observability.tracing import NodeTraces
 from raft_node.raft.types import HardState, NodeId, Write
 from raft_node.storage.wal import Appended, PrefixDrop, Wal, WalHardState
 
@@ -68,6 +70,7 @@ class LogStore:
         on_compacted: Callable[[int, int], None] = lambda before, after: None,
         on_full: Callable[[NoSpaceError], None] = lambda error: None,
         retry_s: float = RETRY_S,
+        traces: NodeTraces | None = None,
     ) -> None:
         """Starts the writer thread. Requires: a running event loop.
 
@@ -81,6 +84,7 @@ class LogStore:
             on_compacted: Called on the event loop with the first index before and after entries were dropped.
             on_full: Called on the event loop when there was no room for a segment.
             retry_s: After how long that is tried again.
+            traces: Where writes with sampled entries tell how long they take; None while tracing is off.
         """
         self._wal = wal
         self._metrics = metrics
@@ -91,6 +95,8 @@ class LogStore:
         self._on_compacted = on_compacted
         self._on_full = on_full
         self._retry_s = retry_s
+        self._traces = traces
+        self._span: Span | None = None
         self._closing = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Write | _Reset | None] = queue.SimpleQueue()
@@ -169,6 +175,8 @@ class LogStore:
         self._writing = True
         self._started_s = self._loop.time()
         self._metrics.wal_group_commit.observe(len(write.entries))
+        if self._traces is not None:
+            self._span = self._traces.log_write(write.entries)
         self._queue.put(write)
 
     async def reset(self, index: int, term: int, hard_state: HardState) -> None:
@@ -229,6 +237,9 @@ class LogStore:
             self._on_slow(duration_s, len(write.entries))
         self._wal.publish(appended)
         self._writing = False
+        if self._span is not None:
+            self._span.end()
+            self._span = None
         self._on_durable(write.sequence)
         self._tidy()
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from doug_wire.pipe import Status
 from raft_node.entry import Entry
 from raft_node.kv.state_machine import Outcome
+from raft_node.observability.tracing import WriteTrace
 
 
 class Sink(Protocol):
@@ -29,6 +30,29 @@ class Submission(NamedTuple):
     record_id: int
     crc: int
     command: bytes
+
+    @property
+    def trace(self) -> WriteTrace | None:
+        """Where a sampled write tells of its way; mostly there is none, and that costs nothing."""
+        return None
+
+
+class TracedSubmission(Submission):
+    """A write that is sampled."""
+
+    _trace: WriteTrace
+
+    @classmethod
+    def of(cls, submission: Submission, trace: WriteTrace) -> TracedSubmission:
+        """The same write, with its trace."""
+        made = cls(*submission)
+        made._trace = trace
+        return made
+
+    @property
+    def trace(self) -> WriteTrace:
+        """See ``Submission``."""
+        return self._trace
 
 
 class _Pending(NamedTuple):

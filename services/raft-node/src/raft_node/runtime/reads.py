@@ -128,6 +128,11 @@ class PendingReads:
             self._answer(heapq.heappop(self._confirmed)[2], confirmed=False)
 
     @property
+    def lease_held(self) -> bool:
+        """Whether this node leads with a lease, so that reads need no round at this moment."""
+        return self._lease_clock is not None and self._node.holds_lease(self._lease_clock())
+
+    @property
     def waiting(self) -> bool:
         """Whether any read waits for its turn."""
         return bool(self._waiting or self._forwardable)

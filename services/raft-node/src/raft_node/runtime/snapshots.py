@@ -92,6 +92,7 @@ class Snapshots:
         directory: str,
         threads: Executor,
         now_s: Callable[[], float],
+        on_made: Callable[[float, int], None] = lambda duration_s, size_bytes: None,
     ) -> None:
         """Starts without any.
 
@@ -101,12 +102,14 @@ class Snapshots:
             directory: Where they lie; on the file system of the engine, and removed with its next start.
             threads: Runs what blocks.
             now_s: A monotonic clock.
+            on_made: Told how long making one has taken, and its size.
         """
         self._fs = fs
         self._engine = engine
         self._directory = directory
         self._threads = threads
         self._now_s = now_s
+        self._on_made = on_made
         self._held: list[HeldSnapshot] = []
         self._pins: list[int] = []
         self._making = asyncio.Lock()
@@ -152,12 +155,14 @@ class Snapshots:
         snapshot_id = secrets.token_hex(16)
         path = f"{self._directory}/snapshot-{snapshot_id}"
         self._pins.append(self._engine.flushed_index)
+        started_s = self._now_s()
         try:
             write = self._engine.checkpoint(path)
             loop = asyncio.get_running_loop()
             header = await loop.run_in_executor(self._threads, self._run, write, path, snapshot_id)
         finally:
             self._pins.pop()
+        self._on_made(self._now_s() - started_s, header.size_bytes)
         held = HeldSnapshot(header, path)
         self._held.append(held)
         return held

@@ -26,6 +26,8 @@ class BlockCache:
         used_bytes: What the blocks take.
         hits: How often a block was there.
         misses: How often not.
+        filter_negatives: How often a Bloom filter spared a look into a table; kept by ``storage.reads``.
+        filter_false_positives: How often it did not, and the key was not there.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -34,6 +36,8 @@ class BlockCache:
         self.used_bytes = 0
         self.hits = 0
         self.misses = 0
+        self.filter_negatives = 0
+        self.filter_false_positives = 0
 
     def __len__(self) -> int:
         return len(self._blocks)

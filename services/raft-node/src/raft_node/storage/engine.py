@@ -64,6 +64,8 @@ class EngineStats:
         cache_bytes: What the block cache takes.
         cache_hits: How often a block was in the cache.
         cache_misses: How often not.
+        filter_negatives: How often a Bloom filter spared a look into a table.
+        filter_false_positives: How often it did not, and the key was not there.
         flushes: How many flushes were installed since the engine was opened.
         flushed_bytes: What they wrote.
         compactions: How many compactions were installed.
@@ -83,6 +85,8 @@ class EngineStats:
     cache_bytes: int
     cache_hits: int
     cache_misses: int
+    filter_negatives: int
+    filter_false_positives: int
     flushes: int
     flushed_bytes: int
     compactions: int
@@ -482,6 +486,8 @@ class Engine:
             cache_bytes=self._cache.used_bytes,
             cache_hits=self._cache.hits,
             cache_misses=self._cache.misses,
+            filter_negatives=self._cache.filter_negatives,
+            filter_false_positives=self._cache.filter_false_positives,
             flushes=self._flushes,
             flushed_bytes=self._flushed_bytes,
             compactions=self._compactions,

@@ -57,7 +57,10 @@ def find(key: bytes, view: View, cache: BlockCache) -> bytes | BlockNeeded | Non
     # Written out in one piece: a key that is nowhere costs no more than a search and a probe for each run.
     for number, (largest, smallest, probes, tables) in enumerate(view.runs):
         place = bisect_left(largest, key)
-        if place < len(largest) and smallest[place] <= key and probes[place](key):
+        if place < len(largest) and smallest[place] <= key:
+            if not probes[place](key):
+                cache.filter_negatives += 1
+                continue
             table = tables[place]
             position = bisect_left(table.last_keys, key)
             block = cache.get(table.number, position)
@@ -66,6 +69,7 @@ def find(key: bytes, view: View, cache: BlockCache) -> bytes | BlockNeeded | Non
             value = block.look_up(key, _ABSENT)
             if not isinstance(value, _Absent):
                 return value
+            cache.filter_false_positives += 1
     return None
 
 
@@ -74,6 +78,7 @@ def go_on(needed: BlockNeeded, block: Block, cache: BlockCache) -> bytes | Block
     value = block.look_up(needed.key, _ABSENT)
     if not isinstance(value, _Absent):
         return value
+    cache.filter_false_positives += 1
     for table in needed.rest:
         position = table.find_block(needed.key)
         if position < 0:
@@ -84,6 +89,7 @@ def go_on(needed: BlockNeeded, block: Block, cache: BlockCache) -> bytes | Block
         value = cached.look_up(needed.key, _ABSENT)
         if not isinstance(value, _Absent):
             return value
+        cache.filter_false_positives += 1
     return None
 
 
