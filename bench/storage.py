@@ -295,7 +295,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         try:
             for engine in arguments.engines:
                 children[engine] = Child(engine, Path(directory), arguments)
-            for phase in PHASES:
+            for phase in arguments.phases:
                 rounds: dict[str, list[dict[str, float]]] = {engine: [] for engine in children}
                 for _ in range(ROUNDS if phase in REPEATED else 1):
                     for engine, child in children.items():
@@ -338,6 +338,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.storage", description="Our storage engine beside RocksDB and LevelDB.")
     parser.add_argument("--keys", type=int, default=1_000_000, help="how many keys of 16 + 100 bytes")
     parser.add_argument("--engines", type=lambda text: text.split(","), default=list(ENGINES), help="comma-separated")
+    parser.add_argument(
+        "--phases",
+        type=lambda text: text.split(","),
+        default=list(PHASES),
+        help=f"of {','.join(PHASES)}; in order",
+    )
     parser.add_argument("--compression", choices=("none", "lz4", "zstd"), default="lz4", help="of our engine")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", default="", help="where the stores are made; they are removed afterwards")
@@ -347,6 +353,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     unknown = set(arguments.engines) - set(ENGINES)
     if unknown:
         parser.error(f"unknown engines: {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}")
+    unknown = set(arguments.phases) - set(PHASES)
+    if unknown:
+        parser.error(f"unknown phases: {', '.join(sorted(unknown))}; there are {', '.join(PHASES)}")
     if arguments.keys < BATCH:
         parser.error(f"at least {BATCH} keys")
     return arguments

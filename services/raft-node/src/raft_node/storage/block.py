@@ -62,14 +62,35 @@ class BlockError(ValueError):
     """The bytes are not a block."""
 
 
-def encode_block(keys: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
+def encode_block(keys: Sequence[bytes], values: Sequence[bytes | None], sizes: tuple[int, int] | None = None) -> bytes:
     """Encodes sorted keys and their values, None for a tombstone.
 
     Requires: as many keys as values, at least one, strictly ascending.
+
+    Args:
+        keys: The keys.
+        values: The values.
+        sizes: The size of every key and that of every value, where they are known to be equal.
     """
     count = len(keys)
     assert count and count == len(values)
-    return b"".join((_COUNT.pack(count), encode_lengths(keys, values), *keys, *filter(None, values)))
+    if sizes is None:
+        lengths = encode_lengths(keys, values)
+    else:
+        lengths = struct.pack("<H", sizes[0]) * count + struct.pack("<I", sizes[1]) * count
+    return b"".join((_COUNT.pack(count), lengths, *keys, *filter(None, values)))
+
+
+def one_size(parts: Sequence[bytes | None]) -> int:
+    """The size that each of these has; -1 when they differ, or one is None.
+
+    Requires: at least one.
+    """
+    try:
+        sizes = list(map(len, parts))  # type: ignore[arg-type]
+    except TypeError:
+        return -1
+    return sizes[0] if sizes.count(sizes[0]) == len(sizes) else -1
 
 
 def encode_lengths(keys: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:

@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import weakref
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -39,6 +39,9 @@ from raft_node.storage.sstable_writer import (
 from raft_node.storage.version import TableMeta, table_name
 
 _READ_BYTES = 1 << 20
+_PIECE_BYTES = 64 << 10
+_PIECE_BLOCKS = 4
+"""What a merge takes of a table at once: enough records that the interpreter's work for a piece is little for each."""
 _BLOCK_OVERHEAD_BYTES = 33 + 32 + 2 * 8
 """What the index takes in memory for a block beside the bytes of its last key: two objects and two places in lists."""
 
@@ -150,8 +153,12 @@ class Table:
             CorruptionError: It is damaged.
         """
         start, end = self._offsets[position], self._offsets[position + 1]
+        return self._decode(position, self._file.read_at(start, end - start))
+
+    def _decode(self, position: int, sealed: bytes) -> Block:
+        start = self._offsets[position]
         try:
-            block = Block(self._read(start, end - start, "data block"))
+            block = Block(self._open(start, sealed, self._offsets[position + 1] - start, "data block"))
         except BlockError as error:
             raise CorruptionError(self.path, start, f"data block: {error}") from error
         if block.last_key != self.last_keys[position]:
@@ -196,6 +203,30 @@ class Table:
                 values = block.values(wanted.start, wanted.stop)
                 yield Columns(keys[wanted.start : wanted.stop], values, block.tombstones)
 
+    def all_columns(self) -> Iterator[Columns]:
+        """All records, for whoever reads the table through: in pieces of a few blocks, or of one large block. Blocking.
+
+        Raises:
+            CorruptionError: A block is damaged.
+        """
+        offsets = self._offsets
+        first = 0
+        while first < self.blocks:
+            full = bisect_right(offsets, offsets[first] + _PIECE_BYTES) - 1
+            last = min(max(full, first + 1), first + _PIECE_BLOCKS, self.blocks)
+            start = offsets[first]
+            raw = self._file.read_at(start, offsets[last] - start)
+            keys: list[bytes] = []
+            values: list[bytes | None] = []
+            tombstones = False
+            for position in range(first, last):
+                block = self._decode(position, raw[offsets[position] - start : offsets[position + 1] - start])
+                keys += block.keys
+                values += block.values()
+                tombstones = tombstones or block.tombstones
+            yield Columns(keys, values, tombstones)
+            first = last
+
     def read_raw(self, offset: int, size: int) -> bytes:
         """Bytes of the file, unchecked. Blocking."""
         return self._file.read_at(offset, size)
@@ -221,7 +252,9 @@ class Table:
         return CorruptionError(self.path, offset, what)
 
     def _read(self, offset: int, size: int, what: str) -> bytes:
-        sealed = self._file.read_at(offset, size)
+        return self._open(offset, self._file.read_at(offset, size), size, what)
+
+    def _open(self, offset: int, sealed: bytes, size: int, what: str) -> bytes:
         if len(sealed) != size:
             raise self._damaged(offset, f"{what}: the file ends within it")
         try:

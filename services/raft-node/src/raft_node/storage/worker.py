@@ -155,8 +155,6 @@ def _flush(fs: FileSystem, directory: str, task: FlushTask, outputs: _Outputs) -
 
 
 def _compact(fs: FileSystem, directory: str, task: CompactionTask, outputs: _Outputs) -> int:
-    if task.move:
-        return 0
     tables: list[Table] = []
     try:
         runs: list[list[Table]] = []
@@ -176,7 +174,7 @@ def _compact(fs: FileSystem, directory: str, task: CompactionTask, outputs: _Out
 
 def _columns(run: Sequence[Table]) -> Iterator[Columns]:
     for table in run:
-        yield from table.columns(b"", None, reverse=False)
+        yield from table.all_columns()
 
 
 def _without_tombstones(pieces: Iterable[Columns], deeper: Sequence[tuple[bytes, bytes]]) -> Iterator[Columns]:
