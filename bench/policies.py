@@ -30,6 +30,8 @@ OPTIONS = replace(
     level_base_bytes=DEFAULT.level_base_bytes // SCALE,
     table_bytes=DEFAULT.table_bytes // SCALE,
 )
+LEVELED = replace(OPTIONS, level_base_bytes=(128 << 20) // SCALE)
+"""As it was."""
 Pick = Callable[[Version, EngineOptions], Compaction | None]
 Records = dict[bytes, bool]
 """Key to whether it lives; a dead one is a tombstone."""
@@ -261,7 +263,7 @@ def main() -> int:
     for workload in WORKLOADS:
         policies = (
             ("ours", Levels(pick, OPTIONS)),
-            ("leveled", Levels(leveled, OPTIONS)),
+            ("leveled", Levels(leveled, LEVELED)),
             ("tiered, 4", Tiered(4)),
             ("tiered, 10", Tiered(10)),
         )

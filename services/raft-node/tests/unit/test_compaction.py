@@ -155,10 +155,22 @@ def test_a_level_may_hold_a_share_of_the_one_below() -> None:
         assert (compaction is not None) == over
 
 
+def test_tombstones_go_down_sooner() -> None:
+    for tombstones, over in ((0, False), (1, True)):
+        compaction = pick(version((2, table(1, "az", 900, tombstones)), (5, table(2, "az", 900))), OPTIONS)
+        assert (compaction is not None) == over
+    for tombstones, levels in ((0, 2), (5, 3)):
+        full = [(0, table(1, "az", 100, tombstones)), (0, table(2, "az", 100, tombstones))]
+        compaction = pick(version(*full, (5, table(3, "az", 1000))), OPTIONS)
+        assert compaction is not None and len(compaction.runs) == levels
+
+
 def test_what_waits_is_a_full_level_0_and_what_is_over_its_size() -> None:
     deep = [(1, table(3, "az", 1200)), (2, table(4, "az", 1500)), (6, table(5, "az", 9000))]
     assert pending_bytes(version((0, table(1, "az")), *deep), OPTIONS) == 200 + 500
     assert pending_bytes(version((0, table(1, "az")), (0, table(2, "az")), *deep), OPTIONS) == 200 + 200 + 500
+    dead = [(1, table(3, "az", 500, 10)), (6, table(5, "az", 9000))]
+    assert pending_bytes(version(*dead), OPTIONS) == 500
 
 
 def test_a_lone_table_is_moved_unless_a_rewrite_drops_its_tombstones() -> None:

@@ -8,7 +8,8 @@ levels stay few.
 
 No merge of whole levels is larger than ``merge_bytes_max``. A level that has outgrown this gives the next one table by
 table, the one that overlaps least first; then it may hold a ``level_multiplier``-th of the one below. So no compaction
-is long, and a flush, which shares the worker, never waits for more than one. This module knows no files.
+is long, and a flush, which shares the worker, never waits for more than one. Tombstones count as larger than they are,
+so that they go down sooner and what they hide does not lie about for long. This module knows no files.
 
 Invariants:
 1. The inputs hold every version of their keys down to the output level that is older than the newest input's.
@@ -26,6 +27,9 @@ from raft_node.storage.options import EngineOptions
 from raft_node.storage.version import LEVELS, TableMeta, Version
 
 Run = tuple[TableMeta, ...]
+
+_TOMBSTONE_WEIGHT = 3
+"""A tombstone counts as so many records more: with it goes an older one, and both their bytes come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ def pending_bytes(version: Version, options: EngineOptions) -> int:
     for level in range(1, LEVELS):
         bound = level_bytes_max(version, level, options)
         if bound is not None:
-            waiting += max(0, version.level_bytes(level) - bound)
+            waiting += min(version.level_bytes(level), max(0, int(_level_weight(version, level)) - bound))
     return waiting
 
 
@@ -69,8 +73,9 @@ def pick(version: Version, options: EngineOptions) -> Compaction | None:
     urgent, urgency = 0, len(version.levels[0]) / options.l0_tables_trigger
     for level in range(1, LEVELS):
         bound = level_bytes_max(version, level, options)
-        if bound is not None and version.level_bytes(level) > bound * max(1, urgency):
-            urgent, urgency = level, version.level_bytes(level) / bound
+        weight = _level_weight(version, level)
+        if bound is not None and weight > bound * max(1, urgency):
+            urgent, urgency = level, weight / bound
     if urgent:
         return _pick_table(version, urgent)
     return _pick_level_0(version, options) if urgency >= 1 else None
@@ -81,11 +86,12 @@ def _pick_level_0(version: Version, options: EngineOptions) -> Compaction:
     tables = version.levels[0][-options.l0_inputs_max :]
     runs: list[Run] = [(table,) for table in tables]
     size = sum(table.size_bytes for table in tables)
+    weight = sum(map(_weight, tables))
     room = next((level for level in range(1, LEVELS) if not version.levels[level]), LEVELS)
     output_level = 0
     for level in range(1, LEVELS):
         more = version.level_bytes(level)
-        stays = more > options.merge_ratio * size or (more > 0 and size + more > options.merge_bytes_max)
+        stays = more > options.merge_ratio * weight or (more > 0 and size + more > options.merge_bytes_max)
         if stays and level == 1 and room < LEVELS:
             # Nothing fits in between. What lies above the first level that is empty makes room, by moving into it.
             return Compaction((), room, (), version.levels[room - 1])
@@ -94,8 +100,18 @@ def _pick_level_0(version: Version, options: EngineOptions) -> Compaction:
         if more:
             runs.append(version.levels[level])
         size += more
+        weight += _level_weight(version, level)
         output_level = level
     return _merge(version, runs, output_level)
+
+
+def _weight(table: TableMeta) -> float:
+    """What a table counts, for the question whether to merge it with what is older: tombstones count more."""
+    return table.size_bytes * (1 + _TOMBSTONE_WEIGHT * table.tombstones / table.entries)
+
+
+def _level_weight(version: Version, level: int) -> float:
+    return sum(map(_weight, version.levels[level]))
 
 
 def _pick_table(version: Version, level: int) -> Compaction:
