@@ -318,7 +318,8 @@ class Block:
         last = self._count if last is None else last
         size = self._value_bytes
         if size >= 0:
-            return list(_splitter(size, last - first).unpack_from(raw, self._values_at + first * size))
+            # All are cut out, for a splitter of another count takes as long to make.
+            return list(_splitter(size, self._count).unpack_from(raw, self._values_at)[first:last])
         values: list[bytes | None] = [raw[start:end] for start, end in pairwise(self._ends[first : last + 1])]
         if self.tombstones:
             lengths = self._lengths[first:last]
@@ -338,15 +339,27 @@ class IndexedBlock:
 
     Attributes:
         look_up: See ``Block.look_up``; here it is the dict's own.
+        tombstones: Whether there are any.
         cost_bytes: What it takes in memory.
     """
 
-    __slots__ = ("cost_bytes", "look_up")
+    __slots__ = ("_entries", "cost_bytes", "look_up", "tombstones")
 
     def __init__(self, block: Block) -> None:
         entries = dict(zip(block.keys, block.values(), strict=True))
+        self._entries = entries
         self.look_up = entries.get
+        self.tombstones = block.tombstones
         self.cost_bytes = sys.getsizeof(entries) + block.payload_bytes + len(entries) * 2 * _OBJECT_BYTES
+
+    @property
+    def keys(self) -> list[bytes]:
+        """See ``Block.keys``: a dict keeps the order of the block."""
+        return list(self._entries)
+
+    def values(self, first: int = 0, last: int | None = None) -> list[bytes | None]:
+        """See ``Block.values``."""
+        return list(self._entries.values())[first:last]
 
 
 def span(keys: Sequence[bytes], start: bytes, end: bytes | None) -> range:

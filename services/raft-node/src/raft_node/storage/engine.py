@@ -315,7 +315,7 @@ class Engine:
         """
         memtables = [self._active.memtable, *(generation.memtable for generation in reversed(self._immutables))]
         sources = [memtable.snapshot().columns(start, end, reverse) for memtable in memtables if memtable.entries]
-        sources += self._view.sources(start, end, reverse)
+        sources += self._view.sources(start, end, reverse, self._cache.peek)
         return live(merge(sources, reverse=reverse), reverse=reverse)
 
     def tables(self) -> list[Table]:

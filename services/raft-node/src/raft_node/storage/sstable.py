@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ import xxhash
 from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
-from raft_node.storage.block import Block, BlockError, little_endian, open_sealed, span
+from raft_node.storage.block import Block, BlockError, IndexedBlock, little_endian, open_sealed, span
 from raft_node.storage.bloom import load_filter
 from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import Columns, Record, records
@@ -44,6 +44,10 @@ _PIECE_BLOCKS = 4
 """What a merge takes of a table at once: enough records that the interpreter's work for a piece is little for each."""
 _BLOCK_OVERHEAD_BYTES = 33 + 32 + 2 * 8
 """What the index takes in memory for a block beside the bytes of its last key: two objects and two places in lists."""
+
+
+Peek = Callable[[int, int], Block | IndexedBlock | None]
+"""Gives the block of a table, by its number, at a position; None when it would have to be read."""
 
 
 class Layout(NamedTuple):
@@ -187,14 +191,22 @@ class Table:
         """The records with ``start <= key < end`` one by one. Blocking."""
         return records(self.columns(start, end, reverse), reverse=reverse)
 
-    def columns(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
-        """The same in pieces, for ``iterators.merge``: one block in memory at a time. Blocking."""
+    def columns(self, start: bytes, end: bytes | None, reverse: bool, peek: Peek | None = None) -> Iterator[Columns]:
+        """The same in pieces, for ``iterators.merge``: one block in memory at a time. Blocking.
+
+        Args:
+            start: The first key that is wanted.
+            end: The first key behind it that is not; None for no end.
+            reverse: Whether to begin with the last block.
+            peek: Gives blocks that are in memory, by the number of the table and the position.
+        """
         last_keys = self.last_keys
         first = bisect_left(last_keys, start)
         last = len(last_keys) if end is None else min(bisect_left(last_keys, end) + 1, len(last_keys))
         positions = range(first, last)
         for position in reversed(positions) if reverse else positions:
-            block = self.read_block(position)
+            known = None if peek is None else peek(self.number, position)
+            block = self.read_block(position) if known is None else known
             keys = block.keys
             wanted = span(keys, start, end)
             if len(wanted) == len(keys):

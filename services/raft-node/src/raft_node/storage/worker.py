@@ -6,8 +6,8 @@ manifest nor the engine.
 
 Invariants:
 1. It writes only below the task's ``tmp_directory``, which it does not create: a newer start of the node removes it.
-2. In memory are two blocks per input and one of the output, the keys of one output, and for a flush the keys and small
-   values of one memtable.
+2. In memory are two pieces per input, each a few blocks or a large one; of the output a block and what waits to be
+   written, a few hundred KiB; the keys of one output; and for a flush the keys and small values of one memtable.
 3. Outputs are synced before the result is given.
 """
 
