@@ -1,8 +1,9 @@
-"""Leveled against tiered compaction, simulated: ``python -m bench.policies``. docs/adr has what followed from it.
+"""Policies of compaction, simulated: ``python -m bench.policies``. docs/adr has what followed from it.
 
-Tables are sets of keys, and time is counted in memtables, so that hours of writes take seconds. The leveled policy is
-the real one, ``raft_node.storage.compaction.pick``, on real versions; the tiered one merges so many runs of one tier
-into one run of the next. Everything is 74 times smaller than with default options: a memtable holds 1,000 records.
+Tables are sets of keys, and time is counted in memtables, so that hours of writes take seconds. Ours is the real one,
+``raft_node.storage.compaction.pick``, on real versions; the leveled one is what it was before (docs/adr/0005); the
+tiered ones merge so many runs of one tier into one run of the next. Everything is 74 times smaller than with default
+options: a memtable holds 1,000 records.
 
 Amplifications are counted in records: written by flushes and compactions for each one that a user wrote; stored for
 each one that lives; and sorted runs that a read of a missing key, or a scan, has to look at.
@@ -13,16 +14,25 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from raft_node.storage.compaction import pick
+from raft_node.storage.compaction import Compaction, Run, pick
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.version import TableMeta, Version, VersionEdit
+from raft_node.storage.version import LEVELS, TableMeta, Version, VersionEdit
 
 RECORD_BYTES = 74
 MEMTABLE_RECORDS = 1000
 SCALE = 74
-OPTIONS = EngineOptions(level_base_bytes=(128 << 20) // SCALE, table_bytes=(16 << 20) // SCALE)
+DEFAULT = EngineOptions()
+OPTIONS = replace(
+    DEFAULT,
+    merge_bytes_max=DEFAULT.merge_bytes_max // SCALE,
+    level_base_bytes=DEFAULT.level_base_bytes // SCALE,
+    table_bytes=DEFAULT.table_bytes // SCALE,
+)
+LEVELED = replace(OPTIONS, level_base_bytes=(128 << 20) // SCALE)
+"""As it was."""
+Pick = Callable[[Version, EngineOptions], Compaction | None]
 Records = dict[bytes, bool]
 """Key to whether it lives; a dead one is a tombstone."""
 
@@ -50,37 +60,67 @@ class Figures:
         ]
 
 
-class Leveled:
-    """Our policy on tables that are dicts."""
+def leveled(version: Version, options: EngineOptions) -> Compaction | None:
+    """What was done before: a full level 0 goes into level 1, and a level over its size gives a table to the next."""
 
-    def __init__(self) -> None:
+    def bound(level: int) -> int:
+        size: int = options.level_base_bytes * options.level_multiplier ** (level - 1)
+        return size
+
+    scores = [len(version.levels[0]) / options.l0_tables_trigger]
+    scores += [version.level_bytes(level) / bound(level) for level in range(1, LEVELS - 1)]
+    level = scores.index(max(scores))
+    if scores[level] < 1 or (level and scores[level] == 1):
+        return None
+
+    def overlap(table: TableMeta) -> tuple[float, int]:
+        below = version.overlapping(level + 1, table.smallest, table.largest)
+        return sum(each.size_bytes for each in below) / table.size_bytes, table.number
+
+    upper = version.levels[0][-options.l0_inputs_max :] if level == 0 else (min(version.levels[level], key=overlap),)
+    smallest, largest = min(table.smallest for table in upper), max(table.largest for table in upper)
+    lower = version.overlapping(level + 1, smallest, largest)
+    tables = (*upper, *lower)
+    smallest, largest = min(table.smallest for table in tables), max(table.largest for table in tables)
+    deeper = tuple(
+        (table.smallest, table.largest)
+        for below in range(level + 2, LEVELS)
+        for table in version.overlapping(below, smallest, largest)
+    )
+    if len(tables) == 1 and (not upper[0].tombstones or deeper):
+        return Compaction((), level + 1, deeper, upper)
+    return Compaction((*((table,) for table in upper), lower), level + 1, deeper, ())
+
+
+class Levels:
+    """A policy for the levels of a version, on tables that are dicts."""
+
+    def __init__(self, policy: Pick, options: EngineOptions) -> None:
+        self._pick = policy
+        self._options = options
         self.version = Version.empty()
         self.tables: dict[int, Records] = {}
 
     def flush(self, records: Records) -> tuple[int, int]:
         """Takes a memtable, and compacts until nothing is due; records written, and the most in one compaction."""
-        self._apply((), [(0, records)])
+        self._apply((), (), [(0, records)])
         written, longest = len(records), 0
-        while (compaction := pick(self.version, OPTIONS)) is not None:
+        while (compaction := self._pick(self.version, self._options)) is not None:
             inputs = [table for run in compaction.runs for table in run]
-            if compaction.move:
-                outputs = [self.tables[inputs[0].number]]
-            else:
-                merged: Records = {}
-                for table in reversed(inputs):
-                    merged.update(self.tables[table.number])
-                kept = sorted(
-                    key
-                    for key, lives in merged.items()
-                    if lives or any(first <= key <= last for first, last in compaction.deeper)
-                )
-                size = OPTIONS.table_bytes // RECORD_BYTES
-                outputs = [
-                    {key: merged[key] for key in kept[start : start + size]} for start in range(0, len(kept), size)
-                ]
-                written += len(kept)
-                longest = max(longest, len(kept))
-            self._apply(tuple(table.number for table in inputs), [(compaction.output_level, each) for each in outputs])
+            merged: Records = {}
+            for table in reversed(inputs):
+                merged.update(self.tables[table.number])
+            kept = sorted(
+                key
+                for key, lives in merged.items()
+                if lives or any(first <= key <= last for first, last in compaction.deeper)
+            )
+            size = self._options.table_bytes // RECORD_BYTES
+            outputs = [{key: merged[key] for key in kept[start : start + size]} for start in range(0, len(kept), size)]
+            written += len(kept)
+            longest = max(longest, len(kept))
+            level = compaction.output_level
+            self._apply(tuple(inputs), compaction.moved, [(level, each) for each in outputs], level)
         return written, longest
 
     def runs(self) -> int:
@@ -91,18 +131,19 @@ class Leveled:
         """Records in all tables."""
         return sum(map(len, self.tables.values()))
 
-    def _apply(self, removed: tuple[int, ...], added: list[tuple[int, Records]]) -> None:
+    def _apply(self, removed: Run, moved: Run, added: list[tuple[int, Records]], level: int = 0) -> None:
         number = self.version.next_table_number
-        metas = []
-        for level, records in added:
+        metas = [(level, table) for table in moved]
+        for output_level, records in added:
             self.tables[number] = records
             tombstones = len(records) - sum(records.values())
             meta = TableMeta(number, len(records) * RECORD_BYTES, len(records), tombstones, min(records), max(records))
-            metas.append((level, meta))
+            metas.append((output_level, meta))
             number += 1
-        self.version = self.version.apply(VersionEdit(removed, tuple(metas), 0, 0, number))
-        for gone in removed:
-            del self.tables[gone]
+        gone = tuple(table.number for table in (*removed, *moved))
+        self.version = self.version.apply(VersionEdit(gone, tuple(metas), 0, 0, number))
+        for table in removed:
+            del self.tables[table.number]
 
 
 class Tiered:
@@ -113,7 +154,7 @@ class Tiered:
         self._tiers: list[list[Records]] = []
 
     def flush(self, records: Records) -> tuple[int, int]:
-        """See ``Leveled.flush``."""
+        """See ``Levels.flush``."""
         written, longest = len(records), 0
         incoming, tier = records, 0
         while True:
@@ -189,7 +230,7 @@ WORKLOADS: tuple[Callable[[random.Random], Iterator[tuple[bytes, bool]]], ...] =
 )
 
 
-def simulate(policy: Leveled | Tiered, changes: Iterator[tuple[bytes, bool]], memtables: int) -> Figures:
+def simulate(policy: Levels | Tiered, changes: Iterator[tuple[bytes, bool]], memtables: int) -> Figures:
     """Writes so many memtables, and counts."""
     figures = Figures()
     live: set[bytes] = set()
@@ -220,7 +261,13 @@ def main() -> int:
     print("| workload | policy | writes | runs, mean | runs, most | space, mean | space, most | longest compaction |")
     print("|---" * 8 + "|")
     for workload in WORKLOADS:
-        for name, policy in (("leveled", Leveled()), ("tiered, 4", Tiered(4)), ("tiered, 10", Tiered(10))):
+        policies = (
+            ("ours", Levels(pick, OPTIONS)),
+            ("leveled", Levels(leveled, LEVELED)),
+            ("tiered, 4", Tiered(4)),
+            ("tiered, 10", Tiered(10)),
+        )
+        for name, policy in policies:
             figures = simulate(policy, workload(random.Random(arguments.seed)), arguments.memtables)
             print(f"| {workload.__name__} | {name} | " + " | ".join(figures.row()) + " |", flush=True)
     return 0

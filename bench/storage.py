@@ -58,6 +58,7 @@ ROWS = (
     ("write", "rate", "batch of 100, no sync", "ops/s"),
     ("write", "front_us", "  CPU of the calling thread", "us"),
     ("write", "back_us", "  CPU of all else (helper)", "us"),
+    ("compact", "settled_rate", "  until no compaction is due", "ops/s"),
     ("sync", "rate", "batch of 100, sync each", "ops/s"),
     ("hit", "rate", "get, hit, warm cache", "ops/s"),
     ("cold", "rate", "get, hit, cache of 10 %", "ops/s"),
@@ -136,7 +137,9 @@ class Run:
 
     def _write(self) -> dict[str, float]:
         self._written_before = self._written_bytes()
-        return self._write_all(self._store, self._pairs, False)
+        figures = self._write_all(self._store, self._pairs, False)
+        self._write_s = figures["seconds"]
+        return figures
 
     def _sync(self) -> dict[str, float]:
         store = self._open("sync", WARM_CACHE_BYTES, sync=True)
@@ -150,6 +153,7 @@ class Run:
         seconds, read, written = self._store.compacted()
         amplification = (self._written_bytes() - self._written_before) / len(self._pairs) / (KEY_BYTES + VALUE_BYTES)
         figures["write_amplification"] = amplification
+        figures["settled_rate"] = len(self._pairs) / (self._write_s + figures["seconds"])
         figures |= {
             "compacting_s": seconds,
             "read_mb": read / 1e6,
@@ -295,7 +299,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         try:
             for engine in arguments.engines:
                 children[engine] = Child(engine, Path(directory), arguments)
-            for phase in PHASES:
+            for phase in arguments.phases:
                 rounds: dict[str, list[dict[str, float]]] = {engine: [] for engine in children}
                 for _ in range(ROUNDS if phase in REPEATED else 1):
                     for engine, child in children.items():
@@ -329,6 +333,28 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def against(results: dict[str, dict[str, dict[str, float]]], before: dict[str, dict[str, dict[str, float]]]) -> str:
+    """What became of each rate since another run, as Markdown: the ratio of the rates, and that of CPU per operation.
+
+    A ratio is below 1 where this run is slower. Where a machine does other things too, that of the CPU says more.
+    """
+    engines = [engine for engine in results if engine in before]
+    titles = [f"{engine}{what}" for engine in engines for what in (", rate", ", CPU")]
+    lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for phase, figure, title, _ in ROWS:
+        if not figure.endswith("rate"):
+            continue
+        cells = []
+        for engine in engines:
+            now, then = results[engine].get(phase, {}), before[engine].get(phase, {})
+            both = figure in now and figure in then
+            cells.append(f"{now[figure] / then[figure]:.2f}" if both else "")
+            cpu = both and figure == "rate" and _cpu_us(now) and _cpu_us(then)
+            cells.append(f"{_cpu_us(then) / _cpu_us(now):.2f}" if cpu else "")
+        lines.append(f"| {title.strip()} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _cpu_us(figures: dict[str, float]) -> float:
     return figures.get("front_us", 0) + figures.get("back_us", 0)
 
@@ -338,15 +364,25 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.storage", description="Our storage engine beside RocksDB and LevelDB.")
     parser.add_argument("--keys", type=int, default=1_000_000, help="how many keys of 16 + 100 bytes")
     parser.add_argument("--engines", type=lambda text: text.split(","), default=list(ENGINES), help="comma-separated")
+    parser.add_argument(
+        "--phases",
+        type=lambda text: text.split(","),
+        default=list(PHASES),
+        help=f"of {','.join(PHASES)}; in order",
+    )
     parser.add_argument("--compression", choices=("none", "lz4", "zstd"), default="lz4", help="of our engine")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", default="", help="where the stores are made; they are removed afterwards")
     parser.add_argument("--json", default="", help="a file for the figures")
+    parser.add_argument("--against", default="", help="the figures of another run, to be compared with")
     parser.add_argument("--child", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     unknown = set(arguments.engines) - set(ENGINES)
     if unknown:
         parser.error(f"unknown engines: {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}")
+    unknown = set(arguments.phases) - set(PHASES)
+    if unknown:
+        parser.error(f"unknown phases: {', '.join(sorted(unknown))}; there are {', '.join(PHASES)}")
     if arguments.keys < BATCH:
         parser.error(f"at least {BATCH} keys")
     return arguments
@@ -360,6 +396,10 @@ def main() -> int:
     results = measure(arguments, lambda text: print(text, file=sys.stderr, flush=True))
     print(f"{arguments.keys:,} keys of {KEY_BYTES} + {VALUE_BYTES} bytes, ratio to rocksdict\n")
     print(table(results))
+    if arguments.against:
+        other = json.loads(Path(arguments.against).read_text())
+        print(f"\nratio to the run of {other['keys']:,} keys\n")
+        print(against(results, other["engines"]))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"keys": arguments.keys, "engines": results}, indent=2) + "\n")
     return 0

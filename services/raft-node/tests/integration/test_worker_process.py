@@ -29,7 +29,13 @@ from raft_node.storage.tasks import FlushTask, WorkerGoneError, encode_task, fra
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
-OPTIONS = EngineOptions(memtable_bytes=256 << 10, table_bytes=64 << 10, l0_tables_trigger=2, level_base_bytes=128 << 10)
+OPTIONS = EngineOptions(
+    memtable_bytes=256 << 10,
+    table_bytes=64 << 10,
+    l0_tables_trigger=2,
+    merge_bytes_max=256 << 10,
+    level_base_bytes=128 << 10,
+)
 LARGE_OPTIONS = EngineOptions(memtable_bytes=24 << 20)
 WORKER_BYTES_MAX = 128 << 20
 

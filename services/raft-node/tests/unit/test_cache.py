@@ -61,11 +61,25 @@ def test_a_block_that_is_used_again_and_again_becomes_a_dict_and_is_counted_as_o
         assert [found.look_up(key, absent) for key in keys] == values
         assert found.look_up(b"1", absent) is absent
         assert cache.used_bytes == found.cost_bytes
+        assert (found.keys, found.values(), found.tombstones) == (keys, values, True)
+        assert found.values(3, 9) == values[3:9]
     assert isinstance(found, IndexedBlock) and found.cost_bytes > loaded.cost_bytes
     taken = (
         sys.getsizeof(dict.fromkeys(keys)) + sum(map(sys.getsizeof, keys)) + sum(sys.getsizeof(v) for v in values if v)
     )
     assert taken * 0.9 <= found.cost_bytes <= taken * 1.3 + 400
+
+
+def test_a_peek_is_no_use_of_a_block() -> None:
+    cache = BlockCache(2 * block(100).cost_bytes)
+    cache.put(1, 0, block(100))
+    cache.put(1, 1, block(100))
+    for _ in range(20):
+        assert isinstance(cache.peek(1, 0), Block)
+    assert cache.peek(2, 0) is None
+    assert (cache.hits, cache.misses) == (0, 0)
+    cache.put(1, 2, block(100))
+    assert [cache.peek(1, position) is None for position in range(3)] == [True, False, False]
 
 
 def test_a_dict_that_is_too_big_makes_others_go() -> None:

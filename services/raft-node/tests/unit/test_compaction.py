@@ -7,19 +7,27 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from raft_node.storage.compaction import pick
+from raft_node.storage.compaction import Compaction, pending_bytes, pick
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.options import EngineOptions, TableOptions
 from raft_node.storage.sstable import Table
 from raft_node.storage.sstable_writer import TableWriter
 from raft_node.storage.tasks import CompactionTask, output_name, tmp_directory
-from raft_node.storage.version import TableMeta, Version, VersionEdit, table_name
+from raft_node.storage.version import LEVELS, TableMeta, Version, VersionEdit, table_name
 from raft_node.storage.worker import run_task
 from raft_node.testing.files import MemoryFileSystem
 
 OPTIONS = EngineOptions(
-    l0_tables_trigger=2, l0_inputs_max=3, l0_tables_max=5, level_base_bytes=1000, level_multiplier=10
+    l0_tables_trigger=2,
+    l0_inputs_max=3,
+    l0_tables_max=5,
+    merge_ratio=2,
+    merge_bytes_max=2000,
+    level_base_bytes=1000,
+    level_multiplier=10,
 )
 Records = list[tuple[bytes, bytes | None]]
 
@@ -50,8 +58,64 @@ def test_level_0_takes_its_tables_newest_first_with_what_they_overlap() -> None:
     )
     assert compaction is not None
     assert numbers(compaction.runs) == [[2], [1], [4]]
-    assert compaction.output_level == 1
-    assert not compaction.move
+    assert numbers((compaction.moved,)) == [[3, 5]], "these need not be written again to go as deep"
+    assert compaction.output_level == 6
+
+
+def test_level_0_takes_levels_that_are_at_most_so_many_times_as_large_as_what_it_has() -> None:
+    def levels(third: int, fifth: int) -> tuple[list[list[int]], int]:
+        tables = [(0, table(1, "az")), (0, table(2, "az")), (3, table(3, "az", third)), (5, table(4, "az", fifth))]
+        compaction = pick(version(*tables), OPTIONS)
+        assert compaction is not None and not compaction.moved
+        return numbers(compaction.runs), compaction.output_level
+
+    assert levels(401, 401) == ([[2], [1]], 2)
+    assert levels(400, 1201) == ([[2], [1], [3]], 4)
+    assert levels(400, 1200) == ([[2], [1], [3], [4]], 6)
+
+
+def test_whole_levels_are_merged_up_to_a_size() -> None:
+    for size, output_level in ((900, 6), (901, 4)):
+        compaction = pick(
+            version((0, table(1, "az", 550)), (0, table(2, "az", 550)), (5, table(3, "az", size))), OPTIONS
+        )
+        assert compaction is not None
+        assert compaction.output_level == output_level
+
+
+def test_levels_move_down_when_none_is_free_for_level_0() -> None:
+    def tables(*levels: int) -> list[tuple[int, TableMeta]]:
+        return [(level, table(level, "az", 900)) for level in levels]
+
+    full = [(0, table(8, "az")), (0, table(9, "az"))]
+    compaction = pick(version(*full, *tables(1, 2, 5)), OPTIONS)
+    assert compaction is not None
+    assert (compaction.runs, numbers((compaction.moved,)), compaction.output_level) == ((), [[2]], 3)
+    compaction = pick(version(*full, *tables(1, 3, 5)), OPTIONS)
+    assert compaction is not None
+    assert (compaction.runs, numbers((compaction.moved,)), compaction.output_level) == ((), [[1]], 2)
+    # Without room anywhere, level 1 has to take it; and what is large then goes on.
+    compaction = pick(version(*full, *tables(1, 2, 3, 4, 5, 6)), OPTIONS)
+    assert compaction is not None
+    assert (numbers(compaction.runs), compaction.output_level) == ([[9], [8], [1], [2]], 2)
+
+
+def test_what_lies_between_two_inputs_is_one_too() -> None:
+    compaction = pick(
+        version(
+            (0, table(1, "bc")),
+            (0, table(2, "xy")),
+            (4, table(3, "aa")),
+            (4, table(4, "mn")),
+            (6, table(5, "de")),
+            (6, table(6, "zz")),
+        ),
+        OPTIONS,
+    )
+    assert compaction is not None
+    # A table that begins with b and ends with y must not reach over the others of its level.
+    assert numbers(compaction.runs) == [[2], [1], [4], [5]]
+    assert numbers((compaction.moved,)) == [[3]]
 
 
 def test_level_0_takes_the_oldest_when_there_are_many() -> None:
@@ -76,21 +140,50 @@ def test_a_full_level_gives_the_table_that_overlaps_least() -> None:
 
 
 def test_the_level_furthest_over_its_size_comes_first() -> None:
-    compaction = pick(version((0, table(1, "az")), (0, table(2, "az")), (2, table(3, "az", 30_000))), OPTIONS)
+    full = [(0, table(1, "az")), (0, table(2, "az"))]
+    compaction = pick(version(*full, (2, table(3, "az", 1001)), (4, table(4, "az", 1000))), OPTIONS)
     assert compaction is not None
-    assert (numbers(compaction.runs), compaction.output_level) == ([[3]], 3)
+    assert (numbers(compaction.runs), compaction.output_level) == ([[3], [4]], 4)
+    compaction = pick(version(*full, (2, table(3, "az", 1000)), (4, table(4, "az", 1000))), OPTIONS)
+    assert compaction is not None
+    assert (numbers(compaction.runs), compaction.output_level) == ([[2], [1]], 1)
+
+
+def test_a_level_may_hold_a_share_of_the_one_below() -> None:
+    for size, over in ((5000, False), (5001, True)):
+        compaction = pick(version((2, table(1, "az", size)), (5, table(2, "az", 50_000))), OPTIONS)
+        assert (compaction is not None) == over
+
+
+def test_tombstones_go_down_sooner() -> None:
+    for tombstones, over in ((0, False), (1, True)):
+        compaction = pick(version((2, table(1, "az", 900, tombstones)), (5, table(2, "az", 900))), OPTIONS)
+        assert (compaction is not None) == over
+    for tombstones, levels in ((0, 2), (5, 3)):
+        full = [(0, table(1, "az", 100, tombstones)), (0, table(2, "az", 100, tombstones))]
+        compaction = pick(version(*full, (5, table(3, "az", 1000))), OPTIONS)
+        assert compaction is not None and len(compaction.runs) == levels
+
+
+def test_what_waits_is_a_full_level_0_and_what_is_over_its_size() -> None:
+    deep = [(1, table(3, "az", 1200)), (2, table(4, "az", 1500)), (6, table(5, "az", 9000))]
+    assert pending_bytes(version((0, table(1, "az")), *deep), OPTIONS) == 200 + 500
+    assert pending_bytes(version((0, table(1, "az")), (0, table(2, "az")), *deep), OPTIONS) == 200 + 200 + 500
+    dead = [(1, table(3, "az", 500, 10)), (6, table(5, "az", 9000))]
+    assert pending_bytes(version(*dead), OPTIONS) == 500
 
 
 def test_a_lone_table_is_moved_unless_a_rewrite_drops_its_tombstones() -> None:
     def moves(tombstones: int, *more: tuple[int, TableMeta]) -> bool:
-        compaction = pick(version((1, table(1, "ac", 2000, tombstones)), *more), OPTIONS)
-        assert compaction is not None
-        return compaction.move
+        compaction = pick(version((1, table(1, "ac", 2000, tombstones)), (2, table(9, "xz")), *more), OPTIONS)
+        assert compaction is not None and compaction.output_level == 2
+        assert bool(compaction.moved) != bool(compaction.runs)
+        return bool(compaction.moved)
 
     assert moves(0)
     assert not moves(1)
     assert moves(1, (3, table(2, "bz")))
-    assert not moves(0, (2, table(2, "bz")))
+    assert not moves(0, (2, table(2, "bf")))
 
 
 def test_deeper_tables_are_named_as_far_as_they_overlap() -> None:
@@ -100,13 +193,64 @@ def test_deeper_tables_are_named_as_far_as_they_overlap() -> None:
             (0, table(2, "cd")),
             (1, table(3, "bm")),
             (2, table(4, "aa")),
-            (2, table(5, "lp")),
-            (5, table(6, "cz")),
+            (2, table(5, "lp", 5000)),
+            (5, table(6, "cz", 60_000)),
         ),
         OPTIONS,
     )
     assert compaction is not None
+    assert compaction.output_level == 1
     assert compaction.deeper == ((b"l", b"p"), (b"c", b"z"))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 6), st.integers(0, 99), st.integers(0, 30), st.integers(1, 3000), st.booleans()),
+        max_size=40,
+    )
+)
+def test_every_compaction_of_any_version_keeps_the_order_of_writes(
+    drawn: list[tuple[int, int, int, int, bool]],
+) -> None:
+    state = Version.empty()
+    for number, (level, first, span, size, dead) in enumerate(drawn, 1):
+        meta = TableMeta(number, size, 10, int(dead), b"%03d" % first, b"%03d" % (first + span))
+        if level == 0 or not state.overlapping(level, meta.smallest, meta.largest):
+            state = state.apply(VersionEdit((), ((level, meta),), 1, 1, number + 1))
+    steps = 0
+    while (compaction := pick(state, OPTIONS)) is not None:
+        steps += 1
+        assert steps < 500, "it goes on for ever"
+        state = after(state, compaction)
+
+
+def after(state: Version, compaction: Compaction) -> Version:
+    """The version after a compaction, with one output for all inputs, as far as any could reach."""
+    inputs = {entry.number for run in compaction.runs for entry in run}
+    gone = inputs | {entry.number for entry in compaction.moved}
+    for level, tables in enumerate(state.levels[: compaction.output_level + 1]):
+        for place, entry in enumerate(tables):
+            if entry.number not in gone:
+                continue
+            # What is older and stays must not be above what goes down.
+            older = [*(tables[place + 1 :] if level == 0 else ())]
+            older += [each for deeper in state.levels[level + 1 : compaction.output_level + 1] for each in deeper]
+            passed = [each for each in older if each.overlaps(entry.smallest, entry.largest)]
+            assert all(each.number in inputs for each in passed), (entry, passed)
+    added = [(compaction.output_level, entry) for entry in compaction.moved]
+    number = state.next_table_number
+    merged = [entry for run in compaction.runs for entry in run]
+    if merged:
+        size = sum(entry.size_bytes for entry in merged)
+        smallest, largest = min(entry.smallest for entry in merged), max(entry.largest for entry in merged)
+        deeper = [
+            (entry.smallest, entry.largest)
+            for level in range(compaction.output_level + 1, LEVELS)
+            for entry in state.overlapping(level, smallest, largest)
+        ]
+        assert list(compaction.deeper) == deeper
+        added.append((compaction.output_level, TableMeta(number, size, 1, 0, smallest, largest)))
+    return state.apply(VersionEdit(tuple(gone), tuple(added), 1, 1, number + len(merged)))
 
 
 # The merge itself.
@@ -135,7 +279,7 @@ def compact(
             number += 1
             metas[-1].append(write_table(fs, "/data", number, records))
     before = fs.files()
-    task = CompactionTask(5, "s", tuple(map(tuple, metas)), 1, deeper, False, options or TableOptions())
+    task = CompactionTask(5, "s", tuple(map(tuple, metas)), 1, deeper, (), options or TableOptions())
     result = run_task(fs, "/data", task)
     assert {name: content for name, content in fs.files().items() if "/tmp/" not in name} == before
     outputs = []
@@ -196,7 +340,7 @@ def test_big_values_are_merged_in_little_memory(tmp_path: Path) -> None:
         write_table(fs, directory, number, [(b"%d-%02d" % (key, number), value) for key in range(8)])
         for number in range(1, 5)
     ]
-    task = CompactionTask(1, "s", tuple((meta,) for meta in metas), 1, (), False, TableOptions(table_bytes=8 << 20))
+    task = CompactionTask(1, "s", tuple((meta,) for meta in metas), 1, (), (), TableOptions(table_bytes=8 << 20))
     tracemalloc.start()
     result = run_task(fs, directory, task)
     peak = tracemalloc.get_traced_memory()[1]

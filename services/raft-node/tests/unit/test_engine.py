@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raft_node.errors import CorruptionError, DiskError
-from raft_node.storage.engine import BlockNeeded, Engine
+from raft_node.storage.engine import BlockNeeded, Engine, LoadedBlock
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.memtable import Batch
 from raft_node.storage.options import EngineOptions
@@ -217,6 +217,31 @@ def test_a_read_under_way_survives_the_compaction_of_its_tables() -> None:
         while isinstance(value, BlockNeeded):
             value = engine.resume(Engine.load_block(value))
         assert value == expected[key]
+
+
+def test_a_scan_takes_blocks_from_the_cache_and_reads_the_others() -> None:
+    fs = MemoryFileSystem()
+    engine = open_engine(fs, replace(TINY_OPTIONS, block_cache_bytes=1 << 20))
+    batches = history(200)
+    replay(engine, batches)
+    engine.rotate()
+    settle(engine, fs, D)
+    expected = state(batches)
+    for rounds in (1, 10):
+        # At first blocks are searched in their bytes; those that were asked for often are dicts.
+        for key in list(expected)[::7] * rounds:
+            assert engine.get_blocking(key) == expected[key]
+        assert dict(engine.scan(b"", None)) == expected
+        assert list(engine.scan(b"", None, reverse=True)) == list(expected.items())[::-1]
+    part = dict(engine.scan(b"\x01key050", b"\x01key060"))
+    assert part == {key: value for key, value in expected.items() if b"\x01key050" <= key < b"\x01key060"}
+    keys = list(engine.scan(b"", None))
+    for table in engine.tables():
+        for position in range(table.blocks):
+            engine.cache_block(LoadedBlock(BlockNeeded(b"", table, position, iter(())), table.read_block(position)))
+        # What is in the cache is not read again, not even when it could not be.
+        table.close()
+    assert list(engine.scan(b"", None)) == keys
 
 
 def test_a_scan_is_a_view_of_the_moment_of_its_call() -> None:

@@ -33,7 +33,7 @@ def test_a_seed_repeats_itself() -> None:
 @pytest.mark.slow
 def test_most_things_come_about_soon() -> None:
     counters: Counter[str] = Counter()
-    for seed in range(1, 11):
+    for seed in range(1, 21):
         assert run_ordeal(seed, lambda line: None, counters) == ""
     rare = {"ordeal_reset_at_start", "ordeal_segment_reused"}
     assert [name for name in ordeal.EFFECTS if not counters[name] and name not in rare] == []

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft_node.errors import CorruptionError
+from raft_node.storage.block import encode_block, seal
 from raft_node.storage.options import COMPRESSIONS, TableOptions
 from raft_node.storage.sstable import Table
 from raft_node.storage.sstable_writer import TableWriter
@@ -173,7 +174,13 @@ def test_keys_must_ascend() -> None:
 
 
 @given(
-    st.dictionaries(st.binary(max_size=4), st.none() | st.binary(max_size=50), min_size=1, max_size=60),
+    st.dictionaries(
+        st.binary(max_size=4) | st.binary(min_size=3, max_size=3),
+        st.none() | st.binary(max_size=50) | st.binary(min_size=7, max_size=7),
+        min_size=1,
+        max_size=60,
+    )
+    | st.dictionaries(st.binary(min_size=3, max_size=3), st.binary(min_size=7, max_size=7), min_size=1, max_size=60),
     st.lists(st.integers(1, 9), min_size=1),
     st.integers(1, 120),
 )
@@ -194,10 +201,42 @@ def test_records_that_come_together_make_the_table_of_those_that_come_one_by_one
     assert fs.read_file("/many.sst") == fs.read_file("/one.sst")
     table = Table(fs, "/one.sst", 1)
     assert list(table.items(b"", None, False)) == records
+    data = b""
     for position in range(table.blocks):
         block = table.read_block(position)
         size = sum(6 + len(key) + len(value or b"") for key, value in block.items(b"", None, False))
         assert size <= block_bytes or len(block) == 1
+        data += seal(encode_block(block.keys, block.values()), options.compression)
+    assert fs.read_file("/one.sst").startswith(data) and len(data) == table.properties.data_bytes
+    pieces = list(table.all_columns())
+    assert [record for piece in pieces for record in zip(piece.keys, piece.values, strict=True)] == records
+    assert all(piece.tombstones == (None in piece.values) for piece in pieces)
+
+
+def test_reading_a_table_through_takes_a_few_blocks_at_a_time_or_a_large_one() -> None:
+    fs = MemoryFileSystem()
+    small: Records = [(b"a%03d" % number, b"value") for number in range(100)]
+    large: Records = [(b"b%d" % number, bytes(range(256)) * 400) for number in range(3)]
+    write(fs, [*small, *large], TableOptions(block_bytes=100, compression="none"))
+    sizes = [len(piece.keys) for piece in Table(fs, "/t.sst", 1).all_columns()]
+    assert sum(sizes) == 103
+    assert max(sizes) == 4 * (100 // 15)
+    assert sizes[-3:] == [1, 1, 1]
+
+
+def test_reading_a_table_through_finds_damage_in_any_block() -> None:
+    fs = MemoryFileSystem()
+    records = some_records(60)
+    write(fs, records)
+    content = fs.read_file("/t.sst")
+    table = Table(fs, "/t.sst", 1)
+    for position in range(0, table.properties.data_bytes, 7):
+        damaged = MemoryFileSystem()
+        damaged.create("/t.sst").write_at(0, [content])
+        opened = Table(damaged, "/t.sst", 1)
+        damaged.open_for_write("/t.sst").write_at(position, [bytes([content[position] ^ 4])])
+        with pytest.raises(CorruptionError, match="data block"):
+            list(opened.all_columns())
 
 
 @given(st.integers(1, 30), st.integers(1, 400), st.integers(1, 200))

@@ -36,7 +36,8 @@ from raft_node.testing.files import MemoryFileSystem
 
 META = TableMeta(7, 1234, 10, 2, b"\x00\xff", b'"\x80')
 FLUSH = FlushTask(1, "start", "000001.chg", 99, 5, 2, TableOptions(block_bytes=77, compression="none"))
-COMPACTION = CompactionTask(2, "start", ((META,), (META, META)), 3, ((b"a", b"\xff"), (b"", b"")), True, TableOptions())
+RUNS, DEEPER = ((META,), (META, META)), ((b"a", b"\xff"), (b"", b""))
+COMPACTION = CompactionTask(2, "start", RUNS, 3, DEEPER, (META,), TableOptions())
 RESULT = TaskResult(2, (META, META), 10, 20)
 
 

@@ -6,11 +6,10 @@ when its input does, so it never outlives its node. It must import nothing that 
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
-from raft_node.storage.files import OsFileSystem, lower_priority
+from raft_node.storage.files import OsFileSystem, discard, lower_priority
 from raft_node.storage.worker import serve
 
 
@@ -27,7 +26,7 @@ def main() -> int:
     except BrokenPipeError:
         # The node died during the task, and nobody reads the answer: the end of its input, seen at the other side.
         # Nothing must be flushed into the broken pipe at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout.fileno())
     return 0
 
 

@@ -68,14 +68,35 @@ class BlockError(ValueError):
     """The bytes are not a block."""
 
 
-def encode_block(keys: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
+def encode_block(keys: Sequence[bytes], values: Sequence[bytes | None], sizes: tuple[int, int] | None = None) -> bytes:
     """Encodes sorted keys and their values, None for a tombstone.
 
     Requires: as many keys as values, at least one, strictly ascending.
+
+    Args:
+        keys: The keys.
+        values: The values.
+        sizes: The size of every key and that of every value, where they are known to be equal.
     """
     count = len(keys)
     assert count and count == len(values)
-    return b"".join((_COUNT.pack(count), encode_lengths(keys, values), *keys, *filter(None, values)))
+    if sizes is None:
+        lengths = encode_lengths(keys, values)
+    else:
+        lengths = struct.pack("<H", sizes[0]) * count + struct.pack("<I", sizes[1]) * count
+    return b"".join((_COUNT.pack(count), lengths, *keys, *filter(None, values)))
+
+
+def one_size(parts: Sequence[bytes | None]) -> int:
+    """The size that each of these has; -1 when they differ, or one is None.
+
+    Requires: at least one.
+    """
+    try:
+        sizes = list(map(len, parts))  # type: ignore[arg-type]
+    except TypeError:
+        return -1
+    return sizes[0] if sizes.count(sizes[0]) == len(sizes) else -1
 
 
 def encode_lengths(keys: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
@@ -304,7 +325,8 @@ class Block:
         last = self._count if last is None else last
         size = self._value_bytes
         if size >= 0:
-            return list(_splitter(size, last - first).unpack_from(raw, self._values_at + first * size))
+            # All are cut out, for a splitter of another count takes as long to make.
+            return list(_splitter(size, self._count).unpack_from(raw, self._values_at)[first:last])
         values: list[bytes | None] = [raw[start:end] for start, end in pairwise(self._ends[first : last + 1])]
         if self.tombstones:
             lengths = self._lengths[first:last]
@@ -324,15 +346,27 @@ class IndexedBlock:
 
     Attributes:
         look_up: See ``Block.look_up``; here it is the dict's own.
+        tombstones: Whether there are any.
         cost_bytes: What it takes in memory.
     """
 
-    __slots__ = ("cost_bytes", "look_up")
+    __slots__ = ("_entries", "cost_bytes", "look_up", "tombstones")
 
     def __init__(self, block: Block) -> None:
         entries = dict(zip(block.keys, block.values(), strict=True))
+        self._entries = entries
         self.look_up = entries.get
+        self.tombstones = block.tombstones
         self.cost_bytes = sys.getsizeof(entries) + block.payload_bytes + len(entries) * 2 * _OBJECT_BYTES
+
+    @property
+    def keys(self) -> list[bytes]:
+        """See ``Block.keys``: a dict keeps the order of the block."""
+        return list(self._entries)
+
+    def values(self, first: int = 0, last: int | None = None) -> list[bytes | None]:
+        """See ``Block.values``."""
+        return list(self._entries.values())[first:last]
 
 
 def span(keys: Sequence[bytes], start: bytes, end: bytes | None) -> range:

@@ -2,7 +2,7 @@
 
 A block that was asked for a few times becomes a dict: those that are read once are not worth making one.
 
-It knows blocks by table number and position and reads nothing itself. It is used on one thread.
+It knows blocks by table number and position and reads nothing itself. It is used on one thread, but for ``peek``.
 
 Invariants:
 1. ``used_bytes`` is the sum of the costs of its blocks.
@@ -56,6 +56,10 @@ class BlockCache:
             if block.uses >= _INDEX_AFTER_USES:
                 return self._index(place, block)
         return block
+
+    def peek(self, number: int, position: int) -> Block | IndexedBlock | None:
+        """The block, or None, for those who read it once: it counts as no use. On any thread; blocks do not change."""
+        return self._blocks.get((number, position))
 
     def put(self, number: int, position: int, block: Block) -> None:
         """Keeps a block, and drops others for it."""

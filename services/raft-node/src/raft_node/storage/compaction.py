@@ -1,22 +1,35 @@
-"""Which tables to merge next: a pure function of the version (leveled compaction).
+"""Which tables to merge next: a pure function of the version (docs/adr/0006).
 
-Level 0 is merged into level 1 once it has ``l0_tables_trigger`` tables, a deeper level into the next one once it is
-over its size, one table at a time, the one that overlaps least first. So every compaction is small, and flushes, which
-share the worker, never wait long for one. This module knows no files.
+Every level below 0 is one sorted run, and what lies higher is newer. Once level 0 has ``l0_tables_trigger`` tables,
+they are merged together with the levels below them, as long as the next one is at most ``merge_ratio`` times as large
+as what was taken so far. The outputs go as deep as they can: just above the first level that stays. So levels grow
+like the digits of a counter: a record is written again when what it lies in has grown by a half at least, and the
+levels stay few.
+
+No merge of whole levels is larger than ``merge_bytes_max``. A level that has outgrown this gives the next one table by
+table, the one that overlaps least first; then it may hold a ``level_multiplier``-th of the one below. So no compaction
+is long, and a flush, which shares the worker, never waits for more than one. Tombstones count as larger than they are,
+so that they go down sooner and what they hide does not lie about for long. This module knows no files.
 
 Invariants:
 1. The inputs hold every version of their keys down to the output level that is older than the newest input's.
-2. No two outputs' ranges, nor theirs and a remaining table's of that level, can overlap.
+2. No two outputs' ranges, nor theirs and that of a table that stays at or moves to that level, can overlap.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.version import LEVELS, TableMeta, Version
+
+Run = tuple[TableMeta, ...]
+
+_TOMBSTONE_WEIGHT = 3
+"""A tombstone counts as so many records more: with it goes an older one, and both their bytes come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,54 +37,93 @@ class Compaction:
     """What to merge.
 
     Attributes:
-        runs: The inputs as sorted runs, newest first.
+        runs: The inputs as sorted runs, newest first; none when nothing is to be written.
         output_level: Where the outputs go.
         deeper: The key ranges of deeper tables that may hold a key of the inputs.
-        move: The one input can go down as it is.
+        moved: Tables that go to the output level as they are: they overlap no input, nor each other.
     """
 
-    runs: tuple[tuple[TableMeta, ...], ...]
+    runs: tuple[Run, ...]
     output_level: int
     deeper: tuple[tuple[bytes, bytes], ...]
-    move: bool
+    moved: Run
 
 
-def level_bytes_max(level: int, options: EngineOptions) -> int:
-    """What a level below 0 may hold before a table of it moves down."""
-    size: int = options.level_base_bytes * options.level_multiplier ** (level - 1)
-    return size
+def level_bytes_max(version: Version, level: int, options: EngineOptions) -> int | None:
+    """What a level below 0 may hold before a table of it moves down; None when nothing lies below it."""
+    for below in range(level + 1, LEVELS):
+        if version.levels[below]:
+            share: int = version.level_bytes(below) // options.level_multiplier
+            return max(options.level_base_bytes, share)
+    return None
 
 
 def pending_bytes(version: Version, options: EngineOptions) -> int:
     """What waits to move down: a full level 0, and what deeper levels hold beyond their size."""
     waiting = version.level_bytes(0) if len(version.levels[0]) >= options.l0_tables_trigger else 0
-    for level in range(1, LEVELS - 1):
-        waiting += max(0, version.level_bytes(level) - level_bytes_max(level, options))
+    for level in range(1, LEVELS):
+        bound = level_bytes_max(version, level, options)
+        if bound is not None:
+            waiting += min(version.level_bytes(level), max(0, int(_level_weight(version, level)) - bound))
     return waiting
 
 
 def pick(version: Version, options: EngineOptions) -> Compaction | None:
     """The most urgent compaction, or None."""
-    scores = [len(version.levels[0]) / options.l0_tables_trigger]
-    scores += [version.level_bytes(level) / level_bytes_max(level, options) for level in range(1, LEVELS - 1)]
-    score = max(scores)
-    level = scores.index(score)
-    if level == 0:
-        return _pick_level_0(version, options) if score >= 1 else None
-    return _compact(version, level, ((_least_overlapping(version, level),),)) if score > 1 else None
+    urgent, urgency = 0, len(version.levels[0]) / options.l0_tables_trigger
+    for level in range(1, LEVELS):
+        bound = level_bytes_max(version, level, options)
+        weight = _level_weight(version, level)
+        if bound is not None and weight > bound * max(1, urgency):
+            urgent, urgency = level, weight / bound
+    if urgent:
+        return _pick_table(version, urgent)
+    return _pick_level_0(version, options) if urgency >= 1 else None
 
 
 def _pick_level_0(version: Version, options: EngineOptions) -> Compaction:
     # The oldest ones: a newer table may stay above an older one, never the other way round.
     tables = version.levels[0][-options.l0_inputs_max :]
-    return _compact(version, 0, tuple((table,) for table in tables))
+    runs: list[Run] = [(table,) for table in tables]
+    size = sum(table.size_bytes for table in tables)
+    weight = sum(map(_weight, tables))
+    room = next((level for level in range(1, LEVELS) if not version.levels[level]), LEVELS)
+    output_level = 0
+    for level in range(1, LEVELS):
+        more = version.level_bytes(level)
+        stays = more > options.merge_ratio * weight or (more > 0 and size + more > options.merge_bytes_max)
+        if stays and level == 1 and room < LEVELS:
+            # Nothing fits in between. What lies above the first level that is empty makes room, by moving into it.
+            return Compaction((), room, (), version.levels[room - 1])
+        if stays and level > 1:
+            break
+        if more:
+            runs.append(version.levels[level])
+        size += more
+        weight += _level_weight(version, level)
+        output_level = level
+    return _merge(version, runs, output_level)
 
 
-def _least_overlapping(version: Version, level: int) -> TableMeta:
-    below = version.levels[level + 1]
-    smallest = [table.smallest for table in below]
-    largest = [table.largest for table in below]
-    sums = list(accumulate((table.size_bytes for table in below), initial=0))
+def _weight(table: TableMeta) -> float:
+    """What a table counts, for the question whether to merge it with what is older: tombstones count more."""
+    return table.size_bytes * (1 + _TOMBSTONE_WEIGHT * table.tombstones / table.entries)
+
+
+def _level_weight(version: Version, level: int) -> float:
+    return sum(map(_weight, version.levels[level]))
+
+
+def _pick_table(version: Version, level: int) -> Compaction:
+    below = next(deeper for deeper in range(level + 1, LEVELS) if version.levels[deeper])
+    table = _least_overlapping(version, level, below)
+    return _merge(version, [(table,), version.overlapping(below, table.smallest, table.largest)], below)
+
+
+def _least_overlapping(version: Version, level: int, below: int) -> TableMeta:
+    smallest = [table.smallest for table in version.levels[below]]
+    largest = [table.largest for table in version.levels[below]]
+    sums = list(accumulate((table.size_bytes for table in version.levels[below]), initial=0))
 
     def cost(table: TableMeta) -> tuple[float, int]:
         first = bisect_left(largest, table.smallest)
@@ -81,21 +133,50 @@ def _least_overlapping(version: Version, level: int) -> TableMeta:
     return min(version.levels[level], key=cost)
 
 
-def _compact(version: Version, level: int, upper: tuple[tuple[TableMeta, ...], ...]) -> Compaction:
-    output_level = level + 1
-    tables = [table for run in upper for table in run]
-    smallest = min(table.smallest for table in tables)
-    largest = max(table.largest for table in tables)
-    lower = version.overlapping(output_level, smallest, largest)
-    runs = (*upper, lower) if lower else upper
-    if lower:
-        smallest = min(smallest, lower[0].smallest)
-        largest = max(largest, lower[-1].largest)
-    deeper = tuple(
+def _merge(version: Version, runs: Sequence[Run], output_level: int) -> Compaction:
+    """The compaction of these runs, of which those parts that overlap nothing are not written again.
+
+    Requires: every table between the runs and the output level that overlaps one of them is among them.
+    """
+    at_output = {table.number for table in version.levels[output_level]}
+    at_top = {table.number for table in version.levels[0]}
+    tables = sorted((table for run in runs for table in run), key=lambda table: table.smallest)
+    # Tables that overlap, directly or by others, are a group; groups do not overlap.
+    groups: list[list[TableMeta]] = []
+    end = b""
+    for table in tables:
+        if groups and table.smallest <= end:
+            groups[-1].append(table)
+            end = max(end, table.largest)
+        else:
+            groups.append([table])
+            end = table.largest
+
+    def rewritten(group: list[TableMeta]) -> bool:
+        # Small tables of level 0 become larger ones, and tombstones that hide nothing go.
+        (first, *others) = group
+        if others or first.number in at_top:
+            return True
+        useless = first.tombstones > 0 and not _deeper(version, output_level, first.smallest, first.largest)
+        return useless and first.number not in at_output
+
+    places = [place for place, group in enumerate(groups) if rewritten(group)]
+    # An output may reach from the first to the last of them, so what lies between is an input as well.
+    first, last = (places[0], places[-1] + 1) if places else (0, 0)
+    inputs = {table.number for group in groups[first:last] for table in group}
+    left = [table for group in (*groups[:first], *groups[last:]) for table in group]
+    deeper: tuple[tuple[bytes, bytes], ...] = ()
+    if inputs:
+        largest = max(table.largest for table in groups[last - 1])
+        deeper = _deeper(version, output_level, groups[first][0].smallest, largest)
+    kept = (tuple(table for table in run if table.number in inputs) for run in runs)
+    moved = tuple(table for table in left if table.number not in at_output)
+    return Compaction(tuple(run for run in kept if run), output_level, deeper, moved)
+
+
+def _deeper(version: Version, output_level: int, smallest: bytes, largest: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple(
         (table.smallest, table.largest)
-        for deeper_level in range(output_level + 1, LEVELS)
-        for table in version.overlapping(deeper_level, smallest, largest)
+        for level in range(output_level + 1, LEVELS)
+        for table in version.overlapping(level, smallest, largest)
     )
-    # A lone table need not be rewritten, unless that would get rid of tombstones.
-    move = len(tables) == 1 and not lower and (not tables[0].tombstones or bool(deeper))
-    return Compaction(runs, output_level, deeper, move)

@@ -36,7 +36,7 @@ from raft_node.storage.options import EngineOptions
 from raft_node.storage.reads import BlockNeeded, LoadedBlock
 from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, output_name, tmp_directory
-from raft_node.storage.version import Version, VersionEdit, VersionError, table_name
+from raft_node.storage.version import TableMeta, Version, VersionEdit, VersionError, table_name
 from raft_node.storage.view import View
 
 __all__ = ["BlockNeeded", "Engine", "EngineStats", "LoadedBlock", "Prepared"]
@@ -327,7 +327,7 @@ class Engine:
         """
         memtables = [self._active.memtable, *(generation.memtable for generation in reversed(self._immutables))]
         sources = [memtable.snapshot().columns(start, end, reverse) for memtable in memtables if memtable.entries]
-        sources += self._view.sources(start, end, reverse)
+        sources += self._view.sources(start, end, reverse, self._cache.peek)
         return live(merge(sources, reverse=reverse), reverse=reverse)
 
     def tables(self) -> list[Table]:
@@ -379,15 +379,16 @@ class Engine:
         self._fs.sync_directory(self._directory)
         flushed_index, flushed_term = version.flushed_index, version.flushed_term
         removed: tuple[int, ...] = ()
+        moved: tuple[TableMeta, ...] = ()
         level = 0
         if isinstance(task, FlushTask):
             flushed_index, flushed_term = task.applied_index, task.applied_term
         else:
             removed, level = tuple(table.number for table in task.inputs()), task.output_level
-            if task.move:
-                outputs = task.inputs()
+            moved = task.moved
+            outputs += moved
         edit = VersionEdit(
-            removed,
+            (*removed, *(table.number for table in moved)),
             tuple((level, table) for table in outputs),
             flushed_index,
             flushed_term,
@@ -401,11 +402,10 @@ class Engine:
         # Only now may what the task replaced go. Readers may still need the removed tables.
         if isinstance(task, FlushTask):
             self._fs.remove(f"{self._directory}/{task.change_name}")
-        elif not task.move:
-            for number in removed:
-                self._view.tables[number].pin()
-                self._fs.remove(f"{self._directory}/{table_name(number)}")
-        return Prepared(task, result, View(after, tables), () if isinstance(task, FlushTask) or task.move else removed)
+        for number in removed:
+            self._view.tables[number].pin()
+            self._fs.remove(f"{self._directory}/{table_name(number)}")
+        return Prepared(task, result, View(after, tables), removed)
 
     def finish_install(self, prepared: Prepared) -> None:
         """Makes the outcome of a task visible."""
@@ -544,6 +544,6 @@ class Engine:
             compaction.runs,
             compaction.output_level,
             compaction.deeper,
-            compaction.move,
+            compaction.moved,
             self._options.table_options(),
         )

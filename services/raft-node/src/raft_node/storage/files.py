@@ -128,6 +128,11 @@ class DiskFileSystem(FileSystem, Volume, Protocol):
     """Both, as a disk gives it."""
 
 
+def discard(descriptor: int) -> None:
+    """Has whatever is still written to a descriptor, such as a broken pipe, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 def lower_priority() -> None:
     """Lets every other process of this machine go first; for the helper process that flushes and compacts."""
     os.nice(WORKER_NICENESS)

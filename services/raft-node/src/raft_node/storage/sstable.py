@@ -12,8 +12,8 @@ Invariants:
 from __future__ import annotations
 
 import weakref
-from bisect import bisect_left
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ import xxhash
 from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
-from raft_node.storage.block import Block, BlockError, little_endian, open_sealed, span
+from raft_node.storage.block import Block, BlockError, IndexedBlock, little_endian, open_sealed, span
 from raft_node.storage.bloom import load_filter
 from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import Columns, Record, records
@@ -39,8 +39,15 @@ from raft_node.storage.sstable_writer import (
 from raft_node.storage.version import TableMeta, table_name
 
 _READ_BYTES = 1 << 20
+_PIECE_BYTES = 64 << 10
+_PIECE_BLOCKS = 4
+"""What a merge takes of a table at once: enough records that the interpreter's work for a piece is little for each."""
 _BLOCK_OVERHEAD_BYTES = 33 + 32 + 2 * 8
 """What the index takes in memory for a block beside the bytes of its last key: two objects and two places in lists."""
+
+
+Peek = Callable[[int, int], Block | IndexedBlock | None]
+"""Gives the block of a table, by its number, at a position; None when it would have to be read."""
 
 
 class Layout(NamedTuple):
@@ -150,8 +157,12 @@ class Table:
             CorruptionError: It is damaged.
         """
         start, end = self._offsets[position], self._offsets[position + 1]
+        return self._decode(position, self._file.read_at(start, end - start))
+
+    def _decode(self, position: int, sealed: bytes) -> Block:
+        start = self._offsets[position]
         try:
-            block = Block(self._read(start, end - start, "data block"))
+            block = Block(self._open(start, sealed, self._offsets[position + 1] - start, "data block"))
         except BlockError as error:
             raise CorruptionError(self.path, start, f"data block: {error}") from error
         if block.last_key != self.last_keys[position]:
@@ -180,14 +191,22 @@ class Table:
         """The records with ``start <= key < end`` one by one. Blocking."""
         return records(self.columns(start, end, reverse), reverse=reverse)
 
-    def columns(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
-        """The same in pieces, for ``iterators.merge``: one block in memory at a time. Blocking."""
+    def columns(self, start: bytes, end: bytes | None, reverse: bool, peek: Peek | None = None) -> Iterator[Columns]:
+        """The same in pieces, for ``iterators.merge``: one block in memory at a time. Blocking.
+
+        Args:
+            start: The first key that is wanted.
+            end: The first key behind it that is not; None for no end.
+            reverse: Whether to begin with the last block.
+            peek: Gives blocks that are in memory, by the number of the table and the position.
+        """
         last_keys = self.last_keys
         first = bisect_left(last_keys, start)
         last = len(last_keys) if end is None else min(bisect_left(last_keys, end) + 1, len(last_keys))
         positions = range(first, last)
         for position in reversed(positions) if reverse else positions:
-            block = self.read_block(position)
+            known = None if peek is None else peek(self.number, position)
+            block = self.read_block(position) if known is None else known
             keys = block.keys
             wanted = span(keys, start, end)
             if len(wanted) == len(keys):
@@ -195,6 +214,30 @@ class Table:
             elif wanted:
                 values = block.values(wanted.start, wanted.stop)
                 yield Columns(keys[wanted.start : wanted.stop], values, block.tombstones)
+
+    def all_columns(self) -> Iterator[Columns]:
+        """All records, for whoever reads the table through: in pieces of a few blocks, or of one large block. Blocking.
+
+        Raises:
+            CorruptionError: A block is damaged.
+        """
+        offsets = self._offsets
+        first = 0
+        while first < self.blocks:
+            full = bisect_right(offsets, offsets[first] + _PIECE_BYTES) - 1
+            last = min(max(full, first + 1), first + _PIECE_BLOCKS, self.blocks)
+            start = offsets[first]
+            raw = self._file.read_at(start, offsets[last] - start)
+            keys: list[bytes] = []
+            values: list[bytes | None] = []
+            tombstones = False
+            for position in range(first, last):
+                block = self._decode(position, raw[offsets[position] - start : offsets[position + 1] - start])
+                keys += block.keys
+                values += block.values()
+                tombstones = tombstones or block.tombstones
+            yield Columns(keys, values, tombstones)
+            first = last
 
     def read_raw(self, offset: int, size: int) -> bytes:
         """Bytes of the file, unchecked. Blocking."""
@@ -221,7 +264,9 @@ class Table:
         return CorruptionError(self.path, offset, what)
 
     def _read(self, offset: int, size: int, what: str) -> bytes:
-        sealed = self._file.read_at(offset, size)
+        return self._open(offset, self._file.read_at(offset, size), size, what)
+
+    def _open(self, offset: int, sealed: bytes, size: int, what: str) -> bytes:
         if len(sealed) != size:
             raise self._damaged(offset, f"{what}: the file ends within it")
         try:

@@ -1,6 +1,7 @@
 """Writing an SSTable, block by block (docs/formats.md, SSTable).
 
-The writer holds one data block and the keys of the table (for the filter), never the table. It knows neither levels nor
+The writer holds one data block, up to 256 KiB of finished ones and the keys of the table (for the filter), never the
+table. It knows neither levels nor
 the manifest.
 
 Invariants:
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from operator import add, lt
+from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -24,6 +26,7 @@ from raft_node.storage.block import (
     RECORD_HEADER_BYTES,
     VALUE_BYTES_MAX,
     encode_block,
+    one_size,
     seal,
 )
 from raft_node.storage.bloom import build_filter
@@ -38,6 +41,8 @@ FOOTER_CRC = struct.Struct("<I")
 FOOTER_BYTES = 40 + 4 + 8 + 4
 PROPERTIES = struct.Struct("<QQQQQIHH")  # Entries, tombstones, key, value and data bytes, blocks, two key sizes.
 INDEX_COUNT = struct.Struct("<I")
+
+_WRITE_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ class TableWriter:
     """Writes one table to a new file.
 
     Attributes:
-        size_bytes: What was written so far, the open block not included.
+        size_bytes: What the file will have with all that was added, the open block not included.
         key_bytes: The sum of the sizes of the keys, which it keeps for the filter.
     """
 
@@ -103,10 +108,13 @@ class TableWriter:
         self._file = fs.create(path)
         self._options = options
         self.size_bytes = 0
+        self._written_bytes = 0
+        self._waiting: list[bytes] = []
         self._keys: list[bytes] = []
         self._block_start = 0
         self._values: list[bytes | None] = []
         self._block_bytes = 0
+        self._block_sizes: tuple[int, int] | None = None
         self._last_keys: list[bytes] = []
         self._sizes: list[int] = []
         self._tombstones = 0
@@ -141,14 +149,7 @@ class TableWriter:
         """
         assert all(map(lt, keys, islice(keys, 1, None))), "keys must ascend"
         assert not self._keys or self._keys[-1] < keys[0], "keys must ascend"
-        key_sizes = list(map(len, keys))
-        try:
-            value_sizes = list(map(len, values))  # type: ignore[arg-type]
-        except TypeError:
-            value_sizes = [0 if value is None else len(value) for value in values]
-        assert max(key_sizes) <= KEY_BYTES_MAX and max(value_sizes) <= VALUE_BYTES_MAX
-        # Where each record ends, were they laid one behind the other.
-        ends = list(accumulate([size + RECORD_HEADER_BYTES for size in map(add, key_sizes, value_sizes)], initial=0))
+        key_ends, value_ends, ends, sizes = _measure(keys, values)
         count, first = len(keys), 0
         while first < count:
             room = self._options.block_bytes - self._block_bytes
@@ -161,9 +162,10 @@ class TableWriter:
             added = values[first:last]
             self._keys += keys[first:last]
             self._values += added
-            self._tombstones += added.count(None) if None in added else 0
-            self.key_bytes += sum(key_sizes[first:last])
-            self._value_bytes += sum(value_sizes[first:last])
+            self._tombstones += added.count(None) if sizes is None else 0
+            self.key_bytes += key_ends[last] - key_ends[first]
+            self._value_bytes += value_ends[last] - value_ends[first]
+            self._block_sizes = sizes if not self._block_bytes or sizes == self._block_sizes else None
             self._block_bytes += ends[last] - ends[first]
             first = last
             # A record that would overfill the block begins the next one.
@@ -194,8 +196,8 @@ class TableWriter:
         index_at = (self.size_bytes, self._append(encode_index(self._last_keys, self._sizes)))
         (offsets, sizes) = zip(filter_at, properties_at, index_at, strict=True)
         footer = encode_footer((offsets[0], offsets[1], offsets[2]), (sizes[0], sizes[1], sizes[2]))
-        self._file.write_at(self.size_bytes, [footer])
-        self.size_bytes += len(footer)
+        self._put(footer)
+        self._write()
         # The manifest will refer to this file as if it could not be lost.
         self._file.sync_data()
         self._file.close()
@@ -206,7 +208,7 @@ class TableWriter:
         self._file.close()
 
     def _close_block(self) -> None:
-        payload = encode_block(self._keys[self._block_start :], self._values)
+        payload = encode_block(self._keys[self._block_start :], self._values, self._block_sizes)
         self._sizes.append(self._append(payload, self._options.compression))
         self._last_keys.append(self._keys[-1])
         self._block_start = len(self._keys)
@@ -215,6 +217,50 @@ class TableWriter:
 
     def _append(self, payload: bytes, compression: str = "none") -> int:
         sealed = seal(payload, compression)
-        self._file.write_at(self.size_bytes, [sealed])
-        self.size_bytes += len(sealed)
+        self._put(sealed)
         return len(sealed)
+
+    def _put(self, part: bytes) -> None:
+        """Adds bytes to the file, which gets them with others: a call for each block costs more than its bytes."""
+        self._waiting.append(part)
+        self.size_bytes += len(part)
+        if self.size_bytes - self._written_bytes >= _WRITE_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        self._file.write_at(self._written_bytes, self._waiting)
+        self._written_bytes = self.size_bytes
+        self._waiting = []
+
+
+class _Places(NamedTuple):
+    """Where records end, were all laid one behind the other; the first one begins at 0.
+
+    Attributes:
+        keys: Where each key ends among the keys.
+        values: The same of the values.
+        records: The same of whole records, each with its header.
+        sizes: The size of every key and that of every value; None when they differ.
+    """
+
+    keys: Sequence[int]
+    values: Sequence[int]
+    records: Sequence[int]
+    sizes: tuple[int, int] | None
+
+
+def _measure(keys: Sequence[bytes], values: Sequence[bytes | None]) -> _Places:
+    count = len(keys)
+    key_bytes, value_bytes = one_size(keys), one_size(values)
+    if key_bytes > 0 and value_bytes > 0:
+        # Nothing has to be added up for each record.
+        assert key_bytes <= KEY_BYTES_MAX and value_bytes <= VALUE_BYTES_MAX
+        steps = (key_bytes, value_bytes, key_bytes + value_bytes + RECORD_HEADER_BYTES)
+        key_ends, value_ends, ends = (range(0, (count + 1) * step, step) for step in steps)
+        return _Places(key_ends, value_ends, ends, (key_bytes, value_bytes))
+    key_sizes = list(map(len, keys))
+    value_sizes = [0 if value is None else len(value) for value in values]
+    assert max(key_sizes) <= KEY_BYTES_MAX and max(value_sizes) <= VALUE_BYTES_MAX
+    sizes = [size + RECORD_HEADER_BYTES for size in map(add, key_sizes, value_sizes)]
+    key_sums, value_sums, sums = (list(accumulate(each, initial=0)) for each in (key_sizes, value_sizes, sizes))
+    return _Places(key_sums, value_sums, sums, None)

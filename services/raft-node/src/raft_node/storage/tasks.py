@@ -59,7 +59,7 @@ class CompactionTask:
         runs: The inputs as sorted runs, newest first.
         output_level: Where the outputs go.
         deeper: The key ranges of deeper tables; a tombstone outside of them has nothing left to hide.
-        move: The one input goes to the output level as it is; nothing is written.
+        moved: Tables that go to the output level as they are; the worker has nothing to do with them.
         options: How to write tables.
     """
 
@@ -68,7 +68,7 @@ class CompactionTask:
     runs: tuple[tuple[TableMeta, ...], ...]
     output_level: int
     deeper: tuple[tuple[bytes, bytes], ...]
-    move: bool
+    moved: tuple[TableMeta, ...]
     options: TableOptions
 
     def inputs(self) -> list[TableMeta]:
@@ -123,7 +123,7 @@ def encode_task(task: Task) -> bytes:
                 "runs": [[_table(table) for table in run] for run in task.runs],
                 "output_level": task.output_level,
                 "deeper": [[first.hex(), last.hex()] for first, last in task.deeper],
-                "move": task.move,
+                "moved": [_table(table) for table in task.moved],
                 "options": asdict(task.options),
             }
         }
@@ -144,7 +144,9 @@ def decode_task(message: bytes) -> Task:
         if kind == "compact":
             runs = tuple(tuple(_untable(table) for table in run) for run in fields.pop("runs"))
             deeper = tuple((bytes.fromhex(first), bytes.fromhex(last)) for first, last in fields.pop("deeper"))
-            return CompactionTask(**_of(_COMPACTION_FIELDS, fields), runs=runs, deeper=deeper, options=options)
+            moved = tuple(_untable(table) for table in fields.pop("moved"))
+            fixed = _of(_COMPACTION_FIELDS, fields)
+            return CompactionTask(**fixed, runs=runs, deeper=deeper, moved=moved, options=options)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WorkerGoneError(f"not a task: {error}") from error
     raise WorkerGoneError(f"unknown task {kind}")
@@ -277,7 +279,7 @@ _FLUSH_FIELDS: dict[str, type] = {
     **{"task_id": int, "start_id": str, "change_name": str, "change_bytes": int},
     **{"applied_index": int, "applied_term": int},
 }
-_COMPACTION_FIELDS: dict[str, type] = {"task_id": int, "start_id": str, "output_level": int, "move": bool}
+_COMPACTION_FIELDS: dict[str, type] = {"task_id": int, "start_id": str, "output_level": int}
 _RESULT_FIELDS: dict[str, type] = {"task_id": int, "read_bytes": int, "written_bytes": int}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from raft_node.storage.iterators import Columns
-from raft_node.storage.sstable import Table
+from raft_node.storage.sstable import Peek, Table
 from raft_node.storage.version import TableMeta, Version
 
 
@@ -68,10 +68,12 @@ class View:
                     return block.value(place)
         return None
 
-    def sources(self, start: bytes, end: bytes | None, reverse: bool) -> list[Iterator[Columns]]:
-        """The records of the range, one source per sorted run, newest first. Reading them blocks."""
+    def sources(
+        self, start: bytes, end: bytes | None, reverse: bool, peek: Peek | None = None
+    ) -> list[Iterator[Columns]]:
+        """The records of the range, one source per sorted run, newest first. Reading them blocks: ``Table.columns``."""
         return [
-            _columns(run, start, end, reverse)
+            _columns(run, start, end, reverse, peek)
             for run in self.runs
             if run.largest[-1] >= start and (end is None or run.smallest[0] < end)
         ]
@@ -86,8 +88,8 @@ class View:
         )
 
 
-def _columns(run: Run, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
+def _columns(run: Run, start: bytes, end: bytes | None, reverse: bool, peek: Peek | None) -> Iterator[Columns]:
     last = len(run.tables) if end is None else bisect_left(run.smallest, end)
     places = range(bisect_left(run.largest, start), last)
     for place in reversed(places) if reverse else places:
-        yield from run.tables[place].columns(start, end, reverse)
+        yield from run.tables[place].columns(start, end, reverse, peek)

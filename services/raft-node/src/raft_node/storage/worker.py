@@ -6,8 +6,8 @@ manifest nor the engine.
 
 Invariants:
 1. It writes only below the task's ``tmp_directory``, which it does not create: a newer start of the node removes it.
-2. In memory are two blocks per input and one of the output, the keys of one output, and for a flush the keys and small
-   values of one memtable.
+2. In memory are two pieces per input, each a few blocks or a large one; of the output a block and what waits to be
+   written, a few hundred KiB; the keys of one output; and for a flush the keys and small values of one memtable.
 3. Outputs are synced before the result is given.
 """
 
@@ -155,8 +155,6 @@ def _flush(fs: FileSystem, directory: str, task: FlushTask, outputs: _Outputs) -
 
 
 def _compact(fs: FileSystem, directory: str, task: CompactionTask, outputs: _Outputs) -> int:
-    if task.move:
-        return 0
     tables: list[Table] = []
     try:
         runs: list[list[Table]] = []
@@ -176,7 +174,7 @@ def _compact(fs: FileSystem, directory: str, task: CompactionTask, outputs: _Out
 
 def _columns(run: Sequence[Table]) -> Iterator[Columns]:
     for table in run:
-        yield from table.columns(b"", None, reverse=False)
+        yield from table.all_columns()
 
 
 def _without_tombstones(pieces: Iterable[Columns], deeper: Sequence[tuple[bytes, bytes]]) -> Iterator[Columns]:

@@ -48,6 +48,7 @@ OPTIONS = EngineOptions(
     l0_tables_trigger=2,
     l0_tables_max=6,
     l0_inputs_max=3,
+    merge_bytes_max=4_000,
     level_base_bytes=1_000,
     level_multiplier=2,
     manifest_bytes=400,

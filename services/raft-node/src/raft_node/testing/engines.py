@@ -19,7 +19,8 @@ TINY_OPTIONS = EngineOptions(
     l0_tables_trigger=2,
     l0_tables_max=6,
     l0_inputs_max=3,
-    level_base_bytes=1_500,
+    merge_bytes_max=3_000,
+    level_base_bytes=3_000,
     level_multiplier=2,
     manifest_bytes=400,
 )

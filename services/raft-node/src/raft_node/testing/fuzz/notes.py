@@ -115,7 +115,7 @@ def seeds_message() -> Iterable[bytes]:
     """Each kind of task and answer."""
     meta, options = TableMeta(1, 500, 6, 1, b"a", b"z"), TableOptions()
     yield encode_task(FlushTask(1, "s1", "000001.chg", 500, 7, 1, options))
-    yield encode_task(CompactionTask(2, "s1", ((meta,), (meta, meta)), 1, ((b"", b"\xff"),), False, options))
+    yield encode_task(CompactionTask(2, "s1", ((meta,), (meta, meta)), 1, ((b"", b"\xff"),), (meta,), options))
     yield encode_result(TaskResult(2, (meta,), 100, 200))
     yield encode_error(CorruptionError("/data/1", 5, "damaged"))
     yield encode_error(DiskError("/data/1", "write", OSError(5, "Input/output error")))

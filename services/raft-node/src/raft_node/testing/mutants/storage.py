@@ -131,8 +131,8 @@ MUTANTS = (
         "a compaction drops a tombstone although a deeper table holds its key",
         (38,),
         "storage/compaction.py",
-        "        for deeper_level in range(output_level + 1, LEVELS)\n",
-        "        for deeper_level in range(output_level + 2, LEVELS)\n",
+        "        for level in range(output_level + 1, LEVELS)\n",
+        "        for level in range(output_level + 2, LEVELS)\n",
         "unit/test_compaction.py::test_deeper_tables_are_named_as_far_as_they_overlap",
     ),
     Mutant(
@@ -141,7 +141,7 @@ MUTANTS = (
         (38,),
         "storage/engine.py",
         "        self._manifest.append(edit, after)\n",
-        "        for number in removed if not (isinstance(task, CompactionTask) and task.move) else ():\n"
+        "        for number in removed:\n"
         "            self._view.tables[number].pin()\n"
         '            self._fs.remove(f"{self._directory}/{table_name(number)}")\n'
         "        self._manifest.append(edit, after)\n",
