@@ -40,6 +40,14 @@ def cpu_s(processes: Iterable[psutil.Process]) -> float:
     return total
 
 
+def waited_for_core_s(pid: int) -> float:
+    """For how long the main thread of a process could have run while others had the cores; 0 where nobody tells."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
 def pss_bytes(process: psutil.Process) -> int:
     """The proportional share of memory of one process; 0 when it is gone.
 

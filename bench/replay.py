@@ -31,7 +31,7 @@ import psutil
 if __package__ in (None, ""):  # Started by its path, as `make bench-replay` does.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.meter import family, parse_metrics, total
+from bench.meter import family, parse_metrics, total, waited_for_core_s
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from raft_node import entry as entries
@@ -81,14 +81,6 @@ def ask(admin_port: int, path: str) -> str:
             return str(answer.read().decode())
     except (OSError, urllib.error.HTTPError):
         return ""
-
-
-def waited_for_core_s(pid: int) -> float:
-    """For how long the main thread of a process could have run while others had the cores; 0 where nobody tells."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, IndexError):
-        return 0.0
 
 
 class Liveness(threading.Thread):

@@ -36,12 +36,17 @@ def draw(without: Phase, busy: Phase, path: Path) -> None:
     matplotlib = importlib.import_module("matplotlib")
     matplotlib.use("Agg")
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
-    figure, axes = pyplot.subplots(2, 2, figsize=(14, 7), sharex="col", sharey="row")
+    figure, axes = pyplot.subplots(2, 2, figsize=(14, 7), sharex="col")
     for column, phase in enumerate((without, busy)):
         title = "without flushes and compactions" if phase is without else "while they run"
         _draw_phase(axes[0][column], axes[1][column], phase, title)
     axes[0][0].set_ylabel("put latency, ms")
     axes[1][0].set_ylabel("event-loop lag of all nodes, ms")
+    for row in axes:
+        # The same scale on both sides.
+        limits = [axis.get_ylim() for axis in row]
+        for axis in row:
+            axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
@@ -51,7 +56,7 @@ def _draw_phase(latency: Any, lag: Any, phase: Phase, title: str) -> None:
     for axis in (latency, lag):
         named = set[str]()
         for span in phase.spans:
-            label = None if span.kind in named else f"{span.kind} of a node"
+            label = None if span.kind in named or axis is lag else f"{span.kind} of a node"
             named.add(span.kind)
             colour = FLUSH if span.kind == "flush" else COMPACTION
             axis.axvspan(max(0.0, span.start_s), span.end_s, color=colour, alpha=0.25, lw=0, label=label)
@@ -75,4 +80,7 @@ def _draw_phase(latency: Any, lag: Any, phase: Phase, title: str) -> None:
     )
     lag.set_xlabel("seconds")
     for axis in (latency, lag):
-        axis.legend(loc="upper left", bbox_to_anchor=(0.0, -0.08), ncols=5, fontsize=7, frameon=False)
+        # Room for the legend above the lines.
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high * (high / low) ** 0.3)
+        axis.legend(loc="upper right", ncols=2, fontsize=8)

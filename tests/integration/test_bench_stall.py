@@ -76,6 +76,7 @@ def test_spans_are_read_from_the_ends_that_a_timeline_tells() -> None:
     spans = stall.spans_of(events, 4_000_000)
     assert spans == [Span("flush", "a", 0.5, 1.0), Span("compaction", "b", 1.5, 3.0)]
     assert stall.covered_s([(0.5, 1.0), (0.0, 0.75), (0.8, 0.9), (9.0, 99.0)], 10.0) == 2.0
+    assert stall.unrest_of(events, 4_000_000) == ["  1.10 s a became_leader {}"]
     made = phase("with", 1.0, QUICK)
     made.spans = spans
     assert made.busy_share() == pytest.approx(0.2)
@@ -107,7 +108,7 @@ def test_each_limit_is_judged(busy: Phase, holding: list[bool]) -> None:
 
 def test_what_is_no_measurement_is_said() -> None:
     quiet, busy = phase("without", 1.0, QUICK), phase("with", 1.0, QUICK, flushes=5, compactions=2)
-    busy.spans = [Span("flush", "a", 0.0, 6.0)]
+    busy.spans = [Span("flush", "a", 0.0, 2.6)]
     assert stall.problems([quiet], [busy]) == []
     quiet.flushes = 1
     assert "where nothing should be" in stall.problems([quiet], [busy])[0]
