@@ -55,7 +55,7 @@ OPTIONS = EngineOptions(
 )
 _VALUE_BYTES = 700
 """A few of them fill a segment of the log, so that beginning the next one is part of many workloads."""
-_ATTEMPTS = {Loss.RANDOM: 3, Loss.TORN_BYTE: 3, Loss.TORN_512: 3, Loss.TORN_4096: 2}
+_ATTEMPTS = {Loss.RANDOM: 6, Loss.TORN_BYTE: 6, Loss.TORN_512: 4, Loss.TORN_4096: 3}
 """How often a rule is tried that has more than one outcome; what comes out twice counts once."""
 _GO_ON_EVERY = 8
 """Each so many images are also written to, and opened once more."""
