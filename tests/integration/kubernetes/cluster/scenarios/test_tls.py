@@ -60,22 +60,54 @@ for who, files in asked["clients"].items():
         except grpc.RpcError as error:
             found.setdefault(who, []).append([error.code().name, error.details()])
         channel.close()
-print(json.dumps(found))
+print(json.dumps(found), flush=True)
 """
 """What gRPC clients get to a call that nobody serves: UNIMPLEMENTED comes from who took the connection."""
 
 PRESENTED = """
 import json, ssl, sys
-print(json.dumps([ssl.get_server_certificate((host, port), timeout=10) for host, port in json.loads(sys.argv[1])]))
+asked = json.loads(sys.stdin.readline())
+shown = [ssl.get_server_certificate((host, port), timeout=10) for host, port in asked]
+print(json.dumps(shown), flush=True)
 """
+"""The certificates that ports show, by PEM."""
+
+ASK = """
+import http.client, json, ssl, sys
+host, port, authority = json.loads(sys.stdin.readline())
+try:
+    if authority:
+        context = ssl.create_default_context(cadata=authority)
+        connection = http.client.HTTPSConnection(host, port, timeout=10, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection.request("GET", "/livez")
+    said = connection.getresponse().status
+except (OSError, http.client.HTTPException) as error:
+    said = f"{type(error).__name__}: {error}"
+print(json.dumps(said), flush=True)
+"""
+"""The status of an answer, or why there is none; over HTTPS with an authority, else in plaintext."""
 
 
-def told(release: Cluster, script: str, document: object = None, *words: str) -> Any:
-    """What a script in the client's pod prints, as JSON; it is given a document on stdin."""
-    process = release.run(script, *words)
-    printed, _ = process.communicate(f"{json.dumps(document)}\n", timeout=120)
-    assert process.returncode == 0, printed
-    return json.loads(printed)
+def told(release: Cluster, script: str, document: object) -> Any:
+    """What a script in the client's pod, which reads a document from stdin, prints; both as a line of JSON.
+
+    The script stays until it was heard: what a process of `podman exec` prints just before its end may get lost.
+    """
+    process = release.run(f"{script}\nsys.stdin.read()\n")
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{json.dumps(document)}\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, line
+    return json.loads(line)
 
 
 def ports(release: Cluster) -> list[tuple[str, int]]:
@@ -86,7 +118,7 @@ def ports(release: Cluster) -> list[tuple[str, int]]:
 
 def all_present(release: Cluster, certificate: bytes) -> bool:
     """Whether every port shows this certificate and no other."""
-    shown = told(release, PRESENTED, None, json.dumps(ports(release)))
+    shown = told(release, PRESENTED, ports(release))
     return {ssl.PEM_cert_to_DER_cert(one) for one in shown} == {ssl.PEM_cert_to_DER_cert(certificate.decode())}
 
 
@@ -124,23 +156,8 @@ def test_the_files_of_the_secret_are_for_the_pods_group_alone(release: Cluster) 
 
 
 def test_the_facade_refuses_plaintext_and_is_refused_by_who_trusts_another_authority(release: Cluster) -> None:
-    ask = """
-import http.client, json, ssl, sys
-host, port, authority = sys.argv[1:]
-try:
-    if authority:
-        context = ssl.create_default_context(cadata=authority)
-        connection = http.client.HTTPSConnection(host, int(port), timeout=10, context=context)
-    else:
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
-    connection.request("GET", "/livez")
-    print(json.dumps(connection.getresponse().status))
-except (OSError, http.client.HTTPException) as error:
-    print(json.dumps(f"{type(error).__name__}: {error}"))
-"""
-
     def asked(host: str, authority: str) -> Any:
-        return told(release, ask, None, host, str(FACADE_PORT), authority)
+        return told(release, ASK, [host, FACADE_PORT, authority])
 
     assert asked(release.service, release.authority) == 200
     assert "CERTIFICATE_VERIFY_FAILED" in asked(release.service, Authority.make().pem.decode())
@@ -178,7 +195,8 @@ def monitors(release: Cluster, folder: Path) -> dict[str, Secured]:
     """How the chart has the operator's Prometheus scrape both kinds of pods."""
     file = folder / "ca.crt"
     file.write_text(release.authority)
-    objects = render(*LAPTOP, *SMALL, "--set", "monitoring.enabled=true")
+    operator = ("--set", "monitoring.enabled=true", "--api-versions", "monitoring.coreos.com/v1")
+    objects = render(*LAPTOP, *SMALL, *operator, "--namespace", release.namespace)
     (pods,), (service,) = of_kind(objects, "PodMonitor"), of_kind(objects, "ServiceMonitor")
     found: dict[str, Object] = {
         NODES: pods["spec"]["podMetricsEndpoints"][0],
