@@ -230,6 +230,10 @@ class Cluster(abc.ABC):
         """Ends ``cut_off``."""
 
     @abc.abstractmethod
+    def log(self, pod: str) -> str:
+        """All that a pod has written to its log."""
+
+    @abc.abstractmethod
     def logs(self) -> str:
         """The last lines of every pod."""
 

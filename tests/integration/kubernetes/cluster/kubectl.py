@@ -213,6 +213,10 @@ class Kubectl(Cluster):
         statuses = found.get("status", {}).get("containerStatuses", [])
         return f"{found.get('metadata', {}).get('uid')} {[one['restartCount'] for one in statuses]}"
 
+    def log(self, pod: str) -> str:
+        """What the pod has written."""
+        return self._in("logs", pod)
+
     def logs(self) -> str:
         """The pods, and the last lines of each."""
         shown = self._in("get", "pods", "--output", "wide", check=False)

@@ -286,17 +286,13 @@ class Podman(Cluster):
 
     def logs(self) -> str:
         """The last lines of every container."""
-        parts = []
-        for pod in [*self.nodes(), *self._facades]:
-            run = subprocess.run(
-                ["podman", "logs", "--tail", "12", f"{self.prefix}-{pod}"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-            )
-            parts.append(f"---- {pod}\n{run.stdout}")
-        return "\n".join(parts)
+        return "\n".join(f"---- {pod}\n{self.log(pod, '--tail', '12')}" for pod in [*self.nodes(), *self._facades])
+
+    def log(self, pod: str, *words: str) -> str:
+        """What the container has written to stdout and stderr; ``words`` are options."""
+        command = ["podman", "logs", *words, f"{self.prefix}-{pod}"]
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        return run.stdout
 
     # -- installation -----------------------------------------------------------------------------------------------
 
