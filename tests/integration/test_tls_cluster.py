@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import pytest
 from bench.cluster import dougctl
+from bench.http11 import HttpError, Secure, fetch
 from tools import certs
 
 from doug.v1 import admin_pb2, admin_pb2_grpc
@@ -97,6 +98,11 @@ def test_it_serves_https_and_only_that(running: Running) -> None:
         plain.get("key")
     with pytest.raises(CertificateError, match="absent"):
         DougClient(URL, ca_file="absent.crt")
+    trusting = ssl.create_default_context(cafile=running.ca)
+    assert fetch(PORT, "GET", "/livez", secure=Secure(trusting, "localhost")).status == 200
+    for secure in (Secure(trusting, "elsewhere.local"), Secure(ssl.create_default_context(), "localhost")):
+        with pytest.raises(HttpError, match="CERTIFICATE_VERIFY_FAILED"):
+            fetch(PORT, "GET", "/livez", secure=secure)
     command = [dougctl(), "--url", URL, "--ca-file", running.ca, "get", "key"]
     assert subprocess.run(command, capture_output=True, check=True, timeout=60).stdout == b"value"
 

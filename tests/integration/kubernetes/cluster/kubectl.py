@@ -18,6 +18,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from bench.http11 import HttpError
@@ -276,7 +277,10 @@ class Kubectl(Cluster):
             container = self.owner(pod)["spec"]["template"]["spec"]["containers"][0]
             (folder,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "tls"]
             words = ("exec", pod, "--", PYTHON, "-c", DIGEST, *(f"{folder}/{name}" for name in files))
-            wait_for(lambda words=words: self._in(*words) == wanted, FILES_S, f"{pod} to have the new files")  # type: ignore[misc]
+            wait_for(partial(self._has, wanted, words), FILES_S, f"{pod} to have the new files")
+
+    def _has(self, wanted: str, words: tuple[str, ...]) -> bool:
+        return self._in(*words, check=False) == wanted
 
     def cut_off(self, pod: str, others: Iterable[str]) -> None:
         """Needs a way into the pod's network, which a user of a cluster does not have."""

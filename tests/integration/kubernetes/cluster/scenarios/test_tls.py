@@ -234,6 +234,10 @@ def test_alerts_about_certificates_and_discovery_have_data(release: Cluster, tmp
             "DougDBDiscoveryStale": [set(release.facades())],
         }
         assert not [name for name in ELSEWHERE if prometheus.query(alerts()[name].expr)], "an alert fires"
+        found = prometheus.query('dougdb_discovery_events_total{source="dns",type="added"}')
+        assert [one["value"][1] for one in found] == [str(len(release.nodes()))], (
+            "the facade has learned of them by DNS"
+        )
         wait_for(prometheus.rules, 30, "every rule was evaluated without an error")
 
 
