@@ -18,6 +18,7 @@ import http.client
 import io
 import json
 import socket
+import ssl
 from typing import Any, NamedTuple, cast
 
 import httptools
@@ -41,6 +42,13 @@ class Response(NamedTuple):
     def json(self) -> Any:
         """The body as JSON."""
         return json.loads(self.body)
+
+
+class Secure(NamedTuple):
+    """What makes an exchange one over TLS: whom the context trusts, and the name that the server must prove to have."""
+
+    context: ssl.SSLContext
+    name: str
 
 
 def request_bytes(method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
@@ -195,28 +203,39 @@ def fetch(
     *,
     host: str = "127.0.0.1",
     timeout_s: float = 10.0,
+    secure: Secure | None = None,
 ) -> Response:
-    """One blocking exchange on a connection of its own.
+    """One blocking exchange on a connection of its own; over TLS with ``secure``.
 
     Raises:
         HttpTimeoutError: The answer did not come in time.
         HttpError: The exchange broke off.
     """
     data = request_bytes(method, target, body, {"connection": "close", **(headers or {})})
-    return exchange_raw(port, data, host=host, timeout_s=timeout_s, bodiless=method == "HEAD")
+    return exchange_raw(port, data, host=host, timeout_s=timeout_s, bodiless=method == "HEAD", secure=secure)
 
 
 def exchange_raw(
-    port: int, data: bytes, *, host: str = "127.0.0.1", timeout_s: float = 10.0, bodiless: bool = False
+    port: int,
+    data: bytes,
+    *,
+    host: str = "127.0.0.1",
+    timeout_s: float = 10.0,
+    bodiless: bool = False,
+    secure: Secure | None = None,
 ) -> Response:
     """Sends bytes as they are and reads one answer, which may come before the server has read them all.
 
     Raises:
         HttpTimeoutError: The answer did not come in time.
-        HttpError: The exchange broke off before a whole answer.
+        HttpError: The exchange broke off before a whole answer, or the server has not proved who it is.
     """
     try:
-        with socket.create_connection((host, port), timeout=timeout_s) as connection:
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(socket.create_connection((host, port), timeout=timeout_s))
+            if secure is not None:
+                wrapped = secure.context.wrap_socket(connection, server_hostname=secure.name or None)
+                connection = stack.enter_context(wrapped)
             # A server that refuses early may close while the request is still being sent; its answer counts.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(data)

@@ -50,6 +50,15 @@ def test_the_configuration_names_rules_and_pods() -> None:
     assert [target["labels"]["pod"] for target in jobs["dougdb-nodes"]] == ["shard-0-0", "shard-0-1"]
 
 
+def test_a_job_is_scraped_over_https_by_the_name_that_certificates_carry() -> None:
+    secured = {"dougdb-nodes": observe.Secured("/ca.crt", "metrics.peers")}
+    document = json.loads(observe.configuration(observe.targets(1, 2, 1, 8080, 21_000), secured=secured))
+    jobs = {job["job_name"]: job for job in document["scrape_configs"]}
+    assert jobs["dougdb-nodes"]["scheme"] == "https"
+    assert jobs["dougdb-nodes"]["tls_config"] == {"ca_file": "/ca.crt", "server_name": "metrics.peers"}
+    assert "scheme" not in jobs["dougdb-facades"]
+
+
 def test_without_prometheus_it_says_how_to_get_it_and_starts_nothing(tmp_path: Path) -> None:
     ended = run("--data", str(tmp_path / "data"), path=str(tmp_path))
     assert (ended.returncode, ended.stdout) == (2, "")

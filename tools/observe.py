@@ -20,7 +20,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -50,6 +50,16 @@ class Target(NamedTuple):
     job: str
 
 
+class Secured(NamedTuple):
+    """How a job is scraped over HTTPS: the file of the authority, and the name that every certificate must carry.
+
+    Prometheus dials addresses, which certificates seldom carry.
+    """
+
+    ca_file: str
+    server_name: str
+
+
 def targets(shards: int, nodes: int, facades: int, port: int, base_port: int) -> list[Target]:
     """Every process of a local cluster; ``dougctl dev`` gives the ports in the same way."""
     found = []
@@ -63,8 +73,16 @@ def targets(shards: int, nodes: int, facades: int, port: int, base_port: int) ->
     return found
 
 
-def configuration(scraped: Sequence[Target], every_s: float = SCRAPE_S) -> str:
-    """Prometheus' configuration, as JSON, which is YAML as well. The label ``pod`` is set as Kubernetes would."""
+def configuration(
+    scraped: Sequence[Target], every_s: float = SCRAPE_S, secured: Mapping[str, Secured] | None = None
+) -> str:
+    """Prometheus' configuration, as JSON, which is YAML as well. The label ``pod`` is set as Kubernetes would.
+
+    Args:
+        scraped: The processes.
+        every_s: How often, and how long a scrape may take.
+        secured: The jobs that are scraped over HTTPS; the others are over HTTP.
+    """
     interval = f"{round(every_s * 1000)}ms"
     jobs = sorted({target.job for target in scraped})
     return json.dumps(
@@ -74,6 +92,7 @@ def configuration(scraped: Sequence[Target], every_s: float = SCRAPE_S) -> str:
             "scrape_configs": [
                 {
                     "job_name": job,
+                    **(_secured(secured[job]) if secured and job in secured else {}),
                     "static_configs": [
                         {"targets": [target.address], "labels": {"pod": target.pod}}
                         for target in scraped
@@ -87,10 +106,21 @@ def configuration(scraped: Sequence[Target], every_s: float = SCRAPE_S) -> str:
     )
 
 
-def start_prometheus(program: str, folder: Path, scraped: Sequence[Target], port: int, every_s: float) -> Process:
+def _secured(job: Secured) -> dict[str, object]:
+    return {"scheme": "https", "tls_config": {"ca_file": job.ca_file, "server_name": job.server_name}}
+
+
+def start_prometheus(
+    program: str,
+    folder: Path,
+    scraped: Sequence[Target],
+    port: int,
+    every_s: float,
+    secured: Mapping[str, Secured] | None = None,
+) -> Process:
     """Starts Prometheus on loopback; its data and its log are in ``folder``."""
     file = folder / "prometheus.yml"
-    file.write_text(configuration(scraped, every_s))
+    file.write_text(configuration(scraped, every_s, secured))
     with (folder / "prometheus.log").open("ab") as log:
         return subprocess.Popen(
             [

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import pytest
 from bench.cluster import dougctl
+from bench.http11 import HttpError, Secure, fetch
 from tools import certs
 
 from doug.v1 import admin_pb2, admin_pb2_grpc
@@ -97,6 +98,11 @@ def test_it_serves_https_and_only_that(running: Running) -> None:
         plain.get("key")
     with pytest.raises(CertificateError, match="absent"):
         DougClient(URL, ca_file="absent.crt")
+    trusting = ssl.create_default_context(cafile=running.ca)
+    assert fetch(PORT, "GET", "/livez", secure=Secure(trusting, "localhost")).status == 200
+    for secure in (Secure(trusting, "elsewhere.local"), Secure(ssl.create_default_context(), "localhost")):
+        with pytest.raises(HttpError, match="CERTIFICATE_VERIFY_FAILED"):
+            fetch(PORT, "GET", "/livez", secure=secure)
     command = [dougctl(), "--url", URL, "--ca-file", running.ca, "get", "key"]
     assert subprocess.run(command, capture_output=True, check=True, timeout=60).stdout == b"value"
 
@@ -118,6 +124,36 @@ def test_no_port_of_a_node_takes_plaintext(running: Running) -> None:
         expiry = [line for line in figures if line.startswith("dougdb_tls_certificate_expiry_timestamp_seconds ")]
         assert 0 < float(expiry[0].split()[1]) - time.time() < 91 * 86_400
         connection.close()
+
+
+def test_refused_strangers_leave_no_lines_of_grpc_in_the_logs(running: Running) -> None:
+    """gRPC writes notes of its own to stderr, unless it is told not to before it is imported."""
+    credentials = grpc.ssl_channel_credentials(Path(running.ca).read_bytes())
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.secure_channel(f"localhost:{BASE_PORT}", credentials, options) as channel, pytest.raises(grpc.RpcError):
+        admin_pb2_grpc.AdminStub(channel).Status(admin_pb2.StatusRequest(), timeout=5)
+    logs = {path.name: path.read_text() for path in running.data.rglob("*.log")}
+    assert any("raft.became_leader" in text for text in logs.values()), sorted(logs)
+    assert not [name for name, text in logs.items() if "ssl_transport_security" in text]
+
+
+WHEN_IMPORTED = """
+import os, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "grpc":
+            print(os.environ.get("GRPC_VERBOSITY"))
+sys.meta_path.insert(0, Finder())
+import {module}.__main__
+"""
+
+
+@pytest.mark.parametrize("module", ["raft_node", "facade"])
+def test_grpc_is_told_to_be_silent_before_it_is_imported(module: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    command = [sys.executable, "-c", WHEN_IMPORTED.format(module=module)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "ERROR\n"
 
 
 def test_a_renewal_fails_no_request_and_nodes_find_each_other_with_new_certificates(running: Running) -> None:

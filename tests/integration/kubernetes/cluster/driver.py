@@ -12,18 +12,21 @@ Invariants:
 from __future__ import annotations
 
 import abc
+import base64
 import json
+import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from bench.http11 import HttpError
+from bench.http11 import HttpError, Secure
 from tools.rendering import Object, named, of_kind, render
 
 STEPS = ("names", "nodes", "facades")
 """What an installation is made of, in any order: Services, StatefulSets, Deployments."""
+DOMAIN = "svc.cluster.local"
 POLL_S = 0.1
 READY_TIMEOUT_S = 90.0
 
@@ -97,7 +100,13 @@ class Cluster(abc.ABC):
         self.objects = [one for one in render(*values, "--namespace", namespace) if one["kind"] != "Pod"]
         self.sets = [one["metadata"]["name"] for one in of_kind(self.objects, "StatefulSet")]
         (self.deployment,) = [one["metadata"]["name"] for one in of_kind(self.objects, "Deployment")]
-        self.service = f"{self.deployment}.{namespace}.svc.cluster.local"
+        self.service = f"{self.deployment}.{namespace}.{DOMAIN}"
+        secrets = of_kind(self.objects, "Secret")
+        self.secret = secrets[0]["metadata"]["name"] if secrets else ""
+        self.files: dict[str, bytes] = (
+            {name: base64.b64decode(text) for name, text in secrets[0]["data"].items()} if secrets else {}
+        )
+        assert len(secrets) <= 1
 
     # -- what it is made of -----------------------------------------------------------------------------------------
 
@@ -119,6 +128,20 @@ class Cluster(abc.ABC):
         """The StatefulSet or Deployment of a pod."""
         name = pod.rpartition("-")[0]
         return named(self.objects, "StatefulSet" if name in self.sets else "Deployment", name)
+
+    def host(self, node: str) -> str:
+        """The name by which a node is dialled."""
+        return f"{node}.{self.owner(node)['spec']['serviceName']}.{self.namespace}.{DOMAIN}"
+
+    @property
+    def authority(self) -> str:
+        """The authorities that a client of the facades trusts, as PEM: those of the Secret now. Empty in plaintext."""
+        return self.files["ca.crt"].decode() if self.files else ""
+
+    @property
+    def secure(self) -> Secure | None:
+        """How a client reaches the facades by TLS, with a check of the Service's name; None in plaintext."""
+        return Secure(ssl.create_default_context(cadata=self.authority), self.service) if self.files else None
 
     def probe_for(self, pod: str, which: str) -> Probe:
         """What the kubelet would ask this pod."""
@@ -179,6 +202,10 @@ class Cluster(abc.ABC):
         """
 
     @abc.abstractmethod
+    def replace_files(self, files: Mapping[str, bytes]) -> None:
+        """Gives the release's Secret another content, and waits until every pod has it in its files."""
+
+    @abc.abstractmethod
     def restart_every_pod(self) -> None:
         """Does what `kubectl rollout restart` does to every StatefulSet and Deployment, and waits for the end."""
 
@@ -201,6 +228,10 @@ class Cluster(abc.ABC):
     @abc.abstractmethod
     def join(self, pod: str) -> None:
         """Ends ``cut_off``."""
+
+    @abc.abstractmethod
+    def log(self, pod: str) -> str:
+        """All that a pod has written to its log."""
 
     @abc.abstractmethod
     def logs(self) -> str:

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from bench.http11 import HttpError
@@ -35,9 +37,9 @@ READY_S = 300.0
 
 REQUEST = """
 import base64, http.client, json, ssl, sys
-scheme, host, port, method, path, body = sys.argv[1:]
+scheme, host, port, method, path, body, authority = sys.argv[1:]
 if scheme == "HTTPS":
-    context = ssl._create_unverified_context()
+    context = ssl.create_default_context(cadata=authority) if authority else ssl._create_unverified_context()
     connection = http.client.HTTPSConnection(host, int(port), timeout=15, context=context)
 else:
     connection = http.client.HTTPConnection(host, int(port), timeout=15)
@@ -48,6 +50,14 @@ try:
 except (OSError, http.client.HTTPException) as error:
     print(json.dumps([0, f"{type(error).__name__}: {error}"]))
 """
+
+DIGEST = """
+import hashlib, pathlib, sys
+print(hashlib.sha256(b"".join(pathlib.Path(path).read_bytes() for path in sys.argv[1:])).hexdigest())
+"""
+"""What a pod has in these files."""
+FILES_S = 180.0
+"""The kubelet looks at Secrets about once a minute, and at a copy of them that may be as old."""
 
 
 def find_kubectl() -> str:
@@ -155,8 +165,11 @@ class Kubectl(Cluster):
             return named(self.objects, "Deployment", self.deployment)
         return super().owner(pod)
 
-    def _request(self, scheme: str, host: str, port: int, method: str, path: str, body: bytes) -> Answer:
-        words = (scheme, host, str(port), method, path, base64.b64encode(body).decode())
+    def _request(
+        self, scheme: str, host: str, port: int, method: str, path: str, body: bytes, authority: str = ""
+    ) -> Answer:
+        """Asks from the client's pod; over HTTPS without an authority it believes any certificate."""
+        words = (scheme, host, str(port), method, path, base64.b64encode(body).decode(), authority)
         status, text = json.loads(self._in("exec", CLIENT, "--", PYTHON, "-c", REQUEST, *words))
         if not status:
             raise HttpError(text)
@@ -165,7 +178,8 @@ class Kubectl(Cluster):
     def call(self, method: str, path: str, body: bytes = b"") -> Answer:
         """One request through the Service."""
         (port,) = named(self.objects, "Service", self.deployment)["spec"]["ports"]
-        return self._request("HTTP", self.service, port["port"], method, path, body)
+        scheme = "HTTPS" if self.files else "HTTP"
+        return self._request(scheme, self.service, port["port"], method, path, body, self.authority)
 
     def probe(self, pod: str, which: str) -> int:
         """Asks what the kubelet asks."""
@@ -199,6 +213,10 @@ class Kubectl(Cluster):
         found = self._pod(pod)
         statuses = found.get("status", {}).get("containerStatuses", [])
         return f"{found.get('metadata', {}).get('uid')} {[one['restartCount'] for one in statuses]}"
+
+    def log(self, pod: str) -> str:
+        """What the pod has written."""
+        return self._in("logs", pod)
 
     def logs(self) -> str:
         """The pods, and the last lines of each."""
@@ -247,6 +265,22 @@ class Kubectl(Cluster):
         self._in("rollout", "restart", *owners)
         for owner in owners:
             self._in("rollout", "status", owner, f"--timeout={READY_S:.0f}s", timeout_s=READY_S + 10)
+
+    def replace_files(self, files: Mapping[str, bytes]) -> None:
+        """Applies the Secret, and looks into every pod until the kubelet has brought the files there."""
+        secret = named(self.objects, "Secret", self.secret)
+        secret["data"] = {name: base64.b64encode(content).decode() for name, content in files.items()}
+        self.files = dict(files)
+        self._apply([secret])
+        wanted = hashlib.sha256(b"".join(files.values())).hexdigest()
+        for pod in [*self.nodes(), *self.facades()]:
+            container = self.owner(pod)["spec"]["template"]["spec"]["containers"][0]
+            (folder,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "tls"]
+            words = ("exec", pod, "--", PYTHON, "-c", DIGEST, *(f"{folder}/{name}" for name in files))
+            wait_for(partial(self._has, wanted, words), FILES_S, f"{pod} to have the new files")
+
+    def _has(self, wanted: str, words: tuple[str, ...]) -> bool:
+        return self._in(*words, check=False) == wanted
 
     def cut_off(self, pod: str, others: Iterable[str]) -> None:
         """Needs a way into the pod's network, which a user of a cluster does not have."""

@@ -1,9 +1,11 @@
-"""A client that runs within the cluster: python -c LOAD HOST PORT RATE CLIENTS SEED. Needs nothing but Python.
+"""A client that runs within the cluster: python -c LOAD HOST PORT RATE CLIENTS SEED [AUTHORITY]. Needs Python alone.
 
-Puts and gets of a fixed rate, half of each, on keep-alive connections. It says ``started``, goes on until a line comes
-on stdin (or that ends, or `SECONDS_MAX` is over), reads every key once more, and prints what it did and saw as one line
-of JSON: ``{"operations": [[client, kind, key, value, call, returned, status], ...], "late": n}``. Times are of one
-monotonic clock, in seconds; ``returned`` is null, and ``status`` a text, when no whole answer came.
+Puts and gets of a fixed rate, half of each, on keep-alive connections; with an authority, as PEM, over HTTPS with a
+check of the server's name. It says ``started``, goes on until a line comes on stdin (or that ends, or `SECONDS_MAX` is
+over), reads every key once more, and prints what it did and saw as one line of JSON: ``{"operations": [[client, kind,
+key, value, call, returned, status], ...], "late": n, "connections": n}``. Times are of one monotonic clock, in seconds;
+``returned`` is null, and ``status`` a text, when no whole answer came. ``connections`` is how many were opened, without
+that of the last look.
 
 Invariants:
     1. A request is sent once. A connection that the server has closed while it was idle is replaced before the request.
@@ -19,6 +21,7 @@ import json
 import random
 import select
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -32,9 +35,10 @@ OPERATIONS_PER_KEY = 200
 class Client:
     """One keep-alive connection to some pod of the Service."""
 
-    def __init__(self, host: str, port: int, seed: int) -> None:
-        self.host, self.port = host, port
+    def __init__(self, host: str, port: int, seed: int, context: ssl.SSLContext | None) -> None:
+        self.host, self.port, self.context = host, port, context
         self.random = random.Random(seed)
+        self.opened = 0
         self.connection: http.client.HTTPConnection | None = None
 
     def connect(self) -> http.client.HTTPConnection:
@@ -46,10 +50,15 @@ class Client:
             connection = http.client.HTTPConnection(str(address), self.port, timeout=CONNECT_S)
             try:
                 connection.connect()
+                connection.sock.settimeout(TIMEOUT_S)
+                if self.context is not None:
+                    # The name, not the address, is what the certificate is good for.
+                    connection.sock = self.context.wrap_socket(connection.sock, server_hostname=self.host)
             except OSError as error:
+                connection.close()
                 reason = error
                 continue
-            connection.sock.settimeout(TIMEOUT_S)
+            self.opened += 1
             return connection
         raise reason
 
@@ -80,8 +89,11 @@ class Client:
 class Load:
     """All clients and what they did."""
 
-    def __init__(self, host: str, port: int, rate: float, clients: int, seed: int) -> None:
-        self.host, self.port, self.rate, self.clients, self.seed = host, port, rate, clients, seed
+    def __init__(self, host: str, port: int, rate: float, clients: int, seed: int, authority: str = "") -> None:
+        self.rate, self.seed = rate, seed
+        context = ssl.create_default_context(cadata=authority) if authority else None
+        self.clients = [Client(host, port, seed + name, context) for name in range(clients)]
+        self.reader = Client(host, port, seed, context)
         self.operations: list[list[object]] = []
         self.keys: list[str] = []
         self.late = 0
@@ -113,8 +125,8 @@ class Load:
 
     def work(self, name: int, began_s: float) -> None:
         """One client: its share of the rate, at fixed times, whether answers are quick or not."""
-        client = Client(self.host, self.port, self.seed + name)
-        every_s = self.clients / self.rate
+        client = self.clients[name]
+        every_s = len(self.clients) / self.rate
         due_s = began_s + name / self.rate
         while not self.stopped.wait(max(0.0, due_s - time.monotonic())):
             number, key = self.key()
@@ -129,7 +141,7 @@ class Load:
     def run(self) -> None:
         """Runs until it is told to stop, then reads every key once more."""
         began_s = time.monotonic()
-        threads = [threading.Thread(target=self.work, args=(name, began_s)) for name in range(self.clients)]
+        threads = [threading.Thread(target=self.work, args=(name, began_s)) for name in range(len(self.clients))]
         for thread in threads:
             thread.start()
         print("started", flush=True)
@@ -139,11 +151,16 @@ class Load:
         for thread in threads:
             thread.join()
         ended_s = time.monotonic()
-        reader = Client(self.host, self.port, self.seed)
-        requests = len(self.operations)
+        requests, connections = len(self.operations), sum(client.opened for client in self.clients)
         for key in self.keys:
-            self.operate(reader, self.clients, "get", key, None)
-        report = {"operations": self.operations, "late": self.late, "requests": requests, "seconds": ended_s - began_s}
+            self.operate(self.reader, len(self.clients), "get", key, None)
+        report = {
+            "operations": self.operations,
+            "late": self.late,
+            "requests": requests,
+            "connections": connections,
+            "seconds": ended_s - began_s,
+        }
         print(json.dumps(report), flush=True)
 
     def listen(self) -> None:
@@ -153,4 +170,4 @@ class Load:
 
 
 if __name__ == "__main__":
-    Load(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])).run()
+    Load(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), *sys.argv[6:]).run()

@@ -2,8 +2,10 @@
 
 Environment, command, volumes, memory limit, CPU share and security context of a container are those of the rendered
 chart. What Kubernetes does besides is done here in its simplest form: the names of pods are network aliases, a claim is
-a named volume, the facades' Service is a hosts file of the client's container that lists the facades that are ready,
-and a rolling restart goes as the controllers go. Nothing here restarts a container: there is no kubelet.
+a named volume, a Secret is a folder of the host for each pod, the facades' Service is a hosts file of the client's
+container that lists the facades that are ready, and a rolling restart goes as the controllers go. Facades that ask DNS
+for SRV records ask a container with `srv.py`, since podman's own server has none. Nothing here restarts a container:
+there is no kubelet.
 
 Invariants:
     1. Everything that is made begins with ``PREFIX``; ``clean`` removes that and nothing else.
@@ -15,22 +17,25 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import shutil
+import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bench.http11 import HttpError, fetch
-from integration.kubernetes.cluster.driver import Answer, Cluster, call_program, wait_for
-from tools.rendering import Object, environment_of, named
+from bench.http11 import HttpError, Secure, fetch
+from integration.kubernetes.cluster import srv
+from integration.kubernetes.cluster.driver import DOMAIN, Answer, Cluster, call_program, wait_for
+from integration.kubernetes.cluster.mounted import mount
+from tools.rendering import Object, environment_of, named, of_kind
 
 PREFIX = "dougdbtest"
 PYTHON = "/opt/dougdb/bin/python"
 SLEEP = "import time; time.sleep(3600)"
-DOMAIN = "svc.cluster.local"
 SHARES_FACTOR = 20
 
 
@@ -48,6 +53,13 @@ def clean() -> None:
     ):
         if names := podman(*listed, check=False).split():
             podman(*removal, *names, check=False)
+
+
+def unverified() -> ssl.SSLContext:
+    """Believes any certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def security_words(pod: Object, container: Object) -> list[str]:
@@ -87,17 +99,32 @@ def resource_words(resources: Object) -> list[str]:
     return ["--memory", f"{limit[:-2]}m", "--cpu-shares", str(thousandths * 1024 * SHARES_FACTOR // 1000)]
 
 
-def volume_words(spec: Object, container: Object, claims: Iterable[str], pod: str, prefix: str) -> list[str]:
-    """The volumes: a claim is a named volume that outlives the container, an emptyDir is a tmpfs of its size."""
+def secret_volumes(spec: Object) -> dict[str, Object]:
+    """The volumes that are Secrets, by their names: which Secret, and the mode of its files."""
+    found = {volume["name"]: volume["secret"] for volume in spec.get("volumes", []) if "secret" in volume}
+    assert all(set(secret) == {"secretName", "defaultMode"} for secret in found.values()), f"not understood: {found}"
+    return found
+
+
+def volume_words(
+    spec: Object, container: Object, claims: Iterable[str], pod: str, prefix: str, secrets: Path
+) -> list[str]:
+    """The volumes: a claim is a named volume that outlives the container, an emptyDir is a tmpfs of its size.
+
+    A Secret is the folder ``secrets/POD/VOLUME``, where somebody else puts its files.
+    """
     kinds: dict[str, Any] = {volume["name"]: volume for volume in spec.get("volumes", [])}
     words = []
-    for mount in container["volumeMounts"]:
-        name, path = mount["name"], mount["mountPath"]
+    for place in container["volumeMounts"]:
+        name, path = place["name"], place["mountPath"]
         if name in claims:
             words += ["-v", f"{prefix}-{name}-{pod}:{path}"]
         elif "persistentVolumeClaim" in kinds[name]:
             # Of the release, not of a pod. "U" does what fsGroup does: the volume is given to the user.
             words += ["-v", f"{prefix}-{kinds[name]['persistentVolumeClaim']['claimName']}:{path}:U"]
+        elif name in secret_volumes(spec):
+            assert place["readOnly"] is True, f"not understood: {place}"
+            words += ["-v", f"{secrets / pod / name}:{path}:ro"]
         else:
             assert set(kinds[name]) == {"name", "emptyDir"}, f"not understood: {kinds[name]}"
             size = kinds[name]["emptyDir"]["sizeLimit"]
@@ -105,7 +132,19 @@ def volume_words(spec: Object, container: Object, claims: Iterable[str], pod: st
     return words
 
 
-def container_words(objects: list[Object], owner: Object, pod: str, prefix: str) -> list[str]:
+def srv_records(objects: list[Object], namespace_domain: str) -> dict[str, list[list[str]]]:
+    """The SRV records of the headless Services with names for every pod: port and pod's name, by the record's name."""
+    records: dict[str, list[list[str]]] = {}
+    for one in of_kind(objects, "StatefulSet"):
+        service = named(objects, "Service", one["spec"]["serviceName"])
+        domain = f"{service['metadata']['name']}.{namespace_domain}"
+        pods = [f"{one['metadata']['name']}-{ordinal}.{domain}" for ordinal in range(one["spec"]["replicas"])]
+        for port in service["spec"]["ports"]:
+            records[f"_{port['name']}._tcp.{domain}"] = [[str(port["port"]), pod] for pod in pods]
+    return records
+
+
+def container_words(objects: list[Object], owner: Object, pod: str, prefix: str, secrets: Path) -> list[str]:
     """The options and the image that make a container of a pod of this StatefulSet or Deployment."""
     template = owner["spec"]["template"]
     spec = template["spec"]
@@ -113,7 +152,7 @@ def container_words(objects: list[Object], owner: Object, pod: str, prefix: str)
     assert "initContainers" not in spec
     claims = [claim["metadata"]["name"] for claim in owner["spec"].get("volumeClaimTemplates", [])]
     words = ["--hostname", pod, *security_words(spec, container), *resource_words(container["resources"])]
-    words += volume_words(spec, container, claims, pod, prefix)
+    words += volume_words(spec, container, claims, pod, prefix, secrets)
     for name, value in environment_of(objects, template, pod).items():
         words += ["--env", f"{name}={value}"]
     if "command" in container:
@@ -132,12 +171,14 @@ class Podman(Cluster):
         Args:
             values: Options of `helm template`.
             tag: Keeps the names of several clusters apart.
-            folder: For the client's hosts file.
+            folder: For the client's hosts file, and the files of Secrets.
         """
         super().__init__(*values, namespace="dougdb")
         self.prefix = f"{PREFIX}-{tag}"
         self._hosts = folder / f"hosts-{tag}"
         self._hosts.write_text("127.0.0.1 localhost\n")
+        self.secrets = folder / f"secrets-{tag}"
+        self._resolver = folder / f"resolv-{tag}"
         self._made: set[str] = set()
         self._applied: set[str] = set()
         self._facades: list[str] = []
@@ -146,12 +187,27 @@ class Podman(Cluster):
         self._next_facade = 0
         self._cut: dict[str, list[str]] = {}
         podman("network", "create", self.prefix)
-        image = named(self.objects, "Deployment", self.deployment)["spec"]["template"]["spec"]["containers"][0]["image"]
+        template = named(self.objects, "Deployment", self.deployment)["spec"]["template"]
+        image = template["spec"]["containers"][0]["image"]
         podman(
             *("run", "-d", "--name", f"{self.prefix}-client", "--network", self.prefix, "--stop-signal", "KILL"),
             *("-v", f"{self._hosts}:/etc/hosts:ro", "--user", "10001:10001", "--read-only", "--cap-drop", "ALL"),
             *("--entrypoint", PYTHON, image, "-c", SLEEP),
         )
+        if environment_of(self.objects, template, self.deployment).get("DOUGDB_DISCOVERY") == "dns":
+            self._start_dns(image)
+
+    def _start_dns(self, image: str) -> None:
+        """A server that knows the SRV records of the Services; the facades ask it."""
+        name, script = f"{self.prefix}-dns", Path(srv.__file__).read_text()
+        records = json.dumps(srv_records(self.objects, f"{self.namespace}.{DOMAIN}"))
+        podman(
+            *("run", "-d", "--name", name, "--network", self.prefix, "--stop-signal", "KILL", "--read-only"),
+            *("--user", "0", "--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE", "--entrypoint", PYTHON),
+            *(image, "-c", script, "53", records),
+        )
+        (found,) = json.loads(podman("inspect", name))
+        self._resolver.write_text(f"nameserver {found['NetworkSettings']['Networks'][self.prefix]['IPAddress']}\n")
 
     # -- pods -------------------------------------------------------------------------------------------------------
 
@@ -161,17 +217,34 @@ class Podman(Cluster):
 
     def aliases(self, pod: str) -> list[str]:
         """The names by which others reach a pod."""
-        service = self.owner(pod)["spec"].get("serviceName")
-        return [f"{pod}.{service}.{self.namespace}.{DOMAIN}"] if service else []
+        return [self.host(pod)] if "serviceName" in self.owner(pod)["spec"] else []
 
     def start(self, pod: str) -> None:
         """Makes the container of a pod, upon its volumes if it had some."""
         words = ["--name", f"{self.prefix}-{pod}", "--network", self.prefix]
         if "names" in self._applied:
             words += [word for alias in self.aliases(pod) for word in ("--network-alias", alias)]
-        podman("run", "-d", *words, *container_words(self.objects, self.owner(pod), pod, self.prefix))
+        if self._resolver.exists() and pod.startswith(f"{self.deployment}-"):
+            words += ["-v", f"{self._resolver}:/etc/resolv.conf:ro"]
+        owner = self.owner(pod)
+        self._mount_secrets(pod, owner)
+        podman("run", "-d", *words, *container_words(self.objects, owner, pod, self.prefix, self.secrets))
         self._addresses.pop(pod, None)
         self._made.add(pod)
+
+    def _mount_secrets(self, pod: str, owner: Object) -> None:
+        """Puts the files of a pod's Secrets where its container has them, or replaces them there."""
+        spec = owner["spec"]["template"]["spec"]
+        for volume, secret in secret_volumes(spec).items():
+            assert secret["secretName"] == self.secret
+            group = spec["securityContext"]["fsGroup"]
+            mount(self.secrets / pod / volume, self.files, secret["defaultMode"], group)
+
+    def replace_files(self, files: Mapping[str, bytes]) -> None:
+        """One pod after the other, as kubelets do it, each at a time of its own."""
+        self.files = dict(files)
+        for pod in [*self.nodes(), *self._facades]:
+            self._mount_secrets(pod, self.owner(pod))
 
     def stop(self, pod: str) -> None:
         """Ends a container as the kubelet would: preStop, SIGTERM, and its grace; it must end by itself. Removes it."""
@@ -200,29 +273,26 @@ class Podman(Cluster):
         return podman("inspect", "--format", "{{.Id}} {{.State.StartedAt}} {{.RestartCount}}", f"{self.prefix}-{pod}")
 
     def probe(self, pod: str, which: str) -> int:
-        """What the kubelet would see."""
+        """What the kubelet would see; over HTTPS it believes any certificate."""
         probe = self.probe_for(pod, which)
+        secure = Secure(unverified(), "") if probe.scheme == "HTTPS" else None
         address = self.address(pod)
         if not address:
             return 0
         try:
-            return fetch(probe.port, "GET", probe.path, host=address, timeout_s=3).status
+            return fetch(probe.port, "GET", probe.path, host=address, timeout_s=3, secure=secure).status
         except HttpError:
             return 0
 
     def logs(self) -> str:
         """The last lines of every container."""
-        parts = []
-        for pod in [*self.nodes(), *self._facades]:
-            run = subprocess.run(
-                ["podman", "logs", "--tail", "12", f"{self.prefix}-{pod}"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-            )
-            parts.append(f"---- {pod}\n{run.stdout}")
-        return "\n".join(parts)
+        return "\n".join(f"---- {pod}\n{self.log(pod, '--tail', '12')}" for pod in [*self.nodes(), *self._facades])
+
+    def log(self, pod: str, *words: str) -> str:
+        """What the container has written to stdout and stderr; ``words`` are options."""
+        command = ["podman", "logs", *words, f"{self.prefix}-{pod}"]
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        return run.stdout
 
     # -- installation -----------------------------------------------------------------------------------------------
 
@@ -280,6 +350,7 @@ class Podman(Cluster):
             if names := podman(*listed, check=False).split():
                 podman(*removal, *names, check=False)
         podman("network", "rm", "-f", self.prefix, check=False)
+        shutil.rmtree(self.secrets, ignore_errors=True)
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
@@ -288,7 +359,8 @@ class Podman(Cluster):
         if not self._serving:
             raise HttpError("no facade is ready")
         port = self.probe_for(self._serving[0], "readiness").port
-        answer = fetch(port, method, path, body, host=self.address(self._serving[0]), timeout_s=15)
+        address = self.address(self._serving[0])
+        answer = fetch(port, method, path, body, host=address, timeout_s=15, secure=self.secure)
         return Answer(answer.status, answer.body)
 
     def run(self, script: str, *words: str) -> subprocess.Popen[str]:
@@ -303,7 +375,8 @@ class Podman(Cluster):
     def run_job(self, cron_job: str) -> str:
         """Runs what a CronJob of the chart would run, to its end; what it printed."""
         owner = {"spec": named(self.objects, "CronJob", cron_job)["spec"]["jobTemplate"]["spec"]}
-        words = container_words(self.objects, owner, cron_job, self.prefix)
+        self._mount_secrets(cron_job, owner)
+        words = container_words(self.objects, owner, cron_job, self.prefix, self.secrets)
         return podman("run", "--rm", "--network", self.prefix, "-v", f"{self._hosts}:/etc/hosts:ro", *words)
 
     def restore(self, node: str, backups: str, *words: str) -> str:

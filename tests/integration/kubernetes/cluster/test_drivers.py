@@ -6,23 +6,29 @@ call is also read by it, since a flag that does not exist would be found in a re
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import dns.message
+import dns.rcode
+import dns.rrset
 import pytest
 from bench.cluster import FACADE_PORTS, FACADE_PORTS_STRIDE, free_ports, is_free
 from bench.cluster import wait_for as wait_until
 from integration.kubernetes.cluster import conftest as containers
-from integration.kubernetes.cluster import load
+from integration.kubernetes.cluster import load, srv
 from integration.kubernetes.cluster.driver import Probe, Unable, probe_of
 from integration.kubernetes.cluster.kubectl import Kubectl
-from integration.kubernetes.cluster.podman import container_words
+from integration.kubernetes.cluster.mounted import mount
+from integration.kubernetes.cluster.podman import container_words, srv_records
 from integration.kubernetes.cluster.scenarios.test_restarts import failed, operations_of
 from integration.observed import vectors
 from tools.helm_chart import CHART
@@ -32,6 +38,8 @@ from tools.rendering import Object, named, render
 from raft_node.testing.linearizability import check_history
 
 LAPTOP = ("--values", str(CHART / "values-kind.yaml"))
+SECURED = (*LAPTOP, "--set", "tls.mode=selfSigned")
+SECRETS = Path("/secrets")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,7 @@ def options(words: list[str], name: str) -> list[str]:
 
 
 def test_a_container_is_what_the_chart_says(objects: list[Object]) -> None:
-    words = container_words(objects, named(objects, "StatefulSet", "dougdb-s1"), "dougdb-s1-3", "x")
+    words = container_words(objects, named(objects, "StatefulSet", "dougdb-s1"), "dougdb-s1-3", "x", SECRETS)
     assert words[-1] == "docker.io/dougdb/raft-node:0.1.0"
     environment = dict(pair.split("=", 1) for pair in options(words, "--env"))
     assert environment["DOUGDB_NODE_ID"] == "dougdb-s1-3"
@@ -59,10 +67,61 @@ def test_a_container_is_what_the_chart_says(objects: list[Object]) -> None:
     assert options(words, "--cap-drop") == ["ALL"]
     assert options(words, "--memory") == ["512m"]
     assert {"--read-only", "no-new-privileges"} <= set(words)
-    facade = container_words(objects, named(objects, "Deployment", "dougdb-facade"), "dougdb-facade-0", "x")
+    facade = container_words(objects, named(objects, "Deployment", "dougdb-facade"), "dougdb-facade-0", "x", SECRETS)
     assert options(facade, "-v") == []
     (nodes,) = [pair for pair in options(facade, "--env") if pair.startswith("DOUGDB_NODES=")]
     assert len(json.loads(nodes.partition("=")[2])["1"]) == 5
+
+
+def test_a_secret_is_a_folder_of_each_pod_and_probes_are_https(tools: None) -> None:
+    objects = render(*SECURED)
+    node, facade = named(objects, "StatefulSet", "dougdb-s0"), named(objects, "Deployment", "dougdb-facade")
+    for owner, pod in ((node, "dougdb-s0-1"), (facade, "dougdb-facade-0")):
+        words = container_words(objects, owner, pod, "x", SECRETS)
+        assert f"/secrets/{pod}/tls:/etc/dougdb/tls:ro" in options(words, "-v")
+        assert {probe_of(owner["spec"]["template"], which).scheme for which in ("startup", "readiness")} == {"HTTPS"}
+
+
+def test_files_of_a_secret_are_replaced_all_at_once(tmp_path: Path) -> None:
+    """Whoever has opened ``..data`` sees one content to its end; the mode is that of the volume."""
+    folder = tmp_path / "pod" / "tls"
+    mount(folder, {"tls.crt": b"1", "tls.key": b"one"}, 0o440, os.getgid())
+    assert (folder / "tls.key").readlink() == Path("..data/tls.key")
+    assert stat.S_IMODE((folder / "tls.key").stat().st_mode) == 0o440
+    first = os.readlink(folder / "..data")
+    inode = folder.stat().st_ino
+    mount(folder, {"tls.crt": b"2", "tls.key": b"two"}, 0o440, os.getgid())
+    assert ((folder / "tls.crt").read_bytes(), (folder / "tls.key").read_bytes()) == (b"2", b"two")
+    assert folder.stat().st_ino == inode, "it is mounted, so it stays the same folder"
+    assert os.readlink(folder / "..data") != first
+    assert {path.name for path in folder.iterdir()} == {"..data", os.readlink(folder / "..data"), "tls.crt", "tls.key"}
+
+
+def test_every_headless_service_has_srv_records_of_its_pods(objects: list[Object]) -> None:
+    records = srv_records(objects, "dougdb.svc.cluster.local")
+    domain = "dougdb-s1-peers.dougdb.svc.cluster.local"
+    assert records[f"_client._tcp.{domain}"] == [["21000", f"dougdb-s1-{number}.{domain}"] for number in range(5)]
+
+
+class Upstream(srv.Server):
+    """Knows one pod."""
+
+    def ask(self, question: dns.message.Message) -> dns.message.Message:
+        found = dns.message.make_response(question)
+        if question.question[0].name.to_text() == "s0-1.peers.":
+            found.answer.append(dns.rrset.from_text("s0-1.peers.", 5, "IN", "A", "10.0.0.1"))
+        return found
+
+
+def test_srv_records_name_the_pods_that_exist() -> None:
+    server = Upstream(
+        {"_client._tcp.peers": [["21000", "s0-0.peers"], ["21000", "s0-1.peers"]], "_none._tcp.peers": []}
+    )
+    found = server.answer(dns.message.make_query("_client._tcp.peers.", "SRV"))
+    assert [one.to_text() for one in found.answer] == ["_client._tcp.peers. 5 IN SRV 0 100 21000 s0-1.peers."]
+    assert server.answer(dns.message.make_query("_none._tcp.peers.", "SRV")).rcode() == dns.rcode.NXDOMAIN
+    (passed_on,) = server.answer(dns.message.make_query("s0-1.peers.", "A")).answer
+    assert passed_on.to_text() == "s0-1.peers. 5 IN A 10.0.0.1"
 
 
 def change(container: Object, pod: Object, what: str) -> None:
@@ -73,6 +132,10 @@ def change(container: Object, pod: Object, what: str) -> None:
         pod["securityContext"]["sysctls"] = []
     elif what == "a volume from the host":
         pod["volumes"] = [{"name": "tmp", "hostPath": {"path": "/"}}]
+    elif what == "a Secret's items":
+        secret = {"secretName": "tls", "defaultMode": 0o440, "items": []}
+        pod["volumes"] = [*pod["volumes"], {"name": "tls", "secret": secret}]
+        container["volumeMounts"].append({"name": "tls", "mountPath": "/tls", "readOnly": True})
     elif what == "a limit of CPU":
         container["resources"]["limits"]["cpu"] = "1"
     elif what == "an init container":
@@ -87,6 +150,7 @@ def change(container: Object, pod: Object, what: str) -> None:
         "a capability that is added",
         "a sysctl",
         "a volume from the host",
+        "a Secret's items",
         "a limit of CPU",
         "an init container",
         "a sidecar",
@@ -97,7 +161,7 @@ def test_what_is_not_understood_is_no_container(what: str, objects: list[Object]
     pod = owner["spec"]["template"]["spec"]
     change(pod["containers"][0], pod, what)
     with pytest.raises((AssertionError, ValueError)):
-        container_words(objects, owner, "dougdb-s0-0", "x")
+        container_words(objects, owner, "dougdb-s0-0", "x", SECRETS)
 
 
 def test_probes_are_those_of_the_chart(objects: list[Object]) -> None:
@@ -119,7 +183,7 @@ def test_what_is_missing_skips_or_fails_where_it_must_be_there(
 # -- kubectl --------------------------------------------------------------------------------------------------------
 
 PLAYED = r"""#!{python}
-import json, os, sys
+import hashlib, json, os, sys
 words = sys.argv[1:]
 text = sys.stdin.read() if "-" in words else ""
 calls = os.environ["CALLS"]
@@ -136,6 +200,8 @@ elif rest[:2] == ["get", "pods"] and "json" in rest:
     items = [{{"metadata": {{"name": name}}}} for name in names]
     items[2]["metadata"]["deletionTimestamp"] = "now"
     print(json.dumps({{"items": items}}))
+elif rest[0] == "exec" and "hashlib" in rest[5]:
+    print(hashlib.sha256(b"".join(os.path.basename(path).encode() for path in rest[6:])).hexdigest())
 elif rest[0] == "exec":
     print(json.dumps([0, "refused"] if os.environ.get("SILENT") else [200, "aGVsbG8="]))
 """
@@ -217,6 +283,25 @@ def test_faults_are_what_a_cluster_allows(played: Played, monkeypatch: pytest.Mo
     assert cluster.probe("dougdb-s0-0", "liveness") == 0
 
 
+def test_with_tls_requests_are_https_and_the_secret_is_applied_anew(played: Played) -> None:
+    cluster = Kubectl(*SECURED, tag="t")
+    assert "Secret" in kinds_of(next(text for words, text in played.all() if "apply" in words))
+    cluster.call("GET", "/x")
+    cluster.probe("dougdb-s0-0", "liveness")
+    asked, _, probed = [words for words, _ in played.all()][-3:]
+    request = asked[asked.index("HTTPS") :]
+    assert request[1:4] == ["dougdb-facade.dougdbtest-t.svc.cluster.local", "8080", "GET"]
+    assert request[-1] == cluster.authority != ""
+    assert probed[probed.index("HTTPS") :][-1] == "", "a kubelet believes any certificate"
+    files = {name: name.encode() for name in cluster.files}
+    number = len(played.all())
+    cluster.replace_files(files)
+    ((_, applied), *looks) = played.all()[number:]
+    (secret,) = json.loads(applied)["items"]
+    assert {name: base64.b64decode(text) for name, text in secret["data"].items()} == files
+    assert len([words for words, _ in looks if "exec" in words]) == len(cluster.nodes()) + len(cluster.facades())
+
+
 @pytest.mark.skipif(not (TOOLS / "bin" / "kubectl").exists(), reason="kubectl is not installed (make chart-tools)")
 def test_the_real_kubectl_understands_every_call(played: Played, tmp_path: Path) -> None:
     cluster = Kubectl(*LAPTOP, tag="t")
@@ -227,6 +312,7 @@ def test_the_real_kubectl_understands_every_call(played: Played, tmp_path: Path)
     cluster.replace("dougdb-s0-0")
     cluster.restart_every_pod()
     cluster.logs()
+    cluster.log("dougdb-s0-0")
     cluster.run("pass").communicate("")
     cluster.uninstall()
     cluster.destroy()
@@ -281,6 +367,7 @@ def test_the_load_keeps_its_rate_and_records_what_it_saw() -> None:
         server.wait()
     report = json.loads(told)
     assert not failed(report)
+    assert report["connections"] == 4
     assert 60 <= report["requests"] <= 140, report["requests"]
     history = operations_of(report)
     assert {operation.kind for operation in history} == {"put", "get"}

@@ -1,1 +1,8 @@
 """The composition root of the facade: builds all parts, serves, and stops in order."""
+
+from __future__ import annotations
+
+import os
+
+# gRPC reads this when it is first imported, which is after this; its notes about connections are no lines of a log.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

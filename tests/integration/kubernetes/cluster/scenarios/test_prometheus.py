@@ -2,78 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from integration.kubernetes.cluster.conftest import lacking
 from integration.kubernetes.cluster.driver import Cluster, wait_for
-from integration.kubernetes.cluster.podman import Podman
+from integration.kubernetes.cluster.scenarios.scraped import scrape, some_of_everything
 from integration.observed import Prometheus, alerts, vectors
 from tools import dashboards
-from tools.observe import Target, answers, start_prometheus, stop
 
 LOAD_S = 8.0
-SCRAPE_S = 2.0
-"""A scrape may take as long: a busy machine needs more for eleven processes than for one."""
-WITHOUT_DATA = {
+ELSEWHERE = {
     "DougDBCertificateExpiry": "a plaintext cluster has no certificate",
     "DougDBDiscoveryStale": "the default is static discovery, which cannot be stale",
 }
-"""Alerts about what this cluster does not have; promtool tests their rules."""
-
-
-def targets(cluster: Cluster) -> list[Target]:
-    """What a Prometheus without the operator finds, as Kubernetes' service discovery would: annotated pods."""
-    found = []
-    for pod in [*cluster.nodes(), *cluster.facades()]:
-        annotations = cluster.owner(pod)["spec"]["template"]["metadata"]["annotations"]
-        assert annotations["prometheus.io/scrape"] == "true"
-        assert annotations["prometheus.io/path"] == "/metrics"
-        job = "dougdb-facades" if pod in cluster.facades() else "dougdb-nodes"
-        found.append(Target(pod, f"{cluster.address(pod)}:{annotations['prometheus.io/port']}", job))
-    return found
-
-
-def some_of_everything(cluster: Cluster, seconds: float) -> None:
-    """Requests of every kind, so that rates have something to tell."""
-    ends_s, number = time.monotonic() + seconds, 0
-    while time.monotonic() < ends_s:
-        cluster.put(f"observed/{number}", "value")
-        cluster.get(f"observed/{number}")
-        cluster.call("GET", f"/v1/kv/observed/{number}?consistency=eventual")
-        cluster.call("DELETE", f"/v1/kv/observed/{number}")
-        cluster.call("GET", "/v1/version")
-        number += 1
+"""Alerts about what this cluster does not have. The release of test_tls.py has it, and gives them data."""
 
 
 @pytest.fixture(scope="module")
 def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    if not isinstance(cluster, Podman):
-        pytest.skip("a Prometheus outside of a real cluster reaches no pod: only podman's containers are scraped")
-    program = shutil.which("prometheus")
-    if program is None:
-        lacking("prometheus is not installed (Debian: prometheus)")
-        return
     cluster.heal()
     cluster.await_ready()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    scraped = targets(cluster)
-    folder: Path = tmp_path_factory.mktemp("prometheus")
-    process = start_prometheus(program, folder, scraped, port, SCRAPE_S)
-    server = Prometheus(port)
-    try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 60, "Prometheus to be ready")
-        wait_for(lambda: len(server.query("up == 1")) == len(scraped), 60, "every pod is scraped")
+    with scrape(cluster, tmp_path_factory.mktemp("prometheus")) as server:
         some_of_everything(cluster, LOAD_S)
         yield server
-    finally:
-        stop(process, 15)
 
 
 def test_every_pod_is_scraped_by_its_name(prometheus: Prometheus, cluster: Cluster) -> None:
@@ -110,10 +61,10 @@ def test_every_alert_compares_data_and_a_lost_quorum_is_told(
     empty = {
         name: [expr for expr in parts if not prometheus.query(expr)]
         for name, parts in compared.items()
-        if name not in WITHOUT_DATA
+        if name not in ELSEWHERE
     }
     assert not {name: parts for name, parts in empty.items() if parts}
-    for name, why in WITHOUT_DATA.items():
+    for name, why in ELSEWHERE.items():
         assert not prometheus.query(compared[name][0]), f"{name} has data now, though {why}"
     panels = sum(len(panel.queries) for one in dashboards.DASHBOARDS.values() for panel in one.panels)
     figure(f"{panels} expressions of panels and {sum(map(len, compared.values()))} vectors of {len(compared)} alerts")
