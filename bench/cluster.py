@@ -37,6 +37,8 @@ FACADE_PORTS_STRIDE = 10
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.05
+EXEC_LOOKS = 50
+"""How often a process without an environment is looked at again; few have none for long."""
 
 T = TypeVar("T")
 
@@ -144,7 +146,15 @@ def dougctl() -> str:
 def carries_token(process: psutil.Process, token: str) -> bool:
     """Whether a process was started for the cluster with this token."""
     try:
-        return process.environ().get(TOKEN_VARIABLE) == token
+        environment = process.environ()
+        for _ in range(EXEC_LOOKS):
+            # In the middle of an exec a process has its program already, and its environment not yet. Whoever started
+            # it may have been told that it runs.
+            if environment or not process.exe():
+                break
+            time.sleep(0.001)
+            environment = process.environ()
+        return environment.get(TOKEN_VARIABLE) == token
     except (psutil.Error, OSError):
         return False
 

@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
-from bench.cluster import Cluster, ClusterError, paused, wait_for
+from bench.cluster import TOKEN_VARIABLE, Cluster, ClusterError, carries_token, paused, wait_for
 from bench.meter import MemorySampler, cpu_s, family, family_pss_bytes, parse_metrics, rss_bytes, total
 
 pytestmark = pytest.mark.slow
@@ -89,6 +90,29 @@ def test_a_killed_node_is_gone_and_can_be_started_as_it_was(cluster: Cluster) ->
         cluster.member("shard-0-1")
     cluster.start_again("shard-0-1", launch)
     assert cluster.member("shard-0-1").pid != killed.pid
+
+
+class Starting:
+    """A process in the middle of its exec: it has a program, and an environment only at a later look."""
+
+    def __init__(self, looks: int, program: str = "/bin/python") -> None:
+        self.looks = looks
+        self.program = program
+
+    def environ(self) -> dict[str, str]:
+        self.looks -= 1
+        return {TOKEN_VARIABLE: "token"} if self.looks < 0 else {}
+
+    def exe(self) -> str:
+        return self.program
+
+
+@pytest.mark.parametrize(
+    ("looks", "program", "found"), [(0, "x", True), (3, "x", True), (3, "", False), (999, "x", False)]
+)
+def test_a_process_that_is_just_being_started_is_looked_at_again(looks: int, program: str, found: bool) -> None:
+    """One without a program is a thread of the kernel."""
+    assert carries_token(cast("psutil.Process", Starting(looks, program)), "token") is found
 
 
 def test_a_pid_file_that_names_a_strange_process_is_not_believed(cluster: Cluster) -> None:
