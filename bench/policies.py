@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from raft_node.storage.compaction import Compaction, Run, pick
+from raft_node.storage.compaction import Compaction, Run, pick, pick_idle
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.version import LEVELS, TableMeta, Version, VersionEdit
 
@@ -95,8 +95,9 @@ def leveled(version: Version, options: EngineOptions) -> Compaction | None:
 class Levels:
     """A policy for the levels of a version, on tables that are dicts."""
 
-    def __init__(self, policy: Pick, options: EngineOptions) -> None:
+    def __init__(self, policy: Pick, options: EngineOptions, policy_idle: Pick | None = None) -> None:
         self._pick = policy
+        self._pick_idle = policy_idle or policy
         self._options = options
         self.version = Version.empty()
         self.tables: dict[int, Records] = {}
@@ -104,8 +105,16 @@ class Levels:
     def flush(self, records: Records) -> tuple[int, int]:
         """Takes a memtable, and compacts until nothing is due; records written, and the most in one compaction."""
         self._apply((), (), [(0, records)])
-        written, longest = len(records), 0
-        while (compaction := self._pick(self.version, self._options)) is not None:
+        written, longest = self._compact(self._pick)
+        return len(records) + written, max(len(records), longest)
+
+    def rest(self) -> tuple[int, int]:
+        """Does what is due while nothing is written."""
+        return self._compact(self._pick_idle)
+
+    def _compact(self, policy: Pick) -> tuple[int, int]:
+        written = longest = 0
+        while (compaction := policy(self.version, self._options)) is not None:
             inputs = [table for run in compaction.runs for table in run]
             merged: Records = {}
             for table in reversed(inputs):
@@ -174,6 +183,10 @@ class Tiered:
             longest = max(longest, len(merged))
             incoming, tier = merged, tier + 1
 
+    def rest(self) -> tuple[int, int]:
+        """See ``Levels.rest``; nothing."""
+        return 0, 0
+
     def runs(self) -> int:
         """Sorted runs."""
         return sum(map(len, self._tiers))
@@ -230,11 +243,11 @@ WORKLOADS: tuple[Callable[[random.Random], Iterator[tuple[bytes, bool]]], ...] =
 )
 
 
-def simulate(policy: Levels | Tiered, changes: Iterator[tuple[bytes, bool]], memtables: int) -> Figures:
-    """Writes so many memtables, and counts."""
+def simulate(policy: Levels | Tiered, changes: Iterator[tuple[bytes, bool]], memtables: int, rest: int) -> Figures:
+    """Writes so many memtables, with a rest behind each ``rest`` of them, and counts; 0 for none."""
     figures = Figures()
     live: set[bytes] = set()
-    for _ in range(memtables):
+    for number in range(1, memtables + 1):
         records: Records = {}
         for _ in range(MEMTABLE_RECORDS):
             key, lives = next(changes)
@@ -244,9 +257,12 @@ def simulate(policy: Levels | Tiered, changes: Iterator[tuple[bytes, bool]], mem
             else:
                 live.discard(key)
         figures.user += MEMTABLE_RECORDS
-        written, longest = policy.flush(records)
-        figures.written += written
-        figures.longest = max(figures.longest, longest)
+        done = [policy.flush(records)]
+        if rest and number % rest == 0:
+            done.append(policy.rest())
+        for written, longest in done:
+            figures.written += written
+            figures.longest = max(figures.longest, longest)
         figures.runs.append(policy.runs())
         figures.space.append(policy.stored() / len(live))
     return figures
@@ -257,18 +273,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.policies", description=simulate.__doc__)
     parser.add_argument("--memtables", type=int, default=300, help="how many memtables are written")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ours", action="store_true", help="only ours, with rests behind so many memtables")
     arguments = parser.parse_args()
     print("| workload | policy | writes | runs, mean | runs, most | space, mean | space, most | longest compaction |")
     print("|---" * 8 + "|")
     for workload in WORKLOADS:
-        policies = (
-            ("ours", Levels(pick, OPTIONS)),
-            ("leveled", Levels(leveled, LEVELED)),
-            ("tiered, 4", Tiered(4)),
-            ("tiered, 10", Tiered(10)),
-        )
-        for name, policy in policies:
-            figures = simulate(policy, workload(random.Random(arguments.seed)), arguments.memtables)
+        policies: list[tuple[str, Levels | Tiered, int]] = [
+            (f"ours, a rest every {rest}" if rest else "ours", Levels(pick, OPTIONS, pick_idle), rest)
+            for rest in ((0, 57, 14, 4, 1) if arguments.ours else (0,))
+        ]
+        if not arguments.ours:
+            policies += [
+                ("leveled", Levels(leveled, LEVELED), 0),
+                ("tiered, 4", Tiered(4), 0),
+                ("tiered, 10", Tiered(10), 0),
+            ]
+        for name, policy, rest in policies:
+            figures = simulate(policy, workload(random.Random(arguments.seed)), arguments.memtables, rest)
             print(f"| {workload.__name__} | {name} | " + " | ".join(figures.row()) + " |", flush=True)
     return 0
 

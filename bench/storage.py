@@ -40,6 +40,7 @@ PHASES = (
     "write",
     "compact",
     "sync",
+    "idle",
     "reopen",
     "warm",
     "hit",
@@ -72,7 +73,11 @@ ROWS = (
     ("compact", "read_mb", "compaction, read", "MB"),
     ("compact", "written_mb", "compaction, written", "MB"),
     ("compact", "write_amplification", "write amplification", "x"),
-    ("compact", "disk_mb", "tables on disk", "MB"),
+    ("idle", "seconds", "merges while idle, before the reads", "s"),
+    ("idle", "read_mb", "merges while idle, read", "MB"),
+    ("idle", "written_mb", "merges while idle, written", "MB"),
+    ("idle", "write_amplification", "write amplification with these", "x"),
+    ("idle", "disk_mb", "tables on disk", "MB"),
     ("reopen", "seconds", "open", "s"),
     ("warm", "memory_mb", "memory, all cached", "MB"),
     ("cold", "memory_mb", "memory, cache of 10 %", "MB"),
@@ -98,6 +103,7 @@ class Run:
         gc.freeze()
         self._base_bytes = rss_bytes(self._process)
         self._store = self._open("main", WARM_CACHE_BYTES)
+        self._main_bytes = 0
 
     def phase(self, name: str) -> dict[str, float]:
         """Does one phase and says what it took."""
@@ -151,16 +157,32 @@ class Run:
     def _compact(self) -> dict[str, float]:
         figures = self._timed(len(self._pairs), self._store.settle)
         seconds, read, written = self._store.compacted()
-        amplification = (self._written_bytes() - self._written_before) / len(self._pairs) / (KEY_BYTES + VALUE_BYTES)
-        figures["write_amplification"] = amplification
         figures["settled_rate"] = len(self._pairs) / (self._write_s + figures["seconds"])
+        self._main_bytes = self._written_bytes() - self._written_before
         figures |= {
             "compacting_s": seconds,
             "read_mb": read / 1e6,
             "written_mb": written / 1e6,
-            "disk_mb": self._disk_mb(),
+            "write_amplification": self._main_bytes / self._user_bytes,
         }
         return figures
+
+    def _idle(self) -> dict[str, float]:
+        before, (_, read_before, written_before) = self._written_bytes(), self._store.compacted()
+        figures = self._timed(len(self._pairs), self._store.idle)
+        _, read, written = self._store.compacted()
+        # Not a rate of what users do.
+        del figures["rate"]
+        return figures | {
+            "read_mb": (read - read_before) / 1e6,
+            "written_mb": (written - written_before) / 1e6,
+            "write_amplification": (self._main_bytes + self._written_bytes() - before) / self._user_bytes,
+            "disk_mb": self._disk_mb(),
+        }
+
+    @property
+    def _user_bytes(self) -> int:
+        return len(self._pairs) * (KEY_BYTES + VALUE_BYTES)
 
     def _disk_mb(self) -> float:
         return disk_bytes(self._directory / "main") / 1e6

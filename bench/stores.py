@@ -45,6 +45,9 @@ class Store(Protocol):
     def settle(self) -> None:
         """Waits until no compaction is due."""
 
+    def idle(self) -> None:
+        """Waits until all is done that a store does by itself when little is written to it."""
+
     def get(self, key: bytes) -> bytes | None:
         """The value of a key."""
 
@@ -105,6 +108,7 @@ class DougStore:
         self._task_began_s = self._compacting_s = 0.0
         self._task: Task | None = None
         self._drop: Any = None
+        self._idle = False
         if self._wal.last_index == 0:
             self._wal.publish(self._wal.append(WalHardState(1, "", 0, 0), None, []))
 
@@ -127,6 +131,11 @@ class DougStore:
         self._pump()
         while self._pending:
             self._wait()
+
+    def idle(self) -> None:
+        self._idle = True
+        self.settle()
+        self._idle = False
 
     def get(self, key: bytes) -> bytes | None:
         return self._engine.get_blocking(key)
@@ -185,7 +194,7 @@ class DougStore:
             self._task = None
             wal.drop_prefix(min(engine.flushed_index + 1, wal.first_index_within(LOG_KEEP_BYTES)))
         if self._task is None:
-            self._task = engine.next_task()
+            self._task = engine.next_task(idle=self._idle)
             if self._task is not None:
                 self._task_began_s = time.perf_counter()
                 pending["task"] = self._threads.submit(self.worker.run, self._task)
@@ -241,6 +250,9 @@ class RocksStore:
             quiet = 0 if busy else quiet + 1
             time.sleep(0.02)
 
+    def idle(self) -> None:
+        """Nothing more: with its defaults it merges what was written, not because of the time that has passed."""
+
     def scan(self, start: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         if reverse:
             return self._db.items(backwards=True)  # type: ignore[no-any-return]
@@ -281,6 +293,9 @@ class LevelStore:
             now = sum(process.cpu_times()[:2])
             quiet = quiet + 1 if now - before < 0.015 else 0
             before = now
+
+    def idle(self) -> None:
+        """Nothing more."""
 
     def multi_get(self, keys: list[bytes]) -> list[bytes | None]:
         return [self.get(key) for key in keys]

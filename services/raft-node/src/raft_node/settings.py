@@ -104,6 +104,9 @@ class NodeSettings(BaseSettings):
     """Decoded blocks of SSTables that are kept in memory."""
     compression: Literal["none", "lz4", "zstd"] = "lz4"
     """How blocks of SSTables are compressed, where it pays."""
+    idle_merge_ms: int = Field(default=5000, ge=0, le=86_400_000)
+    """When little was written for so long, SSTables are merged further than writes need, one merge in each such time,
+    so that reads have fewer to look into; 0 to never do it."""
 
     reserve_bytes: int = Field(default=64 << 20, ge=0, le=1 << 40)
     """Below so much free space on a volume writes are refused. As much again is held by a file beside the data, which

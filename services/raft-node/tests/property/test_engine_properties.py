@@ -35,6 +35,7 @@ engine_options = st.builds(
     l0_tables_max=st.just(8),
     l0_inputs_max=st.integers(3, 5),
     merge_ratio=st.sampled_from([1.0, 2.0, 4.0]),
+    idle_merge_ratio=st.sampled_from([1.0, 4.0, 100.0]),
     merge_bytes_max=st.integers(100, 6000),
     level_base_bytes=st.integers(100, 3000),
     level_multiplier=st.integers(2, 4),
@@ -97,15 +98,15 @@ class EngineMachine(RuleBasedStateMachine):
             change_write.run()
             self.engine.changes_done(change_write)
 
-    @rule()
-    def do_one_task(self) -> None:
+    @rule(idle=st.booleans())
+    def do_one_task(self, idle: bool) -> None:
         write_changes(self.engine)
-        if run_one_task(self.engine, self.fs, D):
+        if run_one_task(self.engine, self.fs, D, idle=idle):
             self.durable_index = self.engine.flushed_index
 
-    @rule()
-    def do_all_tasks(self) -> None:
-        settle(self.engine, self.fs, D)
+    @rule(idle=st.booleans())
+    def do_all_tasks(self, idle: bool) -> None:
+        settle(self.engine, self.fs, D, idle=idle)
         self.durable_index = self.engine.flushed_index
         assert not self.engine.stalled
 
@@ -212,6 +213,7 @@ class Step(Enum):
     """What is done to both engines beside writes."""
 
     SETTLE = "settle"
+    IDLE = "idle"
     REOPEN = "reopen"
     CRASH = "crash"
 
@@ -230,8 +232,8 @@ def answers_of(operations: list[Batch | Step], options: EngineOptions, seed: int
             log.append(operation)
             engine.write(operation, len(log), 1)
             continue
-        if operation is Step.SETTLE:
-            settle(engine, fs, D)
+        if operation in (Step.SETTLE, Step.IDLE):
+            settle(engine, fs, D, idle=operation is Step.IDLE)
             continue
         if operation is Step.REOPEN:
             engine.close()

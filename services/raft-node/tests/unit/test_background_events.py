@@ -67,7 +67,8 @@ class FakeEngine:
     def take_changes(self) -> None:
         return None
 
-    def next_task(self) -> Task | None:
+    def next_task(self, *, idle: bool) -> Task | None:
+        assert not idle
         return self.tasks.pop() if self.tasks else None
 
     def prepare_install(self, task: Task, result: TaskResult) -> object:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft_node.storage.compaction import Compaction, pending_bytes, pick
+from raft_node.storage.compaction import Compaction, pending_bytes, pick, pick_idle
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.options import EngineOptions, TableOptions
 from raft_node.storage.sstable import Table
@@ -203,14 +204,64 @@ def test_deeper_tables_are_named_as_far_as_they_overlap() -> None:
     assert compaction.deeper == ((b"l", b"p"), (b"c", b"z"))
 
 
+def test_an_idle_store_merges_what_a_busy_one_leaves() -> None:
+    def merged(*tables: tuple[int, TableMeta]) -> tuple[list[list[int]], int] | None:
+        state = version(*tables)
+        assert pick(state, OPTIONS) is None
+        compaction = pick_idle(state, OPTIONS)
+        return None if compaction is None else (numbers(compaction.runs), compaction.output_level)
+
+    assert merged((0, table(1, "az"))) is None, "it is one run"
+    assert merged((6, table(1, "az", 10**9))) is None
+    assert merged((0, table(1, "az")), (6, table(2, "az", 1000))) == ([[1], [2]], 6)
+    assert merged((0, table(1, "az")), (6, table(2, "az", 1001))) is None, "that writes more than ten times as much"
+    assert merged((0, table(1, "az")), (3, table(2, "az", 10)), (6, table(3, "az", 1101))) == ([[1], [2]], 5)
+    assert merged((3, table(1, "az", 100)), (5, table(2, "az", 1000))) == ([[1], [2]], 6)
+    small, large = (3, table(1, "az", 99)), (4, table(2, "az", 991))
+    assert merged(small, large, (6, table(3, "az", 900))) == ([[2], [3]], 6), "what lies deeper is not too large"
+
+
+def test_an_idle_store_does_first_what_writes_wait_for() -> None:
+    full = version((0, table(1, "az")), (0, table(2, "az")), (6, table(3, "az", 1900)))
+    assert pick(full, OPTIONS) == pick_idle(full, OPTIONS)
+    over = version((0, table(1, "az", 10)), (2, table(2, "az", 1001)), (4, table(3, "az", 1000)))
+    assert pick(over, OPTIONS) == pick_idle(over, OPTIONS)
+
+
+def test_levels_too_large_to_be_merged_whole_go_down_table_by_table_until_none_is_left() -> None:
+    upper = [(5, table(number, keys, 250)) for number, keys in enumerate(("ab", "cd", "ef", "gh"), 1)]
+    lower = [(6, table(number, keys, 500)) for number, keys in enumerate(("ab", "cd", "ef", "gz"), 5)]
+    state = version(*upper, *lower)
+    assert pick(state, OPTIONS) is None
+    moves = []
+    while (compaction := pick_idle(state, OPTIONS)) is not None:
+        moves.append(numbers(compaction.runs))
+        state = after(state, compaction)
+    assert moves == [[[1], [5]], [[2], [6]], [[3], [7]], [[4], [8]]]
+    assert not state.levels[5]
+
+
+def test_no_idle_merge_is_longer_than_any_other() -> None:
+    for size, small in ((1000, True), (1001, False)):
+        compaction = pick_idle(version((4, table(1, "az", 1000)), (6, table(2, "az", size))), OPTIONS)
+        assert (compaction is not None) == small
+
+
+def test_an_idle_store_of_many_tombstones_gets_rid_of_them() -> None:
+    for tombstones, worth in ((0, False), (10, True)):
+        compaction = pick_idle(version((0, table(1, "az", 100, tombstones)), (6, table(2, "az", 1500))), OPTIONS)
+        assert (compaction is not None) == worth
+
+
+@pytest.mark.parametrize("policy", [pick, pick_idle])
 @given(
-    st.lists(
+    drawn=st.lists(
         st.tuples(st.integers(0, 6), st.integers(0, 99), st.integers(0, 30), st.integers(1, 3000), st.booleans()),
         max_size=40,
     )
 )
 def test_every_compaction_of_any_version_keeps_the_order_of_writes(
-    drawn: list[tuple[int, int, int, int, bool]],
+    policy: Callable[[Version, EngineOptions], Compaction | None], drawn: list[tuple[int, int, int, int, bool]]
 ) -> None:
     state = Version.empty()
     for number, (level, first, span, size, dead) in enumerate(drawn, 1):
@@ -218,7 +269,7 @@ def test_every_compaction_of_any_version_keeps_the_order_of_writes(
         if level == 0 or not state.overlapping(level, meta.smallest, meta.largest):
             state = state.apply(VersionEdit((), ((level, meta),), 1, 1, number + 1))
     steps = 0
-    while (compaction := pick(state, OPTIONS)) is not None:
+    while (compaction := policy(state, OPTIONS)) is not None:
         steps += 1
         assert steps < 500, "it goes on for ever"
         state = after(state, compaction)

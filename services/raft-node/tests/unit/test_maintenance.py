@@ -1,10 +1,11 @@
-"""Background work: a flush on demand, bounded in time, and a pause in which nothing begins."""
+"""Background work: a flush on demand, bounded in time; a pause in which nothing begins; merges that can wait."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,14 +18,19 @@ from raft_node.testing.engines import TINY_OPTIONS
 from raft_node.testing.files import MemoryFileSystem
 
 D = "/data"
+OPTIONS = replace(TINY_OPTIONS, memtable_bytes=1 << 20, l0_tables_trigger=3)
 
 
 class Rig:
     """A real engine, and a worker in a thread that waits for ``gate``."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_s: float = 0.0) -> None:
+        self.room_bytes = 1 << 30
+        self.asleep = asyncio.Event()
+        self.wake = asyncio.Event()
+        self.slept_s: list[float] = []
         self.fs = MemoryFileSystem()
-        self.engine = Engine.open(self.fs, D, TINY_OPTIONS, "s1")
+        self.engine = Engine.open(self.fs, D, OPTIONS, "s1")
         self.loop = asyncio.get_running_loop()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -38,7 +44,26 @@ class Rig:
             lambda: None,
             self.failures.append,
             lambda name, **details: None,
+            idle_s=idle_s,
+            room_bytes=lambda: self.room_bytes,
+            sleep=self.sleep,
         )
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+        self.asleep.set()
+        await self.wake.wait()
+        self.wake.clear()
+
+    async def pass_time(self) -> None:
+        """Lets one idle time pass, and what follows it."""
+        await self.asleep.wait()
+        self.asleep.clear()
+        self.wake.set()
+        await self.asleep.wait()
+
+    def tables(self) -> int:
+        return sum(self.engine.stats().level_tables)
 
     def work(self, task: Task) -> TaskResult:
         self.given += 1
@@ -53,8 +78,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Rig]:
-    rig = Rig()
+async def running(idle_s: float = 0.0) -> AsyncIterator[Rig]:
+    rig = Rig(idle_s)
     task = asyncio.create_task(rig.maintenance.run())
     try:
         yield rig
@@ -115,3 +140,54 @@ async def test_in_a_pause_no_task_is_under_way_and_none_begins() -> None:
         await pausing
         assert await rig.maintenance.flush(10)
         assert rig.engine.flushed_index == 53
+
+
+async def with_two_runs(rig: Rig) -> None:
+    """One table above another: so few that writes need no merge."""
+    rig.write(3)
+    assert await rig.maintenance.flush(10)
+    await rig.pass_time()
+    assert rig.tables() == 1, "one run needs no merge"
+    rig.write(1)
+    assert await rig.maintenance.flush(10)
+    assert rig.tables() == 2 and rig.engine.stats().compactions == 0
+
+
+async def test_when_little_is_written_runs_are_merged() -> None:
+    async with running(idle_s=7.0) as rig:
+        await with_two_runs(rig)
+        await rig.pass_time()
+        assert rig.tables() == 1 and rig.engine.stats().compactions == 1
+        assert set(rig.slept_s) == {7.0}
+        assert rig.engine.get_blocking(b"key1") == rig.engine.get_blocking(b"key4") == b"value"
+
+
+async def test_while_much_is_written_no_merge_is_made_that_can_wait() -> None:
+    async with running(idle_s=1.0) as rig:
+        await with_two_runs(rig)
+        rig.engine.write([(b"large", bytes(250_000))], rig.engine.applied_index + 1, 1)
+        await rig.pass_time()
+        assert rig.tables() == 2
+        await rig.pass_time()
+        assert rig.tables() == 1
+
+
+async def test_for_a_merge_that_can_wait_no_disk_is_filled() -> None:
+    async with running(idle_s=1.0) as rig:
+        await with_two_runs(rig)
+        rig.room_bytes = sum(rig.engine.stats().level_bytes) - 1
+        given = rig.given
+        await rig.pass_time()
+        assert rig.tables() == 2 and rig.given == given
+        rig.room_bytes += 1
+        await rig.pass_time()
+        assert rig.tables() == 1
+
+
+async def test_without_an_idle_time_nothing_is_merged_that_can_wait() -> None:
+    async with running() as rig:
+        rig.write(3)
+        assert await rig.maintenance.flush(10)
+        rig.write(1)
+        assert await rig.maintenance.flush(10)
+        assert rig.tables() == 2 and not rig.slept_s

@@ -310,6 +310,8 @@ class Node:
             self.fail,
             self.record,
             self._space.notice,
+            idle_s=settings.idle_merge_ms / 1000,
+            room_bytes=self._space.room_bytes,
         )
 
         def on_applied() -> None:

@@ -1,15 +1,17 @@
 """Looks after the engine: change segments, flushes and compactions, all off the event loop.
 
-Two loops: one appends the change segments, in order; the other gives the helper process one task at a time, puts its
-result in place and has the engine take it up. The engine itself is only touched on the event loop.
+Three loops: one appends the change segments, in order; one gives the helper process one task at a time, puts its
+result in place and has the engine take it up; and one now and then gives it a merge that can wait, when little is
+written (docs/adr/0008). The engine itself is only touched on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from raft_node.errors import FatalError, NoSpaceError
@@ -18,11 +20,13 @@ from raft_node.observability.metrics import Metrics
 from raft_node.runtime.events import Recorder
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.storage.engine import Engine
-from raft_node.storage.tasks import FlushTask, Task, WorkerGoneError
+from raft_node.storage.tasks import CompactionTask, FlushTask, Task, WorkerGoneError
 
 _RESTART_PAUSE_S = 0.5
 _FAILURES_MAX = 10
 _FULL_PAUSE_S = 1.0
+_IDLE_BYTES_PER_S_MAX = 200 << 10
+"""At this rate a memtable of default size fills in 80 s, so that no flush will wait for a merge to end."""
 
 _log = get_logger()
 
@@ -40,6 +44,9 @@ class Maintenance:
         record: Recorder,
         on_full: Callable[[NoSpaceError], None] = lambda error: None,
         retry_s: float = _FULL_PAUSE_S,
+        idle_s: float = 0.0,
+        room_bytes: Callable[[], int] = lambda: sys.maxsize,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Builds it; ``run`` sets it going.
 
@@ -52,6 +59,9 @@ class Maintenance:
             record: Told of every flush and compaction.
             on_full: Called on the event loop when there was no room for a piece of work.
             retry_s: After how long that is tried again.
+            idle_s: When little was written for so long, one merge is made that can wait; 0 for never.
+            room_bytes: What such a merge may take of the disk until it is installed.
+            sleep: Waits for so many seconds.
         """
         self._engine = engine
         self._worker = worker
@@ -61,6 +71,9 @@ class Maintenance:
         self._record = record
         self._on_full = on_full
         self._retry_s = retry_s
+        self._idle_s = idle_s
+        self._room_bytes = room_bytes
+        self._sleep = sleep
         self._failures = 0
         self._changes_wanted = asyncio.Event()
         self._task_wanted = asyncio.Event()
@@ -105,6 +118,8 @@ class Maintenance:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._append_changes())
                 group.create_task(self._run_tasks())
+                if self._idle_s:
+                    group.create_task(self._merge_when_idle())
         except* FatalError as errors:
             first = errors.exceptions[0]
             assert isinstance(first, FatalError)
@@ -139,10 +154,22 @@ class Maintenance:
             while await self._run_next():
                 pass
 
-    async def _run_next(self) -> bool:
+    async def _merge_when_idle(self) -> None:
+        while True:
+            before = self._engine.written_bytes
+            await self._sleep(self._idle_s)
+            # One at a time: with several nodes on a machine there shall be pauses in which others have it.
+            if self._engine.written_bytes - before <= _IDLE_BYTES_PER_S_MAX * self._idle_s:
+                await self._run_next(idle=True)
+
+    async def _run_next(self, *, idle: bool = False) -> bool:
         async with self._tasks:
-            task = self._engine.next_task()
+            task = self._engine.next_task(idle=idle)
             if task is None:
+                return False
+            if idle and isinstance(task, CompactionTask) and _input_bytes(task) > self._room_bytes():
+                # Nobody needs it so much that writes should be refused for the room.
+                self._engine.task_failed(task)
                 return False
             await self._run_task(task)
         async with self._progress:
@@ -186,3 +213,7 @@ class Maintenance:
             flushed_index=self._engine.flushed_index,
         )
         self._on_progress()
+
+
+def _input_bytes(task: CompactionTask) -> int:
+    return sum(table.size_bytes for table in task.inputs())

@@ -1,4 +1,4 @@
-"""Which tables to merge next: a pure function of the version (docs/adr/0006).
+"""Which tables to merge next: a pure function of the version (docs/adr/0006, 0008).
 
 Every level below 0 is one sorted run, and what lies higher is newer. Once level 0 has ``l0_tables_trigger`` tables,
 they are merged together with the levels below them, as long as the next one is at most ``merge_ratio`` times as large
@@ -9,7 +9,12 @@ levels stay few.
 No merge of whole levels is larger than ``merge_bytes_max``. A level that has outgrown this gives the next one table by
 table, the one that overlaps least first; then it may hold a ``level_multiplier``-th of the one below. So no compaction
 is long, and a flush, which shares the worker, never waits for more than one. Tombstones count as larger than they are,
-so that they go down sooner and what they hide does not lie about for long. This module knows no files.
+so that they go down sooner and what they hide does not lie about for long.
+
+While little is written, reads count for more than what a merge writes. ``pick_idle`` goes on then: a merge may write up
+to ``idle_merge_ratio`` times what it brings down, as in a leveled tree. Levels that are too large to be merged whole
+give the next one table by table until nothing is left of them, and a store of some hundred megabytes ends as one run.
+This module knows no files.
 
 Invariants:
 1. The inputs hold every version of their keys down to the output level that is older than the newest input's.
@@ -21,7 +26,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.version import LEVELS, TableMeta, Version
@@ -78,30 +84,70 @@ def pick(version: Version, options: EngineOptions) -> Compaction | None:
             urgent, urgency = level, weight / bound
     if urgent:
         return _pick_table(version, urgent)
-    return _pick_level_0(version, options) if urgency >= 1 else None
+    return _pick_level_0(version, options.merge_ratio, options) if urgency >= 1 else None
 
 
-def _pick_level_0(version: Version, options: EngineOptions) -> Compaction:
-    # The oldest ones: a newer table may stay above an older one, never the other way round.
-    tables = version.levels[0][-options.l0_inputs_max :]
-    runs: list[Run] = [(table,) for table in tables]
+def pick_idle(version: Version, options: EngineOptions) -> Compaction | None:
+    """The most urgent compaction; or else one that makes the sorted runs fewer and is worth what it writes, or None."""
+    urgent = pick(version, options)
+    if urgent is not None:
+        return urgent
+    ratio = options.idle_merge_ratio
+    if version.levels[0] and len(_take_levels(version, 0, ratio, options).runs) > 1:
+        return _pick_level_0(version, ratio, options)
+    levels = [level for level in range(1, LEVELS) if version.levels[level]]
+    for level in levels:
+        runs, output_level = _take_levels(version, level, ratio, options)
+        if len(runs) > 1:
+            return _merge(version, runs, output_level)
+    for level, below in pairwise(levels):
+        table = _least_overlapping(version, level, below)
+        overlap_bytes = sum(each.size_bytes for each in version.overlapping(below, table.smallest, table.largest))
+        small = table.size_bytes + overlap_bytes <= options.merge_bytes_max
+        if small and overlap_bytes <= ratio * _weight(table):
+            return _pick_table(version, level)
+    return None
+
+
+class _Taken(NamedTuple):
+    """Whole levels that are to be merged.
+
+    Attributes:
+        runs: The sorted runs of them, newest first.
+        output_level: Where the outputs go: just above the first level that stays.
+    """
+
+    runs: list[Run]
+    output_level: int
+
+
+def _take_levels(version: Version, first: int, ratio: float, options: EngineOptions, last: int = 0) -> _Taken:
+    """A level and those below it, while each is above ``last`` or at most ``ratio`` times what was taken so far."""
+    # The oldest ones of level 0: a newer table may stay above an older one, never the other way round.
+    tables = version.levels[first] if first else version.levels[0][-options.l0_inputs_max :]
+    runs: list[Run] = [tables] if first else [(table,) for table in tables]
     size = sum(table.size_bytes for table in tables)
     weight = sum(map(_weight, tables))
-    room = next((level for level in range(1, LEVELS) if not version.levels[level]), LEVELS)
-    output_level = 0
-    for level in range(1, LEVELS):
+    output_level = first
+    for level in range(first + 1, LEVELS):
         more = version.level_bytes(level)
-        stays = more > options.merge_ratio * weight or (more > 0 and size + more > options.merge_bytes_max)
-        if stays and level == 1 and room < LEVELS:
-            # Nothing fits in between. What lies above the first level that is empty makes room, by moving into it.
-            return Compaction((), room, (), version.levels[room - 1])
-        if stays and level > 1:
+        stays = more > ratio * weight or (more > 0 and size + more > options.merge_bytes_max)
+        if stays and level >= last:
             break
         if more:
             runs.append(version.levels[level])
         size += more
         weight += _level_weight(version, level)
         output_level = level
+    return _Taken(runs, output_level)
+
+
+def _pick_level_0(version: Version, ratio: float, options: EngineOptions) -> Compaction:
+    room = next((level for level in range(1, LEVELS) if not version.levels[level]), LEVELS)
+    runs, output_level = _take_levels(version, 0, ratio, options, last=0 if room < LEVELS else 2)
+    if not output_level:
+        # Nothing fits in between. What lies above the first level that is empty makes room, by moving into it.
+        return Compaction((), room, (), version.levels[room - 1])
     return _merge(version, runs, output_level)
 
 

@@ -26,7 +26,7 @@ from raft_node.storage import reads
 from raft_node.storage.cache import BlockCache
 from raft_node.storage.changes import ChangeSegment, ChangeWrite
 from raft_node.storage.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
-from raft_node.storage.compaction import pending_bytes, pick
+from raft_node.storage.compaction import pending_bytes, pick, pick_idle
 from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import live, merge
 from raft_node.storage.manifest import Manifest, recover, remove_orphans
@@ -106,7 +106,11 @@ class _Generation(NamedTuple):
 
 
 class Engine:
-    """See the module. Open one with ``Engine.open``."""
+    """See the module. Open one with ``Engine.open``.
+
+    Attributes:
+        written_bytes: What was written since then, bookkeeping of memtables included.
+    """
 
     def __init__(
         self,
@@ -137,7 +141,9 @@ class Engine:
         self._adoption: Adoption | None = None
         self._garbage: list[str] = []
         self._task_id = 0
-        self._settled: Version | None = None
+        # For which version no compaction is due, and no idle one.
+        self._settled: list[Version | None] = [None, None]
+        self.written_bytes = 0
         self._flushes = self._flushed_bytes = 0
         self._compactions = self._compacted_read_bytes = self._compacted_written_bytes = 0
 
@@ -216,7 +222,9 @@ class Engine:
         assert applied_index > memtable.applied_index, (applied_index, memtable.applied_index)
         before = memtable.size_bytes
         memtable.write(batch, applied_index, applied_term)
-        changes.add(batch, applied_index, applied_term, memtable.size_bytes - before)
+        size_bytes = memtable.size_bytes - before
+        self.written_bytes += size_bytes
+        changes.add(batch, applied_index, applied_term, size_bytes)
         if memtable.size_bytes >= self._options.memtable_bytes:
             self.rotate()
 
@@ -336,17 +344,18 @@ class Engine:
 
     # Tasks.
 
-    def next_task(self) -> Task | None:
+    def next_task(self, *, idle: bool = False) -> Task | None:
         """The next flush or compaction for the worker, or None when none is due or one is under way.
 
-        It ends with ``finish_install`` or ``task_failed``. Flushes come first: writes wait for them.
+        It ends with ``finish_install`` or ``task_failed``. Flushes come first: writes wait for them. With ``idle``
+        compactions are due, too, for which nothing is in need but reads.
         """
         if self._task is not None or self._adoption is not None:
             return None
         if self._immutables and self._immutables[0].changes.complete:
             self._task = self._flush_task(self._immutables[0])
         else:
-            self._task = self._compaction_task()
+            self._task = self._compaction_task(idle)
         return self._task
 
     def task_failed(self, task: Task) -> None:
@@ -529,13 +538,13 @@ class Engine:
             self._options.table_options(),
         )
 
-    def _compaction_task(self) -> CompactionTask | None:
+    def _compaction_task(self, idle: bool) -> CompactionTask | None:
         version = self._view.version
-        if version is self._settled:
+        if version is self._settled[idle]:
             return None
-        compaction = pick(version, self._options)
+        compaction = (pick_idle if idle else pick)(version, self._options)
         if compaction is None:
-            self._settled = version
+            self._settled[idle] = version
             return None
         self._task_id += 1
         return CompactionTask(

@@ -72,6 +72,7 @@ class EngineOptions:
         l0_inputs_max: A compaction of level 0 takes at most so many tables of it, the oldest; bounds its memory.
         merge_ratio: A merge of level 0 takes the next level too while that is at most so many times as large as what
             the merge has so far.
+        idle_merge_ratio: The same while little is written; by itself a table goes down only into so many times as much.
         merge_bytes_max: Unless no level is free, whole levels are merged only when together they are not larger.
         level_base_bytes: What any level above another one may hold, before it gives that one table by table.
         level_multiplier: With so many times as much below it, it may hold more than ``level_base_bytes``.
@@ -93,6 +94,7 @@ class EngineOptions:
     l0_tables_max: int = 12
     l0_inputs_max: int = 8
     merge_ratio: float = 2.0
+    idle_merge_ratio: float = 10.0
     merge_bytes_max: int = 192 << 20
     level_base_bytes: int = 96 << 20
     level_multiplier: int = 10
@@ -103,7 +105,7 @@ class EngineOptions:
         assert self.memtable_bytes > 0 and self.immutables_max > 0 and self.block_cache_bytes >= 0
         assert self.replay_immutables_max >= self.immutables_max
         assert 1 < self.l0_tables_trigger <= self.l0_inputs_max and self.l0_tables_trigger < self.l0_tables_max
-        assert self.merge_ratio >= 1 and self.merge_bytes_max > 0
+        assert self.merge_ratio >= 1 and self.idle_merge_ratio >= 1 and self.merge_bytes_max > 0
         assert self.level_base_bytes > 0 and self.level_multiplier > 1 and self.manifest_bytes > 0
         assert self.open_tables_max > 0
         assert self.table_options().table_bytes > 0

@@ -140,11 +140,12 @@ class Replica:
         while (change_write := self.engine.take_changes()) is not None:
             change_write.run()
             self.engine.changes_done(change_write)
-        self._run_tasks(lambda: bool(self.engine.stats().immutables))
+        self._run_tasks(lambda: bool(self.engine.stats().immutables), idle=False)
 
     def compact(self) -> None:
-        """Merges tables until nothing is due."""
-        self._run_tasks(lambda: True)
+        """Merges tables until nothing is due, then what can wait."""
+        for idle in (False, True):
+            self._run_tasks(lambda: True, idle=idle)
 
     def snapshot(self) -> None:
         """A checkpoint of the SSTables, read back."""
@@ -193,8 +194,8 @@ class Replica:
             self.machine.apply(entries)
             position = entries[-1].index + 1
 
-    def _run_tasks(self, wanted: Callable[[], bool]) -> None:
-        while wanted() and (task := self.engine.next_task()) is not None:
+    def _run_tasks(self, wanted: Callable[[], bool], *, idle: bool) -> None:
+        while wanted() and (task := self.engine.next_task(idle=idle)) is not None:
             result = run_task(self._fs, DATA, task)
             self.engine.finish_install(self.engine.prepare_install(task, result))
             assert isinstance(task, FlushTask) or not self.engine.stats().immutables, "a flush comes first"

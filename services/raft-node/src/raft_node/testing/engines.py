@@ -34,19 +34,19 @@ def write_changes(engine: Engine) -> None:
         engine.changes_done(change_write)
 
 
-def run_one_task(engine: Engine, fs: FileSystem, directory: str) -> bool:
-    """Does the next task, if one is due."""
-    task = engine.next_task()
+def run_one_task(engine: Engine, fs: FileSystem, directory: str, *, idle: bool = False) -> bool:
+    """Does the next task, if one is due; with ``idle`` also one that can wait."""
+    task = engine.next_task(idle=idle)
     if task is None:
         return False
     engine.finish_install(engine.prepare_install(task, run_task(fs, directory, task)))
     return True
 
 
-def settle(engine: Engine, fs: FileSystem, directory: str) -> int:
+def settle(engine: Engine, fs: FileSystem, directory: str, *, idle: bool = False) -> int:
     """Writes all changes and does tasks until none is due; how many these were."""
     write_changes(engine)
     count = 0
-    while run_one_task(engine, fs, directory):
+    while run_one_task(engine, fs, directory, idle=idle):
         count += 1
     return count

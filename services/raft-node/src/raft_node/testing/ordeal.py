@@ -322,7 +322,7 @@ class Ordeal:
                 while (change_write := engine.take_changes()) is not None:
                     change_write.run()
                     engine.changes_done(change_write)
-                self._task = engine.next_task()
+                self._task = engine.next_task(idle=chance.random() < 0.3)
                 if self._task is None:
                     return
             elif self._result is None:
