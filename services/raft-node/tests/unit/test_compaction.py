@@ -150,6 +150,13 @@ def test_the_level_furthest_over_its_size_comes_first() -> None:
     assert (numbers(compaction.runs), compaction.output_level) == ([[2], [1]], 1)
 
 
+def test_a_level_gives_its_tables_to_the_next_one_that_has_any() -> None:
+    tables = (2, table(1, "az", 1001)), (4, table(2, "az", 100)), (6, table(3, "az", 2000))
+    compaction = pick(version(*tables), OPTIONS)
+    assert compaction is not None
+    assert (numbers(compaction.runs), compaction.output_level) == ([[1], [2]], 4)
+
+
 def test_a_level_may_hold_a_share_of_the_one_below() -> None:
     for size, over in ((5000, False), (5001, True)):
         compaction = pick(version((2, table(1, "az", size)), (5, table(2, "az", 50_000))), OPTIONS)

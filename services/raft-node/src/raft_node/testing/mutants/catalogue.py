@@ -10,15 +10,12 @@ from pathlib import Path
 from raft_node.testing.mutants import elections, leases, membership, outcomes, reads, snapshots, storage
 from raft_node.testing.mutants.mutant import GROUPS, Mutant, StaleMutantError
 
-MUTANTS: tuple[Mutant, ...] = (
-    *elections.MUTANTS,
-    *reads.MUTANTS,
-    *outcomes.MUTANTS,
-    *snapshots.MUTANTS,
-    *membership.MUTANTS,
-    *storage.MUTANTS,
-    *leases.MUTANTS,
+_GROUPS = (elections, reads, outcomes, snapshots, membership, storage, leases)
+
+MUTANTS: tuple[Mutant, ...] = tuple(
+    sorted((mutant for group in _GROUPS for mutant in group.MUTANTS), key=lambda mutant: mutant.name)
 )
+"""All of them by their names, which are never given anew: a later one of a group comes behind those of others."""
 
 
 def chosen(names: str) -> tuple[Mutant, ...]:
