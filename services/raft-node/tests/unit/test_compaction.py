@@ -223,6 +223,8 @@ def test_an_idle_store_merges_what_a_busy_one_leaves() -> None:
     assert merged((0, table(1, "az")), (6, table(2, "az", 1000))) == ([[1], [2]], 6)
     assert merged((0, table(1, "az")), (6, table(2, "az", 1001))) is None, "that writes more than ten times as much"
     assert merged((0, table(1, "az")), (3, table(2, "az", 10)), (6, table(3, "az", 1101))) == ([[1], [2]], 5)
+    assert merged((0, table(1, "az", 10)), (6, table(2, "az", 990))) == ([[1], [2]], 6), "all of it is little"
+    assert merged((0, table(1, "az", 10)), (6, table(2, "az", 991))) is None
     assert merged((3, table(1, "az", 100)), (5, table(2, "az", 1000))) == ([[1], [2]], 6)
     small, large = (3, table(1, "az", 99)), (4, table(2, "az", 991))
     assert merged(small, large, (6, table(3, "az", 900))) == ([[2], [3]], 6), "what lies deeper is not too large"

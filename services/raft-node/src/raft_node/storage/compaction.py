@@ -12,9 +12,9 @@ is long, and a flush, which shares the worker, never waits for more than one. To
 so that they go down sooner and what they hide does not lie about for long.
 
 While little is written, reads count for more than what a merge writes. ``pick_idle`` goes on then: a merge may write up
-to ``idle_merge_ratio`` times what it brings down, as in a leveled tree. Levels that are too large to be merged whole
-give the next one table by table until nothing is left of them, and a store of some hundred megabytes ends as one run.
-This module knows no files.
+to ``idle_merge_ratio`` times what it brings down, as in a leveled tree, and up to ``level_base_bytes`` in any case.
+Levels that are too large to be merged whole give the next one table by table until nothing is left of them, and a store
+of some hundred megabytes ends as one run. This module knows no files.
 
 Invariants:
 1. The inputs hold every version of their keys down to the output level that is older than the newest input's.
@@ -84,7 +84,7 @@ def pick(version: Version, options: EngineOptions) -> Compaction | None:
             urgent, urgency = level, weight / bound
     if urgent:
         return _pick_table(version, urgent)
-    return _pick_level_0(version, options.merge_ratio, options) if urgency >= 1 else None
+    return _pick_level_0(version, _Worth(options.merge_ratio, 0), options) if urgency >= 1 else None
 
 
 def pick_idle(version: Version, options: EngineOptions) -> Compaction | None:
@@ -92,21 +92,33 @@ def pick_idle(version: Version, options: EngineOptions) -> Compaction | None:
     urgent = pick(version, options)
     if urgent is not None:
         return urgent
-    ratio = options.idle_merge_ratio
-    if version.levels[0] and len(_take_levels(version, 0, ratio, options).runs) > 1:
-        return _pick_level_0(version, ratio, options)
+    worth = _Worth(options.idle_merge_ratio, options.level_base_bytes)
+    if version.levels[0] and len(_take_levels(version, 0, worth, options).runs) > 1:
+        return _pick_level_0(version, worth, options)
     levels = [level for level in range(1, LEVELS) if version.levels[level]]
     for level in levels:
-        runs, output_level = _take_levels(version, level, ratio, options)
+        runs, output_level = _take_levels(version, level, worth, options)
         if len(runs) > 1:
             return _merge(version, runs, output_level)
     for level, below in pairwise(levels):
         table = _least_overlapping(version, level, below)
         overlap_bytes = sum(each.size_bytes for each in version.overlapping(below, table.smallest, table.largest))
         small = table.size_bytes + overlap_bytes <= options.merge_bytes_max
-        if small and overlap_bytes <= ratio * _weight(table):
+        if small and overlap_bytes <= worth.ratio * _weight(table):
             return _pick_table(version, level)
     return None
+
+
+class _Worth(NamedTuple):
+    """When a level is merged whole with what lies above it.
+
+    Attributes:
+        ratio: When it is at most so many times as large.
+        small_bytes: When both together are not larger than this, whatever the ratio.
+    """
+
+    ratio: float
+    small_bytes: int
 
 
 class _Taken(NamedTuple):
@@ -121,8 +133,8 @@ class _Taken(NamedTuple):
     output_level: int
 
 
-def _take_levels(version: Version, first: int, ratio: float, options: EngineOptions, last: int = 0) -> _Taken:
-    """A level and those below it, while each is above ``last`` or at most ``ratio`` times what was taken so far."""
+def _take_levels(version: Version, first: int, worth: _Worth, options: EngineOptions, last: int = 0) -> _Taken:
+    """A level and those below it, while each is above ``last`` or worth it."""
     # The oldest ones of level 0: a newer table may stay above an older one, never the other way round.
     tables = version.levels[first] if first else version.levels[0][-options.l0_inputs_max :]
     runs: list[Run] = [tables] if first else [(table,) for table in tables]
@@ -131,8 +143,8 @@ def _take_levels(version: Version, first: int, ratio: float, options: EngineOpti
     output_level = first
     for level in range(first + 1, LEVELS):
         more = version.level_bytes(level)
-        stays = more > ratio * weight or (more > 0 and size + more > options.merge_bytes_max)
-        if stays and level >= last:
+        worthless = more > worth.ratio * weight and size + more > worth.small_bytes
+        if level >= last and (worthless or (more > 0 and size + more > options.merge_bytes_max)):
             break
         if more:
             runs.append(version.levels[level])
@@ -142,9 +154,9 @@ def _take_levels(version: Version, first: int, ratio: float, options: EngineOpti
     return _Taken(runs, output_level)
 
 
-def _pick_level_0(version: Version, ratio: float, options: EngineOptions) -> Compaction:
+def _pick_level_0(version: Version, worth: _Worth, options: EngineOptions) -> Compaction:
     room = next((level for level in range(1, LEVELS) if not version.levels[level]), LEVELS)
-    runs, output_level = _take_levels(version, 0, ratio, options, last=0 if room < LEVELS else 2)
+    runs, output_level = _take_levels(version, 0, worth, options, last=0 if room < LEVELS else 2)
     if not output_level:
         # Nothing fits in between. What lies above the first level that is empty makes room, by moving into it.
         return Compaction((), room, (), version.levels[room - 1])

@@ -72,7 +72,8 @@ class EngineOptions:
         l0_inputs_max: A compaction of level 0 takes at most so many tables of it, the oldest; bounds its memory.
         merge_ratio: A merge of level 0 takes the next level too while that is at most so many times as large as what
             the merge has so far.
-        idle_merge_ratio: The same while little is written; by itself a table goes down only into so many times as much.
+        idle_merge_ratio: The same while little is written, beyond ``level_base_bytes`` together; by itself a table goes
+            down only into so many times as much.
         merge_bytes_max: Unless no level is free, whole levels are merged only when together they are not larger.
         level_base_bytes: What any level above another one may hold, before it gives that one table by table.
         level_multiplier: With so many times as much below it, it may hold more than ``level_base_bytes``.
