@@ -32,12 +32,12 @@ if __package__ in (None, ""):  # Started by its path, as `make bench-replay` doe
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench.meter import family, parse_metrics, total, waited_for_core_s
+from bench.stores import UnsyncedFileSystem
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
 from raft_node.kv.state_hash import Mark
-from raft_node.storage.files import OsFileSystem, WritableFile
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 
 FRAME_ENTRIES = 64
@@ -183,29 +183,6 @@ class Shard:
             "livez_answers": liveness.answers,
             "applied_index": total(metrics, APPLIED),
         }
-
-
-class _Unsynced:
-    """A file whose syncs are left to the end: thousands of them would take longer than all that is measured."""
-
-    def __init__(self, file: WritableFile) -> None:
-        self._file = file
-        self.path = file.path
-        self.write_at = file.write_at
-        self.close = file.close
-
-    def sync_data(self) -> None:
-        pass
-
-
-class UnsyncedFileSystem(OsFileSystem):
-    """The disk for logs that are made up here. Requires: ``os.sync`` before they are used."""
-
-    def create(self, path: str) -> WritableFile:
-        return _Unsynced(super().create(path))
-
-    def open_for_write(self, path: str) -> WritableFile:
-        return _Unsynced(super().open_for_write(path))
 
 
 def batches(first_index: int, term: int, size_bytes: int, value_bytes: int) -> Iterator[list[Entry]]:

@@ -77,8 +77,8 @@ class _UnsyncedFile:
         """Nothing."""
 
 
-class _UnsyncedFileSystem(OsFileSystem):
-    """For a log that need not survive a loss of power, as the other engines without ``sync``."""
+class UnsyncedFileSystem(OsFileSystem):
+    """For a log that need not survive a loss of power, or only one after an ``os.sync``."""
 
     def create(self, path: str) -> WritableFile:
         return _UnsyncedFile(super().create(path))
@@ -96,7 +96,7 @@ class DougStore:
         # Its start is no part of opening: the node begins to serve without it.
         self.worker = WorkerProcess(data)
         self._wal = Wal.open(
-            OsFileSystem() if sync else _UnsyncedFileSystem(),
+            OsFileSystem() if sync else UnsyncedFileSystem(),
             str(directory / "wal"),
             WalOptions(),
             clock_s=time.perf_counter,

@@ -9,7 +9,7 @@ from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
 from raft_node.storage import inspect
-from raft_node.storage.changes import FILE_HEADER_BYTES, ChangeReader, encode_file_header, encode_frame
+from raft_node.storage.changes import ChangeReader, encode_file_header, encode_frame
 from raft_node.storage.checkpoint import decode_checkpoint, encode_checkpoint
 from raft_node.storage.engine import Engine
 from raft_node.storage.manifest import (
@@ -35,7 +35,6 @@ _DIRECTORY = "/data"
 _MANIFEST = f"{_DIRECTORY}/{manifest_name(1)}"
 _CURRENT = f"{_DIRECTORY}/CURRENT"
 _CHANGES = f"{_DIRECTORY}/000001.chg"
-_MANIFEST_HEADER_BYTES = len(encode_manifest_header())
 _RECORD_BYTES = len(encode_record(0, RecordKind.SEAL, b""))
 _FRAME_BYTES = 28
 
@@ -84,10 +83,15 @@ def check_manifest(content: bytes) -> None:
 
 def repair_manifest(content: bytes) -> bytes:
     """Makes the header right and the checksums of records fit, as far as their sizes lead."""
+    return _repair_frames(content, encode_manifest_header(), _RECORD_BYTES)
+
+
+def _repair_frames(content: bytes, header: bytes, frame_bytes: int) -> bytes:
+    """A file of frames, each with a checksum, a size, and what else its ``frame_bytes`` hold before the content."""
     data = bytearray(content)
-    data[:_MANIFEST_HEADER_BYTES] = encode_manifest_header()
-    position = _MANIFEST_HEADER_BYTES
-    while (start := position + _RECORD_BYTES) <= len(data):
+    data[: len(header)] = header
+    position = len(header)
+    while (start := position + frame_bytes) <= len(data):
         end = start + int.from_bytes(data[position + 4 : position + 8], "little")
         if end > len(data):
             break
@@ -173,16 +177,7 @@ def check_changes(content: bytes) -> None:
 
 def repair_changes(content: bytes) -> bytes:
     """Makes the header right and the checksums of frames fit, as far as their sizes lead."""
-    data = bytearray(content)
-    data[:FILE_HEADER_BYTES] = encode_file_header()
-    position = FILE_HEADER_BYTES
-    while (start := position + _FRAME_BYTES) <= len(data):
-        end = start + int.from_bytes(data[position + 4 : position + 8], "little")
-        if end > len(data):
-            break
-        data[position : position + 4] = crc32c(bytes(data[position + 4 : end])).to_bytes(4, "little")
-        position = end
-    return bytes(data)
+    return _repair_frames(content, encode_file_header(), _FRAME_BYTES)
 
 
 def seeds_changes() -> Iterable[bytes]:
