@@ -23,6 +23,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.rpc import pipe as sessions
 from raft_node.rpc.pipe import PipeSession
 from raft_node.runtime.driver import Submission
+from raft_node.runtime.reader import Found
 from raft_node.storage.engine import BlockNeeded
 
 
@@ -308,18 +309,95 @@ async def test_many_reads_of_a_large_value_do_not_pile_up(monkeypatch: pytest.Mo
     await rig.end()
 
 
+def block_needed(key: bytes, position: int = 0) -> BlockNeeded:
+    return BlockNeeded(key, SimpleNamespace(number=1), position, ())  # type: ignore[arg-type]
+
+
 async def test_a_block_that_cannot_be_read_is_answered_and_so_are_the_reads_behind_it() -> None:
     rig = Rig()
-    needed = BlockNeeded(b"a", None, 0, iter(()))  # type: ignore[arg-type]
-    rig.shard.reader.get = lambda key: needed if key == b"a" else None
+    rig.shard.reader.get = lambda key: block_needed(key) if key == b"a" else None
 
-    async def load(block: BlockNeeded) -> StoredValue | None:
-        raise UnavailableError("damaged")
+    async def load_first(needed: Sequence[BlockNeeded]) -> list[Found]:
+        return [UnavailableError("damaged")]
 
-    rig.shard.reader.load = load
+    rig.shard.reader.load_first = load_first
     reads = pipe.encode_read(1, 0, b"a") + pipe.encode_read(2, 0, b"a") + pipe.encode_read(3, 0, b"b")
     await rig.send(pb.BATCH_KIND_READ_LOCAL, reads)
     assert await rig.statuses() == {1: Status.UNAVAILABLE, 2: Status.UNAVAILABLE, 3: Status.NOT_FOUND}
+    await rig.end()
+
+
+async def test_reads_that_need_the_disk_go_there_together_those_of_one_block_side_by_side() -> None:
+    rig = Rig()
+    position_of = {b"a": 3, b"b": 1, b"c": 3, b"d": 2}
+    rig.shard.reader.get = lambda key: block_needed(key, position_of[key]) if key in position_of else None
+    asked: list[list[tuple[bytes, int]]] = []
+
+    async def load_first(needed: Sequence[BlockNeeded]) -> list[Found]:
+        asked.append([(each.key, each.position) for each in needed])
+        if len(asked) == 1:
+            # Two at once; one of them needs yet another block.
+            return [StoredValue(1, b"", needed[0].key), block_needed(needed[1].key, 9)]
+        return [None if each.key == b"d" else StoredValue(1, b"", each.key) for each in needed]
+
+    rig.shard.reader.load_first = load_first
+    reads = b"".join(pipe.encode_read(number, 0, key) for number, key in enumerate((b"a", b"b", b"x", b"c", b"d")))
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, reads)
+    assert await rig.statuses() == {
+        0: Status.OK,
+        1: Status.OK,
+        2: Status.NOT_FOUND,
+        3: Status.OK,
+        4: Status.NOT_FOUND,
+    }
+    assert asked == [[(b"b", 1), (b"d", 2), (b"a", 3), (b"c", 3)], [(b"a", 3), (b"c", 3), (b"d", 9)]]
+    await rig.end()
+
+
+async def test_few_reads_go_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_HOP_READS_MAX", 2)
+    rig = Rig()
+    rig.shard.reader.get = block_needed
+    asked: list[int] = []
+
+    async def load_first(needed: Sequence[BlockNeeded]) -> list[Found]:
+        asked.append(len(needed))
+        return [None] * len(needed)
+
+    rig.shard.reader.load_first = load_first
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, b"".join(pipe.encode_read(number, 0, b"k") for number in range(5)))
+    assert await rig.statuses() == dict.fromkeys(range(5), Status.NOT_FOUND)
+    assert asked == [2, 2, 1]
+    await rig.end()
+
+
+async def test_reads_that_need_the_disk_begin_anew_once_the_client_takes_answers_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sessions, "_RESULT_BYTES_WAITING_MAX", 1000)
+    rig = Rig()
+    rig.context.may_write.clear()
+    looked_up: list[bytes] = []
+    loaded: list[bytes] = []
+
+    def get(key: bytes) -> StoredValue | BlockNeeded:
+        looked_up.append(key)
+        return StoredValue(1, b"", bytes(2000)) if key == b"big" else block_needed(key)
+
+    async def load_first(needed: Sequence[BlockNeeded]) -> list[Found]:
+        loaded.extend(each.key for each in needed)
+        return [StoredValue(1, b"", bytes(600)) for each in needed[:1]]
+
+    rig.shard.reader.get, rig.shard.reader.load_first = get, load_first
+    # The first message is on its way; the next result fills what may wait.
+    rig.session.tell_leader()
+    await rig.settle()
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(1, 0, b"a") + pipe.encode_read(2, 0, b"big"))
+    assert (looked_up, loaded) == ([b"a", b"big"], []), "nothing holds on to a table while the client waits"
+    rig.context.may_write.set()
+    await rig.settle()
+    assert await rig.statuses() == {1: Status.OK, 2: Status.OK}
+    assert (looked_up, loaded) == ([b"a", b"big", b"a"], [b"a"])
     await rig.end()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -29,6 +30,10 @@ from raft_node.runtime.driver import Submission
 from raft_node.storage.engine import BlockNeeded
 
 _RESULT_BYTES_WAITING_MAX = 16 << 20
+_HOP_READS_MAX = 256
+"""So many reads go on together, that the event loop does not answer too many at once."""
+
+_Waiting = tuple[ReadRecord, BlockNeeded]
 
 
 class PipeSession:
@@ -136,36 +141,51 @@ class PipeSession:
             for record in records:
                 self.resolve(record.id, status, 0)
             return
-        later = [record for record in records if not self._answer_now(record)]
-        if later:
-            task = asyncio.create_task(self._answer_later(later))
+        later = deque(records)
+        waiting = self._answer_now(later)
+        if later or waiting:
+            task = asyncio.create_task(self._answer_later(later, waiting))
             self._loads.add(task)
             task.add_done_callback(self._loads.discard)
 
-    def _answer_now(self, record: ReadRecord) -> bool:
-        """Answers a read from memory; False when it needs the disk, or when too many answers wait already."""
-        if not self._drained.is_set():
-            return False
-        found = self._look_up(record)
-        if isinstance(found, BlockNeeded):
-            return False
-        self._answer(record, found)
-        return True
-
-    async def _answer_later(self, records: list[ReadRecord]) -> None:
-        for record in records:
-            await self._drained.wait()
+    def _answer_now(self, records: deque[ReadRecord]) -> deque[_Waiting]:
+        """Takes reads and answers them from memory, until too many answers wait; gives those that need the disk."""
+        waiting = []
+        while records and self._drained.is_set():
+            record = records.popleft()
             found = self._look_up(record)
-            if not isinstance(found, BlockNeeded):
+            if isinstance(found, BlockNeeded):
+                waiting.append((record, found))
+            else:
                 self._answer(record, found)
-                continue
-            try:
-                self._answer(record, await self._shard.reader.load(found))
-            except UnavailableError:
-                self._answer(record, Status.UNAVAILABLE)
+        # Those of one block lie together, and share it.
+        waiting.sort(key=lambda each: each[1].place)
+        return deque(waiting)
+
+    async def _answer_later(self, records: deque[ReadRecord], waiting: deque[_Waiting]) -> None:
+        """Answers reads that need the disk, and those that came while too many answers waited."""
+        while records or waiting:
+            if not self._drained.is_set():
+                # Begun anew when the client has taken its answers: until then nothing holds on to old tables.
+                records.extendleft(record for record, _ in waiting)
+                waiting.clear()
+                await self._drained.wait()
+            waiting.extend(self._answer_now(records))
+            if waiting:
+                await self._answer_first(waiting)
+
+    async def _answer_first(self, waiting: deque[_Waiting]) -> None:
+        """Goes on with the first of some reads; those that need yet another block are put behind the others."""
+        needed = [block for _, block in islice(waiting, _HOP_READS_MAX)]
+        for found in await self._shard.reader.load_first(needed):
+            record, _ = waiting.popleft()
+            if isinstance(found, BlockNeeded):
+                waiting.append((record, found))
+            else:
+                self._answer(record, Status.UNAVAILABLE if isinstance(found, UnavailableError) else found)
 
     def _look_up(self, record: ReadRecord) -> StoredValue | BlockNeeded | Status:
-        # Looked up at the moment of the answer, so it is at least as new as what the quorum confirmed.
+        # Looked up after the quorum has confirmed, so it is at least as new as what was confirmed.
         if not self._shard.driver.machine.owns(slot_of(record.key), record.epoch):
             return Status.WRONG_SHARD
         try:

@@ -1,17 +1,26 @@
 """Reads of user values: from memory on the event loop, from disk on a thread.
 
-The caller has made sure that the state is fresh enough; this module only looks a key up.
+Reads that wait together share their hops to a thread, and each block that several need. The caller has made sure that
+the state is fresh enough; this module only looks keys up.
+
+Invariant: a hop is short: it reads ``_HOP_BLOCKS_MAX`` blocks and ``_HOP_BYTES_MAX`` at most, or one block.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from raft_node.errors import CorruptionError, FatalError, UnavailableError
 from raft_node.kv.keyspace import StoredValue, decode_value, user_key
 from raft_node.storage.engine import BlockNeeded, Engine
+
+_HOP_BLOCKS_MAX = 16
+_HOP_BYTES_MAX = 1 << 20
+
+Found = StoredValue | BlockNeeded | UnavailableError | None
+"""What came of a read: its value or none, what it needs next, or why it failed."""
 
 
 class Reader:
@@ -40,19 +49,42 @@ class Reader:
         Raises:
             UnavailableError: A block is damaged or cannot be read; the node stops.
         """
+        found: Found = needed
+        while isinstance(found, BlockNeeded):
+            (found,) = await self.load_first([found])
+        if isinstance(found, UnavailableError):
+            raise found
+        return found
+
+    async def load_first(self, needed: Sequence[BlockNeeded]) -> list[Found]:
+        """Goes on with the first of many reads, in one hop to a thread.
+
+        Args:
+            needed: The reads, at least one; those that need the same block should lie together.
+
+        Returns:
+            What came of the first of them, in their order: of at least one. When it is an ``UnavailableError``, a block
+            is damaged or cannot be read, and the node stops.
+        """
+        hop = _first(needed)
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                loaded = await loop.run_in_executor(self._threads, self._engine.load_block, needed)
-            except FatalError as error:
-                self._on_failure(error)
-                raise UnavailableError(str(error)) from error
-            found = self._engine.resume(loaded)
-            if found is None:
-                return None
-            if isinstance(found, bytes):
-                return self._decode(found)
-            needed = found
+        try:
+            loaded = await loop.run_in_executor(self._threads, self._engine.load_blocks, hop)
+        except FatalError as error:
+            if len(hop) > 1:
+                # One bad block shall fail those that need it, and no others.
+                return await self.load_first(hop[:1])
+            self._on_failure(error)
+            return [UnavailableError(str(error))]
+        return [self._found(self._engine.resume(each)) for each in loaded]
+
+    def _found(self, found: bytes | BlockNeeded | None) -> Found:
+        if not isinstance(found, bytes):
+            return found
+        try:
+            return self._decode(found)
+        except UnavailableError as error:
+            return error
 
     def _decode(self, data: bytes) -> StoredValue:
         try:
@@ -64,3 +96,16 @@ class Reader:
     def close(self) -> None:
         """Ends the threads."""
         self._threads.shutdown()
+
+
+def _first(needed: Sequence[BlockNeeded]) -> Sequence[BlockNeeded]:
+    """The first of these reads, those that one hop serves."""
+    places: set[tuple[int, int]] = set()
+    size = 0
+    for count, each in enumerate(needed):
+        if each.place not in places:
+            size += each.table.block_bytes(each.position)
+            if places and (len(places) >= _HOP_BLOCKS_MAX or size > _HOP_BYTES_MAX):
+                return needed[:count]
+            places.add(each.place)
+    return needed

@@ -345,28 +345,31 @@ class IndexedBlock:
     """A block that is read again and again: a dict, which answers in a third of the time and takes twice the memory.
 
     Attributes:
-        look_up: See ``Block.look_up``; here it is the dict's own.
+        entries: The values by key.
         tombstones: Whether there are any.
         cost_bytes: What it takes in memory.
     """
 
-    __slots__ = ("_entries", "cost_bytes", "look_up", "tombstones")
+    __slots__ = ("cost_bytes", "entries", "tombstones")
 
     def __init__(self, block: Block) -> None:
         entries = dict(zip(block.keys, block.values(), strict=True))
-        self._entries = entries
-        self.look_up = entries.get
+        self.entries = entries
         self.tombstones = block.tombstones
         self.cost_bytes = sys.getsizeof(entries) + block.payload_bytes + len(entries) * 2 * _OBJECT_BYTES
 
     @property
     def keys(self) -> list[bytes]:
         """See ``Block.keys``: a dict keeps the order of the block."""
-        return list(self._entries)
+        return list(self.entries)
+
+    def look_up(self, key: bytes, default: _T) -> bytes | _T | None:
+        """See ``Block.look_up``."""
+        return self.entries.get(key, default)
 
     def values(self, first: int = 0, last: int | None = None) -> list[bytes | None]:
         """See ``Block.values``."""
-        return list(self._entries.values())[first:last]
+        return list(self.entries.values())[first:last]
 
 
 def span(keys: Sequence[bytes], start: bytes, end: bytes | None) -> range:

@@ -275,14 +275,14 @@ class Engine:
         for entries in self._memory:
             if key in entries:
                 return entries[key]
-        return reads.find(key, self._view, self._cache)
+        return reads.find(key, self._view.runs, self._cache)
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | BlockNeeded | None]:
         """What ``get`` gives for each key, all as of this call.
 
         Where the disk must be asked, ``load_blocks`` asks for all of them at once; then ``resume`` each.
         """
-        return [self.get(key) for key in keys]
+        return reads.find_many(keys, self._memory, self._view.runs, self._cache)
 
     @staticmethod
     def load_block(needed: BlockNeeded) -> LoadedBlock:
@@ -295,7 +295,9 @@ class Engine:
 
     @staticmethod
     def load_blocks(needed: Sequence[BlockNeeded]) -> list[LoadedBlock]:
-        """The same for many reads, in their order; each block is read once. Blocking; on any thread.
+        """The same for many reads, in their order. Blocking; on any thread.
+
+        Each block is read once, and none that came into the cache meanwhile.
 
         Raises:
             CorruptionError: A block is damaged.
@@ -304,7 +306,7 @@ class Engine:
 
     def cache_block(self, loaded: LoadedBlock) -> None:
         """Keeps a loaded block for later reads."""
-        self._cache.put(loaded.needed.table.number, loaded.needed.position, loaded.block)
+        self._cache.put(loaded.needed.table.cached, loaded.needed.position, loaded.block)
 
     def resume(self, loaded: LoadedBlock) -> bytes | BlockNeeded | None:
         """Goes on with the read that needed the block, as of the moment when it began; keeps the block as well."""
@@ -335,7 +337,7 @@ class Engine:
         """
         memtables = [self._active.memtable, *(generation.memtable for generation in reversed(self._immutables))]
         sources = [memtable.snapshot().columns(start, end, reverse) for memtable in memtables if memtable.entries]
-        sources += self._view.sources(start, end, reverse, self._cache.peek)
+        sources += self._view.sources(start, end, reverse)
         return live(merge(sources, reverse=reverse), reverse=reverse)
 
     def tables(self) -> list[Table]:
@@ -420,7 +422,7 @@ class Engine:
         """Makes the outcome of a task visible."""
         assert prepared.task is self._task
         self._task = None
-        self._view = prepared.view
+        before, self._view = self._view, prepared.view
         if isinstance(prepared.task, FlushTask):
             del self._immutables[0]
             self._arrange_memory()
@@ -432,7 +434,7 @@ class Engine:
             self._compactions += 1
             self._compacted_read_bytes += prepared.result.read_bytes
             self._compacted_written_bytes += prepared.result.written_bytes
-            self._cache.drop_tables(prepared.removed)
+            self._cache.drop_tables([before.tables[number].cached for number in prepared.removed])
 
     # Snapshots.
 
@@ -467,7 +469,7 @@ class Engine:
         """Makes the adopted state visible. The memtables go, for it includes what they hold."""
         assert adoption is self._adoption and adoption.view is not None, "the adoption was not run"
         self._adoption = None
-        self._cache.drop_tables(self._view.tables)
+        self._cache.drop_tables([table.cached for table in self.tables()])
         abandoned = [*self._immutables, self._active]
         self._view = adoption.view
         self._immutables = []

@@ -1,8 +1,8 @@
 """Reading an SSTable (docs/formats.md, SSTable).
 
 A table keeps its index and its Bloom filter in memory; blocks are read on demand, from a file that is open now and
-then, or always (``open_files``). It may be used on any thread, for nothing in it changes. It knows neither levels nor
-the block cache.
+then, or always (``open_files``). It may be used on any thread, for nothing in it changes but ``cached``, which is the
+block cache's; of that it only looks at ``blocks``. It knows neither levels nor which blocks the cache keeps.
 
 Invariants:
 1. No byte is believed before its checksum was checked; damage raises ``CorruptionError`` with path and offset.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -21,8 +21,9 @@ import xxhash
 from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
-from raft_node.storage.block import Block, BlockError, IndexedBlock, little_endian, open_sealed, span
+from raft_node.storage.block import Block, BlockError, little_endian, open_sealed, span
 from raft_node.storage.bloom import load_filter
+from raft_node.storage.cache import CachedBlocks
 from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import Columns, Record, records
 from raft_node.storage.open_files import OpenFiles, SharedFile
@@ -42,12 +43,8 @@ _READ_BYTES = 1 << 20
 _PIECE_BYTES = 64 << 10
 _PIECE_BLOCKS = 4
 """What a merge takes of a table at once: enough records that the interpreter's work for a piece is little for each."""
-_BLOCK_OVERHEAD_BYTES = 33 + 32 + 2 * 8
-"""What the index takes in memory for a block beside the bytes of its last key: two objects and two places in lists."""
-
-
-Peek = Callable[[int, int], Block | IndexedBlock | None]
-"""Gives the block of a table, by its number, at a position; None when it would have to be read."""
+_BLOCK_OVERHEAD_BYTES = 33 + 32 + 4 * 8 + 1
+"""What a block takes that is not in memory, beside the bytes of its last key: two objects, and places in four lists."""
 
 
 class Layout(NamedTuple):
@@ -82,10 +79,11 @@ class Table:
     """An open SSTable.
 
     Attributes:
-        number: The number that the block cache knows it by.
+        number: The number in its name.
         path: Its file.
         properties: What it says of itself.
         last_keys: The last key of each data block.
+        cached: Its blocks that are in memory; the block cache's.
         may_contain: The Bloom filter: false only when the key is certainly not here.
         size_bytes: The size of the file.
         memory_bytes: About what its index and its filter take in memory.
@@ -97,6 +95,7 @@ class Table:
         "_file",
         "_file_xxh3",
         "_offsets",
+        "cached",
         "last_keys",
         "may_contain",
         "memory_bytes",
@@ -129,6 +128,7 @@ class Table:
             self.may_contain = load_filter(self._read(offsets[0], sizes[0], "filter"))
         except BlockError as error:
             raise CorruptionError(path, offsets[0], f"filter: {error}") from error
+        self.cached = CachedBlocks(len(self.last_keys))
         self.memory_bytes = sizes[0] + sum(map(len, self.last_keys)) + len(self.last_keys) * _BLOCK_OVERHEAD_BYTES
         properties = self.properties
         if (
@@ -149,6 +149,10 @@ class Table:
         """The one data block that may hold the key, or -1."""
         position = bisect_left(self.last_keys, key)
         return position if position < len(self.last_keys) and key >= self.properties.smallest else -1
+
+    def block_bytes(self, position: int) -> int:
+        """What a data block takes in the file."""
+        return self._offsets[position + 1] - self._offsets[position]
 
     def read_block(self, position: int) -> Block:
         """Reads, checks and decodes a data block. Blocking.
@@ -191,21 +195,21 @@ class Table:
         """The records with ``start <= key < end`` one by one. Blocking."""
         return records(self.columns(start, end, reverse), reverse=reverse)
 
-    def columns(self, start: bytes, end: bytes | None, reverse: bool, peek: Peek | None = None) -> Iterator[Columns]:
+    def columns(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
         """The same in pieces, for ``iterators.merge``: one block in memory at a time. Blocking.
 
         Args:
             start: The first key that is wanted.
             end: The first key behind it that is not; None for no end.
             reverse: Whether to begin with the last block.
-            peek: Gives blocks that are in memory, by the number of the table and the position.
         """
         last_keys = self.last_keys
         first = bisect_left(last_keys, start)
         last = len(last_keys) if end is None else min(bisect_left(last_keys, end) + 1, len(last_keys))
         positions = range(first, last)
         for position in reversed(positions) if reverse else positions:
-            known = None if peek is None else peek(self.number, position)
+            # One that is in memory is taken as it is, and not marked as used: a scan shall not push others out.
+            known = self.cached.blocks[position]
             block = self.read_block(position) if known is None else known
             keys = block.keys
             wanted = span(keys, start, end)

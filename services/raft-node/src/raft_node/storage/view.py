@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from raft_node.storage.iterators import Columns
-from raft_node.storage.sstable import Peek, Table
+from raft_node.storage.sstable import Table
 from raft_node.storage.version import TableMeta, Version
 
 
@@ -50,9 +50,9 @@ class View:
         tables_of_runs = [(meta,) for meta in version.levels[0]] + [level for level in version.levels[1:] if level]
         self.runs = [self._run(metas) for metas in tables_of_runs]
 
-    def candidates(self, key: bytes, first: int = 0) -> Iterator[Table]:
-        """The tables of the runs from ``first`` on that may hold the key, newest first, found as they are asked for."""
-        for largest, smallest, probes, tables in self.runs[first:]:
+    def candidates(self, key: bytes) -> Iterator[Table]:
+        """The tables that may hold the key, newest first, found as they are asked for."""
+        for largest, smallest, probes, tables in self.runs:
             place = bisect_left(largest, key)
             if place < len(largest) and smallest[place] <= key and probes[place](key):
                 yield tables[place]
@@ -68,12 +68,10 @@ class View:
                     return block.value(place)
         return None
 
-    def sources(
-        self, start: bytes, end: bytes | None, reverse: bool, peek: Peek | None = None
-    ) -> list[Iterator[Columns]]:
+    def sources(self, start: bytes, end: bytes | None, reverse: bool) -> list[Iterator[Columns]]:
         """The records of the range, one source per sorted run, newest first. Reading them blocks: ``Table.columns``."""
         return [
-            _columns(run, start, end, reverse, peek)
+            _columns(run, start, end, reverse)
             for run in self.runs
             if run.largest[-1] >= start and (end is None or run.smallest[0] < end)
         ]
@@ -88,8 +86,8 @@ class View:
         )
 
 
-def _columns(run: Run, start: bytes, end: bytes | None, reverse: bool, peek: Peek | None) -> Iterator[Columns]:
+def _columns(run: Run, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
     last = len(run.tables) if end is None else bisect_left(run.smallest, end)
     places = range(bisect_left(run.largest, start), last)
     for place in reversed(places) if reverse else places:
-        yield from run.tables[place].columns(start, end, reverse, peek)
+        yield from run.tables[place].columns(start, end, reverse)
