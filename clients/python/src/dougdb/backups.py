@@ -22,7 +22,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import xxhash
 
@@ -141,6 +141,26 @@ def cut_of(document: dict[str, Any]) -> ShardCut:
     return cut
 
 
+class _PlainFile(tarfile.TarInfo):
+    """A member of a shard's archive.
+
+    Anything but a plain file is refused before tarfile reads on for its sake: sparse maps and long names that are cut
+    off end in errors that are none of its own.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """See ``tarfile.TarInfo.frombuf``.
+
+        Raises:
+            tarfile.ReadError: It is no plain file.
+        """
+        member = super().frombuf(buf, encoding, errors)
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise tarfile.ReadError(f"{member.name} is no plain file")
+        return member
+
+
 def receive_shard(source: BinaryIO, shard: int, folder: Path, begun: Callable[[ShardCut], OnBytes]) -> ShardCut:
     """Writes the archive of a shard's state into a new directory, durably, and checks every byte of it.
 
@@ -156,7 +176,7 @@ def receive_shard(source: BinaryIO, shard: int, folder: Path, begun: Callable[[S
     """
     folder.mkdir()
     try:
-        with tarfile.open(fileobj=source, mode="r|") as archive:
+        with tarfile.open(fileobj=source, mode="r|", tarinfo=_PlainFile) as archive:
             members = iter(archive)
             cut = _facts(archive, next(members, None))
             if cut.shard != shard:
