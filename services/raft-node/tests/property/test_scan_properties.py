@@ -14,8 +14,8 @@ from raft_node.kv.keyspace import VALUE_FORMAT, VALUE_HEADER, user_key
 from raft_node.kv.scan import Cut, Scan, ScanOptions
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 keys = st.text("ab/\xff", max_size=6).map(lambda text: text.encode("latin-1"))
 bounds = st.one_of(st.just(b""), keys)

@@ -97,6 +97,10 @@ def visible(key: bytes, data: bytes, cut: Cut) -> StoredValue | None:
     return decode_value(data)
 
 
+def _nothing(start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
+    return iter(())
+
+
 class Scan:
     """One scan. Not for two threads at once."""
 
@@ -143,6 +147,12 @@ class Scan:
             if self._take_one():
                 return Step(records, count, last=True, limited=True)
         return Step(records, count, last=True, limited=False)
+
+    def release(self) -> None:
+        """Lets the state go; no step may follow. Requires: none is being taken."""
+        self._found = iter(())
+        self._held = None
+        self.cut = Cut(_nothing, (), 0, 0)
 
     def _take_one(self) -> bool:
         """Counts one; whether the limit is reached."""

@@ -19,6 +19,7 @@ from doug_wire import scan as codec
 from raft_node.kv.partitions import slot_ranges
 from raft_node.kv.scan import PAGE_BYTES, Scan, ScanOptions, Step
 from raft_node.rpc.shard import Shard
+from raft_node.runtime.scans import ScanLimits
 
 Write = Callable[[pb.ScanPage], Awaitable[None]]
 
@@ -78,14 +79,14 @@ async def send(shard: Shard, options: ScanOptions, write: Write, *, messages: bo
     with scans.begin(machine, options) as scan:
         held_since_s = sent_s = loop.time()
         # At once: the caller learns of the point in the log, and that it is being served.
-        await _write(write, _first(shard, scan), limits.idle_s)
+        await _write(write, _first(shard, scan), scan, limits)
         waiting = 0
         while True:
             step = await scans.step(scan)
             now_s = loop.time()
             waiting += step.found
             if step.records or step.last or now_s - sent_s >= PROGRESS_S:
-                await _write(write, _page(step, waiting, messages=messages), limits.idle_s)
+                await _write(write, _page(step, waiting, messages=messages), scan, limits)
                 sent_s, waiting = loop.time(), 0
             if step.last:
                 return
@@ -93,12 +94,18 @@ async def send(shard: Shard, options: ScanOptions, write: Write, *, messages: bo
                 raise ScanExpiredError(f"the scan has held its state for {limits.hold_s:g} s")
 
 
-async def _write(write: Write, page: pb.ScanPage, timeout_s: float) -> None:
+async def _write(write: Write, page: pb.ScanPage, scan: Scan, limits: ScanLimits) -> None:
+    writing = asyncio.ensure_future(write(page))
     try:
-        async with asyncio.timeout(timeout_s):
-            await write(page)
-    except TimeoutError:
-        raise ScanExpiredError(f"the caller took nothing for {timeout_s:g} s") from None
+        await asyncio.wait((writing,), timeout=limits.idle_s)
+        if not writing.done():
+            # gRPC can tell nothing while a message waits to be sent, so the page stays; what is costly does not.
+            scan.release()
+            await asyncio.wait((writing,), timeout=limits.hold_s)
+            raise ScanExpiredError(f"the caller took nothing for {limits.idle_s:g} s")
+        writing.result()
+    finally:
+        writing.cancel()
     # A window that never shuts must not keep the loop from heartbeats.
     await asyncio.sleep(0)
 
