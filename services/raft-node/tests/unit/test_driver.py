@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 import pytest
@@ -185,6 +185,11 @@ class Rig:
     def put(self, sink: ListSink, record_id: int, key: bytes = b"k") -> None:
         command = commands.encode(Opcode.PUT, key, b"", b"v")
         self.driver.submit([Submission(sink, record_id, commands.checksum(command), command)])
+
+
+async def drained(rig: Rig, sleep: Callable[[float], Awaitable[None]]) -> NodeId | None:
+    """Drains as ``Node.run`` does; the hold is never ended by the caller."""
+    return await drain(rig.driver, rig.driver.hold(), 3.0, 0.3, sleep)
 
 
 def agree(message: Message) -> Message | None:
@@ -523,7 +528,7 @@ async def test_draining_moves_leadership_and_answers_what_was_proposed(monkeypat
         rig.driver.receive(Heartbeat(OTHER, ME, rig.core.term, rig.core.last_index, 0))
         await rig.settle()
 
-    draining = asyncio.create_task(drain(rig.driver, 3.0, 0.3, sleep))
+    draining = asyncio.create_task(drained(rig, sleep))
     await rig.settle()
     rig.put(sink, 2)
     # The target has the entry, and is elected before this node hears that it is committed.
@@ -543,7 +548,7 @@ async def test_draining_gives_up_soon_when_all_nodes_stop_at_once(monkeypatch: p
     async def sleep(seconds: float) -> None:
         await rig.advance(rig.now_s + seconds)
 
-    draining = asyncio.create_task(drain(rig.driver, 3.0, 0.3, sleep))
+    draining = asyncio.create_task(drained(rig, sleep))
     while not draining.done():
         await rig.finish_writes()
         await rig.advance(rig.now_s + 0.01)
@@ -561,7 +566,7 @@ async def test_draining_a_shard_of_one_node_answers_and_holds_the_rest(rig: Rig)
     async def sleep(seconds: float) -> None:
         await rig.finish_writes()
 
-    draining = asyncio.create_task(drain(rig.driver, 3.0, 0.3, sleep))
+    draining = asyncio.create_task(drained(rig, sleep))
     await rig.settle()
     rig.put(sink, 2)
     assert await draining is None
@@ -578,5 +583,27 @@ async def test_draining_a_follower_takes_no_time(monkeypatch: pytest.MonkeyPatch
     async def sleep(seconds: float) -> None:
         raise AssertionError("there is nothing to wait for")
 
-    assert await drain(rig.driver, 3.0, 0.3, sleep) == OTHER
+    assert await drained(rig, sleep) == OTHER
+    assert not rig.driver.holding
+
+
+async def test_a_node_that_is_elected_again_while_it_drains_releases_each_hold_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two drains overlap then, and each ends its own hold only."""
+    rig = Rig(monkeypatch, voters=ALL)
+    await rig.lead()
+
+    async def sleep(seconds: float) -> None:
+        raise AssertionError("nothing is pending")
+
+    first, second = rig.driver.hold(), rig.driver.hold()
+    draining = asyncio.create_task(drain(rig.driver, first, 3.0, 0.3, sleep))
+    await rig.let_lead(OTHER)
+    assert await draining == OTHER
+    assert rig.driver.holding, "the second one goes on"
+    first.release()
+    first.release()
+    assert rig.driver.holding
+    second.release()
     assert not rig.driver.holding

@@ -178,7 +178,8 @@ class Node:
             self._operator.draining = True
             await health_service.enter_graceful_shutdown()
             if self._fatal is None:
-                await self._operator.settle()
+                # Never released: what is still held when the driver stops is refused.
+                await self._operator.settle(self._shard.driver.hold())
                 doug_service.tell_leader()
                 # Whoever still asks here is told where to go, while this node goes on as a follower.
                 await asyncio.gather(client_server.stop(_GRACE_S), self._flush())

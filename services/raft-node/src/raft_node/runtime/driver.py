@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
@@ -79,6 +79,26 @@ class _NoSink:
 
     def resolve(self, record_id: int, status: int, revision: int) -> None:
         """Forgets the result."""
+
+
+class Hold:
+    """Holds requests back, from its making to its release; a second release does nothing."""
+
+    def __init__(self, on_released: Callable[[Hold], None]) -> None:
+        self._on_released = on_released
+        self._ended = False
+
+    def release(self) -> None:
+        """Ends it."""
+        if not self._ended:
+            self._ended = True
+            self._on_released(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
 
 class Driver:
@@ -151,7 +171,7 @@ class Driver:
         self._stalled_since_s: float | None = None
         self._stalled_s = 0.0
         self._commit_times = CommitTimes(metrics.commit_duration.observe)
-        self._holds = 0
+        self._holds: set[Hold] = set()
         self._hand_overs: set[asyncio.Future[NodeId]] = set()
         self._restoring_from: int | None = None  # What is applied while a snapshot is being installed.
 
@@ -249,16 +269,19 @@ class Driver:
     @property
     def holding(self) -> bool:
         """Whether requests are held back, because leadership is about to move."""
-        return self._holds > 0
+        return bool(self._holds)
 
-    def hold(self) -> None:
-        """Proposes nothing from now on; what comes waits for ``release``, or is refused by ``stop``."""
-        self._holds += 1
+    def hold(self) -> Hold:
+        """Proposes nothing until the hold ends; what comes meanwhile waits for that, or is refused by ``stop``.
 
-    def release(self) -> None:
-        """Takes back one ``hold``: what waits is proposed if this node leads, and refused otherwise."""
-        assert self._holds, "nothing is held"
-        self._holds -= 1
+        Once no hold is left, what waits is proposed if this node leads, and refused otherwise.
+        """
+        hold = Hold(self._released)
+        self._holds.add(hold)
+        return hold
+
+    def _released(self, hold: Hold) -> None:
+        self._holds.remove(hold)
         self.wake()
 
     async def hand_over(self, target: NodeId | None, timeout_s: float) -> NodeId:
@@ -282,20 +305,19 @@ class Driver:
             raise
         concluded: asyncio.Future[NodeId] = self._loop.create_future()
         self._hand_overs.add(concluded)
-        self.hold()
         self.wake()
         outcome = "failed"
-        try:
-            async with asyncio.timeout(timeout_s):
-                leader = await concluded
-            outcome = "done"
-            return leader
-        except TimeoutError:
-            raise TransferFailedError("no other node was seen to lead in time") from None
-        finally:
-            self._metrics.transferred(outcome)
-            self._hand_overs.discard(concluded)
-            self.release()
+        with self.hold():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    leader = await concluded
+                outcome = "done"
+                return leader
+            except TimeoutError:
+                raise TransferFailedError("no other node was seen to lead in time") from None
+            finally:
+                self._metrics.transferred(outcome)
+                self._hand_overs.discard(concluded)
 
     def _takes_requests(self) -> bool:
         return not self._stopped and (self.node.role is Role.LEADER or self.holding)
@@ -581,4 +603,4 @@ class Driver:
             self._set_timer()
 
 
-__all__ = ["Driver", "ReadCallback", "Sink", "Stallable", "Submission", "Transport", "WallClock"]
+__all__ = ["Driver", "Hold", "ReadCallback", "Sink", "Stallable", "Submission", "Transport", "WallClock"]
