@@ -13,7 +13,7 @@ from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from raft_node import entry as entries
 from raft_node.entry import EntryKind
-from raft_node.errors import NotLeaderError, TransferFailedError, TransferRefusedError
+from raft_node.errors import CorruptionError, FatalError, NotLeaderError, TransferFailedError, TransferRefusedError
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.config import RaftConfig
@@ -107,6 +107,7 @@ class Rig:
         monkeypatch.setattr(loop, "call_at", call_at)
         self.log, self.store, self.transport = FakeLog(), DictStore(), FakeTransport()
         self.events: list[Event] = []
+        self.failures: list[FatalError] = []
         self.wanted: list[NodeId] = []
         self.core = RaftNode(RaftConfig(), ME, self.log, HardState(), Configuration(voters), 0, Random(1))
         self.driver = Driver(
@@ -123,6 +124,7 @@ class Rig:
             on_event=self.events.append,
             on_applied=lambda: None,
             on_snapshots_wanted=self.wanted.extend,
+            on_failure=self.failures.append,
         )
         self.driver.start()
 
@@ -607,3 +609,26 @@ async def test_a_node_that_is_elected_again_while_it_drains_releases_each_hold_o
     assert rig.driver.holding
     second.release()
     assert not rig.driver.holding
+
+
+async def test_what_ends_the_node_is_told_once_and_the_driver_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry that cannot be applied, found within a turn: not a defect, but this node's end with its exit code."""
+    rig = Rig(monkeypatch, voters=ALL)
+    await rig.lead()
+    sink = ListSink()
+    rig.put(sink, 1)
+    await rig.settle()
+    broken = CorruptionError("log", 1, "an entry that this version does not know")
+
+    def fail(entries: object) -> list[object]:
+        raise broken
+
+    monkeypatch.setattr(rig.driver.machine, "apply", fail)
+    await rig.converse()
+    assert rig.failures == [broken]
+    assert sink.results == [(1, Status.UNKNOWN)]
+    rig.driver.receive(Heartbeat(OTHER, ME, rig.core.term + 1, 0, 0))
+    await rig.settle()
+    assert rig.core.role is Role.LEADER, "nothing is done any more"
+    rig.driver.stop()
+    assert len(sink.results) == 1

@@ -94,12 +94,6 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
     )
 
 
-def _end_with(task: asyncio.Task[None]) -> None:
-    """A background task that ends by itself has met a defect: without it the node would only seem to live."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        raise error
-
-
 class Node:
     """One replica of a shard, as a process."""
 
@@ -141,6 +135,15 @@ class Node:
         if self._shard is not None:
             self._shard.driver.stop()
         self._stopping.set()
+
+    def _end_with(self, task: asyncio.Task[None]) -> None:
+        """A background task that ends by itself: without it the node would only seem to live."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, FatalError):
+            # A defect, after which nothing of this process can be trusted.
+            raise error
+        self.fail(error)
 
     async def run(self) -> None:
         """Runs the node until it is stopped.
@@ -204,9 +207,11 @@ class Node:
             settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started, self._security.https
         )
         admin_task = asyncio.create_task(admin.run())
-        counting = (CountingInterceptor(self._metrics),)
-        peer_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
-        client_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
+        # One each: an interceptor knows the methods of its own server only.
+        peer_server, client_server = (
+            grpc.aio.server(interceptors=(CountingInterceptor(self._metrics, self.fail),), options=SERVER_OPTIONS)
+            for _ in range(2)
+        )
         raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peer_server)
         doug_pb2_grpc.add_DougServicer_to_server(doug_service, client_server)
         admin_pb2_grpc.add_AdminServicer_to_server(
@@ -457,6 +462,7 @@ class Node:
             on_event=self._tell,
             on_applied=on_applied,
             on_snapshots_wanted=on_snapshots_wanted,
+            on_failure=self.fail,
             disk_full=lambda: self._space.low,
             traces=self._traces,
             lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
@@ -486,7 +492,7 @@ class Node:
         ]
 
         for task in tasks:
-            task.add_done_callback(_end_with)
+            task.add_done_callback(self._end_with)
 
         async def end_tasks() -> None:
             await snapshots.close()
@@ -538,7 +544,7 @@ class Node:
             again = asyncio.create_task(self._operator.settle_again())
             self._drains.add(again)
             again.add_done_callback(self._drains.discard)
-            again.add_done_callback(_end_with)
+            again.add_done_callback(self._end_with)
 
     def _give_up(self, event: Event) -> None:
         settings, ends = self._settings, (event.fields["acknowledged"], event.fields["last_index"])

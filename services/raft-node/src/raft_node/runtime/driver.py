@@ -20,13 +20,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, Self
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
-from raft_node.errors import NotLeaderError, OverloadedError, TransferFailedError, TransferRefusedError
+from raft_node.errors import FatalError, NotLeaderError, OverloadedError, TransferFailedError, TransferRefusedError
 from raft_node.kv import partitions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
@@ -120,6 +121,7 @@ class Driver:
         on_event: Callable[[Event], None],
         on_applied: Callable[[], None],
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
+        on_failure: Callable[[FatalError], None],
         lease_clock: Callable[[], float] | None = None,
         disk_full: Callable[[], bool] = lambda: False,
         traces: NodeTraces | None = None,
@@ -140,6 +142,8 @@ class Driver:
             on_event: Takes what the core has to tell.
             on_applied: Called after entries were applied, so that flushes can be looked after.
             on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
+            on_failure: Told when the node must stop: an entry that cannot be applied, a log that cannot be read. The
+                driver has stopped then.
             lease_clock: What leases are judged by, in ticks; None without leases.
             disk_full: Whether writes are refused for want of space; asked for every batch.
             traces: Where sampled writes tell of their way; None while tracing is off.
@@ -154,7 +158,7 @@ class Driver:
         self._create_shard = partitions.encode_create_shard(shard, shards)
         self._create_shard_term = 0
         self._on_event, self._on_applied = on_event, on_applied
-        self._on_snapshots_wanted = on_snapshots_wanted
+        self._on_snapshots_wanted, self._on_failure = on_snapshots_wanted, on_failure
         self._disk_full, self._traces = disk_full, traces
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
@@ -406,9 +410,17 @@ class Driver:
         """Has ``_turn`` run once, soon."""
         if not self._turn_scheduled and not self._stopped:
             self._turn_scheduled = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._guarded, self._turn)
 
     # One turn.
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Everything that the loop has the driver do begins here: the one way out of it for what ends the node."""
+        try:
+            act()
+        except FatalError as error:
+            self.stop()
+            self._on_failure(error)
 
     def _turn(self) -> None:
         self._turn_scheduled = False
@@ -574,7 +586,7 @@ class Driver:
         if self._timer is None or self._timer_due_s > due_s + self._tick_s / 2:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(due_s, self._on_timer, due_s)
+            self._timer = self._loop.call_at(due_s, self._guarded, partial(self._on_timer, due_s))
             self._timer_due_s = due_s
 
     def _on_timer(self, due_s: float) -> None:
