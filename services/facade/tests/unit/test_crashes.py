@@ -82,5 +82,9 @@ async def test_a_request_that_meets_a_defect_is_answered_as_a_problem_and_counte
         answer = await http.request(method, path)
         assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
         assert (answer.json()["code"], answer.json()["outcome"]) == ("internal_error", "unknown")
-        counted = [line for line in (await http.get("/metrics")).text.splitlines() if 'requests_total' in line and '"500"' in line]
+        counted = [
+            line
+            for line in (await http.get("/metrics")).text.splitlines()
+            if "requests_total" in line and '"500"' in line
+        ]
     assert len(counted) == 1 and counted[0].endswith(" 1.0"), counted

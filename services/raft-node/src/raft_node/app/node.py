@@ -71,8 +71,7 @@ from raft_node.storage.wal import Wal
 _EXPIRE_EVERY_S = 0.5
 _GRACE_S = 1.0
 _IDENTIFY_TIMEOUT_S = 2.0
-_PEER_GRACE_S = 0.1
-"""Raft loses messages without harm."""
+_PEER_GRACE_S = 0.1  # Raft loses messages without harm.
 
 _log = get_logger()
 
@@ -138,12 +137,10 @@ class Node:
 
     def _end_with(self, task: asyncio.Task[None]) -> None:
         """A background task that ends by itself: without it the node would only seem to live."""
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if not isinstance(error, FatalError):
-            # A defect, after which nothing of this process can be trusted.
-            raise error
-        self.fail(error)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, FatalError):
+                raise error  # A defect, after which nothing of this process can be trusted.
+            self.fail(error)
 
     async def run(self) -> None:
         """Runs the node until it is stopped.
@@ -207,7 +204,6 @@ class Node:
             settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started, self._security.https
         )
         admin_task = asyncio.create_task(admin.run())
-        # One each: an interceptor knows the methods of its own server only.
         peer_server, client_server = (
             grpc.aio.server(interceptors=(CountingInterceptor(self._metrics, self.fail),), options=SERVER_OPTIONS)
             for _ in range(2)
@@ -372,10 +368,9 @@ class Node:
         )
 
     def _make_scrubber(self) -> Scrubber:
-        settings, engine = self._settings, self._engine
-        assert engine is not None
-        every_s = settings.scrub_every_ms / 1000
-        return Scrubber(engine.tables, settings.scrub_bytes_per_s, every_s, self._metrics, self.record)
+        assert self._engine is not None
+        every_s, bytes_s = self._settings.scrub_every_ms / 1000, self._settings.scrub_bytes_per_s
+        return Scrubber(self._engine.tables, bytes_s, every_s, self._metrics, self.record)
 
     def _make_log(self, wal: Wal, on_durable: Callable[[int], None]) -> LogStore:
         return LogStore(
@@ -478,12 +473,12 @@ class Node:
         snapshots: SnapshotParts,
         book: AddressBook,
     ) -> None:
-        settings = self._settings
-        assert self._standing is not None
+        settings, standing = self._settings, self._standing
+        assert standing is not None
         tasks = [
             asyncio.create_task(peers.run()),
             asyncio.create_task(maintenance.run()),
-            asyncio.create_task(self._standing.run()),
+            asyncio.create_task(standing.run()),
             asyncio.create_task(self._expire(driver, peers, membership, snapshots)),
             asyncio.create_task(self._volumes.run()),
             asyncio.create_task(self._space.run()),
@@ -601,5 +596,5 @@ class Node:
         shard, engine, log = self._shard, self._engine, self._log
         if shard is None or engine is None or log is None:
             return None
-        low = self._space.low
-        return read_state(shard, engine, log, self._metrics, self._wal_replay_s, self._volumes, disk_low=low)
+        args = shard, engine, log, self._metrics, self._wal_replay_s, self._volumes
+        return read_state(*args, disk_low=self._space.low)

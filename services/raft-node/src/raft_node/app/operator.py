@@ -27,8 +27,8 @@ from raft_node.rpc.admin_service import Leadership
 from raft_node.rpc.backup_stream import BackupStream, Write
 from raft_node.rpc.shard import Shard
 from raft_node.runtime.drain import drain
-from raft_node.runtime.driver import Hold
 from raft_node.runtime.events import Recorder
+from raft_node.runtime.holds import Hold
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.membership import MemberChange, Membership, MemberView
 from raft_node.settings import NodeSettings

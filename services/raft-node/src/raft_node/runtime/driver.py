@@ -21,7 +21,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, Self
+from typing import Protocol
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
@@ -38,6 +38,7 @@ from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.clocks import WallClock
 from raft_node.runtime.commit_times import CommitTimes
+from raft_node.runtime.holds import Hold
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
 from raft_node.runtime.reads import PendingReads, ReadCallback
@@ -82,26 +83,6 @@ class _NoSink:
         """Forgets the result."""
 
 
-class Hold:
-    """Holds requests back, from its making to its release; a second release does nothing."""
-
-    def __init__(self, on_released: Callable[[Hold], None]) -> None:
-        self._on_released = on_released
-        self._ended = False
-
-    def release(self) -> None:
-        """Ends it."""
-        if not self._ended:
-            self._ended = True
-            self._on_released(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
-
-
 class Driver:
     """Runs one ``RaftNode``."""
 
@@ -142,8 +123,7 @@ class Driver:
             on_event: Takes what the core has to tell.
             on_applied: Called after entries were applied, so that flushes can be looked after.
             on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
-            on_failure: Told when the node must stop: an entry that cannot be applied, a log that cannot be read. The
-                driver has stopped then.
+            on_failure: Told when the node must stop; the driver has stopped then.
             lease_clock: What leases are judged by, in ticks; None without leases.
             disk_full: Whether writes are refused for want of space; asked for every batch.
             traces: Where sampled writes tell of their way; None while tracing is off.
@@ -152,8 +132,7 @@ class Driver:
         self.machine = machine
         self.pending = PendingProposals()
         self._log = log
-        self._engine = engine
-        self._transport, self._metrics = transport, metrics
+        self._engine, self._transport, self._metrics = engine, transport, metrics
         self._tick_s, self._proposal_timeout_s = tick_ms / 1000, proposal_timeout_ms / 1000
         self._create_shard = partitions.encode_create_shard(shard, shards)
         self._create_shard_term = 0
@@ -166,10 +145,9 @@ class Driver:
         self._inbox, self._waiting = list[Message](), list[Submission]()
         self._held: Sequence[Entry] = ()
         self._reads = PendingReads(node, metrics, self._loop.time, lease_clock)
-        self._turn_scheduled = False
+        self._turn_scheduled = self._gave_way = False
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
-        self._gave_way = False
         self._counted_until_s = self._loop.time()
         self._stopped = False
         self._stalled_since_s: float | None = None
@@ -280,13 +258,7 @@ class Driver:
 
         Once no hold is left, what waits is proposed if this node leads, and refused otherwise.
         """
-        hold = Hold(self._released)
-        self._holds.add(hold)
-        return hold
-
-    def _released(self, hold: Hold) -> None:
-        self._holds.remove(hold)
-        self.wake()
+        return Hold(self._holds, self.wake)
 
     async def hand_over(self, target: NodeId | None, timeout_s: float) -> NodeId:
         """Hands leadership over; returns who leads then, which under ill luck is another than was asked for.
@@ -615,4 +587,4 @@ class Driver:
             self._set_timer()
 
 
-__all__ = ["Driver", "Hold", "ReadCallback", "Sink", "Stallable", "Submission", "Transport", "WallClock"]
+__all__ = ["Driver", "ReadCallback", "Sink", "Stallable", "Submission", "Transport", "WallClock"]
