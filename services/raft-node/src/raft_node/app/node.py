@@ -60,6 +60,7 @@ from raft_node.runtime.log_store import LogStore, to_raft, to_wal
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.membership import Identified, MemberEvents, Membership
 from raft_node.runtime.reader import Reader
+from raft_node.runtime.scans import ScanLimits
 from raft_node.runtime.scrubber import Scrubber
 from raft_node.runtime.space import SpaceWatch
 from raft_node.runtime.worker_process import WorkerProcess
@@ -337,7 +338,8 @@ class Node:
             self.record,
         )
         snapshots = self._make_snapshots(driver, log, engine, maintenance, peers)
-        reader = Reader(engine, self.fail)
+        limits = ScanLimits(settings.scans_max, settings.scan_hold_ms / 1000, settings.scan_idle_ms / 1000)
+        reader = Reader(engine, self.fail, limits)
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
         book = AddressBook(settings.peer_addresses, lambda: core.configuration)
