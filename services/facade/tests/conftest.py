@@ -424,7 +424,7 @@ class Facade:
         for server, state in self._servers:
             server.close()
             for connection in tuple(state.connections):
-                connection.transport.abort()  # type: ignore[union-attr]
+                connection.transport.abort()
             await server.wait_closed()
 
     async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:

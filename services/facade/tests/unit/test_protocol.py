@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -286,7 +285,7 @@ async def test_a_trailer_is_no_header() -> None:
 
     connection = Connection()
     connection._app = app  # type: ignore[method-assign]
-    connection.protocol.app = app  # type: ignore[assignment]
+    connection.protocol.app = app
     await connection.send(b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nIf-Match: 1\r\n\r\n")
     assert connection.statuses == [204]
     assert seen == [(b"host", b"h"), (b"transfer-encoding", b"chunked")]
@@ -359,9 +358,6 @@ async def test_who_goes_away_is_not_answered(connection: Connection) -> None:
     assert not connection.state.connections
 
 
-Stop = Callable[[Connection], None]
-
-
 async def test_a_stop_waits_for_what_has_come(connection: Connection) -> None:
     gate = connection.hold("/a")
     await connection.send(put("/a", b"1") + put("/b", b"2"))
@@ -371,6 +367,8 @@ async def test_a_stop_waits_for_what_has_come(connection: Connection) -> None:
     await connection.settle()
     assert connection.statuses == [200, 200]
     assert connection.transport.closed
-    idle = Connection()
-    idle.protocol.shutdown()
-    assert idle.transport.closed
+
+
+async def test_a_stop_closes_what_is_idle(connection: Connection) -> None:
+    connection.protocol.shutdown()
+    assert connection.transport.closed
