@@ -35,8 +35,8 @@ from raft_node.raft.types import Configuration, HardState, NodeId, Role, Write
 from raft_node.runtime import driver as drivers
 from raft_node.runtime.drain import drain
 from raft_node.runtime.driver import Driver, Submission
-from raft_node.testing.fakes import DictStore
-from raft_node.testing.lockstep import MemoryLog
+from raft_testing.fakes import DictStore
+from raft_testing.lockstep import MemoryLog
 
 ME, OTHER, THIRD = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
 ALL = (ME, OTHER, THIRD)

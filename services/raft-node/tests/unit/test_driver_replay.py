@@ -15,8 +15,8 @@ from raft_node.raft.config import RaftConfig
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import NO_MEMBERS, HardState, NodeId
 from raft_node.runtime.driver import Driver
-from raft_node.testing.fakes import DictStore
-from raft_node.testing.lockstep import MemoryLog
+from raft_testing.fakes import DictStore
+from raft_testing.lockstep import MemoryLog
 
 ME = NodeId("a", 1)
 ENTRIES = 300

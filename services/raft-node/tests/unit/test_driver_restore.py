@@ -18,8 +18,8 @@ from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Heartb
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Configuration, HardState, NodeId, Write
 from raft_node.runtime.driver import Driver
-from raft_node.testing.fakes import DictStore
-from raft_node.testing.lockstep import MemoryLog
+from raft_testing.fakes import DictStore
+from raft_testing.lockstep import MemoryLog
 
 ME, LEADER, OTHER = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
 ALL = Configuration((ME, LEADER, OTHER))

@@ -8,7 +8,7 @@ from raft_node.raft.messages import Heartbeat, RequestVote, RequestVoteResponse,
 from raft_node.raft.ready import Event
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.events import EventRing
-from raft_node.testing.lockstep import Lockstep, Peer, follower, leader_of, log_of, members, vote
+from raft_testing.lockstep import Lockstep, Peer, follower, leader_of, log_of, members, vote
 
 A, B, C, D, E = members(5)
 
