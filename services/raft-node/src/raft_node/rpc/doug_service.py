@@ -20,6 +20,7 @@ from doug_wire.command import CommandError, Opcode
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
 from doug_wire.trace_context import TRACEPARENT, TraceContext, parse_traceparent
+from doug_wire.validity import validate
 from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
@@ -183,7 +184,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         await self._check_key(key, context)
         command = commands.encode(opcode, key, content_type, value, epoch)
         try:
-            commands.validate(command)
+            validate(command)
         except CommandError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {error}", (("doug-code", "INVALID"),))
         machine = shard.driver.machine
