@@ -98,6 +98,8 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         self.backups_open = 0
         """How many are under way."""
         self.applied_index = 7
+        self.statuses = 0
+        """How often it was asked for its status."""
         self.server: grpc.aio.Server | None = None
 
     @property
@@ -135,6 +137,7 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             await asyncio.sleep(0.01)
 
     async def Status(self, request: Any, context: Any) -> admin_pb2.StatusResponse:  # noqa: N802
+        self.statuses += 1
         await self._wait_while_silent()
         leader_id, leader_address = self._known_leader()
         return admin_pb2.StatusResponse(

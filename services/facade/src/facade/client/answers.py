@@ -19,9 +19,6 @@ from facade.errors import (
     ReadTimeoutError,
 )
 
-FINAL = frozenset({Status.OK, Status.NOT_FOUND})
-"""What the shard has decided: the same request, sent again, would be another request."""
-
 RETRIED: dict[int, str] = {
     Status.NOT_LEADER: "no_leader",
     Status.NOT_APPLIED: "superseded",

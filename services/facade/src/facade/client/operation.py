@@ -137,8 +137,8 @@ class Operation:
         """
         assert self.batch is None
         if self.kind is Kind.WRITE:
-            old = command.decode(self.record, pipe.WRITE.size)
-            new = command.encode(old.opcode, old.key, old.content_type, old.value, epoch)
+            new = command.encode(*command.decode(self.record, pipe.WRITE.size)._replace(epoch=epoch))
             self.record = pipe.encode_write(self.id, command.checksum(new), new)
         else:
-            self.record = pipe.encode_read(self.id, epoch, self.key)
+            (old,) = pipe.decode_reads(self.record)
+            self.record = pipe.encode_read(*old._replace(epoch=epoch))

@@ -20,7 +20,7 @@ from itertools import count
 
 from doug_wire import pipe
 from doug_wire.pipe import Status
-from facade.client.answers import FINAL, RETRIED, gave_up, malformed, too_late, unknown
+from facade.client.answers import RETRIED, gave_up, malformed, too_late, unknown
 from facade.client.directory import Directory
 from facade.client.metrics import Metrics
 from facade.client.modes import Kind
@@ -166,9 +166,9 @@ class Registry:
     def settle(self, answers: Iterable[Answer]) -> None:
         """Takes what a node has answered; the operations are not in flight any more."""
         refused: list[Answer] = []
-        finish = self.finish
+        finish, decided = self.finish, pipe.DECIDED
         for answer in answers:
-            if answer[1].status in FINAL:
+            if answer[1].status in decided:
                 finish(*answer)
             else:
                 refused.append(answer)
