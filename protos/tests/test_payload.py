@@ -51,7 +51,8 @@ def test_round_trips() -> None:
         assert payload.decode_batch(payload.encode_batch(operations)) == operations
     for txn in (Txn((), (), ()), TXN):
         assert payload.decode_txn(payload.encode_txn(txn)) == txn
-    results = (ResultRecord(0, Status.OK, 7, b"t", b"v", 5, b"br", True), ResultRecord(1, Status.NOT_FOUND, 0, b"", b""))
+    first = ResultRecord(0, Status.OK, 7, b"t", b"v", 5, b"br", True)
+    results = (first, ResultRecord(1, Status.NOT_FOUND, 0, b"", b""))
     for succeeded in (True, False):
         result = TxnResult(succeeded, results)
         assert payload.decode_txn_result(payload.encode_txn_result(result)) == result
@@ -77,9 +78,9 @@ def test_no_other_bytes_raise_anything_else() -> None:
         payload.decode_txn_result(b"")
     with pytest.raises(PipeError):
         payload.decode_txn_result(b"\2")
-    for data in (payload.encode_txn(TXN) + b"x", payload.encode_txn(Txn((), (), ()))[:-1]):
+    for malformed in (payload.encode_txn(TXN) + b"x", payload.encode_txn(Txn((), (), ()))[:-1]):
         with pytest.raises(CommandError):
-            payload.decode_txn(data)
+            payload.decode_txn(malformed)
     with pytest.raises(CommandError):
         payload.decode_batch(payload.encode_batch(()) + b"x")
 

@@ -9,9 +9,9 @@ All integers are little-endian::
     compare      u8 kind (1 exists, 2 absent, 3 revision, 4 value) | u64 revision | u16 key bytes | u32 value bytes
                  | key | value
 
-The answer to a batch is one result record (``doug_wire.pipe``) for each operation, one behind the other, whose ids count
-from 0; that to a transaction is ``u8 succeeded`` and the same for the operations that were carried out. This module
-knows nothing of what commands do.
+The answer to a batch is one result record (``doug_wire.pipe``) for each operation, one behind the other, whose ids
+count from 0; that to a transaction is ``u8 succeeded`` and the same for the operations that were carried out. This
+module knows nothing of what commands do.
 
 Invariant: one sequence of bytes stands for a payload, and one payload for a sequence of bytes.
 """
@@ -68,7 +68,7 @@ class Compare(NamedTuple):
 
 
 class Txn(NamedTuple):
-    """A transaction: when all compares hold, ``success`` is carried out, otherwise ``failure``; all of it or nothing."""
+    """A transaction: if all compares hold, ``success`` is carried out, otherwise ``failure``; all of it or nothing."""
 
     compares: tuple[Compare, ...]
     success: tuple[bytes, ...]

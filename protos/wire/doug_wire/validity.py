@@ -1,7 +1,7 @@
 """What commands a client may send: the one place where both services find that out.
 
-``doug_wire.command`` and ``doug_wire.payload`` tell bytes from nonsense; this module tells what sense they must make. It
-knows nothing of what commands do, nor of slots.
+``doug_wire.command`` and ``doug_wire.payload`` tell bytes from nonsense; this module tells what sense they must make.
+It knows nothing of what commands do, nor of slots.
 
 Invariant: a command that passes is carried out by every replica without a further check of its form.
 """
@@ -72,7 +72,7 @@ def _check(command: Command) -> None:
         raise CommandError("a transaction or a batch has no condition, expiry or type of its own")
     if command.ttl and command.opcode in (Opcode.DELETE, Opcode.GET):
         raise CommandError(f"opcode {command.opcode} sets no expiry")
-    if command.opcode == Opcode.TOUCH and (command.ttl == 0 or command.ttl == KEEP):
+    if command.opcode == Opcode.TOUCH and command.ttl in (0, KEEP):
         raise CommandError("a touch says when the key expires")
     if command.opcode == Opcode.GET and (command.condition is not None or command.token is not None):
         raise CommandError("a read has neither condition nor token")

@@ -27,7 +27,6 @@ from raft_node.raft.types import Configuration, NodeId
 from raft_testing.fakes import DictStore
 from raft_testing.fuzz.target import Target
 
-
 CLIENTS = (Opcode.PUT, Opcode.DELETE, Opcode.INCREMENT, Opcode.TOUCH, Opcode.TXN, Opcode.BATCH)
 
 
