@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -31,7 +32,8 @@ from facade.client.router import Router
 from facade.client.tracing import OperationTracing
 from facade.settings import Settings
 
-_ports = itertools.count(27_100)
+# Runs of several working trees at once keep out of each other's way; below the ports that systems give away.
+_ports = itertools.count(27_100 + os.getpid() % 25 * 200)
 
 
 class FakeShard:
