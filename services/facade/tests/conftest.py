@@ -313,6 +313,10 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
         raise AssertionError
 
+    async def Scan(self, request: Any, context: Any) -> AsyncIterator[doug_pb2.ScanPage]:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no test of the facade scans a fake yet")
+        yield doug_pb2.ScanPage()
+
     async def Put(self, request: Any, context: Any) -> doug_pb2.PutResponse:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
         raise AssertionError

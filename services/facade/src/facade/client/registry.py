@@ -223,20 +223,24 @@ class Registry:
     # Time passes.
 
     def _tick(self) -> None:
-        # Whatever goes wrong in one tick, the next one comes: it alone ends what nobody answers.
-        self._ticking = bool(self._pending)
-        if self._ticking:
-            self._loop.call_later(TICK_S, self._tick)
-        else:
-            self._due.clear()
-        now_s = self._loop.time()
-        last = int(now_s / TICK_S)
-        for tick in range(self._next_tick, last + 1):
-            self._next_tick = tick + 1
-            for operation_id in self._due.pop(tick, ()):
+        try:
+            self._look_at_deadlines(self._loop.time())
+        finally:
+            # Whatever became of this look: without the next one nothing would ever time out again.
+            self._ticking = bool(self._pending)
+            if self._ticking:
+                self._loop.call_later(TICK_S, self._tick)
+            else:
+                self._due.clear()
+
+    def _look_at_deadlines(self, now_s: float) -> None:
+        for tick in range(self._next_tick, int(now_s / TICK_S) + 1):
+            for operation_id in self._due.get(tick, ()):
                 operation = self._pending.get(operation_id)
                 if operation is not None:
                     self._expire(operation)
+            self._due.pop(tick, None)
+            self._next_tick = tick + 1
         for shard in self._directory.shards.values():
             shard.tick(now_s)
 
