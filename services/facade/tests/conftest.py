@@ -24,6 +24,7 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import command, pipe, slots
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
+from doug_wire.validity import validate
 from facade.app.application import Application
 from facade.client.metrics import Metrics
 from facade.client.router import Router
@@ -353,7 +354,7 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
 
     def _write(self, record: pipe.WriteRecord) -> bytes:
         assert command.checksum(record.command) == record.crc
-        decoded = command.validate(record.command)
+        decoded = validate(record.command)
         shard = self.shard
         if not shard.owns(decoded.key, decoded.epoch):
             return pipe.encode_result(record.id, Status.WRONG_SHARD)

@@ -76,6 +76,7 @@ class Rig:
             on_event=lambda event: None,
             on_applied=lambda: None,
             on_snapshots_wanted=self.wanted.extend,
+            on_failure=lambda error: None,
         )
         self.driver.wake()
 

@@ -22,7 +22,7 @@ import uvicorn
 
 from doug_wire.tls import Certificates
 from doug_wire.tracing import Tracing
-from facade.app import security
+from facade.app import crashes, security
 from facade.app.application import Application
 from facade.app.protocol import LimitedProtocol
 from facade.app.tracing import TracedApplication
@@ -129,6 +129,7 @@ async def serve(
 ) -> None:
     """Serves until it is told to stop: HTTPS with certificates, HTTP without."""
     loop = asyncio.get_running_loop()
+    crashes.install(loop)
     metrics = Metrics(settings.build_commit)
     operations = None if tracing is None else OperationTracing(tracing)
     router = Router(settings, metrics, Channels(certificates), operations)

@@ -27,8 +27,8 @@ from facade.settings import parse_address
 RETIRED_S = 6.0
 """The longest that a unary call takes."""
 
-RENEW_S = 5.0
-"""How long one channel is tried before newer certificates are looked for."""
+REOPEN_MIN_S, REOPEN_MAX_S = 1.0, 5.0
+"""How long one channel is tried before another one is opened in its place; longer each time, for slow machines."""
 
 REOPEN_S = 0.05
 """Between the end of a stream and the next try."""
@@ -106,7 +106,16 @@ class Node:
 
         Requires: the stream is not open.
         """
-        if self._version == self._channels.version or self.retired:
+        if self._version != self._channels.version:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Opens the channel anew, so that the node's name is looked up now.
+
+        A name that did not exist is looked up again by gRPC after a pause of its own, which grows to minutes whatever
+        the options of the channel say. Requires: the stream is not open.
+        """
+        if self.retired:
             return
         task = asyncio.create_task(self._channel.close(RETIRED_S))
         self._closing.add(task)
@@ -160,6 +169,9 @@ class Node:
         try:
             status = await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError:
+            if not self._wanted.is_set():
+                # Nobody else looks after this channel.
+                self._reopen()
             return None
         self.admin = status.admin_address or self.admin
         self.suspect = False
@@ -233,13 +245,17 @@ class Node:
         """Keeps the stream open from the moment that it is wanted; ends only by cancellation."""
         try:
             await self._wanted.wait()
+            patience_s = REOPEN_MIN_S
             while True:
                 self._renew()
                 try:
-                    async with asyncio.timeout(RENEW_S):
+                    async with asyncio.timeout(patience_s):
                         await self._channel.channel_ready()
                 except TimeoutError:
+                    patience_s = min(2 * patience_s, REOPEN_MAX_S)
+                    self._reopen()
                     continue
+                patience_s = REOPEN_MIN_S
                 await self._stream()
                 await asyncio.sleep(REOPEN_S)
         finally:

@@ -111,7 +111,8 @@ class Operation:
         assert self.batch is None
         if self.kind is Kind.WRITE:
             old = command.decode(self.record, pipe.WRITE.size)
-            new = command.encode(old.opcode, old.key, old.content_type, old.value, epoch)
+            new = command.encode(*old._replace(epoch=epoch))
             self.record = pipe.encode_write(self.id, command.checksum(new), new)
         else:
-            self.record = pipe.encode_read(self.id, epoch, self.key)
+            (read,) = pipe.decode_reads(self.record)
+            self.record = pipe.encode_read(*read._replace(epoch=epoch))

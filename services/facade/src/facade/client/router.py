@@ -244,7 +244,15 @@ class Router:
             future.set_result(result)
 
     def _tick(self) -> None:
-        now_s = self._loop.time()
+        try:
+            self._look_at_deadlines(self._loop.time())
+        finally:
+            # Whatever became of this look: without the next one nothing would ever time out again.
+            self._ticking = bool(self._pending)
+            if self._ticking:
+                self._loop.call_later(TICK_S, self._tick)
+
+    def _look_at_deadlines(self, now_s: float) -> None:
         # All operations have the same time, so that the oldest come first.
         late: list[Operation] = []
         for operation in self._pending.values():
@@ -255,9 +263,6 @@ class Router:
             self._expire(operation)
         for shard in self.shards.values():
             shard.tick(now_s)
-        self._ticking = bool(self._pending)
-        if self._ticking:
-            self._loop.call_later(TICK_S, self._tick)
 
     def _expire(self, operation: Operation) -> None:
         shard = operation.shard

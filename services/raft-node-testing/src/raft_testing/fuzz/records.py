@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from crc32c import crc32c
 
 from doug_wire import command as commands
-from doug_wire import pipe
+from doug_wire import payload, pipe
 from doug_wire.command import Command, CommandError, Opcode
 from doug_wire.pipe import PipeError, ReadRecord, ResultRecord, WriteRecord
 from doug_wire.slots import SLOTS, slot_of
+from doug_wire.validity import keys_of, validate
 from raft_node import entry as entries
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError
@@ -26,9 +27,11 @@ from raft_node.raft.types import Configuration, NodeId
 from raft_testing.fakes import DictStore
 from raft_testing.fuzz.target import Target
 
+CLIENTS = (Opcode.PUT, Opcode.DELETE, Opcode.INCREMENT, Opcode.TOUCH, Opcode.TXN, Opcode.BATCH)
+
 
 def _encoded(command: Command) -> bytes:
-    return commands.encode(command.opcode, command.key, command.content_type, command.value, command.epoch)
+    return commands.encode(*command)
 
 
 def check_command(data: bytes) -> None:
@@ -41,12 +44,14 @@ def check_command(data: bytes) -> None:
         assert 0 <= slot_of(command.key) < SLOTS
         assert commands.decode(b"front" + data, 5) == command
     try:
-        valid = commands.validate(data)
+        valid = validate(data)
     except CommandError:
         return
     assert valid == command
-    assert 0 < len(valid.key) <= commands.KEY_BYTES_MAX and len(valid.value) <= commands.VALUE_BYTES_MAX
-    assert valid.opcode in (Opcode.PUT, Opcode.DELETE) and valid.content_type.decode("ascii").isprintable()
+    keys = keys_of(valid)
+    assert valid.key in keys and all(0 < len(key) <= commands.KEY_BYTES_MAX for key in keys)
+    assert len(valid.value) <= payload.PAYLOAD_BYTES_MAX
+    assert valid.opcode in CLIENTS and valid.content_type.decode("ascii").isprintable()
 
 
 def seeds_command() -> Iterable[bytes]:
@@ -54,6 +59,38 @@ def seeds_command() -> Iterable[bytes]:
     yield commands.encode(Opcode.PUT, b"key{tag}", b"text/plain", b"value", 3)
     yield commands.encode(Opcode.DELETE, b"key")
     yield commands.encode(Opcode.CREATE_SHARD, b"", value=partitions.encode_create_shard(0, 1))
+    token = commands.Token(commands.token_id("", "a key"), 7)
+    yield commands.encode(Opcode.PUT, b"k", b"t", b"v", 3, commands.revision(9), 1500, token, b"gzip")
+    yield commands.encode(Opcode.INCREMENT, b"k", value=payload.encode_increment(1, -1), condition=commands.EXISTS)
+    yield commands.encode(Opcode.TOUCH, b"k", ttl=1000, condition=commands.ABSENT)
+    operations = (
+        commands.encode(Opcode.GET, b"k"),
+        commands.encode(Opcode.PUT, b"l", b"", b"v", ttl=commands.KEEP),
+    )
+    yield commands.encode(Opcode.BATCH, b"k", value=payload.encode_batch(operations), token=token)
+    compares = (payload.Compare(3, b"k", 9), payload.Compare(4, b"l", 0, b"v"), payload.Compare(1, b"m"))
+    txn = payload.Txn(compares, operations, operations[:1])
+    yield commands.encode(Opcode.TXN, b"l", value=payload.encode_txn(txn))
+
+
+def check_payload(data: bytes) -> None:
+    """The payload of a command, or the answer to one, is decoded to what its bytes stand for."""
+    with contextlib.suppress(CommandError):
+        assert payload.encode_increment(*payload.decode_increment(data)) == data
+    with contextlib.suppress(CommandError):
+        assert payload.encode_batch(payload.decode_batch(data)) == data
+    with contextlib.suppress(CommandError):
+        assert payload.encode_txn(payload.decode_txn(data)) == data
+    with contextlib.suppress(PipeError):
+        assert payload.encode_txn_result(payload.decode_txn_result(data)) == data
+
+
+def seeds_payload() -> Iterable[bytes]:
+    """One of each kind."""
+    for command in seeds_command():
+        yield commands.decode(command).value
+    results = (ResultRecord(0, 0, 7, b"t", b"v", 5, b"br", True), ResultRecord(1, 10, 0, b"", b""))
+    yield payload.encode_txn_result(payload.TxnResult(True, results))
 
 
 def check_applied(content: bytes) -> None:
@@ -121,7 +158,9 @@ def seeds_pipe() -> Iterable[bytes]:
     put = commands.encode(Opcode.PUT, b"key", b"", b"value")
     yield pipe.encode_write(1, crc32c(put), put) * 2
     yield pipe.encode_read(1, 1, b"key") + pipe.encode_read(2, 0, b"")
+    yield pipe.encode_read(1, 1, b"key", 9, b"\0token") + pipe.encode_read(2, 0, b"k", 3)
     yield pipe.encode_result(1, 0, 5, b"text/plain", b"value") + pipe.encode_result(2, 6)
+    yield pipe.encode_result(1, 0, 5, b"", b"value", 1 << 40, b"gzip", True)
 
 
 def check_configuration(data: bytes) -> None:
@@ -177,6 +216,7 @@ def seeds_keyspace() -> Iterable[bytes]:
 
 TARGETS = (
     Target("command", "commands", check_command, seeds_command),
+    Target("payload", "payloads of commands and of their answers", check_payload, seeds_payload),
     Target("apply", "committed entries in the state machine", check_applied, seeds_applied),
     Target("pipe", "records of the pipe", check_pipe, seeds_pipe),
     Target("configuration", "configurations", check_configuration, seeds_configuration),
