@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -35,7 +36,8 @@ from facade.client.router import Router
 from facade.client.tracing import OperationTracing
 from facade.settings import Settings
 
-_ports = itertools.count(27_100)
+# Runs of several working trees at once keep out of each other's way; below the ports that systems give away.
+_ports = itertools.count(27_100 + os.getpid() % 25 * 200)
 
 
 class FakeShard:
@@ -102,6 +104,8 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         self.backups_open = 0
         """How many are under way."""
         self.applied_index = 7
+        self.statuses = 0
+        """How often it was asked for its status."""
         self.server: grpc.aio.Server | None = None
 
     @property
@@ -139,6 +143,7 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             await asyncio.sleep(0.01)
 
     async def Status(self, request: Any, context: Any) -> admin_pb2.StatusResponse:  # noqa: N802
+        self.statuses += 1
         await self._wait_while_silent()
         leader_id, leader_address = self._known_leader()
         return admin_pb2.StatusResponse(
@@ -311,6 +316,10 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
     async def Get(self, request: Any, context: Any) -> doug_pb2.GetResponse:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
         raise AssertionError
+
+    async def Scan(self, request: Any, context: Any) -> AsyncIterator[doug_pb2.ScanPage]:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no test of the facade scans a fake yet")
+        yield doug_pb2.ScanPage()
 
     async def Put(self, request: Any, context: Any) -> doug_pb2.PutResponse:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
