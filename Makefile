@@ -4,11 +4,11 @@ SHELL := /bin/sh
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 MYPY := $(BIN)/mypy
-SOURCES := protos/wire services/raft-node/src services/facade/src clients/python/src
+SOURCES := protos/wire services/raft-node/src services/raft-node-testing/src services/facade/src clients/python/src
 # Each folder of tests is checked by itself: their modules are not packages and may share names.
-TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests tests)
+TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests tests)
 CLUSTER_TESTS := tests/integration/kubernetes/cluster
-MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
+MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
@@ -82,24 +82,24 @@ coverage: setup ## Branch coverage of the Raft core; fails below 95 %
 	$(BIN)/python tools/raft_coverage.py
 
 sim: setup ## The simulations only: at least 500 seeds, and the directed scenarios
-	$(PYTEST) -s -m simulation services/raft-node/tests
+	$(PYTEST) -s -m simulation services/raft-node/tests services/raft-node-testing/tests
 
 simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
-	$(BIN)/python -m raft_node.testing --seed $(SEED)
+	$(BIN)/python -m raft_testing --seed $(SEED)
 
 soak: setup ## Many fresh seeds: make soak FROM=n SEEDS=m
 	@if [ -z "$(FROM)" ] || [ -z "$(SEEDS)" ]; then echo 'usage: make soak FROM=n SEEDS=m' >&2; exit 2; fi
-	$(BIN)/python -m raft_node.testing.soak --from $(FROM) --seeds $(SEEDS)
+	$(BIN)/python -m raft_testing.soak --from $(FROM) --seeds $(SEEDS)
 
 crash-images: setup ## All crash images of all workloads of four operations on log and SSTables
-	$(BIN)/python -m raft_node.testing.crash_images_main $(ARGS)
+	$(BIN)/python -m raft_testing.crash_images_main $(ARGS)
 
 mutants: setup ## Planted bugs against their tests and 200 seeds each; or some: make mutants ONLY=M07
-	@exec $(BIN)/python -m raft_node.testing.mutants --only "$(ONLY)" $(ARGS)
+	@exec $(BIN)/python -m raft_testing.mutants --only "$(ONLY)" $(ARGS)
 
 mutants-check: setup
-	$(BIN)/python -m raft_node.testing.mutants --check
+	$(BIN)/python -m raft_testing.mutants --check
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py

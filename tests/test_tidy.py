@@ -20,12 +20,17 @@ GENERATED = "protos/gen/"
 REQUIRED = [
     *("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml", "uv.lock", ".ci/run"),
     *(".gitignore", ".dockerignore", "protos", "deploy/helm/README.md", "deploy/k8s/README.md", "tests/integration"),
-    *("services/raft-node/README.md", "services/facade/README.md", "clients/python/README.md"),
+    *(
+        "services/raft-node/README.md",
+        "services/raft-node-testing/README.md",
+        "services/facade/README.md",
+        "clients/python/README.md",
+    ),
     *("docs/formats.md", "docs/raft.md", "docs/api.md", "docs/testing.md", "docs/performance.md", "bench/README.md"),
 ]
 LAYERS = {
     "services/raft-node/src/raft_node": [
-        *("__main__", "testing", "app", "rpc", "runtime", "observability", "kv", "raft", "storage", "entry"),
+        *("__main__", "commands", "app", "rpc", "runtime", "observability", "kv", "raft", "storage", "entry"),
         *("settings", "errors"),
     ],
     "services/facade/src/facade": ["__main__", "app", "routes", "client", "models", "settings", "errors"],
@@ -45,9 +50,15 @@ BANNED = {
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".proto", ".yaml", ".yml", ".json", ".txt", ".sh", ".cfg", ""}
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 NAMED_TEST = re.compile(r"`((?:[\w-]+/)*test_\w+\.py)(?:::(test_\w+))?`")
-NAMED_MODULE = re.compile(r"`((?:raft_node|facade|dougdb|doug_wire)(?:\.\w+)+)`")
+NAMED_MODULE = re.compile(r"`((?:raft_node|raft_testing|facade|dougdb|doug_wire)(?:\.\w+)+)`")
 NAMED_MEMBER = re.compile(r"`([A-Z]\w+)\.(\w+)`")
-SOURCES = ("services/raft-node/src", "services/facade/src", "clients/python/src", "protos/wire")
+SOURCES = (
+    "services/raft-node/src",
+    "services/raft-node-testing/src",
+    "services/facade/src",
+    "clients/python/src",
+    "protos/wire",
+)
 SCENARIOS = {*range(1, 12), 13, 14, *range(19, 32), 33, 34, 35, 38, 43}
 HEADING = re.compile(r"^#+\s+(.*?)\s*#*$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)

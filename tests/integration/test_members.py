@@ -20,7 +20,7 @@ from bench.cluster import Cluster, Launch, dougctl, is_alive, wait_for
 from bench.http11 import HttpError, fetch
 from bench.recorder import KeyRing, Recorder, run_client
 
-from raft_node.testing.linearizability import check_history
+from raft_testing.linearizability import check_history
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 

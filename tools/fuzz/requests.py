@@ -11,7 +11,7 @@ from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRan
 from facade.errors import BadRequestError
 from facade.routes.body import parse_json
 from facade.routes.target import CONSISTENCIES, KEY_PREFIX, consistency_of, key_of, wants_json
-from raft_node.testing.fuzz.target import Target
+from raft_testing.fuzz.target import Target
 
 
 def check_key(raw: bytes) -> None:

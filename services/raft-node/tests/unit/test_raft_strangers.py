@@ -14,7 +14,7 @@ from raft_node.raft.messages import (
     RequestVoteResponse,
 )
 from raft_node.raft.types import Configuration, Role
-from raft_node.testing.lockstep import Lockstep, Peer, log_of, members
+from raft_testing.lockstep import Lockstep, Peer, log_of, members
 
 A, B, C, D, E = members(5)
 THREE = Configuration((A, B, C))
