@@ -53,7 +53,7 @@ def certificates(folder: Path, authority: Authority, names: list[str]) -> tls.Ce
 @contextlib.asynccontextmanager
 async def serving(certificates: tls.Certificates | None, **options: Any) -> AsyncIterator[tuple[Front, Server]]:
     grpcio = grpc.aio.server()
-    handler = grpc.stream_stream_rpc_method_handler(talk(b"grpcio"))
+    handler: Any = grpc.stream_stream_rpc_method_handler(talk(b"grpcio"))
     grpcio.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Test", {"Talk": handler})])
     port = tls.add_port(certificates, grpcio, "127.0.0.1:0")
     await grpcio.start()
@@ -82,7 +82,7 @@ async def ask_own(front: Front, context: ssl.SSLContext | None = None) -> Any:
 
 async def ask_grpcio(front: Front, certificates: tls.Certificates | None = None) -> Any:
     async with tls.open_channel(certificates, f"127.0.0.1:{front.port}", ()) as channel:
-        call = channel.stream_stream(PATH)()
+        call: Any = channel.stream_stream(PATH)()
         await call.write(b"hi")
         answer = await call.read()
         await call.write(b"x" * 2_000_000)

@@ -86,7 +86,9 @@ def test_whatever_comes_is_answered_or_ends_the_connection(
         for _ in range(3):
             end.request("/a.B/C", "x", "http")
     begin = (PREFACE if server else b"") + made(hf.SettingsFrame, 0, set())
-    live, ended, over = (set() if server else {1, 3, 5}), set(), 0
+    live: set[int] = set() if server else {1, 3, 5}
+    ended: set[int] = set()
+    over = 0
     sent = len(end.data_to_send())
     taken = 0
     for piece in [begin, *pieces]:
@@ -120,7 +122,7 @@ def test_whatever_comes_is_answered_or_ends_the_connection(
 
 def pump(own: Connection, peer: h2.connection.H2Connection, got: list[Any]) -> list[Any]:
     """Carries bytes there and back until none are left; gives h2's events."""
-    found = []
+    found: list[Any] = []
     while True:
         out, back = own.data_to_send(), peer.data_to_send()
         if not out and not back:
@@ -132,10 +134,10 @@ def pump(own: Connection, peer: h2.connection.H2Connection, got: list[Any]) -> l
                     peer.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             found += events
         if back:
-            for event in own.receive(back, 0.0):
-                got.append(event)
-                if isinstance(event, MessageReceived):
-                    own.consumed(event.stream_id, event.owed)
+            for told in own.receive(back, 0.0):
+                got.append(told)
+                if isinstance(told, MessageReceived):
+                    own.consumed(told.stream_id, told.owed)
 
 
 SIZES = st.lists(st.sampled_from([0, 1, 4, 16_379, 16_380, 70_000, 200_000]), max_size=6)

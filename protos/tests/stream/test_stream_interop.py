@@ -51,7 +51,7 @@ class Place:
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Place]:
         if self.kind == "grpcio":
-            handler = grpc.stream_stream_rpc_method_handler(echo)
+            handler: Any = grpc.stream_stream_rpc_method_handler(echo)
             server = grpc.aio.server()
             server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Test", {"Talk": handler})])
             self.port = server.add_insecure_port("127.0.0.1:0")
@@ -103,7 +103,7 @@ async def failure(call: Any) -> tuple[int, str, dict[str, Any]]:
         return error.status, error.details, dict(error.trailers)
     except grpc.aio.AioRpcError as error:
         trailers = error.trailing_metadata() or ()
-        return error.code().value[0], error.details() or "", dict(trailers)  # type: ignore[arg-type]
+        return error.code().value[0], error.details() or "", dict(trailers)
     return 0, "", {}
 
 

@@ -10,5 +10,5 @@ Two halves:
 - The transport (``endpoint``, ``client``, ``server``, ``front``) runs it on asyncio, with the interface of grpc.aio.
 
 Source: RFC 9113 (HTTP/2), RFC 7541 (HPACK, by the hpack package), gRPC over HTTP2 (grpc/doc/PROTOCOL-HTTP2.md);
-docs/adr/0030-a-stream-of-our-own.md.
+docs/adr/0009-a-stream-of-our-own.md.
 """

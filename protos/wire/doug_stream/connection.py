@@ -90,8 +90,7 @@ class Connection:
         self._next_id = 1
         self._last_id = 0
         self._resets: deque[int] = deque(maxlen=_REMEMBERED_RESETS)
-        self._buffer = b""
-        self._preface = b"" if client else PREFACE
+        self._reader = frames.FrameReader(b"" if client else PREFACE, limits.frame_bytes_max)
         self._receive_window = _CONNECTION_WINDOW
         self._credit = 0
         self._control = Bucket(limits.control_burst, limits.control_per_s)
@@ -99,14 +98,11 @@ class Connection:
         self._now_s = 0.0
         self._events: list[Event] = []
         self.over = self.ready = self.going_away = False
-        values: list[tuple[int, int]] = [
-            (Setting.INITIAL_WINDOW_SIZE, limits.window_bytes),
-            (Setting.MAX_FRAME_SIZE, limits.frame_bytes_max),
-            (Setting.MAX_HEADER_LIST_SIZE, limits.header_bytes_max),
-        ]
+        values = [(Setting.MARK, 1)] if mark else []
+        values.append((Setting.INITIAL_WINDOW_SIZE, limits.window_bytes))
+        values.append((Setting.MAX_FRAME_SIZE, limits.frame_bytes_max))
+        values.append((Setting.MAX_HEADER_LIST_SIZE, limits.header_bytes_max))
         values.append((Setting.ENABLE_PUSH, 0) if client else (Setting.MAX_CONCURRENT_STREAMS, limits.streams_max))
-        if mark:
-            values.insert(0, (Setting.MARK, 1))
         if client:
             self._sender.put(PREFACE)
         self._sender.put(frames.settings(values))
@@ -147,7 +143,7 @@ class Connection:
         return stream.id
 
     def respond(self, stream_id: int, metadata: Sequence[tuple[str, str | bytes]] = ()) -> None:
-        """Sends the head of the answer (server), unless it was sent or the call is over."""
+        """Sends the head of the answer (server), unless it was sent before or the call is over."""
         stream = self._streams.get(stream_id)
         if stream is not None and not stream.head_sent:
             self._sender.headers(stream, _RESPONSE + headers.fields_of(metadata))
@@ -235,7 +231,11 @@ class Connection:
             return []
         self._now_s = now_s
         try:
-            self._parse(self._buffer + data if self._buffer else data)
+            for kind, flags, stream_id, payload in self._reader.feed(data):
+                try:
+                    self._frame(kind, flags, stream_id, payload)
+                except StreamFault as fault:
+                    self._fault(fault)
         except ProtocolError as error:
             self._terminate(error)
         events = self._events
@@ -245,7 +245,6 @@ class Connection:
 
     def _terminate(self, error: ProtocolError) -> None:
         self.over = True
-        self._buffer = b""
         self._sender.put(frames.goaway(self._last_id, error.code, str(error).encode()))
         self._events += [
             CallEnded(stream_id, StatusCode.UNAVAILABLE, f"the connection broke: {error}", ())
@@ -253,33 +252,6 @@ class Connection:
         ]
         self._streams.clear()
         self._events.append(Terminated(error.code, str(error)))
-
-    def _parse(self, data: bytes) -> None:
-        at = 0
-        if self._preface:
-            size = min(len(data), len(PREFACE))
-            if data[:size] != PREFACE[:size]:
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
-            if size < len(PREFACE):
-                self._buffer = data
-                return
-            self._preface, at = b"", size
-        end = len(data)
-        unpack, limit = frames.HEAD.unpack_from, self._limits.frame_bytes_max
-        while end - at >= frames.HEAD_BYTES:
-            high, low, kind, flags, stream_id = unpack(data, at)
-            size = high << 8 | low
-            if size > limit:
-                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
-            start = at + frames.HEAD_BYTES
-            if end - start < size:
-                break
-            at = start + size
-            try:
-                self._frame(kind, flags, stream_id & WINDOW_MAX, data[start:at])
-            except StreamFault as fault:
-                self._fault(fault)
-        self._buffer = data[at:]
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         inside = self._blocks.stream_id

@@ -19,6 +19,7 @@ from doug_stream.codes import (
     PADDED,
     RST_STREAM,
     SETTINGS,
+    WINDOW_MAX,
     WINDOW_UPDATE,
     ErrorCode,
 )
@@ -30,6 +31,51 @@ HEAD_BYTES = 9
 SETTING = Struct(">HI")
 _WORD = Struct(">I")
 _PAIR = Struct(">II")
+
+
+Frame = tuple[int, int, int, bytes]
+"""Type, flags, stream, payload."""
+
+
+class FrameReader:
+    """Cuts frames out of what arrives. What is kept is at most one frame that is not complete."""
+
+    def __init__(self, preface: bytes, frame_bytes_max: int) -> None:
+        """Takes frames of up to ``frame_bytes_max``, behind ``preface``."""
+        self._buffer = b""
+        self._preface = preface
+        self._frame_bytes_max = frame_bytes_max
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Takes the next bytes; gives the frames that they complete.
+
+        Raises:
+            ProtocolError: This is no HTTP/2, or a frame is too long.
+        """
+        if self._buffer:
+            data = self._buffer + data
+        at, end = 0, len(data)
+        if self._preface:
+            at = min(end, len(self._preface))
+            if data[:at] != self._preface[:at]:
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
+            if at < len(self._preface):
+                self._buffer = data
+                return []
+            self._preface = b""
+        found = []
+        while end - at >= HEAD_BYTES:
+            high, low, kind, flags, stream_id = HEAD.unpack_from(data, at)
+            size = high << 8 | low
+            if size > self._frame_bytes_max:
+                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+            start = at + HEAD_BYTES
+            if end - start < size:
+                break
+            at = start + size
+            found.append((kind, flags, stream_id & WINDOW_MAX, data[start:at]))
+        self._buffer = data[at:]
+        return found
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:

@@ -325,13 +325,14 @@ def is_own_plaintext(seen: bytes) -> bool | int:
     if len(seen) < head_end:
         return head_end
     high, low, kind, flags, stream_id = HEAD.unpack_from(seen, len(PREFACE))
-    size = high << 8 | low
+    size = int(high << 8 | low)
     if (kind, flags, stream_id) != (4, 0, 0) or size > _SETTINGS_BYTES_MAX or size % SETTING.size:
         return False
     end = head_end + size
     if len(seen) < end:
         return end
-    return Setting.MARK in [name for name, _ in SETTING.iter_unpack(seen[head_end:end])]
+    names: list[int] = [name for name, _ in SETTING.iter_unpack(seen[head_end:end])]
+    return Setting.MARK in names
 
 
 def is_own_hello(seen: bytes) -> bool | int:
