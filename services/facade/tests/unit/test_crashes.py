@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from facade.app import crashes
-from facade.client.operation import Kind
+from facade.client.modes import Kind
 from facade.errors import NotAppliedError
 
 MakeFacade = Callable[..., Awaitable[Any]]
@@ -51,14 +51,14 @@ async def test_deadlines_go_on_after_a_look_at_them_failed(
     loop = asyncio.get_running_loop()
     failed: list[object] = []
     loop.set_exception_handler(lambda _, context: failed.append(context["exception"]))
-    look = router._look_at_deadlines
+    look = router.registry._look_at_deadlines
 
     def fail_once(now_s: float) -> None:
         if not failed:
             boom()
         look(now_s)
 
-    monkeypatch.setattr(router, "_look_at_deadlines", fail_once)
+    monkeypatch.setattr(router.registry, "_look_at_deadlines", fail_once)
     try:
         await facade.cluster.stop()
         operation = router.read(b"k", Kind.READ_LINEARIZABLE)
@@ -70,7 +70,7 @@ async def test_deadlines_go_on_after_a_look_at_them_failed(
 
 
 @pytest.mark.parametrize(
-    ("path", "method", "attribute"), [("/v1/kv/k", "GET", "read"), ("/v1/cluster", "GET", "status")]
+    ("path", "method", "attribute"), [("/v1/kv/k", "GET", "read"), ("/v1/cluster", "GET", "cluster")]
 )
 async def test_a_request_that_meets_a_defect_is_answered_as_a_problem_and_counted(
     make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch, path: str, method: str, attribute: str

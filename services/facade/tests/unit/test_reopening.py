@@ -48,24 +48,16 @@ async def test_a_channel_that_finds_nobody_is_opened_anew_until_the_name_exists(
 ) -> None:
     monkeypatch.setattr(nodes, "REOPEN_MIN_S", 0.001)
     monkeypatch.setattr(nodes, "REOPEN_MAX_S", 0.002)
-    channels, connected = FakeChannels(), asyncio.Event()
-
-    async def stream(node: Node) -> None:
-        connected.set()
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(Node, "_stream", stream)
-    owner: Any = None
-    node = Node("n", Target("n:1"), owner, Link(1, 1), channels)  # type: ignore[arg-type]
+    channels = FakeChannels()
+    node = Node("n", Target("n:1"), Link(1, 1), channels)  # type: ignore[arg-type]
     node.want()
-    running = asyncio.create_task(node.run())
+    connecting = asyncio.create_task(node.connect())
     async with asyncio.timeout(10):
         while len(channels.opened) < 4:
             await asyncio.sleep(0)
-        assert not connected.is_set()
+        assert not connecting.done()
         channels.exists = True
-        await connected.wait()
+        await connecting
     assert all(channel.closed for channel in channels.opened[:-1]), "none is left behind"
     assert not channels.opened[-1].closed
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await node.close()
