@@ -104,7 +104,7 @@ class ScanQuery(NamedTuple):
 
 
 def bound_behind(record: ScanRecord, *, reverse: bool) -> bytes | None:
-    """Where a scan goes on behind a record: the next start, or the next end in reverse; None when nothing can follow."""
+    """Where a scan goes on behind a record: the next start, or in reverse the next end; None when nothing follows."""
     if reverse:
         return record.key or None
     return after_prefix(record.key) if record.kind == PREFIX else record.key + b"\0"
@@ -186,6 +186,12 @@ class _Stream:
                 page = await self._call.read()
         except TimeoutError:
             raise ScanBrokenError("unavailable", f"{node.id} says nothing", shard.id) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # The connection was closed under the call, which looks the same.
+            raise ScanBrokenError("unavailable", f"{node.id} is somewhere else now", shard.id) from None
         except grpc.aio.AioRpcError as error:
             raise _broken(shard, node, error) from None
         if not isinstance(page, doug_pb2.ScanPage):
@@ -207,6 +213,8 @@ def _broken(shard: Shard, node: Node, error: grpc.aio.AioRpcError) -> ScanBroken
         shard.pointed_elsewhere(node, hints.get("doug-leader-id", ""), hints.get("doug-leader-address", ""))
     if code == "INVALID":
         return InternalError("invalid_record", f"A raft-node refused the scan: {error.details()}.", shard=shard.id)
+    if not code:
+        node.drop_scans()
     return ScanBrokenError(_REASONS.get(code, "unavailable"), f"{node.id}: {error.details()}", shard.id)
 
 

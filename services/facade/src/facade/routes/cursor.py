@@ -57,7 +57,7 @@ def decode(text: str, scope: int) -> bytes:
         raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
         raise CursorError("it is not base64url") from None
-    if not _BOUND_AT < len(raw) <= _BOUND_AT + _BOUND_BYTES_MAX:
+    if not _BOUND_AT <= len(raw) <= _BOUND_AT + _BOUND_BYTES_MAX:
         raise CursorError("it has another length than a cursor")
     version, found = _HEAD.unpack_from(raw)
     bound = raw[_BOUND_AT:]

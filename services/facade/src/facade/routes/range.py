@@ -98,7 +98,9 @@ def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
     if everything and (start or end is not None):
         raise BadRequestError("bad_range", "all=true names everything; a range beside it contradicts it.")
     if not everything and not start and end is None:
-        raise BadRequestError("bad_range", "This names every key. Say so with all=true, or give a prefix, start or end.")
+        raise BadRequestError(
+            "bad_range", "This names every key. Say so with all=true, or give a prefix, start or end."
+        )
     scope = cursors.scope_of(b"delete", cluster_id, start, b"" if end is None else end)
     asked = ScanQuery(start=start, end=end, keys_only=True)
     return RangeRequest(
