@@ -43,7 +43,7 @@ BANNED = {
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".proto", ".yaml", ".yml", ".json", ".txt", ".sh", ".cfg", ""}
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 NAMED_TEST = re.compile(r"`((?:[\w-]+/)*test_\w+\.py)(?:::(test_\w+))?`")
-NAMED_MODULE = re.compile(r"`((?:raft_node|raft_testing|facade|dougdb|doug_wire)(?:\.\w+)+)`")
+NAMED_MODULE = re.compile(r"`((?:raft_node|raft_testing|facade|dougdb|doug_wire|doug_stream)(?:\.\w+)+)`")
 NAMED_MEMBER = re.compile(r"`([A-Z]\w+)\.(\w+)`")
 SOURCES = (
     "services/raft-node/src",
