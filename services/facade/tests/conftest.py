@@ -30,6 +30,7 @@ from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
 from facade.app.application import Application
+from facade.app.front import Front
 from facade.app.protocol import LimitedProtocol
 from facade.client.metrics import Metrics
 from facade.client.router import Router
@@ -473,16 +474,21 @@ class Facade:
         self.application = Application(router, metrics, settings)
         self._servers: list[tuple[asyncio.Server, ServerState]] = []
         self.http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.application), base_url="http://facade", timeout=30.0
+            transport=httpx.ASGITransport(self.application),
+            base_url="http://facade",
+            timeout=30.0,
+            headers={"doug-client": "tests"},
         )
 
     async def listen(self, ssl: SSLContext | None = None) -> int:
         """Serves on a loopback port of the system's choice, as the process does, and returns it."""
         config = uvicorn.Config(self.application, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
         config.load()
-        state = ServerState()
+        state, front = ServerState(), Front(self.settings)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: LimitedProtocol(config, state, {}), "127.0.0.1", 0, ssl=ssl)
+        server = await loop.create_server(
+            lambda: LimitedProtocol(config, state, {}, front=front), "127.0.0.1", 0, ssl=ssl
+        )
         self._servers.append((server, state))
         return int(server.sockets[0].getsockname()[1])
 

@@ -20,6 +20,8 @@ _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\.?"
 )
 
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+")
+
 
 class Address(NamedTuple):
     """A host and a port. An IPv6 host has no brackets here."""
@@ -84,6 +86,14 @@ class Settings(BaseSettings):
 
     listen: Annotated[tuple[Address, ...], NoDecode] = (Address("127.0.0.1", 8080), Address("::1", 8080))
     """Where HTTP is served: a comma list of host:port. An IPv6 address is left out where there is no IPv6."""
+
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names beside localhost, this machine's name and any address under which the facade may be asked: a comma list,
+    where ``*.example.com`` is all names below one, and ``*`` is any. Other names are refused with 421."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may use the facade, as browsers say them: ``https://app.example.com``, a comma list; ``*`` is
+    any. None when empty."""
 
     tls_mode: Literal["", "disabled", "mutual"] = ""
     """``mutual``: TLS with certificates on both ends. ``disabled``: plaintext, also beyond this machine. Empty:
@@ -165,6 +175,28 @@ class Settings(BaseSettings):
         if not addresses:
             raise ValueError("no address is given")
         return addresses
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _parse_hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(part.strip() for part in value.split(",") if part.strip())
+        for name in names:
+            if name != "*" and not _HOST_NAME.fullmatch(name.removeprefix("*.")):
+                raise ValueError(f"{name!r} is no host name; ports and schemes do not belong here")
+        return names
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _parse_origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = tuple(part.strip() for part in value.split(",") if part.strip())
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin such as https://app.example.com")
+        return origins
 
     @field_validator("tls_cert_file", "tls_key_file", "tls_ca_file")
     @classmethod

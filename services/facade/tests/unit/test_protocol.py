@@ -11,9 +11,12 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from facade.app import heads
+from facade.app.front import Front
 from facade.app.protocol import LINGER_S, UNPARSED_BYTES_MAX, LimitedProtocol
 from facade.routes.body import DisconnectedError
+from facade.settings import Settings
 
+SETTINGS = Settings(nodes={0: {"n": "127.0.0.1:1"}}, allowed_hosts=("h", "*.example.com"))
 GET = b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -64,7 +67,7 @@ class Connection:
         config.load()
         self.state = ServerState()
         self.transport = FakeTransport()
-        self.protocol = LimitedProtocol(config, self.state, {})
+        self.protocol = LimitedProtocol(config, self.state, {}, front=Front(SETTINGS))
         self.protocol.connection_made(self.transport)
 
     def hold(self, path: str) -> asyncio.Event:
@@ -241,6 +244,9 @@ HEADS: list[tuple[bytes, int, bytes]] = [
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, b"bad_version"),
     (b"GET / HTTP/1.1\r\n\r\n", 400, b"bad_host"),
     (b"GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n", 400, b"bad_host"),
+    (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421, b"unknown_host"),
+    (b"GET http://evil.example/ HTTP/1.1\r\nHost: h\r\n\r\n", 421, b"unknown_host"),
+    (b"GET / HTTP/1.1\r\nHost: \r\n\r\n", 421, b"unknown_host"),
     (b"GET / HTTP/1.0\r\nHost: h\r\nHost: i\r\n\r\n", 400, b"bad_host"),
     (b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: the-best\r\nContent-Length: 1\r\n\r\n", 417, b"bad_expectation"),
     (b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", 501, b"not_implemented"),

@@ -14,10 +14,12 @@ import structlog
 from fastapi import FastAPI
 
 from facade import __version__
+from facade.app.exchange import refusal
+from facade.app.origins import Origins
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
-from facade.errors import UnexpectedError
-from facade.routes import backup, cluster, health, leadership, members, openapi, problem, timeline
+from facade.errors import BadRequestError, UnexpectedError
+from facade.routes import backup, cluster, docs, health, leadership, members, openapi, problem, timeline
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp, Scope, Send
 from facade.routes.scan import RangeApp
@@ -38,6 +40,7 @@ class Application:
         self._ranges = RangeApp(router, metrics, settings)
         self._rest = make_fastapi(router, metrics, settings)
         self._metrics = metrics
+        self._origins = Origins(settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -45,8 +48,16 @@ class Application:
             await self._rest(scope, receive, send)
             return
         raw_path: bytes = scope["raw_path"]
+        method: str = scope["method"]
+        if self._origins.share:
+            if method == "OPTIONS" and (headers := self._origins.preflight(scope["headers"])) is not None:
+                await send({"type": "http.response.start", "status": 204, "headers": headers})
+                await send({"type": "http.response.body", "body": b""})
+                return
+            send = self._origins.sharing(scope["headers"], send)
         self._metrics.inflight += 1
         try:
+            self._origins.check(method, raw_path, scope["headers"])
             if raw_path.startswith(_KEYS) or raw_path == KEY_PREFIX:
                 try:
                     await (self._ranges if raw_path == KEY_PREFIX else self._keys)(scope, receive, send)
@@ -54,6 +65,9 @@ class Application:
                     await self._tell_defect(error, scope["method"], send)
             else:
                 await self._counted(scope, receive, send)
+        except BadRequestError as error:  # Of the origin: routes tell their own errors.
+            self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
+            await refusal(error)(scope, receive, send)
         finally:
             self._metrics.inflight -= 1
 
@@ -97,6 +111,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
         version=__version__,
         description="A distributed key-value store: keys are partitioned over several Raft clusters.",
         redirect_slashes=False,
+        docs_url=None,  # Those of FastAPI load scripts from elsewhere.
         redoc_url=None,
         # What FastAPI would trace and count by itself, without a sampler of ours (docs/tracing.md).
         telemetry={
@@ -115,4 +130,5 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     app.include_router(backup.make_router(router))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
+    docs.install(app)
     return app

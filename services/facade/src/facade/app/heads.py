@@ -66,14 +66,17 @@ def check(version: str, headers: Sequence[Header]) -> None:
     Raises:
         BadRequestError: It expects what cannot be given, or does not say its host once.
     """
-    hosts = 0
     for name, value in headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"expect" and value.lower() != b"100-continue":
+        if name == b"expect" and value.lower() != b"100-continue":
             raise bad_expectation()
+    hosts = len(hosts_of(headers))
     if hosts != 1 and (hosts or version == "1.1"):
         raise bad_host()
+
+
+def hosts_of(headers: Sequence[Header]) -> list[bytes]:
+    """Every ``Host``."""
+    return [value for name, value in headers if name == b"host"]
 
 
 def without_upgrade(headers: Sequence[Header]) -> list[Header]:

@@ -27,6 +27,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from facade.app import heads
 from facade.app.exchange import App, Exchange, refusal
+from facade.app.front import Front
 from facade.errors import BadRequestError
 from facade.routes import problem
 
@@ -49,8 +50,9 @@ class LimitedProtocol(HttpToolsProtocol):
     head_since_s: float | None = None
     idle_since_s: float | None = None
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, front: Front, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        self._front = front
         self._head_bytes = 0
         self._head_fed = 0
         self._in_head = False
@@ -233,8 +235,12 @@ class LimitedProtocol(HttpToolsProtocol):
         path = raw_path.decode("ascii")
         scope["path"] = urllib.parse.unquote(path) if "%" in path else path
         scope["query_string"] = url.query or b""
+        hosts = heads.hosts_of(self.headers)
+        if url.host is not None:
+            hosts.append(url.host)
         try:
             heads.check(version, self.headers)
+            self._front.hosts.check(hosts)
         except BadRequestError as error:
             return error
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import os
 import signal
@@ -24,6 +25,7 @@ from doug_wire.tls import Certificates
 from doug_wire.tracing import Tracing
 from facade.app import crashes, security
 from facade.app.application import Application
+from facade.app.front import Front
 from facade.app.protocol import LimitedProtocol
 from facade.app.tracing import TracedApplication
 from facade.client.channels import Channels
@@ -139,7 +141,7 @@ async def serve(
     server = _Server(
         uvicorn.Config(
             application if tracing is None else TracedApplication(application, tracing, settings.tracing_sample_ratio),
-            http=LimitedProtocol,
+            http=functools.partial(LimitedProtocol, front=Front(settings)),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,

@@ -59,6 +59,23 @@ class Directory:
             self._was_ready = known and all(shard.ever_led for shard in self.shards.values())
         return self._was_ready
 
+    def missing(self) -> list[str]:
+        """What is not known yet, for whoever waits for ``ready``."""
+        if not self.shards:
+            return ["the addresses of all nodes"]
+        found = []
+        for shard in self.shards.values():
+            if not shard.ever_led:
+                silent = [f"{node.id} at {node.address}" for node in shard.expected if not node.up or node.suspect]
+                nodes = f"no answer from {', '.join(silent)}" if silent else "all nodes answer"
+                found.append(f"a leader of shard {shard.id} ({nodes})")
+        if self.map is None:
+            found.append("the partition map, which shard 0's leader has")
+        else:
+            unknown = sorted({part.shard for part in self.map.ranges} - self.shards.keys())
+            found.extend(f"the addresses of shard {shard}'s nodes" for shard in unknown)
+        return found
+
     def locate(self, key: bytes) -> tuple[Shard, int]:
         """The shard of a key, and the epoch of its slot.
 
