@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from doug_wire.slots import SLOTS
+from facade.routes.range import DELETE_PARAMETERS, GET_PARAMETERS
 
 MakeFacade = Callable[..., Awaitable[Any]]
 LINES = {"accept": "application/x-ndjson"}
@@ -104,7 +105,7 @@ async def test_pages_follow_each_other_without_a_gap(make_facade: MakeFacade, re
 async def test_ranges_are_named_by_prefix_or_bounds_also_binary_ones(make_facade: MakeFacade) -> None:
     facade = await make_facade(shards=2)
     fill(facade, b"a", b"b/1", b"b/2", b"c", b"\xff", b"\xff\x01")
-    for asked, keys in (
+    cases: Sequence[tuple[dict[str, Any], list[bytes]]] = (
         ({"prefix": "b/"}, [b"b/1", b"b/2"]),
         ({"prefix": ""}, [b"a", b"b/1", b"b/2", b"c", b"\xff", b"\xff\x01"]),
         ({"start": "b", "end": "c"}, [b"b/1", b"b/2"]),
@@ -114,7 +115,8 @@ async def test_ranges_are_named_by_prefix_or_bounds_also_binary_ones(make_facade
         ({"prefix64": "_w"}, [b"\xff", b"\xff\x01"]),
         ({"start64": "_wE", "reverse": "true"}, [b"\xff\x01"]),
         ({"end64": "_w==", "start64": "Yg"}, [b"b/1", b"b/2", b"c"]),
-    ):
+    )
+    for asked, keys in cases:
         assert keys_of(await get(facade, **asked)) == keys, asked
 
 
@@ -393,6 +395,19 @@ async def test_other_methods_are_refused_and_an_empty_key_is_no_range(make_facad
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, DELETE")
     answer = await facade.http.get("/v1/kv/")
     assert (answer.status_code, answer.json()["code"]) == (400, "empty_key")
+
+
+async def test_openapi_describes_what_is_taken(make_facade: MakeFacade) -> None:
+    facade = await make_facade()
+    document = (await facade.http.get("/openapi.json")).json()
+    route = document["paths"]["/v1/kv"]
+    for method, known in (("get", GET_PARAMETERS), ("delete", DELETE_PARAMETERS)):
+        named = {each["name"] for each in route[method]["parameters"] if each["in"] == "query"}
+        assert named == known
+    fill(facade, b"a")
+    for answer, view in ((await get(facade), "RangeView"), (await delete(facade, all="true"), "RangeDeletedView")):
+        described = document["components"]["schemas"][view]["properties"].keys()
+        assert answer.keys() <= described
 
 
 # Deletions.
