@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from facade.models import Problem, RangeDeletedView, RangeView, ValueView, WrittenView
-from facade.routes.openapi_ranges import RANGE_PATH, range_routes
 from facade.routes import problem
+from facade.routes.openapi_ranges import RANGE_PATH, range_routes
 
 Json = dict[str, Any]
 
