@@ -117,6 +117,15 @@ class Settings(BaseSettings):
     request_timeout_ms: int = Field(default=5000, ge=10, le=600_000)
     """How long a key request may take once its body is here; afterwards it is answered with 503 or 504."""
 
+    scan_count_timeout_ms: int = Field(default=60_000, ge=100, le=3_600_000)
+    """How long counting the keys of a range may take; afterwards it is answered with 504."""
+
+    scan_idle_ms: int = Field(default=30_000, ge=100, le=3_600_000)
+    """How long a client that is being sent a stream of entries may take nothing; then its connection ends."""
+
+    scans_max: int = Field(default=32, ge=1, le=1024)
+    """Requests for ranges that are answered at the same time; further ones are refused with 503."""
+
     body_timeout_ms: int = Field(default=30_000, ge=10, le=600_000)
     """How long the body of a request may take to arrive (408), so that a slow sender holds nothing for ever."""
 

@@ -23,6 +23,7 @@ from facade.errors import ProblemError, UnexpectedError
 from facade.routes import backup, cluster, docs, health, leadership, members, openapi, problem, timeline
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp, Scope, Send
+from facade.routes.scan import RangeApp
 from facade.routes.target import KEY_PREFIX
 from facade.settings import Settings
 
@@ -42,6 +43,7 @@ class Application:
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._keys = KvApp(router, metrics, settings)
+        self._ranges = RangeApp(router, metrics, settings)
         self._rest = make_fastapi(router, metrics, settings)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
@@ -67,7 +69,7 @@ class Application:
                 self.front.check_unread()
             if raw_path.startswith(_KEYS) or raw_path == KEY_PREFIX:
                 try:
-                    await self._keys(scope, receive, send)
+                    await (self._ranges if raw_path == KEY_PREFIX else self._keys)(scope, receive, send)
                 except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
                     await self._tell_defect(error, scope["method"], send)
             else:
