@@ -232,8 +232,8 @@ async def _connection_goes_on_after_a_refused_body(running: Running) -> None:
 async def test_clients_that_do_not_read_hold_little_and_not_for_ever(make_cluster: MakeCluster) -> None:
     cluster = await make_cluster(nodes=1)
     cluster.shards[0].data[b"large"] = (bytes(1 << 20), b"", 1)
-    limits = {"DOUGDB_UNREAD_BYTES_MAX": str(4 << 20), "DOUGDB_WRITE_TIMEOUT_MS": "2000"}
-    async with serving(cluster, **limits) as facade, httpx.AsyncClient(trust_env=False) as http:
+    own = serving(cluster, DOUGDB_UNREAD_BYTES_MAX=str(4 << 20), DOUGDB_WRITE_TIMEOUT_MS="2000")
+    async with own as facade, httpx.AsyncClient(trust_env=False) as http:
         url = f"http://127.0.0.1:{facade.port}"
         request = b"GET /v1/kv/large?consistency=eventual HTTP/1.1\r\nHost: localhost\r\n\r\n"
         silent: list[socket.socket] = []
