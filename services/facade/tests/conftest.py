@@ -30,7 +30,6 @@ from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
 from facade.app.application import Application
-from facade.app.front import Front
 from facade.app.protocol import LimitedProtocol
 from facade.client.metrics import Metrics
 from facade.client.router import Router
@@ -484,7 +483,7 @@ class Facade:
         """Serves on a loopback port of the system's choice, as the process does, and returns it."""
         config = uvicorn.Config(self.application, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
         config.load()
-        state, front = ServerState(), Front(self.settings)
+        state, front = ServerState(), self.application.front
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: LimitedProtocol(config, state, {}, front=front), "127.0.0.1", 0, ssl=ssl
