@@ -417,7 +417,7 @@ class Node:
         assert self._shard is not None
         self._operator.attach(Replica(self._shard, log, membership, book, snapshots.backups))
         self._member_events = MemberEvents(core.applied_configuration, self.record)
-        self._standing = Standing(
+        self._standing = standing = Standing(
             core.id,
             settings.shard_id,
             cluster_id,
@@ -427,6 +427,7 @@ class Node:
             self.record,
             self._security.certificates,
         )
+        self._operator.is_waiting = lambda: standing.is_waiting
         raft_service.configuration = applied
         raft_service.disk_low = lambda: self._space.low
         return membership
