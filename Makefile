@@ -4,18 +4,18 @@ SHELL := /bin/sh
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 MYPY := $(BIN)/mypy
-SOURCES := protos/wire services/raft-node/src services/facade/src clients/python/src
+SOURCES := protos/wire services/raft-node/src services/raft-node-testing/src services/facade/src clients/python/src
 # Each folder of tests is checked by itself: their modules are not packages and may share names.
-TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests tests)
+TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests tests)
 CLUSTER_TESTS := tests/integration/kubernetes/cluster
-MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests)
+MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
 .PHONY: test-containers test-cluster test-kind
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
-.PHONY: bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
+.PHONY: bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
 .PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -82,29 +82,29 @@ coverage: setup ## Branch coverage of the Raft core; fails below 95 %
 	$(BIN)/python tools/raft_coverage.py
 
 sim: setup ## The simulations only: at least 500 seeds, and the directed scenarios
-	$(PYTEST) -s -m simulation services/raft-node/tests
+	$(PYTEST) -s -m simulation services/raft-node/tests services/raft-node-testing/tests
 
 simulate: setup ## Replay one simulation: make simulate SEED=n
 	@if [ -z "$(SEED)" ]; then echo 'usage: make simulate SEED=n' >&2; exit 2; fi
-	$(BIN)/python -m raft_node.testing --seed $(SEED)
+	$(BIN)/python -m raft_testing --seed $(SEED)
 
 soak: setup ## Many fresh seeds: make soak FROM=n SEEDS=m
 	@if [ -z "$(FROM)" ] || [ -z "$(SEEDS)" ]; then echo 'usage: make soak FROM=n SEEDS=m' >&2; exit 2; fi
-	$(BIN)/python -m raft_node.testing.soak --from $(FROM) --seeds $(SEEDS)
+	$(BIN)/python -m raft_testing.soak --from $(FROM) --seeds $(SEEDS)
 
 crash-images: setup ## All crash images of all workloads of four operations on log and SSTables
-	$(BIN)/python -m raft_node.testing.crash_images_main $(ARGS)
+	$(BIN)/python -m raft_testing.crash_images_main $(ARGS)
 
 mutants: setup ## Planted bugs against their tests and 200 seeds each; or some: make mutants ONLY=M07
-	@exec $(BIN)/python -m raft_node.testing.mutants --only "$(ONLY)" $(ARGS)
+	@exec $(BIN)/python -m raft_testing.mutants --only "$(ONLY)" $(ARGS)
 
 mutants-check: setup
-	$(BIN)/python -m raft_node.testing.mutants --check
+	$(BIN)/python -m raft_testing.mutants --check
 
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
 
-dashboards: setup ## Generate the dashboards and alert rules in deploy/observability
+dashboards: setup ## Generate the dashboards and alert rules in deploy/helm/dougdb, which deploy/observability links to
 	$(BIN)/python -m tools.dashboards
 
 dashboards-check: setup ## Check that they are what tools/observability gives
@@ -115,6 +115,9 @@ certs: setup ## Make an authority and certificates in certs/, for trying TLS; op
 
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)
+
+bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
+	$(BIN)/python bench/scan.py $(ARGS)
 
 bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; options as ARGS="--keys 4000000"
 	$(BIN)/python bench/storage.py $(ARGS)
@@ -134,7 +137,7 @@ bench-replay: setup ## How long a node takes to open with 64 MiB of log to repla
 bench-tools: setup ## Install what the benchmarks compare with; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py
 
-chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s, its dashboards
+chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s
 	$(BIN)/python tools/helm_chart.py
 
 chart-check: setup ## Check that these are what the chart gives

@@ -11,7 +11,7 @@ import grpc
 from bench.cluster import Cluster
 from bench.recorder import Recorder, RegisterClient, succeeded
 from doug.v1 import doug_pb2, doug_pb2_grpc
-from raft_node.testing.linearizability import check_history
+from raft_testing.linearizability import check_history
 
 UNKNOWN_SHARE_MAX = 0.05
 """More unknown outcomes than that would explain away too much."""

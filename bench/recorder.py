@@ -1,7 +1,7 @@
 """Clients that put and get unique values through the facade and record what they were told.
 
 It knows the key routes and problem documents of the facade, and nothing of how it works inside; whether a history is
-linearizable is judged by ``raft_node.testing.linearizability``.
+linearizable is judged by ``raft_testing.linearizability``.
 
 Invariants:
     1. A written value is unique in the whole run: the client's number, then a counter.
@@ -26,7 +26,7 @@ from random import Random
 from typing import Any
 
 from bench.http11 import Client, HttpError, Response
-from raft_node.testing.history import History, Kind, Operation
+from raft_testing.history import History, Kind, Operation
 
 OPERATIONS_PER_KEY = 200
 PAUSE_AFTER_ERROR_S = 0.005

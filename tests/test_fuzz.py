@@ -12,8 +12,8 @@ from tools.fuzz.__main__ import Outcome
 from tools.fuzz.corpus import keep
 from tools.fuzz.targets import ROOT, TARGETS, corpus_of
 
-from raft_node.testing.fuzz.target import load_corpus
-from raft_node.testing.fuzz.targets import TARGETS as OF_THE_NODE
+from raft_testing.fuzz.target import load_corpus
+from raft_testing.fuzz.targets import TARGETS as OF_THE_NODE
 
 OTHERS = sorted(TARGETS.keys() - OF_THE_NODE.keys())
 

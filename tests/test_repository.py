@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MEMBERS = {
     "protos": None,
     "services/raft-node": "raft_node",
+    "services/raft-node-testing": "raft_testing",
     "services/facade": "facade",
     "clients/python": "dougdb",
 }
@@ -97,7 +98,7 @@ def test_make_test_checks_everything_and_runs_every_test() -> None:
 
 @needs_make
 def test_a_simulation_is_replayed_by_its_seed() -> None:
-    assert recipe("simulate", "SEED=7").splitlines()[-1].endswith("-m raft_node.testing --seed 7")
+    assert recipe("simulate", "SEED=7").splitlines()[-1].endswith("-m raft_testing --seed 7")
     missing = make("simulate")
     assert missing.returncode != 0
     assert "usage: make simulate SEED=n" in missing.stderr
@@ -105,7 +106,7 @@ def test_a_simulation_is_replayed_by_its_seed() -> None:
 
 @needs_make
 def test_a_soak_names_its_seeds() -> None:
-    assert recipe("soak", "FROM=7", "SEEDS=9").splitlines()[-1].endswith("-m raft_node.testing.soak --from 7 --seeds 9")
+    assert recipe("soak", "FROM=7", "SEEDS=9").splitlines()[-1].endswith("-m raft_testing.soak --from 7 --seeds 9")
     missing = make("soak", "FROM=7")
     assert missing.returncode != 0
     assert "usage: make soak FROM=n SEEDS=m" in missing.stderr

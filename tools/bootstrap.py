@@ -31,6 +31,7 @@ INPUTS = (
     "pyproject.toml",
     "protos/pyproject.toml",
     "services/raft-node/pyproject.toml",
+    "services/raft-node-testing/pyproject.toml",
     "services/facade/pyproject.toml",
     "clients/python/pyproject.toml",
     "tools/bootstrap.py",
@@ -116,7 +117,7 @@ def _install(environment):
         install + ["--require-hashes", "-r", requirements], "install the packages of uv.lock from " + index, environment
     )
     members = []  # type: list[str]
-    for path in INPUTS[2:6]:
+    for path in INPUTS[2:7]:
         members += ["-e", os.path.join(ROOT, os.path.dirname(path))]
     _run(install + ["--no-deps"] + members, "install the members of the workspace", environment)
 

@@ -16,7 +16,7 @@ from bench.http11 import Client, HttpError, HttpTimeoutError, exchange_raw, fetc
 from bench.load import Workload, run_blocking
 from bench.recorder import KeyRing, Recorder, RegisterClient, problem, run_client
 
-from raft_node.testing.linearizability import check_history
+from raft_testing.linearizability import check_history
 
 pytestmark = pytest.mark.slow
 

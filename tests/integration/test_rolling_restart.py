@@ -18,7 +18,7 @@ import pytest
 from bench.cluster import Cluster, is_alive
 from bench.recorder import KeyRing, Recorder, run_client
 
-from raft_node.testing.linearizability import check_history
+from raft_testing.linearizability import check_history
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from tools.fuzz.corpus import keep
 from tools.fuzz.targets import ROOT, TARGETS, corpus_of
 
-from raft_node.testing.fuzz.target import load_corpus
+from raft_testing.fuzz.target import load_corpus
 
 OUT = ROOT / "out/fuzz"
 FINDINGS = OUT / "findings"

@@ -13,8 +13,8 @@ import xxhash
 
 from dougdb import backups
 from dougdb.backups import FACTS, MANIFEST, BackupError
-from raft_node.testing.fuzz import notes
-from raft_node.testing.fuzz.target import Target
+from raft_testing.fuzz import notes
+from raft_testing.fuzz.target import Target
 
 _BLOCK_BYTES = 512
 _CHECKSUM = slice(148, 156)

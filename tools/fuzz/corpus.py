@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from raft_node.testing.fuzz.target import Target, corpus_line, load_corpus
+from raft_testing.fuzz.target import Target, corpus_line, load_corpus
 
 KEPT_MAX = 24
 KEPT_BYTES_MAX = 8 << 10
 _PACKAGES = ("/raft_node/", "/doug_wire/", "/facade/", "/dougdb/")
-_NOT_THE_PRODUCT = "/raft_node/testing/"
+_NOT_THE_PRODUCT = "/raft_testing/"
 
 Step = tuple[str, int, int]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tools.fuzz import archives, requests
 
-from raft_node.testing.fuzz import targets as of_the_node
-from raft_node.testing.fuzz.target import Target
+from raft_testing.fuzz import targets as of_the_node
+from raft_testing.fuzz.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -22,7 +22,7 @@ import atheris
 
 # What is imported here is instrumented, as far as it is the product's.
 with atheris.instrument_imports(
-    include=["raft_node", "doug_wire", "facade", "dougdb"], exclude=["raft_node.testing", "raft_node.observability"]
+    include=["raft_node", "doug_wire", "facade", "dougdb"], exclude=["raft_node.observability"]
 ):
     from tools.fuzz.targets import TARGETS
 

@@ -1,11 +1,24 @@
 """A command: one change of the replicated state, as the facade encodes it and every replica applies it.
 
 A command gets its bytes once, where the request comes in, together with their CRC32C; the leader, the log and every
-follower carry the same bytes on (docs/formats.md, Command). Layout, little-endian::
+follower carry the same bytes on (docs/formats.md, Command). Layout of format 2, little-endian::
 
-    u8 opcode | u8 flags (0) | u16 key bytes | u16 content-type bytes | u32 value bytes | u64 epoch | key | type | value
+    u8 opcode | u8 flags | u16 key bytes | u16 content-type bytes | u32 value bytes | u64 epoch
+    | the optional fields whose flags are set, in the order of the flags | key | type | value
 
-``epoch`` is the epoch of the key's slot as the sender knows it; 0 asks for no check of it.
+    flag 1   condition          u8 kind (1 exists, 2 absent, 3 revision) | u64 revision (0 unless the kind is 3)
+    flag 2   ttl                u64 milliseconds; 0 keeps the expiry that the key has
+    flag 4   token              u16 bytes | u64 fingerprint | bytes
+    flag 8   content encoding   u8 bytes | bytes
+
+``epoch`` is the epoch of the key's slot as the sender knows it; 0 asks for no check of it. A command without optional
+fields has the bytes that it had in format 1, in which the flags were always 0. What the values of increments,
+transactions and batches hold is told in ``doug_wire.payload``. This module knows nothing of what commands do.
+
+Invariants:
+1. One sequence of bytes stands for a command, and one command for a sequence of bytes.
+2. Whoever needs a field of a command asks ``decode``. ``raft_node.kv.state_machine`` alone reads the header of a
+   command without flags by itself, for it does so for every write of a shard.
 """
 
 from __future__ import annotations
@@ -17,10 +30,26 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 HEADER = struct.Struct("<BBHHIQ")
+_CONDITION = struct.Struct("<BQ")
+_TTL = struct.Struct("<Q")
+_TOKEN = struct.Struct("<HQ")
+
+_FLAG_CONDITION = 1
+_FLAG_TTL = 2
+_FLAG_TOKEN = 4
+_FLAG_ENCODING = 8
+_FLAGS = _FLAG_CONDITION | _FLAG_TTL | _FLAG_TOKEN | _FLAG_ENCODING
 
 KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 1 << 20
 CONTENT_TYPE_BYTES_MAX = 255
+CONTENT_ENCODING_BYTES_MAX = 64
+TOKEN_BYTES_MAX = 512
+"""Client identity, a zero byte and the client's key together."""
+TTL_MS_MAX = 100 * 366 * 24 * 3600 * 1000
+"""A hundred years."""
+KEEP = -1
+"""As a ``ttl``: the key keeps the expiry that it has."""
 
 
 class Opcode(IntEnum):
@@ -30,28 +59,131 @@ class Opcode(IntEnum):
     DELETE = 2
     CREATE_SHARD = 3
     """The first entry that a new shard applies: which slots it owns (``value``: see ``raft_node.kv.partitions``)."""
+    INCREMENT = 4
+    """Adds to a decimal number (``doug_wire.payload.Increment``)."""
+    TOUCH = 5
+    """Sets an expiry and leaves the value as it is."""
+    TXN = 6
+    """Compares, then does all of some operations or all of others (``doug_wire.payload.Txn``)."""
+    BATCH = 7
+    """Commands of one shard that have nothing to do with each other (``doug_wire.payload.encode_batch``)."""
+    GET = 8
+    """Reads a key. Only within a transaction or a batch."""
+    EXPIRE = 9
+    """Removes keys and tokens whose time has passed; the leader proposes it (``raft_node.kv.operations.expiry``)."""
+    SET_LIMITS = 10
+    """For how long and how many tokens are kept; the leader proposes it (``raft_node.kv.operations.tokens``)."""
+
+
+class ConditionKind(IntEnum):
+    """What a condition asks of the key. DO NOT CHANGE THESE VALUES: they are in every log."""
+
+    EXISTS = 1
+    ABSENT = 2
+    REVISION = 3
+    """The key exists and has this revision."""
+
+
+class Condition(NamedTuple):
+    """Under which condition a command is carried out; it is judged when the command is applied."""
+
+    kind: int
+    revision: int = 0
+
+
+EXISTS = Condition(ConditionKind.EXISTS)
+ABSENT = Condition(ConditionKind.ABSENT)
+
+
+class Token(NamedTuple):
+    """What makes a command be carried out once, however often it is sent.
+
+    Attributes:
+        id: The client's identity, a zero byte, and the key that the client chose: see ``token_id``.
+        fingerprint: A hash over the whole request, so that another request with the same key is noticed.
+    """
+
+    id: bytes
+    fingerprint: int
 
 
 class Command(NamedTuple):
-    """A decoded command. Lengths were checked against the bytes at hand."""
+    """A decoded command. Lengths were checked against the bytes at hand.
+
+    Attributes:
+        opcode: An ``Opcode``.
+        key: The key; of a transaction or a batch one of its keys: its slot is where a token is kept.
+        content_type: The content type of the value.
+        value: The value, or what the opcode has in its place.
+        epoch: The epoch of the key's slot as the sender knows it; 0 for no check.
+        condition: Under which condition it is carried out; None for always.
+        ttl: After how many milliseconds the key expires; ``KEEP``, or 0 when nothing was said.
+        token: See ``Token``; None for none.
+        content_encoding: The content encoding of the value.
+    """
 
     opcode: int
     key: bytes
     content_type: bytes
     value: bytes
     epoch: int
+    condition: Condition | None = None
+    ttl: int = 0
+    token: Token | None = None
+    content_encoding: bytes = b""
 
 
 class CommandError(ValueError):
     """The bytes are not a command."""
 
 
-def encode(opcode: int, key: bytes, content_type: bytes = b"", value: bytes = b"", epoch: int = 0) -> bytes:
-    """Encodes a command.
+def revision(number: int) -> Condition:
+    """The condition that a key has this revision."""
+    return Condition(ConditionKind.REVISION, number)
+
+
+def token_id(identity: str, key: str) -> bytes:
+    """What a token is known by: whose it is, and what this client calls it.
+
+    Args:
+        identity: Who sent the request; empty for anyone.
+        key: The idempotency key of the request.
+    """
+    return identity.encode() + b"\0" + key.encode()
+
+
+def encode(
+    opcode: int,
+    key: bytes,
+    content_type: bytes = b"",
+    value: bytes = b"",
+    epoch: int = 0,
+    condition: Condition | None = None,
+    ttl: int = 0,
+    token: Token | None = None,
+    content_encoding: bytes = b"",
+) -> bytes:
+    """Encodes a command; see ``Command`` for the fields.
 
     Requires: the lengths are within the limits above; the caller has already told its user otherwise.
     """
-    return HEADER.pack(opcode, 0, len(key), len(content_type), len(value), epoch) + key + content_type + value
+    if condition is None and not ttl and token is None and not content_encoding:
+        return HEADER.pack(opcode, 0, len(key), len(content_type), len(value), epoch) + key + content_type + value
+    flags, optional = 0, b""
+    if condition is not None:
+        flags |= _FLAG_CONDITION
+        optional = _CONDITION.pack(*condition)
+    if ttl:
+        flags |= _FLAG_TTL
+        optional += _TTL.pack(0 if ttl == KEEP else ttl)
+    if token is not None:
+        flags |= _FLAG_TOKEN
+        optional += _TOKEN.pack(len(token.id), token.fingerprint) + token.id
+    if content_encoding:
+        flags |= _FLAG_ENCODING
+        optional += bytes((len(content_encoding),)) + content_encoding
+    header = HEADER.pack(opcode, flags, len(key), len(content_type), len(value), epoch)
+    return b"".join((header, optional, key, content_type, value))
 
 
 def checksum(command: bytes) -> int:
@@ -68,33 +200,58 @@ def decode(data: bytes, start: int = 0) -> Command:
     if len(data) - start < HEADER.size:
         raise CommandError("a command is shorter than its header")
     opcode, flags, key_bytes, type_bytes, value_bytes, epoch = HEADER.unpack_from(data, start)
+    optional: _Optional | None = None
     key_start = start + HEADER.size
+    if flags:
+        optional, key_start = _decode_optional(data, flags, key_start)
     type_start = key_start + key_bytes
     value_start = type_start + type_bytes
     if value_start + value_bytes != len(data):
         raise CommandError("the lengths in a command do not add up to its size")
-    if flags:
+    command = Command(opcode, data[key_start:type_start], data[type_start:value_start], data[value_start:], epoch)
+    return command if optional is None else Command(*command[:5], *optional)
+
+
+_Optional = tuple[Condition | None, int, Token | None, bytes]
+_NOTHING: _Optional = (None, 0, None, b"")
+
+
+def _decode_optional(data: bytes, flags: int, position: int) -> tuple[_Optional, int]:
+    """The optional fields, and where they end."""
+    if flags & ~_FLAGS:
         raise CommandError(f"unknown command flags {flags:#x}")
-    return Command(opcode, data[key_start:type_start], data[type_start:value_start], data[value_start:], epoch)
+    condition, ttl, token, content_encoding = _NOTHING
+    try:
+        if flags & _FLAG_CONDITION:
+            condition = Condition(*_CONDITION.unpack_from(data, position))
+            position += _CONDITION.size
+        if flags & _FLAG_TTL:
+            (ttl,) = _TTL.unpack_from(data, position)
+            position += _TTL.size
+            if ttl > TTL_MS_MAX:
+                raise CommandError(f"a time to live of {ttl} ms, the limit is {TTL_MS_MAX}")
+            ttl = ttl or KEEP
+        if flags & _FLAG_TOKEN:
+            id_bytes, fingerprint = _TOKEN.unpack_from(data, position)
+            position += _TOKEN.size
+            token = Token(data[position : position + id_bytes], fingerprint)
+            position += id_bytes
+            if not 0 < id_bytes <= TOKEN_BYTES_MAX:
+                raise CommandError(f"a token of {id_bytes} bytes, it must be 1 to {TOKEN_BYTES_MAX}")
+        if flags & _FLAG_ENCODING:
+            end = position + 1 + data[position]
+            content_encoding = data[position + 1 : end]
+            position = end
+    except (struct.error, IndexError):
+        raise CommandError("a command is shorter than its optional fields") from None
+    if condition is not None and not _is_condition(condition):
+        raise CommandError(f"unknown condition {condition.kind} with revision {condition.revision}")
+    if flags & _FLAG_ENCODING and not 0 < len(content_encoding) <= CONTENT_ENCODING_BYTES_MAX:
+        raise CommandError(f"a content encoding has 1 to {CONTENT_ENCODING_BYTES_MAX} bytes")
+    return (condition, ttl, token, content_encoding), position
 
 
-def validate(data: bytes) -> Command:
-    """Decodes a command that a client sent and checks that a client may send it.
-
-    Raises:
-        CommandError: It is malformed, too large, or not one that clients may send.
-    """
-    command = decode(data)
-    if command.opcode not in (Opcode.PUT, Opcode.DELETE):
-        raise CommandError(f"opcode {command.opcode} is not for clients")
-    if not command.key:
-        raise CommandError("the key is empty")
-    if len(command.key) > KEY_BYTES_MAX:
-        raise CommandError(f"the key has {len(command.key)} bytes, the limit is {KEY_BYTES_MAX}")
-    if len(command.value) > VALUE_BYTES_MAX:
-        raise CommandError(f"the value has {len(command.value)} bytes, the limit is {VALUE_BYTES_MAX}")
-    if len(command.content_type) > CONTENT_TYPE_BYTES_MAX:
-        raise CommandError(f"the content type has more than {CONTENT_TYPE_BYTES_MAX} bytes")
-    if not (command.content_type.isascii() and command.content_type.decode("ascii").isprintable()):
-        raise CommandError("the content type is not printable ASCII")
-    return command
+def _is_condition(condition: Condition) -> bool:
+    if condition.kind == ConditionKind.REVISION:
+        return True
+    return condition in (EXISTS, ABSENT)

@@ -3,10 +3,20 @@
 All integers are little-endian. A blob is records one behind the other, nothing between, before or after them::
 
     write record    u64 id | u32 CRC32C of the command | u32 command bytes | command (doug_wire.command)
-    read record     u64 id | u64 epoch | u16 key bytes | key
-    result record   u64 id | u8 status | u64 revision | u16 content-type bytes | u32 value bytes | type | value
+    read record     u64 id | u64 epoch | u16 key bytes | u8 flags | optional fields | key
+    result record   u64 id | u8 status | u8 flags | u64 revision | u16 content-type bytes | u32 value bytes
+                    | optional fields | type | value
 
-``id`` is the sender's, unique on its stream. ``revision`` is that of the write, or of the value read; 0 otherwise.
+    read flag 1     min index         u64: answer only with what was applied up to this entry at least
+    read flag 2     token             u16 bytes | bytes: look up what became of this token, in the slot of the key
+    result flag 1   expires at        u64 milliseconds since the epoch
+    result flag 2   content encoding  u8 bytes | bytes
+    result flag 4   replayed          no bytes: the outcome of an earlier command with the same token
+
+``id`` is the sender's, unique on its stream. ``revision`` is that of the write, or of the value read; 0 otherwise. The
+optional fields are there when their flags are set, in the order of the flags.
+
+Invariant: one sequence of bytes stands for a record, and one record for a sequence of bytes.
 """
 
 from __future__ import annotations
@@ -17,8 +27,16 @@ from enum import IntEnum
 from typing import NamedTuple
 
 WRITE = struct.Struct("<QII")
-READ = struct.Struct("<QQH")
-RESULT = struct.Struct("<QBQHI")
+READ = struct.Struct("<QQHB")
+RESULT = struct.Struct("<QBBQHI")
+_U64 = struct.Struct("<Q")
+_U16 = struct.Struct("<H")
+
+_READ_MIN_INDEX = 1
+_READ_TOKEN = 2
+_RESULT_EXPIRES = 1
+_RESULT_ENCODING = 2
+_RESULT_REPLAYED = 4
 
 BATCH_BYTES_MAX = 1 << 20
 """A batch or a result holds at most this many bytes of records, or one record."""
@@ -50,6 +68,20 @@ class Status(IntEnum):
     """A read that could not be served here now (no quorum, no leader, starting)."""
     DISK_FULL = 9
     """Refused before it was proposed, because a disk is full: certainly not applied."""
+    PRECONDITION_FAILED = 10
+    """The condition does not hold: nothing was changed. ``revision`` is the key's, 0 when there is no such key."""
+    NOT_A_NUMBER = 11
+    """An increment of something that is no decimal integer of 64 bits: nothing was changed."""
+    OVERFLOW = 12
+    """An increment beyond 64 bits: nothing was changed."""
+    TOKEN_REUSED = 13
+    """Another request has used the token before: nothing was changed."""
+    TOKENS_FULL = 14
+    """The shard keeps as many tokens as it may: nothing was changed."""
+    TOKEN_EXPIRED = 15
+    """The token is older than tokens are kept: nothing was changed now, and what became of it earlier is forgotten."""
+    RESULT_TOO_LARGE = 16
+    """The results of a transaction or a batch take too much: nothing was changed."""
 
 
 NOT_APPLIED = frozenset(
@@ -62,7 +94,22 @@ NOT_APPLIED = frozenset(
         Status.DISK_FULL,
     }
 )
-"""The statuses that prove that a write left no trace."""
+"""The statuses that prove that a write left no trace, though another try may."""
+
+DECIDED = frozenset(
+    {
+        Status.OK,
+        Status.NOT_FOUND,
+        Status.PRECONDITION_FAILED,
+        Status.NOT_A_NUMBER,
+        Status.OVERFLOW,
+        Status.TOKEN_REUSED,
+        Status.TOKENS_FULL,
+        Status.TOKEN_EXPIRED,
+        Status.RESULT_TOO_LARGE,
+    }
+)
+"""The statuses of a write that was decided when its entry was applied: no other try is needed, nor would it help."""
 
 
 class PipeError(ValueError):
@@ -78,21 +125,46 @@ class WriteRecord(NamedTuple):
 
 
 class ReadRecord(NamedTuple):
-    """One read."""
+    """One read.
+
+    Attributes:
+        id: The sender's.
+        epoch: The epoch of the key's slot as the sender knows it; 0 for no check.
+        key: What is read.
+        min_index: Answer only with what was applied up to this entry at least; 0 for anything.
+        token: Look up what became of this token instead of the key; empty for a plain read.
+    """
 
     id: int
     epoch: int
     key: bytes
+    min_index: int = 0
+    token: bytes = b""
 
 
 class ResultRecord(NamedTuple):
-    """What became of one write or read."""
+    """What became of one write or read.
+
+    Attributes:
+        id: The sender's.
+        status: A ``Status``.
+        revision: That of the write, or of the value read; 0 otherwise.
+        content_type: The content type of the value.
+        value: The value read; of an increment the number in decimal digits; of a transaction, a batch and a token see
+            ``doug_wire.payload``.
+        expires_at_ms: When the key expires, in milliseconds since the epoch; 0 for never.
+        content_encoding: The content encoding of the value.
+        replayed: Whether this is the outcome of an earlier command with the same token.
+    """
 
     id: int
     status: int
     revision: int
     content_type: bytes
     value: bytes
+    expires_at_ms: int = 0
+    content_encoding: bytes = b""
+    replayed: bool = False
 
 
 def encode_write(record_id: int, crc: int, command: bytes) -> bytes:
@@ -100,16 +172,42 @@ def encode_write(record_id: int, crc: int, command: bytes) -> bytes:
     return WRITE.pack(record_id, crc, len(command)) + command
 
 
-def encode_read(record_id: int, epoch: int, key: bytes) -> bytes:
-    """Encodes a read record."""
-    return READ.pack(record_id, epoch, len(key)) + key
+def encode_read(record_id: int, epoch: int, key: bytes, min_index: int = 0, token: bytes = b"") -> bytes:
+    """Encodes a read record; see ``ReadRecord``."""
+    if not min_index and not token:
+        return READ.pack(record_id, epoch, len(key), 0) + key
+    flags, optional = 0, b""
+    if min_index:
+        flags = _READ_MIN_INDEX
+        optional = _U64.pack(min_index)
+    if token:
+        flags |= _READ_TOKEN
+        optional += _U16.pack(len(token)) + token
+    return READ.pack(record_id, epoch, len(key), flags) + optional + key
 
 
 def encode_result(
-    record_id: int, status: int, revision: int = 0, content_type: bytes = b"", value: bytes = b""
+    record_id: int,
+    status: int,
+    revision: int = 0,
+    content_type: bytes = b"",
+    value: bytes = b"",
+    expires_at_ms: int = 0,
+    content_encoding: bytes = b"",
+    replayed: bool = False,
 ) -> bytes:
-    """Encodes a result record."""
-    return RESULT.pack(record_id, status, revision, len(content_type), len(value)) + content_type + value
+    """Encodes a result record; see ``ResultRecord``."""
+    if not expires_at_ms and not content_encoding and not replayed:
+        return RESULT.pack(record_id, status, 0, revision, len(content_type), len(value)) + content_type + value
+    flags, optional = (_RESULT_REPLAYED if replayed else 0), b""
+    if expires_at_ms:
+        flags |= _RESULT_EXPIRES
+        optional = _U64.pack(expires_at_ms)
+    if content_encoding:
+        flags |= _RESULT_ENCODING
+        optional += bytes((len(content_encoding),)) + content_encoding
+    header = RESULT.pack(record_id, status, flags, revision, len(content_type), len(value))
+    return b"".join((header, optional, content_type, value))
 
 
 def decode_writes(blob: bytes) -> Iterator[WriteRecord]:
@@ -134,34 +232,82 @@ def decode_reads(blob: bytes) -> Iterator[ReadRecord]:
     """Yields the read records of a blob.
 
     Raises:
-        PipeError: A record reaches beyond the blob.
+        PipeError: A record reaches beyond the blob, or has unknown flags.
     """
     position, end, header = 0, len(blob), READ.size
     while position < end:
         start = position + header
         if start > end:
             raise PipeError("a read record is shorter than its header")
-        record_id, epoch, size = READ.unpack_from(blob, position)
+        record_id, epoch, size, flags = READ.unpack_from(blob, position)
+        options: tuple[int, bytes] | None = None
+        if flags:
+            options, start = _decode_read_options(blob, start, flags)
         position = start + size
         if position > end:
             raise PipeError("a read record reaches beyond its batch")
-        yield ReadRecord(record_id, epoch, blob[start:position])
+        record = ReadRecord(record_id, epoch, blob[start:position])
+        yield record if options is None else ReadRecord(*record[:3], *options)
 
 
 def decode_results(blob: bytes) -> Iterator[ResultRecord]:
     """Yields the result records of a blob.
 
     Raises:
-        PipeError: A record reaches beyond the blob.
+        PipeError: A record reaches beyond the blob, or has unknown flags.
     """
     position, end, header = 0, len(blob), RESULT.size
     while position < end:
         start = position + header
         if start > end:
             raise PipeError("a result record is shorter than its header")
-        record_id, status, revision, type_bytes, value_bytes = RESULT.unpack_from(blob, position)
+        record_id, status, flags, revision, type_bytes, value_bytes = RESULT.unpack_from(blob, position)
+        options: tuple[int, bytes, bool] | None = None
+        if flags:
+            options, start = _decode_result_options(blob, start, flags)
         value_start = start + type_bytes
         position = value_start + value_bytes
         if position > end:
             raise PipeError("a result record reaches beyond its blob")
-        yield ResultRecord(record_id, status, revision, blob[start:value_start], blob[value_start:position])
+        record = ResultRecord(record_id, status, revision, blob[start:value_start], blob[value_start:position])
+        yield record if options is None else ResultRecord(*record[:5], *options)
+
+
+def _decode_read_options(blob: bytes, position: int, flags: int) -> tuple[tuple[int, bytes], int]:
+    """The optional fields of a read record, and where they end."""
+    if flags & ~(_READ_MIN_INDEX | _READ_TOKEN):
+        raise PipeError(f"unknown flags {flags:#x} of a read record")
+    min_index, token = 0, b""
+    try:
+        if flags & _READ_MIN_INDEX:
+            (min_index,) = _U64.unpack_from(blob, position)
+            position += _U64.size
+        if flags & _READ_TOKEN:
+            token_end = position + _U16.size + _U16.unpack_from(blob, position)[0]
+            token = blob[position + _U16.size : token_end]
+            position = token_end
+    except struct.error:
+        raise PipeError("a read record is shorter than its optional fields") from None
+    if (flags & _READ_MIN_INDEX and not min_index) or (flags & _READ_TOKEN and not token):
+        raise PipeError("an optional field of a read record is empty")
+    return (min_index, token), position
+
+
+def _decode_result_options(blob: bytes, position: int, flags: int) -> tuple[tuple[int, bytes, bool], int]:
+    """The optional fields of a result record, and where they end."""
+    if flags & ~(_RESULT_EXPIRES | _RESULT_ENCODING | _RESULT_REPLAYED):
+        raise PipeError(f"unknown flags {flags:#x} of a result record")
+    expires_at_ms, content_encoding = 0, b""
+    try:
+        if flags & _RESULT_EXPIRES:
+            (expires_at_ms,) = _U64.unpack_from(blob, position)
+            position += _U64.size
+        if flags & _RESULT_ENCODING:
+            encoding_end = position + 1 + blob[position]
+            content_encoding = blob[position + 1 : encoding_end]
+            position = encoding_end
+    except (struct.error, IndexError):
+        raise PipeError("a result record is shorter than its optional fields") from None
+    if (flags & _RESULT_EXPIRES and not expires_at_ms) or (flags & _RESULT_ENCODING and not content_encoding):
+        raise PipeError("an optional field of a result record is empty")
+    return (expires_at_ms, content_encoding, bool(flags & _RESULT_REPLAYED)), position

@@ -77,7 +77,7 @@ async def test_since_and_limit_keep_the_newest(make_facade: MakeFacade) -> None:
 
 
 async def test_a_node_that_is_gone_or_silent_is_named(make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facade.client.router.EVENTS_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("facade.client.cluster_status.EVENTS_TIMEOUT_S", 0.1)
     facade = await make_facade(nodes=3)
     nodes = facade.cluster.shards[0].nodes
     nodes[0].events = [event(1, 100, "became_leader")]
@@ -96,7 +96,7 @@ async def test_a_node_that_is_gone_or_silent_is_named(make_facade: MakeFacade, m
     ("path", "status", "code"),
     [
         ("/v1/shards/7/events", 404, "unknown_shard"),
-        ("/v1/shards/-1/events", 404, "unknown_shard"),
+        ("/v1/shards/-1/events", 400, "bad_request"),
         ("/v1/shards/first/events", 400, "bad_request"),
         ("/v1/shards/0/events?since=-1", 400, "bad_request"),
         ("/v1/shards/0/events?since=10m", 400, "bad_request"),

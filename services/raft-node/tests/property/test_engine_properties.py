@@ -14,8 +14,8 @@ from raft_node.storage.checkpoint import install_checkpoint, verify_checkpoint
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.memtable import Batch
 from raft_node.storage.options import COMPRESSIONS, EngineOptions
-from raft_node.testing.engines import run_one_task, settle, write_changes
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import run_one_task, settle, write_changes
+from raft_testing.files import MemoryFileSystem
 
 D = "/data"
 KEYS = [b"", b"\x00", b"a", b"a\x00", b"aa", b"ab", b"b", b"ba", b"c", b"\x7f", b"\xff", b"\xff\xff"]

@@ -15,7 +15,7 @@ from raft_node.errors import NotLeaderError, TransferRefusedError
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import Message
 from raft_node.raft.types import Configuration, Role
-from raft_node.testing.lockstep import Peer, commands, members
+from raft_testing.lockstep import Peer, commands, members
 
 SEEDS = range(8)
 STEPS = 6000

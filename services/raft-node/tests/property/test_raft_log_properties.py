@@ -9,7 +9,7 @@ from raft_node.entry import Entry, EntryKind, encode
 from raft_node.raft.configuration import ConfigurationError, decode_configuration, encode_configuration
 from raft_node.raft.log import RaftLog
 from raft_node.raft.types import Configuration, NodeId, Write
-from raft_node.testing.lockstep import MemoryLog
+from raft_testing.lockstep import MemoryLog
 
 OPERATIONS = st.lists(
     st.tuples(

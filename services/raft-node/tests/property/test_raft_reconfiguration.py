@@ -19,7 +19,7 @@ from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.membership import members_of, with_learner, with_voter, without
 from raft_node.raft.messages import Message
 from raft_node.raft.types import Configuration, NodeId, Role
-from raft_node.testing.lockstep import Lockstep, Peer, commands
+from raft_testing.lockstep import Lockstep, Peer, commands
 
 KINDS = (
     *("tick", "elapse", "work", "work", "persist", "deliver", "deliver", "deliver", "repeat", "lose", "propose"),

@@ -13,7 +13,7 @@ from raft_node.errors import NotLeaderError, OverloadedError
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import Message
 from raft_node.raft.types import Role
-from raft_node.testing.lockstep import Lockstep, commands
+from raft_testing.lockstep import Lockstep, commands
 
 NAMES = "abc"
 STEPS = st.lists(

@@ -17,7 +17,7 @@ from raft_node import entry
 from raft_node.entry import Entry
 from raft_node.errors import DiskError
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 OPTIONS = WalOptions(segment_bytes=4096)
 DIRECTORY = "/n/wal"

@@ -6,9 +6,9 @@ import pytest
 
 from raft_node.raft.membership import with_learner, with_voter, without
 from raft_node.raft.types import Configuration, Role
-from raft_node.testing.cluster import Cluster
-from raft_node.testing.node import SimulatedNode
-from raft_node.testing.scenarios import (
+from raft_testing.cluster import Cluster
+from raft_testing.node import SimulatedNode
+from raft_testing.scenarios import (
     COMPACTS,
     agreed,
     change,

@@ -6,9 +6,9 @@ from itertools import combinations
 
 import pytest
 
-from raft_node.testing.history import History
-from raft_node.testing.linearizability import check_history
-from raft_node.testing.scenarios import (
+from raft_testing.history import History
+from raft_testing.linearizability import check_history
+from raft_testing.scenarios import (
     agreed,
     both_ways,
     fill,

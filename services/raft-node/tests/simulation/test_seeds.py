@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raft_node.testing.__main__ import effects, run_seeds
-from raft_node.testing.simulation import Options, missing_effects
+from raft_testing.__main__ import effects, run_seeds
+from raft_testing.simulation import Options, missing_effects
 
 SEEDS = range(1, 501)
 OPTIONS = Options(nodes=5, operations=300, faults=10)

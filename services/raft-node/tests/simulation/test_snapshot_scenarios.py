@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from raft_node.testing.cluster import Cluster
-from raft_node.testing.disk import MemoryLog, WalLog
-from raft_node.testing.engine_store import EngineStore
-from raft_node.testing.machine import MemoryStore
-from raft_node.testing.node import Habits, SimulatedNode
-from raft_node.testing.scenarios import (
+from raft_testing.cluster import Cluster
+from raft_testing.disk import MemoryLog, WalLog
+from raft_testing.engine_store import EngineStore
+from raft_testing.machine import MemoryStore
+from raft_testing.node import Habits, SimulatedNode
+from raft_testing.scenarios import (
     COMPACTS,
     agreed,
     cut_off,

@@ -32,8 +32,8 @@ from raft_node.runtime.snapshots import Snapshots
 from raft_node.settings import NodeSettings
 from raft_node.storage.checkpoint import CHECKPOINT, verify_checkpoint
 from raft_node.storage.engine import Engine
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
 SHARD, CHUNK = 3, 1024

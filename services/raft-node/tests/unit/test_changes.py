@@ -7,7 +7,7 @@ import pytest
 from raft_node.errors import CorruptionError
 from raft_node.storage.changes import ChangeReader, ChangeSegment, Position
 from raft_node.storage.memtable import Batch
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 PATH = "/data/000001.chg"
 

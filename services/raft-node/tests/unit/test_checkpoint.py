@@ -23,8 +23,8 @@ from raft_node.storage.checkpoint import (
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.files import FileSystem, OsFileSystem
 from raft_node.storage.manifest import recover
-from raft_node.testing.engines import TINY_OPTIONS, settle, write_changes
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle, write_changes
+from raft_testing.files import MemoryFileSystem
 
 D = "/data"
 OTHER = "/other"

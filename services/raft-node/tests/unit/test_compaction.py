@@ -19,7 +19,7 @@ from raft_node.storage.sstable_writer import TableWriter
 from raft_node.storage.tasks import CompactionTask, output_name, tmp_directory
 from raft_node.storage.version import LEVELS, TableMeta, Version, VersionEdit, table_name
 from raft_node.storage.worker import run_task
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 OPTIONS = EngineOptions(
     l0_tables_trigger=2,

@@ -12,8 +12,8 @@ from raft_node.errors import CorruptionError
 from raft_node.storage.engine import Engine
 from raft_node.storage.manifest import RecordKind, encode_record
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 D, W = "/data", "/wal"
 SEAL_BYTES = len(encode_record(0, RecordKind.SEAL, b""))

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from raft_node.errors import FatalError
-from raft_node.testing import crash_images, crash_images_main
-from raft_node.testing.crash_images import ImageError, workloads
-from raft_node.testing.files import Loss, MemoryFileSystem, _Writable
+from raft_testing import crash_images, crash_images_main
+from raft_testing.crash_images import ImageError, workloads
+from raft_testing.files import Loss, MemoryFileSystem, _Writable
 
 SAMPLE = 60
 

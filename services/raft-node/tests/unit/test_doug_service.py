@@ -196,7 +196,7 @@ async def test_an_applied_put_tells_its_revision_and_who_answers(rig: Rig) -> No
     call = asyncio.create_task(rig.service.Put(pb.PutRequest(key=b"k", value=b"v", content_type="text/plain"), context))
     await asyncio.sleep(0)
     (submission,) = rig.driver.submitted
-    stored = commands.validate(submission.command)
+    stored = commands.decode(submission.command)
     assert (stored.key, stored.value, stored.content_type) == (b"k", b"v", b"text/plain")
     submission.sink.resolve(submission.record_id, Status.OK, 7)
     answer = await call

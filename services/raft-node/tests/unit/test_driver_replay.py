@@ -15,8 +15,8 @@ from raft_node.raft.config import RaftConfig
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import NO_MEMBERS, HardState, NodeId
 from raft_node.runtime.driver import Driver
-from raft_node.testing.fakes import DictStore
-from raft_node.testing.lockstep import MemoryLog
+from raft_testing.fakes import DictStore
+from raft_testing.lockstep import MemoryLog
 
 ME = NodeId("a", 1)
 ENTRIES = 300
@@ -53,6 +53,7 @@ async def test_each_turn_of_the_loop_applies_one_chunk_of_the_log() -> None:
         on_event=lambda event: None,
         on_applied=lambda: None,
         on_snapshots_wanted=lambda wanted: None,
+        on_failure=lambda error: None,
     )
     driver.start()
     applied = [0]

@@ -18,8 +18,8 @@ from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Heartb
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Configuration, HardState, NodeId, Write
 from raft_node.runtime.driver import Driver
-from raft_node.testing.fakes import DictStore
-from raft_node.testing.lockstep import MemoryLog
+from raft_testing.fakes import DictStore
+from raft_testing.lockstep import MemoryLog
 
 ME, LEADER, OTHER = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
 ALL = Configuration((ME, LEADER, OTHER))
@@ -76,6 +76,7 @@ class Rig:
             on_event=lambda event: None,
             on_applied=lambda: None,
             on_snapshots_wanted=self.wanted.extend,
+            on_failure=lambda error: None,
         )
         self.driver.wake()
 
@@ -207,7 +208,7 @@ async def test_a_driver_that_was_stopped_takes_none(rig: Rig) -> None:
 async def test_peers_that_need_a_snapshot_are_told_and_their_ends_reach_the_core(rig: Rig) -> None:
     ends: list[tuple[object, ...]] = []
     core: Any = rig.core
-    core._outbox.snapshots_wanted.append(OTHER)
+    core._state.outbox.snapshots_wanted.append(OTHER)
     rig.driver.wake()
     await rig.settle()
     assert rig.wanted == [OTHER]

@@ -18,8 +18,8 @@ from raft_node.storage.sstable import Table
 from raft_node.storage.tasks import CompactionTask, FlushTask, TaskResult
 from raft_node.storage.version import TableMeta
 from raft_node.storage.worker import run_task
-from raft_node.testing.engines import TINY_OPTIONS, run_one_task, settle, write_changes
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, run_one_task, settle, write_changes
+from raft_testing.files import MemoryFileSystem
 
 D = "/data"
 Model = dict[bytes, bytes | None]

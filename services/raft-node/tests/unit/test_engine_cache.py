@@ -8,8 +8,8 @@ import pytest
 
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.sstable import Table
-from raft_node.testing.engines import TINY_OPTIONS, run_one_task, settle, write_changes
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, run_one_task, settle, write_changes
+from raft_testing.files import MemoryFileSystem
 
 D = "/data"
 EXPECTED = {b"key%03d" % number: b"value%03d" % number for number in range(300)}

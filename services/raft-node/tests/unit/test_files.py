@@ -13,7 +13,7 @@ import pytest
 from raft_node.errors import DiskError
 from raft_node.storage import files
 from raft_node.storage.files import FileSystem, OsFileSystem
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 
 @pytest.fixture(params=["os", "memory"])

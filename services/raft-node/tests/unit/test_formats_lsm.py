@@ -11,7 +11,7 @@ from raft_node.storage.sstable import Table
 from raft_node.storage.sstable_writer import TableWriter
 from raft_node.storage.version import TableMeta, Version, VersionEdit
 from raft_node.storage.view import View
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 BLOCK = bytes.fromhex(
     "02000000"  # Two keys.

@@ -24,9 +24,9 @@ from raft_node.storage.engine import Engine
 from raft_node.storage.tasks import Task, TaskResult, decode_result, encode_task, frame, read_message
 from raft_node.storage.wal import Wal, WalOptions
 from raft_node.storage.worker import run_task, serve
-from raft_node.testing.engines import TINY_OPTIONS
-from raft_node.testing.files import Loss
-from raft_node.testing.small_disk import SmallDisk
+from raft_testing.engines import TINY_OPTIONS
+from raft_testing.files import Loss
+from raft_testing.small_disk import SmallDisk
 
 D = "/data"
 SEGMENT = 8192

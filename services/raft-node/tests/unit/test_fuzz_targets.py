@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raft_node.testing.fuzz.target import Mode, Target, corpus_line, damaged, load_corpus
-from raft_node.testing.fuzz.targets import TARGETS
+from raft_testing.fuzz.target import Mode, Target, corpus_line, damaged, load_corpus
+from raft_testing.fuzz.targets import TARGETS
 
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
 

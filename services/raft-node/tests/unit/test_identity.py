@@ -6,7 +6,7 @@ import pytest
 
 from raft_node.errors import CorruptionError, DiskError, IdentityError
 from raft_node.runtime import identity as identities
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 WAL, DATA = "w", "d"
 

@@ -20,8 +20,8 @@ from raft_node.storage.incoming import (
     discard,
     discard_outdated,
 )
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 D = "/data"
 IN = "/data/incoming"

@@ -22,8 +22,8 @@ from raft_node.storage.files import FileSystem, OsFileSystem
 from raft_node.storage.inspect import Finding
 from raft_node.storage.manifest import RecordKind, encode_file_header, encode_record
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 WAL, DATA = "/n/wal", "/n/data"
 UNITS = ("frame", "edit", "seal")

@@ -29,8 +29,8 @@ from raft_node.storage.engine import Engine
 from raft_node.storage.incoming import INCOMING, IncomingSnapshot, SnapshotHeader
 from raft_node.storage.installing import INSTALLING, read_installing
 from raft_node.storage.wal import Wal
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 WAL, DATA = "/wal", "/data"
 A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)

@@ -15,7 +15,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, NodeId, Write
 from raft_node.runtime.log_store import LogStore
 from raft_node.storage.wal import PrefixDrop, Wal, WalOptions
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 D = "/wal"
 OPTIONS = WalOptions(segment_bytes=4096)

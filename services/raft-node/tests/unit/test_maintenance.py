@@ -14,8 +14,8 @@ from raft_node.runtime.maintenance import Maintenance
 from raft_node.storage.engine import Engine
 from raft_node.storage.tasks import Task, TaskResult
 from raft_node.storage.worker import run_task
-from raft_node.testing.engines import TINY_OPTIONS
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS
+from raft_testing.files import MemoryFileSystem
 
 D = "/data"
 OPTIONS = replace(TINY_OPTIONS, memtable_bytes=1 << 20, l0_tables_trigger=3)

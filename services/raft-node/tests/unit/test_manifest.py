@@ -9,7 +9,7 @@ import pytest
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage.manifest import Manifest, encode_current, manifest_name, recover
 from raft_node.storage.version import TableMeta, Version, VersionEdit
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 DIRECTORY = "/data"
 MANIFEST = f"{DIRECTORY}/{manifest_name(1)}"

@@ -36,9 +36,9 @@ from raft_node.storage.options import EngineOptions, WalOptions
 from raft_node.storage.tasks import WorkerGoneError, decode_result, decode_task
 from raft_node.storage.wal import Wal
 from raft_node.storage.wal_segment import FLAG_HARD_STATE, NO_HARD_STATE, SegmentHeader, WalHardState
-from raft_node.testing.engines import settle
-from raft_node.testing.fakes import DictStore
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import settle
+from raft_testing.fakes import DictStore
+from raft_testing.files import MemoryFileSystem
 
 W, D = "/wal", "/data"
 HEADER = SegmentHeader(1, 4096, 1, 0, 0, 1, NO_HARD_STATE)

@@ -14,8 +14,8 @@ from raft_node.errors import CorruptionError
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.files import OsFileSystem, ReadableFile
 from raft_node.storage.open_files import OpenFiles, SharedFile
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 D = "/data"
 

@@ -8,8 +8,8 @@ import pytest
 
 from raft_node.storage import checkpoint, record, wal
 from raft_node.storage.engine import Engine
-from raft_node.testing import files, ordeal
-from raft_node.testing.ordeal import run_ordeal
+from raft_testing import files, ordeal
+from raft_testing.ordeal import run_ordeal
 
 
 def outcome(seeds: range) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from raft_node.entry import decode
 from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Heartbeat, RequestVote, RequestVoteResponse
 from raft_node.raft.types import Configuration, HardState, Role
-from raft_node.testing.lockstep import Lockstep, Peer, commands, log_of, members
+from raft_testing.lockstep import Lockstep, Peer, commands, log_of, members
 
 A, B, C = members(3)
 THREE = Configuration((A, B, C))

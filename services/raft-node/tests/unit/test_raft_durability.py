@@ -13,7 +13,7 @@ from raft_node.raft.messages import (
     RequestVoteResponse,
 )
 from raft_node.raft.types import Configuration, HardState, Role
-from raft_node.testing.lockstep import Lockstep, Peer, commands, log_of, members
+from raft_testing.lockstep import Lockstep, Peer, commands, log_of, members
 
 A, B, C = members(3)
 THREE = Configuration((A, B, C))

@@ -10,7 +10,7 @@ from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import AppendEntries, Heartbeat, Message
 from raft_node.raft.progress import Progress
 from raft_node.raft.types import NodeId
-from raft_node.testing.lockstep import Lockstep, Peer, commands, leading, members
+from raft_testing.lockstep import Lockstep, Peer, commands, leading, members
 
 A, B, C = members(3)
 MIB = 1 << 20

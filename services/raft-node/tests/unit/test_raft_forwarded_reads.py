@@ -18,7 +18,7 @@ from raft_node.raft.messages import (
     TimeoutNow,
 )
 from raft_node.raft.types import Configuration, NodeId, Role
-from raft_node.testing.lockstep import Lockstep, Peer, commands, follower, leader_of, leading, log_of, members
+from raft_testing.lockstep import Lockstep, Peer, commands, follower, leader_of, leading, log_of, members
 
 A, B, C, D, E = members(5)
 STRANGER = NodeId("z", 9)

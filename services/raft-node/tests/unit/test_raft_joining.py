@@ -15,7 +15,7 @@ from raft_node.raft.messages import (
     RequestVoteResponse,
 )
 from raft_node.raft.types import NO_MEMBERS, Configuration, HardState, NodeId, Role
-from raft_node.testing.lockstep import Lockstep, Peer, commands, leading, log_of, members
+from raft_testing.lockstep import Lockstep, Peer, commands, leading, log_of, members
 
 A, B, C, D = members(4)
 THREE = Configuration((A, B, C))

@@ -22,7 +22,7 @@ from raft_node.raft.messages import (
     TimeoutNow,
 )
 from raft_node.raft.types import Configuration, Role
-from raft_node.testing.lockstep import Lockstep, Peer, commands, leading, log_of, members, vote
+from raft_testing.lockstep import Lockstep, Peer, commands, leading, log_of, members, vote
 
 A, B, C, D, E = members(5)
 LEASES = RaftConfig(lease_ticks=9)

@@ -15,7 +15,7 @@ from raft_node.raft.progress import Progress, ProgressState
 from raft_node.raft.quorum import is_quorum, majority, quorum_value, vote_outcome
 from raft_node.raft.read_index import ReadIndexRounds
 from raft_node.raft.types import Configuration, NodeId, ReadState
-from raft_node.testing.lockstep import MemoryLog, log_of, members
+from raft_testing.lockstep import MemoryLog, log_of, members
 
 A, B, C, D, E = members(5)
 

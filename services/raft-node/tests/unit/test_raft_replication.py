@@ -21,7 +21,7 @@ from raft_node.raft.messages import (
 )
 from raft_node.raft.progress import Progress, ProgressState
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
-from raft_node.testing.lockstep import Lockstep, MemoryLog, Peer, commands, log_of, members
+from raft_testing.lockstep import Lockstep, MemoryLog, Peer, commands, log_of, members
 
 A, B, C, D, E = members(5)
 

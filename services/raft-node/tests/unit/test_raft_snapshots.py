@@ -13,7 +13,7 @@ from raft_node.raft.membership import with_learner
 from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse, Message
 from raft_node.raft.progress import ProgressState
 from raft_node.raft.types import Configuration, HardState, Role
-from raft_node.testing.lockstep import Lockstep, MemoryLog, Peer, commands, log_of, members
+from raft_testing.lockstep import Lockstep, MemoryLog, Peer, commands, log_of, members
 
 A, B, C, D, E = members(5)
 THREE = Configuration((A, B, C))

@@ -14,7 +14,7 @@ from raft_node.raft.messages import (
     RequestVoteResponse,
 )
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
-from raft_node.testing.lockstep import (
+from raft_testing.lockstep import (
     Lockstep,
     Peer,
     commands,

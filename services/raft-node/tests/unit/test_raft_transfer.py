@@ -16,7 +16,7 @@ from raft_node.raft.messages import (
     TimeoutNow,
 )
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
-from raft_node.testing.lockstep import Lockstep, Peer, commands, log_of, members
+from raft_testing.lockstep import Lockstep, Peer, commands, log_of, members
 
 A, B, C, D, E = members(5)
 THREE = Configuration((A, B, C))

@@ -8,7 +8,7 @@ from raft_node.raft.messages import Heartbeat, RequestVote, RequestVoteResponse,
 from raft_node.raft.ready import Event
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.events import EventRing
-from raft_node.testing.lockstep import Lockstep, Peer, follower, leader_of, log_of, members, vote
+from raft_testing.lockstep import Lockstep, Peer, follower, leader_of, log_of, members, vote
 
 A, B, C, D, E = members(5)
 
@@ -129,7 +129,7 @@ class TestBounds:
         peer = follower(1)
         for number in range(1000):
             peer.step(vote(NodeId("z", number), 2, 9, 1))
-        assert len(peer.node._vote_reports._told) == 64
+        assert len(peer.node._voter._reports._told) == 64
 
     def test_a_node_that_campaigns_in_vain_for_hours_is_one_event(self) -> None:
         """Its ring still shows what led to it, and so do the rings of those who are asked."""

@@ -16,8 +16,8 @@ from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.reads import LoadedBlock
 from raft_node.storage.sstable import Table
-from raft_node.testing.engines import settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import settle
+from raft_testing.files import MemoryFileSystem
 
 D = "/data"
 KEYS = [b"%04d" % number for number in range(400)]

@@ -25,8 +25,8 @@ from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem, OsFileSystem
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.wal import Wal, WalOptions
-from raft_node.testing.engines import settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import settle
+from raft_testing.files import MemoryFileSystem
 
 WAL, DATA = "/n/wal", "/n/data"
 OTHERS = tuple(NodeId(f"shard-0-{number}", 100 + number) for number in range(1, 5))

@@ -31,8 +31,8 @@ from raft_node.storage.checkpoint import CHECKPOINT
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import DiskFileSystem, FileSystem, OsFileSystem
 from raft_node.storage.notes import write_note
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 BACKUP, SHARD, INDEX, TERM, TIME_US = "/backups/b1", 1, 30, 4, 77
 FOLDER = f"{BACKUP}/shard-{SHARD}"

@@ -10,8 +10,8 @@ from raft_node.observability.metrics import Metrics
 from raft_node.runtime import scrubber as scrubbers
 from raft_node.runtime.scrubber import Scrubber
 from raft_node.storage.engine import Engine
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 D = "/data"
 

@@ -35,8 +35,8 @@ from raft_node.runtime.snapshots import Snapshots
 from raft_node.storage.checkpoint import verify_checkpoint
 from raft_node.storage.engine import Engine
 from raft_node.storage.incoming import INCOMING, IncomingSnapshot, SnapshotHeader
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 A, B = NodeId("a", 1), NodeId("b", 2)
 SHARD, TERM, INDEX = 3, 5, 40

@@ -14,7 +14,7 @@ from raft_node.storage.block import encode_block, seal
 from raft_node.storage.options import COMPRESSIONS, TableOptions
 from raft_node.storage.sstable import Table
 from raft_node.storage.sstable_writer import TableWriter
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 Records = list[tuple[bytes, bytes | None]]
 

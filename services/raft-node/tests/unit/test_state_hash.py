@@ -21,8 +21,8 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import Role
 from raft_node.runtime.divergence import MarkedMachine, StateMarks
 from raft_node.storage.engine import Engine
-from raft_node.testing.engines import TINY_OPTIONS, settle
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, settle
+from raft_testing.files import MemoryFileSystem
 
 D = "/data"
 

@@ -30,9 +30,9 @@ from raft_node.runtime.driver import Driver
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import Submission, TracedSubmission
 from raft_node.storage.wal import Wal, WalOptions
-from raft_node.testing.fakes import DictStore
-from raft_node.testing.files import MemoryFileSystem
-from raft_node.testing.lockstep import MemoryLog
+from raft_testing.fakes import DictStore
+from raft_testing.files import MemoryFileSystem
+from raft_testing.lockstep import MemoryLog
 
 ME, LEADER = NodeId("a", 1), NodeId("b", 2)
 FIRST, SECOND, THIRD = (TraceContext(number, number + 100) for number in (1, 2, 3))
@@ -264,6 +264,7 @@ async def test_the_driver_tells_of_sampled_writes(spans: Spans, monkeypatch: pyt
         on_event=lambda event: None,
         on_applied=lambda: None,
         on_snapshots_wanted=lambda wanted: None,
+        on_failure=lambda error: None,
         traces=spans.traces,
     )
     driver.start()

@@ -12,7 +12,7 @@ from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 from raft_node.storage.wal_index import EXTENT_BYTES
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 DIRECTORY = "/n/wal"
 SMALL = WalOptions(segment_bytes=4096)

@@ -13,7 +13,7 @@ from raft_node.entry import Entry
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage import record, wal_segment
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
 
 DIRECTORY = "/wal"
 SMALL = WalOptions(segment_bytes=4096)

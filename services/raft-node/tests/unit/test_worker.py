@@ -31,8 +31,8 @@ from raft_node.storage.tasks import (
 )
 from raft_node.storage.version import TableMeta
 from raft_node.storage.worker import run_task, serve
-from raft_node.testing.engines import TINY_OPTIONS, write_changes
-from raft_node.testing.files import MemoryFileSystem
+from raft_testing.engines import TINY_OPTIONS, write_changes
+from raft_testing.files import MemoryFileSystem
 
 META = TableMeta(7, 1234, 10, 2, b"\x00\xff", b'"\x80')
 FLUSH = FlushTask(1, "start", "000001.chg", 99, 5, 2, TableOptions(block_bytes=77, compression="none"))

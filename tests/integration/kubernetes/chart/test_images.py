@@ -49,6 +49,9 @@ def test_it_is_bound_to_no_architecture_and_to_the_lock(service: str) -> None:
     assert f"uv export --quiet --frozen --no-dev --package {service} --extra tracing " in text
     assert "--require-hashes" in text
     assert "--only-binary :all:" in text
+    assert re.findall(r"^COPY services/raft-node-testing/\S+", text, re.MULTILINE) == [
+        "COPY services/raft-node-testing/pyproject.toml"
+    ], "no image holds what is there for tests"
 
 
 def test_every_locked_package_comes_for_both_architectures() -> None:
@@ -66,6 +69,7 @@ def test_every_locked_package_comes_for_both_architectures() -> None:
             open_names += [one["name"] for extra in extras.values() for one in extra]
     assert len(needed) > 20
     assert "opentelemetry-sdk" in needed
+    assert not needed & {"raft-node-testing", "pytest"}, "what is there for tests is in no image"
     missing = []
     for name in needed:
         wheels = [wheel["url"].rpartition("/")[2] for wheel in packages[name].get("wheels", [])]

@@ -35,7 +35,7 @@ from tools.helm_chart import CHART
 from tools.helm_tools import TOOLS
 from tools.rendering import Object, named, render
 
-from raft_node.testing.linearizability import check_history
+from raft_testing.linearizability import check_history
 
 LAPTOP = ("--values", str(CHART / "values-kind.yaml"))
 SECURED = (*LAPTOP, "--set", "tls.mode=selfSigned")

@@ -153,7 +153,7 @@ def _checked(address: str) -> str:
 
 def table_of(shards: Sequence[Members], *, wide: bool = False) -> Table:
     """The table of members, shard after shard; without addresses and incarnations it fits 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("shard", "member", "role", *(("address", "incarnation") if wide else ())):
         table.add_column(name, no_wrap=True)
     for name in ("match", "lag"):

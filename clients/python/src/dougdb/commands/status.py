@@ -54,10 +54,10 @@ def _only(cluster: ClusterStatus, shard: str) -> ClusterStatus:
 
 def table_of(cluster: ClusterStatus) -> Table:
     """The table of shards and nodes."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("shard", "node", "role"):
         table.add_column(name, no_wrap=True)
-    for name in ("term", "commit", "applied", "last log"):
+    for name in ("term", "commit", "applied", "log"):
         table.add_column(name, justify="right", no_wrap=True)
     for shard in cluster.shards:
         for position, node in enumerate(shard.nodes):

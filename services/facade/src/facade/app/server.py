@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import os
 import signal
@@ -22,8 +23,9 @@ import uvicorn
 
 from doug_wire.tls import Certificates
 from doug_wire.tracing import Tracing
-from facade.app import security
+from facade.app import crashes, security
 from facade.app.application import Application
+from facade.app.front import Front
 from facade.app.protocol import LimitedProtocol
 from facade.app.tracing import TracedApplication
 from facade.client.channels import Channels
@@ -40,7 +42,7 @@ NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSU
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
 GRACE_S = 5
-HEAD_CHECK_S = 1.0
+CHECK_S = 1.0
 LEAVE_S = 1.0
 LEAVE_CHECK_S = 0.02
 
@@ -109,8 +111,8 @@ class _Server(uvicorn.Server):
             return
         self._leaving = True
         # uvicorn makes its headers anew every second, from those of its configuration.
-        for headers in (self.config.encoded_headers, self.server_state.default_headers):
-            headers.append((b"connection", b"close"))
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         loop = asyncio.get_running_loop()
         self._leave(loop, loop.time() + LEAVE_S)
 
@@ -121,10 +123,11 @@ class _Server(uvicorn.Server):
         else:
             loop.call_later(LEAVE_CHECK_S, self._leave, loop, until_s)
 
-    def check_heads(self, before_s: float) -> None:
+    def check_times(self, now_s: float, front: Front) -> None:
         for connection in tuple(self.server_state.connections):
             assert isinstance(connection, LimitedProtocol)
-            connection.check_time(before_s)
+            connection.check_time(now_s, KEEP_ALIVE_S)
+        front.look(len(self.server_state.connections))
 
 
 async def serve(
@@ -135,6 +138,7 @@ async def serve(
 ) -> None:
     """Serves until it is told to stop: HTTPS with certificates, HTTP without."""
     loop = asyncio.get_running_loop()
+    crashes.install(loop)
     metrics = Metrics(settings.build_commit)
     operations = None if tracing is None else OperationTracing(tracing)
     router = Router(settings, metrics, Channels(certificates), operations)
@@ -144,7 +148,7 @@ async def serve(
     server = _Server(
         uvicorn.Config(
             application if tracing is None else TracedApplication(application, tracing, settings.tracing_sample_ratio),
-            http=LimitedProtocol,
+            http=functools.partial(LimitedProtocol, front=application.front),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
@@ -152,7 +156,6 @@ async def serve(
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
             ssl_context_factory=None if certificates is None else lambda config, default: certificates.https_context(),
         )
@@ -166,7 +169,7 @@ async def serve(
         background = [
             group.create_task(router.run()),
             group.create_task(discovery.run(router.update)),
-            group.create_task(_check_heads(server, settings.head_timeout_ms / 1000, metrics)),
+            group.create_task(_check_times(server, application.front, metrics)),
         ]
         if certificates is not None:
             security.show_expiry(certificates, metrics.registry)
@@ -185,15 +188,15 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(20_000, 20, 1_000)
 
 
-async def _check_heads(server: _Server, timeout_s: float, metrics: Metrics) -> None:
+async def _check_times(server: _Server, front: Front, metrics: Metrics) -> None:
     loop = asyncio.get_running_loop()
-    every_s = min(HEAD_CHECK_S, timeout_s)
+    every_s = min(CHECK_S, front.head_timeout_s, front.write_timeout_s)
     while True:
         due_s = loop.time() + every_s
         await asyncio.sleep(every_s)
         # The one timer that always runs tells how busy the loop is.
         metrics.event_loop_lag.set(max(0.0, loop.time() - due_s))
-        server.check_heads(loop.time() - timeout_s)
+        server.check_times(loop.time(), front)
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, server: _Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc.aio
 
 from doug_wire import pipe, tls
@@ -18,12 +20,20 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # A node that returns is found within a second, also when it returns with another address.
+    # A node that returns is found within a second, as long as its name exists: once a name was not found, gRPC looks it
+    # up again after pauses of its own, which none of these bounds. ``facade.client.node`` opens another channel then.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+SCAN_OPTIONS = [
+    *CHANNEL_OPTIONS,
+    # Windows that grow with the line's speed would hold megabytes of pages that nobody reads.
+    ("grpc.http2.bdp_probe", 0),
 ]
 
 
@@ -38,6 +48,6 @@ class Channels:
         """Grows whenever channels that are opened from now on differ from earlier ones."""
         return 0 if self._certificates is None else self._certificates.version
 
-    def open(self, target: Target) -> grpc.aio.Channel:
+    def open(self, target: Target, options: Sequence[tuple[str, int]] = CHANNEL_OPTIONS) -> grpc.aio.Channel:
         """A channel to a node; it connects by itself, again and again. Its certificate must carry the target's name."""
-        return tls.open_channel(self._certificates, target.address, CHANNEL_OPTIONS, target.name)
+        return tls.open_channel(self._certificates, target.address, options, target.name)

@@ -16,10 +16,12 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 
 from doug.v1 import admin_pb2
+from facade.client.cluster_status import ask_events
 from facade.client.node import Node
 from facade.client.router import Router
 from facade.errors import BadRequestError
 from facade.models import EventSourceView, EventsView, EventView, Problem
+from facade.routes.shard_id import ShardId
 
 LIMIT_DEFAULT = 1000
 LIMIT_MAX = 10_000
@@ -99,7 +101,7 @@ def make_router(router: Router) -> APIRouter:
         dependencies=[Depends(refuse_other_parameters)],
     )
     async def events(
-        shard: int,
+        shard: ShardId,
         since: Annotated[
             int, Query(ge=0, le=TIME_US_MAX, description="Only what happened at or after this time, in microseconds")
         ] = 0,
@@ -108,6 +110,6 @@ def make_router(router: Router) -> APIRouter:
         """What the nodes of a shard did and why, oldest first. Every node is asked now; 2 s at most."""
         if shard not in router.shards:
             raise BadRequestError("unknown_shard", f"There is no shard {shard}.", status=404)
-        return events_view(shard, await router.events(shard, since, limit), limit)
+        return events_view(shard, await ask_events(router.shards[shard], since, limit), limit)
 
     return routes

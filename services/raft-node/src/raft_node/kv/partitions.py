@@ -72,6 +72,19 @@ def owned_epochs(ranges: Sequence[SlotRange], shard: int) -> list[int]:
     return epochs
 
 
+def slot_ranges(epochs: Sequence[int]) -> list[tuple[int, int, int]]:
+    """``(first, last, epoch)`` of adjacent slots that are owned at one epoch: the opposite of ``owned_epochs``."""
+    ranges: list[tuple[int, int, int]] = []
+    for slot, epoch in enumerate(epochs):
+        if not epoch:
+            continue
+        if ranges and ranges[-1][1:] == (slot - 1, epoch):
+            ranges[-1] = (ranges[-1][0], slot, epoch)
+        else:
+            ranges.append((slot, slot, epoch))
+    return ranges
+
+
 def encode_create_shard(shard: int, shards: int) -> bytes:
     """The value of a CREATE_SHARD command: this shard's number, and how many shards the new cluster has."""
     return _CREATE.pack(shard, shards)

@@ -99,6 +99,11 @@ class StateMachine:
         """Whether this shard knows which slots it owns; false only until its first leader has told."""
         return bool(self._epochs)
 
+    @property
+    def epochs(self) -> Sequence[int]:
+        """By slot, the epoch at which this shard owns it, 0 for the others. What it gives never changes."""
+        return self._epochs
+
     def owns(self, slot: int, epoch: int) -> bool:
         """Whether a request for a slot, at the epoch that its sender knows (0: unknown), is for this shard."""
         owned = self._epochs[slot] if self._epochs else 0

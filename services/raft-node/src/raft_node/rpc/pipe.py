@@ -18,9 +18,10 @@ import grpc.aio
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire import pipe
-from doug_wire.command import CommandError
+from doug_wire.command import CommandError, Opcode
 from doug_wire.pipe import PipeError, ReadRecord, Status
 from doug_wire.slots import slot_of
+from doug_wire.validity import validate
 from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
@@ -107,8 +108,12 @@ class PipeSession:
         submissions = []
         for record in pipe.decode_writes(batch.records):
             try:
-                command = commands.validate(record.command)
+                command = validate(record.command)
             except CommandError:
+                self.resolve(record.id, Status.INVALID, 0)
+                continue
+            if command.opcode not in (Opcode.PUT, Opcode.DELETE) or record.command[1]:
+                # The state machine does not know them yet.
                 self.resolve(record.id, Status.INVALID, 0)
                 continue
             if commands.checksum(record.command) != record.crc:

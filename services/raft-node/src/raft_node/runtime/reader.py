@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from raft_node.errors import CorruptionError, FatalError, UnavailableError
 from raft_node.kv.keyspace import StoredValue, decode_value, user_key
+from raft_node.runtime.scans import ScanLimits, Scans
 from raft_node.storage.engine import BlockNeeded, Engine
 
+_SCAN_LIMITS = ScanLimits()
 _HOP_BLOCKS_MAX = 16
 _HOP_BYTES_MAX = 1 << 20
 
@@ -24,10 +26,17 @@ Found = StoredValue | BlockNeeded | UnavailableError | None
 
 
 class Reader:
-    """Looks keys up in the engine."""
+    """Looks keys up in the engine.
 
-    def __init__(self, engine: Engine, on_failure: Callable[[FatalError], None]) -> None:
+    Attributes:
+        scans: Who reads many keys in order.
+    """
+
+    def __init__(
+        self, engine: Engine, on_failure: Callable[[FatalError], None], scan_limits: ScanLimits = _SCAN_LIMITS
+    ) -> None:
         """Reads from ``engine``; disk reads share two threads. ``on_failure`` is told when the node must stop."""
+        self.scans = Scans(engine, on_failure, scan_limits)
         self._engine = engine
         self._on_failure = on_failure
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="block-read")
@@ -95,6 +104,7 @@ class Reader:
 
     def close(self) -> None:
         """Ends the threads."""
+        self.scans.close()
         self._threads.shutdown()
 
 

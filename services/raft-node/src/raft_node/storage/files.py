@@ -1,6 +1,6 @@
 """The FileSystem port: the one way in which this package reaches a disk.
 
-``OsFileSystem`` is the real one; ``raft_node.testing.files`` has one that loses, tears and damages what was not synced.
+``OsFileSystem`` is the real one; ``raft_testing.files`` has one that loses, tears and damages what was not synced.
 Callers state each fsync and its reason at the call site; only ``make_directory`` syncs on its own. This module must not
 know any file format, and it is the only one in this package that may import ``os``.
 

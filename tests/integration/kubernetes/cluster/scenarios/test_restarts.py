@@ -13,8 +13,8 @@ from typing import Any
 from integration.kubernetes.cluster import load
 from integration.kubernetes.cluster.driver import Cluster
 
-from raft_node.testing.history import Operation
-from raft_node.testing.linearizability import check_history
+from raft_testing.history import Operation
+from raft_testing.linearizability import check_history
 
 RATE, CLIENTS, SEED = 200, 16, 90_100
 WARM_UP_S, COOL_DOWN_S = 3.0, 2.0

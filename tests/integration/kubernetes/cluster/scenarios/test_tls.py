@@ -27,7 +27,7 @@ from tools.certs import Authority
 from tools.observe import Secured
 from tools.rendering import Object, of_kind, render
 
-from raft_node.testing.linearizability import check_history
+from raft_testing.linearizability import check_history
 
 # Policies let only facades reach the nodes' ports; the client's pod shall be refused by the nodes themselves.
 SMALL = (

@@ -1,0 +1,7 @@
+"""Fakes and checkers for tests: a disk that can be crashed, a network, a clock, and what watches over them.
+
+Nothing of the product imports this package, and no image has it. Everything random here comes from a generator that the
+test seeds, so that a failure can be replayed from the seed it printed.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,61 @@
+"""All planted bugs, and what must be true of the list as a whole.
+
+A new one goes into the module of its group, with the next free number; see docs/testing.md, Planted bugs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raft_testing.mutants import elections, leases, membership, outcomes, reads, snapshots, storage
+from raft_testing.mutants.mutant import GROUPS, Mutant, StaleMutantError
+
+_GROUPS = (elections, reads, outcomes, snapshots, membership, storage, leases)
+
+MUTANTS: tuple[Mutant, ...] = tuple(
+    sorted((mutant for group in _GROUPS for mutant in group.MUTANTS), key=lambda mutant: mutant.name)
+)
+"""All of them by their names, which are never given anew: a later one of a group comes behind those of others."""
+
+
+def chosen(names: str) -> tuple[Mutant, ...]:
+    """The planted bugs of a list such as ``M07`` or ``M07,M12``; all of them for an empty one.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if not names:
+        return MUTANTS
+    known = {mutant.name: mutant for mutant in MUTANTS}
+    wanted = [name for name in names.replace(" ", ",").split(",") if name]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"there is no mutant {', '.join(unknown)}; there are {MUTANTS[0].name} to {MUTANTS[-1].name}")
+    return tuple(known[name] for name in wanted)
+
+
+def check(root: Path) -> list[str]:
+    """What is wrong with the list, given the checkout that it belongs to; empty when it is sound."""
+    problems = []
+    names = [mutant.name for mutant in MUTANTS]
+    if names != [f"M{number:02d}" for number in range(1, len(names) + 1)]:
+        problems.append("the names do not count from M01 on")
+    for mutant in MUTANTS:
+        source = (root / "services/raft-node/src/raft_node" / mutant.path).read_text()
+        try:
+            mutated = mutant.apply(source)
+            compile(mutated, mutant.path, "exec")
+        except StaleMutantError as error:
+            problems.append(str(error))
+            continue
+        except SyntaxError as error:
+            problems.append(f"{mutant.name}: what it makes of raft_node/{mutant.path} is no Python: {error}")
+            continue
+        if mutated == source:
+            problems.append(f"{mutant.name} changes nothing")
+        path, *_, function = mutant.test.split("::")
+        module = root / "services/raft-node/tests" / path
+        if not module.exists() or f"def {function}(" not in module.read_text():
+            problems.append(f"{mutant.name}: there is no test {mutant.test}")
+    covered = {group for mutant in MUTANTS for group in mutant.groups}
+    problems += [f"no mutant belongs to the group {group.name}" for group in GROUPS if group.name not in covered]
+    return problems

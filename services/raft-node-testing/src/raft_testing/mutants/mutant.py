@@ -1,0 +1,82 @@
+"""One planted bug: which text of which module is replaced by which, and what has to notice.
+
+Pure values; ``raft_testing.mutants.runner`` does something with them.
+
+Invariants:
+1. The old text occurs exactly once in the module, so that a mutant is never applied elsewhere than meant, nor to
+   nothing once the module has changed.
+2. Scenario numbers are those of the catalogue's groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Group(NamedTuple):
+    """A group of scenarios that are known to break replicated systems."""
+
+    name: str
+    first: int
+    last: int
+
+
+GROUPS = (
+    Group("elections and persistence", 1, 9),
+    Group("reads", 10, 15),
+    Group("client outcomes", 16, 21),
+    Group("apply and snapshots", 22, 27),
+    Group("membership", 28, 32),
+    Group("storage", 33, 38),
+)
+
+
+class StaleMutantError(Exception):
+    """The text that a mutant replaces is not there exactly once: the module has changed, and the list has not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A planted bug.
+
+    Attributes:
+        name: ``M`` and two digits; never used again for another bug.
+        what: What is wrong, in one line.
+        scenarios: The scenarios that it belongs to.
+        path: The module, below ``raft_node``.
+        old: The text that is right. It occurs once in the module.
+        new: What takes its place.
+        test: The directed test that has to fail, as pytest names it, below ``services/raft-node/tests``.
+    """
+
+    name: str
+    what: str
+    scenarios: tuple[int, ...]
+    path: str
+    old: str
+    new: str
+    test: str
+
+    @property
+    def module(self) -> str:
+        """The module's dotted name."""
+        return f"raft_node.{self.path.removesuffix('.py').replace('/', '.')}"
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of its scenarios."""
+        return tuple(
+            group.name for group in GROUPS if any(group.first <= number <= group.last for number in self.scenarios)
+        )
+
+    def apply(self, source: str) -> str:
+        """The module's text with the bug in it.
+
+        Raises:
+            StaleMutantError: The text to replace is not there exactly once.
+        """
+        count = source.count(self.old)
+        if count != 1:
+            raise StaleMutantError(f"{self.name}: what it replaces is {count} times in raft_node/{self.path}, not once")
+        return source.replace(self.old, self.new)

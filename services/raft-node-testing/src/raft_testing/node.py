@@ -1,0 +1,574 @@
+"""One simulated process: a Raft core, its driver, its log on a virtual disk and its state machine.
+
+It performs the driver's duties in the order of ``raft_node.raft.ready``, and everything takes virtual time: fsyncs,
+applying, messages. It knows the cluster only through the ``Environment`` that it is given. What it has to do with
+snapshots lies in ``raft_testing.installation``.
+
+Invariants:
+1. After a crash nothing of an earlier life reaches the node: every delayed call carries the life that it belongs to.
+2. While it is paused it neither acts nor counts time; on waking it handles what has arrived, then counts one tick.
+3. The log is compacted only as far as the durable state goes, so that the two always meet.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from raft_node import errors
+from raft_node.entry import Entry, EntryKind
+from raft_node.raft.config import RaftConfig
+from raft_node.raft.messages import Message
+from raft_node.raft.node import RaftNode
+from raft_node.raft.ready import Ready
+from raft_node.raft.types import Configuration, NodeId, Proposal, Role, Write
+from raft_testing.checkers import Checkers
+from raft_testing.clock import Clock
+from raft_testing.describe import describe, hard, show, span, state
+from raft_testing.disk import Reset, SimulatedLog
+from raft_testing.installation import Installation
+from raft_testing.machine import StateStore, encode_put
+from raft_testing.snapshots import SnapshotMessage
+
+TICK_US = 10_000
+EPOCH_US = 1_700_000_000_000_000
+
+
+class Outcome(Protocol):
+    """Where a request's answer goes: a value (for a get), or why it was refused."""
+
+    def __call__(self, status: str, value: str | None = None, leader: str = "") -> None:
+        """``status`` is ``ok``, ``refused`` (certainly without effect) or ``lost`` (the connection broke)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What a run's nodes do by themselves.
+
+    Attributes:
+        flush_permille: How often, of a thousand times, what was just applied is made durable.
+        kept_entries: The log is compacted until so many entries behind the durable state; None keeps all of it.
+        snapshot_chunks: Into how many chunks a snapshot is cut, about; 0 draws it.
+        install_max_us: How much longer than a sync of the log each step of installing a snapshot takes, at most.
+        resign_us: A leader leaves the lead when its log write takes longer; None if it does not.
+    """
+
+    flush_permille: int = 50
+    kept_entries: int | None = None
+    snapshot_chunks: int = 0
+    install_max_us: int = 0
+    resign_us: int | None = None
+
+
+@dataclass(slots=True)
+class Environment:
+    """What the nodes of a run share."""
+
+    clock: Clock
+    chance: random.Random
+    counters: Counter[str]
+    checkers: Checkers
+    send: Callable[[Message | SnapshotMessage], None]
+    trace: Callable[[str], None]
+    core: type[RaftNode]
+    config: RaftConfig
+    habits: Habits
+
+
+class SimulatedNode:
+    """A node that can crash, pause and have a slow disk.
+
+    Attributes:
+        identity: Who it is; a replaced disk makes it another incarnation.
+        store: Its state.
+        installation: Its snapshots.
+        spoils: Whether its disk changes, now and then, what it has received of a snapshot.
+        fsync_max_us: How long an fsync takes at most.
+        apply_max_us: How long a batch waits before it is applied, at most.
+        sleeps: Whether its driver sleeps until the core's next deadline, or counts every single tick.
+        tick_us: The length of its tick, which need not be everybody's.
+    """
+
+    def __init__(self, environment: Environment, identity: NodeId, log: SimulatedLog, store: StateStore) -> None:
+        self.name = identity.name
+        self.identity = identity
+        self.log = log
+        self.store = store
+        self.environment = environment
+        self.installation = Installation(self)
+        self.raft: RaftNode | None = None
+        self.life = 0
+        self.paused = False
+        self.fsync_max_us = 2_000
+        self.apply_max_us = 0
+        self.sleeps = False
+        self.tick_us = TICK_US
+        self.spoils = False
+        self._inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._unapplied: deque[Entry] = deque()
+        self._applying = False
+        self._writer_busy = False
+        self._write_began_us = 0
+        self._writes: dict[int, tuple[int, Outcome]] = {}
+        self._reads: dict[int, tuple[str, Outcome, int]] = {}
+        self._confirmed: list[tuple[int, int]] = []
+        self._next_context = 0
+        self._led_term = 0
+        self._asked_to_lead_term = 0
+        self._seen_commit_index = 0
+        self._seen_configuration: tuple[int, int] = (0, 0)
+        self._ticks_slept = 0
+
+    # Life and death.
+
+    def start(self) -> None:
+        """Starts the process on what its disk holds."""
+        assert self.raft is None, "it runs"
+        self.life += 1
+        self.paused = False
+        self._led_term = 0
+        self._ticks_slept = 0
+        environment = self.environment
+        chance = random.Random(f"{environment.chance.random()}/{self.name}/{self.life}")  # noqa: S311
+        head = self.store.head
+        environment.checkers.state_durable(self.name, head.applied_index)
+        index, term = head.applied_index, head.applied_term
+        assert index >= self.log.first_index - 1, "the log begins behind the state"
+        if index > self.log.last_index or self.log.term(index) != term:
+            # It died between switching to a snapshot and resetting its log.
+            self.log.reset(Reset(index, term))
+            environment.counters["reset_at_start"] += 1
+        if index:
+            environment.checkers.applied(self.name, index, head.digest)
+        self.raft = environment.core(
+            environment.config,
+            self.identity,
+            self.log,
+            self.log.hard_state,
+            head.configuration,
+            index,
+            chance,
+            head.timestamp_us,
+        )
+        self._seen_commit_index = self.raft.commit_index
+        self._seen_configuration = (0, 0)
+        environment.trace(
+            f"{self.name} start life={self.life} state={index} log={self.log.first_index}..{self.log.last_index} "
+            f"{hard(self.log)}"
+        )
+        environment.clock.call_later(int(chance.random() * self.tick_us), self._tick, self.life)
+        self.pump()
+
+    def crash(self) -> None:
+        """Kills the process: what is not on disk is gone."""
+        assert self.raft is not None, "it does not run"
+        environment = self.environment
+        self.raft = None
+        self.life += 1
+        step = self.installation.step or "-"
+        adopting, reset = self.installation.crash(spoil=self.spoils)
+        self.store.crash(environment.chance, adopting)
+        environment.checkers.state_durable(self.name, self.store.durable_index)
+        fate, survivors = self.log.crash(environment.chance, reset)
+        environment.counters[f"write_{fate}"] += 1
+        environment.trace(f"{self.name} crash write={fate} install={step} state={self.store.durable_index}")
+        environment.checkers.became_durable(self.name, survivors)
+        environment.checkers.disk_changed(self.name)
+        self._inbox.clear()
+        self._unapplied.clear()
+        self._applying = False
+        self._writer_busy = False
+        self._confirmed.clear()
+        outcomes = [outcome for _, outcome in self._writes.values()]
+        outcomes += [outcome for _, outcome, _ in self._reads.values()]
+        self._writes.clear()
+        self._reads.clear()
+        for outcome in outcomes:
+            outcome("lost")
+
+    def wipe(self, identity: NodeId, log: SimulatedLog, store: StateStore) -> None:
+        """Gives a node that is down an empty disk, and so another incarnation."""
+        assert self.raft is None, "it runs"
+        assert identity.name == self.name
+        self.identity, self.log, self.store = identity, log, store
+        self.installation.wipe()
+        self.environment.trace(f"{self.name} wiped incarnation={identity.incarnation}")
+
+    def pause(self) -> None:
+        """Stops the process without killing it."""
+        self.paused = True
+        self.environment.trace(f"{self.name} pause")
+
+    def resume(self, life: int) -> None:
+        """Lets it go on: first what has arrived, then one tick, however long it was."""
+        if life != self.life or not self.paused or self.raft is None:
+            return
+        self.paused = False
+        inbox, self._inbox = self._inbox, []
+        self.environment.trace(f"{self.name} resume waiting={len(inbox)}")
+        self.environment.counters["pause"] += bool(inbox)
+        was_leading = self.raft.role is Role.LEADER and self.raft.term < self.environment.checkers.newest_led_term
+        self.environment.counters["pause_deposed"] += was_leading
+        self._ticks_slept = 0
+        if self.environment.chance.random() < 0.5:
+            # Clients and peers have connections of their own, and nothing orders them: here clients come first.
+            inbox.sort(key=lambda waiting: waiting[0] not in (self._propose, self._read))
+        for call, arguments in inbox:
+            call(*arguments)
+        if self.raft is not None:
+            self._ticks_slept = 1
+            self._count_time()
+            self.pump()
+
+    def when_awake(self, life: int, call: Callable[..., None], *arguments: Any) -> None:
+        """Does something now, later if it is paused, never if it has died since."""
+        if life != self.life or self.raft is None:
+            return
+        if self.paused:
+            self._inbox.append((call, arguments))
+        else:
+            # It has not overslept, for then the clock would have woken it; so time comes first.
+            self._count_time()
+            call(*arguments)
+
+    def _tick(self, life: int) -> None:
+        if life != self.life or self.raft is None:
+            return
+        self.environment.clock.call_later(self.tick_us, self._tick, life)
+        if self.paused:
+            return
+        self._resign_if_slow()
+        self._ticks_slept += 1
+        if not self.sleeps or self._ticks_slept >= self.raft.ticks_to_deadline():
+            self._count_time()
+            self.pump()
+
+    def _resign_if_slow(self) -> None:
+        limit_us = self.environment.habits.resign_us
+        if limit_us is None or not self._writer_busy or self.raft is None or self.raft.role is not Role.LEADER:
+            return
+        if self.environment.clock.now_us - self._write_began_us > limit_us:
+            self.environment.counters["resigned"] += 1
+            self.raft.resign("the disk hangs")
+            self.pump()
+
+    def _count_time(self) -> None:
+        """Tells the core of the ticks that it has slept through."""
+        ticks, self._ticks_slept = self._ticks_slept, 0
+        if ticks and self.raft is not None:
+            self.raft.tick(ticks)
+
+    # What arrives.
+
+    def deliver(self, message: Message | SnapshotMessage) -> None:
+        """A message from another node."""
+        self.when_awake(self.life, self._step, message)
+
+    def _step(self, message: Message | SnapshotMessage) -> None:
+        if self.raft is None:
+            return
+        self.environment.trace(f"{self.name} < {describe(message)}")
+        if isinstance(message, SnapshotMessage):
+            self.installation.deliver(message)
+        else:
+            self.raft.step(message)
+            self.pump()
+
+    def peer_unreachable(self, peer: NodeId) -> None:
+        """The transport noticed that something to a peer was lost."""
+        self.when_awake(self.life, self._notice, peer)
+
+    def _notice(self, peer: NodeId) -> None:
+        if self.raft is not None:
+            self.environment.counters["unreachable"] += 1
+            self.raft.peer_unreachable(peer)
+            self.pump()
+
+    def put(self, writes: list[tuple[str, str, Outcome]]) -> None:
+        """Clients' writes that arrive together."""
+        if self.raft is None:
+            for _, _, outcome in writes:
+                outcome("refused")
+            return
+        self.when_awake(self.life, self._propose, writes)
+
+    def _propose(self, writes: list[tuple[str, str, Outcome]]) -> None:
+        if self.raft is None:
+            return
+        proposals = [Proposal(EntryKind.COMMAND, encode_put(key, value), None) for key, value, _ in writes]
+        try:
+            first, term = self.raft.propose(proposals, EPOCH_US + self.environment.clock.now_us)
+        except errors.NotLeaderError as refusal:
+            for _, _, outcome in writes:
+                outcome("refused", None, refusal.leader_id)
+            return
+        except errors.OverloadedError:
+            self.environment.counters["overloaded"] += 1
+            for _, _, outcome in writes:
+                outcome("refused", None, self.name)
+            return
+        self.environment.trace(f"{self.name} propose {first}+{len(writes)} term={term}")
+        for offset, (_, _, outcome) in enumerate(writes):
+            if replaced := self._writes.get(first + offset):
+                assert replaced[0] < term, "two proposals of a term share an index"
+                # It was truncated, and the node has come to lead again before it learned what took its place.
+                replaced[1]("lost")
+            self._writes[first + offset] = (term, outcome)
+        self.pump()
+
+    def get(self, key: str, outcome: Outcome) -> None:
+        """A client's linearizable read."""
+        if self.raft is None:
+            outcome("refused")
+            return
+        self.when_awake(self.life, self._read, key, outcome)
+
+    def _read(self, key: str, outcome: Outcome) -> None:
+        if self.raft is None:
+            return
+        self._next_context += 1
+        context = self._next_context
+        self._reads[context] = (key, outcome, self.environment.checkers.committed_index)
+        try:
+            # The clock goes on while the process is paused, whereas its ticks do not.
+            self.raft.read_index(context, self.environment.clock.now_us / TICK_US)
+        except (errors.NotLeaderError, errors.OverloadedError) as refusal:
+            del self._reads[context]
+            outcome("refused", None, getattr(refusal, "leader_id", self.name))
+            return
+        self.pump()
+
+    def change_members(self, configuration: Configuration, outcome: Callable[[str], None]) -> None:
+        """The operator wants other members; ``outcome`` hears what became of the proposal."""
+        if self.raft is None:
+            outcome("down")
+        else:
+            self.when_awake(self.life, self._change_members, configuration, outcome)
+
+    def _change_members(self, configuration: Configuration, outcome: Callable[[str], None]) -> None:
+        raft = self.raft
+        if raft is None:
+            return
+        before = raft.configuration_index, raft.configuration
+        try:
+            index, term = raft.propose_configuration(configuration, EPOCH_US + self.environment.clock.now_us)
+        except errors.RefusedError as refusal:
+            outcome(type(refusal).__name__)
+            return
+        self.environment.trace(f"{self.name} change {index} {show(configuration)}")
+        self.environment.checkers.configurations.proposed(self.name, (index, term), configuration, *before)
+        outcome("proposed")
+        self.pump()
+
+    def transfer(self, target: NodeId | None) -> None:
+        """The operator wants another leader."""
+        self.when_awake(self.life, self._transfer, target)
+
+    def _transfer(self, target: NodeId | None) -> None:
+        if self.raft is None:
+            return
+        try:
+            self.raft.transfer_leadership(target)
+        except errors.RefusedError as refusal:
+            self.environment.trace(f"{self.name} transfer {type(refusal).__name__}")
+            return
+        self.environment.trace(f"{self.name} transfer to {target.name if target else 'anybody'}")
+        self.pump()
+
+    # The driver's duties.
+
+    def pump(self) -> None:
+        """Does all that the core wants done."""
+        raft = self.raft
+        while raft is not None and raft is self.raft:
+            self._observe(raft)
+            ready = raft.ready(writer_idle=not self._writer_busy and not self.installation.restoring)
+            if raft.commit_index != self._seen_commit_index:
+                self._observe(raft)
+            if ready is None:
+                return
+            self._perform(raft, ready)
+
+    def _perform(self, raft: RaftNode, ready: Ready) -> None:
+        environment = self.environment
+        for event in ready.events:
+            environment.trace(f"{self.name} * {event.name} {event.fields}")
+            if event.name in ("transfer_aborted", "transfer_started", "removed"):
+                environment.counters[event.name] += 1
+            elif event.name == "became_candidate" and event.fields["transfer"]:
+                self._asked_to_lead_term = raft.term
+        for message in ready.messages:
+            environment.checkers.sent(self.name, message, self.log.hard_state)
+            environment.send(message)
+        if ready.write is not None:
+            self._begin_write(ready.write)
+        if ready.committed:
+            environment.checkers.committed(self.name, raft.term, ready.committed)
+            self._unapplied.extend(ready.committed)
+            self._schedule_apply()
+        for context in ready.reads_dropped:
+            self._reads.pop(context)[1]("refused", None, raft.leader.name if raft.leader else "")
+        if ready.read_states:
+            for context, read_index in ready.read_states:
+                environment.checkers.read_confirmed(self.name, read_index, self._reads[context][2])
+            self._confirmed.extend(ready.read_states)
+            self._serve_reads()
+        for peer in ready.snapshots_wanted:
+            self.installation.send_to(peer)
+
+    def _begin_write(self, write: Write) -> None:
+        environment = self.environment
+        environment.checkers.writes(self.name, self.log.hard_state, write.hard_state, write.truncate_from)
+        self.log.begin(write)
+        self._writer_busy = True
+        self._write_began_us = environment.clock.now_us
+        environment.trace(
+            f"{self.name} write #{write.sequence} hard={state(write.hard_state)} truncate={write.truncate_from} "
+            f"entries={span(write.entries)}"
+        )
+        delay_us = 200 + int(environment.chance.random() * self.fsync_max_us)
+        if delay_us > environment.config.election_timeout_ticks * TICK_US:
+            environment.counters["slow_disk"] += 1
+        environment.clock.call_later(delay_us, self._fsynced, self.life)
+
+    def _fsynced(self, life: int) -> None:
+        # The disk works on while the process is paused; only the news of it waits.
+        if life != self.life or self.raft is None:
+            return
+        write = self.log.writing
+        assert write is not None, "nothing was written"
+        truncated = write.truncate_from
+        if truncated is not None and truncated <= self.log.last_index:
+            self.environment.counters["truncation"] += 1
+        self.log.complete()
+        self.environment.checkers.became_durable(self.name, write.entries)
+        if truncated is not None:
+            self.environment.checkers.disk_changed(self.name)
+        self.environment.trace(f"{self.name} fsync #{write.sequence}")
+        self.when_awake(life, self._persisted, write.sequence)
+
+    def _persisted(self, sequence: int) -> None:
+        if self.raft is not None:
+            self._writer_busy = False
+            self.raft.persisted(sequence)
+            self.installation.write_ended()
+            self.pump()
+
+    def _schedule_apply(self) -> None:
+        if self.installation.restoring:
+            return
+        if not self.apply_max_us:
+            self._apply()
+        elif not self._applying:
+            self._applying = True
+            self.environment.counters["slow_apply"] += 1
+            delay_us = int(self.environment.chance.random() * self.apply_max_us)
+            self.environment.clock.call_later(delay_us, self.when_awake, self.life, self._apply_later)
+
+    def _apply_later(self) -> None:
+        self._applying = False
+        self._apply()
+        self.pump()
+
+    def _apply(self) -> None:
+        if self.raft is None or not self._unapplied or self.installation.restoring:
+            return
+        environment = self.environment
+        while self._unapplied:
+            entry = self._unapplied.popleft()
+            self.store.apply(entry)
+            environment.checkers.applied(self.name, entry.index, self.store.head.digest)
+            self._answer(entry)
+        applied = self.store.head.applied_index
+        environment.trace(f"{self.name} applied {applied}")
+        self.raft.applied(applied)
+        assert self.raft.applied_configuration == self.store.head.configuration, "the core and the state differ"
+        if environment.chance.random() * 1000 < environment.habits.flush_permille:
+            self.flush()
+        self._serve_reads()
+
+    def flush(self) -> None:
+        """Makes the state durable, and drops what the log need not keep any more."""
+        if self.store.head.applied_index == self.store.durable_index:
+            return
+        # A table never holds what the node's own log may still lose.
+        assert self.store.head.applied_index <= self.log.last_index, "the state is ahead of the log"
+        self.store.flush()
+        durable = self.store.durable_index
+        self.environment.checkers.state_durable(self.name, durable)
+        self.environment.trace(f"{self.name} flush {durable}")
+        kept = self.environment.habits.kept_entries
+        if kept is not None:
+            first = self.log.first_index
+            self.log.drop_prefix(max(first, min(durable - kept, self.installation.pinned_index()) + 1))
+            if self.log.first_index > first:
+                self.environment.counters["compaction"] += 1
+                self.environment.trace(f"{self.name} compact {self.log.first_index}..{self.log.last_index}")
+
+    # Snapshots.
+
+    def restored(self, index: int) -> None:
+        """The core has taken a snapshot over: what it handed out is void."""
+        self._unapplied.clear()
+        self._seen_configuration = (0, 0)
+        for waiting in [waiting for waiting in self._writes if waiting <= index]:
+            # Whether it was this entry that was committed there, the snapshot does not tell.
+            self._writes.pop(waiting)[1]("lost")
+
+    def applied_snapshot(self) -> None:
+        """The snapshot is in force, or was of no use: everything goes on."""
+        if self._unapplied:
+            self._schedule_apply()
+        self._serve_reads()
+        self.pump()
+
+    def _answer(self, entry: Entry) -> None:
+        waiting = self._writes.pop(entry.index, None)
+        if waiting is None:
+            return
+        term, outcome = waiting
+        if term == entry.term:
+            self.environment.checkers.acknowledged(self.name, entry.index, entry.term)
+            outcome("ok")
+        else:
+            self.environment.counters["superseded"] += 1
+            outcome("refused")
+
+    def _serve_reads(self) -> None:
+        if not self._confirmed:
+            return
+        applied = self.store.head.applied_index
+        later: list[tuple[int, int]] = []
+        for context, index in self._confirmed:
+            if index <= applied:
+                key, outcome, _ = self._reads.pop(context)
+                outcome("ok", self.store.get(key))
+            else:
+                later.append((context, index))
+        self._confirmed = later
+
+    def _observe(self, raft: RaftNode) -> None:
+        raft.validate()
+        leads = raft.role is Role.LEADER
+        checkers = self.environment.checkers
+        commit_index = raft.commit_index
+        checkers.observe(self.name, self.life, raft.term, commit_index, raft.last_index, leads=leads)
+        if commit_index > self._seen_commit_index and leads:
+            checkers.leader_commits(self.name, commit_index, raft.log.term(commit_index), raft.configuration)
+        self._seen_commit_index = commit_index
+        if leads and self._led_term != raft.term:
+            self._led_term = raft.term
+            self.environment.trace(f"{self.name} LEADS term={raft.term} from={raft.last_index}")
+            self.environment.counters["hand_over"] += self._asked_to_lead_term == raft.term
+            first = raft.log.first_index - 1
+            terms = [raft.log.term(index) for index in range(first, raft.last_index + 1)]
+            checkers.led_log(self.name, raft.term, terms, first)
+        place = raft.configuration_index, raft.last_index
+        if place != self._seen_configuration:
+            if place[0] < self._seen_configuration[0]:
+                self.environment.counters["configuration_rolled_back"] += 1
+            self._seen_configuration = place
+            checkers.configurations.in_force(self.name, raft)

@@ -1,5 +1,0 @@
-"""Fakes and checkers for tests: a disk that can be crashed, a network, a clock, and what watches over them.
-
-Nothing outside the tests imports this package. Everything random here comes from a generator that the test seeds, so
-that a failure can be replayed from the seed it printed.
-"""
