@@ -227,17 +227,24 @@ async def test_requests_in_flight_are_bounded_and_the_rest_waits_for_its_turn(st
 
 async def answer_puts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Says of every PUT of one byte that it is stored."""
-    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+    with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(1)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    writer.close()
 
 
 async def test_a_great_gather_costs_no_more_a_request_than_a_small_one() -> None:
     """The pool of httpx looks at every request that waits: 800 took 17 s, and 1,200 ended in ConnectTimeout."""
-    server = await asyncio.start_server(answer_puts, "127.0.0.1", 0)
+    served: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        served.append(task)
+        await answer_puts(reader, writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     counts: list[int] = []
     async with server, AsyncDougClient(f"http://127.0.0.1:{port}", in_flight=8) as client:
@@ -255,4 +262,5 @@ async def test_a_great_gather_costs_no_more_a_request_than_a_small_one() -> None
             finally:
                 sys.setprofile(None)
             counts.append(calls)
+    await asyncio.gather(*served)
     assert counts[2] < 13 * counts[1], counts
