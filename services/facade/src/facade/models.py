@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Role = Literal["leader", "follower", "candidate", "learner", "unreachable"]
+Role = Literal["leader", "follower", "candidate", "learner", "waiting", "unreachable"]
 
 
 class Model(BaseModel):

@@ -145,6 +145,7 @@ class Node:
         self._operator.attach(
             Replica(parts.shard, parts.log, parts.members.membership, parts.book, parts.snapshots.backups)
         )
+        self._operator.is_waiting = lambda: parts.members.standing.is_waiting
         self._background.start(
             parts.peers.run(),
             parts.maintenance.run(),

@@ -113,6 +113,11 @@ class Standing:
         self._told = MEMBER
         self.reason = ""
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether this node is known to be no member as it is, and waits to be admitted."""
+        return self._told != MEMBER
+
     async def run(self) -> None:
         """Runs until cancelled."""
         while True:
