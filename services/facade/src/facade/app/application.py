@@ -14,31 +14,40 @@ import structlog
 from fastapi import FastAPI
 
 from facade import __version__
-from facade.app.exchange import refusal
+from facade.app.exchange import DATA_PREFIX, refusal
+from facade.app.front import Front
 from facade.app.origins import Origins
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
-from facade.errors import BadRequestError, UnexpectedError
+from facade.errors import ProblemError, UnexpectedError
 from facade.routes import backup, cluster, docs, health, leadership, members, openapi, problem, timeline
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp, Scope, Send
+from facade.routes.scan import RangeApp
 from facade.routes.target import KEY_PREFIX
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
 log = structlog.get_logger()
 
+READING = frozenset({"GET", "POST"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
 class Application:
-    """Key routes to the raw handler, everything else to FastAPI."""
+    """Key routes to the raw handler, everything else to FastAPI.
+
+    Attributes:
+        front: What connections share.
+    """
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._keys = KvApp(router, metrics, settings)
+        self._ranges = RangeApp(router, metrics, settings)
         self._rest = make_fastapi(router, metrics, settings)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
+        self.front = Front(settings, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -56,14 +65,16 @@ class Application:
         self._metrics.inflight += 1
         try:
             self._origins.check(method, raw_path, scope["headers"])
+            if raw_path.startswith(DATA_PREFIX) and method in READING:
+                self.front.check_unread()
             if raw_path.startswith(_KEYS) or raw_path == KEY_PREFIX:
                 try:
-                    await self._keys(scope, receive, send)
+                    await (self._ranges if raw_path == KEY_PREFIX else self._keys)(scope, receive, send)
                 except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
                     await self._tell_defect(error, scope["method"], send)
             else:
                 await self._counted(scope, receive, send)
-        except BadRequestError as error:  # Of the origin: routes tell their own errors.
+        except ProblemError as error:  # Of the two above: routes tell their own errors.
             self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
             await refusal(error)(scope, receive, send)
         finally:
@@ -125,7 +136,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     app.include_router(timeline.make_router(router))
     app.include_router(leadership.make_router(router, settings))
     app.include_router(members.make_router(router, settings))
-    app.include_router(backup.make_router(router))
+    app.include_router(backup.make_router(router, settings))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
     docs.install(app)

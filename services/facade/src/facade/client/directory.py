@@ -33,6 +33,7 @@ class Directory:
 
     Attributes:
         map: The partition map; None until it was loaded.
+        cluster_id: The cluster's id, as it came with the map; a restored cluster has another one.
         shards: The shards by number.
         stale: Set when somebody found the map to be outdated.
     """
@@ -46,6 +47,7 @@ class Directory:
         self._loaded_s = 0.0
         self._was_ready = False
         self.map: PartitionMap | None = None
+        self.cluster_id = b""
         self.shards: dict[int, Shard] = {}
         self.stale = asyncio.Event()
 
@@ -117,6 +119,7 @@ class Directory:
         except PartitionMapError as error:
             log.error("map.malformed", error=str(error))
             return False
+        self.cluster_id = answer.cluster_id
         self._loaded_s = self._loop.time()
         self._metrics.map_loaded(answer.epoch, new=new)
         return True

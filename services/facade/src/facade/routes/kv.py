@@ -23,7 +23,7 @@ from facade.client.metrics import Metrics
 from facade.client.modes import READ_MODES
 from facade.client.operation import Headers
 from facade.client.router import Router
-from facade.errors import BadRequestError, NotAppliedError, ProblemError
+from facade.errors import BadRequestError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
 from facade.routes.target import consistency_of, key_of, wants_json
@@ -58,8 +58,6 @@ class KvApp:
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._router = router
         self._metrics = metrics
-        self._receiving = 0
-        self._receiving_max = settings.queue_bytes_max
         self._body_timeout_s = settings.body_timeout_ms / 1000
 
     async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
@@ -105,14 +103,7 @@ class KvApp:
         if size > VALUE_BYTES_MAX:
             raise bodies.too_large(VALUE_BYTES_MAX, size)
         self._router.check_room(key, size)
-        reserved = VALUE_BYTES_MAX if announced is None else size
-        if self._receiving + reserved > self._receiving_max:
-            raise NotAppliedError("overloaded", "Too many bodies are being received.")
-        self._receiving += reserved
-        try:
-            value = await bodies.read(receive, VALUE_BYTES_MAX, self._body_timeout_s)
-        finally:
-            self._receiving -= reserved
+        value = await bodies.read(receive, VALUE_BYTES_MAX, self._body_timeout_s)
         operation = self._router.write(Opcode.PUT, key, content_type, value)
         del value
         result = await operation.future

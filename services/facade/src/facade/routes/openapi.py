@@ -9,8 +9,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from facade.models import Problem, ValueView, WrittenView
+from facade.models import Problem, RangeDeletedView, RangeView, ValueView, WrittenView
 from facade.routes import problem
+from facade.routes.openapi_ranges import RANGE_PATH, range_routes
 
 Json = dict[str, Any]
 
@@ -135,9 +136,12 @@ def install(app: FastAPI) -> None:
     def openapi() -> Json:
         if app.openapi_schema is None or KEY_PATH not in app.openapi_schema["paths"]:
             document = plain()
-            document["paths"] = {KEY_PATH: _key_routes()} | document["paths"]
+            document["paths"] = {
+                KEY_PATH: _key_routes(),
+                RANGE_PATH: range_routes(_errors(write=False), _errors(write=True)),
+            } | document["paths"]
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for model in (Problem, ValueView, WrittenView):
+            for model in (Problem, ValueView, WrittenView, RangeView, RangeDeletedView):
                 schemas[model.__name__] = model.model_json_schema()
             _tell_problems(document["paths"])
             app.openapi_schema = document
