@@ -116,7 +116,7 @@ class Rig:
         self.driver = Driver(
             self.core,
             self.log,  # type: ignore[arg-type]
-            StateMachine(self.store),
+            StateMachine.open(self.store),
             self.store,
             self.transport,
             Metrics(0),

@@ -5,6 +5,7 @@ Every time is in milliseconds and every size in bytes. The Raft core gets a plai
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Literal, Self
 
@@ -28,6 +29,14 @@ def parse_address(address: str) -> tuple[str, int]:
     return match["host"].strip("[]"), int(match["port"])
 
 
+def is_any_address(host: str) -> bool:
+    """Whether a host is the one that stands for all addresses of a machine, at which nobody can be reached."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 class NodeSettings(BaseSettings):
     """Everything that can be set for one node. Frozen; ``DOUGDB_*`` variables of others are ignored."""
 
@@ -47,9 +56,9 @@ class NodeSettings(BaseSettings):
     """
     seeds: str = ""
     """Raft addresses of shard 0, ``host:port,...``: where another shard learns the cluster's id at its first start."""
-    wal_dir: str
+    wal_dir: str = Field(min_length=1)
     """The volume of the write-ahead log."""
-    data_dir: str
+    data_dir: str = Field(min_length=1)
     """The volume of the SSTables."""
 
     client_listen: str = "127.0.0.1:21000"
@@ -217,6 +226,15 @@ class NodeSettings(BaseSettings):
     def client_address(self) -> str:
         """The Doug address that others are told."""
         return self.client_advertise or self.client_listen
+
+    @property
+    def admin_address(self) -> str:
+        """The admin HTTP address that others are told: where it listens, or, for every address, where clients come."""
+        host, port = parse_address(self.admin_listen)
+        if not is_any_address(host):
+            return self.admin_listen
+        told = self.client_address.rpartition(":")[0]
+        return f"{told}:{port}"
 
 
 def load() -> NodeSettings:

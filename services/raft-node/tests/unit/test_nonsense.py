@@ -207,7 +207,7 @@ PUT = commands.encode(Opcode.PUT, b"key", b"text/plain", b"value")
 
 
 def applied(*bodies: bytes) -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     for index, body in enumerate(bodies, 1):
         machine.apply([entries.encode(index, 1, EntryKind.COMMAND, 1, body)])
 
@@ -244,7 +244,7 @@ def test_a_state_that_makes_no_sense(key: bytes, value: bytes) -> None:
     store = DictStore()
     store.write([(key, value)], 1, 1)
     with pytest.raises(CorruptionError):
-        StateMachine(store)
+        StateMachine.open(store)
 
 
 CUT_OFF_VALUE = keyspace.VALUE_HEADER.pack(keyspace.VALUE_FORMAT, 0, 9, 1) + b"text"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import grpc.aio
@@ -141,6 +142,22 @@ async def test_a_member_that_follows_somebody_asks_nobody(peer: tuple[RaftServic
     node.has_leader = False
     await node.standing.look()
     assert "not a member" in node.standing.reason, "it was removed, and nobody could tell it"
+
+
+@pytest.mark.slow
+async def test_an_old_disk_under_its_old_name_learns_that_it_is_no_member(peer: tuple[RaftService, str]) -> None:
+    """It holds itself for one, and would serve the past for ever."""
+    service, address = peer
+    old = Node(B, address)
+    old.configuration = TWO
+    found = [old.standing.is_member]
+    await old.standing.look()
+    found.append(old.standing.is_member)
+    for configuration in (Configuration((A, WIPED)), TWO):
+        service.members = partial(lambda members: (members, 9), configuration)
+        await old.standing.look()
+        found.append(old.standing.is_member)
+    assert found == [False, True, False, True], "nothing is known; nobody knows better; a peer does; it is one again"
 
 
 def identified(service: RaftService, sender: NodeId, shard: int = SHARD, **context: object) -> pb.IdentifyResponse:

@@ -55,7 +55,7 @@ def key_of_shard(shard: int, shards: int) -> bytes:
 
 def test_a_put_is_stored_with_its_revision_and_content_type() -> None:
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     outcomes = machine.apply([create(1), command(2, Opcode.PUT, b"k", b"v", at_us=7)])
     assert outcomes[1] == (Status.OK, 1)
     assert decode_value(store.data[user_key(b"k")]) == (1, b"text/plain", b"v")
@@ -64,7 +64,7 @@ def test_a_put_is_stored_with_its_revision_and_content_type() -> None:
 
 def test_a_delete_takes_a_revision_and_the_key_away() -> None:
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     machine.apply([create(1), command(2, Opcode.PUT, b"k", b"v")])
     assert machine.apply([command(3, Opcode.DELETE, b"k")]) == [(Status.OK, 2)]
     assert user_key(b"k") not in store.data
@@ -72,13 +72,13 @@ def test_a_delete_takes_a_revision_and_the_key_away() -> None:
 
 def test_entries_and_the_applied_index_reach_the_store_in_one_batch() -> None:
     store = DictStore()
-    StateMachine(store).apply([create(1), command(2, Opcode.PUT, b"a", b"1"), command(3, Opcode.PUT, b"b", b"2")])
+    StateMachine.open(store).apply([create(1), command(2, Opcode.PUT, b"a", b"1"), command(3, Opcode.PUT, b"b", b"2")])
     assert (store.batches, store.applied_index) == (1, 3)
 
 
 def test_a_key_of_another_shard_changes_nothing() -> None:
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     foreign = key_of_shard(1, 2)
     outcomes = machine.apply([create(1, 0, 2), command(2, Opcode.PUT, foreign, b"v")])
     assert outcomes[1] == (Status.WRONG_SHARD, 0)
@@ -87,7 +87,7 @@ def test_a_key_of_another_shard_changes_nothing() -> None:
 
 
 def test_an_outdated_epoch_changes_nothing_and_zero_is_not_checked() -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     machine.apply([create(1)])
     assert machine.apply([command(2, Opcode.PUT, b"k", b"v", epoch=2)]) == [(Status.WRONG_SHARD, 0)]
     assert machine.apply([command(3, Opcode.PUT, b"k", b"v", epoch=1)]) == [(Status.OK, 1)]
@@ -95,14 +95,14 @@ def test_an_outdated_epoch_changes_nothing_and_zero_is_not_checked() -> None:
 
 
 def test_before_its_creation_a_shard_owns_nothing() -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     assert not machine.created
     assert machine.apply([command(1, Opcode.PUT, b"k", b"v")]) == [(Status.WRONG_SHARD, 0)]
 
 
 def test_the_second_creation_is_without_effect() -> None:
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     machine.apply([create(1, 0, 2)])
     before = dict(store.data)
     machine.apply([create(2, 0, 4)])
@@ -112,7 +112,7 @@ def test_the_second_creation_is_without_effect() -> None:
 
 
 def test_only_shard_0_holds_the_partition_map() -> None:
-    first, second = StateMachine(DictStore()), StateMachine(DictStore())
+    first, second = StateMachine.open(DictStore()), StateMachine.open(DictStore())
     first.apply([create(1, 0, 2)])
     second.apply([create(1, 1, 2)])
     assert first.partition_map() == initial_map(2)
@@ -121,16 +121,16 @@ def test_only_shard_0_holds_the_partition_map() -> None:
 
 def test_a_restart_takes_the_state_up_again() -> None:
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     machine.apply([create(1, 1, 2), command(2, Opcode.PUT, key_of_shard(1, 2), b"v", at_us=9)])
-    again = StateMachine(store)
+    again = StateMachine.open(store)
     assert (again.revision, again.clock_us, again.created) == (1, 9, True)
     assert again.owns(slot_of(key_of_shard(1, 2)), 1)
     assert not again.owns(slot_of(key_of_shard(0, 2)), 0)
 
 
 def test_the_log_clock_never_goes_back() -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     machine.apply([create(1), command(2, Opcode.PUT, b"k", b"v", at_us=50)])
     machine.apply([entries.encode(3, 2, EntryKind.NOOP, 20)])
     assert machine.clock_us == 50
@@ -141,14 +141,14 @@ def test_the_log_clock_never_goes_back() -> None:
     [entries.encode(2, 1, 99, 0), entries.encode(2, 1, EntryKind.COMMAND, 0, commands.encode(77, b"k"))],
 )
 def test_what_is_unknown_stops_the_node_instead_of_being_skipped(entry: Entry) -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     machine.apply([create(1)])
     with pytest.raises(CorruptionError):
         machine.apply([entry])
 
 
 def test_an_entry_is_never_applied_twice_or_out_of_order() -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     machine.apply([create(1)])
     with pytest.raises(AssertionError):
         machine.apply([create(1)])

@@ -253,7 +253,7 @@ async def test_the_driver_tells_of_sampled_writes(spans: Spans, monkeypatch: pyt
     driver = Driver(
         core,
         log,  # type: ignore[arg-type]
-        StateMachine(store),
+        StateMachine.open(store),
         store,
         Sent(),
         Metrics(0),

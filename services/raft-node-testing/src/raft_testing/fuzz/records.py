@@ -96,7 +96,7 @@ def seeds_payload() -> Iterable[bytes]:
 def check_applied(content: bytes) -> None:
     """Committed entries of any content are applied, or stop the node with ``CorruptionError``; a restart agrees."""
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     for kind, command in _applied(content):
         index = store.applied_index + 1
         try:
@@ -104,7 +104,7 @@ def check_applied(content: bytes) -> None:
         except CorruptionError:
             return
         assert store.applied_index == index
-    again = StateMachine(store)
+    again = StateMachine.open(store)
     assert (again.clock_us, again.revision, again.mark) == (machine.clock_us, machine.revision, machine.mark)
     assert again.created == machine.created
     for key, value in store.data.items():
@@ -220,7 +220,7 @@ def check_keyspace(data: bytes) -> None:
         store = DictStore()
         store.data[key] = data
         try:
-            machine = StateMachine(store)
+            machine = StateMachine.open(store)
             known = machine.partition_map()
         except CorruptionError:
             continue

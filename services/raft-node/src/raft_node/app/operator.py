@@ -90,7 +90,7 @@ class Operator:
             role=Role.FOLLOWER.value,
             client_address=settings.client_address,
             peer_address=settings.peer_listen,
-            admin_address=settings.admin_listen,
+            admin_address=settings.admin_address,
             incarnation=self.incarnation,
             version=__version__,
             initial_shards=settings.initial_shards,

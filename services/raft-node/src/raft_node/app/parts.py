@@ -122,7 +122,7 @@ def build(
     settings, timeline, engine, wires = context.settings, context.timeline, opened.engine, _Wires()
     log = _build_log(context, opened, wires)
     stack.callback(log.close)
-    machine = StateMachine(engine)
+    machine = StateMachine(engine, opened.state)
     core = _build_core(context, joined, opened, log, machine)
     timeline.follow(core)
     follow_term(lambda: core.term)
@@ -158,6 +158,7 @@ def build(
 
 def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) -> None:
     """Who tells whom."""
+    parts.shard.is_known_member = lambda: parts.members.standing.is_member
     driver, maintenance, snapshots = parts.driver, parts.maintenance, parts.snapshots
     core = driver.node
     marks = StateMarks(

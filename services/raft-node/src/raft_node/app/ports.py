@@ -15,14 +15,16 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2, raft_pb2_grpc
+from doug_wire import descriptors
 from raft_node.app.admin import AdminServer
 from raft_node.app.context import Context
+from raft_node.app.descriptors import shares
 from raft_node.app.operator import Operator
 from raft_node.app.readiness import Readiness
 from raft_node.errors import SettingsError
 from raft_node.raft.types import NodeId
 from raft_node.rpc.admin_service import AdminService
-from raft_node.rpc.channels import SERVER_OPTIONS
+from raft_node.rpc.channels import CONNECTIONS, SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.raft_service import RaftService
@@ -70,8 +72,11 @@ async def open_ports(
     admin_task = asyncio.create_task(admin.run())
     # An interceptor remembers the methods of its server, so each server has one of its own.
     peers, clients = (
-        grpc.aio.server(interceptors=(CountingInterceptor(context.metrics, context.fail),), options=SERVER_OPTIONS)
-        for _ in range(2)
+        grpc.aio.server(
+            interceptors=(CountingInterceptor(context.metrics, context.fail),),
+            options=[*SERVER_OPTIONS, (CONNECTIONS, connections)],
+        )
+        for connections in shares(descriptors.raise_limit())[:2]
     )
     raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peers)
     doug_pb2_grpc.add_DougServicer_to_server(doug_service, clients)

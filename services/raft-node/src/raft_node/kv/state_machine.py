@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from doug_wire import command as commands
@@ -52,8 +52,23 @@ class Store(Protocol):
     def write(self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int) -> None:
         """Makes the changes and the applied index visible together."""
 
+
+class BlockingStore(Store, Protocol):
+    """A store that may be waited for: what starts have, and nothing that the event loop runs."""
+
     def get_blocking(self, key: bytes) -> bytes | None:
         """Reads a key, from disk if need be."""
+
+
+StoredState = Mapping[bytes, bytes | None]
+"""What a state machine takes up: the values of ``STATE_KEYS``, None for those that are not there."""
+
+STATE_KEYS = (STATE_KEY, STATE_HASH_KEY, SLOTS_KEY, PARTITION_MAP_KEY)
+
+
+def read_state(store: BlockingStore) -> StoredState:
+    """Reads what a state machine takes up. Blocking."""
+    return {key: store.get_blocking(key) for key in STATE_KEYS}
 
 
 class Outcome(NamedTuple):
@@ -77,22 +92,28 @@ class StateMachine:
         divergences: Where this replica was found to differ from its leaders; whoever tells of them empties it.
     """
 
-    def __init__(self, store: Store) -> None:
-        """Takes up the state that the store holds."""
+    def __init__(self, store: Store, stored: StoredState) -> None:
+        """Takes up the state that the store holds, which was read before: nothing here waits for a disk."""
         self._store = store
-        state = store.get_blocking(STATE_KEY)
+        state = stored[STATE_KEY]
         self.clock_us, self.revision = State.decode(state) if state is not None else State()
         self._epochs: list[int] = []
         self.divergences: list[Divergence] = []
-        standing = store.get_blocking(STATE_HASH_KEY)
+        standing = stored[STATE_HASH_KEY]
         # None before the first mark: until then nothing is hashed.
         self._hash: int | None = None
         self.mark = Mark()
         if standing is not None:
             self._hash, self.mark = Standing.decode(standing)
-        slots = store.get_blocking(SLOTS_KEY)
+        slots, whole = stored[SLOTS_KEY], stored[PARTITION_MAP_KEY]
         if slots is not None:
             self._load_slots(slots)
+        self._partition_map = None if whole is None else PartitionMap.decode(whole)
+
+    @classmethod
+    def open(cls, store: BlockingStore) -> StateMachine:
+        """Takes up the state that the store holds. Blocking."""
+        return cls(store, read_state(store))
 
     @property
     def created(self) -> bool:
@@ -111,8 +132,7 @@ class StateMachine:
 
     def partition_map(self) -> PartitionMap | None:
         """The map of the whole cluster; None in shards that do not hold it."""
-        data = self._store.get_blocking(PARTITION_MAP_KEY)
-        return PartitionMap.decode(data) if data is not None else None
+        return self._partition_map
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Applies entries that follow each other and the applied index.
@@ -218,6 +238,7 @@ class StateMachine:
         batch.append((SLOTS_KEY, own.encode()))
         if shard == 0:
             batch.append((PARTITION_MAP_KEY, first_map.encode()))
+            self._partition_map = first_map
         return _APPLIED_NOTHING
 
     def _load_slots(self, data: bytes) -> None:

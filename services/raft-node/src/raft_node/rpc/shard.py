@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from doug.v1 import doug_pb2 as pb
@@ -36,6 +37,7 @@ class Shard:
         self.driver = driver
         self.reader = reader
         self.peers = peers
+        self.is_known_member: Callable[[], bool] = lambda: True
 
     @property
     def is_leader(self) -> bool:
@@ -49,8 +51,11 @@ class Shard:
 
     @property
     def serves_local_reads(self) -> bool:
-        """Whether what this node has applied is worth reading: a node outside of the shard would answer the past."""
-        return self.driver.machine.created and self.driver.node.is_member
+        """Whether what this node has applied is worth reading: a node outside of the shard would answer the past.
+
+        An old disk that comes back under its old name still holds itself for a member; its peers know better.
+        """
+        return self.driver.machine.created and self.driver.node.is_member and self.is_known_member()
 
     def leader(self) -> Leader:
         """Whom this node follows, itself included."""
