@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,7 +25,6 @@ from crc32c import crc32c
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import command, pipe, slots
-from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
 from facade.app.application import Application
@@ -33,6 +34,11 @@ from facade.client.tracing import OperationTracing
 from facade.settings import Settings
 
 # Runs of several working trees at once keep out of each other's way; below the ports that systems give away.
+if str(Path(__file__).parent) not in sys.path:
+    sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_store import Entry, FakeStore, keys_of
+
 _ports = itertools.count(27_100 + os.getpid() % 25 * 200)
 
 
@@ -41,14 +47,17 @@ class FakeShard:
 
     def __init__(self, shard_id: int, shards: int) -> None:
         self.id = shard_id
-        self.data: dict[bytes, tuple[bytes, bytes, int]] = {}
-        self.revision = 0
+        self.store = FakeStore()
         self.term = 1
         self.leader: FakeNode | None = None
         self.nodes: list[FakeNode] = []
         self.learners: list[FakeNode] = []
         self.ranges = [(first, last, shard, 1) for first, last, shard in slots.initial_ranges(shards)]
         self.map_epoch = 1
+
+    @property
+    def data(self) -> dict[bytes, Entry]:
+        return self.store.data
 
     def owns(self, key: bytes, epoch: int) -> bool:
         slot = slots.slot_of(key)
@@ -355,24 +364,19 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             return self._write(record)
         if not self.shard.owns(record.key, record.epoch):
             return pipe.encode_result(record.id, Status.WRONG_SHARD)
-        found = self.shard.data.get(record.key)
-        if found is None:
-            return pipe.encode_result(record.id, Status.NOT_FOUND)
-        value, content_type, revision = found
-        return pipe.encode_result(record.id, Status.OK, revision, content_type, value)
+        store = self.shard.store
+        found = store.look_up(record.token) if record.token else store.get(record.key)
+        return pipe.encode_result(*found._replace(id=record.id))
 
     def _write(self, record: pipe.WriteRecord) -> bytes:
         assert command.checksum(record.command) == record.crc
-        decoded = validate(record.command)
-        shard = self.shard
-        if not shard.owns(decoded.key, decoded.epoch):
+        try:
+            decoded = validate(record.command)
+        except command.CommandError:
+            return pipe.encode_result(record.id, Status.INVALID)
+        if not all(self.shard.owns(key, decoded.epoch) for key in keys_of(decoded)):
             return pipe.encode_result(record.id, Status.WRONG_SHARD)
-        shard.revision += 1
-        if decoded.opcode == Opcode.PUT:
-            shard.data[decoded.key] = (decoded.value, decoded.content_type, shard.revision)
-        else:
-            shard.data.pop(decoded.key, None)
-        return pipe.encode_result(record.id, Status.OK, shard.revision)
+        return pipe.encode_result(*self.shard.store.apply(decoded)._replace(id=record.id))
 
 
 class FakeCluster:

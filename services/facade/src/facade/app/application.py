@@ -17,13 +17,18 @@ from facade import __version__
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
 from facade.errors import UnexpectedError
-from facade.routes import backup, cluster, health, leadership, members, openapi, problem, timeline
+from facade.routes import backup, cluster, health, leadership, limits, members, openapi, problem, timeline
+from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
-from facade.routes.kv import KvApp, Scope, Send
+from facade.routes.kv import KvApp
+from facade.routes.ops import OPS_PREFIX, OpsApp
+from facade.routes.raw import REQUEST_ID, RawApp, Scope, Send, request_id_of
 from facade.routes.target import KEY_PREFIX
+from facade.routes.txn import TxnApp
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
+_ACTIONS = KEY_PREFIX + b":"
 log = structlog.get_logger()
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
@@ -34,6 +39,12 @@ class Application:
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._keys = KvApp(router, metrics, settings)
+        self._exact: dict[bytes, RawApp] = {
+            KEY_PREFIX: self._keys,
+            b"/v1/batch": BatchApp(router, metrics, settings),
+            b"/v1/txn": TxnApp(router, metrics, settings),
+        }
+        self._ops = OpsApp(router, metrics)
         self._rest = make_fastapi(router, metrics, settings)
         self._metrics = metrics
 
@@ -45,23 +56,32 @@ class Application:
         raw_path: bytes = scope["raw_path"]
         self._metrics.inflight += 1
         try:
-            if raw_path.startswith(_KEYS) or raw_path == KEY_PREFIX:
-                try:
-                    await self._keys(scope, receive, send)
-                except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
-                    await self._tell_defect(error, scope["method"], send)
-            else:
+            app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path)
+            if app is None:
                 await self._counted(scope, receive, send)
+                return
+            try:
+                await app(scope, receive, send)
+            except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
+                await self._tell_defect(error, app.route, scope, send)
         finally:
             self._metrics.inflight -= 1
 
-    async def _tell_defect(self, error: Exception, method: str, send: Send) -> None:
-        """A key route failed with what it does not expect: logged, counted, and answered unless it was already."""
+    def _raw(self, raw_path: bytes) -> RawApp | None:
+        """The raw route of a path that is not below the keys; None for FastAPI's."""
+        found = self._exact.get(raw_path)
+        if found is None and raw_path.startswith(_ACTIONS):
+            return self._keys
+        return self._ops if found is None and raw_path.startswith(OPS_PREFIX) else found
+
+    async def _tell_defect(self, error: Exception, route: str, scope: Scope, send: Send) -> None:
+        """A raw route failed with what it does not expect: logged, counted, and answered unless it was already."""
         problem_error = UnexpectedError()
-        log.error("request.failed", method=method, reason=repr(error), exc_info=error)
-        self._metrics.request(method if method in METHODS else "other", problem_error.status, "none", 0.0)
+        method, request_id = scope["method"], request_id_of(scope)
+        log.error("request.failed", method=method, request=request_id.decode(), reason=repr(error), exc_info=error)
+        self._metrics.request(method if method in METHODS else "other", problem_error.status, "none", 0.0, route)
         content = problem.document(problem_error)
-        headers = problem.headers(problem_error, content)
+        headers = [*problem.headers(problem_error, content), (REQUEST_ID, request_id)]
         try:
             await send({"type": "http.response.start", "status": problem_error.status, "headers": headers})
         except RuntimeError:
@@ -77,6 +97,7 @@ class Application:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id_of(scope))]
             await send(message)
 
         started_s = perf_counter()
@@ -107,6 +128,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     )
     problem.install(app)
     app.include_router(cluster.make_router(router, settings))
+    app.include_router(limits.make_router(settings))
     app.include_router(timeline.make_router(router))
     app.include_router(leadership.make_router(router, settings))
     app.include_router(members.make_router(router, settings))
