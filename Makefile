@@ -104,7 +104,7 @@ mutants-check: setup
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
 
-dashboards: setup ## Generate the dashboards and alert rules in deploy/observability
+dashboards: setup ## Generate the dashboards and alert rules in deploy/helm/dougdb, which deploy/observability links to
 	$(BIN)/python -m tools.dashboards
 
 dashboards-check: setup ## Check that they are what tools/observability gives
@@ -134,7 +134,7 @@ bench-replay: setup ## How long a node takes to open with 64 MiB of log to repla
 bench-tools: setup ## Install what the benchmarks compare with; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py
 
-chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s, its dashboards
+chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s
 	$(BIN)/python tools/helm_chart.py
 
 chart-check: setup ## Check that these are what the chart gives

@@ -233,6 +233,30 @@ class ValueView(Model):
     content_encoding: str | None = Field(default=None, description="Left out when there is none")
 
 
+class RangeView(Model):
+    """A page of a range of keys."""
+
+    items: list[dict[str, Any]] = Field(
+        description="Entries: key (or key64 when it is not UTF-8), value, encoding, revision, content_type"
+    )
+    prefixes: list[str | dict[str, str]] = Field(description="Common prefixes; prefix64 when one is not UTF-8")
+    count: int | None = Field(default=None, description="With count_only: how many there are")
+    next_cursor: str | None = Field(description="Where the next page begins; null when nothing is left")
+    complete: bool = Field(description="Whether nothing is left")
+    revisions: dict[str, str] = Field(description="By shard, its revision at the point in its log that was read")
+
+
+class RangeDeletedView(Model):
+    """A step of the deletion of a range of keys."""
+
+    dry_run: bool
+    found: int | None = Field(default=None, description="With dry_run: how many there are")
+    deleted: int = Field(description="How many went")
+    next_cursor: str | None = Field(description="Where the next step begins; null when nothing is left")
+    complete: bool = Field(description="Whether nothing is left")
+    revisions: dict[str, str] = Field(description="By shard, its revision when its keys were read")
+
+
 class WrittenView(Model):
     """The answer to a PUT."""
 

@@ -20,6 +20,8 @@ _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\.?"
 )
 
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+")
+
 
 class Address(NamedTuple):
     """A host and a port. An IPv6 host has no brackets here."""
@@ -85,6 +87,14 @@ class Settings(BaseSettings):
     listen: Annotated[tuple[Address, ...], NoDecode] = (Address("127.0.0.1", 8080), Address("::1", 8080))
     """Where HTTP is served: a comma list of host:port. An IPv6 address is left out where there is no IPv6."""
 
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names beside localhost, this machine's name and any address under which the facade may be asked: a comma list,
+    where ``*.example.com`` is all names below one, and ``*`` is any. Other names are refused with 421."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may use the facade, as browsers say them: ``https://app.example.com``, a comma list; ``*`` is
+    any. None when empty."""
+
     tls_mode: Literal["", "disabled", "mutual"] = ""
     """``mutual``: TLS with certificates on both ends. ``disabled``: plaintext, also beyond this machine. Empty:
     plaintext on loopback, and no start with anything else."""
@@ -106,6 +116,15 @@ class Settings(BaseSettings):
 
     request_timeout_ms: int = Field(default=5000, ge=10, le=600_000)
     """How long a key request may take once its body is here; afterwards it is answered with 503 or 504."""
+
+    scan_count_timeout_ms: int = Field(default=60_000, ge=100, le=3_600_000)
+    """How long counting the keys of a range may take; afterwards it is answered with 504."""
+
+    scan_idle_ms: int = Field(default=30_000, ge=100, le=3_600_000)
+    """How long a client that is being sent a stream of entries may take nothing; then its connection ends."""
+
+    scans_max: int = Field(default=32, ge=1, le=1024)
+    """Requests for ranges that are answered at the same time; further ones are refused with 503."""
 
     body_timeout_ms: int = Field(default=30_000, ge=10, le=600_000)
     """How long the body of a request may take to arrive (408), so that a slow sender holds nothing for ever."""
@@ -156,6 +175,28 @@ class Settings(BaseSettings):
         if not addresses:
             raise ValueError("no address is given")
         return addresses
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _parse_hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(part.strip() for part in value.split(",") if part.strip())
+        for name in names:
+            if name != "*" and not _HOST_NAME.fullmatch(name.removeprefix("*.")):
+                raise ValueError(f"{name!r} is no host name; ports and schemes do not belong here")
+        return names
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _parse_origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = tuple(part.strip() for part in value.split(",") if part.strip())
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin such as https://app.example.com")
+        return origins
 
     @field_validator("tls_cert_file", "tls_key_file", "tls_ca_file")
     @classmethod

@@ -157,25 +157,29 @@ async def test_kubernetes_outside_of_a_pod_is_said_in_one_line() -> None:
 
 BAD_BYTES: list[tuple[bytes, int, bytes]] = [
     (b"GARBAGE\r\n\r\n", 400, b"bad_request"),
-    (b"GET /v1/kv/\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n", 400, b"bad_request"),
-    (b"GET /v1/kv/a#b HTTP/1.1\r\nHost: h\r\n\r\n", 400, b"bad_request"),
-    (b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, b"head_too_large"),
-    (b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * 20_000, 431, b"head_too_large"),
+    (b"GET /v1/kv/\xc3\xa9 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, b"bad_request"),
+    (b"GET /v1/kv/a#b HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, b"bad_request"),
+    (b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, b"head_too_large"),
+    (b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 20_000, 431, b"head_too_large"),
     (b"GET /v1/kv/" + b"k" * 200_000, 431, b"head_too_large"),
-    (b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\n", 408, b"head_timeout"),
-    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab", 408, b"body_timeout"),
-    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400, b"bad_request"),
+    (b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\n", 408, b"head_timeout"),
+    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab", 408, b"body_timeout"),
     (
-        b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
         400,
         b"bad_request",
     ),
     (
-        b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n",
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        b"bad_request",
+    ),
+    (
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n",
         413,
         b"value_too_large",
     ),
-    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999\r\n\r\nxx", 413, b"value_too_large"),
+    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\nxx", 413, b"value_too_large"),
 ]
 
 
@@ -194,11 +198,11 @@ async def test_requests_that_no_well_behaved_client_sends(running: Running) -> N
 async def _connection_goes_on_after_a_refused_body(running: Running) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     async with asyncio.timeout(10):
-        writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2000000\r\n\r\n")
+        writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
         assert status_of(head) == 413
         size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         assert b"value_too_large" in await reader.readexactly(size)
-        writer.write(b"x" * 2_000_000 + b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        writer.write(b"x" * 2_000_000 + b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert status_of(await reader.read()) == 404
     writer.close()

@@ -14,15 +14,18 @@ import structlog
 from fastapi import FastAPI
 
 from facade import __version__
+from facade.app.exchange import refusal
+from facade.app.origins import Origins
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
-from facade.errors import UnexpectedError
-from facade.routes import backup, cluster, health, leadership, limits, members, openapi, problem, timeline
+from facade.errors import BadRequestError, UnexpectedError
+from facade.routes import backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
 from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp
 from facade.routes.ops import OPS_PREFIX, OpsApp
-from facade.routes.raw import REQUEST_ID, RawApp, Scope, Send, request_id_of
+from facade.routes.raw import REQUEST_ID, RawApp, Scope, Send, named, request_id_of
+from facade.routes.scan import RangeApp
 from facade.routes.target import KEY_PREFIX
 from facade.routes.txn import TxnApp
 from facade.settings import Settings
@@ -39,14 +42,15 @@ class Application:
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._keys = KvApp(router, metrics, settings)
-        self._exact: dict[bytes, RawApp] = {
-            KEY_PREFIX: self._keys,
+        self._exact: dict[bytes, RawApp | RangeApp] = {
             b"/v1/batch": BatchApp(router, metrics, settings),
             b"/v1/txn": TxnApp(router, metrics, settings),
         }
         self._ops = OpsApp(router, metrics)
+        self._ranges = RangeApp(router, metrics, settings)
         self._rest = make_fastapi(router, metrics, settings)
         self._metrics = metrics
+        self._origins = Origins(settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -54,9 +58,17 @@ class Application:
             await self._rest(scope, receive, send)
             return
         raw_path: bytes = scope["raw_path"]
+        method: str = scope["method"]
+        if self._origins.share:
+            if method == "OPTIONS" and (headers := self._origins.preflight(scope["headers"])) is not None:
+                await send({"type": "http.response.start", "status": 204, "headers": headers})
+                await send({"type": "http.response.body", "body": b""})
+                return
+            send = self._origins.sharing(scope["headers"], send)
         self._metrics.inflight += 1
         try:
-            app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path)
+            self._origins.check(method, raw_path, scope["headers"])
+            app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path, scope)
             if app is None:
                 await self._counted(scope, receive, send)
                 return
@@ -64,15 +76,20 @@ class Application:
                 await app(scope, receive, send)
             except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
                 await self._tell_defect(error, app.route, scope, send)
+        except BadRequestError as error:  # Of the origin: routes tell their own errors.
+            self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
+            await refusal(error)(scope, receive, named(scope, send))
         finally:
             self._metrics.inflight -= 1
 
-    def _raw(self, raw_path: bytes) -> RawApp | None:
+    def _raw(self, raw_path: bytes, scope: Scope) -> RawApp | RangeApp | None:
         """The raw route of a path that is not below the keys; None for FastAPI's."""
-        found = self._exact.get(raw_path)
-        if found is None and raw_path.startswith(_ACTIONS):
+        if raw_path == KEY_PREFIX:
+            # One key of any bytes, or a range of keys.
+            return self._keys if b"key64=" in scope["query_string"] else self._ranges
+        if raw_path.startswith(_ACTIONS):
             return self._keys
-        return self._ops if found is None and raw_path.startswith(OPS_PREFIX) else found
+        return self._ops if raw_path.startswith(OPS_PREFIX) else self._exact.get(raw_path)
 
     async def _tell_defect(self, error: Exception, route: str, scope: Scope, send: Send) -> None:
         """A raw route failed with what it does not expect: logged, counted, and answered unless it was already."""
@@ -97,9 +114,9 @@ class Application:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id_of(scope))]
-            await send(message)
+            await named_send(message)
 
+        named_send = named(scope, send)
         started_s = perf_counter()
         try:
             await self._rest(scope, receive, observe)
@@ -116,6 +133,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
         version=__version__,
         description="A distributed key-value store: keys are partitioned over several Raft clusters.",
         redirect_slashes=False,
+        docs_url=None,  # Those of FastAPI load scripts from elsewhere.
         redoc_url=None,
         # What FastAPI would trace and count by itself, without a sampler of ours (docs/tracing.md).
         telemetry={
@@ -135,4 +153,5 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     app.include_router(backup.make_router(router))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
+    docs.install(app)
     return app

@@ -28,6 +28,7 @@ LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 KEY_ROUTE = "/v1/kv/{key}"
+RANGE_ROUTE = "/v1/kv"
 UNMATCHED = "unmatched"
 """The route of a request that no route serves."""
 

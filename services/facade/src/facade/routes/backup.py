@@ -23,6 +23,7 @@ from facade.client.backup import ShardBackup, open_backup
 from facade.client.router import Router
 from facade.errors import BadRequestError
 from facade.models import Problem
+from facade.routes.shard_id import ShardId
 
 FORMAT = 1
 FACTS = "SHARD.json"
@@ -120,7 +121,7 @@ def make_router(router: Router) -> APIRouter:
     routes = APIRouter(tags=["shards"])
 
     @routes.get("/v1/shards/{shard}/backup", responses=_ANSWERS, response_class=StreamingResponse)
-    async def backup(shard: int, request: Request) -> StreamingResponse:
+    async def backup(shard: ShardId, request: Request) -> StreamingResponse:
         """The state of a shard, with every write acknowledged before the request: SHARD.json, CHECKPOINT, SSTables."""
         for name in request.query_params:
             raise BadRequestError("unknown_parameter", f"Unknown query parameter {name[:64]!r}; there are none.")

@@ -17,6 +17,7 @@ import orjson
 from doug_wire.command import VALUE_BYTES_MAX, Opcode
 from doug_wire.payload import encode_increment
 from doug_wire.pipe import Status
+from doug_wire.validity import is_printable
 from facade.client.metrics import KEY_ROUTE, Metrics
 from facade.client.router import Router
 from facade.errors import BadRequestError, NotAppliedError
@@ -31,9 +32,10 @@ from facade.routes.options import (
     parse_write,
 )
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_media_type
-from facade.routes.results import PRINTABLE, decided, etag, problem_of, receipt, shown_content_type
+from facade.routes.results import decided, etag, problem_of, receipt, shown_content_type
 from facade.routes.shapes import INCREMENT_BYTES_MAX, entry_view, parse_increment
 from facade.routes.target import KEY_PREFIX, key_of
+from facade.routes.values import guards
 from facade.settings import Settings
 
 INCREMENT, TOUCH = b":increment", b":touch"
@@ -190,14 +192,14 @@ class KvApp(RawApp):
         if options.as_json:
             content = orjson.dumps(entry_view(key, result, content_type))
             content_type = JSON_TYPE
-        elif result.content_encoding and PRINTABLE.match(result.content_encoding):
+        elif result.content_encoding and is_printable(result.content_encoding):
             tagged = ((b"content-encoding", result.content_encoding), *tagged)
         await request.answer(
             200,
             (
                 (b"content-type", content_type),
                 (b"content-length", b"%d" % len(content)),
-                (b"x-content-type-options", b"nosniff"),
+                *guards(content_type),
                 *tagged,
             ),
             content,

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from doug_wire.command import CONTENT_ENCODING_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, KEY_BYTES_MAX, Condition
+from doug_wire.validity import is_printable
 from facade.client.modes import LINEARIZABLE, READ_MODES, ReadMode
 from facade.errors import BadRequestError
 from facade.routes.conditions import Tags, parse_tags, write_condition
@@ -24,7 +25,6 @@ from facade.routes.target import unescape, wants_json
 IDEMPOTENCY_KEY_MAX = 255
 
 _IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]{1,%d}\Z" % IDEMPOTENCY_KEY_MAX)
-_PRINTABLE = re.compile(rb"[\x20-\x7e]*\Z")
 _IDENTITY = b"identity"
 
 
@@ -267,13 +267,13 @@ def check_content(content_type: bytes | None, content_encoding: bytes | None) ->
     """
     content_type = content_type or b""
     content_encoding = content_encoding or b""
-    if len(content_type) > CONTENT_TYPE_BYTES_MAX or not _PRINTABLE.match(content_type):
+    if len(content_type) > CONTENT_TYPE_BYTES_MAX or not is_printable(content_type):
         raise BadRequestError(
             "bad_content_type", f"The content type is not printable ASCII of at most {CONTENT_TYPE_BYTES_MAX} bytes."
         )
     if content_encoding.lower() == _IDENTITY:
         content_encoding = b""
-    if len(content_encoding) > CONTENT_ENCODING_BYTES_MAX or not _PRINTABLE.match(content_encoding):
+    if len(content_encoding) > CONTENT_ENCODING_BYTES_MAX or not is_printable(content_encoding):
         raise BadRequestError(
             "bad_content_encoding",
             f"The content encoding is not printable ASCII of at most {CONTENT_ENCODING_BYTES_MAX} bytes.",

@@ -52,6 +52,17 @@ def request_id_of(scope: Scope) -> bytes:
     return found
 
 
+def named(scope: Scope, send: Send) -> Send:
+    """Has every answer name its request."""
+
+    async def send_named(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id_of(scope))]
+        await send(message)
+
+    return send_named
+
+
 class RawRequest:
     """One request.
 

@@ -9,12 +9,12 @@ Source: DESIGN 7; features.md, part 4.
 from __future__ import annotations
 
 import functools
-import re
 
 import orjson
 
 from doug_wire.command import Opcode
 from doug_wire.pipe import ResultRecord, Status
+from doug_wire.validity import is_printable
 from facade.client.modes import LINEARIZABLE, ReadMode
 from facade.client.operation import Headers, Operation
 from facade.errors import BadRequestError, DecidedError, InternalError, Outcome, ProblemError
@@ -23,8 +23,6 @@ from facade.routes.shapes import entry_view
 
 DEFAULT_CONTENT_TYPE = b"application/octet-stream"
 REPLAYED = (b"idempotency-replayed", b"true")
-
-PRINTABLE = re.compile(rb"[\x20-\x7e]*\Z")
 
 _DECIDED: dict[int, tuple[str, int, str]] = {
     Status.NOT_FOUND: ("not_found", 404, "The key does not exist."),
@@ -107,7 +105,7 @@ def shown_content_type(result: ResultRecord) -> bytes:
     Through gRPC anything can be stored, and a line break here would be a header of its own.
     """
     content_type = result.content_type
-    return content_type if content_type and PRINTABLE.match(content_type) else DEFAULT_CONTENT_TYPE
+    return content_type if content_type and is_printable(content_type) else DEFAULT_CONTENT_TYPE
 
 
 async def decided(operation: Operation, mode: ReadMode = LINEARIZABLE) -> tuple[ResultRecord, Headers]:
