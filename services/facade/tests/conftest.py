@@ -31,7 +31,6 @@ from doug_wire import command, pipe, scan, slots
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
 from facade.app.application import Application
-from facade.app.front import Front
 from facade.app.protocol import LimitedProtocol
 from facade.client.metrics import Metrics
 from facade.client.router import Router
@@ -63,6 +62,10 @@ class FakeShard:
     @property
     def data(self) -> dict[bytes, Entry]:
         return self.store.data
+
+    @property
+    def revision(self) -> int:
+        return self.store.revision
 
     def owns(self, key: bytes, epoch: int) -> bool:
         slot = slots.slot_of(key)
@@ -387,10 +390,11 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         for key in sorted(shard.data, reverse=request.reverse):
             if key < request.start or (request.end and key >= request.end) or not shard.owns(key, 0):
                 continue
-            value, content_type, revision = shard.data[key]
+            value, content_type, revision, expires_at_ms, encoding = shard.data[key]
             at = key.find(request.delimiter, request.prefix_bytes) if request.delimiter else -1
             if at < 0:
-                yield scan.encode_entry(key, revision, b"" if request.keys_only else value, content_type)
+                shown = b"" if request.keys_only else value
+                yield scan.encode_entry(key, revision, shown, content_type, encoding, expires_at_ms)
                 continue
             prefix = key[: at + len(request.delimiter)]
             if prefix not in seen:
@@ -488,7 +492,7 @@ class Facade:
         """Serves on a loopback port of the system's choice, as the process does, and returns it."""
         config = uvicorn.Config(self.application, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
         config.load()
-        state, front = ServerState(), Front(self.settings)
+        state, front = ServerState(), self.application.front
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: LimitedProtocol(config, state, {}, front=front), "127.0.0.1", 0, ssl=ssl

@@ -144,6 +144,22 @@ class Settings(BaseSettings):
     queue_bytes_max: int = Field(default=64 << 20, ge=2 << 20)
     """Their bytes, and the bytes of bodies being received; further ones are refused with 503."""
 
+    connections_max: int = Field(default=0, ge=0, le=1_000_000)
+    """Connections of clients at a time; further ones are answered with 503 and closed. 0 is as many as the process may
+    have descriptors, less a reserve."""
+
+    unread_bytes_max: int = Field(default=64 << 20, ge=1 << 20)
+    """Bytes of answers that clients have not taken; beyond, reads are refused with 503 before anything is read."""
+
+    write_timeout_ms: int = Field(default=30_000, ge=100, le=600_000)
+    """In this time a client takes at least ``rate_min_bytes`` a second of what waits for it, or is cut off."""
+
+    rate_min_bytes: int = Field(default=1024, ge=1, le=1 << 20)
+    """Bytes a second that a client sends of a body, and takes of an answer, at least."""
+
+    backups_max: int = Field(default=2, ge=1, le=64)
+    """Backups that are sent at a time; further ones are refused with 503."""
+
     build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
     """Which commit was built, for ``dougdb_build_info``; an image sets it."""
 

@@ -14,11 +14,12 @@ import structlog
 from fastapi import FastAPI
 
 from facade import __version__
-from facade.app.exchange import refusal
+from facade.app.exchange import DATA_PREFIX, refusal
+from facade.app.front import Front
 from facade.app.origins import Origins
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
-from facade.errors import BadRequestError, UnexpectedError
+from facade.errors import ProblemError, UnexpectedError
 from facade.routes import backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
 from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
@@ -34,11 +35,16 @@ _KEYS = KEY_PREFIX + b"/"
 _ACTIONS = KEY_PREFIX + b":"
 log = structlog.get_logger()
 
+READING = frozenset({"GET", "POST"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
 class Application:
-    """Key routes to the raw handler, everything else to FastAPI."""
+    """Key routes to the raw handler, everything else to FastAPI.
+
+    Attributes:
+        front: What connections share.
+    """
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._keys = KvApp(router, metrics, settings)
@@ -51,6 +57,7 @@ class Application:
         self._rest = make_fastapi(router, metrics, settings)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
+        self.front = Front(settings, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -68,6 +75,8 @@ class Application:
         self._metrics.inflight += 1
         try:
             self._origins.check(method, raw_path, scope["headers"])
+            if raw_path.startswith(DATA_PREFIX) and method in READING:
+                self.front.check_unread()
             app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path, scope)
             if app is None:
                 await self._counted(scope, receive, send)
@@ -76,7 +85,7 @@ class Application:
                 await app(scope, receive, send)
             except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
                 await self._tell_defect(error, app.route, scope, send)
-        except BadRequestError as error:  # Of the origin: routes tell their own errors.
+        except ProblemError as error:  # Of the two above: routes tell their own errors.
             self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
             await refusal(error)(scope, receive, named(scope, send))
         finally:
@@ -150,7 +159,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     app.include_router(timeline.make_router(router))
     app.include_router(leadership.make_router(router, settings))
     app.include_router(members.make_router(router, settings))
-    app.include_router(backup.make_router(router))
+    app.include_router(backup.make_router(router, settings))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
     docs.install(app)

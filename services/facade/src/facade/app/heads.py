@@ -27,6 +27,7 @@ def _error(code: str, detail: str, status: int = 400) -> Callable[[], BadRequest
 
 
 late = _error("head_timeout", "The head of the request did not arrive in time.", status=408)
+slow_body = _error("body_timeout", "The body arrived too slowly.", status=408)
 large = _error("head_too_large", f"The head of the request exceeds {HEAD_BYTES_MAX} bytes.", status=431)
 malformed = _error("bad_request", "This is not well-formed HTTP/1.1; paths are percent-encoded ASCII.")
 bad_version = _error("bad_version", "Only HTTP/1.1 and HTTP/1.0 are spoken here.", status=505)

@@ -20,7 +20,7 @@ from doug_wire.pipe import Status
 from doug_wire.validity import is_printable
 from facade.client.metrics import KEY_ROUTE, Metrics
 from facade.client.router import Router
-from facade.errors import BadRequestError, NotAppliedError
+from facade.errors import BadRequestError
 from facade.routes import body as bodies
 from facade.routes.options import (
     EXPIRING_PARAMETERS,
@@ -69,35 +69,33 @@ class KvApp(RawApp):
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         super().__init__(metrics)
         self._router = router
-        self._receiving = 0
-        self._receiving_max = settings.queue_bytes_max
         self._body_timeout_s = settings.body_timeout_ms / 1000
 
     async def serve(self, request: RawRequest) -> None:
         """See ``RawApp``."""
         method, raw_path = request.method, request.raw_path
         headers = Headers(request.raw_headers)
+        action = b""
         if method in ("GET", "HEAD"):
             options = parse_read(request.query, headers)
-            request.label = options.mode.name
-            await self._get(_key(raw_path, options), options, request)
-        elif method == "PUT":
-            options = parse_write(request.query, headers, EXPIRING_PARAMETERS)
-            request.label = options.mode.name
-            await self._put(_key(raw_path, options), options, headers, request)
-        elif method == "DELETE":
-            options = parse_write(request.query, headers, WRITE_PARAMETERS)
-            request.label = options.mode.name
-            await self._delete(_key(raw_path, options), options, request)
-        else:
+        elif method == "POST":
             action, raw_path = action_of(raw_path)
             options = parse_write(request.query, headers, EXPIRING_PARAMETERS, may_keep=action is INCREMENT)
-            request.label = options.mode.name
-            key = _key(raw_path, options)
-            if action is INCREMENT:
-                await self._increment(key, options, headers, request)
-            else:
-                await self._touch(key, options, request)
+        else:
+            parameters = EXPIRING_PARAMETERS if method == "PUT" else WRITE_PARAMETERS
+            options = parse_write(request.query, headers, parameters)
+        key = _key(raw_path, options)
+        request.label = options.mode.name
+        if method in ("GET", "HEAD"):
+            await self._get(key, options, request)
+        elif method == "PUT":
+            await self._put(key, options, headers, request)
+        elif method == "DELETE":
+            await self._delete(key, options, request)
+        elif action is INCREMENT:
+            await self._increment(key, options, headers, request)
+        else:
+            await self._touch(key, options, request)
 
     async def _put(self, key: bytes, options: RequestOptions, headers: Headers, request: RawRequest) -> None:
         if headers.content_range is not None:
@@ -124,14 +122,7 @@ class KvApp(RawApp):
         if size > VALUE_BYTES_MAX:
             raise bodies.too_large(VALUE_BYTES_MAX, size)
         self._router.check_room(key, size)
-        reserved = VALUE_BYTES_MAX if announced is None else size
-        if self._receiving + reserved > self._receiving_max:
-            raise NotAppliedError("overloaded", "Too many bodies are being received.")
-        self._receiving += reserved
-        try:
-            return await bodies.read(request.receive, VALUE_BYTES_MAX, self._body_timeout_s)
-        finally:
-            self._receiving -= reserved
+        return await bodies.read(request.receive, VALUE_BYTES_MAX, self._body_timeout_s)
 
     async def _delete(self, key: bytes, options: RequestOptions, request: RawRequest) -> None:
         operation = self._router.write(
