@@ -268,6 +268,108 @@ class RangeDeletedView(Model):
 
 
 class WrittenView(Model):
-    """The answer to a PUT."""
+    """The answer to a PUT or a touch."""
 
     revision: str
+
+
+class CountedView(Model):
+    """The answer to an increment."""
+
+    value: str
+    revision: str
+
+
+class IncrementRequest(Model):
+    """By how much, and what a key that is not there counts as."""
+
+    by: int = Field(default=1, ge=-(1 << 63), le=(1 << 63) - 1)
+    initial: int = Field(default=0, ge=-(1 << 63), le=(1 << 63) - 1)
+
+
+class OperationRequest(Model):
+    """An operation of a batch or a transaction; which members it has depends on ``op`` (docs/api.md)."""
+
+    op: Literal["get", "put", "delete", "increment", "touch"]
+    key: str | None = None
+    key64: str | None = None
+    value: str | None = None
+    encoding: Literal["utf-8", "base64"] | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    ttl: str | None = None
+    by: int | None = None
+    initial: int | None = None
+    if_revision: str | None = None
+    if_absent: bool | None = None
+    if_exists: bool | None = None
+
+
+class BatchRequest(Model):
+    """Operations that have nothing to do with each other."""
+
+    operations: list[OperationRequest] = Field(max_length=10_000)
+
+
+class ResultView(Model):
+    """What became of one operation: its status as if alone, and what goes with it."""
+
+    status: int
+    revision: str | None = None
+    key: str | None = None
+    key64: str | None = None
+    value: str | None = None
+    encoding: Literal["utf-8", "base64"] | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    expires_at: str | None = None
+    replayed: bool | None = None
+    code: str | None = None
+    detail: str | None = None
+    retryable: bool | None = None
+    outcome: Literal["not_applied", "unknown"] | None = None
+    shard: int | None = None
+    current_revision: str | None = None
+
+
+class BatchView(Model):
+    """A result for each operation, in their order."""
+
+    results: list[ResultView]
+
+
+class CompareRequest(Model):
+    """One comparison of a transaction: one of ``exists``, ``absent``, ``revision`` and ``value``."""
+
+    key: str | None = None
+    key64: str | None = None
+    exists: bool | None = None
+    absent: bool | None = None
+    revision: str | None = None
+    value: str | None = None
+    encoding: Literal["utf-8", "base64"] | None = None
+
+
+class TxnRequest(Model):
+    """When all comparisons hold, ``success``; otherwise ``failure``."""
+
+    compare: list[CompareRequest] = Field(default=[], max_length=128)
+    success: list[OperationRequest] = Field(default=[], max_length=128)
+    failure: list[OperationRequest] = Field(default=[], max_length=128)
+
+
+class TxnView(Model):
+    """What became of a transaction."""
+
+    succeeded: bool
+    results: list[ResultView]
+    revision: str
+
+
+class OperationStateView(Model):
+    """What a shard remembers of an idempotency key."""
+
+    key: str
+    state: Literal["applied", "unknown"]
+    status: int | None
+    revision: str | None
