@@ -45,7 +45,7 @@ class GeneratedClient:
 
     async def call(self, operation_id: str, body: Any = None, **arguments: str) -> Any:
         method, path, operation, shared = self._operations[operation_id]
-        headers, query = {}, {}
+        headers, query = dict[str, str](), dict[str, str]()
         for parameter in [*shared, *operation.get("parameters", [])]:
             value = arguments.pop(parameter["name"].lower().replace("-", "_"), None)
             assert value is not None or not parameter.get("required"), parameter
