@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from facade import __version__
 from facade.app.exchange import DATA_PREFIX, refusal
 from facade.app.front import Front
+from facade.app.hot import HotLane
 from facade.app.origins import Origins
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
@@ -39,6 +40,7 @@ class Application:
 
     Attributes:
         front: What connections share.
+        hot: The short way for plain requests, for connections that use it.
     """
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
@@ -48,6 +50,7 @@ class Application:
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
         self.front = Front(settings, metrics)
+        self.hot = HotLane(router, metrics, self.front)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
