@@ -185,6 +185,27 @@ class HealthView(Model):
     status: Literal["ok"] = "ok"
 
 
+class LimitsView(Model):
+    """Every limit that a request can meet; the unit is the end of each name."""
+
+    key_bytes: int
+    value_bytes: int
+    content_type_bytes: int
+    content_encoding_bytes: int
+    idempotency_key_characters: int
+    ttl_ms: int
+    batch_operations: int
+    batch_bytes: int = Field(description="Of a JSON body; NDJSON may be of any length")
+    batch_line_bytes: int = Field(description="Of one line of NDJSON")
+    txn_operations: int = Field(description="Of each of compare, success and failure")
+    txn_bytes: int = Field(description="Keys and values of a transaction together")
+    txn_result_bytes: int
+    json_bytes: int = Field(description="Of the body of any other route")
+    request_timeout_ms: int
+    body_timeout_ms: int
+    head_timeout_ms: int
+
+
 class Problem(Model):
     """An RFC 9457 problem document. Members without a value are left out."""
 
@@ -196,16 +217,20 @@ class Problem(Model):
     retryable: bool
     outcome: Literal["not_applied", "unknown"]
     shard: int | None = None
+    current_revision: str | None = Field(default=None, description="With 412: the key's revision; null without a key")
 
 
 class ValueView(Model):
-    """The JSON view of a key."""
+    """The JSON view of a key. ``key`` is left out, and ``key64`` there, when the key is not text."""
 
-    key: str
+    key: str | None = None
+    key64: str | None = Field(default=None, description="base64url (RFC 4648, 5) without padding")
     value: str
     encoding: Literal["utf-8", "base64"]
     revision: str
     content_type: str
+    expires_at: str | None = Field(description="RFC 3339, UTC; null when the key does not expire")
+    content_encoding: str | None = Field(default=None, description="Left out when there is none")
 
 
 class RangeView(Model):

@@ -33,7 +33,7 @@ from facade.client.operation import Headers, Operation
 from facade.client.router import Router
 from facade.errors import ProblemError, UnexpectedError
 from facade.routes import problem
-from facade.routes.raw import REQUEST_ID, request_id
+from facade.routes.raw import request_id
 from facade.routes.results import problem_of, receipt, shown_content_type
 from facade.routes.target import KEY_PREFIX, key_of
 from facade.routes.values import guards

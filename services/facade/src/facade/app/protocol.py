@@ -394,7 +394,7 @@ class LimitedProtocol(HttpToolsProtocol):
         except ProblemError as error:
             # Not at once: the answers to many requests that came together would each begin within the one before.
             self.loop.call_soon(self._end_hot, request, error)
-        except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
+        except Exception as error:
             log.error("request.failed", method="PUT" if request.put else "GET", reason=repr(error), exc_info=error)
             self.loop.call_soon(self._end_hot, request, UnexpectedError())
         else:

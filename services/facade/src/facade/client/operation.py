@@ -123,6 +123,11 @@ class Operation:
         self.tries = 0
         self.trace: OperationTrace | None = None
 
+    @property
+    def opcode(self) -> int:
+        """What a write does; 0 of a read."""
+        return self.record[pipe.WRITE.size] if self.kind is Kind.WRITE else 0
+
     def sent_back(self, reason: str) -> None:
         """Notes that it is to be tried again."""
         self.reason = reason

@@ -36,6 +36,7 @@ from facade.routes.range import (
     read_of,
     wants_lines,
 )
+from facade.routes.raw import named
 from facade.settings import Settings
 
 Message = dict[str, Any]
@@ -126,7 +127,13 @@ def _revisions(revisions: dict[int, int]) -> bytes:
 
 
 class RangeApp:
-    """The routes of ranges."""
+    """The routes of ranges.
+
+    Attributes:
+        route: Their template, for the metrics.
+    """
+
+    route = RANGE_ROUTE
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._router = router
@@ -141,7 +148,7 @@ class RangeApp:
         """Serves one request."""
         started_s = perf_counter()
         method: str = scope["method"]
-        answer = _Answer(send, self._idle_s)
+        answer = _Answer(named(scope, send), self._idle_s)
         label = "none"
         try:
             if method not in METHODS:
