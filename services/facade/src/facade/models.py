@@ -148,6 +148,11 @@ class AddMemberRequest(BaseModel):
 
     name: str = Field(min_length=1, max_length=253)
     address: str = Field(min_length=1, max_length=512, description="Its Raft address, host:port")
+    incarnation: str | None = Field(
+        default=None,
+        pattern=r"^[1-9][0-9]{0,18}$",
+        description="Its incarnation, which its log says; needed for a node that belongs to no cluster yet",
+    )
 
 
 class ReplaceMemberRequest(BaseModel):
@@ -157,6 +162,11 @@ class ReplaceMemberRequest(BaseModel):
 
     address: str | None = Field(
         default=None, max_length=512, description="Its Raft address, host:port; left out, the one that is known"
+    )
+    incarnation: str | None = Field(
+        default=None,
+        pattern=r"^[1-9][0-9]{0,18}$",
+        description="Its incarnation, which its log says; needed for a node that belongs to no cluster yet",
     )
 
 

@@ -158,7 +158,8 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
         """Admit a running node as a learner; it becomes a voter by itself once it has caught up."""
         _no_parameters(request)
         wanted = await _wanted(request, AddMemberRequest, timeout_s)
-        return _change_view(shard, await add_member(known(shard), wanted.name, wanted.address))
+        incarnation = int(wanted.incarnation or 0)
+        return _change_view(shard, await add_member(known(shard), wanted.name, wanted.address, incarnation))
 
     @routes.delete(path + "/{name}", responses=_problems(400, 404, 409, 503, 504), openapi_extra=_FORCE)
     async def remove(shard: ShardId, name: str, request: Request) -> MemberChangeView:
@@ -175,6 +176,7 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
         """Admit a node whose disk was wiped or replaced, as a learner, in place of what it was."""
         force = _forced(request)
         wanted = await _wanted(request, ReplaceMemberRequest, timeout_s)
-        return _change_view(shard, await replace_member(known(shard), name, wanted.address or "", force=force))
+        address, incarnation = wanted.address or "", int(wanted.incarnation or 0)
+        return _change_view(shard, await replace_member(known(shard), name, address, incarnation, force=force))
 
     return routes

@@ -50,6 +50,8 @@ PAGE_BYTES_MAX = 4 << 20
 """The entries of a page, encoded; or one entry."""
 SLICE = 256
 """So many records are encoded before others have their turn."""
+PAUSE_SHARE, PAUSE_S_MAX = 1.5, 0.005
+"""While other requests are being answered, a stream rests so many times as long as its parts take to make."""
 DELETE_SLICE = 500
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.01, 0.2
 
@@ -148,7 +150,7 @@ class RangeApp:
         """Serves one request."""
         started_s = perf_counter()
         method: str = scope["method"]
-        answer = _Answer(named(scope, send), self._idle_s)
+        answer = _Answer(named(scope, send), self._idle_s, self._others)
         label = "none"
         try:
             if method not in METHODS:
@@ -163,6 +165,10 @@ class RangeApp:
         except bodies.DisconnectedError:
             answer.status = 499  # As nginx counts it; nobody reads the answer.
         self._metrics.request(method, answer.status, label, perf_counter() - started_s, RANGE_ROUTE)
+
+    def _others(self) -> bool:
+        """Whether other requests than ranges are being answered."""
+        return self._metrics.inflight > self._under_way
 
     def _understand(self, scope: Scope) -> RangeRequest:
         headers = dict(scope["headers"])
@@ -410,8 +416,9 @@ class _LineStream:
         limit = self._asked.limit
         wanted = records[: limit - self._sent] if limit else records
         for part in _slices(wanted):
+            begun_s = perf_counter()
             lines = [line(record, keys_only=self._asked.query.keys_only) for record in part]
-            await self._answer.more(b"\n".join(lines) + b"\n")
+            await self._answer.more(b"\n".join(lines) + b"\n", perf_counter() - begun_s)
             self._sent += len(part)
             self._last = part[-1]
             self._query = self._asked.query.behind(part[-1])
@@ -453,9 +460,10 @@ class _Answer:
         begun: Whether its head was.
     """
 
-    def __init__(self, send: Send, idle_s: float) -> None:
+    def __init__(self, send: Send, idle_s: float, others: Callable[[], bool]) -> None:
         self._send_now = send
         self._idle_s = idle_s
+        self._others = others
         self.status = 0
         self.begun = False
 
@@ -473,11 +481,11 @@ class _Answer:
         self.status, self.begun = status, True
         await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
 
-    async def more(self, content: bytes) -> None:
-        """Sends a part of the body."""
+    async def more(self, content: bytes, spent_s: float) -> None:
+        """Sends a part of the body, which took some time to make, and leaves the loop to others for about as long."""
         await self._send({"type": "http.response.body", "body": content, "more_body": True})
-        # A client that reads faster than we make it must not keep the loop.
-        await asyncio.sleep(0)
+        # A request takes several turns of the loop, and each turn waits for a part of this stream.
+        await asyncio.sleep(PAUSE_SHARE * min(spent_s, PAUSE_S_MAX) if self._others() else 0)
 
     async def end(self, content: bytes) -> None:
         """Sends the last part."""
