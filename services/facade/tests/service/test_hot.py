@@ -169,8 +169,11 @@ async def test_what_is_not_answered_in_time_or_not_admitted(both: BothWays) -> N
     node = both.facade.cluster.shards[0].nodes[0]
     node.silent = True
     for data in (request("PUT", "/v1/kv/k", END, body=b"v"), request("GET", "/v1/kv/text", END)):
-        answer, short = await both.ask(data)
-        assert (short, answer[:12]) == (True, b"HTTP/1.1 504")
+        # What the other way is told depends on what the facade has learned of the node meanwhile.
+        answer = await exchange(both._ports[0], data)
+        assert answer[:10] == b"HTTP/1.1 5"
+        assert b'"shard":0' in answer
+    assert both.asked == 0
     node.silent = False
     both.facade.router.directory.map = None
     answer, short = await both.ask(request("PUT", "/v1/kv/k", END, body=b"v"))
