@@ -36,6 +36,7 @@ TITLES = {
     "bad_host": "Bad Host",
     "bad_parameter": "Bad query parameter",
     "bad_range": "Bad range of keys",
+    "bad_request": "Bad request",
     "bad_version": "Unknown version of HTTP",
     "body_timeout": "The body did not arrive in time",
     "body_too_large": "The body is too large",
