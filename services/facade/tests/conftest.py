@@ -67,6 +67,10 @@ class FakeShard:
     def revision(self) -> int:
         return self.store.revision
 
+    @revision.setter
+    def revision(self, revision: int) -> None:
+        self.store.revision = revision
+
     def owns(self, key: bytes, epoch: int) -> bool:
         slot = slots.slot_of(key)
         return any(
@@ -363,7 +367,7 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         # Copied before the first page leaves: what comes later does not count.
         records = list(self._scanned(request))
         yield doug_pb2.ScanPage(
-            revision=shard.revision,
+            revision=shard.store.revision,
             receipt=doug_pb2.Receipt(node_id=self.id, shard=shard.id, term=shard.term, applied_index=7),
             slots=[
                 doug_pb2.SlotRange(**{"from": first}, to=last, shard=owner, epoch=epoch)
@@ -488,14 +492,25 @@ class Facade:
             headers={"doug-client": "tests"},
         )
 
-    async def listen(self, ssl: SSLContext | None = None) -> int:
+    async def use_sockets(self) -> None:
+        """Has ``http`` ask through a socket, where plain requests take the short way."""
+        await self.http.aclose()
+        self.http = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None)),
+            base_url=f"http://localhost:{await self.listen()}",
+            timeout=30.0,
+            headers={"doug-client": "tests"},
+        )
+
+    async def listen(self, ssl: SSLContext | None = None, *, hot: bool = True) -> int:
         """Serves on a loopback port of the system's choice, as the process does, and returns it."""
+        lane = self.application.hot if hot else None
         config = uvicorn.Config(self.application, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
         config.load()
         state, front = ServerState(), self.application.front
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: LimitedProtocol(config, state, {}, front=front), "127.0.0.1", 0, ssl=ssl
+            lambda: LimitedProtocol(config, state, {}, front=front, hot=lane), "127.0.0.1", 0, ssl=ssl
         )
         self._servers.append((server, state))
         return int(server.sockets[0].getsockname()[1])
@@ -521,8 +536,11 @@ async def _stop(task: asyncio.Task[None]) -> None:
 
 
 @pytest.fixture
-async def make_facade() -> AsyncIterator[Callable[..., Awaitable[Facade]]]:
-    """Starts facades on fake clusters: ``await make_facade(shards=2, nodes=3, request_timeout_ms=500)``."""
+async def make_facade(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Awaitable[Facade]]]:
+    """Starts facades on fake clusters: ``await make_facade(shards=2, nodes=3, request_timeout_ms=500)``.
+
+    Its parameter says how they are asked: ``asgi`` (without one) or ``sockets``, which tells the short way too.
+    """
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -543,6 +561,8 @@ async def make_facade() -> AsyncIterator[Callable[..., Awaitable[Facade]]]:
             stack.push_async_callback(_stop, task)
             facade = Facade(cluster, router, metrics, values)
             stack.push_async_callback(facade.close)
+            if getattr(request, "param", "asgi") == "sockets":
+                await facade.use_sockets()
             if ready:
                 await facade.until(lambda: router.ready, "the facade became ready")
             return facade

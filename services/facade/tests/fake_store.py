@@ -46,7 +46,8 @@ class FakeStore:
         """How many commands were applied, each as one entry of the log."""
 
     def get(self, key: bytes) -> ResultRecord:
-        entry = self.data.get(key)
+        found = self.data.get(key)
+        entry = None if found is None else Entry(*found)  # Tests may put plain tuples there.
         if entry is None or 0 < entry.expires_at_ms <= self.now_ms:
             return result(Status.NOT_FOUND)
         return result(Status.OK, 0, entry)

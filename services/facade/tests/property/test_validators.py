@@ -32,6 +32,20 @@ def test_content_types(content_type: bytes) -> None:
     assert validity.validate(encoded).content_type == content_type
 
 
+@given(HEADER_BYTES)
+@example(b"gzip,\tbr")
+@example(b"x" * 65)
+@example(b"Identity")
+def test_content_encodings(content_encoding: bytes) -> None:
+    try:
+        _, accepted = check_content(None, content_encoding)
+    except BadRequestError as error:
+        assert error.status == 400
+        return
+    encoded = command.encode(Opcode.PUT, b"k", b"", b"v", content_encoding=accepted)
+    assert validity.validate(encoded).content_encoding == accepted
+
+
 @given(st.binary(max_size=1030))
 @example(b"\t")
 @example(b"\x00")

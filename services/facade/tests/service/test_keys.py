@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from fake_store import Entry
 
+pytestmark = pytest.mark.parametrize("make_facade", ["asgi", "sockets"], indirect=True)
+
 MakeFacade = Callable[..., Awaitable[Any]]
 
 

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from facade import __version__
 from facade.app.exchange import DATA_PREFIX, refusal
 from facade.app.front import Front
+from facade.app.hot import HotLane
 from facade.app.origins import Origins
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
@@ -40,10 +41,11 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 
 
 class Application:
-    """Key routes to the raw handler, everything else to FastAPI.
+    """Raw routes to their handlers, everything else to FastAPI.
 
     Attributes:
         front: What connections share.
+        hot: The short way for plain requests, for connections that use it.
     """
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
@@ -58,6 +60,7 @@ class Application:
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
         self.front = Front(settings, metrics)
+        self.hot = HotLane(router, metrics, self.front)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""

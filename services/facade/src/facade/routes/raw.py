@@ -37,6 +37,13 @@ _numbers = itertools.count(1)
 _START = secrets.token_hex(6).encode()
 
 
+def request_id(asked: bytes | None) -> bytes:
+    """The id of a request: what its client calls it when that is sane, else one of ours."""
+    if asked is not None and _SANE_ID.match(asked):
+        return asked
+    return b"%b-%x" % (_START, next(_numbers))
+
+
 def request_id_of(scope: Scope) -> bytes:
     """The id of a request: the client's ``X-Request-Id`` when it is sane, else one of ours."""
     known: bytes | None = scope.get(SCOPE_REQUEST_ID)
@@ -47,7 +54,7 @@ def request_id_of(scope: Scope) -> bytes:
             found: bytes = value
             break
     else:
-        found = b"%b-%x" % (_START, next(_numbers))
+        found = request_id(None)
     scope[SCOPE_REQUEST_ID] = found
     return found
 
