@@ -145,10 +145,12 @@ async def serve(
     discovery = choose(settings, metrics.registry)
     router.on_trouble = discovery.hurry
     application = Application(router, metrics, settings)
+    # What is traced goes through ASGI, where its span is made.
+    hot = application.hot if tracing is None else None
     server = _Server(
         uvicorn.Config(
             application if tracing is None else TracedApplication(application, tracing, settings.tracing_sample_ratio),
-            http=functools.partial(LimitedProtocol, front=application.front),  # type: ignore[arg-type]
+            http=functools.partial(LimitedProtocol, front=application.front, hot=hot),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
