@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from urllib.parse import quote_from_bytes
 
 from doug_wire.command import KEY_BYTES_MAX
-from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRange
+from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.errors import BadRequestError
 from facade.routes.body import parse_json
 from facade.routes.target import CONSISTENCIES, KEY_PREFIX, consistency_of, key_of, wants_json

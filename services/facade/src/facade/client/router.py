@@ -23,11 +23,11 @@ import structlog
 from doug.v1 import admin_pb2
 from doug_wire import command, pipe
 from doug_wire.command import Opcode
+from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.client.channels import Channels
 from facade.client.metrics import Metrics
 from facade.client.node import Node
 from facade.client.operation import Kind, Operation
-from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.client.shard import Shard
 from facade.client.tracing import OperationTracing
 from facade.discovery.static import targets_of

@@ -335,7 +335,7 @@ class Node:
             self.record,
         )
         snapshots = self._make_snapshots(driver, log, engine, maintenance, peers)
-        reader = Reader(engine, self.fail)
+        reader = Reader(engine, self.fail, lambda: driver.machine.visibility)
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
         book = AddressBook(settings.peer_addresses, lambda: core.configuration)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from doug.v1 import doug_pb2 as pb
+from doug_wire.pipe import Status
+from raft_node.kv.keyspace import StoredValue
 from raft_node.raft.types import Role
 from raft_node.rpc.peers import Peers
 from raft_node.runtime.driver import Driver
@@ -51,6 +53,15 @@ class Shard:
     def serves_local_reads(self) -> bool:
         """Whether what this node has applied is worth reading: a node outside of the shard would answer the past."""
         return self.driver.machine.created and self.driver.node.is_member
+
+    def has_run_out(self, found: StoredValue | Status | None) -> bool:
+        """Whether what was found has expired by this node's clock, though not yet by the log's.
+
+        A linearizable read must not answer it before the log clock was moved on.
+        """
+        if not isinstance(found, StoredValue) or not found.expires_us:
+            return False
+        return found.expires_us <= self.driver.now_us()
 
     def leader(self) -> Leader:
         """Whom this node follows, itself included."""
