@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from ssl import SSLContext
 from typing import Any
 
 import grpc
 import grpc.aio
 import httpx
 import pytest
+import uvicorn
 import xxhash
 from crc32c import crc32c
+from uvicorn.server import ServerState
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import command, pipe, slots
@@ -26,12 +30,14 @@ from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
 from facade.app.application import Application
+from facade.app.protocol import LimitedProtocol
 from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.client.tracing import OperationTracing
 from facade.settings import Settings
 
-_ports = itertools.count(27_100)
+# Runs of several working trees at once keep out of each other's way; below the ports that systems give away.
+_ports = itertools.count(27_100 + os.getpid() % 25 * 200)
 
 
 class FakeShard:
@@ -98,6 +104,8 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         self.backups_open = 0
         """How many are under way."""
         self.applied_index = 7
+        self.statuses = 0
+        """How often it was asked for its status."""
         self.server: grpc.aio.Server | None = None
 
     @property
@@ -135,6 +143,7 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             await asyncio.sleep(0.01)
 
     async def Status(self, request: Any, context: Any) -> admin_pb2.StatusResponse:  # noqa: N802
+        self.statuses += 1
         await self._wait_while_silent()
         leader_id, leader_address = self._known_leader()
         return admin_pb2.StatusResponse(
@@ -308,6 +317,10 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
         raise AssertionError
 
+    async def Scan(self, request: Any, context: Any) -> AsyncIterator[doug_pb2.ScanPage]:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no test of the facade scans a fake yet")
+        yield doug_pb2.ScanPage()
+
     async def Put(self, request: Any, context: Any) -> doug_pb2.PutResponse:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
         raise AssertionError
@@ -392,7 +405,7 @@ class FakeCluster:
 
 
 class Facade:
-    """A facade without a socket, in front of a fake cluster."""
+    """A facade in front of a fake cluster; without a socket until it is to listen."""
 
     def __init__(self, cluster: FakeCluster, router: Router, metrics: Metrics, settings: Settings) -> None:
         self.cluster = cluster
@@ -400,9 +413,28 @@ class Facade:
         self.metrics = metrics
         self.settings = settings
         self.application = Application(router, metrics, settings)
+        self._servers: list[tuple[asyncio.Server, ServerState]] = []
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.application), base_url="http://facade", timeout=30.0
         )
+
+    async def listen(self, ssl: SSLContext | None = None) -> int:
+        """Serves on a loopback port of the system's choice, as the process does, and returns it."""
+        config = uvicorn.Config(self.application, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
+        config.load()
+        state = ServerState()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: LimitedProtocol(config, state, {}), "127.0.0.1", 0, ssl=ssl)
+        self._servers.append((server, state))
+        return int(server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        await self.http.aclose()
+        for server, state in self._servers:
+            server.close()
+            for connection in tuple(state.connections):
+                connection.transport.abort()
+            await server.wait_closed()
 
     async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
         async with asyncio.timeout(timeout_s):
@@ -438,7 +470,7 @@ async def make_facade() -> AsyncIterator[Callable[..., Awaitable[Facade]]]:
             task = asyncio.create_task(router.run())
             stack.push_async_callback(_stop, task)
             facade = Facade(cluster, router, metrics, values)
-            stack.push_async_callback(facade.http.aclose)
+            stack.push_async_callback(facade.close)
             if ready:
                 await facade.until(lambda: router.ready, "the facade became ready")
             return facade

@@ -387,3 +387,156 @@ class PartitionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PartitionsResponse: _TypeAlias = PartitionsResponse  # noqa: Y015
+
+@_typing.final
+class ScanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    REVERSE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PAGE_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    KEYS_ONLY_FIELD_NUMBER: _builtins.int
+    COUNT_ONLY_FIELD_NUMBER: _builtins.int
+    DELIMITER_FIELD_NUMBER: _builtins.int
+    PREFIX_BYTES_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    start: _builtins.bytes
+    """The first key that is wanted."""
+    end: _builtins.bytes
+    """The first key behind it that is not; empty: there is none."""
+    reverse: _builtins.bool
+    """From the last key to the first."""
+    limit: _builtins.int
+    """Of entries and common prefixes together; 0: no limit."""
+    page_bytes_max: _builtins.int
+    """At most 1 MiB; 0: the node's choice. A page has at least one record."""
+    keys_only: _builtins.bool
+    """Entries without their values."""
+    count_only: _builtins.bool
+    """Only how many entries and common prefixes there are."""
+    delimiter: _builtins.bytes
+    """Keys that share what they have up to it are told as one common prefix."""
+    prefix_bytes: _builtins.int
+    """The delimiter is looked for behind so many bytes of a key."""
+    consistency: Global___Consistency.ValueType
+    forward: _builtins.bool
+    """As GetRequest.forward."""
+    messages: _builtins.bool
+    """ScanPage.entries instead of ScanPage.records, for callers without doug_wire."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.bytes = ...,
+        end: _builtins.bytes = ...,
+        reverse: _builtins.bool = ...,
+        limit: _builtins.int = ...,
+        page_bytes_max: _builtins.int = ...,
+        keys_only: _builtins.bool = ...,
+        count_only: _builtins.bool = ...,
+        delimiter: _builtins.bytes = ...,
+        prefix_bytes: _builtins.int = ...,
+        consistency: Global___Consistency.ValueType = ...,
+        forward: _builtins.bool = ...,
+        messages: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "count_only", b"count_only", "delimiter", b"delimiter", "end", b"end", "forward", b"forward", "keys_only", b"keys_only", "limit", b"limit", "messages", b"messages", "page_bytes_max", b"page_bytes_max", "prefix_bytes", b"prefix_bytes", "reverse", b"reverse", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScanRequest: _TypeAlias = ScanRequest  # noqa: Y015
+
+@_typing.final
+class ScanEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_ENCODING_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    prefix: _builtins.bool
+    """The key is the common prefix of some, and nothing else is set."""
+    revision: _builtins.int
+    value: _builtins.bytes
+    content_type: _builtins.str
+    content_encoding: _builtins.str
+    expires_at_ms: _builtins.int
+    """0: never."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        prefix: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+        value: _builtins.bytes = ...,
+        content_type: _builtins.str = ...,
+        content_encoding: _builtins.str = ...,
+        expires_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encoding", b"content_encoding", "content_type", b"content_type", "expires_at_ms", b"expires_at_ms", "key", b"key", "prefix", b"prefix", "revision", b"revision", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScanEntry: _TypeAlias = ScanEntry  # noqa: Y015
+
+@_typing.final
+class ScanPage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    LIMITED_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    records: _builtins.bytes
+    """doug_wire.scan."""
+    count: _builtins.int
+    """How many entries and common prefixes this page brings, or stands for."""
+    last: _builtins.bool
+    """Nothing follows."""
+    limited: _builtins.bool
+    """It is the last because of the limit: there may be more in the range."""
+    revision: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScanEntry]: ...
+    @_builtins.property
+    def receipt(self) -> Global___Receipt:
+        """In the first page alone: the point in the log, and which slots this shard owned there. Only shards that together
+        own every slot once have told all keys.
+        """
+
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotRange]: ...
+    def __init__(
+        self,
+        *,
+        records: _builtins.bytes = ...,
+        entries: _abc.Iterable[Global___ScanEntry] | None = ...,
+        count: _builtins.int = ...,
+        last: _builtins.bool = ...,
+        limited: _builtins.bool = ...,
+        receipt: Global___Receipt | None = ...,
+        revision: _builtins.int = ...,
+        slots: _abc.Iterable[Global___SlotRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "entries", b"entries", "last", b"last", "limited", b"limited", "receipt", b"receipt", "records", b"records", "revision", b"revision", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScanPage: _TypeAlias = ScanPage  # noqa: Y015

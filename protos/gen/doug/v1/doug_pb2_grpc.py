@@ -62,6 +62,11 @@ class DougStub:
                 request_serializer=doug_dot_v1_dot_doug__pb2.PartitionsRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_doug__pb2.PartitionsResponse.FromString,
                 _registered_method=True)
+        self.Scan = channel.unary_stream(
+                '/doug.v1.Doug/Scan',
+                request_serializer=doug_dot_v1_dot_doug__pb2.ScanRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_doug__pb2.ScanPage.FromString,
+                _registered_method=True)
 
 
 class DougServicer:
@@ -102,6 +107,15 @@ class DougServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Scan(self, request, context):
+        """The keys of this shard in order, as of one point in its log. Pages come as fast as the caller reads them; one who
+        reads too slowly, or for too long, is told so with ABORTED and doug-code: SCAN_EXPIRED, and begins another scan
+        behind the last key that it has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DougServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +143,11 @@ def add_DougServicer_to_server(servicer, server):
                     servicer.Partitions,
                     request_deserializer=doug_dot_v1_dot_doug__pb2.PartitionsRequest.FromString,
                     response_serializer=doug_dot_v1_dot_doug__pb2.PartitionsResponse.SerializeToString,
+            ),
+            'Scan': grpc.unary_stream_rpc_method_handler(
+                    servicer.Scan,
+                    request_deserializer=doug_dot_v1_dot_doug__pb2.ScanRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_doug__pb2.ScanPage.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -269,6 +288,33 @@ class Doug:
             '/doug.v1.Doug/Partitions',
             doug_dot_v1_dot_doug__pb2.PartitionsRequest.SerializeToString,
             doug_dot_v1_dot_doug__pb2.PartitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/doug.v1.Doug/Scan',
+            doug_dot_v1_dot_doug__pb2.ScanRequest.SerializeToString,
+            doug_dot_v1_dot_doug__pb2.ScanPage.FromString,
             options,
             channel_credentials,
             insecure,

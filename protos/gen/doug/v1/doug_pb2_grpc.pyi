@@ -43,6 +43,11 @@ class DougStub:
     """The batched way in, used by the facade: blobs of encoded records (doug_wire.pipe), results in any order and number."""
     Partitions: _grpc.UnaryUnaryMultiCallable[_doug_pb2.PartitionsRequest, _doug_pb2.PartitionsResponse]
     """The partition map. Shard 0 holds it; any other shard fails with doug-code: WRONG_SHARD."""
+    Scan: _grpc.UnaryStreamMultiCallable[_doug_pb2.ScanRequest, _doug_pb2.ScanPage]
+    """The keys of this shard in order, as of one point in its log. Pages come as fast as the caller reads them; one who
+    reads too slowly, or for too long, is told so with ABORTED and doug-code: SCAN_EXPIRED, and begins another scan
+    behind the last key that it has.
+    """
 
 @_typing.type_check_only
 class DougAsyncStub(DougStub):
@@ -59,6 +64,11 @@ class DougAsyncStub(DougStub):
     """The batched way in, used by the facade: blobs of encoded records (doug_wire.pipe), results in any order and number."""
     Partitions: _aio.UnaryUnaryMultiCallable[_doug_pb2.PartitionsRequest, _doug_pb2.PartitionsResponse]  # type: ignore[assignment]
     """The partition map. Shard 0 holds it; any other shard fails with doug-code: WRONG_SHARD."""
+    Scan: _aio.UnaryStreamMultiCallable[_doug_pb2.ScanRequest, _doug_pb2.ScanPage]  # type: ignore[assignment]
+    """The keys of this shard in order, as of one point in its log. Pages come as fast as the caller reads them; one who
+    reads too slowly, or for too long, is told so with ABORTED and doug-code: SCAN_EXPIRED, and begins another scan
+    behind the last key that it has.
+    """
 
 class DougServicer(metaclass=_abc_1.ABCMeta):
     """A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
@@ -102,5 +112,16 @@ class DougServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_doug_pb2.PartitionsResponse, _abc.Awaitable[_doug_pb2.PartitionsResponse]]:
         """The partition map. Shard 0 holds it; any other shard fails with doug-code: WRONG_SHARD."""
+
+    @_abc_1.abstractmethod
+    def Scan(
+        self,
+        request: _doug_pb2.ScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_doug_pb2.ScanPage], _abc.AsyncIterator[_doug_pb2.ScanPage]]:
+        """The keys of this shard in order, as of one point in its log. Pages come as fast as the caller reads them; one who
+        reads too slowly, or for too long, is told so with ABORTED and doug-code: SCAN_EXPIRED, and begins another scan
+        behind the last key that it has.
+        """
 
 def add_DougServicer_to_server(servicer: DougServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,6 +12,7 @@
         +-- OutcomeUnknownError     504: the write was sent, and nobody can say what became of it
         +-- ReadTimeoutError        504: the read was sent and not answered in time; nothing was changed
         +-- InternalError           500: a raft-node called a record of ours malformed; nothing was changed
+        +-- UnexpectedError         500: a defect of the facade; nobody can say what became of the request
 
 Source: features.md, part 4 (HTTP conventions); RFC 9457.
 """
@@ -137,3 +138,13 @@ class InternalError(ProblemError):
     """A raft-node called a record of ours malformed; nothing was changed."""
 
     status = 500
+
+
+class UnexpectedError(ProblemError):
+    """A defect of the facade; nobody can say what became of the request. What it was stands in the log."""
+
+    status = 500
+    outcome: Outcome = "unknown"
+
+    def __init__(self) -> None:
+        super().__init__("internal_error", "The facade met a defect; its log says which.")

@@ -142,7 +142,8 @@ async def test_no_leader_is_503_within_the_deadline_and_eventual_reads_go_on(mak
         }  # fmt: skip
     assert (eventual.status_code, eventual.content) == (200, b"v")
     assert (await facade.http.get("/readyz")).status_code == 200, "ready once, ready always"
-    assert facade.router.shards[0].items == facade.router.shards[0].size == 0
+    load = facade.router.registry.load(0)
+    assert load.items == load.size == 0
     shard.nodes[1].lead()
     assert (await facade.http.put("/v1/kv/k", content=b"2")).status_code == 200, "it recovers by itself"
 
@@ -224,8 +225,8 @@ async def test_a_moved_slot_is_followed_with_its_new_epoch(make_facade: MakeFaca
     assert (await facade.http.get("/v1/partitions")).json() == {
         "epoch": 2, "slots": [{"from": 0, "to": 1023, "shard": 1}],
     }  # fmt: skip
-    assert [shard.items for shard in facade.router.shards.values()] == [0, 0]
-    assert [shard.size for shard in facade.router.shards.values()] == [0, 0]
+    loads = [facade.router.registry.load(shard) for shard in facade.router.shards]
+    assert [(load.items, load.size) for load in loads] == [(0, 0), (0, 0)]
 
 
 async def test_a_key_that_no_shard_owns_is_503_after_bounded_tries(make_facade: MakeFacade) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+import pytest
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -60,3 +63,20 @@ async def test_openapi_describes_the_raw_routes(make_facade: MakeFacade) -> None
     assert {"/v1/cluster", "/v1/partitions", "/v1/version", "/livez", "/readyz", "/metrics"} <= document["paths"].keys()
     assert "Problem" in document["components"]["schemas"]
     assert (await facade.http.get("/docs")).status_code == 200
+
+
+async def test_however_many_look_at_the_cluster_its_nodes_are_asked_twice_a_second(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facade = await make_facade(nodes=2)
+    monkeypatch.setattr("facade.client.cluster_status.FRESH_S", 60.0)
+    asked = sum(node.statuses for node in facade.cluster.shards[0].nodes)
+    answers = await asyncio.gather(*(facade.http.get("/v1/cluster") for _ in range(40)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert sum(node.statuses for node in facade.cluster.shards[0].nodes) - asked <= 2 + 2, "one round, and the search"
+    await facade.http.get("/v1/cluster")
+    monkeypatch.setattr("facade.client.cluster_status.FRESH_S", 0.0)
+    asked = sum(node.statuses for node in facade.cluster.shards[0].nodes)
+    await facade.http.get("/v1/cluster")
+    assert sum(node.statuses for node in facade.cluster.shards[0].nodes) == asked + 2, "what is old is asked for again"

@@ -10,7 +10,8 @@ import pytest
 
 from doug_wire import pipe
 from facade.client.link import Link
-from facade.client.operation import Kind, Operation
+from facade.client.modes import Kind
+from facade.client.operation import Load, Operation
 
 
 @pytest.fixture
@@ -22,7 +23,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def make(loop: asyncio.AbstractEventLoop, number: int, kind: Kind = Kind.WRITE, size: int = 10) -> Operation:
-    return Operation(number, kind, 0, b"k", b"%03d" % number + b"x" * (size - 3), 5.0, loop.create_future())
+    record = b"%03d" % number + b"x" * (size - 3)
+    return Operation(number, kind, 0, Load(), b"k", record, 5.0, loop.create_future(), False)
 
 
 def test_one_batch_takes_all_that_wait_in_order(loop: asyncio.AbstractEventLoop) -> None:

@@ -6,7 +6,8 @@ import asyncio
 
 from doug_wire import command, pipe
 from doug_wire.command import Opcode
-from facade.client.operation import Kind, Operation
+from facade.client.modes import Kind
+from facade.client.operation import Load, Operation
 
 
 def test_a_write_gets_a_new_epoch_and_a_new_checksum() -> None:
@@ -14,7 +15,7 @@ def test_a_write_gets_a_new_epoch_and_a_new_checksum() -> None:
     options = (command.EXISTS, 1500, command.Token(b"\0token", 5), b"gzip")
     encoded = command.encode(Opcode.PUT, b"key", b"text/plain", b"value", 3, *options)
     record = pipe.encode_write(7, command.checksum(encoded), encoded)
-    operation = Operation(7, Kind.WRITE, 0, b"key", record, 1.0, loop.create_future())
+    operation = Operation(7, Kind.WRITE, 0, Load(), b"key", record, 1.0, loop.create_future(), False)
     operation.set_epoch(9)
     (written,) = pipe.decode_writes(operation.record)
     assert written.id == 7
@@ -26,7 +27,7 @@ def test_a_write_gets_a_new_epoch_and_a_new_checksum() -> None:
 def test_a_read_gets_a_new_epoch() -> None:
     loop = asyncio.new_event_loop()
     operation = Operation(
-        7, Kind.READ_LOCAL, 0, b"key", pipe.encode_read(7, 3, b"key", 5, b"t"), 1.0, loop.create_future()
+        7, Kind.READ_LOCAL, 0, Load(), b"key", pipe.encode_read(7, 3, b"key", 5, b"t"), 1.0, loop.create_future(), True
     )
     operation.set_epoch(9)
     assert list(pipe.decode_reads(operation.record)) == [(7, 9, b"key", 5, b"t")]

@@ -55,26 +55,26 @@ class _Watch(RaftNode):
     def tick(self, ticks: int = 1) -> None:
         self._watch_ticks += ticks
         super().tick(ticks)
-        if self._role is Role.LEADER:
+        if self._state.role is Role.LEADER:
             self._watch_quorum()
 
     def step(self, message: Message) -> None:
         self._watch_heard(message)
-        term, protected, said = self._term, self._watch_protects(), len(self._outbox.messages)
+        term, protected, said = self._state.term, self._watch_protects(), len(self._state.outbox.messages)
         known = self._watch_known()
         super().step(message)
         if isinstance(message, RequestVote) and protected and not message.transfer and message.term > term:
-            granted = [one for one in self._outbox.messages[said:] if isinstance(one, RequestVoteResponse)]
-            if self._term != term or any(one.granted for one in granted):
+            granted = [one for one in self._state.outbox.messages[said:] if isinstance(one, RequestVoteResponse)]
+            if self._state.term != term or any(one.granted for one in granted):
                 self._watch_tell("leader_protected", f"{message.sender.name} asks for term {message.term}, and gets it")
-        from_leader = message.sender == self._leader_id and message.term == self._term
+        from_leader = message.sender == self._state.leader and message.term == self._state.term
         # An echo may be meant for an earlier incarnation of this node; nothing was heard then.
-        if isinstance(message, AppendEntries | Heartbeat) and from_leader and message.receiver == self._id:
+        if isinstance(message, AppendEntries | Heartbeat) and from_leader and message.receiver == self._state.id:
             self._watch_leader_tick = self._watch_ticks
         self._watch_progress(message, term, known)
 
     def restore(self, index: int, term: int, *arguments: object) -> bool:
-        log = self._log
+        log = self._state.log
         fits = log.first_index - 1 <= index <= log.last_index and log.term(index) == term
         done = super().restore(index, term, *arguments)  # type: ignore[arg-type]
         if done and not fits and log.last_index > index:
@@ -82,35 +82,39 @@ class _Watch(RaftNode):
         return done
 
     def propose_configuration(self, configuration: Configuration, timestamp_us: int) -> tuple[int, int]:
-        learners = self._configuration.learners
+        learners = self._state.configuration.learners
         place = super().propose_configuration(configuration, timestamp_us)
-        assert self._leader is not None
+        assert self._state.leadership is not None
         for learner in learners:
-            if learner in configuration.voters and not self._leader.progress[learner].match_index:
+            if learner in configuration.voters and not self._state.leadership.progress[learner].match_index:
                 self._watch_tell("learner_heard", f"{learner.name} becomes a voter, and has acknowledged nothing")
         return place
 
     def ready(self, *arguments: bool, **named: bool) -> Ready | None:
         ready = super().ready(*arguments, **named)
-        known = (*self._configuration.voters, *self._configuration.learners)
-        if self._role is Role.LEADER and self._id not in known and self.configuration_index <= self.commit_index:
+        known = (*self._state.configuration.voters, *self._state.configuration.learners)
+        if (
+            self._state.role is Role.LEADER
+            and self._state.id not in known
+            and self.configuration_index <= self.commit_index
+        ):
             self._watch_tell("removed_steps_down", f"it leads, though it was removed at {self.configuration_index}")
         if ready is None:
             return None
         for message in ready.messages:
             asks = isinstance(message, RequestVote) and not message.pre_vote and not message.transfer
             # One that waited for the disk until its campaign was over may meet quite other members by now.
-            campaigns = self._role is Role.CANDIDATE
-            if isinstance(message, RequestVote) and asks and campaigns and message.term == self._term:
+            campaigns = self._state.role is Role.CANDIDATE
+            if isinstance(message, RequestVote) and asks and campaigns and message.term == self._state.term:
                 grants = self._watch_grants.get(message.term, set())
                 # The members may have changed since it asked, by one.
-                sizes = len(self._configuration.voters), len(self._configurations.previous.voters)
-                if len(grants | {self._id}) < majority(min(sizes)):
+                sizes = len(self._state.configuration.voters), len(self._state.configurations.previous.voters)
+                if len(grants | {self._state.id}) < majority(min(sizes)):
                     names = sorted(node.name for node in grants)
                     self._watch_tell("asked_first", f"it campaigns for term {message.term}, and only {names} agreed")
         if ready.committed:
             last = ready.committed[-1]
-            reader = self._log._reader
+            reader = self._state.log._reader
             if last.index > reader.last_index or reader.term(last.index) != last.term:
                 self._watch_tell(
                     "applied_durable", f"entry {last.index} is handed out, and its log ends with {reader.last_index}"
@@ -120,34 +124,35 @@ class _Watch(RaftNode):
     # What is known.
 
     def _watch_tell(self, rule: str, what: str) -> None:
-        raise InvariantViolationError(rule, f"{self._id.name}, term {self._term}: {what}")
+        raise InvariantViolationError(rule, f"{self._state.id.name}, term {self._state.term}: {what}")
 
     def _watch_heard(self, message: Message) -> None:
-        if message.receiver != self._id:
+        if message.receiver != self._state.id:
             return
         match message:
             case RequestVoteResponse(granted=True, pre_vote=True):
                 self._watch_grants.setdefault(message.term, set()).add(message.sender)
             case AppendEntriesResponse() | HeartbeatResponse():
-                if message.term == self._term:
+                if message.term == self._state.term:
                     self._watch_answers[message.sender] = self._watch_ticks
 
     def _watch_protects(self) -> bool:
-        if self._role is Role.LEADER:
+        if self._state.role is Role.LEADER:
             return True
         since = self._watch_ticks - self._watch_leader_tick
-        return self._leader_id is not None and since < self._config.election_timeout_ticks
+        return self._state.leader is not None and since < self._state.config.election_timeout_ticks
 
     def _watch_known(self) -> dict[NodeId, tuple[int, int, int]]:
         """What a leader knows of its peers: matchIndex, nextIndex, and when they were heard."""
-        if self._leader is None:
+        if self._state.leadership is None:
             return {}
         return {
-            node: (peer.match_index, peer.next_index, peer.heard_tick) for node, peer in self._leader.progress.items()
+            node: (peer.match_index, peer.next_index, peer.heard_tick)
+            for node, peer in self._state.leadership.progress.items()
         }
 
     def _watch_progress(self, message: Message, term: int, before: dict[NodeId, tuple[int, int, int]]) -> None:
-        if self._leader is None or not before or self._term != term:
+        if self._state.leadership is None or not before or self._state.term != term:
             return
         after = self._watch_known()
         answer = isinstance(message, AppendEntriesResponse | HeartbeatResponse)
@@ -159,11 +164,11 @@ class _Watch(RaftNode):
 
     def _watch_quorum(self) -> None:
         now, answers = self._watch_ticks, self._watch_answers
-        if self._watch_led_term != self._term:
-            self._watch_led_term = self._term
+        if self._watch_led_term != self._state.term:
+            self._watch_led_term = self._state.term
             answers.clear()
-        voters = self._configuration.voters
-        ticks = sorted(now if voter == self._id else answers.setdefault(voter, now) for voter in voters)
+        voters = self._state.configuration.voters
+        ticks = sorted(now if voter == self._state.id else answers.setdefault(voter, now) for voter in voters)
         heard = ticks[(len(ticks) - 1) // 2]
-        if now - heard >= 2 * self._config.election_timeout_ticks_max:
+        if now - heard >= 2 * self._state.config.election_timeout_ticks_max:
             self._watch_tell("quorum_heard", f"it leads, and heard no majority for {now - heard} ticks")

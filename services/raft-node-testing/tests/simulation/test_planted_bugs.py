@@ -3,41 +3,56 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pytest
 
 from raft_node.entry import Entry
 from raft_node.raft import voter as voter_module
+from raft_node.raft.leader import Leader
 from raft_node.raft.messages import AppendEntries, Message
 from raft_node.raft.node import RaftNode
 from raft_node.raft.outbox import Outbox
 from raft_node.raft.read_index import ReadIndexRounds, ReadRound
 from raft_node.raft.ready import Ready
-from raft_node.raft.types import HardState, NodeId, Write
+from raft_node.raft.types import HardState, NodeId
 from raft_testing.simulation import run_seed
 
 SEEDS = range(1, 121)
 
 
+def written(ready: Ready | None, change: Callable[[HardState], HardState]) -> Ready | None:
+    """A handout whose hard state on disk is another one."""
+    if ready is None or ready.write is None or ready.write.hard_state is None:
+        return ready
+    return ready._replace(write=ready.write._replace(hard_state=change(ready.write.hard_state)))
+
+
+def lead_otherwise(node: RaftNode, change: Callable[[Leader], None]) -> None:
+    """Changes each leadership of a node when it begins."""
+    roles, state = node._roles, node._state
+    become_leader = roles.become_leader
+
+    def become_another_leader() -> None:
+        become_leader()
+        assert state.leadership is not None
+        change(state.leadership)
+
+    roles.become_leader = become_another_leader  # type: ignore[method-assign]
+
+
 class ForgetsVotes(RaftNode):
     """The vote never reaches the disk (as in the original that this system replaces)."""
 
-    def _take_write(self, *arguments: object) -> Write | None:
-        write = super()._take_write(*arguments)
-        if write is None or write.hard_state is None:
-            return write
-        return write._replace(hard_state=write.hard_state._replace(voted_for=None))
+    def ready(self, *arguments: bool, **named: bool) -> Ready | None:
+        return written(super().ready(*arguments, **named), lambda stored: stored._replace(voted_for=None))
 
 
 class ForgetsItsTerm(RaftNode):
     """The term on disk stays what it was."""
 
-    def _take_write(self, *arguments: object) -> Write | None:
-        write = super()._take_write(*arguments)
-        if write is None or write.hard_state is None:
-            return write
-        return write._replace(hard_state=HardState(1, None, write.hard_state.commit_index))
+    def ready(self, *arguments: bool, **named: bool) -> Ready | None:
+        return written(super().ready(*arguments, **named), lambda stored: HardState(1, None, stored.commit_index))
 
 
 class ImpatientOutbox(Outbox):
@@ -51,27 +66,26 @@ class AnswersBeforeTheSync(RaftNode):
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
         impatient = ImpatientOutbox()
-        impatient.change = self._outbox.change
-        self._outbox = impatient
+        impatient.change = self._state.outbox.change
+        self._state.outbox = impatient
 
 
 class CountsOldTerms(RaftNode):
     """The leader commits entries of older terms by counting (figure 8 of the paper)."""
 
-    def _become_leader(self) -> None:
-        super()._become_leader()
-        assert self._leader is not None
-        self._leader._term_start_index = 1
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        lead_otherwise(self, lambda leader: setattr(leader, "_term_start_index", 1))
 
 
 class CountsItsOwnUnsyncedEntries(RaftNode):
     """The leader counts itself before its own fsync."""
 
     def ready(self, *arguments: bool, **named: bool) -> Ready | None:
-        if self._leader is not None:
-            log = self._log
+        if self.leadership is not None:
+            log = self.log
             stable, log.stable_index = log.stable_index, log.last_index
-            self._leader.advance_commit()
+            self.leadership.advance_commit()
             log.stable_index = stable
         return super().ready(*arguments, **named)
 
@@ -79,13 +93,19 @@ class CountsItsOwnUnsyncedEntries(RaftNode):
 class TruncatesAlways(RaftNode):
     """A follower drops all that lies behind any AppendEntries, conflict or not."""
 
-    def _append_entries(self, message: AppendEntries) -> None:
-        log = self._log
-        end = message.prev_log_index + len(message.entries)
-        if message.term == self._term and log.commit_index <= end < log.last_index and self._leader is None:
-            log._truncate(end + 1)
-            self._outbox.change += 1
-        super()._append_entries(message)
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        state, append_entries = self._state, self._follower.append_entries
+
+        def truncate_before(message: AppendEntries) -> None:
+            log = state.log
+            end = message.prev_log_index + len(message.entries)
+            if message.term == state.term and log.commit_index <= end < log.last_index and state.leadership is None:
+                log._truncate(end + 1)
+                state.outbox.change += 1
+            append_entries(message)
+
+        self._follower.append_entries = truncate_before  # type: ignore[method-assign]
 
 
 class NeverTruncates(RaftNode):
@@ -93,7 +113,7 @@ class NeverTruncates(RaftNode):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
-        log = self._log
+        log = self.log
 
         def merge(entries: Sequence[Entry]) -> bool:
             new = [entry for entry in entries if entry.index > log.last_index]
@@ -109,26 +129,32 @@ class SkipsTheConsistencyCheck(RaftNode):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
-        log = self._log
+        log = self.log
         log.matches = lambda index, term: index <= log.last_index  # type: ignore[method-assign]
 
 
 class TrustsTheCommitIndex(RaftNode):
     """A follower commits what lies behind the entries that the leader sent, though it may be another leader's."""
 
-    def _append_entries(self, message: AppendEntries) -> None:
-        super()._append_entries(message)
-        if message.term == self._term:
-            self._log.commit_to(min(message.commit_index, self._log.last_index))
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        state, append_entries = self._state, self._follower.append_entries
+
+        def commit_behind(message: AppendEntries) -> None:
+            append_entries(message)
+            if message.term == state.term:
+                state.log.commit_to(min(message.commit_index, state.log.last_index))
+
+        self._follower.append_entries = commit_behind  # type: ignore[method-assign]
 
 
 class ReadsWithoutAQuorum(RaftNode):
     """The leader serves reads without asking anybody."""
 
-    def _become_leader(self) -> None:
-        super()._become_leader()
-        assert self._leader is not None
-        self._leader.reads = ConfirmedByNobody(self._last_read_token)
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        state = self._state
+        lead_otherwise(self, lambda leader: setattr(leader, "reads", ConfirmedByNobody(state.last_read_token)))
 
 
 class ConfirmedByNobody(ReadIndexRounds):
@@ -147,7 +173,7 @@ class ReadsBeforeItsOwnEntry(RaftNode):
     """A new leader serves reads before an entry of its own term is committed."""
 
     def ready(self, *arguments: bool, **named: bool) -> Ready | None:
-        leader = self._leader
+        leader = self.leadership
         if leader is None:
             return super().ready(*arguments, **named)
         start, leader._term_start_index = leader._term_start_index, 1
@@ -160,10 +186,9 @@ class ReadsBeforeItsOwnEntry(RaftNode):
 class RepeatsReadTokens(RaftNode):
     """Every read round has the same token, so a late answer to an earlier one confirms it."""
 
-    def _become_leader(self) -> None:
-        super()._become_leader()
-        assert self._leader is not None
-        self._leader.reads = OneToken(0)
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        lead_otherwise(self, lambda leader: setattr(leader, "reads", OneToken(0)))
 
 
 class OneToken(ReadIndexRounds):
@@ -179,36 +204,43 @@ class VotesForAnybody(RaftNode):
 class SkipsThePreVote(RaftNode):
     """A node campaigns without having asked who would vote for it."""
 
-    def _become_pre_candidate(self) -> None:
-        self._become_candidate()
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self._roles.become_pre_candidate = self._roles.become_candidate  # type: ignore[method-assign]
 
 
 class ForgetsItsLeader(RaftNode):
     """A follower votes for whoever asks, though it has just heard its leader."""
 
-    def _protects_leader(self) -> bool:
-        return self._leader is not None
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        state = self._state
+        self._voter.protects_leader = lambda: state.leadership is not None  # type: ignore[method-assign]
 
 
 class LeadsForEver(RaftNode):
     """A leader that nobody answers stays one."""
 
-    def _become_leader(self) -> None:
-        super()._become_leader()
-        assert self._leader is not None
-        self._leader.lost_quorum = lambda now: False  # type: ignore[method-assign]
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        lead_otherwise(self, lambda leader: setattr(leader, "lost_quorum", lambda now: False))
 
 
 class AppliesWhatItMayLose(RaftNode):
     """Entries are handed out before this node's own disk has them."""
 
-    def _take_committed(self) -> Sequence[Entry]:
-        log = self._log
-        stable, log.stable_index = log.stable_index, log.commit_index
-        try:
-            return super()._take_committed()
-        finally:
-            log.stable_index = stable
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        log, take_committed = self.log, self._handout.take_committed
+
+        def take_unsynced() -> Sequence[Entry]:
+            stable, log.stable_index = log.stable_index, log.commit_index
+            try:
+                return take_committed()
+            finally:
+                log.stable_index = stable
+
+        self._handout.take_committed = take_unsynced  # type: ignore[method-assign]
 
 
 WRONG_LOG = "configuration_in_force|commit_durable|log_matching|state_machine_safety|leader_completeness"

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -48,9 +49,12 @@ def _watch_stdin(loop: asyncio.AbstractEventLoop, node: Node) -> None:
     threading.Thread(target=wait, name="stdin-watch", daemon=True).start()
 
 
-def _crash(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A callback failed: a defect, after which nothing of this process can be trusted."""
+def _crash(node: Node, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A callback failed: what ends the node, or a defect, after which nothing of this process can be trusted."""
     exception = context.get("exception")
+    if isinstance(exception, FatalError):
+        node.fail(exception)
+        return
     if "handle" not in context or exception is None:
         loop.default_exception_handler(context)
         return
@@ -59,8 +63,11 @@ def _crash(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     os._exit(EXIT_DEFECT)
 
 
-def _crash_thread(arguments: threading.ExceptHookArgs) -> None:
+def _crash_thread(node: Node, loop: asyncio.AbstractEventLoop, arguments: threading.ExceptHookArgs) -> None:
     """A thread failed with what it does not expect: a defect as well, and often of the one that writes the log."""
+    if isinstance(arguments.exc_value, FatalError):
+        loop.call_soon_threadsafe(node.fail, arguments.exc_value)
+        return
     logs.get_logger().error("node.crashed", reason=repr(arguments.exc_value), exc_info=arguments.exc_value)
     sys.stderr.flush()
     os._exit(EXIT_DEFECT)
@@ -68,9 +75,9 @@ def _crash_thread(arguments: threading.ExceptHookArgs) -> None:
 
 async def _run(settings: NodeSettings, traces: NodeTraces | None) -> None:
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_crash)
-    threading.excepthook = _crash_thread
     node = Node(settings, OsFileSystem(), traces)
+    loop.set_exception_handler(partial(_crash, node))
+    threading.excepthook = partial(_crash_thread, node, loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
     if settings.stop_on_stdin_eof:

@@ -125,6 +125,18 @@ class NodeSettings(BaseSettings):
     """How much of a snapshot goes into one message."""
     snapshot_timeout_ms: int = Field(default=30_000, ge=1000)
     """A snapshot whose receiver takes nothing and says nothing for this long is given up, and begun again later."""
+    idempotency_kept_ms: int = Field(default=86_400_000, ge=1000, le=31_622_400_000)
+    """For so long of log time at least it is kept what became of a write with an idempotency key."""
+    idempotency_keys_max: int = Field(default=100_000, ge=0, le=1 << 32)
+    """So many of them are kept at most; further writes with a key are refused then, never are others forgotten early.
+    Both settings are the leader's, who puts them into the log; so all nodes of a shard should have the same."""
+    scans_max: int = Field(default=16, ge=1, le=1024)
+    """Scans under way; further ones are refused as overload. Each holds a copy of the memtable while writes go on."""
+    scan_hold_ms: int = Field(default=120_000, ge=1000, le=86_400_000)
+    """How long a scan may go on: it keeps files that merges have replaced. Whoever asked begins another one behind the
+    last key that it has."""
+    scan_idle_ms: int = Field(default=30_000, ge=100, le=3_600_000)
+    """How long whoever asked for a scan may take nothing."""
     proposal_timeout_ms: int = Field(default=15_000, ge=100)
     """After this time a proposal without a result is answered as unknown, so that nothing waits for ever."""
     drain_timeout_ms: int = Field(default=3_000, ge=0, le=60_000)

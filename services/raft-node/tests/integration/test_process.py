@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import raft_node
-from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
+from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node.entry import EntryKind
 from raft_node.kv.state_hash import Mark
 from raft_node.storage.files import OsFileSystem
@@ -152,6 +152,43 @@ def test_its_ports_say_who_and_how_it_is(node: Node) -> None:
     for name in ("dougdb_raft_term", "dougdb_raft_commit_index", "dougdb_grpc_messages_received_total"):
         assert f"\n{name}{{" in metrics
     assert node.end(signal.SIGTERM) == 0
+
+
+def call_raw(channel: grpc.Channel, path: str) -> grpc.StatusCode:
+    """What a method answers to an empty message, whatever its kind: on the wire they are all streams."""
+    call = channel.stream_stream(path, lambda message: message, lambda message: message)(iter([b""]), timeout=10)
+    try:
+        for _ in call:
+            continue
+    except grpc.RpcError:
+        pass
+    code = call.code()
+    assert isinstance(code, grpc.StatusCode)
+    return code
+
+
+def test_each_port_serves_its_own_methods_and_no_others(node: Node) -> None:
+    """Each method is called on its own port first: what one server has learned is nothing to the other."""
+    node.start()
+    assert node.channel is not None
+    ports = {
+        "client": (node.channel, (doug_pb2.DESCRIPTOR, admin_pb2.DESCRIPTOR)),
+        "peer": (grpc.insecure_channel(f"127.0.0.1:{node.peer}"), (raft_pb2.DESCRIPTOR,)),
+    }
+    methods = {
+        f"/{service.full_name}/{method.name}": port
+        for port, (_, files) in ports.items()
+        for file in files
+        for service in file.services_by_name.values()
+        for method in service.methods
+    }
+    assert len(methods) >= 15
+    for own, other in (("client", "peer"), ("peer", "client")):
+        for path in (path for path, port in methods.items() if port == own):
+            assert call_raw(ports[own][0], path) is not grpc.StatusCode.UNIMPLEMENTED, path
+            assert call_raw(ports[other][0], path) is grpc.StatusCode.UNIMPLEMENTED, path
+    ports["peer"][0].close()
+    assert node.http("/readyz")[0] == 200
 
 
 def test_what_was_acknowledged_is_found_again(node: Node) -> None:

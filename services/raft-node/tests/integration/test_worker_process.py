@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -25,7 +26,7 @@ from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.options import EngineOptions, TableOptions
-from raft_node.storage.tasks import FlushTask, WorkerGoneError, encode_task, frame
+from raft_node.storage.tasks import FlushTask, WorkerGoneError, WorkerHungError, encode_task, frame
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -131,6 +132,63 @@ async def test_a_worker_that_never_lives_stops_the_node(tmp_path: Path, monkeypa
         rig.put(b"k", b"v")
         assert not await rig.maintenance.flush(1)
         assert len(given) == 10 and "died 10 times in a row" in str(rig.failures[0])
+
+
+TASK = FlushTask(1, "start", "000001.chg", 99, 5, 2, TableOptions())
+
+
+def test_a_worker_that_cannot_be_started_again_is_started_by_a_later_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = WorkerProcess(str(tmp_path))
+    start = subprocess.Popen
+
+    def no_memory(*arguments: object, **options: object) -> object:
+        raise OSError(errno.ENOMEM, "no memory is left")
+
+    try:
+        os.kill(worker.pid, signal.SIGKILL)
+        monkeypatch.setattr(subprocess, "Popen", no_memory)
+        for _ in range(3):
+            with pytest.raises(WorkerGoneError):
+                worker.run(TASK)
+        monkeypatch.setattr(subprocess, "Popen", start)
+        # It lives, and says that the change segment is not there.
+        with pytest.raises(FatalError):
+            worker.run(TASK)
+    finally:
+        worker.close()
+    with pytest.raises(WorkerGoneError):
+        worker.run(TASK)
+
+
+def test_a_worker_that_stands_still_is_killed_and_another_one_does_its_task(tmp_path: Path) -> None:
+    worker = WorkerProcess(str(tmp_path), deadline_s=0.5)
+    try:
+        stopped = worker.pid
+        os.kill(stopped, signal.SIGSTOP)
+        with pytest.raises(WorkerHungError):
+            worker.run(TASK)
+        with pytest.raises(ProcessLookupError):
+            os.kill(stopped, 0)
+        # Whatever this machine needs to start another one.
+        with pytest.raises(FatalError):
+            while True:
+                with contextlib.suppress(WorkerHungError):
+                    worker.run(TASK)
+        assert worker.pid != stopped
+    finally:
+        worker.close()
+
+
+async def test_a_worker_that_stood_still_costs_time_and_no_data(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, OPTIONS, WorkerProcess(str(tmp_path), deadline_s=2.0))
+    async with running(rig):
+        os.kill(rig.worker.pid, signal.SIGSTOP)
+        for number in range(100):
+            rig.put(b"%03d" % number, b"v" * 5000)
+        assert await rig.maintenance.flush(60)
+    assert not rig.failures
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -3,202 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from random import Random
 
 import pytest
 
-from doug_wire import command as commands
-from doug_wire.command import Opcode
 from doug_wire.pipe import Status
-from raft_node import entry as entries
-from raft_node.entry import EntryKind
-from raft_node.errors import NotLeaderError, TransferFailedError, TransferRefusedError
-from raft_node.kv.state_machine import StateMachine
-from raft_node.observability.metrics import Metrics
+from raft_node.errors import CorruptionError, NotLeaderError, TransferFailedError, TransferRefusedError
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import (
-    AppendEntries,
-    AppendEntriesResponse,
     Heartbeat,
-    HeartbeatResponse,
-    Message,
     ReadIndexRequest,
     ReadIndexResponse,
     RequestVote,
-    RequestVoteResponse,
-    TimeoutNow,
 )
-from raft_node.raft.node import RaftNode
-from raft_node.raft.ready import Event
-from raft_node.raft.types import Configuration, HardState, NodeId, Role, Write
+from raft_node.raft.types import Role
 from raft_node.runtime import driver as drivers
-from raft_node.runtime.drain import drain
-from raft_node.runtime.driver import Driver, Submission
-from raft_testing.fakes import DictStore
-from raft_testing.lockstep import MemoryLog
-
-ME, OTHER, THIRD = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
-ALL = (ME, OTHER, THIRD)
-
-
-class FakeLog(MemoryLog):
-    """A log whose writes become durable when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.idle = True
-        self.write_age_s = 0.0
-        self.writes: list[Write] = []
-
-    def write(self, write: Write) -> None:
-        assert self.idle
-        self.idle = False
-        self.writes.append(write)
-
-    def finish(self, driver: Driver) -> None:
-        write = self.writes[-1]
-        assert write.truncate_from is None
-        self.stored.extend(write.entries)
-        self.idle = True
-        driver.durable(write.sequence)
-
-
-class FakeTransport:
-    def __init__(self) -> None:
-        self.sent: list[Message] = []
-        self.asked_to_campaign: list[NodeId] = []
-
-    def send(self, messages: Sequence[Message]) -> None:
-        self.sent.extend(messages)
-        self.asked_to_campaign += [message.receiver for message in messages if isinstance(message, TimeoutNow)]
-
-
-class ListSink:
-    def __init__(self) -> None:
-        self.results: list[tuple[int, int]] = []
-
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
-        self.results.append((record_id, status))
-
-
-class Rig:
-    """A driver with fakes around it. The loop's clock is the test's: ``now_s``."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, voters: tuple[NodeId, ...] = (ME,)) -> None:
-        self.now_s = 1000.0
-        loop = asyncio.get_running_loop()
-        self.timers: list[tuple[float, Callable[..., None], tuple[object, ...]]] = []
-
-        class Handle:
-            def __init__(handle, entry: tuple[float, Callable[..., None], tuple[object, ...]]) -> None:  # noqa: N805
-                handle.entry = entry
-
-            def cancel(handle) -> None:  # noqa: N805
-                if handle.entry in self.timers:
-                    self.timers.remove(handle.entry)
-
-        def call_at(when: float, callback: Callable[..., None], *arguments: object) -> Handle:
-            entry = (when, callback, arguments)
-            self.timers.append(entry)
-            return Handle(entry)
-
-        monkeypatch.setattr(loop, "time", lambda: self.now_s)
-        monkeypatch.setattr(loop, "call_at", call_at)
-        self.log, self.store, self.transport = FakeLog(), DictStore(), FakeTransport()
-        self.events: list[Event] = []
-        self.wanted: list[NodeId] = []
-        self.core = RaftNode(RaftConfig(), ME, self.log, HardState(), Configuration(voters), 0, Random(1))
-        self.driver = Driver(
-            self.core,
-            self.log,  # type: ignore[arg-type]
-            StateMachine(self.store),
-            self.store,
-            self.transport,
-            Metrics(0),
-            tick_ms=10,
-            proposal_timeout_ms=1000,
-            shard=0,
-            shards=1,
-            on_event=self.events.append,
-            on_applied=lambda: None,
-            on_snapshots_wanted=self.wanted.extend,
-        )
-        self.driver.start()
-
-    async def settle(self) -> None:
-        for _ in range(5):
-            await asyncio.sleep(0)
-
-    async def finish_writes(self) -> None:
-        await self.settle()
-        while not self.log.idle:
-            self.log.finish(self.driver)
-            await self.settle()
-
-    async def advance(self, to_s: float) -> None:
-        """Moves the clock to a time and fires the timers that are due, as late as that makes them."""
-        self.now_s = to_s
-        for entry in [timer for timer in self.timers if timer[0] <= to_s]:
-            self.timers.remove(entry)
-            entry[1](*entry[2])
-        await self.settle()
-
-    async def elect(self) -> None:
-        await self.settle()
-        while self.core.role is not Role.LEADER:
-            await self.advance(self.timers[0][0])
-            await self.finish_writes()
-        await self.finish_writes()
-        assert self.driver.machine.created
-
-    async def lead(self) -> None:
-        """Is elected among several voters, and commits what a first leader proposes."""
-        await self.settle()
-        while self.core.role is not Role.LEADER:
-            await self.advance(self.timers[0][0])
-            await self.converse()
-        await self.converse()
-        assert self.driver.machine.created
-
-    async def converse(self, peers: tuple[NodeId, ...] = (OTHER, THIRD)) -> None:
-        """Finishes writes and has peers agree with everything, until nothing is left to say."""
-        await self.finish_writes()
-        while self.transport.sent:
-            sent, self.transport.sent = self.transport.sent, []
-            for message in sent:
-                answer = agree(message)
-                if answer is not None and answer.sender in peers:
-                    self.driver.receive(answer)
-            await self.finish_writes()
-
-    async def let_lead(self, peer: NodeId, commit_index: int = 0) -> None:
-        """A peer is elected by the others, and sends its no-op behind what this node has."""
-        term, last = self.core.term + 1, self.core.last_index
-        prev_term = self.core.log.term(last)
-        self.driver.receive(RequestVote(peer, ME, term, last, prev_term, False, True))
-        await self.finish_writes()
-        noop = [entries.encode(last + 1, term, EntryKind.NOOP, 0)]
-        self.driver.receive(AppendEntries(peer, ME, term, last, prev_term, commit_index, noop))
-        await self.finish_writes()
-
-    def put(self, sink: ListSink, record_id: int, key: bytes = b"k") -> None:
-        command = commands.encode(Opcode.PUT, key, b"", b"v")
-        self.driver.submit([Submission(sink, record_id, commands.checksum(command), command)])
-
-
-def agree(message: Message) -> Message | None:
-    """What a peer without objections answers."""
-    match message:
-        case RequestVote():
-            return RequestVoteResponse(message.receiver, ME, message.term, True, message.pre_vote)
-        case AppendEntries():
-            last = message.prev_log_index + len(message.entries)
-            return AppendEntriesResponse(message.receiver, ME, message.term, True, last, 0, 0, 0)
-        case Heartbeat():
-            return HeartbeatResponse(message.receiver, ME, message.term, message.read_token, message.commit_index)
-        case _:
-            return None
+from raft_testing.driver_rig import ALL, ME, OTHER, THIRD, ListSink, Rig
 
 
 @pytest.fixture
@@ -510,73 +329,24 @@ async def test_a_hand_over_ends_with_its_driver(monkeypatch: pytest.MonkeyPatch)
     assert (sink.results, answers) == ([(1, Status.NOT_LEADER)], [False])
 
 
-async def test_draining_moves_leadership_and_answers_what_was_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_ends_the_node_is_told_once_and_the_driver_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry that cannot be applied, found within a turn: not a defect, but this node's end with its exit code."""
     rig = Rig(monkeypatch, voters=ALL)
     await rig.lead()
     sink = ListSink()
     rig.put(sink, 1)
-    await rig.finish_writes()
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        rig.driver.receive(Heartbeat(OTHER, ME, rig.core.term, rig.core.last_index, 0))
-        await rig.settle()
-
-    draining = asyncio.create_task(drain(rig.driver, 3.0, 0.3, sleep))
     await rig.settle()
-    rig.put(sink, 2)
-    # The target has the entry, and is elected before this node hears that it is committed.
-    await rig.let_lead(OTHER)
-    assert await draining == OTHER
-    assert sorted(sink.results) == [(1, Status.OK), (2, Status.NOT_LEADER)]
-    assert slept, "it waited for the commit index"
+    broken = CorruptionError("log", 1, "an entry that this version does not know")
 
+    def fail(entries: object) -> list[object]:
+        raise broken
 
-async def test_draining_gives_up_soon_when_all_nodes_stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = Rig(monkeypatch, voters=ALL)
-    await rig.lead()
-    sink = ListSink()
-    rig.put(sink, 1)
-    began_s = rig.now_s
-
-    async def sleep(seconds: float) -> None:
-        await rig.advance(rig.now_s + seconds)
-
-    draining = asyncio.create_task(drain(rig.driver, 3.0, 0.3, sleep))
-    while not draining.done():
-        await rig.finish_writes()
-        await rig.advance(rig.now_s + 0.01)
-    assert await draining is None
-    assert rig.now_s - began_s < 2.5
-    rig.driver.stop()
+    monkeypatch.setattr(rig.driver.machine, "apply", fail)
+    await rig.converse()
+    assert rig.failures == [broken]
     assert sink.results == [(1, Status.UNKNOWN)]
-
-
-async def test_draining_a_shard_of_one_node_answers_and_holds_the_rest(rig: Rig) -> None:
-    sink = ListSink()
-    rig.put(sink, 1)
+    rig.driver.receive(Heartbeat(OTHER, ME, rig.core.term + 1, 0, 0))
     await rig.settle()
-
-    async def sleep(seconds: float) -> None:
-        await rig.finish_writes()
-
-    draining = asyncio.create_task(drain(rig.driver, 3.0, 0.3, sleep))
-    await rig.settle()
-    rig.put(sink, 2)
-    assert await draining is None
-    assert sink.results == [(1, Status.OK)]
+    assert rig.core.role is Role.LEADER, "nothing is done any more"
     rig.driver.stop()
-    assert sink.results == [(1, Status.OK), (2, Status.NOT_LEADER)]
-
-
-async def test_draining_a_follower_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = Rig(monkeypatch, voters=ALL)
-    rig.driver.receive(Heartbeat(OTHER, ME, 1, 0, 0))
-    await rig.settle()
-
-    async def sleep(seconds: float) -> None:
-        raise AssertionError("there is nothing to wait for")
-
-    assert await drain(rig.driver, 3.0, 0.3, sleep) == OTHER
-    assert not rig.driver.holding
+    assert len(sink.results) == 1

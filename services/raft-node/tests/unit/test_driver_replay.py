@@ -53,6 +53,7 @@ async def test_each_turn_of_the_loop_applies_one_chunk_of_the_log() -> None:
         on_event=lambda event: None,
         on_applied=lambda: None,
         on_snapshots_wanted=lambda wanted: None,
+        on_failure=lambda error: None,
     )
     driver.start()
     applied = [0]

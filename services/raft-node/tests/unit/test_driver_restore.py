@@ -76,6 +76,7 @@ class Rig:
             on_event=lambda event: None,
             on_applied=lambda: None,
             on_snapshots_wanted=self.wanted.extend,
+            on_failure=lambda error: None,
         )
         self.driver.wake()
 
@@ -207,7 +208,7 @@ async def test_a_driver_that_was_stopped_takes_none(rig: Rig) -> None:
 async def test_peers_that_need_a_snapshot_are_told_and_their_ends_reach_the_core(rig: Rig) -> None:
     ends: list[tuple[object, ...]] = []
     core: Any = rig.core
-    core._outbox.snapshots_wanted.append(OTHER)
+    core._state.outbox.snapshots_wanted.append(OTHER)
     rig.driver.wake()
     await rig.settle()
     assert rig.wanted == [OTHER]

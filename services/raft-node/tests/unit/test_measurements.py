@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 
 from doug.v1 import raft_pb2
+from raft_node.errors import CorruptionError, FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.volumes import Volumes, measure
 from raft_node.rpc.interceptor import CountingInterceptor
@@ -168,7 +169,8 @@ class Rig:
 
     def __init__(self) -> None:
         self.metrics = Metrics(3)
-        self.interceptor = CountingInterceptor(self.metrics)
+        self.failures: list[FatalError] = []
+        self.interceptor = CountingInterceptor(self.metrics, self.failures.append)
         self.asked = 0
 
     async def handler(self, behaviour: Any, method: str = "/doug.v1.Doug/Get", make: Any = None) -> Any:
@@ -209,6 +211,18 @@ async def test_a_call_is_counted_with_its_outcome() -> None:
     assert rig.value("grpc_server_handling_seconds_count") == 4
     for code in ("OK", "ABORTED", "UNKNOWN", "CANCELLED"):
         assert rig.value("grpc_server_handled_total", grpc_code=code) == 1, code
+
+
+async def test_what_ends_the_node_is_told_although_grpc_would_only_answer_it() -> None:
+    rig, broken = Rig(), CorruptionError("000001.sst", 17, "a checksum")
+
+    async def behaviour(request: object, context: object) -> object:
+        raise broken
+
+    handler = await rig.handler(behaviour)
+    with pytest.raises(CorruptionError):
+        await handler.unary_unary("request", Context(0))
+    assert rig.failures == [broken]
 
 
 async def test_a_status_that_is_a_number_is_named() -> None:

@@ -11,6 +11,7 @@ from raft_node.raft.membership import with_learner, without
 from raft_node.raft.messages import Heartbeat, Message
 from raft_node.raft.types import Configuration, NodeId
 from raft_node.rpc.addresses import AddressBook
+from raft_node.rpc.channels import REOPEN_S, Dialled
 from raft_node.rpc.peers import LocalMember, Peers
 
 A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
@@ -92,3 +93,28 @@ class TestAddressBook:
         assert book.find(C) == "c:1"
         configuration = without(configuration, C)
         assert book.find(C) == "c:1"
+
+
+async def test_a_channel_that_does_not_reach_its_peer_is_opened_anew_but_not_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The peer's name may exist by now; gRPC by itself looks names up again after pauses of up to minutes."""
+    now_s = 100.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+    dialled = Dialled("peer:1", None)
+    first = dialled.channel
+    now_s += 10 * REOPEN_S
+    dialled.renew(0.0)
+    assert dialled.channel is first, "nothing speaks against it"
+    dialled.lost()
+    dialled.renew(0.0)
+    second = dialled.channel
+    assert second is not first
+    dialled.lost()
+    dialled.renew(0.0)
+    assert dialled.channel is second, "it is given time to connect"
+    now_s += REOPEN_S
+    dialled.renew(0.0)
+    assert dialled.channel is not second
+    monkeypatch.undo()
+    await dialled.close()

@@ -129,7 +129,7 @@ class TestBounds:
         peer = follower(1)
         for number in range(1000):
             peer.step(vote(NodeId("z", number), 2, 9, 1))
-        assert len(peer.node._vote_reports._told) == 64
+        assert len(peer.node._voter._reports._told) == 64
 
     def test_a_node_that_campaigns_in_vain_for_hours_is_one_event(self) -> None:
         """Its ring still shows what led to it, and so do the rings of those who are asked."""

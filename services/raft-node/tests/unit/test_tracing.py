@@ -234,7 +234,7 @@ class Sink:
         self.trace = trace
         self.status = -1
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: object = None) -> None:
         self.status = status
         self.trace.end(status)
 
@@ -264,6 +264,7 @@ async def test_the_driver_tells_of_sampled_writes(spans: Spans, monkeypatch: pyt
         on_event=lambda event: None,
         on_applied=lambda: None,
         on_snapshots_wanted=lambda wanted: None,
+        on_failure=lambda error: None,
         traces=spans.traces,
     )
     driver.start()

@@ -10,11 +10,13 @@ from collections.abc import MutableMapping
 from time import perf_counter
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 
 from facade import __version__
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
+from facade.errors import UnexpectedError
 from facade.routes import backup, cluster, health, leadership, members, openapi, problem, timeline
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp, Scope, Send
@@ -22,6 +24,8 @@ from facade.routes.target import KEY_PREFIX
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
+log = structlog.get_logger()
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -42,11 +46,28 @@ class Application:
         self._metrics.inflight += 1
         try:
             if raw_path.startswith(_KEYS) or raw_path == KEY_PREFIX:
-                await self._keys(scope, receive, send)
+                try:
+                    await self._keys(scope, receive, send)
+                except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
+                    await self._tell_defect(error, scope["method"], send)
             else:
                 await self._counted(scope, receive, send)
         finally:
             self._metrics.inflight -= 1
+
+    async def _tell_defect(self, error: Exception, method: str, send: Send) -> None:
+        """A key route failed with what it does not expect: logged, counted, and answered unless it was already."""
+        problem_error = UnexpectedError()
+        log.error("request.failed", method=method, reason=repr(error), exc_info=error)
+        self._metrics.request(method if method in METHODS else "other", problem_error.status, "none", 0.0)
+        content = problem.document(problem_error)
+        headers = problem.headers(problem_error, content)
+        try:
+            await send({"type": "http.response.start", "status": problem_error.status, "headers": headers})
+        except RuntimeError:
+            # The answer had begun. uvicorn cuts the connection off, so that nobody takes a part for the whole.
+            raise error from None
+        await send({"type": "http.response.body", "body": content})
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one of FastAPI's routes and counts it by its template."""

@@ -1,25 +1,41 @@
-"""uvicorn's HTTP/1.1 protocol with the limits that it lacks: on the size of a request's head, and on its time.
+"""One HTTP/1.1 connection: uvicorn's protocol with the order, the refusals and the limits that it lacks.
 
-Must not know routes. Invariants: (1) a head is bounded in bytes; (2) a connection that sends its head slower than
-allowed is closed; (3) a request that cannot be parsed is told so with a problem document.
+Requests are answered one after the other, in the order in which they came. What is wrong with a request is told in its
+turn: while an earlier one is being answered, nobody knows yet what became of that.
 
-Source: reliability.md, part 5.
+Must not know routes. Invariants:
+    1. No answer leaves before those of all earlier requests of the connection.
+    2. A head is bounded in bytes, lines included. What waits unparsed is bounded, since reading stops meanwhile.
+    3. A connection that sends its head too slowly, takes nothing of what was written to it, or is idle for too long is
+       closed.
+    4. A request that cannot be parsed is told so with a problem document; nothing behind it is read.
+    5. Upgrade is ignored: the request is answered in HTTP/1.1, with its body (RFC 9110, 7.8).
+
+Source: RFC 9112, 9.3 (pipelining) and 9.6 (closing); reliability.md, part 5.
 """
 
 from __future__ import annotations
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import asyncio
+import urllib.parse
+from collections import deque
+from typing import Any
 
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from facade.app import heads
+from facade.app.exchange import App, Exchange, refusal
 from facade.errors import BadRequestError
 from facade.routes import problem
 
-HEAD_BYTES_MAX = 32 << 10
-
-_LATE = BadRequestError("head_timeout", "The head of the request did not arrive in time.", status=408)
-_LARGE = BadRequestError("head_too_large", f"The head of the request exceeds {HEAD_BYTES_MAX} bytes.", status=431)
-_MALFORMED = BadRequestError("bad_request", "This is not well-formed HTTP/1.1; paths are percent-encoded ASCII.")
-_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+SLICE_BYTES = 16 << 10
+"""What is parsed at once while no body is read, so that few requests can be parsed before the first is answered."""
+BODY_SLICE_BYTES = 256 << 10
+UNPARSED_BYTES_MAX = 64 << 10
+LINGER_S = 2.0
+"""How long an ended connection is still read, so that its client sees the last answer instead of a reset."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -27,62 +43,293 @@ class LimitedProtocol(HttpToolsProtocol):
 
     Attributes:
         head_since_s: Since when the head of a request is awaited; None while none is.
+        idle_since_s: Since when everything is answered and nothing more was asked; None while it is not so.
     """
 
     head_since_s: float | None = None
-    _head_bytes = 0
+    idle_since_s: float | None = None
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._head_bytes = 0
+        self._head_fed = 0
+        self._in_head = False
+        self._ended = False
+        self._lingers_since_s: float | None = None
+        self._unparsed = b""
+        self._receiving: Exchange | None = None
+        self._current: Exchange | None = None
+        self._later: deque[tuple[Exchange, App]] = deque()
+        self._last_word: BadRequestError | None = None
+
+    # The connection.
 
     def connection_made(self, transport: object) -> None:
         """A connection that never says anything is late too."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self.head_since_s = self.loop.time()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells whoever answers that nobody reads it."""
+        self.connections.discard(self)
+        self._later.clear()
+        self._unparsed = b""
+        for exchange in (self._current, self._receiving):
+            if exchange is not None:
+                exchange.disconnected = not exchange.response_complete
+                exchange.message_event.set()
+        self.flow.resume_writing()
+        self.parser = None  # type: ignore[assignment]  # It holds the connection, as the connection holds it.
+        if exc is None:
+            self.transport.close()
+        self._ended = True
+
+    def shutdown(self) -> None:
+        """Ends once everything that has come is answered."""
+        if self._current is None:
+            self.transport.close()
+        else:
+            (self._later[-1][0] if self._later else self._current).keep_alive = False
+            self._ended = self._receiving is None
+
+    def check_time(self, now_s: float, head_timeout_s: float, idle_timeout_s: float) -> None:
+        """Closes the connection if it has kept us waiting for too long; called now and then."""
+        if self._lingers_since_s is not None:
+            if self._lingers_since_s < now_s - LINGER_S:
+                self.transport.close()
+        elif self.transport.is_closing():
+            return
+        elif self.head_since_s is not None and not self._later and self.head_since_s < now_s - head_timeout_s:
+            self._break_off(heads.late())
+        elif self.idle_since_s is not None and self.idle_since_s < now_s - idle_timeout_s:
+            self.transport.close()
+
+    # What the exchange sees as its transport.
+
+    def write(self, data: bytes) -> None:
+        """Sends a part of an answer."""
+        self.transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Whether no answer is sent any more."""
+        return self._lingers_since_s is not None or self.transport.is_closing()
+
+    def close(self) -> None:
+        """Ends the connection behind the last answer.
+
+        To close a socket that has bytes left to read is to reset it, and a reset may overtake the answer. So only our
+        direction ends as long as there may be some (RFC 9112, 9.6).
+        """
+        self._ended = True
+        if (self._receiving is None and self._last_word is None) or not self.transport.can_write_eof():
+            self.transport.close()
+        elif self._lingers_since_s is None:
+            self._lingers_since_s = self.loop.time()
+            self.transport.write_eof()
+            self.flow.resume_reading()
+
+    # Bytes come in.
+
     def data_received(self, data: bytes) -> None:
-        """Parses, and bounds a head that does not end."""
-        super().data_received(data)
-        if self.head_since_s is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
-                self._refuse(_LARGE)
+        """Parses, or puts aside what comes behind a request that waits for its turn."""
+        if self._ended:
+            return
+        if self._later or self._unparsed:
+            self._unparsed += data
+            if len(self._unparsed) > UNPARSED_BYTES_MAX:
+                self.flow.pause_reading()
+            return
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        while data and not self._ended:
+            size = BODY_SLICE_BYTES if self._receiving is not None else SLICE_BYTES
+            piece, data = (data, b"") if len(data) <= size else (data[:size], data[size:])
+            in_head = self._in_head
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = piece[upgrade.args[0] :] + data
+                self._ignore_upgrade()
+            except httptools.HttpParserError as error:
+                reason = error.__context__
+                self._break_off(reason if isinstance(reason, BadRequestError) else heads.of_parser(error))
+            if self._in_head:
+                self._head_fed = self._head_fed + len(piece) if in_head else 0
+                if max(self._head_bytes, self._head_fed) > heads.HEAD_BYTES_MAX:
+                    self._break_off(heads.large())
+            if self._later and data:
+                self._unparsed = data
+                return
+
+    def _ignore_upgrade(self) -> None:
+        """The parser stops at an upgrade: another one goes on, as if it had not been asked for."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._break_off(heads.no_tunnel())
+            return
+        version = self.parser.get_http_version()
+        head = heads.encode(method, self.url, version, heads.without_upgrade(self.headers))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._feed(head)
+
+    # What the parser finds.
 
     def on_message_begin(self) -> None:
         """The head begins."""
         super().on_message_begin()
-        self._head_bytes = 0
+        self._in_head = True
+        self._head_bytes = self._head_fed = 0
+        self.idle_since_s = None
         if self.head_since_s is None:
             self.head_since_s = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
         """Refuses a fragment, which would cut the key silently."""
         if b"#" in url:
-            raise httptools.HttpParserInvalidURLError("a fragment in the request target")
+            raise heads.malformed()
+        self._head_bytes += len(url)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Counts."""
-        self._head_bytes += len(name) + len(value)
-        super().on_header(name, value)
+        """Counts. What stands behind a body is no header: by then the request is being answered."""
+        self._head_bytes += len(name) + len(value) + heads.LINE_BYTES
+        if self._head_bytes > heads.HEAD_BYTES_MAX:
+            raise heads.large()
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is here."""
+        """The head is here: has it answered, now or in its turn."""
         self.head_since_s = None
-        if self._head_bytes > HEAD_BYTES_MAX:
-            raise httptools.HttpParserError("the head is too large")
-        super().on_headers_complete()
+        self._in_head = False
+        if self._ended:
+            return
+        if self.parser.should_upgrade():
+            return  # The parser stops here: _ignore_upgrade goes on.
+        version = self.parser.get_http_version()
+        heads.check_framing(version, self.headers)
+        app: App = self.app
+        error = self._complete_scope(version)
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        expects = self.expect_100_continue and version != "1.0"
+        if error is not None:
+            app = refusal(error)
+        exchange = self._receiving = self.cycle = self._exchange(keep_alive=keep_alive, expects=expects)
+        if self._current is None:
+            self._start(exchange, app)
+        else:
+            self.flow.pause_reading()
+            self._later.append((exchange, app))
 
-    def check_time(self, before_s: float) -> None:
-        """Closes the connection if its head has been awaited since before ``before_s``."""
-        if self.head_since_s is not None and self.head_since_s < before_s and not self.transport.is_closing():
-            self._refuse(_LATE)
+    def _complete_scope(self, version: str) -> BadRequestError | None:
+        """Fills in what the head says, and returns what is wrong with it."""
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        url = httptools.parse_url(self.url)
+        scope["raw_path"] = raw_path = url.path or b""
+        path = raw_path.decode("ascii")
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["query_string"] = url.query or b""
+        try:
+            heads.check(version, self.headers)
+        except BadRequestError as error:
+            return error
+        return None
 
-    def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls for a request that it cannot parse."""
-        self._refuse(_LARGE if self._head_bytes > HEAD_BYTES_MAX else _MALFORMED)
+    def _exchange(self, *, keep_alive: bool, expects: bool) -> Exchange:
+        return Exchange(
+            scope=self.scope,
+            transport=self,  # type: ignore[arg-type]  # It has what an exchange uses of one.
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expects,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
 
-    def _refuse(self, error: BadRequestError) -> None:
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body; nobody wants it once the request is answered."""
+        exchange = self._receiving
+        if exchange is None or exchange.response_complete:
+            return
+        exchange.body += body
+        if len(exchange.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        exchange.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """The request is here to its end."""
+        exchange, self._receiving = self._receiving, None
+        if exchange is None:
+            return
+        exchange.more_body = False
+        exchange.message_event.set()
+        if not exchange.keep_alive:
+            self._ended = True  # What comes behind it was sent by mistake.
+        if exchange.response_complete:
+            self.idle_since_s = self.loop.time()
+
+    # Answers.
+
+    def _start(self, exchange: Exchange, app: App) -> None:
+        self._current = exchange
+        self._start_asgi_task(exchange, app)  # type: ignore[arg-type]
+
+    def on_response_complete(self) -> None:
+        """The next request's turn."""
+        self.server_state.total_requests += 1
+        self._current = None
+        if self.is_closing():
+            return
+        if self._later:
+            self._start(*self._later.popleft())
+            return
+        if self._last_word is not None:
+            self._say_last_word()
+            return
+        unparsed, self._unparsed = self._unparsed, b""
+        self._feed(unparsed)
+        if self._current is None:
+            now_s = self.loop.time()
+            if self._in_head:
+                self.head_since_s = now_s  # Until now the client waited for us.
+            else:
+                self.idle_since_s = now_s
+        if not self._later:
+            self.flow.resume_reading()
+
+    def _break_off(self, error: BadRequestError) -> None:
+        """Nothing more can be read. Tells why, in its turn, and ends the connection."""
+        if self._ended:
+            return
+        self._ended = True
+        self.head_since_s = None
+        exchange = self._receiving
+        if exchange is not None and not exchange.response_complete:
+            exchange.break_off(error)
+            self._last_word = error
+            return
+        self._last_word = error
+        if exchange is not None:
+            self.close()
+        elif self._current is None:
+            self._say_last_word()
+
+    def _say_last_word(self) -> None:
+        error = self._last_word
+        assert error is not None
         body = problem.document(error)
-        lines = [b"HTTP/1.1 %d %s" % (error.status, _REASONS[error.status])]
-        lines.extend(b"%s: %s" % header for header in problem.headers(error, body))
-        lines.append(b"connection: close")
-        self.transport.write(b"\r\n".join([*lines, b"", body]))
-        self.transport.close()
+        head = [STATUS_LINE[error.status]]
+        for name, value in (*self.server_state.default_headers, *problem.headers(error, body)):
+            if name != b"connection":
+                head.extend((name, b": ", value, b"\r\n"))
+        head.extend((b"connection: close\r\n\r\n", body))
+        self.transport.write(b"".join(head))
+        self.close()

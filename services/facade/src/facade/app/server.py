@@ -22,7 +22,7 @@ import uvicorn
 
 from doug_wire.tls import Certificates
 from doug_wire.tracing import Tracing
-from facade.app import security
+from facade.app import crashes, security
 from facade.app.application import Application
 from facade.app.protocol import LimitedProtocol
 from facade.app.tracing import TracedApplication
@@ -103,8 +103,8 @@ class _Server(uvicorn.Server):
             return
         self._leaving = True
         # uvicorn makes its headers anew every second, from those of its configuration.
-        for headers in (self.config.encoded_headers, self.server_state.default_headers):
-            headers.append((b"connection", b"close"))
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         loop = asyncio.get_running_loop()
         self._leave(loop, loop.time() + LEAVE_S)
 
@@ -115,10 +115,10 @@ class _Server(uvicorn.Server):
         else:
             loop.call_later(LEAVE_CHECK_S, self._leave, loop, until_s)
 
-    def check_heads(self, before_s: float) -> None:
+    def check_times(self, now_s: float, head_timeout_s: float) -> None:
         for connection in tuple(self.server_state.connections):
             assert isinstance(connection, LimitedProtocol)
-            connection.check_time(before_s)
+            connection.check_time(now_s, head_timeout_s, KEEP_ALIVE_S)
 
 
 async def serve(
@@ -129,6 +129,7 @@ async def serve(
 ) -> None:
     """Serves until it is told to stop: HTTPS with certificates, HTTP without."""
     loop = asyncio.get_running_loop()
+    crashes.install(loop)
     metrics = Metrics(settings.build_commit)
     operations = None if tracing is None else OperationTracing(tracing)
     router = Router(settings, metrics, Channels(certificates), operations)
@@ -146,7 +147,6 @@ async def serve(
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
             ssl_context_factory=None if certificates is None else lambda config, default: certificates.https_context(),
         )
@@ -160,7 +160,7 @@ async def serve(
         background = [
             group.create_task(router.run()),
             group.create_task(discovery.run(router.update)),
-            group.create_task(_check_heads(server, settings.head_timeout_ms / 1000, metrics)),
+            group.create_task(_check_times(server, settings.head_timeout_ms / 1000, metrics)),
         ]
         if certificates is not None:
             security.show_expiry(certificates, metrics.registry)
@@ -179,7 +179,7 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(20_000, 20, 1_000)
 
 
-async def _check_heads(server: _Server, timeout_s: float, metrics: Metrics) -> None:
+async def _check_times(server: _Server, timeout_s: float, metrics: Metrics) -> None:
     loop = asyncio.get_running_loop()
     every_s = min(HEAD_CHECK_S, timeout_s)
     while True:
@@ -187,7 +187,7 @@ async def _check_heads(server: _Server, timeout_s: float, metrics: Metrics) -> N
         await asyncio.sleep(every_s)
         # The one timer that always runs tells how busy the loop is.
         metrics.event_loop_lag.set(max(0.0, loop.time() - due_s))
-        server.check_heads(loop.time() - timeout_s)
+        server.check_times(loop.time(), timeout_s)
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, server: _Server) -> None:

@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from doug_wire import pipe
 from doug_wire.trace_context import TRACES_MAX
-from facade.client.operation import Kind, Operation
+from facade.client.modes import Kind
+from facade.client.operation import Operation
 
 
 class OpenBatch:
@@ -28,16 +29,18 @@ class OpenBatch:
 
     Attributes:
         id: Unique on the stream.
+        link: The link that it was cut for.
         kind: Whose window it counts in.
         remaining: How many of its items are unanswered.
         sent_at_s: When it was cut.
         open: Whether it still counts in its window.
     """
 
-    __slots__ = ("id", "kind", "open", "remaining", "sent_at_s")
+    __slots__ = ("id", "kind", "link", "open", "remaining", "sent_at_s")
 
-    def __init__(self, batch_id: int, kind: Kind, remaining: int, sent_at_s: float) -> None:
+    def __init__(self, batch_id: int, link: Link, kind: Kind, remaining: int, sent_at_s: float) -> None:
         self.id = batch_id
+        self.link = link
         self.kind = kind
         self.remaining = remaining
         self.sent_at_s = sent_at_s
@@ -83,7 +86,7 @@ class Link:
 
         Requires: ``has_room(kind)``.
         """
-        batch = OpenBatch(next(self._ids), kind, 0, now_s)
+        batch = OpenBatch(next(self._ids), self, kind, 0, now_s)
         records: list[bytes] = []
         traced: list[Operation] | None = None
         size = 0

@@ -6,21 +6,19 @@ lost is never repeated and never reported as done: the list of members tells wha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
-import grpc.aio
 
 from doug.v1 import admin_pb2
+from facade.client.leader_calls import Refusal, ask_leader
 from facade.client.node import Node
 from facade.client.shard import Shard
 from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError, ProblemError
 
 TIMEOUT_S = 10.0
 """A change takes milliseconds once it is proposed; before that the leader asks the new node who it is, for 2 s."""
-RETRY_S = 0.05
 
 T = TypeVar("T")
 
@@ -79,47 +77,32 @@ async def replace_member(shard: Shard, name: str, address: str, *, force: bool) 
 
 
 async def _ask(shard: Shard, call: Callable[[Node, float], Awaitable[T]], *, reads: bool = False) -> T:
-    loop = asyncio.get_running_loop()
-    ends_s = loop.time() + TIMEOUT_S
     waits_for, detail = "no_leader", "The shard has no leader that could be asked."
-    while True:
-        left_s = ends_s - loop.time()
-        leader = shard.leader
-        if left_s <= 0:
-            raise NotAppliedError(waits_for, detail, shard=shard.id)
-        if leader is None:
-            await asyncio.sleep(min(left_s, RETRY_S))
-            continue
-        try:
-            return await call(leader, left_s)
-        except grpc.aio.AioRpcError as error:
-            hints = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
-            code = hints.get("doug-code", "")
-            if code not in RETRIED and not (reads and not code):
-                raise _problem(shard, error, code) from None
-            if code == "NOT_LEADER":
-                shard.pointed_elsewhere(leader, hints.get("doug-leader-id", ""), hints.get("doug-leader-address", ""))
-            elif code == "CHANGE_UNDER_WAY":
-                waits_for, detail = RETRIED[code], _detail(error, code)
-            await asyncio.sleep(RETRY_S)
+
+    def judge(refusal: Refusal) -> ProblemError | None:
+        nonlocal waits_for, detail
+        if refusal.code not in RETRIED and not (reads and not refusal.code):
+            return _problem(shard, refusal)
+        if refusal.code == "CHANGE_UNDER_WAY":
+            waits_for, detail = RETRIED[refusal.code], refusal.detail
+        return None
+
+    return await ask_leader(shard, call, TIMEOUT_S, judge, lambda: NotAppliedError(waits_for, detail, shard=shard.id))
 
 
-def _detail(error: grpc.aio.AioRpcError, code: str) -> str:
-    return (error.details() or "").removeprefix(f"{code}: ").rstrip(".") + "."
-
-
-def _problem(shard: Shard, error: grpc.aio.AioRpcError, code: str) -> ProblemError:
+def _problem(shard: Shard, refusal: Refusal) -> ProblemError:
     """What a refusal means for the client."""
-    refusal = REFUSALS.get(code)
-    if refusal is not None:
-        return BadRequestError(refusal[0], _detail(error, code), status=refusal[1], shard=shard.id)
+    code, detail = refusal.code, refusal.detail
+    known = REFUSALS.get(code)
+    if known is not None:
+        return BadRequestError(known[0], detail, status=known[1], shard=shard.id)
     if code == "NOT_APPLIED":
-        return NotAppliedError("superseded", _detail(error, code), shard=shard.id)
+        return NotAppliedError("superseded", detail, shard=shard.id)
     if code == "UNKNOWN":
-        return OutcomeUnknownError("outcome_unknown", _detail(error, code), shard=shard.id)
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return OutcomeUnknownError("outcome_unknown", detail, shard=shard.id)
+    if refusal.status is grpc.StatusCode.UNIMPLEMENTED:
         detail = "The shard's leader is of a version that cannot change members."
         return NotAppliedError("unavailable", detail, shard=shard.id)
-    late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    late = refusal.status is grpc.StatusCode.DEADLINE_EXCEEDED
     detail = "The shard's leader was asked and did not answer; the list of members tells what became of it."
     return OutcomeUnknownError("deadline_exceeded" if late else "outcome_unknown", detail, shard=shard.id)

@@ -31,7 +31,9 @@ KEY_ROUTE = "/v1/kv/{key}"
 UNMATCHED = "unmatched"
 """The route of a request that no route serves."""
 
-RETRY_REASONS = ("no_leader", "superseded", "overloaded", "unavailable", "wrong_shard", "silent", "stream_broken")
+RETRY_REASONS = (
+    *("no_leader", "superseded", "overloaded", "unavailable", "wrong_shard", "silent", "stream_broken", "unanswered"),
+)
 
 
 class ShardState(NamedTuple):

@@ -1,9 +1,8 @@
-"""One raft-node as the facade sees it: a gRPC channel, one Pipe stream when somebody wants it, and unary calls.
+"""One raft-node as the facade sees it: a gRPC channel, the Pipe stream over it, and unary calls.
 
-Must not know what a leader is: the shard decides what this node is asked. The stream is opened only over a channel that
-is connected, so that a record counts as sent only when it may really have left.
-
-Invariant: one task writes and one reads; what is in flight when the stream ends is handed back through ``on_down``.
+A leaf: it calls nobody above it. The shard decides what the node is asked, and ``facade.client.session`` keeps its
+stream. Must not know what a leader is. The stream is opened only over a channel that is connected, so that a record
+counts as sent only when it may really have left.
 """
 
 from __future__ import annotations
@@ -11,46 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import TypeAlias
 
 import grpc.aio
-import structlog
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
-from doug_wire import pipe
 from facade.client.channels import Channels
 from facade.client.link import Link
-from facade.client.operation import Headers, Operation
+from facade.client.operation import Headers
 from facade.discovery.targets import Target
 from facade.settings import parse_address
 
 RETIRED_S = 6.0
 """The longest that a unary call takes."""
 
-RENEW_S = 5.0
-"""How long one channel is tried before newer certificates are looked for."""
+REOPEN_MIN_S, REOPEN_MAX_S = 1.0, 5.0
+"""How long one channel is tried before another one is opened in its place; longer each time, for slow machines."""
 
-REOPEN_S = 0.05
-"""Between the end of a stream and the next try."""
-
-
-log = structlog.get_logger()
-
-
-class NodeOwner(Protocol):
-    """What a node tells, and asks of, its shard."""
-
-    def next_batch(self, node: Node) -> doug_pb2.Batch | None:
-        """The next batch for this node; None when nothing may be sent now."""
-
-    def on_result(self, node: Node, message: doug_pb2.BatchResult) -> None:
-        """The node said something."""
-
-    def on_up(self, node: Node) -> None:
-        """The node's stream is open."""
-
-    def on_down(self, node: Node, lost: list[Operation]) -> None:
-        """The node's stream has ended; ``lost`` was in flight."""
+PipeCall: TypeAlias = "grpc.aio.StreamStreamCall[doug_pb2.Batch, doug_pb2.BatchResult]"
 
 
 class Node:
@@ -72,7 +49,7 @@ class Node:
         retired: It is no node of its shard any more.
     """
 
-    def __init__(self, node_id: str, target: Target, owner: NodeOwner, link: Link, channels: Channels) -> None:
+    def __init__(self, node_id: str, target: Target, link: Link, channels: Channels) -> None:
         self.id = node_id
         self.target = target
         self.address = target.address
@@ -85,7 +62,6 @@ class Node:
         self.doubted_until_s = 0.0
         self.headers: Headers = ()
         self._receipt = (-1, -1)
-        self._owner = owner
         self._wanted = asyncio.Event()
         self._wake: asyncio.Future[None] | None = None
         self.unlisted = False
@@ -106,7 +82,16 @@ class Node:
 
         Requires: the stream is not open.
         """
-        if self._version == self._channels.version or self.retired:
+        if self._version != self._channels.version:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Opens the channel anew, so that the node's name is looked up now.
+
+        A name that did not exist is looked up again by gRPC after a pause of its own, which grows to minutes whatever
+        the options of the channel say. Requires: the stream is not open.
+        """
+        if self.retired:
             return
         task = asyncio.create_task(self._channel.close(RETIRED_S))
         self._closing.add(task)
@@ -160,6 +145,9 @@ class Node:
         try:
             status = await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError:
+            if not self._wanted.is_set():
+                # Nobody else looks after this channel.
+                self._reopen()
             return None
         self.admin = status.admin_address or self.admin
         self.suspect = False
@@ -229,62 +217,39 @@ class Node:
         """
         return await self._doug.Partitions(doug_pb2.PartitionsRequest(), timeout=timeout_s)
 
-    async def run(self) -> None:
-        """Keeps the stream open from the moment that it is wanted; ends only by cancellation."""
-        try:
-            await self._wanted.wait()
-            while True:
-                self._renew()
-                try:
-                    async with asyncio.timeout(RENEW_S):
-                        await self._channel.channel_ready()
-                except TimeoutError:
-                    continue
-                await self._stream()
-                await asyncio.sleep(REOPEN_S)
-        finally:
-            # Calls that others still wait for get their own time; a call that is cut off looks like a cancellation.
-            await self._channel.close(RETIRED_S if self.retired else None)
+    async def wanted(self) -> None:
+        """Waits until somebody wants the stream."""
+        await self._wanted.wait()
 
-    async def _stream(self) -> None:
-        call = self._doug.Pipe()
-        self.link.reset(asyncio.get_running_loop().time())
-        self.up, self.suspect = True, False
-        try:
-            self._owner.on_up(self)
-            async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write(call))
-                await self._read(call)
-                writer.cancel()
-        finally:
-            self.up = self.granted = False
-            self._wake = None
-            call.cancel()
-            self._owner.on_down(self, self.link.reset(asyncio.get_running_loop().time()))
-
-    async def _write(self, call: grpc.aio.StreamStreamCall[doug_pb2.Batch, doug_pb2.BatchResult]) -> None:
-        loop = asyncio.get_running_loop()
+    async def connect(self) -> None:
+        """Waits until the channel is connected, for as long as that takes."""
+        patience_s = REOPEN_MIN_S
         while True:
-            batch = self._owner.next_batch(self)
-            if batch is None:
-                self._wake = loop.create_future()
-                await self._wake
+            self._renew()
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self._channel.channel_ready()
+            except TimeoutError:
+                patience_s = min(2 * patience_s, REOPEN_MAX_S)
+                self._reopen()
                 continue
-            try:
-                await call.write(batch)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return  # The stream has ended; the reader learns it too and hands everything back.
+            return
 
-    async def _read(self, call: grpc.aio.StreamStreamCall[doug_pb2.Batch, doug_pb2.BatchResult]) -> None:
-        while True:
-            try:
-                message = await call.read()
-            except grpc.aio.AioRpcError:
-                return
-            if not isinstance(message, doug_pb2.BatchResult):
-                return  # The end of the stream.
-            try:
-                self._owner.on_result(self, message)
-            except pipe.PipeError as error:
-                log.error("node.malformed_result", node=self.id, error=str(error))
-                return
+    def open_pipe(self) -> PipeCall:
+        """Opens the stream. Requires: ``connect`` has returned, and no other stream is open."""
+        return self._doug.Pipe()
+
+    async def idle(self) -> None:
+        """Waits until ``wake`` is called."""
+        self._wake = asyncio.get_running_loop().create_future()
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+
+    async def close(self) -> None:
+        """Ends its channel.
+
+        Calls that others still wait for get their own time; a call that is cut off looks like a cancellation.
+        """
+        await self._channel.close(RETIRED_S if self.retired else None)

@@ -3,32 +3,26 @@
 An operation gets its record's bytes once, when it comes in; links only join them. Must not know HTTP or sockets.
 
 Invariants:
-    1. ``future`` is resolved exactly once, at the latest at ``deadline_s``.
+    1. ``future`` is resolved exactly once, at the latest at ``deadline_s``; ``facade.client.registry`` alone does it.
     2. ``batch`` is set exactly while the record is on a stream and its answer is missing. So an operation without it is
-       certainly not proposed by anybody, and may be sent (again).
+       not under way to anybody.
+    3. A write that was once under way and got no answer is ``uncertain`` from then on: whatever follows, it is never
+       reported as not applied.
 """
 
 from __future__ import annotations
 
 import asyncio
-from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 from doug_wire import command, pipe
 from doug_wire.trace_context import TraceContext
+from facade.client.modes import Kind
 
 if TYPE_CHECKING:
     from facade.client.link import OpenBatch
 
 Headers = tuple[tuple[bytes, bytes], ...]
-
-
-class Kind(IntEnum):
-    """What windows tell apart. The values are those of doug.v1.BatchKind."""
-
-    WRITE = 1
-    READ_LINEARIZABLE = 2
-    READ_LOCAL = 3
 
 
 class OperationTrace(Protocol):
@@ -47,6 +41,21 @@ class OperationTrace(Protocol):
         """It left no trace there, and is tried again."""
 
 
+class Load:
+    """How much of one shard waits or is in flight.
+
+    Attributes:
+        items: Operations.
+        size: The bytes of their records.
+    """
+
+    __slots__ = ("items", "size")
+
+    def __init__(self) -> None:
+        self.items = 0
+        self.size = 0
+
+
 class Operation:
     """One read or write.
 
@@ -54,10 +63,13 @@ class Operation:
         id: Unique in this facade.
         kind: Its window.
         shard: The shard that it is counted under.
+        load: Where it is counted.
         key: The key's bytes.
         record: The encoded record (doug_wire.pipe); empty once the operation is over.
         deadline_s: When it must be answered, on the loop's clock.
         future: Resolved with the result record, or with a ProblemError.
+        repeatable: Whether sending it twice does no harm: it is a read, or a write with an idempotency token.
+        uncertain: Whether an earlier try of this write may have been applied.
         batch: The batch that it is in flight with.
         receipt: The response headers that say who answered; set before ``future`` is resolved.
         reason: Why it was last sent back: the code to report when time runs out.
@@ -72,12 +84,15 @@ class Operation:
         "id",
         "key",
         "kind",
+        "load",
         "reason",
         "receipt",
         "record",
+        "repeatable",
         "shard",
         "trace",
         "tries",
+        "uncertain",
     )
 
     def __init__(  # One caller, on the hot path: positional arguments are cheaper.
@@ -85,23 +100,35 @@ class Operation:
         operation_id: int,
         kind: Kind,
         shard: int,
+        load: Load,
         key: bytes,
         record: bytes,
         deadline_s: float,
         future: asyncio.Future[pipe.ResultRecord],
+        repeatable: bool,  # As above.
     ) -> None:
         self.id = operation_id
         self.kind = kind
         self.shard = shard
+        self.load = load
         self.key = key
         self.record = record
         self.deadline_s = deadline_s
         self.future = future
+        self.repeatable = repeatable
+        self.uncertain = False
         self.batch: OpenBatch | None = None
         self.receipt: Headers = ()
         self.reason = ""
         self.tries = 0
         self.trace: OperationTrace | None = None
+
+    def sent_back(self, reason: str) -> None:
+        """Notes that it is to be tried again."""
+        self.reason = reason
+        self.tries += 1
+        if self.trace is not None:
+            self.trace.sent_back(reason)
 
     def set_epoch(self, epoch: int) -> None:
         """Encodes the record anew for another epoch of its slot.
@@ -110,9 +137,8 @@ class Operation:
         """
         assert self.batch is None
         if self.kind is Kind.WRITE:
-            old = command.decode(self.record, pipe.WRITE.size)
-            new = command.encode(*old._replace(epoch=epoch))
+            new = command.encode(*command.decode(self.record, pipe.WRITE.size)._replace(epoch=epoch))
             self.record = pipe.encode_write(self.id, command.checksum(new), new)
         else:
-            (read,) = pipe.decode_reads(self.record)
-            self.record = pipe.encode_read(*read._replace(epoch=epoch))
+            (old,) = pipe.decode_reads(self.record)
+            self.record = pipe.encode_read(*old._replace(epoch=epoch))

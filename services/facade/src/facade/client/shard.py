@@ -1,12 +1,12 @@
 """One Raft cluster as the facade sees it: the queues of its operations, its nodes, and who leads it.
 
 Writes and linearizable reads wait in one queue for whoever leads; local reads wait in another for whichever replica has
-its turn. Operations leave a queue only into a batch, so that a change of leader moves nothing. Must not know HTTP or
-the partition map.
+its turn. Operations leave a queue only into a batch, so that a change of leader moves nothing. A leaf: it calls nobody
+above it, but hands answers and operations whose stream has ended back to whoever asks; ``changed`` and ``troubled`` are
+events to wait for. Must not know HTTP or the partition map, and ends no operation.
 
 Invariants:
-    1. A write is sent again only when it is proven not applied (doug_wire.pipe.NOT_APPLIED). A write whose stream ends
-       or whose node cannot say is answered with outcome unknown, at once.
+    1. Only an operation that is repeatable is taken back from a node that does not answer.
     2. ``leader_term`` never falls: hints of an older term are not believed.
     3. A node that owes an answer and has been silent for ``SILENT_S`` gets nothing more until it speaks.
 """
@@ -17,7 +17,6 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from math import inf
-from typing import Protocol
 
 import structlog
 
@@ -27,11 +26,11 @@ from doug_wire.pipe import Status
 from facade.client.channels import Channels
 from facade.client.link import Link
 from facade.client.metrics import Metrics, ShardState
+from facade.client.modes import KIND_LABELS, LEADER_KINDS, Kind
 from facade.client.node import Node
-from facade.client.operation import Kind, Operation
+from facade.client.operation import Load, Operation
 from facade.client.tracing import leave
 from facade.discovery.targets import Target
-from facade.errors import DiskFullError, InternalError, OutcomeUnknownError, ProblemError
 from facade.settings import Settings
 
 SILENT_S = 0.5
@@ -45,23 +44,7 @@ SEARCH_S = 0.05
 SEARCH_IDLE_S = 0.5
 """Between two rounds of asking all nodes who leads: while something waits, and while nothing does."""
 
-BACKOFF_MIN_S = 0.01
-BACKOFF_MAX_S = 0.2
-
 log = structlog.get_logger()
-
-SPEAK = {Kind.WRITE: "write", Kind.READ_LINEARIZABLE: "read_linearizable", Kind.READ_LOCAL: "read_local"}
-LEADER_KINDS = (Kind.READ_LINEARIZABLE, Kind.WRITE)
-RETRIED: dict[int, str] = {
-    Status.NOT_LEADER: "no_leader",
-    Status.NOT_APPLIED: "superseded",
-    Status.OVERLOADED: "overloaded",
-    Status.UNAVAILABLE: "unavailable",
-    Status.DISK_FULL: "disk_full",
-}
-
-DISK_FULL_TRIES = 7
-"""Tries of a write that finds a leader's disk full: about a second, in which leadership can move."""
 
 
 def _answers(node: Node, now_s: float) -> bool:
@@ -69,29 +52,8 @@ def _answers(node: Node, now_s: float) -> bool:
     return not node.suspect and node.link.silent_s(now_s) <= SILENT_S
 
 
-class ShardOwner(Protocol):
-    """What a shard asks of the client that it is part of.
-
-    Attributes:
-        channels: How nodes are connected to.
-    """
-
-    channels: Channels
-
-    def finish(self, operation: Operation, result: pipe.ResultRecord | ProblemError) -> None:
-        """The operation is over."""
-
-    def reroute(self, operation: Operation) -> None:
-        """The key is not this shard's, by its answer: ask for a newer map and try again."""
-
-    def start_node(self, node: Node) -> None:
-        """Runs a node that was found since the start."""
-
-    def stop_node(self, node: Node) -> None:
-        """Ends a node that is gone, or somewhere else."""
-
-    def trouble(self) -> None:
-        """A node does not answer where it is said to be."""
+Answer = tuple[Operation, pipe.ResultRecord]
+"""An operation that is not in flight any more, and what a node said of it."""
 
 
 class Shard:
@@ -104,17 +66,17 @@ class Shard:
         leader: Who is believed to lead.
         leader_term: The newest term that anybody was believed to lead in.
         ever_led: Whether a leader was ever found.
-        items: Operations that wait or are in flight; kept by the owner.
-        size: Their bytes; kept by the owner.
+        changed: Set when nodes came or went: each needs a session.
+        troubled: Set when a node does not answer where it is said to be.
     """
 
     def __init__(
-        self, shard_id: int, targets: Mapping[str, Target], settings: Settings, metrics: Metrics, owner: ShardOwner
+        self, shard_id: int, targets: Mapping[str, Target], settings: Settings, metrics: Metrics, channels: Channels
     ) -> None:
         self.id = shard_id
         self._settings = settings
         self._metrics = metrics
-        self._owner = owner
+        self._channels = channels
         self._loop = asyncio.get_running_loop()
         self.nodes = {node_id: self._make_node(node_id, target) for node_id, target in targets.items()}
         self._listed = tuple(targets)
@@ -125,8 +87,8 @@ class Shard:
         self.ever_led = False
         self._led_by = ("", 0)
         self._leader_since_s = 0.0
-        self.items = 0
-        self.size = 0
+        self.changed = asyncio.Event()
+        self.troubled = asyncio.Event()
         self._queues: dict[Kind, deque[Operation]] = {kind: deque() for kind in Kind}
         self._local = self._queues[Kind.READ_LOCAL]
         self._search = asyncio.Event()
@@ -137,7 +99,7 @@ class Shard:
     def _make_node(self, node_id: str, target: Target) -> Node:
         settings = self._settings
         link = Link(settings.pipe_window_batches, settings.inflight_items_max)
-        return Node(node_id, target, self, link, self._owner.channels)
+        return Node(node_id, target, link, self._channels)
 
     # Where the nodes are.
 
@@ -182,15 +144,16 @@ class Shard:
     def _add(self, node_id: str, target: Target) -> Node:
         node = self.nodes[node_id] = self._make_node(node_id, target)
         self._rotation.append(node)
-        self._owner.start_node(node)
+        self.changed.set()
         return node
 
     def _remove(self, node: Node) -> None:
+        """Forgets a node. What is in flight there comes back when its session ends."""
         self._bench(node)
         del self.nodes[node.id]
         node.retire()
-        self.on_down(node, node.link.reset(self._loop.time()))
-        self._owner.stop_node(node)
+        self._doubt(node)
+        self.changed.set()
 
     # Operations come in.
 
@@ -213,25 +176,22 @@ class Shard:
         else:
             self._hurry.set()
 
-    def _retry(self, operation: Operation, reason: str, *, backoff: bool) -> None:
-        """Tries an operation again that left no trace."""
-        operation.reason = reason
-        operation.tries += 1
+    def _again(self, operation: Operation, reason: str) -> None:
+        """Takes an operation that is repeatable out of flight, to try it elsewhere at once."""
+        batch = operation.batch
+        assert batch is not None
+        batch.link.take(operation.id)
+        operation.uncertain = operation.uncertain or operation.kind is Kind.WRITE
+        operation.sent_back(reason)
         self._metrics.retry(reason)
-        if operation.trace is not None:
-            operation.trace.sent_back(reason)
-        if backoff:
-            delay_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(operation.tries - 1, 10))
-            self._loop.call_later(delay_s, self.requeue, operation)
-        else:
-            self.requeue(operation)
+        self.requeue(operation)
 
     # Batches go out.
 
     def next_batch(self, node: Node) -> doug_pb2.Batch | None:
         """The next batch for this node; None when nothing may be sent now."""
         link, now_s = node.link, self._loop.time()
-        if not _answers(node, now_s):
+        if node.retired or not _answers(node, now_s):
             return None
         cut = None
         if node is self.leader:
@@ -248,7 +208,7 @@ class Shard:
             self._grant()
         if cut is None:
             return None
-        self._metrics.batch(SPEAK[cut.kind], cut.items)
+        self._metrics.batch(KIND_LABELS[cut.kind], cut.items)
         batch = doug_pb2.Batch(
             batch_id=cut.batch_id, kind=doug_pb2.BatchKind.ValueType(cut.kind), shard=self.id, records=cut.records
         )
@@ -274,73 +234,58 @@ class Shard:
 
     # Answers come back.
 
-    def on_result(self, node: Node, message: doug_pb2.BatchResult) -> None:
-        """Resolves what was answered, and believes or doubts leaders."""
+    def take_answers(self, node: Node, message: doug_pb2.BatchResult) -> list[Answer]:
+        """Takes what was answered out of flight, and believes or doubts leaders.
+
+        Raises:
+            PipeError: The message is malformed; nothing of it counts.
+        """
         self._metrics.messages_received.inc()
         receipt = message.receipt
         now_s = self._loop.time()
         node.heard(receipt.term, receipt.applied_index, now_s)
-        link, headers, finish = node.link, node.headers, self._owner.finish
+        link, headers = node.link, node.headers
         link.finished.clear()  # What was given up meanwhile says nothing of how long answers take.
-        refused: list[tuple[Operation, int]] = []
+        answers: list[Answer] = []
+        not_leader = False
         # All of it is read before anything is done: of a damaged message nothing counts.
         for result in list(pipe.decode_results(message.results)):
             operation = link.take(result.id)
             if operation is None:
                 continue  # It ran out of time, or was tried elsewhere.
-            if result.status <= Status.NOT_FOUND:
-                operation.receipt = headers
-                finish(operation, result)
-            else:
-                refused.append((operation, result.status))
+            operation.receipt = headers
+            not_leader = not_leader or result.status == Status.NOT_LEADER
+            answers.append((operation, result))
         for batch in link.finished:
-            self._metrics.upstream(self.id, SPEAK[batch.kind], now_s - batch.sent_at_s)
-        not_leader = any(status == Status.NOT_LEADER for _, status in refused)
-        self._hear_of_leader(node, receipt.term, message.leader_id, message.leader_address, refused=not_leader)
-        for operation, status in reversed(refused):
-            self._refused(operation, status)
+            self._metrics.upstream(self.id, KIND_LABELS[batch.kind], now_s - batch.sent_at_s)
+        if not node.retired:
+            self._hear_of_leader(node, receipt.term, message.leader_id, message.leader_address, refused=not_leader)
         node.wake()
         self._grant()
+        return answers
 
-    def _refused(self, operation: Operation, status: int) -> None:
-        write = operation.kind is Kind.WRITE
-        if status == Status.WRONG_SHARD:
-            self._owner.reroute(operation)
-        elif status == Status.INVALID:
-            self._owner.finish(
-                operation, InternalError("invalid_record", "A raft-node called the record malformed.", shard=self.id)
-            )
-        elif status == Status.DISK_FULL and operation.tries >= DISK_FULL_TRIES:
-            self._owner.finish(operation, DiskFullError(shard=self.id))
-        elif write and status not in pipe.NOT_APPLIED:
-            self._unknown(operation, "The shard cannot say whether the write was applied.")
-        else:
-            reason = RETRIED.get(status, "unavailable")
-            # Who does not lead has told where to go, or the search knows soon; everything else needs a moment.
-            backoff = status != Status.NOT_LEADER or operation.tries > 3
-            self._retry(operation, reason, backoff=backoff)
-
-    def _unknown(self, operation: Operation, detail: str) -> None:
-        self._owner.finish(operation, OutcomeUnknownError("outcome_unknown", detail, shard=self.id))
-
-    def on_up(self, node: Node) -> None:
+    def node_up(self, node: Node) -> None:
         """The node's stream is open."""
+        node.link.reset(self._loop.time())
+        node.up, node.suspect = not node.retired, False
         self._grant()
 
-    def on_down(self, node: Node, lost: list[Operation]) -> None:
-        """The node's stream has ended: reads go elsewhere, writes are unknown."""
+    def node_down(self, node: Node) -> list[Operation]:
+        """The node's stream has ended; gives back what was in flight on it, oldest first."""
+        node.up = node.granted = False
+        lost = node.link.reset(self._loop.time())
+        self._doubt(node)
+        if node.unlisted and not node.retired:
+            self._remove(node)
+        self.troubled.set()
+        self._grant()
+        return lost
+
+    def _doubt(self, node: Node) -> None:
+        """Whoever says that the node leads in this term is outdated: it was lost."""
         node.doubted_term, node.doubted_until_s = self.leader_term, inf
         if self.leader is node:
             self._set_leader(None, self.leader_term)
-        for operation in reversed(lost):
-            if operation.kind is Kind.WRITE:
-                self._unknown(operation, f"The connection to {node.id} broke while the write was under way.")
-            else:
-                self._retry(operation, "stream_broken", backoff=False)
-        if node.unlisted and not node.retired:
-            self._remove(node)
-        self._owner.trouble()
-        self._grant()
 
     # Time passes.
 
@@ -359,24 +304,14 @@ class Shard:
                 node.suspect = True
                 node.granted = False
                 self._search.set()
-                self._take_back(node, Kind.READ_LOCAL)
+                self._take_back(node, (Kind.READ_LOCAL,))
         self._grant()
 
-    def _take_back(self, node: Node, kind: Kind) -> None:
-        """Takes reads away from a node that does not answer, to try them elsewhere."""
-        reads = [operation for operation in node.link.in_flight.values() if operation.kind is kind]
-        for operation in reversed(reads):
-            node.link.take(operation.id)
-            self._retry(operation, "silent", backoff=False)
-
-    def expire(self, operation: Operation) -> bool:
-        """Takes an operation out of flight whose time is over; says whether it was on a stream."""
-        if operation.batch is None:
-            return False
-        for node in self.nodes.values():
-            if node.link.take(operation.id) is not None:
-                return True
-        raise AssertionError("an operation in flight is on no link")
+    def _take_back(self, node: Node, kinds: tuple[Kind, ...]) -> None:
+        """Takes what is repeatable away from a node that does not answer, to try it elsewhere."""
+        found = [each for each in node.link.in_flight.values() if each.kind in kinds and each.repeatable]
+        for operation in reversed(found):
+            self._again(operation, "silent")
 
     # Who leads.
 
@@ -450,7 +385,7 @@ class Shard:
         node.want()
         node.wake()
         if old is not None and old is not node:
-            self._take_back(old, Kind.READ_LINEARIZABLE)
+            self._take_back(old, LEADER_KINDS)
 
     def _consider(self, node: Node, status: admin_pb2.StatusResponse) -> None:
         if status.role == "leader":
@@ -460,10 +395,10 @@ class Shard:
         else:
             self._hear_of_leader(node, status.term, status.leader_id, status.leader_address, refused=False)
 
-    def state(self) -> ShardState:
+    def state(self, load: Load) -> ShardState:
         """What the metrics show of this shard."""
         age_s = None if self.leader is None else self._loop.time() - self._leader_since_s
-        return ShardState(self.items, self.size, not self._leader_in_doubt(), age_s)
+        return ShardState(load.items, load.size, not self._leader_in_doubt(), age_s)
 
     def _leader_in_doubt(self) -> bool:
         leader = self.leader
@@ -479,7 +414,7 @@ class Shard:
                 self._search.clear()
                 continue
             self._hurry.clear()
-            self._owner.trouble()
+            self.troubled.set()
             await asyncio.sleep(SEARCH_S)
             waiting = self._queues[Kind.WRITE] or self._queues[Kind.READ_LINEARIZABLE]
             if self.ever_led and not (in_doubt and waiting):
@@ -501,6 +436,4 @@ class Shard:
             node.wake()
             self._grant()
         elif node is self.leader and not node.up:
-            # It was pointed to, and cannot be reached: whoever says so again in this term is outdated.
-            node.doubted_term, node.doubted_until_s = self.leader_term, inf
-            self._set_leader(None, self.leader_term)
+            self._doubt(node)  # It was pointed to, and cannot be reached.

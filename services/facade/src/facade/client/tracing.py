@@ -16,7 +16,8 @@ from functools import partial
 from doug_wire import pipe
 from doug_wire.trace_context import TraceContext, encode_traces
 from doug_wire.tracing import Span, Tracing
-from facade.client.operation import Kind, Operation, OperationTrace
+from facade.client.modes import Kind
+from facade.client.operation import Operation, OperationTrace
 from facade.errors import ProblemError
 
 current_request: ContextVar[Span | None] = ContextVar("current_request", default=None)

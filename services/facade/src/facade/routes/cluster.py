@@ -42,8 +42,8 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
 
     @routes.get("/v1/cluster")
     async def cluster() -> ClusterView:
-        """Every shard and node: role, term, and how far its log is. Nodes are asked now; 500 ms at most."""
-        statuses = await router.status()
+        """Every shard and node: role, term, how far its log is; as the nodes said less than half a second ago."""
+        statuses = await router.cluster.read()
         return ClusterView(
             shards=[
                 ShardView(id=shard, nodes=[node_view(node, status) for node, status in nodes])

@@ -20,12 +20,13 @@ import orjson
 from doug_wire.command import CONTENT_TYPE_BYTES_MAX, VALUE_BYTES_MAX, Opcode
 from doug_wire.pipe import Status
 from facade.client.metrics import Metrics
+from facade.client.modes import READ_MODES
 from facade.client.operation import Headers
 from facade.client.router import Router
 from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
-from facade.routes.target import CONSISTENCIES, consistency_of, key_of, wants_json
+from facade.routes.target import consistency_of, key_of, wants_json
 from facade.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -153,7 +154,7 @@ class KvApp:
         return 204
 
     async def _get(self, key: bytes, headers: dict[bytes, bytes], consistency: bytes, send: Send) -> int:
-        operation = self._router.read(key, CONSISTENCIES[consistency])
+        operation = self._router.read(key, READ_MODES[consistency].kind)
         result = await operation.future
         shown: Headers = (_shard_header(operation.shard), USED[consistency], *operation.receipt)
         if result.status == Status.NOT_FOUND:

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from facade.errors import ProblemError
+from facade.errors import ProblemError, UnexpectedError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:dougdb:problem:"
@@ -23,12 +23,16 @@ TITLES = {
     "bad_consistency": "Unknown or contradictory consistency",
     "bad_content_type": "Bad content type",
     "bad_escape": "Bad percent-encoding",
+    "bad_expectation": "Unknown expectation",
+    "bad_host": "Bad Host",
     "bad_json": "Malformed JSON",
+    "bad_version": "Unknown version of HTTP",
     "body_timeout": "The body did not arrive in time",
     "change_under_way": "Another change comes first",
     "deadline_exceeded": "No answer in time",
     "disk_full": "A disk is full",
     "empty_key": "Empty key",
+    "internal_error": "Internal error",
     "invalid_record": "Internal error",
     "key_not_utf8": "The key is not UTF-8",
     "key_too_long": "Key too long",
@@ -96,6 +100,11 @@ async def _on_problem(request: Request, error: Exception) -> Response:
     return response(error)
 
 
+async def _on_unexpected(request: Request, error: Exception) -> Response:
+    # Starlette raises it again once this is sent, so that it comes to the log.
+    return response(UnexpectedError())
+
+
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, ProblemError):
@@ -118,3 +127,4 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(Exception, _on_unexpected)

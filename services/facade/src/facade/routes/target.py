@@ -13,14 +13,14 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from doug_wire.command import KEY_BYTES_MAX
-from facade.client.operation import Kind
+from facade.client.modes import READ_MODES
 from facade.errors import BadRequestError
 
 KEY_PREFIX = b"/v1/kv"
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
-CONSISTENCIES = {b"linearizable": Kind.READ_LINEARIZABLE, b"eventual": Kind.READ_LOCAL}
+
 DEFAULT_CONSISTENCY = b"linearizable"
 
 
@@ -84,7 +84,7 @@ def consistency_of(query: bytes, header: bytes | None) -> bytes:
         named = header
     if named is None:
         return DEFAULT_CONSISTENCY
-    if named not in CONSISTENCIES:
+    if named not in READ_MODES:
         shown = named.decode("utf-8", "backslashreplace")[:64]
         raise BadRequestError("bad_consistency", f"Unknown consistency {shown!r}; known: linearizable, eventual.")
     return named

@@ -16,6 +16,7 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 
 from doug.v1 import admin_pb2
+from facade.client.cluster_status import ask_events
 from facade.client.node import Node
 from facade.client.router import Router
 from facade.errors import BadRequestError
@@ -108,6 +109,6 @@ def make_router(router: Router) -> APIRouter:
         """What the nodes of a shard did and why, oldest first. Every node is asked now; 2 s at most."""
         if shard not in router.shards:
             raise BadRequestError("unknown_shard", f"There is no shard {shard}.", status=404)
-        return events_view(shard, await router.events(shard, since, limit), limit)
+        return events_view(shard, await ask_events(router.shards[shard], since, limit), limit)
 
     return routes

@@ -19,8 +19,7 @@ from raft_node import entry as entries
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv import keyspace, partitions
-from raft_node.kv.keyspace import State
-from raft_node.kv.keyspace import StoredValue
+from raft_node.kv.keyspace import State, StoredValue
 from raft_node.kv.operations import expiry, tokens
 from raft_node.kv.operations.tokens import TokenRecord
 from raft_node.kv.operations.work import Limits

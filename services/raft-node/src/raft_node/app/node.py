@@ -31,6 +31,7 @@ from raft_node.app.state import read_state
 from raft_node.app.storage import first_configuration, open_storage
 from raft_node.errors import FatalError, IdentityError, SettingsError
 from raft_node.kv.keyspace import CONFIGURATION_KEY
+from raft_node.kv.operations.work import Limits
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import follow_term, get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
@@ -59,9 +60,12 @@ from raft_node.runtime.events import EventRing
 from raft_node.runtime.log_store import LogStore, to_raft, to_wal
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.membership import Identified, MemberEvents, Membership
+from raft_node.runtime.prefetch import Prefetcher
 from raft_node.runtime.reader import Reader
+from raft_node.runtime.scans import ScanLimits
 from raft_node.runtime.scrubber import Scrubber
 from raft_node.runtime.space import SpaceWatch
+from raft_node.runtime.upkeep import Upkeep
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
@@ -71,8 +75,7 @@ from raft_node.storage.wal import Wal
 _EXPIRE_EVERY_S = 0.5
 _GRACE_S = 1.0
 _IDENTIFY_TIMEOUT_S = 2.0
-_PEER_GRACE_S = 0.1
-"""Raft loses messages without harm."""
+_PEER_GRACE_S = 0.1  # Raft loses messages without harm.
 
 _log = get_logger()
 
@@ -92,12 +95,6 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
         committed_bytes_max=256 << 10,
         lease_ticks=settings.lease_ticks if settings.leader_lease_enabled else 0,
     )
-
-
-def _end_with(task: asyncio.Task[None]) -> None:
-    """A background task that ends by itself has met a defect: without it the node would only seem to live."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        raise error
 
 
 class Node:
@@ -142,6 +139,13 @@ class Node:
             self._shard.driver.stop()
         self._stopping.set()
 
+    def _end_with(self, task: asyncio.Task[None]) -> None:
+        """A background task that ends by itself: without it the node would only seem to live."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, FatalError):
+                raise error  # A defect, after which nothing of this process can be trusted.
+            self.fail(error)
+
     async def run(self) -> None:
         """Runs the node until it is stopped.
 
@@ -178,7 +182,8 @@ class Node:
             self._operator.draining = True
             await health_service.enter_graceful_shutdown()
             if self._fatal is None:
-                await self._operator.settle()
+                # Never released: what is still held when the driver stops is refused.
+                await self._operator.settle(self._shard.driver.hold())
                 doug_service.tell_leader()
                 # Whoever still asks here is told where to go, while this node goes on as a follower.
                 await asyncio.gather(client_server.stop(_GRACE_S), self._flush())
@@ -203,9 +208,10 @@ class Node:
             settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started, self._security.https
         )
         admin_task = asyncio.create_task(admin.run())
-        counting = (CountingInterceptor(self._metrics),)
-        peer_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
-        client_server = grpc.aio.server(interceptors=counting, options=SERVER_OPTIONS)
+        peer_server, client_server = (
+            grpc.aio.server(interceptors=(CountingInterceptor(self._metrics, self.fail),), options=SERVER_OPTIONS)
+            for _ in range(2)
+        )
         raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peer_server)
         doug_pb2_grpc.add_DougServicer_to_server(doug_service, client_server)
         admin_pb2_grpc.add_AdminServicer_to_server(
@@ -314,9 +320,13 @@ class Node:
             room_bytes=self._space.room_bytes,
         )
 
+        prefetcher = Prefetcher(engine, self.fail)
+        stack.callback(prefetcher.close)
+
         def on_applied() -> None:
             maintenance.poke()
             marks.look()
+            upkeep.poke()
 
         driver = self._make_driver(
             core,
@@ -326,7 +336,9 @@ class Node:
             peers,
             on_applied,
             lambda wanted: snapshots.wanted(wanted),  # noqa: PLW0108
+            prefetcher,
         )
+        upkeep = Upkeep(driver, engine, Limits(settings.idempotency_kept_ms * 1000, settings.idempotency_keys_max))
         marks = StateMarks(
             settings.state_hash_every,
             lambda: (core.role, core.term, driver.applied_index, driver.machine),
@@ -335,13 +347,14 @@ class Node:
             self.record,
         )
         snapshots = self._make_snapshots(driver, log, engine, maintenance, peers)
-        reader = Reader(engine, self.fail, lambda: driver.machine.visibility)
+        limits = ScanLimits(settings.scans_max, settings.scan_hold_ms / 1000, settings.scan_idle_ms / 1000)
+        reader = Reader(engine, self.fail, lambda: driver.machine.visibility, limits)
         stack.callback(reader.close)
         self._shard = Shard(settings.node_id, settings.shard_id, driver, reader, peers)
         book = AddressBook(settings.peer_addresses, lambda: core.configuration)
         peers.connect(book.find, driver.receive, driver.peer_unreachable)
         membership = self._attach_members(identity, driver, book, log, raft_service, snapshots)
-        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots, book)
+        self._start_tasks(stack, peers, maintenance, driver, membership, snapshots, book, upkeep)
         raft_service.attach(peers, driver.receive, snapshots.service)
         doug_service.attach(self._shard)
         driver.start()
@@ -366,10 +379,9 @@ class Node:
         )
 
     def _make_scrubber(self) -> Scrubber:
-        settings, engine = self._settings, self._engine
-        assert engine is not None
-        every_s = settings.scrub_every_ms / 1000
-        return Scrubber(engine.tables, settings.scrub_bytes_per_s, every_s, self._metrics, self.record)
+        assert self._engine is not None
+        every_s, bytes_s = self._settings.scrub_every_ms / 1000, self._settings.scrub_bytes_per_s
+        return Scrubber(self._engine.tables, bytes_s, every_s, self._metrics, self.record)
 
     def _make_log(self, wal: Wal, on_durable: Callable[[int], None]) -> LogStore:
         return LogStore(
@@ -440,6 +452,7 @@ class Node:
         peers: Peers,
         on_applied: Callable[[], None],
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
+        prefetcher: Prefetcher,
     ) -> Driver:
         settings = self._settings
         return Driver(
@@ -456,6 +469,8 @@ class Node:
             on_event=self._tell,
             on_applied=on_applied,
             on_snapshots_wanted=on_snapshots_wanted,
+            on_failure=self.fail,
+            load=prefetcher.load,
             disk_full=lambda: self._space.low,
             traces=self._traces,
             lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
@@ -470,13 +485,15 @@ class Node:
         membership: Membership,
         snapshots: SnapshotParts,
         book: AddressBook,
+        upkeep: Upkeep,
     ) -> None:
-        settings = self._settings
-        assert self._standing is not None
+        settings, standing = self._settings, self._standing
+        assert standing is not None
         tasks = [
             asyncio.create_task(peers.run()),
             asyncio.create_task(maintenance.run()),
-            asyncio.create_task(self._standing.run()),
+            asyncio.create_task(upkeep.run()),
+            asyncio.create_task(standing.run()),
             asyncio.create_task(self._expire(driver, peers, membership, snapshots)),
             asyncio.create_task(self._volumes.run()),
             asyncio.create_task(self._space.run()),
@@ -485,7 +502,7 @@ class Node:
         ]
 
         for task in tasks:
-            task.add_done_callback(_end_with)
+            task.add_done_callback(self._end_with)
 
         async def end_tasks() -> None:
             await snapshots.close()
@@ -537,7 +554,7 @@ class Node:
             again = asyncio.create_task(self._operator.settle_again())
             self._drains.add(again)
             again.add_done_callback(self._drains.discard)
-            again.add_done_callback(_end_with)
+            again.add_done_callback(self._end_with)
 
     def _give_up(self, event: Event) -> None:
         settings, ends = self._settings, (event.fields["acknowledged"], event.fields["last_index"])
@@ -594,5 +611,5 @@ class Node:
         shard, engine, log = self._shard, self._engine, self._log
         if shard is None or engine is None or log is None:
             return None
-        low = self._space.low
-        return read_state(shard, engine, log, self._metrics, self._wal_replay_s, self._volumes, disk_low=low)
+        args = shard, engine, log, self._metrics, self._wal_replay_s, self._volumes
+        return read_state(*args, disk_low=self._space.low)

@@ -28,6 +28,7 @@ from raft_node.rpc.backup_stream import BackupStream, Write
 from raft_node.rpc.shard import Shard
 from raft_node.runtime.drain import drain
 from raft_node.runtime.events import Recorder
+from raft_node.runtime.holds import Hold
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.membership import MemberChange, Membership, MemberView
 from raft_node.settings import NodeSettings
@@ -126,29 +127,31 @@ class Operator:
         self.draining = True
         self._record("drain_began")
         await self._show_readiness(False)
-        await self.settle()
+        with shard.driver.hold() as hold:
+            await self.settle(hold)
         if shard.is_leader:
             self.draining = False
             await self._show_readiness(True)
-            shard.driver.release()
             raise TransferFailedError("nobody took over; this node goes on")
         return self._leadership(shard)
 
-    async def settle(self) -> None:
-        """Hands leadership over and waits until what was proposed is answered. Requires: a replica."""
+    async def settle(self, hold: Hold) -> None:
+        """Hands leadership over and waits until what was proposed is answered. Requires: a replica.
+
+        Args:
+            hold: Holds the driver's requests back; the caller ends it.
+        """
         assert self._replica is not None
         settings, driver = self._settings, self._replica.shard.driver
-        leader = await drain(driver, settings.drain_timeout_ms / 1000, settings.election_timeout_max_ms / 1000)
+        leader = await drain(driver, hold, settings.drain_timeout_ms / 1000, settings.election_timeout_max_ms / 1000)
         left = len(driver.pending)
         self._record("drained", leader=leader.name if leader else "", unanswered=left)
         _log.info("node.drained", leader=leader.name if leader else "", unanswered=left)
 
     async def settle_again(self) -> None:
         """A drained node was elected all the same: the others could not, or an operator asked for it."""
-        shard = self._running().shard
-        await self.settle()
-        if shard.is_leader:
-            shard.driver.release()
+        with self._running().shard.driver.hold() as hold:
+            await self.settle(hold)
 
     # Members.
 

@@ -120,7 +120,12 @@ class StateMachine:
     @property
     def visibility(self) -> Visibility:
         """What can be seen as of the last applied entry."""
-        return Visibility(self.clock_us, self.ownership)
+        return Visibility(self.clock_us, self.ownership.epochs)
+
+    @property
+    def epochs(self) -> Sequence[int]:
+        """By slot, the epoch at which this shard owns it, 0 for the others. What it gives never changes."""
+        return self.ownership.epochs
 
     def owns(self, slot: int, epoch: int) -> bool:
         """Whether a request for a slot, at the epoch that its sender knows (0: unknown), is for this shard."""

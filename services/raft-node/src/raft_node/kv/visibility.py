@@ -7,10 +7,11 @@ removed so far, so that all replicas answer the same as of the same entry. This 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from raft_node.kv.keyspace import USER_PREFIX, StoredValue, decode_value
-from raft_node.kv.ownership import Ownership
+from doug_wire.slots import slot_of
+from raft_node.kv.keyspace import StoredValue, decode_value
 
 
 class Visibility(NamedTuple):
@@ -18,34 +19,32 @@ class Visibility(NamedTuple):
 
     Attributes:
         clock_us: The log clock, in microseconds since the epoch.
-        ownership: The slots of the shard.
+        epochs: By slot, the epoch at which the shard owns it; 0 for the others.
     """
 
     clock_us: int
-    ownership: Ownership
-
-    def sees(self, key: bytes, stored: StoredValue) -> bool:
-        """Whether the value of a user's key is visible."""
-        # Written out: every read asks.
-        expires_us = stored.expires_us
-        return (not expires_us or expires_us > self.clock_us) and self.ownership.is_present(key, stored.epoch)
+    epochs: Sequence[int]
 
     def find(self, key: bytes, data: bytes | None) -> StoredValue | None:
-        """The visible value of a user's key, from what the store has under it.
+        """See ``find_visible``."""
+        return find_visible(key, data, self.clock_us, self.epochs)
 
-        Raises:
-            CorruptionError: It is of no known format.
-        """
-        if data is None:
-            return None
-        stored = decode_value(data)
-        return stored if self.sees(key, stored) else None
 
-    def find_record(self, record: tuple[bytes, bytes]) -> StoredValue | None:
-        """The same for a record of a scan over the keyspace, whose key has its prefix.
+def find_visible(key: bytes, data: bytes | None, clock_us: int, epochs: Sequence[int]) -> StoredValue | None:
+    """The value of a user's key, if there is one to be seen.
 
-        Raises:
-            CorruptionError: It is of no known format.
-        """
-        key, data = record
-        return self.find(key[len(USER_PREFIX) :], data)
+    Args:
+        key: The key, without the prefix of the keyspace.
+        data: What is stored under it.
+        clock_us: The log clock, in microseconds since the epoch.
+        epochs: By slot, the epoch at which the shard owns it; 0 for the others.
+
+    Raises:
+        CorruptionError: It is of no known format.
+    """
+    if data is None:
+        return None
+    stored = decode_value(data)
+    if 0 < stored.expires_us <= clock_us or not stored.epoch or stored.epoch != epochs[slot_of(key)]:
+        return None
+    return stored

@@ -1,15 +1,75 @@
-"""What a follower does to its log when a leader sends entries, and how it answers.
+"""What a follower does with what a leader sends: it follows, takes the entries into its log, and answers.
 
-Pure but for the log that it is given; ``raft_node.raft.node`` judges terms and roles before, and sends the answer once
-what it acknowledges is durable.
+Invariant: an answer to entries leaves once what it acknowledges is durable; an answer to a heartbeat promises nothing
+of the log and leaves at once.
 
-Reference: the paper, 5.3; for the hints of a refusal, its end.
+Reference: the paper, 5.2 and 5.3; for the hints of a refusal, its end.
 """
 
 from __future__ import annotations
 
 from raft_node.raft.log import RaftLog
-from raft_node.raft.messages import AppendEntries, AppendEntriesResponse
+from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse
+from raft_node.raft.roles import Roles
+from raft_node.raft.state import State
+
+
+class Follower:
+    """The follower's side of replication.
+
+    A member of any role hears a leader; one that hears the leader of its term, or of a newer one, follows it.
+    """
+
+    def __init__(self, state: State, roles: Roles) -> None:
+        self._state = state
+        self._roles = roles
+
+    def append_entries(self, message: AppendEntries) -> None:
+        """The paper, 5.3. The answer waits until what it acknowledges is durable."""
+        state = self._state
+        if message.term < state.term:
+            # The sender is deposed, and learns it from the term.
+            state.outbox.send_when_durable(refusal(message, state.term, 0, 0))
+            return
+        if not self._roles.follow(message.term, message.sender):
+            return
+        state.leader_commit_index = max(state.leader_commit_index, message.commit_index)
+        answer, changed = take_entries(state.log, message, state.term)
+        if changed:
+            state.outbox.change += 1
+            # Both count: an entry was cut off, and another came.
+            undone, came = state.configurations.rollback(state.log), state.configurations.append(message.entries)
+            if undone or came:
+                self._roles.adopt_configuration()
+            if came and not state.changing_index:
+                # To somebody who lags, a change comes together with the news that it is committed.
+                self._roles.configuration_committed()
+        state.outbox.send_when_durable(answer)
+
+    def heartbeat(self, message: Heartbeat) -> None:
+        """Answered at once: the answer promises nothing of the log."""
+        state = self._state
+        if message.term >= state.term:
+            if not self._roles.follow(message.term, message.sender):
+                return
+            state.leader_commit_index = max(state.leader_commit_index, message.commit_index)
+            # The leader clips it to what was acknowledged to it, and in this term nothing of that is ever cut off.
+            if message.commit_index <= state.log.last_index:
+                state.log.commit_to(message.commit_index)
+            else:
+                state.outbox.event("log_lost", acknowledged=message.commit_index, last_index=state.log.last_index)
+            if not message.answer:
+                return
+        state.outbox.send(
+            HeartbeatResponse(
+                state.id,
+                message.sender,
+                state.term,
+                message.read_token,
+                state.log.last_index,
+                state.config.lease_ticks > 0,
+            )
+        )
 
 
 def refusal(message: AppendEntries, term: int, hint_index: int, hint_term: int) -> AppendEntriesResponse:

@@ -1,4 +1,4 @@
-"""One member of a shard: what its driver asks of it, and the way of every message.
+"""One member of a shard: what its driver asks of it.
 
 ``RaftNode`` is synchronous and acts on nothing: time comes as ticks, randomness is injected, and what must happen
 leaves in a ``Ready`` whose module numbers the driver's duties. It knows neither what commands mean nor how anything is
@@ -7,9 +7,8 @@ stored or sent.
 Invariants:
 
 1. Every message comes in by ``step``, and everything leaves by ``ready``.
-2. A message for another incarnation, or that no correct node could have sent, changes nothing; of nodes outside the
-   configuration only an elected leader and whoever asks before it campaigns are heard.
-3. Those of ``raft_node.raft.member``, ``raft_node.raft.roles`` and ``raft_node.raft.voter``, on which it is built.
+2. What it is at the moment is one ``State``. Roles, votes, following, messages in and what is handed out are parts that
+   share it; each part states its own invariants.
 
 Reference: the paper, figure 2 and 5; the thesis, 3.10, 4, 6.2, 6.4, 9.6. ``docs/raft.md`` maps them to functions.
 """
@@ -17,30 +16,25 @@ Reference: the paper, figure 2 and 5; the thesis, 3.10, 4, 6.2, 6.4, 9.6. ``docs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 from raft_node import entry as entries_codec
 from raft_node.entry import EntryKind
 from raft_node.errors import ConfigurationRefusedError, NotLeaderError, OverloadedError
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import encode_configuration
-from raft_node.raft.follower import refusal, take_entries
+from raft_node.raft.follower import Follower
+from raft_node.raft.handout import Handout
+from raft_node.raft.inbox import Inbox
+from raft_node.raft.leader import Leader
+from raft_node.raft.log import RaftLog
 from raft_node.raft.membership import check_change
-from raft_node.raft.messages import (
-    AppendEntries,
-    AppendEntriesResponse,
-    Heartbeat,
-    HeartbeatResponse,
-    Message,
-    ReadIndexRequest,
-    ReadIndexResponse,
-    RequestVote,
-    RequestVoteResponse,
-    TimeoutNow,
-)
-from raft_node.raft.ready import Ready
-from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Proposal, ReadState, Role
-from raft_node.raft.validity import malformed
+from raft_node.raft.messages import AppendEntriesResponse, Message, ReadIndexRequest
+from raft_node.raft.progress import ProgressState
+from raft_node.raft.ready import Ready, SoftState
+from raft_node.raft.roles import Roles
+from raft_node.raft.state import State
+from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Proposal, Role
 from raft_node.raft.voter import Voter
 
 __all__ = ["Proposal", "RaftNode"]
@@ -50,7 +44,7 @@ if TYPE_CHECKING:
     from random import Random
 
 
-class RaftNode(Voter):
+class RaftNode:
     """One member of a shard."""
 
     def __init__(
@@ -76,35 +70,167 @@ class RaftNode(Voter):
             random: Draws election timeouts.
             timestamp_us: The log time of the stored state, for a log that begins behind it.
         """
-        super().__init__(config, node_id, reader, hard_state, configuration, applied_index, random, timestamp_us)
-        self._become_follower(max(hard_state.term, self._log.last_term), None)
+        state = State.stored(config, node_id, reader, hard_state, configuration, applied_index, random, timestamp_us)
+        self._state = state
+        self._roles = Roles(state)
+        self._voter = Voter(state, self._roles)
+        self._follower = Follower(state, self._roles)
+        self._inbox = Inbox(state, self._roles, self._voter, self._follower)
+        self._handout = Handout(state, hard_state)
+        self._roles.become_follower(max(hard_state.term, state.log.last_term), None)
+
+    # What others may look at.
+
+    @property
+    def id(self) -> NodeId:
+        """Who this is."""
+        return self._state.id
+
+    @property
+    def role(self) -> Role:
+        """What this node is at the moment."""
+        return self._state.role
+
+    @property
+    def term(self) -> int:
+        """The latest term that it has seen."""
+        return self._state.term
+
+    @property
+    def voted_for(self) -> NodeId | None:
+        """Who got its vote in this term."""
+        return self._state.voted_for
+
+    @property
+    def leader(self) -> NodeId | None:
+        """The leader of this term, if known."""
+        return self._state.leader
+
+    @property
+    def commit_index(self) -> int:
+        """The last entry known to be committed."""
+        return self._state.log.commit_index
+
+    @property
+    def last_index(self) -> int:
+        """The last entry of the log, durable or not."""
+        return self._state.log.last_index
+
+    @property
+    def applied_index(self) -> int:
+        """The last entry that was applied."""
+        return self._state.log.applied_index
+
+    @property
+    def configuration(self) -> Configuration:
+        """The members of the shard, by the newest configuration in the log, committed or not."""
+        return self._state.configuration
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this node is among them; one that was removed learns nothing new any more."""
+        return self._state.id in self._state.members
+
+    @property
+    def configuration_index(self) -> int:
+        """The entry that brought the configuration; 0 when it came with the applied state."""
+        return self._state.configurations.index
+
+    @property
+    def applied_configuration(self) -> Configuration:
+        """The configuration as of the applied index: the one that a snapshot of the state goes with."""
+        return self._state.configurations.applied
+
+    @property
+    def peers(self) -> frozenset[NodeId]:
+        """Whom messages may go to by themselves: the other members, and those that are about to learn that they left.
+
+        Answers go to whoever asked.
+        """
+        leaving = self._state.leadership.progress if self._state.leadership is not None else ()
+        return self._state.members.union(leaving) - {self._state.id}
+
+    @property
+    def soft_state(self) -> SoftState:
+        """Role, term and leader at a glance."""
+        return SoftState(self._state.role, self._state.term, self._state.leader.name if self._state.leader else "")
+
+    @property
+    def log(self) -> RaftLog:
+        """The log, for checks and figures; only the core changes it."""
+        return self._state.log
+
+    @property
+    def leadership(self) -> Leader | None:
+        """The leader's view of its peers while this node leads, for checks and figures."""
+        return self._state.leadership
+
+    def hears(self, peer: NodeId) -> bool:
+        """Whether a leader heard this peer within the longest election timeout; itself always."""
+        if self._state.leadership is None or peer == self._state.id:
+            return peer == self._state.id
+        progress = self._state.leadership.progress.get(peer)
+        return (
+            progress is not None
+            and self._state.now - progress.heard_tick < self._state.config.election_timeout_ticks_max
+        )
+
+    @property
+    def slowest_healthy_match(self) -> int | None:
+        """While it leads, the least that is known to be stored by a peer that was heard within an election timeout.
+
+        None when there is none. Peers that wait for a snapshot do not count: the log is of no use to them.
+        """
+        if self._state.leadership is None:
+            return None
+        patience = self._state.config.election_timeout_ticks_max
+        return min(
+            (
+                peer.match_index
+                for peer in self._state.leadership.progress.values()
+                if peer.state is not ProgressState.SNAPSHOT and self._state.now - peer.heard_tick < patience
+            ),
+            default=None,
+        )
+
+    @property
+    def ignored_messages(self) -> int:
+        """How many messages changed nothing because of who sent them to whom, or of what they said."""
+        return self._state.ignored_messages
+
+    @property
+    def leader_commit_index(self) -> int:
+        """The highest commit index that a leader told; heartbeats clip it to what this node holds."""
+        return self._state.leader_commit_index
 
     # Time.
 
     def tick(self, ticks: int = 1) -> None:
         """Lets time pass: heartbeats, check-quorum, elections."""
-        self._now += ticks
-        self._reads_dropped += self._forwarded.expire(self._now)
-        if self._leader is not None:
-            if self._leader.lost_quorum(self._now):
-                self._outbox.event("lost_quorum", term=self._term)
-                self._become_follower(self._term, None)
+        state = self._state
+        state.now += ticks
+        state.reads_dropped += state.forwarded.expire(state.now)
+        if state.leadership is not None:
+            if state.leadership.lost_quorum(state.now):
+                state.outbox.event("lost_quorum", term=state.term)
+                self._roles.become_follower(state.term, None)
             else:
-                self._leader.tick(self._now)
-        elif self._now >= self._election_deadline and self._may_campaign():
-            self._become_pre_candidate()
+                state.leadership.tick(state.now)
+        elif state.now >= state.election_deadline and state.may_campaign():
+            self._roles.become_pre_candidate()
 
     def ticks_to_deadline(self) -> int:
         """How many ticks until this node would act by itself; at least 1."""
-        if self._leader is not None:
-            return self._leader.ticks_to_deadline(self._now)
-        deadline = self._election_deadline
-        if self._role is Role.LEARNER:
-            deadline = self._now + self._config.election_timeout_ticks_max
-        read_deadline = self._forwarded.deadline()
+        state = self._state
+        if state.leadership is not None:
+            return state.leadership.ticks_to_deadline(state.now)
+        deadline = state.election_deadline
+        if state.role is Role.LEARNER:
+            deadline = state.now + state.config.election_timeout_ticks_max
+        read_deadline = state.forwarded.deadline()
         if read_deadline is not None:
             deadline = min(deadline, read_deadline)
-        return max(1, deadline - self._now)
+        return max(1, deadline - state.now)
 
     # The driver's side.
 
@@ -117,20 +243,21 @@ class RaftNode(Voter):
             NotLeaderError: Another node leads, or none.
             OverloadedError: Too much is not applied yet, or leadership is being handed over. Nothing was appended.
         """
+        state = self._state
         assert commands, "nothing is proposed"
-        if self._leader is None:
+        if state.leadership is None:
             raise self._not_leader()
-        if self._leader.transfer is not None:
-            raise OverloadedError(f"leadership is being handed over to {self._leader.transfer.target.name}")
+        if state.leadership.transfer is not None:
+            raise OverloadedError(f"leadership is being handed over to {state.leadership.transfer.target.name}")
         size = sum([len(proposal.command) for proposal in commands])
-        waiting = self._log.unapplied_bytes
-        if waiting and waiting + size > self._config.uncommitted_bytes_max:
+        waiting = state.log.unapplied_bytes
+        if waiting and waiting + size > state.config.uncommitted_bytes_max:
             raise OverloadedError(f"{waiting} bytes in the log are not applied yet")
-        self._leader.proposed(self._now)
-        first, term = self._log.last_index + 1, self._term
-        timestamp_us = max(timestamp_us, self._log.last_timestamp_us)
+        state.leadership.proposed(state.now)
+        first, term = state.log.last_index + 1, state.term
+        timestamp_us = max(timestamp_us, state.log.last_timestamp_us)
         encode = entries_codec.encode
-        self._append(
+        state.append(
             [
                 encode(index, term, kind, timestamp_us, command, crc)
                 for index, (kind, command, crc) in enumerate(commands, first)
@@ -151,25 +278,26 @@ class RaftNode(Voter):
                 entry of its own term yet; or the change before is not committed; or the learner that is to become a
                 voter has not caught up.
         """
-        if self._leader is None:
+        state = self._state
+        if state.leadership is None:
             raise self._not_leader()
-        if self._leader.transfer is not None:
-            raise OverloadedError(f"leadership is being handed over to {self._leader.transfer.target.name}")
-        if not self._leader.established:
+        if state.leadership.transfer is not None:
+            raise OverloadedError(f"leadership is being handed over to {state.leadership.transfer.target.name}")
+        if not state.leadership.established:
             # Without this, two leaders could each commit a change that the other does not know of (raft-dev, 2015).
             raise ConfigurationRefusedError("the leader is new: no entry of its term is committed yet")
-        if self._configurations.index > self._log.commit_index:
-            raise ConfigurationRefusedError(f"the change at index {self._configurations.index} is not committed yet")
-        promoted = check_change(self._configuration, configuration)
-        if promoted is not None and not self._leader.caught_up(promoted):
+        if state.configurations.index > state.log.commit_index:
+            raise ConfigurationRefusedError(f"the change at index {state.configurations.index} is not committed yet")
+        promoted = check_change(state.configuration, configuration)
+        if promoted is not None and not state.leadership.caught_up(promoted):
             raise ConfigurationRefusedError(f"{promoted.name} has not caught up yet")
-        index, term = self._log.last_index + 1, self._term
-        timestamp_us = max(timestamp_us, self._log.last_timestamp_us)
+        index, term = state.log.last_index + 1, state.term
+        timestamp_us = max(timestamp_us, state.log.last_timestamp_us)
         command = encode_configuration(configuration)
         entry = entries_codec.encode(index, term, EntryKind.CONFIGURATION, timestamp_us, command)
-        self._append([entry])
-        self._configurations.append([entry])
-        self._adopt_configuration()
+        state.append([entry])
+        state.configurations.append([entry])
+        self._roles.adopt_configuration()
         return index, term
 
     def transfer_leadership(self, target: NodeId | None = None) -> None:
@@ -182,9 +310,10 @@ class RaftNode(Voter):
             NotLeaderError: Another node leads, or none.
             TransferRefusedError: The target is this node, a learner or unknown, or there is no other voter.
         """
-        if self._leader is None:
+        state = self._state
+        if state.leadership is None:
             raise self._not_leader()
-        self._leader.begin_transfer(target, self._now)
+        state.leadership.begin_transfer(target, state.now)
 
     def read_index(self, context: int, clock: float | None = None) -> None:
         """Asks for a read; it comes back in ``Ready.read_states``, or in ``reads_dropped``.
@@ -202,39 +331,44 @@ class RaftNode(Voter):
             NotLeaderError: No leader is known.
             OverloadedError: Too many reads wait.
         """
-        waiting = len(self._forwarded if self._leader is None else self._leader.reads.waiting)
-        if waiting >= self._config.reads_waiting_max:
+        state = self._state
+        waiting = len(state.forwarded if state.leadership is None else state.leadership.reads.waiting)
+        if waiting >= state.config.reads_waiting_max:
             raise OverloadedError(f"{waiting} reads wait for a round")
-        if self._leader is not None:
-            confirmed = self._leader.read(context, clock, self._now)
+        if state.leadership is not None:
+            confirmed = state.leadership.read(context, clock, state.now)
             if confirmed is not None:
-                self._read_states.append(confirmed)
-        elif self._leader_id is not None:
-            self._forwarded.add(context, self._now)
+                state.read_states.append(confirmed)
+        elif state.leader is not None:
+            state.forwarded.add(context, state.now)
         else:
             raise self._not_leader()
 
     def holds_lease(self, clock: float) -> bool:
         """Whether this node leads with a lease at this moment; ``clock`` as for ``read_index``."""
-        if self._leader is None or not self._config.lease_ticks:
+        state = self._state
+        if state.leadership is None or not state.config.lease_ticks:
             return False
-        lease = self._leader.lease
-        return lease.holds(lease.read(clock, self._now))
+        lease = state.leadership.lease
+        return lease.holds(lease.read(clock, state.now))
 
     def peer_unreachable(self, peer: NodeId) -> None:
         """The transport lost the stream to a peer, with whatever was in it."""
-        if self._leader is not None:
-            self._leader.peer_unreachable(peer)
+        state = self._state
+        if state.leadership is not None:
+            state.leadership.peer_unreachable(peer)
 
     def snapshot_sent(self, peer: NodeId, index: int) -> None:
         """A peer of ``Ready.snapshots_wanted`` has installed a snapshot of everything up to ``index``."""
-        if self._leader is not None:
-            self._leader.snapshot_sent(peer, index)
+        state = self._state
+        if state.leadership is not None:
+            state.leadership.snapshot_sent(peer, index)
 
     def snapshot_failed(self, peer: NodeId) -> None:
         """A peer of ``Ready.snapshots_wanted`` got none; it is named again once it is heard."""
-        if self._leader is not None:
-            self._leader.snapshot_failed(peer)
+        state = self._state
+        if state.leadership is not None:
+            state.leadership.snapshot_failed(peer)
 
     def restore(self, index: int, term: int, configuration: Configuration, timestamp_us: int = 0) -> bool:
         """Takes over a snapshot that is complete on disk; False if it is of no use here, and is to be thrown away.
@@ -249,216 +383,87 @@ class RaftNode(Voter):
             configuration: The members as of ``index``.
             timestamp_us: The log time as of ``index``.
         """
-        if self._leader is not None or index <= self._log.commit_index:
+        state = self._state
+        if state.leadership is not None or index <= state.log.commit_index:
             return False
-        if term > self._term or self._election is not None:
-            self._become_follower(max(term, self._term), None)
-        keeps = self._log.restore(index, term, timestamp_us)
-        self._applying_index = None
-        self._outbox.change += 1  # An answer that rests on the snapshot waits for the write behind the driver's switch.
-        self._configurations.restore(index, configuration, keeps_tail=keeps)
-        self._outbox.event("restored", index=index, term=term, keeps_entries=keeps)
-        was_member = self._id in self._members
-        self._adopt_configuration()
-        if was_member and self._id not in self._members:
-            self._outbox.event("removed", term=self._term)
+        if term > state.term or state.election is not None:
+            self._roles.become_follower(max(term, state.term), None)
+        keeps = state.log.restore(index, term, timestamp_us)
+        self._handout.recall()
+        state.outbox.change += 1  # An answer that rests on the snapshot waits for the write behind the driver's switch.
+        state.configurations.restore(index, configuration, keeps_tail=keeps)
+        state.outbox.event("restored", index=index, term=term, keeps_entries=keeps)
+        was_member = state.id in state.members
+        self._roles.adopt_configuration()
+        if was_member and state.id not in state.members:
+            state.outbox.event("removed", term=state.term)
         return True
 
     def resign(self, reason: str) -> None:
         """Leaves the lead, because something outside of the protocol keeps this node from serving."""
-        if self._leader is not None:
-            self._outbox.event("resigned", term=self._term, reason=reason)
-            self._become_follower(self._term, None)
+        state = self._state
+        if state.leadership is not None:
+            state.outbox.event("resigned", term=state.term, reason=reason)
+            self._roles.become_follower(state.term, None)
+
+    def applied(self, index: int) -> None:
+        """The committed entries up to ``index`` have been applied."""
+        self._handout.applied(index)
 
     def persisted(self, sequence: int) -> None:
         """The write with this sequence is durable, and the ``LogReader`` shows it."""
-        assert self._write_change is not None and sequence == self._write_sequence, "not the write under way"
-        self._log.end_write()
-        released = self._outbox.persisted(self._write_change)
-        self._write_change = None
-        for message in released:
-            if message.receiver == self._id:
+        state = self._state
+        for message in self._handout.persisted(sequence):
+            if message.receiver == state.id:
                 # The vote for oneself.
-                self._dispatch(message)
-            elif not isinstance(message, AppendEntriesResponse) or message.term == self._term:
+                self._inbox.dispatch(message)
+            elif not isinstance(message, AppendEntriesResponse) or message.term == state.term:
                 # An acknowledgement in an older term speaks of a log that may have changed since.
-                self._outbox.send(message)
-        if self._leader is not None:
-            self._leader.advance_commit()
+                state.outbox.send(message)
+        if state.leadership is not None:
+            state.leadership.advance_commit()
 
     def ready(self, writer_idle: bool) -> Ready | None:
         """What is to be done now, if anything; see ``raft_node.raft.ready``."""
-        if self._changing_index and self._changing_index <= self._log.commit_index:
-            self._configuration_committed()
-        if self._leader is not None:
-            self._read_states += self._leader.send(self._now)
-        elif self._leader_id in self._members:
+        state = self._state
+        if state.changing_index and state.changing_index <= state.log.commit_index:
+            self._roles.configuration_committed()
+        if state.leadership is not None:
+            state.read_states += state.leadership.send(state.now)
+        elif state.leader in state.members:
             # A leader that this node has still to learn of as a member is not reachable by itself.
-            self._ask_leader(self._leader_id)
-        write = self._take_write() if writer_idle else None
-        committed = self._take_committed()
-        outbox = self._outbox
-        wanted, states, dropped = outbox.snapshots_wanted, self._read_states, self._reads_dropped
+            self._ask_leader(state.leader)
+        write = self._handout.take_write() if writer_idle else None
+        committed = self._handout.take_committed()
+        outbox = state.outbox
+        wanted, states, dropped = outbox.snapshots_wanted, state.read_states, state.reads_dropped
         if not (outbox.messages or write or committed or states or dropped or outbox.events or wanted):
             return None
         ready = Ready(outbox.messages, write, committed, states, dropped, outbox.events, wanted)
         outbox.messages, outbox.events, outbox.snapshots_wanted = [], [], []
-        self._read_states, self._reads_dropped = [], []
+        state.read_states, state.reads_dropped = [], []
         return ready
 
     def validate(self) -> None:
         """Asserts the invariants that are cheap to check."""
-        self._log.validate()
-        assert (self._leader is not None) == (self._role is Role.LEADER)
-        assert (self._election is not None) == (self._role in (Role.CANDIDATE, Role.PRE_CANDIDATE))
-        assert self._term >= self._written_hard_state.term
-        if self._role in (Role.LEADER, Role.CANDIDATE):
-            assert self._voted_for == self._id
-        if self._leader is not None:
-            assert self._leader_id == self._id
-            self._leader.validate(self._configuration)
+        self._state.validate()
+        assert self._state.term >= self._handout.hard_state.term
 
     # Messages.
 
     def step(self, message: Message) -> None:
         """Takes a message from a peer. It may come late, twice, out of order, or from anybody."""
-        if message.receiver != self._id or message.sender == self._id:
-            self.ignored_messages += 1
-        elif not self._admits(message):
-            self.ignored_messages += 1
-            if isinstance(message, RequestVote):
-                self._refused(message, "not a member")
-        elif malformed(message):
-            self.ignored_messages += 1
-            self._outbox.event("malformed_message", sender=message.sender.name, kind=type(message).__name__)
-        else:
-            self._dispatch(message)
-
-    def _admits(self, message: Message) -> bool:
-        """Whether the sender may say this.
-
-        A node outside the configuration may belong to a newer one that this node has still to learn of, and may need
-        its vote for that (thesis, 4.1). So an elected leader is heard when it sends entries, and a candidate when it
-        asks first; everything else of strangers changes nothing.
-        """
-        sender = message.sender
-        if sender in self._members or sender == self._leader_id:
-            return True
-        match message:
-            case AppendEntries():
-                return True
-            case RequestVote():
-                return message.pre_vote or sender == self._introduced
-            case AppendEntriesResponse() | HeartbeatResponse():
-                # Of a removed node that is being told so; its term is nobody's concern.
-                return self._leader is not None and sender in self._leader.progress and message.term <= self._term
-            case _:
-                return False
-
-    def _dispatch(self, message: Message) -> None:
-        match message:
-            case RequestVote():
-                self._request_vote(message)
-            case RequestVoteResponse():
-                self._request_vote_response(message)
-            case TimeoutNow():
-                self._timeout_now(message)
-            case AppendEntries():
-                self._append_entries(message)
-            case AppendEntriesResponse():
-                self._append_entries_response(message)
-            case Heartbeat():
-                self._heartbeat(message)
-            case HeartbeatResponse():
-                self._heartbeat_response(message)
-            case ReadIndexRequest():
-                self._read_index_request(message)
-            case ReadIndexResponse():
-                self._read_index_response(message)
-            case _:
-                assert_never(message)
-
-    def _append_entries(self, message: AppendEntries) -> None:
-        """The paper, 5.3. The answer waits until what it acknowledges is durable."""
-        if message.term < self._term:
-            # The sender is deposed, and learns it from the term.
-            self._outbox.send_when_durable(refusal(message, self._term, 0, 0))
-            return
-        if not self._follow(message.term, message.sender):
-            return
-        self.leader_commit_index = max(self.leader_commit_index, message.commit_index)
-        answer, changed = take_entries(self._log, message, self._term)
-        if changed:
-            self._outbox.change += 1
-            # Both count: an entry was cut off, and another came.
-            undone, came = self._configurations.rollback(self._log), self._configurations.append(message.entries)
-            if undone or came:
-                self._adopt_configuration()
-            if came and not self._changing_index:
-                # To somebody who lags, a change comes together with the news that it is committed.
-                self._configuration_committed()
-        self._outbox.send_when_durable(answer)
-
-    def _append_entries_response(self, message: AppendEntriesResponse) -> None:
-        if message.term > self._term:
-            self._become_follower(message.term, None)
-        elif self._leader is not None and message.term == self._term:
-            if message.match_index > self._log.last_index:
-                self.ignored_messages += 1
-                self._outbox.event("malformed_message", sender=message.sender.name, kind="AppendEntriesResponse")
-                return
-            self._leader.append_entries_response(message, self._now)
-
-    def _heartbeat(self, message: Heartbeat) -> None:
-        """Answered at once: the answer promises nothing of the log."""
-        if message.term >= self._term:
-            if not self._follow(message.term, message.sender):
-                return
-            self.leader_commit_index = max(self.leader_commit_index, message.commit_index)
-            # The leader clips it to what was acknowledged to it, and in this term nothing of that is ever cut off.
-            if message.commit_index <= self._log.last_index:
-                self._log.commit_to(message.commit_index)
-            else:
-                self._outbox.event("log_lost", acknowledged=message.commit_index, last_index=self._log.last_index)
-            if not message.answer:
-                return
-        self._outbox.send(
-            HeartbeatResponse(
-                self._id,
-                message.sender,
-                self._term,
-                message.read_token,
-                self._log.last_index,
-                self._config.lease_ticks > 0,
-            )
-        )
-
-    def _heartbeat_response(self, message: HeartbeatResponse) -> None:
-        if message.term > self._term:
-            self._become_follower(message.term, None)
-        elif self._leader is not None and message.term == self._term:
-            self._leader.heartbeat_response(message, self._now)
-
-    def _read_index_request(self, message: ReadIndexRequest) -> None:
-        """Only the leader of that very term answers; whoever asked another one will hear who leads, and ask again."""
-        if self._leader is not None and message.term == self._term:
-            self._leader.read_index_request(message)
-
-    def _read_index_response(self, message: ReadIndexResponse) -> None:
-        if message.term > self._term:
-            self._become_follower(message.term, None)
-        elif message.term == self._term and message.sender == self._leader_id:
-            self._read_states += [
-                ReadState(context, message.read_index) for context in self._forwarded.answered(message.token)
-            ]
+        self._inbox.step(message)
 
     # Helpers.
 
     def _ask_leader(self, leader: NodeId) -> None:
         """Forwards the reads that wait; again when the request or its answer seems to be lost."""
-        token = self._forwarded.ask(leader, self._term, self._now)
+        state = self._state
+        token = state.forwarded.ask(leader, state.term, state.now)
         if token:
-            self._outbox.send(ReadIndexRequest(self._id, leader, self._term, token))
+            state.outbox.send(ReadIndexRequest(state.id, leader, state.term, token))
 
     def _not_leader(self) -> NotLeaderError:
-        return NotLeaderError(self._leader_id.name if self._leader_id else "")
+        state = self._state
+        return NotLeaderError(state.leader.name if state.leader else "")

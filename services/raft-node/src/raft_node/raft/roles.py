@@ -1,14 +1,13 @@
 """The roles of a member: which one it has, and how it comes by another.
 
-Everything that changes a role is here; who campaigns, follows or leads is decided by ``raft_node.raft.node`` and
-``raft_node.raft.voter``, which know the messages.
+Everything that changes a role is here; when that happens is decided by ``raft_node.raft.node``, ``voter`` and
+``follower``, which know the messages.
 
 Invariants:
 
-1. The role changes only in ``_become_*``, and between follower and learner when the members change.
+1. The role changes only in ``become_*``, and between follower and learner when the members change.
 2. The term never goes back; with a new term the vote is free, and both are written before anything rests on them.
-3. ``_leader`` exists exactly while the role is LEADER, ``_election`` exactly while it is a candidate's.
-4. The configuration in force is the newest one in the log, committed or not.
+3. The configuration in force is the newest one in the log, committed or not.
 
 Reference: the paper, 5.1 and 5.2; the thesis, 4.1, 4.2.2 (a leader that removes itself) and 9.6 (pre-vote).
 """
@@ -19,170 +18,189 @@ from raft_node import entry as entries_codec
 from raft_node.entry import EntryKind
 from raft_node.raft.election import Election
 from raft_node.raft.leader import Leader
-from raft_node.raft.member import Member
 from raft_node.raft.membership import members_of
 from raft_node.raft.messages import RequestVote, RequestVoteResponse, TimeoutNow
+from raft_node.raft.state import State
 from raft_node.raft.types import NodeId, Role
 
 
-class RoleHolder(Member):
-    """A member with its role."""
+class Roles:
+    """The changes of one member's role."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
 
     # Roles.
 
-    def _become_follower(self, term: int, leader_id: NodeId | None) -> None:
+    def become_follower(self, term: int, leader_id: NodeId | None) -> None:
         """Follows a leader, or waits for one.
 
         Seeing a newer term alone does not restart a follower's election timer: only a leader heard and a vote given
         do (the paper, 5.2).
         """
-        assert term >= self._term, "the term never goes back"
-        was_follower = self._role in (Role.FOLLOWER, Role.LEARNER)
-        if term > self._term:
-            self._term = term
-            self._voted_for = None
-            self._outbox.change += 1
-        if self._leader is not None:
-            self._reads_dropped += self._leader.reads.drop()
-            self._last_read_token = self._leader.reads.last_token
-            self._leader = None
-            self._outbox.event("lost_leadership", term=term)
-        if leader_id is not None and leader_id != self._leader_id:
-            self._outbox.event("follows", term=term, leader=leader_id.name)
-        self._election = None
-        self._leader_id = leader_id
-        self._role = Role.FOLLOWER if self._may_campaign() else Role.LEARNER
-        if not was_follower or self._election_deadline == 0:
-            self._restart_election_timer()
+        state = self._state
+        assert term >= state.term, "the term never goes back"
+        was_follower = state.role in (Role.FOLLOWER, Role.LEARNER)
+        if term > state.term:
+            state.term = term
+            state.voted_for = None
+            state.outbox.change += 1
+        if state.leadership is not None:
+            state.reads_dropped += state.leadership.reads.drop()
+            state.last_read_token = state.leadership.reads.last_token
+            state.leadership = None
+            state.outbox.event("lost_leadership", term=term)
+        if leader_id is not None and leader_id != state.leader:
+            state.outbox.event("follows", term=term, leader=leader_id.name)
+        state.election = None
+        state.leader = leader_id
+        state.role = Role.FOLLOWER if state.may_campaign() else Role.LEARNER
+        if not was_follower or state.election_deadline == 0:
+            self.restart_election_timer()
 
-    def _become_pre_candidate(self) -> None:
-        reason = "no leader is known" if self._leader_id is None else f"{self._leader_id.name} is silent"
-        self._role = Role.PRE_CANDIDATE
-        self._leader_id = None
-        self._campaign(Election(self._term + 1, True, self._configuration.voters))
-        self._outbox.event("became_pre_candidate", term=self._term, reason=reason, asks=self._asked())
-        election = self._election
-        assert election is not None
-        election.record(self._id, True)
-        self._conclude(election)
+    def become_pre_candidate(self) -> None:
+        """Asks who would vote for it, before it disturbs anybody (thesis, 9.6)."""
+        state = self._state
+        reason = "no leader is known" if state.leader is None else f"{state.leader.name} is silent"
+        state.role = Role.PRE_CANDIDATE
+        state.leader = None
+        election = Election(state.term + 1, True, state.configuration.voters)
+        self._campaign(election)
+        state.outbox.event("became_pre_candidate", term=state.term, reason=reason, asks=self._asked())
+        election.record(state.id, True)
+        self.conclude(election)
 
-    def _become_candidate(self, *, transfer: bool = False) -> None:
-        self._role = Role.CANDIDATE
-        self._term += 1
-        self._voted_for = self._id
-        self._leader_id = None
-        self._outbox.change += 1
-        self._campaign(Election(self._term, False, self._configuration.voters), transfer=transfer)
-        self._outbox.event("became_candidate", term=self._term, transfer=transfer, asks=self._asked())
+    def become_candidate(self, *, transfer: bool = False) -> None:
+        """Asks for votes in a new term; ``transfer`` says that the leader wanted it."""
+        state = self._state
+        state.role = Role.CANDIDATE
+        state.term += 1
+        state.voted_for = state.id
+        state.leader = None
+        state.outbox.change += 1
+        self._campaign(Election(state.term, False, state.configuration.voters), transfer=transfer)
+        state.outbox.event("became_candidate", term=state.term, transfer=transfer, asks=self._asked())
         # The own vote counts, as any other, once it is durable.
-        self._outbox.hold(RequestVoteResponse(self._id, self._id, self._term, True, False))
+        state.outbox.hold(RequestVoteResponse(state.id, state.id, state.term, True, False))
 
     def _asked(self) -> list[str]:
-        return [voter.name for voter in self._configuration.voters if voter != self._id]
+        state = self._state
+        return [voter.name for voter in state.configuration.voters if voter != state.id]
 
     def _campaign(self, election: Election, *, transfer: bool = False) -> None:
-        self._election = election
-        self._restart_election_timer()
-        log, pre_vote = self._log, election.pre_vote
+        state = self._state
+        state.election = election
+        self.restart_election_timer()
+        log, pre_vote = state.log, election.pre_vote
         # A request for votes promises a log and a term, which a crash must not take back; a pre-vote promises nothing.
-        send = self._outbox.send if pre_vote else self._outbox.send_when_durable
-        for voter in self._configuration.voters:
-            if voter != self._id:
-                send(RequestVote(self._id, voter, election.term, log.last_index, log.last_term, pre_vote, transfer))
+        send = state.outbox.send if pre_vote else state.outbox.send_when_durable
+        for voter in state.configuration.voters:
+            if voter != state.id:
+                send(RequestVote(state.id, voter, election.term, log.last_index, log.last_term, pre_vote, transfer))
 
-    def _conclude(self, election: Election) -> None:
+    def conclude(self, election: Election) -> None:
+        """Goes on from an election whose outcome is known; an open one changes nothing."""
+        state = self._state
         outcome = election.outcome
         if outcome is None:
             return
         if not outcome:
-            self._become_follower(self._term, None)
+            self.become_follower(state.term, None)
         elif election.pre_vote:
-            self._become_candidate()
+            self.become_candidate()
         else:
-            self._become_leader()
+            self.become_leader()
 
-    def _become_leader(self) -> None:
-        self._role = Role.LEADER
-        self._election = None
-        self._leader_id = self._id
-        self._leader = Leader(
-            config=self._config,
-            node_id=self._id,
-            term=self._term,
-            configuration=self._configuration,
-            log=self._log,
-            outbox=self._outbox,
-            last_read_token=self._last_read_token,
-            now=self._now,
+    def become_leader(self) -> None:
+        """Leads, and appends the first entry of its term."""
+        state = self._state
+        state.role = Role.LEADER
+        state.election = None
+        state.leader = state.id
+        leadership = state.leadership = Leader(
+            config=state.config,
+            node_id=state.id,
+            term=state.term,
+            configuration=state.configuration,
+            log=state.log,
+            outbox=state.outbox,
+            last_read_token=state.last_read_token,
+            now=state.now,
         )
         # Reads that were to be forwarded need not be any more.
-        self._leader.reads.waiting += self._forwarded.take_all()
-        if self._changing_index:
-            for node in members_of(self._configurations.previous) - self._members - {self._id}:
-                self._leader.depart(node, self._changing_index, self._now)
-        self._outbox.event("became_leader", term=self._term)
+        leadership.reads.waiting += state.forwarded.take_all()
+        if state.changing_index:
+            for node in members_of(state.configurations.previous) - state.members - {state.id}:
+                leadership.depart(node, state.changing_index, state.now)
+        state.outbox.event("became_leader", term=state.term)
         # An entry of the own term commits those of older terms, and tells what is committed (the paper, 5.4.2 and 8).
-        timestamp_us = self._log.last_timestamp_us
-        self._append([entries_codec.encode(self._log.last_index + 1, self._term, EntryKind.NOOP, timestamp_us)])
+        timestamp_us = state.log.last_timestamp_us
+        state.append([entries_codec.encode(state.log.last_index + 1, state.term, EntryKind.NOOP, timestamp_us)])
 
     # Members.
 
-    def _adopt_configuration(self) -> None:
+    def adopt_configuration(self) -> None:
         """Goes by the newest configuration in the log from now on (thesis, 4.1)."""
-        self._configuration = configuration = self._configurations.current
-        self._members = members_of(configuration)
-        self._changing_index = self._uncommitted_change()
+        state = self._state
+        state.configuration = configuration = state.configurations.current
+        state.members = members_of(configuration)
+        state.changing_index = state.uncommitted_change()
         self._configuration_event("configuration_adopted")
-        if self._leader is not None:
-            self._leader.reconfigure(configuration, self._configurations.index, self._now)
+        if state.leadership is not None:
+            state.leadership.reconfigure(configuration, state.configurations.index, state.now)
             return
-        assert self._election is None, "only a leader's entries change the members"
-        self._role = Role.FOLLOWER if self._may_campaign() else Role.LEARNER
-        self._restart_election_timer()
+        assert state.election is None, "only a leader's entries change the members"
+        state.role = Role.FOLLOWER if state.may_campaign() else Role.LEARNER
+        self.restart_election_timer()
 
-    def _configuration_committed(self) -> None:
-        self._changing_index = 0
+    def configuration_committed(self) -> None:
+        """The newest configuration has come to stay; whoever is not in it leaves its role."""
+        state = self._state
+        state.changing_index = 0
         self._configuration_event("configuration_committed")
-        if self._id in self._members:
+        if state.id in state.members:
             return
-        if self._configurations.lost(self._id):
-            self._outbox.event("removed", term=self._term)
+        if state.configurations.lost(state.id):
+            state.outbox.event("removed", term=state.term)
         # So that a restarted process knows it from its disk, and does not campaign.
-        self._outbox.change += 1
-        if self._role is Role.FOLLOWER:
-            self._role = Role.LEARNER
-        if self._leader is not None:
+        state.outbox.change += 1
+        if state.role is Role.FOLLOWER:
+            state.role = Role.LEARNER
+        if state.leadership is not None:
             # Its last duty was to commit its own removal (thesis, 4.2.2). Somebody shall follow without a pause.
-            successor = self._leader.complete_successor(self._now)
+            successor = state.leadership.complete_successor(state.now)
             if successor is not None:
-                self._outbox.send(TimeoutNow(self._id, successor, self._term))
-            self._become_follower(self._term, None)
+                state.outbox.send(TimeoutNow(state.id, successor, state.term))
+            self.become_follower(state.term, None)
 
     def _configuration_event(self, name: str) -> None:
-        configuration = self._configuration
-        self._outbox.event(
+        state = self._state
+        configuration = state.configuration
+        state.outbox.event(
             name,
-            index=self._configurations.index,
+            index=state.configurations.index,
             voters=[member.name for member in configuration.voters],
             learners=[member.name for member in configuration.learners],
         )
 
-    # Helpers.
+    # The leader of the term, and the time that it is given.
 
-    def _follow(self, term: int, leader_id: NodeId) -> bool:
+    def follow(self, term: int, leader_id: NodeId) -> bool:
         """Accepts the leader of a term that is not older than the own one; False if there is another already."""
-        if term == self._term and self._leader_id is not None and self._leader_id != leader_id:
-            self.ignored_messages += 1
-            self._outbox.event("two_leaders", term=term, leader=self._leader_id.name, other=leader_id.name)
+        state = self._state
+        if term == state.term and state.leader is not None and state.leader != leader_id:
+            state.ignored_messages += 1
+            state.outbox.event("two_leaders", term=term, leader=state.leader.name, other=leader_id.name)
             return False
-        if self._leader_id != leader_id or term > self._term:
-            self._become_follower(term, leader_id)
-        self._leader_heard_tick = self._now
-        self._restart_election_timer()
+        if state.leader != leader_id or term > state.term:
+            self.become_follower(term, leader_id)
+        state.leader_heard_tick = state.now
+        self.restart_election_timer()
         return True
 
-    def _restart_election_timer(self) -> None:
+    def restart_election_timer(self) -> None:
         """Draws the timeout anew each time, so that split votes do not repeat (the paper, 5.2)."""
-        config = self._config
-        timeout = self._random.randrange(config.election_timeout_ticks, config.election_timeout_ticks_max)
-        self._election_deadline = self._now + timeout
+        state = self._state
+        config = state.config
+        timeout = state.random.randrange(config.election_timeout_ticks, config.election_timeout_ticks_max)
+        state.election_deadline = state.now + timeout

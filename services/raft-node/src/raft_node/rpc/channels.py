@@ -25,11 +25,11 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     *_COMMON,
     # Proxy variables of the environment are meant for the web, not for the peers of a cluster.
     ("grpc.enable_http_proxy", 0),
-    # A peer that comes back is reached within a second.
+    # A peer that comes back is reached within a second, as long as its name exists: see ``Dialled.lost``.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # A peer that comes back with another address is looked up again at once.
+    # A peer that comes back with another address is looked up again soon.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
 ]
@@ -47,8 +47,12 @@ def open_channel(address: str, certificates: Certificates | None = None) -> grpc
     return tls.open_channel(certificates, address, CHANNEL_OPTIONS)
 
 
+REOPEN_S = 1.0
+"""A channel that does not lead to its peer is opened anew this often at most: a connection needs time to come about."""
+
+
 class Dialled:
-    """A channel to one peer that can be opened anew with newer certificates.
+    """A channel to one peer that can be opened anew: with newer certificates, or because it does not lead there.
 
     Attributes:
         channel: The channel to use now.
@@ -60,13 +64,27 @@ class Dialled:
         self._certificates = certificates
         self._version = 0 if certificates is None else certificates.version
         self._closing: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._lost = False
+        self._opened_s = self._loop.time()
         self.channel = open_channel(address, certificates)
 
+    def lost(self) -> None:
+        """Notes that a call did not reach the peer: the next ``renew`` opens another channel, once this one is old.
+
+        A name that did not exist, as that of a pod which is being replaced, is looked up again by gRPC after pauses of
+        its own that grow to minutes; a new channel looks it up at once.
+        """
+        self._lost = True
+
     def renew(self, grace_s: float) -> None:
-        """Opens it anew if there are newer certificates. What is under way gets ``grace_s``, then it is cut off."""
-        if self._certificates is None or self._version == self._certificates.version:
+        """Opens it anew if that helps. What is under way gets ``grace_s``, then it is cut off."""
+        version = 0 if self._certificates is None else self._certificates.version
+        outdated = self._lost and self._loop.time() - self._opened_s >= REOPEN_S
+        if self._version == version and not outdated:
             return
-        old, self._version = self.channel, self._certificates.version
+        old, self._version = self.channel, version
+        self._lost, self._opened_s = False, self._loop.time()
         self.channel = open_channel(self._address, self._certificates)
         task = asyncio.create_task(old.close(grace_s))
         self._closing.add(task)

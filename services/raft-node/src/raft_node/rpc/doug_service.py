@@ -21,12 +21,15 @@ from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
 from doug_wire.trace_context import TRACEPARENT, TraceContext, parse_traceparent
 from doug_wire.validity import validate
-from raft_node.errors import UnavailableError
+from raft_node.errors import OverloadedError, UnavailableError
 from raft_node.kv.keyspace import StoredValue
+from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
+from raft_node.rpc import scan_stream
 from raft_node.rpc.pipe import PipeSession
 from raft_node.rpc.shard import Shard
+from raft_node.rpc.streams import BROKEN
 from raft_node.rpc.traced_pipe import TracedPipeSession
 from raft_node.runtime.proposals import Submission, TracedSubmission
 from raft_node.storage.engine import BlockNeeded
@@ -53,7 +56,7 @@ class _FutureSink:
         self.result: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         self._trace = trace
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
         if self._trace is not None:
             self._trace.end(status)
         if not self.result.done():
@@ -79,7 +82,9 @@ class DougService(doug_pb2_grpc.DougServicer):
         self._traces = traces
         self._shard: Shard | None = None
         self._sessions: set[PipeSession] = set()
-        self._received = {name: metrics.received("Doug", name) for name in ("Get", "Put", "Delete", "Partitions")}
+        self._received = {
+            name: metrics.received("Doug", name) for name in ("Get", "Put", "Delete", "Partitions", "Scan")
+        }
 
     def attach(self, shard: Shard) -> None:
         """From now on calls are served."""
@@ -160,6 +165,33 @@ class DougService(doug_pb2_grpc.DougServicer):
             await session.run()
         finally:
             self._sessions.discard(session)
+
+    async def Scan(  # type: ignore[override]  # noqa: N802
+        self, request: pb.ScanRequest, context: Context
+    ) -> None:
+        """Sends keys in order, as of one point in the log."""
+        self._received["Scan"].inc()
+        shard = await self._admit(context)
+        try:
+            options = scan_stream.options_of(request)
+        except scan_stream.ScanRequestError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {error}", (("doug-code", "INVALID"),))
+        if request.consistency != pb.CONSISTENCY_EVENTUAL:
+            await self._confirm(shard, context, forward=request.forward)
+        elif not shard.serves_local_reads:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
+        if not shard.driver.machine.created:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
+        try:
+            await scan_stream.send(shard, options, context.write, messages=request.messages)
+        except OverloadedError:
+            await self._refuse(shard, Status.OVERLOADED, context)
+        except UnavailableError:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
+        except scan_stream.ScanExpiredError as error:
+            await context.abort(grpc.StatusCode.ABORTED, f"SCAN_EXPIRED: {error}", (("doug-code", "SCAN_EXPIRED"),))
+        except BROKEN:
+            return  # Nobody reads on.
 
     async def Partitions(self, request: pb.PartitionsRequest, context: Context) -> pb.PartitionsResponse:  # noqa: N802
         """The partition map, from shard 0's leader, confirmed by a quorum."""

@@ -1,5 +1,7 @@
 """Counts every call of DougDB's own services, under the names that gRPC servers elsewhere use for it.
 
+It is also the way out for what ends the node: gRPC answers any exception of a method as UNKNOWN, and goes on.
+
 It runs once for each call, not for each message: on a stream that lives for hours it costs nothing. What a call is
 about is never looked at. Health checks and reflection are not counted: their methods are not ours, and what strangers
 ask for would be a label of their choice.
@@ -15,6 +17,7 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
+from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
 
 _OWN = "/doug.v1."
@@ -28,12 +31,19 @@ Behaviour = Callable[[Any, Context], Awaitable[Any]]
 class CountingInterceptor(grpc.aio.ServerInterceptor):
     """Counts calls that began and that ended, and how long unary ones took: ``grpc_server_*``.
 
-    Requires: every method of DougDB's services is a coroutine function.
+    It remembers the methods of the server that it is given to, and so belongs to one server alone. Requires: every
+    method of DougDB's services is a coroutine function.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
-        """``metrics`` holds the three."""
+    def __init__(self, metrics: Metrics, on_failure: Callable[[FatalError], None]) -> None:
+        """Counts nothing yet.
+
+        Args:
+            metrics: Holds the three.
+            on_failure: Told when a method says that the node must stop.
+        """
         self._metrics = metrics
+        self._on_failure = on_failure
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -71,7 +81,7 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
                 return grpc.stream_stream_rpc_method_handler(behaviour, *codecs)
 
     def _count(self, behaviour: Any, kind: str, service: str, method: str) -> Any:
-        metrics = self._metrics
+        metrics, on_failure = self._metrics, self._on_failure
         labels = (metrics.shard, kind, service, method)
         started = metrics.grpc_started.labels(*labels)
         seconds = metrics.grpc_handling.labels(*labels) if kind == "unary" else None
@@ -87,6 +97,10 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except grpc.aio.AbortError:
                 code = _name_of(context.code())
+                raise
+            except FatalError as error:
+                code = "UNKNOWN"
+                on_failure(error)
                 raise
             except BaseException:
                 code = "UNKNOWN"

@@ -142,6 +142,7 @@ class Peer:
             self._append_answered,
             metrics.sent("Raft", "Replicate").inc,
             partial(on_unreachable, node_id),
+            on_unanswered=self._bulk.lost,
         )
         self._heartbeats: ClientStream[pb.HeartbeatRequest, pb.HeartbeatResponse] = ClientStream(
             self._open_heartbeats,
@@ -150,6 +151,7 @@ class Peer:
             metrics.sent("Raft", "Heartbeat").inc,
             self._round_trips.broken,
             self._heartbeat_leaves,
+            self._control.lost,
         )
         self._reads: ClientStream[pb.ReadIndexRequest, pb.ReadIndexResponse] = ClientStream(
             self._open_reads,
@@ -225,6 +227,7 @@ class Peer:
         try:
             await self._stub().TimeoutNow(request, timeout=_VOTE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
+            self._failed(error)
             self._metrics.messages_dropped.labels(self._metrics.shard, "timeout_now_failed").inc()
             _log.debug("raft.timeout_now_not_answered", peer=self.node_id.name, code=error.code().name)
 
@@ -235,12 +238,18 @@ class Peer:
                 codec.encode_vote(message, self._envelope), timeout=_VOTE_TIMEOUT_S
             )
         except grpc.aio.AioRpcError as error:
+            self._failed(error)
             self._metrics.messages_dropped.labels(self._metrics.shard, "vote_failed").inc()
             _log.debug("raft.vote_not_answered", peer=self.node_id.name, code=error.code().name)
             return
         self._received_vote.inc()
         if self._is_for_me(response.envelope):
             self._on_message(codec.decode_vote_response(response, self.node_id, self._me.node_id))
+
+    def _failed(self, error: grpc.aio.AioRpcError) -> None:
+        # A peer that only does not answer the question is reached all the same.
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            self._control.lost()
 
     def _append_answered(self, response: pb.AppendEntriesResponse) -> None:
         self._received_append.inc()

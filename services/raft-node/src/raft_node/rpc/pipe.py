@@ -26,7 +26,7 @@ from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
-from raft_node.rpc.shard import Shard
+from raft_node.rpc.shard import Shard, has_run_out
 from raft_node.rpc.streams import BROKEN
 from raft_node.runtime.driver import Submission
 from raft_node.storage.engine import BlockNeeded
@@ -120,7 +120,7 @@ class PipeSession:
                 self.resolve(record.id, Status.INVALID, 0)
             elif not machine.created:
                 self.resolve(record.id, Status.NOT_LEADER, 0)
-            elif batch.shard != self._shard.number or not machine.ownership.owns_key(command.key, command.epoch):
+            elif batch.shard != self._shard.number or not machine.owns(slot_of(command.key), command.epoch):
                 self.resolve(record.id, Status.WRONG_SHARD, 0)
             else:
                 submissions.append(Submission(self, record.id, record.crc, record.command))
@@ -161,7 +161,7 @@ class PipeSession:
             found = self._look_up(record)
             if isinstance(found, BlockNeeded):
                 waiting.append((record, found))
-            elif linearizable and self._shard.has_run_out(found):
+            elif linearizable and has_run_out(self._shard.driver, found):
                 self._answer_by_clock(record)
             else:
                 self._answer(record, found)
@@ -180,9 +180,7 @@ class PipeSession:
 
         self._shard.driver.move_clock(moved)
 
-    async def _answer_later(
-        self, records: deque[ReadRecord], waiting: deque[_Waiting], linearizable: bool
-    ) -> None:
+    async def _answer_later(self, records: deque[ReadRecord], waiting: deque[_Waiting], linearizable: bool) -> None:
         """Answers reads that need the disk, and those that came while too many answers waited."""
         while records or waiting:
             if not self._drained.is_set():
@@ -203,7 +201,7 @@ class PipeSession:
                 waiting.append((record, found))
             elif isinstance(found, UnavailableError):
                 self._answer(record, Status.UNAVAILABLE)
-            elif linearizable and self._shard.has_run_out(found):
+            elif linearizable and has_run_out(self._shard.driver, found):
                 self._answer_by_clock(record)
             else:
                 self._answer(record, found)
@@ -213,7 +211,7 @@ class PipeSession:
         driver, reader = self._shard.driver, self._shard.reader
         if not driver.machine.owns(slot_of(record.key), record.epoch):
             return Status.WRONG_SHARD
-        if record.min_index > driver.applied_index:
+        if record.min_index and record.min_index > driver.applied_index:
             return Status.UNAVAILABLE
         try:
             found = reader.get_token(record.key, record.token) if record.token else reader.get(record.key)

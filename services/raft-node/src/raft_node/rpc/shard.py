@@ -54,15 +54,6 @@ class Shard:
         """Whether what this node has applied is worth reading: a node outside of the shard would answer the past."""
         return self.driver.machine.created and self.driver.node.is_member
 
-    def has_run_out(self, found: StoredValue | Status | None) -> bool:
-        """Whether what was found has expired by this node's clock, though not yet by the log's.
-
-        A linearizable read must not answer it before the log clock was moved on.
-        """
-        if not isinstance(found, StoredValue) or not found.expires_us:
-            return False
-        return found.expires_us <= self.driver.now_us()
-
     def leader(self) -> Leader:
         """Whom this node follows, itself included."""
         leader = self.driver.node.leader
@@ -80,3 +71,13 @@ class Shard:
             applied_index=self.driver.applied_index,
             role=node.role.value,
         )
+
+
+def has_run_out(driver: Driver, found: StoredValue | Status | None) -> bool:
+    """Whether what was found has expired by this node's clock, though not yet by the log's.
+
+    A linearizable read must not answer it before the log clock was moved on.
+    """
+    if not isinstance(found, StoredValue) or not found.expires_us:
+        return False
+    return found.expires_us <= driver.now_us()

@@ -87,6 +87,7 @@ class ClientStream(Generic[Sent, Received]):
         on_sent: Callable[[], None],
         on_broken: Callable[[], None],
         on_leaving: Callable[[Sent], None] | None = None,
+        on_unanswered: Callable[[], None] = lambda: None,
     ) -> None:
         """Builds it; ``run`` sets it going.
 
@@ -97,6 +98,7 @@ class ClientStream(Generic[Sent, Received]):
             on_sent: Called for each message that was written.
             on_broken: Called when what was under way is lost.
             on_leaving: Called with each message before it is written, so before any answer to it.
+            on_unanswered: Called when a call has ended before the peer said anything.
         """
         self.outbox: Outbox[Sent] = Outbox(limit)
         self._open_call = open_call
@@ -104,6 +106,7 @@ class ClientStream(Generic[Sent, Received]):
         self._on_sent = on_sent
         self._on_broken = on_broken
         self._on_leaving = on_leaving
+        self._on_unanswered = on_unanswered
         self.open = False
 
     async def run(self) -> None:
@@ -115,6 +118,8 @@ class ClientStream(Generic[Sent, Received]):
             # What waited was meant for a connection that is gone; the core decides what to send on the next one.
             self.outbox.clear()
             self._on_broken()
+            if not answered:
+                self._on_unanswered()
             backoff_s = _BACKOFF_FIRST_S if answered else min(2 * backoff_s, _BACKOFF_MAX_S)
             await asyncio.sleep(backoff_s)
 

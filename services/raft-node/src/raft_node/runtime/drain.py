@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from raft_node.errors import NotLeaderError, TransferFailedError, TransferRefusedError
 from raft_node.raft.types import NodeId, Role
 from raft_node.runtime.driver import Driver
+from raft_node.runtime.holds import Hold
 
 ATTEMPTS = 3
 """A target may be on its way down itself; each attempt asks the most caught-up voter of that moment."""
@@ -22,23 +23,25 @@ POLL_S = 0.005
 
 async def drain(
     driver: Driver,
+    hold: Hold,
     timeout_s: float,
     election_timeout_s: float,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> NodeId | None:
     """Hands leadership over if this node has it; returns who leads now, None when nobody is known to.
 
-    Writes stay held back if this node still leads at the end; the caller either stops the driver or releases them.
+    The hold is released as soon as this node does not lead. If it still leads at the end, writes stay held back, until
+    the caller ends the hold or stops the driver.
 
     Args:
         driver: The running loop.
+        hold: Holds the driver's requests back; the caller ends it.
         timeout_s: How long everything may take.
         election_timeout_s: The longest election timeout.
         sleep: Waits for some seconds.
     """
     loop = asyncio.get_running_loop()
     ends_s = loop.time() + timeout_s
-    driver.hold()
     for _ in range(ATTEMPTS):
         left_s = ends_s - loop.time()
         if driver.node.role is not Role.LEADER or left_s <= 0:
@@ -50,7 +53,7 @@ async def drain(
         except (NotLeaderError, TransferFailedError):
             continue
     if driver.node.role is not Role.LEADER:
-        driver.release()
+        hold.release()
     # Proposals that a deposed leader left are committed, or replaced, by the next one.
     waits_until_s = min(ends_s, loop.time() + ELECTIONS_WAITED * election_timeout_s)
     while driver.pending:

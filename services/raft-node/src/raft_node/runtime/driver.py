@@ -21,13 +21,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
-from raft_node.errors import NotLeaderError, OverloadedError, TransferFailedError, TransferRefusedError
+from raft_node.errors import FatalError, NotLeaderError, OverloadedError, TransferFailedError, TransferRefusedError
 from raft_node.kv import partitions
 from raft_node.kv.operations.work import Details
 from raft_node.kv.state_machine import StateMachine
@@ -39,6 +40,7 @@ from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.clocks import WallClock
 from raft_node.runtime.commit_times import CommitTimes
+from raft_node.runtime.holds import Hold
 from raft_node.runtime.log_clock import ClockCallback, LogClock
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
@@ -110,6 +112,7 @@ class Driver:
         on_event: Callable[[Event], None],
         on_applied: Callable[[], None],
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
+        on_failure: Callable[[FatalError], None],
         lease_clock: Callable[[], float] | None = None,
         load: LoadBlocks | None = None,
         disk_full: Callable[[], bool] = lambda: False,
@@ -131,6 +134,7 @@ class Driver:
             on_event: Takes what the core has to tell.
             on_applied: Called after entries were applied, so that flushes can be looked after.
             on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
+            on_failure: Told when the node must stop; the driver has stopped then.
             lease_clock: What leases are judged by, in ticks; None without leases.
             load: Loads what the state machine needs, off the event loop; only None if it never needs anything.
             disk_full: Whether writes are refused for want of space; asked for every batch.
@@ -140,13 +144,12 @@ class Driver:
         self.machine = machine
         self.pending = PendingProposals()
         self._log = log
-        self._engine = engine
-        self._transport, self._metrics = transport, metrics
+        self._engine, self._transport, self._metrics = engine, transport, metrics
         self._tick_s, self._proposal_timeout_s = tick_ms / 1000, proposal_timeout_ms / 1000
         self._create_shard = partitions.encode_create_shard(shard, shards)
         self._create_shard_term = 0
         self._on_event, self._on_applied = on_event, on_applied
-        self._on_snapshots_wanted = on_snapshots_wanted
+        self._on_snapshots_wanted, self._on_failure = on_snapshots_wanted, on_failure
         self._disk_full, self._traces = disk_full, traces
         self._load = load
         self._log_clock = LogClock(self._propose_clock)
@@ -157,16 +160,15 @@ class Driver:
         self._inbox, self._waiting = list[Message](), list[Submission]()
         self._held: Sequence[Entry] = ()
         self._reads = PendingReads(node, metrics, self._loop.time, lease_clock)
-        self._turn_scheduled = False
+        self._turn_scheduled = self._gave_way = False
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
-        self._gave_way = False
         self._counted_until_s = self._loop.time()
         self._stopped = False
         self._stalled_since_s: float | None = None
         self._stalled_s = 0.0
         self._commit_times = CommitTimes(metrics.commit_duration.observe)
-        self._holds = 0
+        self._holds: set[Hold] = set()
         self._hand_overs: set[asyncio.Future[NodeId]] = set()
         self._restoring_from: int | None = None  # What is applied while a snapshot is being installed.
 
@@ -283,17 +285,14 @@ class Driver:
     @property
     def holding(self) -> bool:
         """Whether requests are held back, because leadership is about to move."""
-        return self._holds > 0
+        return bool(self._holds)
 
-    def hold(self) -> None:
-        """Proposes nothing from now on; what comes waits for ``release``, or is refused by ``stop``."""
-        self._holds += 1
+    def hold(self) -> Hold:
+        """Proposes nothing until the hold ends; what comes meanwhile waits for that, or is refused by ``stop``.
 
-    def release(self) -> None:
-        """Takes back one ``hold``: what waits is proposed if this node leads, and refused otherwise."""
-        assert self._holds, "nothing is held"
-        self._holds -= 1
-        self.wake()
+        Once no hold is left, what waits is proposed if this node leads, and refused otherwise.
+        """
+        return Hold(self._holds, self.wake)
 
     async def hand_over(self, target: NodeId | None, timeout_s: float) -> NodeId:
         """Hands leadership over; returns who leads then, which under ill luck is another than was asked for.
@@ -316,20 +315,19 @@ class Driver:
             raise
         concluded: asyncio.Future[NodeId] = self._loop.create_future()
         self._hand_overs.add(concluded)
-        self.hold()
         self.wake()
         outcome = "failed"
-        try:
-            async with asyncio.timeout(timeout_s):
-                leader = await concluded
-            outcome = "done"
-            return leader
-        except TimeoutError:
-            raise TransferFailedError("no other node was seen to lead in time") from None
-        finally:
-            self._metrics.transferred(outcome)
-            self._hand_overs.discard(concluded)
-            self.release()
+        with self.hold():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    leader = await concluded
+                outcome = "done"
+                return leader
+            except TimeoutError:
+                raise TransferFailedError("no other node was seen to lead in time") from None
+            finally:
+                self._metrics.transferred(outcome)
+                self._hand_overs.discard(concluded)
 
     def _takes_requests(self) -> bool:
         return not self._stopped and (self.node.role is Role.LEADER or self.holding)
@@ -418,9 +416,17 @@ class Driver:
         """Has ``_turn`` run once, soon."""
         if not self._turn_scheduled and not self._stopped:
             self._turn_scheduled = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._guarded, self._turn)
 
     # One turn.
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Everything that the loop has the driver do begins here: the one way out of it for what ends the node."""
+        try:
+            act()
+        except FatalError as error:
+            self.stop()
+            self._on_failure(error)
 
     def _turn(self) -> None:
         self._turn_scheduled = False
@@ -606,7 +612,7 @@ class Driver:
         if self._timer is None or self._timer_due_s > due_s + self._tick_s / 2:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(due_s, self._on_timer, due_s)
+            self._timer = self._loop.call_at(due_s, self._guarded, partial(self._on_timer, due_s))
             self._timer_due_s = due_s
 
     def _on_timer(self, due_s: float) -> None:

@@ -20,7 +20,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.runtime.events import Recorder
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.storage.engine import Engine
-from raft_node.storage.tasks import CompactionTask, FlushTask, Task, WorkerGoneError
+from raft_node.storage.tasks import CompactionTask, FlushTask, Task, WorkerGoneError, WorkerHungError
 
 _RESTART_PAUSE_S = 0.5
 _FAILURES_MAX = 10
@@ -181,6 +181,11 @@ class Maintenance:
         started = time.perf_counter()
         try:
             result = await loop.run_in_executor(self._threads, self._worker.run, task)
+        except WorkerHungError:
+            # It says nothing against the task: the disk, or the whole process, stood still, and may go on.
+            self._engine.task_failed(task)
+            self._record("worker_hung", task=type(task).__name__)
+            return
         except WorkerGoneError as error:
             self._failures += 1
             if self._failures >= _FAILURES_MAX:

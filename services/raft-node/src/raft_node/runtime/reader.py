@@ -18,8 +18,10 @@ from raft_node.errors import CorruptionError, FatalError, UnavailableError
 from raft_node.kv.keyspace import TOKEN_PREFIX, StoredValue, token_key, user_key
 from raft_node.kv.operations.tokens import TokenRecord
 from raft_node.kv.visibility import Visibility
+from raft_node.runtime.scans import ScanLimits, Scans
 from raft_node.storage.engine import BlockNeeded, Engine
 
+_SCAN_LIMITS = ScanLimits()
 _HOP_BLOCKS_MAX = 16
 _HOP_BYTES_MAX = 1 << 20
 
@@ -28,10 +30,18 @@ Found = StoredValue | BlockNeeded | UnavailableError | None
 
 
 class Reader:
-    """Looks keys up in the engine."""
+    """Looks keys up in the engine.
+
+    Attributes:
+        scans: Who reads many keys in order.
+    """
 
     def __init__(
-        self, engine: Engine, on_failure: Callable[[FatalError], None], visibility: Callable[[], Visibility]
+        self,
+        engine: Engine,
+        on_failure: Callable[[FatalError], None],
+        visibility: Callable[[], Visibility],
+        scan_limits: ScanLimits = _SCAN_LIMITS,
     ) -> None:
         """Builds it; disk reads share two threads.
 
@@ -39,7 +49,9 @@ class Reader:
             engine: Where values are.
             on_failure: Told when the node must stop.
             visibility: What can be seen as of what is applied.
+            scan_limits: How many scans there may be, and for how long.
         """
+        self.scans = Scans(engine, on_failure, scan_limits)
         self._engine = engine
         self._on_failure = on_failure
         self._visibility = visibility
@@ -124,6 +136,7 @@ class Reader:
 
     def close(self) -> None:
         """Ends the threads."""
+        self.scans.close()
         self._threads.shutdown()
 
 

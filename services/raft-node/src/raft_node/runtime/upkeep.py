@@ -17,7 +17,6 @@ from itertools import islice
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
-from raft_node.errors import FatalError
 from raft_node.kv.keyspace import DUE_PREFIX, split_due_key
 from raft_node.kv.operations.expiry import NOTES_MAX, encode_expire
 from raft_node.kv.operations.tokens import encode_limits
@@ -55,7 +54,6 @@ class Upkeep:
         driver: Driver,
         engine: Engine,
         limits: Limits,
-        on_failure: Callable[[FatalError], None],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -65,13 +63,11 @@ class Upkeep:
             driver: Where entries are proposed.
             engine: Where the notes are.
             limits: What is to count for tokens.
-            on_failure: Told when the node must stop.
             sleep: Waits for so many seconds.
         """
         self._driver = driver
         self._engine = engine
         self._limits = limits
-        self._on_failure = on_failure
         self._sleep = sleep
         self._wake = asyncio.Event()
         self._until_us = 0
@@ -84,16 +80,17 @@ class Upkeep:
             self._wake.set()
 
     async def run(self) -> None:
-        """Runs until cancelled."""
-        try:
-            while True:
-                if self._leads:
-                    await self._look()
-                else:
-                    self._from = DUE_PREFIX
-                await self._rest()
-        except FatalError as error:
-            self._on_failure(error)
+        """Runs until cancelled.
+
+        Raises:
+            FatalError: A block is damaged or cannot be read; the node must stop.
+        """
+        while True:
+            if self._leads:
+                await self._look()
+            else:
+                self._from = DUE_PREFIX
+            await self._rest()
 
     @property
     def _leads(self) -> bool:

@@ -3,16 +3,32 @@
 It is started with exec, not forked, so that gRPC's threads and locks are never copied. It reads tasks from its
 standard input and ends when that ends, hence with its node. When it dies it is started again, and the task under way is
 given out again: it only ever wrote below ``tmp/<start-id>/``, and the node alone puts results in place.
+
+Invariants:
+1. A task ends: a helper that has not answered by the task's deadline is killed, whatever it waits for.
+2. Without a process there is nothing to talk to: the next task starts one first, or says that it cannot.
 """
 
 from __future__ import annotations
 
+import select
 import subprocess
 import sys
 import threading
+import time
+from typing import IO
 
 from raft_node.observability.logs import get_logger
-from raft_node.storage.tasks import Task, TaskResult, WorkerClient, WorkerGoneError
+from raft_node.storage.tasks import CompactionTask, Task, TaskResult, WorkerClient, WorkerGoneError, WorkerHungError
+
+DEADLINE_S = 20.0
+"""What the smallest task may take: a machine that swaps, or a disk that recovers, needs seconds."""
+BYTES_PER_S_MIN = 1 << 20
+"""A disk that takes longer than a second for a mebibyte, with everything around it, serves nobody."""
+PATIENCE_MAX = 16
+"""How many times the deadline a task is given at most, after some that were too short."""
+_END_TIMEOUT_S = 1.0
+"""A process that waits for a disk which stands still ends only when that goes on."""
 
 _log = get_logger()
 
@@ -20,61 +36,101 @@ _log = get_logger()
 class WorkerProcess:
     """Starts the helper process and gives it one task at a time. All methods may block; ``run`` does for long."""
 
-    def __init__(self, data_dir: str) -> None:
-        """Starts the process, before gRPC has threads."""
+    def __init__(self, data_dir: str, deadline_s: float = DEADLINE_S) -> None:
+        """Starts the process, before gRPC has threads.
+
+        Args:
+            data_dir: Where the tables lie.
+            deadline_s: What the smallest task may take before the process is given up.
+        """
         self._data_dir = data_dir
+        self._deadline_s = deadline_s
+        self._patience = 1
         self._lock = threading.Lock()
         self._closed = False
-        self._process = self._start()
+        self._pid = 0
+        self._process: subprocess.Popen[bytes] | None = self._start()
 
     @property
     def pid(self) -> int:
-        """The process that runs now."""
-        return self._process.pid
+        """The process that runs now, or the last one that did."""
+        return self._pid
 
     def run(self, task: Task) -> TaskResult:
         """Has a task done, and waits for it.
 
         Raises:
-            WorkerGoneError: The process ended; another one has been started.
+            WorkerHungError: The process did not answer in time; it was killed.
+            WorkerGoneError: The process ended, or none can be started. The next task tries to start another one.
             FatalError: The task met a damaged file or a disk that fails.
         """
-        process = self._process
+        process = self._running()
         assert process.stdin is not None and process.stdout is not None
+        deadline_s = self._patience * (self._deadline_s + _input_bytes(task) / BYTES_PER_S_MIN)
+        # Killed, a process that was stopped lets go of the pipe that a long task is still being written to.
+        timer = threading.Timer(deadline_s, process.kill)
+        timer.daemon = True
+        timer.start()
+        ends_s = time.monotonic() + deadline_s
         try:
-            return WorkerClient(process.stdin, process.stdout).run(task)
-        except WorkerGoneError:
-            self._restart(process)
+            result = WorkerClient(process.stdin, _Patient(process.stdout, deadline_s)).run(task)
+        except WorkerGoneError as error:
+            self._end_and_forget(process)
+            if time.monotonic() >= ends_s:
+                # It may only have been slow: the same task, given again, gets more time.
+                self._patience = min(2 * self._patience, PATIENCE_MAX)
+                _log.warning("storage.worker_hung", deadline_s=round(deadline_s, 1))
+                raise WorkerHungError(f"the storage worker did not answer within {deadline_s:.0f} s") from error
             raise
+        finally:
+            timer.cancel()
+        self._patience = 1
+        return result
 
     def close(self) -> None:
         """Ends the process; whatever it was doing is of no use any more."""
         with self._lock:
             self._closed = True
-            self._end(self._process)
+            if self._process is not None:
+                self._end(self._process)
+                self._process = None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "raft_node.storage", self._data_dir],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
+        self._pid = process.pid
+        return process
 
-    def _restart(self, process: subprocess.Popen[bytes]) -> None:
+    def _running(self) -> subprocess.Popen[bytes]:
         with self._lock:
-            self._end(process)
-            if not self._closed:
-                _log.warning("storage.worker_died", exit_code=process.returncode)
+            if self._process is None:
+                if self._closed:
+                    raise WorkerGoneError("the node stops")
                 try:
                     self._process = self._start()
                 except OSError as error:
-                    # No memory or no process left; the next task tries again with the dead one and comes back here.
+                    # No memory or no process is left.
                     raise WorkerGoneError(f"the storage worker cannot be started: {error}") from error
+            return self._process
+
+    def _end_and_forget(self, process: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            if self._process is process:
+                self._end(process)
+                self._process = None
+                _log.warning("storage.worker_died", exit_code=process.returncode)
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
-        process.wait()
+        try:
+            process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            # The kernel ends it when the disk lets it go. It writes to files that nobody else uses.
+            _log.warning("storage.worker_stays", pid=process.pid)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 try:
@@ -82,3 +138,31 @@ class WorkerProcess:
                 except BrokenPipeError:
                     # Closing flushes, and nobody reads any more.
                     continue
+
+
+class _Patient:
+    """What a process answers; the first byte is waited for no longer than the deadline.
+
+    A process that waits for a disk cannot even be killed, so that its end of the pipe may stay open.
+    """
+
+    def __init__(self, stream: IO[bytes], timeout_s: float) -> None:
+        self._stream = stream
+        self._timeout_s: float | None = timeout_s
+
+    def read(self, size: int, /) -> bytes:
+        """See ``ByteSource``; says that the stream ended when nothing came in time."""
+        if self._timeout_s is not None:
+            poll = select.poll()
+            poll.register(self._stream, select.POLLIN)
+            if not poll.poll(self._timeout_s * 1000 + 1):
+                return b""
+            # The rest of the answer comes at once.
+            self._timeout_s = None
+        return self._stream.read(size)
+
+
+def _input_bytes(task: Task) -> int:
+    if isinstance(task, CompactionTask):
+        return sum(table.size_bytes for table in task.inputs())
+    return task.change_bytes

@@ -28,7 +28,7 @@ from raft_node.storage.changes import ChangeSegment, ChangeWrite
 from raft_node.storage.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
 from raft_node.storage.compaction import pending_bytes, pick, pick_idle
 from raft_node.storage.files import FileSystem
-from raft_node.storage.iterators import live, merge
+from raft_node.storage.iterators import live
 from raft_node.storage.manifest import Manifest, recover, remove_orphans
 from raft_node.storage.memtable import Batch, Memtable
 from raft_node.storage.open_files import OpenFiles
@@ -37,7 +37,7 @@ from raft_node.storage.reads import BlockNeeded, LoadedBlock
 from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, output_name, tmp_directory
 from raft_node.storage.version import TableMeta, Version, VersionEdit, VersionError, table_name
-from raft_node.storage.view import View
+from raft_node.storage.view import HeldView, View
 
 __all__ = ["BlockNeeded", "Engine", "EngineStats", "LoadedBlock", "Prepared"]
 
@@ -335,10 +335,12 @@ class Engine:
         The call does not block; reading from the iterator does, on any one thread. It keeps two blocks per sorted run
         at most, and holds on to the tables it reads until it is dropped.
         """
+        return live(self.hold().columns(start, end, reverse), reverse=reverse)
+
+    def hold(self) -> HeldView:
+        """The records as of this call, for whoever reads them on another thread."""
         memtables = [self._active.memtable, *(generation.memtable for generation in reversed(self._immutables))]
-        sources = [memtable.snapshot().columns(start, end, reverse) for memtable in memtables if memtable.entries]
-        sources += self._view.sources(start, end, reverse)
-        return live(merge(sources, reverse=reverse), reverse=reverse)
+        return HeldView([memtable.snapshot() for memtable in memtables if memtable.entries], self._view)
 
     def tables(self) -> list[Table]:
         """The tables in use; they can be read as long as somebody holds on to them."""

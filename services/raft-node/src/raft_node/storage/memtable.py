@@ -11,7 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
@@ -25,6 +25,8 @@ ENTRY_OVERHEAD_BYTES = 110
 
 _MERGE_BELOW = 4
 _PIECE_KEYS = 256
+_SORTED_KEYS = 4096
+"""So many keys are sorted at once: a sort holds the interpreter from its beginning to its end."""
 
 
 class Memtable:
@@ -123,12 +125,31 @@ class _Order:
             count, known = 0, ()
         if count == len(entries):
             return known
-        runs = [*known, sorted(islice(reversed(entries), len(entries) - count))]
-        # Few runs, each much longer than the next: a key is sorted again a few times only.
-        while len(runs) > 1 and len(runs[-2]) <= _MERGE_BELOW * len(runs[-1]):
-            last = runs.pop()
-            runs[-1] = sorted(runs[-1] + last)
+        runs = [*known]
+        new = islice(reversed(entries), len(entries) - count)
+        while run := sorted(islice(new, _SORTED_KEYS)):
+            runs.append(run)
+            # Few runs, each much longer than the next: a key is sorted again a few times only.
+            while len(runs) > 1 and len(runs[-2]) <= _MERGE_BELOW * len(runs[-1]):
+                last = runs.pop()
+                runs[-1] = _merged(runs[-1], last)
         found = tuple(runs)
         if len(entries) > self._known[0]:
             self._known = (len(entries), found)
         return found
+
+
+def _merged(first: list[bytes], second: list[bytes]) -> list[bytes]:
+    """Two sorted runs as one, a few keys at a time, so that other threads have their turn."""
+    found: list[bytes] = []
+    place, other = 0, 0
+    while place < len(first) and other < len(second):
+        bound = min(
+            first[min(place + _SORTED_KEYS, len(first)) - 1], second[min(other + _SORTED_KEYS, len(second)) - 1]
+        )
+        place_end, other_end = bisect_right(first, bound, place), bisect_right(second, bound, other)
+        found += sorted(first[place:place_end] + second[other:other_end])
+        place, other = place_end, other_end
+    found += first[place:]
+    found += second[other:]
+    return found

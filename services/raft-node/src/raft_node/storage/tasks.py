@@ -26,6 +26,10 @@ class WorkerGoneError(DougError):
     """The storage worker ended or does not speak sense. The task can be given to another one."""
 
 
+class WorkerHungError(WorkerGoneError):
+    """The storage worker did not answer in time, and was given up."""
+
+
 @dataclass(frozen=True, slots=True)
 class FlushTask:
     """Write the SSTable of one memtable, from its change segment.

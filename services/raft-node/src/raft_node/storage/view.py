@@ -1,7 +1,6 @@
 """The open tables of one version, arranged for reads.
 
-A view never changes; whoever holds one can read on while newer ones take its place. It knows neither memtables nor the
-block cache.
+A view never changes; whoever holds one can read on while newer ones take its place. It does not know the block cache.
 
 Invariant: ``candidates`` names tables from the newest to the oldest, and each that holds the key.
 """
@@ -12,7 +11,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from raft_node.storage.iterators import Columns
+from raft_node.storage.iterators import Columns, merge
+from raft_node.storage.memtable import MemtableSnapshot
 from raft_node.storage.sstable import Table
 from raft_node.storage.version import TableMeta, Version
 
@@ -84,6 +84,26 @@ class View:
             [table.may_contain for table in tables],
             tables,
         )
+
+
+class HeldView:
+    """All records at one moment, memtables included. Its tables stay open as long as somebody holds on to it."""
+
+    __slots__ = ("_memtables", "_view")
+
+    def __init__(self, memtables: Sequence[MemtableSnapshot], view: View) -> None:
+        """Takes memtables, newest first, and the tables below them."""
+        self._memtables = memtables
+        self._view = view
+
+    def columns(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
+        """The records with ``start <= key < end`` in pieces, tombstones included. Reading them blocks; on any thread.
+
+        Raises:
+            CorruptionError: A block is damaged.
+        """
+        sources = [memtable.columns(start, end, reverse) for memtable in self._memtables]
+        return merge([*sources, *self._view.sources(start, end, reverse)], reverse=reverse)
 
 
 def _columns(run: Run, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:

@@ -18,7 +18,7 @@ from doug_wire.command import KEEP, Command, Condition, ConditionKind
 from doug_wire.pipe import ResultRecord, Status
 from raft_node.kv.keyspace import StoredValue, due_key, encode_value, user_key
 from raft_node.kv.ownership import Ownership
-from raft_node.kv.visibility import Visibility
+from raft_node.kv.visibility import find_visible
 
 NEVER_US = 1 << 63
 """Later than any deadline."""
@@ -128,7 +128,7 @@ class Work:
 
     def current(self, key: bytes) -> StoredValue | None:
         """The visible value of a user's key. Requires: it was fetched."""
-        return Visibility(self.clock_us, self.ownership).find(key, self.read(user_key(key)))
+        return find_visible(key, self.read(user_key(key)), self.clock_us, self.ownership.epochs)
 
     # Effects.
 

@@ -1,0 +1,94 @@
+"""One request and its answer, on the way through ASGI: uvicorn's, with an end for a body that broke off.
+
+Must not know routes. Invariants: (1) a request whose body broke off is told so only if it was not answered otherwise,
+for then no route has had its body and nothing was proposed; (2) once its body is here, waiting for the client to go
+away does not read its next requests.
+
+Source: RFC 9112, 2.2 and 9.3; uvicorn.protocols.http.httptools_impl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import structlog
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from facade.errors import BadRequestError, ProblemError
+from facade.routes import problem
+from facade.routes.body import DisconnectedError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+CLOSE = (b"connection", b"close")
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+log = structlog.get_logger()
+
+
+class Exchange(RequestResponseCycle):
+    """One request and its answer.
+
+    Attributes:
+        broken: Why the rest of its body cannot be read.
+    """
+
+    broken: BadRequestError | None = None
+
+    def break_off(self, error: BadRequestError) -> None:
+        """The rest of the body will not come."""
+        self.broken = error
+        self.keep_alive = False
+        self.message_event.set()
+
+    async def run_asgi(self, app: App) -> None:  # type: ignore[override]  # uvicorn's types of scopes are narrower.
+        """Has the request answered."""
+
+        async def answer(scope: Message, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except DisconnectedError:
+                if self.broken is None and not self.disconnected:
+                    raise
+            if self.broken is not None and not self.response_started:
+                await refusal(self.broken)(scope, receive, send)
+
+        await super().run_asgi(answer)  # type: ignore[arg-type]
+
+    async def receive(self) -> Any:
+        """What comes next of the request."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(CONTINUE)
+            self.waiting_for_100_continue = False
+        if not self._over:
+            if self.more_body:
+                # Else all of it is here, and what can be read is the client's next request.
+                self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self._over:
+            return {"type": "http.disconnect"}
+        body, self.body = bytes(self.body), bytearray()
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    @property
+    def _over(self) -> bool:
+        return self.disconnected or self.response_complete or self.broken is not None
+
+
+def refusal(error: ProblemError) -> App:
+    """An application that tells an error, whatever is asked, and ends the connection."""
+
+    async def refuse(scope: Message, receive: Receive, send: Send) -> None:
+        content = problem.document(error)
+        headers = problem.headers(error, content)
+        if CLOSE not in headers:
+            headers.append(CLOSE)
+        await send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    return refuse

@@ -1,0 +1,67 @@
+"""What a shard's answers mean: which statuses are final, which are tried again, and what a client is told at the end.
+
+Must not know who sent an answer, or when. Invariant: a write is called not applied only if no try of it can have been.
+
+Source: features.md, part 4; doug_wire.pipe.
+"""
+
+from __future__ import annotations
+
+from doug_wire.pipe import Status
+from facade.client.modes import Kind
+from facade.client.operation import Operation
+from facade.errors import (
+    DiskFullError,
+    InternalError,
+    NotAppliedError,
+    OutcomeUnknownError,
+    ProblemError,
+    ReadTimeoutError,
+)
+
+RETRIED: dict[int, str] = {
+    Status.NOT_LEADER: "no_leader",
+    Status.NOT_APPLIED: "superseded",
+    Status.OVERLOADED: "overloaded",
+    Status.UNAVAILABLE: "unavailable",
+    Status.DISK_FULL: "disk_full",
+}
+
+WAITED = {
+    "no_leader": "No leader of the shard took the request in time.",
+    "overloaded": "The shard's leader had too much waiting and did not take the request in time.",
+    "superseded": "Other leaders' entries kept taking the request's place in the log.",
+    "unavailable": "No node of the shard could serve the read in time.",
+    "wrong_shard": "The key's slot is being moved, and no shard took the request in time.",
+}
+
+
+def unknown(operation: Operation, detail: str, code: str = "outcome_unknown") -> OutcomeUnknownError:
+    """A write may be applied, or not."""
+    return OutcomeUnknownError(code, detail, shard=operation.shard)
+
+
+def malformed(operation: Operation) -> ProblemError:
+    """A node called the record malformed."""
+    return InternalError("invalid_record", "A raft-node called the record malformed.", shard=operation.shard)
+
+
+def gave_up(operation: Operation) -> ProblemError:
+    """An operation that is not under way is not tried any more."""
+    if operation.uncertain:
+        return unknown(operation, "An earlier try of the write was not answered, and no later one was in time.")
+    if operation.reason == "disk_full":
+        return DiskFullError(shard=operation.shard)
+    reason = operation.reason if operation.reason in WAITED else "no_leader"
+    if operation.kind is Kind.READ_LOCAL and reason == "no_leader":
+        reason = "unavailable"
+    return NotAppliedError(reason, WAITED[reason], shard=operation.shard)
+
+
+def too_late(operation: Operation) -> ProblemError:
+    """The time of an operation that is under way is over."""
+    if operation.kind is Kind.WRITE:
+        detail = "The write was sent to the shard and not answered in time; it may or may not be applied."
+        return unknown(operation, detail, "deadline_exceeded")
+    detail = "The read was sent to the shard and not answered in time."
+    return ReadTimeoutError("deadline_exceeded", detail, shard=operation.shard)

@@ -1,0 +1,109 @@
+"""Who owns a key, as far as this facade knows: the partition map as a cache, and the shards that discovery found.
+
+Never the authority: each shard checks by itself. Must not know operations or HTTP.
+
+Invariant: the map never gets older; no shard is ever forgotten.
+
+Source: DESIGN 9.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from doug.v1 import doug_pb2
+from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
+from facade.client.channels import Channels
+from facade.client.leader_calls import call_leader
+from facade.client.metrics import Metrics
+from facade.client.shard import Shard
+from facade.discovery.targets import Targets
+from facade.errors import NotAppliedError
+from facade.settings import Settings
+
+MAP_TIMEOUT_S = 1.0
+
+log = structlog.get_logger()
+
+
+class Directory:
+    """Which shards there are, and which slots they own.
+
+    Attributes:
+        map: The partition map; None until it was loaded.
+        shards: The shards by number.
+        stale: Set when somebody found the map to be outdated.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, channels: Channels) -> None:
+        """Requires: a running loop."""
+        self._settings = settings
+        self._metrics = metrics
+        self._channels = channels
+        self._loop = asyncio.get_running_loop()
+        self._loaded_s = 0.0
+        self._was_ready = False
+        self.map: PartitionMap | None = None
+        self.shards: dict[int, Shard] = {}
+        self.stale = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the map was loaded and every shard has had a leader; once true, always true."""
+        if not self._was_ready:
+            known = self.map is not None and all(part.shard in self.shards for part in self.map.ranges)
+            self._was_ready = known and all(shard.ever_led for shard in self.shards.values())
+        return self._was_ready
+
+    def locate(self, key: bytes) -> tuple[Shard, int]:
+        """The shard of a key, and the epoch of its slot.
+
+        Raises:
+            NotAppliedError: The map is not loaded, or nobody knows where the shard's nodes are.
+        """
+        if self.map is None:
+            raise NotAppliedError("starting", "The partition map is not loaded yet.")
+        shard_id, epoch = self.map.owner(key)
+        shard = self.shards.get(shard_id)
+        if shard is None:
+            raise NotAppliedError("unknown_shard", "It is not known where this shard's nodes are.", shard=shard_id)
+        return shard, epoch
+
+    def update(self, targets: Targets) -> list[Shard]:
+        """Takes what discovery says about some shards, each of them whole; returns those that are new."""
+        new = []
+        for shard_id, nodes in sorted(targets.items()):
+            shard = self.shards.get(shard_id)
+            if shard is not None:
+                shard.update(nodes)
+                continue
+            shard = self.shards[shard_id] = Shard(shard_id, nodes, self._settings, self._metrics, self._channels)
+            new.append(shard)
+        return new
+
+    async def load_map(self) -> bool:
+        """Asks shard 0's leader for the map; whether what is known now is as new as that leader's."""
+        shard = self.shards.get(0)
+        if shard is None:
+            return False
+        answer = await call_leader(shard, lambda leader: leader.partitions(MAP_TIMEOUT_S))
+        if not isinstance(answer, doug_pb2.PartitionsResponse):
+            return False
+        if self.map is not None and answer.epoch < self.map.epoch:
+            return True  # From a leader that was deposed; what we have is newer.
+        ranges = [SlotRange(getattr(part, "from"), part.to, part.shard, part.epoch) for part in answer.slots]
+        new = self.map is None or answer.epoch > self.map.epoch
+        try:
+            self.map = PartitionMap(answer.epoch, ranges)
+        except PartitionMapError as error:
+            log.error("map.malformed", error=str(error))
+            return False
+        self._loaded_s = self._loop.time()
+        self._metrics.map_loaded(answer.epoch, new=new)
+        return True
+
+    def map_age_s(self) -> float | None:
+        """Since when the map was not confirmed; None before it was loaded."""
+        return None if self.map is None else self._loop.time() - self._loaded_s

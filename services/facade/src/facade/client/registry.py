@@ -1,0 +1,285 @@
+"""Owns every operation from its admission to its answer: its deadline, its bytes, its tries, its shard.
+
+Shards, nodes and links below it keep queues and windows, and report what became of operations; only the registry ends
+one. Must not know HTTP, streams or who leads.
+
+Invariants:
+    1. Every admitted operation is ended exactly once: by an answer, or by its own deadline within one tick.
+    2. Items and bytes of a shard are bounded; beyond the bound nothing is queued.
+    3. An operation that was never proposed ends as NotAppliedError; a write that may have been, as OutcomeUnknownError.
+    4. A write that may have been applied is sent again only when it is repeatable: it carries an idempotency token.
+
+Source: DESIGN 3, 7 and 9; features.md, part 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from itertools import count
+
+from doug_wire import pipe
+from doug_wire.pipe import Status
+from facade.client.answers import RETRIED, gave_up, malformed, too_late, unknown
+from facade.client.directory import Directory
+from facade.client.metrics import Metrics
+from facade.client.modes import Kind
+from facade.client.operation import Load, Operation
+from facade.client.shard import Answer, Shard
+from facade.client.tracing import OperationTracing
+from facade.errors import NotAppliedError, ProblemError
+from facade.settings import Settings
+
+TICK_S = 0.025
+"""How exact deadlines and ageing windows are; no timer runs while nothing is pending."""
+
+BACKOFF_MIN_S = 0.01
+BACKOFF_MAX_S = 0.2
+
+REROUTES_MAX = 20
+
+DISK_FULL_TRIES = 7
+"""Tries of a write that finds a leader's disk full: about a second, in which leadership can move."""
+
+
+class Registry:
+    """All operations that are not over.
+
+    Attributes:
+        timeout_s: How long an operation may take if nothing else was said.
+    """
+
+    def __init__(
+        self, directory: Directory, settings: Settings, metrics: Metrics, tracing: OperationTracing | None
+    ) -> None:
+        """Requires: a running loop."""
+        self._directory = directory
+        self._metrics = metrics
+        self._tracing = tracing
+        self._loop = asyncio.get_running_loop()
+        self.timeout_s = settings.request_timeout_ms / 1000
+        self._items_max = settings.queue_items_max
+        self._bytes_max = settings.queue_bytes_max
+        self._ids = count(1)
+        self._pending: dict[int, Operation] = {}
+        self._due: dict[int, list[int]] = {}
+        """Ids by the number of the tick at which their time is over; those that are over stay until then."""
+        self._next_tick = 0
+        self._ticking = False
+        self._stranded: list[Operation] = []
+        self._loads: dict[int, Load] = {}
+
+    def load(self, shard_id: int) -> Load:
+        """How much of a shard waits or is in flight."""
+        load = self._loads.get(shard_id)
+        if load is None:
+            load = self._loads[shard_id] = Load()
+        return load
+
+    # Operations come in.
+
+    def next_id(self) -> int:
+        """The id of the next operation: its record carries it."""
+        return next(self._ids)
+
+    def check_room(self, shard: Shard, size: int) -> Load:
+        """Refuses what would be too much.
+
+        Raises:
+            NotAppliedError: Too much of this shard is waiting.
+        """
+        load = self._loads.get(shard.id) or self.load(shard.id)
+        if load.items >= self._items_max or load.size + size > self._bytes_max:
+            raise NotAppliedError("overloaded", "Too many requests wait for this shard.", shard=shard.id)
+        return load
+
+    def admit(
+        self,
+        shard: Shard,
+        operation_id: int,
+        kind: Kind,
+        key: bytes,
+        record: bytes,
+        deadline_s: float = 0.0,
+        *,
+        repeatable: bool,
+    ) -> Operation:
+        """Takes an operation in and queues it; it is answered by its deadline, on the loop's clock.
+
+        Args:
+            shard: The shard that owns the key.
+            operation_id: From ``next_id``; the record carries it.
+            kind: Its window.
+            key: The key that says where it belongs.
+            record: The encoded record.
+            deadline_s: When it must be answered; 0 for the usual time from now on.
+            repeatable: Whether sending it twice does no harm.
+
+        Raises:
+            NotAppliedError: Too much of this shard is waiting.
+        """
+        size = len(record)
+        load = self.check_room(shard, size)
+        loop = self._loop
+        now_s = loop.time()
+        if not deadline_s:
+            deadline_s = now_s + self.timeout_s
+        operation = Operation(
+            operation_id, kind, shard.id, load, key, record, deadline_s, loop.create_future(), repeatable
+        )
+        if self._tracing is not None:
+            operation.trace = self._tracing.begin(operation)
+        load.items += 1
+        load.size += size
+        self._pending[operation_id] = operation
+        tick = int(deadline_s / TICK_S) + 1
+        due = self._due.get(tick)
+        if due is None:
+            self._due[tick] = [operation_id]
+        else:
+            due.append(operation_id)
+        if not self._ticking:
+            self._ticking = True
+            self._next_tick = int(now_s / TICK_S)
+            loop.call_later(TICK_S, self._tick)
+        shard.submit(operation)
+        return operation
+
+    # Operations end.
+
+    def finish(self, operation: Operation, result: pipe.ResultRecord | ProblemError) -> None:
+        """The operation is over."""
+        if self._pending.pop(operation.id, None) is None:
+            return
+        load = operation.load
+        load.items -= 1
+        load.size -= len(operation.record)
+        operation.record = b""
+        future = operation.future
+        if future.done():
+            return  # Whoever waited was cancelled.
+        if isinstance(result, ProblemError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    def settle(self, answers: Iterable[Answer]) -> None:
+        """Takes what a node has answered; the operations are not in flight any more."""
+        refused: list[Answer] = []
+        finish, decided = self.finish, pipe.DECIDED
+        for answer in answers:
+            if answer[1].status in decided:
+                finish(*answer)
+            else:
+                refused.append(answer)
+        for operation, result in reversed(refused):
+            self._refused(operation, result)
+
+    def _refused(self, operation: Operation, result: pipe.ResultRecord) -> None:
+        status = result.status
+        if status == Status.WRONG_SHARD:
+            self._reroute(operation)
+        elif status == Status.INVALID:
+            self.finish(operation, malformed(operation))
+        elif status == Status.DISK_FULL and operation.tries >= DISK_FULL_TRIES:
+            operation.reason = "disk_full"
+            self.finish(operation, gave_up(operation))
+        elif operation.kind is Kind.WRITE and status not in pipe.NOT_APPLIED:
+            self._unanswered(operation, "The shard cannot say whether the write was applied.")
+        else:
+            # Who does not lead has told where to go, or the search knows soon; everything else needs a moment.
+            backoff = status != Status.NOT_LEADER or operation.tries > 3
+            self._retry(operation, RETRIED.get(status, "unavailable"), backoff=backoff)
+
+    def lost(self, node_id: str, operations: Iterable[Operation]) -> None:
+        """A node's stream has ended; these operations were in flight on it, oldest first."""
+        for operation in reversed(list(operations)):
+            if operation.kind is Kind.WRITE:
+                self._unanswered(operation, f"The connection to {node_id} broke while the write was under way.")
+            else:
+                self._retry(operation, "stream_broken", backoff=False)
+
+    def _unanswered(self, operation: Operation, detail: str) -> None:
+        """A write may be applied: only an idempotency token makes it safe to ask again."""
+        if not operation.repeatable:
+            self.finish(operation, unknown(operation, detail))
+            return
+        operation.uncertain = True
+        self._retry(operation, "unanswered", backoff=True)
+
+    def _retry(self, operation: Operation, reason: str, *, backoff: bool) -> None:
+        """Tries an operation again, behind nobody who came later."""
+        operation.sent_back(reason)
+        self._metrics.retry(reason)
+        if backoff:
+            delay_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(operation.tries - 1, 10))
+            self._loop.call_later(delay_s, self._requeue, operation)
+        else:
+            self._requeue(operation)
+
+    def _requeue(self, operation: Operation) -> None:
+        self._directory.shards[operation.shard].requeue(operation)
+
+    # Time passes.
+
+    def _tick(self) -> None:
+        try:
+            self._look_at_deadlines(self._loop.time())
+        finally:
+            # Whatever became of this look: without the next one nothing would ever time out again.
+            self._ticking = bool(self._pending)
+            if self._ticking:
+                self._loop.call_later(TICK_S, self._tick)
+            else:
+                self._due.clear()
+
+    def _look_at_deadlines(self, now_s: float) -> None:
+        for tick in range(self._next_tick, int(now_s / TICK_S) + 1):
+            for operation_id in self._due.get(tick, ()):
+                operation = self._pending.get(operation_id)
+                if operation is not None:
+                    self._expire(operation)
+            self._due.pop(tick, None)
+            self._next_tick = tick + 1
+        for shard in self._directory.shards.values():
+            shard.tick(now_s)
+
+    def _expire(self, operation: Operation) -> None:
+        batch = operation.batch
+        if batch is None:
+            self.finish(operation, gave_up(operation))
+        else:
+            batch.link.take(operation.id)
+            self.finish(operation, too_late(operation))
+
+    # Slots move.
+
+    def _reroute(self, operation: Operation) -> None:
+        """The key is not that shard's, by its answer: asks for a newer map and tries again."""
+        operation.sent_back("wrong_shard")
+        self._metrics.retry("wrong_shard")
+        if operation.tries > REROUTES_MAX:
+            self.finish(operation, gave_up(operation))
+            return
+        self._stranded.append(operation)
+        self._directory.stale.set()
+
+    def send_stranded(self) -> None:
+        """The map was loaded: sends what a shard said is not its own to whoever owns it now."""
+        stranded, self._stranded = self._stranded, []
+        for operation in stranded:
+            if operation.future.done():
+                continue
+            try:
+                shard, epoch = self._directory.locate(operation.key)
+            except NotAppliedError as error:
+                self.finish(operation, error)
+                continue
+            size = len(operation.record)
+            old, new = operation.load, self.load(shard.id)
+            operation.set_epoch(epoch)
+            old.items, old.size = old.items - 1, old.size - size
+            new.items, new.size = new.items + 1, new.size + len(operation.record)
+            operation.load = new
+            operation.shard = shard.id
+            shard.submit(operation)

@@ -1,0 +1,85 @@
+"""Keeps the Pipe stream of one node open and carries batches and answers between its shard and the registry.
+
+Must not know what a batch holds, or who leads. Invariant: one task writes and one reads; what is in flight when the
+stream ends goes to the registry, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc.aio
+import structlog
+
+from doug.v1 import doug_pb2
+from doug_wire import pipe
+from facade.client.node import Node, PipeCall
+from facade.client.registry import Registry
+from facade.client.shard import Shard
+
+REOPEN_S = 0.05
+"""Between the end of a stream and the next try."""
+
+log = structlog.get_logger()
+
+
+class Session:
+    """The streams of one node, one after the other."""
+
+    def __init__(self, shard: Shard, node: Node, registry: Registry) -> None:
+        self._shard = shard
+        self._node = node
+        self._registry = registry
+
+    async def run(self) -> None:
+        """Keeps the stream open from the moment that it is wanted; ends only by cancellation."""
+        node = self._node
+        try:
+            await node.wanted()
+            while True:
+                await node.connect()
+                await self._stream()
+                await asyncio.sleep(REOPEN_S)
+        finally:
+            await node.close()
+
+    async def _stream(self) -> None:
+        shard, node = self._shard, self._node
+        call = node.open_pipe()
+        shard.node_up(node)
+        try:
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write(call))
+                await self._read(call)
+                writer.cancel()
+        finally:
+            call.cancel()
+            self._registry.lost(node.id, shard.node_down(node))
+
+    async def _write(self, call: PipeCall) -> None:
+        shard, node = self._shard, self._node
+        while True:
+            batch = shard.next_batch(node)
+            if batch is None:
+                await node.idle()
+                continue
+            try:
+                await call.write(batch)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # The stream has ended; the reader learns it too and hands everything back.
+
+    async def _read(self, call: PipeCall) -> None:
+        shard, node, settle = self._shard, self._node, self._registry.settle
+        while True:
+            try:
+                message = await call.read()
+            except grpc.aio.AioRpcError:
+                return
+            if not isinstance(message, doug_pb2.BatchResult):
+                return  # The end of the stream.
+            try:
+                answers = shard.take_answers(node, message)
+            except pipe.PipeError as error:
+                log.error("node.malformed_result", node=node.id, error=str(error))
+                return
+            settle(answers)

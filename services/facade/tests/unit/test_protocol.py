@@ -1,0 +1,374 @@
+"""One connection: order, refusals and limits, over a transport in memory and applications that the test holds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from facade.app import heads
+from facade.app.protocol import LINGER_S, UNPARSED_BYTES_MAX, LimitedProtocol
+from facade.routes.body import DisconnectedError
+
+GET = b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+class FakeTransport(asyncio.Transport):
+    """Keeps what is written, and says what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__({"socket": None, "peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.written = b""
+        self.closed = False
+        self.ended = False
+        self.reading = True
+
+    def write(self, data: Any) -> None:
+        assert not self.closed
+        self.written += data
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class Connection:
+    """A connection, and the application behind it: it reads each body, and answers when the test lets it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bytes, bytes]] = []
+        """Method, path and body of every request that was handed over to its end."""
+        self.begun: list[str] = []
+        self.left = 0
+        """How many clients went away before their bodies were here."""
+        self.gates: dict[str, asyncio.Event] = {}
+        config = uvicorn.Config(self._app, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
+        config.load()
+        self.state = ServerState()
+        self.transport = FakeTransport()
+        self.protocol = LimitedProtocol(config, self.state, {})
+        self.protocol.connection_made(self.transport)
+
+    def hold(self, path: str) -> asyncio.Event:
+        """Has the answer to a path wait."""
+        return self.gates.setdefault(path, asyncio.Event())
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"]
+        self.begun.append(path)
+        body, more = b"", not path.startswith("/unread")
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.left += 1
+                raise DisconnectedError
+            body += message["body"]
+            more = message["more_body"]
+        if path in self.gates:
+            await self.gates[path].wait()
+        self.seen.append((scope["method"], scope["raw_path"], body))
+        content = b"%s=%s" % (scope["raw_path"], body)
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(content))]}
+        )
+        await send({"type": "http.response.body", "body": content})
+
+    async def send(self, *pieces: bytes) -> None:
+        """The client sends, piece by piece."""
+        for piece in pieces:
+            self.protocol.data_received(piece)
+            await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(code) for code in re.findall(rb"HTTP/1\.1 ([0-9]{3}) ", self.transport.written)]
+
+
+@pytest.fixture
+async def connection() -> Connection:
+    return Connection()
+
+
+def put(path: str, body: bytes, *headers: bytes) -> bytes:
+    lines = [b"PUT %s HTTP/1.1" % path.encode(), b"Host: h", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join([*lines, b"", body])
+
+
+UPGRADES = [
+    (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__"),
+    (b"Upgrade: websocket", b"Connection: keep-alive, upgrade"),
+    (b"Connection: Upgrade", b"Connection: keep-alive", b"Upgrade: h2c"),
+]
+
+
+@pytest.mark.parametrize("headers", UPGRADES)
+async def test_a_request_that_asks_for_another_protocol_keeps_its_body(
+    connection: Connection, headers: tuple[bytes, ...]
+) -> None:
+    data = put("/a", b"after", *headers) + put("/b", b"", *headers) + put("/c", b"next")
+    await connection.send(data)
+    assert connection.seen == [("PUT", b"/a", b"after"), ("PUT", b"/b", b""), ("PUT", b"/c", b"next")]
+    assert connection.statuses == [200, 200, 200]
+    assert not connection.transport.closed
+
+
+@pytest.mark.parametrize("headers", UPGRADES)
+async def test_it_keeps_its_body_however_it_is_cut(headers: tuple[bytes, ...]) -> None:
+    data = put("/a", b"after", *headers) + put("/c", b"next")
+    for cut in range(len(data)):
+        connection = Connection()
+        await connection.send(data[:cut], data[cut:])
+        assert connection.seen == [("PUT", b"/a", b"after"), ("PUT", b"/c", b"next")], cut
+
+
+async def test_it_keeps_a_chunked_body_and_close(connection: Connection) -> None:
+    head = b"POST /a HTTP/1.1\r\nHost: h\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+    await connection.send(head, b"3\r\nabc\r\n", b"2\r\nde\r\n0\r\n\r\n")
+    assert connection.seen == [("POST", b"/a", b"abcde")]
+    assert connection.transport.closed
+
+
+async def test_nothing_is_tunnelled(connection: Connection) -> None:
+    await connection.send(b"CONNECT other:443 HTTP/1.1\r\nHost: other:443\r\n\r\nbytes")
+    assert (connection.statuses, connection.begun) == ([405], [])
+
+
+async def test_what_is_wrong_with_a_later_request_waits_for_the_earlier_ones(connection: Connection) -> None:
+    gate = connection.hold("/a")
+    await connection.send(put("/a", b"abc") + b"def\r\n\r\n")
+    assert connection.transport.written == b"", "nobody knows yet what became of the first one"
+    gate.set()
+    await connection.settle()
+    assert connection.statuses == [200, 400]
+    assert connection.seen == [("PUT", b"/a", b"abc")]
+    assert connection.transport.ended
+
+
+async def test_the_later_one_waits_also_when_others_wait_before_it(connection: Connection) -> None:
+    gate = connection.hold("/a")
+    await connection.send(put("/a", b"1") + put("/b", b"2"), put("/c", b"3"), b"NONSENSE\r\n\r\n")
+    assert connection.transport.written == b""
+    gate.set()
+    await connection.settle()
+    assert connection.statuses == [200, 200, 200, 400]
+
+
+async def test_a_body_that_breaks_off_is_told_once_and_never_handed_over(connection: Connection) -> None:
+    await connection.send(b"PUT /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\n")
+    assert (connection.statuses, connection.seen, connection.left) == ([400], [], 1)
+    assert connection.transport.ended
+
+
+async def test_a_body_that_nobody_reads_may_break_off_without_a_second_answer(connection: Connection) -> None:
+    gate = connection.hold("/unread")
+    head = b"DELETE /unread HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await connection.send(head + b"zz\r\n")
+    assert connection.transport.written == b"", "it is under way, and its outcome is not known"
+    gate.set()
+    await connection.settle()
+    assert connection.statuses == [200]
+    assert connection.transport.ended
+
+
+async def test_a_body_that_breaks_off_behind_its_answer_ends_the_connection(connection: Connection) -> None:
+    head = b"PUT /unread HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await connection.send(head, b"zz\r\n")
+    assert connection.statuses == [200]
+    assert connection.transport.ended
+
+
+async def test_requests_are_answered_one_after_the_other(connection: Connection) -> None:
+    gate = connection.hold("/a")
+    await connection.send(put("/a", b"1") + put("/b", b"2") + put("/c", b"3"))
+    assert connection.begun == ["/a"]
+    assert not connection.transport.reading
+    gate.set()
+    await connection.settle()
+    assert [path for _, path, _ in connection.seen] == [b"/a", b"/b", b"/c"]
+    assert connection.transport.reading
+
+
+async def test_few_requests_are_parsed_while_one_is_answered(connection: Connection) -> None:
+    gate = connection.hold("/v1/kv/a")
+    count = 8000
+    await connection.send(GET * count)
+    assert len(connection.protocol._later) < 600
+    for _ in range(1000):
+        connection.protocol.data_received(GET * 10)
+        if not connection.transport.reading:
+            break
+    assert len(connection.protocol._unparsed) < len(GET) * count + UNPARSED_BYTES_MAX
+    gate.set()
+    async with asyncio.timeout(20):
+        while len(connection.seen) < count:
+            await asyncio.sleep(0)
+
+
+async def test_nothing_behind_close_is_answered(connection: Connection) -> None:
+    await connection.send(put("/a", b"1", b"Connection: close") + put("/b", b"2"))
+    assert [path for _, path, _ in connection.seen] == [b"/a"]
+    assert connection.transport.closed
+
+
+HEADS: list[tuple[bytes, int, bytes]] = [
+    (b"GET / HTTP/1.2\r\nHost: h\r\n\r\n", 505, b"bad_version"),
+    (b"GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505, b"bad_version"),
+    (b"GET / HTTP/0.9\r\nHost: h\r\n\r\n", 505, b"bad_version"),
+    (b"GET /\r\n\r\n", 505, b"bad_version"),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, b"bad_version"),
+    (b"GET / HTTP/1.1\r\n\r\n", 400, b"bad_host"),
+    (b"GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n", 400, b"bad_host"),
+    (b"GET / HTTP/1.0\r\nHost: h\r\nHost: i\r\n\r\n", 400, b"bad_host"),
+    (b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: the-best\r\nContent-Length: 1\r\n\r\n", 417, b"bad_expectation"),
+    (b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", 501, b"not_implemented"),
+    (b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, b"not_implemented"),
+    (b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity\r\n\r\n", 501, b"not_implemented"),
+    (b"PUT / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, b"bad_request"),
+    (b"GET /" + b"k" * heads.HEAD_BYTES_MAX + b" HTTP/1.1\r\nHost: h\r\n\r\n", 431, b"head_too_large"),
+    (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"A:\r\n" * 7000 + b"\r\n", 431, b"head_too_large"),
+    (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 3 * heads.HEAD_BYTES_MAX, 431, b"head_too_large"),
+    (
+        b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 9000 + b"\r\n",
+        431,
+        b"head_too_large",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "status", "code"), HEADS)
+async def test_heads_that_are_refused(connection: Connection, data: bytes, status: int, code: bytes) -> None:
+    await connection.send(data)
+    assert connection.statuses == [status]
+    assert b'"code":"' + code + b'"' in connection.transport.written
+    assert b"connection: close" in connection.transport.written
+    assert not connection.seen
+
+
+async def test_a_head_behind_a_long_body_is_counted_by_itself(connection: Connection) -> None:
+    first = put("/a", b"x" * 60_000)
+    await connection.send(first + b"GET /b HTTP/1.1\r\nHo", b"st: h\r\n\r\n")
+    assert connection.statuses == [200, 200]
+
+
+async def test_a_trailer_is_no_header() -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        seen.extend(scope["headers"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    connection = Connection()
+    connection._app = app  # type: ignore[method-assign]
+    connection.protocol.app = app
+    await connection.send(b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nIf-Match: 1\r\n\r\n")
+    assert connection.statuses == [204]
+    assert seen == [(b"host", b"h"), (b"transfer-encoding", b"chunked")]
+
+
+def later(connection: Connection, seconds: float) -> None:
+    connection.protocol.check_time(asyncio.get_running_loop().time() + seconds, 10.0, 75.0)
+
+
+async def test_slow_heads_and_idle_connections_are_closed(connection: Connection) -> None:
+    later(connection, 9.0)
+    assert not connection.transport.closed
+    await connection.send(GET)
+    later(connection, 74.0)
+    assert not connection.transport.closed, "it has asked, and is idle"
+    later(connection, 76.0)
+    assert connection.transport.closed
+
+
+@pytest.mark.parametrize("piece", [b"", b"GET / HT"])
+async def test_a_head_that_does_not_come_is_408(connection: Connection, piece: bytes) -> None:
+    await connection.send(piece)
+    later(connection, 11.0)
+    assert connection.statuses == [408]
+
+
+async def test_a_slow_head_is_told_behind_the_answer_before_it(connection: Connection) -> None:
+    gate = connection.hold("/a")
+    await connection.send(put("/a", b"1") + b"GET /b")
+    later(connection, 11.0)
+    assert connection.transport.written == b""
+    gate.set()
+    await connection.settle()
+    assert connection.statuses == [200, 408]
+
+
+async def test_who_waits_for_us_is_not_late(connection: Connection) -> None:
+    gate = connection.hold("/a")
+    await connection.send(put("/a", b"1") + put("/b", b"1") + b"GET /c")
+    later(connection, 11.0)
+    gate.set()
+    await connection.settle()
+    later(connection, 9.0)
+    await connection.send(b" HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert connection.statuses == [200, 200, 200]
+
+
+async def test_a_body_that_is_refused_is_not_read_for_ever(connection: Connection) -> None:
+    await connection.send(b"PUT /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 99999\r\n\r\nx")
+    assert connection.statuses == [200]
+    later(connection, 76.0)
+    assert connection.transport.closed
+
+
+async def test_an_ended_connection_is_read_for_a_while(connection: Connection) -> None:
+    await connection.send(b"NONSENSE\r\n\r\n", b"more", b"and more")
+    assert connection.transport.ended
+    assert not connection.transport.closed
+    later(connection, LINGER_S + 0.1)
+    assert connection.transport.closed
+
+
+async def test_who_goes_away_is_not_answered(connection: Connection) -> None:
+    gate = connection.hold("/a")
+    await connection.send(put("/a", b"1"))
+    connection.protocol.connection_lost(ConnectionResetError())
+    gate.set()
+    await connection.settle()
+    assert connection.transport.written == b""
+    assert not connection.state.connections
+
+
+async def test_a_stop_waits_for_what_has_come(connection: Connection) -> None:
+    gate = connection.hold("/a")
+    await connection.send(put("/a", b"1") + put("/b", b"2"))
+    connection.protocol.shutdown()
+    assert not connection.transport.closed
+    gate.set()
+    await connection.settle()
+    assert connection.statuses == [200, 200]
+    assert connection.transport.closed
+
+
+async def test_a_stop_closes_what_is_idle(connection: Connection) -> None:
+    connection.protocol.shutdown()
+    assert connection.transport.closed

@@ -1,0 +1,237 @@
+"""A scan of user keys in order, as of one point in the log, a bounded step at a time.
+
+It knows what keys and values mean, but neither threads nor streams: ``raft_node.runtime.scans`` has a thread take the
+steps, for reading blocks is blocking.
+
+Invariants:
+1. What a scan tells is what was visible at its point in the log, whatever is written or moved meanwhile.
+2. A step looks at a bounded number of records and holds a bounded number of bytes, or one record.
+3. A common prefix is told only when a visible key has it, and once.
+
+Source: docs/formats.md, Scan; DESIGN 8.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from doug_wire.scan import after_prefix, encode_entry, encode_prefix
+from raft_node.kv.keyspace import USER_PREFIX, StoredValue, user_key
+from raft_node.kv.visibility import find_visible
+from raft_node.storage.iterators import Columns
+
+PAGE_BYTES = 128 << 10
+"""A page takes about a millisecond to make, and as long to take apart: small enough for any event loop."""
+
+_STEP_PIECES_MAX = 16
+_PIECES_PASSED_MAX = 2
+"""So many pieces of keys below a common prefix are passed over; after that, looking beyond them is cheaper."""
+
+_USER_END = bytes((USER_PREFIX[0] + 1,))
+
+Source = Callable[[bytes, bytes | None, bool], Iterator[Columns]]
+"""The records from a first key to before another, in pieces, in the order asked for: ``HeldView.columns``."""
+
+
+class Cut(NamedTuple):
+    """The state of a shard at one point in its log.
+
+    Attributes:
+        columns: Its records.
+        epochs: By slot, the epoch at which the shard owned it; 0 for the others.
+        clock_us: The log time.
+        revision: The last revision given out.
+    """
+
+    columns: Source
+    epochs: Sequence[int]
+    clock_us: int
+    revision: int
+
+
+class ScanOptions(NamedTuple):
+    """What is asked for; see ``ScanRequest`` in doug.proto. ``end`` None means no end, ``limit`` 0 no limit."""
+
+    start: bytes = b""
+    end: bytes | None = None
+    reverse: bool = False
+    limit: int = 0
+    page_bytes: int = PAGE_BYTES
+    keys_only: bool = False
+    count_only: bool = False
+    delimiter: bytes = b""
+    prefix_bytes: int = 0
+
+
+class Step(NamedTuple):
+    """What one step brought.
+
+    Attributes:
+        records: Encoded records; none with ``count_only``.
+        found: How many entries and common prefixes these are.
+        last: Whether the scan is at its end.
+        limited: Whether that is because of the limit, so that there may be more.
+    """
+
+    records: Sequence[bytes]
+    found: int
+    last: bool
+    limited: bool
+
+
+def visible(key: bytes, data: bytes, cut: Cut) -> StoredValue | None:
+    """The value that lies under a user's key, if it counts at that point in the log.
+
+    Args:
+        key: The key, without the prefix of the keyspace.
+        data: What is stored.
+        cut: The point in the log.
+
+    Raises:
+        CorruptionError: It is of no known format.
+    """
+    return find_visible(key, data, cut.clock_us, cut.epochs)
+
+
+def _nothing(start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
+    return iter(())
+
+
+class Scan:
+    """One scan. Not for two threads at once."""
+
+    def __init__(self, cut: Cut, options: ScanOptions) -> None:
+        """Begins a scan; nothing is read yet."""
+        self.cut = cut
+        self._options = options
+        self._start = user_key(options.start)
+        self._end = _USER_END if options.end is None else user_key(options.end)
+        self._left = options.limit
+        self._held: bytes | None = None
+        found = self._grouped() if options.delimiter else self._plain()
+        self._found: Iterator[bytes | None] = found
+
+    def step(self) -> Step:
+        """Goes on, as far as a page or a bounded amount of work reaches. Blocking.
+
+        Raises:
+            CorruptionError: A block or a value is damaged.
+            DiskError: A block cannot be read.
+        """
+        records: list[bytes] = []
+        held, self._held = self._held, None
+        size = count = pieces = 0
+        counting, page_bytes = self._options.count_only, self._options.page_bytes
+        if held is not None:
+            records.append(held)
+            size, count = len(held), 1
+            if self._take_one():
+                return Step(records, count, last=True, limited=True)
+        for record in self._found:
+            if record is None:
+                pieces += 1
+                if pieces > _STEP_PIECES_MAX:
+                    return Step(records, count, last=False, limited=False)
+                continue
+            size += len(record)
+            if size > page_bytes and records:
+                self._held = record
+                return Step(records, count, last=False, limited=False)
+            count += 1
+            if not counting:
+                records.append(record)
+            if self._take_one():
+                return Step(records, count, last=True, limited=True)
+        return Step(records, count, last=True, limited=False)
+
+    def release(self) -> None:
+        """Lets the state go; no step may follow. Requires: none is being taken."""
+        self._found = iter(())
+        self._held = None
+        self.cut = Cut(_nothing, (), 0, 0)
+
+    def _take_one(self) -> bool:
+        """Counts one; whether the limit is reached."""
+        self._left -= 1
+        return self._left == 0
+
+    def _plain(self) -> Iterator[bytes | None]:
+        """The encoded entries; None where a piece was read."""
+        cut, options = self.cut, self._options
+        reverse, keys_only, counting = options.reverse, options.keys_only, options.count_only
+        for piece in cut.columns(self._start, self._end, reverse):
+            yield None
+            keys, values = piece.keys, piece.values
+            if reverse:
+                keys, values = keys[::-1], values[::-1]
+            for stored_key, data in zip(keys, values, strict=True):
+                if data is None:
+                    continue
+                key = stored_key[1:]
+                found = visible(key, data, cut)
+                if found is None:
+                    continue
+                yield b"" if counting else encode(key, found, keys_only=keys_only)
+
+    def _grouped(self) -> Iterator[bytes | None]:
+        """The same where keys with a common prefix are told as one."""
+        passed = 0
+        bound: bytes | None = None
+        again = True
+        while again:
+            again = False
+            passed = 0
+            for piece in self.cut.columns(self._start, self._end, self._options.reverse):
+                yield None
+                place = self._place(piece.keys, bound)
+                if not 0 <= place < len(piece.keys):
+                    passed += 1
+                    if passed > _PIECES_PASSED_MAX:
+                        again = True
+                        break
+                    continue
+                passed = 0
+                while 0 <= place < len(piece.keys):
+                    prefix, record = self._group(piece.keys[place][1:], piece.values[place])
+                    if record is not None:
+                        yield record
+                    if prefix is None:
+                        place += -1 if self._options.reverse else 1
+                        continue
+                    bound = self._pass(prefix)
+                    place = self._place(piece.keys, bound)
+
+    def _group(self, key: bytes, data: bytes | None) -> tuple[bytes | None, bytes | None]:
+        """What becomes of one record: the common prefix that it begins, and what is told of it."""
+        options = self._options
+        found = None if data is None else visible(key, data, self.cut)
+        if found is None:
+            return None, None
+        at = key.find(options.delimiter, options.prefix_bytes)
+        if at < 0:
+            return None, b"" if options.count_only else encode(key, found, keys_only=options.keys_only)
+        prefix = key[: at + len(options.delimiter)]
+        return prefix, b"" if options.count_only else encode_prefix(prefix)
+
+    def _pass(self, prefix: bytes) -> bytes:
+        """Leaves out everything below a common prefix; the new bound of the range."""
+        if self._options.reverse:
+            self._end = user_key(prefix)
+            return self._end
+        # The keyspace goes on behind the users' keys, so there is always a next one.
+        self._start = after_prefix(user_key(prefix)) or _USER_END
+        return self._start
+
+    def _place(self, keys: Sequence[bytes], bound: bytes | None) -> int:
+        """Where in ascending keys the scan goes on."""
+        if self._options.reverse:
+            return (len(keys) if bound is None else bisect_left(keys, bound)) - 1
+        return 0 if bound is None else bisect_left(keys, bound)
+
+
+def encode(key: bytes, found: StoredValue, *, keys_only: bool) -> bytes:
+    """The record of an entry."""
+    value = b"" if keys_only else found.value
+    return encode_entry(key, found.revision, value, found.content_type, found.content_encoding, found.expires_at_ms)

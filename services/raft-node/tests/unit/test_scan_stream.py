@@ -1,0 +1,256 @@
+"""Doug.Scan over real gRPC, on an engine with a fake driver: pages, refusals, bounds on time and number."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from doug.v1 import doug_pb2 as pb
+from doug.v1 import doug_pb2_grpc
+from doug_wire.scan import PAGE_BYTES_MAX, PREFIX, ScanRecord, decode_page
+from doug_wire.slots import SLOTS, slot_of
+from raft_node.errors import CorruptionError, FatalError
+from raft_node.kv.keyspace import StoredValue, encode_value, user_key
+from raft_node.kv.scan import Scan
+from raft_node.kv.visibility import Visibility
+from raft_node.observability.metrics import Metrics
+from raft_node.rpc.channels import SERVER_OPTIONS
+from raft_node.rpc.doug_service import DougService
+from raft_node.rpc.shard import Leader
+from raft_node.runtime.reader import Reader
+from raft_node.runtime.scans import ScanLimits
+from raft_node.storage.engine import Engine
+from raft_node.storage.options import EngineOptions
+from raft_testing.files import MemoryFileSystem
+
+D = "/data"
+OPTIONS = [("grpc.http2.bdp_probe", 0)]
+FOREIGN = b"foreign"
+
+
+class Rig:
+    """One node: what it has applied is what the test writes into the engine."""
+
+    def __init__(self, limits: ScanLimits) -> None:
+        self.fs = MemoryFileSystem()
+        self.engine = Engine.open(self.fs, D, EngineOptions(block_bytes=200), "s")
+        self.failures: list[FatalError] = []
+        self.reader = Reader(self.engine, self.failures.append, lambda: Visibility(0, self.machine.epochs), limits)
+        self.machine = SimpleNamespace(
+            created=True, epochs=[0 if slot == slot_of(FOREIGN) else 3 for slot in range(SLOTS)], clock_us=0, revision=0
+        )
+        self.confirms = True
+        self.forwarded: list[bool] = []
+        self.shard = SimpleNamespace(
+            number=0,
+            serves_local_reads=True,
+            driver=SimpleNamespace(machine=self.machine, read=self._read),
+            reader=self.reader,
+            receipt=lambda: pb.Receipt(node_id="n", term=3, applied_index=self.engine.applied_index),
+            leader=lambda: Leader("shard-0-3", "127.0.0.1:21009"),
+        )
+        self.service = DougService(Metrics(0))
+        self.service.attach(self.shard)  # type: ignore[arg-type]
+        self.doug: Any = None
+
+    def _read(self, callback: Callable[[bool], None], *, forward: bool = False) -> None:
+        self.forwarded.append(forward)
+        callback(self.confirms)
+
+    def write(self, *keys: bytes, value: bytes = b"v") -> None:
+        self.machine.revision += 1
+        data = encode_value(StoredValue(self.machine.revision, b"text/plain", value, 3))
+        self.engine.write([(user_key(key), data) for key in keys], self.engine.applied_index + 1, 1)
+
+    async def pages(self, **asked: Any) -> list[pb.ScanPage]:
+        return [page async for page in self.doug.Scan(pb.ScanRequest(**asked))]
+
+    async def records(self, **asked: Any) -> list[ScanRecord]:
+        return [record for page in await self.pages(**asked) for record in decode_page(page.records)]
+
+    async def refusal(self, **asked: Any) -> tuple[grpc.StatusCode, dict[str, str]]:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await self.pages(**asked)
+        return refused.value.code(), dict(refused.value.trailing_metadata() or ())
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(10):
+            while self.reader.scans.under_way:
+                await asyncio.sleep(0.005)
+
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Make]:
+    async with AsyncExitStack() as stack:
+
+        async def start(limits: ScanLimits = ScanLimits()) -> Rig:  # noqa: B008  # It never changes.
+            rig = Rig(limits)
+            stack.callback(rig.engine.close)
+            stack.callback(rig.reader.close)
+            server = grpc.aio.server(options=SERVER_OPTIONS)
+            doug_pb2_grpc.add_DougServicer_to_server(rig.service, server)
+            address = f"unix:{tmp_path}/doug"
+            server.add_insecure_port(address)
+            await server.start()
+            stack.push_async_callback(server.stop, 0)
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, OPTIONS))
+            rig.doug = doug_pb2_grpc.DougStub(channel)
+            return rig
+
+        yield start
+
+
+async def test_a_scan_tells_its_point_in_the_log_first_and_its_end_last(make: Make) -> None:
+    rig = await make()
+    rig.write(b"b", FOREIGN)
+    rig.write(b"a")
+    first, *others = await rig.pages()
+    assert (first.revision, first.receipt.node_id, first.records, first.last) == (2, "n", b"", False)
+    lost = slot_of(FOREIGN)
+    assert [(getattr(each, "from"), each.to, each.epoch) for each in first.slots] == [
+        (0, lost - 1, 3),
+        (lost + 1, SLOTS - 1, 3),
+    ]
+    (page,) = others
+    assert (page.count, page.last, page.limited) == (2, True, False)
+    assert decode_page(page.records) == [
+        ScanRecord(0, b"a", 2, b"v", b"text/plain"),
+        ScanRecord(0, b"b", 1, b"v", b"text/plain"),
+    ]
+
+
+async def test_every_option_reaches_the_scan(make: Make) -> None:
+    rig = await make()
+    rig.write(b"a", b"b/1", b"b/2", b"c", b"d")
+    for asked, keys in (
+        ({"start": b"b", "end": b"d"}, [b"b/1", b"b/2", b"c"]),
+        ({"reverse": True, "limit": 2}, [b"d", b"c"]),
+        ({"delimiter": b"/"}, [b"a", b"b/", b"c", b"d"]),
+        ({"delimiter": b"/", "prefix_bytes": 2}, [b"a", b"b/1", b"b/2", b"c", b"d"]),
+        ({"page_bytes_max": 1}, [b"a", b"b/1", b"b/2", b"c", b"d"]),
+    ):
+        assert [record.key for record in await rig.records(**asked)] == keys, asked
+    assert {record.value for record in await rig.records(keys_only=True)} == {b""}
+    counted = await rig.pages(count_only=True, delimiter=b"/")
+    assert (sum(page.count for page in counted), {page.records for page in counted}) == (4, {b""})
+    assert [page.limited for page in await rig.pages(limit=2)] == [False, True]
+
+
+async def test_clients_without_our_codec_get_messages(make: Make) -> None:
+    rig = await make()
+    rig.write(b"a", b"b/1")
+    _, page = await rig.pages(messages=True, delimiter=b"/")
+    assert page.records == b""
+    assert list(page.entries) == [
+        pb.ScanEntry(key=b"a", revision=1, value=b"v", content_type="text/plain"),
+        pb.ScanEntry(key=b"b/", prefix=True),
+    ]
+    assert [record.kind for record in await rig.records(delimiter=b"/")] == [0, PREFIX]
+
+
+async def test_linearizable_scans_are_confirmed_and_eventual_ones_are_not(make: Make) -> None:
+    rig = await make()
+    rig.write(b"a")
+    await rig.pages()
+    await rig.pages(forward=True)
+    await rig.pages(consistency=pb.CONSISTENCY_EVENTUAL)
+    assert rig.forwarded == [False, True]
+    rig.confirms = False
+    code, metadata = await rig.refusal()
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert (metadata["doug-code"], metadata["doug-leader-id"]) == ("NOT_LEADER", "shard-0-3")
+    assert len(await rig.records(consistency=pb.CONSISTENCY_EVENTUAL)) == 1
+    rig.shard.serves_local_reads = False
+    assert (await rig.refusal(consistency=pb.CONSISTENCY_EVENTUAL))[1]["doug-code"] == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"start": bytes(1026)},
+        {"end": bytes(1026)},
+        {"delimiter": bytes(65)},
+        {"prefix_bytes": 1},
+        {"page_bytes_max": PAGE_BYTES_MAX + 1},
+    ],
+)
+async def test_what_makes_no_sense_is_refused(make: Make, asked: dict[str, Any]) -> None:
+    rig = await make()
+    code, metadata = await rig.refusal(**asked)
+    assert (code, metadata["doug-code"]) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID")
+
+
+async def test_a_caller_that_reads_nothing_holds_a_page_and_is_told_that_it_was_too_slow(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = await make(ScanLimits(idle_s=0.2))
+    for number in range(400):
+        rig.write(b"%04d" % number, value=bytes(20_000))
+    steps = 0
+    step, release = rig.reader.scans.step, Scan.release
+    released = asyncio.Event()
+
+    async def count(scan: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return await step(scan)
+
+    def note(scan: Scan) -> None:
+        release(scan)
+        released.set()
+
+    rig.reader.scans.step = count
+    monkeypatch.setattr(Scan, "release", note)
+    call = rig.doug.Scan(pb.ScanRequest())
+    assert (await call.read()).revision == 400
+    await released.wait()
+    assert steps * 128 << 10 < 4 << 20, "what nobody reads is not made"
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    assert ended.value.code() is grpc.StatusCode.ABORTED
+    assert dict(ended.value.trailing_metadata() or ())["doug-code"] == "SCAN_EXPIRED"
+    await rig.ended()
+
+
+async def test_a_scan_that_lives_too_long_ends_and_lets_its_tables_go(make: Make) -> None:
+    rig = await make(ScanLimits(hold_s=0.0))
+    rig.write(*(b"%05d" % number for number in range(5000)))
+    code, metadata = await rig.refusal()
+    assert (code, metadata["doug-code"]) == (grpc.StatusCode.ABORTED, "SCAN_EXPIRED")
+    assert rig.reader.scans.under_way == 0
+
+
+async def test_scans_are_bounded_in_number_and_one_that_is_cancelled_makes_room(make: Make) -> None:
+    rig = await make(ScanLimits(scans_max=1))
+    rig.write(*(b"%05d" % number for number in range(100)), value=bytes(20_000))
+    call = rig.doug.Scan(pb.ScanRequest())
+    await call.read()
+    code, metadata = await rig.refusal()
+    assert (code, metadata["doug-code"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    call.cancel()
+    await rig.ended()
+    assert len(await rig.records()) == 100
+
+
+async def test_a_damaged_block_stops_the_node_and_says_unavailable(make: Make) -> None:
+    rig = await make()
+
+    def damaged(start: bytes, end: bytes | None, reverse: bool) -> Iterator[Any]:
+        raise CorruptionError("000001.sst", 0, "the checksum does not fit")
+
+    rig.engine.hold = lambda: SimpleNamespace(columns=damaged)
+    code, metadata = await rig.refusal()
+    assert (code, metadata["doug-code"]) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+    assert len(rig.failures) == 1
