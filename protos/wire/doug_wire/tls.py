@@ -27,6 +27,8 @@ from typing import NamedTuple
 import grpc
 import grpc.aio
 
+from doug_stream.client import ALPN, offer_alpn
+
 NAME_OPTION = "grpc.ssl_target_name_override"
 
 Tell = Callable[..., object]
@@ -108,7 +110,7 @@ class Certificates:
         """
         self._files = files
         self._stamp = self._look()
-        self._read, self._context = self._load()
+        self._read, self._context, self._stream, self._dialling = self._load()
         self.version = 1
         self.expires = not_after(self._read.certificate)
         self._front = _server_context()
@@ -149,6 +151,13 @@ class Certificates:
         """For an HTTPS port, which asks nobody for a certificate."""
         return self._front
 
+    def stream_context(self) -> ssl.SSLContext:
+        """For a port of the own streams, which takes only clients with a certificate of the authority.
+
+        New connections each get the newest one.
+        """
+        return self._stream
+
     def _hand_on(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         connection.context = self._context
 
@@ -158,6 +167,10 @@ class Certificates:
         """For a channel. It keeps them for its whole life: a newer ``version`` needs a new channel."""
         read = self._read
         return grpc.ssl_channel_credentials(read.ca, read.key, read.certificate)
+
+    def dialling_context(self) -> ssl.SSLContext:
+        """For an own stream: it takes only a server with a certificate of the authority for the name that it dials."""
+        return self._dialling
 
     # The files.
 
@@ -170,11 +183,12 @@ class Certificates:
         stamp = self._look()
         if stamp == self._stamp:
             return False
-        read, context = self._load()
+        read, context, stream, dialling = self._load()
         if self._look() != stamp:
             return False  # They are being replaced right now; the next look sees the end of it.
         changed = read != self._read
-        self._stamp, self._read, self._context = stamp, read, context
+        self._stamp, self._read = stamp, read
+        self._context, self._stream, self._dialling = context, stream, dialling
         if changed:
             self.expires = not_after(read.certificate)
             self.version += 1
@@ -207,24 +221,30 @@ class Certificates:
             raise TlsError(f"{error.filename}: {error.strerror}") from error
         return _Stamp(tuple((status.st_mtime_ns, status.st_size, status.st_ino) for status in found))
 
-    def _load(self) -> tuple[_Read, ssl.SSLContext]:
+    def _load(self) -> tuple[_Read, ssl.SSLContext, ssl.SSLContext, ssl.SSLContext]:
         files = self._files
         try:
             read = _Read(files.certificate.read_bytes(), files.key.read_bytes(), files.ca.read_bytes())
         except OSError as error:
             raise TlsError(f"{error.filename}: {error.strerror}") from error
         context = _server_context()
+        stream, dialling = _server_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        stream.verify_mode = ssl.CERT_REQUIRED
+        stream.set_alpn_protocols([ALPN])
+        dialling.minimum_version = ssl.TLSVersion.TLSv1_2
+        offer_alpn(dialling)
         try:
-            context.load_cert_chain(files.certificate, files.key)
+            for each in (context, stream, dialling):
+                each.load_cert_chain(files.certificate, files.key)
         except (ssl.SSLError, OSError) as error:
             raise TlsError(f"{files.certificate} and {files.key} are no certificate with its key: {error}") from error
         try:
-            # Only to see whether they are certificates: HTTPS asks nobody for one.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=read.ca.decode("ascii"))
+            for each in (stream, dialling):
+                each.load_verify_locations(cadata=read.ca.decode("ascii"))
         except (ssl.SSLError, UnicodeDecodeError) as error:
             raise TlsError(f"{files.ca} holds no certificate: {error}") from error
         not_after(read.certificate)
-        return read, context
+        return read, context, stream, dialling
 
 
 def _server_context() -> ssl.SSLContext:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raft_node.app.node import raft_config
+from raft_node.app.parts import raft_config
 from raft_node.errors import SettingsError
 from raft_node.settings import load, parse_address
 

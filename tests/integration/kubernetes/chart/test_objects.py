@@ -13,7 +13,7 @@ from tools.helm_chart import CHART, ROOT
 from tools.rendering import Object, environment_of, named, of_kind, pod_templates, render
 
 from facade.settings import Settings
-from raft_node.app.node import raft_config
+from raft_node.app.parts import raft_config
 from raft_node.settings import NodeSettings
 
 OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")

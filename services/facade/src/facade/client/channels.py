@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc.aio
 
 from doug_wire import pipe, tls
@@ -28,6 +30,13 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
+SCAN_OPTIONS = [
+    *CHANNEL_OPTIONS,
+    # Windows that grow with the line's speed would hold megabytes of pages that nobody reads.
+    ("grpc.http2.bdp_probe", 0),
+]
+
+
 class Channels:
     """Opens the channels to nodes: with TLS if there are certificates."""
 
@@ -39,6 +48,6 @@ class Channels:
         """Grows whenever channels that are opened from now on differ from earlier ones."""
         return 0 if self._certificates is None else self._certificates.version
 
-    def open(self, target: Target) -> grpc.aio.Channel:
+    def open(self, target: Target, options: Sequence[tuple[str, int]] = CHANNEL_OPTIONS) -> grpc.aio.Channel:
         """A channel to a node; it connects by itself, again and again. Its certificate must carry the target's name."""
-        return tls.open_channel(self._certificates, target.address, CHANNEL_OPTIONS, target.name)
+        return tls.open_channel(self._certificates, target.address, options, target.name)

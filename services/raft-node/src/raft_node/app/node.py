@@ -9,54 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import secrets
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
-import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
-from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2, raft_pb2_grpc
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
-from raft_node.app.bootstrap import FIRST_TERM, Bootstrap
-from raft_node.app.full_disk import give_way
+from raft_node.app.background import Background
+from raft_node.app.context import Context
+from raft_node.app.joining import join
 from raft_node.app.operator import Operator, Replica
-from raft_node.app.snapshots import SnapshotParts
-from raft_node.app.standing import Standing
+from raft_node.app.parts import Parts, attach, build
+from raft_node.app.ports import GRACE_S, Ports, open_ports
+from raft_node.app.readiness import Readiness
 from raft_node.app.state import read_state
+<<<<<<< HEAD
 from raft_node.app.storage import first_configuration, open_storage
 from raft_node.errors import FatalError, IdentityError, SettingsError
 from raft_node.kv.keyspace import CONFIGURATION_KEY
 from raft_node.kv.operations.work import Limits
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import follow_term, get_logger
+=======
+from raft_node.app.storage import Opened, open_storage
+from raft_node.app.timeline import Timeline
+from raft_node.errors import FatalError
+from raft_node.observability.logs import get_logger
+>>>>>>> main
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
 from raft_node.observability.tracing import NodeTraces
 from raft_node.observability.volumes import Volumes
-from raft_node.raft.config import RaftConfig
-from raft_node.raft.configuration import decode_configuration, encode_configuration
-from raft_node.raft.node import RaftNode
-from raft_node.raft.ready import Event
-from raft_node.raft.types import NO_MEMBERS, Configuration, HardState, NodeId
-from raft_node.rpc.addresses import AddressBook
-from raft_node.rpc.admin_service import AdminService
-from raft_node.rpc.channels import SERVER_OPTIONS
-from raft_node.rpc.doug_service import DougService
-from raft_node.rpc.identify import identify
-from raft_node.rpc.interceptor import CountingInterceptor
-from raft_node.rpc.peers import LocalMember, Peers
-from raft_node.rpc.raft_service import RaftService
 from raft_node.rpc.security import Security
-from raft_node.rpc.shard import Shard
 from raft_node.runtime import identity as identities
-from raft_node.runtime.clocks import LeaseClock
-from raft_node.runtime.divergence import StateMarks
-from raft_node.runtime.driver import Driver
 from raft_node.runtime.events import EventRing
+<<<<<<< HEAD
 from raft_node.runtime.log_store import LogStore, to_raft, to_wal
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.membership import Identified, MemberEvents, Membership
@@ -64,37 +49,17 @@ from raft_node.runtime.prefetch import Prefetcher
 from raft_node.runtime.reader import Reader
 from raft_node.runtime.scans import ScanLimits
 from raft_node.runtime.scrubber import Scrubber
+=======
+>>>>>>> main
 from raft_node.runtime.space import SpaceWatch
 from raft_node.runtime.upkeep import Upkeep
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
-from raft_node.storage.engine import Engine
 from raft_node.storage.files import DiskFileSystem
-from raft_node.storage.wal import Wal
 
-_EXPIRE_EVERY_S = 0.5
-_GRACE_S = 1.0
-_IDENTIFY_TIMEOUT_S = 2.0
-_PEER_GRACE_S = 0.1  # Raft loses messages without harm.
+_TEND_EVERY_S = 0.5
 
 _log = get_logger()
-
-
-def raft_config(settings: NodeSettings) -> RaftConfig:
-    """The settings as the core wants them: in ticks."""
-    tick_ms = settings.tick_ms
-    return RaftConfig(
-        election_timeout_ticks=settings.election_timeout_ms // tick_ms,
-        election_timeout_ticks_max=settings.election_timeout_max_ms // tick_ms,
-        heartbeat_ticks=max(1, settings.heartbeat_ms // tick_ms),
-        inflight_appends_max=settings.replicate_window,
-        append_bytes_max=settings.replicate_bytes_max,
-        uncommitted_bytes_max=settings.uncommitted_bytes_max,
-        cache_bytes_max=settings.log_cache_bytes,
-        # Applied in one go: some milliseconds of small entries, in which the event loop does nothing else.
-        committed_bytes_max=256 << 10,
-        lease_ticks=settings.lease_ticks if settings.leader_lease_enabled else 0,
-    )
 
 
 class Node:
@@ -102,29 +67,29 @@ class Node:
 
     def __init__(self, settings: NodeSettings, fs: DiskFileSystem, traces: NodeTraces | None = None) -> None:
         """Prepares it; ``run`` does everything. Requires: both volumes exist and are locked."""
-        self._settings = settings
-        self._fs = fs
-        self._traces = traces
-        self._metrics = Metrics(settings.shard_id, settings.build_commit)
-        self._security = Security(settings, self._metrics.registry)
         volumes = {"wal": settings.wal_dir, "data": settings.data_dir}
+        metrics = Metrics(settings.shard_id, settings.build_commit)
+        timeline = Timeline(EventRing(settings.events_max, settings.events_bytes_max))
+        self._context = Context(
+            settings=settings,
+            fs=fs,
+            start_id=secrets.token_hex(8),
+            metrics=metrics,
+            security=Security(settings, metrics.registry),
+            timeline=timeline,
+            space=SpaceWatch(fs, volumes, settings.data_dir, settings.reserve_bytes, timeline.record),
+            fail=self.fail,
+            traces=traces,
+        )
         self._volumes = Volumes(volumes)
-        self._wal_replay_s = 0.0
+        self._readiness = Readiness()
+        self._operator = Operator(settings, timeline.record, self._readiness.show_readiness)
+        self._background = Background(self.fail)
         self._stopping = asyncio.Event()
         self._fatal: FatalError | None = None
-        self._engine: Engine | None = None
-        self._log: LogStore | None = None
-        self._maintenance: Maintenance | None = None
-        self._start_id = ""
-        self._shard: Shard | None = None
-        self._health: health.aio.HealthServicer | None = None
-        self._drains: set[asyncio.Task[None]] = set()
-        self._events = EventRing(settings.events_max, settings.events_bytes_max)
-        self._operator = Operator(settings, self.record, self._show_drained)
-        self._space = SpaceWatch(fs, volumes, settings.data_dir, settings.reserve_bytes, self.record)
-        self._standing: Standing | None = None
-        self._member_events: MemberEvents | None = None
-        self._metrics.registry.register(StateCollector(settings.shard_id, self._state))
+        self._wal_replay_s = 0.0
+        self._parts: Parts | None = None
+        metrics.registry.register(StateCollector(settings.shard_id, self._state))
 
     def stop(self) -> None:
         """Has ``run`` end in order."""
@@ -135,16 +100,9 @@ class Node:
         if self._fatal is None:
             self._fatal = error
             _log.error("node.fatal", reason=str(error))
-        if self._shard is not None:
-            self._shard.driver.stop()
+        if self._parts is not None:
+            self._parts.driver.stop()
         self._stopping.set()
-
-    def _end_with(self, task: asyncio.Task[None]) -> None:
-        """A background task that ends by itself: without it the node would only seem to live."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if not isinstance(error, FatalError):
-                raise error  # A defect, after which nothing of this process can be trusted.
-            self.fail(error)
 
     async def run(self) -> None:
         """Runs the node until it is stopped.
@@ -152,173 +110,62 @@ class Node:
         Raises:
             FatalError: It had to stop.
         """
-        settings = self._settings
+        context, settings = self._context, self._context.settings
         identity = identities.load_or_create(
-            self._fs, settings.wal_dir, settings.data_dir, settings.node_id, settings.shard_id
+            context.fs, settings.wal_dir, settings.data_dir, settings.node_id, settings.shard_id
         )
         self._operator.incarnation = identity.incarnation
-        self.record("process_started", incarnation=identity.incarnation, version=__version__)
+        context.timeline.record("process_started", incarnation=identity.incarnation, version=__version__)
         async with contextlib.AsyncExitStack() as stack:
-            self._start_id = secrets.token_hex(8)
             worker = WorkerProcess(settings.data_dir)
             stack.callback(worker.close)
-            await stack.enter_async_context(self._security.reloading())
-            raft_service, doug_service, health_service, client_server = await self._open_ports(stack, identity)
-            identities.check_log_is_there(self._fs, settings.wal_dir, identity)
-            wal, engine = await self._open_storage(self._start_id)
-            stack.callback(engine.close)
-            self._engine = engine
-            identity, configuration = await self._join(identity, wal, engine, raft_service)
-            if configuration is None:
-                wal.close()
+            await stack.enter_async_context(context.security.reloading())
+            admin = AdminServer(
+                settings.admin_listen,
+                context.metrics.registry,
+                self._not_ready,
+                self._is_started,
+                context.security.https,
+            )
+            ports = await open_ports(stack, context, identity, self._operator, self._readiness, admin)
+            identities.check_log_is_there(context.fs, settings.wal_dir, identity)
+            opened = await self._open_storage()
+            stack.callback(opened.engine.close)
+            joined = await join(context, identity, opened, ports.raft, self._stopping)
+            if joined is None:
+                opened.wal.close()
                 return
-            await self._run_shard(stack, identity, configuration, wal, engine, worker, raft_service, doug_service)
-            await health_service.set("startup", health_pb2.HealthCheckResponse.SERVING)
+            parts = self._parts = build(stack, context, joined, opened, worker, self._elected)
+            self._start(stack, parts, ports)
+            await self._readiness.started()
             _log.info("node.started", incarnation=identity.incarnation)
-            assert self._shard is not None
-            self.record("node_started", applied=self._shard.driver.applied_index, last_index=wal.last_index)
+            context.timeline.record(
+                "node_started", applied=parts.driver.applied_index, last_index=opened.wal.last_index
+            )
             await self._stopping.wait()
-            self.record("node_stopping")
-            self._operator.draining = True
-            await health_service.enter_graceful_shutdown()
-            if self._fatal is None:
-                # Never released: what is still held when the driver stops is refused.
-                await self._operator.settle(self._shard.driver.hold())
-                doug_service.tell_leader()
-                # Whoever still asks here is told where to go, while this node goes on as a follower.
-                await asyncio.gather(client_server.stop(_GRACE_S), self._flush())
-            self._shard.driver.stop()
+            await self._end(parts, ports)
         if self._fatal is not None:
             raise self._fatal
 
-    async def _open_ports(
-        self, stack: contextlib.AsyncExitStack, identity: identities.Identity
-    ) -> tuple[RaftService, DougService, health.aio.HealthServicer, grpc.aio.Server]:
-        settings = self._settings
-        me = NodeId(identity.name, identity.incarnation)
-        raft_service = RaftService(me, settings.shard_id, self._metrics, self._traces)
-        raft_service.cluster_id = identity.cluster_id.encode()
-        doug_service = DougService(self._metrics, self._traces)
-        health_service = self._health = health.aio.HealthServicer()
-        for service in ("", "readiness", "startup"):
-            await health_service.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
-        await health_service.set("liveness", health_pb2.HealthCheckResponse.SERVING)
-
-        admin = AdminServer(
-            settings.admin_listen, self._metrics.registry, self._not_ready, self._is_started, self._security.https
-        )
-        admin_task = asyncio.create_task(admin.run())
-        peer_server, client_server = (
-            grpc.aio.server(interceptors=(CountingInterceptor(self._metrics, self.fail),), options=SERVER_OPTIONS)
-            for _ in range(2)
-        )
-        raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peer_server)
-        doug_pb2_grpc.add_DougServicer_to_server(doug_service, client_server)
-        admin_pb2_grpc.add_AdminServicer_to_server(
-            AdminService(settings.node_id, settings.shard_id, self._operator, self._events), client_server
-        )
-        own = {
-            peer_server: (raft_pb2.DESCRIPTOR.services_by_name["Raft"].full_name,),
-            client_server: (
-                doug_pb2.DESCRIPTOR.services_by_name["Doug"].full_name,
-                admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
-            ),
-        }
-        for server, names in own.items():
-            health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-            reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-
-        async def close_ports() -> None:
-            admin.stop()
-            await asyncio.gather(peer_server.stop(_PEER_GRACE_S), client_server.stop(_GRACE_S), admin_task)
-
-        stack.push_async_callback(close_ports)
-        for server, address, what in (
-            (peer_server, settings.peer_listen, "peer"),
-            (client_server, settings.client_listen, "client"),
-        ):
-            try:
-                self._security.add_port(server, address)
-            except RuntimeError as error:
-                raise SettingsError(f"cannot listen on {address} ({what}): is the port taken?") from error
-            await server.start()
-        return raft_service, doug_service, health_service, client_server
-
-    async def _open_storage(self, start_id: str) -> tuple[Wal, Engine]:
+    async def _open_storage(self) -> Opened:
         """Reads the log and the manifest on a thread, while the ports already answer that the node is starting."""
-        loop = asyncio.get_running_loop()
+        context, loop = self._context, asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as threads:
-            opened = await loop.run_in_executor(threads, open_storage, self._fs, self._settings, start_id)
+            opened = await loop.run_in_executor(threads, open_storage, context.fs, context.settings, context.start_id)
         self._wal_replay_s = opened.wal_replay_s
-        self._metrics.wal_corrupt_records.inc(len(opened.wal.recovery_notes))
+        context.metrics.wal_corrupt_records.inc(len(opened.wal.recovery_notes))
         for note in opened.notes:
             _log.warning("wal.recovered", note=note)
-            self.record("wal_recovered", note=note)
-        return opened.wal, opened.engine
+            context.timeline.record("wal_recovered", note=note)
+        return opened
 
-    async def _join(
-        self, identity: identities.Identity, wal: Wal, engine: Engine, raft_service: RaftService
-    ) -> tuple[identities.Identity, Configuration | None]:
-        """The identity within the cluster and the applied members; None when the node was stopped while it waited."""
-        settings = self._settings
-        me = NodeId(identity.name, identity.incarnation)
-        if wal.last_index == 0:
-            bootstrap = Bootstrap(settings, me, identity.cluster_id, self._security.certificates)
-            joining = asyncio.create_task(bootstrap.run())
-            stopping = asyncio.create_task(self._stopping.wait())
-            await asyncio.wait((joining, stopping), return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            if not joining.done():
-                joining.cancel()
-                await asyncio.gather(joining, return_exceptions=True)
-                return identity, None
-            first = joining.result()
-            # The cluster's id before the entry: a log with entries always belongs to a known cluster.
-            identity = identities.join_cluster(
-                self._fs, settings.wal_dir, settings.data_dir, identity, first.cluster_id
-            )
-            if first.entry is not None:
-                # Durable before this member tells it on, and before it votes.
-                wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
-        raft_service.cluster_id = identity.cluster_id.encode()
-        raft_service.first_configuration = first_configuration(self._fs, settings.data_dir, wal)
-        # What is not applied yet, the core finds in the log: the first configuration too.
-        stored = engine.get_blocking(CONFIGURATION_KEY)
-        return identity, NO_MEMBERS if stored is None else decode_configuration(stored)
-
-    async def _run_shard(
-        self,
-        stack: contextlib.AsyncExitStack,
-        identity: identities.Identity,
-        configuration: Configuration,
-        wal: Wal,
-        engine: Engine,
-        worker: WorkerProcess,
-        raft_service: RaftService,
-        doug_service: DougService,
-    ) -> None:
-        settings = self._settings
-        me = NodeId(identity.name, identity.incarnation)
-        local = LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address)
-        peers = Peers(local, self._metrics, self._security.certificates, self._traces)
-        # The driver is made of the log and the maintenance, and both report to it.
-        log = self._log = self._make_log(wal, lambda sequence: driver.durable(sequence))  # noqa: PLW0108
-        stack.callback(log.close)
-        machine = StateMachine(engine)
-        draws = random.Random(secrets.randbits(64))  # noqa: S311 - it only draws election timeouts
-        config, hard_state, applied = raft_config(settings), to_raft(wal.hard_state), engine.applied_index
-        core = RaftNode(config, me, log, hard_state, configuration, applied, draws, machine.clock_us)
-        maintenance = self._maintenance = Maintenance(
-            engine,
-            worker,
-            self._metrics,
-            lambda: snapshots.flushed(),  # noqa: PLW0108
-            self.fail,
-            self.record,
-            self._space.notice,
-            idle_s=settings.idle_merge_ms / 1000,
-            room_bytes=self._space.room_bytes,
+    def _start(self, stack: contextlib.AsyncExitStack, parts: Parts, ports: Ports) -> None:
+        """Sets the parts going, and has the services and the operators ask them."""
+        context = self._context
+        self._operator.attach(
+            Replica(parts.shard, parts.log, parts.members.membership, parts.book, parts.snapshots.backups)
         )
+<<<<<<< HEAD
 
         prefetcher = Prefetcher(engine, self.fail)
         stack.callback(prefetcher.close)
@@ -503,113 +350,83 @@ class Node:
 
         for task in tasks:
             task.add_done_callback(self._end_with)
+=======
+        self._background.start(
+            parts.peers.run(),
+            parts.maintenance.run(),
+            self._tend(parts),
+            self._volumes.run(),
+            context.space.run(),
+            parts.scrubber.run(),
+            *parts.members.duties(),
+        )
+>>>>>>> main
 
         async def end_tasks() -> None:
-            await snapshots.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            maintenance.close()
+            await parts.snapshots.close()
+            await parts.members.close()
+            await self._background.close()
+            parts.maintenance.close()
 
         stack.push_async_callback(end_tasks)
+        attach(parts, ports)
+        parts.driver.start()
 
-    async def _show_readiness(self, ready: bool, services: Sequence[str] = ("", "readiness")) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        assert self._health is not None
-        for service in services:
-            await self._health.set(service, status)
+    async def _end(self, parts: Parts, ports: Ports) -> None:
+        self._context.timeline.record("node_stopping")
+        self._operator.draining = True
+        await self._readiness.stop()
+        if self._fatal is None:
+            # Never released: what is still held when the driver stops is refused.
+            await self._operator.settle(parts.driver.hold())
+            ports.doug.tell_leader()
+            # Whoever still asks here is told where to go, while this node goes on as a follower.
+            await asyncio.gather(ports.clients.stop(GRACE_S), self._flush(parts))
+        parts.driver.stop()
 
-    async def _show_drained(self, ready: bool) -> None:
-        await self._show_readiness(ready, ("readiness",))
+    async def _flush(self, parts: Parts) -> None:
+        """Has what is in memory written as an SSTable, so that the next start replays little."""
+        flushed = await parts.maintenance.flush(self._context.settings.stop_flush_timeout_ms / 1000)
+        self._context.timeline.record("flushed_for_stop", in_time=flushed)
 
-    async def _expire(self, driver: Driver, peers: Peers, membership: Membership, snapshots: SnapshotParts) -> None:
+    async def _tend(self, parts: Parts) -> None:
+        """What has to be looked at now and then."""
         shown = False
         while True:
-            await asyncio.sleep(_EXPIRE_EVERY_S)
-            driver.expire()
-            membership.promote()
-            peers.retain(driver.node.peers)
-            await snapshots.tidy()
+            await asyncio.sleep(_TEND_EVERY_S)
+            parts.driver.expire()
+            parts.members.membership.promote()
+            parts.peers.retain(parts.driver.node.peers)
+            await parts.snapshots.tidy()
             ready = not self._not_ready()
             if ready != shown:
                 shown = ready
-                await self._show_readiness(ready)
+                await self._readiness.show(ready)
 
-    def _tell(self, event: Event) -> None:
-        if event.name == "became_leader":
-            self._metrics.elections.labels(self._metrics.shard, "won").inc()
-        elif event.name == "became_pre_candidate":
-            self._metrics.elections.labels(self._metrics.shard, "started").inc()
-        if event.name in ("became_leader", "follows"):
-            self._metrics.leader_changes.inc()
-        _log.info(f"raft.{event.name}", **event.fields)
-        self.record(event.name, **event.fields)
-        if event.name == "configuration_committed" and self._member_events is not None:
-            assert self._shard is not None
-            self._member_events.committed(self._shard.driver.node.configuration)
-        if event.name == "log_lost":
-            self._give_up(event)
-        if event.name == "became_leader" and self._operator.draining and not self._stopping.is_set():
-            assert self._shard is not None
-            again = asyncio.create_task(self._operator.settle_again())
-            self._drains.add(again)
-            again.add_done_callback(self._drains.discard)
-            again.add_done_callback(self._end_with)
+    def _elected(self) -> None:
+        if self._operator.draining and not self._stopping.is_set():
+            self._background.start(self._operator.settle_again())
 
-    def _give_up(self, event: Event) -> None:
-        settings, ends = self._settings, (event.fields["acknowledged"], event.fields["last_index"])
-        directories = (settings.wal_dir, settings.data_dir)
-        reason = identities.log_lost(settings.node_id, settings.shard_id, directories, *ends)
-        self.fail(IdentityError(reason))
-        try:
-            identities.give_up(self._fs, *directories, reason)
-        except FatalError as error:
-            _log.error("node.fatal", reason=str(error))
-
-    def _tell_slow_disk(self, duration_s: float, entries: int) -> None:
-        # The duration is left out of what is compared, so that a disk that stays slow is one event with a count.
-        _log.warning("wal.slow_append", duration_ms=round(duration_s * 1000), entries=entries)
-        self.record("slow_disk", longer_than_ms=self._settings.slow_append_ms)
-
-    def _tell_compaction(self, before: int, after: int) -> None:
-        assert self._log is not None
-        self._metrics.log_compactions.inc()
-        _log.debug("log.compacted", first_before=before, first_after=after, disk_bytes=self._log.size_bytes)
-        # Named as the entries that are gone: from, to.
-        self.record("log_compacted", **{"from": before, "to": after - 1})
-
-    def record(self, name: str, **details: object) -> None:
-        """Notes what happened, for the timeline; a core's event brings the term that it speaks of."""
-        shard = self._shard
-        term = details.pop("term", None)
-        if not isinstance(term, int):
-            term = 0 if shard is None else shard.driver.node.term
-        self._events.add(name, term, details)
-
-    async def _flush(self) -> None:
-        """Has what is in memory written as an SSTable, so that the next start replays little."""
-        assert self._maintenance is not None
-        flushed = await self._maintenance.flush(self._settings.stop_flush_timeout_ms / 1000)
-        self.record("flushed_for_stop", in_time=flushed)
+    # What others may look at.
 
     def _is_started(self) -> bool:
-        return self._shard is not None
+        return self._parts is not None
 
     def _not_ready(self) -> str:
-        shard = self._shard
-        if shard is None:
+        parts = self._parts
+        if parts is None:
             return "starting"
         if self._operator.draining:
             return "draining"
-        if self._standing is not None and self._standing.reason:
-            return self._standing.reason
-        if shard.driver.node.leader is None:
+        if parts.members.standing.reason:
+            return parts.members.standing.reason
+        if parts.driver.node.leader is None:
             return "no leader is known"
         return ""
 
     def _state(self) -> NodeState | None:
-        shard, engine, log = self._shard, self._engine, self._log
-        if shard is None or engine is None or log is None:
+        parts = self._parts
+        if parts is None:
             return None
-        args = shard, engine, log, self._metrics, self._wal_replay_s, self._volumes
-        return read_state(*args, disk_low=self._space.low)
+        args = parts.shard, parts.engine, parts.log, self._context.metrics, self._wal_replay_s, self._volumes
+        return read_state(*args, disk_low=self._context.space.low)

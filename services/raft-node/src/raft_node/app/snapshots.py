@@ -6,13 +6,11 @@ It only builds, ticks and closes them; what each does is said in its own module.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from doug_wire.tls import Certificates
-from raft_node.errors import FatalError
-from raft_node.observability.metrics import Metrics
+from raft_node.app.context import Context
 from raft_node.raft.types import NodeId
 from raft_node.rpc.backup_stream import BackupStream
 from raft_node.rpc.peers import Peers
@@ -21,14 +19,11 @@ from raft_node.rpc.snapshot_service import SnapshotService
 from raft_node.runtime.backups import Backups
 from raft_node.runtime.compactor import Compactor
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.events import Recorder
 from raft_node.runtime.installer import Installer
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.snapshots import Snapshots
-from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
-from raft_node.storage.files import FileSystem
 from raft_node.storage.tasks import tmp_directory
 
 
@@ -42,21 +37,16 @@ class SnapshotParts:
 
     def __init__(
         self,
-        settings: NodeSettings,
-        fs: FileSystem,
-        start_id: str,
+        context: Context,
         driver: Driver,
         log: LogStore,
         engine: Engine,
         maintenance: Maintenance,
         peers: Peers,
-        metrics: Metrics,
-        record: Recorder,
-        on_failure: Callable[[FatalError], None],
-        certificates: Certificates | None,
-        room_bytes: Callable[[], float],
     ) -> None:
         """Builds it. Requires: a running event loop."""
+        settings, fs, metrics = context.settings, context.fs, context.metrics
+        record, on_failure = context.timeline.record, context.fail
         # Receiving and installing in order on one thread; making and reading what is sent on others.
         self._receiving = ThreadPoolExecutor(1, thread_name_prefix="snapshot-in")
         self._sending = ThreadPoolExecutor(2, thread_name_prefix="snapshot-out")
@@ -64,7 +54,7 @@ class SnapshotParts:
         self._snapshots = Snapshots(
             fs,
             engine,
-            tmp_directory(settings.data_dir, start_id),
+            tmp_directory(settings.data_dir, context.start_id),
             self._sending,
             asyncio.get_running_loop().time,
             partial(metrics.snapshot_done, "create"),
@@ -80,7 +70,7 @@ class SnapshotParts:
             metrics,
             record,
             on_failure,
-            certificates,
+            context.security.certificates,
         )
         backups = Backups(driver, maintenance.flush, self._snapshots)
         self.backups = BackupStream(backups, peers.me, settings, fs, self._sending, record, on_failure)
@@ -95,7 +85,7 @@ class SnapshotParts:
             metrics,
             record,
             on_failure,
-            room_bytes,
+            context.space.room_bytes,
         )
         self._compactor = Compactor(
             log,

@@ -1,0 +1,401 @@
+"""The front of a port: it looks at the first bytes of each connection and hands it to one of two servers.
+
+Clients of this package go to the own server. Everyone else goes to grpcio's server, which listens on a port of the
+loopback interface with the same certificates: their bytes are carried there and back as they are, TLS included, so that
+every gRPC client reaches every service on the one port that is documented, and certificates are checked by whom they
+always were.
+
+How they are told apart: in plaintext by a parameter in the SETTINGS that every client sends first and that other
+servers ignore; under TLS by a protocol in the list that the client offers before anything is encrypted. Nothing is
+taken off the socket until it is clear who serves it.
+
+Invariants:
+    1. A connection that does not say in time what it is, is closed; ``connections_max`` bounds how many there are.
+    2. Whatever is not clearly for the own server is not.
+
+Must not know methods. Source: RFC 9113, 3.4 and 6.5.2; RFC 8446, 4.1.2; RFC 7301, 3.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from typing import cast
+
+from doug_stream.client import OWN_ALPN
+from doug_stream.codes import PREFACE, Setting
+from doug_stream.frames import HEAD, HEAD_BYTES, SETTING
+from doug_stream.server import Server
+
+_DECIDE_S = 10.0
+"""How long a client may take to say what it is, and for the handshake behind it."""
+_BACKLOG = 512
+_PIECE_BYTES_MAX = 256 << 10
+_RECORD_HEAD_BYTES = 5
+_RECORD_BYTES_MAX = (16 << 10) + 256
+_SETTINGS_BYTES_MAX = 1024
+_ALPN_EXTENSION = 16
+_TRY_AGAIN_S = 0.02
+
+Contexts = Callable[[], ssl.SSLContext]
+
+
+class Front:
+    """Listens on a port."""
+
+    def __init__(
+        self, server: Server, backend: tuple[str, int], context: Contexts | None, connections_max: int = 4096
+    ) -> None:
+        """Builds it; ``listen`` sets it going.
+
+        Args:
+            server: The own server.
+            backend: Where grpcio's server listens.
+            context: Gives the newest TLS context for the own server; plaintext without.
+            connections_max: How many connections there may be.
+        """
+        self._server = server
+        self._backend = backend
+        self._context = context
+        self._connections_max = connections_max
+        self._listeners: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._deciding: set[asyncio.Task[None]] = set()
+        self._pipes: set[_Pipe] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, those that have not said what they are included."""
+        return len(self._deciding) + len(self._pipes) // 2 + len(self._server.endpoints)
+
+    @property
+    def port(self) -> int:
+        """The port, once it listens."""
+        return int(self._listeners[0].getsockname()[1])
+
+    async def listen(self, host: str, port: int) -> None:
+        """Listens on all addresses of a host.
+
+        Raises:
+            OSError: It cannot.
+        """
+        for family, address in await _addresses(host, port):
+            self._listeners.append(_bind(family, address))
+        for listener in self._listeners:
+            self._accepting.append(asyncio.create_task(self._accept(listener)))
+
+    async def stop(self) -> None:
+        """Listens no more, and drops those that have not said what they are. Connections go on."""
+        tasks = [*self._accepting, *self._deciding]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
+
+    def cut_off(self) -> None:
+        """Ends all connections to grpcio's server."""
+        for pipe in list(self._pipes):
+            pipe.cut()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno not in (errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                # There is no room for one more just now.
+                await asyncio.sleep(_TRY_AGAIN_S)
+                continue
+            if self.connections >= self._connections_max:
+                client.close()
+                continue
+            client.setblocking(False)
+            with contextlib.suppress(OSError):
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = asyncio.create_task(self._hand_over(client))
+            self._deciding.add(task)
+            task.add_done_callback(self._deciding.discard)
+
+    async def _hand_over(self, client: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        handed = False
+        try:
+            async with asyncio.timeout(_DECIDE_S):
+                look = is_own_plaintext if self._context is None else is_own_hello
+                own = await _look(loop, client, look)
+                if own is None:
+                    return
+                handed = True
+                if own:
+                    context = None if self._context is None else self._context()
+                    await loop.connect_accepted_socket(self._server.endpoint, client, ssl=context)
+                else:
+                    await self._join(loop, client)
+        except (TimeoutError, OSError):
+            # It said nothing, or went away, or its certificate is refused; it learns that by the end of the connection.
+            return
+        finally:
+            if not handed:
+                client.close()
+
+    async def _join(self, loop: asyncio.AbstractEventLoop, client: socket.socket) -> None:
+        near, far = _Pipe(self._pipes), _Pipe(self._pipes)
+        near.other, far.other = far, near
+        try:
+            await loop.create_connection(lambda: far, *self._backend)
+        except OSError:
+            client.close()
+            raise
+        await loop.connect_accepted_socket(lambda: near, client)
+
+
+class _Pipe(asyncio.Protocol):
+    """One end of a connection that is carried on: what comes in here goes out there."""
+
+    def __init__(self, pipes: set[_Pipe]) -> None:
+        self.other = self
+        self._pipes = pipes
+        self._transport: asyncio.Transport | None = None
+        self._early: list[bytes] = []
+        self._over = False
+        self.ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_PIECE_BYTES_MAX)
+        self._pipes.add(self)
+        if self._over:
+            self._transport.close()
+            return
+        for piece in self._early:
+            self._transport.write(piece)
+        self._early.clear()
+
+    def data_received(self, data: bytes) -> None:
+        self.other.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Sends what came in at the other end."""
+        if self._transport is not None:
+            self._transport.write(data)
+        else:
+            self._early.append(data)
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self.other.write_eof()
+        # Each direction may go on without the other; when both have ended, so has the connection.
+        return not self.other.ended
+
+    def write_eof(self) -> None:
+        """Sends the end of what came in at the other end."""
+        if self._transport is not None and self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def pause_writing(self) -> None:
+        self.other.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.other.resume_reading()
+
+    def pause_reading(self) -> None:
+        """The other end takes no more."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The other end takes more again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pipes.discard(self)
+        self._over = True
+        self._transport = None
+        self.other.close()
+
+    def close(self) -> None:
+        """The other end is closed: this one follows behind what was written."""
+        self._over = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def cut(self) -> None:
+        """Ends both ends now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    """Where to listen for a host; None of its addresses twice."""
+    if _is_wildcard(host):
+        # As gRPC does: all addresses of both families by one socket.
+        return [(socket.AF_INET6 if _has_ipv6() else socket.AF_INET, ("::" if _has_ipv6() else "0.0.0.0", port))]  # noqa: S104
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((info[0], (str(info[4][0]), int(info[4][1]))) for info in found))
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _has_ipv6() -> bool:
+    if not socket.has_dualstack_ipv6():
+        return False
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::", 0))
+        return True
+    return False
+
+
+def _bind(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address[0] == "::" else 1)
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def _look(
+    loop: asyncio.AbstractEventLoop, client: socket.socket, look: Callable[[bytes], bool | int]
+) -> bool | None:
+    """Looks at what a client has sent, and waits for more of it, until it is clear; None if it went away before.
+
+    ``look`` says so, or how many bytes it needs.
+    """
+    needed = 1
+    while True:
+        # The kernel wakes this up only when so much is there.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
+        await _readable(loop, client)
+        try:
+            seen = client.recv(_RECORD_BYTES_MAX + _RECORD_HEAD_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        if not seen:
+            return None
+        found = look(seen)
+        if isinstance(found, bool):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            return found
+        if len(seen) < needed:
+            # It was woken for less: the client has sent its last, or this system does not count.
+            await asyncio.sleep(_TRY_AGAIN_S)
+        needed = found
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, client: socket.socket) -> None:
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(client, wake)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(client)
+
+
+def is_own_plaintext(seen: bytes) -> bool | int:
+    """Whether a connection begins as this package's do, or how many bytes are needed to tell."""
+    if seen[: len(PREFACE)] != PREFACE[: len(seen)]:
+        return False
+    head_end = len(PREFACE) + HEAD_BYTES
+    if len(seen) < head_end:
+        return head_end
+    high, low, kind, flags, stream_id = HEAD.unpack_from(seen, len(PREFACE))
+    size = int(high << 8 | low)
+    if (kind, flags, stream_id) != (4, 0, 0) or size > _SETTINGS_BYTES_MAX or size % SETTING.size:
+        return False
+    end = head_end + size
+    if len(seen) < end:
+        return end
+    names: list[int] = [name for name, _ in SETTING.iter_unpack(seen[head_end:end])]
+    return Setting.MARK in names
+
+
+def is_own_hello(seen: bytes) -> bool | int:
+    """Whether a TLS connection begins as this package's do, or how many bytes are needed to tell."""
+    if len(seen) < _RECORD_HEAD_BYTES:
+        return _RECORD_HEAD_BYTES
+    size = int.from_bytes(seen[3:5], "big")
+    if seen[0] != 22 or size > _RECORD_BYTES_MAX:
+        return False
+    if len(seen) < _RECORD_HEAD_BYTES + size:
+        return _RECORD_HEAD_BYTES + size
+    try:
+        return OWN_ALPN.encode() in _offered(seen[_RECORD_HEAD_BYTES : _RECORD_HEAD_BYTES + size])
+    except ValueError:
+        return False
+
+
+def _offered(hello: bytes) -> list[bytes]:
+    """The protocols that a ClientHello offers.
+
+    Raises:
+        ValueError: It is none, or cut off.
+    """
+    reader = _Reader(hello)
+    if reader.number(1) != 1:
+        raise ValueError("no ClientHello")
+    body = _Reader(reader.vector(3))
+    body.take(2 + 32)
+    body.vector(1)
+    body.vector(2)
+    body.vector(1)
+    extensions = _Reader(body.vector(2))
+    while extensions.left:
+        kind, content = extensions.number(2), extensions.vector(2)
+        if kind == _ALPN_EXTENSION:
+            return list(_names(_Reader(_Reader(content).vector(2))))
+    return []
+
+
+def _names(reader: _Reader) -> Iterator[bytes]:
+    while reader.left:
+        yield reader.vector(1)
+
+
+class _Reader:
+    """Reads numbers and vectors of TLS."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+    def take(self, size: int) -> bytes:
+        if size > self.left:
+            raise ValueError("cut off")
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, size: int) -> bytes:
+        return self.take(self.number(size))

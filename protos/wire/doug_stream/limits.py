@@ -1,0 +1,68 @@
+"""What a peer may make this end hold or do.
+
+Without limits, small frames are a weapon: each PING and each SETTINGS wants an answer, each stream that is opened and
+reset at once costs a start and an end (CVE-2023-44487), a header block may go on for ever (CVE-2024-27316). Counting
+by a bucket that fills up with time lets every well-behaved peer through, whatever the age of its connection.
+
+Must not know frames. Times come in from outside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits of one connection; the defaults suit the calls of this project.
+
+    Attributes:
+        window_bytes: How much of one stream may wait here unread, beside one message that is not complete.
+        frame_bytes_max: The largest frame that is taken.
+        message_bytes_max: The longest message that is taken.
+        streams_max: How many calls of the peer run at a time.
+        header_bytes_max: The longest header block, both packed and unpacked.
+        header_frames_max: In how many frames it may come.
+        control_burst: How many PINGs, SETTINGS and other frames without content may come at once,
+        control_per_s: and how many each second.
+        resets_burst: How many calls may be reset or refused at once,
+        resets_per_s: and how many each second.
+    """
+
+    window_bytes: int = 4 << 20
+    frame_bytes_max: int = 128 << 10
+    message_bytes_max: int = 8 << 20
+    streams_max: int = 64
+    header_bytes_max: int = 16 << 10
+    header_frames_max: int = 16
+    control_burst: int = 400
+    control_per_s: float = 100.0
+    resets_burst: int = 100
+    resets_per_s: float = 20.0
+
+
+class Bucket:
+    """Counts what happens too often: each event takes one token, and tokens come back with time."""
+
+    __slots__ = ("_at_s", "_burst", "_per_s", "_tokens")
+
+    def __init__(self, burst: int, per_s: float) -> None:
+        """Starts full."""
+        self._burst = float(burst)
+        self._per_s = per_s
+        self._tokens = float(burst)
+        self._at_s: float | None = None
+
+    def take(self, now_s: float) -> bool:
+        """Takes a token; False when there is none.
+
+        Args:
+            now_s: The time, by any clock that never goes back.
+        """
+        if self._at_s is not None:
+            self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True

@@ -1,0 +1,105 @@
+"""What a connection remembers of one stream: what is still to be sent, and what may still come in.
+
+Must not know frames other than the bytes that it hands out.
+
+Invariants:
+    1. ``send_window`` covers what was sent and never what waits; messages leave in the order in which they came.
+    2. What is not read yet and what may still come in are together at most the window, beside one message that is not
+       complete (``messages.Assembler``).
+
+Source: RFC 9113, sections 5.1, 5.2 and 6.9.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from doug_stream.headers import Fields
+from doug_stream.messages import Assembler
+
+
+class Stream:
+    """One stream.
+
+    Attributes:
+        id: Its number.
+        send_window: How much the peer takes.
+        pending: What waits for that.
+        tail: The trailers that follow, if any.
+        head_sent: Whether this end's headers have gone.
+        end_sent: Whether this end sends nothing more but what waits, and ``tail``.
+        head_received: Whether the peer's headers are here.
+        end_received: Whether the peer sends nothing more.
+        assembler: Makes messages of what comes in.
+    """
+
+    __slots__ = (
+        "_credit",
+        "_early",
+        "_receive_window",
+        "_unread",
+        "_window",
+        "assembler",
+        "end_received",
+        "end_sent",
+        "head_received",
+        "head_sent",
+        "id",
+        "pending",
+        "send_window",
+        "tail",
+    )
+
+    def __init__(self, stream_id: int, send_window: int, window: int, message_bytes_max: int) -> None:
+        """Begins with nothing sent."""
+        self.id = stream_id
+        self.send_window = send_window
+        self.pending: deque[bytes] = deque()
+        self.tail: Fields | None = None
+        self.head_sent = self.end_sent = self.head_received = self.end_received = False
+        self.assembler = Assembler(message_bytes_max)
+        self._window = window
+        self._receive_window = window
+        self._credit = 0
+        self._unread = 0
+        self._early = 0
+
+    def arrived(self, size: int) -> bool:
+        """Counts what came in, padding included; False when it is more than this end allowed."""
+        self._receive_window -= size
+        return self._receive_window >= 0
+
+    def owed(self, message: bytes) -> int:
+        """What is to be given back to the peer once this message, the next one, was taken."""
+        owed = len(message) + 5 - self._early
+        self._early = 0
+        self._unread += 1
+        return owed
+
+    def give_back(self, size: int, *, taken: bool = False) -> int:
+        """Counts what the peer may send again; says by how much the window shall grow now, 0 for not yet.
+
+        Args:
+            size: Of padding, or of what a message owed.
+            taken: Whether a message was taken.
+        """
+        self._credit += size
+        if taken:
+            self._unread -= 1
+        if not self._unread:
+            # Nobody is behind, so the rest of a message that is longer than the window is let in.
+            self._credit += self.assembler.waiting_bytes - self._early
+            self._early = self.assembler.waiting_bytes
+        if self.end_received or self._credit < self._window >> 1:
+            return 0
+        grown, self._credit = self._credit, 0
+        self._receive_window += grown
+        return grown
+
+    def cut(self, size: int) -> bytes:
+        """Takes up to ``size`` bytes off the front of what waits. Requires: something waits."""
+        first = self.pending[0]
+        if len(first) <= size:
+            return self.pending.popleft()
+        self.pending[0] = first[size:]
+        return first[:size]

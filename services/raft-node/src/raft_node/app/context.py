@@ -1,0 +1,42 @@
+"""What every part of a node is built with, whatever else it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raft_node.app.timeline import Timeline
+from raft_node.errors import FatalError
+from raft_node.observability.metrics import Metrics
+from raft_node.observability.tracing import NodeTraces
+from raft_node.rpc.security import Security
+from raft_node.runtime.space import SpaceWatch
+from raft_node.settings import NodeSettings
+from raft_node.storage.files import DiskFileSystem
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The surroundings of a node's parts.
+
+    Attributes:
+        settings: The node's settings.
+        fs: The disks.
+        start_id: Names this start of the process; what it writes for a while lies in a folder of that name.
+        metrics: What is counted.
+        security: Certificates, for connections in both directions.
+        timeline: What happened here.
+        space: How much room the disks have.
+        fail: Ends the node, because nothing may be promised any more.
+        traces: Where sampled requests tell of their way; None while tracing is off.
+    """
+
+    settings: NodeSettings
+    fs: DiskFileSystem
+    start_id: str
+    metrics: Metrics
+    security: Security
+    timeline: Timeline
+    space: SpaceWatch
+    fail: Callable[[FatalError], None]
+    traces: NodeTraces | None

@@ -1,0 +1,267 @@
+"""The running replica of a node: which parts it has, how each is built, and who tells whom.
+
+``build`` makes the parts in the order in which they need one another. Where two need each other, the first one gets a
+``Wire``, and ``_connect`` leads all wires, so that every call from a part to a later one can be read there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from raft_node.app.context import Context
+from raft_node.app.joining import Joined
+from raft_node.app.members import Members
+from raft_node.app.ports import Ports
+from raft_node.app.reports import Reports
+from raft_node.app.snapshots import SnapshotParts
+from raft_node.app.storage import Opened
+from raft_node.kv.state_machine import StateMachine
+from raft_node.observability.logs import follow_term
+from raft_node.raft.config import RaftConfig
+from raft_node.raft.node import RaftNode
+from raft_node.raft.ready import Event
+from raft_node.raft.types import NodeId
+from raft_node.rpc.addresses import AddressBook
+from raft_node.rpc.peers import LocalMember, Peers
+from raft_node.rpc.shard import Shard
+from raft_node.runtime.clocks import LeaseClock
+from raft_node.runtime.divergence import StateMarks
+from raft_node.runtime.driver import Driver
+from raft_node.runtime.log_store import LogStore, to_raft
+from raft_node.runtime.maintenance import Maintenance
+from raft_node.runtime.reader import Reader
+from raft_node.runtime.scans import ScanLimits
+from raft_node.runtime.scrubber import Scrubber
+from raft_node.runtime.wire import Wire
+from raft_node.runtime.worker_process import WorkerProcess
+from raft_node.settings import NodeSettings
+from raft_node.storage.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The running parts of one replica.
+
+    Attributes:
+        log: The write-ahead log, with its writer thread.
+        engine: The state on disk.
+        maintenance: Has flushes and compactions made.
+        peers: The streams to the other nodes.
+        book: Where the other nodes are.
+        driver: Runs the core.
+        snapshots: Everything about snapshots and backups.
+        members: Changes of the members, and how this node stands among them.
+        scrubber: Reads all tables again and again.
+        shard: What the services ask.
+    """
+
+    log: LogStore
+    engine: Engine
+    maintenance: Maintenance
+    peers: Peers
+    book: AddressBook
+    driver: Driver
+    snapshots: SnapshotParts
+    members: Members
+    scrubber: Scrubber
+    shard: Shard
+
+
+@dataclass(frozen=True, slots=True)
+class _Wires:
+    """Calls to parts that are built later than whoever calls."""
+
+    durable: Wire[[int]] = field(default_factory=Wire)
+    slow_append: Wire[[float, int]] = field(default_factory=Wire)
+    log_compacted: Wire[[int, int]] = field(default_factory=Wire)
+    flushed: Wire[[]] = field(default_factory=Wire)
+    applied: Wire[[]] = field(default_factory=Wire)
+    snapshots_wanted: Wire[[Sequence[NodeId]]] = field(default_factory=Wire)
+    core_event: Wire[[Event]] = field(default_factory=Wire)
+
+
+def raft_config(settings: NodeSettings) -> RaftConfig:
+    """The settings as the core wants them: in ticks."""
+    tick_ms = settings.tick_ms
+    return RaftConfig(
+        election_timeout_ticks=settings.election_timeout_ms // tick_ms,
+        election_timeout_ticks_max=settings.election_timeout_max_ms // tick_ms,
+        heartbeat_ticks=max(1, settings.heartbeat_ms // tick_ms),
+        inflight_appends_max=settings.replicate_window,
+        append_bytes_max=settings.replicate_bytes_max,
+        uncommitted_bytes_max=settings.uncommitted_bytes_max,
+        cache_bytes_max=settings.log_cache_bytes,
+        # Applied in one go: some milliseconds of small entries, in which the event loop does nothing else.
+        committed_bytes_max=256 << 10,
+        lease_ticks=settings.lease_ticks if settings.leader_lease_enabled else 0,
+    )
+
+
+def build(
+    stack: contextlib.AsyncExitStack,
+    context: Context,
+    joined: Joined,
+    opened: Opened,
+    worker: WorkerProcess,
+    on_elected: Callable[[], None],
+) -> Parts:
+    """Builds all parts; nothing runs yet. Requires: a running event loop.
+
+    Args:
+        stack: Closes what has to be closed.
+        context: The node's surroundings.
+        joined: Who this node is, and who the members are.
+        opened: The log and the engine.
+        worker: The helper process.
+        on_elected: Called when this node has become the leader.
+    """
+    settings, timeline, engine, wires = context.settings, context.timeline, opened.engine, _Wires()
+    log = _build_log(context, opened, wires)
+    stack.callback(log.close)
+    machine = StateMachine(engine)
+    core = _build_core(context, joined, opened, log, machine)
+    timeline.follow(core)
+    follow_term(lambda: core.term)
+    reports = Reports(context, log, on_elected, wires.core_event)
+    peers = _build_peers(context, joined)
+    maintenance = _build_maintenance(context, engine, worker, wires)
+    driver = _build_driver(context, core, log, machine, engine, peers, reports.event, wires)
+    limits = ScanLimits(settings.scans_max, settings.scan_hold_ms / 1000, settings.scan_idle_ms / 1000)
+    reader = Reader(engine, context.fail, limits)
+    stack.callback(reader.close)
+    book = AddressBook(settings.peer_addresses, lambda: core.configuration)
+    parts = Parts(
+        log=log,
+        engine=engine,
+        maintenance=maintenance,
+        peers=peers,
+        book=book,
+        driver=driver,
+        snapshots=SnapshotParts(context, driver, log, engine, maintenance, peers),
+        members=Members(context, joined.identity, driver, book, reports.log_lost),
+        scrubber=Scrubber(
+            engine.tables,
+            settings.scrub_bytes_per_s,
+            settings.scrub_every_ms / 1000,
+            context.metrics,
+            timeline.record,
+        ),
+        shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers),
+    )
+    _connect(context, parts, reports, wires)
+    return parts
+
+
+def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) -> None:
+    """Who tells whom."""
+    driver, maintenance, snapshots = parts.driver, parts.maintenance, parts.snapshots
+    core = driver.node
+    marks = StateMarks(
+        context.settings.state_hash_every,
+        lambda: (core.role, core.term, driver.applied_index, driver.machine),
+        driver.propose,
+        context.metrics,
+        context.timeline.record,
+    )
+    wires.durable.lead_to(driver.durable)
+    wires.slow_append.lead_to(reports.slow_disk)
+    wires.log_compacted.lead_to(reports.log_compacted)
+    wires.flushed.lead_to(snapshots.flushed)
+    wires.applied.lead_to(maintenance.poke, marks.look)
+    wires.snapshots_wanted.lead_to(snapshots.wanted)
+    wires.core_event.lead_to(parts.members.heard)
+    parts.peers.connect(parts.book.find, driver.receive, driver.peer_unreachable)
+
+
+def attach(parts: Parts, ports: Ports) -> None:
+    """From now on the services do what they are asked for."""
+    parts.members.tell(ports.raft)
+    ports.raft.attach(parts.peers, parts.driver.receive, parts.snapshots.service)
+    ports.doug.attach(parts.shard)
+
+
+# One step each.
+
+
+def _build_log(context: Context, opened: Opened, wires: _Wires) -> LogStore:
+    return LogStore(
+        opened.wal,
+        context.metrics,
+        wires.durable,
+        context.fail,
+        slow_s=context.settings.slow_append_ms / 1000,
+        on_slow=wires.slow_append,
+        on_compacted=wires.log_compacted,
+        on_full=context.space.notice,
+        traces=context.traces,
+    )
+
+
+def _build_core(context: Context, joined: Joined, opened: Opened, log: LogStore, machine: StateMachine) -> RaftNode:
+    return RaftNode(
+        raft_config(context.settings),
+        NodeId(joined.identity.name, joined.identity.incarnation),
+        log,
+        to_raft(opened.wal.hard_state),
+        joined.configuration,
+        opened.engine.applied_index,
+        random.Random(secrets.randbits(64)),  # noqa: S311 - it only draws election timeouts
+        machine.clock_us,
+    )
+
+
+def _build_peers(context: Context, joined: Joined) -> Peers:
+    settings, identity = context.settings, joined.identity
+    me = NodeId(identity.name, identity.incarnation)
+    local = LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address)
+    return Peers(local, context.metrics, context.security.certificates, context.traces)
+
+
+def _build_maintenance(context: Context, engine: Engine, worker: WorkerProcess, wires: _Wires) -> Maintenance:
+    return Maintenance(
+        engine,
+        worker,
+        context.metrics,
+        wires.flushed,
+        context.fail,
+        context.timeline.record,
+        context.space.notice,
+        idle_s=context.settings.idle_merge_ms / 1000,
+        room_bytes=context.space.room_bytes,
+    )
+
+
+def _build_driver(
+    context: Context,
+    core: RaftNode,
+    log: LogStore,
+    machine: StateMachine,
+    engine: Engine,
+    peers: Peers,
+    on_event: Callable[[Event], None],
+    wires: _Wires,
+) -> Driver:
+    settings = context.settings
+    return Driver(
+        core,
+        log,
+        machine,
+        engine,
+        peers,
+        context.metrics,
+        tick_ms=settings.tick_ms,
+        proposal_timeout_ms=settings.proposal_timeout_ms,
+        shard=settings.shard_id,
+        shards=settings.initial_shards,
+        on_event=on_event,
+        on_applied=wires.applied,
+        on_snapshots_wanted=wires.snapshots_wanted,
+        on_failure=context.fail,
+        disk_full=lambda: context.space.low,
+        traces=context.traces,
+        lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
+    )

@@ -1,0 +1,103 @@
+"""The ports of a node: Raft for the other nodes, Doug and Admin for clients and operators, HTTP for probes and scrapes.
+
+They are open before the log is read; until the parts are attached, the services answer that the node is starting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2, raft_pb2_grpc
+from raft_node.app.admin import AdminServer
+from raft_node.app.context import Context
+from raft_node.app.operator import Operator
+from raft_node.app.readiness import Readiness
+from raft_node.errors import SettingsError
+from raft_node.raft.types import NodeId
+from raft_node.rpc.admin_service import AdminService
+from raft_node.rpc.channels import SERVER_OPTIONS
+from raft_node.rpc.doug_service import DougService
+from raft_node.rpc.interceptor import CountingInterceptor
+from raft_node.rpc.raft_service import RaftService
+from raft_node.runtime.identity import Identity
+
+GRACE_S = 1.0
+_PEER_GRACE_S = 0.1  # Raft loses messages without harm.
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The open gRPC ports and their services.
+
+    Attributes:
+        raft: What the other nodes call.
+        doug: What clients call.
+        clients: The server of Doug and Admin.
+    """
+
+    raft: RaftService
+    doug: DougService
+    clients: grpc.aio.Server
+
+
+async def open_ports(
+    stack: contextlib.AsyncExitStack,
+    context: Context,
+    identity: Identity,
+    operator: Operator,
+    readiness: Readiness,
+    admin: AdminServer,
+) -> Ports:
+    """Opens all of them; the stack closes them.
+
+    Raises:
+        SettingsError: A port is taken.
+    """
+    settings = context.settings
+    raft_service = RaftService(
+        NodeId(identity.name, identity.incarnation), settings.shard_id, context.metrics, context.traces
+    )
+    raft_service.cluster_id = identity.cluster_id.encode()
+    doug_service = DougService(context.metrics, context.traces)
+    await readiness.begin()
+    admin_task = asyncio.create_task(admin.run())
+    # An interceptor remembers the methods of its server, so each server has one of its own.
+    peers, clients = (
+        grpc.aio.server(interceptors=(CountingInterceptor(context.metrics, context.fail),), options=SERVER_OPTIONS)
+        for _ in range(2)
+    )
+    raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peers)
+    doug_pb2_grpc.add_DougServicer_to_server(doug_service, clients)
+    admin_pb2_grpc.add_AdminServicer_to_server(
+        AdminService(settings.node_id, settings.shard_id, operator, context.timeline.events), clients
+    )
+    own = {
+        peers: (raft_pb2.DESCRIPTOR.services_by_name["Raft"].full_name,),
+        clients: (
+            doug_pb2.DESCRIPTOR.services_by_name["Doug"].full_name,
+            admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
+        ),
+    }
+    for server, names in own.items():
+        health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+    async def close_ports() -> None:
+        admin.stop()
+        await asyncio.gather(peers.stop(_PEER_GRACE_S), clients.stop(GRACE_S), admin_task)
+
+    stack.push_async_callback(close_ports)
+    for server, address, what in ((peers, settings.peer_listen, "peer"), (clients, settings.client_listen, "client")):
+        try:
+            context.security.add_port(server, address)
+        except RuntimeError as error:
+            raise SettingsError(f"cannot listen on {address} ({what}): is the port taken?") from error
+        await server.start()
+    return Ports(raft_service, doug_service, clients)

@@ -1,0 +1,29 @@
+"""What happened at this node, each with the term in which it happened."""
+
+from __future__ import annotations
+
+from raft_node.raft.node import RaftNode
+from raft_node.runtime.events import EventRing
+
+
+class Timeline:
+    """Notes events.
+
+    Attributes:
+        events: The newest ones.
+    """
+
+    def __init__(self, events: EventRing) -> None:
+        self.events = events
+        self._core: RaftNode | None = None
+
+    def follow(self, core: RaftNode) -> None:
+        """From now on events have the term of this core; before that they have the term 0."""
+        self._core = core
+
+    def record(self, name: str, **details: object) -> None:
+        """Notes what happened; an event of the core brings the term that it speaks of."""
+        term = details.pop("term", None)
+        if not isinstance(term, int):
+            term = 0 if self._core is None else self._core.term
+        self.events.add(name, term, details)

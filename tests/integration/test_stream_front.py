@@ -1,0 +1,225 @@
+"""One port for both servers: who gets which connection, in plaintext and under TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from tools.certs import Authority, write
+
+from doug_stream.client import connect, offer_alpn
+from doug_stream.connection import Connection
+from doug_stream.errors import CallError
+from doug_stream.front import Front, is_own_hello, is_own_plaintext
+from doug_stream.limits import Limits
+from doug_stream.server import Method, Server
+from doug_wire import tls
+
+pytestmark = pytest.mark.integration
+
+PATH = "/test.Test/Talk"
+
+
+def same(message: bytes) -> bytes:
+    return message
+
+
+def talk(who: bytes) -> Any:
+    """Says who serves, whom the certificate is for, and what was sent."""
+
+    async def behaviour(_: object, context: Any) -> None:
+        while (message := await context.read()) is not grpc.aio.EOF:
+            names = context.auth_context().get("x509_subject_alternative_name", [])
+            await context.write(b" ".join([who, *names, message]))
+
+    return behaviour
+
+
+def certificates(folder: Path, authority: Authority, names: list[str]) -> tls.Certificates:
+    """A certificate of an authority, as a node or facade has it."""
+    folder.mkdir()
+    write(folder / "ca.crt", authority.pem)
+    authority.write_certificate(folder, names)
+    return tls.Certificates(tls.Files(folder / "tls.crt", folder / "tls.key", folder / "ca.crt"))
+
+
+@contextlib.asynccontextmanager
+async def serving(certificates: tls.Certificates | None, **options: Any) -> AsyncIterator[tuple[Front, Server]]:
+    grpcio = grpc.aio.server()
+    handler: Any = grpc.stream_stream_rpc_method_handler(talk(b"grpcio"))
+    grpcio.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Test", {"Talk": handler})])
+    port = tls.add_port(certificates, grpcio, "127.0.0.1:0")
+    await grpcio.start()
+    own = Server({PATH: Method(talk(b"own"), same, same)})
+    front = Front(own, ("127.0.0.1", port), None if certificates is None else certificates.stream_context, **options)
+    await front.listen("127.0.0.1", 0)
+    try:
+        yield front, own
+    finally:
+        await front.stop()
+        await own.stop(0.1)
+        await grpcio.stop(0)
+        front.cut_off()
+
+
+async def ask_own(front: Front, context: ssl.SSLContext | None = None) -> Any:
+    endpoint = await connect("127.0.0.1", front.port, context, timeout_s=3.0)
+    try:
+        call = endpoint.call(PATH, same, same)
+        await call.write(b"hi")
+        return await call.read()
+    finally:
+        endpoint.close()
+        await endpoint.closed
+
+
+async def ask_grpcio(front: Front, certificates: tls.Certificates | None = None) -> Any:
+    async with tls.open_channel(certificates, f"127.0.0.1:{front.port}", ()) as channel:
+        call: Any = channel.stream_stream(PATH)()
+        await call.write(b"hi")
+        answer = await call.read()
+        await call.write(b"x" * 2_000_000)
+        assert len(await call.read()) > 2_000_000
+        return answer
+
+
+async def test_each_client_finds_its_server() -> None:
+    async with serving(None) as (front, own):
+        assert await ask_own(front) == b"own hi"
+        assert await ask_grpcio(front) == b"grpcio hi"
+        async with asyncio.timeout(5):
+            while front.connections:
+                await asyncio.sleep(0.01)
+        assert not own.endpoints
+
+
+async def test_what_says_nothing_sensible_is_grpcios() -> None:
+    async with serving(None) as (front, own):
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.read()
+        assert not own.endpoints
+        writer.close()
+
+
+async def test_what_comes_in_pieces_is_waited_for() -> None:
+    async with serving(None) as (front, own):
+        client = Connection(client=True, limits=Limits(), mark=True)
+        client.request(PATH, "x", "http")
+        data = client.data_to_send()
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        for at in range(0, 70):
+            writer.write(data[at : at + 1])
+            await writer.drain()
+            await asyncio.sleep(0)
+        assert not own.endpoints
+        writer.write(data[70:])
+        while not client.ready:
+            client.receive(await reader.read(1000), 0.0)
+        assert len(own.endpoints) == 1
+        writer.close()
+
+
+async def test_connections_are_bounded() -> None:
+    async with serving(None, connections_max=1) as (front, _):
+        endpoint = await connect("127.0.0.1", front.port)
+        with pytest.raises(CallError):
+            await connect("127.0.0.1", front.port)
+        endpoint.close()
+
+
+async def test_a_taken_port_is_said() -> None:
+    async with serving(None) as (front, own):
+        second = Front(own, ("127.0.0.1", 1), None)
+        with pytest.raises(OSError, match="in use"):
+            await second.listen("127.0.0.1", front.port)
+
+
+async def test_a_wildcard_listens_on_both_families() -> None:
+    own = Server({PATH: Method(talk(b"own"), same, same)})
+    front = Front(own, ("127.0.0.1", 1), None)
+    await front.listen("0.0.0.0", 0)
+    assert await ask_own(front) == b"own hi"
+    await front.stop()
+    await own.stop(0.1)
+
+
+def hello(alpn: list[str] | None) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if alpn is None:
+        offer_alpn(context)
+    elif alpn:
+        context.set_alpn_protocols(alpn)
+    outgoing = ssl.MemoryBIO()
+    session = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="x")
+    with pytest.raises(ssl.SSLWantReadError):
+        session.do_handshake()
+    return outgoing.read()
+
+
+def test_hellos_are_told_apart() -> None:
+    assert is_own_hello(hello(None)) is True
+    assert is_own_hello(hello(["h2"])) is False
+    assert is_own_hello(hello([])) is False
+
+
+def test_nothing_is_decided_too_early() -> None:
+    whole = hello(None)
+    for end in range(1, len(whole)):
+        needed = is_own_hello(whole[:end])
+        assert needed is not False and needed is not True and end < needed <= len(whole)
+    client = Connection(client=True, limits=Limits(), mark=True).data_to_send()
+    plain = Connection(client=True, limits=Limits(), mark=False).data_to_send()
+    for end in range(1, 60):
+        needed = is_own_plaintext(client[:end])
+        assert not isinstance(needed, bool) and end < needed
+    assert is_own_plaintext(client) is True and is_own_plaintext(plain) is False
+    assert is_own_plaintext(b"GET /") is False
+
+
+def test_no_hello_breaks_the_reader() -> None:
+    whole = hello(None)
+    for at in range(len(whole)):
+        for value in (0, 255):
+            is_own_hello(whole[:at] + bytes([value]) + whole[at + 1 :])
+
+
+async def test_under_tls_both_ends_prove_who_they_are(tmp_path: Path) -> None:
+    authority = Authority.make()
+    node = certificates(tmp_path / "node", authority, ["127.0.0.1", "s0-0.peers"])
+    facade = certificates(tmp_path / "facade", authority, ["facade.ns"])
+    stranger = certificates(tmp_path / "stranger", Authority.make(), ["127.0.0.1"])
+    nameless = certificates(tmp_path / "nameless", authority, ["other.name"])
+    without = ssl.create_default_context(cadata=authority.pem.decode())
+    offer_alpn(without)
+    async with serving(node) as (front, own):
+        assert await ask_own(front, facade.dialling_context()) == b"own facade.ns hi"
+        assert await ask_grpcio(front, facade) == b"grpcio facade.ns hi"
+        for context in (stranger.dialling_context(), without, None):
+            with pytest.raises(CallError):
+                await ask_own(front, context)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ask_grpcio(front, stranger)
+        assert not own.tasks
+    async with serving(nameless) as (front, _):
+        # The server is of the right authority and is not the one that was dialled.
+        with pytest.raises(CallError, match=r"other|match"):
+            await ask_own(front, facade.dialling_context())
+
+
+async def test_new_certificates_count_for_new_connections(tmp_path: Path) -> None:
+    authority = Authority.make()
+    node = certificates(tmp_path / "node", authority, ["127.0.0.1"])
+    facade = certificates(tmp_path / "facade", authority, ["old.name"])
+    async with serving(node) as (front, _):
+        assert await ask_own(front, facade.dialling_context()) == b"own old.name hi"
+        authority.write_certificate(tmp_path / "facade", ["new.name"])
+        assert facade.refresh()
+        assert await ask_own(front, facade.dialling_context()) == b"own new.name hi"
