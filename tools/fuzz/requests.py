@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from urllib.parse import quote_from_bytes
 
 from doug_wire.command import KEY_BYTES_MAX
+from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.client.modes import READ_MODES
-from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.errors import BadRequestError
 from facade.routes import cursor
 from facade.routes.body import parse_json

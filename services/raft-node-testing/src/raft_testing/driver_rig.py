@@ -80,7 +80,7 @@ class ListSink:
     def __init__(self) -> None:
         self.results: list[tuple[int, int]] = []
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: object = None) -> None:
         """See ``Sink``."""
         self.results.append((record_id, status))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from doug_wire.scan import PREFIX, decode_page
 from doug_wire.slots import SLOTS, slot_of
-from raft_node.kv.keyspace import VALUE_FORMAT, VALUE_HEADER, user_key
+from raft_node.kv.keyspace import StoredValue, encode_value, user_key
 from raft_node.kv.scan import Cut, Scan, ScanOptions
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem
@@ -36,7 +36,7 @@ options = st.builds(
 
 
 def stored(value: bytes, revision: int) -> bytes:
-    return VALUE_HEADER.pack(VALUE_FORMAT, 0, 1, revision) + b"t" + value
+    return encode_value(StoredValue(revision, b"t", value, 1))
 
 
 class Store:

@@ -234,7 +234,7 @@ class Sink:
         self.trace = trace
         self.status = -1
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: object = None) -> None:
         self.status = status
         self.trace.end(status)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from doug_wire import command, pipe
 from doug_wire.command import Command, Condition
+from doug_wire.partition_map import PartitionMap
 from facade.client.channels import Channels
 from facade.client.cluster_status import ClusterStatus, learn_members
 from facade.client.directory import Directory
@@ -20,7 +21,6 @@ from facade.client.metrics import Metrics
 from facade.client.modes import Kind
 from facade.client.node import Node
 from facade.client.operation import Operation
-from facade.client.partition_map import PartitionMap
 from facade.client.registry import Registry
 from facade.client.requests import token_of, with_token
 from facade.client.scan import Scans

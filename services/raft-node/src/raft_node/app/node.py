@@ -156,6 +156,7 @@ class Node:
             self._volumes.run(),
             context.space.run(),
             parts.scrubber.run(),
+            parts.upkeep.run(),
             watch(raise_limit()),
             *parts.members.duties(),
         )

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from doug.v1 import doug_pb2 as pb
+from doug_wire.pipe import Status
+from raft_node.kv.keyspace import StoredValue
 from raft_node.raft.types import Role
 from raft_node.rpc.peers import Peers
 from raft_node.runtime.driver import Driver
@@ -74,3 +76,13 @@ class Shard:
             applied_index=self.driver.applied_index,
             role=node.role.value,
         )
+
+
+def has_run_out(driver: Driver, found: StoredValue | Status | None) -> bool:
+    """Whether what was found has expired by this node's clock, though not yet by the log's.
+
+    A linearizable read must not answer it before the log clock was moved on.
+    """
+    if not isinstance(found, StoredValue) or not found.expires_us:
+        return False
+    return found.expires_us <= driver.now_us()

@@ -11,7 +11,8 @@ Invariants:
    time it slept (docs/raft.md, Time).
 4. While leadership is handed over, writes are held back, and reads as soon as this node does not lead any more. Once
    somebody leads, they are refused with that leader's name, certainly not applied; if it stays here, they go on.
-5. Between ``begin_restore`` and ``end_restore`` the core is ahead of what lies on disk: nothing is written to the log
+5. Entries are applied in order: while blocks are loaded that some command reads, none behind it is.
+6. Between ``begin_restore`` and ``end_restore`` the core is ahead of what lies on disk: nothing is written to the log
    and nothing applied, and ``applied_index`` tells what reads see.
 """
 
@@ -29,6 +30,7 @@ from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import FatalError, NotLeaderError, OverloadedError, TransferFailedError, TransferRefusedError
 from raft_node.kv import partitions
+from raft_node.kv.operations.work import Details
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
@@ -39,9 +41,11 @@ from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.clocks import WallClock
 from raft_node.runtime.commit_times import CommitTimes
 from raft_node.runtime.holds import Hold
+from raft_node.runtime.log_clock import ClockCallback, LogClock
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
 from raft_node.runtime.reads import PendingReads, ReadCallback
+from raft_node.storage.reads import BlockNeeded
 
 LATE_S = 0.03
 """A timer that is later than this tells that the process stood still, and that its sockets may hold news."""
@@ -57,6 +61,8 @@ HUNG_WRITE_S = 1.0
 """A leader whose log write takes longer steps down: its followers would go on, and its clients wait for its disk."""
 
 
+_NO_CRC = commands.checksum(b"")
+
 _TRANSFER_ENDS = ("transfer_aborted", "became_leader")
 """The core's events after which leadership stays, or is back."""
 
@@ -66,6 +72,10 @@ class Transport(Protocol):
 
     def send(self, messages: Sequence[Message]) -> None:
         """Queues messages; never blocks, may drop."""
+
+
+LoadBlocks = Callable[[Sequence[BlockNeeded], Callable[[Sequence[tuple[bytes, bytes | None]]], None]], None]
+"""Loads what is needed, and calls back on the event loop with the keys and values; if it cannot, the node stops."""
 
 
 class Stallable(Protocol):
@@ -79,7 +89,7 @@ class Stallable(Protocol):
 class _NoSink:
     """For proposals of the node itself, which nobody waits for."""
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
         """Forgets the result."""
 
 
@@ -104,6 +114,7 @@ class Driver:
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
         on_failure: Callable[[FatalError], None],
         lease_clock: Callable[[], float] | None = None,
+        load: LoadBlocks | None = None,
         disk_full: Callable[[], bool] = lambda: False,
         traces: NodeTraces | None = None,
     ) -> None:
@@ -125,6 +136,7 @@ class Driver:
             on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
             on_failure: Told when the node must stop; the driver has stopped then.
             lease_clock: What leases are judged by, in ticks; None without leases.
+            load: Loads what the state machine needs, off the event loop; only None if it never needs anything.
             disk_full: Whether writes are refused for want of space; asked for every batch.
             traces: Where sampled writes tell of their way; None while tracing is off.
         """
@@ -139,6 +151,9 @@ class Driver:
         self._on_event, self._on_applied = on_event, on_applied
         self._on_snapshots_wanted, self._on_failure = on_snapshots_wanted, on_failure
         self._disk_full, self._traces = disk_full, traces
+        self._load = load
+        self._log_clock = LogClock(self._propose_clock)
+        self._loading = False
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
         self._waiting_bytes = 0
@@ -233,6 +248,25 @@ class Driver:
         self.pending.add(index, term, [Submission(sink, 0, 0, b"")], self._loop.time() + self._proposal_timeout_s)
         self.wake()
         return index, term
+
+    def now_us(self) -> int:
+        """The clock that entries are stamped with while this node leads, in microseconds since the epoch."""
+        return self._clock.now_us()
+
+    def move_clock(self, callback: ClockCallback) -> None:
+        """Has the log clock moved up to now; see ``raft_node.runtime.log_clock``."""
+        self._log_clock.move(callback)
+
+    def _propose_clock(self, sink: Sink) -> bool:
+        if self._stopped or self.holding:
+            return False
+        try:
+            index, term = self.node.propose([Proposal(EntryKind.CLOCK, b"", _NO_CRC)], self._clock.now_us())
+        except (NotLeaderError, OverloadedError):
+            return False
+        self.pending.add(index, term, [Submission(sink, 0, 0, b"")], self._loop.time() + self._proposal_timeout_s)
+        self.wake()
+        return True
 
     def read(self, callback: ReadCallback, *, forward: bool = False) -> None:
         """Asks for a linearizable read; reads that come while a round is under way share the next one.
@@ -346,7 +380,7 @@ class Driver:
             return None
         self._restoring_from = applied
         # Entries that were handed out before are void: the snapshot includes them.
-        self._held = ()
+        self._held, self._loading = (), False
         self.wake()
         return HardState(self.node.term, self.node.voted_for, index)
 
@@ -432,7 +466,7 @@ class Driver:
 
     @property
     def _must_hold(self) -> bool:
-        return self._restoring_from is not None or self._engine.stalled
+        return self._restoring_from is not None or self._engine.stalled or self._loading
 
     def _note_stall(self) -> None:
         """Tells when the engine begins and ends to hold applying up; looked at twice a turn."""
@@ -483,6 +517,11 @@ class Driver:
     def _apply(self, entries: Sequence[Entry]) -> None:
         started_s = time.perf_counter()
         outcomes = self.machine.apply(entries)
+        if len(outcomes) < len(entries):
+            self._load_for(entries[len(outcomes) :])
+            entries = entries[: len(outcomes)]
+            if not entries:
+                return
         self._metrics.apply_duration.observe(time.perf_counter() - started_s)
         if self._traces is not None:
             self._traces.applied(entries)
@@ -496,6 +535,21 @@ class Driver:
         if not self.machine.created and last.term == self.node.term:
             self._propose_creation()
         self._on_applied()
+
+    def _load_for(self, entries: Sequence[Entry]) -> None:
+        """Holds entries back until what they need is loaded."""
+        assert self._load is not None, "nothing can be loaded"
+        machine = self.machine
+        self._held, self._loading = entries, True
+
+        def loaded(found: Sequence[tuple[bytes, bytes | None]]) -> None:
+            # A snapshot may have taken the place of this state meanwhile.
+            if machine is self.machine and self._loading and not self._stopped:
+                machine.loaded(found)
+                self._loading = False
+                self.wake()
+
+        self._load(machine.needed, loaded)
 
     def _propose_creation(self) -> None:
         """Once an entry of its own term is applied, a new shard's leader says which slots the shard owns."""
