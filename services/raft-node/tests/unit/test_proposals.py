@@ -5,7 +5,7 @@ from __future__ import annotations
 from doug_wire.pipe import Status
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
-from raft_node.kv.state_machine import Outcome
+from raft_node.kv.operations.work import Outcome
 from raft_node.runtime.proposals import PendingProposals, Submission
 
 

@@ -149,9 +149,11 @@ def decode_value(data: bytes) -> StoredValue:
     form, flags, type_bytes, epoch, revision = VALUE_HEADER.unpack_from(data)
     start, expires_us, content_encoding = VALUE_HEADER_BYTES, 0, b""
     if flags:
-        if flags & ~(FLAG_EXPIRES | FLAG_ENCODING) or len(data) < start + _U64.size:
-            raise CorruptionError("state", 0, f"a value with the flags {flags}, which are not known, or cut off")
+        if flags & ~(FLAG_EXPIRES | FLAG_ENCODING):
+            raise CorruptionError("state", 0, f"a value with the flags {flags}, which are not known")
         if flags & FLAG_EXPIRES:
+            if len(data) < start + _U64.size:
+                raise CorruptionError("state", 0, "a value is cut off within its expiry")
             (expires_us,) = _U64.unpack_from(data, start)
             start += _U64.size
         if flags & FLAG_ENCODING:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from doug_wire import command as commands
 from doug_wire.command import Command, CommandError, Opcode
@@ -44,7 +44,9 @@ from raft_node.kv.ownership import NOTHING, Ownership
 from raft_node.kv.partitions import decode_create_shard
 from raft_node.kv.state_hash import Divergence, Mark, Standing, chained, marked
 from raft_node.kv.visibility import Visibility
-from raft_node.storage.reads import BlockNeeded
+
+if TYPE_CHECKING:
+    from raft_node.storage.reads import BlockNeeded
 
 _COMMAND: struct.Struct = commands.HEADER
 _COMMAND_START = HEADER_BYTES + _COMMAND.size
@@ -264,7 +266,7 @@ class StateMachine:
         fetched = self._fetched
         missing = [key for key in _keys_to_read(entries) if key not in fetched]
         for key, value in zip(missing, self._store.multi_get(missing), strict=True):
-            if isinstance(value, BlockNeeded):
+            if value is not None and not isinstance(value, bytes):
                 return False
             fetched[key] = value
         work.take(fetched)
@@ -279,10 +281,10 @@ class StateMachine:
         keys = list(dict.fromkeys(_keys_to_read(entries)))
         self._fetched = {}
         for key, value in zip(keys, self._store.multi_get(keys), strict=True):
-            if isinstance(value, BlockNeeded):
-                self.needed.append(value)
-            else:
+            if value is None or isinstance(value, bytes):
                 self._fetched[key] = value
+            else:
+                self.needed.append(value)
 
     def _carry_out(self, entry: Entry, work: Work) -> Outcome:
         command = _decode(entry)
