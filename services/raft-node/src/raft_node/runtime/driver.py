@@ -28,7 +28,7 @@ from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
-from raft_node.errors import FatalError, NotLeaderError, OverloadedError, TransferFailedError, TransferRefusedError
+from raft_node.errors import FatalError, NotLeaderError, OverloadedError
 from raft_node.kv import partitions
 from raft_node.kv.operations.work import Details
 from raft_node.kv.state_machine import StateMachine
@@ -40,11 +40,13 @@ from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.clocks import WallClock
 from raft_node.runtime.commit_times import CommitTimes
+from raft_node.runtime.hand_overs import HandOvers
 from raft_node.runtime.holds import Hold
 from raft_node.runtime.log_clock import ClockCallback, LogClock
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
 from raft_node.runtime.reads import PendingReads, ReadCallback
+from raft_node.runtime.stalls import Stalls
 from raft_node.storage.reads import BlockNeeded
 
 LATE_S = 0.03
@@ -62,9 +64,6 @@ HUNG_WRITE_S = 1.0
 
 
 _NO_CRC = commands.checksum(b"")
-
-_TRANSFER_ENDS = ("transfer_aborted", "became_leader")
-"""The core's events after which leadership stays, or is back."""
 
 
 class Transport(Protocol):
@@ -140,36 +139,31 @@ class Driver:
             disk_full: Whether writes are refused for want of space; asked for every batch.
             traces: Where sampled writes tell of their way; None while tracing is off.
         """
-        self.node = node
-        self.machine = machine
-        self.pending = PendingProposals()
+        self.node, self.machine, self.pending = node, machine, PendingProposals()
         self._log = log
         self._engine, self._transport, self._metrics = engine, transport, metrics
         self._tick_s, self._proposal_timeout_s = tick_ms / 1000, proposal_timeout_ms / 1000
-        self._create_shard = partitions.encode_create_shard(shard, shards)
-        self._create_shard_term = 0
+        self._create_shard, self._create_shard_term = partitions.encode_create_shard(shard, shards), 0
         self._on_event, self._on_applied = on_event, on_applied
         self._on_snapshots_wanted, self._on_failure = on_snapshots_wanted, on_failure
         self._disk_full, self._traces = disk_full, traces
-        self._load = load
-        self._log_clock = LogClock(self._propose_clock)
-        self._loading = False
+        self._load, self._log_clock = load, LogClock(self._propose_clock)
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
         self._waiting_bytes = 0
         self._inbox, self._waiting = list[Message](), list[Submission]()
         self._held: Sequence[Entry] = ()
+        self._loading = False
         self._reads = PendingReads(node, metrics, self._loop.time, lease_clock)
         self._turn_scheduled = self._gave_way = False
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
         self._counted_until_s = self._loop.time()
         self._stopped = False
-        self._stalled_since_s: float | None = None
-        self._stalled_s = 0.0
+        self._stalls = Stalls(self._loop.time, on_event)
         self._commit_times = CommitTimes(metrics.commit_duration.observe)
         self._holds: set[Hold] = set()
-        self._hand_overs: set[asyncio.Future[NodeId]] = set()
+        self._hand_overs = HandOvers(node, metrics, self.wake)
         self._restoring_from: int | None = None  # What is applied while a snapshot is being installed.
 
     # What comes in.
@@ -185,7 +179,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self.pending.expire(float("inf"))
-        self._fail_hand_overs("the node stops")
+        self._hand_overs.fail("the node stops")
         for submission in self._waiting:
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
         self._waiting = []
@@ -308,26 +302,7 @@ class Driver:
         """
         if self._stopped:
             raise NotLeaderError
-        try:
-            self.node.transfer_leadership(target)
-        except TransferRefusedError:
-            self._metrics.transferred("refused")
-            raise
-        concluded: asyncio.Future[NodeId] = self._loop.create_future()
-        self._hand_overs.add(concluded)
-        self.wake()
-        outcome = "failed"
-        with self.hold():
-            try:
-                async with asyncio.timeout(timeout_s):
-                    leader = await concluded
-                outcome = "done"
-                return leader
-            except TimeoutError:
-                raise TransferFailedError("no other node was seen to lead in time") from None
-            finally:
-                self._metrics.transferred(outcome)
-                self._hand_overs.discard(concluded)
+        return await self._hand_overs.run(target, timeout_s, self.hold)
 
     def _takes_requests(self) -> bool:
         return not self._stopped and (self.node.role is Role.LEADER or self.holding)
@@ -409,12 +384,12 @@ class Driver:
     @property
     def present_stall_s(self) -> float:
         """For how long applying has waited for flushes and compactions by now; 0 when it does not."""
-        return 0.0 if self._stalled_since_s is None else self._loop.time() - self._stalled_since_s
+        return self._stalls.present_s
 
     @property
     def stalled_s(self) -> float:
         """For how long applying has waited so since the start."""
-        return self._stalled_s + self.present_stall_s
+        return self._stalls.total_s
 
     def wake(self) -> None:
         """Has ``_turn`` run once, soon."""
@@ -456,7 +431,7 @@ class Driver:
                 break
             ready = self.node.ready(self._may_write)
         self._reads.serve(self.applied_index)
-        self._conclude_hand_overs()
+        self._hand_overs.conclude()
         self._note_stall()
         self._set_timer()
 
@@ -469,18 +444,8 @@ class Driver:
         return self._restoring_from is not None or self._engine.stalled or self._loading
 
     def _note_stall(self) -> None:
-        """Tells when the engine begins and ends to hold applying up; looked at twice a turn."""
-        if self._engine.stalled == (self._stalled_since_s is not None):
-            return
-        if self._stalled_since_s is None:
-            self._stalled_since_s = self._loop.time()
-            self._on_event(Event("stall_began", {"applied": self.node.applied_index}))
-        else:
-            duration_s = self._loop.time() - self._stalled_since_s
-            self._stalled_s += duration_s
-            duration_ms = round(duration_s * 1000)
-            self._stalled_since_s = None
-            self._on_event(Event("stall_ended", {"duration_ms": duration_ms, "applied": self.node.applied_index}))
+        """Looked at twice a turn: the engine may begin or end to hold applying up within it."""
+        self._stalls.note(self._engine.stalled, self.node.applied_index)
 
     def _step(self) -> None:
         self._count_time_before_message()
@@ -496,8 +461,7 @@ class Driver:
         for event in ready.events:
             if event.name == "became_leader":
                 self._clock.rebase()
-            if event.name in _TRANSFER_ENDS and event.fields.get("reason") != "replaced":
-                self._fail_hand_overs(str(event.fields.get("reason", "this node leads again")))
+            self._hand_overs.heard(event)
             self._on_event(event)
         if ready.committed:
             assert not self._held, "the core hands out one chunk of committed entries at a time"
@@ -579,20 +543,6 @@ class Driver:
         self._metrics.proposals_failed.labels(self._metrics.shard, reason).inc(len(submissions))
         for submission in submissions:
             submission.sink.resolve(submission.record_id, status, 0)
-
-    # Leadership on its way.
-
-    def _conclude_hand_overs(self) -> None:
-        leader = self.node.leader
-        if self._hand_overs and leader is not None and leader != self.node.id:
-            for concluded in self._hand_overs:
-                if not concluded.done():
-                    concluded.set_result(leader)
-
-    def _fail_hand_overs(self, reason: str) -> None:
-        for concluded in self._hand_overs:
-            if not concluded.done():
-                concluded.set_exception(TransferFailedError(f"leadership stays here: {reason}"))
 
     # Time.
 
