@@ -31,6 +31,14 @@ def test_a_short_value_with_a_content_encoding_is_no_damage() -> None:
     assert decode_value(encode_value(value)) == value
 
 
+def test_golden_bytes() -> None:
+    assert (
+        encode_value(StoredValue(7, b"t", b"v", 1)).hex() == "0200" + "0100" + "01000000" + "0700000000000000" + "7476"
+    )
+    encoded = encode_value(StoredValue(7, b"t", b"v", 1, 0, b"br"))
+    assert encoded.hex() == "0202" + "0100" + "01000000" + "0700000000000000" + "026272" + "7476"
+
+
 def test_a_value_that_is_cut_off_is_told() -> None:
     whole = encode_value(StoredValue(7, b"t", b"", 1, 5, b"br"))
     for size in range(len(whole)):
