@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 IDLE_S = 15.0
 IDLE_SHARE = 0.25
+"""Of a core on which ``spin`` takes ``SPIN_S``, as on the machine of docs/performance.md."""
+SPIN_S = 0.147
 IDLE_WINDOWS = 3
 SETTLE_S = 4.0
 NUMBERS = count()
@@ -53,14 +55,28 @@ def test_an_idle_cluster_takes_little_time_and_memory(cluster: Cluster) -> None:
     members = {name: cluster.member(name) for name in [*cluster.node_ids, "facade"]}
     assert len(members) == 11
     time.sleep(SETTLE_S)
+    share_max = IDLE_SHARE * max(1.0, spin() / SPIN_S)
     terms, shares = cluster.terms(), [idle_share(members)]
-    while shares[-1] >= IDLE_SHARE and len(shares) < IDLE_WINDOWS:
+    while shares[-1] >= share_max and len(shares) < IDLE_WINDOWS:
         shares.append(idle_share(members))
     memory = {name: family_pss_bytes(process) / 1e6 for name, process in members.items()}
     print(f"idle: PSS with children in MB { ({name: round(mb, 1) for name, mb in memory.items()}) }")
     assert cluster.terms() == terms, "an idle cluster elects nobody"
-    assert min(shares) < IDLE_SHARE, shares
+    assert min(shares) < share_max, (shares, share_max)
     assert max(memory[name] for name in cluster.node_ids) < 90
+
+
+def spin() -> float:
+    """The CPU seconds that a loop takes here, the least of some tries: a slower core spends more on the same work."""
+    spent = []
+    for _ in range(5):
+        began = time.process_time()
+        x = 0
+        for i in range(2_000_000):
+            x += i * i & 7
+        spent.append(time.process_time() - began)
+    print(f"the loop takes {min(spent):.3f} s of CPU here, {SPIN_S} s on the machine of docs/performance.md")
+    return min(spent)
 
 
 def idle_share(members: Mapping[str, psutil.Process]) -> float:
