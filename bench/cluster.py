@@ -42,6 +42,9 @@ EXEC_LOOKS = 50
 
 T = TypeVar("T")
 
+VIEW_AGE_S = 0.6
+"""The facade asks the nodes twice a second at most: an answer that comes sooner may tell what was before."""
+
 
 class ClusterError(Exception):
     """The cluster did not do what it was told; the message ends with what it printed."""
@@ -428,7 +431,8 @@ class Cluster:
         return wait_for(lambda: self.leader(shard), timeout_s, f"a leader of shard {shard}")
 
     def await_equal(self, shard: str, timeout_s: float = 20.0) -> list[NodeView]:
-        """Waits until every node of a shard is there and has applied what its leader has committed."""
+        """Waits until every node of a shard is there and has applied what its leader has committed by now."""
+        time.sleep(VIEW_AGE_S)
 
         def equal() -> list[NodeView] | None:
             views = self.shard_views(shard)
@@ -439,7 +443,8 @@ class Cluster:
         return wait_for(equal, timeout_s, f"all nodes of shard {shard} to apply the same")
 
     def terms(self) -> dict[str, int]:
-        """The term of each shard: the highest that one of its nodes knows."""
+        """The term of each shard: the highest that one of its nodes knows by now."""
+        time.sleep(VIEW_AGE_S)
         terms: dict[str, int] = {}
         for view in self.views():
             terms[view.shard] = max(view.term, terms.get(view.shard, 0))
