@@ -15,7 +15,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: test-containers test-cluster test-kind
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
-.PHONY: bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
+.PHONY: bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
 .PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -104,7 +104,7 @@ mutants-check: setup
 protos: setup ## Generate the gRPC stubs
 	$(BIN)/python tools/protos.py
 
-dashboards: setup ## Generate the dashboards and alert rules in deploy/observability
+dashboards: setup ## Generate the dashboards and alert rules in deploy/helm/dougdb, which deploy/observability links to
 	$(BIN)/python -m tools.dashboards
 
 dashboards-check: setup ## Check that they are what tools/observability gives
@@ -115,6 +115,9 @@ certs: setup ## Make an authority and certificates in certs/, for trying TLS; op
 
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)
+
+bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
+	$(BIN)/python bench/scan.py $(ARGS)
 
 bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; options as ARGS="--keys 4000000"
 	$(BIN)/python bench/storage.py $(ARGS)
@@ -134,7 +137,7 @@ bench-replay: setup ## How long a node takes to open with 64 MiB of log to repla
 bench-tools: setup ## Install what the benchmarks compare with; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py
 
-chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s, its dashboards
+chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s
 	$(BIN)/python tools/helm_chart.py
 
 chart-check: setup ## Check that these are what the chart gives

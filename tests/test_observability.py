@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from exported import exported, facade_registry, node_registry, series
 from tools import dashboards
 from tools.observability.alerts import GROUPS, Alert
 from tools.observability.grafana import Dashboard
+from tools.observability.rules import unit_tests
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy" / "observability"
@@ -52,8 +54,10 @@ RULES = [pytest.param(alert.expr, id=alert.name) for alert in ALERTS]
 
 
 def test_what_is_committed_is_what_is_generated(tmp_path: Path) -> None:
-    assert dashboards.stale(DEPLOY) == []
-    shutil.copytree(DEPLOY, tmp_path / "copy")
+    assert dashboards.stale(dashboards.TARGET) == []
+    for folder in ("dashboards", "rules"):
+        assert (DEPLOY / folder).resolve() == dashboards.TARGET / folder, "there is one copy of them"
+        shutil.copytree(DEPLOY / folder, tmp_path / "copy" / folder)
     (tmp_path / "copy" / "dashboards" / "raft.json").write_text("{}")
     (tmp_path / "copy" / "rules" / "stray.yaml").write_text("")
     assert dashboards.stale(tmp_path / "copy") == ["dashboards/raft.json", "rules/stray.yaml"]
@@ -173,12 +177,15 @@ def test_prometheus_accepts_the_rules() -> None:
 
 @needs_promtool
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_alert_fires_when_it_should_and_keeps_silent_when_not(group: str) -> None:
-    file = DEPLOY / "rules" / "tests" / f"{group}.yaml"
-    text = file.read_text()
+def test_every_alert_fires_when_it_should_and_keeps_silent_when_not(group: str, tmp_path: Path) -> None:
+    text = unit_tests(group)
     for alert in GROUPS[group]:
         assert f"name: {alert.name} fires\n" in text
         assert f"name: {alert.name} keeps silent\n" in text
+    shutil.copy(DEPLOY / "rules" / "dougdb.yaml", tmp_path)
+    (tmp_path / "tests").mkdir()
+    file = tmp_path / "tests" / f"{group}.yaml"
+    file.write_text(text)
     tested = promtool("test", "rules", file)
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
@@ -189,7 +196,7 @@ def test_every_alert_fires_when_it_should_and_keeps_silent_when_not(group: str) 
 def test_the_unit_tests_notice_a_wrong_rule(group: str, other: str, tmp_path: Path) -> None:
     """Every rule is replaced by one without a result, or by one that has always one: each must be found out."""
     (tmp_path / "tests").mkdir()
-    shutil.copy(DEPLOY / "rules" / "tests" / f"{group}.yaml", tmp_path / "tests")
+    (tmp_path / "tests" / f"{group}.yaml").write_text(unit_tests(group))
     rules = (DEPLOY / "rules" / "dougdb.yaml").read_text()
     for alert in GROUPS[group]:
         before = "expr: |-\n" + textwrap.indent(alert.expr, " " * 10) + "\n"
@@ -204,6 +211,13 @@ def test_the_unit_tests_notice_a_wrong_rule(group: str, other: str, tmp_path: Pa
 
 def test_the_operators_object_holds_the_same_rules() -> None:
     plain = (DEPLOY / "rules" / "dougdb.yaml").read_text().split("\n", 1)[1]
-    wrapped = (DEPLOY / "prometheusrule.yaml").read_text()
+    printed = subprocess.run(
+        [sys.executable, "-m", "tools.dashboards", "--prometheusrule"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wrapped = printed.stdout
     assert "kind: PrometheusRule\n" in wrapped
     assert textwrap.dedent(wrapped.split("spec:\n", 1)[1]) == plain

@@ -1,6 +1,9 @@
-"""Generates deploy/observability from tools/observability: dashboards, alert rules, and the rules' unit tests.
+"""Generates dashboards and alert rules from tools/observability, in the one place where they are kept: the Helm chart.
 
-Usage: python -m tools.dashboards [--check]
+Usage: python -m tools.dashboards [--check | --prometheusrule]
+
+``deploy/observability`` links to them. The same rules as an object of the Prometheus operator are made by the chart,
+or printed with ``--prometheusrule``; the rules' unit tests are made when they run.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ import sys
 from pathlib import Path
 
 from tools.observability import facade, overview, raft, rules, storage
-from tools.observability.alerts import GROUPS
 
 DASHBOARDS = {
     "overview": overview.DASHBOARD,
@@ -18,7 +20,7 @@ DASHBOARDS = {
     "storage": storage.DASHBOARD,
     "facade": facade.DASHBOARD,
 }
-TARGET = Path(__file__).resolve().parent.parent / "deploy" / "observability"
+TARGET = Path(__file__).resolve().parent.parent / "deploy" / "helm" / "dougdb"
 
 
 def outputs() -> dict[str, str]:
@@ -28,8 +30,6 @@ def outputs() -> dict[str, str]:
         for name, dashboard in DASHBOARDS.items()
     }
     found["rules/dougdb.yaml"] = rules.plain_rules()
-    found["prometheusrule.yaml"] = rules.prometheus_rule()
-    found |= {f"rules/tests/{group}.yaml": rules.unit_tests(group) for group in GROUPS}
     return found
 
 
@@ -52,11 +52,14 @@ def _equal(path: Path, text: str) -> bool:
 
 def main() -> int:
     """Runs the command line."""
+    if "--prometheusrule" in sys.argv[1:]:
+        sys.stdout.write(rules.prometheus_rule())
+        return 0
     if "--check" in sys.argv[1:]:
         found = stale(TARGET)
         if found:
             print(
-                "deploy/observability is not what tools/dashboards.py gives; run `make dashboards`:", *found, sep="\n  "
+                "deploy/helm/dougdb is not what tools/dashboards.py gives; run `make dashboards`:", *found, sep="\n  "
             )
             return 1
         print("dashboards: the generated dashboards and rules are up to date")

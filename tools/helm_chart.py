@@ -1,8 +1,7 @@
-"""Makes what is made from the Helm chart and what the chart is made of, or checks that the committed files are that.
+"""Makes what is made from the Helm chart, or checks that the committed files are that.
 
 Usage: python tools/helm_chart.py [--check]
 
-- deploy/helm/dougdb/{dashboards,rules}: copies of deploy/observability, because a chart reads only its own files;
 - deploy/helm/dougdb/README.md: the table of values, from the comments in values.yaml;
 - deploy/k8s/dougdb.yaml: the chart with its default values, for those who do not use Helm. It needs helm.
 """
@@ -19,8 +18,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy" / "helm" / "dougdb"
-OBSERVABILITY = ROOT / "deploy" / "observability"
-COPIED = (("dashboards", "*.json"), ("rules", "*.yaml"))
 PLAIN = ROOT / "deploy" / "k8s" / "dougdb.yaml"
 NAMESPACE = "dougdb"
 _KEY = re.compile(r"^( *)([A-Za-z]\w*):(?: (.*))?$")
@@ -105,17 +102,9 @@ def plain() -> str:
 def expected(with_helm: bool) -> dict[Path, str]:
     """Every generated file with its text."""
     files = {CHART / "README.md": readme()}
-    for folder, pattern in COPIED:
-        for source in sorted((OBSERVABILITY / folder).glob(pattern)):
-            files[CHART / folder / source.name] = source.read_text()
     if with_helm:
         files[PLAIN] = plain()
     return files
-
-
-def left_over(files: dict[Path, str]) -> list[Path]:
-    """Copies whose original is gone."""
-    return [path for folder, pattern in COPIED for path in sorted((CHART / folder).glob(pattern)) if path not in files]
 
 
 def main() -> int:
@@ -125,19 +114,16 @@ def main() -> int:
     if not with_helm:
         print("chart: there is no helm (try `make chart-tools`), so deploy/k8s is left as it is", file=sys.stderr)
     files = expected(with_helm)
-    stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text] + left_over(files)
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
     if not check:
         for path in stale:
-            if path in files:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(files[path])
-            else:
-                path.unlink()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(files[path])
         return 0
     if stale:
         print("These files are not what the chart gives; run `make chart`:", *stale, sep="\n  ")
         return 1
-    print("chart: its README, its copies and deploy/k8s are up to date")
+    print("chart: its README and deploy/k8s are up to date")
     return 0
 
 

@@ -7,11 +7,17 @@ from collections.abc import Iterable
 from urllib.parse import quote_from_bytes
 
 from doug_wire.command import KEY_BYTES_MAX
+from facade.client.modes import READ_MODES
 from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.errors import BadRequestError
+from facade.routes import cursor
 from facade.routes.body import parse_json
-from facade.routes.target import CONSISTENCIES, KEY_PREFIX, consistency_of, key_of, wants_json
+from facade.routes.cursor import CursorError
+from facade.routes.range import RangeRequest, deletion_of, read_of
+from facade.routes.target import KEY_PREFIX, consistency_of, key_of, wants_json
 from raft_testing.fuzz.target import Target
+
+CURSOR_SCOPE = cursor.scope_of(b"read", b"cluster")
 
 
 def check_key(raw: bytes) -> None:
@@ -40,7 +46,7 @@ def check_headers(content: bytes) -> None:
     consistency, _, accept = rest.partition(b"\n")
     for header in (None, consistency):
         try:
-            assert consistency_of(query, header) in CONSISTENCIES
+            assert consistency_of(query, header) in READ_MODES
         except BadRequestError:
             continue
     assert wants_json(accept) in (False, True)
@@ -103,7 +109,56 @@ def seeds_map() -> Iterable[bytes]:
     yield bytes((0, 2, 0xFF, 3, 1)) + bytes((0, 0, 0xFF, 1, 0))
 
 
+def check_cursor(content: bytes) -> None:
+    """What is taken for a cursor is written as the facade writes it."""
+    try:
+        text = content.decode()
+        bound = cursor.decode(text, CURSOR_SCOPE)
+    except (UnicodeDecodeError, CursorError):
+        return
+    assert len(bound) <= KEY_BYTES_MAX + 1
+    assert cursor.encode(bound, CURSOR_SCOPE) == text
+
+
+def seeds_cursor() -> Iterable[bytes]:
+    """Bounds of some kinds, and a cursor of something else."""
+    for bound in (b"", b"key\0", b"\xff" * (KEY_BYTES_MAX + 1)):
+        yield cursor.encode(bound, CURSOR_SCOPE).encode()
+    yield cursor.encode(b"key", CURSOR_SCOPE + 1).encode()
+
+
+def check_range(query: bytes) -> None:
+    """A query names a range within the limits, or is refused; so does a deletion, which then has a bound or says so."""
+    for understand in (_read, _deletion):
+        try:
+            asked = understand(query)
+        except BadRequestError:
+            continue
+        bounds = [asked.query.start, asked.query.end or b"", asked.query.delimiter]
+        assert all(len(bound) <= KEY_BYTES_MAX + 1 for bound in bounds) and asked.limit >= 0
+        if understand is _deletion and not asked.query.start and asked.query.end is None:
+            assert b"all=" in query or b"%" in query
+
+
+def _read(query: bytes) -> RangeRequest:
+    return read_of(query, None, b"cluster", 0)
+
+
+def _deletion(query: bytes) -> RangeRequest:
+    return deletion_of(query, b"cluster")
+
+
+def seeds_range() -> Iterable[bytes]:
+    """Every parameter."""
+    yield b"prefix=a%2F&limit=10&keys_only=true&reverse=false&count_only=true&delimiter=/&consistency=eventual"
+    yield b"start=a&end64=_w&dry_run=true"
+    yield b"all=true&limit=7"
+    yield b"start64=YQ&end=b&cursor=AZD0frrARZ-Ae6yVK2swMDAwAA"
+
+
 TARGETS = (
+    Target("cursor", "cursors of ranges", check_cursor, seeds_cursor),
+    Target("range", "queries for ranges", check_range, seeds_range),
     Target("key", "keys in paths, percent-decoded", check_key, seeds_key),
     Target("headers", "query, consistency and accept", check_headers, seeds_headers),
     Target("json", "JSON bodies", check_json, seeds_json),

@@ -1,1 +1,1 @@
-"""Dashboards and alerts as code: tools/dashboards.py writes deploy/observability from it."""
+"""Dashboards and alerts as code: tools/dashboards.py writes them into the Helm chart."""

@@ -8,10 +8,13 @@ Invariant: a command that passes is carried out by every replica without a furth
 
 from __future__ import annotations
 
+import re
+
 from doug_wire import command as commands
 from doug_wire import payload
 from doug_wire.command import KEEP, Command, CommandError, Opcode
 
+_PRINTABLE = re.compile(rb"[\x20-\x7e]*\Z")
 _SINGLE = frozenset({Opcode.PUT, Opcode.DELETE, Opcode.INCREMENT, Opcode.TOUCH})
 _WITHIN = _SINGLE | {Opcode.GET}
 _OUTER = _SINGLE | {Opcode.TXN, Opcode.BATCH}
@@ -47,6 +50,11 @@ def keys_of(command: Command) -> list[bytes]:
         operations = (*txn.success, *txn.failure)
         return [compare.key for compare in txn.compares] + [commands.decode(each).key for each in operations]
     return [command.key]
+
+
+def is_printable(text: bytes) -> bool:
+    """Whether a content type or encoding can be kept: the one rule, for both services."""
+    return _PRINTABLE.match(text) is not None
 
 
 def _check(command: Command) -> None:
@@ -88,7 +96,7 @@ def _check_key(key: bytes) -> None:
 def _check_text(what: str, text: bytes, bytes_max: int) -> None:
     if len(text) > bytes_max:
         raise CommandError(f"the {what} has more than {bytes_max} bytes")
-    if not (text.isascii() and text.decode("ascii").isprintable()):
+    if not is_printable(text):
         raise CommandError(f"the {what} is not printable ASCII")
 
 

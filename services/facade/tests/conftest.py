@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from ssl import SSLContext
 from typing import Any
@@ -25,7 +25,7 @@ from crc32c import crc32c
 from uvicorn.server import ServerState
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
-from doug_wire import command, pipe, slots
+from doug_wire import command, pipe, scan, slots
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
@@ -103,6 +103,16 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         """How often it was asked for one."""
         self.backups_open = 0
         """How many are under way."""
+        self.scans: list[doug_pb2.ScanRequest] = []
+        """The scans that it was asked for."""
+        self.scan_code = ""
+        """The ``doug-code`` with which it refuses scans."""
+        self.scan_pages_until_break = -1
+        """After so many pages the scan under way expires, once; never when negative."""
+        self.scan_pages = 0
+        """How many pages it has made."""
+        self.page_records = 3
+        """How many records are in a page."""
         self.applied_index = 7
         self.statuses = 0
         """How often it was asked for its status."""
@@ -317,10 +327,6 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
         raise AssertionError
 
-    async def Scan(self, request: Any, context: Any) -> AsyncIterator[doug_pb2.ScanPage]:  # noqa: N802
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no test of the facade scans a fake yet")
-        yield doug_pb2.ScanPage()
-
     async def Put(self, request: Any, context: Any) -> doug_pb2.PutResponse:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
         raise AssertionError
@@ -328,6 +334,58 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
     async def Delete(self, request: Any, context: Any) -> doug_pb2.DeleteResponse:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the facade has no use for it")
         raise AssertionError
+
+    async def Scan(self, request: Any, context: Any) -> AsyncIterator[doug_pb2.ScanPage]:  # noqa: N802
+        self.scans.append(request)
+        await self._wait_while_silent()
+        if self.scan_code:
+            await context.abort(
+                grpc.StatusCode.ABORTED, f"{self.scan_code}: so it is", (("doug-code", self.scan_code),)
+            )
+        if request.consistency != doug_pb2.CONSISTENCY_EVENTUAL and not self.leads:
+            leader_id, leader_address = self._known_leader()
+            hints = (("doug-leader-id", leader_id), ("doug-leader-address", leader_address))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it is so", (("doug-code", "NOT_LEADER"), *hints))
+        shard = self.shard
+        # Copied before the first page leaves: what comes later does not count.
+        records = list(self._scanned(request))
+        yield doug_pb2.ScanPage(
+            revision=shard.revision,
+            receipt=doug_pb2.Receipt(node_id=self.id, shard=shard.id, term=shard.term, applied_index=7),
+            slots=[
+                doug_pb2.SlotRange(**{"from": first}, to=last, shard=owner, epoch=epoch)
+                for first, last, owner, epoch in shard.ranges
+                if owner == shard.id
+            ],
+        )
+        limit = request.limit or len(records)
+        size = self.page_records
+        wanted = records[:limit]
+        for first in range(0, len(wanted), size):
+            if self.scan_pages_until_break == 0:
+                self.scan_pages_until_break = -1
+                await context.abort(grpc.StatusCode.ABORTED, "SCAN_EXPIRED: it is so", (("doug-code", "SCAN_EXPIRED"),))
+            self.scan_pages_until_break -= 1
+            part = wanted[first : first + size]
+            self.scan_pages += 1
+            yield doug_pb2.ScanPage(records=b"" if request.count_only else b"".join(part), count=len(part))
+        yield doug_pb2.ScanPage(last=True, limited=len(records) >= limit > 0)
+
+    def _scanned(self, request: doug_pb2.ScanRequest) -> Iterator[bytes]:
+        shard = self.shard
+        seen = set()
+        for key in sorted(shard.data, reverse=request.reverse):
+            if key < request.start or (request.end and key >= request.end) or not shard.owns(key, 0):
+                continue
+            value, content_type, revision = shard.data[key]
+            at = key.find(request.delimiter, request.prefix_bytes) if request.delimiter else -1
+            if at < 0:
+                yield scan.encode_entry(key, revision, b"" if request.keys_only else value, content_type)
+                continue
+            prefix = key[: at + len(request.delimiter)]
+            if prefix not in seen:
+                seen.add(prefix)
+                yield scan.encode_prefix(prefix)
 
     async def Pipe(self, request_iterator: Any, context: Any) -> AsyncIterator[doug_pb2.BatchResult]:  # noqa: N802
         async for batch in request_iterator:
@@ -415,16 +473,21 @@ class Facade:
         self.application = Application(router, metrics, settings)
         self._servers: list[tuple[asyncio.Server, ServerState]] = []
         self.http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.application), base_url="http://facade", timeout=30.0
+            transport=httpx.ASGITransport(self.application),
+            base_url="http://facade",
+            timeout=30.0,
+            headers={"doug-client": "tests"},
         )
 
     async def listen(self, ssl: SSLContext | None = None) -> int:
         """Serves on a loopback port of the system's choice, as the process does, and returns it."""
         config = uvicorn.Config(self.application, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
         config.load()
-        state = ServerState()
+        state, front = ServerState(), self.application.front
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: LimitedProtocol(config, state, {}), "127.0.0.1", 0, ssl=ssl)
+        server = await loop.create_server(
+            lambda: LimitedProtocol(config, state, {}, front=front), "127.0.0.1", 0, ssl=ssl
+        )
         self._servers.append((server, state))
         return int(server.sockets[0].getsockname()[1])
 

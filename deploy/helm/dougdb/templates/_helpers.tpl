@@ -188,14 +188,19 @@ DOUGDB_TRACING_ENDPOINT: {{ .Values.tracing.endpoint | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* The names that the certificate is good for, as YAML. */}}
-{{- define "dougdb.tlsNames" -}}
-{{- $root := . -}}
-- localhost
+{{/* The names of the facade's Service, as YAML. */}}
+{{- define "dougdb.facadeHosts" -}}
 - {{ include "dougdb.facadeName" . }}
 - {{ include "dougdb.facadeName" . }}.{{ .Release.Namespace }}
 - {{ include "dougdb.facadeName" . }}.{{ .Release.Namespace }}.svc
 - {{ include "dougdb.facadeName" . }}.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
+{{- end -}}
+
+{{/* The names that the certificate is good for, as YAML. */}}
+{{- define "dougdb.tlsNames" -}}
+{{- $root := . -}}
+- localhost
+{{ include "dougdb.facadeHosts" . }}
 {{- range $n := until (int .Values.shards) }}
 - "*.{{ include "dougdb.shardName" (list $root $n) }}-peers.{{ $root.Release.Namespace }}.svc"
 - "*.{{ include "dougdb.peersDomain" (list $root $n) }}"

@@ -19,6 +19,31 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Standing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Standing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STANDING_UNKNOWN: _Standing.ValueType  # 0
+    """This node knows no members, or is of another shard."""
+    STANDING_MEMBER: _Standing.ValueType  # 1
+    STANDING_NO_MEMBER: _Standing.ValueType  # 2
+    """No member has that name."""
+    STANDING_OTHER_INCARNATION: _Standing.ValueType  # 3
+    """A member has that name, with another incarnation."""
+
+class Standing(_Standing, metaclass=_StandingEnumTypeWrapper): ...
+
+STANDING_UNKNOWN: Standing.ValueType  # 0
+"""This node knows no members, or is of another shard."""
+STANDING_MEMBER: Standing.ValueType  # 1
+STANDING_NO_MEMBER: Standing.ValueType  # 2
+"""No member has that name."""
+STANDING_OTHER_INCARNATION: Standing.ValueType  # 3
+"""A member has that name, with another incarnation."""
+Global___Standing: _TypeAlias = Standing  # noqa: Y015
+
 class _SnapshotState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -115,17 +140,21 @@ class IdentifyRequest(_message.Message):
 
     SHARD_FIELD_NUMBER: _builtins.int
     SENDER_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     sender: _builtins.str
+    incarnation: _builtins.int
+    """The sender's; 0 before it has one, or when it need not be known."""
     def __init__(
         self,
         *,
         shard: _builtins.int = ...,
         sender: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sender", b"sender", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "sender", b"sender", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,23 +169,33 @@ class IdentifyResponse(_message.Message):
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     FIRST_CONFIGURATION_FIELD_NUMBER: _builtins.int
     FORMAT_VERSION_FIELD_NUMBER: _builtins.int
-    CONFIGURATION_FIELD_NUMBER: _builtins.int
     APPLIED_INDEX_FIELD_NUMBER: _builtins.int
     DISK_LOW_FIELD_NUMBER: _builtins.int
+    STALLED_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     cluster_id: _builtins.bytes
     """Empty before bootstrap."""
     first_configuration: _builtins.bytes
     """The finished bytes of log entry 1; empty before bootstrap."""
     format_version: _builtins.int
-    configuration: _builtins.bytes
-    """The members as of applied_index (docs/formats.md, Configuration); empty before the"""
     applied_index: _builtins.int
-    """core runs, and at a node that has no log yet."""
+    """As of which the standing is."""
     disk_low: _builtins.bool
     """It refuses writes for want of space, so leadership had better go elsewhere."""
+    stalled: _builtins.bool
+    """It does not apply what is committed, since a flush does not end: the same."""
+    standing: Global___Standing.ValueType
+    """What the sender is, by the members as of applied_index."""
+    acknowledged: _builtins.int
+    """To a member whose leader this node is: up to where that has acknowledged the log."""
     @_builtins.property
-    def member(self) -> Global___Member: ...
+    def member(self) -> Global___Member:
+        """What a stranger could use to speak in another's name is told to members only: incarnations (but that of a node that
+        is no member of anything), the first configuration, what was acknowledged.
+        """
+
     def __init__(
         self,
         *,
@@ -165,13 +204,15 @@ class IdentifyResponse(_message.Message):
         cluster_id: _builtins.bytes = ...,
         first_configuration: _builtins.bytes = ...,
         format_version: _builtins.int = ...,
-        configuration: _builtins.bytes = ...,
         applied_index: _builtins.int = ...,
         disk_low: _builtins.bool = ...,
+        stalled: _builtins.bool = ...,
+        standing: Global___Standing.ValueType = ...,
+        acknowledged: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "cluster_id", b"cluster_id", "configuration", b"configuration", "disk_low", b"disk_low", "first_configuration", b"first_configuration", "format_version", b"format_version", "member", b"member", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "applied_index", b"applied_index", "cluster_id", b"cluster_id", "disk_low", b"disk_low", "first_configuration", b"first_configuration", "format_version", b"format_version", "member", b"member", "shard", b"shard", "stalled", b"stalled", "standing", b"standing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,8 @@ from facade.errors import AddressError, SettingsError
 
 EXIT_CANNOT_START = 2
 
+_SWITCH_INTERVAL_S = 0.0005
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the facade."""
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingsError, AddressError) as error:
         sys.stderr.write(f"facade: {error}\n")
         return EXIT_CANNOT_START
+    # gRPC's thread hands every answer over; it must not wait 5 ms for the interpreter while a range is encoded.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(server.serve(settings, sockets, certificates, traces))

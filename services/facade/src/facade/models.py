@@ -148,6 +148,11 @@ class AddMemberRequest(BaseModel):
 
     name: str = Field(min_length=1, max_length=253)
     address: str = Field(min_length=1, max_length=512, description="Its Raft address, host:port")
+    incarnation: str | None = Field(
+        default=None,
+        pattern=r"^[1-9][0-9]{0,18}$",
+        description="Its incarnation, which its log says; needed for a node that belongs to no cluster yet",
+    )
 
 
 class ReplaceMemberRequest(BaseModel):
@@ -157,6 +162,11 @@ class ReplaceMemberRequest(BaseModel):
 
     address: str | None = Field(
         default=None, max_length=512, description="Its Raft address, host:port; left out, the one that is known"
+    )
+    incarnation: str | None = Field(
+        default=None,
+        pattern=r"^[1-9][0-9]{0,18}$",
+        description="Its incarnation, which its log says; needed for a node that belongs to no cluster yet",
     )
 
 
@@ -206,6 +216,30 @@ class ValueView(Model):
     encoding: Literal["utf-8", "base64"]
     revision: str
     content_type: str
+
+
+class RangeView(Model):
+    """A page of a range of keys."""
+
+    items: list[dict[str, Any]] = Field(
+        description="Entries: key (or key64 when it is not UTF-8), value, encoding, revision, content_type"
+    )
+    prefixes: list[str | dict[str, str]] = Field(description="Common prefixes; prefix64 when one is not UTF-8")
+    count: int | None = Field(default=None, description="With count_only: how many there are")
+    next_cursor: str | None = Field(description="Where the next page begins; null when nothing is left")
+    complete: bool = Field(description="Whether nothing is left")
+    revisions: dict[str, str] = Field(description="By shard, its revision at the point in its log that was read")
+
+
+class RangeDeletedView(Model):
+    """A step of the deletion of a range of keys."""
+
+    dry_run: bool
+    found: int | None = Field(default=None, description="With dry_run: how many there are")
+    deleted: int = Field(description="How many went")
+    next_cursor: str | None = Field(description="Where the next step begins; null when nothing is left")
+    complete: bool = Field(description="Whether nothing is left")
+    revisions: dict[str, str] = Field(description="By shard, its revision when its keys were read")
 
 
 class WrittenView(Model):

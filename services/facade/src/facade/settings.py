@@ -20,6 +20,8 @@ _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\.?"
 )
 
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+")
+
 
 class Address(NamedTuple):
     """A host and a port. An IPv6 host has no brackets here."""
@@ -85,6 +87,14 @@ class Settings(BaseSettings):
     listen: Annotated[tuple[Address, ...], NoDecode] = (Address("127.0.0.1", 8080), Address("::1", 8080))
     """Where HTTP is served: a comma list of host:port. An IPv6 address is left out where there is no IPv6."""
 
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names beside localhost, this machine's name and any address under which the facade may be asked: a comma list,
+    where ``*.example.com`` is all names below one, and ``*`` is any. Other names are refused with 421."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may use the facade, as browsers say them: ``https://app.example.com``, a comma list; ``*`` is
+    any. None when empty."""
+
     tls_mode: Literal["", "disabled", "mutual"] = ""
     """``mutual``: TLS with certificates on both ends. ``disabled``: plaintext, also beyond this machine. Empty:
     plaintext on loopback, and no start with anything else."""
@@ -107,6 +117,15 @@ class Settings(BaseSettings):
     request_timeout_ms: int = Field(default=5000, ge=10, le=600_000)
     """How long a key request may take once its body is here; afterwards it is answered with 503 or 504."""
 
+    scan_count_timeout_ms: int = Field(default=60_000, ge=100, le=3_600_000)
+    """How long counting the keys of a range may take; afterwards it is answered with 504."""
+
+    scan_idle_ms: int = Field(default=30_000, ge=100, le=3_600_000)
+    """How long a client that is being sent a stream of entries may take nothing; then its connection ends."""
+
+    scans_max: int = Field(default=32, ge=1, le=1024)
+    """Requests for ranges that are answered at the same time; further ones are refused with 503."""
+
     body_timeout_ms: int = Field(default=30_000, ge=10, le=600_000)
     """How long the body of a request may take to arrive (408), so that a slow sender holds nothing for ever."""
 
@@ -124,6 +143,22 @@ class Settings(BaseSettings):
 
     queue_bytes_max: int = Field(default=64 << 20, ge=2 << 20)
     """Their bytes, and the bytes of bodies being received; further ones are refused with 503."""
+
+    connections_max: int = Field(default=0, ge=0, le=1_000_000)
+    """Connections of clients at a time; further ones are answered with 503 and closed. 0 is as many as the process may
+    have descriptors, less a reserve."""
+
+    unread_bytes_max: int = Field(default=64 << 20, ge=1 << 20)
+    """Bytes of answers that clients have not taken; beyond, reads are refused with 503 before anything is read."""
+
+    write_timeout_ms: int = Field(default=30_000, ge=100, le=600_000)
+    """In this time a client takes at least ``rate_min_bytes`` a second of what waits for it, or is cut off."""
+
+    rate_min_bytes: int = Field(default=1024, ge=1, le=1 << 20)
+    """Bytes a second that a client sends of a body, and takes of an answer, at least."""
+
+    backups_max: int = Field(default=2, ge=1, le=64)
+    """Backups that are sent at a time; further ones are refused with 503."""
 
     build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
     """Which commit was built, for ``dougdb_build_info``; an image sets it."""
@@ -156,6 +191,28 @@ class Settings(BaseSettings):
         if not addresses:
             raise ValueError("no address is given")
         return addresses
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _parse_hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(part.strip() for part in value.split(",") if part.strip())
+        for name in names:
+            if name != "*" and not _HOST_NAME.fullmatch(name.removeprefix("*.")):
+                raise ValueError(f"{name!r} is no host name; ports and schemes do not belong here")
+        return names
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _parse_origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = tuple(part.strip() for part in value.split(",") if part.strip())
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin such as https://app.example.com")
+        return origins
 
     @field_validator("tls_cert_file", "tls_key_file", "tls_ca_file")
     @classmethod

@@ -102,7 +102,7 @@ async def test_eventual_reads_are_spread_over_all_replicas(make_facade: MakeFaca
     ("method", "target", "status", "code"),
     [
         ("GET", "/v1/kv/", 400, "empty_key"),
-        ("PUT", "/v1/kv", 400, "empty_key"),
+        ("PUT", "/v1/kv", 405, "method_not_allowed"),
         ("PUT", "/v1/kv/" + "k" * 1025, 400, "key_too_long"),
         ("PUT", "/v1/kv/" + "%41" * 1025, 400, "key_too_long"),
         ("PUT", "/v1/kv/%zz", 400, "bad_escape"),

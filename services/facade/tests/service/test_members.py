@@ -220,5 +220,8 @@ async def test_openapi_describes_it(make_facade: MakeFacade) -> None:
     assert set(paths["/v1/shards/{shard}/members/{name}"]) == {"delete"}
     replace = paths["/v1/shards/{shard}/members/{name}/replace"]["post"]
     assert {"200", "400", "404", "409", "503", "504"} <= set(replace["responses"])
-    assert replace["requestBody"]["content"]["application/json"]["schema"]["properties"].keys() == {"address"}
+    assert replace["requestBody"]["content"]["application/json"]["schema"]["properties"].keys() == {
+        "address",
+        "incarnation",
+    }
     assert "force" in {parameter["name"] for parameter in replace["parameters"]}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -56,12 +58,31 @@ class Running:
         return answer
 
 
-async def spawn(nodes: dict[int, dict[str, str]], listen: str, **variables: str) -> asyncio.subprocess.Process:
+async def spawn(
+    nodes: dict[int, dict[str, str]], listen: str, *, files: int = 0, **variables: str
+) -> asyncio.subprocess.Process:
+    """Starts a facade; with ``files`` it may have so many descriptors and no more."""
     environment = {**os.environ, "DOUGDB_NODES": json.dumps(nodes), "DOUGDB_LISTEN": listen, **variables}
+    limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "facade", env=environment, stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=limit,
     )  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def serving(cluster: Any, *, files: int = 0, **variables: str) -> AsyncIterator[Running]:
+    """A facade of a test's own."""
+    port = next(_ports)
+    process = await spawn(cluster.addresses(), f"127.0.0.1:{port}", files=files, **variables)
+    facade = Running(process, port)
+    try:
+        await facade.until_ready()
+        yield facade
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 @pytest.fixture
@@ -157,25 +178,29 @@ async def test_kubernetes_outside_of_a_pod_is_said_in_one_line() -> None:
 
 BAD_BYTES: list[tuple[bytes, int, bytes]] = [
     (b"GARBAGE\r\n\r\n", 400, b"bad_request"),
-    (b"GET /v1/kv/\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n", 400, b"bad_request"),
-    (b"GET /v1/kv/a#b HTTP/1.1\r\nHost: h\r\n\r\n", 400, b"bad_request"),
-    (b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, b"head_too_large"),
-    (b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * 20_000, 431, b"head_too_large"),
+    (b"GET /v1/kv/\xc3\xa9 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, b"bad_request"),
+    (b"GET /v1/kv/a#b HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, b"bad_request"),
+    (b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, b"head_too_large"),
+    (b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 20_000, 431, b"head_too_large"),
     (b"GET /v1/kv/" + b"k" * 200_000, 431, b"head_too_large"),
-    (b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\n", 408, b"head_timeout"),
-    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab", 408, b"body_timeout"),
-    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400, b"bad_request"),
+    (b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\n", 408, b"head_timeout"),
+    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab", 408, b"body_timeout"),
     (
-        b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
         400,
         b"bad_request",
     ),
     (
-        b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n",
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        b"bad_request",
+    ),
+    (
+        b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n",
         413,
         b"value_too_large",
     ),
-    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999\r\n\r\nxx", 413, b"value_too_large"),
+    (b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\nxx", 413, b"value_too_large"),
 ]
 
 
@@ -194,11 +219,70 @@ async def test_requests_that_no_well_behaved_client_sends(running: Running) -> N
 async def _connection_goes_on_after_a_refused_body(running: Running) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     async with asyncio.timeout(10):
-        writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2000000\r\n\r\n")
+        writer.write(b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
         assert status_of(head) == 413
         size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         assert b"value_too_large" in await reader.readexactly(size)
-        writer.write(b"x" * 2_000_000 + b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        writer.write(b"x" * 2_000_000 + b"GET /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert status_of(await reader.read()) == 404
     writer.close()
+
+
+async def test_clients_that_do_not_read_hold_little_and_not_for_ever(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster(nodes=1)
+    cluster.shards[0].data[b"large"] = (bytes(1 << 20), b"", 1)
+    own = serving(cluster, DOUGDB_UNREAD_BYTES_MAX=str(4 << 20), DOUGDB_WRITE_TIMEOUT_MS="2000")
+    async with own as facade, httpx.AsyncClient(trust_env=False) as http:
+        url = f"http://127.0.0.1:{facade.port}"
+        request = b"GET /v1/kv/large?consistency=eventual HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        silent: list[socket.socket] = []
+        try:
+            for _ in range(30):
+                connection = socket.socket()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.connect(("127.0.0.1", facade.port))
+                silent.append(connection)
+                connection.sendall(request * 6)
+                if await asyncio.to_thread(connection.recv, 12) != b"HTTP/1.1 200":
+                    break
+            assert len(silent) < 30, "the later ones are refused"
+            async with asyncio.timeout(10):
+                while (answer := await http.get(f"{url}/v1/kv/large")).status_code == 200:
+                    await asyncio.sleep(0.02)
+            assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+            assert (await http.get(f"{url}/livez")).status_code == 200
+            metrics = (await http.get(f"{url}/metrics")).text
+            held = float(metrics.split("\ndougdb_facade_unread_bytes ")[1].split()[0])
+            assert held < 20 << 20
+            async with asyncio.timeout(20):
+                while (await http.get(f"{url}/v1/kv/large")).status_code != 200:
+                    await asyncio.sleep(0.1)
+        finally:
+            for connection in silent:
+                connection.close()
+
+
+async def test_more_connections_than_descriptors_are_refused_and_forgotten(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster(nodes=1)
+    async with serving(cluster, files=128) as facade, httpx.AsyncClient(trust_env=False) as http:
+        url = f"http://127.0.0.1:{facade.port}"
+        opened = [socket.create_connection(("127.0.0.1", facade.port)) for _ in range(300)]
+        try:
+            refused = 0
+            for connection in opened[100:]:
+                connection.settimeout(10)
+                answer = b""
+                with contextlib.suppress(ConnectionResetError):
+                    while received := await asyncio.to_thread(connection.recv, 65536):
+                        answer += received
+                refused += answer.startswith(b"HTTP/1.1 503 ")
+            assert refused > 100, "and none of them is left without an answer"
+        finally:
+            for connection in opened:
+                connection.close()
+        async with asyncio.timeout(10):
+            while (await http.get(f"{url}/livez")).status_code != 200:
+                await asyncio.sleep(0.05)
+        assert (await http.put(f"{url}/v1/kv/k", content=b"v")).status_code == 200
+        assert facade.process.returncode is None

@@ -96,7 +96,7 @@ async def test_a_node_that_is_gone_or_silent_is_named(make_facade: MakeFacade, m
     ("path", "status", "code"),
     [
         ("/v1/shards/7/events", 404, "unknown_shard"),
-        ("/v1/shards/-1/events", 404, "unknown_shard"),
+        ("/v1/shards/-1/events", 400, "bad_request"),
         ("/v1/shards/first/events", 400, "bad_request"),
         ("/v1/shards/0/events?since=-1", 400, "bad_request"),
         ("/v1/shards/0/events?since=10m", 400, "bad_request"),

@@ -11,9 +11,14 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from facade.app import heads
+from facade.app.front import Front
+from facade.app.outgoing import HIGH_WATER_BYTES
 from facade.app.protocol import LINGER_S, UNPARSED_BYTES_MAX, LimitedProtocol
+from facade.client.metrics import Metrics
 from facade.routes.body import DisconnectedError
+from facade.settings import Settings
 
+SETTINGS = Settings(nodes={0: {"n": "127.0.0.1:1"}}, allowed_hosts=("h", "*.example.com"))
 GET = b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -26,10 +31,22 @@ class FakeTransport(asyncio.Transport):
         self.closed = False
         self.ended = False
         self.reading = True
+        self.aborted = False
+        self.waiting = 0
+        """Bytes of what was written that the client has not taken."""
 
     def write(self, data: Any) -> None:
         assert not self.closed
         self.written += data
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == HIGH_WATER_BYTES
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def abort(self) -> None:
+        self.aborted = True
 
     def write_eof(self) -> None:
         self.ended = True
@@ -53,7 +70,8 @@ class FakeTransport(asyncio.Transport):
 class Connection:
     """A connection, and the application behind it: it reads each body, and answers when the test lets it."""
 
-    def __init__(self) -> None:
+    def __init__(self, front: Front | None = None) -> None:
+        self.front = front or Front(SETTINGS, Metrics())
         self.seen: list[tuple[str, bytes, bytes]] = []
         """Method, path and body of every request that was handed over to its end."""
         self.begun: list[str] = []
@@ -64,7 +82,7 @@ class Connection:
         config.load()
         self.state = ServerState()
         self.transport = FakeTransport()
-        self.protocol = LimitedProtocol(config, self.state, {})
+        self.protocol = LimitedProtocol(config, self.state, {}, front=self.front)
         self.protocol.connection_made(self.transport)
 
     def hold(self, path: str) -> asyncio.Event:
@@ -85,7 +103,7 @@ class Connection:
         if path in self.gates:
             await self.gates[path].wait()
         self.seen.append((scope["method"], scope["raw_path"], body))
-        content = b"%s=%s" % (scope["raw_path"], body)
+        content = b"x" * 100_000 if path == "/v1/large" else b"%s=%s" % (scope["raw_path"], body)
         await send(
             {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(content))]}
         )
@@ -100,6 +118,10 @@ class Connection:
     async def settle(self) -> None:
         for _ in range(20):
             await asyncio.sleep(0)
+
+    @property
+    def cut_off(self) -> list[bool]:
+        return [self.transport.aborted]
 
     @property
     def statuses(self) -> list[int]:
@@ -241,6 +263,9 @@ HEADS: list[tuple[bytes, int, bytes]] = [
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, b"bad_version"),
     (b"GET / HTTP/1.1\r\n\r\n", 400, b"bad_host"),
     (b"GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n", 400, b"bad_host"),
+    (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421, b"unknown_host"),
+    (b"GET http://evil.example/ HTTP/1.1\r\nHost: h\r\n\r\n", 421, b"unknown_host"),
+    (b"GET / HTTP/1.1\r\nHost: \r\n\r\n", 421, b"unknown_host"),
     (b"GET / HTTP/1.0\r\nHost: h\r\nHost: i\r\n\r\n", 400, b"bad_host"),
     (b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: the-best\r\nContent-Length: 1\r\n\r\n", 417, b"bad_expectation"),
     (b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", 501, b"not_implemented"),
@@ -292,7 +317,7 @@ async def test_a_trailer_is_no_header() -> None:
 
 
 def later(connection: Connection, seconds: float) -> None:
-    connection.protocol.check_time(asyncio.get_running_loop().time() + seconds, 10.0, 75.0)
+    connection.protocol.check_time(asyncio.get_running_loop().time() + seconds, 75.0)
 
 
 async def test_slow_heads_and_idle_connections_are_closed(connection: Connection) -> None:
@@ -372,3 +397,130 @@ async def test_a_stop_waits_for_what_has_come(connection: Connection) -> None:
 async def test_a_stop_closes_what_is_idle(connection: Connection) -> None:
     connection.protocol.shutdown()
     assert connection.transport.closed
+
+
+CHUNKED = b"PUT /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def test_a_body_counts_as_what_has_arrived_of_it() -> None:
+    front = Front(SETTINGS, Metrics())
+    connections = [Connection(front) for _ in range(200)]
+    for connection in connections:
+        await connection.send(CHUNKED)
+    assert front.arriving.held == 0, "nothing has arrived"
+    await connections[0].send(b"5\r\nabcde\r\n")
+    assert front.arriving.held == 5
+    await connections[0].send(b"0\r\n\r\n")
+    assert (front.arriving.held, connections[0].seen) == (0, [("PUT", b"/a", b"abcde")])
+    await connections[1].send(b"5\r\nabcde\r\n")
+    connections[1].protocol.connection_lost(None)
+    await connections[2].send(b"5\r\nabcde\r\n", b"zz\r\n")
+    assert front.arriving.held == 0
+
+
+async def test_bodies_beyond_their_room_are_refused_and_leave_it() -> None:
+    front = Front(SETTINGS, Metrics())
+    front.arriving.limit = 100
+    first, second, third = (Connection(front) for _ in range(3))
+    await first.send(CHUNKED, b"50\r\n" + b"x" * 80)
+    await second.send(CHUNKED, b"50\r\n" + b"x" * 80)
+    assert second.statuses == [503]
+    assert b"overloaded" in second.transport.written
+    assert front.arriving.held == 80
+    await third.send(put("/a", b"x" * 10))
+    assert third.statuses == [200]
+
+
+async def test_a_body_that_trickles_in_is_408() -> None:
+    connection = Connection()
+    size = SETTINGS.rate_min_bytes * 5 + 100
+    await connection.send(CHUNKED, b"%x\r\n" % size + b"x" * size + b"\r\n")
+    later(connection, 5.1)
+    assert connection.statuses == [], "enough of it came"
+    await connection.send(b"1\r\nx\r\n")
+    later(connection, 10.5)
+    await connection.settle()
+    assert connection.statuses == [408]
+    assert b"body_timeout" in connection.transport.written
+
+
+async def test_a_body_that_waits_for_its_turn_is_not_slow(connection: Connection) -> None:
+    gate = connection.hold("/b")
+    await connection.send(put("/b", b"1") + CHUNKED)
+    later(connection, 60.0)
+    gate.set()
+    await connection.settle()
+    later(connection, 4.0)
+    await connection.send(b"0\r\n\r\n")
+    assert connection.statuses == [200, 200]
+
+
+def leave_unread(connection: Connection, size: int) -> None:
+    connection.transport.waiting = size
+    connection.protocol.pause_writing()
+
+
+async def test_answers_that_nobody_takes_are_cut_off(connection: Connection) -> None:
+    await connection.send(GET)
+    leave_unread(connection, 70_000)
+    later(connection, 29.0)
+    assert connection.front.unread.held == 70_000
+    connection.transport.waiting = 70_000 - SETTINGS.rate_min_bytes * 31
+    later(connection, 30.1)
+    assert connection.cut_off == [False], "it takes enough"
+    connection.transport.waiting -= 1000
+    later(connection, 61.0)
+    assert connection.cut_off == [True]
+    connection.protocol.connection_lost(ConnectionAbortedError())
+    assert connection.front.unread.held == 0
+
+
+async def test_who_takes_it_in_the_end_is_not_cut_off(connection: Connection) -> None:
+    await connection.send(GET)
+    leave_unread(connection, 70_000)
+    connection.transport.waiting = 0
+    connection.protocol.resume_writing()
+    assert connection.front.unread.held == 0
+    later(connection, 31.0)
+    assert not connection.transport.aborted
+
+
+async def test_a_connection_that_does_not_end_for_its_client_is_cut_off(connection: Connection) -> None:
+    await connection.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    assert connection.transport.closed
+    later(connection, 1.0)
+    later(connection, 32.0)
+    assert connection.transport.aborted
+
+
+async def test_large_answers_to_reads_are_refused_while_too_much_is_unread() -> None:
+    front = Front(SETTINGS, Metrics())
+    slow, other = Connection(front), Connection(front)
+    await slow.send(GET)
+    leave_unread(slow, front.unread.limit + 1)
+    await other.send(GET, b"GET /v1/large HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert other.statuses == [200, 503]
+    assert len(other.transport.written) < 2000
+    assert front.unread.refused == 1
+    writer = Connection(front)
+    await writer.send(put("/v1/large", b""))
+    assert writer.statuses == [200], "a write that was applied is told so"
+    slow.protocol.resume_writing()
+    reader = Connection(front)
+    await reader.send(b"GET /v1/large HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert reader.statuses == [200]
+
+
+async def test_too_many_connections_are_told_so() -> None:
+    front = Front(SETTINGS, Metrics())
+    front.connections_max = 2
+    first = Connection(front)
+    first.state.connections |= {object(), object()}  # type: ignore[arg-type]
+    assert first.statuses == []
+    more = LimitedProtocol(first.protocol.config, first.state, {}, front=front)
+    transport = FakeTransport()
+    more.connection_made(transport)
+    assert transport.written.startswith(b"HTTP/1.1 503 ")
+    assert b"overloaded" in transport.written
+    assert transport.closed
+    assert front.connections_refused == 1

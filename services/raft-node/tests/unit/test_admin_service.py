@@ -75,13 +75,13 @@ class FakeNode:
             raise self.error
         return pb.MembersResponse(term=3, members=[pb.ShardMember(name="a")])
 
-    async def add_member(self, name: str, address: str) -> MemberChange:
+    async def add_member(self, name: str, address: str, incarnation: int) -> MemberChange:
         return self.changed("add", name, address)
 
     async def remove_member(self, name: str, *, force: bool) -> MemberChange:
         return self.changed("remove", name, force)
 
-    async def replace_member(self, name: str, address: str, *, force: bool) -> MemberChange:
+    async def replace_member(self, name: str, address: str, incarnation: int, *, force: bool) -> MemberChange:
         return self.changed("replace", name, address, force)
 
     async def backup(self, write: Any) -> None:

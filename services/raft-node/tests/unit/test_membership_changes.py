@@ -11,6 +11,7 @@ from raft_node.entry import EntryKind, encode
 from raft_node.errors import (
     AlreadyMemberError,
     ChangeUnderWayError,
+    ConfigurationRefusedError,
     DougError,
     LastVoterError,
     NoSuchMemberError,
@@ -89,7 +90,7 @@ class Fixture:
 
 async def test_a_node_is_admitted_under_the_incarnation_that_it_tells() -> None:
     fixture = Fixture()
-    fixture.start(D, "h:4", cluster_id="")
+    fixture.start(D, "h:4")
     done = await fixture.membership.add("d", "h:4")
     assert (done.member, done.removed) == (D, 0)
     assert fixture.configuration == Configuration((A, B, C), (D,), (("d", "h:4"),))
@@ -103,6 +104,37 @@ async def test_a_node_is_admitted_under_the_incarnation_that_it_tells() -> None:
     last = fixture.driver.node.last_index
     assert [(view.match_index, view.lag, view.healthy) for view in views] == [(last, 0, True)] * 4
     assert [view.state for view in views] == ["", "replicate", "replicate", "replicate"]
+
+
+async def test_a_node_of_no_cluster_is_admitted_by_name_and_incarnation_only() -> None:
+    """Whoever got the members' port open could otherwise be sent the whole log by a name that anybody can say."""
+    fixture = Fixture()
+    fixture.start(D, "h:4", cluster_id="")
+    before = fixture.configuration
+    for incarnation in (0, D.incarnation + 1):
+        with pytest.raises(WrongNodeError) as refused:
+            await fixture.membership.add("d", "h:4", incarnation)
+        with pytest.raises(WrongNodeError):
+            await fixture.membership.replace("d", "h:4", force=False, incarnation=incarnation)
+        if not incarnation:
+            assert str(D.incarnation) not in str(refused.value).replace("h:4", ""), "it is not told either"
+    assert fixture.configuration == before
+    assert (await fixture.membership.add("d", "h:4", D.incarnation)).member == D
+
+
+async def test_a_node_is_not_spoken_to_where_the_settings_would_not_have_it() -> None:
+    fixture = Fixture()
+    asked: list[str] = []
+
+    def check(address: str) -> None:
+        asked.append(address)
+        raise ConfigurationRefusedError("plaintext would leave this machine")
+
+    fixture.start(D, "10.0.0.1:4")
+    fixture.membership = Membership(fixture.driver, SHARD, CLUSTER, fixture.identify, {}, check)
+    with pytest.raises(ConfigurationRefusedError, match="plaintext"):
+        await fixture.membership.add("d", "10.0.0.1:4")
+    assert asked == ["10.0.0.1:4"]
 
 
 async def test_it_is_promoted_once_it_has_caught_up_and_not_before() -> None:

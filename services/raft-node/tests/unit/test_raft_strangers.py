@@ -10,10 +10,13 @@ from raft_node.raft.messages import (
     AppendEntriesResponse,
     Heartbeat,
     HeartbeatResponse,
+    ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
+    TimeoutNow,
 )
 from raft_node.raft.types import Configuration, Role
+from raft_node.raft.validity import TERMS_AHEAD_MAX
 from raft_testing.lockstep import Lockstep, Peer, log_of, members
 
 A, B, C, D, E = members(5)
@@ -119,3 +122,45 @@ class TestStrangers:
         peer.step(AppendEntries(D, A, 2, 1, 1, 0, ()))
         assert peer.node.leader == D
         assert peer.step(Heartbeat(D, A, 2, 1, 0)) == [HeartbeatResponse(A, D, 2, 0, 1)]
+
+
+class TestWhatCannotBe:
+    """Terms and indexes that no correct node can have come to; whoever sends them is a member by name."""
+
+    def test_a_term_that_no_number_of_elections_explains_is_never_taken_over(self) -> None:
+        shard, leader = steady()
+        term = leader.node.term
+        far = term + TERMS_AHEAD_MAX + 1
+        for message in (
+            RequestVote(B, A, far, 9, term, False, True),
+            RequestVote(B, A, (1 << 63) - 2, 9, term, False, True),
+            RequestVoteResponse(B, A, far, False, False),
+            AppendEntries(B, A, far, 0, 0, 0, ()),
+            AppendEntriesResponse(B, A, far, True, 0, 0, 0, 0),
+            Heartbeat(B, A, far, 0, 0),
+            HeartbeatResponse(B, A, far, 0, 0),
+            TimeoutNow(B, A, far),
+            ReadIndexResponse(B, A, far, 1, 1),
+        ):
+            shard["a"].step(message)
+            assert leader.node.term == term and leader.plays(Role.LEADER), message
+            assert shard["a"].hard_state.term == term
+        shard.tick(40)
+        assert shard.leaders() == ["a"]
+
+    def test_who_was_away_for_as_many_elections_as_there_can_be_is_heard(self) -> None:
+        shard, leader = steady()
+        far = leader.node.term + TERMS_AHEAD_MAX
+        last, last_term = leader.node.last_index, leader.node.log.term(leader.node.last_index)
+        shard["a"].step(RequestVote(B, A, far, last, last_term, False, True))
+        assert shard["a"].node.term == far
+
+    def test_a_commit_index_beyond_the_log_is_neither_stored_nor_shown(self) -> None:
+        shard, leader = steady()
+        follower = shard["b"]
+        before = follower.node.commit_index
+        follower.step(Heartbeat(A, B, leader.node.term, 1 << 50, 0))
+        assert (follower.node.commit_index, follower.node.leader_commit_index) == (before, before)
+        follower.restart()
+        shard.tick(40)
+        assert follower.node.commit_index == leader.node.commit_index == before

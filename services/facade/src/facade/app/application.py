@@ -14,28 +14,40 @@ import structlog
 from fastapi import FastAPI
 
 from facade import __version__
+from facade.app.exchange import DATA_PREFIX, refusal
+from facade.app.front import Front
+from facade.app.origins import Origins
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
-from facade.errors import UnexpectedError
-from facade.routes import backup, cluster, health, leadership, members, openapi, problem, timeline
+from facade.errors import ProblemError, UnexpectedError
+from facade.routes import backup, cluster, docs, health, leadership, members, openapi, problem, timeline
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp, Scope, Send
+from facade.routes.scan import RangeApp
 from facade.routes.target import KEY_PREFIX
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
 log = structlog.get_logger()
 
+READING = frozenset({"GET", "POST"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
 class Application:
-    """Key routes to the raw handler, everything else to FastAPI."""
+    """Key routes to the raw handler, everything else to FastAPI.
+
+    Attributes:
+        front: What connections share.
+    """
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._keys = KvApp(router, metrics, settings)
+        self._ranges = RangeApp(router, metrics, settings)
         self._rest = make_fastapi(router, metrics, settings)
         self._metrics = metrics
+        self._origins = Origins(settings.cors_origins)
+        self.front = Front(settings, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -43,15 +55,28 @@ class Application:
             await self._rest(scope, receive, send)
             return
         raw_path: bytes = scope["raw_path"]
+        method: str = scope["method"]
+        if self._origins.share:
+            if method == "OPTIONS" and (headers := self._origins.preflight(scope["headers"])) is not None:
+                await send({"type": "http.response.start", "status": 204, "headers": headers})
+                await send({"type": "http.response.body", "body": b""})
+                return
+            send = self._origins.sharing(scope["headers"], send)
         self._metrics.inflight += 1
         try:
+            self._origins.check(method, raw_path, scope["headers"])
+            if raw_path.startswith(DATA_PREFIX) and method in READING:
+                self.front.check_unread()
             if raw_path.startswith(_KEYS) or raw_path == KEY_PREFIX:
                 try:
-                    await self._keys(scope, receive, send)
+                    await (self._ranges if raw_path == KEY_PREFIX else self._keys)(scope, receive, send)
                 except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
                     await self._tell_defect(error, scope["method"], send)
             else:
                 await self._counted(scope, receive, send)
+        except ProblemError as error:  # Of the two above: routes tell their own errors.
+            self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
+            await refusal(error)(scope, receive, send)
         finally:
             self._metrics.inflight -= 1
 
@@ -95,6 +120,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
         version=__version__,
         description="A distributed key-value store: keys are partitioned over several Raft clusters.",
         redirect_slashes=False,
+        docs_url=None,  # Those of FastAPI load scripts from elsewhere.
         redoc_url=None,
         # What FastAPI would trace and count by itself, without a sampler of ours (docs/tracing.md).
         telemetry={
@@ -110,7 +136,8 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     app.include_router(timeline.make_router(router))
     app.include_router(leadership.make_router(router, settings))
     app.include_router(members.make_router(router, settings))
-    app.include_router(backup.make_router(router))
+    app.include_router(backup.make_router(router, settings))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
+    docs.install(app)
     return app

@@ -15,7 +15,9 @@ from typing import Any
 import structlog
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from facade.errors import BadRequestError, ProblemError
+from facade.app.front import Front, too_much_unread
+from facade.app.outgoing import HIGH_WATER_BYTES
+from facade.errors import ProblemError
 from facade.routes import problem
 from facade.routes.body import DisconnectedError
 
@@ -25,6 +27,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 CLOSE = (b"connection", b"close")
+DATA_PREFIX = b"/v1/"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 log = structlog.get_logger()
@@ -37,9 +40,14 @@ class Exchange(RequestResponseCycle):
         broken: Why the rest of its body cannot be read.
     """
 
-    broken: BadRequestError | None = None
+    broken: ProblemError | None = None
 
-    def break_off(self, error: BadRequestError) -> None:
+    def __init__(self, front: Front, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self._front = front
+        self._replaced = False
+
+    def break_off(self, error: ProblemError) -> None:
         """The rest of the body will not come."""
         self.broken = error
         self.keep_alive = False
@@ -75,20 +83,46 @@ class Exchange(RequestResponseCycle):
         body, self.body = bytes(self.body), bytearray()
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
+    async def send(self, message: Any) -> None:
+        """Sends a part of the answer. A large one is replaced by 503 while clients leave too much unread."""
+        if self._replaced:
+            return
+        unread = self._front.unread
+        if unread.full and message["type"] == "http.response.start" and self._may_be_replaced(message):
+            unread.refused += 1
+            for part in problem_messages(too_much_unread()):
+                await super().send(part)
+            self._replaced = True
+            return
+        await super().send(message)
+
+    def _may_be_replaced(self, message: Message) -> bool:
+        """Whether an answer changes nothing by not being told, and is large enough to matter."""
+        if self.scope["method"] != "GET" or not self.scope["raw_path"].startswith(DATA_PREFIX):
+            return False
+        sizes = [int(value) for name, value in message["headers"] if name == b"content-length"]
+        return bool(sizes) and sizes[0] > HIGH_WATER_BYTES
+
     @property
     def _over(self) -> bool:
         return self.disconnected or self.response_complete or self.broken is not None
+
+
+def problem_messages(error: ProblemError) -> tuple[Any, Any]:
+    """The ASGI messages that tell an error and end the connection."""
+    content = problem.document(error)
+    headers = problem.headers(error, content)
+    if CLOSE not in headers:
+        headers.append(CLOSE)
+    start = {"type": "http.response.start", "status": error.status, "headers": headers}
+    return start, {"type": "http.response.body", "body": content}
 
 
 def refusal(error: ProblemError) -> App:
     """An application that tells an error, whatever is asked, and ends the connection."""
 
     async def refuse(scope: Message, receive: Receive, send: Send) -> None:
-        content = problem.document(error)
-        headers = problem.headers(error, content)
-        if CLOSE not in headers:
-            headers.append(CLOSE)
-        await send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        for part in problem_messages(error):
+            await send(part)
 
     return refuse

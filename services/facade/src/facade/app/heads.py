@@ -27,6 +27,7 @@ def _error(code: str, detail: str, status: int = 400) -> Callable[[], BadRequest
 
 
 late = _error("head_timeout", "The head of the request did not arrive in time.", status=408)
+slow_body = _error("body_timeout", "The body arrived too slowly.", status=408)
 large = _error("head_too_large", f"The head of the request exceeds {HEAD_BYTES_MAX} bytes.", status=431)
 malformed = _error("bad_request", "This is not well-formed HTTP/1.1; paths are percent-encoded ASCII.")
 bad_version = _error("bad_version", "Only HTTP/1.1 and HTTP/1.0 are spoken here.", status=505)
@@ -66,14 +67,17 @@ def check(version: str, headers: Sequence[Header]) -> None:
     Raises:
         BadRequestError: It expects what cannot be given, or does not say its host once.
     """
-    hosts = 0
     for name, value in headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"expect" and value.lower() != b"100-continue":
+        if name == b"expect" and value.lower() != b"100-continue":
             raise bad_expectation()
+    hosts = len(hosts_of(headers))
     if hosts != 1 and (hosts or version == "1.1"):
         raise bad_host()
+
+
+def hosts_of(headers: Sequence[Header]) -> list[bytes]:
+    """Every ``Host``."""
+    return [value for name, value in headers if name == b"host"]
 
 
 def without_upgrade(headers: Sequence[Header]) -> list[Header]:

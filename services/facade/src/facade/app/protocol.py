@@ -27,13 +27,18 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from facade.app import heads
 from facade.app.exchange import App, Exchange, refusal
-from facade.errors import BadRequestError
+from facade.app.front import Front
+from facade.app.outgoing import Outgoing
+from facade.app.progress import Progress
+from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.routes import problem
 
 SLICE_BYTES = 16 << 10
 """What is parsed at once while no body is read, so that few requests can be parsed before the first is answered."""
 BODY_SLICE_BYTES = 256 << 10
 UNPARSED_BYTES_MAX = 64 << 10
+BODY_WINDOW_S = 5.0
+"""In this time a body must grow."""
 LINGER_S = 2.0
 """How long an ended connection is still read, so that its client sees the last answer instead of a reset."""
 
@@ -49,8 +54,9 @@ class LimitedProtocol(HttpToolsProtocol):
     head_since_s: float | None = None
     idle_since_s: float | None = None
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, front: Front, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        self._front = front
         self._head_bytes = 0
         self._head_fed = 0
         self._in_head = False
@@ -60,7 +66,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._receiving: Exchange | None = None
         self._current: Exchange | None = None
         self._later: deque[tuple[Exchange, App]] = deque()
-        self._last_word: BadRequestError | None = None
+        self._last_word: ProblemError | None = None
+        self._outgoing: Outgoing = None  # type: ignore[assignment]  # Until the connection is made.
+        self._incoming = Progress()
+        self._body_bytes = 0
+        self._body_held = 0
 
     # The connection.
 
@@ -68,6 +78,12 @@ class LimitedProtocol(HttpToolsProtocol):
         """A connection that never says anything is late too."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self.head_since_s = self.loop.time()
+        self._outgoing = Outgoing(self.transport, self._front.unread)
+        if len(self.connections) > self._front.connections_max:
+            self._front.connections_refused += 1
+            self._last_word = NotAppliedError("overloaded", "Too many connections are open here.")
+            self._say_last_word()
+            self.transport.close()  # Without lingering, for that would keep what there is too little of.
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells whoever answers that nobody reads it."""
@@ -78,7 +94,8 @@ class LimitedProtocol(HttpToolsProtocol):
             if exchange is not None:
                 exchange.disconnected = not exchange.response_complete
                 exchange.message_event.set()
-        self.flow.resume_writing()
+        self.resume_writing()
+        self._release_body()
         self.parser = None  # type: ignore[assignment]  # It holds the connection, as the connection holds it.
         if exc is None:
             self.transport.close()
@@ -92,23 +109,44 @@ class LimitedProtocol(HttpToolsProtocol):
             (self._later[-1][0] if self._later else self._current).keep_alive = False
             self._ended = self._receiving is None
 
-    def check_time(self, now_s: float, head_timeout_s: float, idle_timeout_s: float) -> None:
+    def check_time(self, now_s: float, idle_timeout_s: float) -> None:
         """Closes the connection if it has kept us waiting for too long; called now and then."""
-        if self._lingers_since_s is not None:
+        front = self._front
+        if self._outgoing.is_too_slow(now_s, front.write_timeout_s, front.rate_min):
+            self.transport.abort()
+        elif self._lingers_since_s is not None:
             if self._lingers_since_s < now_s - LINGER_S:
                 self.transport.close()
         elif self.transport.is_closing():
             return
-        elif self.head_since_s is not None and not self._later and self.head_since_s < now_s - head_timeout_s:
+        elif self.head_since_s is not None and not self._later and self.head_since_s < now_s - front.head_timeout_s:
             self._break_off(heads.late())
         elif self.idle_since_s is not None and self.idle_since_s < now_s - idle_timeout_s:
             self.transport.close()
+        elif self._receiving is not None and self._receiving is self._current:
+            self._check_body(now_s)
+
+    def _check_body(self, now_s: float) -> None:
+        if self.flow.read_paused:
+            self._incoming.begin(now_s, self._body_bytes)  # It is us who do not take it.
+        elif self._incoming.is_too_slow(now_s, self._body_bytes, BODY_WINDOW_S, self._front.rate_min):
+            self._break_off(heads.slow_body())
+
+    def pause_writing(self) -> None:
+        """The client takes less than is written."""
+        super().pause_writing()
+        self._outgoing.pause(self.loop.time())
+
+    def resume_writing(self) -> None:
+        """The client has taken most of it."""
+        super().resume_writing()
+        self._outgoing.resume()
 
     # What the exchange sees as its transport.
 
     def write(self, data: bytes) -> None:
         """Sends a part of an answer."""
-        self.transport.write(data)
+        self._outgoing.write(data)
 
     def is_closing(self) -> bool:
         """Whether no answer is sent any more."""
@@ -153,7 +191,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._ignore_upgrade()
             except httptools.HttpParserError as error:
                 reason = error.__context__
-                self._break_off(reason if isinstance(reason, BadRequestError) else heads.of_parser(error))
+                self._break_off(reason if isinstance(reason, ProblemError) else heads.of_parser(error))
             if self._in_head:
                 self._head_fed = self._head_fed + len(piece) if in_head else 0
                 if max(self._head_bytes, self._head_fed) > heads.HEAD_BYTES_MAX:
@@ -216,6 +254,7 @@ class LimitedProtocol(HttpToolsProtocol):
         expects = self.expect_100_continue and version != "1.0"
         if error is not None:
             app = refusal(error)
+        self._incoming.begin(self.loop.time(), self._body_bytes)
         exchange = self._receiving = self.cycle = self._exchange(keep_alive=keep_alive, expects=expects)
         if self._current is None:
             self._start(exchange, app)
@@ -233,16 +272,21 @@ class LimitedProtocol(HttpToolsProtocol):
         path = raw_path.decode("ascii")
         scope["path"] = urllib.parse.unquote(path) if "%" in path else path
         scope["query_string"] = url.query or b""
+        hosts = heads.hosts_of(self.headers)
+        if url.host is not None:
+            hosts.append(url.host)
         try:
             heads.check(version, self.headers)
+            self._front.hosts.check(hosts)
         except BadRequestError as error:
             return error
         return None
 
     def _exchange(self, *, keep_alive: bool, expects: bool) -> Exchange:
         return Exchange(
+            self._front,
             scope=self.scope,
-            transport=self,  # type: ignore[arg-type]  # It has what an exchange uses of one.
+            transport=self,  # It has what an exchange uses of one.
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -259,13 +303,29 @@ class LimitedProtocol(HttpToolsProtocol):
         exchange = self._receiving
         if exchange is None or exchange.response_complete:
             return
+        self._hold_body(len(body))
         exchange.body += body
         if len(exchange.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         exchange.message_event.set()
 
+    def _hold_body(self, size: int) -> None:
+        """Counts what has arrived: a sender holds no room with what it only announces."""
+        arriving = self._front.arriving
+        self._body_bytes += size
+        self._body_held += size
+        arriving.held += size
+        if arriving.full:
+            arriving.refused += 1
+            raise NotAppliedError("overloaded", "Too many bodies are being received.")
+
+    def _release_body(self) -> None:
+        self._front.arriving.held -= self._body_held
+        self._body_held = 0
+
     def on_message_complete(self) -> None:
         """The request is here to its end."""
+        self._release_body()
         exchange, self._receiving = self._receiving, None
         if exchange is None:
             return
@@ -305,7 +365,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._later:
             self.flow.resume_reading()
 
-    def _break_off(self, error: BadRequestError) -> None:
+    def _break_off(self, error: ProblemError) -> None:
         """Nothing more can be read. Tells why, in its turn, and ends the connection."""
         if self._ended:
             return
@@ -313,6 +373,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.head_since_s = None
         exchange = self._receiving
         if exchange is not None and not exchange.response_complete:
+            self._release_body()
             exchange.break_off(error)
             self._last_word = error
             return
@@ -331,5 +392,5 @@ class LimitedProtocol(HttpToolsProtocol):
             if name != b"connection":
                 head.extend((name, b": ", value, b"\r\n"))
         head.extend((b"connection: close\r\n\r\n", body))
-        self.transport.write(b"".join(head))
+        self.write(b"".join(head))
         self.close()

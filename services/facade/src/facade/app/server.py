@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import os
 import signal
@@ -24,6 +25,7 @@ from doug_wire.tls import Certificates
 from doug_wire.tracing import Tracing
 from facade.app import crashes, security
 from facade.app.application import Application
+from facade.app.front import Front
 from facade.app.protocol import LimitedProtocol
 from facade.app.tracing import TracedApplication
 from facade.client.channels import Channels
@@ -40,7 +42,7 @@ NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPP
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
 GRACE_S = 5
-HEAD_CHECK_S = 1.0
+CHECK_S = 1.0
 LEAVE_S = 1.0
 LEAVE_CHECK_S = 0.02
 
@@ -115,10 +117,11 @@ class _Server(uvicorn.Server):
         else:
             loop.call_later(LEAVE_CHECK_S, self._leave, loop, until_s)
 
-    def check_times(self, now_s: float, head_timeout_s: float) -> None:
+    def check_times(self, now_s: float, front: Front) -> None:
         for connection in tuple(self.server_state.connections):
             assert isinstance(connection, LimitedProtocol)
-            connection.check_time(now_s, head_timeout_s, KEEP_ALIVE_S)
+            connection.check_time(now_s, KEEP_ALIVE_S)
+        front.look(len(self.server_state.connections))
 
 
 async def serve(
@@ -139,7 +142,7 @@ async def serve(
     server = _Server(
         uvicorn.Config(
             application if tracing is None else TracedApplication(application, tracing, settings.tracing_sample_ratio),
-            http=LimitedProtocol,
+            http=functools.partial(LimitedProtocol, front=application.front),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
@@ -160,7 +163,7 @@ async def serve(
         background = [
             group.create_task(router.run()),
             group.create_task(discovery.run(router.update)),
-            group.create_task(_check_times(server, settings.head_timeout_ms / 1000, metrics)),
+            group.create_task(_check_times(server, application.front, metrics)),
         ]
         if certificates is not None:
             security.show_expiry(certificates, metrics.registry)
@@ -179,15 +182,15 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(20_000, 20, 1_000)
 
 
-async def _check_times(server: _Server, timeout_s: float, metrics: Metrics) -> None:
+async def _check_times(server: _Server, front: Front, metrics: Metrics) -> None:
     loop = asyncio.get_running_loop()
-    every_s = min(HEAD_CHECK_S, timeout_s)
+    every_s = min(CHECK_S, front.head_timeout_s, front.write_timeout_s)
     while True:
         due_s = loop.time() + every_s
         await asyncio.sleep(every_s)
         # The one timer that always runs tells how busy the loop is.
         metrics.event_loop_lag.set(max(0.0, loop.time() - due_s))
-        server.check_times(loop.time(), timeout_s)
+        server.check_times(loop.time(), front)
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, server: _Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc.aio
 
 from doug.v1 import doug_pb2
@@ -38,6 +40,12 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 PIPE = "/doug.v1.Doug/Pipe"
 _PIPE_LIMITS = Limits(message_bytes_max=pipe.GRPC_MESSAGE_BYTES_MAX)
 
+SCAN_OPTIONS = [
+    *CHANNEL_OPTIONS,
+    # Windows that grow with the line's speed would hold megabytes of pages that nobody reads.
+    ("grpc.http2.bdp_probe", 0),
+]
+
 
 class Channels:
     """Opens the channels to nodes: with TLS if there are certificates."""
@@ -50,9 +58,9 @@ class Channels:
         """Grows whenever channels that are opened from now on differ from earlier ones."""
         return 0 if self._certificates is None else self._certificates.version
 
-    def open(self, target: Target) -> grpc.aio.Channel:
+    def open(self, target: Target, options: Sequence[tuple[str, int]] = CHANNEL_OPTIONS) -> grpc.aio.Channel:
         """A channel to a node; it connects by itself, again and again. Its certificate must carry the target's name."""
-        return tls.open_channel(self._certificates, target.address, CHANNEL_OPTIONS, target.name)
+        return tls.open_channel(self._certificates, target.address, options, target.name)
 
     async def open_pipe(self, target: Target) -> ClientCall:
         """A Pipe stream to a node, over a connection of its own; its certificate must carry the target's name.

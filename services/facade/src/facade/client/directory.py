@@ -33,6 +33,7 @@ class Directory:
 
     Attributes:
         map: The partition map; None until it was loaded.
+        cluster_id: The cluster's id, as it came with the map; a restored cluster has another one.
         shards: The shards by number.
         stale: Set when somebody found the map to be outdated.
     """
@@ -46,6 +47,7 @@ class Directory:
         self._loaded_s = 0.0
         self._was_ready = False
         self.map: PartitionMap | None = None
+        self.cluster_id = b""
         self.shards: dict[int, Shard] = {}
         self.stale = asyncio.Event()
 
@@ -56,6 +58,23 @@ class Directory:
             known = self.map is not None and all(part.shard in self.shards for part in self.map.ranges)
             self._was_ready = known and all(shard.ever_led for shard in self.shards.values())
         return self._was_ready
+
+    def missing(self) -> list[str]:
+        """What is not known yet, for whoever waits for ``ready``."""
+        if not self.shards:
+            return ["the addresses of all nodes"]
+        found = []
+        for shard in self.shards.values():
+            if not shard.ever_led:
+                silent = [f"{node.id} at {node.address}" for node in shard.expected if not node.up or node.suspect]
+                nodes = f"no answer from {', '.join(silent)}" if silent else "all nodes answer"
+                found.append(f"a leader of shard {shard.id} ({nodes})")
+        if self.map is None:
+            found.append("the partition map, which shard 0's leader has")
+        else:
+            unknown = sorted({part.shard for part in self.map.ranges} - self.shards.keys())
+            found.extend(f"the addresses of shard {shard}'s nodes" for shard in unknown)
+        return found
 
     def locate(self, key: bytes) -> tuple[Shard, int]:
         """The shard of a key, and the epoch of its slot.
@@ -100,6 +119,7 @@ class Directory:
         except PartitionMapError as error:
             log.error("map.malformed", error=str(error))
             return False
+        self.cluster_id = answer.cluster_id
         self._loaded_s = self._loop.time()
         self._metrics.map_loaded(answer.epoch, new=new)
         return True

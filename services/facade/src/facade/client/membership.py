@@ -46,13 +46,13 @@ async def list_members(shard: Shard) -> admin_pb2.MembersResponse:
     return await _ask(shard, lambda leader, left_s: leader.members(left_s), reads=True)
 
 
-async def add_member(shard: Shard, name: str, address: str) -> admin_pb2.ChangeMembersResponse:
+async def add_member(shard: Shard, name: str, address: str, incarnation: int = 0) -> admin_pb2.ChangeMembersResponse:
     """Admits a node as a learner.
 
     Raises:
         ProblemError: 409, 503 or 504; see docs/api.md.
     """
-    request = admin_pb2.AddMemberRequest(name=name, address=address)
+    request = admin_pb2.AddMemberRequest(name=name, address=address, incarnation=incarnation)
     return await _ask(shard, lambda leader, left_s: leader.add_member(request, left_s))
 
 
@@ -66,13 +66,15 @@ async def remove_member(shard: Shard, name: str, *, force: bool) -> admin_pb2.Ch
     return await _ask(shard, lambda leader, left_s: leader.remove_member(request, left_s))
 
 
-async def replace_member(shard: Shard, name: str, address: str, *, force: bool) -> admin_pb2.ChangeMembersResponse:
+async def replace_member(
+    shard: Shard, name: str, address: str, incarnation: int = 0, *, force: bool
+) -> admin_pb2.ChangeMembersResponse:
     """Admits the new incarnation of a node in place of the old one.
 
     Raises:
         ProblemError: 404, 409, 503 or 504; see docs/api.md.
     """
-    request = admin_pb2.ReplaceMemberRequest(name=name, address=address, force=force)
+    request = admin_pb2.ReplaceMemberRequest(name=name, address=address, force=force, incarnation=incarnation)
     return await _ask(shard, lambda leader, left_s: leader.replace_member(request, left_s))
 
 

@@ -28,6 +28,7 @@ LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 KEY_ROUTE = "/v1/kv/{key}"
+RANGE_ROUTE = "/v1/kv"
 UNMATCHED = "unmatched"
 """The route of a request that no route serves."""
 
@@ -66,6 +67,7 @@ class Metrics:
             "dougdb_event_loop_lag_seconds", "How late the last timer of the event loop was", registry=self.registry
         )
         self._register_requests()
+        self._register_front()
         self._register_shards()
         self._register_map()
         self._request_children: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
@@ -114,6 +116,29 @@ class Metrics:
         )
         for reason in RETRY_REASONS:
             self._retries.labels(reason)
+
+    def _register_front(self) -> None:
+        self._connections = self._gauge("dougdb_facade_connections", "Connections of clients")
+        self._connections_max = self._gauge("dougdb_facade_connections_max", "How many there may be")
+        self._connections_refused = self._counter(
+            "dougdb_facade_connections_refused", "Connections that were closed because there were too many"
+        )
+        self._unread = self._gauge("dougdb_facade_unread_bytes", "Bytes of answers that clients have not taken")
+        self._unread_refused = self._counter(
+            "dougdb_facade_unread_refused", "Reads that were refused because clients leave too much unread"
+        )
+        self._front_counted = [0, 0]
+
+    def front(self, connections: int, connections_max: int, refused: int, unread: int, unread_refused: int) -> None:
+        """Sets what clients' connections are like; called now and then, with totals."""
+        self._connections.set(connections)
+        self._connections_max.set(connections_max)
+        self._unread.set(unread)
+        for number, (counter, total) in enumerate(
+            ((self._connections_refused, refused), (self._unread_refused, unread_refused))
+        ):
+            counter.inc(total - self._front_counted[number])
+            self._front_counted[number] = total
 
     def _register_shards(self) -> None:
         self._pending_items = self._gauge(

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import TypeAlias
 
 import grpc.aio
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_stream.client import ClientCall
 from doug_stream.errors import CallError
-from facade.client.channels import Channels
+from facade.client.channels import SCAN_OPTIONS, Channels
 from facade.client.link import Link
 from facade.client.operation import Headers
 from facade.discovery.targets import Target
@@ -27,6 +28,8 @@ RETIRED_S = 6.0
 
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 1.0
 """Between two tries to reach a node; longer each time."""
+
+ScanCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.ScanRequest, doug_pb2.ScanPage]"
 
 
 class Node:
@@ -68,6 +71,8 @@ class Node:
         self._alias: Target | None = None
         self._channels = channels
         self._closing: set[asyncio.Task[None]] = set()
+        self._scans: grpc.aio.Channel | None = None
+        self._scans_version = 0
         self._connect()
 
     def _connect(self) -> None:
@@ -89,10 +94,14 @@ class Node:
         """
         if self.retired:
             return
-        task = asyncio.create_task(self._channel.close(RETIRED_S))
+        self._leave(self._channel)
+        self._connect()
+
+    def _leave(self, channel: grpc.aio.Channel) -> None:
+        """Has a channel closed, once what is under way on it had its time."""
+        task = asyncio.create_task(channel.close(RETIRED_S))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        self._connect()
 
     def is_moved(self, target: Target) -> bool:
         """Whether the target is another place than this node's.
@@ -203,6 +212,20 @@ class Node:
         finally:
             await channel.close()
 
+    def open_scan(self, request: doug_pb2.ScanRequest) -> ScanCall:
+        """Doug.Scan, over a connection that scans have for themselves: no other request waits behind their pages."""
+        if self._scans is not None and self._scans_version != self._channels.version:
+            self.drop_scans()
+        if self._scans is None:
+            self._scans, self._scans_version = self._channels.open(self.target, SCAN_OPTIONS), self._channels.version
+        return doug_pb2_grpc.DougStub(self._scans).Scan(request)
+
+    def drop_scans(self) -> None:
+        """The connection of scans is of no use: the next scan opens another one."""
+        if self._scans is not None:
+            self._leave(self._scans)
+            self._scans = None
+
     async def partitions(self, timeout_s: float) -> doug_pb2.PartitionsResponse:
         """Doug.Partitions.
 
@@ -238,4 +261,5 @@ class Node:
 
         Calls that others still wait for get their own time; a call that is cut off looks like a cancellation.
         """
+        self.drop_scans()
         await self._channel.close(RETIRED_S if self.retired else None)

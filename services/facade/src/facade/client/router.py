@@ -22,6 +22,7 @@ from facade.client.node import Node
 from facade.client.operation import Operation
 from facade.client.partition_map import PartitionMap
 from facade.client.registry import Registry
+from facade.client.scan import Scans
 from facade.client.session import Session
 from facade.client.shard import Shard
 from facade.client.tracing import OperationTracing
@@ -46,6 +47,7 @@ class Router:
         directory: Who owns a key.
         registry: All operations that are not over.
         cluster: How the nodes are.
+        scans: Who begins scans.
         on_trouble: Called when a node may be somewhere else by now.
     """
 
@@ -62,6 +64,7 @@ class Router:
         self.directory = Directory(settings, metrics, channels or Channels())
         self.registry = Registry(self.directory, settings, metrics, tracing)
         self.cluster = ClusterStatus(self.directory.shards)
+        self.scans = Scans(self.directory)
         self.on_trouble: Callable[[], None] = _nothing
         if settings.discovery == "static":
             self.update(targets_of(settings.nodes))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import orjson
 from fastapi import APIRouter, Request
@@ -21,8 +21,10 @@ from starlette.types import Receive, Scope, Send
 from doug.v1 import admin_pb2
 from facade.client.backup import ShardBackup, open_backup
 from facade.client.router import Router
-from facade.errors import BadRequestError
+from facade.errors import BadRequestError, NotAppliedError
 from facade.models import Problem
+from facade.routes.shard_id import ShardId
+from facade.settings import Settings
 
 FORMAT = 1
 FACTS = "SHARD.json"
@@ -115,12 +117,35 @@ class _Archive(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def make_router(router: Router) -> APIRouter:
+class _Slots:
+    """How many backups are sent at a time: each holds a connection to a node, and what its client has not taken."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """One of them.
+
+        Raises:
+            NotAppliedError: There is none.
+        """
+        if not self._free:
+            raise NotAppliedError("overloaded", "As many backups as may be are being sent already.")
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+def make_router(router: Router, settings: Settings) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["shards"])
+    slots = _Slots(settings.backups_max)
 
     @routes.get("/v1/shards/{shard}/backup", responses=_ANSWERS, response_class=StreamingResponse)
-    async def backup(shard: int, request: Request) -> StreamingResponse:
+    async def backup(shard: ShardId, request: Request) -> StreamingResponse:
         """The state of a shard, with every write acknowledged before the request: SHARD.json, CHECKPOINT, SSTables."""
         for name in request.query_params:
             raise BadRequestError("unknown_parameter", f"Unknown query parameter {name[:64]!r}; there are none.")
@@ -128,6 +153,7 @@ def make_router(router: Router) -> APIRouter:
         if known is None:
             raise BadRequestError("unknown_shard", f"There is no shard {shard}.", status=404)
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(slots.taken())
             opened = await stack.enter_async_context(open_backup(known))
             facts = facts_of(opened.header)
             return _Archive(opened, facts, stack.pop_all())

@@ -28,9 +28,7 @@ def make_router(router: Router, metrics: Metrics) -> APIRouter:
     async def readyz() -> HealthView:
         """The partition map was loaded, and every shard has had a leader."""
         if not router.ready:
-            without = [str(shard.id) for shard in router.shards.values() if not shard.ever_led]
-            what = f"No leader was found yet for shards {', '.join(without)}." if without else "No map is loaded yet."
-            raise NotAppliedError("starting", what)
+            raise NotAppliedError("starting", f"Missing: {'; '.join(router.directory.missing())}.")
         return HealthView()
 
     @routes.get("/metrics", response_class=Response)

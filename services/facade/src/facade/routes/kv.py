@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import Any
@@ -19,14 +18,16 @@ import orjson
 
 from doug_wire.command import CONTENT_TYPE_BYTES_MAX, VALUE_BYTES_MAX, Opcode
 from doug_wire.pipe import Status
+from doug_wire.validity import is_printable
 from facade.client.metrics import Metrics
 from facade.client.modes import READ_MODES
 from facade.client.operation import Headers
 from facade.client.router import Router
-from facade.errors import BadRequestError, NotAppliedError, ProblemError
+from facade.errors import BadRequestError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
 from facade.routes.target import consistency_of, key_of, wants_json
+from facade.routes.values import guards
 from facade.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -36,7 +37,6 @@ ALLOW = ((b"allow", b"GET, HEAD, PUT, DELETE"),)
 DEFAULT_CONTENT_TYPE = b"application/octet-stream"
 CLOSE = (b"connection", b"close")
 
-_CONTENT_TYPE = re.compile(rb"[\x20-\x7e\t]*\Z")
 CONDITIONS = (b"if-match", b"if-none-match", b"if-unmodified-since")
 
 USED = {
@@ -58,8 +58,6 @@ class KvApp:
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._router = router
         self._metrics = metrics
-        self._receiving = 0
-        self._receiving_max = settings.queue_bytes_max
         self._body_timeout_s = settings.body_timeout_ms / 1000
 
     async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
@@ -99,25 +97,13 @@ class KvApp:
 
     async def _put(self, key: bytes, headers: dict[bytes, bytes], receive: bodies.Receive, send: Send) -> int:
         _refuse_conditions(headers)
-        content_type = headers.get(b"content-type", b"")
-        if len(content_type) > CONTENT_TYPE_BYTES_MAX or not _CONTENT_TYPE.match(content_type):
-            raise BadRequestError(
-                "bad_content_type",
-                f"The content type is not printable ASCII of at most {CONTENT_TYPE_BYTES_MAX} bytes.",
-            )
+        content_type = content_type_of(headers.get(b"content-type", b""))
         announced = headers.get(b"content-length")
         size = int(announced) if announced is not None else 0
         if size > VALUE_BYTES_MAX:
             raise bodies.too_large(VALUE_BYTES_MAX, size)
         self._router.check_room(key, size)
-        reserved = VALUE_BYTES_MAX if announced is None else size
-        if self._receiving + reserved > self._receiving_max:
-            raise NotAppliedError("overloaded", "Too many bodies are being received.")
-        self._receiving += reserved
-        try:
-            value = await bodies.read(receive, VALUE_BYTES_MAX, self._body_timeout_s)
-        finally:
-            self._receiving -= reserved
+        value = await bodies.read(receive, VALUE_BYTES_MAX, self._body_timeout_s)
         operation = self._router.write(Opcode.PUT, key, content_type, value)
         del value
         result = await operation.future
@@ -160,7 +146,7 @@ class KvApp:
         if result.status == Status.NOT_FOUND:
             raise BadRequestError("not_found", "The key does not exist.", status=404, headers=shown)
         content_type = result.content_type
-        if not content_type or not _CONTENT_TYPE.match(content_type):
+        if not content_type or not is_printable(content_type):
             # Through gRPC anything can be stored, and a line break here would be a header of its own.
             content_type = DEFAULT_CONTENT_TYPE
         content = result.value
@@ -176,13 +162,26 @@ class KvApp:
                     (b"content-length", b"%d" % len(content)),
                     (b"etag", b'"%d"' % result.revision),
                     (b"vary", b"accept"),
-                    (b"x-content-type-options", b"nosniff"),
+                    *guards(content_type),
                     *shown,
                 ],
             }
         )
         await send({"type": "http.response.body", "body": content})
         return 200
+
+
+def content_type_of(header: bytes) -> bytes:
+    """The content type that is kept with a value.
+
+    Raises:
+        BadRequestError: It cannot be kept.
+    """
+    if len(header) > CONTENT_TYPE_BYTES_MAX or not is_printable(header):
+        raise BadRequestError(
+            "bad_content_type", f"The content type is not printable ASCII of at most {CONTENT_TYPE_BYTES_MAX} bytes."
+        )
+    return header
 
 
 def _refuse_conditions(headers: dict[bytes, bytes]) -> None:

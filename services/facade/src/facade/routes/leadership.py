@@ -13,6 +13,7 @@ from facade.client.router import Router
 from facade.errors import BadRequestError
 from facade.models import LeaderRequest, LeaderView, Problem
 from facade.routes import body as bodies
+from facade.routes.shard_id import ShardId
 from facade.settings import Settings
 
 BODY_BYTES_MAX = 4096
@@ -58,7 +59,7 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
         responses={status: {"model": Problem} for status in _PROBLEMS},
         openapi_extra=_BODY,
     )
-    async def move_leader(shard: int, request: Request) -> LeaderView:
+    async def move_leader(shard: ShardId, request: Request) -> LeaderView:
         """Hand the leadership of a shard over, and wait until another node leads; 5 s at most."""
         wanted = await _wanted(request, settings.body_timeout_ms / 1000)
         known = router.shards.get(shard)

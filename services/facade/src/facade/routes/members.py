@@ -26,6 +26,7 @@ from facade.models import (
     ReplaceMemberRequest,
 )
 from facade.routes import body as bodies
+from facade.routes.shard_id import ShardId
 from facade.settings import Settings
 
 BODY_BYTES_MAX = 4096
@@ -142,7 +143,7 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
         return found
 
     @routes.get(path, responses=_problems(400, 404, 503))
-    async def members(shard: int, request: Request) -> MembersView:
+    async def members(shard: ShardId, request: Request) -> MembersView:
         """The members of a shard, as its leader sees them now."""
         _no_parameters(request)
         found = known(shard)
@@ -153,14 +154,15 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
     @routes.post(
         path, responses=_problems(400, 404, 409, 503, 504), openapi_extra=_described(AddMemberRequest, required=True)
     )
-    async def add(shard: int, request: Request) -> MemberChangeView:
+    async def add(shard: ShardId, request: Request) -> MemberChangeView:
         """Admit a running node as a learner; it becomes a voter by itself once it has caught up."""
         _no_parameters(request)
         wanted = await _wanted(request, AddMemberRequest, timeout_s)
-        return _change_view(shard, await add_member(known(shard), wanted.name, wanted.address))
+        incarnation = int(wanted.incarnation or 0)
+        return _change_view(shard, await add_member(known(shard), wanted.name, wanted.address, incarnation))
 
     @routes.delete(path + "/{name}", responses=_problems(400, 404, 409, 503, 504), openapi_extra=_FORCE)
-    async def remove(shard: int, name: str, request: Request) -> MemberChangeView:
+    async def remove(shard: ShardId, name: str, request: Request) -> MemberChangeView:
         """Remove a member."""
         force = _forced(request)
         return _change_view(shard, await remove_member(known(shard), name, force=force))
@@ -170,10 +172,11 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
         responses=_problems(400, 404, 409, 503, 504),
         openapi_extra=_FORCE | _described(ReplaceMemberRequest, required=False),
     )
-    async def replace(shard: int, name: str, request: Request) -> MemberChangeView:
+    async def replace(shard: ShardId, name: str, request: Request) -> MemberChangeView:
         """Admit a node whose disk was wiped or replaced, as a learner, in place of what it was."""
         force = _forced(request)
         wanted = await _wanted(request, ReplaceMemberRequest, timeout_s)
-        return _change_view(shard, await replace_member(known(shard), name, wanted.address or "", force=force))
+        address, incarnation = wanted.address or "", int(wanted.incarnation or 0)
+        return _change_view(shard, await replace_member(known(shard), name, address, incarnation, force=force))
 
     return routes

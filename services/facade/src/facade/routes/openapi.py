@@ -9,7 +9,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from facade.models import Problem, ValueView, WrittenView
+from facade.models import Problem, RangeDeletedView, RangeView, ValueView, WrittenView
+from facade.routes import problem
+from facade.routes.openapi_ranges import RANGE_PATH, range_routes
 
 Json = dict[str, Any]
 
@@ -111,6 +113,22 @@ def _key_routes() -> Json:
     }
 
 
+def _tell_problems(paths: Json) -> None:
+    """Declares the errors of FastAPI's routes as they are sent: as problem documents, and 400 where it says 422."""
+    for operations in paths.values():
+        for operation in operations.values():
+            responses = operation.get("responses", {}) if isinstance(operation, dict) else {}
+            invalid = responses.get("422", {}).get("content", {}).get("application/json", {})
+            if invalid.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
+                del responses["422"]
+                responses.setdefault("400", _problem("The request is wrong"))
+            for response in responses.values():
+                content = response.get("content", {})
+                schema = content.get("application/json", {}).get("schema", {})
+                if schema.get("$ref", "").endswith("/Problem"):
+                    content[problem.MEDIA_TYPE] = content.pop("application/json")
+
+
 def install(app: FastAPI) -> None:
     """Adds the key routes to what ``app.openapi()`` returns."""
     plain = app.openapi
@@ -118,10 +136,14 @@ def install(app: FastAPI) -> None:
     def openapi() -> Json:
         if app.openapi_schema is None or KEY_PATH not in app.openapi_schema["paths"]:
             document = plain()
-            document["paths"] = {KEY_PATH: _key_routes()} | document["paths"]
+            document["paths"] = {
+                KEY_PATH: _key_routes(),
+                RANGE_PATH: range_routes(_errors(write=False), _errors(write=True)),
+            } | document["paths"]
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for model in (Problem, ValueView, WrittenView):
+            for model in (Problem, ValueView, WrittenView, RangeView, RangeDeletedView):
                 schemas[model.__name__] = model.model_json_schema()
+            _tell_problems(document["paths"])
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -21,6 +21,7 @@ from facade.client.node import Node
 from facade.client.router import Router
 from facade.errors import BadRequestError
 from facade.models import EventSourceView, EventsView, EventView, Problem
+from facade.routes.shard_id import ShardId
 
 LIMIT_DEFAULT = 1000
 LIMIT_MAX = 10_000
@@ -100,7 +101,7 @@ def make_router(router: Router) -> APIRouter:
         dependencies=[Depends(refuse_other_parameters)],
     )
     async def events(
-        shard: int,
+        shard: ShardId,
         since: Annotated[
             int, Query(ge=0, le=TIME_US_MAX, description="Only what happened at or after this time, in microseconds")
         ] = 0,

@@ -79,7 +79,7 @@ def check_peer(content: bytes) -> None:
         one.DiscardUnknownFields()
     wire.envelope.SetInParent()
     assert again == wire
-    if isinstance(message, messages.AppendEntries) and not malformed(message):
+    if isinstance(message, messages.AppendEntries) and not malformed(message, message.term):
         numbers = [one.index for one in message.entries]
         first = message.prev_log_index + 1
         assert numbers == list(range(first, first + len(numbers))), "entries leave one out"

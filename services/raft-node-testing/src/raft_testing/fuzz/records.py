@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from crc32c import crc32c
 
 from doug_wire import command as commands
-from doug_wire import payload, pipe
+from doug_wire import payload, pipe, scan
 from doug_wire.command import Command, CommandError, Opcode
 from doug_wire.pipe import PipeError, ReadRecord, ResultRecord, WriteRecord
 from doug_wire.slots import SLOTS, slot_of
@@ -153,6 +153,30 @@ def check_pipe(blob: bytes) -> None:
         pass
 
 
+def check_scan(blob: bytes) -> None:
+    """A page is the records that it is encoded from, or refused."""
+    try:
+        records = scan.decode_page(blob)
+    except scan.ScanError:
+        return
+    encoded = [
+        scan.encode_prefix(record.key) if record.kind == scan.PREFIX else scan.encode_entry(*_in_order(record))
+        for record in records
+    ]
+    assert b"".join(encoded) == blob
+
+
+def _in_order(record: scan.ScanRecord) -> tuple[bytes, int, bytes, bytes, bytes, int]:
+    _, key, revision, value, content_type, content_encoding, expires_at = record
+    return key, revision, value, content_type, content_encoding, expires_at
+
+
+def seeds_scan() -> Iterable[bytes]:
+    """Entries with and without everything, and a common prefix."""
+    yield scan.encode_entry(b"key", 7, b"value", b"text/plain", b"gzip", 1 << 40) + scan.encode_prefix(b"a/")
+    yield scan.encode_entry(b"", 0, b"", b"")
+
+
 def seeds_pipe() -> Iterable[bytes]:
     """Records of each kind."""
     put = commands.encode(Opcode.PUT, b"key", b"", b"value")
@@ -219,6 +243,7 @@ TARGETS = (
     Target("payload", "payloads of commands and of their answers", check_payload, seeds_payload),
     Target("apply", "committed entries in the state machine", check_applied, seeds_applied),
     Target("pipe", "records of the pipe", check_pipe, seeds_pipe),
+    Target("scan", "pages of scans", check_scan, seeds_scan),
     Target("configuration", "configurations", check_configuration, seeds_configuration),
     Target("keyspace", "what the state machine keeps in the store", check_keyspace, seeds_keyspace),
 )

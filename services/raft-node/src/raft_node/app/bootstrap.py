@@ -84,7 +84,7 @@ class Bootstrap:
             while True:
                 answers = await self._ask(channels)
                 for name, answer in answers.items():
-                    if answer.first_configuration or answer.configuration:
+                    if answer.first_configuration or answer.standing != pb.STANDING_UNKNOWN:
                         return self._adopt(name, answer)
                 missing = sorted(set(peers) - set(answers))
                 if lowest and not missing:
@@ -109,7 +109,7 @@ class Bootstrap:
             self._told_at_s = now_s
         elif now_s - self._told_at_s > _TELL_EVERY_S:
             self._told_at_s = now_s
-            _log.warning("bootstrap.waiting", waits_for=", ".join(missing))
+            _log.warning("bootstrap.waiting", waits_for=", ".join(missing), incarnation=self._me.incarnation)
 
     async def _ask(self, channels: Mapping[str, Dialled]) -> dict[str, pb.IdentifyResponse]:
         """Who of the given members answers, and what; answers of other members or shards do not count."""
@@ -119,6 +119,7 @@ class Bootstrap:
         answers = {}
         for name, response in zip(channels, responses, strict=True):
             if response is None:
+                channels[name].lost()
                 continue
             if response.member.name != name or response.shard != self._settings.shard_id:
                 _log.warning("bootstrap.wrong_peer", expected=name, found=response.member.name, shard=response.shard)
@@ -127,7 +128,7 @@ class Bootstrap:
         return answers
 
     async def _identify(self, channel: grpc.aio.Channel) -> pb.IdentifyResponse | None:
-        return await ask(channel, self._settings.shard_id, self._me.name, _CALL_TIMEOUT_S)
+        return await ask(channel, self._settings.shard_id, self._me, _CALL_TIMEOUT_S)
 
     async def _find_cluster_id(self) -> str:
         if self._settings.shard_id == 0:
@@ -158,7 +159,7 @@ class Bootstrap:
                 f"this disk belongs to the cluster {self._cluster_id}, and {source} to {cluster_id}: use an empty disk"
             )
         if not answer.first_configuration:
-            # Its log does not reach back to it any more: the shard has long gone on without this node.
+            # The shard was made without this node: it has to be admitted.
             return First(cluster_id, None)
         try:
             entry = entries.decode(answer.first_configuration)

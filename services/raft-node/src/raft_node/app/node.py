@@ -16,7 +16,6 @@ from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.background import Background
 from raft_node.app.context import Context
-from raft_node.app.full_disk import give_way
 from raft_node.app.joining import join
 from raft_node.app.operator import Operator, Replica
 from raft_node.app.parts import Parts, attach, build
@@ -143,25 +142,27 @@ class Node:
     def _start(self, stack: contextlib.AsyncExitStack, parts: Parts, ports: Ports) -> None:
         """Sets the parts going, and has the services and the operators ask them."""
         context = self._context
-        self._operator.attach(Replica(parts.shard, parts.log, parts.membership, parts.book, parts.snapshots.backups))
+        self._operator.attach(
+            Replica(parts.shard, parts.log, parts.members.membership, parts.book, parts.snapshots.backups)
+        )
         self._background.start(
             parts.peers.run(),
             parts.maintenance.run(),
-            parts.standing.run(),
             self._tend(parts),
             self._volumes.run(),
             context.space.run(),
             parts.scrubber.run(),
-            give_way(context.space, parts.driver, context.settings, parts.book.find, context.security.certificates),
+            *parts.members.duties(),
         )
 
         async def end_tasks() -> None:
             await parts.snapshots.close()
+            await parts.members.close()
             await self._background.close()
             parts.maintenance.close()
 
         stack.push_async_callback(end_tasks)
-        attach(context, parts, ports)
+        attach(parts, ports)
         parts.driver.start()
 
     async def _end(self, parts: Parts, ports: Ports) -> None:
@@ -187,7 +188,7 @@ class Node:
         while True:
             await asyncio.sleep(_TEND_EVERY_S)
             parts.driver.expire()
-            parts.membership.promote()
+            parts.members.membership.promote()
             parts.peers.retain(parts.driver.node.peers)
             await parts.snapshots.tidy()
             ready = not self._not_ready()
@@ -210,8 +211,8 @@ class Node:
             return "starting"
         if self._operator.draining:
             return "draining"
-        if parts.standing.reason:
-            return parts.standing.reason
+        if parts.members.standing.reason:
+            return parts.members.standing.reason
         if parts.driver.node.leader is None:
             return "no leader is known"
         return ""

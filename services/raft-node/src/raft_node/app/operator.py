@@ -167,17 +167,19 @@ class Operator:
             members=[_message(replica, view) for view in replica.membership.views()],
         )
 
-    async def add_member(self, name: str, address: str) -> MemberChange:
+    async def add_member(self, name: str, address: str, incarnation: int) -> MemberChange:
         """See ``Operated``."""
-        return await self._change(lambda membership: membership.add(name, address))
+        return await self._change(lambda membership: membership.add(name, address, incarnation))
 
     async def remove_member(self, name: str, *, force: bool) -> MemberChange:
         """See ``Operated``."""
         return await self._change(lambda membership: membership.remove(name, force=force))
 
-    async def replace_member(self, name: str, address: str, *, force: bool) -> MemberChange:
+    async def replace_member(self, name: str, address: str, incarnation: int, *, force: bool) -> MemberChange:
         """See ``Operated``."""
-        return await self._change(lambda membership: membership.replace(name, address, force=force))
+        return await self._change(
+            lambda membership: membership.replace(name, address, force=force, incarnation=incarnation)
+        )
 
     # State.
 

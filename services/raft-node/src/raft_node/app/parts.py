@@ -14,20 +14,18 @@ from dataclasses import dataclass, field
 
 from raft_node.app.context import Context
 from raft_node.app.joining import Joined
+from raft_node.app.members import Members
 from raft_node.app.ports import Ports
 from raft_node.app.reports import Reports
 from raft_node.app.snapshots import SnapshotParts
-from raft_node.app.standing import Standing
 from raft_node.app.storage import Opened
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import follow_term
 from raft_node.raft.config import RaftConfig
-from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
-from raft_node.raft.types import NO_MEMBERS, NodeId
+from raft_node.raft.types import NodeId
 from raft_node.rpc.addresses import AddressBook
-from raft_node.rpc.identify import identify
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.shard import Shard
 from raft_node.runtime.clocks import LeaseClock
@@ -35,7 +33,6 @@ from raft_node.runtime.divergence import StateMarks
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.log_store import LogStore, to_raft
 from raft_node.runtime.maintenance import Maintenance
-from raft_node.runtime.membership import Identified, Membership
 from raft_node.runtime.reader import Reader
 from raft_node.runtime.scans import ScanLimits
 from raft_node.runtime.scrubber import Scrubber
@@ -43,8 +40,6 @@ from raft_node.runtime.wire import Wire
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
-
-_IDENTIFY_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +54,7 @@ class Parts:
         book: Where the other nodes are.
         driver: Runs the core.
         snapshots: Everything about snapshots and backups.
-        membership: Changes of the members, while this node leads.
-        standing: Whether this node is a member.
+        members: Changes of the members, and how this node stands among them.
         scrubber: Reads all tables again and again.
         shard: What the services ask.
     """
@@ -72,8 +66,7 @@ class Parts:
     book: AddressBook
     driver: Driver
     snapshots: SnapshotParts
-    membership: Membership
-    standing: Standing
+    members: Members
     scrubber: Scrubber
     shard: Shard
 
@@ -88,6 +81,7 @@ class _Wires:
     flushed: Wire[[]] = field(default_factory=Wire)
     applied: Wire[[]] = field(default_factory=Wire)
     snapshots_wanted: Wire[[Sequence[NodeId]]] = field(default_factory=Wire)
+    core_event: Wire[[Event]] = field(default_factory=Wire)
 
 
 def raft_config(settings: NodeSettings) -> RaftConfig:
@@ -132,7 +126,7 @@ def build(
     core = _build_core(context, joined, opened, log, machine)
     timeline.follow(core)
     follow_term(lambda: core.term)
-    reports = Reports(context, core, log, on_elected)
+    reports = Reports(context, log, on_elected, wires.core_event)
     peers = _build_peers(context, joined)
     maintenance = _build_maintenance(context, engine, worker, wires)
     driver = _build_driver(context, core, log, machine, engine, peers, reports.event, wires)
@@ -148,8 +142,7 @@ def build(
         book=book,
         driver=driver,
         snapshots=SnapshotParts(context, driver, log, engine, maintenance, peers),
-        membership=_build_membership(context, joined, driver),
-        standing=_build_standing(context, joined, core, book),
+        members=Members(context, joined.identity, driver, book, reports.log_lost),
         scrubber=Scrubber(
             engine.tables,
             settings.scrub_bytes_per_s,
@@ -180,19 +173,13 @@ def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) ->
     wires.flushed.lead_to(snapshots.flushed)
     wires.applied.lead_to(maintenance.poke, marks.look)
     wires.snapshots_wanted.lead_to(snapshots.wanted)
+    wires.core_event.lead_to(parts.members.heard)
     parts.peers.connect(parts.book.find, driver.receive, driver.peer_unreachable)
 
 
-def attach(context: Context, parts: Parts, ports: Ports) -> None:
+def attach(parts: Parts, ports: Ports) -> None:
     """From now on the services do what they are asked for."""
-    core = parts.driver.node
-
-    def applied() -> tuple[bytes, int]:
-        configuration = core.applied_configuration
-        return (b"", 0) if configuration == NO_MEMBERS else (encode_configuration(configuration), core.applied_index)
-
-    ports.raft.configuration = applied
-    ports.raft.disk_low = lambda: context.space.low
+    parts.members.tell(ports.raft)
     ports.raft.attach(parts.peers, parts.driver.receive, parts.snapshots.service)
     ports.doug.attach(parts.shard)
 
@@ -277,32 +264,4 @@ def _build_driver(
         disk_full=lambda: context.space.low,
         traces=context.traces,
         lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
-    )
-
-
-def _build_membership(context: Context, joined: Joined, driver: Driver) -> Membership:
-    settings = context.settings
-
-    async def who_is(address: str) -> Identified | None:
-        found = await identify(
-            address, settings.shard_id, settings.node_id, _IDENTIFY_TIMEOUT_S, context.security.certificates
-        )
-        if found is None:
-            return None
-        member = NodeId(found.member.name, found.member.incarnation)
-        return Identified(member, found.shard, found.cluster_id.decode())
-
-    return Membership(driver, settings.shard_id, joined.identity.cluster_id, who_is, settings.peer_addresses)
-
-
-def _build_standing(context: Context, joined: Joined, core: RaftNode, book: AddressBook) -> Standing:
-    return Standing(
-        core.id,
-        context.settings.shard_id,
-        joined.identity.cluster_id.encode(),
-        lambda: (core.configuration, max(core.configuration_index, core.applied_index)),
-        lambda: core.leader is not None,
-        book.all,
-        context.timeline.record,
-        context.security.certificates,
     )

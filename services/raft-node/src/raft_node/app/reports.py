@@ -1,6 +1,6 @@
 """What the core and the log have to tell: as log lines, as counters, and on the timeline.
 
-It decides one thing only: a node whose log has lost what it acknowledged ends, and never uses these volumes again.
+It does one thing besides: a node whose log has lost what it acknowledged ends, and never uses these volumes again.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from collections.abc import Callable
 from raft_node.app.context import Context
 from raft_node.errors import FatalError, IdentityError
 from raft_node.observability.logs import get_logger
-from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.runtime.identity import give_up, log_lost
 from raft_node.runtime.log_store import LogStore
-from raft_node.runtime.membership import MemberEvents
 
 _log = get_logger()
 
@@ -22,20 +20,21 @@ _log = get_logger()
 class Reports:
     """Takes what the parts of one node tell."""
 
-    def __init__(self, context: Context, core: RaftNode, log: LogStore, on_elected: Callable[[], None]) -> None:
+    def __init__(
+        self, context: Context, log: LogStore, on_elected: Callable[[], None], on_event: Callable[[Event], None]
+    ) -> None:
         """Tells nothing yet.
 
         Args:
             context: The node's surroundings.
-            core: Whose events these are.
             log: Whose compactions these are.
             on_elected: Called when this node has become the leader.
+            on_event: Told of every event of the core as well.
         """
         self._context = context
-        self._core = core
         self._log = log
         self._on_elected = on_elected
-        self._members = MemberEvents(core.applied_configuration, context.timeline.record)
+        self._on_event = on_event
 
     def event(self, event: Event) -> None:
         """The core tells something."""
@@ -48,11 +47,8 @@ class Reports:
             metrics.leader_changes.inc()
         _log.info(f"raft.{event.name}", **event.fields)
         self._context.timeline.record(event.name, **event.fields)
-        if event.name == "configuration_committed":
-            self._members.committed(self._core.configuration)
-        elif event.name == "log_lost":
-            self._give_up(event)
-        elif event.name == "became_leader":
+        self._on_event(event)
+        if event.name == "became_leader":
             self._on_elected()
 
     def slow_disk(self, duration_s: float, entries: int) -> None:
@@ -68,10 +64,11 @@ class Reports:
         # Named as the entries that are gone: from, to.
         self._context.timeline.record("log_compacted", **{"from": before, "to": after - 1})
 
-    def _give_up(self, event: Event) -> None:
-        settings, ends = self._context.settings, (event.fields["acknowledged"], event.fields["last_index"])
+    def log_lost(self, acknowledged: int, last_index: int) -> None:
+        """It is certain that the log has lost what was acknowledged: the node ends for ever."""
+        settings = self._context.settings
         directories = (settings.wal_dir, settings.data_dir)
-        reason = log_lost(settings.node_id, settings.shard_id, directories, *ends)
+        reason = log_lost(settings.node_id, settings.shard_id, directories, acknowledged, last_index)
         self._context.fail(IdentityError(reason))
         try:
             give_up(self._context.fs, *directories, reason)

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from doug.v1 import raft_pb2 as pb
 from doug_wire.tls import Certificates
 from raft_node.observability.logs import get_logger
-from raft_node.raft.configuration import ConfigurationError, decode_configuration
 from raft_node.raft.membership import members_of
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
 from raft_node.rpc.identify import identify
@@ -44,31 +43,32 @@ def verdict(configuration: Configuration, me: NodeId, shard: int, address: str =
     known = next((member for member in members_of(configuration) if member.name == me.name), None)
     if known == me:
         return MEMBER
-    if known is None:
-        return Verdict(
-            "join_waiting",
-            f"not a member of shard {shard}; run {add_command(me.name, shard, address)}",
-        )
+    standing = pb.STANDING_NO_MEMBER if known is None else pb.STANDING_OTHER_INCARNATION
+    return told(pb.IdentifyResponse(standing=standing), me, shard, address)
+
+
+def told(answer: pb.IdentifyResponse, me: NodeId, shard: int, address: str = "") -> Verdict:
+    """What a member of the shard says of this incarnation. Requires: it says something."""
+    if answer.standing == pb.STANDING_MEMBER:
+        return MEMBER
+    if answer.standing == pb.STANDING_NO_MEMBER:
+        return Verdict("join_waiting", f"not a member of shard {shard}; run {add_command(me.name, shard, address)}")
     return Verdict(
         "incarnation_refused",
-        f"{me.name} is a member of shard {shard} with incarnation {known.incarnation}, and this disk has "
-        f"{me.incarnation}: the disk was wiped or replaced; run {replace_command(me.name, shard)} to admit it anew",
+        f"{me.name} is a member of shard {shard} with another incarnation than this disk's, {me.incarnation}: the disk "
+        f"was wiped or replaced; run {replace_command(me.name, shard)} to admit it anew",
     )
 
 
 def newest(
     answers: Iterable[pb.IdentifyResponse], shard: int, cluster_id: bytes, since: int = 0
-) -> Configuration | None:
-    """The configuration of whoever of this shard has applied the most, ``since`` or more; None when there is none."""
+) -> pb.IdentifyResponse | None:
+    """The answer of whoever of this shard has applied the most, ``since`` or more; None when there is none."""
     found, reached = None, since - 1
     for answer in answers:
-        if answer.shard != shard or answer.cluster_id != cluster_id or answer.applied_index <= reached:
-            continue
-        try:
-            found, reached = decode_configuration(answer.configuration), answer.applied_index
-        except ConfigurationError:
-            # It has none yet, or is of a version that does not tell.
-            continue
+        known = answer.standing in (pb.STANDING_MEMBER, pb.STANDING_NO_MEMBER, pb.STANDING_OTHER_INCARNATION)
+        if known and answer.shard == shard and answer.cluster_id == cluster_id and answer.applied_index > reached:
+            found, reached = answer, answer.applied_index
     return found
 
 
@@ -129,17 +129,18 @@ class Standing:
         known_addresses = self._addresses()
         addresses = [address for name, address in known_addresses.items() if name != self._me.name]
         answers = await asyncio.gather(
-            *(
-                identify(address, self._shard, self._me.name, _CALL_TIMEOUT_S, self._certificates)
-                for address in addresses
-            )
+            *(identify(address, self._shard, self._me, _CALL_TIMEOUT_S, self._certificates) for address in addresses)
         )
         known = newest((answer for answer in answers if answer is not None), self._shard, self._cluster_id, since)
         if known is None and own == NO_MEMBERS:
             self._tell(Verdict("join_waiting", f"no member of shard {self._shard} answers"))
         else:
             own_address = known_addresses.get(self._me.name, "")
-            self._tell(verdict(own if known is None else known, self._me, self._shard, own_address))
+            self._tell(
+                verdict(own, self._me, self._shard, own_address)
+                if known is None
+                else told(known, self._me, self._shard, own_address)
+            )
 
     def _tell(self, found: Verdict) -> None:
         # Who is admitted, and has nothing of the log yet, waits for it no longer than a node without a leader.

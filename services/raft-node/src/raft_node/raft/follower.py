@@ -52,9 +52,9 @@ class Follower:
         if message.term >= state.term:
             if not self._roles.follow(message.term, message.sender):
                 return
-            state.leader_commit_index = max(state.leader_commit_index, message.commit_index)
             # The leader clips it to what was acknowledged to it, and in this term nothing of that is ever cut off.
             if message.commit_index <= state.log.last_index:
+                state.leader_commit_index = max(state.leader_commit_index, message.commit_index)
                 state.log.commit_to(message.commit_index)
             else:
                 state.outbox.event("log_lost", acknowledged=message.commit_index, last_index=state.log.last_index)

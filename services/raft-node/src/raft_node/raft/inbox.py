@@ -46,7 +46,7 @@ class Inbox:
             state.ignored_messages += 1
             if isinstance(message, RequestVote):
                 self._voter.refuse(message, "not a member")
-        elif malformed(message):
+        elif malformed(message, state.term):
             state.ignored_messages += 1
             state.outbox.event("malformed_message", sender=message.sender.name, kind=type(message).__name__)
         else:

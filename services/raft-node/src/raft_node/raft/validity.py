@@ -22,9 +22,18 @@ _NUMBER_MAX = (1 << 63) - 1
 """No correct node reaches such a term or index; a message that names a greater one is malformed."""
 
 
-def malformed(message: Message) -> bool:
-    """Whether no correct node could have sent this."""
-    if not 0 <= message.term < _NUMBER_MAX:
+TERMS_AHEAD_MAX = 1 << 32
+"""How far ahead of its own term a node believes another one to be.
+
+An election takes a shortest election timeout at least, and no setting makes that shorter than 10 ms: at a hundred
+failed elections a second it takes more than a year to come so far. Whoever was away for less is heard when it comes
+back; and who believes a forged term that is only so far ahead has more than two thousand million such steps left.
+"""
+
+
+def malformed(message: Message, term: int) -> bool:
+    """Whether no correct node could have sent this to a node of this term."""
+    if not 0 <= message.term < _NUMBER_MAX or message.term - term > TERMS_AHEAD_MAX:
         return True
     match message:
         case RequestVote():

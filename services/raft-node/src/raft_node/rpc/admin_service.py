@@ -89,7 +89,7 @@ class Operated(Protocol):
     def members(self) -> pb.MembersResponse:
         """The members as the leader sees them; raises NotLeaderError or UnavailableError."""
 
-    async def add_member(self, name: str, address: str) -> MemberChange:
+    async def add_member(self, name: str, address: str, incarnation: int) -> MemberChange:
         """Admits a node as a learner.
 
         Raises:
@@ -103,7 +103,7 @@ class Operated(Protocol):
     async def remove_member(self, name: str, *, force: bool) -> MemberChange:
         """Removes a member; raises what ``add_member`` does."""
 
-    async def replace_member(self, name: str, address: str, *, force: bool) -> MemberChange:
+    async def replace_member(self, name: str, address: str, incarnation: int, *, force: bool) -> MemberChange:
         """Admits a node's new incarnation in place of its old one; raises what ``add_member`` does."""
 
     async def backup(self, write: Callable[[pb.BackupResponse], Awaitable[None]]) -> None:
@@ -192,7 +192,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self, request: pb.AddMemberRequest, context: Context
     ) -> pb.ChangeMembersResponse:
         """Admits a node as a learner; answers once that is committed."""
-        return await self._change(self._node.add_member(request.name, request.address), context)
+        return await self._change(self._node.add_member(request.name, request.address, request.incarnation), context)
 
     async def RemoveMember(  # noqa: N802
         self, request: pb.RemoveMemberRequest, context: Context
@@ -204,7 +204,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self, request: pb.ReplaceMemberRequest, context: Context
     ) -> pb.ChangeMembersResponse:
         """Admits a node's new incarnation in place of its old one; answers once that is committed."""
-        change = self._node.replace_member(request.name, request.address, force=request.force)
+        name, address, incarnation = request.name, request.address, request.incarnation
+        change = self._node.replace_member(name, address, incarnation, force=request.force)
         return await self._change(change, context)
 
     async def Backup(self, request: pb.BackupRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802

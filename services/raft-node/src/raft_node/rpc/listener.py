@@ -1,8 +1,8 @@
 """A gRPC port of the node: the own server for the hot streams, grpcio's for everything, one address for both.
 
 Which of the two serves a connection is decided by ``doug_stream.front``: streams of nodes and facades go to the own
-server, all other clients to grpcio's, which listens on the loopback interface with the same certificates. Both serve the
-same methods, counted alike. Must not know what the methods do.
+server, all other clients to grpcio's, which listens on the loopback interface with the same certificates. Both serve
+the same methods, counted alike. Must not know what the methods do.
 """
 
 from __future__ import annotations

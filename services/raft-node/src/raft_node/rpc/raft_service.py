@@ -16,12 +16,16 @@ import grpc.aio
 from doug.v1 import raft_pb2 as pb
 from doug.v1 import raft_pb2_grpc as pb_grpc
 from doug_wire.trace_context import decode_traces
+from raft_node.entry import decode
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
+from raft_node.raft.configuration import decode_configuration
+from raft_node.raft.membership import members_of
 from raft_node.raft.messages import AppendEntries, Message
-from raft_node.raft.types import NodeId
+from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
 from raft_node.rpc import codec
+from raft_node.rpc.certificate_names import names_of, speaks_for
 from raft_node.rpc.codec import MessageError
 from raft_node.rpc.peers import Peers
 from raft_node.rpc.snapshot_service import SnapshotService
@@ -48,8 +52,10 @@ class RaftService(pb_grpc.RaftServicer):
         first_configuration: The finished bytes of entry 1; empty before this member has it.
         cluster_id: The cluster's id; empty before this member knows it.
         disk_low: Whether this node refuses writes for want of space.
-        configuration: Gives the applied configuration, encoded, and the index that it is as of; empty before there is
-            one.
+        stalled: Whether it does not apply what is committed.
+        members: Gives the applied configuration, and the index that it is as of; without members before there is one.
+        acknowledged: Up to where a member has acknowledged the log to this node, if this node leads; 0 otherwise.
+        address_of: A member's address, None while it is not known.
     """
 
     def __init__(self, node_id: NodeId, shard: int, metrics: Metrics, traces: NodeTraces | None = None) -> None:
@@ -62,7 +68,10 @@ class RaftService(pb_grpc.RaftServicer):
         self.first_configuration = b""
         self.cluster_id = b""
         self.disk_low: Callable[[], bool] = lambda: False
-        self.configuration: Callable[[], tuple[bytes, int]] = lambda: (b"", 0)
+        self.stalled: Callable[[], bool] = lambda: False
+        self.members: Callable[[], tuple[Configuration, int]] = lambda: (NO_MEMBERS, 0)
+        self.acknowledged: Callable[[NodeId], int] = lambda member: 0
+        self.address_of: Callable[[NodeId], str | None] = lambda member: None
         self._refused = ""
         self._received = {name: metrics.received("Raft", name) for name in _METHODS}
         self._sent = {name: metrics.sent("Raft", name) for name in _METHODS}
@@ -76,18 +85,35 @@ class RaftService(pb_grpc.RaftServicer):
     async def Identify(  # noqa: N802 - the method's name in the proto file
         self, request: pb.IdentifyRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.IdentifyResponse:
-        """Tells who this member is, its first configuration and the one that it has applied."""
-        configuration, applied_index = self.configuration()
+        """Tells who this node is and what the sender is to its shard; more to members."""
+        members, applied_index = self._members()
+        sender = NodeId(request.sender, request.incarnation)
+        standing = _standing(members, sender) if request.shard == self._shard else pb.STANDING_UNKNOWN
+        address = self.address_of(sender) or ""
+        trusted = standing == pb.STANDING_MEMBER and speaks_for(names_of(context), sender.name, address, context.peer())
+        # Who is a member of nothing has no name that could be spoken in, and must be known to whoever admits it.
+        open_to_all = self._node_id not in members_of(members)
         return pb.IdentifyResponse(
-            member=pb.Member(name=self._node_id.name, incarnation=self._node_id.incarnation),
+            member=pb.Member(
+                name=self._node_id.name, incarnation=self._node_id.incarnation if trusted or open_to_all else 0
+            ),
             shard=self._shard,
             cluster_id=self.cluster_id,
-            first_configuration=self.first_configuration if request.shard == self._shard else b"",
+            first_configuration=self.first_configuration if trusted else b"",
             format_version=codec.FORMAT_VERSION,
-            configuration=configuration,
             applied_index=applied_index,
             disk_low=self.disk_low(),
+            stalled=self.stalled(),
+            standing=standing,
+            acknowledged=self.acknowledged(sender) if trusted else 0,
         )
+
+    def _members(self) -> tuple[Configuration, int]:
+        """The members as far as they are known; before the core runs, those of the first configuration."""
+        members, applied_index = self.members()
+        if members == NO_MEMBERS and self.first_configuration:
+            return decode_configuration(decode(self.first_configuration).command), 0
+        return members, applied_index
 
     async def RequestVote(  # noqa: N802
         self, request: pb.RequestVoteRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -225,7 +251,10 @@ class RaftService(pb_grpc.RaftServicer):
         if attached is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the node is starting")
         try:
-            return attached, attached.peers.me.check(envelope)
+            source = attached.peers.me.check(envelope)
+            if not speaks_for(names_of(context), source.name, self.address_of(source) or "", context.peer()):
+                raise MessageError(f"{source.name} shows a certificate that is not made out to it")
+            return attached, source
         except MessageError as error:
             self._metrics.messages_dropped.labels(self._metrics.shard, "not_for_me").inc()
             # A leader goes on trying to reach an incarnation that is gone; once is enough for the log.
@@ -233,3 +262,12 @@ class RaftService(pb_grpc.RaftServicer):
             self._refused = str(error)
             tell("raft.message_refused", reason=str(error))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+
+
+def _standing(members: Configuration, sender: NodeId) -> pb.Standing.ValueType:
+    if members == NO_MEMBERS:
+        return pb.STANDING_UNKNOWN
+    known = next((member for member in members_of(members) if member.name == sender.name), None)
+    if known is None:
+        return pb.STANDING_NO_MEMBER
+    return pb.STANDING_MEMBER if known == sender else pb.STANDING_OTHER_INCARNATION

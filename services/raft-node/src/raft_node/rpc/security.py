@@ -18,7 +18,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Gauge
 
 from doug_wire import tls
-from raft_node.errors import SettingsError
+from raft_node.errors import ConfigurationRefusedError, SettingsError
 from raft_node.observability.logs import get_logger
 from raft_node.settings import NodeSettings, parse_address
 
@@ -38,6 +38,7 @@ class Security:
         Raises:
             SettingsError: They cannot be used, or plaintext would leave this machine without having been asked for.
         """
+        self._mode = settings.tls_mode
         self._reload_s = settings.tls_reload_ms / 1000
         self.certificates: tls.Certificates | None = None
         try:
@@ -61,6 +62,17 @@ class Security:
     def https(self) -> ssl.SSLContext | None:
         """For an HTTPS port; None for HTTP."""
         return None if self.certificates is None else self.certificates.https_context()
+
+    def check_address(self, address: str) -> None:
+        """Makes sure that a node may be spoken to at an address that somebody asks for, by the rule of the settings.
+
+        Raises:
+            ConfigurationRefusedError: It is none, or plaintext to it would leave this machine unasked for.
+        """
+        try:
+            tls.check_plaintext(self._mode, [parse_address(address)[0]])
+        except (ValueError, tls.PlaintextError) as error:
+            raise ConfigurationRefusedError(str(error)) from error
 
     @contextlib.asynccontextmanager
     async def reloading(self) -> AsyncIterator[None]:

@@ -373,10 +373,14 @@ class Driver:
         return self._reads.lease_held
 
     @property
+    def present_stall_s(self) -> float:
+        """For how long applying has waited for flushes and compactions by now; 0 when it does not."""
+        return 0.0 if self._stalled_since_s is None else self._loop.time() - self._stalled_since_s
+
+    @property
     def stalled_s(self) -> float:
-        """For how long applying has waited for flushes and compactions since the start."""
-        now_s = 0.0 if self._stalled_since_s is None else self._loop.time() - self._stalled_since_s
-        return self._stalled_s + now_s
+        """For how long applying has waited so since the start."""
+        return self._stalled_s + self.present_stall_s
 
     def wake(self) -> None:
         """Has ``_turn`` run once, soon."""

@@ -118,7 +118,13 @@ class Membership:
     """What operators ask of a leader about members, and the promotion of learners."""
 
     def __init__(
-        self, driver: Proposer, shard: int, cluster_id: str, identify: Identify, configured: Mapping[str, str]
+        self,
+        driver: Proposer,
+        shard: int,
+        cluster_id: str,
+        identify: Identify,
+        configured: Mapping[str, str],
+        check_address: Callable[[str], None] = lambda address: None,
     ) -> None:
         """Ties the parts together.
 
@@ -128,12 +134,14 @@ class Membership:
             cluster_id: The cluster that new members must belong to, if they belong to any.
             identify: Asks who is at an address.
             configured: The addresses of the settings by name, which win over any other.
+            check_address: Raises ``ConfigurationRefusedError`` for one that this node must not speak to.
         """
         self._driver = driver
         self._shard = shard
         self._cluster_id = cluster_id
         self._identify = identify
         self._configured = configured
+        self._check_address = check_address
 
     def views(self) -> list[MemberView]:
         """All members, voters first.
@@ -155,8 +163,13 @@ class Membership:
         core = self._driver.node
         return core.configuration_index > core.commit_index
 
-    async def add(self, name: str, address: str) -> MemberChange:
+    async def add(self, name: str, address: str, incarnation: int = 0) -> MemberChange:
         """Admits the node at an address as a learner; returns once that is committed.
+
+        Args:
+            name: Who it is.
+            address: Where it is.
+            incarnation: Its incarnation, if whoever asks knows it; needed for one that belongs to no cluster yet.
 
         Raises:
             NotLeaderError: Another node leads, or none.
@@ -166,7 +179,7 @@ class Membership:
         """
         core = self._leading()
         known = _named(core.configuration, name)
-        found = await self._find(name, address)
+        found = await self._find(name, address, incarnation)
         core = self._leading()
         if known is not None and known == found:
             raise AlreadyMemberError(f"{name} is a member already, with incarnation {known.incarnation}")
@@ -193,19 +206,20 @@ class Membership:
         index, term = await self._change(without(core.configuration, member))
         return MemberChange(member, 0, index, term)
 
-    async def replace(self, name: str, address: str, *, force: bool) -> MemberChange:
+    async def replace(self, name: str, address: str, *, force: bool, incarnation: int = 0) -> MemberChange:
         """Admits a node's new incarnation in place of the one that is a member. Raises what ``add`` does.
 
         Args:
             name: Whose disk was wiped or replaced.
             address: Where it is; empty for where it was.
             force: Also when the others cannot form a healthy quorum now.
+            incarnation: As for ``add``.
         """
         core = self._leading()
         address = address or self._configured.get(name) or dict(core.configuration.addresses).get(name, "")
         if not address:
             raise NoSuchMemberError(f"no address of {name} is known: say where it is")
-        found = await self._find(name, address)
+        found = await self._find(name, address, incarnation)
         core = self._leading()
         old = _named(core.configuration, name)
         if old == found:
@@ -248,13 +262,14 @@ class Membership:
             raise NotLeaderError(core.leader.name if core.leader is not None else "")
         return core
 
-    async def _find(self, name: str, address: str) -> NodeId:
+    async def _find(self, name: str, address: str, incarnation: int) -> NodeId:
         configured = self._configured.get(name)
         if configured is not None and configured != address:
             raise WrongNodeError(
                 f"the settings of {self._driver.node.id.name} (DOUGDB_PEERS) say that {name} is at {configured}, which "
                 f"wins over {address}"
             )
+        self._check_address(address)
         found = await self._identify(address)
         if found is None:
             raise UnreachableError(f"nobody answers at {address}: the node has to run before it can be admitted")
@@ -264,6 +279,14 @@ class Membership:
             )
         if found.cluster_id not in ("", self._cluster_id):
             raise WrongNodeError(f"the node at {address} belongs to another cluster, {found.cluster_id}")
+        if incarnation not in (0, found.member.incarnation):
+            raise WrongNodeError(f"the node at {address} has another incarnation, {found.member.incarnation}")
+        if not found.cluster_id and not incarnation:
+            # Anybody can say a name. A node that was set up with the members' addresses knows their cluster by now.
+            raise WrongNodeError(
+                f"the node at {address} belongs to no cluster yet, so that its name alone proves nothing: ask for it "
+                f"by its incarnation too, which its log says (bootstrap.waiting)"
+            )
         return found.member
 
     @staticmethod

@@ -1,0 +1,80 @@
+"""What all connections of a facade share: names, limits, and what they hold together.
+
+Must not know routes. It is made once and handed to every connection.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from facade.app import descriptors
+from facade.app.hosts import Hosts
+from facade.app.progress import Account
+from facade.client.metrics import Metrics
+from facade.errors import NotAppliedError
+from facade.settings import Settings
+
+MANY = 0.8
+"""From this part of a limit on, somebody is told."""
+FEW = 0.7
+"""Below this part of it, they may be told again."""
+
+log = structlog.get_logger()
+
+
+class Front:
+    """What all connections share.
+
+    Attributes:
+        hosts: The names under which the facade may be asked.
+        unread: Bytes of answers that clients have not taken.
+        arriving: Bytes of bodies that are not here to their end.
+        connections_max: How many connections there may be.
+        connections_refused: How many were refused.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """Reads the settings, and registers what they hold."""
+        self.hosts = Hosts(settings.allowed_hosts)
+        self.unread = Account(settings.unread_bytes_max)
+        self.arriving = Account(settings.queue_bytes_max)
+        self.descriptors_max = descriptors.raise_limit()
+        self.connections_max = descriptors.connections_max(self.descriptors_max, settings.connections_max)
+        self.connections_refused = 0
+        self.head_timeout_s = settings.head_timeout_ms / 1000
+        self.write_timeout_s = settings.write_timeout_ms / 1000
+        self.rate_min = settings.rate_min_bytes
+        self._metrics = metrics
+        self._told: set[str] = set()
+
+    def look(self, connections: int) -> None:
+        """Warns while a limit is near; called now and then."""
+        self._metrics.front(
+            connections, self.connections_max, self.connections_refused, self.unread.held, self.unread.refused
+        )
+        self._near("connections", connections, self.connections_max)
+        opened = descriptors.open_now()
+        if opened is not None:
+            self._near("descriptors", opened, self.descriptors_max)
+
+    def _near(self, what: str, used: int, limit: int) -> None:
+        if used >= MANY * limit and what not in self._told:
+            self._told.add(what)
+            log.warning(f"{what}.nearly_all_used", used=used, limit=limit)
+        elif used < FEW * limit:
+            self._told.discard(what)
+
+    def check_unread(self) -> None:
+        """Refuses to get more for clients, who do not take what there is.
+
+        Raises:
+            NotAppliedError: Too much waits for them.
+        """
+        if self.unread.full:
+            self.unread.refused += 1
+            raise too_much_unread()
+
+
+def too_much_unread() -> NotAppliedError:
+    """Why a client gets no answer that others leave unread."""
+    return NotAppliedError("overloaded", "Clients have left too much of their answers unread.")

@@ -1,0 +1,152 @@
+"""Which web pages may use the facade: those that it serves itself, and those of origins that the settings name.
+
+A page of any site can have a browser send requests here, with all rights of the person who looks at it. What it can
+never do is send them without what a browser says of itself.
+
+Must not know sockets. Invariants: (1) no request that a foreign page had sent changes anything; (2) no answer tells a
+foreign page anything, unless the settings name its origin.
+
+Source: the Fetch standard, "CORS protocol" and "Sec-Fetch-Site"; RFC 6454; OWASP's cheat sheet on request forgery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+from facade.errors import BadRequestError
+from facade.routes.kv import Send
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+OPERATORS = b"/v1/shards/"
+METHODS = b"GET, HEAD, PUT, POST, DELETE"
+MAX_AGE_S = 600
+
+_OWN = frozenset({b"same-origin", b"none"})
+_PORTS = {b"http": b":80", b"https": b":443"}
+_EXPOSED = (
+    b"etag, doug-shard, doug-served-by, doug-consistency-used, doug-term, doug-applied-index, doug-trace-id, "
+    b"doug-revision, doug-staleness-ms, doug-session, doug-expires, retry-after"
+)
+
+Header = tuple[bytes, bytes]
+
+
+class Seen:
+    """What a request says of the page that sent it."""
+
+    __slots__ = ("custom", "host", "json", "origin", "requested_headers", "requested_method", "site")
+
+    def __init__(self, headers: Iterable[Header]) -> None:
+        self.origin: bytes | None = None
+        self.site: bytes | None = None
+        self.host = b""
+        self.requested_method: bytes | None = None
+        self.requested_headers = b""
+        self.json = False
+        self.custom = False
+        for name, value in headers:
+            if name == b"origin":
+                self.origin = value.strip().lower()
+            elif name == b"sec-fetch-site":
+                self.site = value.strip().lower()
+            elif name == b"host":
+                self.host = value.strip().lower()
+            elif name == b"content-type":
+                # A form cannot send this type, and a script needs to be allowed to first.
+                self.json = value.split(b";", 1)[0].strip().lower() == b"application/json"
+            elif name.startswith(b"doug-"):
+                self.custom = True
+            elif name == b"access-control-request-method":
+                self.requested_method = value.strip()
+            elif name == b"access-control-request-headers":
+                self.requested_headers = value.strip()
+
+
+def _without_port(scheme: bytes, host: bytes) -> bytes:
+    return host.removesuffix(_PORTS.get(scheme, b""))
+
+
+class Origins:
+    """The origins whose pages may use the facade."""
+
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
+        """``allowed`` are origins as browsers say them: ``https://app.example.com``; ``*`` is any."""
+        self._allowed = frozenset(origin.lower().encode() for origin in allowed)
+        self._any = b"*" in self._allowed
+        self.share = bool(self._allowed)
+
+    def allows(self, origin: bytes | None) -> bool:
+        """Whether the settings name an origin."""
+        return origin is not None and (self._any or origin in self._allowed)
+
+    def check(self, method: str, raw_path: bytes, headers: Iterable[Header]) -> None:
+        """Refuses a request that a foreign page may have had sent, if it may change something.
+
+        Raises:
+            BadRequestError: 403.
+        """
+        if method in SAFE:
+            return
+        seen = Seen(headers)
+        if self.allows(seen.origin):
+            return
+        if seen.site is not None:
+            if seen.site in _OWN:
+                return
+            raise _foreign(f"a page of another site ({seen.site.decode('latin-1')[:32]})")
+        if seen.origin is not None:
+            scheme, separator, host = seen.origin.partition(b"://")
+            if separator and host and _without_port(scheme, host) == _without_port(scheme, seen.host):
+                return
+            raise _foreign(f"a page of {seen.origin.decode('latin-1')[:64]!r}")
+        # Not a browser, or an old one. There a form could send this, and nothing else could without being allowed to.
+        if method == "POST" and raw_path.startswith(OPERATORS) and not seen.json and not seen.custom:
+            raise BadRequestError(
+                "cross_origin",
+                "To tell this from what a form on a web page sends, it needs Content-Type: application/json, "
+                "or any header whose name begins with Doug-.",
+                status=403,
+            )
+
+    # Sharing with foreign pages (CORS).
+
+    def preflight(self, headers: Iterable[Header]) -> list[Header] | None:
+        """The answer to a browser that asks whether a page may send a request; None if this is no such question."""
+        seen = Seen(headers)
+        if seen.requested_method is None or not self.allows(seen.origin):
+            return None
+        answer = [
+            *self._shared(seen.origin or b""),
+            (b"access-control-allow-methods", METHODS),
+            (b"access-control-max-age", b"%d" % MAX_AGE_S),
+        ]
+        if seen.requested_headers:
+            answer.append((b"access-control-allow-headers", seen.requested_headers))
+        return answer
+
+    def sharing(self, headers: Iterable[Header], send: Send) -> Send:
+        """What sends answers so that the page that asks may read them, if the settings name its origin."""
+        seen = Seen(headers)
+        if not self.allows(seen.origin):
+            return send
+        extra = [*self._shared(seen.origin or b""), (b"access-control-expose-headers", _EXPOSED)]
+
+        async def share(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *extra]
+            await send(message)
+
+        return share
+
+    @staticmethod
+    def _shared(origin: bytes) -> list[Header]:
+        return [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+
+
+def _foreign(who: str) -> BadRequestError:
+    return BadRequestError(
+        "cross_origin",
+        f"Nothing is changed on behalf of {who}; DOUGDB_CORS_ORIGINS names those that may.",
+        status=403,
+    )

@@ -1,0 +1,64 @@
+"""What was written to one client and not taken by it yet.
+
+Must not know HTTP. Invariant: what the account says of a connection is what its transport held when it was last looked
+at, and what was written since; nothing once the connection is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from facade.app.progress import Account, Progress
+
+HIGH_WATER_BYTES = 16 << 10
+"""Up to here an answer is left to the transport uncounted: the kernel holds more than that for every connection."""
+
+
+class Outgoing:
+    """The way out to one client."""
+
+    __slots__ = ("_account", "_closing_since_s", "_counted", "_progress", "_transport", "_written")
+
+    def __init__(self, transport: asyncio.Transport, account: Account) -> None:
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._transport = transport
+        self._account = account
+        self._progress = Progress()
+        self._written = 0
+        self._counted = 0
+        self._closing_since_s: float | None = None
+
+    def write(self, data: bytes) -> None:
+        """Sends."""
+        self._written += len(data)
+        self._transport.write(data)
+        if self._progress.since_s is not None:
+            self._count(self._counted + len(data))
+
+    def pause(self, now_s: float) -> None:
+        """The client takes less than is written."""
+        waiting = self._transport.get_write_buffer_size()
+        self._count(waiting)
+        self._progress.begin(now_s, self._written - waiting)
+
+    def resume(self) -> None:
+        """It has taken most of it; or it is gone."""
+        self._progress.end()
+        self._count(0)
+
+    def is_too_slow(self, now_s: float, window_s: float, bytes_per_s: int) -> bool:
+        """Whether the client takes too little, or the connection does not end for it."""
+        if self._progress.since_s is not None:
+            waiting = self._transport.get_write_buffer_size()
+            self._count(waiting)
+            if self._progress.is_too_slow(now_s, self._written - waiting, window_s, bytes_per_s):
+                return True
+        if not self._transport.is_closing():
+            return False
+        if self._closing_since_s is None:
+            self._closing_since_s = now_s
+        return now_s - self._closing_since_s >= window_s
+
+    def _count(self, waiting: int) -> None:
+        self._account.held += waiting - self._counted
+        self._counted = waiting

@@ -1,0 +1,60 @@
+"""Whether enough bytes move: bodies that trickle in, and answers that nobody reads.
+
+A deadline alone lets one byte now and then hold memory for ever, or for as long as it is generous to slow lines. So in
+every window a least number of bytes must have moved. Must not know sockets.
+
+Source: reliability.md, part 5.
+"""
+
+from __future__ import annotations
+
+
+class Progress:
+    """Of one direction of one connection."""
+
+    __slots__ = ("_moved", "since_s")
+
+    def __init__(self) -> None:
+        self._moved = 0
+        self.since_s: float | None = None
+        """Since when the window runs; None while nothing is waited for."""
+
+    def begin(self, now_s: float, moved: int) -> None:
+        """Waits from now on; ``moved`` counts all bytes that have moved so far."""
+        self.since_s = now_s
+        self._moved = moved
+
+    def end(self) -> None:
+        """Nothing is waited for."""
+        self.since_s = None
+
+    def is_too_slow(self, now_s: float, moved: int, window_s: float, bytes_per_s: int) -> bool:
+        """Whether a whole window has passed with too few bytes. Begins the next one if they were enough."""
+        if self.since_s is None or now_s - self.since_s < window_s:
+            return False
+        if moved - self._moved < bytes_per_s * (now_s - self.since_s):
+            return True
+        self.begin(now_s, moved)
+        return False
+
+
+class Account:
+    """Bytes that all connections together hold, of one kind.
+
+    Attributes:
+        held: How many they are.
+        limit: How many they may be.
+        refused: How often there was no room.
+    """
+
+    __slots__ = ("held", "limit", "refused")
+
+    def __init__(self, limit: int) -> None:
+        self.held = 0
+        self.limit = limit
+        self.refused = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no more may be held."""
+        return self.held > self.limit

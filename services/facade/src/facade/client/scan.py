@@ -1,0 +1,358 @@
+"""Scans over all shards: one ordered stream per shard, merged into one in key order.
+
+Must not know HTTP. Each stream is read a page ahead of its use and no further, so that memory is bounded by two pages
+for each shard, whatever the range. What a scan tells is one point in the log of each shard.
+
+Invariants:
+    1. No key is told twice, and none is left out that was there all along: the streams of one scan come from shards
+       that together own every slot once, as the shards themselves say.
+    2. A scan never goes on at another point in a log by itself: it breaks, and whoever asked decides.
+    3. However a scan ends, so do its streams.
+
+Source: DESIGN 8 and 9.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncIterator, Sequence
+from itertools import chain
+from operator import attrgetter
+from typing import NamedTuple
+
+import grpc
+import grpc.aio
+
+from doug.v1 import doug_pb2
+from doug_wire.scan import PREFIX, ScanError, ScanRecord, after_prefix, decode_page
+from doug_wire.slots import SLOTS
+from facade.client.directory import Directory
+from facade.client.modes import LINEARIZABLE, ReadMode
+from facade.client.node import Node, ScanCall
+from facade.client.shard import Shard
+from facade.errors import FacadeError, InternalError, NotAppliedError
+
+PAGES_BYTES = 1 << 20
+"""What the pages of all streams of one scan take, about."""
+PAGE_BYTES_MIN, PAGE_BYTES_MAX = 16 << 10, 128 << 10
+
+READ_TIMEOUT_S = 5.0
+"""A node that has found nothing yet says so every second."""
+
+_REASONS = {"NOT_LEADER": "no_leader", "OVERLOADED": "overloaded", "WRONG_SHARD": "wrong_shard"}
+
+_key = attrgetter("key")
+Slots = tuple[tuple[int, int], ...]
+
+
+class ScanBrokenError(FacadeError):
+    """A stream of a scan ended before its end, or could not begin; another scan may go on behind its last key.
+
+    Attributes:
+        reason: The code that tells why, for a client.
+        shard: Whose stream it was; None when it is about all of them.
+    """
+
+    def __init__(self, reason: str, detail: str, shard: int | None = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.shard = shard
+
+
+class ScanQuery(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+        start: The first key that is wanted.
+        end: The first key behind it that is not; None for no end.
+        reverse: From the last key to the first.
+        limit: How many entries and common prefixes are wanted; 0 for all.
+        keys_only: Without values.
+        count_only: Only how many there are.
+        delimiter: Keys that share what they have up to it are told as one common prefix.
+        prefix_bytes: It is looked for behind so many bytes of a key.
+        mode: How fresh the answer must be.
+    """
+
+    start: bytes = b""
+    end: bytes | None = None
+    reverse: bool = False
+    limit: int = 0
+    keys_only: bool = False
+    count_only: bool = False
+    delimiter: bytes = b""
+    prefix_bytes: int = 0
+    mode: ReadMode = LINEARIZABLE
+
+    @property
+    def empty(self) -> bool:
+        """Whether no key can be in the range."""
+        return self.end is not None and self.end <= self.start
+
+    def behind(self, record: ScanRecord) -> ScanQuery | None:
+        """What is left of the range behind a record; None when nothing is."""
+        bound = bound_behind(record, reverse=self.reverse)
+        return None if bound is None else self.bounded(bound)
+
+    def bounded(self, bound: bytes) -> ScanQuery:
+        """The same range, gone on with at a bound: see ``bound_behind``."""
+        if self.reverse:
+            return self._replace(end=bound if self.end is None else min(bound, self.end))
+        return self._replace(start=max(bound, self.start))
+
+
+def bound_behind(record: ScanRecord, *, reverse: bool) -> bytes | None:
+    """Where a scan goes on behind a record: the next start, or in reverse the next end; None when nothing follows."""
+    if reverse:
+        return record.key or None
+    return after_prefix(record.key) if record.kind == PREFIX else record.key + b"\0"
+
+
+class _Stream:
+    """The keys of one shard.
+
+    Attributes:
+        records: What was received and not taken yet, in the order asked for; never empty while ``open``.
+        open: Whether there is more.
+        counted: How many records were counted, with ``count_only``.
+        revision: The shard's last revision at its point in the log.
+        slots: Which slots it owned there.
+    """
+
+    def __init__(self, shard: Shard, node: Node, call: ScanCall, *, reverse: bool) -> None:
+        self.shard = shard
+        self.node = node
+        self._call = call
+        self._reverse = reverse
+        self._next: asyncio.Task[doug_pb2.ScanPage] | None = None
+        self.records: list[ScanRecord] = []
+        self.open = True
+        self.counted = 0
+        self.revision = 0
+        self.slots: Slots = ()
+
+    async def begin(self) -> None:
+        """Reads the first page.
+
+        Raises:
+            ScanBrokenError: The node does not serve it.
+        """
+        first = await self._read()
+        if first.receipt.shard != self.shard.id:
+            raise ScanBrokenError("unavailable", f"{self.node.id} is of shard {first.receipt.shard}", self.shard.id)
+        self.revision = first.revision
+        self.slots = tuple((getattr(part, "from"), part.to) for part in first.slots)
+        self._ahead()
+
+    async def fill(self) -> None:
+        """Reads on until there are records, or none will come.
+
+        Raises:
+            ScanBrokenError: The stream ended before its end.
+        """
+        while self.open and not self.records:
+            assert self._next is not None
+            page = await self._next
+            self._next = None
+            self.open = not page.last
+            self.counted += page.count
+            if self.open:
+                self._ahead()
+            try:
+                self.records = decode_page(page.records)
+            except ScanError as error:
+                raise InternalError("invalid_record", f"{self.node.id}: {error}.", shard=self.shard.id) from error
+
+    def take(self, bound: bytes) -> list[ScanRecord]:
+        """Takes the records up to a key, in the order of the scan."""
+        records = self.records
+        if self._reverse:
+            # Descending, and bisect wants it ascending.
+            place = len(records) - bisect_left(records[::-1], bound, key=_key)
+        else:
+            place = bisect_right(records, bound, key=_key)
+        taken, self.records = records[:place], records[place:]
+        return taken
+
+    def _ahead(self) -> None:
+        self._next = asyncio.ensure_future(self._read())
+
+    async def _read(self) -> doug_pb2.ScanPage:
+        shard, node = self.shard, self.node
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                page = await self._call.read()
+        except TimeoutError:
+            raise ScanBrokenError("unavailable", f"{node.id} says nothing", shard.id) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # The connection was closed under the call, which looks the same.
+            raise ScanBrokenError("unavailable", f"{node.id} is somewhere else now", shard.id) from None
+        except grpc.aio.AioRpcError as error:
+            raise _broken(shard, node, error) from None
+        if not isinstance(page, doug_pb2.ScanPage):
+            raise ScanBrokenError("unavailable", f"{node.id} ended the stream before its end", shard.id)
+        return page
+
+    async def close(self) -> None:
+        """Ends it."""
+        self._call.cancel()
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.gather(self._next, return_exceptions=True)
+
+
+def _broken(shard: Shard, node: Node, error: grpc.aio.AioRpcError) -> ScanBrokenError | InternalError:
+    hints = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
+    code = hints.get("doug-code", "")
+    if code == "NOT_LEADER":
+        shard.pointed_elsewhere(node, hints.get("doug-leader-id", ""), hints.get("doug-leader-address", ""))
+    if code == "INVALID":
+        return InternalError("invalid_record", f"A raft-node refused the scan: {error.details()}.", shard=shard.id)
+    if not code:
+        node.drop_scans()
+    return ScanBrokenError(_REASONS.get(code, "unavailable"), f"{node.id}: {error.details()}", shard.id)
+
+
+class Scan:
+    """A scan that has begun: see ``Scans.open``."""
+
+    def __init__(self, query: ScanQuery, streams: Sequence[_Stream]) -> None:
+        self._query = query
+        self._streams = streams
+
+    @property
+    def revisions(self) -> dict[int, int]:
+        """By shard, its last revision at the scan's point in its log."""
+        return {stream.shard.id: stream.revision for stream in self._streams}
+
+    async def count(self) -> int:
+        """How many entries and common prefixes there are.
+
+        Raises:
+            ScanBrokenError: A stream ended before its end.
+        """
+        await asyncio.gather(*(stream.fill() for stream in self._streams))
+        return sum(stream.counted for stream in self._streams)
+
+    async def batches(self) -> AsyncIterator[list[ScanRecord]]:
+        """All records, in the order asked for, some at a time; each list has at least one.
+
+        Raises:
+            ScanBrokenError: A stream ended before its end.
+        """
+        reverse = self._query.reverse
+        while True:
+            await _fill([stream for stream in self._streams if not stream.records])
+            filled = [stream for stream in self._streams if stream.records]
+            if not filled:
+                return
+            lasts = [stream.records[-1].key for stream in filled]
+            # Behind the key at which the first one of them has used up its page, others may have earlier ones.
+            taken = [stream.take(max(lasts) if reverse else min(lasts)) for stream in filled]
+            parts = [part for part in taken if part]
+            if len(parts) == 1:
+                yield parts[0]
+                continue
+            # A few sorted runs, which is what the sort is quick at.
+            merged = sorted(chain.from_iterable(parts), key=_key, reverse=reverse)
+            yield _once(merged) if self._query.delimiter else merged
+
+
+async def _fill(streams: Sequence[_Stream]) -> None:
+    if len(streams) == 1:
+        await streams[0].fill()
+    elif streams:
+        await asyncio.gather(*(stream.fill() for stream in streams))
+
+
+def _once(records: list[ScanRecord]) -> list[ScanRecord]:
+    """Without the common prefixes that another shard has told too."""
+    return [
+        record
+        for place, record in enumerate(records)
+        if record.kind != PREFIX or not place or records[place - 1].key != record.key
+    ]
+
+
+class Scans:
+    """Begins scans."""
+
+    def __init__(self, directory: Directory) -> None:
+        """Asks the shards of ``directory``."""
+        self._directory = directory
+        self._turn = 0
+
+    @contextlib.asynccontextmanager
+    async def open(self, query: ScanQuery) -> AsyncIterator[Scan]:
+        """A scan of all shards as of now; it ends with the block.
+
+        Raises:
+            NotAppliedError: The map is not loaded, or it is not known where a shard's nodes are.
+            ScanBrokenError: A shard cannot serve it now.
+        """
+        shards = self._shards()
+        request = _request(query, len(shards))
+        self._turn += 1
+        async with contextlib.AsyncExitStack() as stack:
+            streams = []
+            for shard in shards:
+                node = _choose(shard, query.mode, self._turn)
+                stream = _Stream(shard, node, node.open_scan(request), reverse=query.reverse)
+                stack.push_async_callback(stream.close)
+                streams.append(stream)
+            await asyncio.gather(*(stream.begin() for stream in streams))
+            self._check_whole(streams)
+            yield Scan(query, streams)
+
+    def _shards(self) -> list[Shard]:
+        known = self._directory.map
+        if known is None:
+            raise NotAppliedError("starting", "The partition map is not loaded yet.")
+        shards = []
+        for number in sorted({part.shard for part in known.ranges}):
+            shard = self._directory.shards.get(number)
+            if shard is None:
+                raise NotAppliedError("unknown_shard", "It is not known where this shard's nodes are.", shard=number)
+            shards.append(shard)
+        return shards
+
+    def _check_whole(self, streams: Sequence[_Stream]) -> None:
+        """Refuses a scan in which a slot is missing, or there twice, because it was moved in between."""
+        bounds = sorted(chain.from_iterable(stream.slots for stream in streams))
+        firsts, lasts = [first for first, _ in bounds], [last + 1 for _, last in bounds]
+        if [0, *lasts] != [*firsts, SLOTS]:
+            self._directory.stale.set()
+            raise ScanBrokenError("wrong_shard", "slots are being moved")
+
+
+def _choose(shard: Shard, mode: ReadMode, turn: int) -> Node:
+    """Whom to ask: the leader, or the next one that answers."""
+    if mode is LINEARIZABLE:
+        if shard.leader is None:
+            raise ScanBrokenError("no_leader", "no leader is known", shard.id)
+        return shard.leader
+    nodes = [node for node in shard.expected if node.up and not node.suspect] or shard.expected
+    if not nodes:
+        raise ScanBrokenError("unavailable", "no node is known", shard.id)
+    return nodes[turn % len(nodes)]
+
+
+def _request(query: ScanQuery, shards: int) -> doug_pb2.ScanRequest:
+    eventual = query.mode is not LINEARIZABLE
+    return doug_pb2.ScanRequest(
+        start=query.start,
+        end=query.end or b"",
+        reverse=query.reverse,
+        limit=query.limit,
+        page_bytes_max=max(PAGE_BYTES_MIN, min(PAGE_BYTES_MAX, PAGES_BYTES // shards)),
+        keys_only=query.keys_only,
+        count_only=query.count_only,
+        delimiter=query.delimiter,
+        prefix_bytes=query.prefix_bytes,
+        consistency=doug_pb2.CONSISTENCY_EVENTUAL if eventual else doug_pb2.CONSISTENCY_LINEARIZABLE,
+    )

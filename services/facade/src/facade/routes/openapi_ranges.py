@@ -1,0 +1,91 @@
+"""The routes of ranges in OpenAPI: ``GET`` and ``DELETE /v1/kv``, which FastAPI does not see.
+
+Must not know how they work. Invariant: what is declared here is what ``facade.routes.range`` takes and
+``facade.routes.scan`` answers; tests compare them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from facade.routes.range import DELETE_LIMIT_DEFAULT, DELETE_LIMIT_MAX, LIMIT_DEFAULT, LIMIT_MAX
+
+Json = dict[str, Any]
+
+RANGE_PATH = "/v1/kv"
+
+_TEXT: Json = {"type": "string"}
+_FLAG: Json = {"type": "boolean", "default": False}
+_CONSISTENCY: Json = {"type": "string", "enum": ["linearizable", "eventual"], "default": "linearizable"}
+
+
+def _parameter(name: str, schema: Json, description: str) -> Json:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+_RANGE = [
+    _parameter("prefix", _TEXT, "The keys that begin with it; not together with start and end"),
+    _parameter("start", _TEXT, "The first key"),
+    _parameter("end", _TEXT, "The first key that is not in the range any more"),
+    *(_parameter(f"{name}64", _TEXT, f"The same as {name}, in base64url") for name in ("prefix", "start", "end")),
+    _parameter("cursor", _TEXT, "next_cursor of the answer before, with the same range"),
+]
+_READ = [
+    _parameter(
+        "limit",
+        {"type": "integer", "minimum": 1, "default": LIMIT_DEFAULT},
+        f"Entries and common prefixes; at most {LIMIT_MAX} in a page, any number in a stream of lines",
+    ),
+    _parameter("keys_only", _FLAG, "Without values"),
+    _parameter("count_only", _FLAG, "Only how many there are; of the whole range without a limit"),
+    _parameter("reverse", _FLAG, "From the last key to the first"),
+    _parameter("delimiter", _TEXT, "Keys that share what they have up to it, behind the prefix, are one common prefix"),
+    _parameter("consistency", _CONSISTENCY, "How fresh the answer must be"),
+    {"name": "Doug-Consistency", "in": "header", "schema": _CONSISTENCY},
+]
+_DELETE = [
+    _parameter(
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": DELETE_LIMIT_MAX, "default": DELETE_LIMIT_DEFAULT},
+        "How many keys go in this step",
+    ),
+    _parameter("dry_run", _FLAG, "Only count"),
+    _parameter("all", _FLAG, "Every key; without it an unbounded range is refused"),
+]
+
+
+def _answer(view: str) -> Json:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{view}"}}}
+
+
+def range_routes(errors: Json, write_errors: Json) -> Json:
+    """The path item.
+
+    Args:
+        errors: What a read may be refused with.
+        write_errors: What a write may be refused with.
+    """
+    lines: Json = {"application/x-ndjson": {"schema": {"type": "string"}}}
+    return {
+        "get": {
+            "operationId": "get_range",
+            "summary": "Read a range of keys in their order: a page, or with Accept: application/x-ndjson a stream",
+            "tags": ["keys"],
+            "parameters": [*_RANGE, *_READ],
+            "responses": {
+                "200": {
+                    "description": "A page; a stream has an entry in each line and says in its last one how it ended",
+                    "content": _answer("RangeView") | lines,
+                }
+            }
+            | errors,
+        },
+        "delete": {
+            "operationId": "delete_range",
+            "summary": "Delete a range of keys, a step at a time",
+            "tags": ["keys"],
+            "parameters": [*_RANGE, *_DELETE],
+            "responses": {"200": {"description": "How many went", "content": _answer("RangeDeletedView")}}
+            | write_errors,
+        },
+    }
