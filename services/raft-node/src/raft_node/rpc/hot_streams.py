@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from doug.v1 import doug_pb2, raft_pb2
 from doug_stream.client import ClientCall, open_call
+from doug_stream.codes import StatusCode
 from doug_stream.endpoint import Decode
+from doug_stream.errors import CallError
 from doug_wire.tls import Certificates
 from raft_node.settings import parse_address
 
@@ -49,6 +51,9 @@ async def dial(address: str, stream: HotStream, certificates: Certificates | Non
     Raises:
         CallError: The peer is not to be reached.
     """
-    host, port = parse_address(address)
+    try:
+        host, port = parse_address(address)
+    except ValueError as error:
+        raise CallError(StatusCode.UNAVAILABLE, str(error)) from error
     context = None if certificates is None else certificates.dialling_context()
     return await open_call(host, port, stream.path, encode, stream.decode_answer, context)
