@@ -30,6 +30,8 @@ import psutil
 from bench.http11 import HttpError, Response, fetch
 
 TOKEN_VARIABLE = "BENCH_CLUSTER_TOKEN"
+STATUS_AGE_S = 0.6
+"""How old the facade's view of a cluster may be: it asks the nodes every half second at most."""
 NODE_PORTS = (22_000, 24_000)
 FACADE_PORTS = (24_000, 25_000)
 NODE_PORTS_STRIDE = 50
@@ -429,12 +431,15 @@ class Cluster:
 
     def await_equal(self, shard: str, timeout_s: float = 20.0) -> list[NodeView]:
         """Waits until every node of a shard is there and has applied what its leader has committed."""
+        begun_s = time.monotonic()
 
         def equal() -> list[NodeView] | None:
             views = self.shard_views(shard)
             commit = max(view.commit_index for view in views)
             settled = all(view.role in ("leader", "follower") and view.applied_index == commit for view in views)
-            return views if settled and any(view.role == "leader" for view in views) else None
+            # The facade may answer with what it saw a while ago.
+            fresh = time.monotonic() - begun_s > STATUS_AGE_S
+            return views if fresh and settled and any(view.role == "leader" for view in views) else None
 
         return wait_for(equal, timeout_s, f"all nodes of shard {shard} to apply the same")
 

@@ -95,6 +95,7 @@ async def open_ports(
         READ_INDEX: raft_service.ReadIndex,
     }
     peer_port = Listener(peers, raft_streams, counting[0], certificates)
+    raft_service.caller_of = peer_port.caller
     client_port = Listener(clients, {PIPE: doug_service.Pipe}, counting[1], certificates)
 
     async def close_ports() -> None:

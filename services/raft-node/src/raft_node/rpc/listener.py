@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import grpc.aio
 
 from doug_stream.front import Front
 from doug_stream.limits import Limits
-from doug_stream.server import Method, Server
+from doug_stream.server import Method, Server, ServerCall
 from doug_wire import tls
 from doug_wire.tls import Certificates
 from raft_node.errors import SettingsError
@@ -74,6 +75,13 @@ class Listener:
         except RuntimeError:
             # A machine without IPv4.
             return "::1", tls.add_port(self._certificates, self._grpc, "[::1]:0")
+
+    def caller(self, context: Any) -> str:
+        """Where a caller really is: grpcio's server sees only who carries its bytes on."""
+        peer: str = context.peer()
+        if self._front is None or isinstance(context, ServerCall):
+            return peer
+        return self._front.caller(peer)
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more connections and calls; those that go on get some time."""
