@@ -145,9 +145,9 @@ async def test_stops_when_stdin_ends(running: Running) -> None:
 
 async def test_a_taken_port_is_said_in_one_line() -> None:
     with socket.socket() as taken:
-        port = next(_ports)
-        taken.bind(("127.0.0.1", port))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
+        port = taken.getsockname()[1]
         process = await spawn({0: {"n": "127.0.0.1:1"}}, f"127.0.0.1:{port}")
         _, errors = await process.communicate()
     assert process.returncode == 2
