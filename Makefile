@@ -119,6 +119,14 @@ bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operati
 bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
 	$(BIN)/python bench/scan.py $(ARGS)
 
+bench-ab: setup ## This version beside another one, in turn: make bench-ab REF=commit; options as ARGS="--pairs 5"
+	@if [ -z "$(REF)" ]; then echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"]' >&2; exit 2; fi
+	$(BIN)/python bench/ab.py --ref "$(REF)" $(ARGS)
+
+bench-guard: setup ## Fail if CPU or messages per operation grew by over 10 % since a commit: make bench-guard REF=commit
+	@if [ -z "$(REF)" ]; then echo 'usage: make bench-guard REF=commit' >&2; exit 2; fi
+	$(BIN)/python bench/ab.py --ref "$(REF)" --limit 1.10 --connections 1 64 --seconds 3 $(ARGS)
+
 bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; options as ARGS="--keys 4000000"
 	$(BIN)/python bench/storage.py $(ARGS)
 

@@ -140,6 +140,8 @@ def wipe_and_replace(cluster: Cluster, name: str, launch: Launch) -> None:
     old = voters(cluster)[name]["incarnation"]
     cluster.start_again(name, launch)
     text = await_readiness(launch, 503, "the disk was wiped or replaced")
+    roles = {node["id"]: node["role"] for node in cluster.request("GET", "/v1/cluster").json()["shards"][0]["nodes"]}
+    assert roles[name] == "waiting"
     assert "with another incarnation than this disk's" in text and f"dougctl members replace {name}" in text
     await_event(cluster, name, "incarnation_refused")
     refused = members_command(cluster, "add", name, "--address", launch.environment["DOUGDB_PEER_LISTEN"])

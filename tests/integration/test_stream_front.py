@@ -100,6 +100,51 @@ async def test_each_client_finds_its_server() -> None:
         assert not own.endpoints
 
 
+async def test_where_a_client_is_stays_known_behind_the_front() -> None:
+    """Members are told apart by where they are, too: the address in between must not stand for theirs."""
+    seen: list[str] = []
+
+    async def tell(_: object, context: Any) -> None:
+        await context.read()
+        seen.append(context.peer())
+        await context.write(b"")
+
+    grpcio = grpc.aio.server()
+    handler: Any = grpc.stream_stream_rpc_method_handler(tell)
+    grpcio.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Test", {"Talk": handler})])
+    port = grpcio.add_insecure_port("127.0.0.1:0")
+    await grpcio.start()
+    server = Server({PATH: Method(tell, same, same)})
+    front = Front(server, ("127.0.0.1", port), None)
+    await front.listen("127.0.0.1", 0)
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{front.port}", [("grpc.use_local_subchannel_pool", 1)])
+    call: Any = channel.stream_stream(PATH)()
+    await call.write(b"x")
+    assert await call.read() == b""
+    real = front.caller(seen[0])
+    assert real.startswith("ipv4:127.0.0.1:") and real != seen[0]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as inside:
+        call = inside.stream_stream(PATH)()
+        await call.write(b"x")
+        await call.read()
+        assert front.caller(seen[1]) == "unknown", "whoever comes in by the inner port is nobody"
+    await channel.close()
+    async with asyncio.timeout(5):
+        while front.connections:
+            await asyncio.sleep(0.01)
+    assert front.caller(seen[0]) == "unknown"
+    endpoint = await connect("127.0.0.1", front.port)
+    own = endpoint.call(PATH, same, same)
+    await own.write(b"x")
+    await own.read()
+    host, its_port = endpoint.about("sockname")
+    assert seen[2] == f"ipv4:{host}:{its_port}"
+    endpoint.close()
+    await front.stop()
+    await server.stop(0.1)
+    await grpcio.stop(0)
+
+
 async def test_what_says_nothing_sensible_is_grpcios() -> None:
     async with serving(None) as (front, own):
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port)

@@ -7,14 +7,15 @@ from collections.abc import Iterable
 from urllib.parse import quote_from_bytes
 
 from doug_wire.command import KEY_BYTES_MAX
+from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.client.modes import READ_MODES
-from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.errors import BadRequestError
 from facade.routes import cursor
 from facade.routes.body import parse_json
 from facade.routes.cursor import CursorError
+from facade.routes.options import Headers, parse_read
 from facade.routes.range import RangeRequest, deletion_of, read_of
-from facade.routes.target import KEY_PREFIX, consistency_of, key_of, wants_json
+from facade.routes.target import KEY_PREFIX, key_of, wants_json
 from raft_testing.fuzz.target import Target
 
 CURSOR_SCOPE = cursor.scope_of(b"read", b"cluster")
@@ -44,9 +45,9 @@ def check_headers(content: bytes) -> None:
     """Query, consistency and accept headers give one of the known answers, or are refused."""
     query, _, rest = content.partition(b"\n")
     consistency, _, accept = rest.partition(b"\n")
-    for header in (None, consistency):
+    for headers in ((), ((b"doug-consistency", consistency), (b"accept", accept))):
         try:
-            assert consistency_of(query, header) in READ_MODES
+            assert parse_read(query, Headers(headers)).mode in READ_MODES.values()
         except BadRequestError:
             continue
     assert wants_json(accept) in (False, True)

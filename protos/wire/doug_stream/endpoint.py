@@ -36,6 +36,15 @@ Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
 
 
+def address_text(peername: Any) -> str:
+    """The address of a socket's other end as gRPC says it: ``ipv4:1.2.3.4:5`` or ``ipv6:[::1]:5``."""
+    if not isinstance(peername, tuple):
+        return "unknown"
+    # A port of both families tells IPv4 addresses within IPv6's.
+    host, port = str(peername[0]).removeprefix("::ffff:"), peername[1]
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Keepalive:
     """When a silent peer is asked for a sign of life.

@@ -29,6 +29,7 @@ from typing import cast
 
 from doug_stream.client import OWN_ALPN
 from doug_stream.codes import PREFACE, Setting
+from doug_stream.endpoint import address_text
 from doug_stream.frames import HEAD, HEAD_BYTES, SETTING
 from doug_stream.server import Server
 
@@ -67,6 +68,17 @@ class Front:
         self._accepting: list[asyncio.Task[None]] = []
         self._deciding: set[asyncio.Task[None]] = set()
         self._pipes: set[_Pipe] = set()
+        self._callers: dict[int, str] = {}
+
+    def caller(self, peer: str) -> str:
+        """Where a client of grpcio's server really is.
+
+        Args:
+            peer: Where it is as that server says it: an address of this machine, since its bytes are carried on. It is
+                ``unknown`` if they are not, or not any more: nobody gets trust for an address that is only in between.
+        """
+        port = peer.rpartition(":")[2]
+        return self._callers.get(int(port), "unknown") if port.isdecimal() else "unknown"
 
     @property
     def connections(self) -> int:
@@ -150,10 +162,16 @@ class Front:
         near, far = _Pipe(self._pipes), _Pipe(self._pipes)
         near.other, far.other = far, near
         try:
-            await loop.create_connection(lambda: far, *self._backend)
+            inner, _ = await loop.create_connection(lambda: far, *self._backend)
+            caller = address_text(client.getpeername())
         except OSError:
+            far.cut()
             client.close()
             raise
+        port = int(inner.get_extra_info("sockname")[1])
+        # Before the first byte is carried on.
+        self._callers[port] = caller
+        far.on_lost = lambda: self._callers.pop(port, None)
         await loop.connect_accepted_socket(lambda: near, client)
 
 
@@ -167,6 +185,7 @@ class _Pipe(asyncio.Protocol):
         self._early: list[bytes] = []
         self._over = False
         self.ended = False
+        self.on_lost: Callable[[], object] = lambda: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -220,6 +239,7 @@ class _Pipe(asyncio.Protocol):
         self._pipes.discard(self)
         self._over = True
         self._transport = None
+        self.on_lost()
         self.other.close()
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ import grpc.aio
 
 from doug_stream.codes import StatusCode
 from doug_stream.connection import Connection
-from doug_stream.endpoint import Call, Decode, Encode, Endpoint, Keepalive
+from doug_stream.endpoint import Call, Decode, Encode, Endpoint, Keepalive, address_text
 from doug_stream.errors import CallError
 from doug_stream.events import Event, GoingAway, HalfClosed, RequestReceived
 from doug_stream.headers import Metadata
@@ -78,8 +78,7 @@ class ServerCall(Call):
 
     def peer(self) -> str:
         """Where the client is."""
-        found = self._endpoint.about("peername")
-        return "unknown" if not found else f"{'ipv6' if ':' in found[0] else 'ipv4'}:{found[0]}:{found[1]}"
+        return address_text(self._endpoint.about("peername"))
 
     def auth_context(self) -> Mapping[str, list[bytes]]:
         """Whom the client's certificate is for, under gRPC's names; empty in plaintext."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from ssl import SSLContext
 from typing import Any
 
@@ -26,7 +28,6 @@ from uvicorn.server import ServerState
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import command, pipe, scan, slots
-from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
 from facade.app.application import Application
@@ -37,6 +38,11 @@ from facade.client.tracing import OperationTracing
 from facade.settings import Settings
 
 # Runs of several working trees at once keep out of each other's way; below the ports that systems give away.
+if str(Path(__file__).parent) not in sys.path:
+    sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_store import Entry, FakeStore, keys_of
+
 _ports = itertools.count(27_100 + os.getpid() % 25 * 200)
 
 
@@ -45,14 +51,25 @@ class FakeShard:
 
     def __init__(self, shard_id: int, shards: int) -> None:
         self.id = shard_id
-        self.data: dict[bytes, tuple[bytes, bytes, int]] = {}
-        self.revision = 0
+        self.store = FakeStore()
         self.term = 1
         self.leader: FakeNode | None = None
         self.nodes: list[FakeNode] = []
         self.learners: list[FakeNode] = []
         self.ranges = [(first, last, shard, 1) for first, last, shard in slots.initial_ranges(shards)]
         self.map_epoch = 1
+
+    @property
+    def data(self) -> dict[bytes, Entry]:
+        return self.store.data
+
+    @property
+    def revision(self) -> int:
+        return self.store.revision
+
+    @revision.setter
+    def revision(self, revision: int) -> None:
+        self.store.revision = revision
 
     def owns(self, key: bytes, epoch: int) -> bool:
         slot = slots.slot_of(key)
@@ -350,7 +367,7 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         # Copied before the first page leaves: what comes later does not count.
         records = list(self._scanned(request))
         yield doug_pb2.ScanPage(
-            revision=shard.revision,
+            revision=shard.store.revision,
             receipt=doug_pb2.Receipt(node_id=self.id, shard=shard.id, term=shard.term, applied_index=7),
             slots=[
                 doug_pb2.SlotRange(**{"from": first}, to=last, shard=owner, epoch=epoch)
@@ -377,10 +394,11 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         for key in sorted(shard.data, reverse=request.reverse):
             if key < request.start or (request.end and key >= request.end) or not shard.owns(key, 0):
                 continue
-            value, content_type, revision = shard.data[key]
+            value, content_type, revision, expires_at_ms, encoding = shard.data[key]
             at = key.find(request.delimiter, request.prefix_bytes) if request.delimiter else -1
             if at < 0:
-                yield scan.encode_entry(key, revision, b"" if request.keys_only else value, content_type)
+                shown = b"" if request.keys_only else value
+                yield scan.encode_entry(key, revision, shown, content_type, encoding, expires_at_ms)
                 continue
             prefix = key[: at + len(request.delimiter)]
             if prefix not in seen:
@@ -417,24 +435,19 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             return self._write(record)
         if not self.shard.owns(record.key, record.epoch):
             return pipe.encode_result(record.id, Status.WRONG_SHARD)
-        found = self.shard.data.get(record.key)
-        if found is None:
-            return pipe.encode_result(record.id, Status.NOT_FOUND)
-        value, content_type, revision = found
-        return pipe.encode_result(record.id, Status.OK, revision, content_type, value)
+        store = self.shard.store
+        found = store.look_up(record.token) if record.token else store.get(record.key)
+        return pipe.encode_result(*found._replace(id=record.id))
 
     def _write(self, record: pipe.WriteRecord) -> bytes:
         assert command.checksum(record.command) == record.crc
-        decoded = validate(record.command)
-        shard = self.shard
-        if not shard.owns(decoded.key, decoded.epoch):
+        try:
+            decoded = validate(record.command)
+        except command.CommandError:
+            return pipe.encode_result(record.id, Status.INVALID)
+        if not all(self.shard.owns(key, decoded.epoch) for key in keys_of(decoded)):
             return pipe.encode_result(record.id, Status.WRONG_SHARD)
-        shard.revision += 1
-        if decoded.opcode == Opcode.PUT:
-            shard.data[decoded.key] = (decoded.value, decoded.content_type, shard.revision)
-        else:
-            shard.data.pop(decoded.key, None)
-        return pipe.encode_result(record.id, Status.OK, shard.revision)
+        return pipe.encode_result(*self.shard.store.apply(decoded)._replace(id=record.id))
 
 
 class FakeCluster:
@@ -479,14 +492,25 @@ class Facade:
             headers={"doug-client": "tests"},
         )
 
-    async def listen(self, ssl: SSLContext | None = None) -> int:
+    async def use_sockets(self) -> None:
+        """Has ``http`` ask through a socket, where plain requests take the short way."""
+        await self.http.aclose()
+        self.http = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None)),
+            base_url=f"http://localhost:{await self.listen()}",
+            timeout=30.0,
+            headers={"doug-client": "tests"},
+        )
+
+    async def listen(self, ssl: SSLContext | None = None, *, hot: bool = True) -> int:
         """Serves on a loopback port of the system's choice, as the process does, and returns it."""
+        lane = self.application.hot if hot else None
         config = uvicorn.Config(self.application, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
         config.load()
         state, front = ServerState(), self.application.front
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: LimitedProtocol(config, state, {}, front=front), "127.0.0.1", 0, ssl=ssl
+            lambda: LimitedProtocol(config, state, {}, front=front, hot=lane), "127.0.0.1", 0, ssl=ssl
         )
         self._servers.append((server, state))
         return int(server.sockets[0].getsockname()[1])
@@ -512,8 +536,11 @@ async def _stop(task: asyncio.Task[None]) -> None:
 
 
 @pytest.fixture
-async def make_facade() -> AsyncIterator[Callable[..., Awaitable[Facade]]]:
-    """Starts facades on fake clusters: ``await make_facade(shards=2, nodes=3, request_timeout_ms=500)``."""
+async def make_facade(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Awaitable[Facade]]]:
+    """Starts facades on fake clusters: ``await make_facade(shards=2, nodes=3, request_timeout_ms=500)``.
+
+    Its parameter says how they are asked: ``asgi`` (without one) or ``sockets``, which tells the short way too.
+    """
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -534,6 +561,8 @@ async def make_facade() -> AsyncIterator[Callable[..., Awaitable[Facade]]]:
             stack.push_async_callback(_stop, task)
             facade = Facade(cluster, router, metrics, values)
             stack.push_async_callback(facade.close)
+            if getattr(request, "param", "asgi") == "sockets":
+                await facade.use_sockets()
             if ready:
                 await facade.until(lambda: router.ready, "the facade became ready")
             return facade

@@ -7,6 +7,7 @@ or the help is shown. A package's command cannot take the place of one of dougct
 
 from __future__ import annotations
 
+import errno
 import platform
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -16,7 +17,9 @@ import typer
 from typer.core import TyperGroup
 
 import dougdb
+from dougdb import streams
 from dougdb.commands import backup, dev, import_tree, kv, leader, members, status, timeline
+from dougdb.commands.common import ExitCode
 from dougdb.wire import DEFAULT_URL
 
 GROUP = "dougctl.commands"
@@ -75,7 +78,6 @@ app = typer.Typer(
     help="Use and run DougDB, a sharded, replicated key-value store.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -116,4 +118,16 @@ app.command("import-tree")(import_tree.import_tree)
 
 def main() -> None:
     """The entry point of the script dougctl."""
-    app()
+    streams.secure()
+    try:
+        try:
+            app()
+        finally:
+            # Here, where a failure can still be said; at the end of the process it would be a traceback.
+            sys.stdout.flush()
+    except streams.OutputError as error:
+        # Whoever reads a pipe no more has seen enough.
+        if error.number != errno.EPIPE:
+            print(f"dougctl: standard output cannot be written to: {error}", file=sys.stderr)
+        streams.abandon()
+        sys.exit(ExitCode.FAILURE)

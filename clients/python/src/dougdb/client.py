@@ -17,10 +17,12 @@ from urllib.parse import quote
 
 import httpx
 
+from dougdb import checks
+from dougdb.checks import OCTET_STREAM, Bytes, base_url, is_loopback, proxy_of, value_bytes
 from dougdb.errors import CertificateError, ServerError
+from dougdb.lanes import Lanes
 from dougdb.wire import (
     DEFAULT_URL,
-    OCTET_STREAM,
     ClusterStatus,
     Consistency,
     LeaderMoved,
@@ -33,7 +35,6 @@ from dougdb.wire import (
     encode_key,
     error_of,
     error_of_transport,
-    is_loopback,
     leader_moved_of,
     member_change_of,
     members_of,
@@ -45,14 +46,17 @@ from dougdb.wire import (
 DEFAULT_TIMEOUT_S = 15.0
 BACKUP_TIMEOUT_S = 180.0
 """A node flushes what is in memory first, and reads all its tables once for their checksums."""
+IN_FLIGHT = 64
+"""More requests at once make a facade no faster, and every connection costs both sides memory."""
 EVENTS_MAX = 10_000
 """The most events that one request may ask for."""
+_ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=1)
 _JSON = {"Accept": "application/json"}
 _RAW = {"Accept": "*/*"}
 
 
 @functools.cache
-def _verify(url: str, ca_file: str | None) -> bool | ssl.SSLContext:
+def _verify(url: str, ca_file: str | None) -> ssl.SSLContext:
     """Loading the certificates takes longer than a request; plain HTTP does not need them.
 
     The bare context still verifies, with no authority to trust: should a redirect lead to HTTPS, it is refused.
@@ -63,15 +67,16 @@ def _verify(url: str, ca_file: str | None) -> bool | ssl.SSLContext:
     if not url.startswith("https:"):
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca_file is None:
-        return True
+        # What httpx would make of True, but once, and not for each connection.
+        return httpx.create_ssl_context()
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # ssl.SSLError is one, too.
         raise CertificateError(f"{ca_file}: {error.strerror or error}") from None
 
 
-def _key_text(key: str | bytes) -> str:
-    return key if isinstance(key, str) else key.decode(errors="backslashreplace")
+def _key_text(key: str | Bytes) -> str:
+    return key if isinstance(key, str) else bytes(key).decode(errors="backslashreplace")
 
 
 def _parameters(consistency: Consistency | str | None) -> dict[str, str]:
@@ -138,7 +143,7 @@ class DougClient:
         ca_file: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
+        self.url = base_url(url)
         self._http = httpx.Client(
             timeout=timeout_s, transport=transport, trust_env=not is_loopback(url), verify=_verify(url, ca_file)
         )
@@ -155,7 +160,7 @@ class DougClient:
         """Closes the connections."""
         self._http.close()
 
-    def get(self, key: str | bytes, *, consistency: Consistency | str | None = None) -> Value:
+    def get(self, key: str | Bytes, *, consistency: Consistency | str | None = None) -> Value:
         """Reads a value.
 
         Raises:
@@ -165,7 +170,7 @@ class DougClient:
         path = f"/v1/kv/{encode_key(key)}"
         return value_of(self._send("GET", path, params=_parameters(consistency), headers=_RAW, key=_key_text(key)))
 
-    def put(self, key: str | bytes, value: bytes, *, content_type: str = OCTET_STREAM) -> Receipt:
+    def put(self, key: str | Bytes, value: Bytes, *, content_type: str = OCTET_STREAM) -> Receipt:
         """Stores a value under a key, whatever is there.
 
         Raises:
@@ -173,9 +178,10 @@ class DougClient:
             OutcomeUnknownError: It may have been stored, or may be later.
         """
         path = f"/v1/kv/{encode_key(key)}"
-        return receipt_of(self._send("PUT", path, content=value, headers={"Content-Type": content_type}, write=True))
+        headers = {"Content-Type": checks.content_type(content_type)}
+        return receipt_of(self._send("PUT", path, content=value_bytes(value), headers=headers, write=True))
 
-    def delete(self, key: str | bytes) -> Receipt:
+    def delete(self, key: str | Bytes) -> Receipt:
         """Removes a key; that it does not exist is no error.
 
         Raises:
@@ -309,8 +315,10 @@ class DougClient:
             return False
 
     def _send(self, method: str, path: str, *, write: bool = False, key: str = "", **request: Any) -> httpx.Response:
+        # Whatever is wrong with the request is an error of its own, before anything is sent.
+        prepared = self._http.build_request(method, f"{self.url}{path}", **request)
         try:
-            response = self._http.request(method, f"{self.url}{path}", **request)
+            response = self._http.send(prepared)
         except httpx.RequestError as error:
             raise error_of_transport(error, self.url, write=write) from error
         if not response.is_success:
@@ -325,6 +333,8 @@ class AsyncDougClient:
         url: Where the facade listens.
         timeout_s: How long one step of a request (connect, send, receive) may take.
         ca_file: The authority that signs the facade's certificate (PEM), for HTTPS; those of the system without it.
+        in_flight: How many requests may be on their way at once. Any more wait for their turn, and their time has not
+            begun until they have it.
         transport: Another httpx transport, for tests.
     """
 
@@ -334,14 +344,19 @@ class AsyncDougClient:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         ca_file: str | None = None,
+        in_flight: int = IN_FLIGHT,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
+        if in_flight < 1:
+            raise ValueError(f"at least one request must be allowed in flight, not {in_flight}")
+        self.url = base_url(url)
+        verify, proxy = _verify(url, ca_file), proxy_of(url)
+
+        def lane() -> httpx.AsyncBaseTransport:
+            return transport or httpx.AsyncHTTPTransport(verify=verify, limits=_ONE_CONNECTION, proxy=proxy)
+
         self._http = httpx.AsyncClient(
-            timeout=timeout_s,
-            transport=transport,
-            trust_env=not is_loopback(url),
-            verify=_verify(url, ca_file),
+            timeout=timeout_s, transport=Lanes(lane, in_flight), trust_env=not is_loopback(url)
         )
 
     async def __aenter__(self) -> Self:
@@ -356,20 +371,20 @@ class AsyncDougClient:
         """Closes the connections."""
         await self._http.aclose()
 
-    async def get(self, key: str | bytes, *, consistency: Consistency | str | None = None) -> Value:
+    async def get(self, key: str | Bytes, *, consistency: Consistency | str | None = None) -> Value:
         """Reads a value; see ``DougClient.get``."""
         path = f"/v1/kv/{encode_key(key)}"
         return value_of(
             await self._send("GET", path, params=_parameters(consistency), headers=_RAW, key=_key_text(key))
         )
 
-    async def put(self, key: str | bytes, value: bytes, *, content_type: str = OCTET_STREAM) -> Receipt:
+    async def put(self, key: str | Bytes, value: Bytes, *, content_type: str = OCTET_STREAM) -> Receipt:
         """Stores a value under a key; see ``DougClient.put``."""
         path = f"/v1/kv/{encode_key(key)}"
-        headers = {"Content-Type": content_type}
-        return receipt_of(await self._send("PUT", path, content=value, headers=headers, write=True))
+        headers = {"Content-Type": checks.content_type(content_type)}
+        return receipt_of(await self._send("PUT", path, content=value_bytes(value), headers=headers, write=True))
 
-    async def delete(self, key: str | bytes) -> Receipt:
+    async def delete(self, key: str | Bytes) -> Receipt:
         """Removes a key; see ``DougClient.delete``."""
         return receipt_of(await self._send("DELETE", f"/v1/kv/{encode_key(key)}", write=True))
 
@@ -432,8 +447,10 @@ class AsyncDougClient:
     async def _send(
         self, method: str, path: str, *, write: bool = False, key: str = "", **request: Any
     ) -> httpx.Response:
+        # Whatever is wrong with the request is an error of its own, before anything is sent.
+        prepared = self._http.build_request(method, f"{self.url}{path}", **request)
         try:
-            response = await self._http.request(method, f"{self.url}{path}", **request)
+            response = await self._http.send(prepared)
         except httpx.RequestError as error:
             raise error_of_transport(error, self.url, write=write) from error
         if not response.is_success:

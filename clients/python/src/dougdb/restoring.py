@@ -2,7 +2,8 @@
 
 The volumes themselves are made by ``raft-node restore``, one process for each node. Invariants:
 
-1. A directory that holds anything else than this restore is refused, and left as it was found.
+1. A directory that holds anything else than this restore is refused, and left as it was found; so is any directory for
+   a backup that is damaged or that raft-node refuses.
 2. ``RESTORE.json``, with the restore's id, is durable before the first volume is touched, and goes last;
    ``LAYOUT.json``, without which ``dougctl dev`` starts nothing there, comes when all volumes are whole. A run that was
    cut off is therefore completed by the next one, under the same id.
@@ -146,10 +147,13 @@ def carry_out(plan: Plan, on_node: Callable[[int], None], run: Run = run_program
             ]
         )
         if done.returncode:
+            if not any((root / layout.node_id(*place)).exists() for place in layout.places()):
+                # Nothing was made, and a note of it would only stand in the way of the next one.
+                plan.note.unlink()
+                plan.data.vacate()
             reason = done.stderr.strip().removeprefix("restore: ") or f"raft-node ended with {done.returncode}"
-            raise RefusedError(
-                f"{name}: {reason}; {root} is not to be used as it is: restore into it again, or remove it"
-            )
+            rest = f"; {root} is not to be used as it is: restore into it again, or remove it"
+            raise RefusedError(f"{name}: {reason}{rest if plan.note.exists() else ''}")
         on_node(1)
     try:
         plan.data.establish(layout)

@@ -21,9 +21,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
+from dougdb.checks import KEY_BYTES_MAX, OCTET_STREAM, VALUE_BYTES_MAX
 from dougdb.client import AsyncDougClient
 from dougdb.errors import InvalidKeyError, KeyNotFoundError, OutcomeUnknownError, RejectedError, UnavailableError
-from dougdb.wire import KEY_BYTES_MAX, OCTET_STREAM, VALUE_BYTES_MAX, Consistency
+from dougdb.wire import Consistency
 
 R = TypeVar("R")
 
@@ -136,8 +137,9 @@ class TreeCopy:
     """Stores files and reads them back, many at once.
 
     Args:
-        clients: The store; each client has one file on its way at a time. (One client with as many connections would do
-            too, but httpx looks at every connection of a client for every request.)
+        clients: The store, one client at least once there is anything to do; each has one file on its way at a time.
+            (One client with as many connections would do too, but httpx looks at every connection of a client for
+            every request.)
         on_file: Called after each file with its size.
         clock: Monotonic seconds.
         sleep: How to wait.
@@ -151,7 +153,6 @@ class TreeCopy:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         on_file: Callable[[int], None] = lambda size: None,
     ) -> None:
-        assert clients
         self._clients = clients
         self._clock = clock
         self._sleep = sleep
@@ -184,6 +185,7 @@ class TreeCopy:
         await self._each(files, verify_file)
 
     async def _each(self, files: list[TreeFile], act: Act) -> None:
+        assert self._clients
         remaining = iter(files)
         try:
             async with asyncio.TaskGroup() as group:

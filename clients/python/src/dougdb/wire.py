@@ -9,7 +9,6 @@ Invariants:
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +17,7 @@ from urllib.parse import quote
 
 import httpx
 
+from dougdb.checks import OCTET_STREAM, Bytes, key_bytes
 from dougdb.errors import (
     DougdbError,
     InvalidKeyError,
@@ -29,9 +29,6 @@ from dougdb.errors import (
 )
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-KEY_BYTES_MAX = 1024
-VALUE_BYTES_MAX = 1 << 20
-OCTET_STREAM = "application/octet-stream"
 # These did not get as far as the request: no byte of it was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
 
@@ -229,34 +226,19 @@ class MemberChange:
     document: dict[str, Any]
 
 
-def encode_key(key: str | bytes) -> str:
+def encode_key(key: str | Bytes) -> str:
     """The percent-encoded path of a key.
 
     Raises:
         InvalidKeyError: It is empty, longer than 1 KiB, or not UTF-8.
     """
+    raw = key_bytes(key)
     try:
-        raw = key.encode() if isinstance(key, str) else key
-        raw.decode()
+        text = raw.decode()
     except UnicodeError:
         raise InvalidKeyError("the key is not valid UTF-8") from None
-    if not raw:
-        raise InvalidKeyError("the key is empty")
-    if len(raw) > KEY_BYTES_MAX:
-        raise InvalidKeyError(f"the key has {len(raw)} bytes; the limit is {KEY_BYTES_MAX}")
     # A path segment of dots alone would be resolved on the way; anything else is safe once every slash is encoded.
-    return raw.decode().replace(".", "%2E") if raw in (b".", b"..") else quote(raw, safe="")
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL points to this machine, where no proxy may stand between."""
-    host = httpx.URL(url).host
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return text.replace(".", "%2E") if text in (".", "..") else quote(raw, safe="")
 
 
 def receipt_of(response: httpx.Response) -> Receipt:

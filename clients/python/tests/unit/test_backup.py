@@ -326,6 +326,8 @@ class FakeNode:
         assert arguments[0] == "restore"
         self.calls.append(dict(zip(arguments[1::2], arguments[2::2], strict=True)))
         failed = len(self.calls) == self.fails_at
+        if not failed:
+            Path(self.calls[-1]["--data-dir"]).mkdir(parents=True, exist_ok=True)
         return subprocess.CompletedProcess([], 3 if failed else 0, "", "restore: the disk is full\n" if failed else "")
 
 
@@ -393,9 +395,36 @@ def test_a_damaged_backup_is_refused_before_anything_is_made(made: backups.Backu
     (made.path / "shard-0" / "000002.sst").write_bytes(b"u" * 100)
     result = run("restore", made.path, "--data", tmp_path / "data")
     assert result.exit_code == 1 and "nothing was restored" in result.stderr
-    assert not list((tmp_path / "data").glob("shard-*"))
+    assert not (tmp_path / "data").exists()
     unfinished = run("restore", tmp_path, "--data", tmp_path / "data")
     assert unfinished.exit_code == 1 and "no backup" in unfinished.stderr
+
+
+def test_damage_that_only_raft_node_finds_is_refused_before_anything_is_made(
+    made: backups.Backup, tmp_path: Path
+) -> None:
+    # The files of these tests have the right checksums, and are no tables at all.
+    result = run("restore", made.path, "--data", tmp_path / "data")
+    assert result.exit_code == 1 and "nothing was restored" in result.stderr
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_restore_that_raft_node_refuses_leaves_the_directory_as_it_was(
+    made: backups.Backup, tmp_path: Path, existed: bool
+) -> None:
+    data = tmp_path / "data"
+    if existed:
+        data.mkdir()
+    with pytest.raises(RefusedError, match=r"shard-0-0: the disk is full\Z"):
+        restore(made, data, FakeNode(fails_at=1))
+    assert data.exists() == existed and not (existed and list(data.iterdir()))
+    assert starts(data, restore(made, data, FakeNode(), 5).layout)
+
+
+def test_backups_are_for_their_owner_alone(made: backups.Backup) -> None:
+    modes = {path.stat().st_mode & 0o777 for path in [made.path, *made.path.rglob("*")]}
+    assert modes == {0o700, 0o600}
 
 
 def test_a_directory_that_is_in_use_is_refused(made: backups.Backup, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -108,6 +110,13 @@ def test_exit_codes(store: Any, answer: Any, get_code: int, put_code: int) -> No
         ["get", "k", "--consistency", "hopeful"],
         ["get", "k", "--url", "ftp://x"],
         ["get", "k", "--url", "http://127.0.0.1:x"],
+        ["get", "k", "--url", "http://"],
+        ["get", "k", "--output", ""],
+        ["put", "k", "--file", ""],
+        ["import-tree", ""],
+        ["dev", "--data", ""],
+        ["backup", "create", ""],
+        ["backup", "restore", "b", "--data", ""],
         ["get"],
         ["nonsense"],
         ["import-tree", "/nonexistent"],
@@ -126,6 +135,58 @@ def test_the_url_comes_from_the_option_or_the_environment(store: Any, monkeypatc
     run("--url", "http://127.0.0.1:26002", "put", "k", "v", "--url", "http://127.0.0.1:26003")
     assert [request.url.port for request in store.requests] == [26001, 26002, 26003]
     assert store.requests[0].url.raw_path == b"/v1/kv/k"
+
+
+def test_the_authority_may_be_named_behind_the_command(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def make(url: str, ca_file: str | None = None) -> DougClient:
+        seen.append(ca_file)
+        return DougClient(url, transport=httpx.MockTransport(store.handle))
+
+    monkeypatch.setattr(common, "DougClient", make)
+    run("put", "k", "v")
+    run("--ca-file", "before.crt", "put", "k", "v")
+    run("--ca-file", "before.crt", "put", "k", "v", "--ca-file", "behind.crt")
+    assert seen == [None, "before.crt", "behind.crt"]
+
+
+def test_completion_can_be_installed() -> None:
+    assert "--install-completion" in run("--help").stdout
+
+
+def test_status_fits_80_columns_and_shows_who_waits(store: Any) -> None:
+    figures = {"term": 12345, "commit_index": 123_456_789, "applied_index": 123_456_789, "last_log_index": 123_456_789}
+    node = {"id": "dougdb-shard-0-4", "address": "x" * 60, "admin": "", "role": "waiting", **figures}
+    store.script = [httpx.Response(200, json={"shards": [{"id": 0, "nodes": [node, {**node, "role": "unreachable"}]}]})]
+    shown = run("status").stdout
+    assert all(len(line.rstrip()) <= 80 for line in shown.splitlines())
+    assert "dougdb-shard-0-4 is no member as it is, and waits" in shown
+
+
+def test_a_key_is_shown_escaped(store: Any) -> None:
+    result = run("get", "\x1b[31mred")
+    assert result.exit_code == 3 and result.stderr == "dougctl: not found: \\x1b[31mred\n"
+
+
+def test_an_interrupted_import_says_what_was_stored(
+    store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for number in range(5):
+        (tmp_path / f"f{number}").touch()
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        if len(store.values) == 3:
+            signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(0)
+        return cast("httpx.Response", store.handle(request))
+
+    transport = httpx.MockTransport(handle)
+    monkeypatch.setattr(import_tree, "AsyncDougClient", lambda url: AsyncDougClient(url, transport=transport))
+    result = run("import-tree", str(tmp_path), "--concurrency", "1")
+    assert result.exit_code == 130
+    assert result.stdout.startswith("stored 3 files")
+    assert "interrupted before the end" in result.stderr
 
 
 def test_interrupted(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:

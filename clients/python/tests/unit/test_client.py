@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -18,7 +21,8 @@ from dougdb import (
     ServerError,
     UnavailableError,
 )
-from dougdb.wire import encode_key, is_loopback
+from dougdb.checks import is_loopback, proxy_of
+from dougdb.wire import encode_key
 
 URL = "http://127.0.0.1:26000"
 
@@ -152,8 +156,111 @@ def test_loopback_is_recognised(url: str, expected: bool) -> None:
     assert is_loopback(url) is expected
 
 
+def test_the_proxy_of_the_environment_is_used_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "near.example")
+    assert proxy_of("http://db.example:8080") == "http://proxy.example:3128"
+    assert proxy_of("http://near.example") is None
+    assert proxy_of("http://127.0.0.1:1") is None
+
+
 def test_no_proxy_stands_between_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:26999")
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:26999")
     with DougClient("http://127.0.0.1:26998", timeout_s=1) as client, pytest.raises(UnavailableError, match="26998"):
         client.get("k")
+
+
+@pytest.mark.parametrize("value", [bytearray(b"\x00\xff"), memoryview(b"\x00\xff"), memoryview(b"\x00.\xff.")[::2]])
+def test_whatever_holds_bytes_is_a_value(store: Any, value: bytearray | memoryview) -> None:
+    with client_of(store) as client:
+        client.put("k", value)
+        assert client.get("k").data == b"\x00\xff"
+
+
+@pytest.mark.parametrize("value", [None, "text", 7, ["a"]])
+async def test_what_is_no_value_is_a_type_error_before_anything_is_sent(store: Any, value: Any) -> None:
+    with client_of(store) as client, pytest.raises(TypeError, match="a value is bytes"):
+        client.put("k", value)
+    async with AsyncDougClient(URL, transport=httpx.MockTransport(store.handle)) as other:
+        with pytest.raises(TypeError, match="a value is bytes"):
+            await other.put("k", value)
+    assert store.requests == []
+
+
+@pytest.mark.parametrize("content_type", ["", "text/\u00fc", "a/b\r\nX: y", "a\tb", "x" * 256])
+async def test_a_bad_content_type_is_a_value_error_before_anything_is_sent(store: Any, content_type: str) -> None:
+    with client_of(store) as client, pytest.raises(ValueError, match="content type"):
+        client.put("k", b"", content_type=content_type)
+    async with AsyncDougClient(URL, transport=httpx.MockTransport(store.handle)) as other:
+        with pytest.raises(ValueError, match="content type"):
+            await other.put("k", b"", content_type=content_type)
+    assert store.requests == []
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://x", "http://", "http://h:x", "http://h/?q=1", "\x00"])
+def test_a_bad_url_is_a_value_error(url: str) -> None:
+    for kind in (DougClient, AsyncDougClient):
+        with pytest.raises(ValueError, match="URL"):
+            kind(url)
+
+
+async def test_requests_in_flight_are_bounded_and_the_rest_waits_for_its_turn(store: Any) -> None:
+    flying = most = 0
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        nonlocal flying, most
+        flying += 1
+        most = max(most, flying)
+        await asyncio.sleep(0)
+        flying -= 1
+        return cast("httpx.Response", store.handle(request))
+
+    async with AsyncDougClient(URL, in_flight=7, transport=httpx.MockTransport(handle)) as client:
+        await asyncio.gather(*(client.put(f"k{number}", b"") for number in range(500)))
+    assert most == 7 and len(store.values) == 500
+    with pytest.raises(ValueError, match="in flight"):
+        AsyncDougClient(URL, in_flight=0)
+
+
+async def answer_puts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Says of every PUT of one byte that it is stored."""
+    with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(1)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+async def test_a_great_gather_costs_no_more_a_request_than_a_small_one() -> None:
+    """The pool of httpx looks at every request that waits: 800 took 17 s, and 1,200 ended in ConnectTimeout."""
+    served: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        served.append(task)
+        await answer_puts(reader, writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    counts: list[int] = []
+    async with server, AsyncDougClient(f"http://127.0.0.1:{port}", in_flight=8) as client:
+        for number in (10, 60, 600):
+            calls = 0
+
+            def count(frame: object, event: str, argument: object) -> None:
+                nonlocal calls
+                calls += event == "call"
+
+            # Calls are counted, not seconds, so that a busy machine changes nothing.
+            sys.setprofile(count)
+            try:
+                await asyncio.gather(*(client.put(f"k{place}", b"v") for place in range(number)))
+            finally:
+                sys.setprofile(None)
+            counts.append(calls)
+    await asyncio.gather(*served)
+    assert counts[2] < 13 * counts[1], counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -61,6 +62,39 @@ def test_a_start_that_was_cut_off_is_no_obstacle(tmp_path: Path) -> None:
         data.claim(LAYOUT)
 
 
+def test_what_a_start_leaves_that_was_cut_off_in_the_layout_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".LAYOUT.json.tmp").write_text('{"for')
+    with DataDirectory(tmp_path) as data:
+        data.inspect(LAYOUT)
+        data.claim(LAYOUT)
+    assert not (tmp_path / ".LAYOUT.json.tmp").exists()
+
+
+def test_run_may_be_on_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if self.parent != target.parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with DataDirectory(tmp_path) as data:
+        data.claim(LAYOUT)
+    assert json.loads((tmp_path / "LAYOUT.json").read_text())["shards"] == 2
+
+
+def test_a_link_that_leads_nowhere_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "gone")
+    for root in (tmp_path / "data", tmp_path / "data" / "deeper"):
+        with DataDirectory(root) as data:
+            with pytest.raises(RefusedError, match=r"data is a link to .*gone, which does not exist"):
+                data.inspect(LAYOUT)
+            with pytest.raises(RefusedError, match="is a link to"):
+                data.require_empty()
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 2, "shards": 2, "nodes": 5}'])
 def test_a_layout_that_is_not_understood_is_left_as_it_is(tmp_path: Path, text: str) -> None:
     (tmp_path / "LAYOUT.json").write_text(text)
@@ -109,6 +143,17 @@ def test_ports_follow_from_the_layout() -> None:
 def test_ports_that_cannot_work_are_refused(base_port: int, port: int, facades: int) -> None:
     with pytest.raises(RefusedError):
         PortPlan(LAYOUT, base_port, port, facades)
+
+
+def test_a_host_may_have_either_family_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    usable = {ports.IPV6}
+    monkeypatch.setattr(ports, "_is_usable", lambda host: host in usable)
+    assert ports.loopback_hosts() == [ports.IPV6]
+    plan = PortPlan(LAYOUT, 21000, 8080, 1, ports.IPV6)
+    assert {listener.host for listener in plan.listeners([ports.IPV6])} == {ports.IPV6}
+    usable.clear()
+    with pytest.raises(RefusedError, match="neither 127"):
+        ports.loopback_hosts()
 
 
 def test_a_taken_port_is_found() -> None:

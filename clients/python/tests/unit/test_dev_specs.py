@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,17 @@ def test_a_node_gets_its_place_and_its_peers(tmp_path: Path) -> None:
     assert expected.items() <= environment.items()
     assert not {name for name in environment if name.lower().endswith("_proxy")}
     assert specs[4].argv[1:] == ("-P", "-m", "raft_node")
+
+
+def test_a_host_of_ipv6_alone_gets_addresses_of_its_own(tmp_path: Path) -> None:
+    plan = PortPlan(Layout(1, 2), 26100, 26080, 1, "::1")
+    specs = node_specs(plan, DataDirectory(tmp_path), INHERITED, Options("info", {}))
+    environment = specs[1].environment
+    assert environment["DOUGDB_PEERS"] == "shard-0-0=[::1]:26101,shard-0-1=[::1]:26104"
+    assert environment["DOUGDB_CLIENT_LISTEN"] == "[::1]:26103"
+    (facade,) = facade_specs(plan, ["::1"], INHERITED, Options("info", {}))
+    assert json.loads(facade.environment["DOUGDB_NODES"])["0"]["shard-0-1"] == "[::1]:26103"
+    assert facade.environment["DOUGDB_LISTEN"] == "[::1]:26080"
 
 
 def test_whoever_turns_tracing_on_does_so_for_every_process(tmp_path: Path) -> None:
@@ -135,3 +148,17 @@ def test_a_log_is_put_aside_at_the_start_and_bounded(tmp_path: Path, monkeypatch
     assert seen == [f"line {number}" for number in range(100)]
     assert path.stat().st_size <= 110
     assert (tmp_path / "x.log.1").stat().st_size <= 110
+
+
+def test_a_log_is_cut_even_when_there_is_no_room_for_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LogFile(tmp_path / "n.log")
+    monkeypatch.setattr(logs, "LOG_BYTES_MAX", 10)
+    log.path.write_text("x" * 20 + "\n")
+
+    def full(source: Path, target: Path) -> None:
+        target.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert log.read_lines() == ["x" * 20]
+    assert [path.name for path in tmp_path.iterdir()] == ["n.log"] and log.path.stat().st_size == 0

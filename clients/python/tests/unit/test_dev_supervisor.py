@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from pathlib import Path
 
@@ -101,6 +103,27 @@ def test_a_killed_child_is_back_after_a_second_and_said_in_one_line(world: World
         world.step(0.1)
         assert world.pid_file("shard-0-1") == f"{world.processes['shard-0-1'].pid}\n" != before
     assert world.said == ["shard-0-1 died (killed by SIGKILL); starting it again in 1 s"] * 20
+
+
+def test_a_full_disk_stops_nobody_and_the_pid_files_follow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, full = Path.write_text, True
+
+    def write_text(self: Path, text: str) -> int:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, text)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    for name in ("shard-0-0", "facade"):
+        world.die(name, -signal.SIGKILL)
+    world.step(1.0)
+    world.step(1.0)
+    assert not (world.run / "shard-0-0.pid").exists(), "an old number would be worse than none"
+    assert sum("cannot be written (No space left on device)" in line for line in world.said) == 1
+    full = False
+    world.step(1.0)
+    for name in ("shard-0-0", "facade"):
+        assert world.pid_file(name) == f"{world.processes[name].pid}\n"
 
 
 def test_the_facade_is_restarted_too(world: World) -> None:

@@ -80,8 +80,36 @@ def test_the_list_is_never_cut_off(store: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("COLUMNS", "40")
     name, address = "a-name-of-some-length-0", "shard-0-0.shard-0-peers.database.svc.cluster.local:21001"
     store.script = [listed(view(name, address=address, incarnation="8903331230004567890"))]
-    row = next(line for line in run("list", "--shard", "1").stdout.splitlines() if name in line)
+    row = next(line for line in run("list", "--shard", "1", "--wide").stdout.splitlines() if name in line)
     assert address in row and "8903331230004567890" in row and row.rstrip().endswith("yes")
+
+
+def test_the_list_fits_80_columns(store: Any) -> None:
+    name, address = "dougdb-shard-0-4", "dougdb-shard-0-4.dougdb-shard-0.database.svc.cluster.local:7002"
+    figures = {"match_index": 1_234_567_890, "lag": 1_234_567, "state": "replicate", "address": address}
+    store.script = [listed(view(name, "learner", **figures))]
+    assert all(len(line.rstrip()) <= 80 for line in run("list", "--shard", "1").stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "host", "host:", ":1", "host:0", "host:65536", "host:x", "::1:7002", "[::1]", "a b:1", ""]
+)
+def test_an_address_is_a_host_and_a_port(store: Any, address: str) -> None:
+    for arguments in (["add", "n5"], ["replace", "n5"]):
+        result = run(*arguments, "--shard", "1", "--address", address)
+        assert result.exit_code == 2 and "host:port" in result.stderr
+    assert store.requests == []
+
+
+def test_a_node_that_nobody_knows_yet_tells_its_shard_by_its_name(store: Any) -> None:
+    cluster = httpx.Response(200, json={"shards": [{"id": 0, "nodes": []}, {"id": 1, "nodes": []}]})
+    for name in ("shard-1-5", "dougdb-shard-1-5"):
+        store.script += [cluster, httpx.Response(200, json=CHANGED)]
+        assert run("add", name, "--address", "[::1]:7002", "--no-wait").exit_code == 0
+        assert store.requests[-1].url.path == "/v1/shards/1/members"
+    for name in ("n9", "shard-7-0"):
+        store.script = [cluster]
+        assert run("add", name, "--address", "h:1").exit_code == 2
 
 
 def test_a_node_tells_its_shard(store: Any) -> None:

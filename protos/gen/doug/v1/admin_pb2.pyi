@@ -57,7 +57,7 @@ class StatusResponse(_message.Message):
     node_id: _builtins.str
     shard: _builtins.int
     role: _builtins.str
-    """leader, follower, candidate, pre-candidate or learner."""
+    """leader, follower, candidate, pre-candidate, learner, or waiting: no member as it is."""
     term: _builtins.int
     commit_index: _builtins.int
     applied_index: _builtins.int

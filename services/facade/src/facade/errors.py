@@ -7,6 +7,7 @@
     +-- AddressError            an address cannot be listened on; the facade does not start
     +-- ProblemError            what a client is told, as an RFC 9457 problem document
         +-- BadRequestError         the request is wrong; it will not become right by being repeated
+        +-- DecidedError            4xx, 507: the shard decided, when it applied the request, to change nothing
         +-- NotAppliedError         503: refused before it was proposed, certainly without a trace
         |   +-- DiskFullError           507: the leader's disk is full, certainly without a trace
         +-- OutcomeUnknownError     504: the write was sent, and nobody can say what became of it
@@ -19,6 +20,7 @@ Source: features.md, part 4 (HTTP conventions); RFC 9457.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 Outcome = Literal["not_applied", "unknown"]
@@ -68,6 +70,7 @@ class ProblemError(FacadeError):
         retryable: Whether the same request may succeed later.
         outcome: Whether a write may have been applied. Reads never change anything.
         headers: Further response headers.
+        members: Further members of the document.
     """
 
     status = 500
@@ -82,20 +85,34 @@ class ProblemError(FacadeError):
         status: int | None = None,
         shard: int | None = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
+        members: Mapping[str, object] | None = None,
+        outcome: Outcome | None = None,
+        retryable: bool | None = None,
     ) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.shard = shard
         self.headers = headers
+        self.members = members or {}
         if status is not None:
             self.status = status
+        if outcome is not None:
+            self.outcome = outcome
+        if retryable is not None:
+            self.retryable = retryable
 
 
 class BadRequestError(ProblemError):
     """The request is wrong; it will not become right by being repeated."""
 
     status = 400
+
+
+class DecidedError(ProblemError):
+    """The shard decided, when it applied the request, to change nothing; a repetition is decided anew."""
+
+    status = 409
 
 
 class NotAppliedError(ProblemError):

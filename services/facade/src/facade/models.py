@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Role = Literal["leader", "follower", "candidate", "learner", "unreachable"]
+Role = Literal["leader", "follower", "candidate", "learner", "waiting", "unreachable"]
 
 
 class Model(BaseModel):
@@ -195,6 +195,27 @@ class HealthView(Model):
     status: Literal["ok"] = "ok"
 
 
+class LimitsView(Model):
+    """Every limit that a request can meet; the unit is the end of each name."""
+
+    key_bytes: int
+    value_bytes: int
+    content_type_bytes: int
+    content_encoding_bytes: int
+    idempotency_key_characters: int
+    ttl_ms: int
+    batch_operations: int
+    batch_bytes: int = Field(description="Of a JSON body; NDJSON may be of any length")
+    batch_line_bytes: int = Field(description="Of one line of NDJSON")
+    txn_operations: int = Field(description="Of each of compare, success and failure")
+    txn_bytes: int = Field(description="Keys and values of a transaction together")
+    txn_result_bytes: int
+    json_bytes: int = Field(description="Of the body of any other route")
+    request_timeout_ms: int
+    body_timeout_ms: int
+    head_timeout_ms: int
+
+
 class Problem(Model):
     """An RFC 9457 problem document. Members without a value are left out."""
 
@@ -206,16 +227,20 @@ class Problem(Model):
     retryable: bool
     outcome: Literal["not_applied", "unknown"]
     shard: int | None = None
+    current_revision: str | None = Field(default=None, description="With 412: the key's revision; null without a key")
 
 
 class ValueView(Model):
-    """The JSON view of a key."""
+    """The JSON view of a key. ``key`` is left out, and ``key64`` there, when the key is not text."""
 
-    key: str
+    key: str | None = None
+    key64: str | None = Field(default=None, description="base64url (RFC 4648, 5) without padding")
     value: str
     encoding: Literal["utf-8", "base64"]
     revision: str
     content_type: str
+    expires_at: str | None = Field(description="RFC 3339, UTC; null when the key does not expire")
+    content_encoding: str | None = Field(default=None, description="Left out when there is none")
 
 
 class RangeView(Model):
@@ -243,6 +268,108 @@ class RangeDeletedView(Model):
 
 
 class WrittenView(Model):
-    """The answer to a PUT."""
+    """The answer to a PUT or a touch."""
 
     revision: str
+
+
+class CountedView(Model):
+    """The answer to an increment."""
+
+    value: str
+    revision: str
+
+
+class IncrementRequest(Model):
+    """By how much, and what a key that is not there counts as."""
+
+    by: int = Field(default=1, ge=-(1 << 63), le=(1 << 63) - 1)
+    initial: int = Field(default=0, ge=-(1 << 63), le=(1 << 63) - 1)
+
+
+class OperationRequest(Model):
+    """An operation of a batch or a transaction; which members it has depends on ``op`` (docs/api.md)."""
+
+    op: Literal["get", "put", "delete", "increment", "touch"]
+    key: str | None = None
+    key64: str | None = None
+    value: str | None = None
+    encoding: Literal["utf-8", "base64"] | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    ttl: str | None = None
+    by: int | None = None
+    initial: int | None = None
+    if_revision: str | None = None
+    if_absent: bool | None = None
+    if_exists: bool | None = None
+
+
+class BatchRequest(Model):
+    """Operations that have nothing to do with each other."""
+
+    operations: list[OperationRequest] = Field(max_length=10_000)
+
+
+class ResultView(Model):
+    """What became of one operation: its status as if alone, and what goes with it."""
+
+    status: int
+    revision: str | None = None
+    key: str | None = None
+    key64: str | None = None
+    value: str | None = None
+    encoding: Literal["utf-8", "base64"] | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    expires_at: str | None = None
+    replayed: bool | None = None
+    code: str | None = None
+    detail: str | None = None
+    retryable: bool | None = None
+    outcome: Literal["not_applied", "unknown"] | None = None
+    shard: int | None = None
+    current_revision: str | None = None
+
+
+class BatchView(Model):
+    """A result for each operation, in their order."""
+
+    results: list[ResultView]
+
+
+class CompareRequest(Model):
+    """One comparison of a transaction: one of ``exists``, ``absent``, ``revision`` and ``value``."""
+
+    key: str | None = None
+    key64: str | None = None
+    exists: bool | None = None
+    absent: bool | None = None
+    revision: str | None = None
+    value: str | None = None
+    encoding: Literal["utf-8", "base64"] | None = None
+
+
+class TxnRequest(Model):
+    """When all comparisons hold, ``success``; otherwise ``failure``."""
+
+    compare: list[CompareRequest] = Field(default=[], max_length=128)
+    success: list[OperationRequest] = Field(default=[], max_length=128)
+    failure: list[OperationRequest] = Field(default=[], max_length=128)
+
+
+class TxnView(Model):
+    """What became of a transaction."""
+
+    succeeded: bool
+    results: list[ResultView]
+    revision: str
+
+
+class OperationStateView(Model):
+    """What a shard remembers of an idempotency key."""
+
+    key: str
+    state: Literal["applied", "unknown"]
+    status: int | None
+    revision: str | None

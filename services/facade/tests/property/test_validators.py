@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from doug_wire import command, validity
 from doug_wire.command import Opcode
 from facade.errors import BadRequestError
-from facade.routes.kv import content_type_of
+from facade.routes.options import check_content
 from facade.routes.target import key_of
 
 HEADER_BYTES = st.lists(st.sampled_from([*range(0x20, 0x7F), 0x09, *range(0x80, 0x100)]), max_size=300).map(bytes)
@@ -24,12 +24,26 @@ HEADER_BYTES = st.lists(st.sampled_from([*range(0x20, 0x7F), 0x09, *range(0x80, 
 @example(b"\xe9")
 def test_content_types(content_type: bytes) -> None:
     try:
-        accepted = content_type_of(content_type)
+        accepted, _ = check_content(content_type, None)
     except BadRequestError as error:
         assert error.status == 400
         return
     encoded = command.encode(Opcode.PUT, b"k", accepted, b"v")
     assert validity.validate(encoded).content_type == content_type
+
+
+@given(HEADER_BYTES)
+@example(b"gzip,\tbr")
+@example(b"x" * 65)
+@example(b"Identity")
+def test_content_encodings(content_encoding: bytes) -> None:
+    try:
+        _, accepted = check_content(None, content_encoding)
+    except BadRequestError as error:
+        assert error.status == 400
+        return
+    encoded = command.encode(Opcode.PUT, b"k", b"", b"v", content_encoding=accepted)
+    assert validity.validate(encoded).content_encoding == accepted
 
 
 @given(st.binary(max_size=1030))

@@ -7,6 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from fake_store import Entry
+
+pytestmark = pytest.mark.parametrize("make_facade", ["asgi", "sockets"], indirect=True)
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -55,6 +58,7 @@ async def test_json_view(make_facade: MakeFacade) -> None:
         "encoding": "utf-8",
         "revision": "1",
         "content_type": "application/octet-stream",
+        "expires_at": None,
     }
     answer = await facade.http.get("/v1/kv/a/b", headers={"accept": "application/json"})
     assert answer.json() == {
@@ -63,6 +67,7 @@ async def test_json_view(make_facade: MakeFacade) -> None:
         "encoding": "base64",
         "revision": "2",
         "content_type": "image/png",
+        "expires_at": None,
     }
 
 
@@ -113,7 +118,14 @@ async def test_eventual_reads_are_spread_over_all_replicas(make_facade: MakeFaca
         ("GET", "/v1/kv/a?consistency=", 400, "bad_consistency"),
         ("GET", "/v1/kv/a?consistency=eventual&consistency=linearizable", 400, "bad_consistency"),
         ("GET", "/v1/kv/a?ttl=3", 400, "unknown_parameter"),
-        ("PUT", "/v1/kv/a?ttl=3", 400, "unknown_parameter"),
+        ("DELETE", "/v1/kv/a?ttl=3", 400, "unknown_parameter"),
+        ("PUT", "/v1/kv/a?ttl=3w", 400, "bad_ttl"),
+        ("PUT", "/v1/kv/a?ttl=3&ttl=4", 400, "bad_request"),
+        ("PUT", "/v1/kv/a?key64=YQ", 400, "bad_key64"),
+        ("GET", "/v1/kv?key64=+", 400, "bad_key64"),
+        ("POST", "/v1/kv/a:touch", 400, "bad_ttl"),
+        ("POST", "/v1/kv/a:touch?ttl=keep", 400, "bad_ttl"),
+        ("POST", "/v1/kv/a%3Atouch?ttl=3", 405, "method_not_allowed"),
         ("DELETE", "/v1/kv/a?x", 400, "unknown_parameter"),
         ("GET", "/v1/kv/a?%zz=1", 400, "bad_escape"),
         ("POST", "/v1/kv/a", 405, "method_not_allowed"),
@@ -202,18 +214,27 @@ async def test_key_of_exactly_one_kibibyte_and_a_long_content_type(make_facade: 
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_content_type")
 
 
-async def test_conditions_are_refused_instead_of_ignored(make_facade: MakeFacade) -> None:
+async def test_what_cannot_be_kept_is_refused_instead_of_ignored(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
-    for header in ({"if-match": '"1"'}, {"if-none-match": "*"}, {"idempotency-key": "u"}):
+    refused = (
+        ({"if-unmodified-since": "Sat, 29 Oct 1994 19:43:31 GMT"}, 501),
+        ({"if-none-match": '"1"'}, 400),
+        ({"if-match": 'W/"1"'}, 400),
+        ({"if-match": '"1", "2"'}, 400),
+        ({"idempotency-key": "k" * 256}, 400),
+    )
+    for header, status in refused:
         for method in ("PUT", "DELETE"):
             answer = await facade.http.request(method, "/v1/kv/k", headers=header)
-            assert (answer.status_code, answer.json()["outcome"]) == (501, "not_applied")
+            assert (answer.status_code, answer.json()["outcome"]) == (status, "not_applied"), header
+    partly = await facade.http.put("/v1/kv/k", content=b"v", headers={"content-range": "bytes 0-0/2"})
+    assert (partly.status_code, partly.json()["outcome"]) == (400, "not_applied")
     assert not facade.cluster.shards[0].data
 
 
 async def test_a_stored_line_break_never_becomes_a_header(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
-    facade.cluster.shards[0].data[b"k"] = (b"v", b"text/plain\r\nset-cookie: x", 1)
+    facade.cluster.shards[0].data[b"k"] = Entry(b"v", b"text/plain\r\nset-cookie: x", 1)
     answer = await facade.http.get("/v1/kv/k")
     assert answer.headers["content-type"] == "application/octet-stream"
     assert "set-cookie" not in answer.headers

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_store import Entry
 
 pytestmark = pytest.mark.slow
 
@@ -144,9 +145,9 @@ async def test_stops_when_stdin_ends(running: Running) -> None:
 
 async def test_a_taken_port_is_said_in_one_line() -> None:
     with socket.socket() as taken:
-        port = next(_ports)
-        taken.bind(("127.0.0.1", port))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
+        port = taken.getsockname()[1]
         process = await spawn({0: {"n": "127.0.0.1:1"}}, f"127.0.0.1:{port}")
         _, errors = await process.communicate()
     assert process.returncode == 2
@@ -231,7 +232,7 @@ async def _connection_goes_on_after_a_refused_body(running: Running) -> None:
 
 async def test_clients_that_do_not_read_hold_little_and_not_for_ever(make_cluster: MakeCluster) -> None:
     cluster = await make_cluster(nodes=1)
-    cluster.shards[0].data[b"large"] = (bytes(1 << 20), b"", 1)
+    cluster.shards[0].data[b"large"] = Entry(bytes(1 << 20), b"", 1)
     own = serving(cluster, DOUGDB_UNREAD_BYTES_MAX=str(4 << 20), DOUGDB_WRITE_TIMEOUT_MS="2000")
     async with own as facade, httpx.AsyncClient(trust_env=False) as http:
         url = f"http://127.0.0.1:{facade.port}"

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
+from fake_store import Entry
 
 from doug_wire.slots import SLOTS
 from facade.routes.range import DELETE_PARAMETERS, GET_PARAMETERS
@@ -21,8 +22,8 @@ def fill(facade: Any, *keys: bytes, value: bytes = b"v") -> None:
     """Gives every shard the keys that are its own."""
     for key in keys:
         (shard,) = (shard for shard in facade.cluster.shards if shard.owns(key, 0))
-        shard.revision += 1
-        shard.data[key] = (value, b"text/plain", shard.revision)
+        shard.store.revision += 1
+        shard.data[key] = Entry(value, b"text/plain", shard.revision)
 
 
 def numbered(count: int) -> list[bytes]:
@@ -65,16 +66,17 @@ async def test_a_page_is_merged_over_all_shards_in_the_order_of_the_keys(make_fa
     page = await get(facade)
     revisions = {str(shard.id): str(shard.revision) for shard in facade.cluster.shards}
     revision = {key: str(shard.data[key][2]) for shard in facade.cluster.shards for key in shard.data}
+    rest = {"content_type": "text/plain", "expires_at": None}
     assert page == {
         "items": [
-            {"key": "a", "value": "v", "encoding": "utf-8", "revision": revision[b"a"], "content_type": "text/plain"},
-            {"key": "b", "value": "v", "encoding": "utf-8", "revision": revision[b"b"], "content_type": "text/plain"},
+            {"key": "a", "value": "v", "encoding": "utf-8", "revision": revision[b"a"], **rest},
+            {"key": "b", "value": "v", "encoding": "utf-8", "revision": revision[b"b"], **rest},
             {
                 "key64": "_wA",
                 "value": "v",
                 "encoding": "utf-8",
                 "revision": revision[b"\xff\x00"],
-                "content_type": "text/plain",
+                **rest,
             },
         ],
         "prefixes": [],
@@ -85,7 +87,7 @@ async def test_a_page_is_merged_over_all_shards_in_the_order_of_the_keys(make_fa
     assert (await get(facade, keys_only="true"))["items"][0] == {
         "key": "a",
         "revision": revision[b"a"],
-        "content_type": "text/plain",
+        **rest,
     }
 
 

@@ -1,4 +1,4 @@
-"""How many descriptors connections may take: facade.app.descriptors and facade.app.front."""
+"""How many descriptors connections may take: doug_wire.descriptors and facade.app.front."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import resource
 
 import structlog.testing
 
-from facade.app import descriptors
+from doug_wire import descriptors
 from facade.app.front import Front
 from facade.client.metrics import Metrics
 from facade.settings import Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import facade
 from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError, ProblemError, ReadTimeoutError
-from facade.routes import problem
+from facade.routes import problem, results
 
 
 def test_members() -> None:
@@ -52,8 +52,10 @@ def test_a_code_without_a_title_gets_the_phrase_of_its_status() -> None:
 def test_every_code_of_the_key_routes_is_titled_and_documented() -> None:
     source = Path(facade.__file__).parent
     text = "".join(path.read_text() for path in source.rglob("*.py"))
-    named = re.findall(r'(?:BadRequest|NotApplied|OutcomeUnknown|ReadTimeout|Internal)Error\(\s*"(\w+)"', text)
+    named = [code for code, _, _ in results._DECIDED.values()]
+    named += re.findall(r'(?:BadRequest|NotApplied|OutcomeUnknown|ReadTimeout|Internal)Error\(\s*"(\w+)"', text)
     documented = (source.parents[3] / "docs" / "api.md").read_text()
     assert len(set(named)) > 10
     for code in named:
         assert f"`{code}`" in documented, code
+        assert code in problem.TITLES, code

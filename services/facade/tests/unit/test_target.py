@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from facade.errors import BadRequestError
-from facade.routes.target import consistency_of, key_of, wants_json
+from facade.routes.options import READ_PARAMETERS, parse_query, read_mode
+from facade.routes.target import key_of, wants_json
+
+
+def consistency_of(query: bytes, header: bytes | None) -> bytes:
+    return read_mode(parse_query(query, READ_PARAMETERS).get(b"consistency"), header).name.encode()
 
 
 @pytest.mark.parametrize(

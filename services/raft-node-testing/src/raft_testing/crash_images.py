@@ -83,7 +83,7 @@ class Replica:
         self._tmp = tmp_directory(DATA, start_id)
         self.wal = Wal.open(fs, WAL, WalOptions(segment_bytes=4096))
         self.engine = Engine.open(fs, DATA, OPTIONS, start_id)
-        self.machine = StateMachine(self.engine)
+        self.machine = StateMachine.open(self.engine)
         self._snapshots = 0
         self._written = 0
         if not self.wal.first_index - 1 <= self.engine.applied_index <= self.wal.last_index:

@@ -80,7 +80,7 @@ class ListSink:
     def __init__(self) -> None:
         self.results: list[tuple[int, int]] = []
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: object = None) -> None:
         """See ``Sink``."""
         self.results.append((record_id, status))
 
@@ -116,7 +116,7 @@ class Rig:
         self.driver = Driver(
             self.core,
             self.log,  # type: ignore[arg-type]
-            StateMachine(self.store),
+            StateMachine.open(self.store),
             self.store,
             self.transport,
             Metrics(0),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from raft_node.storage.reads import BlockNeeded
+
 
 class DictStore:
     """The state machine's ``Store`` in a dictionary, which is stalled when the test says so.
@@ -27,3 +29,7 @@ class DictStore:
     def get_blocking(self, key: bytes) -> bytes | None:
         """See ``Store``."""
         return self.data.get(key)
+
+    def multi_get(self, keys: Sequence[bytes]) -> list[bytes | BlockNeeded | None]:
+        """See ``Store``."""
+        return [self.data.get(key) for key in keys]

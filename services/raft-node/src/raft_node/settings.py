@@ -5,6 +5,7 @@ Every time is in milliseconds and every size in bytes. The Raft core gets a plai
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Literal, Self
 
@@ -28,6 +29,14 @@ def parse_address(address: str) -> tuple[str, int]:
     return match["host"].strip("[]"), int(match["port"])
 
 
+def is_any_address(host: str) -> bool:
+    """Whether a host is the one that stands for all addresses of a machine, at which nobody can be reached."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 class NodeSettings(BaseSettings):
     """Everything that can be set for one node. Frozen; ``DOUGDB_*`` variables of others are ignored."""
 
@@ -47,9 +56,9 @@ class NodeSettings(BaseSettings):
     """
     seeds: str = ""
     """Raft addresses of shard 0, ``host:port,...``: where another shard learns the cluster's id at its first start."""
-    wal_dir: str
+    wal_dir: str = Field(min_length=1)
     """The volume of the write-ahead log."""
-    data_dir: str
+    data_dir: str = Field(min_length=1)
     """The volume of the SSTables."""
 
     client_listen: str = "127.0.0.1:21000"
@@ -125,6 +134,11 @@ class NodeSettings(BaseSettings):
     """How much of a snapshot goes into one message."""
     snapshot_timeout_ms: int = Field(default=30_000, ge=1000)
     """A snapshot whose receiver takes nothing and says nothing for this long is given up, and begun again later."""
+    idempotency_kept_ms: int = Field(default=86_400_000, ge=1000, le=31_622_400_000)
+    """For so long of log time at least it is kept what became of a write with an idempotency key."""
+    idempotency_keys_max: int = Field(default=100_000, ge=0, le=1 << 32)
+    """So many of them are kept at most; further writes with a key are refused then, never are others forgotten early.
+    Both settings are the leader's, who puts them into the log; so all nodes of a shard should have the same."""
     scans_max: int = Field(default=16, ge=1, le=1024)
     """Scans under way; further ones are refused as overload. Each holds a copy of the memtable while writes go on."""
     scan_hold_ms: int = Field(default=120_000, ge=1000, le=86_400_000)
@@ -217,6 +231,15 @@ class NodeSettings(BaseSettings):
     def client_address(self) -> str:
         """The Doug address that others are told."""
         return self.client_advertise or self.client_listen
+
+    @property
+    def admin_address(self) -> str:
+        """The admin HTTP address that others are told: where it listens, or, for every address, where clients come."""
+        host, port = parse_address(self.admin_listen)
+        if not is_any_address(host):
+            return self.admin_listen
+        told = self.client_address.rpartition(":")[0]
+        return f"{told}:{port}"
 
 
 def load() -> NodeSettings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc.aio
 import pytest
@@ -21,7 +20,7 @@ SHARD = 3
 
 
 @pytest.fixture
-async def received(tmp_path: Path) -> AsyncIterator[tuple[asyncio.Queue[Message], str]]:
+async def received() -> AsyncIterator[tuple[asyncio.Queue[Message], str]]:
     """A Raft server of the member b of incarnation 2 in shard 3: what its core is given, and where it listens."""
     queue: asyncio.Queue[Message] = asyncio.Queue()
     member, metrics = NodeId("b", 2), Metrics(SHARD)
@@ -29,8 +28,7 @@ async def received(tmp_path: Path) -> AsyncIterator[tuple[asyncio.Queue[Message]
     service.attach(Peers(LocalMember(member, b"cluster", SHARD, ""), metrics), queue.put_nowait)
     server = grpc.aio.server(options=SERVER_OPTIONS)
     raft_pb2_grpc.add_RaftServicer_to_server(service, server)
-    address = f"unix:{tmp_path}/raft"
-    server.add_insecure_port(address)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     yield queue, address
     await server.stop(0)

@@ -35,7 +35,7 @@ class FakeWal:
 
 
 async def test_only_a_slow_append_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0.0, 0.05, 1.0, 1.25])
+    times = iter([0.0, 0.0, 0.05, 1.0, 1.0, 1.25])
     monkeypatch.setattr("raft_node.runtime.log_store.time", SimpleNamespace(perf_counter=lambda: next(times)))
     durable: asyncio.Queue[int] = asyncio.Queue()
     slow: list[tuple[float, int]] = []

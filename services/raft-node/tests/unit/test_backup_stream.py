@@ -87,7 +87,7 @@ class Rig:
     def __init__(self) -> None:
         self.fs = MemoryFileSystem()
         self.engine = Engine.open(self.fs, "/node", TINY_OPTIONS, "s1")
-        machine = StateMachine(self.engine)
+        machine = StateMachine.open(self.engine)
         machine.apply(
             [encode_entry(1, 1, EntryKind.CONFIGURATION, 10, encode_configuration(Configuration((A, B), (C,))))]
         )

@@ -42,7 +42,7 @@ async def test_each_turn_of_the_loop_applies_one_chunk_of_the_log() -> None:
     driver = Driver(
         core,
         log,
-        StateMachine(store),
+        StateMachine.open(store),
         store,
         transport,
         Metrics(0),

@@ -65,7 +65,7 @@ class Rig:
         self.driver = Driver(
             self.core,
             log,
-            StateMachine(self.store),
+            StateMachine.open(self.store),
             self.store,
             transport,
             Metrics(0),
@@ -101,7 +101,7 @@ class Rig:
     async def end(self, term: int = 3) -> None:
         """What the installer does at the end."""
         self.store.applied_index = SNAPSHOT
-        self.driver.take_state(StateMachine(self.store), SNAPSHOT)
+        self.driver.take_state(StateMachine.open(self.store), SNAPSHOT)
         self.log.reset(SNAPSHOT, term)
         self.driver.end_restore()
         await self.settle()
@@ -131,7 +131,7 @@ async def test_what_reads_see_changes_in_one_step(rig: Rig) -> None:
     assert rig.driver.applied_index == 2, "reads still see the old state"
     assert rig.restoring()
     rig.store.applied_index = SNAPSHOT
-    rig.driver.take_state(StateMachine(rig.store), SNAPSHOT)
+    rig.driver.take_state(StateMachine.open(rig.store), SNAPSHOT)
     assert rig.driver.applied_index == SNAPSHOT and rig.restoring()
     rig.log.reset(SNAPSHOT, 3)
     rig.driver.end_restore()

@@ -140,3 +140,19 @@ def test_a_member_whose_log_was_removed_is_refused_with_the_way_out() -> None:
         identities.check_log_is_there(fs, WAL, joined)
     fs.put(f"{WAL}/00000000000000000001.wal", b"x")
     identities.check_log_is_there(fs, WAL, joined)
+
+
+@pytest.mark.parametrize("lost", [WAL, DATA])
+def test_nobody_is_advised_to_wipe_what_may_be_all_that_is_left(lost: str) -> None:
+    """The other volume may only be unmounted, or on another claim: putting it back brings everything back."""
+    fs = new_disk()
+    identities.join_cluster(fs, WAL, DATA, load(fs), "c0ffee")
+    fs.remove(f"{lost}/IDENTITY")
+    with pytest.raises(IdentityError) as refused:
+        load(fs)
+    assert "put it back" in str(refused.value) and "wipe" not in str(refused.value).lower()
+    fs = new_disk()
+    joined = identities.join_cluster(fs, WAL, DATA, load(fs), "c0ffee")
+    with pytest.raises(IdentityError) as refused:
+        identities.check_log_is_there(fs, WAL, joined)
+    assert "put them back" in str(refused.value) and "wipe" not in str(refused.value).lower()

@@ -55,7 +55,7 @@ def a_log(last: int, term: int) -> list[Entry]:
 def a_header(fs: MemoryFileSystem) -> tuple[SnapshotHeader, list[bytes]]:
     """A snapshot of another node, up to entry 60."""
     engine = Engine.open(fs, "/sender", TINY_OPTIONS, "s1")
-    machine = StateMachine(engine)
+    machine = StateMachine.open(engine)
     machine.apply(a_log(50, 3))
     last = entries.encode(SNAPSHOT_INDEX, SNAPSHOT_TERM, EntryKind.NOOP, TIME_US)
     machine.apply(
@@ -113,10 +113,10 @@ class Rig:
         self.wal, self.engine = opened.wal, opened.engine
         log = a_log(40, 3) if log_entries is None else log_entries
         self.wal.publish(self.wal.append(to_wal(HardState(3, B, commit_index)), None, log))
-        StateMachine(self.engine).apply(log[:20])
+        StateMachine.open(self.engine).apply(log[:20])
         self.engine.rotate()
         settle(self.engine, self.fs, DATA)
-        StateMachine(self.engine).apply(log[20:30])
+        StateMachine.open(self.engine).apply(log[20:30])
         first_configuration(self.fs, DATA, self.wal)
         self.incoming = IncomingSnapshot.open(self.fs, DATA, self.header)
         for number, content in enumerate(contents):
@@ -151,7 +151,7 @@ class Rig:
 def assert_new(wal: Wal, engine: Engine) -> None:
     assert (engine.applied_index, engine.applied_term) == (SNAPSHOT_INDEX, SNAPSHOT_TERM)
     assert engine.get_blocking(CONFIGURATION_KEY) == encode_configuration(NEW)
-    assert StateMachine(engine).clock_us == TIME_US
+    assert StateMachine.open(engine).clock_us == TIME_US
     assert (wal.first_index, wal.last_index) == (SNAPSHOT_INDEX + 1, SNAPSHOT_INDEX)
     assert wal.hard_state.term >= SNAPSHOT_TERM
     assert wal.term(SNAPSHOT_INDEX) == SNAPSHOT_TERM

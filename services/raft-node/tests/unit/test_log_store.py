@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from raft_node.entry import Entry, EntryKind
 from raft_node.errors import DiskError, FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, NodeId, Write
+from raft_node.runtime import log_store as log_stores
 from raft_node.runtime.log_store import LogStore
 from raft_node.storage.wal import PrefixDrop, Wal, WalOptions
 from raft_testing.files import MemoryFileSystem
@@ -115,3 +117,56 @@ async def test_a_drop_that_fails_stops_the_node(monkeypatch: pytest.MonkeyPatch)
         while not rig.failures:
             await asyncio.sleep(0.001)
     rig.log.close()
+
+
+async def test_a_long_write_goes_to_the_disk_in_pieces_and_its_age_is_that_of_a_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A write of many seconds on a slow disk that goes on is no disk that hangs."""
+    monkeypatch.setattr(log_stores, "PIECE_BYTES_MAX", 1000)
+    monkeypatch.setattr(log_stores, "PIECE_BYTES_MIN", 1000)
+    with opened() as rig:
+        appended: list[tuple[int, int, bool]] = []
+        append = rig.wal.append
+
+        def watched(hard_state: Any, truncate_from: int | None, new: Sequence[Entry]) -> Any:
+            commit = -1 if hard_state is None else hard_state.commit_index
+            appended.append((len(new), commit, truncate_from is not None))
+            return append(hard_state, truncate_from, new)
+
+        monkeypatch.setattr(rig.wal, "append", watched)
+        began: list[float] = []
+        progressed = rig.log._progressed
+
+        def noted() -> None:
+            progressed()
+            began.append(rig.log._started_s)
+
+        monkeypatch.setattr(rig.log, "_progressed", noted)
+        rig.log.write(Write(1, HardState(1, None, 20), None, run(1, 20)))
+        assert await rig.durable.get() == 1
+        assert rig.log.last_index == 20 and len(rig.log.entries(1, 21, 1 << 20)) == 20
+        assert [count for count, _, _ in appended] == [2] * 10
+        assert [commit for _, commit, _ in appended] == [2, *[-1] * 8, 20], "never beyond what is there"
+        assert len(began) == 9
+        appended.clear()
+        rig.log.write(Write(2, HardState(2, None, 20), 19, run(19, 5, term=2)))
+        assert await rig.durable.get() == 2
+        assert [cut for _, _, cut in appended] == [True, False, False]
+        assert rig.log.last_index == 23 and rig.log.hard_state == HardState(2, None, 20)
+        again = Wal.open_for_read(rig.fs, D)
+        assert [entry.term for entry in again.entries(19, 24, 1 << 20)] == [2] * 5
+
+
+async def test_the_speed_of_the_disk_bounds_the_next_piece() -> None:
+    with opened() as rig:
+        log = rig.log
+        log._learn_speed(4 << 20, 4.0)
+        assert log._piece_bytes == 256 << 10
+        log._learn_speed(256 << 10, 100.0)
+        assert log._piece_bytes == log_stores.PIECE_BYTES_MIN
+        log._learn_speed(64 << 10, 0.0001)
+        assert log._piece_bytes == 2 * log_stores.PIECE_BYTES_MIN, "it grows with care"
+        for _ in range(20):
+            log._learn_speed(4 << 20, 0.001)
+        assert log._piece_bytes == log_stores.PIECE_BYTES_MAX

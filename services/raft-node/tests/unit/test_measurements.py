@@ -118,8 +118,16 @@ async def test_only_what_leaves_the_outbox_is_told_and_before_it_is_written() ->
         def cancel(self) -> bool:
             return True
 
+    async def open_call() -> Call:
+        return Call()
+
     stream: ClientStream[str, str] = ClientStream(
-        Call, 2, log.append, lambda: None, lambda: log.append("broken"), lambda request: log.append(f"leaves {request}")
+        open_call,
+        2,
+        log.append,
+        lambda: None,
+        lambda: log.append("broken"),
+        lambda request: log.append(f"leaves {request}"),
     )
     for message in ("a", "b", "c"):
         stream.outbox.put(message)

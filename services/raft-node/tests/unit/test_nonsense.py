@@ -15,14 +15,16 @@ from crc32c import crc32c
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
+from doug_wire.partition_map import PartitionMap, SlotRange, encode_ranges
+from doug_wire.slots import SLOTS
 from raft_node import entry as entries
 from raft_node.app.backup import MANIFEST, load_backup
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, FatalError, UnavailableError
 from raft_node.kv import keyspace, partitions
 from raft_node.kv.keyspace import SLOTS_KEY, STATE_HASH_KEY, STATE_KEY
-from raft_node.kv.partitions import PartitionMap, SlotRange
 from raft_node.kv.state_machine import StateMachine
+from raft_node.kv.visibility import Visibility
 from raft_node.runtime import identity as identities
 from raft_node.runtime.identity import FILE_NAME
 from raft_node.runtime.reader import Reader
@@ -207,7 +209,7 @@ PUT = commands.encode(Opcode.PUT, b"key", b"text/plain", b"value")
 
 
 def applied(*bodies: bytes) -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     for index, body in enumerate(bodies, 1):
         machine.apply([entries.encode(index, 1, EntryKind.COMMAND, 1, body)])
 
@@ -234,20 +236,20 @@ def test_a_shard_that_is_created_with_numbers_that_make_no_sense(value: bytes) -
         (STATE_KEY, b"short"),
         (STATE_HASH_KEY, b"short"),
         (SLOTS_KEY, b""),
-        (SLOTS_KEY, PartitionMap(1, ()).encode()),
-        (SLOTS_KEY, partitions.initial_map(1).encode() + b"x"),
-        (SLOTS_KEY, PartitionMap(1, (SlotRange(0, 1024, 0, 1),)).encode()),
-        (SLOTS_KEY, PartitionMap(1, (SlotRange(9, 3, 0, 1),)).encode()),
+        (SLOTS_KEY, encode_ranges(1, ())),
+        (SLOTS_KEY, PartitionMap.first(1).encode() + b"x"),
+        (SLOTS_KEY, encode_ranges(1, (SlotRange(0, 1024, 0, 1),))),
+        (SLOTS_KEY, encode_ranges(1, (SlotRange(9, 3, 0, 1),))),
     ],
 )
 def test_a_state_that_makes_no_sense(key: bytes, value: bytes) -> None:
     store = DictStore()
     store.write([(key, value)], 1, 1)
     with pytest.raises(CorruptionError):
-        StateMachine(store)
+        StateMachine.open(store)
 
 
-CUT_OFF_VALUE = keyspace.VALUE_HEADER.pack(keyspace.VALUE_FORMAT, 0, 9, 1) + b"text"
+CUT_OFF_VALUE = keyspace.VALUE_HEADER.pack(keyspace.VALUE_FORMAT, 0, 9, 1, 1) + b"text"
 
 
 @pytest.mark.parametrize("data", [b"", b"\1\0\0", b"\7" * 20, CUT_OFF_VALUE])
@@ -262,7 +264,7 @@ async def test_a_read_that_meets_one_is_not_answered_and_stops_the_node() -> Non
     engine = Engine.open(fs, D, EngineOptions(block_cache_bytes=0), "s1")
     engine.write([(keyspace.user_key(b"k"), b"\7" * 20)], 1, 1)
     failures: list[FatalError] = []
-    reader = Reader(engine, failures.append)
+    reader = Reader(engine, failures.append, lambda: Visibility(0, [1] * SLOTS))
     with pytest.raises(UnavailableError):
         reader.get(b"k")
     engine.rotate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from doug_wire.pipe import Status
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
-from raft_node.kv.state_machine import Outcome
+from raft_node.kv.operations.work import Outcome
 from raft_node.runtime.proposals import PendingProposals, Submission
 
 
@@ -13,7 +13,7 @@ class ListSink:
     def __init__(self) -> None:
         self.results: list[tuple[int, int, int]] = []
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: object = None) -> None:
         self.results.append((record_id, status, revision))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc.aio
 import pytest
@@ -24,7 +23,7 @@ SHARD = 3
 class Leader:
     """The server of member B, and what its core is given."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self) -> None:
         metrics = Metrics(SHARD)
         self.received: asyncio.Queue[Message] = asyncio.Queue()
         self.peers = Peers(LocalMember(B, b"cluster", SHARD, ""), metrics)
@@ -32,15 +31,14 @@ class Leader:
         service.attach(self.peers, self.received.put_nowait)
         self.server = grpc.aio.server(options=SERVER_OPTIONS)
         raft_pb2_grpc.add_RaftServicer_to_server(service, self.server)
-        self.server.add_insecure_port(address)
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
 
 
 @pytest.fixture
-async def leader(tmp_path: Path) -> AsyncIterator[tuple[Leader, str]]:
-    address = f"unix:{tmp_path}/raft"
-    made = Leader(address)
+async def leader() -> AsyncIterator[tuple[Leader, str]]:
+    made = Leader()
     await made.server.start()
-    yield made, address
+    yield made, made.address
     await made.server.stop(0)
 
 

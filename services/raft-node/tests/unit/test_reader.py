@@ -7,8 +7,10 @@ from itertools import groupby
 
 import pytest
 
+from doug_wire.slots import SLOTS
 from raft_node.errors import CorruptionError, FatalError, UnavailableError
-from raft_node.kv.keyspace import VALUE_FORMAT, VALUE_HEADER, StoredValue, user_key
+from raft_node.kv.keyspace import StoredValue, encode_value, user_key
+from raft_node.kv.visibility import Visibility
 from raft_node.runtime import reader as readers
 from raft_node.runtime.reader import Found, Reader
 from raft_node.storage.block import Block
@@ -24,7 +26,7 @@ KEYS = [b"%04d" % number for number in range(400)]
 
 
 def value_of(key: bytes) -> StoredValue:
-    return StoredValue(7, b"", key * 10)
+    return StoredValue(7, b"", key * 10, 1)
 
 
 class Rig:
@@ -44,7 +46,7 @@ class Rig:
 
     def _start(self, start_id: str) -> None:
         self.engine = Engine.open(self.fs, D, self._options, start_id)
-        self.reader = Reader(self.engine, self.failures.append)
+        self.reader = Reader(self.engine, self.failures.append, lambda: Visibility(0, [1] * SLOTS))
         self._load_blocks = self.engine.load_blocks
         self.engine.load_blocks = self._note  # type: ignore[method-assign]
 
@@ -92,7 +94,7 @@ def rig() -> Iterator[Rig]:
 
 def stored(key: bytes) -> bytes:
     value = value_of(key)
-    return VALUE_HEADER.pack(VALUE_FORMAT, 0, len(value.content_type), value.revision) + value.value
+    return encode_value(value)
 
 
 def distinct(places: Sequence[tuple[int, int]]) -> int:

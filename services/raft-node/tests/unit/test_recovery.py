@@ -46,7 +46,7 @@ def survivor(fs: FileSystem, wal_dir: str = WAL, data_dir: str = DATA, *, flush:
     wal.publish(wal.append(to_wal(HardState(4, OTHERS[0], 5)), None, log))
     engine = Engine.open(fs, data_dir, EngineOptions(), "s1")
     if flush:
-        StateMachine(engine).apply(log[:5])
+        StateMachine.open(engine).apply(log[:5])
         engine.rotate()
         settle(engine, fs, data_dir)
     engine.close()

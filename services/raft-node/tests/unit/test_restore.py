@@ -53,7 +53,7 @@ def seal(fs: FileSystem, root: str, document: dict[str, object]) -> None:
 def a_backup(fs: FileSystem, root: str = BACKUP, work: str = "/old") -> dict[str, object]:
     """A backup of one shard with 28 keys, as ``dougctl backup create`` leaves it; gives its manifest."""
     engine = Engine.open(fs, work, TINY_OPTIONS, "s1")
-    StateMachine(engine).apply(
+    StateMachine.open(engine).apply(
         [entry.encode(1, 1, EntryKind.CONFIGURATION, TIME_US, encode_configuration(Configuration(OLD)))]
     )
     for index in range(2, INDEX + 1):

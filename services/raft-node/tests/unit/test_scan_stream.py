@@ -18,8 +18,9 @@ from doug.v1 import doug_pb2_grpc
 from doug_wire.scan import PAGE_BYTES_MAX, PREFIX, ScanRecord, decode_page
 from doug_wire.slots import SLOTS, slot_of
 from raft_node.errors import CorruptionError, FatalError
-from raft_node.kv.keyspace import VALUE_FORMAT, VALUE_HEADER, user_key
+from raft_node.kv.keyspace import StoredValue, encode_value, user_key
 from raft_node.kv.scan import Scan
+from raft_node.kv.visibility import Visibility
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
@@ -42,7 +43,7 @@ class Rig:
         self.fs = MemoryFileSystem()
         self.engine = Engine.open(self.fs, D, EngineOptions(block_bytes=200), "s")
         self.failures: list[FatalError] = []
-        self.reader = Reader(self.engine, self.failures.append, limits)
+        self.reader = Reader(self.engine, self.failures.append, lambda: Visibility(0, self.machine.epochs), limits)
         self.machine = SimpleNamespace(
             created=True, epochs=[0 if slot == slot_of(FOREIGN) else 3 for slot in range(SLOTS)], clock_us=0, revision=0
         )
@@ -66,7 +67,7 @@ class Rig:
 
     def write(self, *keys: bytes, value: bytes = b"v") -> None:
         self.machine.revision += 1
-        data = VALUE_HEADER.pack(VALUE_FORMAT, 0, 10, self.machine.revision) + b"text/plain" + value
+        data = encode_value(StoredValue(self.machine.revision, b"text/plain", value, 3))
         self.engine.write([(user_key(key), data) for key in keys], self.engine.applied_index + 1, 1)
 
     async def pages(self, **asked: Any) -> list[pb.ScanPage]:

@@ -71,3 +71,27 @@ def test_a_lease_is_shorter_than_what_voters_promise_by_a_tick_and_the_margin(
     assert not load().leader_lease_enabled and raft_config(load()).lease_ticks == 0
     monkeypatch.setenv("DOUGDB_LEADER_LEASE_ENABLED", "true")
     assert raft_config(load()).lease_ticks == ticks
+
+
+@pytest.mark.parametrize(
+    ("listen", "advertised", "told"),
+    [
+        ("127.0.0.1:7", "", "127.0.0.1:7"),
+        ("node-a:7", "elsewhere:21000", "node-a:7"),
+        ("0.0.0.0:7", "node-a.svc:21000", "node-a.svc:7"),
+        ("[::]:7", "[fd00::1]:21000", "[fd00::1]:7"),
+    ],
+)
+def test_others_are_told_an_admin_address_that_can_be_reached(
+    monkeypatch: pytest.MonkeyPatch, listen: str, advertised: str, told: str
+) -> None:
+    set_environment(monkeypatch, DOUGDB_ADMIN_LISTEN=listen, DOUGDB_CLIENT_ADVERTISE=advertised)
+    assert load().admin_address == told
+
+
+@pytest.mark.parametrize("name", ["DOUGDB_DATA_DIR", "DOUGDB_WAL_DIR"])
+def test_a_volume_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """An empty path would be the folder that the node happens to be started in."""
+    set_environment(monkeypatch, **{name: ""})
+    with pytest.raises(SettingsError, match=name):
+        load()

@@ -93,7 +93,7 @@ class FakeDriver:
 
 def a_store(fs: MemoryFileSystem) -> Engine:
     engine = Engine.open(fs, "/sender", TINY_OPTIONS, "s1")
-    machine = StateMachine(engine)
+    machine = StateMachine.open(engine)
     configuration = encode_configuration(Configuration((A, B)))
     machine.apply([encode_entry(1, 1, EntryKind.CONFIGURATION, 10, configuration)])
     for index in range(2, INDEX + 1):

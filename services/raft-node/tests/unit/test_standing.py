@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import grpc.aio
@@ -121,12 +122,14 @@ async def test_it_is_told_once_and_ends_with_the_admission(peer: tuple[RaftServi
     for _ in range(3):
         await node.standing.look()
     assert "another incarnation than this disk's, 99" in node.standing.reason
+    waited = node.standing.is_waiting
     service.members = lambda: (Configuration((A,)), 6)
     await node.standing.look()
     assert "not a member of shard 7" in node.standing.reason
     service.members = lambda: (Configuration((A,), (WIPED,)), 7)
     await node.standing.look()
     assert node.standing.reason == ""
+    assert (waited, node.standing.is_waiting) == (True, False)
     assert node.told == ["join_waiting", "incarnation_refused", "join_waiting", "joined"]
 
 
@@ -141,6 +144,22 @@ async def test_a_member_that_follows_somebody_asks_nobody(peer: tuple[RaftServic
     node.has_leader = False
     await node.standing.look()
     assert "not a member" in node.standing.reason, "it was removed, and nobody could tell it"
+
+
+@pytest.mark.slow
+async def test_an_old_disk_under_its_old_name_learns_that_it_is_no_member(peer: tuple[RaftService, str]) -> None:
+    """It holds itself for one, and would serve the past for ever."""
+    service, address = peer
+    old = Node(B, address)
+    old.configuration = TWO
+    found = [old.standing.is_member]
+    await old.standing.look()
+    found.append(old.standing.is_member)
+    for configuration in (Configuration((A, WIPED)), TWO):
+        service.members = partial(lambda members: (members, 9), configuration)
+        await old.standing.look()
+        found.append(old.standing.is_member)
+    assert found == [False, True, False, True], "nothing is known; nobody knows better; a peer does; it is one again"
 
 
 def identified(service: RaftService, sender: NodeId, shard: int = SHARD, **context: object) -> pb.IdentifyResponse:

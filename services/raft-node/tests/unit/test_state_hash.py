@@ -38,7 +38,7 @@ class Replica:
     def open(self) -> None:
         self.starts += 1
         self.engine = Engine.open(self.fs, D, TINY_OPTIONS, f"s{self.starts}")
-        self.machine = StateMachine(self.engine)
+        self.machine = StateMachine.open(self.engine)
 
     def apply(self, log: list[Entry], rng: random.Random | None = None) -> None:
         """Applies what it has not yet, in pieces of any size."""

@@ -8,14 +8,17 @@ import pytest
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
+from doug_wire.partition_map import PartitionMap
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv.keyspace import STATE_KEY, State, decode_value, user_key
-from raft_node.kv.partitions import PartitionMap, encode_create_shard, initial_map, owned_epochs
+from raft_node.kv.ownership import Ownership
+from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
+from raft_node.storage.reads import BlockNeeded
 
 
 class DictStore:
@@ -38,6 +41,9 @@ class DictStore:
     def get_blocking(self, key: bytes) -> bytes | None:
         return self.data.get(key)
 
+    def multi_get(self, keys: Sequence[bytes]) -> list[bytes | BlockNeeded | None]:
+        return [self.data.get(key) for key in keys]
+
 
 def command(index: int, opcode: Opcode, key: bytes = b"", value: bytes = b"", epoch: int = 0, at_us: int = 0) -> Entry:
     encoded = commands.encode(opcode, key, b"text/plain" if opcode == Opcode.PUT else b"", value, epoch)
@@ -49,60 +55,60 @@ def create(index: int, shard: int = 0, shards: int = 1) -> Entry:
 
 
 def key_of_shard(shard: int, shards: int) -> bytes:
-    epochs = owned_epochs(initial_map(shards).ranges, shard)
-    return next(key for i in range(10_000) if epochs[slot_of(key := b"k%d" % i)])
+    owned = Ownership(1, PartitionMap.first(shards).of_shard(shard))
+    return next(key for i in range(10_000) if owned.owns_key(key := b"k%d" % i))
 
 
 def test_a_put_is_stored_with_its_revision_and_content_type() -> None:
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     outcomes = machine.apply([create(1), command(2, Opcode.PUT, b"k", b"v", at_us=7)])
-    assert outcomes[1] == (Status.OK, 1)
-    assert decode_value(store.data[user_key(b"k")]) == (1, b"text/plain", b"v")
-    assert State.decode(store.data[STATE_KEY]) == (7, 1)
+    assert outcomes[1] == (Status.OK, 1, None)
+    assert decode_value(store.data[user_key(b"k")]) == (1, b"text/plain", b"v", 1, 0, b"")
+    assert State.decode(store.data[STATE_KEY]) == (7, 1, 0)
 
 
 def test_a_delete_takes_a_revision_and_the_key_away() -> None:
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     machine.apply([create(1), command(2, Opcode.PUT, b"k", b"v")])
-    assert machine.apply([command(3, Opcode.DELETE, b"k")]) == [(Status.OK, 2)]
+    assert machine.apply([command(3, Opcode.DELETE, b"k")]) == [(Status.OK, 2, None)]
     assert user_key(b"k") not in store.data
 
 
 def test_entries_and_the_applied_index_reach_the_store_in_one_batch() -> None:
     store = DictStore()
-    StateMachine(store).apply([create(1), command(2, Opcode.PUT, b"a", b"1"), command(3, Opcode.PUT, b"b", b"2")])
+    StateMachine.open(store).apply([create(1), command(2, Opcode.PUT, b"a", b"1"), command(3, Opcode.PUT, b"b", b"2")])
     assert (store.batches, store.applied_index) == (1, 3)
 
 
 def test_a_key_of_another_shard_changes_nothing() -> None:
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     foreign = key_of_shard(1, 2)
     outcomes = machine.apply([create(1, 0, 2), command(2, Opcode.PUT, foreign, b"v")])
-    assert outcomes[1] == (Status.WRONG_SHARD, 0)
+    assert outcomes[1] == (Status.WRONG_SHARD, 0, None)
     assert user_key(foreign) not in store.data
     assert machine.revision == 0
 
 
 def test_an_outdated_epoch_changes_nothing_and_zero_is_not_checked() -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     machine.apply([create(1)])
-    assert machine.apply([command(2, Opcode.PUT, b"k", b"v", epoch=2)]) == [(Status.WRONG_SHARD, 0)]
-    assert machine.apply([command(3, Opcode.PUT, b"k", b"v", epoch=1)]) == [(Status.OK, 1)]
-    assert machine.apply([command(4, Opcode.PUT, b"k", b"v", epoch=0)]) == [(Status.OK, 2)]
+    assert machine.apply([command(2, Opcode.PUT, b"k", b"v", epoch=2)]) == [(Status.WRONG_SHARD, 0, None)]
+    assert machine.apply([command(3, Opcode.PUT, b"k", b"v", epoch=1)]) == [(Status.OK, 1, None)]
+    assert machine.apply([command(4, Opcode.PUT, b"k", b"v", epoch=0)]) == [(Status.OK, 2, None)]
 
 
 def test_before_its_creation_a_shard_owns_nothing() -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     assert not machine.created
-    assert machine.apply([command(1, Opcode.PUT, b"k", b"v")]) == [(Status.WRONG_SHARD, 0)]
+    assert machine.apply([command(1, Opcode.PUT, b"k", b"v")]) == [(Status.WRONG_SHARD, 0, None)]
 
 
 def test_the_second_creation_is_without_effect() -> None:
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     machine.apply([create(1, 0, 2)])
     before = dict(store.data)
     machine.apply([create(2, 0, 4)])
@@ -112,25 +118,26 @@ def test_the_second_creation_is_without_effect() -> None:
 
 
 def test_only_shard_0_holds_the_partition_map() -> None:
-    first, second = StateMachine(DictStore()), StateMachine(DictStore())
+    first, second = StateMachine.open(DictStore()), StateMachine.open(DictStore())
     first.apply([create(1, 0, 2)])
     second.apply([create(1, 1, 2)])
-    assert first.partition_map() == initial_map(2)
+    known = first.partition_map()
+    assert known is not None and known.ranges == PartitionMap.first(2).ranges
     assert second.partition_map() is None
 
 
 def test_a_restart_takes_the_state_up_again() -> None:
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     machine.apply([create(1, 1, 2), command(2, Opcode.PUT, key_of_shard(1, 2), b"v", at_us=9)])
-    again = StateMachine(store)
+    again = StateMachine.open(store)
     assert (again.revision, again.clock_us, again.created) == (1, 9, True)
     assert again.owns(slot_of(key_of_shard(1, 2)), 1)
     assert not again.owns(slot_of(key_of_shard(0, 2)), 0)
 
 
 def test_the_log_clock_never_goes_back() -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     machine.apply([create(1), command(2, Opcode.PUT, b"k", b"v", at_us=50)])
     machine.apply([entries.encode(3, 2, EntryKind.NOOP, 20)])
     assert machine.clock_us == 50
@@ -141,27 +148,16 @@ def test_the_log_clock_never_goes_back() -> None:
     [entries.encode(2, 1, 99, 0), entries.encode(2, 1, EntryKind.COMMAND, 0, commands.encode(77, b"k"))],
 )
 def test_what_is_unknown_stops_the_node_instead_of_being_skipped(entry: Entry) -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     machine.apply([create(1)])
     with pytest.raises(CorruptionError):
         machine.apply([entry])
 
 
 def test_an_entry_is_never_applied_twice_or_out_of_order() -> None:
-    machine = StateMachine(DictStore())
+    machine = StateMachine.open(DictStore())
     machine.apply([create(1)])
     with pytest.raises(AssertionError):
         machine.apply([create(1)])
     with pytest.raises(AssertionError):
         machine.apply([command(3, Opcode.PUT, b"k", b"v")])
-
-
-@pytest.mark.parametrize("shards", [1, 2, 3, 7, 1024])
-def test_the_first_map_covers_every_slot_once(shards: int) -> None:
-    partition_map = initial_map(shards)
-    owners = [0] * 1024
-    for entry in partition_map.ranges:
-        for slot in range(entry.first, entry.last + 1):
-            owners[slot] += 1
-    assert owners == [1] * 1024
-    assert PartitionMap.decode(partition_map.encode()) == partition_map

@@ -234,7 +234,7 @@ class Sink:
         self.trace = trace
         self.status = -1
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: object = None) -> None:
         self.status = status
         self.trace.end(status)
 
@@ -253,7 +253,7 @@ async def test_the_driver_tells_of_sampled_writes(spans: Spans, monkeypatch: pyt
     driver = Driver(
         core,
         log,  # type: ignore[arg-type]
-        StateMachine(store),
+        StateMachine.open(store),
         store,
         Sent(),
         Metrics(0),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -54,7 +53,7 @@ class Recorder(RaftService):
 class Rig:
     """The leader a and the follower b."""
 
-    def __init__(self, address: str, leader: NodeTraces | None, follower: NodeTraces) -> None:
+    def __init__(self, leader: NodeTraces | None, follower: NodeTraces) -> None:
         self.received: asyncio.Queue[Message] = asyncio.Queue()
         self.answers: asyncio.Queue[Message] = asyncio.Queue()
         self.follower = Peers(LocalMember(B, b"cluster", SHARD, ""), Metrics(SHARD), traces=follower)
@@ -63,7 +62,7 @@ class Rig:
         self.service.attach(self.follower, self.received.put_nowait)
         self.server = grpc.aio.server(options=SERVER_OPTIONS)
         raft_pb2_grpc.add_RaftServicer_to_server(self.service, self.server)
-        self.server.add_insecure_port(address)
+        address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
         self.leader = Peers(LocalMember(A, b"cluster", SHARD, ""), Metrics(SHARD), traces=leader)
         self.leader.connect({B: address}.get, self.answers.put_nowait, lambda peer: None)
 
@@ -80,11 +79,11 @@ class Rig:
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Any]:
+async def start() -> AsyncIterator[Any]:
     rigs: list[tuple[Rig, asyncio.Task[None]]] = []
 
     async def make(leader: NodeTraces | None, follower: NodeTraces) -> Rig:
-        rig = Rig(f"unix:{tmp_path}/raft", leader, follower)
+        rig = Rig(leader, follower)
         await rig.server.start()
         rigs.append((rig, asyncio.create_task(rig.leader.run())))
         return rig

@@ -30,15 +30,17 @@ from dougdb.client import DougClient
 from dougdb.commands.common import (
     ExitCode,
     JsonOption,
-    UrlOption,
     client_of,
     command,
     fail,
     print_json,
     print_table,
     printable,
+    remote,
 )
+from dougdb.commands.given import given_path
 from dougdb.errors import ServerError, UnavailableError
+from dougdb.private import private_files
 
 ATTEMPTS = 3
 """A replica may stop in the middle; the next attempt finds another one."""
@@ -48,7 +50,9 @@ app = typer.Typer(
     help="Back a whole cluster up to a directory, and make a new cluster from a backup.", no_args_is_help=True
 )
 
-BackupArgument = Annotated[Path, typer.Argument(metavar="BACKUP", help="A backup's own directory.", show_default=False)]
+BackupArgument = Annotated[
+    Path, typer.Argument(metavar="BACKUP", help="A backup's own directory.", show_default=False, parser=given_path)
+]
 
 
 @app.callback()
@@ -57,17 +61,18 @@ def backup() -> None:
 
 
 @app.command()
-@command
+@remote
 def create(
     context: typer.Context,
     *,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where backups are kept.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where backups are kept.", show_default=False, parser=given_path)
+    ],
     keep: Annotated[
         int | None,
         typer.Option("--keep", min=1, help="Afterwards remove all but the newest so many of this cluster."),
     ] = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Back all shards up into a new directory below DIR, while they go on serving.
 
@@ -76,7 +81,7 @@ def create(
     """
     begun = datetime.datetime.now(datetime.UTC)
     path = directory / backups.new_id(begun)
-    with client_of(context, url) as client, _ended_by_sigterm():
+    with client_of(context) as client, _ended_by_sigterm(), private_files():
         shards = _shards_of(client)
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -104,7 +109,9 @@ def create(
 @command
 def list_backups(
     *,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where backups are kept.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where backups are kept.", show_default=False, parser=given_path)
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Show the backups below DIR, oldest first, and whether they were finished. Their files are not read."""
@@ -168,7 +175,14 @@ def restore(
     *,
     path: BackupArgument,
     data: Annotated[
-        Path, typer.Option("--data", help="An empty directory, or none yet, for `dougctl dev`.", show_default=False)
+        Path,
+        typer.Option(
+            "--data",
+            help="An empty directory, or none yet, for `dougctl dev`.",
+            show_default=False,
+            parser=given_path,
+            metavar="PATH",
+        ),
     ],
     nodes: Annotated[
         int | None, typer.Option("--nodes", min=1, max=9, help="Nodes of each shard; as many as there were without it.")
@@ -188,12 +202,13 @@ def restore(
     whole = _load(path)
     try:
         plan = restoring.plan_of(whole, data, nodes)
-        with plan.data:
-            restoring.occupy(plan)
+        with plan.data, private_files():
+            # Everything is checked before anything is written: a refused restore leaves no trace.
             with _progress("verifying", whole.size_bytes, quiet=as_json) as on_bytes:
-                damaged = list(backups.check_files(whole, on_bytes))
+                damaged = list(backups.check_files(whole, on_bytes)) or restoring.verify_deeply(whole)
             if damaged:
                 raise RefusedError(f"the backup is damaged, and nothing was restored: {damaged[0]}")
+            restoring.occupy(plan)
             with _progress("restoring", len(plan.layout.places()), quiet=as_json, nodes=True) as on_node:
                 restoring.carry_out(plan, on_node)
     except RefusedError as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
-import os
+import re
 import sys
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
-import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +26,7 @@ from dougdb.errors import (
 from dougdb.wire import DEFAULT_URL
 
 TABLE_WIDTH_MAX = 1000
+_CONTROLS = re.compile("[\x7f-\x9f\u2028-\u202e\ud800-\udfff]")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,6 +55,10 @@ UrlOption = Annotated[
     str | None,
     typer.Option("--url", help="Where the facade listens; also before the command.", show_default=False),
 ]
+CaFileOption = Annotated[
+    str | None,
+    typer.Option("--ca-file", help="The authority of its certificate; also before the command.", show_default=False),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -70,8 +75,17 @@ def fail(message: str, code: ExitCode) -> NoReturn:
 
 
 def printable(text: str) -> str:
-    """The text with whatever a terminal cannot show (bytes of a file name that are not UTF-8) escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """The text with everything escaped that a terminal cannot show or would obey: names and keys are any bytes."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":
+        # A byte of a file name that is not UTF-8.
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def command(function: Callable[P, R]) -> Callable[P, R]:
@@ -84,31 +98,48 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             sys.stdout.flush()
         except DougdbError as error:
             fail(str(error), exit_code_of(error))
-        except httpx.InvalidURL as error:
-            fail(f"not a URL: {error}", ExitCode.USAGE)
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except BrokenPipeError:
-            # Whoever read our output has seen enough. Nothing must be flushed into the broken pipe at exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(ExitCode.FAILURE) from None
         return result
 
     return wrapped
 
 
-def url_of(context: typer.Context, url: str | None) -> str:
+def remote(function: Callable[..., R]) -> Callable[..., R]:
+    """A command that asks the facade: ``command``, and the options ``--url`` and ``--ca-file`` behind it.
+
+    The function takes the context first; ``client_of`` finds there what the options said.
+    """
+    inner = command(function)
+
+    @functools.wraps(function)
+    def wrapped(context: typer.Context, url: str | None = None, ca_file: str | None = None, **rest: Any) -> R:
+        given = {"url": url, "ca_file": ca_file}
+        context.obj = {**(context.obj or {}), **{name: value for name, value in given.items() if value}}
+        return inner(context, **rest)
+
+    signature = inspect.signature(function, eval_str=True)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in (("url", UrlOption), ("ca_file", CaFileOption))
+    ]
+    parameters = [*signature.parameters.values(), *options]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapped
+
+
+def url_of(context: typer.Context) -> str:
     """The facade's URL: the command's option, else the one before the command or the environment's."""
-    chosen = url or (context.obj or {}).get("url") or DEFAULT_URL
-    assert isinstance(chosen, str)
-    if not chosen.startswith(("http://", "https://")):
-        fail(f"the URL must begin with http:// or https://, not {chosen!r}", ExitCode.USAGE)
-    return chosen
+    return str((context.obj or {}).get("url") or DEFAULT_URL)
 
 
-def client_of(context: typer.Context, url: str | None) -> DougClient:
+def client_of(context: typer.Context) -> DougClient:
     """A client of the facade that the options name."""
-    return DougClient(url_of(context, url), **tls_of(context))
+    try:
+        return DougClient(url_of(context), **tls_of(context))
+    except ValueError as error:
+        fail(str(error), ExitCode.USAGE)
 
 
 def tls_of(context: typer.Context) -> dict[str, Any]:
@@ -117,9 +148,12 @@ def tls_of(context: typer.Context) -> dict[str, Any]:
     return {"ca_file": ca_file} if ca_file else {}
 
 
-def print_json(document: Any) -> None:
-    """Prints one JSON document to stdout."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+def print_json(document: Any, *, indent: int | None = 2) -> None:
+    """Prints one JSON document to stdout; on one line without an indent."""
+    # JSON leaves DEL and the C1 controls as they are, and a terminal obeys some of them.
+    print(
+        _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(document, indent=indent, ensure_ascii=False))
+    )
 
 
 def print_table(table: Table) -> None:

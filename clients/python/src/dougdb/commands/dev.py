@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from dougdb.commands.common import ExitCode, command, fail
+from dougdb.commands.common import ExitCode, command, fail, printable
+from dougdb.commands.given import given_path
+from dougdb.private import private_files
 
 
 class LogLevel(StrEnum):
@@ -27,14 +29,19 @@ def dev(
     shards: Annotated[int, typer.Option("--shards", min=1, max=64, help="Raft clusters.")] = 2,
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=9, help="Nodes of each shard.")] = 5,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The facade's port.")] = 8080,
-    data: Annotated[Path, typer.Option("--data", help="Where everything is kept.")] = Path("data"),
+    data: Annotated[
+        Path, typer.Option("--data", help="Where everything is kept.", parser=given_path, metavar="PATH")
+    ] = Path("data"),
     base_port: Annotated[int, typer.Option("--base-port", help="The first of the nodes' ports, three each.")] = 21000,
     facades: Annotated[int, typer.Option("--facades", min=1, max=16, help="Facades, on one port after the other.")] = 1,
     no_restart: Annotated[bool, typer.Option("--no-restart", help="A process that dies stays down.")] = False,
     tls: Annotated[
         Path | None,
         typer.Option(
-            "--tls", metavar="DIR", help="TLS with tls.crt, tls.key and ca.crt of this folder; see make certs."
+            "--tls",
+            metavar="DIR",
+            help="TLS with tls.crt, tls.key and ca.crt of this folder; see make certs.",
+            parser=given_path,
         ),
     ] = None,
     log_level: Annotated[
@@ -60,18 +67,22 @@ def dev(
     environment = _parse_environment(node_env or [])
     try:
         session.require_modules()
-        code = session.run(
-            Layout(shards, nodes),
-            data_path=data,
-            port=port,
-            base_port=base_port,
-            facades=facades,
-            options=Options(str(log_level), environment, _certificates(tls)),
-            restart=not no_restart,
-            launcher=OsLauncher(),
-        )
+        with private_files():
+            code = session.run(
+                Layout(shards, nodes),
+                data_path=data,
+                port=port,
+                base_port=base_port,
+                facades=facades,
+                options=Options(str(log_level), environment, _certificates(tls)),
+                restart=not no_restart,
+                launcher=OsLauncher(),
+            )
     except RefusedError as error:
-        fail(str(error), ExitCode.USAGE)
+        first, *others = str(error).splitlines()
+        for line in others:
+            print(f"dougctl: {printable(line)}", file=sys.stderr)
+        fail(first, ExitCode.USAGE)
     if code:
         raise typer.Exit(code)
 

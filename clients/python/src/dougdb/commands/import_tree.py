@@ -6,25 +6,36 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from dougdb.client import AsyncDougClient
-from dougdb.commands.common import ExitCode, JsonOption, UrlOption, command, fail, print_json, printable, tls_of, url_of
+from dougdb.commands.common import ExitCode, JsonOption, fail, print_json, printable, remote, tls_of, url_of
+from dougdb.commands.given import given_path
 from dougdb.tree import Problem, ProblemKind, Scan, TreeCopy, scan
 from dougdb.wire import Consistency
 
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("files"),
+    TimeElapsedColumn(),
+)
 
-@command
+
+@remote
 def import_tree(
     context: typer.Context,
     *,
-    directory: Annotated[Path, typer.Argument(help="Every file below it is stored.", show_default=False)],
+    directory: Annotated[
+        Path,
+        typer.Argument(help="Every file below it is stored.", show_default=False, parser=given_path, metavar="PATH"),
+    ],
     prefix: Annotated[str, typer.Option("--prefix", help="Put before every key.")] = "",
     concurrency: Annotated[
         int, typer.Option("--concurrency", min=1, max=1024, help="Files on their way at once.")
@@ -40,7 +51,6 @@ def import_tree(
         bool, typer.Option("--skip-too-large", help="Files over 1 MiB are named, but are no failure.")
     ] = False,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Store every file below a directory: its path relative to DIRECTORY, with /, is the key.
 
@@ -50,58 +60,58 @@ def import_tree(
         fail(f"{directory} is not a directory", ExitCode.USAGE)
     started = time.monotonic()
     found = scan(directory, prefix)
-    facade = url_of(context, url)
-    copy = asyncio.run(
-        _copy(
-            facade,
-            tls_of(context),
-            found,
-            concurrency,
-            consistency,
-            store=not verify_only,
-            verify=verify or verify_only,
-        )
-    )
+    console = Console(stderr=True)
+    with Progress(*_COLUMNS, console=console) as progress:
+        task = progress.add_task("", total=len(found.files))
+        clients: list[AsyncDougClient] = []
+        copy = TreeCopy(clients, clock=time.monotonic, on_file=lambda size: progress.advance(task))
+
+        async def carry_out() -> None:
+            async with contextlib.AsyncExitStack() as stack:
+                for _ in range(concurrency):
+                    client = AsyncDougClient(url_of(context), **tls_of(context))
+                    clients.append(await stack.enter_async_context(client))
+                wanted = {"store": not verify_only, "verify": verify or verify_only}
+                await _copy(copy, found, progress, task, consistency, **wanted)
+
+        interrupted = False
+        try:
+            asyncio.run(carry_out())
+        except KeyboardInterrupt:
+            # What is stored stays stored, and whoever interrupts wants to know how far it came.
+            interrupted = True
+        except ValueError as error:
+            fail(str(error), ExitCode.USAGE)
     problems = found.problems + copy.problems
     for problem in problems:
-        print(f"dougctl: {printable(problem.path)}: {problem.kind}: {problem.reason}", file=sys.stderr)
+        print(f"dougctl: {printable(problem.path)}: {problem.kind}: {printable(problem.reason)}", file=sys.stderr)
     _print_summary(copy, problems, time.monotonic() - started, as_json=as_json)
+    if interrupted:
+        print("dougctl: interrupted before the end", file=sys.stderr)
+        raise typer.Exit(ExitCode.INTERRUPTED)
     if any(not (skip_too_large and problem.kind is ProblemKind.TOO_LARGE) for problem in problems):
         raise typer.Exit(ExitCode.FAILURE)
 
 
 async def _copy(
-    url: str,
-    tls: Mapping[str, Any],
+    copy: TreeCopy,
     found: Scan,
-    concurrency: int,
+    progress: Progress,
+    task: TaskID,
     consistency: Consistency,
     *,
     store: bool,
     verify: bool,
-) -> TreeCopy:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=len(found.files))
-        async with contextlib.AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(AsyncDougClient(url, **tls)) for _ in range(concurrency)]
-            copy = TreeCopy(clients, clock=time.monotonic, on_file=lambda size: progress.advance(task))
-            if store:
-                progress.update(task, description="importing")
-                await copy.store(found.files)
-            if verify:
-                # What could not be stored is known already; it would only be missing once more.
-                failed = {problem.path for problem in copy.problems}
-                files = [file for file in found.files if str(file.path) not in failed]
-                progress.reset(task, total=len(files), description="verifying")
-                await copy.verify(files, consistency)
-    return copy
+) -> None:
+    if store:
+        progress.update(task, description="importing")
+        await copy.store(found.files)
+    if verify:
+        # What could not be stored is known already; it would only be missing once more.
+        failed = {problem.path for problem in copy.problems}
+        files = [file for file in found.files if str(file.path) not in failed]
+        progress.reset(task, total=len(files), description="verifying")
+        await copy.verify(files, consistency)
 
 
 def _print_summary(copy: TreeCopy, problems: list[Problem], elapsed_s: float, *, as_json: bool) -> None:

@@ -11,25 +11,29 @@ from typing import Annotated, Any
 
 import typer
 
-from dougdb.commands.common import ExitCode, JsonOption, UrlOption, client_of, command, fail, print_json
-from dougdb.wire import OCTET_STREAM, VALUE_BYTES_MAX, Consistency, Receipt, Value
+from dougdb.checks import OCTET_STREAM, VALUE_BYTES_MAX
+from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, remote
+from dougdb.commands.given import given_path
+from dougdb.wire import Consistency, Receipt, Value
 
 KeyArgument = Annotated[str, typer.Argument(help="The key, UTF-8, at most 1 KiB.", show_default=False)]
 ConsistencyOption = Annotated[Consistency, typer.Option("--consistency", help="What the read promises.")]
 
 
-@command
+@remote
 def get(
     context: typer.Context,
     *,
     key: KeyArgument,
     consistency: ConsistencyOption = Consistency.LINEARIZABLE,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the value to this file.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the value to this file.", parser=given_path, metavar="PATH"),
+    ] = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Read a value; its bytes go to stdout as they are."""
-    with client_of(context, url) as client:
+    with client_of(context) as client:
         value = client.get(os.fsencode(key), consistency=consistency)
     if output is not None:
         try:
@@ -43,30 +47,31 @@ def get(
         sys.stdout.buffer.flush()
 
 
-@command
+@remote
 def put(
     context: typer.Context,
     *,
     key: KeyArgument,
     value: Annotated[str | None, typer.Argument(help="The value, or - for stdin.", show_default=False)] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Store this file's content.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Store this file's content.", parser=given_path, metavar="PATH")
+    ] = None,
     content_type: Annotated[str | None, typer.Option("--content-type", help="Kept with the value.")] = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Store a value under a key, whatever is there."""
     if (value is None) == (file is None):
         fail("give either a VALUE (or - for stdin) or --file FILE", ExitCode.USAGE)
     data, guessed = _read_value(value, file)
-    with client_of(context, url) as client:
+    with client_of(context) as client:
         receipt = client.put(os.fsencode(key), data, content_type=content_type or guessed)
     _print_receipt(key, receipt, as_json=as_json)
 
 
-@command
-def delete(context: typer.Context, key: KeyArgument, as_json: JsonOption = False, url: UrlOption = None) -> None:
+@remote
+def delete(context: typer.Context, key: KeyArgument, as_json: JsonOption = False) -> None:
     """Remove a key; that it does not exist is no error."""
-    with client_of(context, url) as client:
+    with client_of(context) as client:
         receipt = client.delete(os.fsencode(key))
     _print_receipt(key, receipt, as_json=as_json)
 

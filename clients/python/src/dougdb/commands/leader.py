@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dougdb.commands.common import JsonOption, UrlOption, client_of, command, print_json
+from dougdb.commands.common import JsonOption, client_of, print_json, remote
 from dougdb.commands.shards import ShardOption, chosen
 
 app = typer.Typer(help="Move the leadership of a shard.", no_args_is_help=True)
@@ -18,17 +18,16 @@ def leader() -> None:
 
 
 @app.command()
-@command
+@remote
 def transfer(
     context: typer.Context,
     *,
     shard: ShardOption = None,
     to: Annotated[str | None, typer.Option("--to", help="The node that is to lead; else the most caught-up.")] = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Hand leadership over, wait until another node leads, and show which."""
-    with client_of(context, url) as client:
+    with client_of(context) as client:
         moved = client.transfer_leadership(chosen(client, shard, to), to)
     if as_json:
         print_json({"shard": int(moved.shard), "leader": moved.leader, "term": moved.term, "previous": moved.previous})

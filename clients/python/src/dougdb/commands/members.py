@@ -21,13 +21,12 @@ from dougdb.client import DougClient
 from dougdb.commands.common import (
     ExitCode,
     JsonOption,
-    UrlOption,
     client_of,
-    command,
     fail,
     print_json,
     print_table,
     printable,
+    remote,
 )
 from dougdb.commands.shards import ShardOption, chosen
 from dougdb.errors import UnavailableError
@@ -35,6 +34,7 @@ from dougdb.wire import Member, MemberChange, Members
 
 POLL_S = 0.3
 """Between two looks at a learner."""
+PORT_MAX = 65535
 MISSED_MAX = 5
 """A leader that is being deposed may know less than the one that admitted the node, but not for long."""
 
@@ -55,33 +55,35 @@ def members() -> None:
 
 
 @app.command("list")
-@command
+@remote
 def list_members(
     context: typer.Context,
     *,
     shard: Annotated[int | None, typer.Option("--shard", min=0, help="One shard; all of them without it.")] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Also addresses and incarnations.")] = False,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Show the members as the leaders see them: role, how far their log is, whether they are heard.
 
+    With --wide also their addresses and incarnations, which do not fit 80 columns.
+
     With --json and no --shard, an object with one document a shard in "shards".
     """
-    with client_of(context, url) as client:
+    with client_of(context) as client:
         shards = [str(shard)] if shard is not None else [known.id for known in client.cluster().shards]
         found = [client.members(number) for number in shards]
     if as_json:
         documents = [members.document for members in found]
         print_json(documents[0] if shard is not None else {"shards": documents})
         return
-    print_table(table_of(found))
+    print_table(table_of(found, wide=wide))
     for members in found:
         if members.changing:
             print(f"shard {members.shard}: a change is not committed yet")
 
 
 @app.command()
-@command
+@remote
 def add(
     context: typer.Context,
     name: NameArgument,
@@ -90,17 +92,16 @@ def add(
     shard: ShardOption = None,
     wait: WaitOption = True,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Admit a running node as a learner; it becomes a voter by itself once it has caught up."""
-    with client_of(context, url) as client:
+    with client_of(context) as client:
         shard = chosen(client, shard, name)
-        change = client.add_member(shard, name, address)
+        change = client.add_member(shard, name, _checked(address))
         _follow(client, shard, change, f"{name} was admitted as a learner", wait=wait, as_json=as_json)
 
 
 @app.command()
-@command
+@remote
 def remove(
     context: typer.Context,
     name: NameArgument,
@@ -108,10 +109,9 @@ def remove(
     shard: ShardOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Remove a member. The node goes on running, takes part in nothing, and can be stopped."""
-    with client_of(context, url) as client:
+    with client_of(context) as client:
         shard = chosen(client, shard, name)
         change = client.remove_member(shard, name, force=force)
     if as_json:
@@ -121,7 +121,7 @@ def remove(
 
 
 @app.command()
-@command
+@remote
 def replace(
     context: typer.Context,
     name: NameArgument,
@@ -133,20 +133,28 @@ def replace(
     force: ForceOption = False,
     wait: WaitOption = True,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Admit a node whose disk was wiped or replaced, in place of what it was."""
-    with client_of(context, url) as client:
+    with client_of(context) as client:
         shard = chosen(client, shard, name)
-        change = client.replace_member(shard, name, address, force=force)
+        change = client.replace_member(shard, name, None if address is None else _checked(address), force=force)
         words = f"{name} was admitted anew, as a learner"
         _follow(client, shard, change, words, wait=wait, as_json=as_json)
 
 
-def table_of(shards: Sequence[Members]) -> Table:
-    """The table of members, shard after shard."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("shard", "member", "role", "address", "incarnation"):
+def _checked(address: str) -> str:
+    """The address, which is host:port."""
+    host, colon, port = address.rpartition(":")
+    whole = host.startswith("[") and host.endswith("]") if ":" in host else bool(host)
+    if not (colon and whole and port.isascii() and port.isdecimal() and 1 <= int(port) <= PORT_MAX) or " " in host:
+        fail(f"--address wants host:port, such as node-3.example:7002 or [::1]:7002, not {address!r}", ExitCode.USAGE)
+    return address
+
+
+def table_of(shards: Sequence[Members], *, wide: bool = False) -> Table:
+    """The table of members, shard after shard; without addresses and incarnations it fits 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("shard", "member", "role", *(("address", "incarnation") if wide else ())):
         table.add_column(name, no_wrap=True)
     for name in ("match", "lag"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -158,8 +166,7 @@ def table_of(shards: Sequence[Members]) -> Table:
                 found.shard if position == 0 else "",
                 printable(member.name),
                 "[bold green]leader[/]" if member.leader else member.role,
-                printable(member.address) or "-",
-                member.incarnation,
+                *((printable(member.address) or "-", member.incarnation) if wide else ()),
                 str(member.match_index),
                 str(member.lag),
                 member.state or "-",

@@ -8,22 +8,27 @@ import typer
 from rich import box
 from rich.table import Table
 
-from dougdb.commands.common import ExitCode, JsonOption, UrlOption, client_of, command, fail, print_json, print_table
+from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, print_table, printable, remote
 from dougdb.wire import ClusterStatus
 
-_STYLES = {"leader": "bold green", "unreachable": "bold red", "candidate": "yellow", "learner": "cyan"}
+_STYLES = {
+    "leader": "bold green",
+    "unreachable": "bold red",
+    "candidate": "yellow",
+    "learner": "cyan",
+    "waiting": "bold yellow",
+}
 
 
-@command
+@remote
 def status(
     context: typer.Context,
     *,
     shard: Annotated[int | None, typer.Option("--shard", min=0, help="One shard; all of them without it.")] = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Show shards and nodes: role, term, commit and applied index."""
-    with client_of(context, url) as client:
+    with client_of(context) as client:
         cluster = client.cluster()
     if shard is not None:
         cluster = _only(cluster, str(shard))
@@ -34,6 +39,9 @@ def status(
     for found in cluster.shards:
         if found.leader is None:
             print(f"shard {found.id} has no leader")
+        for node in found.nodes:
+            if node.role == "waiting":
+                print(f"{printable(node.id)} is no member as it is, and waits: see `dougctl members list`")
 
 
 def _only(cluster: ClusterStatus, shard: str) -> ClusterStatus:
@@ -46,10 +54,10 @@ def _only(cluster: ClusterStatus, shard: str) -> ClusterStatus:
 
 def table_of(cluster: ClusterStatus) -> Table:
     """The table of shards and nodes."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("shard", "node", "role"):
         table.add_column(name, no_wrap=True)
-    for name in ("term", "commit", "applied", "last log"):
+    for name in ("term", "commit", "applied", "log"):
         table.add_column(name, justify="right", no_wrap=True)
     for shard in cluster.shards:
         for position, node in enumerate(shard.nodes):
@@ -57,7 +65,7 @@ def table_of(cluster: ClusterStatus) -> Table:
             style = _STYLES.get(node.role, "")
             table.add_row(
                 shard.id if position == 0 else "",
-                node.id,
+                printable(node.id),
                 f"[{style}]{node.role}[/]" if style else node.role,
                 *("-" if figure is None else str(figure) for figure in figures),
                 end_section=position == len(shard.nodes) - 1,

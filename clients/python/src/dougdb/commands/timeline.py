@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from dougdb.client import EVENTS_MAX, DougClient
-from dougdb.commands.common import ExitCode, JsonOption, UrlOption, client_of, command, fail, print_json, printable
+from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, printable, remote
 from dougdb.errors import UnavailableError
 from dougdb.wire import Event, Timeline
 
@@ -44,7 +44,7 @@ def duration_us(text: str) -> int:
     return int(match[1]) * _UNITS_US[match[2]]
 
 
-@command
+@remote
 def timeline(
     context: typer.Context,
     *,
@@ -55,7 +55,6 @@ def timeline(
     ] = EVENTS_MAX,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     as_json: JsonOption = False,
-    url: UrlOption = None,
 ) -> None:
     """Show what the nodes did and why: elections, leaders, stalls, slow disks, starts and stops.
 
@@ -65,7 +64,7 @@ def timeline(
         since_us = max(0, time.time_ns() // 1000 - duration_us(since))
     except ValueError as error:
         fail(str(error), ExitCode.USAGE)
-    with client_of(context, url) as client:
+    with client_of(context) as client:
         shards = [str(shard)] if shard is not None else [found.id for found in client.cluster().shards]
         timelines = [client.events(number, since_us=since_us, limit=limit) for number in shards]
         if not follow:
@@ -128,7 +127,7 @@ def _show(timelines: Sequence[Timeline], *, as_json: bool) -> None:
 
 def _name_unreachable(nodes: Sequence[str]) -> None:
     if nodes:
-        print(f"not reachable, so that their events are missing: {', '.join(nodes)}", file=sys.stderr)
+        print(f"not reachable, so that their events are missing: {printable(', '.join(nodes))}", file=sys.stderr)
 
 
 def _follow(
@@ -143,7 +142,10 @@ def _follow(
                 shown[event.identity] = None
                 since_us = max(since_us, event.time_us - OVERLAP_US)
                 document = {"shard": int(event.shard), **event.document}
-                print(json.dumps(document, ensure_ascii=False) if as_json else line_of(event))
+                if as_json:
+                    print_json(document, indent=None)
+                else:
+                    print(line_of(event))
         sys.stdout.flush()
         now_missing = tuple(node for timeline in timelines for node in timeline.unreachable)
         if now_missing != missing:

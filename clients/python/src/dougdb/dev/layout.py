@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -21,8 +22,10 @@ from typing import Self
 FORMAT = 1
 SHARDS_MAX = 64
 NODES_MAX = 9
-# What may lie in a directory that is not yet ours. The last one is in the root of every ext4 volume.
-_HARMLESS = {"run", ".gitkeep", ".gitignore", ".DS_Store", "lost+found"}
+# What may lie in a directory that is not yet ours: also what a start leaves that was cut off in the middle of a file,
+# and what is in the root of every ext4 volume.
+_UNFINISHED = {".LAYOUT.json.tmp", ".RESTORE.json.tmp"}
+_HARMLESS = {"run", ".gitkeep", ".gitignore", ".DS_Store", "lost+found"} | _UNFINISHED
 
 
 class RefusedError(Exception):
@@ -59,6 +62,7 @@ class DataDirectory:
         self.layout_path = self.root / "LAYOUT.json"
         self.lock_path = self.run / "lock"
         self._lock_fd: int | None = None
+        self._made: list[Path] = []
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +78,7 @@ class DataDirectory:
         """
         try:
             if not self.root.exists():
+                self._refuse_dangling()
                 return
             if not self.root.is_dir():
                 raise RefusedError(f"{self.root} is not a directory")
@@ -118,6 +123,7 @@ class DataDirectory:
         """
         try:
             if not self.root.exists():
+                self._refuse_dangling()
                 return
             if not self.root.is_dir():
                 raise RefusedError(f"{self.root} is not a directory")
@@ -133,16 +139,32 @@ class DataDirectory:
         Raises:
             RefusedError: It is in use, or cannot be written.
         """
+        self._made = [path for path in (self.run, self.root) if not path.exists()]
         try:
             self.run.mkdir(parents=True, exist_ok=True)
             self._lock(create=True)
         except OSError as error:
             raise RefusedError(f"{error.filename or self.root}: {error.strerror}") from None
 
+    def vacate(self) -> None:
+        """Takes away what ``occupy`` made, as far as nothing else has come into it, and lets the directory go."""
+        if self.run in self._made:
+            self.lock_path.unlink(missing_ok=True)
+        for path in self._made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        self.unlock()
+
     def establish(self, layout: Layout) -> None:
         """Writes the layout of what was put here. Requires: ``occupy``."""
         if not self.layout_path.exists():
             self._write_layout(layout)
+
+    def _refuse_dangling(self) -> None:
+        """Nothing can be made behind a link that leads nowhere, and what it was to lead to is not for us to guess."""
+        for path in (self.root, *self.root.parents):
+            if path.is_symlink() and not path.exists():
+                raise RefusedError(f"{path} is a link to {path.readlink()}, which does not exist")
 
     def unlock(self) -> None:
         """Lets the directory go."""
@@ -165,7 +187,7 @@ class DataDirectory:
     def _lock(self, *, create: bool) -> None:
         if self._lock_fd is not None:
             return
-        fd = os.open(self.lock_path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
+        fd = os.open(self.lock_path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -200,9 +222,8 @@ class DataDirectory:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a small file so that it exists whole or not at all, also after a power cut."""
-    # The temporary lies in run/, the one directory that a first start may leave behind unfinished.
-    folder = path.parent / "run" if (path.parent / "run").is_dir() else path.parent
-    temporary = folder / f".{path.name}.tmp"
+    # Beside the file, since run/ may be on another file system.
+    temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as stream:
         stream.write(text)
         stream.flush()

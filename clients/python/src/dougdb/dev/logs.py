@@ -7,6 +7,7 @@ kind of warning at most once in ``QUIET_S`` per child.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -36,8 +37,10 @@ class LogFile:
 
     def rotate(self) -> None:
         """Puts the log of an earlier start aside, once, before the child starts."""
-        if self.path.exists() and self.path.stat().st_size:
-            self.path.replace(self._old)
+        with contextlib.suppress(OSError):
+            # Logs are a help, and no condition for a start: what cannot be put aside is appended to.
+            if self.path.stat().st_size:
+                self.path.replace(self._old)
         self._offset = 0
 
     def read_lines(self) -> list[str]:
@@ -46,7 +49,8 @@ class LogFile:
             with self.path.open("rb") as stream:
                 stream.seek(self._offset)
                 fresh = stream.read(_READ_BYTES_MAX)
-        except FileNotFoundError:
+        except OSError:
+            # It was not made yet, or the disk does not give it: the child goes on without being shown.
             return []
         self._offset += len(fresh)
         *lines, self._partial = (self._partial + fresh).split(b"\n")
@@ -69,7 +73,11 @@ class LogFile:
         """Starts the file anew once it is too long. The child appends, so that it goes on at the new end."""
         if self._offset <= LOG_BYTES_MAX or self.path.stat().st_size != self._offset:
             return
-        shutil.copyfile(self.path, self._old)
+        try:
+            shutil.copyfile(self.path, self._old)
+        except OSError:
+            # The disk is full: half a copy helps nobody, and the space is needed.
+            self._old.unlink(missing_ok=True)
         with self.path.open("r+b") as stream:
             stream.truncate(0)
         self._offset = 0

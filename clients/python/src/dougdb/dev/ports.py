@@ -48,6 +48,8 @@ class PortPlan:
     base_port: int
     facade_port: int
     facades: int
+    host: str = IPV4
+    """The loopback address of the nodes."""
 
     def __post_init__(self) -> None:
         if self.base_port < 1024 or self.node_port_end > NODE_PORT_END:
@@ -87,9 +89,9 @@ class PortPlan:
         for shard, index in self.layout.places():
             ports, owner = self.node(shard, index), self.layout.node_id(shard, index)
             found += [
-                Listener(IPV4, ports.client, owner, "client"),
-                Listener(IPV4, ports.peer, owner, "peer"),
-                Listener(IPV4, ports.admin, owner, "admin"),
+                Listener(self.host, ports.client, owner, "client"),
+                Listener(self.host, ports.peer, owner, "peer"),
+                Listener(self.host, ports.admin, owner, "admin"),
             ]
         return found
 
@@ -99,14 +101,34 @@ def facade_id(number: int) -> str:
     return f"facade-{number}" if number else "facade"
 
 
+def join(host: str, port: int) -> str:
+    """An address as settings and URLs write it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def loopback_hosts() -> list[str]:
-    """The loopback addresses of this machine; some containers have no IPv6."""
+    """The loopback addresses of this machine: some containers have no IPv6, some hosts nothing else.
+
+    Raises:
+        RefusedError: It has none.
+    """
+    found = [host for host in (IPV4, IPV6) if _is_usable(host)]
+    if not found:
+        raise RefusedError(f"this machine has neither {IPV4} nor {IPV6}: its loopback interface is down")
+    return found
+
+
+def _is_usable(host: str) -> bool:
     try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind((IPV6, 0))
+        with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
+            probe.bind((host, 0))
     except OSError:
-        return [IPV4]
-    return [IPV4, IPV6]
+        return False
+    return True
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def taken(listeners: list[Listener]) -> list[tuple[Listener, str]]:
@@ -120,8 +142,7 @@ def taken(listeners: list[Listener]) -> list[tuple[Listener, str]]:
 
 
 def _why_not(listener: Listener) -> str:
-    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(_family(listener.host), socket.SOCK_STREAM) as probe:
         # As the servers do: connections of an earlier process that linger in TIME_WAIT are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -17,11 +17,12 @@ from types import FrameType
 
 from dougdb.client import DougClient
 from dougdb.dev.layout import DataDirectory, Layout, RefusedError
-from dougdb.dev.ports import IPV4, Listener, PortPlan, loopback_hosts, taken
+from dougdb.dev.ports import Listener, PortPlan, join, loopback_hosts, taken
 from dougdb.dev.processes import Launcher
 from dougdb.dev.specs import CA_FILE, ChildSpec, Options, facade_specs, node_specs
 from dougdb.dev.supervisor import Supervisor
 from dougdb.errors import DougdbError
+from dougdb.streams import Speaker
 
 STEP_S = 0.1
 ASK_EVERY_S = 0.25
@@ -60,12 +61,8 @@ class Signals:
         return self.first_at is not None
 
 
-def say(line: str) -> None:
-    """Prints a line at once. That nobody reads any more is no reason to leave the children alone."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+say = Speaker()
+"""That nobody reads any more, or that the disk is full, is no reason to leave the children alone."""
 
 
 def require_modules(names: tuple[str, ...] = ("raft_node", "facade")) -> None:
@@ -112,8 +109,7 @@ def prepare(data: DataDirectory, plan: PortPlan, hosts: list[str], stopping: Cal
 
 
 def _describe_taken(listener: Listener, why: str, running: Mapping[str, int]) -> str:
-    host = f"[{listener.host}]" if ":" in listener.host else listener.host
-    text = f"{host}:{listener.port}, the {listener.purpose} port of {listener.owner}, is {why}"
+    text = f"{join(listener.host, listener.port)}, the {listener.purpose} port of {listener.owner}, is {why}"
     pid = running.get(listener.owner)
     by = f"; {listener.owner} of an earlier start still runs (pid {pid})" if pid else ""
     option = "--port" if listener.owner.startswith("facade") else "--base-port"
@@ -140,9 +136,9 @@ def run(
         RefusedError: The cluster cannot be started so; nothing was touched.
     """
     signals = Signals()
-    plan = PortPlan(layout, base_port, port, facades)
+    hosts = loopback_hosts()
+    plan = PortPlan(layout, base_port, port, facades, hosts[0])
     with DataDirectory(data_path) as data:
-        hosts = loopback_hosts()
         signals.install()
         prepare(data, plan, hosts, lambda: signals.stopping)
         if signals.stopping:
@@ -196,7 +192,7 @@ class Readiness:
         self._plan = plan
         scheme, ca_file = ("http", None) if tls is None else ("https", str(tls / CA_FILE))
         self._curl = "curl" if tls is None else f"curl --cacert {ca_file}"
-        urls = [f"{scheme}://{IPV4}:{plan.facade(number)}" for number in range(plan.facades)]
+        urls = [f"{scheme}://{join(plan.host, plan.facade(number))}" for number in range(plan.facades)]
         self._clients = [DougClient(url, timeout_s=1.0, ca_file=ca_file) for url in urls]
         self._ask_at = 0.0
         self._report_at = time.monotonic() + REPORT_EVERY_S

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dougdb.dev.layout import DataDirectory
-from dougdb.dev.ports import IPV4, PortPlan, facade_id
+from dougdb.dev.ports import PortPlan, facade_id, join
 
 CA_FILE = "ca.crt"
 # Everything is on loopback, where no proxy can help.
@@ -54,11 +54,13 @@ class Options:
 def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str], options: Options) -> list[ChildSpec]:
     """The nodes of every shard."""
     layout = plan.layout
-    seeds = ",".join(f"{IPV4}:{plan.node(0, index).peer}" for index in range(layout.nodes))
+    seeds = ",".join(join(plan.host, plan.node(0, index).peer) for index in range(layout.nodes))
     specs = []
     for shard, index in layout.places():
         name, ports = layout.node_id(shard, index), plan.node(shard, index)
-        peers = ",".join(f"{layout.node_id(shard, i)}={IPV4}:{plan.node(shard, i).peer}" for i in range(layout.nodes))
+        peers = ",".join(
+            f"{layout.node_id(shard, i)}={join(plan.host, plan.node(shard, i).peer)}" for i in range(layout.nodes)
+        )
         wal, files = data.root / name / "wal", data.root / name / "data"
         environment = {
             **_common(inherited, options),
@@ -69,9 +71,9 @@ def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str]
             "DOUGDB_SEEDS": seeds,
             "DOUGDB_WAL_DIR": str(wal),
             "DOUGDB_DATA_DIR": str(files),
-            "DOUGDB_CLIENT_LISTEN": f"{IPV4}:{ports.client}",
-            "DOUGDB_PEER_LISTEN": f"{IPV4}:{ports.peer}",
-            "DOUGDB_ADMIN_LISTEN": f"{IPV4}:{ports.admin}",
+            "DOUGDB_CLIENT_LISTEN": join(plan.host, ports.client),
+            "DOUGDB_PEER_LISTEN": join(plan.host, ports.peer),
+            "DOUGDB_ADMIN_LISTEN": join(plan.host, ports.admin),
             **options.node_environment,
         }
         specs.append(ChildSpec(name, _module("raft_node"), environment, (wal, files)))
@@ -83,7 +85,7 @@ def facade_specs(plan: PortPlan, hosts: list[str], inherited: Mapping[str, str],
     layout = plan.layout
     nodes: dict[str, dict[str, str]] = {}
     for shard, index in layout.places():
-        address = f"{IPV4}:{plan.node(shard, index).client}"
+        address = join(plan.host, plan.node(shard, index).client)
         nodes.setdefault(str(shard), {})[layout.node_id(shard, index)] = address
     specs = []
     for number in range(plan.facades):
@@ -92,7 +94,7 @@ def facade_specs(plan: PortPlan, hosts: list[str], inherited: Mapping[str, str],
             **_common(inherited, options),
             "DOUGDB_FACADE_ID": name,
             "DOUGDB_NODES": json.dumps(nodes),
-            "DOUGDB_LISTEN": ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts),
+            "DOUGDB_LISTEN": ",".join(join(host, port) for host in hosts),
         }
         specs.append(ChildSpec(name, _module("facade"), environment))
     return specs

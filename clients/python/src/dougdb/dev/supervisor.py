@@ -3,7 +3,8 @@
 It knows processes only by the protocols of ``processes``, and time only by a clock that it is given; ``step`` is called
 several times a second and never waits. Invariants:
 
-1. A pid file names the process that runs now; it is rewritten before anything else is said about a new process.
+1. A pid file names the process that runs now; it is rewritten before anything else is said about a new process. Where
+   that fails, for instance on a full disk, there is none until it succeeds: said once, and no reason to stop anybody.
 2. A child that was killed from outside is back after ``RESTART_S``. One that keeps dying by itself soon after its start
    is restarted ever more slowly, up to ``RESTART_MAX_S``.
 3. A child that refuses to start (exit code 3: its data is damaged, or not its own) is said to do so once, and is tried
@@ -13,6 +14,7 @@ several times a second and never waits. Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from dougdb.dev.processes import Launcher, Process
 from dougdb.dev.specs import ChildSpec
 
 RESTART_S = 1.0
+PID_RETRY_S = 1.0
 RESTART_MAX_S = 30.0
 QUICK_DEATH_S = 5.0
 STOP_S = 10.0
@@ -40,6 +43,7 @@ class Child:
         restart_at: When it shall be started again, or None.
         quick_deaths: How often in a row it died by itself soon after its start.
         refused_with: What it said when it last refused to start.
+        pid_due_at: When to try again to write its pid file, or None when the file is right.
     """
 
     spec: ChildSpec
@@ -50,6 +54,7 @@ class Child:
     restart_at: float | None = None
     quick_deaths: int = 0
     refused_with: str = field(default="")
+    pid_due_at: float | None = None
 
 
 class Supervisor:
@@ -88,6 +93,7 @@ class Supervisor:
         self._sleep = sleep
         self._say = say
         self._restart = restart
+        self._pids_troubled = False
         self._console = Console(say, clock)
 
     @property
@@ -112,6 +118,8 @@ class Supervisor:
                 code = child.process.poll()
                 if code is not None:
                     self._bury(child, code)
+                elif child.pid_due_at is not None and self._clock() >= child.pid_due_at:
+                    self._note_pid(child)
             elif child.restart_at is not None and self._clock() >= child.restart_at:
                 self._start(child)
 
@@ -171,12 +179,26 @@ class Supervisor:
             child.quick_deaths += 1
             self._lose(child, f"{child.spec.id} cannot be started ({error.strerror or error})", self._delay_s(child))
             return
-        _write_pid(child.pid_path, child.process.pid)
+        self._note_pid(child)
+
+    def _note_pid(self, child: Child) -> None:
+        assert child.process is not None
+        try:
+            _write_pid(child.pid_path, child.process.pid)
+            child.pid_due_at = None
+        except OSError as error:
+            child.pid_due_at = self._clock() + PID_RETRY_S
+            # A number of an earlier process would be worse than none.
+            with contextlib.suppress(OSError):
+                child.pid_path.unlink(missing_ok=True)
+            if not self._pids_troubled:
+                self._pids_troubled = True
+                self._say(f"{child.pid_path} cannot be written ({error.strerror or error}); trying again")
 
     def _bury(self, child: Child, code: int) -> None:
         """Decides what becomes of a child that has ended."""
         name, lived_s = child.spec.id, self._clock() - child.started_at
-        child.process = None
+        child.process, child.pid_due_at = None, None
         for line in child.log.read_lines():
             self._console.show(name, line)
         if code == EXIT_REFUSED:

@@ -16,18 +16,24 @@ from fastapi import FastAPI
 from facade import __version__
 from facade.app.exchange import DATA_PREFIX, refusal
 from facade.app.front import Front
+from facade.app.hot import HotLane
 from facade.app.origins import Origins
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
 from facade.errors import ProblemError, UnexpectedError
-from facade.routes import backup, cluster, docs, health, leadership, members, openapi, problem, timeline
+from facade.routes import backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
+from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
-from facade.routes.kv import KvApp, Scope, Send
+from facade.routes.kv import KvApp
+from facade.routes.ops import OPS_PREFIX, OpsApp
+from facade.routes.raw import REQUEST_ID, RawApp, Scope, Send, named, request_id_of
 from facade.routes.scan import RangeApp
 from facade.routes.target import KEY_PREFIX
+from facade.routes.txn import TxnApp
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
+_ACTIONS = KEY_PREFIX + b":"
 log = structlog.get_logger()
 
 READING = frozenset({"GET", "POST"})
@@ -35,19 +41,26 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 
 
 class Application:
-    """Key routes to the raw handler, everything else to FastAPI.
+    """Raw routes to their handlers, everything else to FastAPI.
 
     Attributes:
         front: What connections share.
+        hot: The short way for plain requests, for connections that use it.
     """
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._keys = KvApp(router, metrics, settings)
+        self._exact: dict[bytes, RawApp | RangeApp] = {
+            b"/v1/batch": BatchApp(router, metrics, settings),
+            b"/v1/txn": TxnApp(router, metrics, settings),
+        }
+        self._ops = OpsApp(router, metrics)
         self._ranges = RangeApp(router, metrics, settings)
         self._rest = make_fastapi(router, metrics, settings)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
         self.front = Front(settings, metrics)
+        self.hot = HotLane(router, metrics, self.front)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -67,26 +80,37 @@ class Application:
             self._origins.check(method, raw_path, scope["headers"])
             if raw_path.startswith(DATA_PREFIX) and method in READING:
                 self.front.check_unread()
-            if raw_path.startswith(_KEYS) or raw_path == KEY_PREFIX:
-                try:
-                    await (self._ranges if raw_path == KEY_PREFIX else self._keys)(scope, receive, send)
-                except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
-                    await self._tell_defect(error, scope["method"], send)
-            else:
+            app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path, scope)
+            if app is None:
                 await self._counted(scope, receive, send)
+                return
+            try:
+                await app(scope, receive, send)
+            except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
+                await self._tell_defect(error, app.route, scope, send)
         except ProblemError as error:  # Of the two above: routes tell their own errors.
             self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
-            await refusal(error)(scope, receive, send)
+            await refusal(error)(scope, receive, named(scope, send))
         finally:
             self._metrics.inflight -= 1
 
-    async def _tell_defect(self, error: Exception, method: str, send: Send) -> None:
-        """A key route failed with what it does not expect: logged, counted, and answered unless it was already."""
+    def _raw(self, raw_path: bytes, scope: Scope) -> RawApp | RangeApp | None:
+        """The raw route of a path that is not below the keys; None for FastAPI's."""
+        if raw_path == KEY_PREFIX:
+            # One key of any bytes, or a range of keys.
+            return self._keys if b"key64=" in scope["query_string"] else self._ranges
+        if raw_path.startswith(_ACTIONS):
+            return self._keys
+        return self._ops if raw_path.startswith(OPS_PREFIX) else self._exact.get(raw_path)
+
+    async def _tell_defect(self, error: Exception, route: str, scope: Scope, send: Send) -> None:
+        """A raw route failed with what it does not expect: logged, counted, and answered unless it was already."""
         problem_error = UnexpectedError()
-        log.error("request.failed", method=method, reason=repr(error), exc_info=error)
-        self._metrics.request(method if method in METHODS else "other", problem_error.status, "none", 0.0)
+        method, request_id = scope["method"], request_id_of(scope)
+        log.error("request.failed", method=method, request=request_id.decode(), reason=repr(error), exc_info=error)
+        self._metrics.request(method if method in METHODS else "other", problem_error.status, "none", 0.0, route)
         content = problem.document(problem_error)
-        headers = problem.headers(problem_error, content)
+        headers = [*problem.headers(problem_error, content), (REQUEST_ID, request_id)]
         try:
             await send({"type": "http.response.start", "status": problem_error.status, "headers": headers})
         except RuntimeError:
@@ -102,8 +126,9 @@ class Application:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            await named_send(message)
 
+        named_send = named(scope, send)
         started_s = perf_counter()
         try:
             await self._rest(scope, receive, observe)
@@ -133,6 +158,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     )
     problem.install(app)
     app.include_router(cluster.make_router(router, settings))
+    app.include_router(limits.make_router(settings))
     app.include_router(timeline.make_router(router))
     app.include_router(leadership.make_router(router, settings))
     app.include_router(members.make_router(router, settings))

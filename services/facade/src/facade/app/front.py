@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import structlog
 
-from facade.app import descriptors
+from doug_wire import descriptors
 from facade.app.hosts import Hosts
 from facade.app.progress import Account
 from facade.client.metrics import Metrics

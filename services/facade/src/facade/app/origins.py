@@ -15,7 +15,7 @@ from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 from facade.errors import BadRequestError
-from facade.routes.kv import Send
+from facade.routes.raw import Send
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 OPERATORS = b"/v1/shards/"
@@ -26,7 +26,8 @@ _OWN = frozenset({b"same-origin", b"none"})
 _PORTS = {b"http": b":80", b"https": b":443"}
 _EXPOSED = (
     b"etag, doug-shard, doug-served-by, doug-consistency-used, doug-term, doug-applied-index, doug-trace-id, "
-    b"doug-revision, doug-staleness-ms, doug-session, doug-expires, retry-after"
+    b"doug-revision, doug-staleness-ms, doug-session, doug-expires-at, doug-request-id, idempotency-replayed, "
+    b"retry-after"
 )
 
 Header = tuple[bytes, bytes]

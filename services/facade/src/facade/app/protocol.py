@@ -22,16 +22,21 @@ from collections import deque
 from typing import Any
 
 import httptools
+import structlog
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from doug_wire.pipe import ResultRecord
 from facade.app import heads
 from facade.app.exchange import App, Exchange, refusal
 from facade.app.front import Front
-from facade.app.outgoing import Outgoing
+from facade.app.hot import HotLane, HotRequest, of_future
+from facade.app.outgoing import HIGH_WATER_BYTES, Outgoing
 from facade.app.progress import Progress
-from facade.errors import BadRequestError, NotAppliedError, ProblemError
+from facade.errors import BadRequestError, NotAppliedError, ProblemError, UnexpectedError
 from facade.routes import problem
+
+log = structlog.get_logger()
 
 SLICE_BYTES = 16 << 10
 """What is parsed at once while no body is read, so that few requests can be parsed before the first is answered."""
@@ -54,9 +59,11 @@ class LimitedProtocol(HttpToolsProtocol):
     head_since_s: float | None = None
     idle_since_s: float | None = None
 
-    def __init__(self, *arguments: Any, front: Front, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, front: Front, hot: HotLane | None = None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._front = front
+        self._lane = hot
+        self._hot: HotRequest | None = None
         self._head_bytes = 0
         self._head_fed = 0
         self._in_head = False
@@ -64,8 +71,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._lingers_since_s: float | None = None
         self._unparsed = b""
         self._receiving: Exchange | None = None
-        self._current: Exchange | None = None
-        self._later: deque[tuple[Exchange, App]] = deque()
+        self._current: Exchange | HotRequest | None = None
+        self._later: deque[tuple[Exchange, App] | HotRequest] = deque()
         self._last_word: ProblemError | None = None
         self._outgoing: Outgoing = None  # type: ignore[assignment]  # Until the connection is made.
         self._incoming = Progress()
@@ -91,9 +98,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._later.clear()
         self._unparsed = b""
         for exchange in (self._current, self._receiving):
-            if exchange is not None:
+            if isinstance(exchange, Exchange):
                 exchange.disconnected = not exchange.response_complete
                 exchange.message_event.set()
+        self._current = None
         self.resume_writing()
         self._release_body()
         self.parser = None  # type: ignore[assignment]  # It holds the connection, as the connection holds it.
@@ -103,11 +111,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Ends once everything that has come is answered."""
-        if self._current is None:
+        last = self._hot or self._receiving or (self._later[-1] if self._later else self._current)
+        if last is None:
             self.transport.close()
-        else:
-            (self._later[-1][0] if self._later else self._current).keep_alive = False
-            self._ended = self._receiving is None
+            return
+        (last[0] if isinstance(last, tuple) else last).keep_alive = False
+        self._ended = self._receiving is None and self._hot is None
 
     def check_time(self, now_s: float, idle_timeout_s: float) -> None:
         """Closes the connection if it has kept us waiting for too long; called now and then."""
@@ -123,6 +132,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._break_off(heads.late())
         elif self.idle_since_s is not None and self.idle_since_s < now_s - idle_timeout_s:
             self.transport.close()
+        elif self._hot is not None:
+            self._leave_lane()
         elif self._receiving is not None and self._receiving is self._current:
             self._check_body(now_s)
 
@@ -216,7 +227,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The head begins."""
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
         self._in_head = True
         self._head_bytes = self._head_fed = 0
         self.idle_since_s = None
@@ -228,7 +240,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if b"#" in url:
             raise heads.malformed()
         self._head_bytes += len(url)
-        super().on_url(url)
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Counts. What stands behind a body is no header: by then the request is being answered."""
@@ -236,7 +248,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_bytes > heads.HEAD_BYTES_MAX:
             raise heads.large()
         if self._in_head:
-            super().on_header(name, value)
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is here: has it answered, now or in its turn."""
@@ -247,11 +259,20 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # The parser stops here: _ignore_upgrade goes on.
         version = self.parser.get_http_version()
+        if self._lane is not None and version == "1.1":
+            hot = self._lane.take(self.parser.get_method(), self.url, self.headers)
+            if hot is not None:
+                hot.keep_alive = self.parser.should_keep_alive()
+                self._hot = hot
+                return
+        self._begin_exchange(version)
+
+    def _begin_exchange(self, version: str) -> None:
         heads.check_framing(version, self.headers)
         app: App = self.app
-        error = self._complete_scope(version)
+        error = self._make_scope(version)
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        expects = self.expect_100_continue and version != "1.0"
+        expects = version != "1.0" and any(name == b"expect" for name, _ in self.headers)
         if error is not None:
             app = refusal(error)
         self._incoming.begin(self.loop.time(), self._body_bytes)
@@ -262,16 +283,26 @@ class LimitedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self._later.append((exchange, app))
 
-    def _complete_scope(self, version: str) -> BadRequestError | None:
-        """Fills in what the head says, and returns what is wrong with it."""
-        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["http_version"] = version
+    def _make_scope(self, version: str) -> BadRequestError | None:
+        """Makes what ASGI calls a scope of the head, and returns what is wrong with it."""
         url = httptools.parse_url(self.url)
-        scope["raw_path"] = raw_path = url.path or b""
+        raw_path = url.path or b""
         path = raw_path.decode("ascii")
-        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        scope["query_string"] = url.query or b""
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "method": self.parser.get_method().decode("ascii"),
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "root_path": "",
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": url.query or b"",
+            "headers": self.headers,
+            "state": {},
+        }
         hosts = heads.hosts_of(self.headers)
         if url.host is not None:
             hosts.append(url.host)
@@ -300,6 +331,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body; nobody wants it once the request is answered."""
+        if self._hot is not None:
+            self._hold_body(len(body))
+            self._hot.body.append(body)
+            return
         exchange = self._receiving
         if exchange is None or exchange.response_complete:
             return
@@ -326,6 +361,15 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is here to its end."""
         self._release_body()
+        if self._hot is not None:
+            hot, self._hot = self._hot, None
+            self._ended = not hot.keep_alive
+            if self._current is None:
+                self._start_hot(hot)
+            else:
+                self.flow.pause_reading()
+                self._later.append(hot)
+            return
         exchange, self._receiving = self._receiving, None
         if exchange is None:
             return
@@ -342,6 +386,46 @@ class LimitedProtocol(HttpToolsProtocol):
         self._current = exchange
         self._start_asgi_task(exchange, app)  # type: ignore[arg-type]
 
+    def _start_hot(self, request: HotRequest) -> None:
+        assert self._lane is not None
+        self._current = request
+        try:
+            future = self._lane.begin(request)
+        except ProblemError as error:
+            # Not at once: the answers to many requests that came together would each begin within the one before.
+            self.loop.call_soon(self._end_hot, request, error)
+        except Exception as error:
+            log.error("request.failed", method="PUT" if request.put else "GET", reason=repr(error), exc_info=error)
+            self.loop.call_soon(self._end_hot, request, UnexpectedError())
+        else:
+            future.add_done_callback(lambda done: self._end_hot(request, of_future(done)))
+
+    def _end_hot(self, request: HotRequest, result: ResultRecord | ProblemError) -> None:
+        """Answers a request of the short way."""
+        assert self._lane is not None
+        (head, content), keep_alive = self._lane.end(request, result, self.server_state.default_headers)
+        if self._current is not request:
+            return  # The connection is gone.
+        if not self.transport.is_closing():
+            if len(content) > HIGH_WATER_BYTES:
+                self._outgoing.write(head)
+                self._outgoing.write(content)
+            else:
+                self._outgoing.write(head + content)
+            if not keep_alive:
+                self.close()
+        self.on_response_complete()
+
+    def _leave_lane(self) -> None:
+        """The body of a request takes its time: the application waits for it, with its limits."""
+        assert self._hot is not None
+        request, self._hot = self._hot, None
+        self._begin_exchange("1.1")
+        if self._receiving is not None:
+            self._receiving.keep_alive = request.keep_alive
+            self._receiving.body += b"".join(request.body)
+            self._receiving.message_event.set()
+
     def on_response_complete(self) -> None:
         """The next request's turn."""
         self.server_state.total_requests += 1
@@ -349,7 +433,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.is_closing():
             return
         if self._later:
-            self._start(*self._later.popleft())
+            first = self._later.popleft()
+            if isinstance(first, HotRequest):
+                self._start_hot(first)
+            else:
+                self._start(*first)
             return
         if self._last_word is not None:
             self._say_last_word()

@@ -38,7 +38,7 @@ from facade.settings import Address, Settings
 
 log = structlog.get_logger()
 
-NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
 GRACE_S = 5
@@ -48,7 +48,7 @@ LEAVE_CHECK_S = 0.02
 
 
 def bind(addresses: Sequence[Address]) -> list[socket.socket]:
-    """Binds every address; an IPv6 one is left out, with a warning, where there is no IPv6.
+    """Binds every address; one of a family that this machine does not have is left out, with a warning.
 
     Raises:
         AddressError: An address is taken or cannot be used, or none is left.
@@ -59,18 +59,24 @@ def bind(addresses: Sequence[Address]) -> list[socket.socket]:
             try:
                 sockets.append(_bind_one(address))
             except OSError as error:
-                if ":" in address.host and error.errno in NO_IPV6:
-                    log.warning("listen.no_ipv6", address=str(address), error=error.strerror)
+                if error.errno in NO_FAMILY and _is_spared(address, addresses):
+                    event = "listen.no_ipv6" if ":" in address.host else "listen.no_ipv4"
+                    log.warning(event, address=str(address), error=error.strerror)
                     continue
                 what = "it is in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
                 raise AddressError(str(address), what) from error
         if not sockets:
-            raise AddressError(", ".join(map(str, addresses)), "this machine has no IPv6")
+            raise AddressError(", ".join(map(str, addresses)), "this machine has no such address")
     except AddressError:
         for bound in sockets:
             bound.close()
         raise
     return sockets
+
+
+def _is_spared(address: Address, addresses: Sequence[Address]) -> bool:
+    """Whether one may do without it: IPv6 always, IPv4 beside IPv6, since a host may have either alone."""
+    return ":" in address.host or any(":" in other.host for other in addresses)
 
 
 def _bind_one(address: Address) -> socket.socket:
@@ -139,10 +145,12 @@ async def serve(
     discovery = choose(settings, metrics.registry)
     router.on_trouble = discovery.hurry
     application = Application(router, metrics, settings)
+    # What is traced goes through ASGI, where its span is made.
+    hot = application.hot if tracing is None else None
     server = _Server(
         uvicorn.Config(
             application if tracing is None else TracedApplication(application, tracing, settings.tracing_sample_ratio),
-            http=functools.partial(LimitedProtocol, front=application.front),  # type: ignore[arg-type]
+            http=functools.partial(LimitedProtocol, front=application.front, hot=hot),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,

@@ -23,8 +23,8 @@ from facade.client.metrics import KEY_ROUTE, UNMATCHED
 from facade.client.tracing import current_request
 from facade.errors import SettingsError
 from facade.routes.body import Receive
-from facade.routes.kv import Scope, Send
 from facade.routes.problem import MEDIA_TYPE
+from facade.routes.raw import Scope, Send
 from facade.routes.target import KEY_PREFIX
 from facade.settings import PREFIX, Settings
 

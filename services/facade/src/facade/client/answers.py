@@ -11,6 +11,7 @@ from doug_wire.pipe import Status
 from facade.client.modes import Kind
 from facade.client.operation import Operation
 from facade.errors import (
+    BadRequestError,
     DiskFullError,
     InternalError,
     NotAppliedError,
@@ -42,7 +43,10 @@ def unknown(operation: Operation, detail: str, code: str = "outcome_unknown") ->
 
 
 def malformed(operation: Operation) -> ProblemError:
-    """A node called the record malformed."""
+    """A node called the record malformed: an older one does not know all operations."""
+    if operation.extended:
+        detail = "The shard's nodes are of a version that does not know this operation; nothing was changed."
+        return BadRequestError("not_implemented", detail, status=501, shard=operation.shard)
     return InternalError("invalid_record", "A raft-node called the record malformed.", shard=operation.shard)
 
 

@@ -1,4 +1,4 @@
-"""The gRPC channels of the facade: their options, each with its reason."""
+"""How the facade reaches nodes: gRPC channels, their options each with its reason, and own streams for the Pipe."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from collections.abc import Sequence
 
 import grpc.aio
 
+from doug.v1 import doug_pb2
+from doug_stream.client import ClientCall, connect
+from doug_stream.limits import Limits
 from doug_wire import pipe, tls
 from doug_wire.tls import Certificates
 from facade.discovery.targets import Target
+from facade.settings import parse_address
+
+CONNECT_S = 5.0
+"""How long a node has for accepting a connection."""
 
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
     # A proxy of the environment must not come between.
@@ -29,6 +36,9 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
+
+PIPE = "/doug.v1.Doug/Pipe"
+_PIPE_LIMITS = Limits(message_bytes_max=pipe.GRPC_MESSAGE_BYTES_MAX)
 
 SCAN_OPTIONS = [
     *CHANNEL_OPTIONS,
@@ -51,3 +61,16 @@ class Channels:
     def open(self, target: Target, options: Sequence[tuple[str, int]] = CHANNEL_OPTIONS) -> grpc.aio.Channel:
         """A channel to a node; it connects by itself, again and again. Its certificate must carry the target's name."""
         return tls.open_channel(self._certificates, target.address, options, target.name)
+
+    async def open_pipe(self, target: Target) -> ClientCall:
+        """A Pipe stream to a node, over a connection of its own; its certificate must carry the target's name.
+
+        Raises:
+            CallError: The node is not to be reached.
+        """
+        host, port = parse_address(target.address)
+        context = None if self._certificates is None else self._certificates.dialling_context()
+        endpoint = await connect(host, port, context, name=target.name, limits=_PIPE_LIMITS, timeout_s=CONNECT_S)
+        call = endpoint.call(PIPE, doug_pb2.Batch.SerializeToString, doug_pb2.BatchResult.FromString)
+        call.own_connection()
+        return call

@@ -14,10 +14,10 @@ import asyncio
 import structlog
 
 from doug.v1 import doug_pb2
+from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.client.channels import Channels
 from facade.client.leader_calls import call_leader
 from facade.client.metrics import Metrics
-from facade.client.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.client.shard import Shard
 from facade.discovery.targets import Targets
 from facade.errors import NotAppliedError

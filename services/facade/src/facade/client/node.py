@@ -1,8 +1,8 @@
-"""One raft-node as the facade sees it: a gRPC channel, the Pipe stream over it, and unary calls.
+"""One raft-node as the facade sees it: a Pipe stream, and a gRPC channel for everything else.
 
 A leaf: it calls nobody above it. The shard decides what the node is asked, and ``facade.client.session`` keeps its
-stream. Must not know what a leader is. The stream is opened only over a channel that is connected, so that a record
-counts as sent only when it may really have left.
+stream. Must not know what a leader is. The stream is opened only once the node has answered on its connection, so that
+a record counts as sent only when it may really have left.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TypeAlias
 import grpc.aio
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
+from doug_stream.client import ClientCall
+from doug_stream.errors import CallError
 from facade.client.channels import SCAN_OPTIONS, Channels
 from facade.client.link import Link
 from facade.client.operation import Headers
@@ -24,10 +26,9 @@ from facade.settings import parse_address
 RETIRED_S = 6.0
 """The longest that a unary call takes."""
 
-REOPEN_MIN_S, REOPEN_MAX_S = 1.0, 5.0
-"""How long one channel is tried before another one is opened in its place; longer each time, for slow machines."""
+RETRY_MIN_S, RETRY_MAX_S = 0.1, 1.0
+"""Between two tries to reach a node; longer each time."""
 
-PipeCall: TypeAlias = "grpc.aio.StreamStreamCall[doug_pb2.Batch, doug_pb2.BatchResult]"
 ScanCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.ScanRequest, doug_pb2.ScanPage]"
 
 
@@ -81,10 +82,7 @@ class Node:
         self._admin = admin_pb2_grpc.AdminStub(self._channel)
 
     def _renew(self) -> None:
-        """Opens the channel anew if there are newer certificates: gRPC would try the old ones for ever.
-
-        Requires: the stream is not open.
-        """
+        """Opens the channel anew if there are newer certificates: gRPC would try the old ones for ever."""
         if self._version != self._channels.version:
             self._reopen()
 
@@ -92,7 +90,7 @@ class Node:
         """Opens the channel anew, so that the node's name is looked up now.
 
         A name that did not exist is looked up again by gRPC after a pause of its own, which grows to minutes whatever
-        the options of the channel say. Requires: the stream is not open.
+        the options of the channel say.
         """
         if self.retired:
             return
@@ -147,14 +145,12 @@ class Node:
         """Admin.Status, or None when it did not answer in time."""
         if self.retired:
             return None
-        if not self._wanted.is_set():
-            self._renew()
+        self._renew()
         try:
             status = await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError:
-            if not self._wanted.is_set():
-                # Nobody else looks after this channel.
-                self._reopen()
+            # Nobody else looks after this channel.
+            self._reopen()
             return None
         self.admin = status.admin_address or self.admin
         self.suspect = False
@@ -242,23 +238,15 @@ class Node:
         """Waits until somebody wants the stream."""
         await self._wanted.wait()
 
-    async def connect(self) -> None:
-        """Waits until the channel is connected, for as long as that takes."""
-        patience_s = REOPEN_MIN_S
+    async def open_pipe(self) -> ClientCall:
+        """Opens the stream, however long that takes. Requires: no other stream is open."""
+        pause_s = RETRY_MIN_S
         while True:
-            self._renew()
             try:
-                async with asyncio.timeout(patience_s):
-                    await self._channel.channel_ready()
-            except TimeoutError:
-                patience_s = min(2 * patience_s, REOPEN_MAX_S)
-                self._reopen()
-                continue
-            return
-
-    def open_pipe(self) -> PipeCall:
-        """Opens the stream. Requires: ``connect`` has returned, and no other stream is open."""
-        return self._doug.Pipe()
+                return await self._channels.open_pipe(self.target)
+            except CallError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, RETRY_MAX_S)
 
     async def idle(self) -> None:
         """Waits until ``wake`` is called."""

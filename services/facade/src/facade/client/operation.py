@@ -123,6 +123,18 @@ class Operation:
         self.tries = 0
         self.trace: OperationTrace | None = None
 
+    @property
+    def opcode(self) -> int:
+        """What a write does; 0 of a read."""
+        return self.record[pipe.WRITE.size] if self.kind is Kind.WRITE else 0
+
+    @property
+    def extended(self) -> bool:
+        """Whether its record says more than the first version's could: other operations, or options."""
+        if self.kind is Kind.WRITE:
+            return self.opcode > command.Opcode.DELETE or self.record[pipe.WRITE.size + 1] != 0
+        return self.record[pipe.READ.size - 1] != 0
+
     def sent_back(self, reason: str) -> None:
         """Notes that it is to be tried again."""
         self.reason = reason

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from itertools import count
 
 from doug_wire import pipe
+from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from facade.client.answers import RETRIED, gave_up, malformed, too_late, unknown
 from facade.client.directory import Directory
@@ -258,11 +259,12 @@ class Registry:
         """The key is not that shard's, by its answer: asks for a newer map and tries again."""
         operation.sent_back("wrong_shard")
         self._metrics.retry("wrong_shard")
-        if operation.tries > REROUTES_MAX:
+        self._directory.stale.set()
+        if operation.tries > REROUTES_MAX or operation.opcode == Opcode.BATCH:
+            # The keys of a batch may belong to several shards now: whoever made it makes others of it.
             self.finish(operation, gave_up(operation))
             return
         self._stranded.append(operation)
-        self._directory.stale.set()
 
     def send_stranded(self) -> None:
         """The map was loaded: sends what a shard said is not its own to whoever owns it now."""

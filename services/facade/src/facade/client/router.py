@@ -12,7 +12,8 @@ import asyncio
 from collections.abc import Callable
 
 from doug_wire import command, pipe
-from doug_wire.command import Opcode
+from doug_wire.command import Command, Condition
+from doug_wire.partition_map import PartitionMap
 from facade.client.channels import Channels
 from facade.client.cluster_status import ClusterStatus, learn_members
 from facade.client.directory import Directory
@@ -20,8 +21,8 @@ from facade.client.metrics import Metrics
 from facade.client.modes import Kind
 from facade.client.node import Node
 from facade.client.operation import Operation
-from facade.client.partition_map import PartitionMap
 from facade.client.registry import Registry
+from facade.client.requests import token_of, with_token
 from facade.client.scan import Scans
 from facade.client.session import Session
 from facade.client.shard import Shard
@@ -153,19 +154,50 @@ class Router:
 
     # Operations come in.
 
-    def write(self, opcode: Opcode, key: bytes, content_type: bytes = b"", value: bytes = b"") -> Operation:
+    def write(
+        self,
+        opcode: int,
+        key: bytes,
+        content_type: bytes = b"",
+        value: bytes = b"",
+        condition: Condition | None = None,
+        ttl: int = 0,
+        content_encoding: bytes = b"",
+        idempotency_key: str = "",
+        deadline_s: float = 0.0,
+        *,
+        repeatable: bool = False,
+    ) -> Operation:
         """Admits a write.
+
+        Args:
+            opcode: What it does; for the others see ``doug_wire.command.Command``.
+            key: The key that it belongs to.
+            content_type: The content type of the value.
+            value: The value, or what the opcode has in its place.
+            condition: Under which condition.
+            ttl: For how many milliseconds.
+            content_encoding: The content encoding of the value.
+            idempotency_key: What makes it happen once, however often it is sent; then it is tried again by itself.
+            deadline_s: When it must be answered, on the loop's clock; 0 for the usual time from now on.
+            repeatable: Whether it may be sent twice without an idempotency key of its own.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
         """
         shard, epoch = self.directory.locate(key)
         operation_id = self.registry.next_id()
-        encoded = command.encode(opcode, key, content_type, value, epoch)
+        token = None
+        if idempotency_key:
+            bare = Command(opcode, key, content_type, value, 0, condition, ttl, None, content_encoding)
+            token = with_token(bare, idempotency_key).token
+        encoded = command.encode(opcode, key, content_type, value, epoch, condition, ttl, token, content_encoding)
         record = pipe.encode_write(operation_id, command.checksum(encoded), encoded)
-        return self.registry.admit(shard, operation_id, Kind.WRITE, key, record, repeatable=False)
+        return self.registry.admit(
+            shard, operation_id, Kind.WRITE, key, record, deadline_s, repeatable=repeatable or token is not None
+        )
 
-    def read(self, key: bytes, kind: Kind) -> Operation:
+    def read(self, key: bytes, kind: Kind, deadline_s: float = 0.0) -> Operation:
         """Admits a read.
 
         Raises:
@@ -174,7 +206,18 @@ class Router:
         shard, epoch = self.directory.locate(key)
         operation_id = self.registry.next_id()
         record = pipe.encode_read(operation_id, epoch, key)
-        return self.registry.admit(shard, operation_id, kind, key, record, repeatable=True)
+        return self.registry.admit(shard, operation_id, kind, key, record, deadline_s, repeatable=True)
+
+    def read_token(self, key: bytes, idempotency_key: str) -> Operation:
+        """Asks what became of the write of a key that had an idempotency key.
+
+        Raises:
+            NotAppliedError: The map is not loaded, or too much is waiting.
+        """
+        shard, epoch = self.directory.locate(key)
+        operation_id = self.registry.next_id()
+        record = pipe.encode_read(operation_id, epoch, key, token=token_of(idempotency_key))
+        return self.registry.admit(shard, operation_id, Kind.READ_LINEARIZABLE, key, record, repeatable=True)
 
     def shard_of(self, key: bytes) -> int | None:
         """The shard of a key, as far as the map is known."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-import grpc.aio
 import structlog
 
 from doug.v1 import doug_pb2
+from doug_stream.client import ClientCall
+from doug_stream.errors import CallError
 from doug_wire import pipe
-from facade.client.node import Node, PipeCall
+from facade.client.node import Node
 from facade.client.registry import Registry
 from facade.client.shard import Shard
 
@@ -37,15 +38,13 @@ class Session:
         try:
             await node.wanted()
             while True:
-                await node.connect()
-                await self._stream()
+                await self._stream(await node.open_pipe())
                 await asyncio.sleep(REOPEN_S)
         finally:
             await node.close()
 
-    async def _stream(self) -> None:
+    async def _stream(self, call: ClientCall) -> None:
         shard, node = self._shard, self._node
-        call = node.open_pipe()
         shard.node_up(node)
         try:
             async with asyncio.TaskGroup() as group:
@@ -56,7 +55,7 @@ class Session:
             call.cancel()
             self._registry.lost(node.id, shard.node_down(node))
 
-    async def _write(self, call: PipeCall) -> None:
+    async def _write(self, call: ClientCall) -> None:
         shard, node = self._shard, self._node
         while True:
             batch = shard.next_batch(node)
@@ -65,15 +64,15 @@ class Session:
                 continue
             try:
                 await call.write(batch)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            except CallError:
                 return  # The stream has ended; the reader learns it too and hands everything back.
 
-    async def _read(self, call: PipeCall) -> None:
+    async def _read(self, call: ClientCall) -> None:
         shard, node, settle = self._shard, self._node, self._registry.settle
         while True:
             try:
                 message = await call.read()
-            except grpc.aio.AioRpcError:
+            except CallError:
                 return
             if not isinstance(message, doug_pb2.BatchResult):
                 return  # The end of the stream.

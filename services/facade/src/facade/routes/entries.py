@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from doug_wire.scan import PREFIX, ScanRecord
+from facade.routes.durations import timestamp
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
@@ -41,8 +42,7 @@ def entry_json(record: ScanRecord, *, keys_only: bool = False) -> bytes:
     shown["content_type"] = content_type.decode("ascii", "replace") if content_type else DEFAULT_CONTENT_TYPE
     if content_encoding:
         shown["content_encoding"] = content_encoding.decode("ascii", "replace")
-    if expires_at:
-        shown["expires_at"] = expires_at
+    shown["expires_at"] = timestamp(expires_at) if expires_at else None
     return orjson.dumps(shown)
 
 

@@ -1,5 +1,9 @@
 """The key routes ``/v1/kv/{key}``, as raw ASGI: this is the hot path, and a framework costs four times what it does.
 
+``GET``, ``HEAD``, ``PUT`` and ``DELETE`` of a key, and ``POST`` with an action behind it: ``/v1/kv/{key}:increment``
+and ``:touch``. Of a POST alone, and only when its colon is not percent-encoded, the action is cut off; to every other
+method ``k:increment`` is a key like any other. Keys that are not text are named by the query: ``/v1/kv?key64=``.
+
 Must not know gRPC or batches. Invariants: (1) every request is answered by its deadline; (2) every error is a problem
 document; (3) a request that is not understood in full is refused before anything is proposed.
 
@@ -8,204 +12,199 @@ Source: DESIGN 7 and 8; performance.md, rule 3; docs/api.md.
 
 from __future__ import annotations
 
-import base64
-import functools
-from collections.abc import Awaitable, Callable, MutableMapping
-from time import perf_counter
-from typing import Any
-
 import orjson
 
-from doug_wire.command import CONTENT_TYPE_BYTES_MAX, VALUE_BYTES_MAX, Opcode
+from doug_wire.command import VALUE_BYTES_MAX, Opcode
+from doug_wire.payload import encode_increment
 from doug_wire.pipe import Status
 from doug_wire.validity import is_printable
-from facade.client.metrics import Metrics
-from facade.client.modes import READ_MODES
-from facade.client.operation import Headers
+from facade.client.metrics import KEY_ROUTE, Metrics
 from facade.client.router import Router
-from facade.errors import BadRequestError, ProblemError
+from facade.errors import BadRequestError
 from facade.routes import body as bodies
-from facade.routes import problem
-from facade.routes.target import consistency_of, key_of, wants_json
+from facade.routes.options import (
+    EXPIRING_PARAMETERS,
+    WRITE_PARAMETERS,
+    Headers,
+    RequestOptions,
+    check_content,
+    parse_read,
+    parse_write,
+)
+from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_media_type
+from facade.routes.results import decided, etag, problem_of, receipt, shown_content_type
+from facade.routes.shapes import INCREMENT_BYTES_MAX, entry_view, parse_increment
+from facade.routes.target import KEY_PREFIX, key_of
 from facade.routes.values import guards
 from facade.settings import Settings
 
-Scope = MutableMapping[str, Any]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+INCREMENT, TOUCH = b":increment", b":touch"
 
-ALLOW = ((b"allow", b"GET, HEAD, PUT, DELETE"),)
-DEFAULT_CONTENT_TYPE = b"application/octet-stream"
-CLOSE = (b"connection", b"close")
-
-CONDITIONS = (b"if-match", b"if-none-match", b"if-unmodified-since")
-
-USED = {
-    b"linearizable": (b"doug-consistency-used", b"linearizable"),
-    b"eventual": (b"doug-consistency-used", b"eventual"),
-}
-LABELS = {b"linearizable": "linearizable", b"eventual": "eventual"}
-METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+_ACTIONS = (INCREMENT, TOUCH)
 
 
-@functools.cache
-def _shard_header(shard: int) -> tuple[bytes, bytes]:
-    return (b"doug-shard", b"%d" % shard)
+def action_of(raw_path: bytes) -> tuple[bytes, bytes]:
+    """The action of a POST, and the path without it.
+
+    Raises:
+        BadRequestError: There is none.
+    """
+    for action in _ACTIONS:
+        if raw_path.endswith(action):
+            return action, raw_path[: -len(action)]
+    raise BadRequestError(
+        "method_not_allowed",
+        "A POST to a key needs an action: :increment or :touch.",
+        status=405,
+        headers=((b"allow", b"DELETE, GET, HEAD, PUT"),),
+    )
 
 
-class KvApp:
+class KvApp(RawApp):
     """The key routes."""
 
+    route = KEY_ROUTE
+    methods = frozenset({"GET", "HEAD", "PUT", "DELETE", "POST"})
+
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
+        super().__init__(metrics)
         self._router = router
-        self._metrics = metrics
         self._body_timeout_s = settings.body_timeout_ms / 1000
 
-    async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
-        """Serves one request."""
-        started_s = perf_counter()
-        method: str = scope["method"]
-        label = "none"
-        try:
-            if method not in METHODS:
-                raise BadRequestError("method_not_allowed", f"{method} on a key.", status=405, headers=ALLOW)
-            key = key_of(scope["raw_path"])
-            headers = dict(scope["headers"])
-            consistency = consistency_of(scope["query_string"], headers.get(b"doug-consistency"))
-            label = LABELS[consistency]
-            if method == "PUT":
-                status = await self._put(key, headers, receive, send)
-            elif method == "DELETE":
-                status = await self._delete(key, headers, send)
-            else:
-                status = await self._get(key, headers, consistency, send)
-        except ProblemError as error:
-            status = error.status
-            if method not in METHODS:
-                method = "other"
-            await self._refuse(error, scope, send)
-        except bodies.DisconnectedError:
-            status = 499  # As nginx counts it; nobody reads the answer.
-        self._metrics.request(method, status, label, perf_counter() - started_s)
+    async def serve(self, request: RawRequest) -> None:
+        """See ``RawApp``."""
+        method, raw_path = request.method, request.raw_path
+        headers = Headers(request.raw_headers)
+        action = b""
+        if method in ("GET", "HEAD"):
+            options = parse_read(request.query, headers)
+        elif method == "POST":
+            action, raw_path = action_of(raw_path)
+            options = parse_write(request.query, headers, EXPIRING_PARAMETERS, may_keep=action is INCREMENT)
+        else:
+            parameters = EXPIRING_PARAMETERS if method == "PUT" else WRITE_PARAMETERS
+            options = parse_write(request.query, headers, parameters)
+        key = _key(raw_path, options)
+        request.label = options.mode.name
+        if method in ("GET", "HEAD"):
+            await self._get(key, options, request)
+        elif method == "PUT":
+            await self._put(key, options, headers, request)
+        elif method == "DELETE":
+            await self._delete(key, options, request)
+        elif action is INCREMENT:
+            await self._increment(key, options, headers, request)
+        else:
+            await self._touch(key, options, request)
 
-    async def _refuse(self, error: ProblemError, scope: Scope, send: Send) -> None:
-        content = problem.document(error)
-        headers = problem.headers(error, content)
-        if CLOSE not in headers and any(name == b"expect" for name, _ in scope["headers"]):
-            headers.append(CLOSE)  # The body may never come, and nobody can tell it from the next request.
-        await send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+    async def _put(self, key: bytes, options: RequestOptions, headers: Headers, request: RawRequest) -> None:
+        if headers.content_range is not None:
+            raise BadRequestError("bad_request", "A PUT replaces the whole value; Content-Range is refused.")
+        content_type, content_encoding = check_content(headers.content_type, headers.content_encoding)
+        value = await self._read_value(key, headers, request)
+        operation = self._router.write(
+            Opcode.PUT,
+            key,
+            content_type,
+            value,
+            options.condition,
+            options.ttl,
+            content_encoding,
+            options.idempotency_key,
+        )
+        del value
+        result, shown = await decided(operation)
+        await request.answer_json(200, b'{"revision":"%d"}' % result.revision, (etag(result.revision), *shown))
 
-    async def _put(self, key: bytes, headers: dict[bytes, bytes], receive: bodies.Receive, send: Send) -> int:
-        _refuse_conditions(headers)
-        content_type = content_type_of(headers.get(b"content-type", b""))
-        announced = headers.get(b"content-length")
+    async def _read_value(self, key: bytes, headers: Headers, request: RawRequest) -> bytes:
+        announced = headers.content_length
         size = int(announced) if announced is not None else 0
         if size > VALUE_BYTES_MAX:
             raise bodies.too_large(VALUE_BYTES_MAX, size)
         self._router.check_room(key, size)
-        value = await bodies.read(receive, VALUE_BYTES_MAX, self._body_timeout_s)
-        operation = self._router.write(Opcode.PUT, key, content_type, value)
-        del value
+        return await bodies.read(request.receive, VALUE_BYTES_MAX, self._body_timeout_s)
+
+    async def _delete(self, key: bytes, options: RequestOptions, request: RawRequest) -> None:
+        operation = self._router.write(
+            Opcode.DELETE, key, condition=options.condition, idempotency_key=options.idempotency_key
+        )
+        _, shown = await decided(operation)
+        await request.answer(204, shown)
+
+    async def _increment(self, key: bytes, options: RequestOptions, headers: Headers, request: RawRequest) -> None:
+        if headers.content_type is not None:
+            check_media_type(headers.content_type, (JSON_TYPE,))
+        content = await bodies.read(request.receive, INCREMENT_BYTES_MAX, self._body_timeout_s)
+        by, initial = parse_increment(bodies.parse_json(content) if content.strip() else {})
+        operation = self._router.write(
+            Opcode.INCREMENT,
+            key,
+            b"",
+            encode_increment(by, initial),
+            options.condition,
+            options.ttl,
+            b"",
+            options.idempotency_key,
+        )
+        result, shown = await decided(operation)
+        answer = b'{"value":"%b","revision":"%d"}' % (result.value, result.revision)
+        await request.answer_json(200, answer, (etag(result.revision), *shown))
+
+    async def _touch(self, key: bytes, options: RequestOptions, request: RawRequest) -> None:
+        if not options.ttl:
+            raise BadRequestError("bad_ttl", "A touch needs ?ttl=, as in ?ttl=30s.")
+        operation = self._router.write(
+            Opcode.TOUCH,
+            key,
+            condition=options.condition,
+            ttl=options.ttl,
+            idempotency_key=options.idempotency_key,
+        )
+        result, shown = await decided(operation)
+        await request.answer_json(200, b'{"revision":"%d"}' % result.revision, (etag(result.revision), *shown))
+
+    async def _get(self, key: bytes, options: RequestOptions, request: RawRequest) -> None:
+        operation = self._router.read(key, options.mode.kind)
         result = await operation.future
-        content = b'{"revision":"%d"}' % result.revision
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [
-                    (b"content-type", b"application/json"),
-                    (b"content-length", b"%d" % len(content)),
-                    (b"etag", b'"%d"' % result.revision),
-                    _shard_header(operation.shard),
-                    USED[b"linearizable"],
-                    *operation.receipt,
-                ],
-            }
+        shown = receipt(operation, result, options.mode)
+        exists = result.status != Status.NOT_FOUND
+        if options.only_if is not None and not options.only_if.match(result.revision if exists else 0):
+            failed = result._replace(status=Status.PRECONDITION_FAILED, revision=result.revision if exists else 0)
+            problem = problem_of(failed, operation.shard, shown=shown)
+        else:
+            problem = problem_of(result, operation.shard, shown=shown)
+        if problem is not None:
+            raise problem
+        tagged = (etag(result.revision), (b"vary", b"accept"), *shown)
+        if options.unless is not None and options.unless.match(result.revision):
+            await request.answer(304, tagged)
+            return
+        content_type, content = shown_content_type(result), result.value
+        if options.as_json:
+            content = orjson.dumps(entry_view(key, result, content_type))
+            content_type = JSON_TYPE
+        elif result.content_encoding and is_printable(result.content_encoding):
+            tagged = ((b"content-encoding", result.content_encoding), *tagged)
+        await request.answer(
+            200,
+            (
+                (b"content-type", content_type),
+                (b"content-length", b"%d" % len(content)),
+                *guards(content_type),
+                *tagged,
+            ),
+            content,
         )
-        await send({"type": "http.response.body", "body": content})
-        return 200
-
-    async def _delete(self, key: bytes, headers: dict[bytes, bytes], send: Send) -> int:
-        _refuse_conditions(headers)
-        operation = self._router.write(Opcode.DELETE, key)
-        await operation.future
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 204,
-                "headers": [_shard_header(operation.shard), USED[b"linearizable"], *operation.receipt],
-            }
-        )
-        await send({"type": "http.response.body", "body": b""})
-        return 204
-
-    async def _get(self, key: bytes, headers: dict[bytes, bytes], consistency: bytes, send: Send) -> int:
-        operation = self._router.read(key, READ_MODES[consistency].kind)
-        result = await operation.future
-        shown: Headers = (_shard_header(operation.shard), USED[consistency], *operation.receipt)
-        if result.status == Status.NOT_FOUND:
-            raise BadRequestError("not_found", "The key does not exist.", status=404, headers=shown)
-        content_type = result.content_type
-        if not content_type or not is_printable(content_type):
-            # Through gRPC anything can be stored, and a line break here would be a header of its own.
-            content_type = DEFAULT_CONTENT_TYPE
-        content = result.value
-        if wants_json(headers.get(b"accept")):
-            content = _json_view(key, content, content_type, result.revision)
-            content_type = b"application/json"
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [
-                    (b"content-type", content_type),
-                    (b"content-length", b"%d" % len(content)),
-                    (b"etag", b'"%d"' % result.revision),
-                    (b"vary", b"accept"),
-                    *guards(content_type),
-                    *shown,
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": content})
-        return 200
 
 
-def content_type_of(header: bytes) -> bytes:
-    """The content type that is kept with a value.
+def _key(raw_path: bytes, options: RequestOptions) -> bytes:
+    """The key that a request names, in its path or in its query.
 
     Raises:
-        BadRequestError: It cannot be kept.
+        BadRequestError: Both name one, or neither does, or it is none.
     """
-    if len(header) > CONTENT_TYPE_BYTES_MAX or not is_printable(header):
-        raise BadRequestError(
-            "bad_content_type", f"The content type is not printable ASCII of at most {CONTENT_TYPE_BYTES_MAX} bytes."
-        )
-    return header
-
-
-def _refuse_conditions(headers: dict[bytes, bytes]) -> None:
-    """Refuses what is not kept yet, because a condition that is ignored loses an update."""
-    for name in CONDITIONS:
-        if name in headers:
-            raise BadRequestError(
-                "not_implemented", f"Conditional writes ({name.decode()}) are not implemented.", status=501
-            )
-    if b"idempotency-key" in headers:
-        raise BadRequestError("not_implemented", "Idempotency keys are not implemented.", status=501)
-
-
-def _json_view(key: bytes, value: bytes, content_type: bytes, revision: int) -> bytes:
-    try:
-        text, encoding = value.decode(), "utf-8"
-    except UnicodeDecodeError:
-        text, encoding = base64.b64encode(value).decode(), "base64"
-    return orjson.dumps(
-        {
-            "key": key.decode(),
-            "value": text,
-            "encoding": encoding,
-            "revision": str(revision),
-            "content_type": content_type.decode(),
-        }
-    )
+    if options.key is None:
+        return key_of(raw_path)
+    if raw_path != KEY_PREFIX:
+        raise BadRequestError("bad_key64", "The key is named twice: by the path and by key64.")
+    return options.key

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from facade.models import Problem, RangeDeletedView, RangeView, ValueView, WrittenView
 from facade.routes import problem
+from facade.routes.openapi_operations import CONDITIONS, IDEMPOTENCY, MODELS, TTL, action_routes, request_routes
 from facade.routes.openapi_ranges import RANGE_PATH, range_routes
 
 Json = dict[str, Any]
@@ -39,6 +41,19 @@ _PARAMETERS: list[Json] = [
     {"name": "Doug-Consistency", "in": "header", "schema": _CONSISTENCY},
 ]
 
+_LOOKS: list[Json] = [
+    {
+        "name": name,
+        "in": "header",
+        "description": text,
+        "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,19}"(, "[0-9]{1,19}")*)$'},
+    }
+    for name, text in (
+        ("If-Match", "ETags, or *: 412 unless one is the key's"),
+        ("If-None-Match", "ETags, or *: 304 if one is the key's"),
+    )
+]
+
 
 def _headers(described: dict[str, str]) -> Json:
     return {name: {"description": text, "schema": {"type": "string"}} for name, text in described.items()}
@@ -59,6 +74,15 @@ def _errors(*, write: bool) -> Json:
     }
 
 
+_DECIDED = {
+    "409": _problem("The idempotency key is too old; outcome unknown"),
+    "412": _problem("The condition does not hold; nothing was changed"),
+    "422": _problem("Another request has used the idempotency key; nothing was changed"),
+    "501": _problem("If-Unmodified-Since, or nodes that do not know the operation"),
+    "507": _problem("A disk is full, or no more idempotency keys can be kept; nothing was changed"),
+}
+
+
 def _bytes(schema: Json) -> Json:
     return {"*/*": {"schema": schema}}
 
@@ -71,14 +95,18 @@ def _read(summary: str, *, body: bool) -> Json:
     return {
         "summary": summary,
         "tags": ["keys"],
-        "parameters": _PARAMETERS,
-        "responses": {"200": ok, "404": _problem("No such key")} | _errors(write=False),
+        "parameters": [*_PARAMETERS, *_LOOKS],
+        "responses": {
+            "200": ok,
+            "304": {"description": "If-None-Match has the key's revision", "headers": _headers(_RECEIPT | _ETAG)},
+            "404": _problem("No such key"),
+            "412": _problem("If-Match does not have the key's revision"),
+        }
+        | _errors(write=False),
     }
 
 
 def _key_routes() -> Json:
-    written = {"$ref": "#/components/schemas/WrittenView"}
-    refused = {"501": _problem("Conditions and idempotency keys are not implemented")}
     return {
         "parameters": [_KEY],
         "get": _read("Read a value", body=True) | {"operationId": "get_key"},
@@ -87,30 +115,41 @@ def _key_routes() -> Json:
             "operationId": "put_key",
             "summary": "Write a value of at most 1 MiB; its content type is kept",
             "tags": ["keys"],
-            "parameters": _PARAMETERS,
+            "parameters": [*_PARAMETERS, TTL, *CONDITIONS, IDEMPOTENCY],
             "requestBody": {"required": True, "content": _bytes({"type": "string", "format": "binary"})},
             "responses": {
-                "200": {
-                    "description": "Written to a majority of the shard's disks",
-                    "headers": _headers(_RECEIPT | _ETAG),
-                    "content": {"application/json": {"schema": written}},
-                },
+                "200": _written(),
                 "408": _problem("The body did not arrive in time"),
                 "413": _problem("The value is larger than 1 MiB"),
             }
             | _errors(write=True)
-            | refused,
+            | _DECIDED,
         },
         "delete": {
             "operationId": "delete_key",
             "summary": "Delete a key, whether or not it exists",
             "tags": ["keys"],
-            "parameters": _PARAMETERS,
+            "parameters": [*_PARAMETERS, *CONDITIONS, IDEMPOTENCY],
             "responses": {"204": {"description": "Deleted", "headers": _headers(_RECEIPT)}}
             | _errors(write=True)
-            | refused,
+            | _DECIDED,
         },
     }
+
+
+def _written() -> Json:
+    return {
+        "description": "Written to a majority of the shard's disks",
+        "headers": _headers(_RECEIPT | _ETAG),
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/WrittenView"}}},
+    }
+
+
+def _schema(model: type[BaseModel]) -> Json:
+    """The schema of a body; those that it refers to are components too."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return schema
 
 
 def _tell_problems(paths: Json) -> None:
@@ -139,10 +178,12 @@ def install(app: FastAPI) -> None:
             document["paths"] = {
                 KEY_PATH: _key_routes(),
                 RANGE_PATH: range_routes(_errors(write=False), _errors(write=True)),
+                **action_routes(_KEY, _PARAMETERS, _written(), _errors(write=True), _problem),
+                **request_routes(_PARAMETERS, _errors(write=True), _errors(write=False), _problem),
             } | document["paths"]
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for model in (Problem, ValueView, WrittenView, RangeView, RangeDeletedView):
-                schemas[model.__name__] = model.model_json_schema()
+            for model in (Problem, ValueView, WrittenView, RangeView, RangeDeletedView, *MODELS):
+                schemas[model.__name__] = _schema(model)
             _tell_problems(document["paths"])
             app.openapi_schema = document
         return app.openapi_schema

@@ -36,6 +36,7 @@ from facade.routes.range import (
     read_of,
     wants_lines,
 )
+from facade.routes.raw import named
 from facade.settings import Settings
 
 Message = dict[str, Any]
@@ -128,7 +129,13 @@ def _revisions(revisions: dict[int, int]) -> bytes:
 
 
 class RangeApp:
-    """The routes of ranges."""
+    """The routes of ranges.
+
+    Attributes:
+        route: Their template, for the metrics.
+    """
+
+    route = RANGE_ROUTE
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._router = router
@@ -143,7 +150,7 @@ class RangeApp:
         """Serves one request."""
         started_s = perf_counter()
         method: str = scope["method"]
-        answer = _Answer(send, self._idle_s, self._others)
+        answer = _Answer(named(scope, send), self._idle_s, self._others)
         label = "none"
         try:
             if method not in METHODS:

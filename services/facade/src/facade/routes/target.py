@@ -1,4 +1,4 @@
-"""What a key request asks for: key, consistency, and whether its answer is to be JSON. Pure functions on bytes.
+"""Which key a request is for, and whether its answer is to be JSON. Pure functions on bytes.
 
 Keys are bytes that must be UTF-8. They are read from the raw path, because frameworks replace bad bytes and lose the
 difference between keys. Invariants: (1) nothing is ever replaced or normalised: dots, double slashes and composed
@@ -13,15 +13,11 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from doug_wire.command import KEY_BYTES_MAX
-from facade.client.modes import READ_MODES
 from facade.errors import BadRequestError
 
 KEY_PREFIX = b"/v1/kv"
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-
-
-DEFAULT_CONSISTENCY = b"linearizable"
 
 
 def unescape(raw: bytes, what: str) -> bytes:
@@ -56,38 +52,6 @@ def key_of(raw_path: bytes) -> bytes:
         except UnicodeDecodeError:
             raise BadRequestError("key_not_utf8", "The key, percent-decoded, is not valid UTF-8.") from None
     return key
-
-
-def consistency_of(query: bytes, header: bytes | None) -> bytes:
-    """The consistency that a request asks for.
-
-    Raises:
-        BadRequestError: The query has another parameter, or the consistency is unknown or named in two ways.
-    """
-    named: bytes | None = None
-    for part in query.split(b"&") if query else ():
-        if not part:
-            continue
-        raw_name, _, raw_value = part.partition(b"=")
-        name = unescape(raw_name.replace(b"+", b" "), "query")
-        if name != b"consistency":
-            shown = name.decode("utf-8", "backslashreplace")[:64]
-            raise BadRequestError("unknown_parameter", f"Unknown query parameter {shown!r}; known: consistency.")
-        value = unescape(raw_value.replace(b"+", b" "), "query")
-        if named is not None and value != named:
-            raise BadRequestError("bad_consistency", "The query names two consistencies.")
-        named = value
-    if header is not None:
-        header = header.strip()
-        if named is not None and named != header:
-            raise BadRequestError("bad_consistency", "Query and header Doug-Consistency name two consistencies.")
-        named = header
-    if named is None:
-        return DEFAULT_CONSISTENCY
-    if named not in READ_MODES:
-        shown = named.decode("utf-8", "backslashreplace")[:64]
-        raise BadRequestError("bad_consistency", f"Unknown consistency {shown!r}; known: linearizable, eventual.")
-    return named
 
 
 def wants_json(accept: bytes | None) -> bool:

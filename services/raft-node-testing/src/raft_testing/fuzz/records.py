@@ -11,6 +11,7 @@ from crc32c import crc32c
 from doug_wire import command as commands
 from doug_wire import payload, pipe, scan
 from doug_wire.command import Command, CommandError, Opcode
+from doug_wire.partition_map import PartitionMap
 from doug_wire.pipe import PipeError, ReadRecord, ResultRecord, WriteRecord
 from doug_wire.slots import SLOTS, slot_of
 from doug_wire.validity import keys_of, validate
@@ -18,8 +19,11 @@ from raft_node import entry as entries
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv import keyspace, partitions
-from raft_node.kv.keyspace import State
-from raft_node.kv.partitions import PartitionMap
+from raft_node.kv.keyspace import State, StoredValue
+from raft_node.kv.operations import expiry, tokens
+from raft_node.kv.operations.tokens import TokenRecord
+from raft_node.kv.operations.work import Limits
+from raft_node.kv.ownership import Ownership
 from raft_node.kv.state_hash import Mark
 from raft_node.kv.state_machine import StateMachine
 from raft_node.raft.configuration import ConfigurationError, decode_configuration, encode_configuration
@@ -96,7 +100,7 @@ def seeds_payload() -> Iterable[bytes]:
 def check_applied(content: bytes) -> None:
     """Committed entries of any content are applied, or stop the node with ``CorruptionError``; a restart agrees."""
     store = DictStore()
-    machine = StateMachine(store)
+    machine = StateMachine.open(store)
     for kind, command in _applied(content):
         index = store.applied_index + 1
         try:
@@ -104,9 +108,9 @@ def check_applied(content: bytes) -> None:
         except CorruptionError:
             return
         assert store.applied_index == index
-    again = StateMachine(store)
+    again = StateMachine.open(store)
     assert (again.clock_us, again.revision, again.mark) == (machine.clock_us, machine.revision, machine.mark)
-    assert again.created == machine.created
+    assert (again.created, again.tokens, again.limits) == (machine.created, machine.tokens, machine.limits)
     for key, value in store.data.items():
         if key.startswith(keyspace.USER_PREFIX) and value is not None:
             keyspace.decode_value(value)
@@ -132,6 +136,11 @@ def seeds_applied() -> Iterable[bytes]:
     some = [(EntryKind.NOOP, b""), (EntryKind.COMMAND, create), (EntryKind.COMMAND, put), (EntryKind.STATE_HASH, mark)]
     some += [(EntryKind.COMMAND, delete), (EntryKind.CLOCK, b""), (EntryKind.STATE_HASH, Mark(4, 9).encode())]
     yield b"".join(bytes((kind, len(command))) + command for kind, command in some)
+    rest = [command for command in seeds_command() if len(command) < 256]
+    rest.append(commands.encode(Opcode.SET_LIMITS, b"", value=tokens.encode_limits(Limits(5, 6))))
+    note = keyspace.due_key(3, keyspace.user_key(b"k"))
+    rest.append(commands.encode(Opcode.EXPIRE, b"", value=expiry.encode_expire((note,))))
+    yield b"".join(bytes((EntryKind.COMMAND, len(command))) + command for command in (create, *rest, *rest))
 
 
 def check_pipe(blob: bytes) -> None:
@@ -203,10 +212,6 @@ def seeds_configuration() -> Iterable[bytes]:
     yield encode_configuration(Configuration(voters, (NodeId("ü", 3),), (("a", "host:1"), ("ü", "[::1]:2"))))
 
 
-def _value_header(revision: int, content_type_bytes: int) -> bytes:
-    return keyspace.VALUE_HEADER.pack(keyspace.VALUE_FORMAT, 0, content_type_bytes, revision)
-
-
 def check_keyspace(data: bytes) -> None:
     """What a store gives back under the keys of the state machine is decoded, or the node stops with a typed error."""
     try:
@@ -214,13 +219,21 @@ def check_keyspace(data: bytes) -> None:
     except CorruptionError:
         pass
     else:
-        assert _value_header(value.revision, len(value.content_type)) == data[: keyspace.VALUE_HEADER_BYTES]
-        assert data[keyspace.VALUE_HEADER_BYTES :] == value.content_type + value.value
-    for key in (keyspace.STATE_KEY, keyspace.SLOTS_KEY, keyspace.STATE_HASH_KEY, keyspace.PARTITION_MAP_KEY):
+        assert keyspace.encode_value(value) == data
+    with contextlib.suppress(CorruptionError):
+        assert TokenRecord.decode(data).encode() == data
+    with contextlib.suppress(CorruptionError):
+        assert Ownership.decode(data).encode() == data
+    with contextlib.suppress(ValueError):
+        assert keyspace.due_key(*keyspace.split_due_key(data)) == data
+    with contextlib.suppress(CommandError):
+        assert expiry.encode_expire(expiry.decode_expire(data)) == data
+    own = (keyspace.STATE_KEY, keyspace.SLOTS_KEY, keyspace.STATE_HASH_KEY, keyspace.PARTITION_MAP_KEY)
+    for key in (*own, keyspace.LIMITS_KEY):
         store = DictStore()
         store.data[key] = data
         try:
-            machine = StateMachine(store)
+            machine = StateMachine.open(store)
             known = machine.partition_map()
         except CorruptionError:
             continue
@@ -230,12 +243,17 @@ def check_keyspace(data: bytes) -> None:
 
 
 def seeds_keyspace() -> Iterable[bytes]:
-    """A value, counters, a partition map, a standing."""
-    yield _value_header(3, 4) + b"a/bcvalue"
-    yield State(5, 6).encode()
-    yield partitions.initial_map(2).encode()
-    yield PartitionMap(1, partitions.initial_map(3).ranges[:1]).encode()
+    """Values, counters, a partition map, a standing, a token, notes of what expires."""
+    yield keyspace.encode_value(StoredValue(3, b"a/bc", b"value", 1))
+    yield keyspace.encode_value(StoredValue(3, b"a/bc", b"value", 1, 1 << 50, b"gzip"))
+    yield State(5, 6, 7).encode()
+    yield PartitionMap.first(2).encode()
+    yield Ownership(1, PartitionMap.first(3).of_shard(1)).encode()
     yield struct.pack("<QQQ", 1, 2, 3)
+    yield TokenRecord(9, 8, ResultRecord(0, 0, 7, b"t", b"v", 5, b"br", True)).encode()
+    yield tokens.encode_limits(Limits(5, 6))
+    notes = (keyspace.due_key(5, b"\x01key"), keyspace.due_key(6, keyspace.token_key(3, b"\0token")))
+    yield from (*notes, expiry.encode_expire(notes))
 
 
 TARGETS = (

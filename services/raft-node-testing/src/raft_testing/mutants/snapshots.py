@@ -25,11 +25,11 @@ MUTANTS = (
     ),
     Mutant(
         "M29",
-        "the applied index of a flush is that of the newest write, not that of its own data",
+        "the applied index of a flush is one entry beyond its own data",
         (22,),
-        "storage/engine.py",
+        "storage/results.py",
         "            flushed_index, flushed_term = task.applied_index, task.applied_term\n",
-        "            flushed_index, flushed_term = self.applied_index, self.applied_term\n",
+        "            flushed_index, flushed_term = task.applied_index + 1, task.applied_term\n",
         "unit/test_engine.py::test_after_a_restart_the_tables_are_the_state_up_to_the_flushed_index",
     ),
     Mutant(

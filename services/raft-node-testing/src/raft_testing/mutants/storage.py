@@ -139,12 +139,12 @@ MUTANTS = (
         "M60",
         "the tables of a compaction go before the manifest says so",
         (38,),
-        "storage/engine.py",
-        "        self._manifest.append(edit, after)\n",
+        "storage/results.py",
+        "        self.manifest.append(edit, after)\n",
         "        for number in removed:\n"
-        "            self._view.tables[number].pin()\n"
-        '            self._fs.remove(f"{self._directory}/{table_name(number)}")\n'
-        "        self._manifest.append(edit, after)\n",
+        "            view.tables[number].pin()\n"
+        '            self.fs.remove(f"{self.directory}/{table_name(number)}")\n'
+        "        self.manifest.append(edit, after)\n",
         "unit/test_engine.py::test_a_crash_at_any_step_loses_nothing_and_brings_nothing_back",
     ),
     Mutant(

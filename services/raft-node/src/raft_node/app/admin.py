@@ -15,9 +15,13 @@ from typing import Any
 import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from raft_node.errors import SettingsError
 from raft_node.settings import parse_address
+
+HEAD_S = 10.0
+"""A connection that has sent no whole request for so long is closed."""
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Any]
@@ -39,6 +43,31 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Bounded(H11Protocol):
+    """A connection that is closed when there are too many, or when it has said nothing whole for too long."""
+
+    connections_max = 64
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Takes it, or closes it at once."""
+        super().connection_made(transport)
+        if len(self.connections) > self.connections_max:
+            transport.close()
+            return
+        self._asked: object = None
+        self.loop.call_later(HEAD_S, self._check)
+
+    def _check(self) -> None:
+        if self.transport.is_closing():
+            return
+        # The same request as at the last look, and answered: since then nothing whole has come.
+        if self.cycle is self._asked and (self.cycle is None or self.cycle.response_complete):
+            self.transport.close()
+            return
+        self._asked = self.cycle
+        self.loop.call_later(HEAD_S, self._check)
+
+
 class AdminServer:
     """Serves one node."""
 
@@ -49,6 +78,7 @@ class AdminServer:
         ready: Callable[[], str],
         started: Callable[[], bool],
         https: ssl.SSLContext | None = None,
+        connections_max: int = 64,
     ) -> None:
         """Binds the port.
 
@@ -58,6 +88,7 @@ class AdminServer:
             ready: Why the node is not ready, empty when it is.
             started: Whether the log has been read and the Raft loop runs.
             https: For HTTPS instead of HTTP.
+            connections_max: How many connections there may be at a time.
 
         Raises:
             SettingsError: The port is taken.
@@ -73,8 +104,10 @@ class AdminServer:
             self._socket.bind((host, port))
         except OSError as error:
             raise SettingsError(f"cannot listen on {listen} (admin): {error.strerror}") from error
+        protocol = type("Bounded", (_Bounded,), {"connections_max": connections_max})
         config = uvicorn.Config(
             self._app,
+            http=protocol,
             interface="asgi3",
             lifespan="off",
             proxy_headers=False,

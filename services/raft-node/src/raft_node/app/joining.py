@@ -8,7 +8,6 @@ from typing import NamedTuple
 from raft_node.app.bootstrap import FIRST_TERM, Bootstrap
 from raft_node.app.context import Context
 from raft_node.app.storage import Opened, first_configuration
-from raft_node.kv.keyspace import CONFIGURATION_KEY
 from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.types import NO_MEMBERS, Configuration, HardState, NodeId
 from raft_node.rpc.raft_service import RaftService
@@ -50,7 +49,7 @@ async def join(
             # Durable before this member tells it on, and before it votes.
             wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
     service.cluster_id = identity.cluster_id.encode()
-    service.first_configuration = first_configuration(context.fs, settings.data_dir, wal)
+    service.first_configuration = await asyncio.to_thread(first_configuration, context.fs, settings.data_dir, wal)
     # What is not applied yet, the core finds in the log: the first configuration too.
-    stored = opened.engine.get_blocking(CONFIGURATION_KEY)
+    stored = opened.configuration
     return Joined(identity, NO_MEMBERS if stored is None else decode_configuration(stored))

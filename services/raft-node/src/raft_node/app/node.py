@@ -12,10 +12,12 @@ import contextlib
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 
+from doug_wire.descriptors import raise_limit
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
 from raft_node.app.background import Background
 from raft_node.app.context import Context
+from raft_node.app.descriptors import shares, watch
 from raft_node.app.joining import join
 from raft_node.app.operator import Operator, Replica
 from raft_node.app.parts import Parts, attach, build
@@ -106,6 +108,7 @@ class Node:
                 self._not_ready,
                 self._is_started,
                 context.security.https,
+                shares(raise_limit()).admin,
             )
             ports = await open_ports(stack, context, identity, self._operator, self._readiness, admin)
             identities.check_log_is_there(context.fs, settings.wal_dir, identity)
@@ -145,6 +148,7 @@ class Node:
         self._operator.attach(
             Replica(parts.shard, parts.log, parts.members.membership, parts.book, parts.snapshots.backups)
         )
+        self._operator.is_waiting = lambda: parts.members.standing.is_waiting
         self._background.start(
             parts.peers.run(),
             parts.maintenance.run(),
@@ -152,6 +156,8 @@ class Node:
             self._volumes.run(),
             context.space.run(),
             parts.scrubber.run(),
+            parts.upkeep.run(),
+            watch(raise_limit()),
             *parts.members.duties(),
         )
 

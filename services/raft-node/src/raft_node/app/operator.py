@@ -35,6 +35,9 @@ from raft_node.settings import NodeSettings
 
 _log = get_logger()
 
+WAITING = "waiting"
+"""The role of a node that is no member as it is, beside the core's own."""
+
 
 class Replica(NamedTuple):
     """The running replica, as operators have to do with it."""
@@ -52,6 +55,7 @@ class Operator:
     Attributes:
         incarnation: Whose volumes these are; 0 before that is known.
         draining: Whether the node is about to be stopped.
+        is_waiting: Tells whether the node is no member as it is, and waits to be admitted.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Operator:
         self._changes: set[asyncio.Future[MemberChange]] = set()
         self.incarnation = 0
         self.draining = False
+        self.is_waiting: Callable[[], bool] = lambda: False
 
     def attach(self, replica: Replica) -> None:
         """From now on the replica is asked."""
@@ -85,7 +90,7 @@ class Operator:
             role=Role.FOLLOWER.value,
             client_address=settings.client_address,
             peer_address=settings.peer_listen,
-            admin_address=settings.admin_listen,
+            admin_address=settings.admin_address,
             incarnation=self.incarnation,
             version=__version__,
             initial_shards=settings.initial_shards,
@@ -102,6 +107,8 @@ class Operator:
             response.first_log_index = replica.log.first_index
             response.leader_id, response.leader_address = shard.leader()
             response.cluster_id = shard.peers.me.cluster_id
+        if self.is_waiting():
+            response.role = WAITING
         return response
 
     # Leadership.

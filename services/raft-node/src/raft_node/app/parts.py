@@ -19,6 +19,7 @@ from raft_node.app.ports import Ports
 from raft_node.app.reports import Reports
 from raft_node.app.snapshots import SnapshotParts
 from raft_node.app.storage import Opened
+from raft_node.kv.operations.work import Limits
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import follow_term
 from raft_node.raft.config import RaftConfig
@@ -33,9 +34,11 @@ from raft_node.runtime.divergence import StateMarks
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.log_store import LogStore, to_raft
 from raft_node.runtime.maintenance import Maintenance
+from raft_node.runtime.prefetch import Prefetcher
 from raft_node.runtime.reader import Reader
 from raft_node.runtime.scans import ScanLimits
 from raft_node.runtime.scrubber import Scrubber
+from raft_node.runtime.upkeep import Upkeep
 from raft_node.runtime.wire import Wire
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
@@ -56,6 +59,7 @@ class Parts:
         snapshots: Everything about snapshots and backups.
         members: Changes of the members, and how this node stands among them.
         scrubber: Reads all tables again and again.
+        upkeep: Has what has expired removed, while this node leads.
         shard: What the services ask.
     """
 
@@ -68,6 +72,7 @@ class Parts:
     snapshots: SnapshotParts
     members: Members
     scrubber: Scrubber
+    upkeep: Upkeep
     shard: Shard
 
 
@@ -122,16 +127,18 @@ def build(
     settings, timeline, engine, wires = context.settings, context.timeline, opened.engine, _Wires()
     log = _build_log(context, opened, wires)
     stack.callback(log.close)
-    machine = StateMachine(engine)
+    machine = StateMachine(engine, opened.state)
     core = _build_core(context, joined, opened, log, machine)
     timeline.follow(core)
     follow_term(lambda: core.term)
     reports = Reports(context, log, on_elected, wires.core_event)
     peers = _build_peers(context, joined)
     maintenance = _build_maintenance(context, engine, worker, wires)
-    driver = _build_driver(context, core, log, machine, engine, peers, reports.event, wires)
+    prefetcher = Prefetcher(engine, context.fail)
+    stack.callback(prefetcher.close)
+    driver = _build_driver(context, core, log, machine, engine, peers, prefetcher, reports.event, wires)
     limits = ScanLimits(settings.scans_max, settings.scan_hold_ms / 1000, settings.scan_idle_ms / 1000)
-    reader = Reader(engine, context.fail, limits)
+    reader = Reader(engine, context.fail, lambda: driver.machine.visibility, limits)
     stack.callback(reader.close)
     book = AddressBook(settings.peer_addresses, lambda: core.configuration)
     parts = Parts(
@@ -150,6 +157,7 @@ def build(
             context.metrics,
             timeline.record,
         ),
+        upkeep=Upkeep(driver, engine, Limits(settings.idempotency_kept_ms * 1000, settings.idempotency_keys_max)),
         shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers),
     )
     _connect(context, parts, reports, wires)
@@ -158,6 +166,7 @@ def build(
 
 def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) -> None:
     """Who tells whom."""
+    parts.shard.is_known_member = lambda: parts.members.standing.is_member
     driver, maintenance, snapshots = parts.driver, parts.maintenance, parts.snapshots
     core = driver.node
     marks = StateMarks(
@@ -171,7 +180,7 @@ def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) ->
     wires.slow_append.lead_to(reports.slow_disk)
     wires.log_compacted.lead_to(reports.log_compacted)
     wires.flushed.lead_to(snapshots.flushed)
-    wires.applied.lead_to(maintenance.poke, marks.look)
+    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke)
     wires.snapshots_wanted.lead_to(snapshots.wanted)
     wires.core_event.lead_to(parts.members.heard)
     parts.peers.connect(parts.book.find, driver.receive, driver.peer_unreachable)
@@ -242,6 +251,7 @@ def _build_driver(
     machine: StateMachine,
     engine: Engine,
     peers: Peers,
+    prefetcher: Prefetcher,
     on_event: Callable[[Event], None],
     wires: _Wires,
 ) -> Driver:
@@ -261,6 +271,7 @@ def _build_driver(
         on_applied=wires.applied,
         on_snapshots_wanted=wires.snapshots_wanted,
         on_failure=context.fail,
+        load=prefetcher.load,
         disk_full=lambda: context.space.low,
         traces=context.traces,
         lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,

@@ -15,16 +15,19 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2, raft_pb2_grpc
+from doug_wire import descriptors
 from raft_node.app.admin import AdminServer
 from raft_node.app.context import Context
+from raft_node.app.descriptors import shares
 from raft_node.app.operator import Operator
 from raft_node.app.readiness import Readiness
-from raft_node.errors import SettingsError
 from raft_node.raft.types import NodeId
 from raft_node.rpc.admin_service import AdminService
-from raft_node.rpc.channels import SERVER_OPTIONS
+from raft_node.rpc.channels import CONNECTIONS, SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
+from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, Behaviour, HotStream
 from raft_node.rpc.interceptor import CountingInterceptor
+from raft_node.rpc.listener import Listener
 from raft_node.rpc.raft_service import RaftService
 from raft_node.runtime.identity import Identity
 
@@ -39,12 +42,12 @@ class Ports:
     Attributes:
         raft: What the other nodes call.
         doug: What clients call.
-        clients: The server of Doug and Admin.
+        clients: The port of Doug and Admin.
     """
 
     raft: RaftService
     doug: DougService
-    clients: grpc.aio.Server
+    clients: Listener
 
 
 async def open_ports(
@@ -69,9 +72,11 @@ async def open_ports(
     await readiness.begin()
     admin_task = asyncio.create_task(admin.run())
     # An interceptor remembers the methods of its server, so each server has one of its own.
+    counting = [CountingInterceptor(context.metrics, context.fail) for _ in range(2)]
+    connections = shares(descriptors.raise_limit())[:2]
     peers, clients = (
-        grpc.aio.server(interceptors=(CountingInterceptor(context.metrics, context.fail),), options=SERVER_OPTIONS)
-        for _ in range(2)
+        grpc.aio.server(interceptors=(each,), options=[*SERVER_OPTIONS, (CONNECTIONS, most)])
+        for each, most in zip(counting, connections, strict=True)
     )
     raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peers)
     doug_pb2_grpc.add_DougServicer_to_server(doug_service, clients)
@@ -89,15 +94,21 @@ async def open_ports(
         health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
+    certificates = context.security.certificates
+    raft_streams: dict[HotStream, Behaviour] = {
+        REPLICATE: raft_service.Replicate,
+        HEARTBEAT: raft_service.Heartbeat,
+        READ_INDEX: raft_service.ReadIndex,
+    }
+    peer_port = Listener(peers, raft_streams, counting[0], certificates)
+    raft_service.caller_of = peer_port.caller
+    client_port = Listener(clients, {PIPE: doug_service.Pipe}, counting[1], certificates)
+
     async def close_ports() -> None:
         admin.stop()
-        await asyncio.gather(peers.stop(_PEER_GRACE_S), clients.stop(GRACE_S), admin_task)
+        await asyncio.gather(peer_port.stop(_PEER_GRACE_S), client_port.stop(GRACE_S), admin_task)
 
     stack.push_async_callback(close_ports)
-    for server, address, what in ((peers, settings.peer_listen, "peer"), (clients, settings.client_listen, "client")):
-        try:
-            context.security.add_port(server, address)
-        except RuntimeError as error:
-            raise SettingsError(f"cannot listen on {address} ({what}): is the port taken?") from error
-        await server.start()
-    return Ports(raft_service, doug_service, clients)
+    await peer_port.open(settings.peer_listen, "peer")
+    await client_port.open(settings.client_listen, "client")
+    return Ports(raft_service, doug_service, client_port)

@@ -77,6 +77,7 @@ class Standing:
 
     Attributes:
         reason: Why this node is not ready; empty while nothing speaks against it.
+        is_member: Whether it was found to be one: by its peers, or by itself when none of them knows better.
     """
 
     def __init__(
@@ -112,6 +113,12 @@ class Standing:
         self._record = record
         self._told = MEMBER
         self.reason = ""
+        self.is_member = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether this node is known to be no member as it is, and waits to be admitted."""
+        return self._told != MEMBER
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -145,6 +152,7 @@ class Standing:
     def _tell(self, found: Verdict) -> None:
         # Who is admitted, and has nothing of the log yet, waits for it no longer than a node without a leader.
         self.reason = found.reason
+        self.is_member = found == MEMBER
         if found == self._told:
             return
         self._told = found

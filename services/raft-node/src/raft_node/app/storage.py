@@ -13,6 +13,8 @@ from raft_node import entry as entries
 from raft_node.app.bootstrap import FIRST_TERM
 from raft_node.entry import EntryError, EntryKind
 from raft_node.errors import CorruptionError, IdentityError
+from raft_node.kv.keyspace import CONFIGURATION_KEY
+from raft_node.kv.state_machine import StoredState, read_state
 from raft_node.runtime.space import release_for_start
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
@@ -28,10 +30,12 @@ FIRST_CONFIGURATION = "FIRST-CONFIGURATION"
 
 
 class Opened(NamedTuple):
-    """What was opened, and what had to be mended for it."""
+    """What was opened, what the state machine and the core begin with, and what had to be mended."""
 
     wal: Wal
     engine: Engine
+    state: StoredState
+    configuration: bytes | None
     wal_replay_s: float
     notes: tuple[str, ...]
 
@@ -60,7 +64,8 @@ def open_storage(fs: DiskFileSystem, settings: NodeSettings, start_id: str) -> O
     notes += _bring_together(fs, settings, wal, engine)
     discard_outdated(fs, settings.data_dir, engine.applied_index)
     engine.begin_replay(min(wal.hard_state.commit_index, wal.last_index))
-    return Opened(wal, engine, wal_replay_s, tuple(notes))
+    configuration = engine.get_blocking(CONFIGURATION_KEY)
+    return Opened(wal, engine, read_state(engine), configuration, wal_replay_s, tuple(notes))
 
 
 def _bring_together(fs: FileSystem, settings: NodeSettings, wal: Wal, engine: Engine) -> list[str]:

@@ -23,22 +23,41 @@ CONFIGURATION_KEY = b"\x00configuration"
 STATE_HASH_KEY = b"\x00state-hash"
 """Where the hash over all effects stands (raft_node.kv.state_hash); absent before the first mark."""
 
-_STATE = struct.Struct("<QQ")
-VALUE_HEADER = struct.Struct("<BBHQ")
-"""What stands before the content type and the value: the format, 0, the bytes of the content type, the revision."""
-VALUE_FORMAT = 1
+LIMITS_KEY = b"\x00limits"
+"""How many tokens are kept, and for how long (raft_node.kv.operations.tokens); absent while the defaults count."""
+TOKEN_PREFIX = b"\x00token/"
+"""Then the slot, in two bytes, and the token's id: what became of a command with a token."""
+DUE_PREFIX = b"\x00due/"
+"""Then a deadline, in eight bytes, and a key of this keyspace, which may have expired by then: an index by time."""
+
+_STATE = struct.Struct("<QQQ")
+_DEADLINE = struct.Struct(">Q")
+_SLOT = struct.Struct(">H")
+_U64 = struct.Struct("<Q")
+VALUE_HEADER = struct.Struct("<BBHIQ")
+"""What stands before a value: the format, flags, the bytes of the content type, the slot's epoch, the revision."""
+VALUE_FORMAT = 2
 VALUE_HEADER_BYTES = VALUE_HEADER.size
+FLAG_EXPIRES = 1
+FLAG_ENCODING = 2
 
 
 class State(NamedTuple):
-    """The counters of a shard: its log time in microseconds since the epoch, and the last revision given out."""
+    """The counters of a shard.
+
+    Attributes:
+        clock_us: Its log time, in microseconds since the epoch.
+        revision: The last revision given out.
+        tokens: How many tokens are kept.
+    """
 
     clock_us: int = 0
     revision: int = 0
+    tokens: int = 0
 
     def encode(self) -> bytes:
         """Its bytes, as stored under ``STATE_KEY``."""
-        return _STATE.pack(self.clock_us, self.revision)
+        return _STATE.pack(*self)
 
     @classmethod
     def decode(cls, data: bytes) -> State:
@@ -47,22 +66,76 @@ class State(NamedTuple):
         Raises:
             CorruptionError: It is not what ``encode`` makes.
         """
+        if len(data) == _U64.size * 2:
+            raise CorruptionError("state", 0, "an older version of DougDB wrote it, whose data this one cannot read")
         if len(data) != _STATE.size:
             raise CorruptionError("state", 0, f"counters of {len(data)} bytes")
         return cls(*_STATE.unpack(data))
 
 
 class StoredValue(NamedTuple):
-    """A user's value as it lies in the engine."""
+    """A user's value as it lies in the engine.
+
+    Attributes:
+        revision: That of the write.
+        content_type: Its content type.
+        value: The value itself.
+        epoch: The epoch of its slot when it was written.
+        expires_us: From which log time on it does not exist any more; 0 for never.
+        content_encoding: Its content encoding.
+    """
 
     revision: int
     content_type: bytes
     value: bytes
+    epoch: int = 0
+    expires_us: int = 0
+    content_encoding: bytes = b""
+
+    @property
+    def expires_at_ms(self) -> int:
+        """When it expires in milliseconds since the epoch; 0 for never."""
+        return self.expires_us // 1000
 
 
 def user_key(key: bytes) -> bytes:
     """Where a user's key lies in the keyspace."""
     return USER_PREFIX + key
+
+
+def token_key(slot: int, token_id: bytes) -> bytes:
+    """Where it is kept what became of a token."""
+    return TOKEN_PREFIX + _SLOT.pack(slot) + token_id
+
+
+def due_key(deadline_us: int, key: bytes) -> bytes:
+    """Where it is noted that a key of the keyspace may expire."""
+    return DUE_PREFIX + _DEADLINE.pack(deadline_us) + key
+
+
+def split_due_key(due: bytes) -> tuple[int, bytes]:
+    """The opposite of ``due_key``.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    start = len(DUE_PREFIX) + _DEADLINE.size
+    if not due.startswith(DUE_PREFIX) or len(due) <= start:
+        raise ValueError(f"{len(due)} bytes that note no expiry")
+    return _DEADLINE.unpack_from(due, len(DUE_PREFIX))[0], due[start:]
+
+
+def encode_value(stored: StoredValue) -> bytes:
+    """A user's value as it is stored."""
+    flags, optional = 0, b""
+    if stored.expires_us:
+        flags = FLAG_EXPIRES
+        optional = _U64.pack(stored.expires_us)
+    if stored.content_encoding:
+        flags |= FLAG_ENCODING
+        optional += bytes((len(stored.content_encoding),)) + stored.content_encoding
+    header = VALUE_HEADER.pack(VALUE_FORMAT, flags, len(stored.content_type), stored.epoch, stored.revision)
+    return b"".join((header, optional, stored.content_type, stored.value))
 
 
 def decode_value(data: bytes) -> StoredValue:
@@ -73,8 +146,23 @@ def decode_value(data: bytes) -> StoredValue:
     """
     if len(data) < VALUE_HEADER_BYTES:
         raise CorruptionError("state", 0, f"a value of {len(data)} bytes")
-    form, flags, type_bytes, revision = VALUE_HEADER.unpack_from(data)
-    start = VALUE_HEADER_BYTES + type_bytes
-    if form != VALUE_FORMAT or flags or start > len(data):
-        raise CorruptionError("state", 0, f"a value of format {form}, flags {flags}, is cut off or not known")
-    return StoredValue(revision, data[VALUE_HEADER_BYTES:start], data[start:])
+    form, flags, type_bytes, epoch, revision = VALUE_HEADER.unpack_from(data)
+    start, expires_us, content_encoding = VALUE_HEADER_BYTES, 0, b""
+    if flags:
+        if flags & ~(FLAG_EXPIRES | FLAG_ENCODING):
+            raise CorruptionError("state", 0, f"a value with the flags {flags}, which are not known")
+        if flags & FLAG_EXPIRES:
+            if len(data) < start + _U64.size:
+                raise CorruptionError("state", 0, "a value is cut off within its expiry")
+            (expires_us,) = _U64.unpack_from(data, start)
+            start += _U64.size
+        if flags & FLAG_ENCODING:
+            encoding_start = start + 1
+            start = encoding_start + (data[start] if start < len(data) else 0)
+            content_encoding = data[encoding_start:start]
+        if flags != (FLAG_EXPIRES if expires_us else 0) | (FLAG_ENCODING if content_encoding else 0):
+            raise CorruptionError("state", 0, "a value with an optional field that is empty")
+    end = start + type_bytes
+    if form != VALUE_FORMAT or end > len(data):
+        raise CorruptionError("state", 0, f"a value of format {form} is cut off or not known")
+    return StoredValue(revision, data[start:end], data[end:], epoch, expires_us, content_encoding)

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from doug_wire.scan import after_prefix, encode_entry, encode_prefix
-from doug_wire.slots import slot_of
-from raft_node.kv.keyspace import USER_PREFIX, StoredValue, decode_value, user_key
+from raft_node.kv.keyspace import USER_PREFIX, StoredValue, user_key
+from raft_node.kv.visibility import find_visible
 from raft_node.storage.iterators import Columns
 
 PAGE_BYTES = 128 << 10
@@ -92,9 +92,7 @@ def visible(key: bytes, data: bytes, cut: Cut) -> StoredValue | None:
     Raises:
         CorruptionError: It is of no known format.
     """
-    if not cut.epochs[slot_of(key)]:
-        return None
-    return decode_value(data)
+    return find_visible(key, data, cut.clock_us, cut.epochs)
 
 
 def _nothing(start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
@@ -235,4 +233,5 @@ class Scan:
 
 def encode(key: bytes, found: StoredValue, *, keys_only: bool) -> bytes:
     """The record of an entry."""
-    return encode_entry(key, found.revision, b"" if keys_only else found.value, found.content_type)
+    value = b"" if keys_only else found.value
+    return encode_entry(key, found.revision, value, found.content_type, found.content_encoding, found.expires_at_ms)

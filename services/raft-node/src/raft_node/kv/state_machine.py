@@ -1,5 +1,10 @@
 """Applies committed entries to the keyspace, the same way on every replica.
 
+In three steps. What commands will read is fetched from the store; if that needs the disk, ``apply`` ends before the
+entry and says in ``needed`` what is to be loaded first. Then each command is carried out by a pure function of the
+state and of itself (``raft_node.kv.operations``). At last all effects are written at once. A put and a delete without
+options read nothing: they are done here, and cost nothing of this.
+
 Invariants:
 1. What an entry does depends on the entries before it and on nothing else.
 2. The effects of an entry and the applied index become visible, and later durable, together.
@@ -11,18 +16,19 @@ Invariants:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from doug_wire import command as commands
-from doug_wire.command import Opcode
+from doug_wire.command import Command, CommandError, Opcode
+from doug_wire.partition_map import PartitionMap, PartitionMapError
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
 from raft_node.entry import HEADER_BYTES, Entry, EntryKind
 from raft_node.errors import CorruptionError
-from raft_node.kv import partitions
 from raft_node.kv.keyspace import (
     CONFIGURATION_KEY,
+    LIMITS_KEY,
     PARTITION_MAP_KEY,
     SLOTS_KEY,
     STATE_HASH_KEY,
@@ -32,14 +38,23 @@ from raft_node.kv.keyspace import (
     VALUE_HEADER,
     State,
 )
-from raft_node.kv.partitions import PartitionMap
+from raft_node.kv.operations import table, tokens
+from raft_node.kv.operations.work import Limits, Outcome, Work
+from raft_node.kv.ownership import NOTHING, Ownership
+from raft_node.kv.partitions import decode_create_shard
 from raft_node.kv.state_hash import Divergence, Mark, Standing, chained, marked
+from raft_node.kv.visibility import Visibility
+
+if TYPE_CHECKING:
+    from raft_node.storage.reads import BlockNeeded
 
 _COMMAND: struct.Struct = commands.HEADER
 _COMMAND_START = HEADER_BYTES + _COMMAND.size
 # Plain numbers: a member of an enumeration takes twice as long to compare.
 _COMMAND_KIND = int(EntryKind.COMMAND)
-_PUT, _DELETE, _CREATE_SHARD = int(Opcode.PUT), int(Opcode.DELETE), int(Opcode.CREATE_SHARD)
+_PUT, _DELETE = int(Opcode.PUT), int(Opcode.DELETE)
+
+Effects = list[tuple[bytes, bytes | None]]
 
 
 class Store(Protocol):
@@ -52,15 +67,26 @@ class Store(Protocol):
     def write(self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int) -> None:
         """Makes the changes and the applied index visible together."""
 
+    def multi_get(self, keys: Sequence[bytes]) -> Sequence[bytes | BlockNeeded | None]:
+        """Reads keys from memory; where the disk must be asked, says what is to be loaded."""
+
+
+class BlockingStore(Store, Protocol):
+    """A store that may be waited for: what starts have, and nothing that the event loop runs."""
+
     def get_blocking(self, key: bytes) -> bytes | None:
         """Reads a key, from disk if need be."""
 
 
-class Outcome(NamedTuple):
-    """What applying one entry did: a ``doug_wire.pipe.Status`` and the revision that it was given."""
+StoredState = Mapping[bytes, bytes | None]
+"""What a state machine takes up: the values of ``STATE_KEYS``, None for those that are not there."""
 
-    status: int
-    revision: int
+STATE_KEYS = (STATE_KEY, STATE_HASH_KEY, SLOTS_KEY, LIMITS_KEY, PARTITION_MAP_KEY)
+
+
+def read_state(store: BlockingStore) -> StoredState:
+    """Reads what a state machine takes up. Blocking."""
+    return {key: store.get_blocking(key) for key in STATE_KEYS}
 
 
 _APPLIED_NOTHING = Outcome(Status.OK, 0)
@@ -73,66 +99,93 @@ class StateMachine:
     Attributes:
         clock_us: The log time: the timestamp of the last applied entry, in microseconds since the epoch.
         revision: The last revision given to a write.
+        tokens: How many tokens are kept.
+        limits: How many may be, and for how long.
+        ownership: The slots of this shard.
         mark: The hash as of the last STATE_HASH entry.
         divergences: Where this replica was found to differ from its leaders; whoever tells of them empties it.
+        needed: What must be loaded before more can be applied; empty unless ``apply`` has left entries.
+        next_due_us: Nothing expires before this. 0 at first, for nobody knows; whoever looks for what has expired sets
+            it anew.
     """
 
-    def __init__(self, store: Store) -> None:
-        """Takes up the state that the store holds."""
+    def __init__(self, store: Store, stored: StoredState) -> None:
+        """Takes up the state that the store holds, which was read before: nothing here waits for a disk."""
         self._store = store
-        state = store.get_blocking(STATE_KEY)
-        self.clock_us, self.revision = State.decode(state) if state is not None else State()
-        self._epochs: list[int] = []
+        state = stored[STATE_KEY]
+        self.clock_us, self.revision, self.tokens = State.decode(state) if state is not None else State()
         self.divergences: list[Divergence] = []
-        standing = store.get_blocking(STATE_HASH_KEY)
+        standing = stored[STATE_HASH_KEY]
         # None before the first mark: until then nothing is hashed.
         self._hash: int | None = None
         self.mark = Mark()
         if standing is not None:
             self._hash, self.mark = Standing.decode(standing)
-        slots = store.get_blocking(SLOTS_KEY)
-        if slots is not None:
-            self._load_slots(slots)
+        slots, limits = stored[SLOTS_KEY], stored[LIMITS_KEY]
+        self.ownership = NOTHING if slots is None else Ownership.decode(slots)
+        self.limits = Limits() if limits is None else _stored_limits(limits)
+        self._partition_map = _stored_map(stored[PARTITION_MAP_KEY])
+        self.needed: list[BlockNeeded] = []
+        self.next_due_us = 0
+        self._fetched: dict[bytes, bytes | None] = {}
+
+    @classmethod
+    def open(cls, store: BlockingStore) -> StateMachine:
+        """Takes up the state that the store holds. Blocking."""
+        return cls(store, read_state(store))
 
     @property
     def created(self) -> bool:
         """Whether this shard knows which slots it owns; false only until its first leader has told."""
-        return bool(self._epochs)
+        return self.ownership.known
+
+    @property
+    def visibility(self) -> Visibility:
+        """What can be seen as of the last applied entry."""
+        return Visibility(self.clock_us, self.ownership.epochs)
 
     @property
     def epochs(self) -> Sequence[int]:
         """By slot, the epoch at which this shard owns it, 0 for the others. What it gives never changes."""
-        return self._epochs
+        return self.ownership.epochs
 
     def owns(self, slot: int, epoch: int) -> bool:
         """Whether a request for a slot, at the epoch that its sender knows (0: unknown), is for this shard."""
-        owned = self._epochs[slot] if self._epochs else 0
-        return owned != 0 and epoch in (0, owned)
+        return self.ownership.owns(slot, epoch)
 
     def partition_map(self) -> PartitionMap | None:
         """The map of the whole cluster; None in shards that do not hold it."""
-        data = self._store.get_blocking(PARTITION_MAP_KEY)
-        return PartitionMap.decode(data) if data is not None else None
+        return self._partition_map
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
-        """Applies entries that follow each other and the applied index.
+        """Applies entries that follow each other and the applied index, as far as nothing must be loaded for them.
 
         Args:
             entries: Committed entries, at least one.
 
         Returns:
-            What became of each.
+            What became of each that was applied. If these are fewer than ``entries``, have all of ``needed``
+            ``loaded``, and apply the rest; nothing else may be applied in between.
 
         Raises:
             CorruptionError: An entry is of a kind, or carries a command, that this version does not know.
         """
         assert entries[0].index == self._store.applied_index + 1, "entries are applied in order, each once"
-        batch: list[tuple[bytes, bytes | None]] = []
+        assert not self.needed, "what is needed was not loaded"
+        batch: Effects = []
         outcomes: list[Outcome] = []
+        work: Work | None = None
         hashed = 0
         remaining = iter(entries)
-        while (entry := self._apply_commands(remaining, batch, outcomes)) is not None:
+        while (entry := self._apply_plain(remaining, batch, outcomes)) is not None:
             kind = entry.kind
+            if kind == _COMMAND_KIND:
+                if work is None:
+                    work = self._begin_work(batch)
+                    if not self._fetch(entries[len(outcomes) :], work):
+                        break
+                outcomes.append(self._carry_out(entry, work))
+                continue
             if kind == EntryKind.CONFIGURATION:
                 batch.append((CONFIGURATION_KEY, entry.command))
             elif kind == EntryKind.STATE_HASH:
@@ -141,23 +194,35 @@ class StateMachine:
             elif kind not in (EntryKind.NOOP, EntryKind.CLOCK):
                 raise CorruptionError("log", entry.index, f"entry {entry.index} is of the unknown kind {kind}")
             outcomes.append(_APPLIED_NOTHING)
-        last = entries[-1]
+        if outcomes:
+            self._write(entries[len(outcomes) - 1], batch, hashed)
+        if len(outcomes) < len(entries):
+            self._ask_for(entries[len(outcomes) :])
+        elif work is not None:
+            self._fetched = {}
+            self.next_due_us = min(self.next_due_us, work.next_due_us)
+        return outcomes
+
+    def loaded(self, found: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Takes the keys and values of all that was ``needed``; what was left of the entries can be applied."""
+        self._fetched.update(found)
+        self.needed = []
+
+    def _write(self, last: Entry, batch: Effects, hashed: int) -> None:
+        """Writes the effects of the entries up to the last one."""
         self.clock_us = max(self.clock_us, last.timestamp_us)
         if self._hash is not None:
             self._hash = chained(self._hash, batch[hashed:] if hashed else batch)
             batch.append((STATE_HASH_KEY, Standing(self._hash, self.mark).encode()))
-        batch.append((STATE_KEY, State(self.clock_us, self.revision).encode()))
+        batch.append((STATE_KEY, State(self.clock_us, self.revision, self.tokens).encode()))
         self._store.write(batch, last.index, last.term)
-        return outcomes
 
-    def _apply_commands(
-        self, remaining: Iterator[Entry], batch: list[tuple[bytes, bytes | None]], outcomes: list[Outcome]
-    ) -> Entry | None:
-        """Applies the commands up to an entry of another kind, which it gives."""
+    def _apply_plain(self, remaining: Iterator[Entry], batch: Effects, outcomes: list[Outcome]) -> Entry | None:
+        """Applies puts and deletes without options up to an entry of another kind, which it gives."""
         # Five replicas do this for every write, and a start for the whole log: hence no look-up by name within.
         unpack, pack, slot, new = _COMMAND.unpack_from, VALUE_HEADER.pack, slot_of, tuple.__new__
         applied, write, cls, ok, prefix = outcomes.append, batch.append, Outcome, Status.OK, USER_PREFIX
-        revision, epochs, value_format, start = self.revision, self._epochs, VALUE_FORMAT, _COMMAND_START
+        revision, epochs, value_format, start = self.revision, self.ownership.epochs, VALUE_FORMAT, _COMMAND_START
         for entry in remaining:
             _, _, kind, _, data = entry
             if kind != _COMMAND_KIND:
@@ -165,31 +230,83 @@ class StateMachine:
             if len(data) < start:
                 raise _unknown(entry, "a command that is shorter than its header")
             opcode, flags, key_bytes, type_bytes, value_bytes, epoch = unpack(data, HEADER_BYTES)
+            if flags or opcode > _DELETE:
+                break
             key_end = start + key_bytes
-            if flags or key_end + type_bytes + value_bytes != len(data):
-                raise _unknown(entry, f"a command of other lengths, or with the unknown flags {flags:#x}")
+            if key_end + type_bytes + value_bytes != len(data):
+                raise _unknown(entry, "a command of other lengths")
             key = data[start:key_end]
-            if opcode == _CREATE_SHARD:
-                applied(self._create_shard(entry, data[key_end + type_bytes :], batch))
-                epochs = self._epochs
-                continue
-            owned = epochs[slot(key)] if epochs else 0
+            owned = epochs[slot(key)]
             if not owned or (epoch and epoch != owned):
                 applied(_WRONG_SHARD)
                 continue
             if opcode == _PUT:
                 revision += 1
-                write((prefix + key, pack(value_format, 0, type_bytes, revision) + data[key_end:]))
+                write((prefix + key, pack(value_format, 0, type_bytes, owned, revision) + data[key_end:]))
             elif opcode == _DELETE:
                 revision += 1
                 write((prefix + key, None))
             else:
                 raise _unknown(entry, f"the opcode {opcode}")
-            applied(new(cls, (ok, revision)))
+            applied(new(cls, (ok, revision, None)))
         else:
             entry = None
         self.revision = revision
         return entry
+
+    # Commands that may read.
+
+    def _begin_work(self, batch: Effects) -> Work:
+        work = Work(self.ownership, self.limits, self.revision, self.tokens)
+        work.effects = batch
+        return work
+
+    def _fetch(self, entries: Sequence[Entry], work: Work) -> bool:
+        """Has the work take what the commands of some entries read; False if something must be loaded first."""
+        fetched = self._fetched
+        missing = [key for key in _keys_to_read(entries) if key not in fetched]
+        for key, value in zip(missing, self._store.multi_get(missing), strict=True):
+            if value is not None and not isinstance(value, bytes):
+                return False
+            fetched[key] = value
+        work.take(fetched)
+        return True
+
+    def _ask_for(self, entries: Sequence[Entry]) -> None:
+        """Says what must be loaded for the commands of some entries; what is in memory is kept until they are applied.
+
+        Requires: what was applied before them is written.
+        """
+        # Some of what was fetched may just have been overwritten.
+        keys = list(dict.fromkeys(_keys_to_read(entries)))
+        self._fetched = {}
+        for key, value in zip(keys, self._store.multi_get(keys), strict=True):
+            if value is None or isinstance(value, bytes):
+                self._fetched[key] = value
+            else:
+                self.needed.append(value)
+
+    def _carry_out(self, entry: Entry, work: Work) -> Outcome:
+        command = _decode(entry)
+        opcode = command.opcode
+        if opcode == Opcode.CREATE_SHARD:
+            outcome = self._create_shard(entry, command.value, work.effects)
+            work.ownership = self.ownership
+            return outcome
+        try:
+            if opcode == Opcode.SET_LIMITS:
+                self.limits = work.limits = tokens.decode_limits(command.value)
+                work.write(LIMITS_KEY, command.value)
+                return _APPLIED_NOTHING
+            if not table.is_known(opcode):
+                raise _unknown(entry, f"the opcode {opcode}")
+            work.clock_us = max(self.clock_us, entry.timestamp_us)
+            work.revision = self.revision
+            outcome = table.carry_out(work, command)
+        except ValueError as error:
+            raise _unknown(entry, str(error)) from error
+        self.revision, self.tokens = work.revision, work.tokens
+        return outcome
 
     def _compare(self, entry: Entry, effects: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Compares this replica's last mark with the leader's, and sets the next one."""
@@ -201,29 +318,63 @@ class StateMachine:
         if leader.at and leader.at == self.mark.at and leader.value != self.mark.value:
             self.divergences.append(Divergence(leader.at, self.mark.value, leader.value))
         value = 0 if self._hash is None else chained(self._hash, effects)
-        self._hash = marked(value, entry.index, State(0, self.revision).encode())
+        self._hash = marked(value, entry.index, State(0, self.revision, self.tokens).encode())
         self.mark = Mark(entry.index, self._hash)
 
-    def _create_shard(self, entry: Entry, value: bytes, batch: list[tuple[bytes, bytes | None]]) -> Outcome:
+    def _create_shard(self, entry: Entry, value: bytes, batch: Effects) -> Outcome:
         if self.created:
             # Two leaders in a row may both have proposed it; only the first one counts.
             return _APPLIED_NOTHING
         try:
-            shard, shards = partitions.decode_create_shard(value)
+            shard, shards = decode_create_shard(value)
         except ValueError as error:
             raise _unknown(entry, f"a new shard: {error}") from error
-        first_map = partitions.initial_map(shards)
-        self._epochs = partitions.owned_epochs(first_map.ranges, shard)
-        own = PartitionMap(first_map.epoch, tuple(slots for slots in first_map.ranges if slots.shard == shard))
-        batch.append((SLOTS_KEY, own.encode()))
+        first_map = PartitionMap.first(shards)
+        self.ownership = Ownership(first_map.epoch, first_map.of_shard(shard))
+        batch.append((SLOTS_KEY, self.ownership.encode()))
         if shard == 0:
             batch.append((PARTITION_MAP_KEY, first_map.encode()))
+            self._partition_map = first_map
         return _APPLIED_NOTHING
 
-    def _load_slots(self, data: bytes) -> None:
-        own = PartitionMap.decode(data)
-        self._epochs = partitions.owned_epochs(own.ranges, own.ranges[0].shard)
+
+def _keys_to_read(entries: Sequence[Entry]) -> list[bytes]:
+    """The keys that the commands of some entries read, in order and perhaps several times."""
+    keys = []
+    for entry in entries:
+        data = entry.data
+        if entry.kind != _COMMAND_KIND or len(data) < _COMMAND_START:
+            continue
+        if data[HEADER_BYTES + 1] or data[HEADER_BYTES] > _DELETE:
+            command = _decode(entry)
+            if table.is_known(command.opcode):
+                try:
+                    keys += table.keys_to_read(command)
+                except CommandError as error:
+                    raise _unknown(entry, str(error)) from error
+    return keys
+
+
+def _decode(entry: Entry) -> Command:
+    try:
+        return commands.decode(entry.data, HEADER_BYTES)
+    except CommandError as error:
+        raise _unknown(entry, str(error)) from error
+
+
+def _stored_limits(data: bytes) -> Limits:
+    try:
+        return tokens.decode_limits(data)
+    except ValueError as error:
+        raise CorruptionError("state", 0, str(error)) from error
 
 
 def _unknown(entry: Entry, what: str) -> CorruptionError:
     return CorruptionError("log", entry.index, f"entry {entry.index} holds {what}")
+
+
+def _stored_map(data: bytes | None) -> PartitionMap | None:
+    try:
+        return PartitionMap.decode(data) if data is not None else None
+    except PartitionMapError as error:
+        raise CorruptionError("state", 0, str(error)) from error

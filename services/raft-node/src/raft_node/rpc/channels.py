@@ -34,10 +34,16 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
+CONNECTIONS = "grpc.max_allowed_incoming_connections"
+"""The option that bounds a server's connections."""
+
 SERVER_OPTIONS: list[tuple[str, int]] = [
     *_COMMON,
     # Two nodes on one port would each get a part of the connections; the second one must fail instead.
     ("grpc.so_reuseport", 0),
+    # Pings of a peer that has nothing to say at the moment are welcome: without both of these the server answers them
+    # with GOAWAY, too_many_pings.
+    ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 ]
 

@@ -23,6 +23,7 @@ from doug_wire.trace_context import TRACEPARENT, TraceContext, parse_traceparent
 from doug_wire.validity import validate
 from raft_node.errors import OverloadedError, UnavailableError
 from raft_node.kv.keyspace import StoredValue
+from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
 from raft_node.rpc import scan_stream
@@ -55,7 +56,7 @@ class _FutureSink:
         self.result: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         self._trace = trace
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
         if self._trace is not None:
             self._trace.end(status)
         if not self.result.done():

@@ -63,6 +63,12 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         counted = self._handlers[name] = self._counted(name, handler)
         return counted
 
+    def count_stream(self, path: str, behaviour: Behaviour) -> Behaviour:
+        """Puts the counting in front of a bidirectional method that another server than gRPC's own serves."""
+        service, _, method = path.lstrip("/").rpartition("/")
+        counted: Behaviour = self._count(behaviour, "bidi_stream", service, method)
+        return counted
+
     def _counted(self, name: str, handler: Handler) -> Handler:
         service, _, method = name.lstrip("/").rpartition("/")
         codecs = (handler.request_deserializer, handler.response_serializer)

@@ -43,6 +43,7 @@ from raft_node.raft.types import NodeId
 from raft_node.rpc import codec
 from raft_node.rpc.channels import Dialled
 from raft_node.rpc.codec import MessageError
+from raft_node.rpc.hot_streams import HEARTBEAT, READ_INDEX, REPLICATE, HotStream, dial
 from raft_node.rpc.round_trips import RoundTrips
 from raft_node.rpc.streams import Call, ClientStream, Outbox
 
@@ -104,7 +105,7 @@ class LocalMember:
 
 
 class Peer:
-    """One peer: two connections, the streams on them, votes and TimeoutNow."""
+    """One peer: its streams, and a channel for votes and TimeoutNow."""
 
     def __init__(
         self,
@@ -125,8 +126,8 @@ class Peer:
         self._traces = traces
         self._metrics = metrics
         self._on_message = on_message
-        # A connection of their own for heartbeats, reads and votes: on a shared one they would wait behind entries.
-        self._bulk, self._control = Dialled(address, certificates), Dialled(address, certificates)
+        self._certificates = certificates
+        self._control = Dialled(address, certificates)
         self._calls: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._round_trips = RoundTrips(metrics.peer_round_trip(node_id.name).observe)
@@ -137,15 +138,14 @@ class Peer:
         self._sent_vote = metrics.sent("Raft", "RequestVote")
         self._sent_timeout_now = metrics.sent("Raft", "TimeoutNow")
         self._appends: ClientStream[pb.AppendEntriesRequest, pb.AppendEntriesResponse] = ClientStream(
-            self._open_appends,
+            partial(self._dial, REPLICATE),
             _APPENDS_WAITING_MAX,
             self._append_answered,
             metrics.sent("Raft", "Replicate").inc,
             partial(on_unreachable, node_id),
-            on_unanswered=self._bulk.lost,
         )
         self._heartbeats: ClientStream[pb.HeartbeatRequest, pb.HeartbeatResponse] = ClientStream(
-            self._open_heartbeats,
+            partial(self._dial, HEARTBEAT),
             _HEARTBEATS_WAITING_MAX,
             self._heartbeat_answered,
             metrics.sent("Raft", "Heartbeat").inc,
@@ -154,7 +154,7 @@ class Peer:
             self._control.lost,
         )
         self._reads: ClientStream[pb.ReadIndexRequest, pb.ReadIndexResponse] = ClientStream(
-            self._open_reads,
+            partial(self._dial, READ_INDEX),
             _READS_WAITING_MAX,
             self._read_answered,
             metrics.sent("Raft", "ReadIndex").inc,
@@ -171,22 +171,15 @@ class Peer:
         finally:
             for call in self._calls:
                 call.cancel()
-            await asyncio.gather(self._bulk.close(), self._control.close())
+            await self._control.close()
 
-    def _open_appends(self) -> Call:
-        self._bulk.renew(_RENEWAL_GRACE_S)
-        return pb_grpc.RaftStub(self._bulk.channel).Replicate()
-
-    def _open_heartbeats(self) -> Call:
-        return self._stub().Heartbeat()
-
-    def _open_reads(self) -> Call:
-        return self._stub().ReadIndex()
+    async def _dial(self, stream: HotStream) -> Call:
+        """Opens a stream. Each has a connection of its own: on a shared one heartbeats would wait behind entries."""
+        return await dial(self.address, stream, self._certificates)
 
     def _stub(self) -> pb_grpc.RaftAsyncStub:
-        """With the newest certificates, but the channel is never changed below a stream, which would be cut off."""
-        if not (self._heartbeats.open or self._reads.open):
-            self._control.renew(_RENEWAL_GRACE_S)
+        """For unary calls, with the newest certificates."""
+        self._control.renew(_RENEWAL_GRACE_S)
         return pb_grpc.RaftStub(self._control.channel)
 
     def append(self, message: AppendEntries, blob: bytes) -> None:

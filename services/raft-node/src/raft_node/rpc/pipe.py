@@ -18,14 +18,15 @@ import grpc.aio
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire import pipe
-from doug_wire.command import CommandError, Opcode
+from doug_wire.command import CommandError
 from doug_wire.pipe import PipeError, ReadRecord, Status
 from doug_wire.slots import slot_of
 from doug_wire.validity import validate
 from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
+from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
-from raft_node.rpc.shard import Shard
+from raft_node.rpc.shard import Shard, has_run_out
 from raft_node.rpc.streams import BROKEN
 from raft_node.runtime.driver import Submission
 from raft_node.storage.engine import BlockNeeded
@@ -78,9 +79,12 @@ class PipeSession:
         """Sends a message even if there is no result to carry: a node that was deposed says who leads now."""
         self._filled.set()
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
         """See ``Sink``."""
-        self._put(pipe.encode_result(record_id, status, revision))
+        if details is None:
+            self._put(pipe.encode_result(record_id, status, revision))
+        else:
+            self._put(pipe.encode_result(record_id, status, revision, *details))
 
     def _take(self, batch: pb.Batch) -> None:
         if batch.kind == pb.BATCH_KIND_WRITE:
@@ -96,7 +100,7 @@ class PipeSession:
         elif batch.kind == pb.BATCH_KIND_READ_LOCAL:
             records = self._take_reads(batch)
             if self._shard.serves_local_reads:
-                self._serve(records, confirmed=True)
+                self._serve(records, confirmed=True, linearizable=False)
             else:
                 for record in records:
                     self.resolve(record.id, Status.UNAVAILABLE, 0)
@@ -110,10 +114,6 @@ class PipeSession:
             try:
                 command = validate(record.command)
             except CommandError:
-                self.resolve(record.id, Status.INVALID, 0)
-                continue
-            if command.opcode not in (Opcode.PUT, Opcode.DELETE) or record.command[1]:
-                # The state machine does not know them yet.
                 self.resolve(record.id, Status.INVALID, 0)
                 continue
             if commands.checksum(record.command) != record.crc:
@@ -138,7 +138,7 @@ class PipeSession:
             self.resolve(record.id, Status.WRONG_SHARD, 0)
         return []
 
-    def _serve(self, records: list[ReadRecord], confirmed: bool) -> None:
+    def _serve(self, records: list[ReadRecord], confirmed: bool, *, linearizable: bool = True) -> None:
         if self._closed:
             return
         if not confirmed or not self._shard.driver.machine.created:
@@ -147,13 +147,13 @@ class PipeSession:
                 self.resolve(record.id, status, 0)
             return
         later = deque(records)
-        waiting = self._answer_now(later)
+        waiting = self._answer_now(later, linearizable)
         if later or waiting:
-            task = asyncio.create_task(self._answer_later(later, waiting))
+            task = asyncio.create_task(self._answer_later(later, waiting, linearizable))
             self._loads.add(task)
             task.add_done_callback(self._loads.discard)
 
-    def _answer_now(self, records: deque[ReadRecord]) -> deque[_Waiting]:
+    def _answer_now(self, records: deque[ReadRecord], linearizable: bool) -> deque[_Waiting]:
         """Takes reads and answers them from memory, until too many answers wait; gives those that need the disk."""
         waiting = []
         while records and self._drained.is_set():
@@ -161,13 +161,26 @@ class PipeSession:
             found = self._look_up(record)
             if isinstance(found, BlockNeeded):
                 waiting.append((record, found))
+            elif linearizable and has_run_out(self._shard.driver, found):
+                self._answer_by_clock(record)
             else:
                 self._answer(record, found)
         # Those of one block lie together, and share it.
         waiting.sort(key=lambda each: each[1].place)
         return deque(waiting)
 
-    async def _answer_later(self, records: deque[ReadRecord], waiting: deque[_Waiting]) -> None:
+    def _answer_by_clock(self, record: ReadRecord) -> None:
+        """Answers a read of what has expired by this node's clock once the log says so, too."""
+
+        def moved(done: bool) -> None:
+            if done:
+                self._serve([record], confirmed=True)
+            else:
+                self.resolve(record.id, Status.NOT_LEADER, 0)
+
+        self._shard.driver.move_clock(moved)
+
+    async def _answer_later(self, records: deque[ReadRecord], waiting: deque[_Waiting], linearizable: bool) -> None:
         """Answers reads that need the disk, and those that came while too many answers waited."""
         while records or waiting:
             if not self._drained.is_set():
@@ -175,26 +188,33 @@ class PipeSession:
                 records.extendleft(record for record, _ in waiting)
                 waiting.clear()
                 await self._drained.wait()
-            waiting.extend(self._answer_now(records))
+            waiting.extend(self._answer_now(records, linearizable))
             if waiting:
-                await self._answer_first(waiting)
+                await self._answer_first(waiting, linearizable)
 
-    async def _answer_first(self, waiting: deque[_Waiting]) -> None:
+    async def _answer_first(self, waiting: deque[_Waiting], linearizable: bool) -> None:
         """Goes on with the first of some reads; those that need yet another block are put behind the others."""
         needed = [block for _, block in islice(waiting, _HOP_READS_MAX)]
         for found in await self._shard.reader.load_first(needed):
             record, _ = waiting.popleft()
             if isinstance(found, BlockNeeded):
                 waiting.append((record, found))
+            elif isinstance(found, UnavailableError):
+                self._answer(record, Status.UNAVAILABLE)
+            elif linearizable and has_run_out(self._shard.driver, found):
+                self._answer_by_clock(record)
             else:
-                self._answer(record, Status.UNAVAILABLE if isinstance(found, UnavailableError) else found)
+                self._answer(record, found)
 
     def _look_up(self, record: ReadRecord) -> StoredValue | BlockNeeded | Status:
         # Looked up after the quorum has confirmed, so it is at least as new as what was confirmed.
-        if not self._shard.driver.machine.owns(slot_of(record.key), record.epoch):
+        driver, reader = self._shard.driver, self._shard.reader
+        if not driver.machine.owns(slot_of(record.key), record.epoch):
             return Status.WRONG_SHARD
+        if record.min_index and record.min_index > driver.applied_index:
+            return Status.UNAVAILABLE
         try:
-            found = self._shard.reader.get(record.key)
+            found = reader.get_token(record.key, record.token) if record.token else reader.get(record.key)
         except UnavailableError:
             return Status.UNAVAILABLE
         return Status.NOT_FOUND if found is None else found
@@ -205,7 +225,12 @@ class PipeSession:
         elif isinstance(found, Status):
             self.resolve(record.id, found, 0)
         else:
-            self._put(pipe.encode_result(record.id, Status.OK, found.revision, found.content_type, found.value))
+            revision, content_type, value, _, _, content_encoding = found
+            self._put(
+                pipe.encode_result(
+                    record.id, Status.OK, revision, content_type, value, found.expires_at_ms, content_encoding
+                )
+            )
 
     def _put(self, result: bytes) -> None:
         if self._closed:

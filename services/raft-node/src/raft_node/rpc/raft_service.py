@@ -56,6 +56,7 @@ class RaftService(pb_grpc.RaftServicer):
         members: Gives the applied configuration, and the index that it is as of; without members before there is one.
         acknowledged: Up to where a member has acknowledged the log to this node, if this node leads; 0 otherwise.
         address_of: A member's address, None while it is not known.
+        caller_of: Where a caller is, as gRPC says it.
     """
 
     def __init__(self, node_id: NodeId, shard: int, metrics: Metrics, traces: NodeTraces | None = None) -> None:
@@ -72,6 +73,7 @@ class RaftService(pb_grpc.RaftServicer):
         self.members: Callable[[], tuple[Configuration, int]] = lambda: (NO_MEMBERS, 0)
         self.acknowledged: Callable[[NodeId], int] = lambda member: 0
         self.address_of: Callable[[NodeId], str | None] = lambda member: None
+        self.caller_of: Callable[[grpc.aio.ServicerContext[Any, Any]], str] = lambda context: context.peer()
         self._refused = ""
         self._received = {name: metrics.received("Raft", name) for name in _METHODS}
         self._sent = {name: metrics.sent("Raft", name) for name in _METHODS}
@@ -90,7 +92,9 @@ class RaftService(pb_grpc.RaftServicer):
         sender = NodeId(request.sender, request.incarnation)
         standing = _standing(members, sender) if request.shard == self._shard else pb.STANDING_UNKNOWN
         address = self.address_of(sender) or ""
-        trusted = standing == pb.STANDING_MEMBER and speaks_for(names_of(context), sender.name, address, context.peer())
+        trusted = standing == pb.STANDING_MEMBER and speaks_for(
+            names_of(context), sender.name, address, self.caller_of(context)
+        )
         # Who is a member of nothing has no name that could be spoken in, and must be known to whoever admits it.
         open_to_all = self._node_id not in members_of(members)
         return pb.IdentifyResponse(
@@ -252,7 +256,7 @@ class RaftService(pb_grpc.RaftServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the node is starting")
         try:
             source = attached.peers.me.check(envelope)
-            if not speaks_for(names_of(context), source.name, self.address_of(source) or "", context.peer()):
+            if not speaks_for(names_of(context), source.name, self.address_of(source) or "", self.caller_of(context)):
                 raise MessageError(f"{source.name} shows a certificate that is not made out to it")
             return attached, source
         except MessageError as error:

@@ -15,7 +15,6 @@ import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import grpc.aio
 from prometheus_client import CollectorRegistry, Gauge
 
 from doug_wire import tls
@@ -63,14 +62,6 @@ class Security:
     def https(self) -> ssl.SSLContext | None:
         """For an HTTPS port; None for HTTP."""
         return None if self.certificates is None else self.certificates.https_context()
-
-    def add_port(self, server: grpc.aio.Server, address: str) -> None:
-        """Has a server listen.
-
-        Raises:
-            RuntimeError: The port is taken.
-        """
-        tls.add_port(self.certificates, server, address)
 
     def check_address(self, address: str) -> None:
         """Makes sure that a node may be spoken to at an address that somebody asks for, by the rule of the settings.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from doug.v1 import doug_pb2 as pb
+from doug_wire.pipe import Status
+from raft_node.kv.keyspace import StoredValue
 from raft_node.raft.types import Role
 from raft_node.rpc.peers import Peers
 from raft_node.runtime.driver import Driver
@@ -36,6 +39,7 @@ class Shard:
         self.driver = driver
         self.reader = reader
         self.peers = peers
+        self.is_known_member: Callable[[], bool] = lambda: True
 
     @property
     def is_leader(self) -> bool:
@@ -49,8 +53,11 @@ class Shard:
 
     @property
     def serves_local_reads(self) -> bool:
-        """Whether what this node has applied is worth reading: a node outside of the shard would answer the past."""
-        return self.driver.machine.created and self.driver.node.is_member
+        """Whether what this node has applied is worth reading: a node outside of the shard would answer the past.
+
+        An old disk that comes back under its old name still holds itself for a member; its peers know better.
+        """
+        return self.driver.machine.created and self.driver.node.is_member and self.is_known_member()
 
     def leader(self) -> Leader:
         """Whom this node follows, itself included."""
@@ -69,3 +76,13 @@ class Shard:
             applied_index=self.driver.applied_index,
             role=node.role.value,
         )
+
+
+def has_run_out(driver: Driver, found: StoredValue | Status | None) -> bool:
+    """Whether what was found has expired by this node's clock, though not yet by the log's.
+
+    A linearizable read must not answer it before the log clock was moved on.
+    """
+    if not isinstance(found, StoredValue) or not found.expires_us:
+        return False
+    return found.expires_us <= driver.now_us()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 import grpc.aio
+
+from doug_stream.errors import CallError
 
 Sent = TypeVar("Sent")
 Received = TypeVar("Received")
@@ -68,8 +70,8 @@ class Call(Protocol):
         """Ends the call."""
 
 
-BROKEN = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
-"""What a broken call raises while it is read or written."""
+BROKEN = (CallError, grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
+"""What a broken call raises while it is opened, read or written: one of the own streams, or of gRPC's."""
 
 
 class ClientStream(Generic[Sent, Received]):
@@ -81,7 +83,7 @@ class ClientStream(Generic[Sent, Received]):
 
     def __init__(
         self,
-        open_call: Callable[[], Call],
+        open_call: Callable[[], Awaitable[Call]],
         limit: int,
         on_received: Callable[[Received], None],
         on_sent: Callable[[], None],
@@ -125,7 +127,10 @@ class ClientStream(Generic[Sent, Received]):
 
     async def _converse(self) -> bool:
         """Runs one call to its end; returns whether the peer ever answered."""
-        call = self._open_call()
+        try:
+            call = await self._open_call()
+        except BROKEN:
+            return False
         self.open = True
         answered = False
         writer = asyncio.create_task(self._write(call))

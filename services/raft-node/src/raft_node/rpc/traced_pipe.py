@@ -13,6 +13,7 @@ from doug.v1 import doug_pb2 as pb
 from doug_wire.pipe import ReadRecord, Status
 from doug_wire.trace_context import decode_traces
 from raft_node.kv.keyspace import StoredValue
+from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
 from raft_node.rpc.pipe import PipeSession
@@ -43,10 +44,10 @@ class TracedPipeSession(PipeSession):
             for trace in spans.values():
                 trace.end(None)
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
         """See ``Sink``."""
         self._end(record_id, status)
-        super().resolve(record_id, status, revision)
+        super().resolve(record_id, status, revision, details)
 
     def _take(self, batch: pb.Batch) -> None:
         if batch.traces:
@@ -74,13 +75,13 @@ class TracedPipeSession(PipeSession):
         trace = self._spans.get(submission.record_id)
         return TracedSubmission.of(submission, trace) if isinstance(trace, WriteTrace) else submission
 
-    def _serve(self, records: list[ReadRecord], confirmed: bool) -> None:
+    def _serve(self, records: list[ReadRecord], confirmed: bool, *, linearizable: bool = True) -> None:
         if self._spans:
             for record in records:
                 trace = self._spans.get(record.id)
                 if trace is not None:
                     trace.finish()
-        super()._serve(records, confirmed)
+        super()._serve(records, confirmed, linearizable=linearizable)
 
     def _answer(self, record: ReadRecord, found: StoredValue | Status | None) -> None:
         if isinstance(found, StoredValue):

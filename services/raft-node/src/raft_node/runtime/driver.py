@@ -11,7 +11,8 @@ Invariants:
    time it slept (docs/raft.md, Time).
 4. While leadership is handed over, writes are held back, and reads as soon as this node does not lead any more. Once
    somebody leads, they are refused with that leader's name, certainly not applied; if it stays here, they go on.
-5. Between ``begin_restore`` and ``end_restore`` the core is ahead of what lies on disk: nothing is written to the log
+5. Entries are applied in order: while blocks are loaded that some command reads, none behind it is.
+6. Between ``begin_restore`` and ``end_restore`` the core is ahead of what lies on disk: nothing is written to the log
    and nothing applied, and ``applied_index`` tells what reads see.
 """
 
@@ -27,8 +28,9 @@ from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
-from raft_node.errors import FatalError, NotLeaderError, OverloadedError, TransferFailedError, TransferRefusedError
+from raft_node.errors import FatalError, NotLeaderError, OverloadedError
 from raft_node.kv import partitions
+from raft_node.kv.operations.work import Details
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
@@ -38,10 +40,14 @@ from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.clocks import WallClock
 from raft_node.runtime.commit_times import CommitTimes
+from raft_node.runtime.hand_overs import HandOvers
 from raft_node.runtime.holds import Hold
+from raft_node.runtime.log_clock import ClockCallback, LogClock
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
 from raft_node.runtime.reads import PendingReads, ReadCallback
+from raft_node.runtime.stalls import Stalls
+from raft_node.storage.reads import BlockNeeded
 
 LATE_S = 0.03
 """A timer that is later than this tells that the process stood still, and that its sockets may hold news."""
@@ -57,8 +63,7 @@ HUNG_WRITE_S = 1.0
 """A leader whose log write takes longer steps down: its followers would go on, and its clients wait for its disk."""
 
 
-_TRANSFER_ENDS = ("transfer_aborted", "became_leader")
-"""The core's events after which leadership stays, or is back."""
+_NO_CRC = commands.checksum(b"")
 
 
 class Transport(Protocol):
@@ -66,6 +71,10 @@ class Transport(Protocol):
 
     def send(self, messages: Sequence[Message]) -> None:
         """Queues messages; never blocks, may drop."""
+
+
+LoadBlocks = Callable[[Sequence[BlockNeeded], Callable[[Sequence[tuple[bytes, bytes | None]]], None]], None]
+"""Loads what is needed, and calls back on the event loop with the keys and values; if it cannot, the node stops."""
 
 
 class Stallable(Protocol):
@@ -79,7 +88,7 @@ class Stallable(Protocol):
 class _NoSink:
     """For proposals of the node itself, which nobody waits for."""
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
         """Forgets the result."""
 
 
@@ -104,6 +113,7 @@ class Driver:
         on_snapshots_wanted: Callable[[Sequence[NodeId]], None],
         on_failure: Callable[[FatalError], None],
         lease_clock: Callable[[], float] | None = None,
+        load: LoadBlocks | None = None,
         disk_full: Callable[[], bool] = lambda: False,
         traces: NodeTraces | None = None,
     ) -> None:
@@ -125,36 +135,35 @@ class Driver:
             on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
             on_failure: Told when the node must stop; the driver has stopped then.
             lease_clock: What leases are judged by, in ticks; None without leases.
+            load: Loads what the state machine needs, off the event loop; only None if it never needs anything.
             disk_full: Whether writes are refused for want of space; asked for every batch.
             traces: Where sampled writes tell of their way; None while tracing is off.
         """
-        self.node = node
-        self.machine = machine
-        self.pending = PendingProposals()
+        self.node, self.machine, self.pending = node, machine, PendingProposals()
         self._log = log
         self._engine, self._transport, self._metrics = engine, transport, metrics
         self._tick_s, self._proposal_timeout_s = tick_ms / 1000, proposal_timeout_ms / 1000
-        self._create_shard = partitions.encode_create_shard(shard, shards)
-        self._create_shard_term = 0
+        self._create_shard, self._create_shard_term = partitions.encode_create_shard(shard, shards), 0
         self._on_event, self._on_applied = on_event, on_applied
         self._on_snapshots_wanted, self._on_failure = on_snapshots_wanted, on_failure
         self._disk_full, self._traces = disk_full, traces
+        self._load, self._log_clock = load, LogClock(self._propose_clock)
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
         self._waiting_bytes = 0
         self._inbox, self._waiting = list[Message](), list[Submission]()
         self._held: Sequence[Entry] = ()
+        self._loading = False
         self._reads = PendingReads(node, metrics, self._loop.time, lease_clock)
         self._turn_scheduled = self._gave_way = False
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
         self._counted_until_s = self._loop.time()
         self._stopped = False
-        self._stalled_since_s: float | None = None
-        self._stalled_s = 0.0
+        self._stalls = Stalls(self._loop.time, on_event)
         self._commit_times = CommitTimes(metrics.commit_duration.observe)
         self._holds: set[Hold] = set()
-        self._hand_overs: set[asyncio.Future[NodeId]] = set()
+        self._hand_overs = HandOvers(node, metrics, self.wake)
         self._restoring_from: int | None = None  # What is applied while a snapshot is being installed.
 
     # What comes in.
@@ -170,7 +179,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self.pending.expire(float("inf"))
-        self._fail_hand_overs("the node stops")
+        self._hand_overs.fail("the node stops")
         for submission in self._waiting:
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
         self._waiting = []
@@ -234,6 +243,25 @@ class Driver:
         self.wake()
         return index, term
 
+    def now_us(self) -> int:
+        """The clock that entries are stamped with while this node leads, in microseconds since the epoch."""
+        return self._clock.now_us()
+
+    def move_clock(self, callback: ClockCallback) -> None:
+        """Has the log clock moved up to now; see ``raft_node.runtime.log_clock``."""
+        self._log_clock.move(callback)
+
+    def _propose_clock(self, sink: Sink) -> bool:
+        if self._stopped or self.holding:
+            return False
+        try:
+            index, term = self.node.propose([Proposal(EntryKind.CLOCK, b"", _NO_CRC)], self._clock.now_us())
+        except (NotLeaderError, OverloadedError):
+            return False
+        self.pending.add(index, term, [Submission(sink, 0, 0, b"")], self._loop.time() + self._proposal_timeout_s)
+        self.wake()
+        return True
+
     def read(self, callback: ReadCallback, *, forward: bool = False) -> None:
         """Asks for a linearizable read; reads that come while a round is under way share the next one.
 
@@ -274,26 +302,7 @@ class Driver:
         """
         if self._stopped:
             raise NotLeaderError
-        try:
-            self.node.transfer_leadership(target)
-        except TransferRefusedError:
-            self._metrics.transferred("refused")
-            raise
-        concluded: asyncio.Future[NodeId] = self._loop.create_future()
-        self._hand_overs.add(concluded)
-        self.wake()
-        outcome = "failed"
-        with self.hold():
-            try:
-                async with asyncio.timeout(timeout_s):
-                    leader = await concluded
-                outcome = "done"
-                return leader
-            except TimeoutError:
-                raise TransferFailedError("no other node was seen to lead in time") from None
-            finally:
-                self._metrics.transferred(outcome)
-                self._hand_overs.discard(concluded)
+        return await self._hand_overs.run(target, timeout_s, self.hold)
 
     def _takes_requests(self) -> bool:
         return not self._stopped and (self.node.role is Role.LEADER or self.holding)
@@ -346,7 +355,7 @@ class Driver:
             return None
         self._restoring_from = applied
         # Entries that were handed out before are void: the snapshot includes them.
-        self._held = ()
+        self._held, self._loading = (), False
         self.wake()
         return HardState(self.node.term, self.node.voted_for, index)
 
@@ -375,12 +384,12 @@ class Driver:
     @property
     def present_stall_s(self) -> float:
         """For how long applying has waited for flushes and compactions by now; 0 when it does not."""
-        return 0.0 if self._stalled_since_s is None else self._loop.time() - self._stalled_since_s
+        return self._stalls.present_s
 
     @property
     def stalled_s(self) -> float:
         """For how long applying has waited so since the start."""
-        return self._stalled_s + self.present_stall_s
+        return self._stalls.total_s
 
     def wake(self) -> None:
         """Has ``_turn`` run once, soon."""
@@ -422,7 +431,7 @@ class Driver:
                 break
             ready = self.node.ready(self._may_write)
         self._reads.serve(self.applied_index)
-        self._conclude_hand_overs()
+        self._hand_overs.conclude()
         self._note_stall()
         self._set_timer()
 
@@ -432,21 +441,11 @@ class Driver:
 
     @property
     def _must_hold(self) -> bool:
-        return self._restoring_from is not None or self._engine.stalled
+        return self._restoring_from is not None or self._engine.stalled or self._loading
 
     def _note_stall(self) -> None:
-        """Tells when the engine begins and ends to hold applying up; looked at twice a turn."""
-        if self._engine.stalled == (self._stalled_since_s is not None):
-            return
-        if self._stalled_since_s is None:
-            self._stalled_since_s = self._loop.time()
-            self._on_event(Event("stall_began", {"applied": self.node.applied_index}))
-        else:
-            duration_s = self._loop.time() - self._stalled_since_s
-            self._stalled_s += duration_s
-            duration_ms = round(duration_s * 1000)
-            self._stalled_since_s = None
-            self._on_event(Event("stall_ended", {"duration_ms": duration_ms, "applied": self.node.applied_index}))
+        """Looked at twice a turn: the engine may begin or end to hold applying up within it."""
+        self._stalls.note(self._engine.stalled, self.node.applied_index)
 
     def _step(self) -> None:
         self._count_time_before_message()
@@ -462,8 +461,7 @@ class Driver:
         for event in ready.events:
             if event.name == "became_leader":
                 self._clock.rebase()
-            if event.name in _TRANSFER_ENDS and event.fields.get("reason") != "replaced":
-                self._fail_hand_overs(str(event.fields.get("reason", "this node leads again")))
+            self._hand_overs.heard(event)
             self._on_event(event)
         if ready.committed:
             assert not self._held, "the core hands out one chunk of committed entries at a time"
@@ -483,6 +481,11 @@ class Driver:
     def _apply(self, entries: Sequence[Entry]) -> None:
         started_s = time.perf_counter()
         outcomes = self.machine.apply(entries)
+        if len(outcomes) < len(entries):
+            self._load_for(entries[len(outcomes) :])
+            entries = entries[: len(outcomes)]
+            if not entries:
+                return
         self._metrics.apply_duration.observe(time.perf_counter() - started_s)
         if self._traces is not None:
             self._traces.applied(entries)
@@ -496,6 +499,21 @@ class Driver:
         if not self.machine.created and last.term == self.node.term:
             self._propose_creation()
         self._on_applied()
+
+    def _load_for(self, entries: Sequence[Entry]) -> None:
+        """Holds entries back until what they need is loaded."""
+        assert self._load is not None, "nothing can be loaded"
+        machine = self.machine
+        self._held, self._loading = entries, True
+
+        def loaded(found: Sequence[tuple[bytes, bytes | None]]) -> None:
+            # A snapshot may have taken the place of this state meanwhile.
+            if machine is self.machine and self._loading and not self._stopped:
+                machine.loaded(found)
+                self._loading = False
+                self.wake()
+
+        self._load(machine.needed, loaded)
 
     def _propose_creation(self) -> None:
         """Once an entry of its own term is applied, a new shard's leader says which slots the shard owns."""
@@ -525,20 +543,6 @@ class Driver:
         self._metrics.proposals_failed.labels(self._metrics.shard, reason).inc(len(submissions))
         for submission in submissions:
             submission.sink.resolve(submission.record_id, status, 0)
-
-    # Leadership on its way.
-
-    def _conclude_hand_overs(self) -> None:
-        leader = self.node.leader
-        if self._hand_overs and leader is not None and leader != self.node.id:
-            for concluded in self._hand_overs:
-                if not concluded.done():
-                    concluded.set_result(leader)
-
-    def _fail_hand_overs(self, reason: str) -> None:
-        for concluded in self._hand_overs:
-            if not concluded.done():
-                concluded.set_exception(TransferFailedError(f"leadership stays here: {reason}"))
 
     # Time.
 

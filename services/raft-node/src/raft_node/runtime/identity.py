@@ -138,8 +138,10 @@ def load_or_create(fs: FileSystem, wal_dir: str, data_dir: str, name: str, shard
             _write(fs, directory, identity)
         elif other is None:
             raise IdentityError(
-                f"{directory} was wiped: {name} is known as incarnation {identity.incarnation}. What it had "
-                f"acknowledged may be lost, so it must not vote again. Wipe both volumes, start it, and run "
+                f"{directory} is empty: {name} is known as incarnation {identity.incarnation}. If its volume still "
+                f"exists somewhere (unmounted, under another path or claim), put it back: nothing is lost then. Only "
+                f"if it is gone for good: what the node had acknowledged may be lost, so it must not vote again; give "
+                f"both directories new, empty volumes, keep the old one, start it, and run "
                 f"{replace_command(name, shard)} to admit it anew, as a learner first"
             )
         elif (other.name, other.incarnation, other.shard) != (identity.name, identity.incarnation, identity.shard):
@@ -190,7 +192,8 @@ def check_log_is_there(fs: FileSystem, wal_dir: str, identity: Identity) -> None
     """
     if identity.cluster_id and not any(name.endswith(".wal") for name in fs.list_directory(wal_dir)):
         raise IdentityError(
-            f"{wal_dir} holds no log although {identity.name} is a member: what it had voted for and acknowledged is "
-            f"lost, so it must not vote again. Wipe both volumes, start it, and run "
+            f"{wal_dir} holds no log although {identity.name} is a member. If its files still exist somewhere, put "
+            f"them back: nothing is lost then. Otherwise what it had voted for and acknowledged is lost, so it must "
+            f"not vote again; give both directories new, empty volumes, keep the old ones, start it, and run "
             f"{replace_command(identity.name, identity.shard)} to admit it anew, as a learner first"
         )

@@ -18,14 +18,14 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 from raft_node.errors import CorruptionError, FatalError
-from raft_node.kv.state_machine import StateMachine
+from raft_node.kv.state_machine import STATE_KEYS, StateMachine
 from raft_node.raft.configuration import ConfigurationError, decode_configuration
 from raft_node.raft.types import Configuration
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.snapshots import facts_of
-from raft_node.storage.checkpoint import Checkpoint
+from raft_node.storage.checkpoint import Checkpoint, read_checkpoint
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem
 from raft_node.storage.incoming import IncomingSnapshot, SnapshotHeader, discard
@@ -107,11 +107,14 @@ class Installer:
             await self._run(remove_installing, fs, data_dir)
             return False
         try:
+            # Read while the files still lie beside the state: the loop shall wait for none of them.
+            values = await self._run(read_checkpoint, fs, checkpoint, STATE_KEYS)
+            stored = dict(zip(STATE_KEYS, values, strict=True))
             adoption = engine.adopt(checkpoint)
             assert adoption is not None, "a task of the engine is under way"
             await self._run(adoption.run)
             engine.finish_adoption(adoption)
-            driver.take_state(StateMachine(engine), index)
+            driver.take_state(StateMachine(engine, stored), index)
         except CorruptionError as error:
             # The core counts on it already, so that it cannot be refused any more.
             raise FatalError(f"a snapshot changed after it was checked: {error}") from error

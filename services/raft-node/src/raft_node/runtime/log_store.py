@@ -1,7 +1,8 @@
 """Raft's port on the write-ahead log: reads on the event loop, appends on one writer thread.
 
 Invariants:
-1. One write is under way at a time; what arrives meanwhile is the next one (group commit).
+1. One write is under way at a time; what arrives meanwhile is the next one (group commit). A long one goes to the disk
+   in pieces, each durable before the next; it is visible, and told, as a whole.
 2. What readers see is durable: a frame is published on the event loop after its sync has returned.
 3. A failed append ends the node: what lies on disk is not known any more. One that finds no room for a new segment has
    written nothing, and stays under way until there is room (docs/adr/0003-full-disks.md).
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from doug_wire.tracing import Span
 from raft_node.entry import Entry
@@ -31,6 +33,13 @@ _CLOSE_TIMEOUT_S = 2.0
 
 RETRY_S = 1.0
 """After how long a write that found no room for a segment is tried again."""
+
+
+PIECE_BYTES_MAX = 4 << 20
+PIECE_BYTES_MIN = 64 << 10
+PIECE_S = 0.25
+"""One append hands the disk so much at most, and what that takes in so long: a write of 32 MiB on a slow disk would
+otherwise look like one that hangs, and cost the leader its office."""
 
 
 def to_raft(state: WalHardState) -> HardState:
@@ -101,6 +110,8 @@ class LogStore:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Write | _Reset | None] = queue.SimpleQueue()
         self._preparing = False
+        self._piece_bytes = PIECE_BYTES_MAX
+        self._written_entries = 0  # Of the write under way; the writer's own.
         self._writing = False
         self._resetting = False
         self._known_first_index = wal.first_index
@@ -153,7 +164,7 @@ class LogStore:
 
     @property
     def write_age_s(self) -> float:
-        """How long the write under way has taken by now; 0 when there is none."""
+        """How long the write under way, or the piece of it that is, has taken by now; 0 when there is none."""
         return self._loop.time() - self._started_s if self._writing else 0.0
 
     @property
@@ -215,27 +226,73 @@ class LogStore:
             sync_s = self._wal.last_sync_s if self._wal.syncs > syncs else None
             self._loop.call_soon_threadsafe(self._written, item, appended, duration_s, sync_s)
 
-    def _do(self, item: Write | _Reset) -> Appended | None:
+    def _do(self, item: Write | _Reset) -> list[Appended] | None:
         """Does a write or a reset, as soon as there is room for it; None when the log is closed before."""
+        if isinstance(item, _Reset):
+            hard_state = to_wal(item.hard_state)
+            reset = self._when_there_is_room(lambda: self._wal.reset(item.index, item.term, hard_state))
+            return None if reset is None else [reset]
+        done: list[Appended] = []
+        while True:
+            piece = self._piece(item, done)
+            started_s = time.perf_counter()
+            appended = self._when_there_is_room(partial(self._wal.append, *piece))
+            if appended is None:
+                return None
+            done.append(appended)
+            self._written_entries += len(piece[2])
+            if self._written_entries >= len(item.entries):
+                return done
+            self._learn_speed(sum(len(entry.data) for entry in piece[2]), time.perf_counter() - started_s)
+            self._loop.call_soon_threadsafe(self._progressed)
+
+    def _piece(self, write: Write, done: Sequence[Appended]) -> tuple[WalHardState | None, int | None, Sequence[Entry]]:
+        """The next part of a write that is one frame: what a crash leaves of the whole is a prefix of it."""
+        if not done:
+            self._written_entries = 0
+        first, size, end = self._written_entries, 0, self._written_entries
+        while end < len(write.entries) and (end == first or size + len(write.entries[end].data) <= self._piece_bytes):
+            size += len(write.entries[end].data)
+            end += 1
+        entries = write.entries[first:end]
+        hard_state = None
+        # The term and the vote before any entry of them; the commit index, which may lie in the last piece, with that.
+        if write.hard_state is not None and (first == 0 or end == len(write.entries)):
+            commit_index = write.hard_state.commit_index
+            if end < len(write.entries):
+                commit_index = min(commit_index, entries[-1].index)
+            hard_state = to_wal(write.hard_state._replace(commit_index=commit_index))
+        return hard_state, write.truncate_from if first == 0 else None, entries
+
+    def _learn_speed(self, size: int, duration_s: float) -> None:
+        """What this disk takes in ``PIECE_S`` is the next piece."""
+        wanted = int(size * PIECE_S / max(duration_s, 1e-6))
+        self._piece_bytes = max(PIECE_BYTES_MIN, min(wanted, PIECE_BYTES_MAX, 2 * self._piece_bytes))
+
+    def _progressed(self) -> None:
+        """A part of the write under way is durable: a slow disk that goes on is no disk that hangs."""
+        if self._writing:
+            self._started_s = self._loop.time()
+        self._prepare_if_wanted()
+
+    def _when_there_is_room(self, act: Callable[[], Appended]) -> Appended | None:
         while True:
             try:
-                if isinstance(item, _Reset):
-                    return self._wal.reset(item.index, item.term, to_wal(item.hard_state))
-                hard_state = to_wal(item.hard_state) if item.hard_state is not None else None
-                return self._wal.append(hard_state, item.truncate_from, item.entries)
+                return act()
             except NoSpaceError as error:
                 # Nothing was written, so to the core this is a disk that takes its time.
                 self._loop.call_soon_threadsafe(self._on_full, error)
                 if self._closing.wait(self._retry_s):
                     return None
 
-    def _written(self, write: Write, appended: Appended, duration_s: float, sync_s: float | None) -> None:
+    def _written(self, write: Write, appended: list[Appended], duration_s: float, sync_s: float | None) -> None:
         self._metrics.wal_append.observe(duration_s)
         if sync_s is not None:
             self._metrics.wal_fsync.observe(sync_s)
         if duration_s > self._slow_s:
             self._on_slow(duration_s, len(write.entries))
-        self._wal.publish(appended)
+        for piece in appended:
+            self._wal.publish(piece)
         self._writing = False
         if self._span is not None:
             self._span.end()
@@ -243,8 +300,9 @@ class LogStore:
         self._on_durable(write.sequence)
         self._tidy()
 
-    def _was_reset(self, reset: _Reset, appended: Appended) -> None:
-        self._wal.publish(appended)
+    def _was_reset(self, reset: _Reset, appended: list[Appended]) -> None:
+        for piece in appended:
+            self._wal.publish(piece)
         self._resetting = False
         if not reset.done.done():
             reset.done.set_result(None)
@@ -252,15 +310,18 @@ class LogStore:
 
     def _tidy(self) -> None:
         """Begins what is to be done beside the writes."""
-        if self._wal.wants_segment and not self._preparing:
-            self._preparing = True
-            threading.Thread(target=self._prepare_segment, name="log-segment", daemon=True).start()
+        self._prepare_if_wanted()
         if self._wal.wants_drop:
             drop = self._wal.take_drop()
             before, self._known_first_index = self._known_first_index, self._wal.first_index
             threading.Thread(target=self._drop, args=(drop,), name="log-drop", daemon=True).start()
             if before < self._known_first_index:
                 self._on_compacted(before, self._known_first_index)
+
+    def _prepare_if_wanted(self) -> None:
+        if self._wal.wants_segment and not self._preparing:
+            self._preparing = True
+            threading.Thread(target=self._prepare_segment, name="log-segment", daemon=True).start()
 
     def _prepare_segment(self) -> None:
         try:

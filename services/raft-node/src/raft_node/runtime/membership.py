@@ -31,6 +31,7 @@ from raft_node.errors import (
     UnreachableError,
     WrongNodeError,
 )
+from raft_node.kv.operations.work import Details
 from raft_node.raft.membership import members_of, with_learner, with_voter, without
 from raft_node.raft.node import RaftNode
 from raft_node.raft.quorum import majority
@@ -104,7 +105,7 @@ class _Result:
     def __init__(self) -> None:
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
         """See ``Sink``."""
         if not self.status.done():
             self.status.set_result(status)

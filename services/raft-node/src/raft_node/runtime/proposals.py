@@ -12,15 +12,18 @@ from typing import NamedTuple, Protocol
 
 from doug_wire.pipe import Status
 from raft_node.entry import Entry
-from raft_node.kv.state_machine import Outcome
+from raft_node.kv.operations.work import Details, Outcome
 from raft_node.observability.tracing import WriteTrace
 
 
 class Sink(Protocol):
     """Where the result of a write goes."""
 
-    def resolve(self, record_id: int, status: int, revision: int) -> None:
-        """Takes the result of one record. Called once for each, on the event loop."""
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
+        """Takes the result of one record. Called once for each, on the event loop.
+
+        ``details`` are those of an entry that was applied (``raft_node.kv.operations.work.Outcome``).
+        """
 
 
 class Submission(NamedTuple):
@@ -98,7 +101,7 @@ class PendingProposals:
                 continue
             if waiting.term == entry.term:
                 committed += 1
-                waiting.sink.resolve(waiting.record_id, outcome.status, outcome.revision)
+                waiting.sink.resolve(waiting.record_id, *outcome)
             else:
                 waiting.sink.resolve(waiting.record_id, Status.NOT_APPLIED, 0)
         return committed

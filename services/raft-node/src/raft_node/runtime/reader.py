@@ -1,7 +1,7 @@
 """Reads of user values: from memory on the event loop, from disk on a thread.
 
 Reads that wait together share their hops to a thread, and each block that several need. The caller has made sure that
-the state is fresh enough; this module only looks keys up.
+the state is fresh enough; this module only looks keys up, and shows what is visible.
 
 Invariant: a hop is short: it reads ``_HOP_BLOCKS_MAX`` blocks and ``_HOP_BYTES_MAX`` at most, or one block.
 """
@@ -12,8 +12,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from doug_wire import pipe
+from doug_wire.slots import slot_of
 from raft_node.errors import CorruptionError, FatalError, UnavailableError
-from raft_node.kv.keyspace import StoredValue, decode_value, user_key
+from raft_node.kv.keyspace import TOKEN_PREFIX, StoredValue, token_key, user_key
+from raft_node.kv.operations.tokens import TokenRecord
+from raft_node.kv.visibility import Visibility
 from raft_node.runtime.scans import ScanLimits, Scans
 from raft_node.storage.engine import BlockNeeded, Engine
 
@@ -33,12 +37,24 @@ class Reader:
     """
 
     def __init__(
-        self, engine: Engine, on_failure: Callable[[FatalError], None], scan_limits: ScanLimits = _SCAN_LIMITS
+        self,
+        engine: Engine,
+        on_failure: Callable[[FatalError], None],
+        visibility: Callable[[], Visibility],
+        scan_limits: ScanLimits = _SCAN_LIMITS,
     ) -> None:
-        """Reads from ``engine``; disk reads share two threads. ``on_failure`` is told when the node must stop."""
+        """Builds it; disk reads share two threads.
+
+        Args:
+            engine: Where values are.
+            on_failure: Told when the node must stop.
+            visibility: What can be seen as of what is applied.
+            scan_limits: How many scans there may be, and for how long.
+        """
         self.scans = Scans(engine, on_failure, scan_limits)
         self._engine = engine
         self._on_failure = on_failure
+        self._visibility = visibility
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="block-read")
 
     def get(self, key: bytes) -> StoredValue | BlockNeeded | None:
@@ -47,10 +63,23 @@ class Reader:
         Raises:
             UnavailableError: It is of no known format; the node stops.
         """
-        data = self._engine.get(user_key(key))
+        place = user_key(key)
+        data = self._engine.get(place)
         if data is None or isinstance(data, BlockNeeded):
             return data
-        return self._decode(data)
+        return self._decode(place, data)
+
+    def get_token(self, key: bytes, token_id: bytes) -> StoredValue | BlockNeeded | None:
+        """The same for a token, in the slot of a user's key: its value is the result record of its command.
+
+        Raises:
+            UnavailableError: It is of no known format; the node stops.
+        """
+        place = token_key(slot_of(key), token_id)
+        data = self._engine.get(place)
+        if data is None or isinstance(data, BlockNeeded):
+            return data
+        return self._decode(place, data)
 
     async def load(self, needed: BlockNeeded) -> StoredValue | None:
         """Reads blocks until the value is known, as of the moment when ``get`` was called.
@@ -75,7 +104,7 @@ class Reader:
             What came of the first of them, in their order: of at least one. When it is an ``UnavailableError``, a block
             is damaged or cannot be read, and the node stops.
         """
-        hop = _first(needed)
+        hop = first_hop(needed)
         loop = asyncio.get_running_loop()
         try:
             loaded = await loop.run_in_executor(self._threads, self._engine.load_blocks, hop)
@@ -85,19 +114,22 @@ class Reader:
                 return await self.load_first(hop[:1])
             self._on_failure(error)
             return [UnavailableError(str(error))]
-        return [self._found(self._engine.resume(each)) for each in loaded]
+        return [self._found(each.needed.key, self._engine.resume(each)) for each in loaded]
 
-    def _found(self, found: bytes | BlockNeeded | None) -> Found:
+    def _found(self, place: bytes, found: bytes | BlockNeeded | None) -> Found:
         if not isinstance(found, bytes):
             return found
         try:
-            return self._decode(found)
+            return self._decode(place, found)
         except UnavailableError as error:
             return error
 
-    def _decode(self, data: bytes) -> StoredValue:
+    def _decode(self, place: bytes, data: bytes) -> StoredValue | None:
+        visibility = self._visibility()
         try:
-            return decode_value(data)
+            if place.startswith(TOKEN_PREFIX):
+                return _token_value(TokenRecord.decode(data), visibility.clock_us)
+            return visibility.find(place[1:], data)
         except CorruptionError as error:
             self._on_failure(error)
             raise UnavailableError(str(error)) from error
@@ -108,7 +140,13 @@ class Reader:
         self._threads.shutdown()
 
 
-def _first(needed: Sequence[BlockNeeded]) -> Sequence[BlockNeeded]:
+def _token_value(record: TokenRecord, clock_us: int) -> StoredValue | None:
+    if record.deadline_us <= clock_us:
+        return None
+    return StoredValue(record.result.revision, b"", pipe.encode_result(*record.result))
+
+
+def first_hop(needed: Sequence[BlockNeeded]) -> Sequence[BlockNeeded]:
     """The first of these reads, those that one hop serves."""
     places: set[tuple[int, int]] = set()
     size = 0

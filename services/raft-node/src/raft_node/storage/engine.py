@@ -18,10 +18,8 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
-from raft_node.errors import CorruptionError
 from raft_node.storage import reads
 from raft_node.storage.cache import BlockCache
 from raft_node.storage.changes import ChangeSegment, ChangeWrite
@@ -34,68 +32,14 @@ from raft_node.storage.memtable import Batch, Memtable
 from raft_node.storage.open_files import OpenFiles
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.reads import BlockNeeded, LoadedBlock
+from raft_node.storage.results import Prepared, Results
 from raft_node.storage.sstable import Table, open_table
-from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, output_name, tmp_directory
-from raft_node.storage.version import TableMeta, Version, VersionEdit, VersionError, table_name
+from raft_node.storage.stats import EngineStats
+from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, tmp_directory
+from raft_node.storage.version import Version
 from raft_node.storage.view import HeldView, View
 
 __all__ = ["BlockNeeded", "Engine", "EngineStats", "LoadedBlock", "Prepared"]
-
-
-class Prepared(NamedTuple):
-    """A finished task whose outcome is durable, but not yet visible."""
-
-    task: Task
-    result: TaskResult
-    view: View
-    removed: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Figures for metrics.
-
-    Attributes:
-        level_tables: How many tables each level has.
-        level_bytes: What they take on disk.
-        memtable_bytes: What the memtable holds.
-        immutables: How many memtables wait for their flush.
-        immutable_bytes: What these hold.
-        cache_bytes: What the block cache takes.
-        cache_hits: How often a block was in the cache.
-        cache_misses: How often not.
-        filter_negatives: How often a Bloom filter spared a look into a table.
-        filter_false_positives: How often it did not, and the key was not there.
-        flushes: How many flushes were installed since the engine was opened.
-        flushed_bytes: What they wrote.
-        compactions: How many compactions were installed.
-        compacted_read_bytes: What they read.
-        compacted_written_bytes: What they wrote.
-        pending_bytes: What waits for a compaction.
-        table_memory_bytes: About what the indexes and filters of all tables take in memory.
-        open_tables: How many table files are open that nobody reads at this moment.
-        table_opens: How often a table's file had to be opened again for a read.
-    """
-
-    level_tables: tuple[int, ...]
-    level_bytes: tuple[int, ...]
-    memtable_bytes: int
-    immutables: int
-    immutable_bytes: int
-    cache_bytes: int
-    cache_hits: int
-    cache_misses: int
-    filter_negatives: int
-    filter_false_positives: int
-    flushes: int
-    flushed_bytes: int
-    compactions: int
-    compacted_read_bytes: int
-    compacted_written_bytes: int
-    pending_bytes: int
-    table_memory_bytes: int
-    open_tables: int
-    table_opens: int
 
 
 class _Generation(NamedTuple):
@@ -129,6 +73,7 @@ class Engine:
         self._view = view
         self._manifest = manifest
         self._open_files = open_files
+        self._results = Results(fs, directory, start_id, manifest, open_files)
         self._cache = BlockCache(options.block_cache_bytes)
         self._immutables: list[_Generation] = []
         self._immutables_max = options.immutables_max
@@ -378,47 +323,7 @@ class Engine:
         garbage, self._garbage = self._garbage, []
         for name in garbage:
             self._fs.remove(f"{self._directory}/{name}")
-        version = self._view.version
-        outputs = [
-            replace(table, number=version.next_table_number + place) for place, table in enumerate(result.outputs)
-        ]
-        source = tmp_directory(self._directory, self._start_id)
-        tables = dict(self._view.tables)
-        for written, meta in zip(result.outputs, outputs, strict=True):
-            target = f"{self._directory}/{table_name(meta.number)}"
-            self._fs.rename(f"{source}/{output_name(task.task_id, written.number)}", target)
-            tables[meta.number] = open_table(self._fs, self._directory, meta, self._open_files)
-        # The worker has synced the files; their names must be durable before the manifest refers to them.
-        self._fs.sync_directory(self._directory)
-        flushed_index, flushed_term = version.flushed_index, version.flushed_term
-        removed: tuple[int, ...] = ()
-        moved: tuple[TableMeta, ...] = ()
-        level = 0
-        if isinstance(task, FlushTask):
-            flushed_index, flushed_term = task.applied_index, task.applied_term
-        else:
-            removed, level = tuple(table.number for table in task.inputs()), task.output_level
-            moved = task.moved
-            outputs += moved
-        edit = VersionEdit(
-            (*removed, *(table.number for table in moved)),
-            tuple((level, table) for table in outputs),
-            flushed_index,
-            flushed_term,
-            version.next_table_number + len(result.outputs),
-        )
-        try:
-            after = version.apply(edit)
-        except VersionError as error:
-            raise CorruptionError(source, 0, f"the outputs of task {task.task_id} do not fit: {error}") from error
-        self._manifest.append(edit, after)
-        # Only now may what the task replaced go. Readers may still need the removed tables.
-        if isinstance(task, FlushTask):
-            self._fs.remove(f"{self._directory}/{task.change_name}")
-        for number in removed:
-            self._view.tables[number].pin()
-            self._fs.remove(f"{self._directory}/{table_name(number)}")
-        return Prepared(task, result, View(after, tables), removed)
+        return self._results.install(task, result, self._view)
 
     def finish_install(self, prepared: Prepared) -> None:
         """Makes the outcome of a task visible."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -31,6 +32,10 @@ _PARTS_MAX = 512
 _FILL_BYTES = 1 << 20
 
 WORKER_NICENESS = 10
+
+DESCRIPTOR_PAUSE_S = 0.05
+DESCRIPTOR_TRIES = 1200
+"""For a minute a descriptor is waited for."""
 
 
 class WritableFile(Protocol):
@@ -388,9 +393,15 @@ class OsFileSystem:
             os.close(descriptor)
 
     def _open(self, path: str, flags: int, operation: str) -> int:
-        try:
-            return os.open(path, flags | os.O_CLOEXEC, _FILE_MODE)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise DiskError(path, operation, error) from error
+        tries = 0
+        while True:
+            try:
+                return os.open(path, flags | os.O_CLOEXEC, _FILE_MODE)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                tries += 1
+                # Says nothing about the disk: somebody closes something, a connection say, and it can be opened.
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or tries > DESCRIPTOR_TRIES:
+                    raise DiskError(path, operation, error) from error
+                time.sleep(DESCRIPTOR_PAUSE_S)

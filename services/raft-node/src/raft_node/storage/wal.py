@@ -11,8 +11,7 @@ segment that the log shall begin with; the next segment's header records it, and
 Invariants:
 
 1. One append is one frame, one write and one fdatasync, so a crash leaves all of it or nothing.
-2. A segment is zero-filled and synced before it is used: overwriting written blocks makes fdatasync about twice as fast
-   as growing a file, and tells a torn frame from a damaged one.
+2. A segment is zero-filled and synced before it is used (``raft_node.storage.wal_files``).
 3. Before a segment's first frame, these are durable, in this order: all of the segment before it, the new one's name,
    and its header.
 4. After a failed write or sync nothing is appended or read any more: what lies on disk is not known.
@@ -28,7 +27,8 @@ from raft_node.entry import Entry
 from raft_node.errors import DiskError
 from raft_node.storage import record, wal_recovery, wal_segment
 from raft_node.storage.files import FileSystem, WritableFile
-from raft_node.storage.options import WAL_PAGE_BYTES, WalOptions
+from raft_node.storage.options import WalOptions
+from raft_node.storage.wal_files import SegmentFiles
 from raft_node.storage.wal_index import Segment, Summary, WalIndex, positions_of, summarise
 from raft_node.storage.wal_reader import WalReader
 from raft_node.storage.wal_segment import SegmentHeader, WalHardState
@@ -74,7 +74,6 @@ class Wal:
     Attributes:
         recovery_notes: What ``open`` had to mend, for the operator's log.
         bytes_written: How many bytes appends wrote.
-        bytes_zeroed: How many zeros were written to prepare segments.
         syncs: How many fdatasync calls were made by appends.
     """
 
@@ -94,7 +93,6 @@ class Wal:
         self._options = options
         self.recovery_notes = scanned.notes
         self.bytes_written = 0
-        self.bytes_zeroed = 0
         self.syncs = 0
         self.last_sync_s = 0.0
         self._failure: DiskError | None = None
@@ -122,10 +120,7 @@ class Wal:
         self._framing = record.framing_of(self._segment_id)
         # The handover between the event loop and the writer: what the next header is to name as the beginning.
         self._chosen_first = self._written_first
-        # The handovers between the writer, whoever prepares, and whoever drops: set once the file is there.
-        self._prepared_bytes = 0
-        self._preparing = False
-        self._recycled = False
+        self._files = SegmentFiles(fs, directory, options.segment_bytes)
 
     @classmethod
     def open(
@@ -183,6 +178,11 @@ class Wal:
         """The last durable entry; ``first_index - 1`` when there is none."""
         return self._index.last_index
 
+    @property
+    def bytes_zeroed(self) -> int:
+        """How many zeros were written to prepare segments."""
+        return self._files.bytes_zeroed
+
     def term(self, index: int) -> int:
         """The term of an entry in ``[first_index - 1, last_index]``; 0 for index 0."""
         return self._index.terms.term(index)
@@ -217,12 +217,7 @@ class Wal:
     @property
     def wants_segment(self) -> bool:
         """Whether ``prepare_next_segment`` should be called now, on a thread of its own."""
-        return (
-            not self._prepared_bytes
-            and not self._preparing
-            and self._failure is None
-            and self._position > self._segment_bytes // 2
-        )
+        return self._files.wants_one and self._failure is None and self._position > self._segment_bytes // 2
 
     def first_index_within(self, bytes_max: int) -> int:
         """For ``drop_prefix``: the smallest index with which the files of the log take at most so much.
@@ -385,17 +380,7 @@ class Wal:
         """Goes on in a new segment that has room for a frame of that size."""
         segment_id = self._segment_id + 1
         path = wal_recovery.path_of(self._directory, segment_id)
-        needed = wal_segment.HEADER_BYTES + frame_bytes
-        prepared_bytes = self._prepared_bytes
-        if prepared_bytes >= needed:
-            segment_bytes = prepared_bytes
-            self._fs.rename(self._prepared_path, path)
-            self._prepared_bytes = 0
-            file = self._fs.open_for_write(path)
-        else:
-            # Nobody has prepared one in time, or the frame is too large for it.
-            segment_bytes = max(self._options.segment_bytes, -(-needed // WAL_PAGE_BYTES) * WAL_PAGE_BYTES)
-            file = self._create_zeroed(path, segment_bytes)
+        file, segment_bytes = self._files.take(path, wal_segment.HEADER_BYTES + frame_bytes)
         # The name must be durable before anything in the file is acknowledged.
         self._fs.sync_directory(self._directory)
         first = self._first()
@@ -421,7 +406,7 @@ class Wal:
         segment_id = self._segment_id + 1
         segment_bytes = self._options.segment_bytes
         temporary = f"{self._directory}/{wal_segment.RESET_NAME}"
-        file = self._create_zeroed(temporary, segment_bytes)
+        file = self._files.create(temporary, segment_bytes)
         header = SegmentHeader(
             segment_id, segment_bytes, self._next_sequence, index, term, index + 1, hard_state, segment_id
         )
@@ -474,31 +459,11 @@ class Wal:
             DiskError: A write or sync failed; the node must stop.
         """
         self._require_sound()
-        self._preparing = True
         try:
-            if self._recycled:
-                # Its blocks are there already, so that its zeros take less of the disk's time than those of a new file.
-                self._fs.rename(f"{self._directory}/{wal_segment.RECYCLED_NAME}", self._prepared_path)
-                self._recycled = False
-                self._create_zeroed(self._prepared_path, self._options.segment_bytes, recycled=True).close()
-            else:
-                self._create_zeroed(self._prepared_path, self._options.segment_bytes).close()
+            self._files.prepare()
         except DiskError as error:
             self._failure = error
             raise
-        finally:
-            self._preparing = False
-        # This assignment hands the file over: the writer looks at nothing else.
-        self._prepared_bytes = self._options.segment_bytes
-
-    @property
-    def _prepared_path(self) -> str:
-        return f"{self._directory}/{wal_segment.PREPARED_NAME}"
-
-    def _create_zeroed(self, path: str, size: int, *, recycled: bool = False) -> WritableFile:
-        file = wal_recovery.zero_new(self._fs, path, size, recycled=recycled)
-        self.bytes_zeroed += size
-        return file
 
     # Whoever drops: any thread, one at a time.
 
@@ -506,14 +471,7 @@ class Wal:
         """For ``PrefixDrop.run``."""
         self._require_sound()
         try:
-            for segment in segments:
-                path = wal_recovery.path_of(self._directory, segment.segment_id)
-                if self._recycled or segment.segment_bytes != self._options.segment_bytes:
-                    self._fs.remove(path)
-                else:
-                    self._fs.rename(path, f"{self._directory}/{wal_segment.RECYCLED_NAME}")
-                    # This assignment hands the file over to whoever prepares the next segment.
-                    self._recycled = True
+            self._files.remove(segments)
         except DiskError as error:
             self._failure = error
             raise

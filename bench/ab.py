@@ -1,0 +1,240 @@
+"""Two versions beside each other: ``make bench-ab REF=<commit>``, or ``python -m bench.ab --ref <commit>``.
+
+The other version is taken out of git into ``out/ab/`` and set up there once. A cluster of each is started, and they
+get the same load in turn, so that whatever else the machine does hits both; each pair gives one ratio, and the median
+of the ratios is what counts. With ``--limit`` it is a guard: it ends with exit code 1 if this version spends more CPU
+or messages per operation than so many times what the other one does. Neither rates nor latencies are judged.
+
+It must not tune anything: both run with the defaults that users get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if __package__ in (None, ""):  # Started by its path, as `make bench-ab` does.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from bench.cluster import Cluster, ClusterError
+from bench.load import Workload
+from bench.smoke import Meter, measure
+
+ROOT = Path(__file__).resolve().parent.parent
+WARM_UP_OPERATIONS = 20_000
+
+
+class Load(NamedTuple):
+    """What is compared: ``put``, or ``get`` by a consistency, at a number of connections."""
+
+    kind: str
+    consistency: str
+    connections: int
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        return f"{self.consistency or self.kind} {self.connections}"
+
+    def workload(self, options: argparse.Namespace) -> Workload:
+        """For the load generator."""
+        return Workload(
+            kind=self.kind,
+            consistency=self.consistency,
+            connections=self.connections,
+            seconds=options.seconds,
+            keys=options.keys,
+            known=min(options.keys, WARM_UP_OPERATIONS) if self.kind == "get" else 0,
+            value_bytes=options.value_bytes,
+        )
+
+
+def take_out(ref: str) -> Path:
+    """The folder of another version, set up.
+
+    Raises:
+        ClusterError: There is no such version, or it cannot be set up.
+    """
+    told = subprocess.run(
+        ("git", "rev-parse", "--verify", f"{ref}^{{commit}}"), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if told.returncode:
+        raise ClusterError(f"{ref!r} names no commit")
+    commit = told.stdout.strip()
+    folder = ROOT / "out" / "ab" / commit[:12]
+    if not folder.exists():
+        packed = subprocess.run(("git", "archive", commit), cwd=ROOT, capture_output=True, check=True).stdout
+        folder.mkdir(parents=True)
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(folder, filter="data")
+    if subprocess.run(("make", "setup"), cwd=folder, check=False).returncode:
+        raise ClusterError(f"{folder} could not be set up")
+    return folder
+
+
+def ratio_of(ours: Iterable[float], theirs: Iterable[float]) -> float:
+    """The median of the ratios, pair by pair."""
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True) if other]
+    return statistics.median(ratios) if ratios else 0.0
+
+
+def spent_us(figures: dict[str, Any]) -> float:
+    """The CPU of all processes but the load generator's, per operation."""
+    return float(sum(us for group, us in figures["cpu_us_per_operation"].items() if group != "load generator"))
+
+
+class Comparison:
+    """The figures of both versions for one load, pair by pair."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.other: list[dict[str, Any]] = []
+        self.this: list[dict[str, Any]] = []
+
+    def ratio(self, name: str) -> float:
+        """By how much this version's figure is the other's."""
+        return ratio_of((each[name] for each in self.this), (each[name] for each in self.other))
+
+    def cpu_ratio(self) -> float:
+        """The same for the CPU per operation."""
+        return ratio_of(map(spent_us, self.this), map(spent_us, self.other))
+
+    def summary(self) -> dict[str, Any]:
+        """All of it, for files."""
+        return {
+            "load": self.load.name,
+            "rate_ratio": round(self.ratio("operations_per_s"), 3),
+            "p50_ratio": round(self.ratio("p50_ms"), 3),
+            "p99_ratio": round(self.ratio("p99_ms"), 3),
+            "cpu_ratio": round(self.cpu_ratio(), 3),
+            "messages_ratio": round(self.ratio("grpc_messages_per_operation"), 3),
+            "other": self.other,
+            "this": self.this,
+        }
+
+    def rows(self) -> list[str]:
+        """Two lines of a Markdown table."""
+        lines = []
+        for name, runs in (("other", self.other), ("this", self.this)):
+            middle = {
+                key: statistics.median(run[key] for run in runs)
+                for key in ("operations_per_s", "p50_ms", "p99_ms", "grpc_messages_per_operation")
+            }
+            groups = runs[0]["cpu_us_per_operation"]
+            spent = " ".join(
+                f"{statistics.median(run['cpu_us_per_operation'][each] for run in runs):.0f}" for each in groups
+            )
+            ratios = ""
+            if name == "this":
+                ratios = (
+                    f"{self.ratio('operations_per_s'):.2f} / {self.ratio('p50_ms'):.2f} / {self.ratio('p99_ms'):.2f} / "
+                    f"{self.cpu_ratio():.2f} / {self.ratio('grpc_messages_per_operation'):.2f}"
+                )
+            lines.append(
+                f"| {self.load.name} | {name} | {middle['operations_per_s']:.0f} | {middle['p50_ms']:.2f} | "
+                f"{middle['p99_ms']:.1f} | {spent} | {middle['grpc_messages_per_operation']:.2f} | {ratios} |"
+            )
+        return lines
+
+
+HEAD = (
+    "| load | version | per second | p50 ms | p99 ms | CPU us: facade, leaders, followers, helpers, load generator | "
+    "messages | ratios: rate / p50 / p99 / CPU / messages |\n|---|---|---|---|---|---|---|---|"
+)
+
+
+def compare(other: Cluster, this: Cluster, options: argparse.Namespace) -> list[Comparison]:
+    """Puts all loads on both clusters, in turn. Requires: both run."""
+    clusters = (other, this)
+    meters = [Meter(cluster) for cluster in clusters]
+    fill = Workload(
+        kind="put", seconds=60, operations=WARM_UP_OPERATIONS, keys=options.keys, value_bytes=options.value_bytes
+    )
+    for cluster, meter in zip(clusters, meters, strict=True):
+        measure(cluster, meter, "fill", fill)
+    loads = [
+        Load(kind, consistency, connections)
+        for kind, consistency in (("put", ""), ("get", "linearizable"), ("get", "eventual"))
+        if not options.only or (consistency or kind) in options.only
+        for connections in options.connections
+    ]
+    found = [Comparison(load) for load in loads]
+    print(HEAD, flush=True)
+    for comparison in found:
+        for pair in range(options.pairs):
+            # Whoever comes second finds a warmer machine: they take turns.
+            for turn in (0, 1) if pair % 2 else (1, 0):
+                load = comparison.load
+                _, figures = measure(clusters[turn], meters[turn], load.name, load.workload(options))
+                (comparison.other, comparison.this)[turn].append(figures)
+        print("\n".join(comparison.rows()), flush=True)
+    return found
+
+
+def judge(found: list[Comparison], limit: float) -> list[str]:
+    """What is wrong: failed operations, elections, and more spent than the limit allows."""
+    wrong = []
+    for comparison in found:
+        for figures in (*comparison.other, *comparison.this):
+            if figures["errors"] or figures["term_changes"]:
+                wrong.append(f"{comparison.load.name}: errors {figures['errors']}, terms {figures['term_changes']}")
+        if limit and comparison.cpu_ratio() > limit:
+            wrong.append(f"{comparison.load.name}: {comparison.cpu_ratio():.2f} times the CPU per operation")
+        messages = comparison.ratio("grpc_messages_per_operation")
+        if limit and messages > limit:
+            wrong.append(f"{comparison.load.name}: {messages:.2f} times the messages per operation")
+    return wrong
+
+
+def main() -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Compares this version with another one, in turn.")
+    parser.add_argument("--ref", required=True, help="the commit to compare with")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long each load lasts")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 64, 256])
+    parser.add_argument("--only", nargs="+", choices=("put", "linearizable", "eventual"), default=[])
+    parser.add_argument("--keys", type=int, default=100_000)
+    parser.add_argument("--value-bytes", type=int, default=100)
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=0.0, help="fail above this ratio of CPU or messages")
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    options = parser.parse_args()
+    clusters: list[Cluster] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="dougdb-ab-", ignore_cleanup_errors=True) as folder:
+            try:
+                for name, root in (("other", take_out(options.ref)), ("this", ROOT)):
+                    command = (str(root / ".venv" / "bin" / "dougctl"), "dev")
+                    # The first one runs before the second one looks for free ports.
+                    clusters.append(
+                        Cluster(Path(folder) / name, shards=options.shards, nodes=options.nodes, command=command)
+                    )
+                    clusters[-1].start()
+                found = compare(clusters[0], clusters[1], options)
+            finally:
+                for cluster in clusters:
+                    cluster.close()
+    except ClusterError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if options.json:
+        figures = [comparison.summary() for comparison in found]
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    wrong = judge(found, options.limit)
+    print("\n".join(wrong), file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""The short way: plain GET and PUT of a key, answered from the parser's callbacks.
+
+Through ASGI a request costs a task, a scope, an event and a dozen awaits, which is three times what its own work costs.
+Nearly all requests are a GET or a small PUT without any option; these are recognised by their head, admitted as soon as
+they are whole, and answered by the callback of their operation in one write. Everything else, whatever it is, goes
+through the application: a header that is not known here is reason enough. So this module knows no rule of its own; it
+uses the routes' rules, and leaves a request that breaks one to them.
+
+Must not know sockets or the order of requests: ``app.protocol`` does. Invariants: (1) a request that is taken is
+answered as the application would answer it, header for header; (2) no request is taken that asks for an option, is
+refused before its operation, or needs an answer other than the plain one to be allowed.
+
+Source: DESIGN 3; performance.md, rule 3 and "Second round"; measured in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+from time import perf_counter
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from doug_wire.command import CONTENT_TYPE_BYTES_MAX, Opcode
+from doug_wire.pipe import ResultRecord, Status
+from doug_wire.validity import is_printable
+from facade.app.front import Front, too_much_unread
+from facade.app.outgoing import HIGH_WATER_BYTES
+from facade.client.metrics import Metrics
+from facade.client.modes import LINEARIZABLE, READ_MODES, ReadMode
+from facade.client.operation import Headers, Operation
+from facade.client.router import Router
+from facade.errors import ProblemError, UnexpectedError
+from facade.routes import problem
+from facade.routes.raw import request_id
+from facade.routes.results import problem_of, receipt, shown_content_type
+from facade.routes.target import KEY_PREFIX, key_of
+from facade.routes.values import guards
+
+BODY_BYTES_MAX = 64 << 10
+"""A longer body takes long enough to arrive that the way does not matter."""
+
+PLAIN = frozenset(
+    {
+        *(b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"connection", b"keep-alive"),
+        *(b"content-type", b"content-length", b"doug-consistency", b"cache-control", b"pragma", b"cookie", b"dnt"),
+        *(b"x-request-id", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto"),
+        *(b"x-real-ip", b"via", b"forwarded", b"priority", b"traceparent", b"tracestate", b"baggage", b"doug-client"),
+    }
+)
+"""The headers of a plain request: those that have a meaning here, and those that have none for a key."""
+
+_KEYS = KEY_PREFIX + b"/"
+_MODES = {b"consistency=" + name: mode for name, mode in READ_MODES.items()}
+_CACHED = 1024
+_END = b"\r\n"
+
+Header = tuple[bytes, bytes]
+
+
+class HotRequest:
+    """One request on the short way.
+
+    Attributes:
+        keep_alive: Whether the connection goes on behind its answer.
+        body: The pieces of its body.
+        size: Their length.
+    """
+
+    __slots__ = (
+        "body", "content_type", "keep_alive", "key", "mode", "operation", "put", "request_id", "size", "started_s",
+    )  # fmt: skip
+
+    def __init__(self, key: bytes, mode: ReadMode, content_type: bytes, named: bytes, *, put: bool) -> None:
+        self.put = put
+        self.key = key
+        self.mode = mode
+        self.content_type = content_type
+        self.request_id = named
+        self.keep_alive = True
+        self.body: list[bytes] = []
+        self.size = 0
+        self.started_s = 0.0
+        self.operation: Operation | None = None
+
+
+def _lines(headers: Sequence[Header]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+@functools.lru_cache(_CACHED)
+def _value_lines(content_type: bytes) -> bytes:
+    return _lines(((b"content-type", content_type), *guards(content_type)))
+
+
+@functools.lru_cache(_CACHED)
+def _shard_lines(shard: int, mode: ReadMode) -> bytes:
+    return _lines(((b"doug-shard", b"%d" % shard), mode.header))
+
+
+class HotLane:
+    """Recognises plain requests, begins them, and puts their answers into bytes."""
+
+    def __init__(self, router: Router, metrics: Metrics, front: Front) -> None:
+        self._router = router
+        self._metrics = metrics
+        self._front = front
+        self._defaults: list[Header] | None = None
+        self._default_lines = b""
+        self._leaving = False
+        self._receipt: Headers | None = None
+        self._receipt_lines = b""
+
+    def take(self, method: bytes, target: bytes, headers: list[Header]) -> HotRequest | None:
+        """The request of a head, if it is a plain one."""
+        put = method == b"PUT"
+        if not (put or method == b"GET") or not target.startswith(_KEYS):
+            return None
+        found = dict(headers)
+        if len(found) != len(headers) or not PLAIN.issuperset(found):
+            return None
+        if not self._front.hosts.knows(found.get(b"host", b"")) or not target.isascii():
+            return None
+        path, separator, query = target.partition(b"?")
+        named = query[12:] if separator else found.get(b"doug-consistency")
+        mode = LINEARIZABLE
+        if separator or named is not None:
+            known = _MODES.get(query) if separator else READ_MODES.get(named or b"")
+            if known is None or (separator and found.get(b"doug-consistency", named) != named):
+                return None
+            mode = known
+        length = int(found.get(b"content-length", b"-1"))
+        content_type = found.get(b"content-type", b"")
+        if put:
+            if not 0 <= length <= BODY_BYTES_MAX:
+                return None
+            if len(content_type) > CONTENT_TYPE_BYTES_MAX or not is_printable(content_type):
+                return None
+        elif length > 0 or b"json" in found.get(b"accept", b"").lower() or self._front.unread.full:
+            return None
+        try:
+            key = key_of(path)
+        except ProblemError:
+            return None
+        return HotRequest(key, mode, content_type, request_id(found.get(b"x-request-id")), put=put)
+
+    def begin(self, request: HotRequest) -> asyncio.Future[ResultRecord]:
+        """Has a whole request carried out.
+
+        Raises:
+            NotAppliedError: It is not admitted.
+        """
+        request.started_s = perf_counter()
+        self._metrics.inflight += 1
+        body, request.body = request.body, []
+        if request.put:
+            value = body[0] if len(body) == 1 else b"".join(body)
+            operation = self._router.write(Opcode.PUT, request.key, request.content_type, value)
+        else:
+            operation = self._router.read(request.key, request.mode.kind)
+        request.operation = operation
+        return operation.future
+
+    def end(
+        self, request: HotRequest, result: ResultRecord | ProblemError, defaults: list[Header]
+    ) -> tuple[list[bytes], bool]:
+        """The bytes of the answer, and whether the connection goes on behind it; counts the request.
+
+        Args:
+            request: What was asked.
+            result: What became of it.
+            defaults: The headers that every answer of this server has.
+        """
+        if defaults is not self._defaults:
+            # uvicorn makes a new list every second, with the date.
+            self._defaults = defaults
+            self._default_lines = _lines(defaults)
+            self._leaving = any(name == b"connection" for name, _ in defaults)
+        keep_alive = request.keep_alive and not self._leaving
+        if isinstance(result, ProblemError):
+            status, parts = self._refused(request, result)
+        else:
+            status, parts = self._decided(request, result)
+        if b"connection: close\r\n" in parts[0]:
+            keep_alive = False
+        elif not keep_alive and not self._leaving:
+            parts[0] += b"connection: close\r\n"
+        parts[0] = b"%b%b%bdoug-request-id: %b\r\n\r\n" % (
+            STATUS_LINE[status], self._default_lines, parts[0], request.request_id,
+        )  # fmt: skip
+        metrics = self._metrics
+        metrics.inflight -= 1
+        metrics.request("PUT" if request.put else "GET", status, request.mode.name, perf_counter() - request.started_s)
+        return parts, keep_alive
+
+    def _refused(self, request: HotRequest, error: ProblemError) -> tuple[int, list[bytes]]:
+        content = problem.document(error)
+        return error.status, [_lines(problem.headers(error, content)), content]
+
+    def _decided(self, request: HotRequest, result: ResultRecord) -> tuple[int, list[bytes]]:
+        operation = request.operation
+        assert operation is not None
+        if result.status != Status.OK or result.expires_at_ms or result.content_encoding or result.replayed:
+            return self._decided_with_more(request, operation, result)
+        if operation.receipt is not self._receipt:
+            # All operations of a batch have the same one.
+            self._receipt = operation.receipt
+            self._receipt_lines = _lines(operation.receipt)
+        mode = LINEARIZABLE if request.put else request.mode
+        shown = _shard_lines(operation.shard, mode) + self._receipt_lines
+        if request.put:
+            content = b'{"revision":"%d"}' % result.revision
+            head = b'content-type: application/json\r\ncontent-length: %d\r\netag: "%d"\r\n%b' % (
+                len(content), result.revision, shown,
+            )  # fmt: skip
+            return 200, [head, content]
+        value = result.value
+        if len(value) > HIGH_WATER_BYTES and self._front.unread.full:
+            self._front.unread.refused += 1
+            return self._refused(request, too_much_unread())
+        head = b'%bcontent-length: %d\r\netag: "%d"\r\nvary: accept\r\n%b' % (
+            _value_lines(shown_content_type(result)), len(value), result.revision, shown,
+        )  # fmt: skip
+        return 200, [head, value]
+
+    def _decided_with_more(
+        self, request: HotRequest, operation: Operation, result: ResultRecord
+    ) -> tuple[int, list[bytes]]:
+        """What has more to say than most: no value, an expiry, an encoding."""
+        mode = LINEARIZABLE if request.put else request.mode
+        shown = receipt(operation, result, mode)
+        error = problem_of(result, operation.shard, uncertain=operation.uncertain, shown=shown)
+        if error is not None:
+            return self._refused(request, error)
+        tag = (b"etag", b'"%d"' % result.revision)
+        if request.put:
+            content = b'{"revision":"%d"}' % result.revision
+            return 200, [_lines((*_JSON, (b"content-length", b"%d" % len(content)), tag, *shown)), content]
+        encoding: tuple[Header, ...] = ()
+        if result.content_encoding and is_printable(result.content_encoding):
+            encoding = ((b"content-encoding", result.content_encoding),)
+        more = ((b"content-length", b"%d" % len(result.value)), *encoding, tag, (b"vary", b"accept"), *shown)
+        return 200, [_value_lines(shown_content_type(result)) + _lines(more), result.value]
+
+
+_JSON = ((b"content-type", b"application/json"),)
+
+
+def of_future(future: asyncio.Future[ResultRecord]) -> ResultRecord | ProblemError:
+    """What became of an operation."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    return error if isinstance(error, ProblemError) else UnexpectedError()

@@ -1,0 +1,230 @@
+"""POST /v1/batch: many operations in one request, as JSON or as lines of JSON; each is answered as if alone.
+
+JSON comes whole and is answered whole. Lines (NDJSON) come and go in a stream of any length, and are carried out a
+group at a time. Must not know shards. Invariants: (1) there is one result for each operation, in the order of the
+operations; (2) an operation that is refused keeps no other one from being carried out; (3) memory is bounded, however
+long a stream.
+
+Source: DESIGN 8; features.md, part 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from doug_wire.payload import BATCH_OPERATIONS_MAX
+from facade.client.fanout import Fanout, Outcome, Part
+from facade.client.metrics import Metrics
+from facade.client.router import Router
+from facade.errors import BadRequestError, NotAppliedError, ProblemError
+from facade.routes import body as bodies
+from facade.routes import problem
+from facade.routes.options import Headers, RequestOptions, parse_write
+from facade.routes.raw import (
+    CLOSE,
+    JSON_TYPE,
+    NDJSON_TYPE,
+    RawApp,
+    RawRequest,
+    check_acceptable,
+    check_length,
+    check_media_type,
+)
+from facade.routes.results import item_view
+from facade.routes.shapes import parse_operation
+from facade.settings import Settings
+
+BODY_BYTES_MAX = 16 << 20
+LINE_BYTES_MAX = 2 << 20
+"""A value of a mebibyte in base64, its key and the rest."""
+
+GROUP_ITEMS, GROUP_BYTES = 2_000, 1 << 20
+"""So much of a stream is carried out together."""
+
+YIELD_EVERY = 256
+"""After so many operations others get their turn on the event loop."""
+
+PARAMETERS = frozenset({b"consistency"})
+
+
+def parse_part(place: int, document: object) -> Part:
+    """One operation of a batch, or why it is refused."""
+    try:
+        return Part(place, parse_operation(document))
+    except BadRequestError as error:
+        return Part(place, error)
+
+
+def parse_line(place: int, line: bytes) -> Part:
+    """One line of a stream."""
+    try:
+        document = bodies.parse_json(line)
+    except BadRequestError as error:
+        return Part(place, error)
+    return parse_part(place, document)
+
+
+async def show(parts: Sequence[Part], outcomes: Sequence[Outcome]) -> list[bytes]:
+    """The results of some operations, as JSON each."""
+    shown = []
+    for number, (part, outcome) in enumerate(zip(parts, outcomes, strict=True), 1):
+        wanted = part.wanted
+        opcode, key = (0, b"") if isinstance(wanted, ProblemError) else (wanted.opcode, wanted.key)
+        shown.append(item_view(opcode, key, outcome.result, outcome.shard, uncertain=outcome.uncertain))
+        if number % YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+    return shown
+
+
+class BatchApp(RawApp):
+    """The route."""
+
+    route = "/v1/batch"
+    methods = frozenset({"POST"})
+
+    def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
+        super().__init__(metrics)
+        self._fanout = Fanout(router)
+        self._timeout_s = settings.request_timeout_ms / 1000
+        self._body_timeout_s = settings.body_timeout_ms / 1000
+        self._held = 0
+        self._held_max = max(settings.queue_bytes_max, BODY_BYTES_MAX)
+
+    async def serve(self, request: RawRequest) -> None:
+        """See ``RawApp``."""
+        headers = Headers(request.raw_headers)
+        options = parse_write(request.query, headers, PARAMETERS)
+        if options.condition is not None:
+            raise BadRequestError("bad_condition", "The operations of a batch have conditions of their own.")
+        request.label = options.mode.name
+        kind = check_media_type(headers.content_type, (JSON_TYPE, NDJSON_TYPE))
+        check_acceptable(headers.accept, kind)
+        announced = check_length(headers.content_length, headers.transfer_encoding)
+        if kind == NDJSON_TYPE:
+            with self._hold(2 * GROUP_BYTES + LINE_BYTES_MAX):
+                await self._stream(request, options)
+            return
+        if announced > BODY_BYTES_MAX:
+            raise _too_large(close=announced > bodies.DRAINED_BYTES_MAX)
+        with self._hold(announced or BODY_BYTES_MAX):
+            await self._whole(request, options)
+
+    def _hold(self, size: int) -> _Held:
+        """Counts what a request may keep in memory.
+
+        Raises:
+            NotAppliedError: Others keep too much already.
+        """
+        if self._held + size > self._held_max:
+            raise NotAppliedError("overloaded", "Too many batches are being carried out.")
+        return _Held(self, size)
+
+    def count(self, size: int) -> None:
+        """For ``_Held`` alone."""
+        self._held += size
+
+    async def _whole(self, request: RawRequest, options: RequestOptions) -> None:
+        try:
+            body = await bodies.read(request.receive, BODY_BYTES_MAX, self._body_timeout_s)
+        except BadRequestError as error:
+            raise _too_large() if error.status == 413 else error from None
+        document = bodies.parse_json(body)
+        del body
+        operations = document.get("operations") if isinstance(document, dict) else None
+        if not isinstance(operations, list) or len(document) != 1:
+            raise BadRequestError("bad_request", 'A batch is {"operations": [...]}.')
+        if len(operations) > BATCH_OPERATIONS_MAX:
+            detail = f"A batch has at most {BATCH_OPERATIONS_MAX} operations, not {len(operations)}."
+            raise BadRequestError("body_too_large", detail, status=413)
+        parts = []
+        for place, operation in enumerate(operations):
+            parts.append(parse_part(place, operation))
+            if place % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        shown = await self._carry_out(parts, options)
+        await request.answer_json(200, b'{"results":[%b]}' % b",".join(shown), (options.mode.header,))
+
+    async def _carry_out(self, parts: Sequence[Part], options: RequestOptions) -> list[bytes]:
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
+        outcomes = await self._fanout.run(parts, options.mode, options.idempotency_key, deadline_s)
+        return await show(parts, outcomes)
+
+    async def _stream(self, request: RawRequest, options: RequestOptions) -> None:
+        begun = False
+        try:
+            async for group in self._groups(request.receive):
+                shown = await self._carry_out(group, options)
+                if not begun:
+                    begun = True
+                    await request.start(200, ((b"content-type", NDJSON_TYPE), options.mode.header))
+                await request.send(b"\n".join([*shown, b""]), more=True)
+        except BadRequestError as error:
+            if not begun:
+                raise
+            # The results that were sent hold. The last line says why there are no more.
+            await request.send(problem.document(error) + b"\n")
+            return
+        if not begun:
+            await request.start(200, ((b"content-type", NDJSON_TYPE), options.mode.header))
+        await request.send(b"")
+
+    async def _groups(self, receive: bodies.Receive) -> AsyncIterator[list[Part]]:
+        """The operations of a stream, some at a time: what has arrived, and not more than is carried out together.
+
+        Raises:
+            BadRequestError: The stream stands still, or has a line that is too long.
+            DisconnectedError: The client went away; what it sent before is carried out all the same.
+        """
+        group: list[Part] = []
+        place, held, rest, more = 0, 0, b"", True
+        while more:
+            try:
+                async with asyncio.timeout(self._body_timeout_s):
+                    message = await receive()
+            except TimeoutError:
+                detail = f"The next line did not arrive within {self._body_timeout_s:g} s."
+                raise BadRequestError("body_timeout", detail, status=408, headers=(CLOSE,)) from None
+            if message["type"] == "http.disconnect":
+                raise bodies.DisconnectedError
+            more = message.get("more_body", False)
+            *lines, rest = (rest + message.get("body", b"")).split(b"\n")
+            if not more and rest:
+                lines.append(rest)
+                rest = b""
+            if len(rest) > LINE_BYTES_MAX:
+                raise BadRequestError("bad_line", f"A line is longer than {LINE_BYTES_MAX} bytes.", status=413)
+            for line in lines:
+                if not line.strip():
+                    continue
+                group.append(parse_line(place, line))
+                place += 1
+                held += len(line)
+                if len(group) >= GROUP_ITEMS or held >= GROUP_BYTES:
+                    yield group
+                    group, held = [], 0
+        if group:
+            yield group
+
+
+class _Held:
+    """What a request keeps in memory, until its end."""
+
+    def __init__(self, app: BatchApp, size: int) -> None:
+        self._app = app
+        self._size = size
+
+    def __enter__(self) -> None:
+        self._app.count(self._size)
+
+    def __exit__(self, *_: object) -> None:
+        self._app.count(-self._size)
+
+
+def _too_large(*, close: bool = False) -> BadRequestError:
+    return BadRequestError(
+        "body_too_large",
+        f"A batch has at most {BODY_BYTES_MAX} bytes; NDJSON may be of any length.",
+        status=413,
+        headers=(CLOSE,) if close else (),
+    )

@@ -1,0 +1,281 @@
+"""What a request asks for beside its key: one parsed ``RequestOptions`` for every route that reads or writes keys.
+
+Must not know what the options do. Invariants: (1) what is not understood is refused, never ignored; (2) an option that
+is given twice, in two ways, is refused.
+
+Source: DESIGN 7 and 8; features.md, part 4; RFC 9110; draft-ietf-httpapi-idempotency-key-header.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from doug_wire.command import CONTENT_ENCODING_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, KEY_BYTES_MAX, Condition
+from doug_wire.validity import is_printable
+from facade.client.modes import LINEARIZABLE, READ_MODES, ReadMode
+from facade.errors import BadRequestError
+from facade.routes.conditions import Tags, parse_tags, write_condition
+from facade.routes.durations import ttl_ms
+from facade.routes.target import unescape, wants_json
+
+IDEMPOTENCY_KEY_MAX = 255
+
+_IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]{1,%d}\Z" % IDEMPOTENCY_KEY_MAX)
+_IDENTITY = b"identity"
+
+
+class Headers:
+    """The headers of a request that mean something here; None for those that are not there.
+
+    Those that may be a list are joined; any other that comes twice must say the same twice.
+    """
+
+    __slots__ = (
+        "accept",
+        "consistency",
+        "content_encoding",
+        "content_length",
+        "content_range",
+        "content_type",
+        "expect",
+        "idempotency_key",
+        "if_match",
+        "if_none_match",
+        "if_unmodified_since",
+        "transfer_encoding",
+    )
+
+    accept: bytes | None
+    consistency: bytes | None
+    content_encoding: bytes | None
+    content_length: bytes | None
+    content_range: bytes | None
+    content_type: bytes | None
+    expect: bytes | None
+    idempotency_key: bytes | None
+    if_match: bytes | None
+    if_none_match: bytes | None
+    if_unmodified_since: bytes | None
+    transfer_encoding: bytes | None
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Reads the headers of a request, with names in lower case.
+
+        Raises:
+            BadRequestError: One that has one value comes with two.
+        """
+        for slot in self.__slots__:
+            setattr(self, slot, None)
+        for name, value in headers:
+            slot = _SLOTS.get(name, "")
+            if not slot:
+                continue
+            before = getattr(self, slot)
+            if before is not None and before != value:
+                if slot not in _LISTS:
+                    code = "bad_consistency" if slot == "consistency" else "bad_request"
+                    raise BadRequestError(code, f"The header {name.decode()} comes with two values.")
+                value = before + b", " + value  # noqa: PLW2901
+            setattr(self, slot, value)
+
+
+_SLOTS = {
+    (b"doug-consistency" if slot == "consistency" else slot.replace("_", "-").encode()): slot
+    for slot in Headers.__slots__
+}
+_LISTS = frozenset({"accept", "if_match", "if_none_match", "content_encoding", "expect", "transfer_encoding"})
+
+
+class RequestOptions(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        mode: How new a read must be.
+        condition: The condition of a write; None for none.
+        only_if: If-Match of a read.
+        unless: If-None-Match of a read.
+        ttl: Milliseconds, ``KEEP``, or 0 when nothing was said.
+        idempotency_key: What makes a write happen once; empty for nothing.
+        as_json: Whether the JSON view is asked for.
+        key: The key, if the query names it (``key64``).
+    """
+
+    mode: ReadMode = LINEARIZABLE
+    condition: Condition | None = None
+    only_if: Tags | None = None
+    unless: Tags | None = None
+    ttl: int = 0
+    idempotency_key: str = ""
+    as_json: bool = False
+    key: bytes | None = None
+
+
+READ_PARAMETERS = frozenset({b"consistency", b"key64"})
+WRITE_PARAMETERS = READ_PARAMETERS
+EXPIRING_PARAMETERS = READ_PARAMETERS | {b"ttl"}
+
+
+def parse_query(query: bytes, known: frozenset[bytes]) -> dict[bytes, bytes]:
+    """Reads a query whose parameters come once each.
+
+    Raises:
+        BadRequestError: A parameter is not known, comes twice with two values, or is badly escaped.
+    """
+    found: dict[bytes, bytes] = {}
+    for part in query.split(b"&") if query else ():
+        if not part:
+            continue
+        raw_name, _, raw_value = part.partition(b"=")
+        name = unescape(raw_name.replace(b"+", b" "), "query")
+        if name not in known:
+            shown = name.decode("utf-8", "backslashreplace")[:64]
+            names = ", ".join(sorted(each.decode() for each in known)) or "none"
+            raise BadRequestError("unknown_parameter", f"Unknown query parameter {shown!r}; known: {names}.")
+        value = unescape(raw_value.replace(b"+", b" "), "query")
+        if found.setdefault(name, value) != value:
+            code = "bad_consistency" if name == b"consistency" else "bad_request"
+            raise BadRequestError(code, f"The query names {name.decode()} twice.")
+    return found
+
+
+def read_mode(named: bytes | None, header: bytes | None) -> ReadMode:
+    """The mode that query and header ask for.
+
+    Raises:
+        BadRequestError: It is unknown, or named in two ways.
+    """
+    if header is not None:
+        header = header.strip()
+        if named is not None and named != header:
+            raise BadRequestError("bad_consistency", "Query and header Doug-Consistency name two consistencies.")
+        named = header
+    if named is None:
+        return LINEARIZABLE
+    mode = READ_MODES.get(named)
+    if mode is None:
+        shown = named.decode("utf-8", "backslashreplace")[:64]
+        known = ", ".join(name.decode() for name in READ_MODES)
+        raise BadRequestError("bad_consistency", f"Unknown consistency {shown!r}; known: {known}.")
+    return mode
+
+
+def decode_key64(text: bytes) -> bytes:
+    """Decodes a key of any bytes: base64url, with or without its padding.
+
+    Raises:
+        BadRequestError: It is something else, or no key.
+    """
+    padded = text.rstrip(b"=")
+    try:
+        if b"+" in text or b"/" in text or len(text) - len(padded) > 2:
+            raise binascii.Error
+        key = base64.b64decode(padded + b"=" * (-len(padded) % 4), altchars=b"-_", validate=True)
+    except binascii.Error:
+        raise BadRequestError("bad_key64", "key64 is not base64url (RFC 4648, 5).") from None
+    return check_key(key)
+
+
+def check_key(key: bytes) -> bytes:
+    """Refuses what is no key.
+
+    Raises:
+        BadRequestError: It is empty or too long.
+    """
+    if not key:
+        raise BadRequestError("empty_key", "The key is empty.")
+    if len(key) > KEY_BYTES_MAX:
+        raise BadRequestError("key_too_long", f"The key has {len(key)} bytes; the limit is {KEY_BYTES_MAX}.")
+    return key
+
+
+def parse_idempotency_key(text: bytes | None) -> str:
+    """The idempotency key; empty for none. A string in quotes, as the draft has it, or the bare text.
+
+    Raises:
+        BadRequestError: It is empty, too long, or not printable ASCII.
+    """
+    if text is None:
+        return ""
+    bare = text.strip(b" \t")
+    if len(bare) >= 2 and bare[:1] == bare[-1:] == b'"':
+        inner = bare[1:-1]
+        bare = re.sub(rb"\\([\"\\])", rb"\1", inner)
+    if not _IDEMPOTENCY_KEY.match(bare):
+        raise BadRequestError(
+            "bad_idempotency_key", f"Idempotency-Key has 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters."
+        )
+    return bare.decode()
+
+
+def parse_read(query: bytes, headers: Headers) -> RequestOptions:
+    """The options of GET and HEAD.
+
+    Raises:
+        BadRequestError: They make no sense.
+    """
+    if not query and headers.consistency is None and headers.if_none_match is None and headers.if_match is None:
+        return RequestOptions(as_json=wants_json(headers.accept))
+    found = parse_query(query, READ_PARAMETERS)
+    return RequestOptions(
+        mode=read_mode(found.get(b"consistency"), headers.consistency),
+        only_if=None if headers.if_match is None else parse_tags("If-Match", headers.if_match, weak=False),
+        unless=None if headers.if_none_match is None else parse_tags("If-None-Match", headers.if_none_match, weak=True),
+        as_json=wants_json(headers.accept),
+        key=None if (key64 := found.get(b"key64")) is None else decode_key64(key64),
+    )
+
+
+def parse_write(
+    query: bytes, headers: Headers, parameters: frozenset[bytes] = WRITE_PARAMETERS, *, may_keep: bool = True
+) -> RequestOptions:
+    """The options of a write.
+
+    Args:
+        query: The raw query.
+        headers: The headers.
+        parameters: Which query parameters there are.
+        may_keep: Whether ``ttl=keep`` makes sense.
+
+    Raises:
+        BadRequestError: They make no sense.
+    """
+    if headers.if_unmodified_since is not None:
+        detail = "If-Unmodified-Since is not kept, for values have no dates: use If-Match with the ETag."
+        raise BadRequestError("not_implemented", detail, status=501)
+    found = parse_query(query, parameters) if query else {}
+    ttl = found.get(b"ttl")
+    # Writes are linearizable whatever is asked for, but what is asked for must make sense.
+    mode = read_mode(found.get(b"consistency"), headers.consistency)
+    return RequestOptions(
+        mode=mode,
+        condition=write_condition(headers.if_match, headers.if_none_match),
+        ttl=0 if ttl is None else ttl_ms(ttl, may_keep=may_keep),
+        idempotency_key=parse_idempotency_key(headers.idempotency_key),
+        key=None if (key64 := found.get(b"key64")) is None else decode_key64(key64),
+    )
+
+
+def check_content(content_type: bytes | None, content_encoding: bytes | None) -> tuple[bytes, bytes]:
+    """The content type and encoding that are kept with a value; the encoding ``identity`` is none.
+
+    Raises:
+        BadRequestError: One of them cannot be kept.
+    """
+    content_type = content_type or b""
+    content_encoding = content_encoding or b""
+    if len(content_type) > CONTENT_TYPE_BYTES_MAX or not is_printable(content_type):
+        raise BadRequestError(
+            "bad_content_type", f"The content type is not printable ASCII of at most {CONTENT_TYPE_BYTES_MAX} bytes."
+        )
+    if content_encoding.lower() == _IDENTITY:
+        content_encoding = b""
+    if len(content_encoding) > CONTENT_ENCODING_BYTES_MAX or not is_printable(content_encoding):
+        raise BadRequestError(
+            "bad_content_encoding",
+            f"The content encoding is not printable ASCII of at most {CONTENT_ENCODING_BYTES_MAX} bytes.",
+        )
+    return content_type, content_encoding

@@ -1,0 +1,213 @@
+"""What the raw ASGI routes share: one request with its answer, its count, and problems instead of errors.
+
+Must not know any route. Invariants: (1) every request is answered once, a refused one with a problem document; (2)
+every answer names its request (``Doug-Request-Id``).
+
+Source: performance.md, rule 3; RFC 9457.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from time import perf_counter
+from typing import Any
+
+from facade.client.metrics import Metrics
+from facade.errors import BadRequestError, ProblemError
+from facade.routes import body as bodies
+from facade.routes import problem
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON_TYPE = b"application/json"
+NDJSON_TYPE = b"application/x-ndjson"
+CLOSE = (b"connection", b"close")
+CLIENT_WENT_AWAY = 499
+"""As nginx counts it; nobody reads the answer."""
+
+REQUEST_ID = b"doug-request-id"
+SCOPE_REQUEST_ID = "dougdb.request_id"
+
+_SANE_ID = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}\Z")
+_numbers = itertools.count(1)
+_START = secrets.token_hex(6).encode()
+
+
+def request_id(asked: bytes | None) -> bytes:
+    """The id of a request: what its client calls it when that is sane, else one of ours."""
+    if asked is not None and _SANE_ID.match(asked):
+        return asked
+    return b"%b-%x" % (_START, next(_numbers))
+
+
+def request_id_of(scope: Scope) -> bytes:
+    """The id of a request: the client's ``X-Request-Id`` when it is sane, else one of ours."""
+    known: bytes | None = scope.get(SCOPE_REQUEST_ID)
+    if known is not None:
+        return known
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_ID.match(value):
+            found: bytes = value
+            break
+    else:
+        found = request_id(None)
+    scope[SCOPE_REQUEST_ID] = found
+    return found
+
+
+def named(scope: Scope, send: Send) -> Send:
+    """Has every answer name its request."""
+
+    async def send_named(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id_of(scope))]
+        await send(message)
+
+    return send_named
+
+
+class RawRequest:
+    """One request.
+
+    Attributes:
+        method: Its method.
+        raw_path: The path as it was sent.
+        query: The raw query.
+        raw_headers: Names in lower case, and values.
+        receive: Gives its body.
+        label: The consistency that it is counted under.
+        status: What it was answered with; 0 before.
+    """
+
+    __slots__ = ("_scope", "_send", "label", "method", "query", "raw_headers", "raw_path", "receive", "status")
+
+    def __init__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self.receive = receive
+        self.method: str = scope["method"]
+        self.raw_path: bytes = scope["raw_path"]
+        self.query: bytes = scope["query_string"]
+        self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.label = "none"
+        self.status = 0
+
+    async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Begins the answer."""
+        self.status = status
+        shown = [*headers, (REQUEST_ID, request_id_of(self._scope))]
+        await self._send({"type": "http.response.start", "status": status, "headers": shown})
+
+    async def send(self, body: bytes, *, more: bool = False) -> None:
+        """Sends a piece of the answer's body."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:
+        """Answers."""
+        await self.start(status, headers)
+        await self.send(body)
+
+    async def answer_json(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Answers with JSON."""
+        fixed = ((b"content-type", JSON_TYPE), (b"content-length", b"%d" % len(body)))
+        await self.answer(status, (*fixed, *headers), body)
+
+    async def refuse(self, error: ProblemError) -> None:
+        """Answers with a problem document."""
+        content = problem.document(error)
+        headers = problem.headers(error, content)
+        if CLOSE not in headers and any(name == b"expect" for name, _ in self.raw_headers):
+            headers.append(CLOSE)  # The body may never come, and nobody can tell it from the next request.
+        await self.answer(error.status, headers, content)
+
+
+class RawApp:
+    """A route, or some of one kind."""
+
+    route = ""
+    """Its template, for the metrics."""
+
+    methods: frozenset[str] = frozenset()
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def serve(self, request: RawRequest) -> None:
+        """Answers a request whose method is one of ``methods``.
+
+        Raises:
+            ProblemError: It is refused.
+        """
+        raise NotImplementedError
+
+    async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
+        """Serves one request and counts it."""
+        started_s = perf_counter()
+        request = RawRequest(scope, receive, send)
+        method = request.method
+        try:
+            if method not in self.methods:
+                allow = ((b"allow", ", ".join(sorted(self.methods)).encode()),)
+                method = "other"
+                detail = f"There is no {request.method} here."
+                raise BadRequestError("method_not_allowed", detail, status=405, headers=allow)
+            await self.serve(request)
+        except ProblemError as error:
+            await request.refuse(error)
+        except bodies.DisconnectedError:
+            request.status = CLIENT_WENT_AWAY
+        self._metrics.request(method, request.status, request.label, perf_counter() - started_s, self.route)
+
+
+def media_type(content_type: bytes | None) -> bytes:
+    """The media type of a Content-Type, in lower case and without parameters."""
+    return (content_type or b"").split(b";", 1)[0].strip().lower()
+
+
+def check_media_type(content_type: bytes | None, allowed: tuple[bytes, ...]) -> bytes:
+    """The media type of a body, if it is one of those that can be read here.
+
+    Raises:
+        BadRequestError: 415; it is not.
+    """
+    found = media_type(content_type)
+    if found not in allowed:
+        names = " or ".join(each.decode() for each in allowed)
+        shown = found.decode("latin-1")[:64] or "nothing"
+        detail = f"The body is {names}, and its Content-Type says {shown}."
+        raise BadRequestError("unsupported_media_type", detail, status=415)
+    return found
+
+
+def check_acceptable(accept: bytes | None, offered: bytes) -> None:
+    """Refuses a request whose Accept leaves no room for what would be answered.
+
+    Raises:
+        BadRequestError: 406.
+    """
+    if accept is None or not accept.strip():
+        return
+    kind = offered.split(b"/", 1)[0] + b"/*"
+    for part in accept.lower().split(b","):
+        name, *parameters = (piece.strip() for piece in part.split(b";"))
+        refused = any(re.match(rb"q=0(\.0{0,3})?\Z", parameter) for parameter in parameters)
+        if name in (offered, kind, b"*/*") and not refused:
+            return
+    raise BadRequestError("not_acceptable", f"Here is {offered.decode()} alone.", status=406)
+
+
+def check_length(content_length: bytes | None, transfer_encoding: bytes | None) -> int:
+    """How long the body says it is; 0 when it does not say.
+
+    Raises:
+        BadRequestError: 411; a body is needed, and there is none.
+    """
+    if content_length is None and transfer_encoding is None:
+        raise BadRequestError(
+            "length_required", "The body is missing: send Content-Length, or Transfer-Encoding: chunked.", status=411
+        )
+    return int(content_length) if content_length is not None else 0

@@ -1,0 +1,166 @@
+"""What a shard decided, as an answer to a client: a status, headers, or a problem.
+
+Must not know how a result came here. Invariant: a replayed result gives the answer that the first one gave, and says
+that it is replayed.
+
+Source: DESIGN 7; features.md, part 4.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import orjson
+
+from doug_wire.command import Opcode
+from doug_wire.pipe import ResultRecord, Status
+from doug_wire.validity import is_printable
+from facade.client.modes import LINEARIZABLE, ReadMode
+from facade.client.operation import Headers, Operation
+from facade.errors import BadRequestError, DecidedError, InternalError, Outcome, ProblemError
+from facade.routes.durations import timestamp
+from facade.routes.shapes import entry_view
+
+DEFAULT_CONTENT_TYPE = b"application/octet-stream"
+REPLAYED = (b"idempotency-replayed", b"true")
+
+_DECIDED: dict[int, tuple[str, int, str]] = {
+    Status.NOT_FOUND: ("not_found", 404, "The key does not exist."),
+    Status.PRECONDITION_FAILED: ("precondition_failed", 412, "The condition does not hold."),
+    Status.NOT_A_NUMBER: ("not_a_number", 409, "The value is not a decimal integer of 64 bits."),
+    Status.OVERFLOW: ("overflow", 409, "The sum does not fit into 64 bits."),
+    Status.TOKEN_REUSED: ("idempotency_key_reused", 422, "Another request has used this idempotency key."),
+    Status.TOKENS_FULL: ("idempotency_full", 507, "The shard keeps as many idempotency keys as it may."),
+    Status.TOKEN_EXPIRED: (
+        "idempotency_expired",
+        409,
+        "The idempotency key is older than keys are kept; what became of its request is forgotten.",
+    ),
+    Status.RESULT_TOO_LARGE: ("result_too_large", 422, "The results would be larger than 1 MiB."),
+}
+
+
+@functools.cache
+def shard_header(shard: int) -> tuple[bytes, bytes]:
+    """The header that names a shard."""
+    return (b"doug-shard", b"%d" % shard)
+
+
+def receipt(operation: Operation, result: ResultRecord, mode: ReadMode = LINEARIZABLE) -> Headers:
+    """The headers that say who answered, and what else is to be known of the result."""
+    shown: Headers = (shard_header(operation.shard), mode.header, *operation.receipt)
+    if result.expires_at_ms:
+        shown = (*shown, (b"doug-expires-at", timestamp(result.expires_at_ms).encode()))
+    return (*shown, REPLAYED) if result.replayed else shown
+
+
+def etag(revision: int) -> tuple[bytes, bytes]:
+    """The entity tag of a revision."""
+    return (b"etag", b'"%d"' % revision)
+
+
+def problem_of(
+    result: ResultRecord, shard: int, *, uncertain: bool = False, shown: Headers = ()
+) -> ProblemError | None:
+    """The problem that a result is, or None if it is a success.
+
+    Args:
+        result: What the shard said.
+        shard: Its number.
+        uncertain: Whether an earlier try of the same write may have been applied.
+        shown: Further headers.
+    """
+    status = result.status
+    if status == Status.OK:
+        return None
+    known = _DECIDED.get(status)
+    if known is None:
+        return InternalError("invalid_record", f"A raft-node gave the status {status}.", shard=shard)
+    code, http_status, detail = known
+    if status == Status.NOT_FOUND:
+        return BadRequestError(code, detail, status=http_status, shard=shard, headers=shown)
+    members: dict[str, object] = {}
+    if status == Status.PRECONDITION_FAILED:
+        members["current_revision"] = str(result.revision) if result.revision else None
+        if result.revision:
+            shown = (*shown, etag(result.revision))
+    outcome: Outcome = "not_applied"
+    if status == Status.TOKEN_EXPIRED or (status == Status.TOKENS_FULL and uncertain):
+        outcome = "unknown"
+    return DecidedError(
+        code,
+        detail,
+        status=http_status,
+        shard=shard,
+        headers=shown,
+        members=members,
+        outcome=outcome,
+        retryable=status == Status.TOKENS_FULL,
+    )
+
+
+def shown_content_type(result: ResultRecord) -> bytes:
+    """The content type that a value is shown with.
+
+    Through gRPC anything can be stored, and a line break here would be a header of its own.
+    """
+    content_type = result.content_type
+    return content_type if content_type and is_printable(content_type) else DEFAULT_CONTENT_TYPE
+
+
+async def decided(operation: Operation, mode: ReadMode = LINEARIZABLE) -> tuple[ResultRecord, Headers]:
+    """Waits for a success; returns it with the headers that go with it.
+
+    Raises:
+        ProblemError: There was none.
+    """
+    result = await operation.future
+    shown = receipt(operation, result, mode)
+    problem = problem_of(result, operation.shard, uncertain=operation.uncertain, shown=shown)
+    if problem is not None:
+        raise problem
+    return result, shown
+
+
+# Of batches and transactions.
+
+_SUCCESS: dict[int, int] = {Opcode.DELETE: 204}
+
+
+def item_view(
+    opcode: int, key: bytes, result: ResultRecord | ProblemError, shard: int, *, uncertain: bool = False
+) -> bytes:
+    """The result of one operation among others, as JSON: its status as if it were alone, and what goes with it."""
+    if isinstance(result, ProblemError):
+        return orjson.dumps(_problem_view(result))
+    if result.status == Status.OK and opcode == Opcode.PUT and not result.replayed and not result.expires_at_ms:
+        return b'{"status":200,"revision":"%d"}' % result.revision
+    problem = problem_of(result, shard, uncertain=uncertain)
+    view: dict[str, object]
+    if problem is not None:
+        view = _problem_view(problem)
+    elif opcode == Opcode.GET:
+        view = {"status": 200, **entry_view(key, result, shown_content_type(result))}
+    else:
+        view = {"status": _SUCCESS.get(opcode, 200), "revision": str(result.revision)}
+        if opcode == Opcode.INCREMENT:
+            view["value"] = result.value.decode()
+        if result.expires_at_ms:
+            view["expires_at"] = timestamp(result.expires_at_ms)
+    if result.replayed:
+        view["replayed"] = True
+    return orjson.dumps(view)
+
+
+def _problem_view(error: ProblemError) -> dict[str, object]:
+    view: dict[str, object] = {
+        "status": error.status,
+        "code": error.code,
+        "detail": error.detail,
+        "retryable": error.retryable,
+        "outcome": error.outcome,
+    }
+    if error.shard is not None:
+        view["shard"] = error.shard
+    view.update(error.members)
+    return view

@@ -1,0 +1,47 @@
+"""How many file descriptors each listener of a node may take, and a warning when few are left.
+
+Files come first: a node without a descriptor for a table or a segment can do nothing, while a connection can be made
+again. So half of the limit is kept for files, and silent strangers at a port cannot end a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from doug_wire import descriptors
+from raft_node.observability.logs import get_logger
+
+LOOK_EVERY_S = 5.0
+NEAR = 0.8
+
+_log = get_logger()
+
+
+class Shares(NamedTuple):
+    """Connections at a time, by port."""
+
+    peers: int
+    clients: int
+    admin: int
+
+
+def shares(limit: int) -> Shares:
+    """What of a limit of descriptors the ports may take."""
+    return Shares(peers=max(8, limit // 8), clients=max(8, limit // 4), admin=max(8, min(128, limit // 16)))
+
+
+async def watch(
+    limit: int,
+    open_now: Callable[[], int | None] = descriptors.open_now,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Warns once whenever most of the descriptors are in use; runs until cancelled."""
+    near = False
+    while True:
+        opened = await asyncio.to_thread(open_now)
+        was_near, near = near, opened is not None and opened >= NEAR * limit
+        if near and not was_near:
+            _log.warning("descriptors.near_limit", open=opened, limit=limit)
+        await sleep(LOOK_EVERY_S)

@@ -1,0 +1,82 @@
+"""Removal of what has expired: the leader finds it, the log removes it, on every replica as of the same entry.
+
+What has expired is invisible before (``raft_node.kv.visibility``); here it goes for good, and the change is in the
+history: the removal of a user's key by expiry is followed at once by the removal of its note, which no other removal
+is. Removals are not left to compactions, which differ from replica to replica (docs/adr/0010).
+
+Invariants:
+1. Nothing is removed before the log clock has passed its deadline, and nothing that was written anew since.
+2. What is done does not depend on what compactions have removed: they leave what has expired to this module.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from doug_wire.command import Command, CommandError
+from doug_wire.pipe import Status
+from raft_node.kv.keyspace import TOKEN_PREFIX, USER_PREFIX, decode_value, split_due_key
+from raft_node.kv.operations.tokens import TokenRecord
+from raft_node.kv.operations.work import Outcome, Work
+
+_COUNT = struct.Struct("<I")
+_LENGTH = struct.Struct("<H")
+
+NOTES_MAX = 512
+"""So many notes are looked after by one entry."""
+
+
+def encode_expire(notes: Sequence[bytes]) -> bytes:
+    """The value of an EXPIRE command: the notes of what may have expired, as ``keyspace.due_key`` makes them."""
+    return _COUNT.pack(len(notes)) + b"".join([_LENGTH.pack(len(note)) + note for note in notes])
+
+
+def decode_expire(value: bytes) -> list[bytes]:
+    """The opposite of ``encode_expire``.
+
+    Raises:
+        CommandError: It is something else.
+    """
+    if len(value) < _COUNT.size:
+        raise CommandError("notes that are shorter than their count")
+    notes = []
+    position = _COUNT.size
+    for _ in range(_COUNT.unpack_from(value)[0]):
+        start = position + _LENGTH.size
+        if start > len(value):
+            raise CommandError("a note is cut off")
+        position = start + _LENGTH.unpack_from(value, position)[0]
+        note = value[start:position]
+        try:
+            split_due_key(note)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        notes.append(note)
+    if position != len(value):
+        raise CommandError("there are bytes behind the last note, or it is cut off")
+    return notes
+
+
+def keys_to_read(command: Command) -> list[bytes]:
+    """What the notes are about."""
+    return [split_due_key(note)[1] for note in decode_expire(command.value)]
+
+
+def expire(work: Work, command: Command) -> Outcome:
+    """Removes what has expired of the noted keys, and the notes."""
+    for note in decode_expire(command.value):
+        deadline_us, key = split_due_key(note)
+        if deadline_us > work.clock_us:
+            continue
+        data = work.read(key)
+        if data is not None and key.startswith(USER_PREFIX):
+            stored = decode_value(data)
+            if stored.expires_us == deadline_us and work.ownership.is_present(key[1:], stored.epoch):
+                work.next_revision()
+                work.write(key, None)
+        elif data is not None and key.startswith(TOKEN_PREFIX) and TokenRecord.decode(data).deadline_us == deadline_us:
+            work.tokens -= 1
+            work.write(key, None)
+        work.write(note, None)
+    return Outcome(Status.OK, 0)

@@ -1,0 +1,39 @@
+"""The table of the commands for one key, as they come alone, in batches and in transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from doug_wire.command import Command, Opcode
+from doug_wire.slots import slot_of
+from raft_node.kv.keyspace import user_key
+from raft_node.kv.operations import counters, plain
+from raft_node.kv.operations.work import WRONG_SHARD, Outcome, Work, reads_value
+
+Handler = Callable[[Work, Command, int], Outcome]
+"""Carries a command out; the last argument is the epoch of the key's slot."""
+
+HANDLERS: dict[int, Handler] = {
+    Opcode.PUT: plain.put,
+    Opcode.DELETE: plain.delete,
+    Opcode.INCREMENT: counters.increment,
+    Opcode.TOUCH: plain.touch,
+    Opcode.GET: plain.get,
+}
+
+_BLIND = (Opcode.PUT, Opcode.DELETE)
+
+
+def carry_out(work: Work, command: Command) -> Outcome:
+    """Carries out a command for one key, if its slot is owned."""
+    epoch = work.ownership.epochs[slot_of(command.key)]
+    if not epoch or (command.epoch and command.epoch != epoch):
+        return WRONG_SHARD
+    return HANDLERS[command.opcode](work, command, epoch)
+
+
+def keys_to_read(command: Command) -> list[bytes]:
+    """The keys of the keyspace that a command for one key reads."""
+    if command.opcode in _BLIND and not reads_value(command):
+        return []
+    return [user_key(command.key)]

@@ -1,0 +1,143 @@
+"""Tokens: a command with a token is carried out once, and every further time answered with its first outcome.
+
+What became of a token is kept in the replicated state, so that it is found after a change of leaders, a restart and a
+restore, and moves with its slot. Tokens are scoped to a client and to the slot of the command's key.
+
+Invariants:
+1. A token is looked up before anything else of its command is judged.
+2. Only outcomes that were decided here are kept: success, a failed condition, a number that is none. A command that was
+   refused before has left no token, nor has one for another shard.
+3. A token is kept for ``Limits.kept_us`` of log time at least. At ``Limits.count_max`` tokens further ones are refused,
+   never are others forgotten for them.
+4. What is older than tokens are kept is refused when the client's key tells (a UUID of version 7), for nobody knows any
+   more what became of it.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple
+
+from doug_wire import pipe
+from doug_wire.command import Command, Token
+from doug_wire.pipe import PipeError, ResultRecord, Status
+from doug_wire.slots import slot_of
+from raft_node.errors import CorruptionError
+from raft_node.kv.keyspace import token_key
+from raft_node.kv.operations.work import Details, Limits, Outcome, Work
+
+_RECORD = struct.Struct("<BQQ")
+_LIMITS = struct.Struct("<QQ")
+_FORMAT = 1
+_UUID7 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
+
+_KEPT = frozenset(
+    {Status.OK, Status.NOT_FOUND, Status.PRECONDITION_FAILED, Status.NOT_A_NUMBER, Status.OVERFLOW}
+    | {Status.RESULT_TOO_LARGE}
+)
+
+
+class TokenRecord(NamedTuple):
+    """What became of a token.
+
+    Attributes:
+        deadline_us: The log time from which on it is forgotten.
+        fingerprint: That of the request.
+        result: The outcome, as a result record with id 0.
+    """
+
+    deadline_us: int
+    fingerprint: int
+    result: ResultRecord
+
+    def encode(self) -> bytes:
+        """Its bytes, as stored."""
+        return _RECORD.pack(_FORMAT, self.deadline_us, self.fingerprint) + pipe.encode_result(*self.result)
+
+    @classmethod
+    def decode(cls, data: bytes) -> TokenRecord:
+        """The opposite of ``encode``.
+
+        Raises:
+            CorruptionError: It is something else.
+        """
+        if len(data) < _RECORD.size or data[0] != _FORMAT:
+            raise CorruptionError("state", 0, f"a token of {len(data)} bytes, or of an unknown format")
+        _, deadline_us, fingerprint = _RECORD.unpack_from(data)
+        try:
+            (result,) = pipe.decode_results(data[_RECORD.size :])
+        except (PipeError, ValueError) as error:
+            raise CorruptionError("state", 0, f"a token without an outcome: {error}") from error
+        return cls(deadline_us, fingerprint, result)
+
+
+def key_of(command: Command, token: Token) -> bytes:
+    """Where it is kept what became of a command's token."""
+    return token_key(slot_of(command.key), token.id)
+
+
+def known(work: Work, command: Command, token: Token) -> Outcome | None:
+    """The outcome of a command whose token decides it; None if the command is to be carried out.
+
+    Requires: the slot of the command's key is owned.
+    """
+    data = work.read(key_of(command, token))
+    if data is not None:
+        record = TokenRecord.decode(data)
+        if record.deadline_us > work.clock_us:
+            if record.fingerprint != token.fingerprint:
+                return Outcome(Status.TOKEN_REUSED, 0)
+            return replayed(record)
+    if _is_older_than_kept(token, work.clock_us, work.limits):
+        return Outcome(Status.TOKEN_EXPIRED, 0)
+    # One that has expired and is still there gives its place to the new one.
+    if data is None and work.tokens >= work.limits.count_max:
+        return Outcome(Status.TOKENS_FULL, 0)
+    return None
+
+
+def keep(work: Work, command: Command, token: Token, outcome: Outcome) -> None:
+    """Keeps what became of a command that was carried out."""
+    if outcome.status not in _KEPT:
+        return
+    key = key_of(command, token)
+    if work.read(key) is None:
+        work.tokens += 1
+    deadline_us = work.clock_us + work.limits.kept_us
+    work.write(key, TokenRecord(deadline_us, token.fingerprint, outcome.record(0)).encode())
+    work.note_due(deadline_us, key)
+
+
+def replayed(record: TokenRecord) -> Outcome:
+    """The first outcome once more."""
+    result = record.result
+    details = Details(result.content_type, result.value, result.expires_at_ms, result.content_encoding, True)
+    return Outcome(result.status, result.revision, details)
+
+
+def encode_limits(limits: Limits) -> bytes:
+    """The value of a SET_LIMITS command, and what is stored under ``LIMITS_KEY``."""
+    return _LIMITS.pack(*limits)
+
+
+def decode_limits(data: bytes) -> Limits:
+    """The opposite of ``encode_limits``.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if len(data) != _LIMITS.size:
+        raise ValueError(f"limits in {len(data)} bytes")
+    limits = Limits(*_LIMITS.unpack(data))
+    if limits.kept_us >= 1 << 62:
+        raise ValueError("tokens would be kept for ever")
+    return limits
+
+
+def _is_older_than_kept(token: Token, clock_us: int, limits: Limits) -> bool:
+    client_key = token.id[token.id.find(b"\0") + 1 :]
+    if not _UUID7.fullmatch(client_key):
+        return False
+    made_ms = int(client_key[:8] + client_key[9:13], 16)
+    return made_ms * 1000 + limits.kept_us <= clock_us

@@ -1,0 +1,213 @@
+"""The state while a run of entries is applied: what commands read of it, and the effects that they leave.
+
+Reads see the effects of the commands before, within the same run too. What lies in the store must have been fetched
+beforehand: see ``raft_node.kv.state_machine``. This module knows no command.
+
+Invariants:
+1. What a command reads and leaves depends on the entries before it alone: not on how they were cut into runs, nor on
+   what is in memory, nor on what compactions have removed.
+2. ``undo`` leaves nothing of what was done since its ``mark``, but for the hint when to look for expired keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from doug_wire.command import KEEP, Command, Condition, ConditionKind
+from doug_wire.pipe import ResultRecord, Status
+from raft_node.kv.keyspace import StoredValue, due_key, encode_value, user_key
+from raft_node.kv.ownership import Ownership
+from raft_node.kv.visibility import find_visible
+
+NEVER_US = 1 << 63
+"""Later than any deadline."""
+
+
+class Details(NamedTuple):
+    """What an outcome says beside its status and revision; see ``doug_wire.pipe.ResultRecord``."""
+
+    content_type: bytes = b""
+    value: bytes = b""
+    expires_at_ms: int = 0
+    content_encoding: bytes = b""
+    replayed: bool = False
+
+
+class Outcome(NamedTuple):
+    """What applying one entry did.
+
+    Attributes:
+        status: A ``doug_wire.pipe.Status``.
+        revision: The revision that it was given; see ``Status`` for what it is otherwise.
+        details: What there is to say beside; None for nothing.
+    """
+
+    status: int
+    revision: int
+    details: Details | None = None
+
+    def record(self, record_id: int) -> ResultRecord:
+        """The outcome as a result record."""
+        return ResultRecord(record_id, self.status, self.revision, *(self.details or Details()))
+
+
+class Limits(NamedTuple):
+    """For how long a token is kept, in microseconds of log time, and how many of them at most."""
+
+    kept_us: int = 24 * 3600 * 1_000_000
+    count_max: int = 100_000
+
+
+class Mark(NamedTuple):
+    """A point to which ``Work.undo`` goes back."""
+
+    effects: int
+    revision: int
+    tokens: int
+
+
+WRONG_SHARD = Outcome(Status.WRONG_SHARD, 0)
+
+
+class Work:
+    """See the module.
+
+    Attributes:
+        clock_us: The log time as of the entry that is applied.
+        revision: The last revision given out.
+        tokens: How many tokens are kept.
+        limits: How many may be.
+        ownership: The slots of the shard.
+        effects: What is to be written, in order; None for a removal.
+        next_due_us: No key that was written here expires before this.
+    """
+
+    __slots__ = (
+        "_fetched",
+        "_one_revision",
+        "_overlay",
+        "_seen",
+        "clock_us",
+        "effects",
+        "limits",
+        "next_due_us",
+        "ownership",
+        "revision",
+        "tokens",
+    )
+
+    def __init__(self, ownership: Ownership, limits: Limits, revision: int, tokens: int) -> None:
+        """Begins with the state as it is."""
+        self.clock_us = 0
+        self.revision = revision
+        self.tokens = tokens
+        self.limits = limits
+        self.ownership = ownership
+        self.effects: list[tuple[bytes, bytes | None]] = []
+        self.next_due_us = NEVER_US
+        self._fetched: Mapping[bytes, bytes | None] = {}
+        self._overlay: dict[bytes, bytes | None] = {}
+        self._seen = 0
+        self._one_revision = False
+
+    # Reads.
+
+    def take(self, fetched: Mapping[bytes, bytes | None]) -> None:
+        """Takes what the store has under the keys that commands will read."""
+        self._fetched = fetched
+
+    def read(self, key: bytes) -> bytes | None:
+        """What is stored under a key of the keyspace. Requires: it was fetched."""
+        seen = self._seen
+        if seen < len(self.effects):
+            self._overlay.update(self.effects[seen:] if seen else self.effects)
+            self._seen = len(self.effects)
+        overlay = self._overlay
+        return overlay[key] if key in overlay else self._fetched[key]
+
+    def current(self, key: bytes) -> StoredValue | None:
+        """The visible value of a user's key. Requires: it was fetched."""
+        return find_visible(key, self.read(user_key(key)), self.clock_us, self.ownership.epochs)
+
+    # Effects.
+
+    def write(self, key: bytes, value: bytes | None) -> None:
+        """Writes or removes a key of the keyspace."""
+        self.effects.append((key, value))
+
+    def store(self, key: bytes, stored: StoredValue) -> None:
+        """Writes a user's value, and notes when it expires."""
+        self.effects.append((user_key(key), encode_value(stored)))
+        if stored.expires_us:
+            self.note_due(stored.expires_us, user_key(key))
+
+    def note_due(self, deadline_us: int, key: bytes) -> None:
+        """Notes that a key of the keyspace may expire then."""
+        self.effects.append((due_key(deadline_us, key), b""))
+        self.next_due_us = min(self.next_due_us, deadline_us)
+
+    def forget_due(self, stored: StoredValue | None, key: bytes) -> None:
+        """Takes the note of a user's value back, which is about to be replaced; others are left to ``expiry``."""
+        if stored is not None and stored.expires_us:
+            self.effects.append((due_key(stored.expires_us, user_key(key)), None))
+
+    def next_revision(self) -> int:
+        """The revision of a change; all changes of a transaction have the same."""
+        if not self._one_revision:
+            self.revision += 1
+        return self.revision
+
+    def expiry(self, ttl: int, current: StoredValue | None) -> int:
+        """When a key expires that is written with a time to live; 0 for never."""
+        if ttl == KEEP:
+            return 0 if current is None else current.expires_us
+        return self.clock_us + ttl * 1000 if ttl else 0
+
+    # Transactions.
+
+    def begin_transaction(self) -> Mark:
+        """From here on all changes have one revision."""
+        mark = self.mark()
+        self.revision += 1
+        self._one_revision = True
+        return mark
+
+    def end_transaction(self, mark: Mark) -> None:
+        """Ends what ``begin_transaction`` began; if nothing was changed, no revision was given out."""
+        self._one_revision = False
+        if len(self.effects) == mark.effects:
+            self.revision = mark.revision
+
+    def mark(self) -> Mark:
+        """A point to go back to."""
+        return Mark(len(self.effects), self.revision, self.tokens)
+
+    def undo(self, mark: Mark) -> None:
+        """Goes back to a mark."""
+        del self.effects[mark.effects :]
+        self.revision, self.tokens = mark.revision, mark.tokens
+        self._one_revision = False
+        if self._seen > mark.effects:
+            self._overlay = dict(self.effects)
+            self._seen = mark.effects
+
+
+def failed(condition: Condition | None, current: StoredValue | None) -> Outcome | None:
+    """The outcome of a command whose condition does not hold; None if it does."""
+    if condition is None:
+        return None
+    revision = 0 if current is None else current.revision
+    kind = condition.kind
+    if kind == ConditionKind.EXISTS:
+        holds = current is not None
+    elif kind == ConditionKind.ABSENT:
+        holds = current is None
+    else:
+        holds = current is not None and revision == condition.revision
+    return None if holds else Outcome(Status.PRECONDITION_FAILED, revision)
+
+
+def reads_value(command: Command) -> bool:
+    """Whether a put or a delete must know what is there."""
+    return command.condition is not None or command.ttl == KEEP

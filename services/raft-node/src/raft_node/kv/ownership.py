@@ -1,0 +1,75 @@
+"""Which slots this shard owns, and at which epoch: the one answer for whoever must know.
+
+A shard asks it whenever it takes a request, applies a command, or looks a value up. It is a part of the replicated
+state, and changes only when an entry is applied.
+
+Invariants:
+1. A slot with epoch 0 is not owned.
+2. An ownership never changes; another one takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from doug_wire.partition_map import PartitionMapError, SlotRange, decode_ranges, encode_ranges
+from doug_wire.slots import SLOTS, slot_of
+from raft_node.errors import CorruptionError
+
+
+class Ownership:
+    """The slots of one shard.
+
+    Attributes:
+        epoch: That of the partition map which it was taken from.
+        ranges: The owned ranges; none before the shard is created.
+        epochs: The epoch of every slot, by slot; 0 where it is not owned.
+    """
+
+    __slots__ = ("epoch", "epochs", "ranges")
+
+    def __init__(self, epoch: int, ranges: Sequence[SlotRange]) -> None:
+        """Takes the ranges of one shard."""
+        self.epoch = epoch
+        self.ranges = tuple(ranges)
+        self.epochs = [0] * SLOTS
+        for first, last, _, slot_epoch in ranges:
+            self.epochs[first : last + 1] = [slot_epoch] * (last + 1 - first)
+
+    def encode(self) -> bytes:
+        """Its bytes, as stored under ``SLOTS_KEY``."""
+        return encode_ranges(self.epoch, self.ranges)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Ownership:
+        """The opposite of ``encode``.
+
+        Raises:
+            CorruptionError: It is something else.
+        """
+        try:
+            return cls(*decode_ranges(data))
+        except PartitionMapError as error:
+            raise CorruptionError("state", 0, str(error)) from error
+
+    @property
+    def known(self) -> bool:
+        """Whether this shard knows which slots it owns."""
+        return bool(self.ranges)
+
+    def owns(self, slot: int, epoch: int) -> bool:
+        """Whether a request for a slot, at the epoch that its sender knows (0: unknown), is for this shard."""
+        owned = self.epochs[slot]
+        return owned != 0 and epoch in (0, owned)
+
+    def owns_key(self, key: bytes, epoch: int = 0) -> bool:
+        """The same for the slot of a key."""
+        return self.owns(slot_of(key), epoch)
+
+    def is_present(self, key: bytes, epoch: int) -> bool:
+        """Whether a value that was written at this epoch of its slot belongs to the present ownership of it."""
+        return epoch != 0 and epoch == self.epochs[slot_of(key)]
+
+
+NOTHING = Ownership(0, ())
+"""What a shard owns before it is created."""

@@ -1,0 +1,92 @@
+"""A gRPC port of the node: the own server for the hot streams, grpcio's for everything, one address for both.
+
+Which of the two serves a connection is decided by ``doug_stream.front``: streams of nodes and facades go to the own
+server, all other clients to grpcio's, which listens on the loopback interface with the same certificates. Both serve
+the same methods, counted alike. Must not know what the methods do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import grpc.aio
+
+from doug_stream.front import Front
+from doug_stream.limits import Limits
+from doug_stream.server import Method, Server, ServerCall
+from doug_wire import tls
+from doug_wire.tls import Certificates
+from raft_node.errors import SettingsError
+from raft_node.rpc.channels import MESSAGE_BYTES_MAX
+from raft_node.rpc.hot_streams import Behaviour, HotStream, encode
+from raft_node.rpc.interceptor import CountingInterceptor
+from raft_node.settings import parse_address
+
+
+class Listener:
+    """One port."""
+
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        streams: Mapping[HotStream, Behaviour],
+        counting: CountingInterceptor,
+        certificates: Certificates | None,
+    ) -> None:
+        """Builds it; ``open`` has it listen.
+
+        Args:
+            server: Serves everything. Not started yet.
+            streams: What the own server serves too, and by what.
+            counting: Counts its calls.
+            certificates: For mutual TLS; plaintext without.
+        """
+        self._grpc = server
+        self._certificates = certificates
+        methods = {
+            stream.path: Method(counting.count_stream(stream.path, behaviour), stream.decode_request, encode)
+            for stream, behaviour in streams.items()
+        }
+        self._own = Server(methods, Limits(message_bytes_max=MESSAGE_BYTES_MAX))
+        self._front: Front | None = None
+
+    async def open(self, address: str, what: str) -> None:
+        """Listens on ``host:port``.
+
+        Raises:
+            SettingsError: It cannot; ``what`` says which port it would have been.
+        """
+        host, port = parse_address(address)
+        backend = self._add_inner_port()
+        await self._grpc.start()
+        context = None if self._certificates is None else self._certificates.stream_context
+        self._front = Front(self._own, backend, context)
+        try:
+            await self._front.listen(host, port)
+        except OSError as error:
+            raise SettingsError(f"cannot listen on {address} ({what}): is the port taken? {error.strerror}") from error
+
+    def _add_inner_port(self) -> tuple[str, int]:
+        """Has grpcio's server listen where only this machine reaches it."""
+        try:
+            return "127.0.0.1", tls.add_port(self._certificates, self._grpc, "127.0.0.1:0")
+        except RuntimeError:
+            # A machine without IPv4.
+            return "::1", tls.add_port(self._certificates, self._grpc, "[::1]:0")
+
+    def caller(self, context: Any) -> str:
+        """Where a caller really is: grpcio's server sees only who carries its bytes on."""
+        peer: str = context.peer()
+        if self._front is None or isinstance(context, ServerCall):
+            return peer
+        return self._front.caller(peer)
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no more connections and calls; those that go on get some time."""
+        if self._front is not None:
+            await self._front.stop()
+        await asyncio.gather(self._own.stop(grace_s), self._grpc.stop(grace_s))
+        if self._front is not None:
+            self._front.cut_off()

@@ -1,0 +1,88 @@
+"""Silent strangers at a node's ports take neither its files' descriptors nor its place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import structlog.testing
+from prometheus_client import CollectorRegistry
+
+from raft_node.app import admin as admins
+from raft_node.app.admin import AdminServer
+from raft_node.app.descriptors import shares, watch
+from raft_node.errors import DiskError
+from raft_node.storage.files import OsFileSystem
+
+
+def test_files_keep_half_of_the_descriptors() -> None:
+    for limit in (1024, 4096, 65536):
+        assert sum(shares(limit)) <= limit // 2
+    assert min(shares(64)) >= 8
+
+
+async def test_what_is_nearly_used_up_is_told_once_each_time() -> None:
+    opened, slept = iter((10, 80, 90, 10, 81)), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 5:
+            raise TimeoutError
+
+    with structlog.testing.capture_logs() as logs, pytest.raises(TimeoutError):
+        await watch(100, lambda: next(opened), sleep)
+    assert [log["open"] for log in logs if log["event"] == "descriptors.near_limit"] == [80, 81]
+
+
+def test_a_descriptor_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others use them all at the moment: that says nothing about the disk, and must not end the node."""
+    really_open, failures, slept = os.open, [errno.EMFILE, errno.ENFILE], list[float]()
+
+    def open_(path: str, flags: int, mode: int = 0o777) -> int:
+        if failures:
+            raise OSError(failures.pop(), "too many")
+        return really_open(path, flags, mode)
+
+    monkeypatch.setattr("raft_node.storage.files.os.open", open_)
+    monkeypatch.setattr("raft_node.storage.files.time.sleep", slept.append)
+    OsFileSystem().create(f"{tmp_path}/f").close()
+    assert len(slept) == 2
+    failures.extend([errno.EIO])
+    with pytest.raises(DiskError):
+        OsFileSystem().create(f"{tmp_path}/g")
+    assert len(slept) == 2
+    failures.extend([errno.EMFILE] * 5000)
+    with pytest.raises(DiskError):
+        OsFileSystem().create(f"{tmp_path}/g")
+
+
+async def test_connections_to_the_admin_port_are_bounded_in_number_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admins, "HEAD_S", 0.5)
+    server = AdminServer("127.0.0.1:0", CollectorRegistry(), lambda: "", lambda: True, connections_max=3)
+    port = server._socket.getsockname()[1]
+    running = asyncio.create_task(server.run())
+    opened = []
+    try:
+        async with asyncio.timeout(10):
+            while not server._server.started:
+                await asyncio.sleep(0)
+            for _ in range(6):
+                opened.append(await asyncio.open_connection("127.0.0.1", port))
+            # Silent ones are closed, the last ones at once, the first ones after a while.
+            for reader, writer in opened:
+                writer.write(b"GET /livez HTTP/1.1\r\nhost: a\r\n")
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            opened.append((reader, writer))
+            writer.write(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    finally:
+        for _, writer in opened:
+            writer.close()
+        server.stop()
+        await running
