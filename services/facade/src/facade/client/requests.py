@@ -13,16 +13,13 @@ import xxhash
 from doug_wire import command
 from doug_wire.command import Command, Token, token_id
 
-ANYONE = ""
-"""The identity of clients, as long as nobody has to say who they are."""
+
+def token_of(identity: str, key: str) -> bytes:
+    """What a shard knows an idempotency key by: whose it is, and how they call it; empty for anyone's."""
+    return token_id(identity, key)
 
 
-def token_of(key: str) -> bytes:
-    """What a shard knows an idempotency key by."""
-    return token_id(ANYONE, key)
-
-
-def with_token(wanted: Command, idempotency_key: str) -> Command:
+def with_token(wanted: Command, identity: str, idempotency_key: str) -> Command:
     """The command with a token whose fingerprint covers everything that the command does."""
     bare = command.encode(*wanted._replace(epoch=0, token=None))
-    return wanted._replace(token=Token(token_of(idempotency_key), xxhash.xxh3_64_intdigest(bare)))
+    return wanted._replace(token=Token(token_of(identity, idempotency_key), xxhash.xxh3_64_intdigest(bare)))
