@@ -31,7 +31,10 @@ from doug_wire import command, pipe, scan, slots
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
 from facade.app.application import Application
+from facade.app.audit import Audit
+from facade.app.gate import Gate
 from facade.app.protocol import LimitedProtocol
+from facade.client.auth_state import AuthState
 from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.client.tracing import OperationTracing
@@ -58,6 +61,8 @@ class FakeShard:
         self.learners: list[FakeNode] = []
         self.ranges = [(first, last, shard, 1) for first, last, shard in slots.initial_ranges(shards)]
         self.map_epoch = 1
+        self.auth = (0, b"")
+        """The revision and the bytes of who may do what."""
 
     @property
     def data(self) -> dict[bytes, Entry]:
@@ -326,6 +331,22 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             version="0.1.0",
         )
 
+    async def GetAuth(self, request: Any, context: Any) -> admin_pb2.GetAuthResponse:  # noqa: N802
+        await self._wait_while_silent()
+        await self._refuse_members(context)
+        revision, document = self.shard.auth
+        known = revision == request.known_revision
+        return admin_pb2.GetAuthResponse(revision=revision, document=b"" if known else document)
+
+    async def SetAuth(self, request: Any, context: Any) -> admin_pb2.SetAuthResponse:  # noqa: N802
+        await self._wait_while_silent()
+        await self._refuse_members(context)
+        held = self.shard.auth[0]
+        if request.revision <= held if request.copy else request.expected_revision != held:
+            await context.abort(grpc.StatusCode.ABORTED, "CHANGED: it is so", (("doug-code", "CHANGED"),))
+        self.shard.auth = (request.revision, request.document)
+        return admin_pb2.SetAuthResponse(revision=request.revision)
+
     async def Partitions(self, request: Any, context: Any) -> doug_pb2.PartitionsResponse:  # noqa: N802
         await self._wait_while_silent()
         if not self.leads:
@@ -483,7 +504,12 @@ class Facade:
         self.router = router
         self.metrics = metrics
         self.settings = settings
-        self.application = Application(router, metrics, settings)
+        self.state: AuthState | None = None
+        self.gate: Gate | None = None
+        if settings.guarded:
+            self.state = AuthState(router.directory, settings.auth_poll_ms / 1000)
+            self.gate = Gate(settings, self.state, Audit(settings.audit_file, metrics.registry))
+        self.application = Application(router, metrics, settings, self.state, self.gate)
         self._servers: list[tuple[asyncio.Server, ServerState]] = []
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.application),
@@ -560,6 +586,8 @@ async def make_facade(request: pytest.FixtureRequest) -> AsyncIterator[Callable[
             task = asyncio.create_task(router.run())
             stack.push_async_callback(_stop, task)
             facade = Facade(cluster, router, metrics, values)
+            if facade.gate is not None:
+                stack.push_async_callback(_stop, asyncio.create_task(facade.gate.run()))
             stack.push_async_callback(facade.close)
             if getattr(request, "param", "asgi") == "sockets":
                 await facade.use_sockets()

@@ -14,14 +14,18 @@ import structlog
 from fastapi import FastAPI
 
 from facade import __version__
+from facade.app.audit import Audit
 from facade.app.exchange import DATA_PREFIX, refusal
 from facade.app.front import Front
+from facade.app.gate import Gate
 from facade.app.hot import HotLane
 from facade.app.origins import Origins
+from facade.client.access import Caller
+from facade.client.auth_state import AuthState
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
 from facade.errors import ProblemError, UnexpectedError
-from facade.routes import backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
+from facade.routes import auth, backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
 from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp
@@ -48,7 +52,16 @@ class Application:
         hot: The short way for plain requests, for connections that use it.
     """
 
-    def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self,
+        router: Router,
+        metrics: Metrics,
+        settings: Settings,
+        state: AuthState | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        assert (gate is not None) == settings.guarded, "requests are let in by a gate, or by anyone"
+        self._gate = gate
         self._keys = KvApp(router, metrics, settings)
         self._exact: dict[bytes, RawApp | RangeApp] = {
             b"/v1/batch": BatchApp(router, metrics, settings),
@@ -56,11 +69,11 @@ class Application:
         }
         self._ops = OpsApp(router, metrics)
         self._ranges = RangeApp(router, metrics, settings)
-        self._rest = make_fastapi(router, metrics, settings)
+        self._rest = make_fastapi(router, metrics, settings, state, None if gate is None else gate.audit)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
         self.front = Front(settings, metrics)
-        self.hot = HotLane(router, metrics, self.front)
+        self.hot = HotLane(router, metrics, self.front, gate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -78,6 +91,8 @@ class Application:
         self._metrics.inflight += 1
         try:
             self._origins.check(method, raw_path, scope["headers"])
+            if self._gate is not None:
+                self._gate.admit(scope)
             if raw_path.startswith(DATA_PREFIX) and method in READING:
                 self.front.check_unread()
             app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path, scope)
@@ -133,13 +148,25 @@ class Application:
         try:
             await self._rest(scope, receive, observe)
         finally:
+            if self._gate is not None:
+                self._gate.done(scope, status)
             route = getattr(scope.get("route"), "path", UNMATCHED)
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.request(method, status, "none", perf_counter() - started_s, route)
 
 
-def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAPI:
-    """Everything but the key routes."""
+def _untold(caller: Caller, what: str, name: str) -> None:
+    """Nobody says who they are, and so nothing is changed."""
+
+
+def make_fastapi(
+    router: Router,
+    metrics: Metrics,
+    settings: Settings,
+    state: AuthState | None = None,
+    audit: Audit | None = None,
+) -> FastAPI:
+    """Everything but the key routes; without ``state`` and ``audit`` for anyone."""
     app = FastAPI(
         title="DougDB",
         version=__version__,
@@ -163,6 +190,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     app.include_router(leadership.make_router(router, settings))
     app.include_router(members.make_router(router, settings))
     app.include_router(backup.make_router(router, settings))
+    app.include_router(auth.make_router(settings, state, _untold if audit is None else audit.changed))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
     docs.install(app)

@@ -25,9 +25,12 @@ from doug_wire.tls import Certificates
 from doug_wire.tracing import Tracing
 from facade.app import crashes, security
 from facade.app.application import Application
+from facade.app.audit import Audit
 from facade.app.front import Front
+from facade.app.gate import Gate
 from facade.app.protocol import LimitedProtocol
 from facade.app.tracing import TracedApplication
+from facade.client.auth_state import AuthState
 from facade.client.channels import Channels
 from facade.client.metrics import Metrics
 from facade.client.router import Router
@@ -144,7 +147,8 @@ async def serve(
     router = Router(settings, metrics, Channels(certificates), operations)
     discovery = choose(settings, metrics.registry)
     router.on_trouble = discovery.hurry
-    application = Application(router, metrics, settings)
+    state, gate = _make_gate(settings, metrics, router)
+    application = Application(router, metrics, settings, state, gate)
     # What is traced goes through ASGI, where its span is made.
     hot = application.hot if tracing is None else None
     server = _Server(
@@ -159,7 +163,7 @@ async def serve(
             proxy_headers=False,
             backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_S,
-            ssl_context_factory=None if certificates is None else lambda config, default: certificates.https_context(),
+            ssl_context_factory=security.https(settings, certificates),
         )
     )
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -173,6 +177,8 @@ async def serve(
             group.create_task(discovery.run(router.update)),
             group.create_task(_check_times(server, application.front, metrics)),
         ]
+        if gate is not None:
+            background.append(group.create_task(gate.run()))
         if certificates is not None:
             security.show_expiry(certificates, metrics.registry)
             watch = certificates.watch(settings.tls_reload_ms / 1000, log.info, log.error)
@@ -181,6 +187,13 @@ async def serve(
         await server.serve(sockets)
         for task in background:
             task.cancel()
+
+
+def _make_gate(settings: Settings, metrics: Metrics, router: Router) -> tuple[AuthState | None, Gate | None]:
+    if not settings.guarded:
+        return None, None
+    state = AuthState(router.directory, settings.auth_poll_ms / 1000)
+    return state, Gate(settings, state, Audit(settings.audit_file, metrics.registry))
 
 
 def _calm_garbage_collector() -> None:
