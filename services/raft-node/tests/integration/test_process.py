@@ -184,7 +184,7 @@ def test_a_client_that_has_only_reflection_can_do_everything(node: Node) -> None
     created = call("Put", {"key": text("a"), "value": text("1"), "options": {"condition": {"exists": False}}})
     with pytest.raises(grpc.RpcError) as refused:
         call("Put", {"key": text("a"), "options": {"condition": {"exists": False}}})
-    trailers = dict(refused.value.trailing_metadata())
+    trailers: dict[str, str] = dict(refused.value.trailing_metadata())  # type: ignore[arg-type]
     assert (trailers["doug-code"], trailers["doug-revision"]) == ("PRECONDITION_FAILED", created["revision"])
     once = {"idempotencyKey": "7"}
     for replayed in (False, True):
