@@ -1,8 +1,8 @@
 """``DELETE /v1/kv``: the keys of a range, read and deleted some at a time, until a limit or the request's time.
 
 Must not know ASGI. Invariants: (1) what is deleted was read before as being in the range; (2) what is gone is gone:
-when a later part fails, the answer says where to go on, and the next request meets the failure again if it lasts; (3) the
-keys of a shard go by one entry of its log for each part, not by one each.
+when a later part fails, the answer says where to go on, and the next request meets the failure again if it lasts; (3)
+the keys of a shard go by one entry of its log for each part, not by one each.
 
 Source: docs/api.md, Ranges.
 """
