@@ -3,15 +3,13 @@
 Must not know HTTP or who serves what. Invariant: the same request with the same idempotency key gives the same token,
 in every facade and after every restart.
 
-Source: DESIGN 7; doug_wire.command.
+Source: DESIGN 7; doug_wire.idempotency.
 """
 
 from __future__ import annotations
 
-import xxhash
-
-from doug_wire import command
-from doug_wire.command import Command, Token, token_id
+from doug_wire import idempotency
+from doug_wire.command import Command, token_id
 
 
 def token_of(identity: str, key: str) -> bytes:
@@ -21,5 +19,4 @@ def token_of(identity: str, key: str) -> bytes:
 
 def with_token(wanted: Command, identity: str, idempotency_key: str) -> Command:
     """The command with a token whose fingerprint covers everything that the command does."""
-    bare = command.encode(*wanted._replace(epoch=0, token=None))
-    return wanted._replace(token=Token(token_of(identity, idempotency_key), xxhash.xxh3_64_intdigest(bare)))
+    return idempotency.with_token(wanted, identity, idempotency_key)
