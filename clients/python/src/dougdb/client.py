@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import httpx
 
-from dougdb import checks
+from dougdb import bearer, checks
 from dougdb.checks import OCTET_STREAM, Bytes, base_url, is_loopback, proxy_of, value_bytes
 from dougdb.errors import CertificateError, ServerError
 from dougdb.lanes import Lanes
@@ -132,6 +132,7 @@ class DougClient:
         url: Where the facade listens.
         timeout_s: How long one step of a request (connect, send, receive) may take.
         ca_file: The authority that signs the facade's certificate (PEM), for HTTPS; those of the system without it.
+        token: What is shown to say who asks; that of the environment variable DOUGDB_TOKEN without it.
         transport: Another httpx transport, for tests.
     """
 
@@ -141,11 +142,16 @@ class DougClient:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         ca_file: str | None = None,
+        token: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = base_url(url)
         self._http = httpx.Client(
-            timeout=timeout_s, transport=transport, trust_env=not is_loopback(url), verify=_verify(url, ca_file)
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=not is_loopback(url),
+            verify=_verify(url, ca_file),
+            headers=bearer.headers_of(token),
         )
 
     def __enter__(self) -> Self:
@@ -345,6 +351,7 @@ class AsyncDougClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         ca_file: str | None = None,
         in_flight: int = IN_FLIGHT,
+        token: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if in_flight < 1:
@@ -356,7 +363,10 @@ class AsyncDougClient:
             return transport or httpx.AsyncHTTPTransport(verify=verify, limits=_ONE_CONNECTION, proxy=proxy)
 
         self._http = httpx.AsyncClient(
-            timeout=timeout_s, transport=Lanes(lane, in_flight), trust_env=not is_loopback(url)
+            headers=bearer.headers_of(token),
+            timeout=timeout_s,
+            transport=Lanes(lane, in_flight),
+            trust_env=not is_loopback(url),
         )
 
     async def __aenter__(self) -> Self:

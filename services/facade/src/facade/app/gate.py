@@ -40,7 +40,7 @@ from facade.routes.raw import request_id_of
 from facade.settings import PREFIX, Settings
 
 SCOPE_CERTIFICATE = "dougdb.certificate"
-"""Where a connection tells whose certificate it has, in a scope."""
+"""Where a connection tells whose certificate it has, in a scope's state."""
 SCOPE_RULE = "dougdb.rule"
 
 REMEMBERED_MAX = 10_000
@@ -152,7 +152,7 @@ class Gate:
     def _caller(self, scope: MutableMapping[str, Any], route: str) -> Caller:
         address = scope["client"][0] if scope.get("client") else ""
         headers = [value for name, value in scope["headers"] if name == b"authorization"]
-        certificate = scope.get(SCOPE_CERTIFICATE, "") if "mtls" in self._modes else ""
+        certificate = scope.get("state", {}).get(SCOPE_CERTIFICATE, "") if "mtls" in self._modes else ""
         made = Caller(_STRANGER, request_id_of(scope).decode(), address, scope["method"], route, self.audit.refused)
         try:
             if len(headers) > 1:

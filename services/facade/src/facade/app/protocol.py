@@ -304,8 +304,7 @@ class LimitedProtocol(HttpToolsProtocol):
             "raw_path": raw_path,
             "query_string": url.query or b"",
             "headers": self.headers,
-            "state": {},
-            SCOPE_CERTIFICATE: self._certificate,
+            "state": {SCOPE_CERTIFICATE: self._certificate},
         }
         hosts = heads.hosts_of(self.headers)
         if url.host is not None:

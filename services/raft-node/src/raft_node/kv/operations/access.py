@@ -1,8 +1,8 @@
 """Who may do what, as a part of the replicated state: a document with a number that grows with each change.
 
 Shard 0's is the one that counts: it changes by comparing the number. Every other shard holds a copy, so that its nodes
-judge by themselves; a copy only ever becomes a newer one. What the document says is not looked at here: whoever proposes
-it has checked it (``doug_wire.auth.document``).
+judge by themselves; a copy only ever becomes a newer one. What the document says is not looked at here: whoever
+proposes it has checked it (``doug_wire.auth.document``).
 
 Layout: ``u64 revision | document``; of the command's value: ``u64 expected | u64 revision | document``, little-endian.
 """
