@@ -56,7 +56,7 @@ class Seen:
             elif name == b"content-type":
                 # A form cannot send this type, and a script needs to be allowed to first.
                 self.json = value.split(b";", 1)[0].strip().lower() == b"application/json"
-            elif name.startswith(b"doug-"):
+            elif name.startswith(b"doug-") or name == b"authorization":
                 self.custom = True
             elif name == b"access-control-request-method":
                 self.requested_method = value.strip()

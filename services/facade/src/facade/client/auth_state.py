@@ -68,10 +68,12 @@ class AuthState:
         shard = self._directory.shards.get(0)
         if shard is None:
             return
-        asked_s = asyncio.get_running_loop().time()
+        asked_s, before = asyncio.get_running_loop().time(), self.revision
         answer = await call_leader(shard, lambda node: node.get_auth(self.revision, CALL_S))
         if answer is None or isinstance(answer, Refusal):
             return
+        if self.revision != before:
+            return  # A change of ours was faster; the answer is from before it.
         if answer.revision != self.revision and not self._take(answer.revision, answer.document):
             return
         self._heard_s = asked_s
