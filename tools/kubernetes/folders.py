@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.parse
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 DRIVER = "dougdb.test/folders"
 CLASSES = ("folders", "memory")
@@ -30,6 +30,13 @@ EVERY_S = 0.3
 
 class ApiError(Exception):
     """The API server said no."""
+
+
+class Caller(Protocol):
+    """Who answers requests to the API server."""
+
+    def call(self, method: str, path: str, document: Any = None) -> Any:
+        """One request; what is answered."""
 
 
 class Api:
@@ -121,7 +128,7 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def provision(api: Api, root: Path) -> None:
+def provision(api: Caller, root: Path) -> None:
     """Makes a volume for each claim that waits for one and has a node; removes those whose claims are gone."""
     claims = api.call("GET", "/api/v1/persistentvolumeclaims")["items"]
     volumes = {one["metadata"]["name"]: one for one in api.call("GET", VOLUMES)["items"]}

@@ -261,7 +261,7 @@ def down(layout: Layout) -> None:
 
 
 def _group_folders() -> list[Path]:
-    """Where the cgroup may be: with v1 in each controller's tree, and beside them in that of v2, where runc makes it."""
+    """Where the cgroup may be: with v1 in each controller's tree, and in that of v2, where runc makes it."""
     if unified():
         return [GROUPS / GROUP]
     # What is linked to another (cpu to cpu,cpuacct) counts once.
