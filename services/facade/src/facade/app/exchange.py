@@ -49,7 +49,8 @@ class Exchange(RequestResponseCycle):
         self._front = front
         self._replaced = False
         self.leaving = False
-        self.scope[SCOPE_EXCHANGE] = self  # type: ignore[typeddict-unknown-key]
+        scope: Any = self.scope
+        scope[SCOPE_EXCHANGE] = self
 
     def leave(self) -> None:
         """The facade stops: an answer without an end shall find one."""
@@ -89,7 +90,8 @@ class Exchange(RequestResponseCycle):
             await super().run_asgi(answer)  # type: ignore[arg-type]
         finally:
             # Each holds the other, and nothing collects such rings soon.
-            self.scope.pop(SCOPE_EXCHANGE, None)  # type: ignore[typeddict-item]
+            scope: Any = self.scope
+            scope.pop(SCOPE_EXCHANGE, None)
 
     async def receive(self) -> Any:
         """What comes next of the request."""

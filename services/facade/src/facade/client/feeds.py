@@ -40,8 +40,8 @@ class Feeds:
     """See the module.
 
     Attributes:
-        on_events: Told of what has come from a shard.
-        on_gone: Told of changes that were lost.
+        on_events: Told of what has come from a shard; set before the first shard is followed.
+        on_gone: Told of changes that were lost; the same.
         catching_up: How many clients have a stream of their own.
     """
 
@@ -127,8 +127,8 @@ class Feeds:
                 shard,
                 lambda: self._directory.cluster_id,
                 self._ring_bytes_max,
-                lambda source, events: self.on_events(source, events),
-                lambda error: self.on_gone(error),
+                self.on_events,
+                self.on_gone,
             )
             self._tasks[number] = asyncio.create_task(feed.run())
 

@@ -1,7 +1,7 @@
 """One stream of changes from one node, and why it ended.
 
-Must not know HTTP, nor what is done with the changes. Positions are numbers: ``next_of`` a change is where a stream goes
-on behind it, so that a whole revision, and a part of one, compare as one number.
+Must not know HTTP, nor what is done with the changes. Positions are numbers: ``next_of`` a change is where a stream
+goes on behind it, so that a whole revision, and a part of one, compare as one number.
 
 Invariant: a stream that says nothing for ``READ_TIMEOUT_S`` is over, for a node speaks every second.
 """
@@ -174,7 +174,7 @@ def request_from(position: int | None) -> doug_pb2.WatchRequest:
 def candidates(shard: Shard, turn: int) -> list[Node]:
     """The nodes of a shard in the order in which they are worth asking: those that answer first, followers before all.
 
-    A leader has enough to do. Where the others begin, ``turn`` says, so that a node that fails is not asked again first.
+    A leader has enough to do. Where the others begin, ``turn`` says: a node that has failed is not asked again first.
     """
     nodes = shard.expected
     if not nodes:

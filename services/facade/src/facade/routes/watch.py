@@ -49,7 +49,6 @@ class WatchApp(RawApp):
         self._feeds = feeds
         self._audience = audience
         self._max = settings.watches_max
-        self._counted = False
         self.under_way = 0
 
     async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
@@ -141,12 +140,10 @@ class WatchApp(RawApp):
             async with self._feeds.catch_up(wanted, number, OPEN_S):
                 return
         except HistoryGoneError as error:
-            raise BadRequestError(
-                "history_gone",
-                f"Shard {number} holds the changes behind revision {error.oldest}: read the keys again, with from=start.",
-                status=410,
-                shard=number,
-            ) from None
+            detail = (
+                f"Shard {number} holds the changes behind revision {error.oldest} alone: begin anew, with from=start."
+            )
+            raise BadRequestError("history_gone", detail, status=410, shard=number) from None
 
 
 class ProgressApp(RawApp):

@@ -81,7 +81,7 @@ def watch_of(query: bytes, accept: bytes | None, last_event_id: bytes | None) ->
     """
     given = parameters_of(query, PARAMETERS)
     form = Form(values=flag_of(given, "values", default=True), lines=wants_lines(accept))
-    text = given.get("from", b"now") if not last_event_id else last_event_id
+    text = last_event_id or given.get("from", b"now")
     if text in (b"now", b"start"):
         return WatchAsked(_selection(given), form, None, text == b"start")
     try:

@@ -255,7 +255,7 @@ class Session:
                 rest = None
             except (ScanBrokenError, NotAppliedError):
                 self._check()
-                if last is not None:
+                if last is not None and rest is not None:
                     self._parts[-1] = self._parts[-1]._replace(upto=last.key)
                     rest = rest.behind(last)
                 elif self._parts and self._parts[-1].upto is None:
