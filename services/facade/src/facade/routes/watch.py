@@ -140,9 +140,7 @@ class WatchApp(RawApp):
             async with self._feeds.catch_up(wanted, number, OPEN_S):
                 return
         except HistoryGoneError as error:
-            detail = (
-                f"Shard {number} holds the changes behind revision {error.oldest} alone: begin anew, with from=start."
-            )
+            detail = f"Shard {number} holds the changes behind revision {error.oldest}: begin anew, with from=start."
             raise BadRequestError("history_gone", detail, status=410, shard=number) from None
 
 

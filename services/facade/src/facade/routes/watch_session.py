@@ -103,12 +103,11 @@ class Session:
         Raises:
             DisconnectedError: The client is gone.
         """
-        first = b"" if self.form.lines else RETRY
+        if not self.form.lines:
+            await self._write(RETRY)
         if self._asked.snapshot:
-            await self._write(first or b"\n")
             await self._snapshot()
-            first = b""
-        await self._write(first + self._progress())
+        await self._write(self._progress())
         try:
             while not self._exchange.leaving:
                 await self._catch_up()
