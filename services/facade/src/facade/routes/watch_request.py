@@ -13,7 +13,8 @@ from doug_wire.command import KEY_BYTES_MAX
 from doug_wire.watch import ChangeKind
 from facade.errors import BadRequestError
 from facade.routes import watch_ids
-from facade.routes.range import bounds_of, decode64, flag_of, parameters_of, wants_lines
+from facade.routes.options import decode64
+from facade.routes.range import bounds_of, flag_of, parameters_of, wants_lines
 from facade.routes.watch_ids import WatchId, WatchIdError
 
 EVENTS = {b"put": int(ChangeKind.PUT), b"delete": int(ChangeKind.DELETE), b"expire": int(ChangeKind.EXPIRE)}
@@ -110,7 +111,7 @@ def _key(given: dict[str, bytes]) -> bytes | None:
     if plain is not None and encoded is not None:
         raise BadRequestError("bad_range", "key and key64 are two names of one key.")
     if encoded is not None:
-        plain = decode64("key64", encoded)
+        plain = decode64("key64", encoded, "bad_parameter")
     elif plain is not None:
         try:
             plain.decode()
