@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raft_node.storage.reads import BlockNeeded
-from raft_node.storage.span import Span
+from raft_node.storage.span import NO_SPAN, Span
 
 
 class DictStore:
@@ -23,7 +23,11 @@ class DictStore:
         self.stalled = False
 
     def write(
-        self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int, span: Span
+        self,
+        batch: Sequence[tuple[bytes, bytes | None]],
+        applied_index: int,
+        applied_term: int,
+        span: Span = NO_SPAN,
     ) -> None:
         """See ``Store``."""
         self.data.update(batch)

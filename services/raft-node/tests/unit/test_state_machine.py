@@ -19,7 +19,7 @@ from raft_node.kv.ownership import Ownership
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
 from raft_node.storage.reads import BlockNeeded
-from raft_node.storage.span import Span
+from raft_node.storage.span import NO_SPAN, Span
 
 
 class DictStore:
@@ -31,7 +31,11 @@ class DictStore:
         self.batches = 0
 
     def write(
-        self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int, span: Span
+        self,
+        batch: Sequence[tuple[bytes, bytes | None]],
+        applied_index: int,
+        applied_term: int,
+        span: Span = NO_SPAN,
     ) -> None:
         for key, value in batch:
             if value is None:
