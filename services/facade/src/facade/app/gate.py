@@ -232,7 +232,7 @@ class Gate:
         """Gives somebody the rights that count now."""
         if proof.kind == BOOTSTRAP:
             if proof.key == self._bootstrap.digest.hex():
-                access.rights = ALL
+                access.give(ALL)
             else:
                 access.end()
             return
@@ -246,7 +246,7 @@ class Gate:
                 access.end()
                 return
             held = record.held
-        access.rights = self._state.document.rights(proof.principals, held)
+        access.give(self._state.document.rights(proof.principals, held))
 
     # As time passes.
 

@@ -72,6 +72,8 @@ RULES = (
     _rule("/v1/batch", "POST", Need.KEYS),
     _rule("/v1/txn", "POST", Need.KEYS),
     _rule("/v1/ops/{key}", "GET", Need.KEYS),
+    _rule("/v1/watch", "GET", Need.KEYS),
+    _rule("/v1/watch:progress", "POST", Need.KNOWN),
     _rule("/v1/version", "GET", Need.KNOWN),
     _rule("/v1/limits", "GET", Need.KNOWN),
     _rule("/v1/partitions", "GET", Need.KNOWN),

@@ -14,6 +14,7 @@ Source: docs/auth.md; reliability.md, part 5.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -47,7 +48,7 @@ class Access:
         used: Whether they have sent something since somebody looked.
     """
 
-    __slots__ = ("__weakref__", "ended", "identity", "name", "rights", "used")
+    __slots__ = ("__weakref__", "_followers", "ended", "identity", "name", "rights", "used")
 
     def __init__(self, name: str, rights: Rights) -> None:
         self.name = name
@@ -55,11 +56,28 @@ class Access:
         self.rights = rights
         self.ended = False
         self.used = False
+        self._followers: set[Callable[[], None]] = set()
+
+    def give(self, rights: Rights) -> None:
+        """From now on these are the rights."""
+        if rights.grants != self.rights.grants:
+            self.rights = rights
+            for changed in tuple(self._followers):
+                changed()
 
     def end(self) -> None:
         """From now on nothing is allowed."""
         self.ended = True
-        self.rights = NOTHING
+        self.give(NOTHING)
+
+    @contextlib.contextmanager
+    def followed(self, changed: Callable[[], None]) -> Iterator[None]:
+        """Meanwhile something is called when the rights change: for what goes on without asking, as a watch does."""
+        self._followers.add(changed)
+        try:
+            yield
+        finally:
+            self._followers.discard(changed)
 
 
 class Caller(NamedTuple):
@@ -105,6 +123,11 @@ def check(caller: Caller, verb: Verb, target: Target = None) -> None:
     """
     if not authorize(caller.access.rights, verb, target):
         raise refusal(caller, verb, target)
+
+
+def allowed(caller: Caller, verb: Verb, target: Target = None) -> bool:
+    """Whether somebody may do something now; nobody is told of it."""
+    return authorize(caller.access.rights, verb, target)
 
 
 def check_any(caller: Caller, verbs: Iterable[Verb], target: Target = None) -> None:
