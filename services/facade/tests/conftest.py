@@ -31,10 +31,8 @@ from doug_wire import command, pipe, scan, slots
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
 from facade.app.application import Application
-from facade.app.audit import Audit
-from facade.app.gate import Gate
 from facade.app.protocol import LimitedProtocol
-from facade.client.auth_state import AuthState
+from facade.app.server import make_gate
 from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.client.tracing import OperationTracing
@@ -44,6 +42,7 @@ from facade.settings import Settings
 if str(Path(__file__).parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).parent))
 
+from fake_auth import AuthCalls
 from fake_store import Entry, FakeStore, keys_of
 
 _ports = itertools.count(27_100 + os.getpid() % 25 * 200)
@@ -84,7 +83,7 @@ class FakeShard:
         )
 
 
-class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
+class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
     """One raft-node. Its faults are attributes that a test sets."""
 
     def __init__(self, shard: FakeShard, number: int, port: int) -> None:
@@ -334,22 +333,6 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             version="0.1.0",
         )
 
-    async def GetAuth(self, request: Any, context: Any) -> admin_pb2.GetAuthResponse:  # noqa: N802
-        await self._wait_while_silent()
-        await self._refuse_members(context)
-        revision, document = self.shard.auth
-        known = revision == request.known_revision
-        return admin_pb2.GetAuthResponse(revision=revision, document=b"" if known else document)
-
-    async def SetAuth(self, request: Any, context: Any) -> admin_pb2.SetAuthResponse:  # noqa: N802
-        await self._wait_while_silent()
-        await self._refuse_members(context)
-        held = self.shard.auth[0]
-        if request.revision <= held if request.copy else request.expected_revision != held:
-            await context.abort(grpc.StatusCode.ABORTED, "CHANGED: it is so", (("doug-code", "CHANGED"),))
-        self.shard.auth = (request.revision, request.document)
-        return admin_pb2.SetAuthResponse(revision=request.revision)
-
     async def Partitions(self, request: Any, context: Any) -> doug_pb2.PartitionsResponse:  # noqa: N802
         await self._wait_while_silent()
         if not self.leads:
@@ -507,11 +490,7 @@ class Facade:
         self.router = router
         self.metrics = metrics
         self.settings = settings
-        self.state: AuthState | None = None
-        self.gate: Gate | None = None
-        if settings.guarded:
-            self.state = AuthState(router.directory, settings.auth_poll_ms / 1000)
-            self.gate = Gate(settings, self.state, Audit(settings.audit_file, metrics.registry))
+        self.state, self.gate = make_gate(settings, metrics, router)
         self.application = Application(router, metrics, settings, self.state, self.gate)
         self._servers: list[tuple[asyncio.Server, ServerState]] = []
         self.http = httpx.AsyncClient(

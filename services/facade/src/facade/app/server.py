@@ -147,7 +147,7 @@ async def serve(
     router = Router(settings, metrics, Channels(certificates), operations)
     discovery = choose(settings, metrics.registry)
     router.on_trouble = discovery.hurry
-    state, gate = _make_gate(settings, metrics, router)
+    state, gate = make_gate(settings, metrics, router)
     application = Application(router, metrics, settings, state, gate)
     # What is traced goes through ASGI, where its span is made.
     hot = application.hot if tracing is None else None
@@ -190,7 +190,12 @@ async def serve(
             task.cancel()
 
 
-def _make_gate(settings: Settings, metrics: Metrics, router: Router) -> tuple[AuthState | None, Gate | None]:
+def make_gate(settings: Settings, metrics: Metrics, router: Router) -> tuple[AuthState | None, Gate | None]:
+    """What lets requests in, and what it asks; nothing while nobody has to say who they are.
+
+    Raises:
+        SettingsError: A file is missing or makes no sense.
+    """
     if not settings.guarded:
         return None, None
     state = AuthState(router.directory, settings.auth_poll_ms / 1000)
