@@ -24,47 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64oug/v1/doug.proto\x12\x07\x64oug.v1\"\\\n\x07Receipt\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x15\n\rapplied_index\x18\x04 \x01(\x04\x12\x0c\n\x04role\x18\x05 \x01(\t\"d\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12)\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x14.doug.v1.Consistency\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07\x66orward\x18\x04 \x01(\x08\"v\n\x0bGetResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12!\n\x07receipt\x18\x05 \x01(\x0b\x32\x10.doug.v1.Receipt\"M\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"B\n\x0bPutResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\"+\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"E\n\x0e\x44\x65leteResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\"|\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12 \n\x04kind\x18\x02 \x01(\x0e\x32\x12.doug.v1.BatchKind\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x0f\n\x07records\x18\x04 \x01(\x0c\x12\x0f\n\x07\x66orward\x18\x05 \x01(\x08\x12\x0e\n\x06traces\x18\x06 \x01(\x0c\"l\n\x0b\x42\x61tchResult\x12\x0f\n\x07results\x18\x01 \x01(\x0c\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\x12\x11\n\tleader_id\x18\x03 \x01(\t\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\"\x13\n\x11PartitionsRequest\"C\n\tSlotRange\x12\x0c\n\x04\x66rom\x18\x01 \x01(\r\x12\n\n\x02to\x18\x02 \x01(\r\x12\r\n\x05shard\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"Z\n\x12PartitionsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12!\n\x05slots\x18\x02 \x03(\x0b\x32\x12.doug.v1.SlotRange\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c\"\xff\x01\n\x0bScanRequest\x12\r\n\x05start\x18\x01 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x0c\x12\x0f\n\x07reverse\x18\x03 \x01(\x08\x12\r\n\x05limit\x18\x04 \x01(\x04\x12\x16\n\x0epage_bytes_max\x18\x05 \x01(\r\x12\x11\n\tkeys_only\x18\x06 \x01(\x08\x12\x12\n\ncount_only\x18\x07 \x01(\x08\x12\x11\n\tdelimiter\x18\x08 \x01(\x0c\x12\x14\n\x0cprefix_bytes\x18\t \x01(\r\x12)\n\x0b\x63onsistency\x18\n \x01(\x0e\x32\x14.doug.v1.Consistency\x12\x0f\n\x07\x66orward\x18\x0b \x01(\x08\x12\x10\n\x08messages\x18\x0c \x01(\x08\"\x90\x01\n\tScanEntry\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0e\n\x06prefix\x18\x02 \x01(\x08\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\r\n\x05value\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\x12\x18\n\x10\x63ontent_encoding\x18\x06 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x07 \x01(\x04\"\xc6\x01\n\x08ScanPage\x12\x0f\n\x07records\x18\x01 \x01(\x0c\x12#\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x12.doug.v1.ScanEntry\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\x0f\n\x07limited\x18\x05 \x01(\x08\x12!\n\x07receipt\x18\x06 \x01(\x0b\x32\x10.doug.v1.Receipt\x12\x10\n\x08revision\x18\x07 \x01(\x04\x12!\n\x05slots\x18\x08 \x03(\x0b\x32\x12.doug.v1.SlotRange*b\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONSISTENCY_LINEARIZABLE\x10\x01\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x02*z\n\tBatchKind\x12\x1a\n\x16\x42\x41TCH_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42\x41TCH_KIND_WRITE\x10\x01\x12 \n\x1c\x42\x41TCH_KIND_READ_LINEARIZABLE\x10\x02\x12\x19\n\x15\x42\x41TCH_KIND_READ_LOCAL\x10\x03\x32\xd1\x02\n\x04\x44oug\x12\x30\n\x03Get\x12\x13.doug.v1.GetRequest\x1a\x14.doug.v1.GetResponse\x12\x30\n\x03Put\x12\x13.doug.v1.PutRequest\x1a\x14.doug.v1.PutResponse\x12\x39\n\x06\x44\x65lete\x12\x16.doug.v1.DeleteRequest\x1a\x17.doug.v1.DeleteResponse\x12\x30\n\x04Pipe\x12\x0e.doug.v1.Batch\x1a\x14.doug.v1.BatchResult(\x01\x30\x01\x12\x45\n\nPartitions\x12\x1a.doug.v1.PartitionsRequest\x1a\x1b.doug.v1.PartitionsResponse\x12\x31\n\x04Scan\x12\x14.doug.v1.ScanRequest\x1a\x11.doug.v1.ScanPage0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x64oug/v1/doug.proto\x12\x07\x64oug.v1\"\x96\x01\n\x07Receipt\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x15\n\rapplied_index\x18\x04 \x01(\x04\x12\x0c\n\x04role\x18\x05 \x01(\t\x12\x19\n\x0cstaleness_ms\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04zone\x18\x07 \x01(\tB\x0f\n\r_staleness_ms\"\x91\x01\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12)\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x14.doug.v1.Consistency\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07\x66orward\x18\x04 \x01(\x08\x12\x11\n\tmin_index\x18\x05 \x01(\x04\x12\x18\n\x10max_staleness_ms\x18\x06 \x01(\r\"v\n\x0bGetResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12!\n\x07receipt\x18\x05 \x01(\x0b\x32\x10.doug.v1.Receipt\"M\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"B\n\x0bPutResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\"+\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"E\n\x0e\x44\x65leteResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\"|\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12 \n\x04kind\x18\x02 \x01(\x0e\x32\x12.doug.v1.BatchKind\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x0f\n\x07records\x18\x04 \x01(\x0c\x12\x0f\n\x07\x66orward\x18\x05 \x01(\x08\x12\x0e\n\x06traces\x18\x06 \x01(\x0c\"l\n\x0b\x42\x61tchResult\x12\x0f\n\x07results\x18\x01 \x01(\x0c\x12!\n\x07receipt\x18\x02 \x01(\x0b\x32\x10.doug.v1.Receipt\x12\x11\n\tleader_id\x18\x03 \x01(\t\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\"\x13\n\x11PartitionsRequest\"C\n\tSlotRange\x12\x0c\n\x04\x66rom\x18\x01 \x01(\r\x12\n\n\x02to\x18\x02 \x01(\r\x12\r\n\x05shard\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"Z\n\x12PartitionsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12!\n\x05slots\x18\x02 \x03(\x0b\x32\x12.doug.v1.SlotRange\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c\"\xac\x02\n\x0bScanRequest\x12\r\n\x05start\x18\x01 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x0c\x12\x0f\n\x07reverse\x18\x03 \x01(\x08\x12\r\n\x05limit\x18\x04 \x01(\x04\x12\x16\n\x0epage_bytes_max\x18\x05 \x01(\r\x12\x11\n\tkeys_only\x18\x06 \x01(\x08\x12\x12\n\ncount_only\x18\x07 \x01(\x08\x12\x11\n\tdelimiter\x18\x08 \x01(\x0c\x12\x14\n\x0cprefix_bytes\x18\t \x01(\r\x12)\n\x0b\x63onsistency\x18\n \x01(\x0e\x32\x14.doug.v1.Consistency\x12\x0f\n\x07\x66orward\x18\x0b \x01(\x08\x12\x10\n\x08messages\x18\x0c \x01(\x08\x12\x11\n\tmin_index\x18\r \x01(\x04\x12\x18\n\x10max_staleness_ms\x18\x0e \x01(\r\"\x90\x01\n\tScanEntry\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0e\n\x06prefix\x18\x02 \x01(\x08\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\r\n\x05value\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\x12\x18\n\x10\x63ontent_encoding\x18\x06 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x07 \x01(\x04\"\xc6\x01\n\x08ScanPage\x12\x0f\n\x07records\x18\x01 \x01(\x0c\x12#\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x12.doug.v1.ScanEntry\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\x0f\n\x07limited\x18\x05 \x01(\x08\x12!\n\x07receipt\x18\x06 \x01(\x0b\x32\x10.doug.v1.Receipt\x12\x10\n\x08revision\x18\x07 \x01(\x04\x12!\n\x05slots\x18\x08 \x03(\x0b\x32\x12.doug.v1.SlotRange*b\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONSISTENCY_LINEARIZABLE\x10\x01\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x02*\x95\x01\n\tBatchKind\x12\x1a\n\x16\x42\x41TCH_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42\x41TCH_KIND_WRITE\x10\x01\x12 \n\x1c\x42\x41TCH_KIND_READ_LINEARIZABLE\x10\x02\x12\x19\n\x15\x42\x41TCH_KIND_READ_LOCAL\x10\x03\x12\x19\n\x15\x42\x41TCH_KIND_READ_FRESH\x10\x04\x32\xd1\x02\n\x04\x44oug\x12\x30\n\x03Get\x12\x13.doug.v1.GetRequest\x1a\x14.doug.v1.GetResponse\x12\x30\n\x03Put\x12\x13.doug.v1.PutRequest\x1a\x14.doug.v1.PutResponse\x12\x39\n\x06\x44\x65lete\x12\x16.doug.v1.DeleteRequest\x1a\x17.doug.v1.DeleteResponse\x12\x30\n\x04Pipe\x12\x0e.doug.v1.Batch\x1a\x14.doug.v1.BatchResult(\x01\x30\x01\x12\x45\n\nPartitions\x12\x1a.doug.v1.PartitionsRequest\x1a\x1b.doug.v1.PartitionsResponse\x12\x31\n\x04Scan\x12\x14.doug.v1.ScanRequest\x1a\x11.doug.v1.ScanPage0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'doug.v1.doug_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONSISTENCY']._serialized_start=1634
-  _globals['_CONSISTENCY']._serialized_end=1732
-  _globals['_BATCHKIND']._serialized_start=1734
-  _globals['_BATCHKIND']._serialized_end=1856
-  _globals['_RECEIPT']._serialized_start=31
-  _globals['_RECEIPT']._serialized_end=123
-  _globals['_GETREQUEST']._serialized_start=125
-  _globals['_GETREQUEST']._serialized_end=225
-  _globals['_GETRESPONSE']._serialized_start=227
-  _globals['_GETRESPONSE']._serialized_end=345
-  _globals['_PUTREQUEST']._serialized_start=347
-  _globals['_PUTREQUEST']._serialized_end=424
-  _globals['_PUTRESPONSE']._serialized_start=426
-  _globals['_PUTRESPONSE']._serialized_end=492
-  _globals['_DELETEREQUEST']._serialized_start=494
-  _globals['_DELETEREQUEST']._serialized_end=537
-  _globals['_DELETERESPONSE']._serialized_start=539
-  _globals['_DELETERESPONSE']._serialized_end=608
-  _globals['_BATCH']._serialized_start=610
-  _globals['_BATCH']._serialized_end=734
-  _globals['_BATCHRESULT']._serialized_start=736
-  _globals['_BATCHRESULT']._serialized_end=844
-  _globals['_PARTITIONSREQUEST']._serialized_start=846
-  _globals['_PARTITIONSREQUEST']._serialized_end=865
-  _globals['_SLOTRANGE']._serialized_start=867
-  _globals['_SLOTRANGE']._serialized_end=934
-  _globals['_PARTITIONSRESPONSE']._serialized_start=936
-  _globals['_PARTITIONSRESPONSE']._serialized_end=1026
-  _globals['_SCANREQUEST']._serialized_start=1029
-  _globals['_SCANREQUEST']._serialized_end=1284
-  _globals['_SCANENTRY']._serialized_start=1287
-  _globals['_SCANENTRY']._serialized_end=1431
-  _globals['_SCANPAGE']._serialized_start=1434
-  _globals['_SCANPAGE']._serialized_end=1632
-  _globals['_DOUG']._serialized_start=1859
-  _globals['_DOUG']._serialized_end=2196
+  _globals['_CONSISTENCY']._serialized_start=1784
+  _globals['_CONSISTENCY']._serialized_end=1882
+  _globals['_BATCHKIND']._serialized_start=1885
+  _globals['_BATCHKIND']._serialized_end=2034
+  _globals['_RECEIPT']._serialized_start=32
+  _globals['_RECEIPT']._serialized_end=182
+  _globals['_GETREQUEST']._serialized_start=185
+  _globals['_GETREQUEST']._serialized_end=330
+  _globals['_GETRESPONSE']._serialized_start=332
+  _globals['_GETRESPONSE']._serialized_end=450
+  _globals['_PUTREQUEST']._serialized_start=452
+  _globals['_PUTREQUEST']._serialized_end=529
+  _globals['_PUTRESPONSE']._serialized_start=531
+  _globals['_PUTRESPONSE']._serialized_end=597
+  _globals['_DELETEREQUEST']._serialized_start=599
+  _globals['_DELETEREQUEST']._serialized_end=642
+  _globals['_DELETERESPONSE']._serialized_start=644
+  _globals['_DELETERESPONSE']._serialized_end=713
+  _globals['_BATCH']._serialized_start=715
+  _globals['_BATCH']._serialized_end=839
+  _globals['_BATCHRESULT']._serialized_start=841
+  _globals['_BATCHRESULT']._serialized_end=949
+  _globals['_PARTITIONSREQUEST']._serialized_start=951
+  _globals['_PARTITIONSREQUEST']._serialized_end=970
+  _globals['_SLOTRANGE']._serialized_start=972
+  _globals['_SLOTRANGE']._serialized_end=1039
+  _globals['_PARTITIONSRESPONSE']._serialized_start=1041
+  _globals['_PARTITIONSRESPONSE']._serialized_end=1131
+  _globals['_SCANREQUEST']._serialized_start=1134
+  _globals['_SCANREQUEST']._serialized_end=1434
+  _globals['_SCANENTRY']._serialized_start=1437
+  _globals['_SCANENTRY']._serialized_end=1581
+  _globals['_SCANPAGE']._serialized_start=1584
+  _globals['_SCANPAGE']._serialized_end=1782
+  _globals['_DOUG']._serialized_start=2037
+  _globals['_DOUG']._serialized_end=2374
 # @@protoc_insertion_point(module_scope)

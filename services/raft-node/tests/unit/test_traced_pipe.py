@@ -27,6 +27,7 @@ from raft_node.rpc import traced_pipe
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.traced_pipe import TracedPipeSession
 from raft_node.runtime.driver import Submission
+from raft_node.runtime.freshness import Freshness
 
 CALLER = TraceContext(1, 2)
 TRACEPARENT = ("traceparent", f"00-{1:032x}-{2:016x}-01")
@@ -64,6 +65,7 @@ class FakeDriver:
         self.machine = SimpleNamespace(created=True, owns=lambda slot, epoch: True)
         self.submitted: list[Submission] = []
         self.reads: list[Callable[[bool], None]] = []
+        self.applied_index, self.proven_s = 7, 98.0
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
@@ -88,8 +90,9 @@ class Rig:
             serves_local_reads=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
-            receipt=lambda: pb.Receipt(node_id="n", term=3),
+            receipt=lambda proven_s=0.0: pb.Receipt(node_id="n", term=3),
             leader=lambda: SimpleNamespace(id="", address=""),
+            freshness=Freshness(self.driver, lambda: 100.0),
         )
         context: Any = self.context
         self.shard, self.session = shard, TracedPipeSession(shard, context, Metrics(0), self.traces)

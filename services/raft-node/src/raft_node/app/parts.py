@@ -32,6 +32,7 @@ from raft_node.rpc.shard import Shard
 from raft_node.runtime.clocks import LeaseClock
 from raft_node.runtime.divergence import StateMarks
 from raft_node.runtime.driver import Driver
+from raft_node.runtime.freshness import Freshness
 from raft_node.runtime.log_store import LogStore, to_raft
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.prefetch import Prefetcher
@@ -140,6 +141,8 @@ def build(
     limits = ScanLimits(settings.scans_max, settings.scan_hold_ms / 1000, settings.scan_idle_ms / 1000)
     reader = Reader(engine, context.fail, lambda: driver.machine.visibility, limits)
     stack.callback(reader.close)
+    freshness = Freshness(driver)
+    stack.callback(freshness.stop)
     book = AddressBook(settings.peer_addresses, lambda: core.configuration)
     parts = Parts(
         log=log,
@@ -158,7 +161,7 @@ def build(
             timeline.record,
         ),
         upkeep=Upkeep(driver, engine, Limits(settings.idempotency_kept_ms * 1000, settings.idempotency_keys_max)),
-        shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers),
+        shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers, freshness, settings.zone),
     )
     _connect(context, parts, reports, wires)
     return parts
@@ -180,7 +183,7 @@ def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) ->
     wires.slow_append.lead_to(reports.slow_disk)
     wires.log_compacted.lead_to(reports.log_compacted)
     wires.flushed.lead_to(snapshots.flushed)
-    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke)
+    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke, parts.shard.freshness.applied)
     wires.snapshots_wanted.lead_to(snapshots.wanted)
     wires.core_event.lead_to(parts.members.heard)
     parts.peers.connect(parts.book.find, driver.receive, driver.peer_unreachable)

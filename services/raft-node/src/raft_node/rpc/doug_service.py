@@ -46,6 +46,7 @@ _CODES = {
     Status.UNKNOWN: grpc.StatusCode.DEADLINE_EXCEEDED,
     Status.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     Status.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Status.NOT_FRESH: grpc.StatusCode.UNAVAILABLE,
 }
 
 
@@ -118,19 +119,21 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._confirm(shard, context, forward=request.forward)
             if trace is not None:
                 trace.finish()
-        elif not shard.serves_local_reads:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+        else:
+            await self._wait_until_fresh(shard, request, context)
         if not shard.driver.machine.created:
             await self._refuse(shard, Status.UNAVAILABLE, context)
         if not shard.driver.machine.owns(slot_of(request.key), request.epoch):
             await self._refuse(shard, Status.WRONG_SHARD, context)
+        proven_s = shard.freshness.proven_s
         try:
             found = shard.reader.get(request.key)
             if isinstance(found, BlockNeeded):
                 found = await shard.reader.load(found)
         except UnavailableError:
             await self._refuse(shard, Status.UNAVAILABLE, context)
-        return self._get_response(shard, found)
+        receipt = shard.receipt(proven_s)
+        return self._get_response(receipt, found)
 
     async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:  # noqa: N802
         """Writes a key."""
@@ -178,8 +181,8 @@ class DougService(doug_pb2_grpc.DougServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {error}", (("doug-code", "INVALID"),))
         if request.consistency != pb.CONSISTENCY_EVENTUAL:
             await self._confirm(shard, context, forward=request.forward)
-        elif not shard.serves_local_reads:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+        else:
+            await self._wait_until_fresh(shard, request, context)
         if not shard.driver.machine.created:
             await self._refuse(shard, Status.UNAVAILABLE, context)
         try:
@@ -249,6 +252,23 @@ class DougService(doug_pb2_grpc.DougServicer):
         if not await confirmed:
             await self._refuse(shard, Status.NOT_LEADER, context)
 
+    async def _wait_until_fresh(self, shard: Shard, request: pb.GetRequest | pb.ScanRequest, context: Context) -> None:
+        """Returns once this replica may serve a local read, and contains what it asks for."""
+        if not shard.serves_local_reads:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
+        asked = (request.min_index, request.max_staleness_ms / 1000)
+        if shard.freshness.serves(*asked):
+            return
+        fresh: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def settle(ok: bool) -> None:
+            if not fresh.done():
+                fresh.set_result(ok)
+
+        shard.freshness.wait(*asked, settle)
+        if not await fresh or not shard.serves_local_reads:
+            await self._refuse(shard, Status.NOT_FRESH, context)
+
     async def _admit(self, context: Context) -> Shard:
         if self._shard is None:
             await context.abort(
@@ -273,13 +293,13 @@ class DougService(doug_pb2_grpc.DougServicer):
             metadata = (*metadata, ("doug-leader-id", leader.id), ("doug-leader-address", leader.address))
         await context.abort(_CODES[status], details, metadata)
 
-    def _get_response(self, shard: Shard, found: StoredValue | None) -> pb.GetResponse:
+    def _get_response(self, receipt: pb.Receipt, found: StoredValue | None) -> pb.GetResponse:
         if found is None:
-            return pb.GetResponse(found=False, receipt=shard.receipt())
+            return pb.GetResponse(found=False, receipt=receipt)
         return pb.GetResponse(
             found=True,
             value=found.value,
             content_type=found.content_type.decode("ascii"),
             revision=found.revision,
-            receipt=shard.receipt(),
+            receipt=receipt,
         )

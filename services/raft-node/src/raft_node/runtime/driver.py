@@ -329,6 +329,11 @@ class Driver:
         """The last entry that was applied here, and that reads see."""
         return self.node.applied_index if self._restoring_from is None else self._restoring_from
 
+    @property
+    def proven_s(self) -> float:
+        """Everything that was acknowledged before this time is applied: see ``raft_node.runtime.freshness``."""
+        return self._reads.proven_s
+
     # Snapshots.
 
     def snapshot_sent(self, peer: NodeId, index: int) -> None:
