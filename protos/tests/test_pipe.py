@@ -123,7 +123,8 @@ def test_records_before_a_malformed_one_are_given_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "optional"), [(8, ""), (4, ""), (4, "00000000"), (0x80, ""), (1, "0000000000000000"), (2, "0000"), (2, "0500"), (1, "00")]
+    ("flags", "optional"),
+    [(8, ""), (4, ""), (4, "00000000"), (0x80, ""), (1, "0000000000000000"), (2, "0000"), (2, "0500"), (1, "00")],
 )
 def test_options_of_a_read_that_make_no_sense_are_refused(flags: int, optional: str) -> None:
     with pytest.raises(PipeError):

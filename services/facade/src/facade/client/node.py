@@ -20,7 +20,7 @@ from doug_stream.errors import CallError
 from facade.client.channels import SCAN_OPTIONS, Channels
 from facade.client.link import Link
 from facade.client.modes import Kind
-from facade.client.receipts import Receipt
+from facade.client.receipts import Headers, Receipt
 from facade.client.sessions import Sessions
 from facade.discovery.targets import Target
 from facade.settings import parse_address
@@ -71,8 +71,8 @@ class Node:
         self.applied_index = 0
         self.doubted_term = 0
         self.doubted_until_s = 0.0
-        self._name = id_header = (b"doug-served-by", node_id.encode())
-        self._headers = ((-1, -1, ""), (id_header,))
+        self._name = (b"doug-served-by", node_id.encode())
+        self._headers: tuple[tuple[int, int, str], Headers] = ((-1, -1, ""), ())
         self._wanted = asyncio.Event()
         self._wake: asyncio.Future[None] | None = None
         self.unlisted = False

@@ -51,12 +51,12 @@ class Seen(NamedTuple):
 
     Attributes:
         shard: The shard.
-        index: Everything up to this entry of its log, at least.
+        entry: Everything up to this entry of its log, at least.
         strong: Whether that includes all that was acknowledged before: it was a write or a linearizable read.
     """
 
     shard: int
-    index: int
+    entry: int
     strong: bool
 
 
@@ -74,7 +74,7 @@ class Session(NamedTuple):
     partial: bool = False
 
     def demand(self, shard: int) -> int | None:
-        """Up to which entry a replica of a shard must have applied its log; None if only a linearizable read will do."""
+        """Up to which entry a shard's replica must have applied its log; None if only a linearizable read will do."""
         known = self.indexes.get(shard)
         if known is None:
             return None if self.partial else 0
@@ -193,7 +193,7 @@ class Sessions:
         room = _RAW_BYTES_MAX - _BODY_AT - len(epoch)
         kept: list[bytearray] = []
         partial = session.partial
-        for shard, index in reversed(session.indexes.items()):
+        for shard, index in reversed(list(session.indexes.items())):
             pair = bytearray()
             _put_varint(pair, shard)
             _put_varint(pair, index)

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from doug_wire.command import KEY_BYTES_MAX
 from doug_wire.scan import DELIMITER_BYTES_MAX, after_prefix
-from facade.client.modes import LINEARIZABLE, READ_MODES, ReadMode
 from facade.client.scan import ScanQuery
 from facade.errors import BadRequestError
 from facade.routes import cursor as cursors
+from facade.routes.options import freshness_of
 from facade.routes.target import unescape
 
 LIMIT_DEFAULT = 1_000
@@ -29,7 +29,7 @@ _COUNT_MAX = (1 << 63) - 1
 
 _BOUNDS = ("prefix", "start", "end")
 _RANGE = (*_BOUNDS, *(name + "64" for name in _BOUNDS), "limit", "cursor")
-GET_PARAMETERS = frozenset((*_RANGE, "keys_only", "reverse", "count_only", "delimiter", "consistency"))
+GET_PARAMETERS = frozenset((*_RANGE, "keys_only", "reverse", "count_only", "delimiter", "consistency", "max_staleness"))
 DELETE_PARAMETERS = frozenset((*_RANGE, "dry_run", "all"))
 
 
@@ -78,7 +78,7 @@ def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_ma
         count_only=_flag(given, "count_only"),
         delimiter=delimiter,
         prefix_bytes=len(prefix) if delimiter else 0,
-        mode=_mode(given.get("consistency"), consistency),
+        asked=freshness_of(given.get("consistency"), given.get("max_staleness"), consistency),
     )
     scope = cursors.scope_of(
         b"read", cluster_id, start, b"" if end is None else end, b"%d" % asked.reverse, delimiter, prefix
@@ -190,20 +190,6 @@ def _limit(given: Mapping[str, bytes], limit_max: int) -> int:
     if not text.isdigit() or len(text) > 19 or not 0 < int(text) <= limit_max:
         raise BadRequestError("bad_parameter", f"limit is a number from 1 to {limit_max}.")
     return int(text)
-
-
-def _mode(query: bytes | None, header: bytes | None) -> ReadMode:
-    named = None if header is None else header.strip()
-    if query is not None and named is not None and query != named:
-        raise BadRequestError("bad_consistency", "Query and header Doug-Consistency name two consistencies.")
-    named = named if query is None else query
-    if named is None:
-        return LINEARIZABLE
-    mode = READ_MODES.get(named)
-    if mode is None:
-        shown = named.decode("utf-8", "backslashreplace")[:64]
-        raise BadRequestError("bad_consistency", f"Unknown consistency {shown!r}; known: linearizable, eventual.")
-    return mode
 
 
 def _go_on(asked: ScanQuery, given: Mapping[str, bytes], scope: int) -> ScanQuery:

@@ -26,7 +26,7 @@ class Leader(NamedTuple):
 class Shard:
     """One running replica."""
 
-    def __init__(  # noqa: PLR0913 - one caller ties them together
+    def __init__(
         self,
         node_id: str,
         number: int,

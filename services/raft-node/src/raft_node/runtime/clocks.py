@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 
-
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
