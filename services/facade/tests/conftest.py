@@ -131,6 +131,11 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         self.page_records = 3
         """How many records are in a page."""
         self.applied_index = 7
+        self.log_index = 7
+        """Up to which entry it says, with its answers, to have applied its log."""
+        self.staleness_ms: int | None = None
+        """How old its state can be, as far as it can prove it."""
+        self.zone = ""
         self.statuses = 0
         """How often it was asked for its status."""
         self.server: grpc.aio.Server | None = None
@@ -364,11 +369,13 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             hints = (("doug-leader-id", leader_id), ("doug-leader-address", leader_address))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it is so", (("doug-code", "NOT_LEADER"), *hints))
         shard = self.shard
+        if not self._is_fresh(request.min_index, request.max_staleness_ms):
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "it is so", (("doug-code", "NOT_FRESH"),))
         # Copied before the first page leaves: what comes later does not count.
         records = list(self._scanned(request))
         yield doug_pb2.ScanPage(
             revision=shard.store.revision,
-            receipt=doug_pb2.Receipt(node_id=self.id, shard=shard.id, term=shard.term, applied_index=7),
+            receipt=self._receipt(),
             slots=[
                 doug_pb2.SlotRange(**{"from": first}, to=last, shard=owner, epoch=epoch)
                 for first, last, owner, epoch in shard.ranges
@@ -421,20 +428,37 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
                 results=results,
                 leader_id=leader_id,
                 leader_address=leader_address,
-                receipt=doug_pb2.Receipt(
-                    node_id=self.id, shard=self.shard.id, term=self.shard.term, applied_index=7, role="leader"
-                ),
+                receipt=self._receipt(),
             )
+
+    def _receipt(self) -> doug_pb2.Receipt:
+        return doug_pb2.Receipt(
+            node_id=self.id,
+            shard=self.shard.id,
+            term=self.shard.term,
+            applied_index=self.log_index,
+            role="leader" if self.leads else "follower",
+            staleness_ms=self.staleness_ms,
+            zone=self.zone,
+        )
+
+    def _is_fresh(self, min_index: int, bound_ms: int) -> bool:
+        if min_index > self.log_index:
+            return False
+        return not bound_ms or (self.staleness_ms is not None and self.staleness_ms <= bound_ms)
 
     def _answer(self, batch: doug_pb2.Batch, record: Any) -> bytes:
         if self.script:
             return pipe.encode_result(record.id, self.script.popleft())
-        if batch.kind != doug_pb2.BATCH_KIND_READ_LOCAL and not self.leads:
+        local = batch.kind in (doug_pb2.BATCH_KIND_READ_LOCAL, doug_pb2.BATCH_KIND_READ_FRESH)
+        if not local and not self.leads and not batch.forward:
             return pipe.encode_result(record.id, Status.NOT_LEADER)
         if batch.kind == doug_pb2.BATCH_KIND_WRITE:
             return self._write(record)
         if not self.shard.owns(record.key, record.epoch):
             return pipe.encode_result(record.id, Status.WRONG_SHARD)
+        if local and not self._is_fresh(record.min_index, record.bound_ms):
+            return pipe.encode_result(record.id, Status.NOT_FRESH)
         store = self.shard.store
         found = store.look_up(record.token) if record.token else store.get(record.key)
         return pipe.encode_result(*found._replace(id=record.id))

@@ -168,7 +168,8 @@ class Node:
             self._reopen()
             return None
         self.admin = status.admin_address or self.admin
-        self.suspect = False
+        if self.suspect:
+            self.suspect, self.slow_until_s = False, 0.0
         return status
 
     async def events(self, since_us: int, limit: int, timeout_s: float) -> admin_pb2.EventsResponse | None:

@@ -383,13 +383,16 @@ def _choose(shard: Shard, mode: ReadMode, turn: int) -> Node:
         if shard.leader is None:
             raise ScanBrokenError("no_leader", "no leader is known", shard.id)
         return shard.leader
-    nodes = [node for node in shard.expected if node.up and not node.suspect] or shard.expected
-    if mode in (SESSION, BOUNDED):
-        now_s = asyncio.get_running_loop().time()
-        nodes = [node for node in nodes if node.behind_until_s <= now_s] or nodes
-    if not nodes:
+    fresh, now_s = mode in (SESSION, BOUNDED), asyncio.get_running_loop().time()
+    ranked: dict[tuple[bool, bool], list[Node]] = {}
+    for node in shard.expected:
+        node.want()
+        behind = fresh and node.behind_until_s > now_s
+        ranked.setdefault((behind, not node.up or node.suspect), []).append(node)
+    if not ranked:
         raise ScanBrokenError("unavailable", "no node is known", shard.id)
-    return nodes[turn % len(nodes)]
+    best = ranked[min(ranked)]
+    return best[turn % len(best)]
 
 
 def _demand(query: ScanQuery, shard: Shard) -> tuple[Freshness, int]:

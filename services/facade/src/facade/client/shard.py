@@ -255,6 +255,8 @@ class Shard:
         for kind in REPLICA_KINDS:
             if self._queues[kind]:
                 self._grant_one(kind)
+        if len(self._queues[Kind.READ_LINEARIZABLE]) >= self._spread_items:
+            self._grant_one(Kind.READ_LINEARIZABLE)
 
     def _grant_one(self, kind: Kind) -> None:
         node = self.replicas.choose(kind, self._loop.time(), self.leader if kind in LEADER_KINDS else None)
@@ -296,6 +298,8 @@ class Shard:
                     result = result._replace(status=Status.NOT_FRESH)  # noqa: PLW2901
             not_leader = not_leader or status == Status.NOT_LEADER
             taken.append((operation, result))
+        if first_sent_s > now_s - SLOW_S:
+            node.slow_until_s = 0.0
         if staleness_ms is not None:
             # At most as much older as the whole way took; more nobody knows.
             shown.staleness_ms = staleness_ms + ceil(1000 * (now_s - first_sent_s))
