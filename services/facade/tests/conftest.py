@@ -131,10 +131,8 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         self.page_records = 3
         """How many records are in a page."""
         self.applied_index = 7
-        self.log_index = 7
-        """Up to which entry it says, with its answers, to have applied its log."""
-        self.staleness_ms: int | None = None
-        """How old its state can be, as far as it can prove it."""
+        self.log_index = 7  # As its answers tell it.
+        self.staleness_ms: int | None = None  # As far as it can prove it.
         self.zone = ""
         self.statuses = 0
         """How often it was asked for its status."""
@@ -432,15 +430,9 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             )
 
     def _receipt(self) -> doug_pb2.Receipt:
-        return doug_pb2.Receipt(
-            node_id=self.id,
-            shard=self.shard.id,
-            term=self.shard.term,
-            applied_index=self.log_index,
-            role="leader" if self.leads else "follower",
-            staleness_ms=self.staleness_ms,
-            zone=self.zone,
-        )
+        told = {"node_id": self.id, "shard": self.shard.id, "term": self.shard.term, "applied_index": self.log_index}
+        role = "leader" if self.leads else "follower"
+        return doug_pb2.Receipt(**told, role=role, staleness_ms=self.staleness_ms, zone=self.zone)
 
     def _is_fresh(self, min_index: int, bound_ms: int) -> bool:
         if min_index > self.log_index:
@@ -480,7 +472,7 @@ class FakeCluster:
     def __init__(self, shards: int, nodes: int) -> None:
         self.shards = [FakeShard(number, shards) for number in range(shards)]
         for shard in self.shards:
-            shard.nodes = [FakeNode(shard, number, next(_ports)) for number in range(nodes)]
+            shard.nodes = [FakeNode(shard, number, next(_ports)) for number in range(nodes)]  # type: ignore[abstract]  # The facade calls no others.
             shard.leader = shard.nodes[0]
 
     async def start(self) -> None:

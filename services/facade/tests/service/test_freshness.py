@@ -187,7 +187,9 @@ async def test_ranges_and_batches_take_sessions_and_bounds(make_facade: MakeFaca
 
 async def test_linearizable_reads_go_to_followers_too_while_many_wait(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=3, spread_reads_items=8)
-    await facade.http.get("/v1/kv/k?consistency=eventual")
+    for node in facade.router.shards[0].nodes.values():
+        node.want()
+    await facade.until(lambda: all(node.up for node in facade.router.shards[0].nodes.values()), "all are connected")
     leader, *followers = nodes_of(facade)
     leader.silent = True
     first = asyncio.ensure_future(facade.http.get("/v1/kv/k"))

@@ -76,7 +76,7 @@ class Rig:
             reader=SimpleNamespace(get=self.data.get),
             receipt=lambda proven_s=0.0: pb.Receipt(node_id="n", term=3),
             leader=lambda: Leader("shard-0-3", "127.0.0.1:21009"),
-            freshness=Freshness(self.driver, lambda: 100.0),
+            freshness=Freshness(self.driver, lambda: self.driver.proven_s, lambda: 100.0),
         )
         self.service = DougService(Metrics(0))
         self.service.attach(self.shard)  # type: ignore[arg-type]

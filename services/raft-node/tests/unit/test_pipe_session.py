@@ -98,7 +98,7 @@ class Rig:
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
             receipt=self.receipt,
-            freshness=Freshness(self.driver, lambda: self.now_s),
+            freshness=Freshness(self.driver, lambda: self.driver.proven_s, lambda: self.now_s),
             leader=lambda: ("other", "127.0.0.1:9"),
         )
         self.session = PipeSession(self.shard, self.context, Metrics(0))  # type: ignore[arg-type]

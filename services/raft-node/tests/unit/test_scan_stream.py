@@ -53,12 +53,13 @@ class Rig:
         driver: Any = SimpleNamespace(machine=self.machine, read=self._read, applied_index=7, proven_s=98.0)
         self.shard = SimpleNamespace(
             number=0,
+            is_leader=False,
             serves_local_reads=True,
             driver=driver,
             reader=self.reader,
             receipt=lambda proven_s: pb.Receipt(node_id="n", term=3, applied_index=self.engine.applied_index),
             leader=lambda: Leader("shard-0-3", "127.0.0.1:21009"),
-            freshness=Freshness(driver, lambda: 100.0),
+            freshness=Freshness(driver, lambda: 98.0, lambda: 100.0),
         )
         self.service = DougService(Metrics(0))
         self.service.attach(self.shard)  # type: ignore[arg-type]

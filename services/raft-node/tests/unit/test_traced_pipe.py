@@ -92,7 +92,7 @@ class Rig:
             reader=SimpleNamespace(get=self.data.get),
             receipt=lambda proven_s=0.0: pb.Receipt(node_id="n", term=3),
             leader=lambda: SimpleNamespace(id="", address=""),
-            freshness=Freshness(self.driver, lambda: 100.0),
+            freshness=Freshness(self.driver, lambda: self.driver.proven_s, lambda: 100.0),
         )
         context: Any = self.context
         self.shard, self.session = shard, TracedPipeSession(shard, context, Metrics(0), self.traces)

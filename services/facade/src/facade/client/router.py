@@ -133,8 +133,6 @@ class Router:
         while True:
             await shard.troubled.wait()
             shard.troubled.clear()
-            # Who comes back may be of a restored cluster, whose tokens are others.
-            self.directory.stale.set()
             self.on_trouble()
 
     async def _keep_map(self) -> None:

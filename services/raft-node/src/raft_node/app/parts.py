@@ -141,7 +141,7 @@ def build(
     limits = ScanLimits(settings.scans_max, settings.scan_hold_ms / 1000, settings.scan_idle_ms / 1000)
     reader = Reader(engine, context.fail, lambda: driver.machine.visibility, limits)
     stack.callback(reader.close)
-    freshness = Freshness(driver)
+    freshness = Freshness(driver, lambda: driver.reads.proven_s)
     stack.callback(freshness.stop)
     book = AddressBook(settings.peer_addresses, lambda: core.configuration)
     parts = Parts(

@@ -154,7 +154,7 @@ class Driver:
         self._inbox, self._waiting = list[Message](), list[Submission]()
         self._held: Sequence[Entry] = ()
         self._loading = False
-        self._reads = PendingReads(node, metrics, self._loop.time, lease_clock)
+        self.reads = PendingReads(node, metrics, self._loop.time, lease_clock)
         self._turn_scheduled = self._gave_way = False
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
@@ -183,7 +183,7 @@ class Driver:
         for submission in self._waiting:
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
         self._waiting = []
-        self._reads.stop()
+        self.reads.stop()
 
     def receive(self, message: Message) -> None:
         """Takes a message that the transport has decoded."""
@@ -270,10 +270,10 @@ class Driver:
             forward: Whether a node that follows asks its leader, instead of refusing.
         """
         takes = self._takes_requests() or (forward and not self._stopped and self.node.leader is not None)
-        if not takes or len(self._reads) >= READS_WAITING_MAX:
+        if not takes or len(self.reads) >= READS_WAITING_MAX:
             callback(False)
             return
-        self._reads.add(callback, forward=forward)
+        self.reads.add(callback, forward=forward)
         self.wake()
 
     @property
@@ -319,7 +319,7 @@ class Driver:
         expired = self.pending.expire(now_s)
         if expired:
             self._metrics.proposals_failed.labels(self._metrics.shard, "timeout").inc(expired)
-        self._reads.expire(now_s - self._proposal_timeout_s)
+        self.reads.expire(now_s - self._proposal_timeout_s)
         if self.node.role is Role.LEADER and self._log.write_age_s > HUNG_WRITE_S:
             self.node.resign("the disk hangs")
             self.wake()
@@ -328,11 +328,6 @@ class Driver:
     def applied_index(self) -> int:
         """The last entry that was applied here, and that reads see."""
         return self.node.applied_index if self._restoring_from is None else self._restoring_from
-
-    @property
-    def proven_s(self) -> float:
-        """Everything that was acknowledged before this time is applied: see ``raft_node.runtime.freshness``."""
-        return self._reads.proven_s
 
     # Snapshots.
 
@@ -382,11 +377,6 @@ class Driver:
         return self._restoring_from is not None
 
     @property
-    def lease_held(self) -> bool:
-        """Whether linearizable reads need no round at this moment."""
-        return self._reads.lease_held
-
-    @property
     def present_stall_s(self) -> float:
         """For how long applying has waited for flushes and compactions by now; 0 when it does not."""
         return self._stalls.present_s
@@ -424,8 +414,8 @@ class Driver:
             self._apply(held)
         if self._waiting and not self.holding:
             self._propose()
-        if self._reads.waiting and (self.node.role is Role.LEADER or not self.holding):
-            self._reads.ask()
+        if self.reads.waiting and (self.node.role is Role.LEADER or not self.holding):
+            self.reads.ask()
         ready = self.node.ready(self._may_write)
         while ready is not None:
             self._handle(ready)
@@ -435,7 +425,7 @@ class Driver:
                 self.wake()
                 break
             ready = self.node.ready(self._may_write)
-        self._reads.serve(self.applied_index)
+        self.reads.serve(self.applied_index)
         self._hand_overs.conclude()
         self._note_stall()
         self._set_timer()
@@ -479,7 +469,7 @@ class Driver:
             else:
                 self._apply(ready.committed)
         # Deposed while it hands over, its reads wait with the others until it can be said who leads.
-        self._reads.take(ready, keep=self.holding)
+        self.reads.take(ready, keep=self.holding)
         if ready.snapshots_wanted:
             self._on_snapshots_wanted(ready.snapshots_wanted)
 

@@ -47,10 +47,6 @@ class Reads(Protocol):
     def applied_index(self) -> int:
         """The last entry that reads see."""
 
-    @property
-    def proven_s(self) -> float:
-        """Everything acknowledged before this time is applied, by ``boot_s``; minus infinity when nothing is proven."""
-
     def read(self, callback: Callback, *, forward: bool = False) -> None:
         """Has a round confirmed, here or at the leader."""
 
@@ -70,14 +66,16 @@ class _Waiting:
 class Freshness:
     """What this replica can promise of its state."""
 
-    def __init__(self, reads: Reads, clock: Callable[[], float] = boot_s) -> None:
+    def __init__(self, reads: Reads, proven: Callable[[], float], clock: Callable[[], float] = boot_s) -> None:
         """Nothing waits yet.
 
         Args:
-            reads: Who confirms rounds, and knows what is applied and proven.
+            reads: Who confirms rounds, and knows what is applied.
+            proven: The stamp of the newest proof; minus infinity without one.
             clock: The clock of the proofs.
         """
         self._reads = reads
+        self._proven = proven
         self._clock = clock
         self._asking = False
         self._by_index: list[tuple[int, int, _Waiting]] = []
@@ -92,7 +90,7 @@ class Freshness:
     @property
     def proven_s(self) -> float:
         """The stamp of the newest proof; minus infinity without one."""
-        return self._reads.proven_s
+        return self._proven()
 
     def age_s(self, stamp_s: float) -> float:
         """How long ago a stamp is by now."""
@@ -109,7 +107,7 @@ class Freshness:
             return False
         if not bound_s:
             return True
-        age_s = self._clock() - self._reads.proven_s
+        age_s = self._clock() - self._proven()
         if age_s > AHEAD * bound_s:
             self._ask()
         return age_s <= bound_s
