@@ -75,6 +75,7 @@ class Node:
         self._headers: tuple[tuple[int, int, str], Headers] = ((-1, -1, ""), ())
         self._wanted = asyncio.Event()
         self._wake: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self.unlisted = False
         self.retired = False
         self._alias: Target | None = None
@@ -132,6 +133,15 @@ class Node:
         """Lets the writer look for a batch; everything that arrives in this turn of the loop will be in it."""
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def wake_at(self, time_s: float) -> None:
+        """The same at a time of the loop's clock. Of several times the first one counts until it has come."""
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_at(time_s, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self.wake()
 
     def heard(self, said: doug_pb2.Receipt, sessions: Sessions, now_s: float) -> Receipt:
         """Notes a receipt, and gives what clients are told of it."""
@@ -277,5 +287,7 @@ class Node:
 
         Calls that others still wait for get their own time; a call that is cut off looks like a cancellation.
         """
+        if self._alarm is not None:
+            self._alarm.cancel()
         self.drop_scans()
         await self._channel.close(RETIRED_S if self.retired else None)
