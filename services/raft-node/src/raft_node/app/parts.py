@@ -41,6 +41,7 @@ from raft_node.runtime.reader import Reader
 from raft_node.runtime.scans import ScanLimits
 from raft_node.runtime.scrubber import Scrubber
 from raft_node.runtime.upkeep import Upkeep
+from raft_node.runtime.watches import Watches
 from raft_node.runtime.wire import Wire
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
@@ -130,6 +131,7 @@ def build(
     log = _build_log(context, opened, wires)
     stack.callback(log.close)
     machine = StateMachine(engine, opened.state)
+    engine.begin_history(machine.revision)
     core = _build_core(context, joined, opened, log, machine)
     timeline.follow(core)
     follow_term(lambda: core.term)
@@ -144,6 +146,13 @@ def build(
     stack.callback(reader.close)
     freshness = Freshness(driver, lambda: driver.reads.proven_s)
     stack.callback(freshness.stop)
+    watches = Watches(
+        engine,
+        lambda: driver.machine,
+        settings.watches_max,
+        lambda reason: timeline.record("history_damaged", reason=reason),
+    )
+    stack.callback(watches.close_all)
     book = AddressBook(settings.peer_addresses, lambda: core.configuration)
     parts = Parts(
         log=log,
@@ -162,7 +171,7 @@ def build(
             timeline.record,
         ),
         upkeep=Upkeep(driver, engine, Limits(settings.idempotency_kept_ms * 1000, settings.idempotency_keys_max)),
-        shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers, freshness, settings.zone),
+        shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers, watches, freshness, settings.zone),
     )
     _connect(context, parts, reports, wires)
     return parts
@@ -184,7 +193,8 @@ def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) ->
     wires.slow_append.lead_to(reports.slow_disk)
     wires.log_compacted.lead_to(reports.log_compacted)
     wires.flushed.lead_to(snapshots.flushed)
-    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke, parts.shard.freshness.applied)
+    shard = parts.shard
+    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke, shard.watches.poke, shard.freshness.applied)
     wires.snapshots_wanted.lead_to(snapshots.wanted)
     wires.core_event.lead_to(parts.members.heard)
     parts.peers.connect(parts.book.find, driver.receive, driver.peer_unreachable)

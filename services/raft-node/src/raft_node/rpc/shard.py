@@ -14,6 +14,7 @@ from raft_node.rpc.peers import Peers
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.freshness import Freshness
 from raft_node.runtime.reader import Reader
+from raft_node.runtime.watches import Watches
 
 
 class Leader(NamedTuple):
@@ -33,6 +34,7 @@ class Shard:
         driver: Driver,
         reader: Reader,
         peers: Peers,
+        watches: Watches,
         freshness: Freshness,
         zone: str = "",
     ) -> None:
@@ -44,6 +46,7 @@ class Shard:
             driver: Where writes are proposed and reads confirmed.
             reader: Where values are looked up.
             peers: Who knows the leader's Doug address.
+            watches: The watches that are open.
             freshness: Who knows how old the state can be.
             zone: Where this node runs; empty when nobody said.
         """
@@ -52,6 +55,7 @@ class Shard:
         self.driver = driver
         self.reader = reader
         self.peers = peers
+        self.watches = watches
         self.freshness = freshness
         self.zone = zone
         self.is_known_member: Callable[[], bool] = lambda: True
