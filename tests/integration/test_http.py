@@ -225,7 +225,7 @@ def test_other_methods_and_routes_are_refused(cluster: Cluster) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_value_over_the_limit_is_refused_by_its_length_alone(cluster: Cluster) -> None:
-    head = f"PUT /v1/kv/bad HTTP/1.1\r\nhost: a\r\ncontent-length: {VALUE_BYTES_MAX + 1}\r\n\r\n"
+    head = f"PUT /v1/kv/bad HTTP/1.1\r\nhost: localhost\r\ncontent-length: {VALUE_BYTES_MAX + 1}\r\n\r\n"
     document = assert_problem(exchange_raw(cluster.port, head.encode(), timeout_s=5), 413)
     assert str(VALUE_BYTES_MAX) in document["detail"], "the limit is named"
 
@@ -233,7 +233,7 @@ def test_a_value_over_the_limit_is_refused_by_its_length_alone(cluster: Cluster)
 @pytest.mark.usefixtures("unchanged")
 def test_a_value_over_the_limit_is_refused_while_it_streams(cluster: Cluster) -> None:
     chunk = b"10000\r\n" + b"v" * 65_536 + b"\r\n"
-    head = b"PUT /v1/kv/bad HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    head = b"PUT /v1/kv/bad HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
     # One chunk more than the limit allows, and then neither another nor an end.
     response = exchange_raw(cluster.port, head + chunk * (VALUE_BYTES_MAX // 65_536 + 1), timeout_s=5)
     assert_problem(response, 413)
@@ -243,17 +243,18 @@ def test_a_value_over_the_limit_is_refused_while_it_streams(cluster: Cluster) ->
 def test_requests_that_are_not_http_are_refused(cluster: Cluster) -> None:
     """The server below the facade answers these itself, before there is a request that could be told of a problem."""
     for data in (
-        b"PUT /v1/kv/bad HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
-        b"PUT /v1/kv/bad HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"PUT /v1/kv/bad HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
-        b"PUT /v1/kv/bad key HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"PUT /v1/kv/bad HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
+        b"PUT /v1/kv/bad HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n"
+        b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"PUT /v1/kv/bad HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+        b"PUT /v1/kv/bad key HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"nonsense\r\n\r\n",
     ):
         assert 400 <= exchange_raw(cluster.port, data, timeout_s=5).status < 500, data
 
 
 def test_a_body_that_never_ends_changes_nothing(cluster: Cluster, key: str) -> None:
-    head = f"PUT /v1/kv/{key} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\nconnection: close\r\n\r\nhalf"
+    head = f"PUT /v1/kv/{key} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\nconnection: close\r\n\r\nhalf"
     with pytest.raises(Exception, match="no whole answer"):
         exchange_raw(cluster.port, head.encode(), timeout_s=0.5)
     assert cluster.request("GET", f"/v1/kv/{key}").status == 404
