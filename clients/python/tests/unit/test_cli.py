@@ -26,8 +26,10 @@ RUNNER = CliRunner()
 @pytest.fixture(autouse=True)
 def _served_from_memory(monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
     transport = httpx.MockTransport(store.handle)
-    monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=transport))
-    monkeypatch.setattr(import_tree, "AsyncDougClient", lambda url: AsyncDougClient(url, transport=transport))
+    monkeypatch.setattr(common, "DougClient", lambda url, **options: DougClient(url, **options, transport=transport))
+    monkeypatch.setattr(
+        import_tree, "AsyncDougClient", lambda url, **options: AsyncDougClient(url, **options, transport=transport)
+    )
 
 
 def run(*arguments: str, stdin: bytes | None = None) -> Any:
@@ -93,7 +95,7 @@ def test_status(store: Any) -> None:
 )
 def test_exit_codes(store: Any, answer: Any, get_code: int, put_code: int) -> None:
     store.script = [answer, answer]
-    read, written = run("get", "k"), run("put", "k", "v")
+    read, written = run("get", "k", "--deadline", "0"), run("put", "k", "v", "--deadline", "0")
     assert (read.exit_code, written.exit_code) == (get_code, put_code)
     assert read.stderr.startswith("dougctl: ")
     assert read.stdout == written.stdout == ""
@@ -140,7 +142,7 @@ def test_the_url_comes_from_the_option_or_the_environment(store: Any, monkeypatc
 def test_the_authority_may_be_named_behind_the_command(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
 
-    def make(url: str, ca_file: str | None = None) -> DougClient:
+    def make(url: str, ca_file: str | None = None, **options: Any) -> DougClient:
         seen.append(ca_file)
         return DougClient(url, transport=httpx.MockTransport(store.handle))
 
@@ -182,7 +184,9 @@ def test_an_interrupted_import_says_what_was_stored(
         return cast("httpx.Response", store.handle(request))
 
     transport = httpx.MockTransport(handle)
-    monkeypatch.setattr(import_tree, "AsyncDougClient", lambda url: AsyncDougClient(url, transport=transport))
+    monkeypatch.setattr(
+        import_tree, "AsyncDougClient", lambda url, **options: AsyncDougClient(url, **options, transport=transport)
+    )
     result = run("import-tree", str(tmp_path), "--concurrency", "1")
     assert result.exit_code == 130
     assert result.stdout.startswith("stored 3 files")
@@ -193,7 +197,11 @@ def test_interrupted(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(request: httpx.Request) -> httpx.Response:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=httpx.MockTransport(interrupt)))
+    monkeypatch.setattr(
+        common,
+        "DougClient",
+        lambda url, **options: DougClient(url, **options, transport=httpx.MockTransport(interrupt)),
+    )
     assert run("get", "k").exit_code == 130
 
 
