@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from dougdb import calls, checks
-from dougdb.aio.runtime import Background, Pace
+from dougdb.aio.runtime import Pace
 from dougdb.aio.sender import AsyncSender
 from dougdb.calls import conditions
 from dougdb.errors import (
@@ -134,7 +134,7 @@ class AsyncLock:
         self._nonce = ""
         self._lease: Lease | None = None
         self._was_lost = False
-        self._background = Background()
+        self._background = self._pace.background()
 
     @property
     def token(self) -> int:
@@ -186,7 +186,7 @@ class AsyncLock:
             UnavailableError: Nobody could serve it.
         """
         ends_s = None if self._wait_s is None else self._pace.now() + self._wait_s
-        self._nonce, self._was_lost, self._background = new_key(), False, Background()
+        self._nonce, self._was_lost, self._background = new_key(), False, self._pace.background()
         pause_s = POLL_MIN_S
         while True:
             holder = await self._try()

@@ -63,18 +63,6 @@ def as_body(pieces: AsyncIterator[bytes]) -> Body:
     return pieces
 
 
-class Pace:
-    """The clock of a client, and how it waits."""
-
-    def now(self) -> float:
-        """Seconds that only go forward."""
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Waits."""
-        await asyncio.sleep(seconds)
-
-
 class Background:
     """Something that is done while the caller does something else: a task."""
 
@@ -121,3 +109,19 @@ class Background:
         """Whether the caller is cancelled by ``interrupt`` alone; that it is cancelled is taken back then."""
         interrupts, self._interrupts = self._interrupts, False
         return interrupts and self._owner is not None and self._owner.uncancel() == 0
+
+
+class Pace:
+    """The clock of a client, and how it waits."""
+
+    def now(self) -> float:
+        """Seconds that only go forward."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        await asyncio.sleep(seconds)
+
+    def background(self) -> Background:
+        """Something to be done meanwhile."""
+        return Background()

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from dougdb import calls, checks
-from dougdb.blocking.runtime import Background, Pace
+from dougdb.blocking.runtime import Pace
 from dougdb.blocking.sender import Sender
 from dougdb.calls import conditions
 from dougdb.errors import (
@@ -135,7 +135,7 @@ class Lock:
         self._nonce = ""
         self._lease: Lease | None = None
         self._was_lost = False
-        self._background = Background()
+        self._background = self._pace.background()
 
     @property
     def token(self) -> int:
@@ -187,7 +187,7 @@ class Lock:
             UnavailableError: Nobody could serve it.
         """
         ends_s = None if self._wait_s is None else self._pace.now() + self._wait_s
-        self._nonce, self._was_lost, self._background = new_key(), False, Background()
+        self._nonce, self._was_lost, self._background = new_key(), False, self._pace.background()
         pause_s = POLL_MIN_S
         while True:
             holder = self._try()

@@ -79,18 +79,6 @@ def as_body(pieces: Iterator[bytes]) -> Body:
     return cast(BinaryIO, io.BufferedReader(_Pieces(pieces), 1 << 16))
 
 
-class Pace:
-    """The clock of a client, and how it waits."""
-
-    def now(self) -> float:
-        """Seconds that only go forward."""
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        """Waits."""
-        time.sleep(seconds)
-
-
 class Background:
     """Something that is done while the caller does something else: a thread."""
 
@@ -119,3 +107,19 @@ class Background:
     def was_interrupted(self) -> bool:
         """Never."""
         return False
+
+
+class Pace:
+    """The clock of a client, and how it waits."""
+
+    def now(self) -> float:
+        """Seconds that only go forward."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)
+
+    def background(self) -> Background:
+        """Something to be done meanwhile."""
+        return Background()
