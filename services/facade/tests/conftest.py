@@ -456,7 +456,7 @@ class FakeCluster:
     def __init__(self, shards: int, nodes: int) -> None:
         self.shards = [FakeShard(number, shards) for number in range(shards)]
         for shard in self.shards:
-            shard.nodes = [FakeNode(shard, number, next(_ports)) for number in range(nodes)]
+            shard.nodes = [FakeNode(shard, number, next(_ports)) for number in range(nodes)]  # type: ignore[abstract]  # The facade calls no others.
             shard.leader = shard.nodes[0]
 
     async def start(self) -> None:

@@ -8,18 +8,15 @@ Source: docs/api.md, Ranges; DESIGN 8.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from doug_wire.command import KEY_BYTES_MAX
 from doug_wire.scan import DELIMITER_BYTES_MAX, after_prefix
-from facade.client.modes import LINEARIZABLE, READ_MODES, ReadMode
 from facade.client.scan import ScanQuery
 from facade.errors import BadRequestError
 from facade.routes import cursor as cursors
-from facade.routes.target import unescape
+from facade.routes.options import decode64, parse_query, read_mode
 
 LIMIT_DEFAULT = 1_000
 LIMIT_MAX = 10_000
@@ -78,7 +75,7 @@ def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_ma
         count_only=_flag(given, "count_only"),
         delimiter=delimiter,
         prefix_bytes=len(prefix) if delimiter else 0,
-        mode=_mode(given.get("consistency"), consistency),
+        mode=read_mode(given.get("consistency"), consistency),
     )
     scope = cursors.scope_of(
         b"read", cluster_id, start, b"" if end is None else end, b"%d" % asked.reverse, delimiter, prefix
@@ -118,18 +115,8 @@ def wants_lines(accept: bytes | None) -> bool:
 
 
 def _parameters(query: bytes, known: frozenset[str]) -> dict[str, bytes]:
-    given: dict[str, bytes] = {}
-    for part in filter(None, query.split(b"&")):
-        raw_name, _, raw_value = part.partition(b"=")
-        name = unescape(raw_name.replace(b"+", b" "), "query").decode("utf-8", "backslashreplace")
-        if name not in known:
-            raise BadRequestError(
-                "unknown_parameter", f"Unknown query parameter {name[:64]!r}; known: {', '.join(sorted(known))}."
-            )
-        if name in given:
-            raise BadRequestError("bad_parameter", f"The query parameter {name} is given twice.")
-        given[name] = unescape(raw_value.replace(b"+", b" "), "query")
-    return given
+    found = parse_query(query, frozenset(name.encode() for name in known))
+    return {name.decode(): value for name, value in found.items()}
 
 
 def _bounds(given: Mapping[str, bytes]) -> tuple[bytes, bytes | None, bytes]:
@@ -150,7 +137,7 @@ def _key(given: Mapping[str, bytes], name: str) -> bytes | None:
     if plain is not None and encoded is not None:
         raise BadRequestError("bad_range", f"{name} and {name}64 are two names of one bound.")
     if encoded is not None:
-        plain = decode64(name + "64", encoded)
+        plain = decode64(name + "64", encoded, "bad_parameter")
     elif plain is not None and not plain.isascii():
         try:
             plain.decode()
@@ -161,18 +148,6 @@ def _key(given: Mapping[str, bytes], name: str) -> bytes | None:
     if plain is not None and len(plain) > KEY_BYTES_MAX:
         raise BadRequestError("key_too_long", f"{name} has {len(plain)} bytes; the limit is {KEY_BYTES_MAX}.")
     return plain
-
-
-def decode64(name: str, text: bytes) -> bytes:
-    """Bytes in base64url, with or without padding.
-
-    Raises:
-        BadRequestError: It is something else.
-    """
-    try:
-        return base64.b64decode(text.rstrip(b"=") + b"=" * (-len(text.rstrip(b"=")) % 4), b"-_", validate=True)
-    except binascii.Error:
-        raise BadRequestError("bad_parameter", f"{name} is not base64url.") from None
 
 
 def _flag(given: Mapping[str, bytes], name: str) -> bool:
@@ -190,20 +165,6 @@ def _limit(given: Mapping[str, bytes], limit_max: int) -> int:
     if not text.isdigit() or len(text) > 19 or not 0 < int(text) <= limit_max:
         raise BadRequestError("bad_parameter", f"limit is a number from 1 to {limit_max}.")
     return int(text)
-
-
-def _mode(query: bytes | None, header: bytes | None) -> ReadMode:
-    named = None if header is None else header.strip()
-    if query is not None and named is not None and query != named:
-        raise BadRequestError("bad_consistency", "Query and header Doug-Consistency name two consistencies.")
-    named = named if query is None else query
-    if named is None:
-        return LINEARIZABLE
-    mode = READ_MODES.get(named)
-    if mode is None:
-        shown = named.decode("utf-8", "backslashreplace")[:64]
-        raise BadRequestError("bad_consistency", f"Unknown consistency {shown!r}; known: linearizable, eventual.")
-    return mode
 
 
 def _go_on(asked: ScanQuery, given: Mapping[str, bytes], scope: int) -> ScanQuery:

@@ -107,6 +107,8 @@ class StateMachine:
         needed: What must be loaded before more can be applied; empty unless ``apply`` has left entries.
         next_due_us: Nothing expires before this. 0 at first, for nobody knows; whoever looks for what has expired sets
             it anew.
+        looking: Whether somebody looks for what has expired right now; ``next_due_us`` tells only of what is written
+            meanwhile.
     """
 
     def __init__(self, store: Store, stored: StoredState) -> None:
@@ -127,6 +129,7 @@ class StateMachine:
         self._partition_map = _stored_map(stored[PARTITION_MAP_KEY])
         self.needed: list[BlockNeeded] = []
         self.next_due_us = 0
+        self.looking = False
         self._fetched: dict[bytes, bytes | None] = {}
 
     @classmethod
@@ -138,6 +141,10 @@ class StateMachine:
     def created(self) -> bool:
         """Whether this shard knows which slots it owns; false only until its first leader has told."""
         return self.ownership.known
+
+    def may_be_due(self, now_us: int) -> bool:
+        """Whether something that is still visible may have expired by a clock that shows ``now_us``."""
+        return self.clock_us < now_us and (self.looking or self.next_due_us <= now_us)
 
     @property
     def visibility(self) -> Visibility:
