@@ -27,7 +27,7 @@ def groups(operations: Iterable[Operation]) -> Iterator[Group]:
 
     Raises:
         TypeError: One makes no sense.
-        ValueError: One makes no sense.
+        InvalidArgumentError: One makes no sense.
     """
     group: list[tuple[Operation, str]] = []
     size = 0

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from dougdb import checks
 from dougdb.answers import Answer
 from dougdb.checks import Bytes
-from dougdb.errors import InvalidKeyError, ServerError
+from dougdb.errors import InvalidArgumentError, InvalidKeyError, ServerError
 from dougdb.idempotency import AUTO, IdempotencyKey
 from dougdb.operations import (
     Compare,
@@ -121,10 +121,10 @@ def conditions(if_revision: str | int | None, *, if_absent: bool = False, if_exi
     """The header fields of a condition.
 
     Raises:
-        ValueError: There are two.
+        InvalidArgumentError: There are two.
     """
     if (if_revision is not None) + bool(if_absent) + bool(if_exists) > 1:
-        raise ValueError("there is one condition at most: if_revision, if_absent or if_exists")
+        raise InvalidArgumentError("there is one condition at most: if_revision, if_absent or if_exists")
     if if_revision is not None:
         return {"If-Match": f'"{checks.revision(if_revision)}"'}
     if if_absent:

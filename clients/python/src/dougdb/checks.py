@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import httpx
 
-from dougdb.errors import InvalidKeyError
+from dougdb.errors import InvalidArgumentError, InvalidKeyError
 
 KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 1 << 20
@@ -85,10 +85,12 @@ def content_type(text: str) -> str:
 
     Raises:
         TypeError: It is no text.
-        ValueError: It is empty, too long, or not printable ASCII.
+        InvalidArgumentError: It is empty, too long, or not printable ASCII.
     """
     if not _FIELD.match(text) or len(text) > CONTENT_TYPE_BYTES_MAX:
-        raise ValueError(f"a content type is printable ASCII of at most {CONTENT_TYPE_BYTES_MAX} bytes, not {text!r}")
+        raise InvalidArgumentError(
+            f"a content type is printable ASCII of at most {CONTENT_TYPE_BYTES_MAX} bytes, not {text!r}"
+        )
     return text
 
 
@@ -126,18 +128,18 @@ def ttl(value: float | str | timedelta, *, may_keep: bool = True) -> str:
 
     Raises:
         TypeError: It is none of these types.
-        ValueError: It is shorter than a millisecond, longer than a hundred years, or text that says something else.
+        InvalidArgumentError: It is shorter than a millisecond, longer than a hundred years, or other text.
     """
     if isinstance(value, str):
         if not (_TTL.match(value) or (may_keep and value == "keep")):
             forms = "30, 30s, 500ms, 5m, 2h, 7d" + (", keep" if may_keep else "")
-            raise ValueError(f"a ttl is one of {forms}, not {value!r}")
+            raise InvalidArgumentError(f"a ttl is one of {forms}, not {value!r}")
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
         raise TypeError(f"a ttl is a number of seconds, a timedelta or text, not {type(value).__name__}")
     seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
     if not 0.001 <= seconds <= TTL_S_MAX:
-        raise ValueError(f"a ttl is at least a millisecond and at most a hundred years, not {seconds:g} s")
+        raise InvalidArgumentError(f"a ttl is at least a millisecond and at most a hundred years, not {seconds:g} s")
     return f"{round(seconds * 1000)}ms"
 
 
@@ -146,7 +148,7 @@ def ttl_seconds(value: float | str | timedelta) -> float:
 
     Raises:
         TypeError: See ``ttl``.
-        ValueError: See ``ttl``.
+        InvalidArgumentError: See ``ttl``.
     """
     match = _TTL.match(ttl(value, may_keep=False))
     assert match is not None
@@ -158,13 +160,13 @@ def revision(value: str | int) -> str:
 
     Raises:
         TypeError: It is neither text nor a number.
-        ValueError: It is something else than a whole number that is not negative.
+        InvalidArgumentError: It is something else than a whole number that is not negative.
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError(f"a revision is str or int, not {type(value).__name__}")
     text = str(value)
     if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"a revision is a whole number, not {text!r}")
+        raise InvalidArgumentError(f"a revision is a whole number, not {text!r}")
     return text
 
 
@@ -173,8 +175,10 @@ def idempotency_key(text: str) -> str:
 
     Raises:
         TypeError: It is no text.
-        ValueError: It is empty, too long, or not printable ASCII.
+        InvalidArgumentError: It is empty, too long, or not printable ASCII.
     """
     if not _FIELD.match(text) or len(text) > IDEMPOTENCY_KEY_MAX or text != text.strip():
-        raise ValueError(f"an idempotency key is 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters, not {text!r}")
+        raise InvalidArgumentError(
+            f"an idempotency key is 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters, not {text!r}"
+        )
     return text

@@ -5,6 +5,7 @@
     DougdbError
     +-- CertificateError          the file with the authority's certificate cannot be used; nothing was sent
     +-- InvalidKeyError           the key cannot be sent: empty, too long, or no text where text is needed
+    +-- InvalidArgumentError      an argument makes no sense, a ``ValueError`` too; nothing was sent
     +-- KeyNotFoundError          there is no such key
     +-- RejectedError             the request was refused as it stands (4xx); nothing was changed
     |   +-- PreconditionFailedError   the condition does not hold; ``current_revision`` says what is there
@@ -52,6 +53,10 @@ class CertificateError(DougdbError):
 
 class InvalidKeyError(DougdbError):
     """The key cannot be sent: it is empty, too long, or text that has no UTF-8."""
+
+
+class InvalidArgumentError(DougdbError, ValueError):
+    """An argument of a call makes no sense; nothing was sent."""
 
 
 class KeyNotFoundError(DougdbError):

@@ -15,8 +15,8 @@ from typing import Any
 from dougdb import checks
 from dougdb.answers import error_of_problem
 from dougdb.checks import OCTET_STREAM, Bytes
-from dougdb.errors import DougdbError, ServerError
-from dougdb.wire import time_of
+from dougdb.errors import DougdbError, InvalidArgumentError, ServerError
+from dougdb.wire import shown_time, time_of
 
 Ttl = float | str | timedelta
 
@@ -173,7 +173,7 @@ def condition_fields(if_revision: str | int | None, if_absent: bool, if_exists: 
     """A condition in a document.
 
     Raises:
-        ValueError: There are two.
+        InvalidArgumentError: There are two.
     """
     named = [
         name
@@ -185,7 +185,7 @@ def condition_fields(if_revision: str | int | None, if_absent: bool, if_exists: 
         if given
     ]
     if len(named) > 1:
-        raise ValueError(f"there is one condition at most, not {' and '.join(named)}")
+        raise InvalidArgumentError(f"there is one condition at most, not {' and '.join(named)}")
     if if_revision is not None:
         return {"if_revision": checks.revision(if_revision)}
     return dict.fromkeys(named, True)
@@ -216,7 +216,7 @@ def increment_fields(by: int, initial: int) -> dict[str, str]:
         if isinstance(number, bool) or not isinstance(number, int):
             raise TypeError(f"{name} is an int, not {type(number).__name__}")
         if not -(1 << 63) <= number < 1 << 63:
-            raise ValueError(f"{name} has more than 64 bits")
+            raise InvalidArgumentError(f"{name} has more than 64 bits")
     return {"by": str(by), "initial": str(initial)}
 
 
@@ -224,7 +224,7 @@ def compare_document(compare: Compare) -> dict[str, Any]:
     """A comparison as JSON has it.
 
     Raises:
-        ValueError: It asks for nothing, or for two things.
+        InvalidArgumentError: It asks for nothing, or for two things.
     """
     asked: dict[str, Any] = {}
     if compare.exists is not None:
@@ -234,7 +234,7 @@ def compare_document(compare: Compare) -> dict[str, Any]:
     if compare.value is not None:
         asked |= value_fields(compare.value)
     if len(asked.keys() - {"encoding"}) != 1:
-        raise ValueError("a comparison has one of exists, revision, value")
+        raise InvalidArgumentError("a comparison has one of exists, revision, value")
     return {**key_fields(compare.key), **asked}
 
 
@@ -298,3 +298,90 @@ def key_of(document: Mapping[str, Any], name: str = "key") -> bytes:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:
         raise ValueError(f"not base64url: {error}") from None
+
+
+_MEMBERS: Mapping[str, frozenset[str]] = {
+    "get": frozenset(),
+    "put": frozenset({"value", "encoding", "ttl", "content_type", "content_encoding"}),
+    "delete": frozenset(),
+    "increment": frozenset({"by", "initial", "ttl"}),
+    "touch": frozenset({"ttl"}),
+}
+_CONDITIONS = frozenset({"if_revision", "if_absent", "if_exists"})
+
+
+def operation_from(document: object) -> Operation:
+    """Reads an operation as JSON has it; ``document_of`` writes it.
+
+    Raises:
+        InvalidArgumentError: It is something else.
+        TypeError: A member has a wrong type.
+    """
+    if not isinstance(document, dict) or document.get("op") not in _MEMBERS:
+        raise InvalidArgumentError(f'an operation is an object whose "op" is one of {", ".join(_MEMBERS)}')
+    op = document["op"]
+    known = _MEMBERS[op] | {"op", "key", "key64"} | (frozenset() if op == "get" else _CONDITIONS)
+    strange = document.keys() - known
+    if strange:
+        raise InvalidArgumentError(f"{op} has no {', '.join(sorted(strange))}")
+    try:
+        key = key_of(document)
+    except KeyError:
+        raise InvalidArgumentError('an operation names its "key", or "key64"') from None
+    given = {name: document[name] for name in _CONDITIONS & document.keys() if document[name] is not None}
+    if op == "get":
+        return Get(key)
+    if op == "delete":
+        return Delete(key, **given)
+    if op == "increment":
+        by, initial = int(document.get("by", 1)), int(document.get("initial", 0))
+        return Increment(key, by, initial, document.get("ttl"), **given)
+    if "value" not in document and op == "put":
+        raise InvalidArgumentError('a put has a "value"')
+    if op == "touch":
+        if "ttl" not in document:
+            raise InvalidArgumentError('a touch has a "ttl"')
+        return Touch(key, document["ttl"], **given)
+    content_type = document.get("content_type") or OCTET_STREAM
+    return Put(key, bytes_of(document), content_type, document.get("ttl"), document.get("content_encoding"), **given)
+
+
+def compare_from(document: object) -> Compare:
+    """Reads a comparison as JSON has it.
+
+    Raises:
+        InvalidArgumentError: It is something else.
+        TypeError: A member has a wrong type.
+    """
+    known = {"key", "key64", "exists", "absent", "revision", "value", "encoding"}
+    if not isinstance(document, dict) or not document.keys() <= known:
+        raise InvalidArgumentError("a comparison has a key and one of exists, absent, revision, value")
+    try:
+        key = key_of(document)
+    except KeyError:
+        raise InvalidArgumentError('a comparison names its "key", or "key64"') from None
+    exists = document.get("exists")
+    if "absent" in document:
+        exists = not document["absent"]
+    value = bytes_of(document) if "value" in document else None
+    compare = Compare(key, exists, document.get("revision"), value)
+    compare_document(compare)
+    return compare
+
+
+def document_of_result(operation: Operation, result: Result) -> dict[str, Any]:
+    """A result as JSON has it."""
+    document: dict[str, Any] = {"status": result.status, **key_fields(operation.key)}
+    if result.error is not None:
+        document |= {"code": result.error.code, "detail": str(result.error), "outcome": result.error.outcome}
+    if result.revision is not None:
+        document["revision"] = result.revision
+    if result.data is not None:
+        value = value_fields(result.data)
+        document |= value | ({} if "encoding" in value else {"encoding": "utf-8"})
+        document["content_type"] = result.content_type
+    if result.number is not None:
+        document["value"] = str(result.number)
+    if result.expires_at is not None:
+        document["expires_at"] = shown_time(result.expires_at)
+    return document | ({"replayed": True} if result.replayed else {})

@@ -12,9 +12,9 @@ from dougdb import checks
 from dougdb.answers import Answer, error_of_problem
 from dougdb.calls import JSON, Call
 from dougdb.checks import KEY_BYTES_MAX, OCTET_STREAM, Bytes
-from dougdb.errors import ServerError, UnavailableError
-from dougdb.operations import bytes_fields, bytes_of, key_of
-from dougdb.wire import Consistency, time_of
+from dougdb.errors import InvalidArgumentError, ServerError, UnavailableError
+from dougdb.operations import bytes_fields, bytes_of, key_of, value_fields
+from dougdb.wire import Consistency, shown_time, time_of
 
 STEP_LIMIT = 10_000
 """So many keys one step of a deletion removes."""
@@ -100,11 +100,11 @@ class Range:
         """A range by prefix, or by its bounds.
 
         Raises:
-            ValueError: It is named in both ways.
+            InvalidArgumentError: It is named in both ways.
         """
         if prefix is not None:
             if start is not None or end is not None:
-                raise ValueError("a range has a prefix, or start and end")
+                raise InvalidArgumentError("a range has a prefix, or start and end")
             raw = _bound(prefix)
             return cls(raw or None, prefix_end(raw), reverse)
         return cls(_bound(start) if start else None, None if end is None else _bound(end), reverse)
@@ -142,6 +142,18 @@ def prefix_end(prefix: bytes) -> bytes | None:
 def key_after(key: bytes) -> bytes | None:
     """The first key that is greater; None when there is none."""
     return key + b"\0" if len(key) < KEY_BYTES_MAX else prefix_end(key)
+
+
+def document_of(entry: Entry, *, keys_only: bool = False) -> dict[str, Any]:
+    """An entry as documents show it; ``entry_of`` reads it again."""
+    document: dict[str, Any] = bytes_fields(entry.key, "key")
+    if not keys_only:
+        value = value_fields(entry.data)
+        document |= value | ({} if "encoding" in value else {"encoding": "utf-8"})
+    document |= {"revision": entry.revision, "content_type": entry.content_type}
+    if entry.content_encoding is not None:
+        document["content_encoding"] = entry.content_encoding
+    return {**document, "expires_at": shown_time(entry.expires_at)}
 
 
 def entry_of(document: Mapping[str, Any]) -> Entry:
@@ -242,12 +254,12 @@ def deletion(
     """One step of the deletion of a range: how many keys went, and where it goes on.
 
     Raises:
-        ValueError: The range has no bound, and it was not said that everything is meant.
+        InvalidArgumentError: The range has no bound, and it was not said that everything is meant.
     """
     params = wanted.params()
     if not params:
         if not everything:
-            raise ValueError("the range has no bound: say everything=True if every key is meant")
+            raise InvalidArgumentError("the range has no bound: say everything=True if every key is meant")
         params["all"] = "true"
     if dry_run:
         params["dry_run"] = "true"
@@ -270,7 +282,7 @@ def _options(limit: int | None, keys_only: bool, consistency: Consistency | str 
     options = {"keys_only": "true"} if keys_only else {}
     if limit is not None:
         if limit < 1:
-            raise ValueError(f"a limit is at least 1, not {limit}")
+            raise InvalidArgumentError(f"a limit is at least 1, not {limit}")
         options["limit"] = str(limit)
     if consistency is not None:
         options["consistency"] = str(consistency)

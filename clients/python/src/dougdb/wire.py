@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
@@ -262,6 +262,11 @@ def time_of(text: str | None) -> datetime | None:
         return datetime.fromisoformat(text)
     except (TypeError, ValueError):
         raise ServerError(200, f"not a time: {text!r}") from None
+
+
+def shown_time(time: datetime | None) -> str | None:
+    """A time as documents show it."""
+    return None if time is None else time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def receipt_of(answer: Answer) -> Receipt:

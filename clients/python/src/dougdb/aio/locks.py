@@ -18,6 +18,7 @@ from dougdb.aio.sender import AsyncSender
 from dougdb.calls import conditions
 from dougdb.errors import (
     DougdbError,
+    InvalidArgumentError,
     KeyNotFoundError,
     LockLostError,
     LockTimeoutError,
@@ -122,7 +123,7 @@ class AsyncLock:
     ) -> None:
         self._ttl_s = checks.ttl_seconds(ttl)
         if self._ttl_s < TTL_MIN_S:
-            raise ValueError(f"the ttl of a lock is at least {TTL_MIN_S} s, not {self._ttl_s:g} s")
+            raise InvalidArgumentError(f"the ttl of a lock is at least {TTL_MIN_S} s, not {self._ttl_s:g} s")
         self.name = name
         self._key = prefix + name
         checks.key_bytes(self._key)
@@ -185,13 +186,24 @@ class AsyncLock:
             LockTimeoutError: Somebody else held it for as long as was to be waited.
             UnavailableError: Nobody could serve it.
         """
-        ends_s = None if self._wait_s is None else self._pace.now() + self._wait_s
         self._nonce, self._was_lost, self._background = new_key(), False, self._pace.background()
+        try:
+            await self._wait_for_it()
+        except LockTimeoutError:
+            raise
+        except BaseException:
+            # The request that was interrupted may have taken it.
+            await self._give_up()
+            raise
+        self._background.start(self._renew_on)
+
+    async def _wait_for_it(self) -> None:
+        """Tries until it is held; raises what ``acquire`` does."""
+        ends_s = None if self._wait_s is None else self._pace.now() + self._wait_s
         pause_s = POLL_MIN_S
         while True:
             holder = await self._try()
             if self.held:
-                self._background.start(self._renew_on)
                 return
             now_s = self._pace.now()
             if ends_s is not None and now_s >= ends_s:
@@ -214,6 +226,14 @@ class AsyncLock:
             # What cannot be given back runs out by itself.
             call = calls.delete(self._key, condition=conditions(lease.revision), token=AUTO)
             await self._client._call(call, deadline_s=min(self._ttl_s, 5.0))
+
+    async def _give_up(self) -> None:
+        """Gives back what may have been taken; what cannot be given back runs out by itself."""
+        with contextlib.suppress(DougdbError):
+            value = await self._client._call(calls.get(self._key), deadline_s=0.0, timeout_s=1.0)
+            if holder_of(self.name, value).document.get("nonce") == self._nonce:
+                call = calls.delete(self._key, condition=conditions(value.revision), token=AUTO)
+                await self._client._call(call, deadline_s=0.0, timeout_s=1.0)
 
     async def _try(self) -> Holder | None:
         """Takes the lock if it is free; returns who holds it otherwise, as far as that is known."""

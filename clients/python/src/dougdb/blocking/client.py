@@ -15,7 +15,7 @@ from dougdb.blocking.locks import Locks
 from dougdb.blocking.ranges import Ranges
 from dougdb.calls import Counter, OperationState, conditions
 from dougdb.checks import OCTET_STREAM, Bytes
-from dougdb.errors import DougdbError
+from dougdb.errors import DougdbError, InvalidArgumentError
 from dougdb.idempotency import AUTO, IdempotencyKey
 from dougdb.operations import Compare, Operation, Result, Ttl, TxnResult
 from dougdb.patience import Attempts
@@ -212,7 +212,7 @@ class DougClient(Ranges, Locks):
         if isinstance(idempotency_key, str):
             split = list(split)
             if len(split) > 1:
-                raise ValueError("an idempotency key is for one request, and these operations take several")
+                raise InvalidArgumentError("an idempotency key is for one request, and these operations take several")
         results: list[Result] = []
         for group in split:
             run = self._batch_run(group, idempotency_key)

@@ -19,6 +19,7 @@ from dougdb.blocking.sender import Sender
 from dougdb.calls import conditions
 from dougdb.errors import (
     DougdbError,
+    InvalidArgumentError,
     KeyNotFoundError,
     LockLostError,
     LockTimeoutError,
@@ -123,7 +124,7 @@ class Lock:
     ) -> None:
         self._ttl_s = checks.ttl_seconds(ttl)
         if self._ttl_s < TTL_MIN_S:
-            raise ValueError(f"the ttl of a lock is at least {TTL_MIN_S} s, not {self._ttl_s:g} s")
+            raise InvalidArgumentError(f"the ttl of a lock is at least {TTL_MIN_S} s, not {self._ttl_s:g} s")
         self.name = name
         self._key = prefix + name
         checks.key_bytes(self._key)
@@ -186,13 +187,24 @@ class Lock:
             LockTimeoutError: Somebody else held it for as long as was to be waited.
             UnavailableError: Nobody could serve it.
         """
-        ends_s = None if self._wait_s is None else self._pace.now() + self._wait_s
         self._nonce, self._was_lost, self._background = new_key(), False, self._pace.background()
+        try:
+            self._wait_for_it()
+        except LockTimeoutError:
+            raise
+        except BaseException:
+            # The request that was interrupted may have taken it.
+            self._give_up()
+            raise
+        self._background.start(self._renew_on)
+
+    def _wait_for_it(self) -> None:
+        """Tries until it is held; raises what ``acquire`` does."""
+        ends_s = None if self._wait_s is None else self._pace.now() + self._wait_s
         pause_s = POLL_MIN_S
         while True:
             holder = self._try()
             if self.held:
-                self._background.start(self._renew_on)
                 return
             now_s = self._pace.now()
             if ends_s is not None and now_s >= ends_s:
@@ -215,6 +227,14 @@ class Lock:
             # What cannot be given back runs out by itself.
             call = calls.delete(self._key, condition=conditions(lease.revision), token=AUTO)
             self._client._call(call, deadline_s=min(self._ttl_s, 5.0))
+
+    def _give_up(self) -> None:
+        """Gives back what may have been taken; what cannot be given back runs out by itself."""
+        with contextlib.suppress(DougdbError):
+            value = self._client._call(calls.get(self._key), deadline_s=0.0, timeout_s=1.0)
+            if holder_of(self.name, value).document.get("nonce") == self._nonce:
+                call = calls.delete(self._key, condition=conditions(value.revision), token=AUTO)
+                self._client._call(call, deadline_s=0.0, timeout_s=1.0)
 
     def _try(self) -> Holder | None:
         """Takes the lock if it is free; returns who holds it otherwise, as far as that is known."""

@@ -18,8 +18,10 @@ from rich.table import Table
 from dougdb.client import DougClient
 from dougdb.errors import (
     DougdbError,
+    InvalidArgumentError,
     InvalidKeyError,
     KeyNotFoundError,
+    LockTimeoutError,
     OutcomeUnknownError,
     UnavailableError,
 )
@@ -47,9 +49,11 @@ class ExitCode(IntEnum):
 
 _EXIT_CODES: tuple[tuple[type[DougdbError], ExitCode], ...] = (
     (InvalidKeyError, ExitCode.USAGE),
+    (InvalidArgumentError, ExitCode.USAGE),
     (KeyNotFoundError, ExitCode.NOT_FOUND),
     (UnavailableError, ExitCode.UNAVAILABLE),
     (OutcomeUnknownError, ExitCode.OUTCOME_UNKNOWN),
+    (LockTimeoutError, ExitCode.UNAVAILABLE),
 )
 
 UrlOption = Annotated[
