@@ -225,7 +225,7 @@ class MemoryStore:
 def _bytes(document: Any, name: str) -> bytes:
     if f"{name}64" in document:
         return base64.urlsafe_b64decode(document[f"{name}64"] + "==")
-    text: str = document.get(name, "")
+    text = str(document.get(name, ""))
     return base64.b64decode(text) if name == "value" and document.get("encoding") == "base64" else text.encode()
 
 
