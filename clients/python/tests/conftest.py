@@ -141,7 +141,7 @@ class MemoryStore:
         if operation["op"] == "get":
             return {"status": 200, **self.entry(key)}
         self._revision += 1
-        told = {"status": 200, "revision": str(self._revision)}
+        told: dict[str, Any] = {"status": 200, "revision": str(self._revision)}
         if operation["op"] == "delete":
             self.forget(key)
             return {**told, "status": 204}
@@ -153,7 +153,7 @@ class MemoryStore:
             except ValueError:
                 return {"status": 409, "code": "not_a_number", "outcome": "not_applied"}
             told["value"] = str(number + int(operation["by"]))
-            self.values[key] = (told["value"].encode(), "text/plain")
+            self.values[key] = (str(told["value"]).encode(), "text/plain")
         if "ttl" in operation:
             self.ttls[key] = operation["ttl"]
         self.revisions[key] = self._revision
