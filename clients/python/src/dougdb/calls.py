@@ -79,6 +79,19 @@ class Call(Generic[R]):
             headers[_KEY_HEADER] = checks.idempotency_key(token)
         return replace(self, token=token, headers=headers)
 
+    def result(self, answer: Answer) -> R:
+        """What an answer means.
+
+        Raises:
+            ServerError: Nobody understands it; what became of a write is then unknown.
+        """
+        try:
+            return self.read(answer)
+        except ServerError as error:
+            if self.write:
+                error.outcome = "unknown"
+            raise
+
     @property
     def repeatable(self) -> bool:
         """Whether it may be sent again although it may have been applied."""

@@ -31,6 +31,7 @@ from dougdb import (
     OutcomeUnknownError,
     PreconditionFailedError,
     Put,
+    ServerError,
     Touch,
     UnavailableError,
 )
@@ -290,6 +291,16 @@ def test_what_may_have_been_applied_is_not_told_as_not_applied(client: DougClien
     store.script = [httpx.ReadTimeout("lost"), refused(412, code="precondition_failed")]
     with pytest.raises(PreconditionFailedError):
         client.put("k", b"v", if_absent=True)
+
+
+def test_an_answer_that_nobody_understands_leaves_a_write_unknown(client: DougClient, store: Any) -> None:
+    store.script = [httpx.Response(200, text="hello"), httpx.Response(200, text="hello")]
+    with pytest.raises(ServerError) as failed:
+        client.increment("n")
+    assert failed.value.outcome == "unknown"
+    with pytest.raises(ServerError) as failed:
+        client.count(prefix="n")
+    assert failed.value.outcome == "not_applied"
 
 
 def test_retry_after_is_kept(client: DougClient, store: Any, pace: FakePace) -> None:

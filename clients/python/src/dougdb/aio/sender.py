@@ -112,7 +112,7 @@ class AsyncSender:
         attempts = self._attempts(call, deadline_s)
         while True:
             try:
-                return call.read(await self._exchange(call, timeout_s))
+                return call.result(await self._exchange(call, timeout_s))
             except DougdbError as error:
                 if own_key and isinstance(error, IdempotencyFullError) and not attempts.uncertain:
                     # Nothing was applied. Without a key it happens once too, but nobody may repeat it in doubt.
