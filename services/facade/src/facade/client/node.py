@@ -41,6 +41,7 @@ class Node:
         target: Where it is.
         address: Its Doug address.
         admin: Its admin HTTP address, once it was seen.
+        incarnation: Which disk it runs on, by its last status; 0 before that.
         link: The windows of its stream.
         up: Whether the stream is open.
         suspect: Whether it owed an answer for too long, and has said nothing since.
@@ -57,6 +58,7 @@ class Node:
         self.target = target
         self.address = target.address
         self.admin: str | None = None
+        self.incarnation = 0
         self.link = link
         self.up = False
         self.suspect = False
@@ -166,6 +168,7 @@ class Node:
             self._reopen()
             return None
         self.admin = status.admin_address or self.admin
+        self.incarnation = status.incarnation
         self.suspect = False
         return status
 
