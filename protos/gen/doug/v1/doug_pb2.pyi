@@ -38,6 +38,40 @@ CONSISTENCY_LINEARIZABLE: Consistency.ValueType  # 1
 CONSISTENCY_EVENTUAL: Consistency.ValueType  # 2
 Global___Consistency: _TypeAlias = Consistency  # noqa: Y015
 
+class _OperationStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OperationStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OperationStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPERATION_STATUS_OK: _OperationStatus.ValueType  # 0
+    OPERATION_STATUS_NOT_FOUND: _OperationStatus.ValueType  # 1
+    OPERATION_STATUS_WRONG_SHARD: _OperationStatus.ValueType  # 3
+    OPERATION_STATUS_PRECONDITION_FAILED: _OperationStatus.ValueType  # 10
+    """revision is the key's; 0: there is no such key."""
+    OPERATION_STATUS_NOT_A_NUMBER: _OperationStatus.ValueType  # 11
+    OPERATION_STATUS_OVERFLOW: _OperationStatus.ValueType  # 12
+    OPERATION_STATUS_TOKEN_REUSED: _OperationStatus.ValueType  # 13
+    OPERATION_STATUS_TOKENS_FULL: _OperationStatus.ValueType  # 14
+    OPERATION_STATUS_TOKEN_EXPIRED: _OperationStatus.ValueType  # 15
+    OPERATION_STATUS_RESULT_TOO_LARGE: _OperationStatus.ValueType  # 16
+
+class OperationStatus(_OperationStatus, metaclass=_OperationStatusEnumTypeWrapper):
+    """What became of one operation: the statuses of doug_wire.pipe that an operation can have."""
+
+OPERATION_STATUS_OK: OperationStatus.ValueType  # 0
+OPERATION_STATUS_NOT_FOUND: OperationStatus.ValueType  # 1
+OPERATION_STATUS_WRONG_SHARD: OperationStatus.ValueType  # 3
+OPERATION_STATUS_PRECONDITION_FAILED: OperationStatus.ValueType  # 10
+"""revision is the key's; 0: there is no such key."""
+OPERATION_STATUS_NOT_A_NUMBER: OperationStatus.ValueType  # 11
+OPERATION_STATUS_OVERFLOW: OperationStatus.ValueType  # 12
+OPERATION_STATUS_TOKEN_REUSED: OperationStatus.ValueType  # 13
+OPERATION_STATUS_TOKENS_FULL: OperationStatus.ValueType  # 14
+OPERATION_STATUS_TOKEN_EXPIRED: OperationStatus.ValueType  # 15
+OPERATION_STATUS_RESULT_TOO_LARGE: OperationStatus.ValueType  # 16
+Global___OperationStatus: _TypeAlias = OperationStatus  # noqa: Y015
+
 class _BatchKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -56,6 +90,27 @@ BATCH_KIND_WRITE: BatchKind.ValueType  # 1
 BATCH_KIND_READ_LINEARIZABLE: BatchKind.ValueType  # 2
 BATCH_KIND_READ_LOCAL: BatchKind.ValueType  # 3
 Global___BatchKind: _TypeAlias = BatchKind  # noqa: Y015
+
+class _ChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_KIND_UNSPECIFIED: _ChangeKind.ValueType  # 0
+    CHANGE_KIND_PUT: _ChangeKind.ValueType  # 1
+    CHANGE_KIND_DELETE: _ChangeKind.ValueType  # 2
+    CHANGE_KIND_EXPIRE: _ChangeKind.ValueType  # 3
+    """The key was removed because its time was over."""
+
+class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper): ...
+
+CHANGE_KIND_UNSPECIFIED: ChangeKind.ValueType  # 0
+CHANGE_KIND_PUT: ChangeKind.ValueType  # 1
+CHANGE_KIND_DELETE: ChangeKind.ValueType  # 2
+CHANGE_KIND_EXPIRE: ChangeKind.ValueType  # 3
+"""The key was removed because its time was over."""
+Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
@@ -129,10 +184,15 @@ class GetResponse(_message.Message):
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    CONTENT_ENCODING_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     value: _builtins.bytes
     content_type: _builtins.str
     revision: _builtins.int
+    content_encoding: _builtins.str
+    expires_at_ms: _builtins.int
+    """Milliseconds since the epoch; 0: never."""
     @_builtins.property
     def receipt(self) -> Global___Receipt: ...
     def __init__(
@@ -143,14 +203,73 @@ class GetResponse(_message.Message):
         content_type: _builtins.str = ...,
         revision: _builtins.int = ...,
         receipt: Global___Receipt | None = ...,
+        content_encoding: _builtins.str = ...,
+        expires_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "found", b"found", "receipt", b"receipt", "revision", b"revision", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encoding", b"content_encoding", "content_type", b"content_type", "expires_at_ms", b"expires_at_ms", "found", b"found", "receipt", b"receipt", "revision", b"revision", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetResponse: _TypeAlias = GetResponse  # noqa: Y015
+
+@_typing.final
+class Condition(_message.Message):
+    """Under which condition a write happens. It is judged when the write is applied, in the order of the log. One that does
+    not hold fails the call with FAILED_PRECONDITION, doug-code: PRECONDITION_FAILED and doug-revision: the key's (0: there
+    is no such key).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXISTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    exists: _builtins.bool
+    """true: the key exists; false: it does not."""
+    revision: _builtins.int
+    """The key exists and has this revision."""
+    def __init__(
+        self,
+        *,
+        exists: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists", "kind", b"kind", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists", "kind", b"kind", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["exists", "revision"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Condition: _TypeAlias = Condition  # noqa: Y015
+
+@_typing.final
+class WriteOptions(_message.Message):
+    """What every write takes beside its key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONDITION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """1 to 255 printable ASCII characters: the write happens once, however often it is sent. The same key as over HTTP."""
+    @_builtins.property
+    def condition(self) -> Global___Condition: ...
+    def __init__(
+        self,
+        *,
+        condition: Global___Condition | None = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "idempotency_key", b"idempotency_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteOptions: _TypeAlias = WriteOptions  # noqa: Y015
 
 @_typing.final
 class PutRequest(_message.Message):
@@ -160,10 +279,21 @@ class PutRequest(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    KEEP_EXPIRY_FIELD_NUMBER: _builtins.int
+    CONTENT_ENCODING_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     value: _builtins.bytes
     content_type: _builtins.str
     epoch: _builtins.int
+    ttl_ms: _builtins.int
+    """0: it never expires."""
+    keep_expiry: _builtins.bool
+    """It expires when the key does that it replaces. Not together with ttl_ms."""
+    content_encoding: _builtins.str
+    @_builtins.property
+    def options(self) -> Global___WriteOptions: ...
     def __init__(
         self,
         *,
@@ -171,10 +301,14 @@ class PutRequest(_message.Message):
         value: _builtins.bytes = ...,
         content_type: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        options: Global___WriteOptions | None = ...,
+        ttl_ms: _builtins.int = ...,
+        keep_expiry: _builtins.bool = ...,
+        content_encoding: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "epoch", b"epoch", "key", b"key", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encoding", b"content_encoding", "content_type", b"content_type", "epoch", b"epoch", "keep_expiry", b"keep_expiry", "key", b"key", "options", b"options", "ttl_ms", b"ttl_ms", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,7 +320,12 @@ class PutResponse(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
+    expires_at_ms: _builtins.int
+    replayed: _builtins.bool
+    """This is the answer to an earlier call with the same idempotency key."""
     @_builtins.property
     def receipt(self) -> Global___Receipt: ...
     def __init__(
@@ -194,10 +333,12 @@ class PutResponse(_message.Message):
         *,
         revision: _builtins.int = ...,
         receipt: Global___Receipt | None = ...,
+        expires_at_ms: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ms", b"expires_at_ms", "receipt", b"receipt", "replayed", b"replayed", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -205,6 +346,231 @@ Global___PutResponse: _TypeAlias = PutResponse  # noqa: Y015
 
 @_typing.final
 class DeleteRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    epoch: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___WriteOptions: ...
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        epoch: _builtins.int = ...,
+        options: Global___WriteOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "key", b"key", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRequest: _TypeAlias = DeleteRequest  # noqa: Y015
+
+@_typing.final
+class DeleteResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    replayed: _builtins.bool
+    @_builtins.property
+    def receipt(self) -> Global___Receipt: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        receipt: Global___Receipt | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "replayed", b"replayed", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
+
+@_typing.final
+class IncrementRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    INITIAL_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    epoch: _builtins.int
+    by: _builtins.int
+    """1 unless it is set."""
+    initial: _builtins.int
+    """What a key that does not exist counts as."""
+    ttl_ms: _builtins.int
+    """0: the expiry stays as it is."""
+    @_builtins.property
+    def options(self) -> Global___WriteOptions: ...
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        epoch: _builtins.int = ...,
+        options: Global___WriteOptions | None = ...,
+        by: _builtins.int | None = ...,
+        initial: _builtins.int = ...,
+        ttl_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_by", b"_by", "by", b"by", "options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_by", b"_by", "by", b"by", "epoch", b"epoch", "initial", b"initial", "key", b"key", "options", b"options", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__by: _TypeAlias = _typing.Literal["by"]  # noqa: Y015
+    _WhichOneofArgType__by: _TypeAlias = _typing.Literal["_by", b"_by"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__by) -> _WhichOneofReturnType__by | None: ...
+
+Global___IncrementRequest: _TypeAlias = IncrementRequest  # noqa: Y015
+
+@_typing.final
+class IncrementResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    value: _builtins.int
+    revision: _builtins.int
+    expires_at_ms: _builtins.int
+    replayed: _builtins.bool
+    @_builtins.property
+    def receipt(self) -> Global___Receipt: ...
+    def __init__(
+        self,
+        *,
+        value: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        receipt: Global___Receipt | None = ...,
+        expires_at_ms: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ms", b"expires_at_ms", "receipt", b"receipt", "replayed", b"replayed", "revision", b"revision", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IncrementResponse: _TypeAlias = IncrementResponse  # noqa: Y015
+
+@_typing.final
+class TouchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    epoch: _builtins.int
+    ttl_ms: _builtins.int
+    """From now on; needed."""
+    @_builtins.property
+    def options(self) -> Global___WriteOptions: ...
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        epoch: _builtins.int = ...,
+        options: Global___WriteOptions | None = ...,
+        ttl_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "key", b"key", "options", b"options", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TouchRequest: _TypeAlias = TouchRequest  # noqa: Y015
+
+@_typing.final
+class TouchResponse(_message.Message):
+    """A key that does not exist fails the call with NOT_FOUND."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    expires_at_ms: _builtins.int
+    replayed: _builtins.bool
+    @_builtins.property
+    def receipt(self) -> Global___Receipt: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        receipt: Global___Receipt | None = ...,
+        expires_at_ms: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ms", b"expires_at_ms", "receipt", b"receipt", "replayed", b"replayed", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TouchResponse: _TypeAlias = TouchResponse  # noqa: Y015
+
+@_typing.final
+class Operation(_message.Message):
+    """One operation of a transaction or a batch; in a transaction without idempotency_key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GET_FIELD_NUMBER: _builtins.int
+    PUT_FIELD_NUMBER: _builtins.int
+    DELETE_FIELD_NUMBER: _builtins.int
+    INCREMENT_FIELD_NUMBER: _builtins.int
+    TOUCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def get(self) -> Global___OperationGet: ...
+    @_builtins.property
+    def put(self) -> Global___PutRequest: ...
+    @_builtins.property
+    def delete(self) -> Global___DeleteRequest: ...
+    @_builtins.property
+    def increment(self) -> Global___IncrementRequest: ...
+    @_builtins.property
+    def touch(self) -> Global___TouchRequest: ...
+    def __init__(
+        self,
+        *,
+        get: Global___OperationGet | None = ...,
+        put: Global___PutRequest | None = ...,
+        delete: Global___DeleteRequest | None = ...,
+        increment: Global___IncrementRequest | None = ...,
+        touch: Global___TouchRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "get", b"get", "increment", b"increment", "kind", b"kind", "put", b"put", "touch", b"touch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "get", b"get", "increment", b"increment", "kind", b"kind", "put", b"put", "touch", b"touch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["get", "put", "delete", "increment", "touch"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
+@_typing.final
+class OperationGet(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
@@ -223,30 +589,313 @@ class DeleteRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DeleteRequest: _TypeAlias = DeleteRequest  # noqa: Y015
+Global___OperationGet: _TypeAlias = OperationGet  # noqa: Y015
 
 @_typing.final
-class DeleteResponse(_message.Message):
+class OperationResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    STATUS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_ENCODING_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    status: Global___OperationStatus.ValueType
+    revision: _builtins.int
+    value: _builtins.bytes
+    """What a get found; of an increment the number in decimal digits."""
+    content_type: _builtins.str
+    content_encoding: _builtins.str
+    expires_at_ms: _builtins.int
+    replayed: _builtins.bool
+    def __init__(
+        self,
+        *,
+        status: Global___OperationStatus.ValueType = ...,
+        revision: _builtins.int = ...,
+        value: _builtins.bytes = ...,
+        content_type: _builtins.str = ...,
+        content_encoding: _builtins.str = ...,
+        expires_at_ms: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encoding", b"content_encoding", "content_type", b"content_type", "expires_at_ms", b"expires_at_ms", "replayed", b"replayed", "revision", b"revision", "status", b"status", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperationResult: _TypeAlias = OperationResult  # noqa: Y015
+
+@_typing.final
+class Compare(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    EXISTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    exists: _builtins.bool
+    revision: _builtins.int
+    value: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        exists: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists", "kind", b"kind", "revision", b"revision", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exists", b"exists", "key", b"key", "kind", b"kind", "revision", b"revision", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["exists", "revision", "value"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Compare: _TypeAlias = Compare  # noqa: Y015
+
+@_typing.final
+class TxnRequest(_message.Message):
+    """Up to 128 of each. All keys must belong to this shard: a {tag} keeps keys together. An operation that fails undoes
+    everything and fails the call as it would alone, with doug-operation: its place in the list.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARE_FIELD_NUMBER: _builtins.int
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    @_builtins.property
+    def compare(self) -> _containers.RepeatedCompositeFieldContainer[Global___Compare]: ...
+    @_builtins.property
+    def success(self) -> _containers.RepeatedCompositeFieldContainer[Global___Operation]: ...
+    @_builtins.property
+    def failure(self) -> _containers.RepeatedCompositeFieldContainer[Global___Operation]: ...
+    def __init__(
+        self,
+        *,
+        compare: _abc.Iterable[Global___Compare] | None = ...,
+        success: _abc.Iterable[Global___Operation] | None = ...,
+        failure: _abc.Iterable[Global___Operation] | None = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "failure", b"failure", "idempotency_key", b"idempotency_key", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TxnRequest: _TypeAlias = TxnRequest  # noqa: Y015
+
+@_typing.final
+class TxnResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    succeeded: _builtins.bool
+    """Whether all compares held, and results are those of success."""
     revision: _builtins.int
+    replayed: _builtins.bool
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationResult]: ...
     @_builtins.property
     def receipt(self) -> Global___Receipt: ...
     def __init__(
         self,
         *,
+        succeeded: _builtins.bool = ...,
+        results: _abc.Iterable[Global___OperationResult] | None = ...,
         revision: _builtins.int = ...,
+        receipt: Global___Receipt | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "replayed", b"replayed", "results", b"results", "revision", b"revision", "succeeded", b"succeeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TxnResponse: _TypeAlias = TxnResponse  # noqa: Y015
+
+@_typing.final
+class ExecuteBatchRequest(_message.Message):
+    """Up to 10,000 operations and 2 MiB, with results of up to 1 MiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Operation]: ...
+    def __init__(
+        self,
+        *,
+        operations: _abc.Iterable[Global___Operation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operations", b"operations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecuteBatchRequest: _TypeAlias = ExecuteBatchRequest  # noqa: Y015
+
+@_typing.final
+class ExecuteBatchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationResult]: ...
+    @_builtins.property
+    def receipt(self) -> Global___Receipt: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___OperationResult] | None = ...,
         receipt: Global___Receipt | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
+Global___ExecuteBatchResponse: _TypeAlias = ExecuteBatchResponse  # noqa: Y015
+
+@_typing.final
+class FindOutcomeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    """The key that was written; of a transaction the first one that it names."""
+    idempotency_key: _builtins.str
+    epoch: _builtins.int
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        idempotency_key: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "idempotency_key", b"idempotency_key", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindOutcomeRequest: _TypeAlias = FindOutcomeRequest  # noqa: Y015
+
+@_typing.final
+class FindOutcomeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOUND_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    found: _builtins.bool
+    """false: the shard remembers nothing."""
+    @_builtins.property
+    def result(self) -> Global___OperationResult: ...
+    @_builtins.property
+    def receipt(self) -> Global___Receipt: ...
+    def __init__(
+        self,
+        *,
+        found: _builtins.bool = ...,
+        result: Global___OperationResult | None = ...,
+        receipt: Global___Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "receipt", b"receipt", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindOutcomeResponse: _TypeAlias = FindOutcomeResponse  # noqa: Y015
+
+@_typing.final
+class DeleteRangeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    start: _builtins.bytes
+    end: _builtins.bytes
+    """Empty: no end. Without start and end, all must be set."""
+    limit: _builtins.int
+    """At most 100,000; 0: 10,000."""
+    dry_run: _builtins.bool
+    """Only count, up to the limit."""
+    all: _builtins.bool
+    def __init__(
+        self,
+        *,
+        start: _builtins.bytes = ...,
+        end: _builtins.bytes = ...,
+        limit: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+        all: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "dry_run", b"dry_run", "end", b"end", "limit", b"limit", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRangeRequest: _TypeAlias = DeleteRangeRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRangeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOUND_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    NEXT_START_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    found: _builtins.int
+    """How many keys there were, up to the limit."""
+    deleted: _builtins.int
+    complete: _builtins.bool
+    """Nothing is left of the range."""
+    next_start: _builtins.bytes
+    """Where to go on otherwise."""
+    @_builtins.property
+    def receipt(self) -> Global___Receipt: ...
+    def __init__(
+        self,
+        *,
+        found: _builtins.int = ...,
+        deleted: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+        next_start: _builtins.bytes = ...,
+        receipt: Global___Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "deleted", b"deleted", "found", b"found", "next_start", b"next_start", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRangeResponse: _TypeAlias = DeleteRangeResponse  # noqa: Y015
 
 @_typing.final
 class Batch(_message.Message):
@@ -540,3 +1189,151 @@ class ScanPage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScanPage: _TypeAlias = ScanPage  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    AFTER_PLACE_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    KEYS_ONLY_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    PROGRESS_MS_FIELD_NUMBER: _builtins.int
+    after: _builtins.int
+    """Changes behind this revision are wanted."""
+    after_place: _builtins.int
+    """If not 0: of the revision `after` the first so many changes are known, and the rest is not."""
+    now: _builtins.bool
+    """Instead of both: what is applied from now on."""
+    start: _builtins.bytes
+    """The first key that is wanted."""
+    end: _builtins.bytes
+    """The first key behind it that is not; empty: there is none."""
+    keys_only: _builtins.bool
+    """Changes without their values."""
+    consistency: Global___Consistency.ValueType
+    """Linearizable: `after` is judged by what the leader had committed when it was asked. Eventual, and the default: one
+    that this replica has not applied yet is waited for.
+    """
+    messages: _builtins.bool
+    """WatchBatch.changes instead of WatchBatch.records, for callers without doug_wire."""
+    progress_ms: _builtins.int
+    """At the latest after so long without one there is a batch; 0: the node's choice."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___ChangeKind.ValueType]:
+        """None: all of them."""
+
+    def __init__(
+        self,
+        *,
+        after: _builtins.int = ...,
+        after_place: _builtins.int = ...,
+        now: _builtins.bool = ...,
+        start: _builtins.bytes = ...,
+        end: _builtins.bytes = ...,
+        kinds: _abc.Iterable[Global___ChangeKind.ValueType] | None = ...,
+        keys_only: _builtins.bool = ...,
+        consistency: Global___Consistency.ValueType = ...,
+        messages: _builtins.bool = ...,
+        progress_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_place", b"after_place", "consistency", b"consistency", "end", b"end", "keys_only", b"keys_only", "kinds", b"kinds", "messages", b"messages", "now", b"now", "progress_ms", b"progress_ms", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class WatchChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_ENCODING_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    kind: Global___ChangeKind.ValueType
+    key: _builtins.bytes
+    revision: _builtins.int
+    place: _builtins.int
+    """Its place among the changes of its revision: those of a transaction have one."""
+    last: _builtins.bool
+    """It is the last one of its revision."""
+    value: _builtins.bytes
+    content_type: _builtins.str
+    content_encoding: _builtins.str
+    expires_at_ms: _builtins.int
+    """0: never."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ChangeKind.ValueType = ...,
+        key: _builtins.bytes = ...,
+        revision: _builtins.int = ...,
+        place: _builtins.int = ...,
+        last: _builtins.bool = ...,
+        value: _builtins.bytes = ...,
+        content_type: _builtins.str = ...,
+        content_encoding: _builtins.str = ...,
+        expires_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encoding", b"content_encoding", "content_type", b"content_type", "expires_at_ms", b"expires_at_ms", "key", b"key", "kind", b"kind", "last", b"last", "place", b"place", "revision", b"revision", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchChange: _TypeAlias = WatchChange  # noqa: Y015
+
+@_typing.final
+class WatchBatch(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    OLDEST_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    records: _builtins.bytes
+    """doug_wire.watch."""
+    revision: _builtins.int
+    """All changes up to this revision that are wanted were sent, those of this batch included."""
+    oldest: _builtins.int
+    """All changes behind this revision are held here."""
+    cluster_id: _builtins.bytes
+    """The same."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchChange]: ...
+    @_builtins.property
+    def receipt(self) -> Global___Receipt:
+        """In the first batch, which comes at once, and has no changes."""
+
+    def __init__(
+        self,
+        *,
+        records: _builtins.bytes = ...,
+        changes: _abc.Iterable[Global___WatchChange] | None = ...,
+        revision: _builtins.int = ...,
+        oldest: _builtins.int = ...,
+        receipt: Global___Receipt | None = ...,
+        cluster_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "cluster_id", b"cluster_id", "oldest", b"oldest", "receipt", b"receipt", "records", b"records", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchBatch: _TypeAlias = WatchBatch  # noqa: Y015

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class DougStub:
-    """A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
+    """Plain calls for any gRPC client; Pipe, the packed records of Scan and the epochs are the facade's, and may be left out.
+
+    A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
     doug-code: NOT_LEADER, doug-leader-id and doug-leader-address (empty while no leader is known). A key of another
     shard, or an outdated epoch, fails with FAILED_PRECONDITION and doug-code: WRONG_SHARD. docs/api.md lists the codes.
     """
@@ -52,6 +54,36 @@ class DougStub:
                 request_serializer=doug_dot_v1_dot_doug__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_doug__pb2.DeleteResponse.FromString,
                 _registered_method=True)
+        self.Increment = channel.unary_unary(
+                '/doug.v1.Doug/Increment',
+                request_serializer=doug_dot_v1_dot_doug__pb2.IncrementRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_doug__pb2.IncrementResponse.FromString,
+                _registered_method=True)
+        self.Touch = channel.unary_unary(
+                '/doug.v1.Doug/Touch',
+                request_serializer=doug_dot_v1_dot_doug__pb2.TouchRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_doug__pb2.TouchResponse.FromString,
+                _registered_method=True)
+        self.Txn = channel.unary_unary(
+                '/doug.v1.Doug/Txn',
+                request_serializer=doug_dot_v1_dot_doug__pb2.TxnRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_doug__pb2.TxnResponse.FromString,
+                _registered_method=True)
+        self.ExecuteBatch = channel.unary_unary(
+                '/doug.v1.Doug/ExecuteBatch',
+                request_serializer=doug_dot_v1_dot_doug__pb2.ExecuteBatchRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_doug__pb2.ExecuteBatchResponse.FromString,
+                _registered_method=True)
+        self.FindOutcome = channel.unary_unary(
+                '/doug.v1.Doug/FindOutcome',
+                request_serializer=doug_dot_v1_dot_doug__pb2.FindOutcomeRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_doug__pb2.FindOutcomeResponse.FromString,
+                _registered_method=True)
+        self.DeleteRange = channel.unary_unary(
+                '/doug.v1.Doug/DeleteRange',
+                request_serializer=doug_dot_v1_dot_doug__pb2.DeleteRangeRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_doug__pb2.DeleteRangeResponse.FromString,
+                _registered_method=True)
         self.Pipe = channel.stream_stream(
                 '/doug.v1.Doug/Pipe',
                 request_serializer=doug_dot_v1_dot_doug__pb2.Batch.SerializeToString,
@@ -67,10 +99,17 @@ class DougStub:
                 request_serializer=doug_dot_v1_dot_doug__pb2.ScanRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_doug__pb2.ScanPage.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/doug.v1.Doug/Watch',
+                request_serializer=doug_dot_v1_dot_doug__pb2.WatchRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_doug__pb2.WatchBatch.FromString,
+                _registered_method=True)
 
 
 class DougServicer:
-    """A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
+    """Plain calls for any gRPC client; Pipe, the packed records of Scan and the epochs are the facade's, and may be left out.
+
+    A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
     doug-code: NOT_LEADER, doug-leader-id and doug-leader-address (empty while no leader is known). A key of another
     shard, or an outdated epoch, fails with FAILED_PRECONDITION and doug-code: WRONG_SHARD. docs/api.md lists the codes.
     """
@@ -89,6 +128,46 @@ class DougServicer:
 
     def Delete(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Increment(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Touch(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Txn(self, request, context):
+        """Compares, then carries all of some operations out, or all of others: as a whole, at one point of the shard's log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExecuteBatch(self, request, context):
+        """Operations that have nothing to do with each other, in one entry of the log; each has a result as if alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindOutcome(self, request, context):
+        """What became of an idempotency key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRange(self, request, context):
+        """Deletes the keys of a range in this shard, some hundred at a time. It is no transaction.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -116,6 +195,16 @@ class DougServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """The changes of this shard's keys in the order of its log, each once, as they are applied on this replica; any
+        replica serves it. What is not held any more ends it with OUT_OF_RANGE and doug-code: HISTORY_GONE, a revision that
+        was not given out yet with OUT_OF_RANGE and doug-code: FUTURE_REVISION; doug-oldest in the trailing metadata is the
+        revision behind which all changes are held.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DougServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -134,6 +223,36 @@ def add_DougServicer_to_server(servicer, server):
                     request_deserializer=doug_dot_v1_dot_doug__pb2.DeleteRequest.FromString,
                     response_serializer=doug_dot_v1_dot_doug__pb2.DeleteResponse.SerializeToString,
             ),
+            'Increment': grpc.unary_unary_rpc_method_handler(
+                    servicer.Increment,
+                    request_deserializer=doug_dot_v1_dot_doug__pb2.IncrementRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_doug__pb2.IncrementResponse.SerializeToString,
+            ),
+            'Touch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Touch,
+                    request_deserializer=doug_dot_v1_dot_doug__pb2.TouchRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_doug__pb2.TouchResponse.SerializeToString,
+            ),
+            'Txn': grpc.unary_unary_rpc_method_handler(
+                    servicer.Txn,
+                    request_deserializer=doug_dot_v1_dot_doug__pb2.TxnRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_doug__pb2.TxnResponse.SerializeToString,
+            ),
+            'ExecuteBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExecuteBatch,
+                    request_deserializer=doug_dot_v1_dot_doug__pb2.ExecuteBatchRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_doug__pb2.ExecuteBatchResponse.SerializeToString,
+            ),
+            'FindOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindOutcome,
+                    request_deserializer=doug_dot_v1_dot_doug__pb2.FindOutcomeRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_doug__pb2.FindOutcomeResponse.SerializeToString,
+            ),
+            'DeleteRange': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRange,
+                    request_deserializer=doug_dot_v1_dot_doug__pb2.DeleteRangeRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_doug__pb2.DeleteRangeResponse.SerializeToString,
+            ),
             'Pipe': grpc.stream_stream_rpc_method_handler(
                     servicer.Pipe,
                     request_deserializer=doug_dot_v1_dot_doug__pb2.Batch.FromString,
@@ -149,6 +268,11 @@ def add_DougServicer_to_server(servicer, server):
                     request_deserializer=doug_dot_v1_dot_doug__pb2.ScanRequest.FromString,
                     response_serializer=doug_dot_v1_dot_doug__pb2.ScanPage.SerializeToString,
             ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=doug_dot_v1_dot_doug__pb2.WatchRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_doug__pb2.WatchBatch.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'doug.v1.Doug', rpc_method_handlers)
@@ -158,7 +282,9 @@ def add_DougServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Doug:
-    """A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
+    """Plain calls for any gRPC client; Pipe, the packed records of Scan and the epochs are the facade's, and may be left out.
+
+    A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
     doug-code: NOT_LEADER, doug-leader-id and doug-leader-address (empty while no leader is known). A key of another
     shard, or an outdated epoch, fails with FAILED_PRECONDITION and doug-code: WRONG_SHARD. docs/api.md lists the codes.
     """
@@ -245,6 +371,168 @@ class Doug:
             _registered_method=True)
 
     @staticmethod
+    def Increment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Doug/Increment',
+            doug_dot_v1_dot_doug__pb2.IncrementRequest.SerializeToString,
+            doug_dot_v1_dot_doug__pb2.IncrementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Touch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Doug/Touch',
+            doug_dot_v1_dot_doug__pb2.TouchRequest.SerializeToString,
+            doug_dot_v1_dot_doug__pb2.TouchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Txn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Doug/Txn',
+            doug_dot_v1_dot_doug__pb2.TxnRequest.SerializeToString,
+            doug_dot_v1_dot_doug__pb2.TxnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Doug/ExecuteBatch',
+            doug_dot_v1_dot_doug__pb2.ExecuteBatchRequest.SerializeToString,
+            doug_dot_v1_dot_doug__pb2.ExecuteBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Doug/FindOutcome',
+            doug_dot_v1_dot_doug__pb2.FindOutcomeRequest.SerializeToString,
+            doug_dot_v1_dot_doug__pb2.FindOutcomeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Doug/DeleteRange',
+            doug_dot_v1_dot_doug__pb2.DeleteRangeRequest.SerializeToString,
+            doug_dot_v1_dot_doug__pb2.DeleteRangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Pipe(request_iterator,
             target,
             options=(),
@@ -315,6 +603,33 @@ class Doug:
             '/doug.v1.Doug/Scan',
             doug_dot_v1_dot_doug__pb2.ScanRequest.SerializeToString,
             doug_dot_v1_dot_doug__pb2.ScanPage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/doug.v1.Doug/Watch',
+            doug_dot_v1_dot_doug__pb2.WatchRequest.SerializeToString,
+            doug_dot_v1_dot_doug__pb2.WatchBatch.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DougStub:
-    """A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
+    """Plain calls for any gRPC client; Pipe, the packed records of Scan and the epochs are the facade's, and may be left out.
+
+    A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
     doug-code: NOT_LEADER, doug-leader-id and doug-leader-address (empty while no leader is known). A key of another
     shard, or an outdated epoch, fails with FAILED_PRECONDITION and doug-code: WRONG_SHARD. docs/api.md lists the codes.
     """
@@ -39,6 +41,16 @@ class DougStub:
     Get: _grpc.UnaryUnaryMultiCallable[_doug_pb2.GetRequest, _doug_pb2.GetResponse]
     Put: _grpc.UnaryUnaryMultiCallable[_doug_pb2.PutRequest, _doug_pb2.PutResponse]
     Delete: _grpc.UnaryUnaryMultiCallable[_doug_pb2.DeleteRequest, _doug_pb2.DeleteResponse]
+    Increment: _grpc.UnaryUnaryMultiCallable[_doug_pb2.IncrementRequest, _doug_pb2.IncrementResponse]
+    Touch: _grpc.UnaryUnaryMultiCallable[_doug_pb2.TouchRequest, _doug_pb2.TouchResponse]
+    Txn: _grpc.UnaryUnaryMultiCallable[_doug_pb2.TxnRequest, _doug_pb2.TxnResponse]
+    """Compares, then carries all of some operations out, or all of others: as a whole, at one point of the shard's log."""
+    ExecuteBatch: _grpc.UnaryUnaryMultiCallable[_doug_pb2.ExecuteBatchRequest, _doug_pb2.ExecuteBatchResponse]
+    """Operations that have nothing to do with each other, in one entry of the log; each has a result as if alone."""
+    FindOutcome: _grpc.UnaryUnaryMultiCallable[_doug_pb2.FindOutcomeRequest, _doug_pb2.FindOutcomeResponse]
+    """What became of an idempotency key."""
+    DeleteRange: _grpc.UnaryUnaryMultiCallable[_doug_pb2.DeleteRangeRequest, _doug_pb2.DeleteRangeResponse]
+    """Deletes the keys of a range in this shard, some hundred at a time. It is no transaction."""
     Pipe: _grpc.StreamStreamMultiCallable[_doug_pb2.Batch, _doug_pb2.BatchResult]
     """The batched way in, used by the facade: blobs of encoded records (doug_wire.pipe), results in any order and number."""
     Partitions: _grpc.UnaryUnaryMultiCallable[_doug_pb2.PartitionsRequest, _doug_pb2.PartitionsResponse]
@@ -48,10 +60,18 @@ class DougStub:
     reads too slowly, or for too long, is told so with ABORTED and doug-code: SCAN_EXPIRED, and begins another scan
     behind the last key that it has.
     """
+    Watch: _grpc.UnaryStreamMultiCallable[_doug_pb2.WatchRequest, _doug_pb2.WatchBatch]
+    """The changes of this shard's keys in the order of its log, each once, as they are applied on this replica; any
+    replica serves it. What is not held any more ends it with OUT_OF_RANGE and doug-code: HISTORY_GONE, a revision that
+    was not given out yet with OUT_OF_RANGE and doug-code: FUTURE_REVISION; doug-oldest in the trailing metadata is the
+    revision behind which all changes are held.
+    """
 
 @_typing.type_check_only
 class DougAsyncStub(DougStub):
-    """A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
+    """Plain calls for any gRPC client; Pipe, the packed records of Scan and the epochs are the facade's, and may be left out.
+
+    A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
     doug-code: NOT_LEADER, doug-leader-id and doug-leader-address (empty while no leader is known). A key of another
     shard, or an outdated epoch, fails with FAILED_PRECONDITION and doug-code: WRONG_SHARD. docs/api.md lists the codes.
     """
@@ -60,6 +80,16 @@ class DougAsyncStub(DougStub):
     Get: _aio.UnaryUnaryMultiCallable[_doug_pb2.GetRequest, _doug_pb2.GetResponse]  # type: ignore[assignment]
     Put: _aio.UnaryUnaryMultiCallable[_doug_pb2.PutRequest, _doug_pb2.PutResponse]  # type: ignore[assignment]
     Delete: _aio.UnaryUnaryMultiCallable[_doug_pb2.DeleteRequest, _doug_pb2.DeleteResponse]  # type: ignore[assignment]
+    Increment: _aio.UnaryUnaryMultiCallable[_doug_pb2.IncrementRequest, _doug_pb2.IncrementResponse]  # type: ignore[assignment]
+    Touch: _aio.UnaryUnaryMultiCallable[_doug_pb2.TouchRequest, _doug_pb2.TouchResponse]  # type: ignore[assignment]
+    Txn: _aio.UnaryUnaryMultiCallable[_doug_pb2.TxnRequest, _doug_pb2.TxnResponse]  # type: ignore[assignment]
+    """Compares, then carries all of some operations out, or all of others: as a whole, at one point of the shard's log."""
+    ExecuteBatch: _aio.UnaryUnaryMultiCallable[_doug_pb2.ExecuteBatchRequest, _doug_pb2.ExecuteBatchResponse]  # type: ignore[assignment]
+    """Operations that have nothing to do with each other, in one entry of the log; each has a result as if alone."""
+    FindOutcome: _aio.UnaryUnaryMultiCallable[_doug_pb2.FindOutcomeRequest, _doug_pb2.FindOutcomeResponse]  # type: ignore[assignment]
+    """What became of an idempotency key."""
+    DeleteRange: _aio.UnaryUnaryMultiCallable[_doug_pb2.DeleteRangeRequest, _doug_pb2.DeleteRangeResponse]  # type: ignore[assignment]
+    """Deletes the keys of a range in this shard, some hundred at a time. It is no transaction."""
     Pipe: _aio.StreamStreamMultiCallable[_doug_pb2.Batch, _doug_pb2.BatchResult]  # type: ignore[assignment]
     """The batched way in, used by the facade: blobs of encoded records (doug_wire.pipe), results in any order and number."""
     Partitions: _aio.UnaryUnaryMultiCallable[_doug_pb2.PartitionsRequest, _doug_pb2.PartitionsResponse]  # type: ignore[assignment]
@@ -69,9 +99,17 @@ class DougAsyncStub(DougStub):
     reads too slowly, or for too long, is told so with ABORTED and doug-code: SCAN_EXPIRED, and begins another scan
     behind the last key that it has.
     """
+    Watch: _aio.UnaryStreamMultiCallable[_doug_pb2.WatchRequest, _doug_pb2.WatchBatch]  # type: ignore[assignment]
+    """The changes of this shard's keys in the order of its log, each once, as they are applied on this replica; any
+    replica serves it. What is not held any more ends it with OUT_OF_RANGE and doug-code: HISTORY_GONE, a revision that
+    was not given out yet with OUT_OF_RANGE and doug-code: FUTURE_REVISION; doug-oldest in the trailing metadata is the
+    revision behind which all changes are held.
+    """
 
 class DougServicer(metaclass=_abc_1.ABCMeta):
-    """A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
+    """Plain calls for any gRPC client; Pipe, the packed records of Scan and the epochs are the facade's, and may be left out.
+
+    A node that is not the leader fails a unary call with FAILED_PRECONDITION and, in the trailing metadata,
     doug-code: NOT_LEADER, doug-leader-id and doug-leader-address (empty while no leader is known). A key of another
     shard, or an outdated epoch, fails with FAILED_PRECONDITION and doug-code: WRONG_SHARD. docs/api.md lists the codes.
     """
@@ -98,6 +136,52 @@ class DougServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_doug_pb2.DeleteResponse, _abc.Awaitable[_doug_pb2.DeleteResponse]]: ...
 
     @_abc_1.abstractmethod
+    def Increment(
+        self,
+        request: _doug_pb2.IncrementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_doug_pb2.IncrementResponse, _abc.Awaitable[_doug_pb2.IncrementResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Touch(
+        self,
+        request: _doug_pb2.TouchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_doug_pb2.TouchResponse, _abc.Awaitable[_doug_pb2.TouchResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Txn(
+        self,
+        request: _doug_pb2.TxnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_doug_pb2.TxnResponse, _abc.Awaitable[_doug_pb2.TxnResponse]]:
+        """Compares, then carries all of some operations out, or all of others: as a whole, at one point of the shard's log."""
+
+    @_abc_1.abstractmethod
+    def ExecuteBatch(
+        self,
+        request: _doug_pb2.ExecuteBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_doug_pb2.ExecuteBatchResponse, _abc.Awaitable[_doug_pb2.ExecuteBatchResponse]]:
+        """Operations that have nothing to do with each other, in one entry of the log; each has a result as if alone."""
+
+    @_abc_1.abstractmethod
+    def FindOutcome(
+        self,
+        request: _doug_pb2.FindOutcomeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_doug_pb2.FindOutcomeResponse, _abc.Awaitable[_doug_pb2.FindOutcomeResponse]]:
+        """What became of an idempotency key."""
+
+    @_abc_1.abstractmethod
+    def DeleteRange(
+        self,
+        request: _doug_pb2.DeleteRangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_doug_pb2.DeleteRangeResponse, _abc.Awaitable[_doug_pb2.DeleteRangeResponse]]:
+        """Deletes the keys of a range in this shard, some hundred at a time. It is no transaction."""
+
+    @_abc_1.abstractmethod
     def Pipe(
         self,
         request_iterator: _MaybeAsyncIterator[_doug_pb2.Batch],
@@ -122,6 +206,18 @@ class DougServicer(metaclass=_abc_1.ABCMeta):
         """The keys of this shard in order, as of one point in its log. Pages come as fast as the caller reads them; one who
         reads too slowly, or for too long, is told so with ABORTED and doug-code: SCAN_EXPIRED, and begins another scan
         behind the last key that it has.
+        """
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _doug_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_doug_pb2.WatchBatch], _abc.AsyncIterator[_doug_pb2.WatchBatch]]:
+        """The changes of this shard's keys in the order of its log, each once, as they are applied on this replica; any
+        replica serves it. What is not held any more ends it with OUT_OF_RANGE and doug-code: HISTORY_GONE, a revision that
+        was not given out yet with OUT_OF_RANGE and doug-code: FUTURE_REVISION; doug-oldest in the trailing metadata is the
+        revision behind which all changes are held.
         """
 
 def add_DougServicer_to_server(servicer: DougServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -448,6 +448,25 @@ async def test_a_deletion_goes_in_steps(make_facade: MakeFacade) -> None:
     assert (second["deleted"], second["complete"], left(facade)) == (10, True, [b"k0000"])
 
 
+async def test_many_keys_go_by_one_entry_of_each_shards_log(make_facade: MakeFacade) -> None:
+    facade = await make_facade(shards=2)
+    fill(facade, *numbered(5_000))
+    counted = await delete(facade, prefix="k", limit=4_500, dry_run="true")
+    assert (counted["found"], counted["complete"]) == (4_500, False), "a limit of deletions is above that of pages"
+    gone = await delete(facade, prefix="k")
+    assert (gone["deleted"], gone["complete"], left(facade)) == (5_000, True, [])
+    assert sum(shard.store.entries for shard in facade.cluster.shards) == 6
+
+
+@pytest.mark.parametrize("header", ["If-Match", "If-None-Match", "Idempotency-Key"])
+async def test_what_a_deletion_cannot_keep_is_refused(make_facade: MakeFacade, header: str) -> None:
+    facade = await make_facade()
+    fill(facade, *numbered(3))
+    answer = await facade.http.delete("/v1/kv", params={"prefix": "k"}, headers={header: "*"})
+    assert answer.status_code == 400
+    assert len(left(facade)) == 3
+
+
 @pytest.mark.parametrize("asked", [{}, {"prefix": ""}, {"start": ""}, {"all": "false"}, {"all": "true", "start": "a"}])
 async def test_everything_goes_only_when_that_is_said(make_facade: MakeFacade, asked: dict[str, str]) -> None:
     facade = await make_facade()

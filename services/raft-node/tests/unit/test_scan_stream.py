@@ -51,6 +51,7 @@ class Rig:
         self.forwarded: list[bool] = []
         self.shard = SimpleNamespace(
             number=0,
+            is_leader=False,
             serves_local_reads=True,
             driver=SimpleNamespace(machine=self.machine, read=self._read),
             reader=self.reader,

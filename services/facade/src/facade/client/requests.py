@@ -3,15 +3,13 @@
 Must not know HTTP or who serves what. Invariant: the same request with the same idempotency key gives the same token,
 in every facade and after every restart.
 
-Source: DESIGN 7; doug_wire.command.
+Source: DESIGN 7; doug_wire.idempotency.
 """
 
 from __future__ import annotations
 
-import xxhash
-
-from doug_wire import command
-from doug_wire.command import Command, Token, token_id
+from doug_wire import idempotency
+from doug_wire.command import Command, token_id
 
 ANYONE = ""
 """The identity of clients, as long as nobody has to say who they are."""
@@ -24,5 +22,4 @@ def token_of(key: str) -> bytes:
 
 def with_token(wanted: Command, idempotency_key: str) -> Command:
     """The command with a token whose fingerprint covers everything that the command does."""
-    bare = command.encode(*wanted._replace(epoch=0, token=None))
-    return wanted._replace(token=Token(token_of(idempotency_key), xxhash.xxh3_64_intdigest(bare)))
+    return idempotency.with_token(wanted, ANYONE, idempotency_key)

@@ -163,20 +163,33 @@ def read_mode(named: bytes | None, header: bytes | None) -> ReadMode:
     return mode
 
 
-def decode_key64(text: bytes) -> bytes:
-    """Decodes a key of any bytes: base64url, with or without its padding.
+def decode64(name: str, text: bytes, code: str) -> bytes:
+    """Decodes base64url, with or without its padding.
+
+    Args:
+        name: The parameter.
+        text: Its value.
+        code: The code of the problem.
 
     Raises:
-        BadRequestError: It is something else, or no key.
+        BadRequestError: It is something else.
     """
     padded = text.rstrip(b"=")
     try:
         if b"+" in text or b"/" in text or len(text) - len(padded) > 2:
             raise binascii.Error
-        key = base64.b64decode(padded + b"=" * (-len(padded) % 4), altchars=b"-_", validate=True)
+        return base64.b64decode(padded + b"=" * (-len(padded) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
-        raise BadRequestError("bad_key64", "key64 is not base64url (RFC 4648, 5).") from None
-    return check_key(key)
+        raise BadRequestError(code, f"{name} is not base64url (RFC 4648, 5).") from None
+
+
+def decode_key64(text: bytes) -> bytes:
+    """Decodes a key of any bytes in base64url.
+
+    Raises:
+        BadRequestError: It is something else, or no key.
+    """
+    return check_key(decode64("key64", text, "bad_key64"))
 
 
 def check_key(key: bytes) -> bytes:

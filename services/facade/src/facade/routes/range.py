@@ -8,18 +8,15 @@ Source: docs/api.md, Ranges; DESIGN 8.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from doug_wire.command import KEY_BYTES_MAX
 from doug_wire.scan import DELIMITER_BYTES_MAX, after_prefix
-from facade.client.modes import LINEARIZABLE, READ_MODES, ReadMode
 from facade.client.scan import ScanQuery
 from facade.errors import BadRequestError
 from facade.routes import cursor as cursors
-from facade.routes.target import unescape
+from facade.routes.options import decode64, parse_query, read_mode
 
 LIMIT_DEFAULT = 1_000
 LIMIT_MAX = 10_000
@@ -65,20 +62,20 @@ def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_ma
     Raises:
         BadRequestError: It is not understood.
     """
-    given = _parameters(query, GET_PARAMETERS)
-    start, end, prefix = _bounds(given)
+    given = parameters_of(query, GET_PARAMETERS)
+    start, end, prefix = bounds_of(given)
     delimiter = given.get("delimiter", b"")
     if "delimiter" in given and not 0 < len(delimiter) <= DELIMITER_BYTES_MAX:
         raise BadRequestError("bad_parameter", f"A delimiter has 1 to {DELIMITER_BYTES_MAX} bytes.")
     asked = ScanQuery(
         start=start,
         end=end,
-        reverse=_flag(given, "reverse"),
-        keys_only=_flag(given, "keys_only"),
-        count_only=_flag(given, "count_only"),
+        reverse=flag_of(given, "reverse"),
+        keys_only=flag_of(given, "keys_only"),
+        count_only=flag_of(given, "count_only"),
         delimiter=delimiter,
         prefix_bytes=len(prefix) if delimiter else 0,
-        mode=_mode(given.get("consistency"), consistency),
+        mode=read_mode(given.get("consistency"), consistency),
     )
     scope = cursors.scope_of(
         b"read", cluster_id, start, b"" if end is None else end, b"%d" % asked.reverse, delimiter, prefix
@@ -92,9 +89,9 @@ def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
     Raises:
         BadRequestError: It is not understood, or it would delete everything and does not say so.
     """
-    given = _parameters(query, DELETE_PARAMETERS)
-    start, end, _ = _bounds(given)
-    everything = _flag(given, "all")
+    given = parameters_of(query, DELETE_PARAMETERS)
+    start, end, _ = bounds_of(given)
+    everything = flag_of(given, "all")
     if everything and (start or end is not None):
         raise BadRequestError("bad_range", "all=true names everything; a range beside it contradicts it.")
     if not everything and not start and end is None:
@@ -104,7 +101,7 @@ def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
     scope = cursors.scope_of(b"delete", cluster_id, start, b"" if end is None else end)
     asked = ScanQuery(start=start, end=end, keys_only=True)
     return RangeRequest(
-        _go_on(asked, given, scope), _limit(given, DELETE_LIMIT_MAX), scope, dry_run=_flag(given, "dry_run")
+        _go_on(asked, given, scope), _limit(given, DELETE_LIMIT_MAX), scope, dry_run=flag_of(given, "dry_run")
     )
 
 
@@ -117,23 +114,22 @@ def wants_lines(accept: bytes | None) -> bool:
     return False
 
 
-def _parameters(query: bytes, known: frozenset[str]) -> dict[str, bytes]:
-    given: dict[str, bytes] = {}
-    for part in filter(None, query.split(b"&")):
-        raw_name, _, raw_value = part.partition(b"=")
-        name = unescape(raw_name.replace(b"+", b" "), "query").decode("utf-8", "backslashreplace")
-        if name not in known:
-            raise BadRequestError(
-                "unknown_parameter", f"Unknown query parameter {name[:64]!r}; known: {', '.join(sorted(known))}."
-            )
-        if name in given:
-            raise BadRequestError("bad_parameter", f"The query parameter {name} is given twice.")
-        given[name] = unescape(raw_value.replace(b"+", b" "), "query")
-    return given
+def parameters_of(query: bytes, known: frozenset[str]) -> dict[str, bytes]:
+    """The parameters of a query, each of which must be known and be given once.
+
+    Raises:
+        BadRequestError: One is not.
+    """
+    found = parse_query(query, frozenset(name.encode() for name in known))
+    return {name.decode(): value for name, value in found.items()}
 
 
-def _bounds(given: Mapping[str, bytes]) -> tuple[bytes, bytes | None, bytes]:
-    """Start, end and prefix of the range."""
+def bounds_of(given: Mapping[str, bytes]) -> tuple[bytes, bytes | None, bytes]:
+    """Start, end and prefix of the range.
+
+    Raises:
+        BadRequestError: It is described in two ways, or holds no key.
+    """
     found = {name: _key(given, name) for name in _BOUNDS}
     prefix, start, end = found["prefix"], found["start"], found["end"]
     if prefix is not None and (start is not None or end is not None):
@@ -150,7 +146,7 @@ def _key(given: Mapping[str, bytes], name: str) -> bytes | None:
     if plain is not None and encoded is not None:
         raise BadRequestError("bad_range", f"{name} and {name}64 are two names of one bound.")
     if encoded is not None:
-        plain = decode64(name + "64", encoded)
+        plain = decode64(name + "64", encoded, "bad_parameter")
     elif plain is not None and not plain.isascii():
         try:
             plain.decode()
@@ -163,20 +159,13 @@ def _key(given: Mapping[str, bytes], name: str) -> bytes | None:
     return plain
 
 
-def decode64(name: str, text: bytes) -> bytes:
-    """Bytes in base64url, with or without padding.
+def flag_of(given: Mapping[str, bytes], name: str, *, default: bool = False) -> bool:
+    """A parameter that is true or false.
 
     Raises:
         BadRequestError: It is something else.
     """
-    try:
-        return base64.b64decode(text.rstrip(b"=") + b"=" * (-len(text.rstrip(b"=")) % 4), b"-_", validate=True)
-    except binascii.Error:
-        raise BadRequestError("bad_parameter", f"{name} is not base64url.") from None
-
-
-def _flag(given: Mapping[str, bytes], name: str) -> bool:
-    value = given.get(name, b"false")
+    value = given.get(name, b"true" if default else b"false")
     if value not in (b"true", b"false"):
         raise BadRequestError("bad_parameter", f"{name} is true or false.")
     return value == b"true"
@@ -190,20 +179,6 @@ def _limit(given: Mapping[str, bytes], limit_max: int) -> int:
     if not text.isdigit() or len(text) > 19 or not 0 < int(text) <= limit_max:
         raise BadRequestError("bad_parameter", f"limit is a number from 1 to {limit_max}.")
     return int(text)
-
-
-def _mode(query: bytes | None, header: bytes | None) -> ReadMode:
-    named = None if header is None else header.strip()
-    if query is not None and named is not None and query != named:
-        raise BadRequestError("bad_consistency", "Query and header Doug-Consistency name two consistencies.")
-    named = named if query is None else query
-    if named is None:
-        return LINEARIZABLE
-    mode = READ_MODES.get(named)
-    if mode is None:
-        shown = named.decode("utf-8", "backslashreplace")[:64]
-        raise BadRequestError("bad_consistency", f"Unknown consistency {shown!r}; known: linearizable, eventual.")
-    return mode
 
 
 def _go_on(asked: ScanQuery, given: Mapping[str, bytes], scope: int) -> ScanQuery:

@@ -101,7 +101,11 @@ class Upkeep:
         if machine.limits != self._limits:
             await self._propose(Opcode.SET_LIMITS, encode_limits(self._limits))
         if machine.next_due_us <= self._driver.now_us():
-            await self._expire(machine)
+            machine.looking = True
+            try:
+                await self._expire(machine)
+            finally:
+                machine.looking = False
 
     async def _expire(self, machine: StateMachine) -> None:
         """Has what is due removed, as much as goes into one entry."""

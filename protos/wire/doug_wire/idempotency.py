@@ -1,0 +1,36 @@
+"""The token of a request that has an idempotency key: the same for both services and for every way in.
+
+Invariant: the same request of the same client with the same idempotency key gives the same token, wherever and whenever
+it comes in; another request with this key gives another fingerprint.
+
+Source: DESIGN 7; ``doug_wire.command.Token``.
+"""
+
+from __future__ import annotations
+
+import re
+
+import xxhash
+
+from doug_wire import command
+from doug_wire.command import Command, Token, token_id
+
+KEY_CHARACTERS_MAX = 255
+_KEY = re.compile(r"[\x20-\x7e]{1,255}\Z")
+
+
+def is_key(key: str) -> bool:
+    """Whether an idempotency key has a form that is accepted: 1 to 255 printable ASCII characters."""
+    return _KEY.match(key) is not None
+
+
+def with_token(wanted: Command, identity: str, key: str) -> Command:
+    """The command with a token whose fingerprint covers everything that the command does.
+
+    Args:
+        wanted: The command; its epoch and token do not count.
+        identity: Who sends it; empty for anyone.
+        key: The idempotency key.
+    """
+    bare = command.encode(*wanted._replace(epoch=0, token=None))
+    return wanted._replace(token=Token(token_id(identity, key), xxhash.xxh3_64_intdigest(bare)))

@@ -1,0 +1,230 @@
+"""The messages of Doug's plain calls as commands, and outcomes as messages. Pure functions.
+
+It knows neither the replica nor gRPC's calls. What a command may hold is judged in one place for all ways in,
+``doug_wire.validity``; this module refuses only what a message can say and a command cannot.
+
+Source: protos/doug/v1/doug.proto; docs/api.md, gRPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from doug.v1 import doug_pb2 as pb
+from doug_wire import command as commands
+from doug_wire import idempotency
+from doug_wire.command import KEEP, Command, CommandError, Opcode
+from doug_wire.payload import (
+    BATCH_OPERATIONS_MAX,
+    TXN_OPERATIONS_MAX,
+    Compare,
+    CompareKind,
+    Txn,
+    encode_batch,
+    encode_increment,
+    encode_txn,
+)
+from doug_wire.pipe import ResultRecord
+
+ANYONE = ""
+"""The identity of clients, as long as nobody has to say who they are."""
+
+
+def get_command(request: pb.OperationGet) -> Command:
+    """A read within a transaction or a batch.
+
+    Raises:
+        CommandError: It makes no sense.
+    """
+    return _sized(Command(Opcode.GET, request.key, b"", b"", request.epoch))
+
+
+def put_command(request: pb.PutRequest) -> Command:
+    """A put.
+
+    Raises:
+        CommandError: It makes no sense.
+    """
+    if request.keep_expiry and request.ttl_ms:
+        raise CommandError("ttl_ms and keep_expiry are two expiries")
+    wanted = Command(
+        Opcode.PUT,
+        request.key,
+        request.content_type.encode(),
+        request.value,
+        request.epoch,
+        ttl=KEEP if request.keep_expiry else _ttl(request.ttl_ms),
+        content_encoding=request.content_encoding.encode(),
+    )
+    return _with_options(wanted, request.options)
+
+
+def delete_command(request: pb.DeleteRequest) -> Command:
+    """A delete.
+
+    Raises:
+        CommandError: It makes no sense.
+    """
+    return _with_options(Command(Opcode.DELETE, request.key, b"", b"", request.epoch), request.options)
+
+
+def increment_command(request: pb.IncrementRequest) -> Command:
+    """An increment.
+
+    Raises:
+        CommandError: It makes no sense.
+    """
+    value = encode_increment(request.by if request.HasField("by") else 1, request.initial)
+    wanted = Command(Opcode.INCREMENT, request.key, b"", value, request.epoch, ttl=_ttl(request.ttl_ms))
+    return _with_options(wanted, request.options)
+
+
+def touch_command(request: pb.TouchRequest) -> Command:
+    """A touch.
+
+    Raises:
+        CommandError: It makes no sense.
+    """
+    wanted = Command(Opcode.TOUCH, request.key, b"", b"", request.epoch, ttl=_ttl(request.ttl_ms))
+    return _with_options(wanted, request.options)
+
+
+def txn_command(request: pb.TxnRequest) -> Command:
+    """A transaction; the first key that it names says where it belongs.
+
+    Raises:
+        CommandError: It makes no sense.
+    """
+    _check_count("compares", len(request.compare), TXN_OPERATIONS_MAX)
+    compares = tuple(_compare(each) for each in request.compare)
+    success = _operations(request.success, TXN_OPERATIONS_MAX)
+    failure = _operations(request.failure, TXN_OPERATIONS_MAX)
+    keys = [each.key for each in compares] + [each.key for each in (*success, *failure)]
+    if not keys:
+        raise CommandError("the transaction is empty")
+    payload = encode_txn(Txn(compares, _encoded(success), _encoded(failure)))
+    return _with_key(Command(Opcode.TXN, keys[0], b"", payload, 0), request.idempotency_key)
+
+
+def batch_command(request: pb.ExecuteBatchRequest) -> Command:
+    """A batch; its operations have idempotency keys of their own.
+
+    Raises:
+        CommandError: It makes no sense.
+    """
+    operations = _operations(request.operations, BATCH_OPERATIONS_MAX)
+    if not operations:
+        raise CommandError("the batch is empty")
+    return Command(Opcode.BATCH, operations[0].key, b"", encode_batch(_encoded(operations)), 0)
+
+
+def result_message(result: ResultRecord) -> pb.OperationResult:
+    """What became of one operation."""
+    return pb.OperationResult(
+        status=result.status,  # type: ignore[arg-type]  # The enumeration has the numbers of doug_wire.pipe.Status.
+        revision=result.revision,
+        value=result.value,
+        content_type=result.content_type.decode("ascii", "replace"),
+        content_encoding=result.content_encoding.decode("ascii", "replace"),
+        expires_at_ms=result.expires_at_ms,
+        replayed=result.replayed,
+    )
+
+
+def token_id(key: str) -> bytes:
+    """What a shard knows an idempotency key by.
+
+    Raises:
+        CommandError: It makes no sense.
+    """
+    _check_key(key)
+    return commands.token_id(ANYONE, key)
+
+
+def _ttl(ttl_ms: int) -> int:
+    if ttl_ms > commands.TTL_MS_MAX:
+        raise CommandError(f"a time to live of {ttl_ms} ms, the limit is {commands.TTL_MS_MAX}")
+    return ttl_ms
+
+
+def _sized(wanted: Command) -> Command:
+    """Refuses what cannot even be encoded; everything else is left to ``doug_wire.validity``."""
+    _check_size("key", wanted.key, commands.KEY_BYTES_MAX)
+    _check_size("content type", wanted.content_type, commands.CONTENT_TYPE_BYTES_MAX)
+    _check_size("content encoding", wanted.content_encoding, commands.CONTENT_ENCODING_BYTES_MAX)
+    _check_size("value", wanted.value, commands.VALUE_BYTES_MAX)
+    return wanted
+
+
+def _check_size(what: str, data: bytes, bytes_max: int) -> None:
+    if len(data) > bytes_max:
+        raise CommandError(f"the {what} has {len(data)} bytes, the limit is {bytes_max}")
+
+
+def _with_options(wanted: Command, options: pb.WriteOptions) -> Command:
+    _sized(wanted)
+    condition = options.condition
+    kind = condition.WhichOneof("kind")
+    if kind == "revision":
+        wanted = wanted._replace(condition=commands.revision(condition.revision))
+    elif kind == "exists":
+        wanted = wanted._replace(condition=commands.EXISTS if condition.exists else commands.ABSENT)
+    elif options.HasField("condition"):
+        raise CommandError("a condition that says nothing")
+    return _with_key(wanted, options.idempotency_key)
+
+
+def _with_key(wanted: Command, key: str) -> Command:
+    if not key:
+        return wanted
+    _check_key(key)
+    return idempotency.with_token(wanted, ANYONE, key)
+
+
+def _check_key(key: str) -> None:
+    if not idempotency.is_key(key):
+        raise CommandError(f"an idempotency key has 1 to {idempotency.KEY_CHARACTERS_MAX} printable ASCII characters")
+
+
+def _operations(operations: Sequence[pb.Operation], count_max: int) -> list[Command]:
+    _check_count("operations", len(operations), count_max)
+    return [_operation(place, each) for place, each in enumerate(operations)]
+
+
+def _operation(place: int, operation: pb.Operation) -> Command:
+    match operation.WhichOneof("kind"):
+        case "get":
+            return get_command(operation.get)
+        case "put":
+            return put_command(operation.put)
+        case "delete":
+            return delete_command(operation.delete)
+        case "increment":
+            return increment_command(operation.increment)
+        case "touch":
+            return touch_command(operation.touch)
+        case _:
+            raise CommandError(f"operation {place} is none that this version knows")
+
+
+def _encoded(operations: Iterable[Command]) -> tuple[bytes, ...]:
+    return tuple(commands.encode(*operation) for operation in operations)
+
+
+def _check_count(what: str, count: int, count_max: int) -> None:
+    if count > count_max:
+        raise CommandError(f"{count} {what}, and at most {count_max}")
+
+
+def _compare(compare: pb.Compare) -> Compare:
+    _check_size("key", compare.key, commands.KEY_BYTES_MAX)
+    _check_size("value", compare.value, commands.VALUE_BYTES_MAX)
+    match compare.WhichOneof("kind"):
+        case "exists":
+            return Compare(CompareKind.EXISTS if compare.exists else CompareKind.ABSENT, compare.key)
+        case "revision":
+            return Compare(CompareKind.REVISION, compare.key, compare.revision)
+        case "value":
+            return Compare(CompareKind.VALUE, compare.key, 0, compare.value)
+        case _:
+            raise CommandError("a comparison that compares nothing")
