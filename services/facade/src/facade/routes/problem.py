@@ -41,6 +41,7 @@ TITLES = {
     "body_timeout": "The body did not arrive in time",
     "body_too_large": "The body is too large",
     "change_under_way": "Another change comes first",
+    "bad_key": "Bad key",
     "bad_watch_id": "Bad id of a watch",
     "cross_origin": "From another site's page",
     "cross_shard": "Keys of several shards",
