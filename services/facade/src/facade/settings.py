@@ -178,6 +178,9 @@ class Settings(BaseSettings):
     """When so many linearizable reads wait for a shard's leader, followers serve some of them: they ask the leader for
     one index, for all together."""
 
+    console_enabled: bool = True
+    """Whether the console is served at /ui/, with what it needs at /v1/console/."""
+
     backups_max: int = Field(default=2, ge=1, le=64)
     """Backups that are sent at a time; further ones are refused with 503."""
 

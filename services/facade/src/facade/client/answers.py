@@ -29,7 +29,7 @@ RETRIED: dict[int, str] = {
     Status.NOT_FRESH: "not_fresh_enough",
 }
 
-WAITED = {
+DETAIL_OF_REASON = {
     "no_leader": "No leader of the shard took the request in time.",
     "not_fresh_enough": "No replica of the shard was as fresh as the read asks for, and could prove it, in time.",
     "overloaded": "The shard's leader had too much waiting and did not take the request in time.",
@@ -58,10 +58,10 @@ def gave_up(operation: Operation) -> ProblemError:
         return unknown(operation, "An earlier try of the write was not answered, and no later one was in time.")
     if operation.reason == "disk_full":
         return DiskFullError(shard=operation.shard)
-    reason = operation.reason if operation.reason in WAITED else "no_leader"
+    reason = operation.reason if operation.reason in DETAIL_OF_REASON else "no_leader"
     if operation.kind in REPLICA_KINDS and reason == "no_leader":
         reason = "unavailable"
-    return NotAppliedError(reason, WAITED[reason], shard=operation.shard)
+    return NotAppliedError(reason, DETAIL_OF_REASON[reason], shard=operation.shard)
 
 
 def too_late(operation: Operation) -> ProblemError:
@@ -70,6 +70,6 @@ def too_late(operation: Operation) -> ProblemError:
         detail = "The write was sent to the shard and not answered in time; it may or may not be applied."
         return unknown(operation, detail, "deadline_exceeded")
     if operation.reason == "not_fresh_enough":
-        return NotAppliedError(operation.reason, WAITED[operation.reason], shard=operation.shard)
+        return NotAppliedError(operation.reason, DETAIL_OF_REASON[operation.reason], shard=operation.shard)
     detail = "The read was sent to the shard and not answered in time."
     return ReadTimeoutError("deadline_exceeded", detail, shard=operation.shard)

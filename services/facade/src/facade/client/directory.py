@@ -15,6 +15,7 @@ import structlog
 
 from doug.v1 import doug_pb2
 from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
+from doug_wire.slots import SLOTS, slot_of
 from facade.client.channels import Channels
 from facade.client.leader_calls import call_leader
 from facade.client.metrics import Metrics
@@ -38,6 +39,7 @@ class Directory:
         shards: The shards by number.
         sessions: Makes and reads the session tokens of this cluster.
         stale: Set when somebody found the map to be outdated.
+        slot_counts: How often each slot was asked for here.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, channels: Channels) -> None:
@@ -53,6 +55,7 @@ class Directory:
         self.sessions = Sessions()
         self.shards: dict[int, Shard] = {}
         self.stale = asyncio.Event()
+        self.slot_counts = [0] * SLOTS
 
     @property
     def ready(self) -> bool:
@@ -79,15 +82,18 @@ class Directory:
             found.extend(f"the addresses of shard {shard}'s nodes" for shard in unknown)
         return found
 
-    def locate(self, key: bytes) -> tuple[Shard, int]:
-        """The shard of a key, and the epoch of its slot.
+    def locate(self, key: bytes, *, counted: bool = True) -> tuple[Shard, int]:
+        """The shard of a key, and the epoch of its slot; its slot is counted as asked for, unless it was already.
 
         Raises:
             NotAppliedError: The map is not loaded, or nobody knows where the shard's nodes are.
         """
         self.check_loaded()
         assert self.map is not None
-        shard_id, epoch = self.map.owner(key)
+        slot = slot_of(key)
+        if counted:
+            self.slot_counts[slot] += 1
+        shard_id, epoch = self.map.owner_of_slot(slot)
         shard = self.shards.get(shard_id)
         if shard is None:
             raise NotAppliedError("unknown_shard", "It is not known where this shard's nodes are.", shard=shard_id)

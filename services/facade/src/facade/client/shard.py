@@ -33,7 +33,7 @@ from facade.client.node import Node
 from facade.client.operation import Load, Operation
 from facade.client.replicas import BEHIND_S, SILENT_S, SLOW_FOR_S, SLOW_S, Replicas, answers
 from facade.client.sessions import Sessions
-from facade.client.tracing import leave
+from facade.client.tracing import contexts_for
 from facade.discovery.targets import Target
 from facade.settings import Settings
 
@@ -235,7 +235,7 @@ class Shard:
             forward=forward,
         )
         if cut.traced:
-            batch.traces = leave(cut.traced, node.id, cut.items)
+            batch.traces = contexts_for(cut.traced, node.id, cut.items)
         return batch
 
     def _cut_granted(self, node: Node, now_s: float) -> Cut | None:
