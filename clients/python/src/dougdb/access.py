@@ -11,13 +11,15 @@ from urllib.parse import quote
 
 import httpx
 
+from dougdb.answers import Answer, error_of, error_of_transport
 from dougdb.bearer import headers_of
 from dougdb.checks import base_url, is_loopback
-from dougdb.client import DEFAULT_TIMEOUT_S, _verify
 from dougdb.errors import ServerError
-from dougdb.wire import DEFAULT_URL, error_of, error_of_transport
+from dougdb.security import verify
+from dougdb.wire import DEFAULT_URL
 
 Document = dict[str, Any]
+DEFAULT_TIMEOUT_S = 15.0
 
 
 class AccessClient:
@@ -43,7 +45,7 @@ class AccessClient:
             timeout=DEFAULT_TIMEOUT_S,
             transport=transport,
             trust_env=not is_loopback(url),
-            verify=_verify(url, ca_file),
+            verify=verify(url, ca_file),
             headers={**headers_of(token), "Accept": "application/json"},
         )
 
@@ -120,7 +122,7 @@ class AccessClient:
         except httpx.RequestError as error:
             raise error_of_transport(error, self.url, write=write) from error
         if answer.is_error:
-            raise error_of(answer, write=write)
+            raise error_of(Answer(answer.status_code, answer.headers, answer.content), write=write)
         try:
             document = answer.json()
         except ValueError:

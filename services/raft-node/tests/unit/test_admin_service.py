@@ -59,7 +59,7 @@ class FakeNode:
         self.changes: list[tuple[object, ...]] = []
         self.stored = Stored(4, b"document")
 
-    def status(self) -> pb.StatusResponse:
+    def status(self, *, vitals: bool) -> pb.StatusResponse:
         return pb.StatusResponse(node_id="n")
 
     async def transfer_leadership(self, target: str) -> Leadership:

@@ -24,6 +24,7 @@ from facade.client.access import Caller
 from facade.client.auth_state import AuthState
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
+from facade.console.app import Console
 from facade.errors import ProblemError, UnexpectedError
 from facade.routes import auth, backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
 from facade.routes.batch import BatchApp
@@ -51,6 +52,7 @@ class Application:
     """Raw routes to their handlers, everything else to FastAPI.
 
     Attributes:
+        console: The console, if it is enabled.
         front: What connections share.
         audience: The watches that have seen everything; somebody has to ``run`` it.
         hot: The short way for plain requests, for connections that use it.
@@ -81,6 +83,7 @@ class Application:
         self._rest = make_fastapi(router, metrics, settings, state, None if gate is None else gate.audit)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
+        self.console = Console(router, metrics, settings) if settings.console_enabled else None
         self.front = Front(settings, metrics)
         self.hot = HotLane(router, metrics, self.front, gate)
 
@@ -91,6 +94,10 @@ class Application:
             return
         raw_path: bytes = scope["raw_path"]
         method: str = scope["method"]
+        if self.console is not None and (console := self.console.app_of(raw_path, scope)) is not None:
+            # Not among the requests that are under way: a stream of the console would be one for ever.
+            await self._serve_console(console, scope, receive, send)
+            return
         if self._origins.share:
             if method == "OPTIONS" and (headers := self._origins.preflight(scope["headers"])) is not None:
                 await send({"type": "http.response.start", "status": 204, "headers": headers})
@@ -117,6 +124,16 @@ class Application:
             await refusal(error)(scope, receive, named(scope, send))
         finally:
             self._metrics.inflight -= 1
+
+    async def _serve_console(self, console: RawApp, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._gate is not None:
+            try:
+                self._gate.admit(scope)
+            except ProblemError as error:
+                self._metrics.request(scope["method"], error.status, "none", 0.0, console.route)
+                await refusal(error)(scope, receive, named(scope, send))
+                return
+        await console(scope, receive, send)
 
     def _raw(self, raw_path: bytes, scope: Scope) -> RawApp | RangeApp | None:
         """The raw route of a path that is not below the keys; None for FastAPI's."""

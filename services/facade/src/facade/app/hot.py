@@ -31,10 +31,12 @@ from facade.app.gate import Gate
 from facade.app.outgoing import HIGH_WATER_BYTES
 from facade.client.access import Caller
 from facade.client.metrics import Metrics
-from facade.client.modes import LINEARIZABLE, READ_MODES, ReadMode
-from facade.client.operation import Headers, Operation
+from facade.client.modes import BOUNDED, LEADER_KINDS, LINEARIZABLE, READ_MODES, ReadMode
+from facade.client.operation import Operation
+from facade.client.receipts import SESSION, Receipt, of_operation
 from facade.client.router import Router
-from facade.errors import ProblemError, UnexpectedError
+from facade.client.sessions import Session
+from facade.errors import BadRequestError, DecidedError, NotAppliedError, ProblemError, UnexpectedError
 from facade.routes import problem
 from facade.routes.raw import request_id
 from facade.routes.results import problem_of, receipt, shown_content_type
@@ -50,6 +52,7 @@ PLAIN = frozenset(
         *(b"content-type", b"content-length", b"doug-consistency", b"cache-control", b"pragma", b"cookie", b"dnt"),
         *(b"x-request-id", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto"),
         *(b"x-real-ip", b"via", b"forwarded", b"priority", b"traceparent", b"tracestate", b"baggage", b"doug-client"),
+        SESSION,
     }
 )
 """The headers of a plain request: those that have a meaning here, and those that have none for a key."""
@@ -58,7 +61,8 @@ PLAIN_KNOWN = PLAIN | {b"authorization"}
 """Those of somebody who was known before by the very same header."""
 
 _KEYS = KEY_PREFIX + b"/"
-_MODES = {b"consistency=" + name: mode for name, mode in READ_MODES.items()}
+_READ_MODES = {name: mode for name, mode in READ_MODES.items() if mode is not BOUNDED}
+_MODES = {b"consistency=" + name: mode for name, mode in _READ_MODES.items()}
 _CACHED = 1024
 _END = b"\r\n"
 
@@ -76,12 +80,20 @@ class HotRequest:
     """
 
     __slots__ = (
-        "body", "caller", "content_type", "keep_alive", "key", "mode", "operation", "put", "request_id", "size",
-        "started_s",
+        "body", "caller", "content_type", "keep_alive", "key", "mode", "operation", "put", "request_id", "session",
+        "size", "started_s",
     )  # fmt: skip
 
     def __init__(
-        self, key: bytes, mode: ReadMode, content_type: bytes, named: bytes, caller: Caller | None, *, put: bool
+        self,
+        key: bytes,
+        mode: ReadMode,
+        content_type: bytes,
+        named: bytes,
+        session: Session | None,
+        caller: Caller | None,
+        *,
+        put: bool,
     ) -> None:
         self.put = put
         self.caller = caller
@@ -89,6 +101,7 @@ class HotRequest:
         self.mode = mode
         self.content_type = content_type
         self.request_id = named
+        self.session = session
         self.keep_alive = True
         self.body: list[bytes] = []
         self.size = 0
@@ -99,7 +112,7 @@ class HotRequest:
 def _mode_of(query: bytes | None, header: bytes | None) -> ReadMode | None:
     """The consistency that is asked for; None if it is not that alone, or told in two ways."""
     if query is None:
-        return READ_MODES.get(header or b"")
+        return _READ_MODES.get(header or b"")
     named = query[12:]
     return _MODES.get(query) if header is None or header == named else None
 
@@ -115,7 +128,7 @@ def _value_lines(content_type: bytes) -> bytes:
 
 @functools.lru_cache(_CACHED)
 def _shard_lines(shard: int, mode: ReadMode) -> bytes:
-    return _lines(((b"doug-shard", b"%d" % shard), mode.header))
+    return _lines(((b"doug-shard", b"%d" % shard), *mode.headers))
 
 
 class HotLane:
@@ -129,7 +142,8 @@ class HotLane:
         self._defaults: list[Header] | None = None
         self._default_lines = b""
         self._leaving = False
-        self._receipt: Headers | None = None
+        self._receipt: Receipt | None = None
+        self._strong: bool | None = None
         self._receipt_lines = b""
 
     def take(self, method: bytes, target: bytes, headers: list[Header], certificate: str = "") -> HotRequest | None:
@@ -168,13 +182,27 @@ class HotLane:
             return None
         try:
             key = key_of(path)
+            session = self._session(found[SESSION]) if SESSION in found else None
         except ProblemError:
             return None
         if self._gate is not None and (
             caller is None or not authorize(caller.access.rights, Verb.WRITE if put else Verb.READ, key)
         ):
             return None
-        return HotRequest(key, mode, content_type, request_id(found.get(b"x-request-id")), caller, put=put)
+        return HotRequest(key, mode, content_type, request_id(found.get(b"x-request-id")), session, caller, put=put)
+
+    def _session(self, token: bytes) -> Session:
+        """What a token says, if it can be gone by at once.
+
+        Raises:
+            ProblemError: It cannot.
+        """
+        self._router.directory.check_loaded()
+        sessions = self._router.directory.sessions
+        session = sessions.read(token)
+        if session.epoch > sessions.epoch:
+            raise NotAppliedError("not_fresh_enough", "A newer map must be loaded first.")
+        return session
 
     def begin(self, request: HotRequest) -> asyncio.Future[ResultRecord]:
         """Has a whole request carried out.
@@ -191,8 +219,9 @@ class HotLane:
             value = body[0] if len(body) == 1 else b"".join(body)
             operation = self._router.write(Opcode.PUT, request.key, request.content_type, value, caller=request.caller)
         else:
-            operation = self._router.read(request.key, request.mode.kind, caller=request.caller)
+            operation = self._router.read(request.key, request.mode, session=request.session, caller=request.caller)
         request.operation = operation
+        operation.session = request.session
         return operation.future
 
     def end(
@@ -229,6 +258,8 @@ class HotLane:
 
     def _refused(self, request: HotRequest, error: ProblemError) -> tuple[int, list[bytes]]:
         content = problem.document(error)
+        if request.operation is not None and not isinstance(error, DecidedError | BadRequestError):
+            error.headers = (*error.headers, *of_operation(request.operation))
         return error.status, [_lines(problem.headers(error, content)), content]
 
     def _decided(self, request: HotRequest, result: ResultRecord) -> tuple[int, list[bytes]]:
@@ -236,12 +267,9 @@ class HotLane:
         assert operation is not None
         if result.status != Status.OK or result.expires_at_ms or result.content_encoding or result.replayed:
             return self._decided_with_more(request, operation, result)
-        if operation.receipt is not self._receipt:
-            # All operations of a batch have the same one.
-            self._receipt = operation.receipt
-            self._receipt_lines = _lines(operation.receipt)
-        mode = LINEARIZABLE if request.put else request.mode
-        shown = _shard_lines(operation.shard, mode) + self._receipt_lines
+        strong = operation.kind in LEADER_KINDS
+        mode = LINEARIZABLE if strong else request.mode
+        shown = _shard_lines(operation.shard, mode) + self._lines_of(operation, strong=strong)
         if request.put:
             content = b'{"revision":"%d"}' % result.revision
             head = b'content-type: application/json\r\ncontent-length: %d\r\netag: "%d"\r\n%b' % (
@@ -256,6 +284,18 @@ class HotLane:
             _value_lines(shown_content_type(result)), len(value), result.revision, shown,
         )  # fmt: skip
         return 200, [head, value]
+
+    def _lines_of(self, operation: Operation, *, strong: bool) -> bytes:
+        """The lines of an operation's receipt."""
+        receipt = operation.receipt
+        assert receipt is not None
+        if operation.session is not None:
+            return _lines(receipt.of(operation))
+        if receipt is not self._receipt or strong is not self._strong:
+            # All operations of a message have the same one.
+            self._receipt, self._strong = receipt, strong
+            self._receipt_lines = _lines(receipt.of(operation))
+        return self._receipt_lines
 
     def _decided_with_more(
         self, request: HotRequest, operation: Operation, result: ResultRecord

@@ -18,6 +18,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from doug_wire.auth.grants import Verb
+from facade.client.access import LOOKING
 from facade.client.metrics import KEY_ROUTE, RANGE_ROUTE
 from facade.routes.ops import OPS_PREFIX
 from facade.routes.target import KEY_PREFIX
@@ -59,12 +60,15 @@ def _rule(route: str, methods: str, *need: Need | Verb) -> Rule:
     return Rule(route, frozenset(methods.split()), single or asked)
 
 
+_ASSETS = "/ui/{file}"
 _SHARD = "/v1/shards/{shard}"
-_LOOK = (Verb.METRICS, Verb.MEMBERS)
 
 RULES = (
     _rule("/livez", "GET", Need.OPEN),
     _rule("/readyz", "GET", Need.OPEN),
+    _rule("/", "GET HEAD", Need.OPEN),
+    _rule(_ASSETS, "GET HEAD", Need.OPEN),
+    _rule("/v1/console/{what}", "GET HEAD", *LOOKING),
     _rule("/docs", "GET HEAD", Need.OPEN),
     _rule("/openapi.json", "GET HEAD", Need.OPEN),
     _rule(KEY_ROUTE, "GET HEAD PUT DELETE POST", Need.KEYS),
@@ -86,9 +90,9 @@ RULES = (
     _rule("/v1/auth/roles/{name}", "PUT DELETE", Verb.AUTH),
     _rule("/v1/auth/users", "GET POST DELETE", Verb.AUTH),
     _rule("/metrics", "GET", Verb.METRICS),
-    _rule("/v1/cluster", "GET", *_LOOK),
-    _rule(f"{_SHARD}/events", "GET", *_LOOK),
-    _rule(f"{_SHARD}/members", "GET", *_LOOK),
+    _rule("/v1/cluster", "GET", *LOOKING),
+    _rule(f"{_SHARD}/events", "GET", *LOOKING),
+    _rule(f"{_SHARD}/members", "GET", *LOOKING),
     _rule(f"{_SHARD}/members", "POST", Verb.MEMBERS),
     _rule(f"{_SHARD}/members/{{name}}", "DELETE", Verb.MEMBERS),
     _rule(f"{_SHARD}/members/{{name}}/replace", "POST", Verb.MEMBERS),
@@ -107,7 +111,7 @@ class Rules:
         self._patterns = [
             (re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route)) + r"\Z"), route)
             for route in self._by_route
-            if "{" in route and route not in (KEY_ROUTE, "/v1/ops/{key}")
+            if "{" in route and route not in (KEY_ROUTE, "/v1/ops/{key}", _ASSETS)
         ]
 
     def find(self, method: str, raw_path: bytes, path: str) -> Rule | None:
@@ -126,11 +130,13 @@ class Rules:
 
     def _of(self, raw_path: bytes, path: str) -> list[Rule]:
         if raw_path.startswith((KEY_PREFIX + b"/", KEY_PREFIX + b":")):
-            return self._by_route[KEY_ROUTE]
+            return self._by_route.get(KEY_ROUTE, [, []))
         if raw_path == KEY_PREFIX:
-            return self._by_route[RANGE_ROUTE]
+            return self._by_route.get(RANGE_ROUTE, [])
         if raw_path.startswith(OPS_PREFIX):
-            return self._by_route["/v1/ops/{key}"]
+            return self._by_route.get("/v1/ops/{key}", [])
+        if raw_path == b"/ui" or raw_path.startswith(b"/ui/"):
+            return self._by_route.get(_ASSETS, [])
         found = self._by_route.get(path)
         if found is None:
             found = next((self._by_route[route] for pattern, route in self._patterns if pattern.match(path)), [])

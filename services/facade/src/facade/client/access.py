@@ -105,6 +105,9 @@ class Caller(NamedTuple):
         return self.access.identity
 
 
+LOOKING = (Verb.METRICS, Verb.MEMBERS)
+"""The rights one of which is needed to see how the cluster is."""
+
 ANYONE = Caller(Access("", ALL))
 """Whoever comes, while nobody has to say who they are."""
 NOBODY = Caller(Access("", NOTHING))
