@@ -130,7 +130,7 @@ class Rules:
 
     def _of(self, raw_path: bytes, path: str) -> list[Rule]:
         if raw_path.startswith((KEY_PREFIX + b"/", KEY_PREFIX + b":")):
-            return self._by_route.get(KEY_ROUTE, [, []))
+            return self._by_route.get(KEY_ROUTE, [])
         if raw_path == KEY_PREFIX:
             return self._by_route.get(RANGE_ROUTE, [])
         if raw_path.startswith(OPS_PREFIX):
