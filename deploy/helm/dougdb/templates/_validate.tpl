@@ -85,6 +85,13 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $log := hasKey $claims (printf "wal-%s" (trimPrefix "data-" (printf "%s0-0" $prefix))) -}}
+{{- if and $found $log (not $v.persistence.wal.enabled) -}}
+{{- fail (printf "persistence.wal.enabled cannot change while the data is there: the logs of these nodes lie in claims of their own, such as wal-%s0-0. Nothing is lost: set it back to true" (trimPrefix "data-" $prefix)) -}}
+{{- end -}}
+{{- if and $found (not $log) $v.persistence.wal.enabled -}}
+{{- fail "persistence.wal.enabled cannot change while the data is there: the logs of these nodes lie in the claims of their data. Nothing is lost: set it back to false" -}}
+{{- end -}}
 {{- if and $found (not (hasKey $found (toString (sub $shards 1)))) -}}
 {{- fail (printf "shards: %d, but there are claims of %d shards only. The number of shards cannot change while the data is there" $shards (len $found)) -}}
 {{- end -}}
