@@ -33,8 +33,32 @@
 {{- fail (printf "facade.settings.%s: the chart sets it from a value of its own" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- include "dougdb.validateRoutes" . -}}
 {{- include "dougdb.validateModes" . -}}
 {{- include "dougdb.validateLive" . -}}
+{{- end -}}
+
+{{- define "dougdb.validateRoutes" -}}
+{{- $facade := .Values.facade -}}
+{{- if and $facade.ingress.enabled (not $facade.ingress.hosts) -}}
+{{- fail "facade.ingress.enabled needs facade.ingress.hosts, the names under which clients come" -}}
+{{- end -}}
+{{- if and $facade.httpRoute.enabled (not $facade.httpRoute.hostnames) -}}
+{{- fail "facade.httpRoute.enabled needs facade.httpRoute.hostnames, the names under which clients come" -}}
+{{- end -}}
+{{- if and $facade.httpRoute.enabled (not $facade.httpRoute.parentRefs) -}}
+{{- fail "facade.httpRoute.enabled needs facade.httpRoute.parentRefs, the gateways that lead to it" -}}
+{{- end -}}
+{{- if and (or $facade.ingress.enabled $facade.httpRoute.enabled) (ne .Values.tls.mode "disabled") -}}
+{{- if and $facade.ingress.enabled (not $facade.ingress.annotations) -}}
+{{- fail "facade.ingress over tls.mode: most controllers speak plaintext to their backends; say in facade.ingress.annotations that yours uses HTTPS" -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := keys .Values.commonLabels -}}
+{{- if hasKey (include "dougdb.labels" (list (dict "Values" (omit $.Values "commonLabels") "Chart" $.Chart "Release" $.Release) "facade") | fromYaml) $name -}}
+{{- fail (printf "commonLabels.%s: the chart sets it itself" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "dougdb.validateModes" -}}
