@@ -15,7 +15,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools chart-package release images base-image kind-up kind-down minikube-up
-.PHONY: bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
+.PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
 .PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -119,6 +119,9 @@ certs: setup ## Make an authority and certificates in certs/, for trying TLS; op
 
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)
+
+bench: setup ## DougDB beside etcd and NATS (built where Go is), in turn; options as ARGS="--turns 3 --kinds put --connections 64"
+	$(BIN)/python bench/compare.py $(ARGS)
 
 bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
 	$(BIN)/python bench/scan.py $(ARGS)

@@ -86,6 +86,8 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         self.shard = shard
         self.id = f"shard-{shard.id}-{number}"
         self.address = f"127.0.0.1:{port}"
+        self.incarnation = 0
+        """Of its disk; 0 for one that it does not tell."""
         self.silent = False
         """Takes batches and calls, and never answers."""
         self.hints = True
@@ -185,6 +187,7 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             leader_address=leader_address,
             client_address=self.address,
             admin_address="127.0.0.1:27099",
+            incarnation=self.incarnation,
         )
 
     async def Events(self, request: Any, context: Any) -> admin_pb2.EventsResponse:  # noqa: N802
@@ -548,10 +551,13 @@ async def make_facade(request: pytest.FixtureRequest) -> AsyncIterator[Callable[
             nodes: int = 3,
             *,
             ready: bool = True,
+            led: bool = True,
             tracing: OperationTracing | None = None,
             **settings: Any,
         ) -> Facade:
             cluster = FakeCluster(shards, nodes)
+            for shard in () if led else cluster.shards:
+                shard.leader = None
             await cluster.start()
             stack.push_async_callback(cluster.stop)
             values = Settings(nodes=cluster.addresses(), **settings)

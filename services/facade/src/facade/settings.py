@@ -126,6 +126,15 @@ class Settings(BaseSettings):
     scans_max: int = Field(default=32, ge=1, le=1024)
     """Requests for ranges that are answered at the same time; further ones are refused with 503."""
 
+    watches_max: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Watches that are open at the same time; further ones are refused with 503."""
+
+    watch_ring_bytes: int = Field(default=8 << 20, ge=1 << 16, le=1 << 30)
+    """Newest changes of each watched shard that are kept in memory for watches that fall behind a little."""
+
+    watch_catch_ups_max: int = Field(default=32, ge=1, le=1024)
+    """Watches that read older changes from the nodes at the same time; further ones wait for their turn."""
+
     body_timeout_ms: int = Field(default=30_000, ge=10, le=600_000)
     """How long the body of a request may take to arrive (408), so that a slow sender holds nothing for ever."""
 
@@ -134,6 +143,10 @@ class Settings(BaseSettings):
 
     pipe_window_batches: int = Field(default=1, ge=1, le=64)
     """Batches of one kind in flight to one node. One is fastest nearby; a longer round trip wants more."""
+
+    pipe_gather_us: int = Field(default=1000, ge=0, le=100_000)
+    """For how long a batch waits for the clients that the one before it answered; see ``facade.client.link``. 0 never
+    waits, and many clients run as two half batches in turn. The event loop's clock has a millisecond's resolution."""
 
     inflight_items_max: int = Field(default=4096, ge=1, le=1_000_000)
     """Unanswered items of one kind on one link: windows open after 50 ms, and this bounds what may pile up."""

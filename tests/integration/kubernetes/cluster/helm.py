@@ -8,6 +8,7 @@ Invariant: it has a namespace of its own, which enforces Pod Security "restricte
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -41,6 +42,7 @@ class Release:
     def __init__(self, tag: str) -> None:
         self.namespace = f"{PREFIX}-helm-{tag}"
         self._address = ""
+        self._seeds = itertools.count(SEED)
 
     def kubectl(self, *words: str, text: str | None = None, check: bool = True) -> str:
         """Calls kubectl within the namespace."""
@@ -128,8 +130,11 @@ class Release:
 
     @contextlib.contextmanager
     def loaded(self) -> Iterator[list[Any]]:
-        """Requests while the block runs, from this machine; the report is put into the list."""
-        words = (self.address, "8080", str(RATE), str(CLIENTS), str(SEED))
+        """Requests while the block runs, from this machine; the report is put into the list.
+
+        Each load has a seed of its own, and with it keys that no other has written.
+        """
+        words = (self.address, "8080", str(RATE), str(CLIENTS), str(next(self._seeds)))
         client = subprocess.Popen(
             [sys.executable, "-c", Path(load.__file__).read_text(), *words],
             stdin=subprocess.PIPE,

@@ -30,6 +30,9 @@ from facade.routes.raw import REQUEST_ID, RawApp, Scope, Send, named, request_id
 from facade.routes.scan import RangeApp
 from facade.routes.target import KEY_PREFIX
 from facade.routes.txn import TxnApp
+from facade.routes.watch import PROGRESS_PATH, WATCH_PATH, ProgressApp, WatchApp
+from facade.routes.watch_audience import Audience
+from facade.routes.watch_ids import cluster_of
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
@@ -45,6 +48,7 @@ class Application:
 
     Attributes:
         front: What connections share.
+        audience: The watches that have seen everything; somebody has to ``run`` it.
         hot: The short way for plain requests, for connections that use it.
     """
 
@@ -54,6 +58,11 @@ class Application:
             b"/v1/batch": BatchApp(router, metrics, settings),
             b"/v1/txn": TxnApp(router, metrics, settings),
         }
+        feeds = router.feeds
+        self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router))
+        feeds.on_events, feeds.on_gone = self.audience.publish, lambda error: self.audience.lost(error.shard)
+        self._exact[WATCH_PATH] = WatchApp(router, metrics, settings, feeds, self.audience)
+        self._exact[PROGRESS_PATH] = ProgressApp(metrics, feeds, self.audience)
         self._ops = OpsApp(router, metrics)
         self._ranges = RangeApp(router, metrics, settings)
         self._rest = make_fastapi(router, metrics, settings)
@@ -136,6 +145,12 @@ class Application:
             route = getattr(scope.get("route"), "path", UNMATCHED)
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.request(method, status, "none", perf_counter() - started_s, route)
+
+
+def _place(router: Router) -> tuple[str, int]:
+    """The cluster, as ids of watches name it, and the epoch of its map."""
+    directory = router.directory
+    return cluster_of(directory.cluster_id), 0 if directory.map is None else directory.map.epoch
 
 
 def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAPI:

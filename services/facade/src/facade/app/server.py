@@ -170,6 +170,7 @@ async def serve(
     async with asyncio.TaskGroup() as group:
         background = [
             group.create_task(router.run()),
+            group.create_task(application.audience.run()),
             group.create_task(discovery.run(router.update)),
             group.create_task(_check_times(server, application.front, metrics)),
         ]

@@ -30,6 +30,7 @@ RETRY_MIN_S, RETRY_MAX_S = 0.1, 1.0
 """Between two tries to reach a node; longer each time."""
 
 ScanCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.ScanRequest, doug_pb2.ScanPage]"
+WatchCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.WatchRequest, doug_pb2.WatchBatch]"
 
 
 class Node:
@@ -40,6 +41,7 @@ class Node:
         target: Where it is.
         address: Its Doug address.
         admin: Its admin HTTP address, once it was seen.
+        incarnation: Which disk it runs on, by its last status; 0 before that.
         link: The windows of its stream.
         up: Whether the stream is open.
         suspect: Whether it owed an answer for too long, and has said nothing since.
@@ -56,6 +58,7 @@ class Node:
         self.target = target
         self.address = target.address
         self.admin: str | None = None
+        self.incarnation = 0
         self.link = link
         self.up = False
         self.suspect = False
@@ -66,11 +69,14 @@ class Node:
         self._receipt = (-1, -1)
         self._wanted = asyncio.Event()
         self._wake: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self.unlisted = False
         self.retired = False
         self._alias: Target | None = None
         self._channels = channels
         self._closing: set[asyncio.Task[None]] = set()
+        self._watches: grpc.aio.Channel | None = None
+        self._watches_version = 0
         self._scans: grpc.aio.Channel | None = None
         self._scans_version = 0
         self._connect()
@@ -124,6 +130,15 @@ class Node:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
+    def wake_at(self, time_s: float) -> None:
+        """The same at a time of the loop's clock. Of several times the first one counts until it has come."""
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_at(time_s, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self.wake()
+
     def heard(self, term: int, applied_index: int, now_s: float) -> None:
         """Notes a receipt."""
         self.suspect = False
@@ -153,6 +168,7 @@ class Node:
             self._reopen()
             return None
         self.admin = status.admin_address or self.admin
+        self.incarnation = status.incarnation
         self.suspect = False
         return status
 
@@ -226,6 +242,21 @@ class Node:
             self._leave(self._scans)
             self._scans = None
 
+    def open_watch(self, request: doug_pb2.WatchRequest) -> WatchCall:
+        """Doug.Watch, over a connection that watches have for themselves."""
+        if self._watches is not None and self._watches_version != self._channels.version:
+            self.drop_watches()
+        if self._watches is None:
+            self._watches = self._channels.open(self.target, SCAN_OPTIONS)
+            self._watches_version = self._channels.version
+        return doug_pb2_grpc.DougStub(self._watches).Watch(request)
+
+    def drop_watches(self) -> None:
+        """The connection of watches is of no use: the next watch opens another one."""
+        if self._watches is not None:
+            self._leave(self._watches)
+            self._watches = None
+
     async def partitions(self, timeout_s: float) -> doug_pb2.PartitionsResponse:
         """Doug.Partitions.
 
@@ -261,5 +292,8 @@ class Node:
 
         Calls that others still wait for get their own time; a call that is cut off looks like a cancellation.
         """
+        if self._alarm is not None:
+            self._alarm.cancel()
         self.drop_scans()
+        self.drop_watches()
         await self._channel.close(RETIRED_S if self.retired else None)

@@ -82,6 +82,7 @@ class Shard:
         self._listed = tuple(targets)
         self._rotation = deque(self.nodes.values())
         self.members: frozenset[str] | None = None
+        self._incarnations: dict[str, int] = {}
         self.leader: Node | None = None
         self.leader_term = 0
         self.ever_led = False
@@ -98,7 +99,7 @@ class Shard:
 
     def _make_node(self, node_id: str, target: Target) -> Node:
         settings = self._settings
-        link = Link(settings.pipe_window_batches, settings.inflight_items_max)
+        link = Link(settings.pipe_window_batches, settings.inflight_items_max, settings.pipe_gather_us / 1e6)
         return Node(node_id, target, link, self._channels)
 
     # Where the nodes are.
@@ -198,6 +199,9 @@ class Shard:
             for kind in LEADER_KINDS:
                 queue = self._queues[kind]
                 if queue and link.has_room(kind):
+                    if until_s := link.gathers_until_s(kind, len(queue), now_s):
+                        node.wake_at(until_s)
+                        continue
                     cut = link.cut(kind, queue, now_s)
                     if cut is not None:
                         break
@@ -256,6 +260,8 @@ class Shard:
             operation.receipt = headers
             not_leader = not_leader or result.status == Status.NOT_LEADER
             answers.append((operation, result))
+        for kind in {batch.kind for batch in link.finished if batch.kind in LEADER_KINDS}:
+            link.gather(kind, len(answers) + len(self._queues[kind]), now_s)
         for batch in link.finished:
             self._metrics.upstream(self.id, KIND_LABELS[batch.kind], now_s - batch.sent_at_s)
         if not node.retired:
@@ -268,6 +274,9 @@ class Shard:
         """The node's stream is open."""
         node.link.reset(self._loop.time())
         node.up, node.suspect = not node.retired, False
+        # It may run on another disk now: it tells with its status.
+        self._search.set()
+        self._hurry.set()
         self._grant()
 
     def node_down(self, node: Node) -> list[Operation]:
@@ -340,16 +349,24 @@ class Shard:
     def learn_members(self, answer: admin_pb2.MembersResponse) -> None:
         """Goes by what a leader says of the members: new ones are asked too, and who left serves no local reads."""
         self.members = frozenset(member.name for member in answer.members)
+        self._incarnations = {member.name: member.incarnation for member in answer.members}
         for member in answer.members:
             node = self._node_named(member.name, member.client_address)
-            if node is not None and node not in self._rotation:
-                self._rotation.append(node)
+            if node is not None:
+                self._judge(node)
         for node in list(self.nodes.values()):
             if node.id not in self.members and node is not self.leader:
                 if node.id not in self._listed:
                     self._remove(node)
                 else:
                     self._bench(node)
+
+    def _judge(self, node: Node) -> None:
+        """Gives a member local reads, and an old disk none that came back under the member's name."""
+        if node.incarnation and node.incarnation != self._incarnations.get(node.id, node.incarnation):
+            self._bench(node)
+        elif node not in self._rotation and node.id in self._incarnations:
+            self._rotation.append(node)
 
     def _bench(self, node: Node) -> None:
         """Gives a node no local reads any more."""
@@ -433,6 +450,7 @@ class Shard:
             return
         if status is not None:
             self._consider(node, status)
+            self._judge(node)
             node.wake()
             self._grant()
         elif node is self.leader and not node.up:

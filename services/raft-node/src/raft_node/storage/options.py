@@ -74,12 +74,15 @@ class EngineOptions:
             the merge has so far.
         idle_merge_ratio: The same while little is written, beyond ``level_base_bytes`` together; by itself a table goes
             down only into so many times as much.
+        hidden_bytes_min: While little is written, a memtable is flushed before it is full when deletes hide so much.
         merge_bytes_max: Unless no level is free, whole levels are merged only when together they are not larger.
         level_base_bytes: What any level above another one may hold, before it gives that one table by table.
         level_multiplier: With so many times as much below it, it may hold more than ``level_base_bytes``.
         open_tables_max: So many table files are kept open, beside those that are being read and those that have been
             replaced while somebody reads them. With more tables, some reads open a file first.
         manifest_bytes: The manifest is written anew once it has grown by this much.
+        history_bytes_max: So many bytes of change segments are kept after their flush; 0 for none.
+        history_age_us: For so long, in microseconds by the times of the batches.
     """
 
     memtable_bytes: int = 16 << 20
@@ -96,11 +99,14 @@ class EngineOptions:
     l0_inputs_max: int = 8
     merge_ratio: float = 2.0
     idle_merge_ratio: float = 10.0
+    hidden_bytes_min: int = 1 << 20
     merge_bytes_max: int = 192 << 20
     level_base_bytes: int = 96 << 20
     level_multiplier: int = 10
     manifest_bytes: int = 256 << 10
     open_tables_max: int = 256
+    history_bytes_max: int = 0
+    history_age_us: int = 3600 * 1_000_000
 
     def __post_init__(self) -> None:
         assert self.memtable_bytes > 0 and self.immutables_max > 0 and self.block_cache_bytes >= 0

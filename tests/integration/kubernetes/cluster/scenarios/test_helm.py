@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from integration.kubernetes.cluster.driver import wait_for
-from integration.kubernetes.cluster.helm import SEED, Release, namespace
+from integration.kubernetes.cluster.helm import Release, namespace
 from integration.kubernetes.cluster.kubectl import POD_NETWORK
 from integration.kubernetes.cluster.scenarios.test_restarts import failed, operations_of
 from tools.helm_chart import ROOT
@@ -50,7 +50,7 @@ def judge(report: list[Any], figure: Figure, what: str) -> None:
     (told,) = report
     slowest_ms = max(one[5] - one[4] for one in told["operations"] if one[5]) * 1000
     bad = failed(told)
-    figure(f"{what}: {told['requests']} requests, {bad.total()} failed, slowest {slowest_ms:.0f} ms (seed {SEED})")
+    figure(f"{what}: {told['requests']} requests, {bad.total()} failed, slowest {slowest_ms:.0f} ms")
     assert not bad, bad
     assert not check_history(operations_of(told))
 
