@@ -158,7 +158,10 @@ def test_the_api_server_is_away_for_a_minute_under_load(release: Release, figure
             program("start", "kube-apiserver")
         wait_for(lambda: "ok" in release.kubectl("get", "--raw", "/readyz", check=False), 120, "the API server")
         before = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
+        run = release.runs()["dougdb-s0-0"]
         release.kubectl("delete", "pod", "dougdb-s0-0")
+        # Its controller may still be on its way back.
+        wait_for(lambda: release.runs().get("dougdb-s0-0", run) != run, 120, "dougdb-s0-0 to be made anew")
         release.settled()
     judge(report, figure, f"the API server away for {AWAY_S:.0f} s")
     after = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
@@ -173,7 +176,8 @@ def test_kept_claims_are_found_again_and_another_place_for_logs_is_refused(relea
     refused = release.upgrade("--set", "persistence.wal.enabled=false", wait=False)
     assert refused.returncode != 0
     assert "Nothing is lost" in refused.stderr
-    assert not release.pods("raft-node")
+    # Helm waits for the StatefulSets to be gone, whose pods end by themselves.
+    wait_for(lambda: not release.runs(), 120, "every pod to be gone")
     release.deploy(*BACKED_UP)
     assert release.get("kept") == "y"
     assert release.get("first") == "x"
