@@ -310,6 +310,6 @@ class ForgetsTokens(ReplicaStore):
 def test_idempotency_keys_that_are_not_in_snapshots_are_missed() -> None:
     for seed in range(1, SEEDS + 1):
         if problem := run_operations(seed, lambda _: None, Counter(), ForgetsTokens):
-            assert problem.startswith("operations: reference: entry"), problem
+            assert "the members have different states" in problem or "reference: entry" in problem, problem
             return
     pytest.fail("no seed found it")
