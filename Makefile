@@ -12,10 +12,10 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
-.PHONY: test-containers test-cluster test-kind
+.PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
-.PHONY: bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
+.PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
 .PHONY: observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -75,6 +75,10 @@ test-cluster: setup ## The same scenarios in the cluster that KUBECONFIG names, 
 test-kind: chart-tools ## The same in a kind cluster, which is made and deleted; needs kind and docker
 	sh tools/kubernetes.sh test-kind
 
+test-kube: setup ## The same in a real Kubernetes of one node, without Docker; skipped without Go and root; ARGS="-k name"
+	-@$(BIN)/python tools/helm_tools.py
+	exec $(BIN)/python -m tools.kubernetes test $(ARGS)
+
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) -m "not simulation and not integration and not slow" $(MEMBER_TESTS) tests
 
@@ -115,6 +119,9 @@ certs: setup ## Make an authority and certificates in certs/, for trying TLS; op
 
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)
+
+bench: setup ## DougDB beside etcd and NATS (built where Go is), in turn; options as ARGS="--turns 3 --kinds put --connections 64"
+	$(BIN)/python bench/compare.py $(ARGS)
 
 bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
 	$(BIN)/python bench/scan.py $(ARGS)
@@ -159,6 +166,13 @@ images: ## Build the images of both services, with podman or docker
 
 base-image: ## A stand-in for the official Python image, where no registry of images is reached
 	sh tools/containers/base.sh
+
+kube-up: chart-tools ## DougDB in a real Kubernetes of one node, without Docker: build (18 minutes, once), install, put and get
+	$(BIN)/python -m tools.kubernetes install
+	@echo 'Use it with:  $(BIN)/python -m tools.kubernetes exec kubectl -n dougdb get pods'
+
+kube-down: setup ## End that cluster and remove all of it, its claims too; what was built stays
+	$(BIN)/python -m tools.kubernetes down
 
 kind-up: ## DougDB in a kind cluster on this machine: build, load, install, put and get
 	sh tools/kubernetes.sh kind-up

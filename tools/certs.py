@@ -28,8 +28,9 @@ SKEW = timedelta(hours=1)
 """Clocks of other machines may be late."""
 
 
-def _subject(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+def _subject(name: str, organization: str = "") -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization)] if organization else []
+    return x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _alternative(name: str) -> x509.GeneralName:
@@ -88,32 +89,51 @@ class Authority:
         """Its certificate."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, names: Sequence[str], days: float = 90) -> tuple[bytes, bytes]:
-        """A new key and a certificate for these names and addresses, both as PEM: certificate, key."""
+    @property
+    def key_pem(self) -> bytes:
+        """Its key."""
+        return _pem(self._key)
+
+    def issue(
+        self, names: Sequence[str], days: float = 90, common_name: str = "", organization: str = ""
+    ) -> tuple[bytes, bytes]:
+        """Makes a new key and a certificate.
+
+        Args:
+            names: Names and addresses that it is good for. None is enough for a client.
+            days: How long it is good.
+            common_name: Who it is, if not the first of the names.
+            organization: The group it is in, for who reads that out of a certificate, as Kubernetes does.
+
+        Returns:
+            Certificate and key, as PEM.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
-            .subject_name(_subject(names[0]))
+            .subject_name(_subject(common_name or names[0], organization))
             .issuer_name(self._certificate.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - SKEW)
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
             .add_extension(
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
             )
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
         )
+        if names:
+            alternatives = x509.SubjectAlternativeName([_alternative(name) for name in names])
+            builder = builder.add_extension(alternatives, critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
         return certificate.public_bytes(serialization.Encoding.PEM), _pem(key)
 
     def write(self, folder: Path) -> None:
         """Puts certificate and key into a folder."""
-        write(folder / "ca.key", _pem(self._key))
+        write(folder / "ca.key", self.key_pem)
         write(folder / "ca.crt", self.pem)
 
     def write_certificate(self, folder: Path, names: Sequence[str], days: float = 90) -> None:

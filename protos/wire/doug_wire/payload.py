@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
+from doug_wire import command as commands
 from doug_wire import pipe
-from doug_wire.command import CommandError
+from doug_wire.command import CommandError, Opcode
 from doug_wire.pipe import PipeError, ResultRecord
 
 _INCREMENT = struct.Struct("<qq")
@@ -115,6 +116,14 @@ def decode_batch(value: bytes) -> tuple[bytes, ...]:
     if end != len(value):
         raise CommandError("there are bytes behind the operations of a batch")
     return operations
+
+
+def frees_space(command: bytes) -> bool:
+    """Whether a command only removes: what nodes take while they have no room for others. Requires: it is valid."""
+    opcode = command[0]
+    if opcode == Opcode.BATCH:
+        return all(map(frees_space, decode_batch(commands.decode(command).value)))
+    return opcode in (Opcode.DELETE, Opcode.EXPIRE)
 
 
 def encode_txn(txn: Txn) -> bytes:

@@ -135,6 +135,10 @@ class Settings(BaseSettings):
     pipe_window_batches: int = Field(default=1, ge=1, le=64)
     """Batches of one kind in flight to one node. One is fastest nearby; a longer round trip wants more."""
 
+    pipe_gather_us: int = Field(default=1000, ge=0, le=100_000)
+    """For how long a batch waits for the clients that the one before it answered; see ``facade.client.link``. 0 never
+    waits, and many clients run as two half batches in turn. The event loop's clock has a millisecond's resolution."""
+
     inflight_items_max: int = Field(default=4096, ge=1, le=1_000_000)
     """Unanswered items of one kind on one link: windows open after 50 ms, and this bounds what may pile up."""
 

@@ -123,3 +123,23 @@ def test_reset_hands_back_what_was_in_flight(loop: asyncio.AbstractEventLoop) ->
     assert all(operation.batch is None for operation in lost)
     assert all(link.has_room(kind) for kind in Kind)
     assert link.silent_s(9.0) == 0
+
+
+def test_a_batch_waits_for_those_who_were_answered_before_it(loop: asyncio.AbstractEventLoop) -> None:
+    link = Link(1, 100, gather_s=0.0004)
+    assert not link.gathers_until_s(Kind.WRITE, 1, 5.0), "nobody was answered yet"
+    link.gather(Kind.WRITE, 3, 5.0)
+    assert link.gathers_until_s(Kind.WRITE, 2, 5.0) == pytest.approx(5.0004)
+    assert not link.gathers_until_s(Kind.WRITE, 3, 5.0), "all of them are back"
+    assert not link.gathers_until_s(Kind.WRITE, 2, 5.0005), "one stays away: the others wait no longer"
+    assert not link.gathers_until_s(Kind.READ_LINEARIZABLE, 1, 5.0), "kinds do not wait for each other"
+
+
+def test_a_batch_that_was_cut_leaves_nobody_waiting(loop: asyncio.AbstractEventLoop) -> None:
+    link = Link(2, 100, gather_s=0.0004)
+    link.gather(Kind.WRITE, 3, 5.0)
+    link.cut(Kind.WRITE, deque([make(loop, 1)]), 5.0)
+    assert not link.gathers_until_s(Kind.WRITE, 1, 5.0)
+    link.gather(Kind.WRITE, 3, 5.0)
+    link.reset(5.0)
+    assert not link.gathers_until_s(Kind.WRITE, 1, 5.0)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft_node.storage.compaction import Compaction, pending_bytes, pick, pick_idle
+from raft_node.storage.compaction import Compaction, keys_max, pending_bytes, pick, pick_idle
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.options import EngineOptions, TableOptions
 from raft_node.storage.sstable import Table
@@ -82,6 +82,36 @@ def test_whole_levels_are_merged_up_to_a_size() -> None:
         )
         assert compaction is not None
         assert compaction.output_level == output_level
+
+
+def test_a_tombstone_counts_for_the_record_that_it_hides() -> None:
+    """Two small tables of tombstones over ten records a hundred times as large as they: all of it can go."""
+    above = [(0, table(1, "az", 10, 10)), (0, table(2, "az", 10, 10))]
+    compaction = pick(version(*above, (5, table(3, "az", 1900))), OPTIONS)
+    assert compaction is not None
+    assert (numbers(compaction.runs), compaction.output_level) == ([[2], [1], [3]], 6)
+
+
+def test_tombstones_that_hide_much_go_down_by_themselves() -> None:
+    """What they hide is too large to be merged with them as a whole level."""
+    below = (5, table(3, "az", 8100))
+    for pick_one in (pick, pick_idle):
+        merged = pick_one(version((4, table(9, "az", 10, 10)), below), OPTIONS)
+        assert merged is not None and numbers(merged.runs) == [[9], [3]]
+    moved = pick_idle(version((0, table(9, "az", 10, 10)), below), OPTIONS)
+    assert moved is not None
+    assert (numbers(moved.runs), moved.output_level) == ([[9]], 4)
+    assert pick_idle(version((4, table(9, "az", 100, 1)), below), OPTIONS) is None, "one record in ten"
+
+
+def test_a_table_of_tombstones_spans_no_more_keys_than_others() -> None:
+    options = EngineOptions(table_bytes=1 << 20)
+    records = (5, TableMeta(3, 100 << 20, 1000, 0, b"a", b"z"))
+    assert keys_max(version(records), options) == 256
+    small = (5, TableMeta(3, 100 << 10, 1000, 0, b"a", b"z"))
+    tombstones = (0, TableMeta(4, 100, 500, 500, b"a", b"z"))
+    assert keys_max(version(small, tombstones), options) == (2 << 20) * 1000 // ((100 << 10) + 100)
+    assert keys_max(version(tombstones), options) == keys_max(Version.empty(), options) == options.table_keys_max
 
 
 def test_levels_move_down_when_none_is_free_for_level_0() -> None:

@@ -6,7 +6,11 @@ import asyncio
 
 import pytest
 
+from doug_wire import command as commands
+from doug_wire.command import Opcode
+from doug_wire.payload import encode_batch, frees_space
 from doug_wire.pipe import Status
+from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, NotLeaderError, TransferFailedError, TransferRefusedError
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import (
@@ -17,6 +21,8 @@ from raft_node.raft.messages import (
 )
 from raft_node.raft.types import Role
 from raft_node.runtime import driver as drivers
+from raft_node.runtime import waiting_writes
+from raft_node.runtime.driver import Submission
 from raft_testing.driver_rig import ALL, ME, OTHER, THIRD, ListSink, Rig
 
 
@@ -79,7 +85,7 @@ async def test_a_stalled_engine_holds_applying_refuses_writes_and_goes_on_later(
 
 
 async def test_waiting_writes_are_bounded_in_bytes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "SUBMISSION_BYTES_WAITING_MAX", 30)
+    monkeypatch.setattr(waiting_writes, "SUBMISSION_BYTES_WAITING_MAX", 30)
     sink = ListSink()
     for record_id in (1, 2, 3):
         rig.put(sink, record_id)
@@ -162,14 +168,32 @@ async def test_a_stall_is_told_when_it_begins_and_ends(rig: Rig) -> None:
 
 
 async def test_a_full_queue_refuses(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "SUBMISSIONS_WAITING_MAX", 1)
+    monkeypatch.setattr(waiting_writes, "SUBMISSIONS_WAITING_MAX", 1)
     sink = ListSink()
     rig.put(sink, 1)
     rig.put(sink, 2)
     assert sink.results == [(2, Status.OVERLOADED)]
-    monkeypatch.setattr(rig.driver, "_disk_full", lambda: True)
+    monkeypatch.setattr(rig.driver._waiting, "_disk_full", lambda: True)
     rig.put(sink, 3)
     assert sink.results[1:] == [(3, Status.DISK_FULL)]
+
+
+async def test_on_a_full_disk_is_taken_what_frees_space(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rig.driver._waiting, "_disk_full", lambda: True)
+    monkeypatch.setattr(rig.driver._waiting, "_taken_when_full", frees_space)
+    put, delete = commands.encode(Opcode.PUT, b"k", value=b"v"), commands.encode(Opcode.DELETE, b"k")
+    written = [put, delete, *(batch(*each) for each in ((delete, delete), (delete, put)))]
+    sink = ListSink()
+    rig.driver.submit([Submission(sink, number, commands.checksum(each), each) for number, each in enumerate(written)])
+    assert sink.results == [(0, Status.DISK_FULL), (3, Status.DISK_FULL)]
+    await rig.finish_writes()
+    assert sorted(sink.results[2:]) == [(1, Status.OK), (2, Status.OK)]
+    expire = commands.encode(Opcode.EXPIRE, b"")
+    assert rig.driver.propose(EntryKind.COMMAND, expire) and not rig.driver.propose(EntryKind.COMMAND, put)
+
+
+def batch(*operations: bytes) -> bytes:
+    return commands.encode(Opcode.BATCH, b"k", value=encode_batch(operations))
 
 
 async def test_a_read_waits_for_what_was_committed_before(rig: Rig) -> None:

@@ -219,6 +219,8 @@ async def test_writes_are_refused_before_the_disk_is_full_and_taken_again_later(
     assert await rig.look(999) and rig.has_reserve(), "what is free suffices for a while"
     assert await rig.look(499) and not rig.has_reserve(), "now compaction gets the reserve as well"
     assert rig.fs.free_bytes(D) == 1499
+    found = [(await rig.look(free), rig.watch.full) for free in (1499, 250, 249)]
+    assert found == [(True, False), (True, False), (True, True)], "deletes are noted in what the reserve was"
     # Whoever frees a little shall not have writes fill it at once: the reserve comes first.
     assert await rig.look(2000) and not rig.has_reserve()
     assert await rig.look(2249) and not rig.has_reserve()
@@ -253,6 +255,6 @@ async def test_without_a_reserve_only_a_full_disk_counts() -> None:
     rig = Watched(10_000, reserve_bytes=0)
     assert not await rig.look(0) and not rig.has_reserve()
     rig.watch.notice(NoSpaceError(D))
-    assert await rig.look(0)
+    assert await rig.look(0) and rig.watch.full
     rig.now_s = 6.0
     assert not await rig.look(0)

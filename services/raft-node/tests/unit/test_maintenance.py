@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 from raft_node.observability.metrics import Metrics
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.storage.engine import Engine
+from raft_node.storage.options import EngineOptions
 from raft_node.storage.tasks import Task, TaskResult
 from raft_node.storage.worker import run_task
 from raft_testing.engines import TINY_OPTIONS
@@ -24,13 +26,13 @@ OPTIONS = replace(TINY_OPTIONS, memtable_bytes=1 << 20, l0_tables_trigger=3)
 class Rig:
     """A real engine, and a worker in a thread that waits for ``gate``."""
 
-    def __init__(self, idle_s: float = 0.0) -> None:
+    def __init__(self, idle_s: float = 0.0, options: EngineOptions = OPTIONS) -> None:
         self.room_bytes = 1 << 30
         self.asleep = asyncio.Event()
         self.wake = asyncio.Event()
         self.slept_s: list[float] = []
         self.fs = MemoryFileSystem()
-        self.engine = Engine.open(self.fs, D, OPTIONS, "s1")
+        self.engine = Engine.open(self.fs, D, options, "s1")
         self.loop = asyncio.get_running_loop()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -70,6 +72,10 @@ class Rig:
         asyncio.run_coroutine_threadsafe(self.gate.wait(), self.loop).result(10)
         return run_task(self.fs, D, task)
 
+    def put(self, key: bytes, value: bytes | None) -> None:
+        self.engine.write([(key, value)], self.engine.applied_index + 1, 1)
+        self.maintenance.poke()
+
     def write(self, count: int) -> None:
         for _ in range(count):
             index = self.engine.applied_index + 1
@@ -78,8 +84,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(idle_s: float = 0.0) -> AsyncIterator[Rig]:
-    rig = Rig(idle_s)
+async def running(idle_s: float = 0.0, options: EngineOptions = OPTIONS) -> AsyncIterator[Rig]:
+    rig = Rig(idle_s, options)
     task = asyncio.create_task(rig.maintenance.run())
     try:
         yield rig
@@ -182,6 +188,36 @@ async def test_for_a_merge_that_can_wait_no_disk_is_filled() -> None:
         rig.room_bytes += 1
         await rig.pass_time()
         assert rig.tables() == 1
+
+
+async def test_what_was_deleted_leaves_the_disk_at_rest() -> None:
+    """A hundredth of 2,500 keys of 100 kB; the deletes take a fifth of a memtable, which they never fill."""
+    options = EngineOptions(
+        memtable_bytes=160_000,
+        table_bytes=160_000,
+        merge_bytes_max=1_920_000,
+        level_base_bytes=960_000,
+        hidden_bytes_min=10_000,
+    )
+    rng = random.Random(1)
+    async with running(idle_s=1.0, options=options) as rig:
+        keys = [b"key%03d" % number for number in range(250)]
+        for key in keys:
+            rig.put(key, rng.randbytes(10_000))
+            if rig.engine.stalled:
+                assert await rig.maintenance.flush(10)
+        assert await rig.maintenance.flush(10)
+        assert sum(rig.engine.stats().level_bytes) > 2_000_000
+        flushes = rig.engine.stats().flushes
+        for number, key in enumerate(keys, 1):
+            rig.put(key, None)
+            if number == 20:
+                await rig.pass_time()
+                assert rig.engine.stats().flushes == flushes, "for less than a tenth nothing is flushed"
+        for _ in range(12):
+            await rig.pass_time()
+        assert rig.engine.stats().flushes == flushes + 1
+        assert sum(rig.engine.stats().level_bytes) == 0
 
 
 async def test_without_an_idle_time_nothing_is_merged_that_can_wait() -> None:

@@ -88,6 +88,8 @@ class Cluster(abc.ABC):
     """A release of the chart."""
 
     kind: str
+    reachable: bool
+    """Whether this process reaches pods by their addresses."""
 
     def __init__(self, *values: str, namespace: str) -> None:
         """Renders the chart; nothing runs yet.
@@ -303,6 +305,13 @@ class Cluster(abc.ABC):
         answer = self.call("GET", f"/v1/kv/{key}")
         assert answer.status in (200, 404), answer
         return answer.body.decode() if answer.status == 200 else None
+
+
+def unverified() -> ssl.SSLContext:
+    """Believes any certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def call_program(words: Sequence[str], text: str | None = None, timeout_s: float = 120, check: bool = True) -> str:

@@ -1,8 +1,9 @@
 """A release of the chart in a real cluster, by kubectl and KUBECONFIG: the same scenarios with real controllers.
 
 The rendered objects are applied as they are, in a namespace of their own, which is deleted at the end with its claims.
-The cluster has to have the images, or be able to pull them. All requests go through a client's pod, since a test
-outside reaches no pod.
+The cluster has to have the images, or be able to pull them. Requests go through a client's pod, since a test outside
+reaches no pod. Where POD_NETWORK is set, as `make test-kube` sets it, the test is inside: it asks pods and the Service
+by their addresses, so that times are those of the cluster and not of kubectl, and may drop packets on the node.
 
 Invariants:
     1. Nothing outside of the namespace is touched.
@@ -15,14 +16,24 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
 import shutil
+import ssl
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from bench.http11 import HttpError
-from integration.kubernetes.cluster.driver import READY_TIMEOUT_S, Answer, Cluster, Unable, call_program, wait_for
+from bench.http11 import HttpError, Secure, fetch
+from integration.kubernetes.cluster.driver import (
+    READY_TIMEOUT_S,
+    Answer,
+    Cluster,
+    Unable,
+    call_program,
+    unverified,
+    wait_for,
+)
 from tools.helm_tools import TOOLS
 from tools.rendering import named
 
@@ -32,6 +43,8 @@ KINDS = {"names": ("Service",), "nodes": ("StatefulSet",), "facades": ("Deployme
 LATER = {kind for kinds in KINDS.values() for kind in kinds}
 INSTANCE = "app.kubernetes.io/instance=dougdb"
 CLIENT = "dougdb-test-client"
+POD_NETWORK = "DOUGDB_TEST_POD_NETWORK"
+"""Set where this process is in the node's network."""
 READY_S = 300.0
 """A cluster schedules, attaches volumes and pulls images before anything starts."""
 
@@ -73,7 +86,11 @@ class Kubectl(Cluster):
     def __init__(self, *values: str, tag: str) -> None:
         """Renders the chart and makes the namespace and the client's pod; ``tag`` keeps several apart."""
         super().__init__(*values, namespace=f"{PREFIX}-{tag}")
+        self.reachable = bool(os.environ.get(POD_NETWORK))
         self._scaled: set[str] = set()
+        self._applied: set[str] = set()
+        self._service_address = ""
+        self._cut: dict[str, list[tuple[str, str]]] = {}
         # What an earlier run left, when it was ended without mercy.
         self._kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait", timeout_s=READY_S)
         self._kubectl("create", "namespace", self.namespace)
@@ -122,6 +139,7 @@ class Kubectl(Cluster):
 
     def apply(self, step: str) -> None:
         """Applies the objects of a step."""
+        self._applied.add(step)
         self._apply([one for one in self.objects if one["kind"] in KINDS[step]])
         if step == "facades":
             replicas = named(self.objects, "Deployment", self.deployment)["spec"]["replicas"]
@@ -130,7 +148,9 @@ class Kubectl(Cluster):
     def await_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Waits for the controllers, then for what a client sees."""
         limit_s = max(timeout_s, READY_S)
-        for owner in [*(f"statefulset/{name}" for name in self.sets), f"deployment/{self.deployment}"]:
+        sets = [f"statefulset/{name}" for name in self.sets] if "nodes" in self._applied else []
+        deployments = [f"deployment/{self.deployment}"] if "facades" in self._applied else []
+        for owner in [*sets, *deployments]:
             self._in("rollout", "status", owner, f"--timeout={limit_s:.0f}s", timeout_s=limit_s + 10)
         super().await_ready(limit_s)
 
@@ -141,6 +161,8 @@ class Kubectl(Cluster):
             timeout_s=READY_S,
         )
         wait_for(lambda: not self._pods_left(), READY_S, "every pod to be gone")
+        self._applied.clear()
+        self._service_address = ""
 
     def _pods_left(self) -> str:
         return self._in("get", "pods", "--selector", INSTANCE, "--output", "name")
@@ -168,12 +190,33 @@ class Kubectl(Cluster):
     def _request(
         self, scheme: str, host: str, port: int, method: str, path: str, body: bytes, authority: str = ""
     ) -> Answer:
-        """Asks from the client's pod; over HTTPS without an authority it believes any certificate."""
+        """Asks; over HTTPS without an authority it believes any certificate."""
+        if self.reachable:
+            return self._ask(scheme, host, port, method, path, body, authority)
         words = (scheme, host, str(port), method, path, base64.b64encode(body).decode(), authority)
         status, text = json.loads(self._in("exec", CLIENT, "--", PYTHON, "-c", REQUEST, *words))
         if not status:
             raise HttpError(text)
         return Answer(status, base64.b64decode(text))
+
+    def _ask(self, scheme: str, host: str, port: int, method: str, path: str, body: bytes, authority: str) -> Answer:
+        """The same from here: the Service by its address, with a check of its name."""
+        secure = None
+        if scheme == "HTTPS":
+            secure = (
+                Secure(ssl.create_default_context(cadata=authority), host) if authority else Secure(unverified(), "")
+            )
+        address = self._address_of_service() if host == self.service else host
+        found = fetch(port, method, path, body, host=address, timeout_s=15, secure=secure)
+        return Answer(found.status, found.body)
+
+    def _address_of_service(self) -> str:
+        if not self._service_address:
+            words = ("get", "service", self.deployment, "--ignore-not-found", "--output", "jsonpath={.spec.clusterIP}")
+            self._service_address = self._in(*words)
+        if not self._service_address:
+            raise HttpError(f"there is no Service {self.deployment}")
+        return self._service_address
 
     def call(self, method: str, path: str, body: bytes = b"") -> Answer:
         """One request through the Service."""
@@ -283,11 +326,23 @@ class Kubectl(Cluster):
         return self._in(*words, check=False) == wanted
 
     def cut_off(self, pod: str, others: Iterable[str]) -> None:
-        """Needs a way into the pod's network, which a user of a cluster does not have."""
-        raise Unable("only podman's containers can be cut off by iptables: a cluster's pods have no NET_ADMIN")
+        """Drops packets where the node routes them from pod to pod, which a user of a cluster cannot do."""
+        if not self.reachable:
+            raise Unable("no packets can be dropped from outside of a cluster: its pods have no NET_ADMIN")
+        here = self.address(pod)
+        self._cut[pod] = [(here, self.address(other)) for other in others]
+        self._filter(pod, "--insert")
 
     def join(self, pod: str) -> None:
-        """Nothing was cut."""
+        """Takes the rules away."""
+        self._filter(pod, "--delete")
+        del self._cut[pod]
+
+    def _filter(self, pod: str, verb: str) -> None:
+        for one, other in self._cut[pod]:
+            for source, target in ((one, other), (other, one)):
+                words = ("--source", source, "--destination", target, "--jump", "DROP")
+                call_program(["iptables", "--wait", verb, "FORWARD", *words])
 
 
 @contextlib.contextmanager

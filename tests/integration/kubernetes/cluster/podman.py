@@ -18,7 +18,6 @@ import contextlib
 import copy
 import json
 import shutil
-import ssl
 import subprocess
 import threading
 import time
@@ -29,7 +28,7 @@ from typing import Any
 
 from bench.http11 import HttpError, Secure, fetch
 from integration.kubernetes.cluster import srv
-from integration.kubernetes.cluster.driver import DOMAIN, Answer, Cluster, call_program, wait_for
+from integration.kubernetes.cluster.driver import DOMAIN, Answer, Cluster, call_program, unverified, wait_for
 from integration.kubernetes.cluster.mounted import mount
 from tools.rendering import Object, environment_of, named, of_kind
 
@@ -53,13 +52,6 @@ def clean() -> None:
     ):
         if names := podman(*listed, check=False).split():
             podman(*removal, *names, check=False)
-
-
-def unverified() -> ssl.SSLContext:
-    """Believes any certificate."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
 
 
 def security_words(pod: Object, container: Object) -> list[str]:
@@ -164,6 +156,7 @@ class Podman(Cluster):
     """Containers on one network of this machine."""
 
     kind = "podman"
+    reachable = True
 
     def __init__(self, *values: str, tag: str, folder: Path) -> None:
         """Renders the chart.

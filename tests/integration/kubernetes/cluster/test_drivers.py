@@ -13,7 +13,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,10 +23,11 @@ import dns.rrset
 import pytest
 from bench.cluster import FACADE_PORTS, FACADE_PORTS_STRIDE, free_ports, is_free
 from bench.cluster import wait_for as wait_until
+from bench.http11 import Response
 from integration.kubernetes.cluster import conftest as containers
-from integration.kubernetes.cluster import load, srv
+from integration.kubernetes.cluster import driver, kubectl, load, srv
 from integration.kubernetes.cluster.driver import Probe, Unable, probe_of
-from integration.kubernetes.cluster.kubectl import Kubectl
+from integration.kubernetes.cluster.kubectl import POD_NETWORK, Kubectl
 from integration.kubernetes.cluster.mounted import mount
 from integration.kubernetes.cluster.podman import container_words, srv_records
 from integration.kubernetes.cluster.scenarios.test_restarts import failed, operations_of
@@ -191,7 +192,9 @@ made = sum(1 for _ in open(calls)) if os.path.exists(calls) else 0
 with open(calls, "a") as file:
     file.write(json.dumps([words, text]) + "\n")
 rest = words[2:] if words[0] == "--namespace" else words
-if rest[:2] == ["get", "pod"]:
+if rest[:2] == ["get", "service"]:
+    print("10.96.0.7")
+elif rest[:2] == ["get", "pod"]:
     address = "10.0.0.7" if os.environ.get("SAME") else f"10.0.0.{{made}}"
     status = {{"podIP": address, "containerStatuses": [{{"restartCount": 0}}]}}
     print(json.dumps({{"metadata": {{"uid": f"u{{made}}"}}, "status": status}}))
@@ -235,6 +238,7 @@ def played(tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.delenv(POD_NETWORK, raising=False)
     return Played(tmp_path / "calls")
 
 
@@ -274,13 +278,61 @@ def test_faults_are_what_a_cluster_allows(played: Played, monkeypatch: pytest.Mo
     assert calls[0] == "rollout restart statefulset/dougdb-s0 statefulset/dougdb-s1 deployment/dougdb-facade"
     assert len(calls) == 4
     assert cluster.probe("dougdb-s0-0", "liveness") == 200
-    with pytest.raises(Unable, match="iptables"):
+    with pytest.raises(Unable, match="NET_ADMIN"):
         cluster.cut_off("dougdb-s0-0", [])
     monkeypatch.setenv("SAME", "1")
     with pytest.raises(Unable, match="old address"):
         cluster.replace("dougdb-s0-0")
     monkeypatch.setenv("SILENT", "1")
     assert cluster.probe("dougdb-s0-0", "liveness") == 0
+
+
+def test_within_the_pods_network_nothing_goes_through_a_pod(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are this process's own, and packets are dropped on the node; all rules are taken away again."""
+    monkeypatch.setenv(POD_NETWORK, "1")
+    asked, rules = [], []
+
+    def ask(port: int, method: str, path: str, body: bytes, *, host: str, **_: object) -> Response:
+        asked.append((host, port, method, path))
+        return Response(200, {}, b"hello")
+
+    monkeypatch.setattr(kubectl, "fetch", ask)
+    cluster = Kubectl(*LAPTOP, tag="t")
+    assert cluster.reachable
+    calls = played.during(lambda: cluster.call("GET", "/x"))
+    assert [call.split()[:2] for call in calls] == [["get", "service"]]
+    assert played.during(lambda: cluster.call("GET", "/y")) == []
+    cluster.probe("dougdb-s0-0", "liveness")
+    assert asked[:2] == [("10.96.0.7", 8080, "GET", "/x"), ("10.96.0.7", 8080, "GET", "/y")]
+    assert asked[2][1:] == (21002, "GET", "/livez")
+    real = driver.call_program
+
+    def call(words: Sequence[str], *others: object) -> str:
+        if words[0] != "iptables":
+            return real(words)
+        rules.append(" ".join(words[2:]))
+        return ""
+
+    monkeypatch.setattr(kubectl, "call_program", call)
+    cluster.cut_off("dougdb-s0-0", ["dougdb-s0-1", "dougdb-s0-2"])
+    added = list(rules)
+    assert len({rule for rule in added if rule.startswith("--insert FORWARD")}) == 4
+    cluster.join("dougdb-s0-0")
+    assert [rule.replace("--delete", "--insert") for rule in rules[4:]] == added
+
+
+def test_who_is_not_there_yet_is_not_waited_for(played: Played) -> None:
+    """`rollout status` of a Deployment that nobody made fails at once."""
+    cluster = Kubectl(*LAPTOP, tag="t")
+    cluster.apply("nodes")
+    calls = played.during(cluster.await_ready)
+    assert [call.split()[2] for call in calls if call.startswith("rollout")] == [
+        "statefulset/dougdb-s0",
+        "statefulset/dougdb-s1",
+    ]
+    cluster.apply("facades")
+    calls = played.during(cluster.await_ready)
+    assert [call.split()[2] for call in calls if call.startswith("rollout")][-1] == "deployment/dougdb-facade"
 
 
 def test_with_tls_requests_are_https_and_the_secret_is_applied_anew(played: Played) -> None:

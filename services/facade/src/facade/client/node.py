@@ -66,6 +66,7 @@ class Node:
         self._receipt = (-1, -1)
         self._wanted = asyncio.Event()
         self._wake: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self.unlisted = False
         self.retired = False
         self._alias: Target | None = None
@@ -123,6 +124,15 @@ class Node:
         """Lets the writer look for a batch; everything that arrives in this turn of the loop will be in it."""
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def wake_at(self, time_s: float) -> None:
+        """The same at a time of the loop's clock. Of several times the first one counts until it has come."""
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_at(time_s, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self.wake()
 
     def heard(self, term: int, applied_index: int, now_s: float) -> None:
         """Notes a receipt."""
@@ -261,5 +271,7 @@ class Node:
 
         Calls that others still wait for get their own time; a call that is cut off looks like a cancellation.
         """
+        if self._alarm is not None:
+            self._alarm.cancel()
         self.drop_scans()
         await self._channel.close(RETIRED_S if self.retired else None)

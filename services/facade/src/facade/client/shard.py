@@ -98,7 +98,7 @@ class Shard:
 
     def _make_node(self, node_id: str, target: Target) -> Node:
         settings = self._settings
-        link = Link(settings.pipe_window_batches, settings.inflight_items_max)
+        link = Link(settings.pipe_window_batches, settings.inflight_items_max, settings.pipe_gather_us / 1e6)
         return Node(node_id, target, link, self._channels)
 
     # Where the nodes are.
@@ -198,6 +198,9 @@ class Shard:
             for kind in LEADER_KINDS:
                 queue = self._queues[kind]
                 if queue and link.has_room(kind):
+                    if until_s := link.gathers_until_s(kind, len(queue), now_s):
+                        node.wake_at(until_s)
+                        continue
                     cut = link.cut(kind, queue, now_s)
                     if cut is not None:
                         break
@@ -256,6 +259,8 @@ class Shard:
             operation.receipt = headers
             not_leader = not_leader or result.status == Status.NOT_LEADER
             answers.append((operation, result))
+        for kind in {batch.kind for batch in link.finished if batch.kind in LEADER_KINDS}:
+            link.gather(kind, len(answers) + len(self._queues[kind]), now_s)
         for batch in link.finished:
             self._metrics.upstream(self.id, KIND_LABELS[batch.kind], now_s - batch.sent_at_s)
         if not node.retired:

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from doug_wire.payload import frees_space
 from raft_node.app.context import Context
 from raft_node.app.joining import Joined
 from raft_node.app.members import Members
@@ -273,6 +274,7 @@ def _build_driver(
         on_failure=context.fail,
         load=prefetcher.load,
         disk_full=lambda: context.space.low,
+        taken_when_full=lambda command: not context.space.full and frees_space(command),
         traces=context.traces,
         lease_clock=LeaseClock(settings.tick_ms).now if settings.leader_lease_enabled else None,
     )

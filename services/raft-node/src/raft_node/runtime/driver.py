@@ -6,9 +6,7 @@ in one turn of the loop becomes one batch: ``wake`` schedules a single ``_turn``
 Invariants:
 1. The order of duties is that of ``raft_node.raft.ready``; persist, then send.
 2. One log write is under way at a time.
-3. Time reaches the core as ticks. Messages that have arrived are handled before a deadline is: a wake-up that comes
-   late lets the loop read its sockets once and counts one tick, so that a paused process does not campaign for the
-   time it slept (docs/raft.md, Time).
+3. Time reaches the core as ticks (``raft_node.runtime.ticks``).
 4. While leadership is handed over, writes are held back, and reads as soon as this node does not lead any more. Once
    somebody leads, they are refused with that leader's name, certainly not applied; if it stays here, they go on.
 5. Entries are applied in order: while blocks are loaded that some command reads, none behind it is.
@@ -21,8 +19,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
@@ -30,7 +26,6 @@ from doug_wire.pipe import Status
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import FatalError, NotLeaderError, OverloadedError
 from raft_node.kv import partitions
-from raft_node.kv.operations.work import Details
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
@@ -40,6 +35,7 @@ from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.clocks import WallClock
 from raft_node.runtime.commit_times import CommitTimes
+from raft_node.runtime.driver_ports import LoadBlocks, NoSink, Stallable, Transport
 from raft_node.runtime.hand_overs import HandOvers
 from raft_node.runtime.holds import Hold
 from raft_node.runtime.log_clock import ClockCallback, LogClock
@@ -47,14 +43,8 @@ from raft_node.runtime.log_store import LogStore
 from raft_node.runtime.proposals import PendingProposals, Sink, Submission
 from raft_node.runtime.reads import PendingReads, ReadCallback
 from raft_node.runtime.stalls import Stalls
-from raft_node.storage.reads import BlockNeeded
-
-LATE_S = 0.03
-"""A timer that is later than this tells that the process stood still, and that its sockets may hold news."""
-
-SUBMISSIONS_WAITING_MAX = 20_000
-SUBMISSION_BYTES_WAITING_MAX = 32 << 20
-"""Writes that wait for one turn of the loop; more are refused."""
+from raft_node.runtime.ticks import Ticks
+from raft_node.runtime.waiting_writes import WaitingWrites
 
 READS_WAITING_MAX = 50_000
 """Reads that wait for a quorum; more are refused."""
@@ -64,32 +54,6 @@ HUNG_WRITE_S = 1.0
 
 
 _NO_CRC = commands.checksum(b"")
-
-
-class Transport(Protocol):
-    """The network as the driver sees it."""
-
-    def send(self, messages: Sequence[Message]) -> None:
-        """Queues messages; never blocks, may drop."""
-
-
-LoadBlocks = Callable[[Sequence[BlockNeeded], Callable[[Sequence[tuple[bytes, bytes | None]]], None]], None]
-"""Loads what is needed, and calls back on the event loop with the keys and values; if it cannot, the node stops."""
-
-
-class Stallable(Protocol):
-    """The storage engine as the driver sees it."""
-
-    @property
-    def stalled(self) -> bool:
-        """Whether applying must wait for a flush or a compaction."""
-
-
-class _NoSink:
-    """For proposals of the node itself, which nobody waits for."""
-
-    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
-        """Forgets the result."""
 
 
 class Driver:
@@ -115,6 +79,7 @@ class Driver:
         lease_clock: Callable[[], float] | None = None,
         load: LoadBlocks | None = None,
         disk_full: Callable[[], bool] = lambda: False,
+        taken_when_full: Callable[[bytes], bool] = lambda command: False,
         traces: NodeTraces | None = None,
     ) -> None:
         """Builds it; ``start`` sets it going.
@@ -137,29 +102,26 @@ class Driver:
             lease_clock: What leases are judged by, in ticks; None without leases.
             load: Loads what the state machine needs, off the event loop; only None if it never needs anything.
             disk_full: Whether writes are refused for want of space; asked for every batch.
+            taken_when_full: Whether a command is taken all the same, because it frees space.
             traces: Where sampled writes tell of their way; None while tracing is off.
         """
         self.node, self.machine, self.pending = node, machine, PendingProposals()
         self._log = log
         self._engine, self._transport, self._metrics = engine, transport, metrics
-        self._tick_s, self._proposal_timeout_s = tick_ms / 1000, proposal_timeout_ms / 1000
+        self._proposal_timeout_s = proposal_timeout_ms / 1000
         self._create_shard, self._create_shard_term = partitions.encode_create_shard(shard, shards), 0
         self._on_event, self._on_applied = on_event, on_applied
         self._on_snapshots_wanted, self._on_failure = on_snapshots_wanted, on_failure
-        self._disk_full, self._traces = disk_full, traces
-        self._load, self._log_clock = load, LogClock(self._propose_clock)
+        self._load, self._log_clock, self._traces = load, LogClock(self._propose_clock), traces
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
-        self._waiting_bytes = 0
-        self._inbox, self._waiting = list[Message](), list[Submission]()
+        self._inbox = list[Message]()
+        self._waiting = WaitingWrites(metrics, lambda: engine.stalled, disk_full, taken_when_full)
         self._held: Sequence[Entry] = ()
         self._loading = False
         self._reads = PendingReads(node, metrics, self._loop.time, lease_clock)
-        self._turn_scheduled = self._gave_way = False
-        self._timer: asyncio.Handle | None = None
-        self._timer_due_s = 0.0
-        self._counted_until_s = self._loop.time()
-        self._stopped = False
+        self._ticks = Ticks(node, tick_ms / 1000, metrics, self._guarded, self._turn)
+        self._turn_scheduled = self._stopped = False
         self._stalls = Stalls(self._loop.time, on_event)
         self._commit_times = CommitTimes(metrics.commit_duration.observe)
         self._holds: set[Hold] = set()
@@ -170,19 +132,17 @@ class Driver:
 
     def start(self) -> None:
         """Applies what is known to be committed, and lets time begin."""
-        self._counted_until_s = self._loop.time()
+        self._ticks.begin()
         self.wake()
 
     def stop(self) -> None:
         """Ends all activity. Writes without a result are answered as unknown."""
         self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._ticks.stop()
         self.pending.expire(float("inf"))
         self._hand_overs.fail("the node stops")
-        for submission in self._waiting:
+        for submission in self._waiting.pop():
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
-        self._waiting = []
         self._reads.stop()
 
     def receive(self, message: Message) -> None:
@@ -199,27 +159,13 @@ class Driver:
     def submit(self, submissions: Sequence[Submission]) -> None:
         """Proposes writes; each sink hears once what became of its own."""
         if not self._takes_requests():
-            self._refuse(submissions, Status.NOT_LEADER, "not_leader")
-            return
-        if self._disk_full():
-            self._refuse(submissions, Status.DISK_FULL, "disk_full")
-            return
-        size = sum([len(submission.command) for submission in submissions])
-        full = (
-            len(self._waiting) + len(submissions) > SUBMISSIONS_WAITING_MAX
-            or self._waiting_bytes + size > SUBMISSION_BYTES_WAITING_MAX
-        )
-        # A stalled engine applies nothing: to queue here would only hide it from whoever waits.
-        if full or self._engine.stalled:
-            self._refuse(submissions, Status.OVERLOADED, "overloaded")
-            return
-        self._waiting.extend(submissions)
-        self._waiting_bytes += size
-        self.wake()
+            self._waiting.refuse(submissions, Status.NOT_LEADER, "not_leader")
+        elif self._waiting.take(submissions):
+            self.wake()
 
     def propose(self, kind: EntryKind, command: bytes) -> bool:
         """Proposes an entry of the node itself, which nobody waits for; says whether it could be."""
-        if self._stopped or self.holding or self._engine.stalled or self._disk_full():
+        if self._stopped or self.holding or not self._waiting.has_room_for(command):
             return False
         try:
             self.node.propose([Proposal(kind, command, commands.checksum(command))], self._clock.now_us())
@@ -433,7 +379,7 @@ class Driver:
         self._reads.serve(self.applied_index)
         self._hand_overs.conclude()
         self._note_stall()
-        self._set_timer()
+        self._ticks.set_timer()
 
     @property
     def _may_write(self) -> bool:
@@ -448,7 +394,7 @@ class Driver:
         self._stalls.note(self._engine.stalled, self.node.applied_index)
 
     def _step(self) -> None:
-        self._count_time_before_message()
+        self._ticks.count_before_message()
         inbox, self._inbox = self._inbox, []
         for message in inbox:
             self.node.step(message)
@@ -520,79 +466,24 @@ class Driver:
         if self.node.role is Role.LEADER and self._create_shard_term != self.node.term:
             self._create_shard_term = self.node.term
             command = commands.encode(Opcode.CREATE_SHARD, b"", value=self._create_shard)
-            self._waiting.append(Submission(_NoSink(), 0, commands.checksum(command), command))
+            self._waiting.add(Submission(NoSink(), 0, commands.checksum(command), command))
             self.wake()
 
     def _propose(self) -> None:
-        submissions, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        submissions = self._waiting.pop()
         proposals = [Proposal(EntryKind.COMMAND, item.command, item.crc) for item in submissions]
         try:
             first_index, term = self.node.propose(proposals, self._clock.now_us())
         except NotLeaderError:
-            self._refuse(submissions, Status.NOT_LEADER, "not_leader")
+            self._waiting.refuse(submissions, Status.NOT_LEADER, "not_leader")
         except OverloadedError:
-            self._refuse(submissions, Status.OVERLOADED, "overloaded")
+            self._waiting.refuse(submissions, Status.OVERLOADED, "overloaded")
         else:
             now_s = self._loop.time()
             self._commit_times.proposed(first_index + len(submissions) - 1, term, now_s)
             self.pending.add(first_index, term, submissions, now_s + self._proposal_timeout_s)
             if self._traces is not None:
                 self._traces.proposed(first_index, term, [item.trace for item in submissions])
-
-    def _refuse(self, submissions: Sequence[Submission], status: Status, reason: str) -> None:
-        self._metrics.proposals_failed.labels(self._metrics.shard, reason).inc(len(submissions))
-        for submission in submissions:
-            submission.sink.resolve(submission.record_id, status, 0)
-
-    # Time.
-
-    def _elapsed_ticks(self) -> int:
-        # A hair is added, so that a timer which fires on the dot finds its tick full.
-        return int((self._loop.time() - self._counted_until_s) / self._tick_s + 1e-6)
-
-    def _count_time_before_message(self) -> None:
-        """Counts time up to, and never to, the next deadline: the message at hand may put it off."""
-        elapsed = self._elapsed_ticks()
-        if elapsed <= 0:
-            return
-        self._counted_until_s += elapsed * self._tick_s
-        counted = min(elapsed, self.node.ticks_to_deadline() - 1)
-        if counted > 0:
-            self.node.tick(counted)
-
-    def _set_timer(self) -> None:
-        due_s = self._counted_until_s + max(1, self.node.ticks_to_deadline()) * self._tick_s
-        # A timer that fires early finds nothing due and sets itself again: cheaper than moving it with every message.
-        if self._timer is None or self._timer_due_s > due_s + self._tick_s / 2:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(due_s, self._guarded, partial(self._on_timer, due_s))
-            self._timer_due_s = due_s
-
-    def _on_timer(self, due_s: float) -> None:
-        self._timer = None
-        if self._stopped:
-            return
-        late_s = self._loop.time() - due_s
-        self._metrics.event_loop_lag.set(max(0.0, late_s))
-        self._metrics.event_loop_lags.observe(max(0.0, late_s))
-        if late_s > LATE_S and not self._gave_way:
-            if self.node.role is Role.LEADER:
-                self._metrics.heartbeats_late.inc()
-            # Once only: a machine so slow that every wake-up is late must still elect its leaders.
-            self._gave_way = True
-            # The process stood still. Count up to the deadline, let the loop read its sockets, then count one tick.
-            self._count_time_before_message()
-            self._set_timer()
-            return
-        self._gave_way = False
-        elapsed = self._elapsed_ticks()
-        if elapsed > 0:
-            self._counted_until_s += elapsed * self._tick_s
-            self.node.tick(min(elapsed, max(1, self.node.ticks_to_deadline())))
-            self._turn()
-        else:
-            self._set_timer()
 
 
 __all__ = ["Driver", "ReadCallback", "Sink", "Stallable", "Submission", "Transport", "WallClock"]

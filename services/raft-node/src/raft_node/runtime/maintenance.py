@@ -160,6 +160,10 @@ class Maintenance:
             await self._sleep(self._idle_s)
             # One at a time: with several nodes on a machine there shall be pauses in which others have it.
             if self._engine.written_bytes - before <= _IDLE_BYTES_PER_S_MAX * self._idle_s:
+                if self._engine.hides_much:
+                    # Nothing more may come that fills it, and until it is flushed no merge drops what it hides.
+                    self._engine.rotate()
+                    self.hurry()
                 await self._run_next(idle=True)
 
     async def _run_next(self, *, idle: bool = False) -> bool:
@@ -167,7 +171,7 @@ class Maintenance:
             task = self._engine.next_task(idle=idle)
             if task is None:
                 return False
-            if idle and isinstance(task, CompactionTask) and _input_bytes(task) > self._room_bytes():
+            if idle and isinstance(task, CompactionTask) and _output_bytes(task) > self._room_bytes():
                 # Nobody needs it so much that writes should be refused for the room.
                 self._engine.task_failed(task)
                 return False
@@ -220,5 +224,12 @@ class Maintenance:
         self._on_progress()
 
 
-def _input_bytes(task: CompactionTask) -> int:
-    return sum(table.size_bytes for table in task.inputs())
+def _output_bytes(task: CompactionTask) -> int:
+    """What a merge is likely to write: each tombstone goes, and takes a record along.
+
+    When it hides nothing after all, the merge may find no room; then it is thrown away, as any other.
+    """
+    size = sum(table.size_bytes for table in task.inputs())
+    tombstones = sum(table.tombstones for table in task.inputs())
+    records = sum(table.entries for table in task.inputs()) - tombstones
+    return size * max(0, records - tombstones) // records if records else size

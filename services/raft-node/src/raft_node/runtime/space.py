@@ -9,6 +9,7 @@ Invariants:
 2. The reserve file counts as used. Writes are taken again only when it could be there and a quarter more is free, so
    that this does not flicker.
 3. It is made only when enough is free besides.
+4. What frees space is taken on, at the cost of the reserve, while a quarter of it is free on every volume.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class SpaceWatch:
 
     Attributes:
         low: Whether writes are to be refused now.
+        full: Whether deletes are to be refused as well: there is no room to note them.
         free_bytes: What the last look found on each volume.
     """
 
@@ -64,7 +66,7 @@ class SpaceWatch:
             record: Told when writes are refused, and when they are taken again.
             now_s: A monotonic clock.
         """
-        self.low = False
+        self.low = self.full = False
         self.free_bytes: dict[str, int] = {}
         self._fs = fs
         self._volumes = dict(volumes)
@@ -96,8 +98,9 @@ class SpaceWatch:
     async def look(self) -> None:
         """Looks once, and acts on what it finds."""
         noticed = self._now_s() < self._noticed_until_s
-        free = await asyncio.to_thread(self._tend, noticed)
+        free, present = await asyncio.to_thread(self._tend_and_ask, noticed)
         self.free_bytes = free
+        self.full = not self._reserve_bytes or min(present, default=0) < self._reserve_bytes // 4
         # Somebody may have found no room while this was looking.
         noticed = self._now_s() < self._noticed_until_s
         needed = self._reserve_bytes + (self._reserve_bytes // 4 if self.low else 0)
@@ -107,6 +110,11 @@ class SpaceWatch:
     def room_bytes(self) -> int:
         """What may be written to the data volume at once, for something that is not needed; as of the last look."""
         return self.free_bytes.get("data", 2 * self._reserve_bytes) - self._reserve_bytes
+
+    def _tend_and_ask(self, noticed: bool) -> tuple[dict[str, int], list[int]]:
+        """What ``_tend`` gives, and what is free of each volume then, whatever it is meant for. Blocking."""
+        free = self._tend(noticed)
+        return free, [self._fs.free_bytes(path) for volume, path in self._volumes.items() if volume in free]
 
     def _tend(self, noticed: bool) -> dict[str, int]:
         """What is free of each volume, besides a reserve that is there or is to be; keeps the reserve. Blocking."""

@@ -8,13 +8,14 @@ levels stay few.
 
 No merge of whole levels is larger than ``merge_bytes_max``. A level that has outgrown this gives the next one table by
 table, the one that overlaps least first; then it may hold a ``level_multiplier``-th of the one below. So no compaction
-is long, and a flush, which shares the worker, never waits for more than one. Tombstones count as larger than they are,
-so that they go down sooner and what they hide does not lie about for long.
+is long, and a flush, which shares the worker, never waits for more than one. A tombstone counts for what it hides: a
+record as large as those of the store are in the mean. So it goes down sooner, and what it hides does not lie about.
 
 While little is written, reads count for more than what a merge writes. ``pick_idle`` goes on then: a merge may write up
 to ``idle_merge_ratio`` times what it brings down, as in a leveled tree, and up to ``level_base_bytes`` in any case.
 Levels that are too large to be merged whole give the next one table by table until nothing is left of them, and a store
-of some hundred megabytes ends as one run. This module knows no files.
+of some hundred megabytes ends as one run. Tombstones that hide much go down whatever lies below them, in tables that
+span no more keys than others do (``keys_max``). This module knows no files.
 
 Invariants:
 1. The inputs hold every version of their keys down to the output level that is older than the newest input's.
@@ -35,7 +36,10 @@ from raft_node.storage.version import LEVELS, TableMeta, Version
 Run = tuple[TableMeta, ...]
 
 _TOMBSTONE_WEIGHT = 3
-"""A tombstone counts as so many records more: with it goes an older one, and both their bytes come back."""
+"""A tombstone counts as so many records of its own table more, at least: with it goes an older one, and both their
+bytes come back."""
+
+_SPANNED_KEYS_MIN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +97,26 @@ def pick_idle(version: Version, options: EngineOptions) -> Compaction | None:
     if urgent is not None:
         return urgent
     worth = _Worth(options.idle_merge_ratio, options.level_base_bytes)
-    if version.levels[0] and len(_take_levels(version, 0, worth, options).runs) > 1:
+    if (
+        version.levels[0]
+        and (
+            len(_take_levels(version, 0, worth, options).runs) > 1
+            # By itself it goes just above the first level that is too large; from there its tables go down one by one.
+            or (_frees_much(version, 0) and any(version.levels[1:]))
+        )
+    ):
         return _pick_level_0(version, worth, options)
     levels = [level for level in range(1, LEVELS) if version.levels[level]]
     for level in levels:
         runs, output_level = _take_levels(version, level, worth, options)
         if len(runs) > 1:
             return _merge(version, runs, output_level)
+    record = record_bytes(version)
     for level, below in pairwise(levels):
         table = _least_overlapping(version, level, below)
         overlap_bytes = sum(each.size_bytes for each in version.overlapping(below, table.smallest, table.largest))
         small = table.size_bytes + overlap_bytes <= options.merge_bytes_max
-        if small and overlap_bytes <= worth.ratio * _weight(table):
+        if small and overlap_bytes <= worth.ratio * _weight(table, record):
             return _pick_table(version, level)
     return None
 
@@ -139,7 +151,8 @@ def _take_levels(version: Version, first: int, worth: _Worth, options: EngineOpt
     tables = version.levels[first] if first else version.levels[0][-options.l0_inputs_max :]
     runs: list[Run] = [tables] if first else [(table,) for table in tables]
     size = sum(table.size_bytes for table in tables)
-    weight = sum(map(_weight, tables))
+    record = record_bytes(version)
+    weight = sum(_weight(table, record) for table in tables)
     output_level = first
     for level in range(first + 1, LEVELS):
         more = version.level_bytes(level)
@@ -163,13 +176,44 @@ def _pick_level_0(version: Version, worth: _Worth, options: EngineOptions) -> Co
     return _merge(version, runs, output_level)
 
 
-def _weight(table: TableMeta) -> float:
-    """What a table counts, for the question whether to merge it with what is older: tombstones count more."""
-    return table.size_bytes * (1 + _TOMBSTONE_WEIGHT * table.tombstones / table.entries)
+def record_bytes(version: Version) -> float:
+    """What a record that is no tombstone takes in the mean; 0 without one."""
+    tables = version.tables()
+    records = sum(table.entries - table.tombstones for table in tables)
+    return sum(table.size_bytes for table in tables) / records if records else 0.0
+
+
+def keys_max(version: Version, options: EngineOptions) -> int:
+    """How many keys an output may have: with tombstones alone it would span so much that no merge could take it."""
+    record = record_bytes(version)
+    spanned = int(2 * options.table_bytes / record) if record else options.table_keys_max
+    return min(options.table_keys_max, max(_SPANNED_KEYS_MIN, spanned))
+
+
+def _weight(table: TableMeta, record: float) -> float:
+    """What a table counts, for the question whether to merge it with what is older: tombstones count more.
+
+    Args:
+        table: The table.
+        record: What a tombstone hides; see ``record_bytes``.
+    """
+    if not table.tombstones:
+        return table.size_bytes
+    hidden = max(_TOMBSTONE_WEIGHT * table.size_bytes / table.entries, record)
+    return table.size_bytes + table.tombstones * hidden
 
 
 def _level_weight(version: Version, level: int) -> float:
-    return sum(map(_weight, version.levels[level]))
+    tables = version.levels[level]
+    if not any(table.tombstones for table in tables):
+        return version.level_bytes(level)
+    record = record_bytes(version)
+    return sum(_weight(table, record) for table in tables)
+
+
+def _frees_much(version: Version, level: int) -> bool:
+    """Whether the tombstones of a level hide more than the level itself takes."""
+    return _level_weight(version, level) >= 2 * version.level_bytes(level)
 
 
 def _pick_table(version: Version, level: int) -> Compaction:

@@ -18,13 +18,14 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 from raft_node.storage import reads
 from raft_node.storage.cache import BlockCache
 from raft_node.storage.changes import ChangeSegment, ChangeWrite
 from raft_node.storage.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
-from raft_node.storage.compaction import pending_bytes, pick, pick_idle
+from raft_node.storage.compaction import keys_max, pending_bytes, pick, pick_idle, record_bytes
 from raft_node.storage.files import FileSystem
 from raft_node.storage.iterators import live
 from raft_node.storage.manifest import Manifest, recover, remove_orphans
@@ -184,6 +185,19 @@ class Engine:
         self._immutables.append(self._active)
         self._active = self._new_generation(memtable.applied_index, memtable.applied_term)
         self._arrange_memory()
+
+    @property
+    def hides_much(self) -> bool:
+        """Whether the deletes in the memtable hide so much of the tables that a flush is worth it before it is full.
+
+        That is a tenth of all tables, and not less than ``hidden_bytes_min``: a merge then frees a tenth of what it
+        writes, at least.
+        """
+        version = self._view.version
+        hidden = self._active.memtable.deletes * record_bytes(version)
+        if hidden < self._options.hidden_bytes_min:
+            return False
+        return hidden * self._options.idle_merge_ratio >= sum(table.size_bytes for table in version.tables())
 
     @property
     def changes_due(self) -> bool:
@@ -463,5 +477,5 @@ class Engine:
             compaction.output_level,
             compaction.deeper,
             compaction.moved,
-            self._options.table_options(),
+            replace(self._options.table_options(), table_keys_max=keys_max(version, self._options)),
         )

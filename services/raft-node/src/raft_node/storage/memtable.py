@@ -35,15 +35,17 @@ class Memtable:
     Attributes:
         entries: Key to value, None for a tombstone. Readers may look up; only ``write`` changes it.
         size_bytes: What was written, bookkeeping included.
+        deletes: How many of these writes were deletes: an upper bound of the tombstones.
         applied_index: The last log entry it includes.
         applied_term: That entry's term.
     """
 
-    __slots__ = ("_order", "_snapshot", "applied_index", "applied_term", "entries", "size_bytes")
+    __slots__ = ("_order", "_snapshot", "applied_index", "applied_term", "deletes", "entries", "size_bytes")
 
     def __init__(self, applied_index: int, applied_term: int) -> None:
         self.entries: dict[bytes, bytes | None] = {}
         self.size_bytes = 0
+        self.deletes = 0
         self.applied_index = applied_index
         self.applied_term = applied_term
         self._snapshot: MemtableSnapshot | None = None
@@ -56,6 +58,7 @@ class Memtable:
             size = sum(map(len, chain.from_iterable(batch)))  # type: ignore[arg-type]
         except TypeError:
             size = sum([len(key) + (0 if value is None else len(value)) for key, value in batch])
+            self.deletes += sum([value is None for _, value in batch])
         self.size_bytes += size + ENTRY_OVERHEAD_BYTES * len(batch)
         self.applied_index = applied_index
         self.applied_term = applied_term

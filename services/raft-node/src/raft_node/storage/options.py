@@ -74,6 +74,7 @@ class EngineOptions:
             the merge has so far.
         idle_merge_ratio: The same while little is written, beyond ``level_base_bytes`` together; by itself a table goes
             down only into so many times as much.
+        hidden_bytes_min: While little is written, a memtable is flushed before it is full when deletes hide so much.
         merge_bytes_max: Unless no level is free, whole levels are merged only when together they are not larger.
         level_base_bytes: What any level above another one may hold, before it gives that one table by table.
         level_multiplier: With so many times as much below it, it may hold more than ``level_base_bytes``.
@@ -96,6 +97,7 @@ class EngineOptions:
     l0_inputs_max: int = 8
     merge_ratio: float = 2.0
     idle_merge_ratio: float = 10.0
+    hidden_bytes_min: int = 1 << 20
     merge_bytes_max: int = 192 << 20
     level_base_bytes: int = 96 << 20
     level_multiplier: int = 10

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from integration.kubernetes.cluster.conftest import lacking
 from integration.kubernetes.cluster.driver import Cluster, wait_for
-from integration.kubernetes.cluster.podman import Podman
 from integration.observed import Prometheus
 from tools.observe import Secured, Target, answers, start_prometheus, stop
 
@@ -37,8 +36,8 @@ def targets(cluster: Cluster) -> list[Target]:
 @contextlib.contextmanager
 def scrape(cluster: Cluster, folder: Path, secured: Mapping[str, Secured] | None = None) -> Iterator[Prometheus]:
     """A Prometheus that has scraped every pod once."""
-    if not isinstance(cluster, Podman):
-        pytest.skip("a Prometheus outside of a real cluster reaches no pod: only podman's containers are scraped")
+    if not cluster.reachable:
+        pytest.skip("a Prometheus outside of a real cluster reaches no pod")
     program = shutil.which("prometheus")
     if program is None:
         lacking("prometheus is not installed (Debian: prometheus)")

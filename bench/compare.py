@@ -1,0 +1,143 @@
+"""DougDB beside etcd and NATS JetStream: ``make bench``, or ``python -m bench.compare``.
+
+All systems run at once and get each load in turn, so that whatever else the machine does hits all of them; each turn
+gives one ratio, and the median of the ratios counts. It prints a Markdown table and, with ``--json``, writes every
+figure of every run. Rates of two days are never compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # Started by its path, as `make bench` does.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from bench.cluster import ClusterError
+from bench.systems import MEMBERS, Figures, Load, System, running
+
+KINDS = ("put", "linearizable", "stale", "mixed", "batch")
+NAMES = ("dougdb", "etcd", "etcd-json", "nats")
+
+
+def machine() -> str:
+    """What the figures are of."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    return f"{os.cpu_count()} cores, {model}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+class Table:
+    """All runs of one load, by system, in the order of the turns."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.runs: dict[str, list[Figures]] = {}
+
+    def ratio(self, other: str, figure: str) -> float:
+        """DougDB's figure to another system's: the median of the ratios, turn by turn."""
+        pairs = zip(self.runs["DougDB"], self.runs[other], strict=True)
+        ratios = [float(getattr(ours, figure) / max(1e-9, getattr(theirs, figure))) for ours, theirs in pairs]
+        return statistics.median(ratios)
+
+    def document(self) -> dict[str, Any]:
+        """All of it, for files."""
+        runs = {name: [run._asdict() for run in found] for name, found in self.runs.items()}
+        return {"load": self.load._asdict(), "runs": runs}
+
+    def rows(self) -> list[str]:
+        """One line of the Markdown table for each system."""
+        lines = []
+        for name, runs in self.runs.items():
+            middle = [
+                statistics.median(getattr(run, figure) for run in runs)
+                for figure in ("operations_per_s", "p50_ms", "p99_ms", "p999_ms")
+            ]
+            cpu = ", ".join(
+                f"{group} {statistics.median(run.cpu_us[group] for run in runs):.0f}" for group in runs[0].cpu_us
+            )
+            ratio = ""
+            if name != "DougDB" and "DougDB" in self.runs:
+                ratio = f"{self.ratio(name, 'operations_per_s'):.2f} / {self.ratio(name, 'p99_ms'):.2f}"
+            errors = sum(sum(run.errors.values()) for run in runs)
+            lines.append(
+                f"| {self.load.name} | {name} | {middle[0]:,.0f} | {middle[1]:.2f} | {middle[2]:.1f} | "
+                f"{middle[3]:.1f} | {cpu} | {errors} | {ratio} |"
+            )
+        return lines
+
+
+HEAD = (
+    "| load | system | per second | p50 ms | p99 ms | p99.9 ms | CPU us per operation | errors | "
+    "DougDB to it: rate / p99 |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def compare(systems: list[System], options: argparse.Namespace) -> list[Table]:
+    """Puts all loads on all systems, in turn."""
+    tables = []
+    for value_bytes in options.value_bytes:
+        first = Load("put", 256, value_bytes, options.keys, options.seconds)
+        for system in systems:
+            system.fill(first)
+        for kind in options.kinds:
+            for connections in options.batch_connections if kind == "batch" else options.connections:
+                table = Table(Load(kind, connections, value_bytes, options.keys, options.seconds))
+                asked = [system for system in systems if kind in system.kinds()]
+                for turn in range(options.turns):
+                    # Whoever comes second finds a warmer machine: they take turns.
+                    for system in asked[turn % len(asked) :] + asked[: turn % len(asked)]:
+                        table.runs.setdefault(system.name, []).append(system.run(table.load))
+                table.runs = {system.name: table.runs[system.name] for system in asked}
+                print("\n".join(table.rows()), flush=True)
+                tables.append(table)
+    return tables
+
+
+def main() -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Compares DougDB with etcd and NATS JetStream, five members each.")
+    parser.add_argument("--systems", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 64, 256])
+    parser.add_argument("--batch-connections", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--value-bytes", type=int, nargs="+", default=[100])
+    parser.add_argument("--keys", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long each load lasts")
+    parser.add_argument("--turns", type=int, default=5, help="how often each load is put on each system")
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    options = parser.parse_args()
+    print(f"{machine()}; {MEMBERS} members each, medians of {options.turns} turns of {options.seconds:g} s\n\n{HEAD}")
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="dougdb-bench-", ignore_cleanup_errors=True) as folder,
+            running(options.systems, Path(folder)) as systems,
+        ):
+            tables = compare(systems, options)
+            memory = {system.name: round(system.memory_mb(), 1) for system in systems}
+    except ClusterError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"\nmemory of all members (PSS, MB): {memory}")
+    if options.json:
+        document = {"machine": machine(), "memory_mb": memory, "loads": [table.document() for table in tables]}
+        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    elections = [
+        table.load.name for table in tables for run in table.runs.get("DougDB", []) if "elections" in run.errors
+    ]
+    if elections:
+        print(f"a term changed during {sorted(set(elections))}", file=sys.stderr)
+    return 1 if elections else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

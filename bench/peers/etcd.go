@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"sync/atomic"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// etcdStore shares a few connections among all workers, each to all members, as etcd's own benchmark does.
+type etcdStore struct {
+	clients []*clientv3.Client
+	next    atomic.Uint64
+}
+
+func connectEtcd(chosen settings) (store, error) {
+	found := &etcdStore{}
+	for number := range max(1, min(chosen.clients, chosen.workers)) {
+		// Each connection goes to another member; a client balances over its endpoints by itself otherwise.
+		endpoint := chosen.endpoints[number%len(chosen.endpoints)]
+		client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}})
+		if err != nil {
+			return nil, err
+		}
+		found.clients = append(found.clients, client)
+	}
+	return found, nil
+}
+
+func (s *etcdStore) client() *clientv3.Client {
+	return s.clients[s.next.Add(1)%uint64(len(s.clients))]
+}
+
+func (s *etcdStore) put(ctx context.Context, key string, value string) error {
+	_, err := s.client().Put(ctx, key, value)
+	return err
+}
+
+func (s *etcdStore) get(ctx context.Context, key string, stale bool) error {
+	var options []clientv3.OpOption
+	if stale {
+		options = append(options, clientv3.WithSerializable())
+	}
+	_, err := s.client().Get(ctx, key, options...)
+	return err
+}
+
+func (s *etcdStore) batch(ctx context.Context, keys []string, value string) error {
+	puts := make([]clientv3.Op, 0, len(keys))
+	known := make(map[string]bool, len(keys))
+	for _, key := range keys {
+		// A transaction may name a key once.
+		if !known[key] {
+			known[key] = true
+			puts = append(puts, clientv3.OpPut(key, value))
+		}
+	}
+	_, err := s.client().Txn(ctx).Then(puts...).Commit()
+	return err
+}

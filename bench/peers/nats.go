@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// natsStore is a bucket of JetStream's key-value store with five replicas, reached over a few connections.
+type natsStore struct {
+	buckets []jetstream.KeyValue
+	streams []jetstream.JetStream
+	next    atomic.Uint64
+}
+
+func connectNats(chosen settings) (store, error) {
+	found := &natsStore{}
+	for number := range max(1, min(chosen.clients, chosen.workers)) {
+		connection, err := nats.Connect("nats://" + chosen.endpoints[number%len(chosen.endpoints)])
+		if err != nil {
+			return nil, err
+		}
+		stream, err := jetstream.New(connection)
+		if err != nil {
+			return nil, err
+		}
+		bucket, err := openBucket(stream, len(chosen.endpoints))
+		if err != nil {
+			return nil, err
+		}
+		found.buckets = append(found.buckets, bucket)
+		found.streams = append(found.streams, stream)
+	}
+	return found, nil
+}
+
+// openBucket waits until the cluster has chosen its leaders, which it refuses to make a bucket before.
+func openBucket(stream jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
+	configuration := jetstream.KeyValueConfig{Bucket: "bench", Replicas: replicas, History: 1, Storage: jetstream.FileStorage}
+	var last error
+	for ends := time.Now().Add(30 * time.Second); time.Now().Before(ends); time.Sleep(200 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		bucket, err := stream.KeyValue(ctx, "bench")
+		if errors.Is(err, jetstream.ErrBucketNotFound) {
+			bucket, err = stream.CreateKeyValue(ctx, configuration)
+		}
+		cancel()
+		if err == nil {
+			return bucket, nil
+		}
+		last = err
+	}
+	return nil, last
+}
+
+func (s *natsStore) pick() int { return int(s.next.Add(1) % uint64(len(s.buckets))) }
+
+// natsKey is the same key in the characters that a subject may have.
+func natsKey(key string) string { return strings.ReplaceAll(key, "/", ".") }
+
+func (s *natsStore) put(ctx context.Context, key string, value string) error {
+	_, err := s.buckets[s.pick()].PutString(ctx, natsKey(key), value)
+	return err
+}
+
+// get is a direct get of the bucket: JetStream lets any replica answer, so there is no linearizable read to compare.
+func (s *natsStore) get(ctx context.Context, key string, stale bool) error {
+	if !stale {
+		return errors.New("a bucket has no linearizable reads")
+	}
+	_, err := s.buckets[s.pick()].Get(ctx, natsKey(key))
+	return err
+}
+
+func (s *natsStore) batch(ctx context.Context, keys []string, value string) error {
+	return errors.New("a bucket has no batches")
+}

@@ -1,0 +1,36 @@
+"""What the driver needs of its surroundings: protocols alone, so that tests and the simulator can give it others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from raft_node.kv.operations.work import Details
+from raft_node.raft.messages import Message
+from raft_node.storage.reads import BlockNeeded
+
+
+class Transport(Protocol):
+    """The network as the driver sees it."""
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Queues messages; never blocks, may drop."""
+
+
+LoadBlocks = Callable[[Sequence[BlockNeeded], Callable[[Sequence[tuple[bytes, bytes | None]]], None]], None]
+"""Loads what is needed, and calls back on the event loop with the keys and values; if it cannot, the node stops."""
+
+
+class Stallable(Protocol):
+    """The storage engine as the driver sees it."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether applying must wait for a flush or a compaction."""
+
+
+class NoSink:
+    """For proposals of the node itself, which nobody waits for."""
+
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
+        """Forgets the result."""

@@ -1,0 +1,44 @@
+"""The tables of ``make bench``: medians, ratios turn by turn, and what wrk is understood to have found."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from bench.compare import Table
+from bench.systems import Figures, Load, Spent, wrk_figures
+
+
+def figures(rate: float, p99_ms: float, errors: int = 0) -> Figures:
+    return Figures(rate, 1.0, p99_ms, 2 * p99_ms, {"status": errors}, {"members": 10.0})
+
+
+@pytest.fixture
+def table() -> Table:
+    table = Table(Load("put", 64, 100, 1000, 1.0))
+    table.runs = {
+        "DougDB": [figures(300, 6), figures(100, 8), figures(80, 5)],
+        "etcd gRPC": [figures(100, 12), figures(100, 8), figures(20, 50, errors=3)],
+    }
+    return table
+
+
+def test_a_ratio_is_the_median_of_the_turns_not_of_the_rates(table: Table) -> None:
+    assert table.ratio("etcd gRPC", "operations_per_s") == 3.0
+    assert table.ratio("etcd gRPC", "p99_ms") == 0.5
+
+
+def test_a_table_has_a_row_for_each_system_with_its_errors_and_the_ratios(table: Table) -> None:
+    ours, theirs = table.rows()
+    assert ours == "| put 64 | DougDB | 100 | 1.00 | 6.0 | 12.0 | members 10 | 0 |  |"
+    assert theirs == "| put 64 | etcd gRPC | 100 | 1.00 | 12.0 | 24.0 | members 10 | 3 | 3.00 / 0.50 |"
+    assert json.loads(json.dumps(table.document()))["runs"]["etcd gRPC"][2]["errors"] == {"status": 3}
+
+
+def test_a_request_of_wrk_may_be_many_operations() -> None:
+    found = {
+        **{"requests": 50, "duration_us": 2_000_000, "p50_us": 1500, "p99_us": 3000, "p999_us": 4000},
+        "errors": {"status": 2, "timeout": 0},
+    }
+    made = wrk_figures(found, 0.64, Spent({}), each=128)
+    assert made == Figures(3200.0, 1.5, 3.0, 4.0, {"status": 2}, {"generator": 100.0})

@@ -1,0 +1,228 @@
+"""The one-node Kubernetes without starting it: where things lie, what is refused, what is written and provisioned."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from tools.kubernetes import build, files, folders, inside, machine, programs
+from tools.kubernetes.layout import DNS_ADDRESS, GROUP, NODE_ADDRESS, PODS, SERVICES, STATE, Layout
+
+CLAIM: dict[str, Any] = {
+    "metadata": {
+        "name": "data-x-0",
+        "namespace": "n",
+        "uid": "u1",
+        "annotations": {folders.SELECTED: "node-0"},
+    },
+    "spec": {
+        "storageClassName": "folders",
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}},
+    },
+}
+
+
+def layout_in(folder: Path, **environment: str) -> Layout:
+    return Layout.of({"DOUGDB_KUBERNETES": str(folder), **environment})
+
+
+def test_each_version_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    layout = layout_in(tmp_path, KUBERNETES_VERSION="v1.35.0")
+    assert (layout.version, layout.minor, layout.root) == ("1.35.0", 35, tmp_path / "1.35.0")
+    assert layout_in(tmp_path).root != layout.root
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"KUBERNETES_VERSION": "1.34"},
+        {"KUBERNETES_VERSION": "latest"},
+        {"DNS_TTL": "5s"},
+        {"KUBERNETES_VERSION": "2.0.0"},
+    ],
+)
+def test_what_is_no_version_or_number_is_refused(wrong: dict[str, str], tmp_path: Path) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=name):
+        layout_in(tmp_path, **wrong)
+
+
+def test_what_is_built_is_not_built_again(tmp_path: Path) -> None:
+    layout = layout_in(tmp_path)
+    assert len(build.missing(layout)) == 8
+    layout.bin.mkdir(parents=True)
+    for name in build.missing(layout):
+        (layout.bin / name).write_text("")
+        (layout.bin / name).chmod(0o755)
+    assert build.missing(layout) == []
+    build.Builder(layout, "/no/go").build()
+    (layout.bin / "pause").unlink()
+    assert build.missing(layout) == ["pause"]
+
+
+def test_a_machine_that_cannot_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = layout_in(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "root" in machine.unfit(layout)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(machine, "NEEDED", {"no-such-program": "its-package"})
+    assert "its-package" in machine.unfit(layout)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert "darwin" in machine.unfit(layout)
+    assert not layout.root.exists(), "looking changes nothing"
+
+
+def test_the_tests_are_skipped_there_or_fail_where_they_must_run(tmp_path: Path) -> None:
+    """Here nobody can build images: no program is in the path."""
+    found = {}
+    for required in ("", "1"):
+        run = subprocess.run(
+            [sys.executable, "-m", "tools.kubernetes", "test"],
+            env={"PATH": str(tmp_path), "DOUGDB_KUBERNETES": str(tmp_path), "REQUIRE_KUBERNETES": required},
+            cwd=machine.ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found[required] = (run.returncode, "skipped: neither podman nor docker" in run.stderr)
+    assert found == {"": (0, True), "1": (1, True)}
+
+
+def test_no_holder_is_known_by_its_pid_alone(tmp_path: Path) -> None:
+    """A pid that somebody else has now is nobody's: nothing is entered, nothing ended."""
+    layout = layout_in(tmp_path)
+    layout.root.mkdir()
+    assert machine.holder(layout) == 0
+    with pytest.raises(machine.Broken, match="kube-up"):
+        machine.enter(layout, ["true"])
+    note = layout.root / "holder.json"
+    note.write_text(json.dumps({"pid": str(os.getpid()), "started": "1"}))
+    assert machine.holder(layout) == 0
+    started = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
+    note.write_text(json.dumps({"pid": str(os.getpid()), "started": started}))
+    assert machine.holder(layout) == os.getpid()
+    assert machine.enter(layout, ["true"], network_only=True) == [
+        *("nsenter", "--target", str(os.getpid()), "--net", "--", "true"),
+    ]
+
+
+def test_down_restores_settings_and_leaves_programs_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = layout_in(tmp_path / "cache")
+    groups = tmp_path / "groups"
+    for controller in ("cpu", "memory", "unified"):
+        (groups / controller / GROUP / "kubepods" / "pod1").mkdir(parents=True)
+    monkeypatch.setattr(machine, "GROUPS", groups)
+    setting = tmp_path / "overcommit_memory"
+    setting.write_text("1")
+    for folder in (layout.bin, layout.logs, layout.state / "etcd"):
+        folder.mkdir(parents=True)
+    (layout.root / "sysctls.json").write_text(json.dumps({str(setting): "0"}))
+    machine.down(layout)
+    assert setting.read_text() == "0"
+    assert {path.name for path in layout.root.iterdir()} == {"bin", "logs"}
+    assert not list(groups.glob(f"*/{GROUP}"))
+    machine.down(layout)
+
+
+def test_everybody_has_a_certificate_of_the_authority(tmp_path: Path) -> None:
+    layout = layout_in(tmp_path)
+    files.write_all(layout)
+    for name, (user, group) in files.USERS.items():
+        path = layout.state / "conf" / f"{name}.kubeconfig"
+        assert path.stat().st_mode & 0o077 == 0
+        (entry,) = json.loads(path.read_text())["users"]
+        certificate = x509.load_pem_x509_certificate(base64.b64decode(entry["user"]["client-certificate-data"]))
+        assert [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [user]
+        groups = [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
+        assert groups == ([group] if group else [])
+    server = x509.load_pem_x509_certificate((layout.state / "pki" / "apiserver.crt").read_bytes())
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "kubernetes.default.svc" in names.get_values_for_type(x509.DNSName)
+    assert {str(one) for one in names.get_values_for_type(x509.IPAddress)} == {"10.96.0.1", NODE_ADDRESS}
+
+
+def test_a_command_names_files_that_are_written(tmp_path: Path) -> None:
+    layout = layout_in(tmp_path)
+    files.write_all(layout)
+    for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet",
+                 "kube-proxy", "coredns", "folders"):  # fmt: skip
+        for word in programs.command(name, layout):
+            path = word.partition("=")[2] if word.startswith("--") else word
+            if path.startswith((str(files.PKI), str(files.CONF))) and not path.endswith("/kubelet"):
+                assert (layout.state / Path(path).relative_to(STATE)).exists(), word
+    with pytest.raises(ValueError, match="no program 'etc'"):
+        programs.command("etc", layout)
+
+
+def test_nothing_leaves_the_machine() -> None:
+    """Names are not forwarded, and all addresses are private."""
+    assert "forward" not in files.corefile(5)
+    assert f"bind {DNS_ADDRESS}" in files.corefile(5)
+    assert {PODS.split(".")[0], SERVICES.split(".")[0], NODE_ADDRESS.split(".")[0]} == {"10"}
+
+
+def test_the_pause_image_is_one_layer_with_its_digest(tmp_path: Path) -> None:
+    program = tmp_path / "pause"
+    program.write_bytes(b"program")
+    with tarfile.open(fileobj=io.BytesIO(inside.pause_archive(program))) as archive:
+        found = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+    (layer,) = json.loads(found["config.json"])["rootfs"]["diff_ids"]
+    assert layer == f"sha256:{sha256(found['layer.tar']).hexdigest()}"
+    (manifest,) = json.loads(found["manifest.json"])
+    assert manifest["Layers"] == ["layer.tar"]
+
+
+class FakeApi:
+    """An API server with claims and volumes."""
+
+    def __init__(self, *claims: dict[str, Any]) -> None:
+        self.claims = list(claims)
+        self.volumes: dict[str, dict[str, Any]] = {}
+
+    def call(self, method: str, path: str, document: Any = None) -> Any:
+        if method == "POST":
+            self.volumes[document["metadata"]["name"]] = document
+        elif method == "DELETE":
+            del self.volumes[path.rpartition("/")[2]]
+        return {"items": self.claims if path.endswith("claims") else list(self.volumes.values())}
+
+
+def test_a_claim_is_bound_at_first_use_and_its_folder_goes_with_it(tmp_path: Path) -> None:
+    waits = json.loads(json.dumps(CLAIM))
+    waits["metadata"] = {"name": "wal-x-0", "namespace": "n", "uid": "u2"}
+    other = json.loads(json.dumps(CLAIM))
+    other["metadata"]["uid"], other["spec"]["storageClassName"] = "u3", "somebody-elses"
+    api = FakeApi(CLAIM, waits, other)
+    folders.provision(api, tmp_path)
+    folders.provision(api, tmp_path)
+    assert list(api.volumes) == ["pvc-u1"]
+    volume = api.volumes["pvc-u1"]
+    folder = Path(volume["spec"]["hostPath"]["path"])
+    assert folder.is_dir()
+    assert volume["spec"]["claimRef"]["uid"] == "u1"
+    (folder / "file").write_text("x")
+    volume["status"] = {"phase": "Bound"}
+    folders.provision(api, tmp_path)
+    assert (folder / "file").exists()
+    volume["status"] = {"phase": "Released"}
+    api.claims.clear()
+    folders.provision(api, tmp_path)
+    assert not api.volumes
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(("quantity", "size"), [("100Mi", 100 << 20), ("2Gi", 2 << 30), ("4096", 4096)])
+def test_a_quantity_is_so_many_bytes(quantity: str, size: int) -> None:
+    assert folders.size_of(quantity) == size

@@ -1,0 +1,191 @@
+"""The command line of the one-node Kubernetes.
+
+    python -m tools.kubernetes build | up | down | load | install | stop P | start P | exec COMMAND | test [PYTEST]
+
+``up`` brings the cluster up; ``load`` builds DougDB's images and gives them to it; ``install`` does both, installs the
+chart as a user would, puts and gets a key, and runs the chart's own test. ``exec`` runs a command in the cluster's
+network, with its kubectl and KUBECONFIG. ``test`` brings a cluster up, runs the scenarios in it and removes it; where
+none can run it says why and passes, or fails with REQUIRE_KUBERNETES set.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+from pathlib import Path
+from types import FrameType
+
+from tools.helm_chart import CHART
+from tools.helm_tools import TOOLS
+from tools.kubernetes import machine
+from tools.kubernetes.layout import Layout
+
+SCENARIOS = "tests/integration/kubernetes/cluster"
+IMAGES = ("raft-node", "facade")
+NAMESPACE = "dougdb"
+TRY = """
+import sys, urllib.request
+url = sys.argv[1]
+urllib.request.urlopen(urllib.request.Request(url, b"world", method="PUT"), timeout=15).read()
+assert urllib.request.urlopen(url, timeout=15).read() == b"world"
+"""
+
+
+def say(text: str) -> None:
+    """Tells the user."""
+    print(f"kubernetes: {text}", file=sys.stderr, flush=True)
+
+
+def run_in(layout: Layout, *words: str) -> int:
+    """Runs a command in the cluster's network, with this machine's files; its exit code."""
+    path = f"{layout.bin}:{TOOLS / 'bin'}:{os.environ['PATH']}"
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "KUBECONFIG": str(layout.kubeconfig),
+        # The tests' driver need not go through a pod.
+        "DOUGDB_TEST_POD_NETWORK": "1",
+    }
+    command = machine.enter(layout, words, network_only=True)
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def version() -> str:
+    """The images' tag."""
+    (line,) = [one for one in (CHART / "Chart.yaml").read_text().splitlines() if one.startswith("appVersion:")]
+    return line.partition(":")[2].strip().strip('"')
+
+
+def engine() -> str:
+    """The program that builds images: ENGINE, else the one that tools/images.sh would take."""
+    for name in filter(None, (os.environ.get("ENGINE", ""), "podman", "docker")):
+        try:
+            if subprocess.run([name, "info"], capture_output=True, check=False).returncode == 0:
+                return name
+        except FileNotFoundError:
+            continue
+    raise machine.Unfit("neither podman nor docker works here, and the images have to be built")
+
+
+def prepare_engine() -> None:
+    """Lets podman work: its defaults fail on cgroup v1 without the right to raise limits."""
+    if not machine.unified():
+        os.environ.setdefault("CONTAINERS_CONF", str(machine.ROOT / "tools" / "containers" / "containers.conf"))
+
+
+def load(layout: Layout) -> None:
+    """Builds both images and gives them to the node."""
+    program = engine()
+    script = subprocess.run(
+        ["sh", "tools/images.sh"], cwd=machine.ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "ENGINE": program},
+    )  # fmt: skip
+    if script.returncode:
+        raise machine.Unfit(f"the images cannot be built (make base-image): {script.stderr[-1500:].strip()}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in IMAGES:
+            archive = Path(folder, f"{name}.tar")
+            image = f"docker.io/dougdb/{name}:{version()}"
+            subprocess.run([program, "save", "--output", str(archive), image], check=True, capture_output=True)
+            machine.call(layout, "load", str(archive))
+            archive.unlink()
+
+
+def install(layout: Layout) -> int:
+    """Installs the chart and tries it."""
+    begun_s = time.monotonic()
+    helm = ("helm", "upgrade", "--install", "dougdb", str(CHART), "--namespace", NAMESPACE, "--create-namespace")
+    if run_in(layout, *helm, "--values", str(CHART / "values-kind.yaml"), "--wait", "--timeout", "5m"):
+        return 1
+    service = subprocess.run(
+        machine.enter(
+            layout,
+            [
+                *(str(layout.bin / "kubectl"), f"--kubeconfig={layout.kubeconfig}", "--namespace", NAMESPACE),
+                *("get", "service", "dougdb-facade", "--output", "jsonpath={.spec.clusterIP}:{.spec.ports[0].port}"),
+            ],
+            network_only=True,
+        ),
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    url = urllib.parse.urlunsplit(("http", service, "/v1/kv/hello", "", ""))
+    if run_in(layout, sys.executable, "-c", TRY, url):
+        return 1
+    say(f"put and got hello=world through the Service, {time.monotonic() - begun_s:.0f} s after the installation began")
+    return run_in(layout, "helm", "test", "dougdb", "--namespace", NAMESPACE, "--logs")
+
+
+def up(layout: Layout) -> None:
+    """Brings the cluster up."""
+    begun_s = time.monotonic()
+    machine.up(layout)
+    say(f"Kubernetes {layout.version} is up after {time.monotonic() - begun_s:.0f} s")
+
+
+def test(layout: Layout, words: list[str]) -> int:
+    """The scenarios in a cluster of their own, which is removed whatever happens."""
+    try:
+        if machine.holder(layout):
+            raise machine.Broken("a cluster runs already; make kube-down first")
+        engine()
+        up(layout)
+    except machine.Unfit as reason:
+        say(f"skipped: {reason}")
+        return 1 if os.environ.get("REQUIRE_KUBERNETES") else 0
+
+    def ended(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, ended)
+    try:
+        load(layout)
+        chosen = words if any(not word.startswith("-") for word in words) else [SCENARIOS, *words]
+        return run_in(layout, sys.executable, "-m", "pytest", *chosen)
+    finally:
+        machine.down(layout)
+        say("the cluster is gone")
+
+
+def main() -> int:
+    """Runs the command line."""
+    if len(sys.argv) < 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    verb, *words = sys.argv[1:]
+    prepare_engine()
+    try:
+        layout = Layout.of()
+        if verb == "build":
+            machine.build_missing(layout)
+        elif verb == "up":
+            up(layout)
+        elif verb == "down":
+            machine.down(layout)
+        elif verb == "load":
+            load(layout)
+        elif verb == "install":
+            up(layout)
+            load(layout)
+            return install(layout)
+        elif verb in ("start", "stop") and len(words) == 1:
+            machine.call(layout, verb, *words)
+        elif verb == "exec" and words:
+            return run_in(layout, *words)
+        elif verb == "test":
+            return test(layout, words)
+        else:
+            print(__doc__, file=sys.stderr)
+            return 2
+    except (machine.Unfit, machine.Broken, ValueError, subprocess.CalledProcessError) as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

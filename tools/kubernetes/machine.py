@@ -1,0 +1,297 @@
+"""Makes and removes the namespaces of the cluster, and calls into them. Needs root.
+
+Invariants:
+    1. One holder at a time for a layout; it is known by its pid and its start, so that no other process is ever meant.
+    2. ``down`` may be called in any state and as often as one likes. Afterwards no process, mount, link, packet filter,
+       cgroup or changed setting is left, and of the files only the programs and the logs of the last cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.kubernetes import build, files
+from tools.kubernetes.layout import GROUP, Layout
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NEEDED = {
+    "etcd": "etcd-server",
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "containerd-shim-runc-v2": "containerd",
+    "runc": "runc",
+    "iptables": "iptables",
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "mount": "mount",
+}
+"""Programs that are not built here, and Debian's package of each."""
+PLUGINS = ("ptp", "portmap", "host-local", "loopback")
+GROUPS = Path("/sys/fs/cgroup")
+CONTROLLERS_V1 = ("cpu", "cpuacct", "cpuset", "memory", "pids")
+CONTROLLERS_V2 = ("cpu", "cpuset", "memory", "pids")
+SYSCTLS = (
+    *("vm/overcommit_memory", "vm/panic_on_oom"),
+    *("kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
+)
+"""What the kubelet sets for the whole machine."""
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+GONE_S = 60.0
+
+
+class Unfit(Exception):  # noqa: N818 - it is no failure: a test is skipped with this as the reason
+    """This machine cannot run the cluster; the message says what is missing."""
+
+
+class Broken(Exception):  # noqa: N818 - read as a word: the cluster is broken
+    """The cluster did not come up, or something in it failed."""
+
+
+def unfit(layout: Layout) -> str:
+    """Why the cluster cannot run here; empty when it can."""
+    if sys.platform != "linux":
+        return f"a Kubernetes node needs Linux, this is {sys.platform}"
+    if os.geteuid():
+        return "namespaces, mounts and cgroups need root"
+    packages = sorted({package for name, package in NEEDED.items() if shutil.which(name, path=PATH) is None})
+    lacking = [name for name in PLUGINS if not (files.CNI_PLUGINS / name).exists()]
+    if lacking:
+        packages.append("containernetworking-plugins")
+    if packages:
+        return f"programs are missing (Debian: {' '.join(packages)})"
+    if not unified() and [name for name in CONTROLLERS_V1 if not (GROUPS / name).is_dir()]:
+        return f"{GROUPS} has neither cgroup v2 nor the controllers {', '.join(CONTROLLERS_V1)} of v1"
+    if unified() and not set(CONTROLLERS_V2) <= set((GROUPS / "cgroup.controllers").read_text().split()):
+        return f"{GROUPS} lacks some of the controllers {', '.join(CONTROLLERS_V2)}"
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
+        return "the kernel has no overlay file system"
+    probe = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        return f"no namespaces can be made here: {probe.stderr.strip()}"
+    if build.missing(layout) and build.find_go() is None:
+        return f"Kubernetes is not built in {layout.bin}, and there is no Go to build it with"
+    return ""
+
+
+UNSHARE = (
+    *("unshare", "--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"),
+    *("--propagation", "private"),
+)
+"""--kill-child: whoever ends the outer process ends the inner one, and with it everything."""
+
+
+def unified() -> bool:
+    """Whether this machine has cgroup v2."""
+    return (GROUPS / "cgroup.controllers").exists()
+
+
+# -- the holder -------------------------------------------------------------------------------------------------------
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of a process from its state on; empty when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _started(pid: int) -> str:
+    """When a process was started, in ticks; empty when there is none, or only its end is to be noted."""
+    fields = _stat(pid)
+    return fields[19] if fields and fields[0] != "Z" else ""
+
+
+def _child(pid: int) -> int:
+    """The one child of a process, else 0."""
+    children = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    found = [child for child in children if _stat(child)[1:2] == [str(pid)]]
+    return found[0] if found else 0
+
+
+def _note(layout: Layout) -> dict[str, str]:
+    try:
+        note: dict[str, str] = json.loads((layout.root / "holder.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return note
+
+
+def holder(layout: Layout) -> int:
+    """The pid of the process that holds the namespaces, else 0."""
+    note = _note(layout)
+    pid = int(note.get("pid", 0))
+    return pid if pid and _started(pid) == note["started"] else 0
+
+
+def _environment(layout: Layout) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PATH": f"{layout.bin}:{PATH}",
+        "PYTHONPATH": str(ROOT),
+        "KUBECONFIG": str(layout.kubeconfig),
+        "KUBERNETES_VERSION": layout.version,
+        "DOUGDB_KUBERNETES": str(layout.root.parent),
+    }
+
+
+def enter(layout: Layout, words: Sequence[str], *, network_only: bool = False) -> list[str]:
+    """A command line that runs another one within the namespaces.
+
+    Args:
+        layout: Whose.
+        words: The command.
+        network_only: Whether it sees this machine's files and processes, as a test must.
+
+    Raises:
+        Broken: No cluster runs.
+    """
+    pid = holder(layout)
+    if not pid:
+        raise Broken("no cluster runs here (make kube-up)")
+    spaces = ["--net"] if network_only else ["--net", "--mount", "--pid", "--ipc"]
+    return ["nsenter", "--target", str(pid), *spaces, "--", *words]
+
+
+def call(layout: Layout, *words: str) -> None:
+    """Runs a verb of ``tools.kubernetes.inside``.
+
+    Raises:
+        Broken: It failed; the message has what it said.
+    """
+    inside = enter(layout, [sys.executable, "-m", "tools.kubernetes.inside", *words])
+    run = subprocess.run(inside, env=_environment(layout), cwd=ROOT, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise Broken(f"{' '.join(words)}: {run.stderr[-4000:].strip()}")
+
+
+# -- up and down ------------------------------------------------------------------------------------------------------
+
+
+def build_missing(layout: Layout) -> None:
+    """Builds the programs that are not there."""
+    go = build.find_go()
+    if build.missing(layout) and go:
+        build.Builder(layout, go).build()
+
+
+def up(layout: Layout) -> None:
+    """Brings the cluster up; nothing is done when it runs.
+
+    Raises:
+        Unfit: It cannot run on this machine.
+        Broken: It did not come up; what was there of it is removed.
+    """
+    if holder(layout):
+        return
+    if reason := unfit(layout):
+        raise Unfit(reason)
+    down(layout)
+    build_missing(layout)
+    shutil.rmtree(layout.logs, ignore_errors=True)
+    layout.logs.mkdir(parents=True)
+    layout.state.mkdir()
+    files.write_all(layout)
+    settings = {name: Path("/proc/sys", name).read_text() for name in SYSCTLS if Path("/proc/sys", name).exists()}
+    (layout.root / "sysctls.json").write_text(json.dumps(settings))
+    _make_group()
+    with (layout.logs / "holder.log").open("ab") as log:
+        outer = subprocess.Popen(
+            [*UNSHARE, sys.executable, "-m", "tools.kubernetes.inside", "hold"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_environment(layout),
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    try:
+        _note_holder(layout, outer)
+        call(layout, "up")
+    except BaseException:
+        # The outer process is this one's child: its end has to be noted, or it would seem to be there.
+        outer.kill()
+        outer.wait()
+        down(layout)
+        raise
+
+
+def _note_holder(layout: Layout, outer: subprocess.Popen[bytes]) -> None:
+    ends_s = time.monotonic() + GONE_S
+    while not (pid := _child(outer.pid)):
+        if outer.poll() is not None or time.monotonic() > ends_s:
+            raise Broken(f"no namespaces: {(layout.logs / 'holder.log').read_text()[-2000:]}")
+        time.sleep(0.02)
+    note = {"pid": str(pid), "started": _started(pid)}
+    (layout.root / "holder.json").write_text(json.dumps(note))
+
+
+def down(layout: Layout) -> None:
+    """Ends the cluster and removes all of it.
+
+    Raises:
+        Broken: Something did not end.
+    """
+    pid = holder(layout)
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+        ends_s = time.monotonic() + GONE_S
+        # The kernel lets process 1 go when everybody else in its namespace is gone.
+        while holder(layout):
+            if time.monotonic() > ends_s:
+                raise Broken(f"process {pid} does not end")
+            time.sleep(0.05)
+    _remove_group()
+    with contextlib.suppress(FileNotFoundError):
+        for name, value in json.loads((layout.root / "sysctls.json").read_text()).items():
+            Path("/proc/sys", name).write_text(value)
+    for name in ("sysctls.json", "holder.json"):
+        (layout.root / name).unlink(missing_ok=True)
+    shutil.rmtree(layout.state, ignore_errors=True)
+
+
+def _group_folders() -> list[Path]:
+    """Where the cgroup may be: with v1 in each controller's tree, and in that of v2, where runc makes it."""
+    if unified():
+        return [GROUPS / GROUP]
+    # What is linked to another (cpu to cpu,cpuacct) counts once.
+    return sorted({path.resolve() / GROUP for path in GROUPS.iterdir() if path.is_dir()})
+
+
+def _make_group() -> None:
+    """The cgroup in which the kubelet makes those of the pods."""
+    if unified():
+        # A group has only the controllers that its parent hands down.
+        (GROUPS / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS_V2))
+    for folder in _group_folders():
+        folder.mkdir(exist_ok=True)
+        if unified():
+            (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS_V2))
+
+
+def _remove_group() -> None:
+    for folder in _group_folders():
+        for path, _, _ in os.walk(folder, topdown=False):
+            ends_s = time.monotonic() + 10
+            while True:
+                try:
+                    Path(path).rmdir()
+                except FileNotFoundError:
+                    break
+                except OSError as error:
+                    # Its last process is on its way out.
+                    if time.monotonic() > ends_s:
+                        raise Broken(f"the cgroup {path} cannot be removed: {error}") from error
+                    time.sleep(0.05)
+                else:
+                    break
