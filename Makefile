@@ -16,7 +16,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
 .PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
-.PHONY: observe dashboards dashboards-check certs
+.PHONY: client client-check vendor observe dashboards dashboards-check certs
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -36,7 +36,7 @@ observe: setup ## Start a local cluster and a Prometheus that scrapes it; the op
 	@exec $(BIN)/python tools/foreground.py $(BIN)/python tools/observe.py $(ARGS)
 
 # Everything but the tests: lint, types, layers, house rules, and that what is generated is what its sources give.
-check: lint types imports protos-check chart-check dashboards-check mutants-check tidy ## Everything but the tests
+check: lint types imports protos-check client-check chart-check dashboards-check mutants-check tidy ## Everything but the tests
 
 lint: setup
 	$(BIN)/ruff check .
@@ -52,6 +52,12 @@ types: setup
 
 imports: setup
 	$(BIN)/lint-imports
+
+client: setup ## Make the blocking client of the one for asyncio
+	$(BIN)/python tools/blocking.py
+
+client-check: setup ## Check that the blocking client is what dougdb.aio gives
+	$(BIN)/python tools/blocking.py --check
 
 protos-check: setup ## Check that the committed gRPC stubs are what protos/ gives
 	$(BIN)/python tools/protos.py --check
@@ -113,6 +119,9 @@ dashboards: setup ## Generate the dashboards and alert rules in deploy/helm/doug
 
 dashboards-check: setup ## Check that they are what tools/observability gives
 	$(BIN)/python -m tools.dashboards --check
+
+vendor: setup ## Fetch what others wrote for the console and its tests, as tools/vendor.py names it; needs npm
+	$(BIN)/python -m tools.vendor
 
 certs: setup ## Make an authority and certificates in certs/, for trying TLS; options as ARGS="--name db.local"
 	$(BIN)/python tools/certs.py $(ARGS)

@@ -6,36 +6,74 @@ those. ``dougdb.errors`` says what a failed call means, above all whether a writ
 
 from __future__ import annotations
 
-from dougdb.client import AsyncDougClient, DougClient
+from dougdb.calls import Counter, OperationState
+from dougdb.client import AsyncDougClient, AsyncLock, DougClient, Lock
 from dougdb.errors import (
     CertificateError,
+    CounterOverflowError,
+    CrossShardError,
     DougdbError,
+    IdempotencyFullError,
+    InvalidArgumentError,
     InvalidKeyError,
     KeyNotFoundError,
+    KeyReusedError,
+    LockLostError,
+    LockTimeoutError,
+    NotANumberError,
     OutcomeUnknownError,
+    PreconditionFailedError,
     RejectedError,
     ServerError,
     UnavailableError,
 )
+from dougdb.leases import Holder
+from dougdb.operations import Compare, Delete, Get, Increment, Put, Result, Touch, TxnResult
+from dougdb.ranges import Deletion, Entry, Page
 from dougdb.wire import ClusterStatus, Consistency, NodeStatus, Receipt, ShardStatus, Value
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncDougClient",
+    "AsyncLock",
     "CertificateError",
     "ClusterStatus",
+    "Compare",
     "Consistency",
+    "Counter",
+    "CounterOverflowError",
+    "CrossShardError",
+    "Delete",
+    "Deletion",
     "DougClient",
     "DougdbError",
+    "Entry",
+    "Get",
+    "Holder",
+    "IdempotencyFullError",
+    "Increment",
+    "InvalidArgumentError",
     "InvalidKeyError",
     "KeyNotFoundError",
+    "KeyReusedError",
+    "Lock",
+    "LockLostError",
+    "LockTimeoutError",
     "NodeStatus",
+    "NotANumberError",
+    "OperationState",
     "OutcomeUnknownError",
+    "Page",
+    "PreconditionFailedError",
+    "Put",
     "Receipt",
     "RejectedError",
+    "Result",
     "ServerError",
     "ShardStatus",
+    "Touch",
+    "TxnResult",
     "UnavailableError",
     "Value",
     "__version__",

@@ -8,17 +8,23 @@ from __future__ import annotations
 import ipaddress
 import re
 import urllib.request
+from datetime import timedelta
 
 import httpx
 
-from dougdb.errors import InvalidKeyError
+from dougdb.errors import InvalidArgumentError, InvalidKeyError
 
 KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 1 << 20
 CONTENT_TYPE_BYTES_MAX = 255
+IDEMPOTENCY_KEY_MAX = 255
+TTL_S_MAX = 3_153_600_000.0
+"""A hundred years."""
 OCTET_STREAM = "application/octet-stream"
 
 _FIELD = re.compile(r"[\x20-\x7e]+\Z")
+_TTL = re.compile(r"([0-9]{1,15})(ms|s|m|h|d|)\Z")
+_UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 Bytes = bytes | bytearray | memoryview
 
@@ -79,10 +85,12 @@ def content_type(text: str) -> str:
 
     Raises:
         TypeError: It is no text.
-        ValueError: It is empty, too long, or not printable ASCII.
+        InvalidArgumentError: It is empty, too long, or not printable ASCII.
     """
     if not _FIELD.match(text) or len(text) > CONTENT_TYPE_BYTES_MAX:
-        raise ValueError(f"a content type is printable ASCII of at most {CONTENT_TYPE_BYTES_MAX} bytes, not {text!r}")
+        raise InvalidArgumentError(
+            f"a content type is printable ASCII of at most {CONTENT_TYPE_BYTES_MAX} bytes, not {text!r}"
+        )
     return text
 
 
@@ -104,3 +112,73 @@ def key_bytes(key: str | Bytes) -> bytes:
     if len(raw) > KEY_BYTES_MAX:
         raise InvalidKeyError(f"the key has {len(raw)} bytes; the limit is {KEY_BYTES_MAX}")
     return raw
+
+
+def key_text(key: str | Bytes) -> str:
+    """A key as messages show it."""
+    return key if isinstance(key, str) else bytes(key).decode(errors="backslashreplace")
+
+
+def ttl(value: float | str | timedelta, *, may_keep: bool = True) -> str:
+    """How long something lives, as the facade reads it.
+
+    Args:
+        value: Seconds, a ``timedelta``, a text like ``500ms``, ``30s``, ``5m``, ``2h``, ``7d``, or ``keep``.
+        may_keep: Whether ``keep`` makes sense.
+
+    Raises:
+        TypeError: It is none of these types.
+        InvalidArgumentError: It is shorter than a millisecond, longer than a hundred years, or other text.
+    """
+    if isinstance(value, str):
+        if not (_TTL.match(value) or (may_keep and value == "keep")):
+            forms = "30, 30s, 500ms, 5m, 2h, 7d" + (", keep" if may_keep else "")
+            raise InvalidArgumentError(f"a ttl is one of {forms}, not {value!r}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        raise TypeError(f"a ttl is a number of seconds, a timedelta or text, not {type(value).__name__}")
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if not 0.001 <= seconds <= TTL_S_MAX:
+        raise InvalidArgumentError(f"a ttl is at least a millisecond and at most a hundred years, not {seconds:g} s")
+    return f"{round(seconds * 1000)}ms"
+
+
+def ttl_seconds(value: float | str | timedelta) -> float:
+    """The seconds of a ttl.
+
+    Raises:
+        TypeError: See ``ttl``.
+        InvalidArgumentError: See ``ttl``.
+    """
+    match = _TTL.match(ttl(value, may_keep=False))
+    assert match is not None
+    return int(match[1]) * _UNITS_S[match[2]]
+
+
+def revision(value: str | int) -> str:
+    """A revision, in decimal digits.
+
+    Raises:
+        TypeError: It is neither text nor a number.
+        InvalidArgumentError: It is something else than a whole number that is not negative.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError(f"a revision is str or int, not {type(value).__name__}")
+    text = str(value)
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidArgumentError(f"a revision is a whole number, not {text!r}")
+    return text
+
+
+def idempotency_key(text: str) -> str:
+    """An idempotency key that the facade takes.
+
+    Raises:
+        TypeError: It is no text.
+        InvalidArgumentError: It is empty, too long, or not printable ASCII.
+    """
+    if not _FIELD.match(text) or len(text) > IDEMPOTENCY_KEY_MAX or text != text.strip():
+        raise InvalidArgumentError(
+            f"an idempotency key is 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters, not {text!r}"
+        )
+    return text

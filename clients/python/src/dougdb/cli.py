@@ -18,7 +18,21 @@ from typer.core import TyperGroup
 
 import dougdb
 from dougdb import streams
-from dougdb.commands import backup, dev, import_tree, kv, leader, members, status, timeline
+from dougdb.commands import (
+    backup,
+    dev,
+    dump,
+    export_tree,
+    import_tree,
+    kv,
+    leader,
+    lock,
+    members,
+    operations,
+    ranges,
+    status,
+    timeline,
+)
 from dougdb.commands.common import ExitCode
 from dougdb.wire import DEFAULT_URL
 
@@ -108,6 +122,19 @@ app.command()(dev.dev)
 app.command()(kv.get)
 app.command()(kv.put)
 app.command()(kv.delete)
+app.command()(kv.increment)
+app.command()(kv.touch)
+app.command()(ranges.scan)
+app.command()(ranges.count)
+app.command("delete-range")(ranges.delete_range)
+app.command()(operations.batch)
+app.command()(operations.txn)
+app.command()(operations.op)
+app.command()(operations.limits)
+app.command()(lock.lock)
+app.command("import")(dump.import_)
+app.command("export")(dump.export_)
+app.command("export-tree")(export_tree.export_tree)
 app.command()(status.status)
 app.command()(timeline.timeline)
 app.add_typer(leader.app, name="leader")

@@ -3,22 +3,48 @@
 ::
 
     DougdbError
-    +-- CertificateError      the file with the authority's certificate cannot be used; nothing was sent
-    +-- InvalidKeyError       the key cannot be sent: empty, too long, or not UTF-8
-    +-- KeyNotFoundError      there is no such key
-    +-- RejectedError         the request was refused as it stands (4xx); nothing was changed
-    +-- UnavailableError      nobody could serve it now; a write was certainly not applied
-    +-- OutcomeUnknownError   a write was sent and may or may not have been applied
-    +-- ServerError           the server failed, or answered what nobody understands
+    +-- CertificateError          the file with the authority's certificate cannot be used; nothing was sent
+    +-- InvalidKeyError           the key cannot be sent: empty, too long, or no text where text is needed
+    +-- InvalidArgumentError      an argument makes no sense, a ``ValueError`` too; nothing was sent
+    +-- KeyNotFoundError          there is no such key
+    +-- RejectedError             the request was refused as it stands (4xx); nothing was changed
+    |   +-- PreconditionFailedError   the condition does not hold; ``current_revision`` says what is there
+    |   +-- NotANumberError           the value that was to be counted up is no number
+    |   +-- CounterOverflowError      the sum does not fit into 64 bits
+    |   +-- KeyReusedError            another request has used the idempotency key
+    |   +-- CrossShardError           the keys of a transaction belong to several shards; ``slots`` says where
+    +-- UnavailableError          nobody could serve it now; a write was certainly not applied
+    |   +-- IdempotencyFullError      the shard keeps as many idempotency keys as it may
+    +-- OutcomeUnknownError       a write was sent and may or may not have been applied
+    +-- LockTimeoutError          the lock stayed with another holder for as long as was waited
+    +-- LockLostError             the lock was held and is not any more
+    +-- ServerError               the server failed, or answered what nobody understands
 
 A read is never of unknown outcome: whatever goes wrong on its way, nothing was changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+Outcome = Literal["not_applied", "unknown"]
+
 
 class DougdbError(Exception):
-    """The root of the client's errors."""
+    """The root of the client's errors.
+
+    Attributes:
+        outcome: ``not_applied`` if certainly nothing was changed, ``unknown`` if a write may have been applied.
+        status: The HTTP status, where there was an answer.
+        code: The problem document's code; empty without one.
+        request_id: What the logs of the facade call the request; empty without an answer.
+    """
+
+    outcome: Outcome = "not_applied"
+    status: int | None = None
+    code: str = ""
+    request_id: str = ""
 
 
 class CertificateError(DougdbError):
@@ -26,7 +52,11 @@ class CertificateError(DougdbError):
 
 
 class InvalidKeyError(DougdbError):
-    """The key cannot be sent: it is empty, too long, or not UTF-8."""
+    """The key cannot be sent: it is empty, too long, or text that has no UTF-8."""
+
+
+class InvalidArgumentError(DougdbError, ValueError):
+    """An argument of a call makes no sense; nothing was sent."""
 
 
 class KeyNotFoundError(DougdbError):
@@ -42,12 +72,9 @@ class KeyNotFoundError(DougdbError):
 
 
 class RejectedError(DougdbError):
-    """The request was refused as it stands; nothing was changed, and a repetition will be refused too.
+    """The request was refused as it stands; nothing was changed, and a repetition will be refused too."""
 
-    Attributes:
-        status: The HTTP status, 4xx.
-        code: The problem document's code, empty without one.
-    """
+    status: int
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(f"rejected with {status}{f' ({code})' if code else ''}: {detail}")
@@ -55,20 +82,72 @@ class RejectedError(DougdbError):
         self.code = code
 
 
+class PreconditionFailedError(RejectedError):
+    """The condition does not hold.
+
+    Attributes:
+        current_revision: The key's revision; None when there is no such key.
+    """
+
+    current_revision: str | None = None
+
+
+class NotANumberError(RejectedError):
+    """The value that was to be counted up is no decimal integer of 64 bits."""
+
+
+class CounterOverflowError(RejectedError):
+    """The sum does not fit into 64 bits."""
+
+
+class KeyReusedError(RejectedError):
+    """Another request has used the idempotency key."""
+
+
+class CrossShardError(RejectedError):
+    """The keys of a transaction belong to several shards.
+
+    Attributes:
+        slots: Each key with its slot and its shard.
+    """
+
+    slots: Sequence[Mapping[str, Any]] = ()
+
+
 class UnavailableError(DougdbError):
-    """Nobody could serve it now; a write was certainly not applied, so that it is safe to repeat."""
+    """Nobody could serve it now; a write was certainly not applied, so that it is safe to repeat.
+
+    Attributes:
+        retry_after_s: When the server says that it is worth another try; 0 when it says nothing.
+        passing: Whether another try may help; a certificate that nobody trusts is not going to be trusted.
+    """
+
+    retry_after_s: float = 0.0
+    passing: bool = True
+
+
+class IdempotencyFullError(UnavailableError):
+    """The shard keeps as many idempotency keys as it may; none is forgotten early."""
 
 
 class OutcomeUnknownError(DougdbError):
     """A write was sent and may or may not have been applied, now or later."""
 
+    outcome: Outcome = "unknown"
+
+
+class LockTimeoutError(DougdbError):
+    """The lock stayed with another holder for as long as was waited."""
+
+
+class LockLostError(DougdbError):
+    """The lock was held and is not any more: it ran out before it could be renewed, or somebody removed it."""
+
 
 class ServerError(DougdbError):
-    """The server failed, or answered what this client does not understand.
+    """The server failed, or answered what this client does not understand."""
 
-    Attributes:
-        status: The HTTP status.
-    """
+    status: int
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(f"the server answered {status}: {detail}")

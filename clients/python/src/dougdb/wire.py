@@ -1,36 +1,23 @@
 """What a request and an answer of the HTTP interface look like (docs/api.md): pure functions, no network.
 
-Invariants:
-
-1. A key's path is percent-encoded whole, so that no proxy and no URL library can fold ``//``, ``.`` or ``..`` in it.
-2. A failed write raises ``UnavailableError`` only where it is certain that nothing was applied. In doubt it raises
-   ``OutcomeUnknownError``.
+Invariant: a key's path is percent-encoded whole, so that no proxy and no URL library can fold ``//``, ``.`` or ``..``
+in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-
+from dougdb.answers import STORED_ENCODING, Answer
 from dougdb.checks import OCTET_STREAM, Bytes, key_bytes
-from dougdb.errors import (
-    DougdbError,
-    InvalidKeyError,
-    KeyNotFoundError,
-    OutcomeUnknownError,
-    RejectedError,
-    ServerError,
-    UnavailableError,
-)
+from dougdb.errors import InvalidKeyError, ServerError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-# These did not get as far as the request: no byte of it was sent.
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
 
 
 class Consistency(StrEnum):
@@ -50,20 +37,42 @@ class Receipt:
         shard: The id of the shard that owns the key.
         served_by: The node that answered.
         revision: The value's revision, where the answer names one.
+        expires_at: When the key expires, if it does.
+        replayed: Whether this is the answer to an earlier request with the same idempotency key.
     """
 
     shard: str
     served_by: str
     revision: str | None
+    expires_at: datetime | None = None
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A stored value as it was read."""
+    """A stored value as it was read.
+
+    Attributes:
+        data: Its bytes, as they were stored.
+        content_type: Kept with the value.
+        receipt: Who answered, and the value's revision.
+        content_encoding: Kept with the value; None when it has none.
+    """
 
     data: bytes
     content_type: str
     receipt: Receipt
+    content_encoding: str | None = None
+
+    @property
+    def revision(self) -> str:
+        """The value's revision."""
+        return self.receipt.revision or ""
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it expires, if it does."""
+        return self.receipt.expires_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +236,7 @@ class MemberChange:
 
 
 def encode_key(key: str | Bytes) -> str:
-    """The percent-encoded path of a key.
+    """The percent-encoded path of a key that is text.
 
     Raises:
         InvalidKeyError: It is empty, longer than 1 KiB, or not UTF-8.
@@ -241,19 +250,45 @@ def encode_key(key: str | Bytes) -> str:
     return text.replace(".", "%2E") if text in (".", "..") else quote(raw, safe="")
 
 
-def receipt_of(response: httpx.Response) -> Receipt:
+def time_of(text: str | None) -> datetime | None:
+    """A time in UTC as answers name it, or None.
+
+    Raises:
+        ServerError: It is something else.
+    """
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ServerError(200, f"not a time: {text!r}") from None
+
+
+def shown_time(time: datetime | None) -> str | None:
+    """A time as documents show it."""
+    return None if time is None else time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def receipt_of(answer: Answer) -> Receipt:
     """Reads who served a request from the answer's header fields."""
-    etag = response.headers.get("ETag")
+    etag = answer.headers.get("ETag")
     return Receipt(
-        shard=response.headers.get("Doug-Shard", ""),
-        served_by=response.headers.get("Doug-Served-By", ""),
+        shard=answer.headers.get("Doug-Shard", ""),
+        served_by=answer.headers.get("Doug-Served-By", ""),
         revision=etag.strip('"') if etag else None,
+        expires_at=time_of(answer.headers.get("Doug-Expires-At")),
+        replayed=answer.headers.get("Idempotency-Replayed") == "true",
     )
 
 
-def value_of(response: httpx.Response) -> Value:
+def value_of(answer: Answer) -> Value:
     """Reads a stored value from the answer to a GET."""
-    return Value(response.content, response.headers.get("Content-Type", OCTET_STREAM), receipt_of(response))
+    return Value(
+        answer.content,
+        answer.headers.get("Content-Type", OCTET_STREAM),
+        receipt_of(answer),
+        answer.headers.get(STORED_ENCODING),
+    )
 
 
 def cluster_of(document: dict[str, Any]) -> ClusterStatus:
@@ -379,45 +414,3 @@ def member_change_of(document: dict[str, Any]) -> MemberChange:
         )
     except (KeyError, TypeError) as error:
         raise ServerError(200, f"not an answer to a change of members: {error!r}") from None
-
-
-def error_of(response: httpx.Response, *, write: bool, key: str = "") -> DougdbError:
-    """The error that an answer of 4xx or 5xx stands for.
-
-    Args:
-        response: The answer, read to its end.
-        write: Whether the request changes anything.
-        key: The key that was asked for, for the message.
-    """
-    problem = _problem_of(response)
-    status = response.status_code
-    detail = str(problem.get("detail") or problem.get("title") or response.reason_phrase or "no reason was given")
-    if status == 404 and key and not write:
-        return KeyNotFoundError(key)
-    if status < 500:
-        return RejectedError(status, str(problem.get("code", "")), detail)
-    outcome = problem.get("outcome")
-    if write and outcome != "not_applied":
-        return OutcomeUnknownError(f"{detail} (HTTP {status}; the write may or may not have been applied)")
-    if status in (502, 503, 504, 507):
-        return UnavailableError(f"{detail} (HTTP {status}{'; nothing was applied' if write else ''})")
-    return ServerError(status, detail)
-
-
-def error_of_transport(error: httpx.RequestError, url: str, *, write: bool) -> DougdbError:
-    """The error that a failure on the way stands for."""
-    reason = str(error) or type(error).__name__
-    if isinstance(error, _NOT_SENT) or not write:
-        return UnavailableError(f"{url} cannot be reached: {reason}")
-    return OutcomeUnknownError(f"the connection to {url} failed after the write was sent: {reason}")
-
-
-def _problem_of(response: httpx.Response) -> dict[str, Any]:
-    """The problem document (RFC 9457) of an answer; empty when there is none."""
-    if "json" not in response.headers.get("Content-Type", ""):
-        return {}
-    try:
-        document = response.json()
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}

@@ -166,6 +166,31 @@ def test_a_child_that_refuses_is_said_so_once_and_the_rest_goes_on(start: Start)
     assert dev.console.count(refusal) == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc to see ignored signals in")
+def test_what_it_starts_takes_an_interrupt_even_where_it_was_started_without(start: Start) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        dev = start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    dev.wait_until_ready()
+    for name, pid in dev.pids().items():
+        status = Path(f"/proc/{pid}/status").read_text()
+        ignored = int(next(line for line in status.splitlines() if line.startswith("SigIgn:")).split()[1], 16)
+        assert not ignored & 1 << (signal.SIGINT - 1), name
+    assert dev.end(signal.SIGINT) == 0
+
+
+def test_a_full_console_stops_nothing(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "console-0").symlink_to("/dev/full")
+    dev = start()
+    wait_for(lambda: (dev.data / "run").is_dir() and len(dev.pids()) == len(NAMES), "the processes")
+    victim = dev.pids()["shard-0-1"]
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: dev.pids().get("shard-0-1", victim) != victim, "the restart", 10)
+    assert dev.end(signal.SIGINT) == 0
+
+
 def test_no_restart(start: Start) -> None:
     dev = start("--no-restart")
     dev.wait_until_ready()

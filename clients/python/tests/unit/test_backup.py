@@ -93,7 +93,7 @@ class Streamed(httpx.SyncByteStream):
 def facade(monkeypatch: pytest.MonkeyPatch) -> FakeFacade:
     made = FakeFacade()
     transport = httpx.MockTransport(made.handle)
-    monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=transport))
+    monkeypatch.setattr(common, "DougClient", lambda url, **options: DougClient(url, **options, transport=transport))
     monkeypatch.setattr(command_module, "PAUSE_S", 0.0)
     return made
 

@@ -26,8 +26,10 @@ RUNNER = CliRunner()
 @pytest.fixture(autouse=True)
 def _served_from_memory(monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
     transport = httpx.MockTransport(store.handle)
-    monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=transport))
-    monkeypatch.setattr(import_tree, "AsyncDougClient", lambda url: AsyncDougClient(url, transport=transport))
+    monkeypatch.setattr(common, "DougClient", lambda url, **options: DougClient(url, **options, transport=transport))
+    monkeypatch.setattr(
+        import_tree, "AsyncDougClient", lambda url, **options: AsyncDougClient(url, **options, transport=transport)
+    )
 
 
 def run(*arguments: str, stdin: bytes | None = None) -> Any:
@@ -56,7 +58,12 @@ def test_put_get_delete(store: Any, tmp_path: Path) -> None:
 
 
 def test_json(store: Any) -> None:
-    assert json.loads(run("put", "k", "v", "--json").stdout) == {"key": "k", "shard": "1", "served_by": "shard-1-2"}
+    assert json.loads(run("put", "k", "v", "--json").stdout) == {
+        "key": "k",
+        "shard": "1",
+        "served_by": "shard-1-2",
+        "revision": "7",
+    }
     document = json.loads(run("get", "k", "--json").stdout)
     assert (document["value"], document["encoding"], document["shard"]) == ("v", "utf-8", "1")
     run("put", "k", "-", stdin=b"\xff")
@@ -93,7 +100,7 @@ def test_status(store: Any) -> None:
 )
 def test_exit_codes(store: Any, answer: Any, get_code: int, put_code: int) -> None:
     store.script = [answer, answer]
-    read, written = run("get", "k"), run("put", "k", "v")
+    read, written = run("get", "k", "--deadline", "0"), run("put", "k", "v", "--deadline", "0")
     assert (read.exit_code, written.exit_code) == (get_code, put_code)
     assert read.stderr.startswith("dougctl: ")
     assert read.stdout == written.stdout == ""
@@ -106,7 +113,6 @@ def test_exit_codes(store: Any, answer: Any, get_code: int, put_code: int) -> No
         ["put", "k", "v", "--file", "f"],
         ["get", ""],
         ["get", "x" * 1025],
-        ["get", "\udcff"],
         ["get", "k", "--consistency", "hopeful"],
         ["get", "k", "--url", "ftp://x"],
         ["get", "k", "--url", "http://127.0.0.1:x"],
@@ -140,7 +146,7 @@ def test_the_url_comes_from_the_option_or_the_environment(store: Any, monkeypatc
 def test_the_authority_may_be_named_behind_the_command(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
 
-    def make(url: str, ca_file: str | None = None) -> DougClient:
+    def make(url: str, ca_file: str | None = None, **options: Any) -> DougClient:
         seen.append(ca_file)
         return DougClient(url, transport=httpx.MockTransport(store.handle))
 
@@ -182,7 +188,9 @@ def test_an_interrupted_import_says_what_was_stored(
         return cast("httpx.Response", store.handle(request))
 
     transport = httpx.MockTransport(handle)
-    monkeypatch.setattr(import_tree, "AsyncDougClient", lambda url: AsyncDougClient(url, transport=transport))
+    monkeypatch.setattr(
+        import_tree, "AsyncDougClient", lambda url, **options: AsyncDougClient(url, **options, transport=transport)
+    )
     result = run("import-tree", str(tmp_path), "--concurrency", "1")
     assert result.exit_code == 130
     assert result.stdout.startswith("stored 3 files")
@@ -193,7 +201,11 @@ def test_interrupted(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(request: httpx.Request) -> httpx.Response:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=httpx.MockTransport(interrupt)))
+    monkeypatch.setattr(
+        common,
+        "DougClient",
+        lambda url, **options: DougClient(url, **options, transport=httpx.MockTransport(interrupt)),
+    )
     assert run("get", "k").exit_code == 130
 
 

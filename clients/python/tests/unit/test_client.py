@@ -28,7 +28,8 @@ URL = "http://127.0.0.1:26000"
 
 
 def client_of(store: Any) -> DougClient:
-    return DougClient(URL, transport=httpx.MockTransport(store.handle))
+    """One that repeats nothing, so that each failure is seen."""
+    return DougClient(URL, deadline_s=0.0, transport=httpx.MockTransport(store.handle))
 
 
 def test_a_value_and_its_content_type_come_back(store: Any) -> None:
@@ -53,7 +54,7 @@ def test_every_key_arrives_as_it_is(store: Any, key: str) -> None:
     assert list(store.values) == [key.encode()]
 
 
-@pytest.mark.parametrize("key", ["", b"\xff", "\udcff", "x" * 1025])
+@pytest.mark.parametrize("key", ["", "\udcff", "x" * 1025])
 def test_a_key_that_cannot_be_sent_is_refused_here(key: str | bytes) -> None:
     with pytest.raises(InvalidKeyError):
         encode_key(key)
@@ -131,7 +132,7 @@ def test_the_cluster_document_is_read(store: Any) -> None:
 
 async def test_the_async_client_is_the_same(store: Any) -> None:
     store.script = [httpx.ReadTimeout("slow")]
-    async with AsyncDougClient(URL, transport=httpx.MockTransport(store.handle)) as client:
+    async with AsyncDougClient(URL, deadline_s=0.0, transport=httpx.MockTransport(store.handle)) as client:
         with pytest.raises(OutcomeUnknownError):
             await client.put("k", b"v")
         await client.put("k", b"v")
@@ -169,7 +170,7 @@ def test_the_proxy_of_the_environment_is_used_elsewhere(monkeypatch: pytest.Monk
 def test_no_proxy_stands_between_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:26999")
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:26999")
-    with DougClient("http://127.0.0.1:26998", timeout_s=1) as client, pytest.raises(UnavailableError, match="26998"):
+    with DougClient("http://127.0.0.1:26998", deadline_s=0.0) as client, pytest.raises(UnavailableError, match="26998"):
         client.get("k")
 
 
@@ -184,7 +185,7 @@ def test_whatever_holds_bytes_is_a_value(store: Any, value: bytearray | memoryvi
 async def test_what_is_no_value_is_a_type_error_before_anything_is_sent(store: Any, value: Any) -> None:
     with client_of(store) as client, pytest.raises(TypeError, match="a value is bytes"):
         client.put("k", value)
-    async with AsyncDougClient(URL, transport=httpx.MockTransport(store.handle)) as other:
+    async with AsyncDougClient(URL, deadline_s=0.0, transport=httpx.MockTransport(store.handle)) as other:
         with pytest.raises(TypeError, match="a value is bytes"):
             await other.put("k", value)
     assert store.requests == []
@@ -194,7 +195,7 @@ async def test_what_is_no_value_is_a_type_error_before_anything_is_sent(store: A
 async def test_a_bad_content_type_is_a_value_error_before_anything_is_sent(store: Any, content_type: str) -> None:
     with client_of(store) as client, pytest.raises(ValueError, match="content type"):
         client.put("k", b"", content_type=content_type)
-    async with AsyncDougClient(URL, transport=httpx.MockTransport(store.handle)) as other:
+    async with AsyncDougClient(URL, deadline_s=0.0, transport=httpx.MockTransport(store.handle)) as other:
         with pytest.raises(ValueError, match="content type"):
             await other.put("k", b"", content_type=content_type)
     assert store.requests == []

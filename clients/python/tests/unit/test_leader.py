@@ -21,7 +21,7 @@ MOVED = {"shard": 1, "leader": "shard-1-2", "term": 6, "previous": "shard-1-0"}
 @pytest.fixture(autouse=True)
 def _served_from_memory(monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
     transport = httpx.MockTransport(store.handle)
-    monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=transport))
+    monkeypatch.setattr(common, "DougClient", lambda url, **options: DougClient(url, **options, transport=transport))
 
 
 def run(*arguments: str) -> Any:

@@ -46,7 +46,7 @@ LEADER = view("n0", leader=True, lag=0, state=None, match_index=42)
 @pytest.fixture(autouse=True)
 def _served_from_memory(monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
     transport = httpx.MockTransport(store.handle)
-    monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=transport))
+    monkeypatch.setattr(common, "DougClient", lambda url, **options: DougClient(url, **options, transport=transport))
     monkeypatch.setattr(members, "POLL_S", 0.0)
 
 

@@ -24,7 +24,7 @@ NOW_S = 1_700_000_000
 @pytest.fixture(autouse=True)
 def _served_from_memory(monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
     transport = httpx.MockTransport(store.handle)
-    monkeypatch.setattr(common, "DougClient", lambda url: DougClient(url, transport=transport))
+    monkeypatch.setattr(common, "DougClient", lambda url, **options: DougClient(url, **options, transport=transport))
     set_clock(monkeypatch, lambda seconds: None)
 
 

@@ -29,7 +29,7 @@ class FakeTime:
 
 
 def copy_of(store: Any, time: FakeTime) -> tuple[AsyncDougClient, TreeCopy]:
-    client = AsyncDougClient(URL, transport=httpx.MockTransport(store.handle))
+    client = AsyncDougClient(URL, deadline_s=0.0, exactly_once=False, transport=httpx.MockTransport(store.handle))
     return client, TreeCopy([client] * 4, clock=time.clock, sleep=time.sleep)
 
 

@@ -91,6 +91,27 @@ BATCH_KIND_READ_LINEARIZABLE: BatchKind.ValueType  # 2
 BATCH_KIND_READ_LOCAL: BatchKind.ValueType  # 3
 Global___BatchKind: _TypeAlias = BatchKind  # noqa: Y015
 
+class _ChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_KIND_UNSPECIFIED: _ChangeKind.ValueType  # 0
+    CHANGE_KIND_PUT: _ChangeKind.ValueType  # 1
+    CHANGE_KIND_DELETE: _ChangeKind.ValueType  # 2
+    CHANGE_KIND_EXPIRE: _ChangeKind.ValueType  # 3
+    """The key was removed because its time was over."""
+
+class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper): ...
+
+CHANGE_KIND_UNSPECIFIED: ChangeKind.ValueType  # 0
+CHANGE_KIND_PUT: ChangeKind.ValueType  # 1
+CHANGE_KIND_DELETE: ChangeKind.ValueType  # 2
+CHANGE_KIND_EXPIRE: ChangeKind.ValueType  # 3
+"""The key was removed because its time was over."""
+Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
+
 @_typing.final
 class Receipt(_message.Message):
     """Who answered, and how fresh it was."""
@@ -1168,3 +1189,151 @@ class ScanPage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScanPage: _TypeAlias = ScanPage  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    AFTER_PLACE_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    KEYS_ONLY_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    PROGRESS_MS_FIELD_NUMBER: _builtins.int
+    after: _builtins.int
+    """Changes behind this revision are wanted."""
+    after_place: _builtins.int
+    """If not 0: of the revision `after` the first so many changes are known, and the rest is not."""
+    now: _builtins.bool
+    """Instead of both: what is applied from now on."""
+    start: _builtins.bytes
+    """The first key that is wanted."""
+    end: _builtins.bytes
+    """The first key behind it that is not; empty: there is none."""
+    keys_only: _builtins.bool
+    """Changes without their values."""
+    consistency: Global___Consistency.ValueType
+    """Linearizable: `after` is judged by what the leader had committed when it was asked. Eventual, and the default: one
+    that this replica has not applied yet is waited for.
+    """
+    messages: _builtins.bool
+    """WatchBatch.changes instead of WatchBatch.records, for callers without doug_wire."""
+    progress_ms: _builtins.int
+    """At the latest after so long without one there is a batch; 0: the node's choice."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___ChangeKind.ValueType]:
+        """None: all of them."""
+
+    def __init__(
+        self,
+        *,
+        after: _builtins.int = ...,
+        after_place: _builtins.int = ...,
+        now: _builtins.bool = ...,
+        start: _builtins.bytes = ...,
+        end: _builtins.bytes = ...,
+        kinds: _abc.Iterable[Global___ChangeKind.ValueType] | None = ...,
+        keys_only: _builtins.bool = ...,
+        consistency: Global___Consistency.ValueType = ...,
+        messages: _builtins.bool = ...,
+        progress_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_place", b"after_place", "consistency", b"consistency", "end", b"end", "keys_only", b"keys_only", "kinds", b"kinds", "messages", b"messages", "now", b"now", "progress_ms", b"progress_ms", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class WatchChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_ENCODING_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    kind: Global___ChangeKind.ValueType
+    key: _builtins.bytes
+    revision: _builtins.int
+    place: _builtins.int
+    """Its place among the changes of its revision: those of a transaction have one."""
+    last: _builtins.bool
+    """It is the last one of its revision."""
+    value: _builtins.bytes
+    content_type: _builtins.str
+    content_encoding: _builtins.str
+    expires_at_ms: _builtins.int
+    """0: never."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ChangeKind.ValueType = ...,
+        key: _builtins.bytes = ...,
+        revision: _builtins.int = ...,
+        place: _builtins.int = ...,
+        last: _builtins.bool = ...,
+        value: _builtins.bytes = ...,
+        content_type: _builtins.str = ...,
+        content_encoding: _builtins.str = ...,
+        expires_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_encoding", b"content_encoding", "content_type", b"content_type", "expires_at_ms", b"expires_at_ms", "key", b"key", "kind", b"kind", "last", b"last", "place", b"place", "revision", b"revision", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchChange: _TypeAlias = WatchChange  # noqa: Y015
+
+@_typing.final
+class WatchBatch(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    OLDEST_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    records: _builtins.bytes
+    """doug_wire.watch."""
+    revision: _builtins.int
+    """All changes up to this revision that are wanted were sent, those of this batch included."""
+    oldest: _builtins.int
+    """All changes behind this revision are held here."""
+    cluster_id: _builtins.bytes
+    """The same."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchChange]: ...
+    @_builtins.property
+    def receipt(self) -> Global___Receipt:
+        """In the first batch, which comes at once, and has no changes."""
+
+    def __init__(
+        self,
+        *,
+        records: _builtins.bytes = ...,
+        changes: _abc.Iterable[Global___WatchChange] | None = ...,
+        revision: _builtins.int = ...,
+        oldest: _builtins.int = ...,
+        receipt: Global___Receipt | None = ...,
+        cluster_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "cluster_id", b"cluster_id", "oldest", b"oldest", "receipt", b"receipt", "records", b"records", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchBatch: _TypeAlias = WatchBatch  # noqa: Y015

@@ -99,6 +99,11 @@ class DougStub:
                 request_serializer=doug_dot_v1_dot_doug__pb2.ScanRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_doug__pb2.ScanPage.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/doug.v1.Doug/Watch',
+                request_serializer=doug_dot_v1_dot_doug__pb2.WatchRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_doug__pb2.WatchBatch.FromString,
+                _registered_method=True)
 
 
 class DougServicer:
@@ -190,6 +195,16 @@ class DougServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """The changes of this shard's keys in the order of its log, each once, as they are applied on this replica; any
+        replica serves it. What is not held any more ends it with OUT_OF_RANGE and doug-code: HISTORY_GONE, a revision that
+        was not given out yet with OUT_OF_RANGE and doug-code: FUTURE_REVISION; doug-oldest in the trailing metadata is the
+        revision behind which all changes are held.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DougServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -252,6 +267,11 @@ def add_DougServicer_to_server(servicer, server):
                     servicer.Scan,
                     request_deserializer=doug_dot_v1_dot_doug__pb2.ScanRequest.FromString,
                     response_serializer=doug_dot_v1_dot_doug__pb2.ScanPage.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=doug_dot_v1_dot_doug__pb2.WatchRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_doug__pb2.WatchBatch.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -583,6 +603,33 @@ class Doug:
             '/doug.v1.Doug/Scan',
             doug_dot_v1_dot_doug__pb2.ScanRequest.SerializeToString,
             doug_dot_v1_dot_doug__pb2.ScanPage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/doug.v1.Doug/Watch',
+            doug_dot_v1_dot_doug__pb2.WatchRequest.SerializeToString,
+            doug_dot_v1_dot_doug__pb2.WatchBatch.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,12 @@ class DougStub:
     reads too slowly, or for too long, is told so with ABORTED and doug-code: SCAN_EXPIRED, and begins another scan
     behind the last key that it has.
     """
+    Watch: _grpc.UnaryStreamMultiCallable[_doug_pb2.WatchRequest, _doug_pb2.WatchBatch]
+    """The changes of this shard's keys in the order of its log, each once, as they are applied on this replica; any
+    replica serves it. What is not held any more ends it with OUT_OF_RANGE and doug-code: HISTORY_GONE, a revision that
+    was not given out yet with OUT_OF_RANGE and doug-code: FUTURE_REVISION; doug-oldest in the trailing metadata is the
+    revision behind which all changes are held.
+    """
 
 @_typing.type_check_only
 class DougAsyncStub(DougStub):
@@ -92,6 +98,12 @@ class DougAsyncStub(DougStub):
     """The keys of this shard in order, as of one point in its log. Pages come as fast as the caller reads them; one who
     reads too slowly, or for too long, is told so with ABORTED and doug-code: SCAN_EXPIRED, and begins another scan
     behind the last key that it has.
+    """
+    Watch: _aio.UnaryStreamMultiCallable[_doug_pb2.WatchRequest, _doug_pb2.WatchBatch]  # type: ignore[assignment]
+    """The changes of this shard's keys in the order of its log, each once, as they are applied on this replica; any
+    replica serves it. What is not held any more ends it with OUT_OF_RANGE and doug-code: HISTORY_GONE, a revision that
+    was not given out yet with OUT_OF_RANGE and doug-code: FUTURE_REVISION; doug-oldest in the trailing metadata is the
+    revision behind which all changes are held.
     """
 
 class DougServicer(metaclass=_abc_1.ABCMeta):
@@ -194,6 +206,18 @@ class DougServicer(metaclass=_abc_1.ABCMeta):
         """The keys of this shard in order, as of one point in its log. Pages come as fast as the caller reads them; one who
         reads too slowly, or for too long, is told so with ABORTED and doug-code: SCAN_EXPIRED, and begins another scan
         behind the last key that it has.
+        """
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _doug_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_doug_pb2.WatchBatch], _abc.AsyncIterator[_doug_pb2.WatchBatch]]:
+        """The changes of this shard's keys in the order of its log, each once, as they are applied on this replica; any
+        replica serves it. What is not held any more ends it with OUT_OF_RANGE and doug-code: HISTORY_GONE, a revision that
+        was not given out yet with OUT_OF_RANGE and doug-code: FUTURE_REVISION; doug-oldest in the trailing metadata is the
+        revision behind which all changes are held.
         """
 
 def add_DougServicer_to_server(servicer: DougServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -126,6 +126,15 @@ class Settings(BaseSettings):
     scans_max: int = Field(default=32, ge=1, le=1024)
     """Requests for ranges that are answered at the same time; further ones are refused with 503."""
 
+    watches_max: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Watches that are open at the same time; further ones are refused with 503."""
+
+    watch_ring_bytes: int = Field(default=8 << 20, ge=1 << 16, le=1 << 30)
+    """Newest changes of each watched shard that are kept in memory for watches that fall behind a little."""
+
+    watch_catch_ups_max: int = Field(default=32, ge=1, le=1024)
+    """Watches that read older changes from the nodes at the same time; further ones wait for their turn."""
+
     body_timeout_ms: int = Field(default=30_000, ge=10, le=600_000)
     """How long the body of a request may take to arrive (408), so that a slow sender holds nothing for ever."""
 
@@ -160,6 +169,9 @@ class Settings(BaseSettings):
 
     rate_min_bytes: int = Field(default=1024, ge=1, le=1 << 20)
     """Bytes a second that a client sends of a body, and takes of an answer, at least."""
+
+    console_enabled: bool = True
+    """Whether the console is served at /ui/, with what it needs at /v1/console/."""
 
     backups_max: int = Field(default=2, ge=1, le=64)
     """Backups that are sent at a time; further ones are refused with 503."""

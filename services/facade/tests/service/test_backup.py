@@ -160,3 +160,22 @@ async def test_what_is_not_understood_is_refused(make_facade: MakeFacade) -> Non
     odd = await facade.http.get(f"{PATH}?from=x")
     assert (odd.status_code, odd.json()["code"]) == (400, "unknown_parameter")
     assert facade.cluster.shards[0].nodes[0].backups == 0
+
+
+async def test_so_many_backups_are_sent_at_a_time_and_no_more(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1, backups_max=1)
+    node = facade.cluster.shards[0].nodes[0]
+    gate = asyncio.Event()
+
+    async def stuck() -> None:
+        if node.backups:
+            await gate.wait()
+
+    node._wait_while_silent = stuck
+    first = asyncio.create_task(facade.http.get(PATH))
+    await facade.until(lambda: node.backups == 1, "the first one is under way")
+    second = await facade.http.get(PATH)
+    assert (second.status_code, second.json()["code"], node.backups) == (503, "overloaded", 1)
+    gate.set()
+    assert (await first).status_code == 200
+    assert (await facade.http.get(PATH)).status_code == 200, "the place is free again"

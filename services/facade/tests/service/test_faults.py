@@ -257,14 +257,14 @@ async def test_queued_bytes_are_bounded(make_facade: MakeFacade) -> None:
 
 
 async def test_not_ready_until_map_and_leaders_are_known(make_facade: MakeFacade) -> None:
-    facade = await make_facade(shards=2, nodes=1, ready=False)
-    facade.cluster.shards[1].leader = None
+    facade = await make_facade(shards=2, nodes=1, ready=False, led=False)
     answer = await facade.http.get("/readyz")
     assert (answer.status_code, answer.json()["code"]) == (503, "starting")
     answer = await facade.http.put("/v1/kv/k", content=b"v")
     assert (answer.status_code, answer.json()["outcome"]) == (503, "not_applied")
     assert (await facade.http.get("/v1/partitions")).status_code == 503
     assert (await facade.http.get("/livez")).status_code == 200
+    facade.cluster.shards[0].nodes[0].lead()
     await facade.until(lambda: facade.router.map is not None, "the map was loaded")
     answer = await facade.http.get("/readyz")
     address = facade.cluster.shards[1].nodes[0].address

@@ -213,6 +213,29 @@ async def test_who_was_removed_is_not_shown_and_serves_no_reads(
         await gone[1].stop()
 
 
+async def test_an_old_disk_that_comes_back_under_its_name_serves_no_reads(make_facade: MakeFacade) -> None:
+    """Names are equal; incarnations tell the disk that is a member from the one that was."""
+    facade = await make_facade(nodes=2)
+    await facade.http.get(MEMBERS)
+    node, known = facade.cluster.shards[0].nodes[1], facade.router.shards[0].nodes["shard-0-1"]
+
+    async def restarted(incarnation: int) -> bool:
+        """Whether it is asked once it runs on a disk with this incarnation."""
+        await node.stop()
+        node.incarnation = incarnation
+        await node.start()
+        async with asyncio.timeout(10):
+            while known.incarnation != incarnation or not known.up:
+                await facade.http.get("/v1/kv/k?consistency=eventual")
+        node.batches.clear()
+        for _ in range(10):
+            assert (await facade.http.get("/v1/kv/k?consistency=eventual")).status_code == 404
+        return bool(node.batches)
+
+    assert not await restarted(17)
+    assert await restarted((1 << 62) + 1)
+
+
 async def test_openapi_describes_it(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     paths = (await facade.http.get("/openapi.json")).json()["paths"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raft_node.storage.reads import BlockNeeded
+from raft_node.storage.span import NO_SPAN, Span
 
 
 class DictStore:
@@ -21,7 +22,13 @@ class DictStore:
         self.applied_index = 0
         self.stalled = False
 
-    def write(self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int) -> None:
+    def write(
+        self,
+        batch: Sequence[tuple[bytes, bytes | None]],
+        applied_index: int,
+        applied_term: int,
+        span: Span = NO_SPAN,
+    ) -> None:
         """See ``Store``."""
         self.data.update(batch)
         self.applied_index = applied_index

@@ -146,6 +146,12 @@ class NodeSettings(BaseSettings):
     last key that it has."""
     scan_idle_ms: int = Field(default=30_000, ge=100, le=3_600_000)
     """How long whoever asked for a scan may take nothing."""
+    history_bytes_max: int = Field(default=64 << 20, ge=0, le=1 << 40)
+    """So many bytes of changes are kept on disk for watches, beyond those in memory; 0 for none."""
+    history_age_ms: int = Field(default=24 * 3_600_000, ge=1000, le=31_622_400_000)
+    """For so long, by the log's clock, a change is kept there at most."""
+    watches_max: int = Field(default=256, ge=1, le=65_536)
+    """Watches that are open on this node; a facade has one for all its clients, and some for those that catch up."""
     proposal_timeout_ms: int = Field(default=15_000, ge=100)
     """After this time a proposal without a result is answered as unknown, so that nothing waits for ever."""
     drain_timeout_ms: int = Field(default=3_000, ge=0, le=60_000)

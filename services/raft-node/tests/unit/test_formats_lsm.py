@@ -7,6 +7,7 @@ from raft_node.storage.block import Block, encode_block, open_sealed, seal
 from raft_node.storage.bloom import build_filter, load_filter
 from raft_node.storage.checkpoint import CheckpointWrite, decode_checkpoint
 from raft_node.storage.options import TableOptions
+from raft_node.storage.span import Span
 from raft_node.storage.sstable import Table
 from raft_node.storage.sstable_writer import TableWriter
 from raft_node.storage.version import TableMeta, Version, VersionEdit
@@ -52,9 +53,10 @@ CHECKPOINT = bytes.fromhex(
     "528505fb3f4d27be"  # XXH3_64 of the table above.
 )
 CHANGES = bytes.fromhex(
-    "444f55472d434847 01000000 aac41a38"  # File header.
-    "4312d2fa 0f000000 0500000000000000 0200000000000000 02000000"  # The batch of entry 5, term 2.
-    "0100 0100 01000000 00000080 61 62 31"
+    "444f55472d434847 02000000 934d385a"  # File header.
+    "a0da5c74 14000000 0500000000000000 0200000000000000"  # The batch of entry 5, term 2,
+    "0900000000000000 02000000 05000000"  # which ends with change 9, and has notes of 5 bytes.
+    "0100 0100 01000000 00000080 61 62 31 6e6f746573"
 )
 
 
@@ -118,12 +120,13 @@ def test_change_segment() -> None:
     fs = MemoryFileSystem()
     fs.make_directory("/data")
     segment = changes.ChangeSegment(fs, "/data", 1)
-    segment.add([(b"a", b"1"), (b"b", None)], 5, 2, 1 << 20)
+    segment.add([(b"a", b"1"), (b"b", None)], 5, 2, 1 << 20, Span(7, 9, 11, b"notes"))
     segment.seal()
     piece = segment.take()
     assert piece is not None
     piece.run()
     assert fs.read_file("/data/000001.chg") == CHANGES
+    assert changes.decode_frame("1", 16, CHANGES[16:]) == ([(b"a", b"1"), (b"b", None)], 9, b"notes")
     reader = changes.ChangeReader(fs, "/data/000001.chg", len(CHANGES))
     assert reader.entries == {b"a": b"1", b"b": None}
     reader.close()

@@ -132,7 +132,8 @@ def test_a_current_with_a_number_without_end(digits: bytes) -> None:
 
 @pytest.mark.parametrize("rest", [b"", b"\1", b"\1\0\1"])
 def test_a_change_segment_with_a_frame_of_more_records_than_fit(rest: bytes) -> None:
-    body = len(rest).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2 + (7).to_bytes(4, "little") + rest
+    head = len(rest).to_bytes(4, "little") + (1).to_bytes(8, "little") * 3 + (7).to_bytes(4, "little")
+    body = head + bytes(4) + rest
     content = encode_file_header() + crc32c(body).to_bytes(4, "little") + body
     with pytest.raises(CorruptionError, match="do not fit"):
         ChangeReader(disk(f"{D}/1.chg", content), f"{D}/1.chg", len(content))

@@ -19,6 +19,7 @@ from raft_node.kv.ownership import Ownership
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
 from raft_node.storage.reads import BlockNeeded
+from raft_node.storage.span import NO_SPAN, Span
 
 
 class DictStore:
@@ -29,7 +30,13 @@ class DictStore:
         self.applied_index = 0
         self.batches = 0
 
-    def write(self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int) -> None:
+    def write(
+        self,
+        batch: Sequence[tuple[bytes, bytes | None]],
+        applied_index: int,
+        applied_term: int,
+        span: Span = NO_SPAN,
+    ) -> None:
         for key, value in batch:
             if value is None:
                 self.data.pop(key, None)

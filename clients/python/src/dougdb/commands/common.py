@@ -18,13 +18,16 @@ from rich.table import Table
 from dougdb.client import DougClient
 from dougdb.errors import (
     DougdbError,
+    InvalidArgumentError,
     InvalidKeyError,
     KeyNotFoundError,
+    LockTimeoutError,
     OutcomeUnknownError,
     UnavailableError,
 )
 from dougdb.wire import DEFAULT_URL
 
+DEADLINE_S = 10.0
 TABLE_WIDTH_MAX = 1000
 _CONTROLS = re.compile("[\x7f-\x9f\u2028-\u202e\ud800-\udfff]")
 
@@ -46,9 +49,11 @@ class ExitCode(IntEnum):
 
 _EXIT_CODES: tuple[tuple[type[DougdbError], ExitCode], ...] = (
     (InvalidKeyError, ExitCode.USAGE),
+    (InvalidArgumentError, ExitCode.USAGE),
     (KeyNotFoundError, ExitCode.NOT_FOUND),
     (UnavailableError, ExitCode.UNAVAILABLE),
     (OutcomeUnknownError, ExitCode.OUTCOME_UNKNOWN),
+    (LockTimeoutError, ExitCode.UNAVAILABLE),
 )
 
 UrlOption = Annotated[
@@ -58,6 +63,16 @@ UrlOption = Annotated[
 CaFileOption = Annotated[
     str | None,
     typer.Option("--ca-file", help="The authority of its certificate; also before the command.", show_default=False),
+]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(
+        "--deadline",
+        min=0.0,
+        metavar="SECONDS",
+        help="For how long a request that failed is sent again, where that is safe; 10 s.",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -113,15 +128,21 @@ def remote(function: Callable[..., R]) -> Callable[..., R]:
     inner = command(function)
 
     @functools.wraps(function)
-    def wrapped(context: typer.Context, url: str | None = None, ca_file: str | None = None, **rest: Any) -> R:
-        given = {"url": url, "ca_file": ca_file}
-        context.obj = {**(context.obj or {}), **{name: value for name, value in given.items() if value}}
+    def wrapped(
+        context: typer.Context,
+        url: str | None = None,
+        ca_file: str | None = None,
+        deadline: float | None = None,
+        **rest: Any,
+    ) -> R:
+        given = {"url": url or None, "ca_file": ca_file or None, "deadline": deadline}
+        context.obj = {**(context.obj or {}), **{name: value for name, value in given.items() if value is not None}}
         return inner(context, **rest)
 
     signature = inspect.signature(function, eval_str=True)
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in (("url", UrlOption), ("ca_file", CaFileOption))
+        for name, annotation in (("url", UrlOption), ("ca_file", CaFileOption), ("deadline", DeadlineOption))
     ]
     parameters = [*signature.parameters.values(), *options]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -137,9 +158,15 @@ def url_of(context: typer.Context) -> str:
 def client_of(context: typer.Context) -> DougClient:
     """A client of the facade that the options name."""
     try:
-        return DougClient(url_of(context), **tls_of(context))
+        return DougClient(url_of(context), deadline_s=deadline_of(context), **tls_of(context))
     except ValueError as error:
         fail(str(error), ExitCode.USAGE)
+
+
+def deadline_of(context: typer.Context) -> float:
+    """For how long a command tries again."""
+    found = (context.obj or {}).get("deadline")
+    return DEADLINE_S if found is None else float(found)
 
 
 def tls_of(context: typer.Context) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def import_tree(
         async def carry_out() -> None:
             async with contextlib.AsyncExitStack() as stack:
                 for _ in range(concurrency):
-                    client = AsyncDougClient(url_of(context), **tls_of(context))
+                    # The copy itself tries again, and storing the same bytes twice is harmless.
+                    client = AsyncDougClient(url_of(context), deadline_s=0.0, exactly_once=False, **tls_of(context))
                     clients.append(await stack.enter_async_context(client))
                 wanted = {"store": not verify_only, "verify": verify or verify_only}
                 await _copy(copy, found, progress, task, consistency, **wanted)

@@ -1,4 +1,4 @@
-"""``dougctl get``, ``put`` and ``delete``: one key each, values as raw bytes."""
+"""``dougctl get``, ``put``, ``delete``, ``increment`` and ``touch``: one key each, values as raw bytes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,20 @@ import typer
 from dougdb.checks import OCTET_STREAM, VALUE_BYTES_MAX
 from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, remote
 from dougdb.commands.given import given_path
-from dougdb.wire import Consistency, Receipt, Value
+from dougdb.idempotency import AUTO
+from dougdb.operations import key_fields
+from dougdb.wire import Consistency, Receipt, Value, shown_time
 
-KeyArgument = Annotated[str, typer.Argument(help="The key, UTF-8, at most 1 KiB.", show_default=False)]
+KeyArgument = Annotated[str, typer.Argument(help="The key: any bytes, at most 1 KiB.", show_default=False)]
+TtlOption = Annotated[str | None, typer.Option("--ttl", help="How long it lives: 500ms, 30s, 5m, 2h, 7d, keep.")]
+IfRevisionOption = Annotated[
+    str | None, typer.Option("--if-revision", metavar="N", help="Only if the key has this revision.")
+]
+IfAbsentOption = Annotated[bool, typer.Option("--if-absent", help="Only if there is no such key.")]
+IfExistsOption = Annotated[bool, typer.Option("--if-exists", help="Only if there is such a key.")]
+IdempotencyKeyOption = Annotated[
+    str | None, typer.Option("--idempotency-key", metavar="KEY", help="Sent twice, it still happens once.")
+]
 ConsistencyOption = Annotated[Consistency, typer.Option("--consistency", help="What the read promises.")]
 
 
@@ -26,6 +37,7 @@ def get(
     *,
     key: KeyArgument,
     consistency: ConsistencyOption = Consistency.LINEARIZABLE,
+    if_revision: IfRevisionOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the value to this file.", parser=given_path, metavar="PATH"),
@@ -34,7 +46,7 @@ def get(
 ) -> None:
     """Read a value; its bytes go to stdout as they are."""
     with client_of(context) as client:
-        value = client.get(os.fsencode(key), consistency=consistency)
+        value = client.get(os.fsencode(key), consistency=consistency, if_revision=if_revision)
     if output is not None:
         try:
             output.write_bytes(value.data)
@@ -57,22 +69,104 @@ def put(
         Path | None, typer.Option("--file", "-f", help="Store this file's content.", parser=given_path, metavar="PATH")
     ] = None,
     content_type: Annotated[str | None, typer.Option("--content-type", help="Kept with the value.")] = None,
+    ttl: TtlOption = None,
+    if_revision: IfRevisionOption = None,
+    if_absent: IfAbsentOption = False,
+    if_exists: IfExistsOption = False,
+    idempotency_key: IdempotencyKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store a value under a key, whatever is there."""
+    """Store a value under a key."""
     if (value is None) == (file is None):
         fail("give either a VALUE (or - for stdin) or --file FILE", ExitCode.USAGE)
     data, guessed = _read_value(value, file)
     with client_of(context) as client:
-        receipt = client.put(os.fsencode(key), data, content_type=content_type or guessed)
+        receipt = client.put(
+            os.fsencode(key),
+            data,
+            content_type=content_type or guessed,
+            ttl=ttl,
+            if_revision=if_revision,
+            if_absent=if_absent,
+            if_exists=if_exists,
+            idempotency_key=idempotency_key or AUTO,
+        )
     _print_receipt(key, receipt, as_json=as_json)
 
 
 @remote
-def delete(context: typer.Context, key: KeyArgument, as_json: JsonOption = False) -> None:
+def delete(
+    context: typer.Context,
+    *,
+    key: KeyArgument,
+    if_revision: IfRevisionOption = None,
+    if_exists: IfExistsOption = False,
+    idempotency_key: IdempotencyKeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Remove a key; that it does not exist is no error."""
     with client_of(context) as client:
-        receipt = client.delete(os.fsencode(key))
+        receipt = client.delete(
+            os.fsencode(key),
+            if_revision=if_revision,
+            if_exists=if_exists,
+            idempotency_key=idempotency_key or AUTO,
+        )
+    _print_receipt(key, receipt, as_json=as_json)
+
+
+@remote
+def increment(
+    context: typer.Context,
+    *,
+    key: KeyArgument,
+    by: Annotated[int, typer.Argument(help="How much to add; -5 goes behind --.")] = 1,
+    initial: Annotated[int, typer.Option("--initial", help="What a key that does not exist counts as.")] = 0,
+    ttl: TtlOption = None,
+    if_revision: IfRevisionOption = None,
+    if_absent: IfAbsentOption = False,
+    if_exists: IfExistsOption = False,
+    idempotency_key: IdempotencyKeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add to a value that is a whole number, and print the sum."""
+    with client_of(context) as client:
+        counter = client.increment(
+            os.fsencode(key),
+            by,
+            initial=initial,
+            ttl=ttl,
+            if_revision=if_revision,
+            if_absent=if_absent,
+            if_exists=if_exists,
+            idempotency_key=idempotency_key or AUTO,
+        )
+    if as_json:
+        print_json({"value": str(counter.value), **_receipt_fields(key, counter.receipt)})
+    else:
+        print(counter.value)
+
+
+@remote
+def touch(
+    context: typer.Context,
+    *,
+    key: KeyArgument,
+    ttl: Annotated[str, typer.Argument(help="How long it lives from now on: 500ms, 30s, 5m, 2h, 7d.")],
+    if_revision: IfRevisionOption = None,
+    if_exists: IfExistsOption = False,
+    idempotency_key: IdempotencyKeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a key another expiry; its value stays."""
+    with client_of(context) as client:
+        receipt = client.touch(
+            os.fsencode(key),
+            ttl,
+            if_revision=if_revision,
+            if_exists=if_exists,
+            idempotency_key=idempotency_key or AUTO,
+        )
     _print_receipt(key, receipt, as_json=as_json)
 
 
@@ -95,21 +189,34 @@ def _json_of_value(key: str, value: Value, consistency: Consistency) -> dict[str
         text, encoding = value.data.decode(), "utf-8"
     except UnicodeDecodeError:
         text, encoding = base64.b64encode(value.data).decode(), "base64"
+    encoded = {} if value.content_encoding is None else {"content_encoding": value.content_encoding}
     return {
-        "key": key,
+        **key_fields(os.fsencode(key)),
         "value": text,
         "encoding": encoding,
         "content_type": value.content_type,
+        **encoded,
         "revision": value.receipt.revision,
+        "expires_at": shown_time(value.expires_at),
         "shard": value.receipt.shard,
         "served_by": value.receipt.served_by,
         "consistency": str(consistency),
     }
 
 
+def _receipt_fields(key: str, receipt: Receipt) -> dict[str, Any]:
+    found: dict[str, Any] = {**key_fields(os.fsencode(key)), "shard": receipt.shard, "served_by": receipt.served_by}
+    if receipt.revision is not None:
+        found["revision"] = receipt.revision
+    if receipt.expires_at is not None:
+        found["expires_at"] = shown_time(receipt.expires_at)
+    if receipt.replayed:
+        found["replayed"] = True
+    return found
+
+
 def _print_receipt(key: str, receipt: Receipt, *, as_json: bool) -> None:
     if as_json:
-        revision = {} if receipt.revision is None else {"revision": receipt.revision}
-        print_json({"key": key, "shard": receipt.shard, "served_by": receipt.served_by, **revision})
+        print_json(_receipt_fields(key, receipt))
     else:
         print("OK")

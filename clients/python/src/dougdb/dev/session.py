@@ -193,7 +193,7 @@ class Readiness:
         scheme, ca_file = ("http", None) if tls is None else ("https", str(tls / CA_FILE))
         self._curl = "curl" if tls is None else f"curl --cacert {ca_file}"
         urls = [f"{scheme}://{join(plan.host, plan.facade(number))}" for number in range(plan.facades)]
-        self._clients = [DougClient(url, timeout_s=1.0, ca_file=ca_file) for url in urls]
+        self._clients = [DougClient(url, timeout_s=1.0, deadline_s=0.0, ca_file=ca_file) for url in urls]
         self._ask_at = 0.0
         self._report_at = time.monotonic() + REPORT_EVERY_S
         self.done = False

@@ -20,6 +20,7 @@ from facade.app.hot import HotLane
 from facade.app.origins import Origins
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
+from facade.console.app import Console
 from facade.errors import ProblemError, UnexpectedError
 from facade.routes import backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
 from facade.routes.batch import BatchApp
@@ -30,6 +31,9 @@ from facade.routes.raw import REQUEST_ID, RawApp, Scope, Send, named, request_id
 from facade.routes.scan import RangeApp
 from facade.routes.target import KEY_PREFIX
 from facade.routes.txn import TxnApp
+from facade.routes.watch import PROGRESS_PATH, WATCH_PATH, ProgressApp, WatchApp
+from facade.routes.watch_audience import Audience
+from facade.routes.watch_ids import cluster_of
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
@@ -44,7 +48,9 @@ class Application:
     """Raw routes to their handlers, everything else to FastAPI.
 
     Attributes:
+        console: The console, if it is enabled.
         front: What connections share.
+        audience: The watches that have seen everything; somebody has to ``run`` it.
         hot: The short way for plain requests, for connections that use it.
     """
 
@@ -54,11 +60,17 @@ class Application:
             b"/v1/batch": BatchApp(router, metrics, settings),
             b"/v1/txn": TxnApp(router, metrics, settings),
         }
+        feeds = router.feeds
+        self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router))
+        feeds.on_events, feeds.on_gone = self.audience.publish, lambda error: self.audience.lost(error.shard)
+        self._exact[WATCH_PATH] = WatchApp(router, metrics, settings, feeds, self.audience)
+        self._exact[PROGRESS_PATH] = ProgressApp(metrics, feeds, self.audience)
         self._ops = OpsApp(router, metrics)
         self._ranges = RangeApp(router, metrics, settings)
         self._rest = make_fastapi(router, metrics, settings)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
+        self.console = Console(router, metrics, settings) if settings.console_enabled else None
         self.front = Front(settings, metrics)
         self.hot = HotLane(router, metrics, self.front)
 
@@ -69,6 +81,10 @@ class Application:
             return
         raw_path: bytes = scope["raw_path"]
         method: str = scope["method"]
+        if self.console is not None and (console := self.console.app_of(raw_path, scope)) is not None:
+            # Not among the requests that are under way: a stream of the console would be one for ever.
+            await console(scope, receive, send)
+            return
         if self._origins.share:
             if method == "OPTIONS" and (headers := self._origins.preflight(scope["headers"])) is not None:
                 await send({"type": "http.response.start", "status": 204, "headers": headers})
@@ -136,6 +152,12 @@ class Application:
             route = getattr(scope.get("route"), "path", UNMATCHED)
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.request(method, status, "none", perf_counter() - started_s, route)
+
+
+def _place(router: Router) -> tuple[str, int]:
+    """The cluster, as ids of watches name it, and the epoch of its map."""
+    directory = router.directory
+    return cluster_of(directory.cluster_id), 0 if directory.map is None else directory.map.epoch
 
 
 def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAPI:

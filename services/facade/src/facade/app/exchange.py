@@ -20,6 +20,7 @@ from facade.app.outgoing import HIGH_WATER_BYTES
 from facade.errors import ProblemError
 from facade.routes import problem
 from facade.routes.body import DisconnectedError
+from facade.routes.raw import SCOPE_EXCHANGE
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -38,6 +39,7 @@ class Exchange(RequestResponseCycle):
 
     Attributes:
         broken: Why the rest of its body cannot be read.
+        leaving: Whether the facade stops.
     """
 
     broken: ProblemError | None = None
@@ -46,6 +48,30 @@ class Exchange(RequestResponseCycle):
         super().__init__(**keywords)
         self._front = front
         self._replaced = False
+        self.leaving = False
+        scope: Any = self.scope
+        scope[SCOPE_EXCHANGE] = self
+
+    def leave(self) -> None:
+        """The facade stops: an answer without an end shall find one."""
+        self.leaving = True
+        self.message_event.set()
+
+    def push(self, data: bytes) -> int:
+        """Sends bytes of the answer's body, framed already, without waiting; how many wait for the client now.
+
+        Requires: the answer has begun, has no known length, and nobody sends a part of it at the same time.
+        """
+        if self._over:
+            return 0
+        self.transport.write(data)
+        unread: int = self.transport.get_write_buffer_size()
+        return unread
+
+    async def drained(self) -> None:
+        """Waits until the client has taken most of what was written, or is gone."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
 
     def break_off(self, error: ProblemError) -> None:
         """The rest of the body will not come."""
@@ -65,7 +91,12 @@ class Exchange(RequestResponseCycle):
             if self.broken is not None and not self.response_started:
                 await refusal(self.broken)(scope, receive, send)
 
-        await super().run_asgi(answer)  # type: ignore[arg-type]
+        try:
+            await super().run_asgi(answer)  # type: ignore[arg-type]
+        finally:
+            # Each holds the other, and nothing collects such rings soon.
+            scope: Any = self.scope
+            scope.pop(SCOPE_EXCHANGE, None)
 
     async def receive(self) -> Any:
         """What comes next of the request."""

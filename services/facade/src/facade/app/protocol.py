@@ -117,6 +117,8 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         (last[0] if isinstance(last, tuple) else last).keep_alive = False
         self._ended = self._receiving is None and self._hot is None
+        if isinstance(self._current, Exchange):
+            self._current.leave()
 
     def check_time(self, now_s: float, idle_timeout_s: float) -> None:
         """Closes the connection if it has kept us waiting for too long; called now and then."""
@@ -158,6 +160,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def write(self, data: bytes) -> None:
         """Sends a part of an answer."""
         self._outgoing.write(data)
+
+    def get_write_buffer_size(self) -> int:
+        """How much of what was written the client has not taken."""
+        return self.transport.get_write_buffer_size()
 
     def is_closing(self) -> bool:
         """Whether no answer is sent any more."""

@@ -30,6 +30,7 @@ RETRY_MIN_S, RETRY_MAX_S = 0.1, 1.0
 """Between two tries to reach a node; longer each time."""
 
 ScanCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.ScanRequest, doug_pb2.ScanPage]"
+WatchCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.WatchRequest, doug_pb2.WatchBatch]"
 
 
 class Node:
@@ -40,6 +41,7 @@ class Node:
         target: Where it is.
         address: Its Doug address.
         admin: Its admin HTTP address, once it was seen.
+        incarnation: Which disk it runs on, by its last status; 0 before that.
         link: The windows of its stream.
         up: Whether the stream is open.
         suspect: Whether it owed an answer for too long, and has said nothing since.
@@ -56,6 +58,7 @@ class Node:
         self.target = target
         self.address = target.address
         self.admin: str | None = None
+        self.incarnation = 0
         self.link = link
         self.up = False
         self.suspect = False
@@ -72,6 +75,8 @@ class Node:
         self._alias: Target | None = None
         self._channels = channels
         self._closing: set[asyncio.Task[None]] = set()
+        self._watches: grpc.aio.Channel | None = None
+        self._watches_version = 0
         self._scans: grpc.aio.Channel | None = None
         self._scans_version = 0
         self._connect()
@@ -151,18 +156,19 @@ class Node:
         self.retired = True
         self.up = self.granted = False
 
-    async def status(self, timeout_s: float) -> admin_pb2.StatusResponse | None:
-        """Admin.Status, or None when it did not answer in time."""
+    async def status(self, timeout_s: float, *, vitals: bool = False) -> admin_pb2.StatusResponse | None:
+        """Admin.Status, with ``vitals`` also how the node is, or None when it did not answer in time."""
         if self.retired:
             return None
         self._renew()
         try:
-            status = await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
+            status = await self._admin.Status(admin_pb2.StatusRequest(vitals=vitals), timeout=timeout_s)
         except grpc.aio.AioRpcError:
             # Nobody else looks after this channel.
             self._reopen()
             return None
         self.admin = status.admin_address or self.admin
+        self.incarnation = status.incarnation
         self.suspect = False
         return status
 
@@ -236,6 +242,21 @@ class Node:
             self._leave(self._scans)
             self._scans = None
 
+    def open_watch(self, request: doug_pb2.WatchRequest) -> WatchCall:
+        """Doug.Watch, over a connection that watches have for themselves."""
+        if self._watches is not None and self._watches_version != self._channels.version:
+            self.drop_watches()
+        if self._watches is None:
+            self._watches = self._channels.open(self.target, SCAN_OPTIONS)
+            self._watches_version = self._channels.version
+        return doug_pb2_grpc.DougStub(self._watches).Watch(request)
+
+    def drop_watches(self) -> None:
+        """The connection of watches is of no use: the next watch opens another one."""
+        if self._watches is not None:
+            self._leave(self._watches)
+            self._watches = None
+
     async def partitions(self, timeout_s: float) -> doug_pb2.PartitionsResponse:
         """Doug.Partitions.
 
@@ -274,4 +295,5 @@ class Node:
         if self._alarm is not None:
             self._alarm.cancel()
         self.drop_scans()
+        self.drop_watches()
         await self._channel.close(RETIRED_S if self.retired else None)

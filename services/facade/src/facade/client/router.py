@@ -17,6 +17,7 @@ from doug_wire.partition_map import PartitionMap
 from facade.client.channels import Channels
 from facade.client.cluster_status import ClusterStatus, learn_members
 from facade.client.directory import Directory
+from facade.client.feeds import Feeds
 from facade.client.metrics import Metrics
 from facade.client.modes import Kind
 from facade.client.node import Node
@@ -49,6 +50,7 @@ class Router:
         registry: All operations that are not over.
         cluster: How the nodes are.
         scans: Who begins scans.
+        feeds: The changes of the shards that somebody watches.
         on_trouble: Called when a node may be somewhere else by now.
     """
 
@@ -66,6 +68,7 @@ class Router:
         self.registry = Registry(self.directory, settings, metrics, tracing)
         self.cluster = ClusterStatus(self.directory.shards)
         self.scans = Scans(self.directory)
+        self.feeds = Feeds(self.directory, settings.watch_ring_bytes, settings.watch_catch_ups_max)
         self.on_trouble: Callable[[], None] = _nothing
         if settings.discovery == "static":
             self.update(targets_of(settings.nodes))
@@ -95,6 +98,7 @@ class Router:
                 group.create_task(self._keep_map())
         finally:
             self._group = None
+            await self.feeds.close()
 
     def update(self, targets: Targets) -> None:
         """Takes what discovery says about some shards, each of them whole."""
@@ -229,7 +233,7 @@ class Router:
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
         """
-        shard, _ = self.directory.locate(key)
+        shard, _ = self.directory.locate(key, counted=False)
         self.registry.check_room(shard, size)
 
     def sample_metrics(self) -> None:

@@ -29,7 +29,7 @@ from facade.client.metrics import Metrics, ShardState
 from facade.client.modes import KIND_LABELS, LEADER_KINDS, Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
-from facade.client.tracing import leave
+from facade.client.tracing import contexts_for
 from facade.discovery.targets import Target
 from facade.settings import Settings
 
@@ -82,6 +82,7 @@ class Shard:
         self._listed = tuple(targets)
         self._rotation = deque(self.nodes.values())
         self.members: frozenset[str] | None = None
+        self._incarnations: dict[str, int] = {}
         self.leader: Node | None = None
         self.leader_term = 0
         self.ever_led = False
@@ -216,7 +217,7 @@ class Shard:
             batch_id=cut.batch_id, kind=doug_pb2.BatchKind.ValueType(cut.kind), shard=self.id, records=cut.records
         )
         if cut.traced:
-            batch.traces = leave(cut.traced, node.id, cut.items)
+            batch.traces = contexts_for(cut.traced, node.id, cut.items)
         return batch
 
     def _grant(self) -> None:
@@ -273,6 +274,9 @@ class Shard:
         """The node's stream is open."""
         node.link.reset(self._loop.time())
         node.up, node.suspect = not node.retired, False
+        # It may run on another disk now: it tells with its status.
+        self._search.set()
+        self._hurry.set()
         self._grant()
 
     def node_down(self, node: Node) -> list[Operation]:
@@ -345,16 +349,24 @@ class Shard:
     def learn_members(self, answer: admin_pb2.MembersResponse) -> None:
         """Goes by what a leader says of the members: new ones are asked too, and who left serves no local reads."""
         self.members = frozenset(member.name for member in answer.members)
+        self._incarnations = {member.name: member.incarnation for member in answer.members}
         for member in answer.members:
             node = self._node_named(member.name, member.client_address)
-            if node is not None and node not in self._rotation:
-                self._rotation.append(node)
+            if node is not None:
+                self._judge(node)
         for node in list(self.nodes.values()):
             if node.id not in self.members and node is not self.leader:
                 if node.id not in self._listed:
                     self._remove(node)
                 else:
                     self._bench(node)
+
+    def _judge(self, node: Node) -> None:
+        """Gives a member local reads, and an old disk none that came back under the member's name."""
+        if node.incarnation and node.incarnation != self._incarnations.get(node.id, node.incarnation):
+            self._bench(node)
+        elif node not in self._rotation and node.id in self._incarnations:
+            self._rotation.append(node)
 
     def _bench(self, node: Node) -> None:
         """Gives a node no local reads any more."""
@@ -438,6 +450,7 @@ class Shard:
             return
         if status is not None:
             self._consider(node, status)
+            self._judge(node)
             node.wake()
             self._grant()
         elif node is self.leader and not node.up:

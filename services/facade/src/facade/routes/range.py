@@ -62,17 +62,17 @@ def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_ma
     Raises:
         BadRequestError: It is not understood.
     """
-    given = _parameters(query, GET_PARAMETERS)
-    start, end, prefix = _bounds(given)
+    given = parameters_of(query, GET_PARAMETERS)
+    start, end, prefix = bounds_of(given)
     delimiter = given.get("delimiter", b"")
     if "delimiter" in given and not 0 < len(delimiter) <= DELIMITER_BYTES_MAX:
         raise BadRequestError("bad_parameter", f"A delimiter has 1 to {DELIMITER_BYTES_MAX} bytes.")
     asked = ScanQuery(
         start=start,
         end=end,
-        reverse=_flag(given, "reverse"),
-        keys_only=_flag(given, "keys_only"),
-        count_only=_flag(given, "count_only"),
+        reverse=flag_of(given, "reverse"),
+        keys_only=flag_of(given, "keys_only"),
+        count_only=flag_of(given, "count_only"),
         delimiter=delimiter,
         prefix_bytes=len(prefix) if delimiter else 0,
         mode=read_mode(given.get("consistency"), consistency),
@@ -89,9 +89,9 @@ def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
     Raises:
         BadRequestError: It is not understood, or it would delete everything and does not say so.
     """
-    given = _parameters(query, DELETE_PARAMETERS)
-    start, end, _ = _bounds(given)
-    everything = _flag(given, "all")
+    given = parameters_of(query, DELETE_PARAMETERS)
+    start, end, _ = bounds_of(given)
+    everything = flag_of(given, "all")
     if everything and (start or end is not None):
         raise BadRequestError("bad_range", "all=true names everything; a range beside it contradicts it.")
     if not everything and not start and end is None:
@@ -101,7 +101,7 @@ def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
     scope = cursors.scope_of(b"delete", cluster_id, start, b"" if end is None else end)
     asked = ScanQuery(start=start, end=end, keys_only=True)
     return RangeRequest(
-        _go_on(asked, given, scope), _limit(given, DELETE_LIMIT_MAX), scope, dry_run=_flag(given, "dry_run")
+        _go_on(asked, given, scope), _limit(given, DELETE_LIMIT_MAX), scope, dry_run=flag_of(given, "dry_run")
     )
 
 
@@ -114,13 +114,22 @@ def wants_lines(accept: bytes | None) -> bool:
     return False
 
 
-def _parameters(query: bytes, known: frozenset[str]) -> dict[str, bytes]:
+def parameters_of(query: bytes, known: frozenset[str]) -> dict[str, bytes]:
+    """The parameters of a query, each of which must be known and be given once.
+
+    Raises:
+        BadRequestError: One is not.
+    """
     found = parse_query(query, frozenset(name.encode() for name in known))
     return {name.decode(): value for name, value in found.items()}
 
 
-def _bounds(given: Mapping[str, bytes]) -> tuple[bytes, bytes | None, bytes]:
-    """Start, end and prefix of the range."""
+def bounds_of(given: Mapping[str, bytes]) -> tuple[bytes, bytes | None, bytes]:
+    """Start, end and prefix of the range.
+
+    Raises:
+        BadRequestError: It is described in two ways, or holds no key.
+    """
     found = {name: _key(given, name) for name in _BOUNDS}
     prefix, start, end = found["prefix"], found["start"], found["end"]
     if prefix is not None and (start is not None or end is not None):
@@ -150,8 +159,13 @@ def _key(given: Mapping[str, bytes], name: str) -> bytes | None:
     return plain
 
 
-def _flag(given: Mapping[str, bytes], name: str) -> bool:
-    value = given.get(name, b"false")
+def flag_of(given: Mapping[str, bytes], name: str, *, default: bool = False) -> bool:
+    """A parameter that is true or false.
+
+    Raises:
+        BadRequestError: It is something else.
+    """
+    value = given.get(name, b"true" if default else b"false")
     if value not in (b"true", b"false"):
         raise BadRequestError("bad_parameter", f"{name} is true or false.")
     return value == b"true"

@@ -31,6 +31,7 @@ CLIENT_WENT_AWAY = 499
 
 REQUEST_ID = b"doug-request-id"
 SCOPE_REQUEST_ID = "dougdb.request_id"
+SCOPE_EXCHANGE = "dougdb.exchange"
 
 _SANE_ID = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}\Z")
 _numbers = itertools.count(1)
@@ -95,6 +96,11 @@ class RawRequest:
         self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.label = "none"
         self.status = 0
+
+    @property
+    def exchange(self) -> Any:
+        """The connection's side of this request (``facade.app.exchange``), for who sends without being waited for."""
+        return self._scope[SCOPE_EXCHANGE]
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Begins the answer."""

@@ -36,7 +36,7 @@ _MANIFEST = f"{_DIRECTORY}/{manifest_name(1)}"
 _CURRENT = f"{_DIRECTORY}/CURRENT"
 _CHANGES = f"{_DIRECTORY}/000001.chg"
 _RECORD_BYTES = len(encode_record(0, RecordKind.SEAL, b""))
-_FRAME_BYTES = 28
+_FRAME_BYTES = 40
 
 
 def _edits() -> list[VersionEdit]:

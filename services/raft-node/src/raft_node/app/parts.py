@@ -40,6 +40,7 @@ from raft_node.runtime.reader import Reader
 from raft_node.runtime.scans import ScanLimits
 from raft_node.runtime.scrubber import Scrubber
 from raft_node.runtime.upkeep import Upkeep
+from raft_node.runtime.watches import Watches
 from raft_node.runtime.wire import Wire
 from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.settings import NodeSettings
@@ -129,6 +130,7 @@ def build(
     log = _build_log(context, opened, wires)
     stack.callback(log.close)
     machine = StateMachine(engine, opened.state)
+    engine.begin_history(machine.revision)
     core = _build_core(context, joined, opened, log, machine)
     timeline.follow(core)
     follow_term(lambda: core.term)
@@ -141,6 +143,13 @@ def build(
     limits = ScanLimits(settings.scans_max, settings.scan_hold_ms / 1000, settings.scan_idle_ms / 1000)
     reader = Reader(engine, context.fail, lambda: driver.machine.visibility, limits)
     stack.callback(reader.close)
+    watches = Watches(
+        engine,
+        lambda: driver.machine,
+        settings.watches_max,
+        lambda reason: timeline.record("history_damaged", reason=reason),
+    )
+    stack.callback(watches.close_all)
     book = AddressBook(settings.peer_addresses, lambda: core.configuration)
     parts = Parts(
         log=log,
@@ -159,7 +168,7 @@ def build(
             timeline.record,
         ),
         upkeep=Upkeep(driver, engine, Limits(settings.idempotency_kept_ms * 1000, settings.idempotency_keys_max)),
-        shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers),
+        shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers, watches),
     )
     _connect(context, parts, reports, wires)
     return parts
@@ -181,7 +190,7 @@ def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) ->
     wires.slow_append.lead_to(reports.slow_disk)
     wires.log_compacted.lead_to(reports.log_compacted)
     wires.flushed.lead_to(snapshots.flushed)
-    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke)
+    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke, parts.shard.watches.poke)
     wires.snapshots_wanted.lead_to(snapshots.wanted)
     wires.core_event.lead_to(parts.members.heard)
     parts.peers.connect(parts.book.find, driver.receive, driver.peer_unreachable)

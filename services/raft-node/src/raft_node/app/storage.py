@@ -52,6 +52,8 @@ def open_storage(fs: DiskFileSystem, settings: NodeSettings, start_id: str) -> O
         memtable_bytes=settings.memtable_bytes,
         block_cache_bytes=settings.block_cache_bytes,
         compression=settings.compression,
+        history_bytes_max=settings.history_bytes_max,
+        history_age_us=settings.history_age_ms * 1000,
     )
     release_for_start(fs, settings.data_dir, settings.reserve_bytes)
     started_s = time.perf_counter()

@@ -24,8 +24,10 @@ from doug_wire.command import Command, CommandError, Opcode
 from doug_wire.partition_map import PartitionMap, PartitionMapError
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
+from doug_wire.watch import ChangeKind
 from raft_node.entry import HEADER_BYTES, Entry, EntryKind
 from raft_node.errors import CorruptionError
+from raft_node.kv.changes import Removal, encode_removals
 from raft_node.kv.keyspace import (
     CONFIGURATION_KEY,
     LIMITS_KEY,
@@ -44,6 +46,7 @@ from raft_node.kv.ownership import NOTHING, Ownership
 from raft_node.kv.partitions import decode_create_shard
 from raft_node.kv.state_hash import Divergence, Mark, Standing, chained, marked
 from raft_node.kv.visibility import Visibility
+from raft_node.storage.span import Span
 
 if TYPE_CHECKING:
     from raft_node.storage.reads import BlockNeeded
@@ -52,7 +55,7 @@ _COMMAND: struct.Struct = commands.HEADER
 _COMMAND_START = HEADER_BYTES + _COMMAND.size
 # Plain numbers: a member of an enumeration takes twice as long to compare.
 _COMMAND_KIND = int(EntryKind.COMMAND)
-_PUT, _DELETE = int(Opcode.PUT), int(Opcode.DELETE)
+_PUT, _DELETE, _DELETED = int(Opcode.PUT), int(Opcode.DELETE), int(ChangeKind.DELETE)
 
 Effects = list[tuple[bytes, bytes | None]]
 
@@ -64,7 +67,9 @@ class Store(Protocol):
     def applied_index(self) -> int:
         """The last entry whose effects are in the store."""
 
-    def write(self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int) -> None:
+    def write(
+        self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int, span: Span
+    ) -> None:
         """Makes the changes and the applied index visible together."""
 
     def multi_get(self, keys: Sequence[bytes]) -> Sequence[bytes | BlockNeeded | None]:
@@ -131,6 +136,8 @@ class StateMachine:
         self.next_due_us = 0
         self.looking = False
         self._fetched: dict[bytes, bytes | None] = {}
+        self._removals: list[Removal] = []
+        self._written_revision = self.revision
 
     @classmethod
     def open(cls, store: BlockingStore) -> StateMachine:
@@ -222,7 +229,10 @@ class StateMachine:
             self._hash = chained(self._hash, batch[hashed:] if hashed else batch)
             batch.append((STATE_HASH_KEY, Standing(self._hash, self.mark).encode()))
         batch.append((STATE_KEY, State(self.clock_us, self.revision, self.tokens).encode()))
-        self._store.write(batch, last.index, last.term)
+        notes = encode_removals(self._removals) if self._removals else b""
+        span = Span(self._written_revision, self.revision, self.clock_us, notes)
+        self._removals, self._written_revision = [], self.revision
+        self._store.write(batch, last.index, last.term, span)
 
     def _apply_plain(self, remaining: Iterator[Entry], batch: Effects, outcomes: list[Outcome]) -> Entry | None:
         """Applies puts and deletes without options up to an entry of another kind, which it gives."""
@@ -252,6 +262,7 @@ class StateMachine:
                 write((prefix + key, pack(value_format, 0, type_bytes, owned, revision) + data[key_end:]))
             elif opcode == _DELETE:
                 revision += 1
+                self._removals.append(Removal(len(batch), revision, _DELETED))
                 write((prefix + key, None))
             else:
                 raise _unknown(entry, f"the opcode {opcode}")
@@ -266,6 +277,7 @@ class StateMachine:
     def _begin_work(self, batch: Effects) -> Work:
         work = Work(self.ownership, self.limits, self.revision, self.tokens)
         work.effects = batch
+        work.removals = self._removals
         return work
 
     def _fetch(self, entries: Sequence[Entry], work: Work) -> bool:

@@ -29,12 +29,13 @@ from raft_node.kv.keyspace import StoredValue
 from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
-from raft_node.rpc import operations, range_deletion, scan_stream
+from raft_node.rpc import operations, range_deletion, scan_stream, watch_stream
 from raft_node.rpc.pipe import PipeSession
 from raft_node.rpc.shard import Shard, has_run_out
 from raft_node.rpc.streams import BROKEN
-from raft_node.rpc.traced_pipe import TracedPipeSession
+from raft_node.rpc.traced_pipe import RecordSpans
 from raft_node.runtime.proposals import Submission, TracedSubmission
+from raft_node.runtime.watches import HistoryGoneError
 from raft_node.storage.engine import BlockNeeded
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -248,10 +249,8 @@ class DougService(doug_pb2_grpc.DougServicer):
     ) -> None:
         """Serves a stream of batches."""
         shard = await self._admit(context)
-        if self._traces is None:
-            session = PipeSession(shard, context, self._metrics)
-        else:
-            session = TracedPipeSession(shard, context, self._metrics, self._traces)
+        observer = None if self._traces is None else RecordSpans(self._traces)
+        session = PipeSession(shard, context, self._metrics, observer)
         self._sessions.add(session)
         try:
             await session.run()
@@ -283,6 +282,31 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(shard, Status.UNAVAILABLE, context)
         except scan_stream.ScanExpiredError as error:
             await context.abort(grpc.StatusCode.ABORTED, f"SCAN_EXPIRED: {error}", (("doug-code", "SCAN_EXPIRED"),))
+        except (*BROKEN, grpc.aio.InternalError):
+            return  # Nobody reads on.
+
+    async def Watch(  # type: ignore[override]  # noqa: N802
+        self, request: pb.WatchRequest, context: Context
+    ) -> None:
+        """Sends changes as they are applied, for as long as the caller stays."""
+        self._received["Watch"].inc()
+        shard = await self._admit(context)
+        if request.consistency == pb.CONSISTENCY_LINEARIZABLE:
+            await self._confirm(shard, context)
+        if not shard.serves_local_reads:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
+        try:
+            await watch_stream.send(shard, request, context.write)
+        except watch_stream.WatchRequestError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {error}", (("doug-code", "INVALID"),))
+        except (watch_stream.FutureRevisionError, HistoryGoneError) as error:
+            code = "HISTORY_GONE" if isinstance(error, HistoryGoneError) else "FUTURE_REVISION"
+            oldest = ("doug-oldest", str(shard.watches.oldest))
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"{code}: {error}", (("doug-code", code), oldest))
+        except OverloadedError:
+            await self._refuse(shard, Status.OVERLOADED, context)
+        except UnavailableError:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
         except (*BROKEN, grpc.aio.InternalError):
             return  # Nobody reads on.
 

@@ -12,6 +12,7 @@ from raft_node.raft.types import Role
 from raft_node.rpc.peers import Peers
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.reader import Reader
+from raft_node.runtime.watches import Watches
 
 
 class Leader(NamedTuple):
@@ -24,7 +25,9 @@ class Leader(NamedTuple):
 class Shard:
     """One running replica."""
 
-    def __init__(self, node_id: str, number: int, driver: Driver, reader: Reader, peers: Peers) -> None:
+    def __init__(
+        self, node_id: str, number: int, driver: Driver, reader: Reader, peers: Peers, watches: Watches
+    ) -> None:
         """Ties the parts together.
 
         Args:
@@ -33,12 +36,14 @@ class Shard:
             driver: Where writes are proposed and reads confirmed.
             reader: Where values are looked up.
             peers: Who knows the leader's Doug address.
+            watches: The watches that are open.
         """
         self.node_id = node_id
         self.number = number
         self.driver = driver
         self.reader = reader
         self.peers = peers
+        self.watches = watches
         self.is_known_member: Callable[[], bool] = lambda: True
 
     @property

@@ -114,7 +114,9 @@ class Installer:
             assert adoption is not None, "a task of the engine is under way"
             await self._run(adoption.run)
             engine.finish_adoption(adoption)
-            driver.take_state(StateMachine(engine, stored), index)
+            machine = StateMachine(engine, stored)
+            engine.begin_history(machine.revision)
+            driver.take_state(machine, index)
         except CorruptionError as error:
             # The core counts on it already, so that it cannot be refused any more.
             raise FatalError(f"a snapshot changed after it was checked: {error}") from error

@@ -1,12 +1,14 @@
 """Change segments: the writes of one memtable, in the order of the log (docs/formats.md, Change segment).
 
 The event loop queues batches; a background thread writes them; a flush reads the segment in another process. So the
-node never sorts or encodes a memtable on its event loop. A segment is not synced: until its flush is installed the log
-holds the same writes, and a crash before that makes a new segment from the log.
+node never sorts or encodes a memtable on its event loop. Until its flush is installed the log holds the same writes,
+and a crash before that makes a new segment from the log; so a segment is synced only if it is to be kept as history
+after its flush (docs/adr/0002, ``raft_node.storage.history``).
 
 Invariants:
 1. A segment holds the batches of its memtable, all of them and in order, before its flush begins.
 2. One write of a segment is under way at most.
+3. A segment that is to be kept is durable before its flush begins.
 """
 
 from __future__ import annotations
@@ -23,12 +25,16 @@ from raft_node.storage.block import KEY_BYTES_MAX, TOMBSTONE, cut, encode_length
 from raft_node.storage.files import FileSystem, ReadableFile, WritableFile
 from raft_node.storage.iterators import Columns
 from raft_node.storage.memtable import Batch
+from raft_node.storage.span import NO_SPAN, Span
 
 # DO NOT CHANGE: docs/formats.md and a golden-bytes test fix it.
 MAGIC = b"DOUG-CHG"
-FORMAT = 1
+FORMAT = 2
 FILE_HEADER_BYTES = 16
-_FRAME = struct.Struct("<IIQQI")  # CRC32C of all behind it, body bytes, applied index and term, count.
+_FRAME = struct.Struct("<IIQQQII")
+"""CRC32C of all behind it, body bytes, applied index and term, last change, count, bytes of the notes."""
+FRAME_BYTES = _FRAME.size
+_UPTO_AT = 24
 _RECORD_BYTES = 6
 
 _JOIN_BYTES_MAX = 64 << 10
@@ -42,6 +48,7 @@ class _Change(NamedTuple):
     applied_index: int
     applied_term: int
     batch: Batch
+    span: Span
 
 
 def change_name(number: int) -> str:
@@ -55,15 +62,18 @@ def encode_file_header() -> bytes:
     return head + crc32c(head).to_bytes(4, "little")
 
 
-def encode_frame(batch: Batch, applied_index: int, applied_term: int) -> list[bytes]:
+def encode_frame(batch: Batch, applied_index: int, applied_term: int, span: Span = NO_SPAN) -> list[bytes]:
     """One batch as a frame, in parts, so that big values are not copied."""
     count = len(batch)
     keys, all_values = zip(*batch, strict=True) if batch else ((), ())
     assert not keys or max(map(len, keys)) <= KEY_BYTES_MAX
     values = list(filter(None, all_values))
     value_bytes = sum(map(len, values))
+    if span.notes:
+        values.append(span.notes)
     head = encode_lengths(keys, all_values) + b"".join(keys)
-    frame_head = _FRAME.pack(0, len(head) + value_bytes, applied_index, applied_term, count)[4:] + head
+    body_bytes, notes_bytes = len(head) + value_bytes + len(span.notes), len(span.notes)
+    frame_head = _FRAME.pack(0, body_bytes, applied_index, applied_term, span.upto, count, notes_bytes)[4:] + head
     if value_bytes <= _JOIN_BYTES_MAX:
         frame = b"".join((frame_head, *values))
         return [crc32c(frame).to_bytes(4, "little"), frame]
@@ -71,6 +81,46 @@ def encode_frame(batch: Batch, applied_index: int, applied_term: int) -> list[by
     for value in values:
         crc = crc32c(value, crc)
     return [crc.to_bytes(4, "little") + frame_head, *values]
+
+
+def frame_bytes(data: bytes, at: int) -> int:
+    """The size of the frame that begins there. Requires: its head is there."""
+    return FRAME_BYTES + int.from_bytes(data[at + 4 : at + 8], "little")
+
+
+def frame_upto(frame: bytes) -> int:
+    """The last change in a frame or before it; not checked."""
+    return int.from_bytes(frame[_UPTO_AT : _UPTO_AT + 8], "little")
+
+
+def decode_frame(path: str, offset: int, frame: bytes) -> tuple[Batch, int, bytes]:
+    """A whole frame as its batch, its last change, and its notes.
+
+    Args:
+        path: The segment, for the error.
+        offset: Where in it the frame lies, for the error.
+        frame: Its bytes.
+
+    Raises:
+        CorruptionError: It is damaged.
+    """
+    crc, _, _, _, upto, count, notes_bytes = _FRAME.unpack_from(frame)
+    if crc32c(memoryview(frame)[4:]) != crc:
+        raise CorruptionError(path, offset, "the checksum of a frame does not fit")
+    keys_at, notes_at = FRAME_BYTES + _RECORD_BYTES * count, len(frame) - notes_bytes
+    lengths_at = FRAME_BYTES + 2 * count
+    keys = cut(frame, keys_at, frame[FRAME_BYTES:lengths_at], 2) if keys_at <= len(frame) else []
+    at = keys_at + sum(map(len, keys))
+    batch: list[tuple[bytes, bytes | None]] = []
+    for key, length in zip(keys, little_endian("I", frame[lengths_at:keys_at]), strict=False):
+        if length >= TOMBSTONE:
+            batch.append((key, None))
+            continue
+        batch.append((key, frame[at : at + length]))
+        at += length
+    if len(batch) != count or at != notes_at:
+        raise CorruptionError(path, offset, "the parts of a frame do not fit each other")
+    return batch, upto, frame[notes_at:]
 
 
 class ChangeSegment:
@@ -82,9 +132,13 @@ class ChangeSegment:
         complete: The memtable takes no more writes, and all of them were written here.
     """
 
-    __slots__ = ("_file", "_fs", "_path", "_queue", "_queue_bytes", "_sealed", "complete", "name", "size_bytes")
+    __slots__ = (
+        "_durable", "_file", "_fs", "_path", "_queue", "_queue_bytes", "_sealed", "complete", "name", "size_bytes",
+    )  # fmt: skip
 
-    def __init__(self, fs: FileSystem, directory: str, number: int) -> None:
+    def __init__(self, fs: FileSystem, directory: str, number: int, *, durable: bool = False) -> None:
+        """Begins one; with ``durable`` it is synced once it is whole."""
+        self._durable = durable
         self.name = change_name(number)
         self.size_bytes = 0
         self.complete = False
@@ -95,10 +149,10 @@ class ChangeSegment:
         self._queue_bytes = 0
         self._sealed = False
 
-    def add(self, batch: Batch, applied_index: int, applied_term: int, size_bytes: int) -> None:
+    def add(self, batch: Batch, applied_index: int, applied_term: int, size_bytes: int, span: Span = NO_SPAN) -> None:
         """Queues a batch of about this size, which must not change any more."""
         assert not self._sealed
-        self._queue.append(_Change(applied_index, applied_term, batch))
+        self._queue.append(_Change(applied_index, applied_term, batch, span))
         self._queue_bytes += size_bytes
 
     def seal(self) -> None:
@@ -132,6 +186,9 @@ class ChangeSegment:
                 raise
             raise NoSpaceError(self._path) from error
         if last:
+            if self._durable and self._file is not None:
+                # It is to outlive its flush, after which the log may drop the same writes.
+                self._file.sync_data()
             self.close()
 
     def _write_all(self, changes: list[_Change]) -> None:
@@ -141,8 +198,8 @@ class ChangeSegment:
             self._write([encode_file_header()])
         parts: list[bytes] = []
         size = 0
-        for applied_index, applied_term, batch in changes:
-            frame = encode_frame(batch, applied_index, applied_term)
+        for applied_index, applied_term, batch, span in changes:
+            frame = encode_frame(batch, applied_index, applied_term, span)
             parts += frame
             size += sum(map(len, frame))
             if size >= _WRITE_BYTES:
@@ -274,20 +331,19 @@ class ChangeReader:
                 piece, start, position = self._file.read_at(offset, _READ_BYTES), offset, 0
             if position + _FRAME.size > len(piece):
                 raise CorruptionError(self._path, offset, "the segment ends within a frame")
-            _, body_bytes, _, _, _ = _FRAME.unpack_from(piece, position)
-            frame_bytes = _FRAME.size + body_bytes
-            if offset + frame_bytes > size:
+            whole = frame_bytes(piece, position)
+            if offset + whole > size:
                 raise CorruptionError(self._path, offset, "the segment ends within a frame")
-            if position + frame_bytes > len(piece):
-                piece, start, position = self._file.read_at(offset, max(frame_bytes, _READ_BYTES)), offset, 0
-            frame = piece[position : position + frame_bytes]
-            if frame_bytes > _READ_BYTES:
+            if position + whole > len(piece):
+                piece, start, position = self._file.read_at(offset, max(whole, _READ_BYTES)), offset, 0
+            frame = piece[position : position + whole]
+            if whole > _READ_BYTES:
                 piece, start = b"", offset
             yield offset, frame
-            offset += frame_bytes
+            offset += whole
 
     def _take_frame(self, offset: int, frame: bytes) -> None:
-        crc, _, applied_index, applied_term, count = _FRAME.unpack_from(frame)
+        crc, _, applied_index, applied_term, _, count, notes_bytes = _FRAME.unpack_from(frame)
         if crc32c(memoryview(frame)[4:]) != crc:
             raise CorruptionError(self._path, offset, "the checksum of a frame does not fit")
         keys_at = _FRAME.size + _RECORD_BYTES * count
@@ -305,6 +361,7 @@ class ChangeReader:
         else:
             fits = True
             values_end = self._take_values(keys, frame, values_at, little_endian("I", lengths_raw), offset)
+        values_end += notes_bytes
         if not fits or len(keys) != count or values_end != len(frame) or applied_index <= self.applied_index:
             raise CorruptionError(self._path, offset, "the parts of a frame do not fit each other")
         self.applied_index, self.applied_term = applied_index, applied_term

@@ -27,6 +27,7 @@ from raft_node.storage.changes import ChangeSegment, ChangeWrite
 from raft_node.storage.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
 from raft_node.storage.compaction import keys_max, pending_bytes, pick, pick_idle, record_bytes
 from raft_node.storage.files import FileSystem
+from raft_node.storage.history import History, Limits
 from raft_node.storage.iterators import live
 from raft_node.storage.manifest import Manifest, recover, remove_orphans
 from raft_node.storage.memtable import Batch, Memtable
@@ -34,6 +35,7 @@ from raft_node.storage.open_files import OpenFiles
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.reads import BlockNeeded, LoadedBlock
 from raft_node.storage.results import Prepared, Results
+from raft_node.storage.span import NO_SPAN, Span
 from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.stats import EngineStats
 from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, tmp_directory
@@ -55,6 +57,7 @@ class Engine:
 
     Attributes:
         written_bytes: What was written since then, bookkeeping of memtables included.
+        history: The changes that are still held, in memory and in kept segments.
     """
 
     def __init__(
@@ -80,10 +83,12 @@ class Engine:
         self._immutables_max = options.immutables_max
         self._replay_until = 0
         self._change_number = 0
+        self.history = History(fs, directory, Limits(options.history_bytes_max, options.history_age_us))
         self._active = self._new_generation(view.version.flushed_index, view.version.flushed_term)
         self._memory: tuple[dict[bytes, bytes | None], ...] = (self._active.memtable.entries,)
         self._change_write: ChangeWrite | None = None
         self._task: Task | None = None
+        self._keep_as = ""  # Under which name the segment of the flush under way stays.
         self._adoption: Adoption | None = None
         self._garbage: list[str] = []
         self._task_id = 0
@@ -157,8 +162,16 @@ class Engine:
             self._replay_until = index
             self._immutables_max = self._options.replay_immutables_max
 
-    def write(self, batch: Batch, applied_index: int, applied_term: int) -> None:
-        """Applies the writes of the log up to an entry.
+    def begin_history(self, mark: int) -> None:
+        """Says what the last change in the tables is; once after ``open`` and after ``finish_adoption``."""
+        self._garbage += self.history.begin(mark)
+
+    def give_up_history(self) -> None:
+        """Drops the kept segments, because one of them cannot be read."""
+        self._garbage += self.history.drop_kept()
+
+    def write(self, batch: Batch, applied_index: int, applied_term: int, span: Span = NO_SPAN) -> None:
+        """Applies the writes of the log up to an entry; ``span`` is what they change.
 
         Requires: the batch does not change afterwards; the index is greater than that of the last write; no adoption
         is under way.
@@ -170,7 +183,8 @@ class Engine:
         memtable.write(batch, applied_index, applied_term)
         size_bytes = memtable.size_bytes - before
         self.written_bytes += size_bytes
-        changes.add(batch, applied_index, applied_term, size_bytes)
+        changes.add(batch, applied_index, applied_term, size_bytes, span)
+        self.history.add(batch, span)
         if memtable.size_bytes >= self._options.memtable_bytes:
             self.rotate()
 
@@ -184,6 +198,7 @@ class Engine:
         changes.seal()
         self._immutables.append(self._active)
         self._active = self._new_generation(memtable.applied_index, memtable.applied_term)
+        self.history.rotate()
         self._arrange_memory()
 
     @property
@@ -337,7 +352,7 @@ class Engine:
         garbage, self._garbage = self._garbage, []
         for name in garbage:
             self._fs.remove(f"{self._directory}/{name}")
-        return self._results.install(task, result, self._view)
+        return self._results.install(task, result, self._view, self._keep_as)
 
     def finish_install(self, prepared: Prepared) -> None:
         """Makes the outcome of a task visible."""
@@ -346,6 +361,7 @@ class Engine:
         before, self._view = self._view, prepared.view
         if isinstance(prepared.task, FlushTask):
             del self._immutables[0]
+            self._garbage += self.history.flushed(prepared.task.change_bytes)
             self._arrange_memory()
             self._flushes += 1
             if self.applied_index >= self._replay_until and len(self._immutables) < self._options.immutables_max:
@@ -395,6 +411,7 @@ class Engine:
         self._view = adoption.view
         self._immutables = []
         self._active = self._new_generation(self.flushed_index, self.flushed_term)
+        self.history.reset()
         self._arrange_memory()
         for generation in abandoned:
             # One may just be written to, on another thread; ``changes_done`` sees to it then.
@@ -441,7 +458,7 @@ class Engine:
 
     def _new_generation(self, applied_index: int, applied_term: int) -> _Generation:
         self._change_number += 1
-        changes = ChangeSegment(self._fs, self._directory, self._change_number)
+        changes = ChangeSegment(self._fs, self._directory, self._change_number, durable=self.history.keeps)
         return _Generation(Memtable(applied_index, applied_term), changes)
 
     def _arrange_memory(self) -> None:
@@ -451,6 +468,7 @@ class Engine:
     def _flush_task(self, generation: _Generation) -> FlushTask:
         self._task_id += 1
         memtable, changes = generation
+        self._keep_as = self.history.to_keep()
         return FlushTask(
             self._task_id,
             self._start_id,

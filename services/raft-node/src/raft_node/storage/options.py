@@ -81,6 +81,8 @@ class EngineOptions:
         open_tables_max: So many table files are kept open, beside those that are being read and those that have been
             replaced while somebody reads them. With more tables, some reads open a file first.
         manifest_bytes: The manifest is written anew once it has grown by this much.
+        history_bytes_max: So many bytes of change segments are kept after their flush; 0 for none.
+        history_age_us: For so long, in microseconds by the times of the batches.
     """
 
     memtable_bytes: int = 16 << 20
@@ -103,6 +105,8 @@ class EngineOptions:
     level_multiplier: int = 10
     manifest_bytes: int = 256 << 10
     open_tables_max: int = 256
+    history_bytes_max: int = 0
+    history_age_us: int = 3600 * 1_000_000
 
     def __post_init__(self) -> None:
         assert self.memtable_bytes > 0 and self.immutables_max > 0 and self.block_cache_bytes >= 0

@@ -50,13 +50,14 @@ class Results:
     manifest: Manifest
     open_files: OpenFiles
 
-    def install(self, task: Task, result: TaskResult, view: View) -> Prepared:
+    def install(self, task: Task, result: TaskResult, view: View, keep_as: str = "") -> Prepared:
         """Makes the outcome of a task durable. Blocking; touches nothing that reads use.
 
         Args:
             task: What was asked for.
             result: What the worker has written.
             view: What is in use now.
+            keep_as: The name under which a flush leaves its change segment; empty to remove it.
 
         Raises:
             CorruptionError: An output is not what the worker said, or does not fit.
@@ -72,6 +73,9 @@ class Results:
             target = f"{self.directory}/{table_name(meta.number)}"
             self.fs.rename(f"{source}/{output_name(task.task_id, written.number)}", target)
             tables[meta.number] = open_table(self.fs, self.directory, meta, self.open_files)
+        if isinstance(task, FlushTask) and keep_as:
+            # Before the manifest: a crash in between leaves a segment too much, which the next start drops, and no gap.
+            self.fs.rename(f"{self.directory}/{task.change_name}", f"{self.directory}/{keep_as}")
         # The worker has synced the files; their names must be durable before the manifest refers to them.
         self.fs.sync_directory(self.directory)
         flushed_index, flushed_term = version.flushed_index, version.flushed_term
@@ -97,7 +101,7 @@ class Results:
             raise CorruptionError(source, 0, f"the outputs of task {task.task_id} do not fit: {error}") from error
         self.manifest.append(edit, after)
         # Only now may what the task replaced go. Readers may still need the removed tables.
-        if isinstance(task, FlushTask):
+        if isinstance(task, FlushTask) and not keep_as:
             self.fs.remove(f"{self.directory}/{task.change_name}")
         for number in removed:
             view.tables[number].pin()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from doug_wire.command import Command, CommandError
 from doug_wire.pipe import Status
+from doug_wire.watch import ChangeKind
 from raft_node.kv.keyspace import TOKEN_PREFIX, USER_PREFIX, decode_value, split_due_key
 from raft_node.kv.operations.tokens import TokenRecord
 from raft_node.kv.operations.work import Outcome, Work
@@ -73,8 +74,7 @@ def expire(work: Work, command: Command) -> Outcome:
         if data is not None and key.startswith(USER_PREFIX):
             stored = decode_value(data)
             if stored.expires_us == deadline_us and work.ownership.is_present(key[1:], stored.epoch):
-                work.next_revision()
-                work.write(key, None)
+                work.remove(key[1:], ChangeKind.EXPIRE)
         elif data is not None and key.startswith(TOKEN_PREFIX) and TokenRecord.decode(data).deadline_us == deadline_us:
             work.tokens -= 1
             work.write(key, None)

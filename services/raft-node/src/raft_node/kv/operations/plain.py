@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from doug_wire.command import Command
 from doug_wire.pipe import Status
-from raft_node.kv.keyspace import StoredValue, user_key
+from doug_wire.watch import ChangeKind
+from raft_node.kv.keyspace import StoredValue
 from raft_node.kv.operations.work import Details, Outcome, Work, failed, reads_value
 
 _NOT_FOUND = Outcome(Status.NOT_FOUND, 0)
@@ -42,8 +43,7 @@ def delete(work: Work, command: Command, epoch: int) -> Outcome:
         if refused is not None:
             return refused
         work.forget_due(current, command.key)
-    work.write(user_key(command.key), None)
-    return Outcome(Status.OK, work.next_revision())
+    return Outcome(Status.OK, work.remove(command.key, ChangeKind.DELETE))
 
 
 def touch(work: Work, command: Command, epoch: int) -> Outcome:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from doug_wire.command import KEEP, Command, Condition, ConditionKind
 from doug_wire.pipe import ResultRecord, Status
+from raft_node.kv.changes import Removal
 from raft_node.kv.keyspace import StoredValue, due_key, encode_value, user_key
 from raft_node.kv.ownership import Ownership
 from raft_node.kv.visibility import find_visible
@@ -80,6 +81,7 @@ class Work:
         limits: How many may be.
         ownership: The slots of the shard.
         effects: What is to be written, in order; None for a removal.
+        removals: Which of them remove users' values, and as which changes.
         next_due_us: No key that was written here expires before this.
     """
 
@@ -93,6 +95,7 @@ class Work:
         "limits",
         "next_due_us",
         "ownership",
+        "removals",
         "revision",
         "tokens",
     )
@@ -105,6 +108,7 @@ class Work:
         self.limits = limits
         self.ownership = ownership
         self.effects: list[tuple[bytes, bytes | None]] = []
+        self.removals: list[Removal] = []
         self.next_due_us = NEVER_US
         self._fetched: Mapping[bytes, bytes | None] = {}
         self._overlay: dict[bytes, bytes | None] = {}
@@ -133,8 +137,15 @@ class Work:
     # Effects.
 
     def write(self, key: bytes, value: bytes | None) -> None:
-        """Writes or removes a key of the keyspace."""
+        """Writes or removes a key of the keyspace; a user's value is removed by ``remove``."""
         self.effects.append((key, value))
+
+    def remove(self, key: bytes, kind: int) -> int:
+        """Removes a user's value as a change of this kind, and gives the revision that this has."""
+        revision = self.next_revision()
+        self.removals.append(Removal(len(self.effects), revision, kind))
+        self.effects.append((user_key(key), None))
+        return revision
 
     def store(self, key: bytes, stored: StoredValue) -> None:
         """Writes a user's value, and notes when it expires."""
@@ -186,6 +197,8 @@ class Work:
     def undo(self, mark: Mark) -> None:
         """Goes back to a mark."""
         del self.effects[mark.effects :]
+        while self.removals and self.removals[-1].place >= mark.effects:
+            self.removals.pop()
         self.revision, self.tokens = mark.revision, mark.tokens
         self._one_revision = False
         if self._seen > mark.effects:

@@ -1,0 +1,110 @@
+"""A batch: how its operations are split into requests, and which of them are sent again. No network, no clock.
+
+Invariants:
+
+1. There is one result for each operation, in the order of the operations.
+2. An operation that may have been applied is sent again only under the idempotency key that it had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+from dougdb.calls import Call, batch_of
+from dougdb.errors import DougdbError, IdempotencyFullError, OutcomeUnknownError, UnavailableError
+from dougdb.operations import Operation, Result, document_of
+
+OPERATIONS_MAX = 10_000
+BYTES_MAX = 15 << 20
+"""A request may have 16 MiB; this leaves room for what stands around the operations."""
+
+Group = Sequence[tuple[Operation, str]]
+
+
+def groups(operations: Iterable[Operation]) -> Iterator[Group]:
+    """Splits operations into groups that a request takes, each with its JSON.
+
+    Raises:
+        TypeError: One makes no sense.
+        InvalidArgumentError: One makes no sense.
+    """
+    group: list[tuple[Operation, str]] = []
+    size = 0
+    for operation in operations:
+        text = json.dumps(document_of(operation), ensure_ascii=False)
+        length = len(text.encode()) + 1
+        if group and (len(group) == OPERATIONS_MAX or size + length > BYTES_MAX):
+            yield group
+            group, size = [], 0
+        group.append((operation, text))
+        size += length
+    if group:
+        yield group
+
+
+class BatchRun:
+    """One group of a batch until all of it is decided.
+
+    Args:
+        group: The operations.
+        token: Its idempotency key.
+        own_key: Whether the client made the key: then it may go without one where a shard has no room for keys.
+
+    Attributes:
+        call: What is to be sent next.
+        answered: Whether anything has been answered.
+    """
+
+    def __init__(self, group: Group, token: str | None, *, own_key: bool) -> None:
+        self._group = group
+        self._own_key = own_key
+        self._left = list(range(len(group)))
+        self._results = [Result(0)] * len(group)
+        self._token = token
+        self.answered = False
+        self.call = self._next_call()
+
+    @property
+    def results(self) -> list[Result]:
+        """What became of every operation."""
+        return self._results
+
+    def take(self, found: list[Result]) -> DougdbError | None:
+        """Takes an answer in; returns why the rest is to be sent again after a pause, or None when nothing is."""
+        self.answered = True
+        for place, result in zip(self._left, found, strict=True):
+            self._results[place] = result
+        if self._own_key and any(isinstance(each.error, IdempotencyFullError) for each in found):
+            self._token = None
+        if self._token is None:
+            # Without a key only what was certainly not applied is sent again.
+            self._left = [place for place in self._left if self._was_refused(place)]
+        again = [error for place in self._left if (error := self._results[place].error) and self._may_help(error)]
+        if not again:
+            return None
+        self.call = self._next_call()
+        first = again[0]
+        return first if isinstance(first, OutcomeUnknownError) else UnavailableError(str(first))
+
+    def fail(self, error: DougdbError) -> None:
+        """The operations that are left could not be sent once more."""
+        for place in self._left:
+            before = self._results[place].error
+            if before is not None and self._may_help(before):
+                self._results[place] = Result(error.status or 0, error)
+
+    def _was_refused(self, place: int) -> bool:
+        error = self._results[place].error
+        return isinstance(error, UnavailableError) and (self._own_key or not isinstance(error, IdempotencyFullError))
+
+    def _may_help(self, error: DougdbError) -> bool:
+        if isinstance(error, IdempotencyFullError):
+            return self._own_key
+        if isinstance(error, OutcomeUnknownError):
+            return self._token is not None and error.code != "idempotency_expired"
+        return isinstance(error, UnavailableError)
+
+    def _next_call(self) -> Call[list[Result]]:
+        chosen = [self._group[place] for place in self._left]
+        return batch_of([text for _, text in chosen], [operation for operation, _ in chosen], self._token)

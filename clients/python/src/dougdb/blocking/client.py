@@ -1,0 +1,277 @@
+# Made by tools/blocking.py of aio/client.py; change that, and run `make client`.
+"""The client: every operation on keys.
+
+What a request looks like is in ``dougdb.calls``, how it is sent in ``sender``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dougdb import calls
+from dougdb.batches import BatchRun, Group, groups
+from dougdb.blocking.locks import Locks
+from dougdb.blocking.ranges import Ranges
+from dougdb.calls import Counter, OperationState, conditions
+from dougdb.checks import OCTET_STREAM, Bytes
+from dougdb.errors import DougdbError, InvalidArgumentError
+from dougdb.idempotency import AUTO, IdempotencyKey
+from dougdb.operations import Compare, Operation, Result, Ttl, TxnResult
+from dougdb.patience import Attempts
+from dougdb.wire import Consistency, Receipt, Value
+
+
+class DougClient(Ranges, Locks):
+    """A blocking client. Use it in a ``with`` block, or call ``close``.
+
+    A call that failed is repeated by itself, within ``deadline_s``, where that is safe: reads always; writes that were
+    certainly not applied; and, since the client makes an idempotency key for each, writes that may have been applied.
+    The arguments are those of ``Sender``.
+    """
+
+    def get(
+        self,
+        key: str | Bytes,
+        *,
+        consistency: Consistency | str | None = None,
+        if_revision: str | int | None = None,
+    ) -> Value:
+        """Reads a value.
+
+        Args:
+            key: The key.
+            consistency: What the read promises; linearizable without it.
+            if_revision: Only if the key has this revision.
+
+        Raises:
+            KeyNotFoundError: There is none.
+            PreconditionFailedError: It has another revision.
+            UnavailableError: Nobody could serve the read in this consistency.
+        """
+        return self._call(calls.get(key, consistency=consistency, if_revision=if_revision))
+
+    def get_if_changed(
+        self, key: str | Bytes, revision: str | int, *, consistency: Consistency | str | None = None
+    ) -> Value | None:
+        """Reads a value unless it has a revision that the caller knows already: then None.
+
+        Raises:
+            KeyNotFoundError: There is none.
+            UnavailableError: Nobody could serve the read in this consistency.
+        """
+        return self._call(calls.get_if_changed(key, revision, consistency=consistency))
+
+    def put(
+        self,
+        key: str | Bytes,
+        value: Bytes,
+        *,
+        content_type: str = OCTET_STREAM,
+        content_encoding: str | None = None,
+        ttl: Ttl | None = None,
+        if_revision: str | int | None = None,
+        if_absent: bool = False,
+        if_exists: bool = False,
+        idempotency_key: IdempotencyKey = AUTO,
+    ) -> Receipt:
+        """Stores a value under a key.
+
+        Args:
+            key: The key.
+            value: The value.
+            content_type: Kept with the value.
+            content_encoding: Kept with the value, which stays as it is.
+            ttl: How long it lives: seconds, a ``timedelta``, text like ``500ms``, or ``keep`` for what the key had;
+                for ever without it.
+            if_revision: Only if the key has this revision: compare and set.
+            if_absent: Only if there is no such key.
+            if_exists: Only if there is such a key.
+            idempotency_key: The caller's own; None for none.
+
+        Raises:
+            PreconditionFailedError: The condition does not hold.
+            UnavailableError: It was certainly not stored.
+            OutcomeUnknownError: It may have been stored, or may be later.
+        """
+        condition = conditions(if_revision, if_absent=if_absent, if_exists=if_exists)
+        call = calls.put(
+            key,
+            value,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            ttl=ttl,
+            condition=condition,
+            token=idempotency_key,
+        )
+        return self._call(call)
+
+    def delete(
+        self,
+        key: str | Bytes,
+        *,
+        if_revision: str | int | None = None,
+        if_exists: bool = False,
+        idempotency_key: IdempotencyKey = AUTO,
+    ) -> Receipt:
+        """Removes a key; that it does not exist is no error.
+
+        Args:
+            key: The key.
+            if_revision: Only if the key has this revision.
+            if_exists: Only if there is such a key: then it is an error.
+            idempotency_key: The caller's own; None for none.
+
+        Raises:
+            PreconditionFailedError: The condition does not hold.
+            UnavailableError: It was certainly not removed.
+            OutcomeUnknownError: It may have been removed, or may be later.
+        """
+        condition = conditions(if_revision, if_exists=if_exists)
+        return self._call(calls.delete(key, condition=condition, token=idempotency_key))
+
+    def increment(
+        self,
+        key: str | Bytes,
+        by: int = 1,
+        *,
+        initial: int = 0,
+        ttl: Ttl | None = None,
+        if_revision: str | int | None = None,
+        if_absent: bool = False,
+        if_exists: bool = False,
+        idempotency_key: IdempotencyKey = AUTO,
+    ) -> Counter:
+        """Adds to a value that is a decimal integer of 64 bits.
+
+        Args:
+            key: The key.
+            by: How much; it may be negative.
+            initial: What a key that does not exist counts as.
+            ttl: As for ``put``; without it the key keeps what it had.
+            if_revision: Only if the key has this revision.
+            if_absent: Only if there is no such key.
+            if_exists: Only if there is such a key.
+            idempotency_key: The caller's own; None for none.
+
+        Raises:
+            NotANumberError: The value is something else.
+            CounterOverflowError: The sum does not fit into 64 bits.
+            PreconditionFailedError: The condition does not hold.
+            UnavailableError: It was certainly not counted.
+            OutcomeUnknownError: It may have been counted, or may be later.
+        """
+        condition = conditions(if_revision, if_absent=if_absent, if_exists=if_exists)
+        return self._call(
+            calls.increment(key, by, initial=initial, ttl=ttl, condition=condition, token=idempotency_key)
+        )
+
+    def touch(
+        self,
+        key: str | Bytes,
+        ttl: Ttl,
+        *,
+        if_revision: str | int | None = None,
+        if_exists: bool = False,
+        idempotency_key: IdempotencyKey = AUTO,
+    ) -> Receipt:
+        """Gives a key another expiry; its value stays.
+
+        Args:
+            key: The key.
+            ttl: How long it lives from now on.
+            if_revision: Only if the key has this revision: how a lease is renewed.
+            if_exists: A missing key is a ``PreconditionFailedError`` then.
+            idempotency_key: The caller's own; None for none.
+
+        Raises:
+            KeyNotFoundError: There is no such key.
+            PreconditionFailedError: The condition does not hold.
+            UnavailableError: It certainly kept the expiry that it had.
+            OutcomeUnknownError: It may have got the new one, or may later.
+        """
+        condition = conditions(if_revision, if_exists=if_exists)
+        return self._call(calls.touch(key, ttl, condition=condition, token=idempotency_key))
+
+    def batch(self, operations: Iterable[Operation], *, idempotency_key: IdempotencyKey = AUTO) -> list[Result]:
+        """Carries out many operations, each as if alone; nothing is atomic. Their results come in the same order.
+
+        Any number may be given: they are sent in requests of a size that the facade takes. An operation that failed is
+        no exception here, but a result with an ``error``; those that could not be served are repeated within the
+        deadline, as a call alone is.
+
+        Args:
+            operations: What is to be done. Operations on one key happen in their order.
+            idempotency_key: The caller's own, for a batch of one request; None for none.
+
+        Raises:
+            UnavailableError: None of the operations that are left was applied.
+            OutcomeUnknownError: Nobody can tell which operations were applied.
+        """
+        split: Iterable[Group] = groups(operations)
+        if isinstance(idempotency_key, str):
+            split = list(split)
+            if len(split) > 1:
+                raise InvalidArgumentError("an idempotency key is for one request, and these operations take several")
+        results: list[Result] = []
+        for group in split:
+            run = self._batch_run(group, idempotency_key)
+            try:
+                self._carry_out(run)
+            except DougdbError as error:
+                if not results and not run.answered:
+                    raise
+                run.fail(error)
+            results += run.results
+        return results
+
+    def _batch_run(self, group: Group, token: IdempotencyKey) -> BatchRun:
+        own_key = token is AUTO
+        key = self._own_key() if own_key else token
+        return BatchRun(group, key if isinstance(key, str) else None, own_key=own_key)
+
+    def _carry_out(self, run: BatchRun) -> None:
+        attempts = Attempts(repeatable=True, deadline_s=self._deadline_s, now_s=self._pace.now())
+        while True:
+            again = run.take(self._call(run.call))
+            if again is None:
+                return
+            try:
+                pause_s = attempts.pause_after(again, self._pace.now())
+            except DougdbError:
+                # The results say it, operation by operation.
+                return
+            self._pace.sleep(pause_s)
+
+    def txn(
+        self,
+        *,
+        compare: Sequence[Compare] = (),
+        success: Sequence[Operation] = (),
+        failure: Sequence[Operation] = (),
+        idempotency_key: IdempotencyKey = AUTO,
+    ) -> TxnResult:
+        """Carries out all of ``success`` when all comparisons hold, otherwise all of ``failure``, as a whole.
+
+        All keys must belong to one shard: keys with the same ``{tag}`` do.
+
+        Raises:
+            CrossShardError: The keys belong to several shards.
+            RejectedError: It makes no sense.
+            UnavailableError: Nothing was applied.
+            OutcomeUnknownError: It may have been applied, or may be later.
+        """
+        return self._call(calls.txn(compare, success, failure, token=idempotency_key))
+
+    def operation_state(self, idempotency_key: str, key: str | Bytes) -> OperationState:
+        """What became of a write.
+
+        Args:
+            idempotency_key: The key that the write had.
+            key: The key that the write was for.
+        """
+        return self._call(calls.operation_state(idempotency_key, key))
+
+    def limits(self) -> dict[str, Any]:
+        """Every limit that a request can meet, by its name."""
+        return self._call(calls.limits())

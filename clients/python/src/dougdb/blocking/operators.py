@@ -1,0 +1,130 @@
+# Made by tools/blocking.py of aio/operators.py; change that, and run `make client`.
+"""The calls of operators: the cluster, leadership, members, the timeline. None of them is repeated by the client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from dougdb import operating
+from dougdb.blocking.runtime import Body, as_body
+from dougdb.blocking.sender import Sender
+from dougdb.errors import DougdbError
+from dougdb.wire import ClusterStatus, LeaderMoved, MemberChange, Members, Timeline
+
+BACKUP_TIMEOUT_S = 180.0
+"""A node flushes what is in memory first, and reads all its tables once for their checksums."""
+EVENTS_MAX = 10_000
+"""The most events that one request may ask for."""
+
+
+class Operators(Sender):
+    """The calls of operators."""
+
+    def cluster(self) -> ClusterStatus:
+        """Every shard with its nodes, their roles, terms and indexes."""
+        return self._call(operating.cluster())
+
+    def events(self, shard: str | int, *, since_us: int = 0, limit: int = EVENTS_MAX) -> Timeline:
+        """What the nodes of a shard did and why, oldest first.
+
+        Args:
+            shard: The shard's id.
+            since_us: Only what happened at or after this time, microseconds since the epoch.
+            limit: At most so many, the newest.
+        """
+        return self._call(operating.events(shard, since_us, limit))
+
+    def transfer_leadership(self, shard: str | int, to: str | None = None) -> LeaderMoved:
+        """Hands the leadership of a shard over, and waits until another node leads.
+
+        Args:
+            shard: The shard's id.
+            to: The node that is to lead; the most caught-up one without it.
+
+        Raises:
+            RejectedError: It cannot go there: no such shard or node, or that node leads already.
+            UnavailableError: The shard has no leader.
+            OutcomeUnknownError: Nobody was seen to take over in time.
+        """
+        return self._call(operating.transfer_leadership(shard, to))
+
+    def members(self, shard: str | int) -> Members:
+        """The members of a shard, as its leader sees them.
+
+        Raises:
+            RejectedError: There is no such shard.
+            UnavailableError: It has no leader.
+        """
+        return self._call(operating.members(shard))
+
+    def add_member(self, shard: str | int, name: str, address: str) -> MemberChange:
+        """Admits a running node as a learner; it becomes a voter by itself once it has caught up.
+
+        Args:
+            shard: The shard's id.
+            name: The node's name.
+            address: Its Raft address, host:port.
+
+        Raises:
+            RejectedError: It cannot be admitted: it is a member, nobody or another node is at the address.
+            UnavailableError: Certainly not changed: no leader, or another change came first.
+            OutcomeUnknownError: Nobody can tell; ``members`` shows what became of it.
+        """
+        return self._call(operating.add_member(shard, name, address))
+
+    def remove_member(self, shard: str | int, name: str, *, force: bool = False) -> MemberChange:
+        """Removes a member; raises what ``add_member`` does.
+
+        Args:
+            shard: The shard's id.
+            name: The node's name.
+            force: Also when the others cannot form a healthy quorum now.
+        """
+        return self._call(operating.remove_member(shard, name, force))
+
+    def replace_member(
+        self, shard: str | int, name: str, address: str | None = None, *, force: bool = False
+    ) -> MemberChange:
+        """Admits a node whose disk was wiped or replaced, in place of what it was; raises what ``add_member`` does.
+
+        Args:
+            shard: The shard's id.
+            name: The node's name.
+            address: Its Raft address; the one that is known without it.
+            force: Also when the others cannot form a healthy quorum now.
+        """
+        return self._call(operating.replace_member(shard, name, address, force))
+
+    @contextlib.contextmanager
+    def backup(self, shard: str | int) -> Iterator[Body]:
+        """The state of a shard as a tar archive, with every write that was acknowledged before; read as it comes.
+
+        Reading raises UnavailableError when the connection breaks.
+
+        Raises:
+            RejectedError: There is no such shard.
+            UnavailableError: No replica can send it now.
+        """
+        steps = self._http.timeout
+        timeout = httpx.Timeout(connect=steps.connect, write=steps.write, pool=steps.pool, read=BACKUP_TIMEOUT_S)
+        with self._stream(operating.backup(shard), timeout) as pieces:
+            yield as_body(pieces)
+
+    def partitions(self) -> dict[str, Any]:
+        """The partition map: which shard owns which slots, and its epoch."""
+        return self._call(operating.partitions())
+
+    def version(self) -> dict[str, Any]:
+        """The facade's version."""
+        return self._call(operating.version())
+
+    def is_ready(self) -> bool:
+        """Whether the facade has its map, and every shard has had a leader."""
+        try:
+            return self._call(operating.ready())
+        except DougdbError:
+            return False

@@ -1,0 +1,199 @@
+# Made by tools/blocking.py of aio/ranges.py; change that, and run `make client`.
+"""Ranges of keys: iterators that go on where a stream broke off, pages, counts, deletions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from dougdb import ranges
+from dougdb.blocking.operators import Operators
+from dougdb.blocking.runtime import Stream
+from dougdb.checks import Bytes, key_bytes
+from dougdb.errors import DougdbError
+from dougdb.patience import Attempts
+from dougdb.ranges import STEP_LIMIT, Deletion, Entry, Page, Range, broken_off, entry_of_line
+from dougdb.wire import Consistency
+
+
+class Ranges(Operators):
+    """The calls that concern more than one key."""
+
+    def scan(
+        self,
+        *,
+        prefix: str | Bytes | None = None,
+        start: str | Bytes | None = None,
+        end: str | Bytes | None = None,
+        limit: int | None = None,
+        keys_only: bool = False,
+        reverse: bool = False,
+        consistency: Consistency | str | None = None,
+    ) -> Stream[Entry]:
+        """Reads keys in the order of their bytes, over all shards, as many as there are.
+
+        It is one stream with bounded memory, not a consistent picture of the store: each shard is read at one point of
+        its log, at a later one where the stream had to be begun again behind the last key. Every key that is there all
+        along comes exactly once. To leave the loop early, use ``contextlib.closing``.
+
+        Args:
+            prefix: Keys that begin with it; or:
+            start: Keys from here on,
+            end: up to before this one.
+            limit: At most so many.
+            keys_only: Without values: ``data`` is empty.
+            reverse: From the last key to the first.
+            consistency: What the read promises; linearizable without it.
+
+        Raises:
+            UnavailableError: A shard stayed away for longer than the deadline.
+        """
+        wanted = Range.of(prefix, start, end, reverse=reverse)
+        left = limit
+        attempts = Attempts(repeatable=True, deadline_s=self._deadline_s, now_s=self._pace.now())
+        while not wanted.is_empty and left != 0:
+            call = ranges.lines(wanted, limit=left, keys_only=keys_only, consistency=consistency)
+            try:
+                with self._stream(call) as pieces, contextlib.closing(_lines(pieces)) as lines:
+                    complete: bool | None = None
+                    for line in lines:
+                        found = entry_of_line(line)
+                        if isinstance(found, bool):
+                            complete = found
+                            break
+                        wanted = wanted.behind(found.key)
+                        left = None if left is None else left - 1
+                        attempts.progress(self._pace.now())
+                        yield found
+                if complete:
+                    return
+                if complete is None:
+                    raise broken_off()
+            except DougdbError as error:
+                self._pace.sleep(attempts.pause_after(error, self._pace.now()))
+
+    def keys(
+        self,
+        *,
+        prefix: str | Bytes | None = None,
+        start: str | Bytes | None = None,
+        end: str | Bytes | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        consistency: Consistency | str | None = None,
+    ) -> Stream[bytes]:
+        """The keys of a range; see ``scan``."""
+        found = self.scan(
+            prefix=prefix,
+            start=start,
+            end=end,
+            limit=limit,
+            keys_only=True,
+            reverse=reverse,
+            consistency=consistency,
+        )
+        with contextlib.closing(found):
+            for entry in found:
+                yield entry.key
+
+    def pages(
+        self,
+        *,
+        prefix: str | Bytes | None = None,
+        start: str | Bytes | None = None,
+        end: str | Bytes | None = None,
+        delimiter: str | None = None,
+        limit: int | None = None,
+        keys_only: bool = False,
+        reverse: bool = False,
+        cursor: str | None = None,
+        consistency: Consistency | str | None = None,
+    ) -> Stream[Page]:
+        """Reads a range page by page; each page is one point in the log of each shard.
+
+        Args:
+            prefix: Keys that begin with it; or:
+            start: Keys from here on,
+            end: up to before this one.
+            delimiter: Keys that share what they have up to it, behind the prefix, are told once, in ``prefixes``.
+            limit: At most so many entries and common prefixes per page.
+            keys_only: Without values.
+            reverse: From the last key to the first.
+            cursor: Where an earlier page said that the next one begins.
+            consistency: What the read promises; linearizable without it.
+        """
+        wanted = Range.of(prefix, start, end, reverse=reverse)
+        raw = key_bytes(prefix) if prefix else None
+        while True:
+            page = self._call(
+                ranges.page(
+                    wanted,
+                    prefix=raw,
+                    delimiter=delimiter,
+                    limit=limit,
+                    keys_only=keys_only,
+                    cursor=cursor,
+                    consistency=consistency,
+                )
+            )
+            yield page
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def count(
+        self,
+        *,
+        prefix: str | Bytes | None = None,
+        start: str | Bytes | None = None,
+        end: str | Bytes | None = None,
+        consistency: Consistency | str | None = None,
+    ) -> int:
+        """How many keys a range has."""
+        return self._call(ranges.count(Range.of(prefix, start, end), consistency=consistency))
+
+    def delete_range(
+        self,
+        *,
+        prefix: str | Bytes | None = None,
+        start: str | Bytes | None = None,
+        end: str | Bytes | None = None,
+        everything: bool = False,
+        limit: int | None = None,
+        dry_run: bool = False,
+    ) -> Deletion:
+        """Removes the keys of a range, in steps; it is no transaction.
+
+        Args:
+            prefix: Keys that begin with it; or:
+            start: Keys from here on,
+            end: up to before this one.
+            everything: Every key is meant: needed for a range without any bound.
+            limit: At most so many.
+            dry_run: Only count them.
+
+        Raises:
+            ValueError: The range has no bound, and it was not said that everything is meant.
+            UnavailableError: A shard stayed away for longer than the deadline; some keys may have gone.
+        """
+        wanted = Range.of(prefix, start, end)
+        keys, cursor = 0, None
+        while limit is None or keys < limit:
+            step = STEP_LIMIT if limit is None else min(STEP_LIMIT, limit - keys)
+            found, cursor = self._call(
+                ranges.deletion(wanted, everything=everything, limit=step, dry_run=dry_run, cursor=cursor)
+            )
+            keys += found
+            if cursor is None:
+                break
+        return Deletion(keys, cursor is None, dry_run)
+
+
+def _lines(pieces: Iterator[bytes]) -> Stream[bytes]:
+    """Lines as they are complete. An end of a line is a line feed alone: JSON may have other ones within strings."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line

@@ -1,0 +1,125 @@
+"""What differs by nature from the client for asyncio: the transport, waiting, and doing something meanwhile."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, BinaryIO, TypeVar, cast
+
+import httpx
+
+from dougdb.answers import hide_encoding
+from dougdb.checks import is_loopback, proxy_of
+from dougdb.security import verify
+
+T = TypeVar("T")
+
+Transport = httpx.BaseTransport
+HttpClient = httpx.Client
+Stream = Generator[T, None, None]
+Body = BinaryIO
+
+
+class _AsStored(httpx.BaseTransport):
+    """Keeps httpx from undoing the content encoding of values."""
+
+    def __init__(self, inner: httpx.BaseTransport) -> None:
+        self._inner = inner
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends a request."""
+        response = self._inner.handle_request(request)
+        hide_encoding(response.headers)
+        return response
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._inner.close()
+
+
+def http_client(
+    url: str, *, timeout_s: float, ca_file: str | None, in_flight: int, transport: Transport | None
+) -> HttpClient:
+    """Connections to the facade, ``in_flight`` at most."""
+    limits = httpx.Limits(max_connections=in_flight, max_keepalive_connections=in_flight)
+    inner = transport or httpx.HTTPTransport(verify=verify(url, ca_file), limits=limits, proxy=proxy_of(url))
+    return httpx.Client(
+        timeout=timeout_s,
+        transport=_AsStored(inner),
+        trust_env=not is_loopback(url),
+        headers={"Accept-Encoding": "identity"},
+    )
+
+
+class _Pieces(io.RawIOBase):
+    """Pieces as a file that is read once, from its beginning to its end."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            try:
+                self._rest = next(self._pieces)
+            except StopIteration:
+                return 0
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def as_body(pieces: Iterator[bytes]) -> Body:
+    """A body that is read as it comes: a file."""
+    return cast(BinaryIO, io.BufferedReader(_Pieces(pieces), 1 << 16))
+
+
+class Background:
+    """Something that is done while the caller does something else: a thread."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._ends = threading.Event()
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begins it."""
+        self._thread = threading.Thread(target=work, daemon=True, name="dougdb-background")
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits, for the work itself; says whether it is to end."""
+        return self._ends.wait(seconds)
+
+    def stop(self) -> None:
+        """Has the work end, and waits until it has."""
+        self._ends.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def interrupt(self) -> None:
+        """Nothing: nobody can stop another thread."""
+
+    def was_interrupted(self) -> bool:
+        """Never."""
+        return False
+
+
+class Pace:
+    """The clock of a client, and how it waits."""
+
+    def now(self) -> float:
+        """Seconds that only go forward."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)
+
+    def background(self) -> Background:
+        """Something to be done meanwhile."""
+        return Background()

@@ -1,0 +1,184 @@
+# Made by tools/blocking.py of aio/sender.py; change that, and run `make client`.
+"""Sends calls, and sends them again where that is safe. It must not know what the calls are.
+
+Invariants: those of ``dougdb.patience``; and a call whose facade cannot be reached goes to the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+
+from dougdb.answers import Answer, error_of, error_of_transport
+from dougdb.blocking.runtime import HttpClient, Pace, Transport, http_client
+from dougdb.calls import Call
+from dougdb.checks import base_url
+from dougdb.errors import DougdbError, IdempotencyFullError
+from dougdb.idempotency import AUTO, new_key
+from dougdb.patience import Attempts
+from dougdb.wire import DEFAULT_URL
+
+R = TypeVar("R")
+
+DEFAULT_TIMEOUT_S = 15.0
+DEFAULT_DEADLINE_S = 30.0
+IN_FLIGHT = 64
+"""More requests at once make a facade no faster, and every connection costs both sides memory."""
+FULL_S = 60.0
+"""For so long writes are sent without a key of the client's own, once a shard had no room for one."""
+
+
+class Sender:
+    """A client without its calls. Use it in a ``with`` block, or call ``close``.
+
+    Args:
+        url: Where the facade listens; several, and each is tried when the one before cannot be reached.
+        timeout_s: How long one step of a request (connect, send, receive) may take.
+        deadline_s: For how long a call that failed may be begun again; 0 for never.
+        exactly_once: Whether the client makes an idempotency key for every write, so that a write whose outcome is
+            unknown may be repeated. A shard keeps a bounded number of keys for a day; where it has no room for another
+            one, a write goes without, and is then not repeated once it may have been applied.
+        ca_file: The authority that signs the facade's certificate (PEM), for HTTPS; those of the system without it.
+        in_flight: How many requests may be on their way at once. Any more wait for their turn, and their time has not
+            begun until they have it.
+        transport: Another httpx transport, for tests.
+        pace: Another clock, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] = DEFAULT_URL,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        exactly_once: bool = True,
+        ca_file: str | None = None,
+        in_flight: int = IN_FLIGHT,
+        transport: Transport | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        if in_flight < 1:
+            raise ValueError(f"at least one request must be allowed in flight, not {in_flight}")
+        self._urls = [base_url(each) for each in ([url] if isinstance(url, str) else url)]
+        if not self._urls:
+            raise ValueError("no URL was given")
+        self._at = 0
+        self._deadline_s = deadline_s
+        self._exactly_once = exactly_once
+        self._full_until_s = float("-inf")
+        self._pace = pace or Pace()
+        self._http: HttpClient = http_client(
+            self._urls[0], timeout_s=timeout_s, ca_file=ca_file, in_flight=in_flight, transport=transport
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    @property
+    def url(self) -> str:
+        """The facade that is asked next."""
+        return self._urls[self._at]
+
+    def _call(
+        self, call: Call[R], *, deadline_s: float | None = None, timeout_s: float | httpx.Timeout | None = None
+    ) -> R:
+        """Sends a call until it is answered, or its time is over.
+
+        Args:
+            call: The call.
+            deadline_s: For how long it may be begun again, if not for the client's ``deadline_s``.
+            timeout_s: How long a step may take, if not the client's ``timeout_s``.
+
+        Raises:
+            DougdbError: What became of it.
+        """
+        own_key = call.token is AUTO
+        if own_key:
+            call = call.keyed(self._own_key())
+        elif isinstance(call.token, str):
+            call = call.keyed(call.token)
+        attempts = self._attempts(call, deadline_s)
+        while True:
+            try:
+                return call.result(self._exchange(call, timeout_s))
+            except DougdbError as error:
+                if own_key and isinstance(error, IdempotencyFullError) and not attempts.uncertain:
+                    # Nothing was applied. Without a key it happens once too, but nobody may repeat it in doubt.
+                    self._full_until_s = self._pace.now() + FULL_S
+                    call = call.keyed(None)
+                    attempts = self._attempts(call, deadline_s)
+                    continue
+                self._pace.sleep(attempts.pause_after(error, self._pace.now()))
+
+    def _own_key(self) -> str | None:
+        """An idempotency key of the client's own, where it makes them and there was room for the last one."""
+        return new_key() if self._exactly_once and self._pace.now() >= self._full_until_s else None
+
+    def _attempts(self, call: Call[R], deadline_s: float | None = None) -> Attempts:
+        allowed_s = self._deadline_s if deadline_s is None else deadline_s
+        return Attempts(
+            repeatable=call.repeatable, deadline_s=allowed_s if call.repeats else 0.0, now_s=self._pace.now()
+        )
+
+    def _exchange(self, call: Call[R], timeout_s: float | httpx.Timeout | None) -> Answer:
+        """Sends a call once."""
+        url = self.url
+        prepared = self._request(call, url, timeout_s)
+        try:
+            response = self._http.send(prepared)
+        except httpx.RequestError as error:
+            self._fail_over(url)
+            raise error_of_transport(error, url, write=call.write) from error
+        answer = Answer(response.status_code, response.headers, response.content)
+        if not answer.is_success and answer.status not in call.codes:
+            raise error_of(answer, write=call.write, key=call.key)
+        return answer
+
+    @contextlib.contextmanager
+    def _stream(self, call: Call[R], timeout_s: float | httpx.Timeout | None = None) -> Iterator[Iterator[bytes]]:
+        """The body of an answer, in pieces as they arrive.
+
+        Raises:
+            DougdbError: The call failed, or the connection broke while it was read.
+        """
+        url = self.url
+        prepared = self._request(call, url, timeout_s)
+        try:
+            response = self._http.send(prepared, stream=True)
+            try:
+                if not response.is_success:
+                    answer = Answer(response.status_code, response.headers, response.read())
+                    raise error_of(answer, write=call.write, key=call.key)
+                yield response.iter_bytes()
+            finally:
+                response.close()
+        except httpx.RequestError as error:
+            self._fail_over(url)
+            raise error_of_transport(error, url, write=call.write) from error
+
+    def _request(self, call: Call[R], url: str, timeout_s: float | httpx.Timeout | None = None) -> httpx.Request:
+        return self._http.build_request(
+            call.method,
+            f"{url}{call.path}",
+            params=call.params,
+            headers=call.headers,
+            content=call.content,
+            timeout=self._http.timeout if timeout_s is None else timeout_s,
+        )
+
+    def _fail_over(self, url: str) -> None:
+        if url == self.url:
+            self._at = (self._at + 1) % len(self._urls)

@@ -1,0 +1,330 @@
+"""``dougctl export`` and ``import``: keys and values of any bytes, to and from lines of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from dougdb.client import DougClient
+from dougdb.commands.common import ExitCode, JsonOption, fail, print_json, printable, remote, tls_of, url_of
+from dougdb.commands.given import given_path
+from dougdb.commands.kv import ConsistencyOption
+from dougdb.commands.ranges import EndOption, StartOption, bound
+from dougdb.dump import Begun, FormatError, Importer, Reader, Tally, begun, export, header, trailer
+from dougdb.errors import DougdbError
+from dougdb.operations import bytes_fields
+from dougdb.private import private_files
+from dougdb.ranges import Range
+from dougdb.wire import Consistency
+
+DEADLINE_S = 60.0
+PROBLEMS_SHOWN = 100
+_TEXT = TextColumn("{task.description} {task.fields[entries]:,} entries, {task.fields[rate]:,.0f}/s")
+
+
+@remote
+def export_(
+    context: typer.Context,
+    *,
+    output: Annotated[str, typer.Argument(help="The file, or - for stdout.", metavar="[FILE|-]")] = "-",
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Keys that begin with it; or:")] = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that was cut off.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare the file with the store afterwards.")] = False,
+    consistency: ConsistencyOption = Consistency.LINEARIZABLE,
+    as_json: JsonOption = False,
+) -> None:
+    """Write keys and values as lines of JSON; `dougctl import` reads them again.
+
+    Content types and expiry go along. It is no consistent picture of the store while others write: see GET /v1/kv.
+    """
+    if prefix is not None and (start is not None or end is not None):
+        fail("a range has --prefix, or --start and --end", ExitCode.USAGE)
+    if output == "-" and (resume or force or verify or as_json):
+        fail("--resume, --force, --verify and --json need a FILE", ExitCode.USAGE)
+    wanted = Range.of(bound(prefix), bound(start), bound(end))
+    started_s = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(_client(context))
+        progress = stack.enter_context(Progress(SpinnerColumn(), _TEXT, TimeElapsedColumn(), console=_stderr()))
+        path = None if output == "-" else given_path(output)
+        already = Begun(0, 0, None, complete=False)
+        stream: BinaryIO = sys.stdout.buffer
+        if path is not None:
+            stream, already = stack.enter_context(_opened(path, wanted, resume=resume, force=force))
+        if not already.complete:
+            task = progress.add_task("exporting", total=None, entries=already.count, rate=0.0)
+            _write(client, stream, wanted, already, consistency, _Counter(progress, task, already.count))
+    tally = Tally()
+    if path is not None and verify:
+        _run(context, path, tally, store=False, verify=True, as_export=True)
+    if path is not None:
+        with path.open("rb") as written:
+            count = begun(written, _bounds(wanted)).count
+        summary = {"exported": count, "bytes": path.stat().st_size, "elapsed_s": time.monotonic() - started_s}
+        _summarize(summary, tally, verify=verify, as_json=as_json)
+
+
+def _write(
+    client: DougClient,
+    stream: BinaryIO,
+    wanted: Range,
+    already: Begun,
+    consistency: Consistency,
+    counter: _Counter,
+) -> None:
+    """Writes what is missing of an export."""
+    if already.last is None and already.end == 0:
+        stream.write(header(_bounds(wanted)))
+    left = wanted if already.last is None else wanted.behind(already.last)
+    count = already.count
+    try:
+        if not left.is_empty:
+            count += export(
+                client,
+                stream,
+                prefix=None,
+                start=left.start,
+                end=left.end,
+                consistency=consistency,
+                on_entry=counter.add,
+            )
+    except (DougdbError, KeyboardInterrupt):
+        stream.flush()
+        if stream is not sys.stdout.buffer:
+            print("dougctl: the file is not complete; go on with --resume", file=sys.stderr)
+        raise
+    stream.write(trailer(count))
+    stream.flush()
+    if stream is not sys.stdout.buffer:
+        os.fsync(stream.fileno())
+
+
+def _bounds(wanted: Range) -> dict[str, str]:
+    bounds = {} if wanted.start is None else bytes_fields(wanted.start, "start")
+    return bounds if wanted.end is None else bounds | bytes_fields(wanted.end, "end")
+
+
+@contextlib.contextmanager
+def _opened(path: Path, wanted: Range, *, resume: bool, force: bool) -> Iterator[tuple[BinaryIO, Begun]]:
+    """The file to write to, and how far it has come."""
+    already = Begun(0, 0, None, complete=False)
+    try:
+        with private_files():
+            if resume and path.exists():
+                with path.open("rb") as reading:
+                    already = begun(reading, _bounds(wanted))
+                stream: BinaryIO = path.open("r+b")
+                if not already.complete:
+                    stream.truncate(already.end)
+                stream.seek(0, os.SEEK_END)
+            else:
+                stream = path.open("wb" if force else "xb")
+    except FileExistsError:
+        fail(f"{path} exists: say --resume to go on with it, or --force to replace it", ExitCode.USAGE)
+    except FormatError as error:
+        fail(f"{path}: {error}", ExitCode.USAGE)
+    except OSError as error:
+        fail(f"{path}: {error.strerror}", ExitCode.FAILURE)
+    with stream:
+        yield stream, already
+
+
+@remote
+def import_(
+    context: typer.Context,
+    *,
+    file: Annotated[str, typer.Argument(help="The file, or - for stdin.", metavar="FILE|-", show_default=False)],
+    only_absent: Annotated[
+        bool, typer.Option("--if-absent", help="Keys that are there already stay as they are.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything back and compare.")] = False,
+    verify_only: Annotated[bool, typer.Option("--verify-only", help="Store nothing; only compare.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an import of this file was cut off.")] = False,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, max=64, help="Groups of entries on their way at once.")
+    ] = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Store keys and values from lines of JSON, as `dougctl export` and GET /v1/kv write them.
+
+    How far it has come is kept beside the file, in FILE.import, until it is complete. An entry that cannot be stored is
+    named on stderr, and the exit code is then 1.
+    """
+    started_s = time.monotonic()
+    tally = Tally()
+    if file == "-":
+        if resume:
+            fail("what comes from stdin cannot be resumed", ExitCode.USAGE)
+        path = None
+    else:
+        path = given_path(file)
+    _run(
+        context,
+        path,
+        tally,
+        store=not verify_only,
+        verify=verify or verify_only,
+        only_absent=only_absent,
+        resume=resume,
+        concurrency=concurrency,
+    )
+    summary = {"stored": tally.stored, "kept": tally.kept, "expired": tally.expired}
+    _summarize(
+        {**summary, "elapsed_s": time.monotonic() - started_s}, tally, verify=verify or verify_only, as_json=as_json
+    )
+
+
+def _run(
+    context: typer.Context,
+    path: Path | None,
+    tally: Tally,
+    *,
+    store: bool,
+    verify: bool,
+    only_absent: bool = False,
+    resume: bool = False,
+    concurrency: int = 4,
+    as_export: bool = False,
+) -> None:
+    """Stores or compares the entries of a file, with a progress bar."""
+    mark = None if path is None or as_export or not store else path.with_name(path.name + ".import")
+    with contextlib.ExitStack() as stack:
+        stream = sys.stdin.buffer if path is None else stack.enter_context(_to_read(path))
+        size = None if path is None else path.stat().st_size
+        skip = _marked(mark, size) if resume and mark is not None else 0
+        columns = (SpinnerColumn() if size is None else BarColumn(), _TEXT, TimeElapsedColumn())
+        progress = stack.enter_context(Progress(*columns, console=_stderr()))
+        task = progress.add_task("importing" if store else "verifying", total=size, entries=0, rate=0.0)
+        counter = _Counter(progress, task, 0)
+
+        def on_progress() -> None:
+            counter.show(tally.stored + tally.kept + tally.expired if store else tally.verified, tally.done_bytes)
+            if mark is not None:
+                _set_mark(mark, tally.done_lines, size)
+
+        client = stack.enter_context(_client(context))
+        importer = Importer(
+            client,
+            tally,
+            only_absent=only_absent,
+            store=store,
+            verify=verify,
+            concurrency=concurrency,
+            on_progress=on_progress,
+        )
+        reader = Reader(stream)
+        try:
+            importer.run(reader, skip)
+        except FormatError as error:
+            _stopped(f"{path or 'stdin'}: {error}", mark, ExitCode.FAILURE)
+        except KeyboardInterrupt:
+            progress.stop()
+            _stopped("interrupted before the end", mark, ExitCode.INTERRUPTED)
+        if reader.bounds is not None and not reader.complete:
+            _stopped(f"{path or 'stdin'} is cut off: its last line is missing", mark, ExitCode.FAILURE)
+    if mark is not None:
+        mark.unlink(missing_ok=True)
+
+
+def _stopped(message: str, mark: Path | None, code: ExitCode) -> NoReturn:
+    again = "; go on with --resume" if mark is not None and mark.exists() else ""
+    fail(f"{message}{again}", code)
+
+
+def _set_mark(mark: Path, lines: int, size: int | None) -> None:
+    """Keeps how many lines are dealt with; the size tells whether it is still the same file."""
+    part = mark.with_name(mark.name + ".part")
+    with private_files():
+        part.write_text(json.dumps({"lines": lines, "size": size}))
+    part.replace(mark)
+
+
+def _marked(mark: Path, size: int | None) -> int:
+    try:
+        document = json.loads(mark.read_text())
+        lines, of_size = int(document["lines"]), document["size"]
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError, KeyError, TypeError):
+        fail(f"{mark} cannot be read; remove it to begin anew", ExitCode.USAGE)
+    if of_size != size:
+        fail(f"{mark} belongs to another file; remove it to begin anew", ExitCode.USAGE)
+    return lines
+
+
+@contextlib.contextmanager
+def _to_read(path: Path) -> Iterator[BinaryIO]:
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        fail(f"{path}: {error.strerror}", ExitCode.FAILURE)
+    with stream:
+        yield stream
+
+
+class _Counter:
+    """Entries and their rate on a progress bar."""
+
+    def __init__(self, progress: Progress, task: TaskID, count: int) -> None:
+        self._progress = progress
+        self._task = task
+        self._first = self._count = count
+        self._started_s = time.monotonic()
+
+    def add(self, size: int) -> None:
+        """One more."""
+        self._count += 1
+        if self._count % 1000 == 0:
+            self.show(self._count, None)
+
+    def show(self, count: int, done_bytes: int | None) -> None:
+        """So many."""
+        elapsed_s = max(0.001, time.monotonic() - self._started_s)
+        rate = (count - self._first) / elapsed_s
+        self._progress.update(self._task, entries=count, rate=rate, completed=done_bytes)
+
+
+def _client(context: typer.Context) -> DougClient:
+    try:
+        # Storing the same bytes twice is harmless, and a shard keeps no idempotency key for each entry of a long file.
+        return DougClient(url_of(context), deadline_s=DEADLINE_S, exactly_once=False, **tls_of(context))
+    except ValueError as error:
+        fail(str(error), ExitCode.USAGE)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+def _summarize(summary: dict[str, Any], tally: Tally, *, verify: bool, as_json: bool) -> None:
+    problems = tally.problems
+    for problem in problems[:PROBLEMS_SHOWN]:
+        text = problem.key.decode(errors="backslashreplace")
+        print(f"dougctl: {printable(text)}: {printable(problem.reason)}", file=sys.stderr)
+    if len(problems) > PROBLEMS_SHOWN:
+        print(f"dougctl: and {len(problems) - PROBLEMS_SHOWN:,} more", file=sys.stderr)
+    summary["elapsed_s"] = round(summary["elapsed_s"], 3)
+    if verify:
+        summary |= {"verified": tally.verified, "changed": tally.changed}
+    summary["problems"] = len(problems)
+    if as_json:
+        print_json(summary)
+    else:
+        elapsed_s = summary.pop("elapsed_s")
+        parts = [f"{value:,} {name}" for name, value in summary.items() if value or name in ("stored", "exported")]
+        print(f"{', '.join(parts)} in {elapsed_s:.1f} s")
+    if problems:
+        raise typer.Exit(ExitCode.FAILURE)

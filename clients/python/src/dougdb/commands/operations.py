@@ -1,0 +1,169 @@
+"""``dougctl batch``, ``txn``, ``op`` and ``limits``: many operations at once, and what became of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, remote
+from dougdb.commands.kv import IdempotencyKeyOption, KeyArgument
+from dougdb.errors import DougdbError, OutcomeUnknownError, UnavailableError
+from dougdb.idempotency import AUTO
+from dougdb.operations import (
+    Operation,
+    Result,
+    compare_from,
+    document_of_result,
+    operation_from,
+)
+
+FileArgument = Annotated[str, typer.Argument(help="The file, or - for stdin.", metavar="FILE|-")]
+GROUP = 1000
+
+
+@remote
+def batch(context: typer.Context, *, file: FileArgument = "-") -> None:
+    """Carry out operations, one JSON document in each line, each as if alone; print one result in each line.
+
+    An operation is as in POST /v1/batch: {"op": "put", "key": "a", "value": "1", "ttl": "1h"}. The exit code is 1 when
+    one was refused, 4 or 5 when one could not be served.
+    """
+    worst: DougdbError | None = None
+    with client_of(context) as client:
+        for group in _groups(_operations(file)):
+            for operation, result in zip(group, client.batch(group), strict=True):
+                print_json(document_of_result(operation, result), indent=None)
+                worst = _worse(worst, result)
+            sys.stdout.flush()
+    if worst is not None:
+        code = ExitCode.FAILURE
+        if isinstance(worst, OutcomeUnknownError):
+            code = ExitCode.OUTCOME_UNKNOWN
+        elif isinstance(worst, UnavailableError):
+            code = ExitCode.UNAVAILABLE
+        raise typer.Exit(code)
+
+
+def _worse(worst: DougdbError | None, result: Result) -> DougdbError | None:
+    """The error that says most: an unknown outcome before one that could not be served, that before a refusal."""
+    ranks = (OutcomeUnknownError, UnavailableError, DougdbError)
+    for rank in ranks:
+        for error in (worst, result.error):
+            if isinstance(error, rank):
+                return error
+    return None
+
+
+@remote
+def txn(
+    context: typer.Context,
+    *,
+    file: FileArgument = "-",
+    idempotency_key: IdempotencyKeyOption = None,
+) -> None:
+    """Carry out a transaction, a JSON document as in POST /v1/txn, and print its result.
+
+    {"compare": [{"key": "{a}/n", "value": "1"}], "success": [...], "failure": [...]}. The exit code is 0 whichever of
+    the two was carried out.
+    """
+    document = _parsed(_read(file), file)
+    if not isinstance(document, dict) or not document.keys() <= {"compare", "success", "failure"}:
+        fail('a transaction is {"compare": [...], "success": [...], "failure": [...]}', ExitCode.USAGE)
+    try:
+        compare = [compare_from(each) for each in document.get("compare", [])]
+        success, failure = ([operation_from(each) for each in document.get(n, [])] for n in ("success", "failure"))
+    except (TypeError, ValueError) as error:
+        fail(f"{file}: {error}", ExitCode.USAGE)
+    with client_of(context) as client:
+        done = client.txn(compare=compare, success=success, failure=failure, idempotency_key=idempotency_key or AUTO)
+    carried_out = success if done.succeeded else failure
+    results = [document_of_result(each, result) for each, result in zip(carried_out, done.results, strict=True)]
+    print_json({"succeeded": done.succeeded, "results": results, "revision": done.revision})
+
+
+@remote
+def op(
+    context: typer.Context,
+    *,
+    idempotency_key: Annotated[str, typer.Argument(help="The idempotency key that the write had.")],
+    key: KeyArgument,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what became of a write that had an idempotency key."""
+    with client_of(context) as client:
+        found = client.operation_state(idempotency_key, os.fsencode(key))
+    if as_json:
+        print_json({"state": found.state, "status": found.status, "revision": found.revision})
+    else:
+        rest = "" if found.status is None else f", HTTP {found.status}, revision {found.revision}"
+        print(f"{found.state}{rest}")
+
+
+@remote
+def limits(context: typer.Context, *, as_json: JsonOption = False) -> None:
+    """Show every limit that a request can meet."""
+    with client_of(context) as client:
+        found = client.limits()
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        print(f"{name:<28} {value:>20,}" if isinstance(value, int) else f"{name:<28} {value!s:>20}")
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        _unreadable(file, error)
+
+
+def _unreadable(file: str, error: OSError) -> NoReturn:
+    fail(f"{file}: {error.strerror}", ExitCode.FAILURE)
+
+
+def _parsed(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        fail(f"{where}: not JSON: {error}", ExitCode.USAGE)
+
+
+def _operations(file: str) -> Iterator[Operation]:
+    if file == "-":
+        yield from _lines(sys.stdin.buffer, file)
+        return
+    try:
+        with Path(file).open("rb") as stream:
+            yield from _lines(stream, file)
+    except OSError as error:
+        _unreadable(file, error)
+
+
+def _lines(lines: Iterable[bytes], file: str) -> Iterator[Operation]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{file}, line {number}"
+            try:
+                yield operation_from(_parsed(line, where))
+            except (TypeError, ValueError) as error:
+                fail(f"{where}: {error}", ExitCode.USAGE)
+
+
+def _groups(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
+    group: list[Operation] = []
+    for operation in operations:
+        group.append(operation)
+        if len(group) == GROUP:
+            yield group
+            group = []
+    if group:
+        yield group

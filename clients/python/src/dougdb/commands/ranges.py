@@ -1,0 +1,157 @@
+"""``dougctl scan``, ``count`` and ``delete-range``: many keys, in the order of their bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, printable, remote
+from dougdb.commands.kv import ConsistencyOption
+from dougdb.operations import bytes_fields
+from dougdb.ranges import Entry, Page, document_of
+from dougdb.wire import Consistency
+
+PrefixArgument = Annotated[str | None, typer.Argument(help="Keys that begin with it.", show_default=False)]
+StartOption = Annotated[str | None, typer.Option("--start", help="Keys from here on,", show_default=False)]
+EndOption = Annotated[str | None, typer.Option("--end", help="up to before this one.", show_default=False)]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.", show_default=False)]
+FOLDERS_PAGE = 1000
+_SHOWN = 60
+
+
+def bound(text: str | None) -> bytes | None:
+    """A key of the command line, any bytes."""
+    return None if text is None else os.fsencode(text)
+
+
+@remote
+def scan(
+    context: typer.Context,
+    *,
+    prefix: PrefixArgument = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    limit: LimitOption = None,
+    keys_only: Annotated[bool, typer.Option("--keys-only", help="Without values.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="From the last key to the first.")] = False,
+    delimiter: Annotated[
+        str | None,
+        typer.Option("--delimiter", help="Tell keys that share what they have up to it once, as folders.", metavar="/"),
+    ] = None,
+    consistency: ConsistencyOption = Consistency.LINEARIZABLE,
+    as_json: JsonOption = False,
+) -> None:
+    """List keys and values in the order of the keys; with --json one JSON document in each line."""
+    if prefix is not None and (start is not None or end is not None):
+        fail("a range has a PREFIX, or --start and --end", ExitCode.USAGE)
+    with client_of(context) as client:
+        if delimiter is not None:
+            _list_folders(
+                client.pages(
+                    prefix=bound(prefix),
+                    start=bound(start),
+                    end=bound(end),
+                    delimiter=delimiter,
+                    limit=min(limit or FOLDERS_PAGE, FOLDERS_PAGE),
+                    keys_only=keys_only,
+                    reverse=reverse,
+                    consistency=consistency,
+                ),
+                limit,
+                keys_only=keys_only,
+                reverse=reverse,
+                as_json=as_json,
+            )
+            return
+        found = client.scan(
+            prefix=bound(prefix),
+            start=bound(start),
+            end=bound(end),
+            limit=limit,
+            keys_only=keys_only,
+            reverse=reverse,
+            consistency=consistency,
+        )
+        with contextlib.closing(found) as entries:
+            for entry in entries:
+                _print(entry, keys_only=keys_only, as_json=as_json)
+
+
+def _list_folders(pages: Iterable[Page], limit: int | None, *, keys_only: bool, reverse: bool, as_json: bool) -> None:
+    """Prints folders and what lies beside them, those of a page in one order."""
+    left = float("inf") if limit is None else limit
+    for page in pages:
+        found: list[tuple[bytes, Entry | None]] = [(entry.key, entry) for entry in page.items]
+        found += [(folder, None) for folder in page.prefixes]
+        for key, entry in sorted(found, key=lambda each: each[0], reverse=reverse):
+            if left == 0:
+                return
+            left -= 1
+            text = key.decode(errors="backslashreplace")
+            if entry is not None:
+                _print(entry, keys_only=keys_only, as_json=as_json)
+            elif as_json:
+                print_json(bytes_fields(key, "prefix"), indent=None)
+            else:
+                print(printable(text))
+
+
+def _print(entry: Entry, *, keys_only: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(document_of(entry, keys_only=keys_only), indent=None)
+    elif keys_only:
+        print(printable(entry.text))
+    else:
+        shown = entry.data[:_SHOWN].decode(errors="backslashreplace")
+        rest = f" ... ({len(entry.data):,} bytes)" if len(entry.data) > _SHOWN else ""
+        print(f"{printable(entry.text)}\t{printable(shown)}{rest}")
+
+
+@remote
+def count(
+    context: typer.Context,
+    *,
+    prefix: PrefixArgument = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    consistency: ConsistencyOption = Consistency.LINEARIZABLE,
+    as_json: JsonOption = False,
+) -> None:
+    """Count keys."""
+    with client_of(context) as client:
+        found = client.count(prefix=bound(prefix), start=bound(start), end=bound(end), consistency=consistency)
+    print_json({"count": found}) if as_json else print(found)
+
+
+@remote
+def delete_range(
+    context: typer.Context,
+    *,
+    prefix: PrefixArgument = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    limit: LimitOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every key is meant.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove all keys of a range, in steps: it is no transaction. On a terminal it asks first, and says how many."""
+    bounds = {"prefix": bound(prefix), "start": bound(start), "end": bound(end)}
+    with client_of(context) as client:
+        if not dry_run and not yes and sys.stdin.isatty():
+            found = client.delete_range(**bounds, everything=everything, limit=limit, dry_run=True).keys
+            if not typer.confirm(f"delete {found:,} keys?", err=True):
+                fail("nothing was deleted", ExitCode.FAILURE)
+        done = client.delete_range(**bounds, everything=everything, limit=limit, dry_run=dry_run)
+    if as_json:
+        counted = {"found" if dry_run else "deleted": done.keys}
+        print_json({"dry_run": dry_run, **counted, "complete": done.complete})
+        return
+    rest = "" if done.complete else "; more are left"
+    print(f"{done.keys:,} keys {'would be deleted' if dry_run else 'deleted'}{rest}")

@@ -1,0 +1,106 @@
+"""What a lock looks like in the store, and until when it is surely held. Pure arithmetic, no network and no clock.
+
+Invariant: the holder stops believing in its lock before any shard gives it to somebody else. A shard counts the time to
+live from when it takes the request in, the holder from before it sent it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from dougdb.wire import Value
+
+LOCK_PREFIX = "locks/"
+ELECTION_PREFIX = "elections/"
+DEFAULT_TTL_S = 15.0
+TTL_MIN_S = 0.5
+"""A shorter one could not be renewed through an election."""
+RENEWALS = 3
+"""So often a lease is renewed within its time to live."""
+POLL_MIN_S, POLL_MAX_S = 0.05, 1.0
+CONTENT_TYPE = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock.
+
+    Attributes:
+        name: The lock's name.
+        owner: What the holder calls itself.
+        revision: The lock's revision; every renewal makes a greater one.
+        document: What else the holder says.
+    """
+
+    name: str
+    owner: str
+    revision: str
+    document: dict[str, Any]
+
+
+def default_owner() -> str:
+    """What a holder calls itself when it says nothing: its machine and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def encode_holder(owner: str, nonce: str) -> bytes:
+    """The value of a lock. No two tries to take one have the same nonce: a holder knows its own lock by it."""
+    return json.dumps({"owner": owner, "nonce": nonce}).encode()
+
+
+def holder_of(name: str, value: Value) -> Holder:
+    """Who holds a lock, by its value."""
+    try:
+        document = json.loads(value.data)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        document = {}
+    return Holder(name, str(document.get("owner", "")), value.revision, document)
+
+
+class Lease:
+    """Until when a lock is surely held.
+
+    Args:
+        ttl_s: The time to live.
+        revision: What taking it made: the fencing token.
+        sent_s: When the request was sent first, by the holder's clock.
+    """
+
+    def __init__(self, ttl_s: float, revision: str, sent_s: float) -> None:
+        self._ttl_s = ttl_s
+        self.token = int(revision)
+        self.revision = revision
+        self._sent_s = sent_s
+        self._lost = False
+
+    @property
+    def ends_s(self) -> float:
+        """When it runs out unless it is renewed."""
+        return self._sent_s + self._ttl_s
+
+    def renewed(self, revision: str, sent_s: float) -> None:
+        """It was renewed by a request that was sent then."""
+        self.revision = revision
+        self._sent_s = sent_s
+
+    def lose(self) -> None:
+        """Somebody else may have it."""
+        self._lost = True
+
+    def holds(self, now_s: float) -> bool:
+        """Whether it is surely held."""
+        return not self._lost and now_s < self.ends_s
+
+    def left_s(self, now_s: float) -> float:
+        """For how long it is surely held, unless it is renewed."""
+        return max(0.0, self.ends_s - now_s) if not self._lost else 0.0
+
+    def pause_s(self, now_s: float) -> float:
+        """How long to wait before it is renewed."""
+        return max(0.0, min(self._ttl_s / RENEWALS, self.ends_s - now_s))

@@ -1,0 +1,118 @@
+"""Runs a command while something is held, hands signals on to it, and stops it when that is lost.
+
+It must not know what is held. Invariants:
+
+1. When ``run`` returns, the command has ended.
+2. A signal that asks for an end reaches the command, and never ends this process before it.
+3. The command is asked to stop while what it needs is surely held, and is killed before it is not any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+
+FORWARDED = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT")
+LOOK_S = 0.1
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+STOP_SHARE = 0.25
+"""The command is asked to stop when this share of the time to live is left."""
+
+
+class Command:
+    """A command that needs something to be held.
+
+    Args:
+        argv: The command and its arguments.
+        environment: Its environment.
+        left_s: For how long what it needs is surely held; 0 once it is lost.
+        grace_s: How long before its end the command is asked to stop.
+
+    Attributes:
+        stopped: Whether it was asked to stop because what it needs was lost.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], environment: Mapping[str, str], *, left_s: Callable[[], float], grace_s: float
+    ) -> None:
+        self._argv = list(argv)
+        self._environment = dict(environment)
+        self._left_s = left_s
+        self._grace_s = grace_s
+        self._child: subprocess.Popen[bytes] | None = None
+        self._ended = threading.Event()
+        self.stopped = False
+
+    def run(self) -> int:
+        """Runs it; returns its exit code, 128 and the signal's number for one that a signal ended.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        with self._forwarding():
+            # In a group of its own all that it starts can be stopped too. On a terminal it must stay in the group that
+            # the terminal talks to, or it could not read from it.
+            self._child = subprocess.Popen(  # noqa: S603 - the user's own command
+                self._argv, env=self._environment, process_group=None if _on_terminal() else 0
+            )
+            watch = threading.Thread(target=self._watch, daemon=True, name="dougctl-lock")
+            watch.start()
+            code = self._child.wait()
+            self._ended.set()
+            watch.join()
+        return code if code >= 0 else 128 - code
+
+    def _watch(self) -> None:
+        asked = False
+        while not self._ended.wait(LOOK_S):
+            left_s = self._left_s()
+            if left_s > self._grace_s:
+                # A renewal came late, but it came; a command that was asked to stop stops all the same.
+                continue
+            if not asked:
+                asked = self.stopped = True
+                self._send(signal.SIGTERM)
+            if left_s <= 0.0 and not self._ended.wait(LOOK_S):
+                self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        child = self._child
+        if child is None or child.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(child.pid) == child.pid:
+                os.killpg(child.pid, number)
+            else:
+                os.kill(child.pid, number)
+
+    @contextlib.contextmanager
+    def _forwarding(self) -> Iterator[None]:
+        """Hands signals on to the command meanwhile."""
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            # A terminal tells its whole group of an interrupt, the command included.
+            if not (number in (signal.SIGINT, signal.SIGQUIT) and _on_terminal()):
+                self._send(number)
+
+        before = {}
+        for name in FORWARDED:
+            number = getattr(signal, name)
+            before[number] = signal.signal(number, forward)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _on_terminal() -> bool:
+    """Whether this process belongs to the group that a terminal talks to."""
+    for descriptor in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            return os.tcgetpgrp(descriptor) == os.getpgrp()
+    return False

@@ -1,0 +1,190 @@
+"""One stream of changes from one node, and why it ended.
+
+Must not know HTTP, nor what is done with the changes. Positions are numbers: ``next_of`` a change is where a stream
+goes on behind it, so that a whole revision, and a part of one, compare as one number.
+
+Invariant: a stream that says nothing for ``READ_TIMEOUT_S`` is over, for a node speaks every second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+import grpc
+import grpc.aio
+
+from doug.v1 import doug_pb2
+from doug_wire.watch import Change, WatchError, decode_changes
+from facade.client.node import Node, WatchCall
+from facade.client.shard import Shard
+from facade.errors import FacadeError
+
+READ_TIMEOUT_S = 4.0
+_PLACE_BITS = 16
+_PLACES = (1 << _PLACE_BITS) - 1
+
+
+class WatchBrokenError(FacadeError):
+    """A stream ended, or could not begin; another one can go on at its position.
+
+    Attributes:
+        code: What the node called it; empty if it said nothing.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class HistoryGoneError(FacadeError):
+    """No node holds what follows a position.
+
+    Attributes:
+        oldest: The revision behind which all changes are held.
+        shard: Whose changes.
+    """
+
+    def __init__(self, shard: int, oldest: int) -> None:
+        super().__init__(f"shard {shard} holds the changes behind revision {oldest}")
+        self.shard = shard
+        self.oldest = oldest
+
+
+class FuturePositionError(FacadeError):
+    """A position lies behind everything that was changed so far."""
+
+
+def behind(revision: int) -> int:
+    """Where a stream goes on that has told a whole revision, and all before it."""
+    return (revision + 1) << _PLACE_BITS
+
+
+def order_of(change: Change) -> int:
+    """Where a change stands."""
+    return change.revision << _PLACE_BITS | change.place
+
+
+def next_of(change: Change) -> int:
+    """Where a stream goes on behind a change."""
+    return behind(change.revision) if change.last else order_of(change) + 1
+
+
+def split(position: int) -> tuple[int, int]:
+    """A position as a revision that was told, and how many changes of it; 0 for all of them."""
+    place = position & _PLACES
+    revision = position >> _PLACE_BITS
+    return (revision, place) if place else (revision - 1, 0)
+
+
+class WatchStream:
+    """A stream that has begun: see ``begin``.
+
+    Attributes:
+        node: Whom it comes from.
+        position: Where it goes on: everything before was told.
+        oldest: The revision behind which the node holds all changes, as it said last.
+    """
+
+    def __init__(self, shard: Shard, node: Node, request: doug_pb2.WatchRequest) -> None:
+        """Asks for it."""
+        self.node = node
+        self.position = 0
+        self.oldest = 0
+        self._shard = shard
+        self._call: WatchCall = node.open_watch(request)
+
+    async def begin(self, cluster_id: bytes) -> None:
+        """Reads the first batch, which says from where on it tells.
+
+        Raises:
+            WatchBrokenError: The node does not serve it, or is of another shard or cluster.
+            HistoryGoneError: The node does not hold what follows.
+            FuturePositionError: There is no such revision yet.
+        """
+        first = await self._read()
+        if first.receipt.shard != self._shard.id or (cluster_id and first.cluster_id != cluster_id):
+            raise WatchBrokenError("WRONG_SHARD", f"{self.node.id} is of another shard or cluster")
+        self.position = behind(first.revision)
+        self.oldest = first.oldest
+
+    async def changes(self) -> list[Change]:
+        """The next changes, maybe none; ``position`` moves behind them.
+
+        Raises:
+            WatchBrokenError: It has ended.
+            HistoryGoneError: The node does not hold what follows any more.
+        """
+        batch = await self._read()
+        try:
+            changes = decode_changes(batch.records)
+        except WatchError as error:
+            raise WatchBrokenError("INVALID", f"{self.node.id}: {error}") from error
+        self.position = max(self.position, behind(batch.revision))
+        self.oldest = batch.oldest
+        return changes
+
+    def close(self) -> None:
+        """Ends it."""
+        self._call.cancel()
+
+    async def _read(self) -> doug_pb2.WatchBatch:
+        node = self.node
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                batch = await self._call.read()
+        except TimeoutError:
+            node.drop_watches()
+            raise WatchBrokenError("", f"{node.id} says nothing") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # The connection was closed under the call, which looks the same.
+            raise WatchBrokenError("", f"{node.id} is somewhere else now") from None
+        except grpc.aio.AioRpcError as error:
+            raise self._ended(error) from None
+        if not isinstance(batch, doug_pb2.WatchBatch):
+            raise WatchBrokenError("", f"{node.id} ended the stream")
+        return batch
+
+    def _ended(self, error: grpc.aio.AioRpcError) -> FacadeError:
+        node, shard = self.node, self._shard
+        hints = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
+        code = hints.get("doug-code", "")
+        if code == "NOT_LEADER":
+            shard.pointed_elsewhere(node, hints.get("doug-leader-id", ""), hints.get("doug-leader-address", ""))
+        oldest = hints.get("doug-oldest", "0")
+        if code == "HISTORY_GONE":
+            return HistoryGoneError(shard.id, int(oldest) if oldest.isdigit() else 0)
+        if code == "FUTURE_REVISION":
+            return FuturePositionError(f"{node.id}: {error.details()}")
+        if not code:
+            node.drop_watches()
+        return WatchBrokenError(code, f"{node.id}: {error.details()}")
+
+
+def request_from(position: int | None) -> doug_pb2.WatchRequest:
+    """A request for everything that goes on at a position, or for what is applied from now on."""
+    if position is None:
+        return doug_pb2.WatchRequest(now=True)
+    revision, place = split(position)
+    return doug_pb2.WatchRequest(after=revision, after_place=place)
+
+
+def candidates(shard: Shard, turn: int, failed: Collection[Node] = ()) -> list[Node]:
+    """The nodes of a shard in the order in which they are worth asking.
+
+    First come those that have not failed, answer what they owe, and do not lead, for a leader has enough to do.
+
+    Args:
+        shard: The shard.
+        turn: Where among equals to begin.
+        failed: Those that have failed just now.
+    """
+    nodes = shard.expected
+    if not nodes:
+        return []
+    start = turn % len(nodes)
+    turned = nodes[start:] + nodes[:start]
+    return sorted(turned, key=lambda node: (node in failed, node.suspect, node is shard.leader))
