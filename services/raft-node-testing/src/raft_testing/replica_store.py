@@ -30,6 +30,7 @@ from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.types import Configuration
 from raft_node.storage.iterators import Columns
 from raft_node.storage.reads import BlockNeeded
+from raft_node.storage.span import NO_SPAN, Span
 from raft_testing.checkers import InvariantViolationError
 from raft_testing.machine import Head, Snapshot
 from raft_testing.reference import Reference
@@ -116,7 +117,13 @@ class _Keyspace:
         self.applied_index = applied_index
         self._chance = chance
 
-    def write(self, batch: Sequence[tuple[bytes, bytes | None]], applied_index: int, applied_term: int) -> None:
+    def write(
+        self,
+        batch: Sequence[tuple[bytes, bytes | None]],
+        applied_index: int,
+        applied_term: int,
+        span: Span = NO_SPAN,
+    ) -> None:
         for key, value in batch:
             if value is None:
                 self.data.pop(key, None)
