@@ -13,6 +13,7 @@ from dougdb.errors import (
     CounterOverflowError,
     CrossShardError,
     DougdbError,
+    HistoryGoneError,
     IdempotencyFullError,
     InvalidArgumentError,
     InvalidKeyError,
@@ -26,10 +27,12 @@ from dougdb.errors import (
     RejectedError,
     ServerError,
     UnavailableError,
+    WaitTimeoutError,
 )
 from dougdb.leases import Holder
 from dougdb.operations import Compare, Delete, Get, Increment, Put, Result, Touch, TxnResult
 from dougdb.ranges import Deletion, Entry, Page
+from dougdb.watches import Change
 from dougdb.wire import ClusterStatus, Consistency, NodeStatus, Receipt, ShardStatus, Value
 
 __version__ = "0.1.0"
@@ -38,6 +41,7 @@ __all__ = [
     "AsyncDougClient",
     "AsyncLock",
     "CertificateError",
+    "Change",
     "ClusterStatus",
     "Compare",
     "Consistency",
@@ -50,6 +54,7 @@ __all__ = [
     "DougdbError",
     "Entry",
     "Get",
+    "HistoryGoneError",
     "Holder",
     "IdempotencyFullError",
     "Increment",
@@ -76,5 +81,6 @@ __all__ = [
     "TxnResult",
     "UnavailableError",
     "Value",
+    "WaitTimeoutError",
     "__version__",
 ]

@@ -17,6 +17,7 @@ from dougdb.errors import (
     CounterOverflowError,
     CrossShardError,
     DougdbError,
+    HistoryGoneError,
     IdempotencyFullError,
     KeyNotFoundError,
     KeyReusedError,
@@ -119,6 +120,8 @@ def _error_of(status: int, problem: Mapping[str, Any], *, write: bool, key: str)
     detail = str(problem.get("detail") or problem.get("title") or "no reason was given")
     if status == 404 and key and (not write or code == "not_found"):
         return KeyNotFoundError(key)
+    if code == "history_gone":
+        return HistoryGoneError(detail)
     if status < 500:
         if write and problem.get("outcome") == "unknown":
             return OutcomeUnknownError(f"{detail} (HTTP {status}; the write may or may not have been applied)")

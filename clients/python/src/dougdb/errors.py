@@ -16,6 +16,8 @@
     +-- UnavailableError          nobody could serve it now; a write was certainly not applied
     |   +-- IdempotencyFullError      the shard keeps as many idempotency keys as it may
     +-- OutcomeUnknownError       a write was sent and may or may not have been applied
+    +-- HistoryGoneError          the changes that follow are not held any more: a watch begins anew
+    +-- WaitTimeoutError          what was waited for did not come in time, a ``TimeoutError`` too
     +-- LockTimeoutError          the lock stayed with another holder for as long as was waited
     +-- LockLostError             the lock was held and is not any more
     +-- ServerError               the server failed, or answered what nobody understands
@@ -134,6 +136,14 @@ class OutcomeUnknownError(DougdbError):
     """A write was sent and may or may not have been applied, now or later."""
 
     outcome: Outcome = "unknown"
+
+
+class HistoryGoneError(DougdbError):
+    """The changes that follow are not held any more: a watch begins anew, with ``begin="start"``."""
+
+
+class WaitTimeoutError(DougdbError, TimeoutError):
+    """What was waited for did not come in time."""
 
 
 class LockTimeoutError(DougdbError):

@@ -10,7 +10,7 @@ from typing import Any
 
 from dougdb import calls
 from dougdb.aio.locks import AsyncLocks
-from dougdb.aio.ranges import AsyncRanges
+from dougdb.aio.watches import AsyncWatches
 from dougdb.batches import BatchRun, Group, groups
 from dougdb.calls import Counter, OperationState, conditions
 from dougdb.checks import OCTET_STREAM, Bytes
@@ -21,7 +21,7 @@ from dougdb.patience import Attempts
 from dougdb.wire import Consistency, Receipt, Value
 
 
-class AsyncDougClient(AsyncRanges, AsyncLocks):
+class AsyncDougClient(AsyncWatches, AsyncLocks):
     """A client for asyncio. Use it in an ``async with`` block, or call ``close``.
 
     A call that failed is repeated by itself, within ``deadline_s``, where that is safe: reads always; writes that were

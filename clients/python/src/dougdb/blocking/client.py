@@ -12,7 +12,7 @@ from typing import Any
 from dougdb import calls
 from dougdb.batches import BatchRun, Group, groups
 from dougdb.blocking.locks import Locks
-from dougdb.blocking.ranges import Ranges
+from dougdb.blocking.watches import Watches
 from dougdb.calls import Counter, OperationState, conditions
 from dougdb.checks import OCTET_STREAM, Bytes
 from dougdb.errors import DougdbError, InvalidArgumentError
@@ -22,7 +22,7 @@ from dougdb.patience import Attempts
 from dougdb.wire import Consistency, Receipt, Value
 
 
-class DougClient(Ranges, Locks):
+class DougClient(Watches, Locks):
     """A blocking client. Use it in a ``with`` block, or call ``close``.
 
     A call that failed is repeated by itself, within ``deadline_s``, where that is safe: reads always; writes that were
