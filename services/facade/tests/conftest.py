@@ -30,6 +30,7 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import command, pipe, scan, slots
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
+from doug_wire.watch import encode_change
 from facade.app.application import Application
 from facade.app.protocol import LimitedProtocol
 from facade.client.metrics import Metrics
@@ -132,6 +133,16 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
         """How many pages it has made."""
         self.page_records = 3
         """How many records are in a page."""
+        self.watches: list[doug_pb2.WatchRequest] = []
+        """The watches that it was asked for."""
+        self.watches_open = 0
+        """How many are open."""
+        self.watch_code = ""
+        """The ``doug-code`` with which it refuses watches, and ends those that are open."""
+        self.history_floor = 0
+        """It holds the changes behind this revision."""
+        self.lag = 0
+        """So many of the newest changes it has not applied yet."""
         self.applied_index = 7
         self.statuses = 0
         """How often it was asked for its status."""
@@ -407,6 +418,62 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             if prefix not in seen:
                 seen.add(prefix)
                 yield scan.encode_prefix(prefix)
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[doug_pb2.WatchBatch]:  # noqa: N802
+        self.watches.append(request)
+        store = self.shard.store
+        if request.consistency == doug_pb2.CONSISTENCY_LINEARIZABLE and not self.leads:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "NOT_LEADER", (("doug-code", "NOT_LEADER"),))
+        after = self._revision() if request.now else request.after
+        place = request.after_place
+        self.watches_open += 1
+        try:
+            told = doug_pb2.WatchBatch(
+                revision=min(after - 1 if place else after, self._revision()),
+                oldest=self.history_floor,
+                receipt=doug_pb2.Receipt(node_id=self.id, shard=self.shard.id),
+                cluster_id=b"c" * 16,
+            )
+            await self._check_watch(after, place, context)
+            yield told
+            idle = 0
+            while True:
+                await self._check_watch(after, place, context)
+                found = [
+                    change
+                    for change in store.changes
+                    if change.revision <= self._revision()
+                    and (change.revision > after or (place and change.revision == after and change.place >= place))
+                ][: self.page_records]
+                if not found:
+                    await asyncio.sleep(0.002)
+                    idle += 1
+                    if idle % 50 == 0:
+                        yield doug_pb2.WatchBatch(revision=min(after, self._revision()), oldest=self.history_floor)
+                    continue
+                after, place = found[-1].revision, 0
+                kinds = set(request.kinds) or {1, 2, 3}
+                wanted = [
+                    change._replace(value=b"") if request.keys_only else change
+                    for change in found
+                    if change.kind in kinds
+                    and change.key >= request.start
+                    and (not request.end or change.key < request.end)
+                ]
+                records = b"".join(map(encode_change, wanted))
+                yield doug_pb2.WatchBatch(records=records, revision=after, oldest=self.history_floor)
+        finally:
+            self.watches_open -= 1
+
+    def _revision(self) -> int:
+        return self.shard.store.revision - self.lag
+
+    async def _check_watch(self, after: int, place: int, context: Any) -> None:
+        code, status = self.watch_code, grpc.StatusCode.UNAVAILABLE
+        if not code and (after - 1 if place else after) < self.history_floor:
+            code, status = "HISTORY_GONE", grpc.StatusCode.OUT_OF_RANGE
+        if code:
+            await context.abort(status, code, (("doug-code", code), ("doug-oldest", str(self.history_floor))))
 
     async def Pipe(self, request_iterator: Any, context: Any) -> AsyncIterator[doug_pb2.BatchResult]:  # noqa: N802
         async for batch in request_iterator:

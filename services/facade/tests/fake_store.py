@@ -14,6 +14,7 @@ from doug_wire import payload
 from doug_wire.command import KEEP, Command, Condition, ConditionKind, Opcode
 from doug_wire.payload import CompareKind
 from doug_wire.pipe import ResultRecord, Status, encode_result
+from doug_wire.watch import Change, ChangeKind
 
 
 class Entry(NamedTuple):
@@ -42,6 +43,8 @@ class FakeStore:
         self.expired_tokens: set[bytes] = set()
         self.revision = 0
         self.now_ms = 1_700_000_000_000
+        self.changes: list[Change] = []
+        """What every key went through, in order."""
         self.entries = 0
         """How many commands were applied, each as one entry of the log."""
 
@@ -120,6 +123,7 @@ class FakeStore:
         if command.opcode == Opcode.DELETE:
             self.data.pop(command.key, None)
             self.revision += 1
+            self.changes.append(Change(ChangeKind.DELETE, True, 0, command.key, self.revision))
             return result(Status.OK, self.revision)
         if command.opcode == Opcode.TOUCH and not exists:
             return result(Status.NOT_FOUND)
@@ -142,6 +146,9 @@ class FakeStore:
             value, content_type, encoding = found.value, found.content_type, found.content_encoding
         self.revision += 1
         self.data[command.key] = Entry(value, content_type, self.revision, expires_at_ms, encoding)
+        self.changes.append(
+            Change(ChangeKind.PUT, True, 0, command.key, self.revision, value, content_type, encoding, expires_at_ms)
+        )
         return result(Status.OK, self.revision, value=shown)._replace(expires_at_ms=expires_at_ms)
 
 

@@ -25,7 +25,8 @@ from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
 from raft_node.rpc import traced_pipe
 from raft_node.rpc.doug_service import DougService
-from raft_node.rpc.traced_pipe import TracedPipeSession
+from raft_node.rpc.pipe import PipeSession
+from raft_node.rpc.traced_pipe import RecordSpans
 from raft_node.runtime.driver import Submission
 
 CALLER = TraceContext(1, 2)
@@ -92,7 +93,8 @@ class Rig:
             leader=lambda: SimpleNamespace(id="", address=""),
         )
         context: Any = self.context
-        self.shard, self.session = shard, TracedPipeSession(shard, context, Metrics(0), self.traces)
+        self.shard, self.spans = shard, RecordSpans(self.traces)
+        self.session = PipeSession(shard, context, Metrics(0), self.spans)
         self.task = asyncio.create_task(self.session.run())
 
     async def send(self, kind: pb.BatchKind.ValueType, records: bytes, *traced: int) -> None:
@@ -172,7 +174,7 @@ async def test_contexts_of_records_that_never_come_are_bounded(monkeypatch: pyte
     monkeypatch.setattr(traced_pipe, "SPANS_MAX", 3)
     rig = Rig()
     await rig.send(pb.BATCH_KIND_WRITE, write(1), *range(10, 20))
-    assert len(rig.session._spans) == 3
+    assert len(rig.spans._spans) == 3
     rig.driver.submitted[0].sink.resolve(1, Status.OK, 7)
     await rig.end()
 

@@ -68,6 +68,11 @@ class Exchange(RequestResponseCycle):
         unread: int = self.transport.get_write_buffer_size()
         return unread
 
+    async def drained(self) -> None:
+        """Waits until the client has taken most of what was written, or is gone."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+
     def break_off(self, error: ProblemError) -> None:
         """The rest of the body will not come."""
         self.broken = error

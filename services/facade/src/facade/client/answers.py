@@ -28,7 +28,7 @@ RETRIED: dict[int, str] = {
     Status.DISK_FULL: "disk_full",
 }
 
-WAITED = {
+DETAIL_OF_REASON = {
     "no_leader": "No leader of the shard took the request in time.",
     "overloaded": "The shard's leader had too much waiting and did not take the request in time.",
     "superseded": "Other leaders' entries kept taking the request's place in the log.",
@@ -56,10 +56,10 @@ def gave_up(operation: Operation) -> ProblemError:
         return unknown(operation, "An earlier try of the write was not answered, and no later one was in time.")
     if operation.reason == "disk_full":
         return DiskFullError(shard=operation.shard)
-    reason = operation.reason if operation.reason in WAITED else "no_leader"
+    reason = operation.reason if operation.reason in DETAIL_OF_REASON else "no_leader"
     if operation.kind is Kind.READ_LOCAL and reason == "no_leader":
         reason = "unavailable"
-    return NotAppliedError(reason, WAITED[reason], shard=operation.shard)
+    return NotAppliedError(reason, DETAIL_OF_REASON[reason], shard=operation.shard)
 
 
 def too_late(operation: Operation) -> ProblemError:

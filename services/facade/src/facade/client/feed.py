@@ -21,6 +21,7 @@ from operator import attrgetter
 import structlog
 
 from doug_wire.watch import Change
+from facade.client.node import Node
 from facade.client.shard import Shard
 from facade.client.watch_stream import (
     FuturePositionError,
@@ -109,14 +110,25 @@ class Feed:
         self._turn = 0
         self._moved: asyncio.Future[None] | None = None
 
-    def since(self, position: int, count_max: int) -> list[Event] | None:
-        """The events from a position on, so many at most; None if the ring does not reach back so far."""
+    def since(self, position: int, bytes_max: int) -> tuple[list[Event], int] | None:
+        """Events from a position on and where they end; None if the ring does not reach back so far.
+
+        Args:
+            position: Where to begin.
+            bytes_max: About how large they may be together, as ``Event.size`` says; one is given whatever its size.
+        """
         if self.position is None or position >= self.position:
-            return []
+            return [], position
         if position < self.floor:
             return None
-        start = bisect_left(self._ring, position, key=_order)
-        return list(islice(self._ring, start, start + count_max))
+        found: list[Event] = []
+        size = 0
+        for event in islice(self._ring, bisect_left(self._ring, position, key=_order), None):
+            size += event.size
+            if found and size > bytes_max:
+                return found, next_of(found[-1].change)
+            found.append(event)
+        return found, self.position
 
     async def moved(self) -> None:
         """Waits until ``position`` has moved, or something else has happened to the stream."""
@@ -133,8 +145,11 @@ class Feed:
         """Follows the shard until it is cancelled."""
         delay_s = RETRY_MIN_S
         gone: list[HistoryGoneError] = []
+        failed: set[Node] = set()
         while True:
-            nodes = candidates(self.shard, self._turn)
+            if len(failed) >= len(self.shard.expected):
+                failed.clear()
+            nodes = candidates(self.shard, self._turn, failed)
             self._turn += 1
             if not nodes:
                 await asyncio.sleep(RETRY_MAX_S)
@@ -143,6 +158,7 @@ class Feed:
             try:
                 began = await self._follow(WatchStream(self.shard, nodes[0], request_from(self.position)))
             except HistoryGoneError as error:
+                failed.add(nodes[0])
                 gone.append(error)
                 if len(gone) >= len(nodes):
                     self._begin_anew(min(gone, key=lambda each: each.oldest))
@@ -156,6 +172,8 @@ class Feed:
                 self._tell_moved()
             if began:
                 gone, delay_s = [], RETRY_MIN_S
+                failed.clear()
+            failed.add(nodes[0])
             await asyncio.sleep(delay_s)
             delay_s = min(RETRY_MAX_S, 2 * delay_s)
 

@@ -29,7 +29,7 @@ from facade.client.metrics import Metrics, ShardState
 from facade.client.modes import KIND_LABELS, LEADER_KINDS, Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
-from facade.client.tracing import leave
+from facade.client.tracing import contexts_for
 from facade.discovery.targets import Target
 from facade.settings import Settings
 
@@ -217,7 +217,7 @@ class Shard:
             batch_id=cut.batch_id, kind=doug_pb2.BatchKind.ValueType(cut.kind), shard=self.id, records=cut.records
         )
         if cut.traced:
-            batch.traces = leave(cut.traced, node.id, cut.items)
+            batch.traces = contexts_for(cut.traced, node.id, cut.items)
         return batch
 
     def _grant(self) -> None:

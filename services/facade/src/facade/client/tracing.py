@@ -75,7 +75,7 @@ class OperationTracing:
         return trace
 
 
-def leave(traced: Sequence[Operation], node: str, items: int) -> bytes:
+def contexts_for(traced: Sequence[Operation], node: str, items: int) -> bytes:
     """Notes that operations go to a node in one batch, and encodes their contexts for it."""
     found = []
     for operation in traced:

@@ -9,6 +9,7 @@ Invariant: a stream that says nothing for ``READ_TIMEOUT_S`` is over, for a node
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import grpc
 import grpc.aio
@@ -171,14 +172,19 @@ def request_from(position: int | None) -> doug_pb2.WatchRequest:
     return doug_pb2.WatchRequest(after=revision, after_place=place)
 
 
-def candidates(shard: Shard, turn: int) -> list[Node]:
-    """The nodes of a shard in the order in which they are worth asking: those that answer first, followers before all.
+def candidates(shard: Shard, turn: int, failed: Collection[Node] = ()) -> list[Node]:
+    """The nodes of a shard in the order in which they are worth asking.
 
-    A leader has enough to do. Where the others begin, ``turn`` says: a node that has failed is not asked again first.
+    First come those that have not failed, answer what they owe, and do not lead, for a leader has enough to do.
+
+    Args:
+        shard: The shard.
+        turn: Where among equals to begin.
+        failed: Those that have failed just now.
     """
     nodes = shard.expected
     if not nodes:
         return []
     start = turn % len(nodes)
     turned = nodes[start:] + nodes[:start]
-    return sorted(turned, key=lambda node: (not node.up, node.suspect, node is shard.leader))
+    return sorted(turned, key=lambda node: (node in failed, node.suspect, node is shard.leader))

@@ -33,6 +33,7 @@ from facade.routes.watch_frames import RETRY, change_frame, data_of, frame, resy
 from facade.routes.watch_request import Form, Selection, WatchAsked
 
 SLICE = 256
+STEP_BYTES = 256 << 10
 UNREAD_BYTES_MAX = 256 << 10
 """A client that has left so much unread is written to only when it has taken most of it."""
 LOOK_S = 1.0
@@ -110,6 +111,8 @@ class Session:
         await self._write(self._progress())
         try:
             while not self._exchange.leaving:
+                await self._exchange.drained()
+                self._check()
                 await self._catch_up()
                 if self._exchange.leaving:
                     break
@@ -141,17 +144,16 @@ class Session:
                 if feed.position == position:
                     continue
                 behind_any = True
-                events = feed.since(position, SLICE)
-                if events is None:
+                found = feed.since(position, STEP_BYTES)
+                if found is None:
                     await self._from_node(number, feed)
                     continue
                 if feed.position is None or position > feed.position:
                     await self._wait(feed)
                     continue
-                # Nothing else may come between this and what was given.
-                target = feed.position if len(events) < SLICE else next_of(events[-1].change)
+                events, upto = found
                 await self._send(events)
-                self.positions[number] = target
+                self.positions[number] = upto
                 self._drop_parts()
             if not behind_any and not self._parts:
                 return

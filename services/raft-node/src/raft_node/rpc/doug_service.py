@@ -33,7 +33,7 @@ from raft_node.rpc import operations, range_deletion, scan_stream, watch_stream
 from raft_node.rpc.pipe import PipeSession
 from raft_node.rpc.shard import Shard, has_run_out
 from raft_node.rpc.streams import BROKEN
-from raft_node.rpc.traced_pipe import TracedPipeSession
+from raft_node.rpc.traced_pipe import RecordSpans
 from raft_node.runtime.proposals import Submission, TracedSubmission
 from raft_node.runtime.watches import HistoryGoneError
 from raft_node.storage.engine import BlockNeeded
@@ -249,10 +249,8 @@ class DougService(doug_pb2_grpc.DougServicer):
     ) -> None:
         """Serves a stream of batches."""
         shard = await self._admit(context)
-        if self._traces is None:
-            session = PipeSession(shard, context, self._metrics)
-        else:
-            session = TracedPipeSession(shard, context, self._metrics, self._traces)
+        observer = None if self._traces is None else RecordSpans(self._traces)
+        session = PipeSession(shard, context, self._metrics, observer)
         self._sessions.add(session)
         try:
             await session.run()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -38,11 +38,44 @@ _HOP_READS_MAX = 256
 _Waiting = tuple[ReadRecord, BlockNeeded]
 
 
+class RecordObserver(Protocol):
+    """Who is told of every record of a stream, on the event loop."""
+
+    def arrived(self, batch: pb.Batch) -> None:
+        """A batch came in; nothing of it was looked at."""
+
+    def submitted(self, submissions: list[Submission]) -> list[Submission]:
+        """Writes are about to be proposed, in the form that is given back."""
+
+    def confirmed(self, records: list[ReadRecord]) -> None:
+        """It is known whether these reads may be served here; they are looked up now, or refused."""
+
+    def answered(self, record_id: int, status: int) -> None:
+        """A record has its answer."""
+
+    def ended(self) -> None:
+        """The stream has ended; nobody hears an answer any more."""
+
+
 class PipeSession:
     """Serves one stream. Also the ``Sink`` of the writes that came in on it."""
 
-    def __init__(self, shard: Shard, context: grpc.aio.ServicerContext[Any, Any], metrics: Metrics) -> None:
-        """Builds it; ``run`` serves until the stream ends."""
+    def __init__(
+        self,
+        shard: Shard,
+        context: grpc.aio.ServicerContext[Any, Any],
+        metrics: Metrics,
+        observer: RecordObserver | None = None,
+    ) -> None:
+        """Builds it; ``run`` serves until the stream ends.
+
+        Args:
+            shard: The replica.
+            context: The stream.
+            metrics: Where messages are counted.
+            observer: Who is told of each record; mostly nobody, which costs nothing.
+        """
+        self._observer = observer
         self._shard = shard
         self._context = context
         self._results: deque[bytes] = deque()
@@ -71,6 +104,8 @@ class PipeSession:
         finally:
             # Answers may come later still, of writes and of reads that wait for a quorum; nobody takes them any more.
             self._closed = True
+            if self._observer is not None:
+                self._observer.ended()
             for task in (writer, *self._loads):
                 task.cancel()
             await asyncio.gather(writer, *self._loads, return_exceptions=True)
@@ -81,12 +116,16 @@ class PipeSession:
 
     def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
         """See ``Sink``."""
+        if self._observer is not None:
+            self._observer.answered(record_id, status)
         if details is None:
             self._put(pipe.encode_result(record_id, status, revision))
         else:
             self._put(pipe.encode_result(record_id, status, revision, *details))
 
     def _take(self, batch: pb.Batch) -> None:
+        if self._observer is not None:
+            self._observer.arrived(batch)
         if batch.kind == pb.BATCH_KIND_WRITE:
             self._take_writes(batch)
         elif batch.kind == pb.BATCH_KIND_READ_LINEARIZABLE:
@@ -125,10 +164,9 @@ class PipeSession:
             else:
                 submissions.append(Submission(self, record.id, record.crc, record.command))
         if submissions:
-            self._submit(submissions)
-
-    def _submit(self, submissions: list[Submission]) -> None:
-        self._shard.driver.submit(submissions)
+            if self._observer is not None:
+                submissions = self._observer.submitted(submissions)
+            self._shard.driver.submit(submissions)
 
     def _take_reads(self, batch: pb.Batch) -> list[ReadRecord]:
         records = list(pipe.decode_reads(batch.records))
@@ -141,6 +179,8 @@ class PipeSession:
     def _serve(self, records: list[ReadRecord], confirmed: bool, *, linearizable: bool = True) -> None:
         if self._closed:
             return
+        if self._observer is not None:
+            self._observer.confirmed(records)
         if not confirmed or not self._shard.driver.machine.created:
             status = Status.UNAVAILABLE if confirmed else Status.NOT_LEADER
             for record in records:
@@ -225,6 +265,8 @@ class PipeSession:
         elif isinstance(found, Status):
             self.resolve(record.id, found, 0)
         else:
+            if self._observer is not None:
+                self._observer.answered(record.id, Status.OK)
             revision, content_type, value, _, _, content_encoding = found
             self._put(
                 pipe.encode_result(

@@ -1,0 +1,425 @@
+"""Watches over HTTP, in front of fake nodes: each change once and in order, whatever breaks, for every client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from doug_wire.watch import Change, ChangeKind
+
+MakeFacade = Callable[..., Awaitable[Any]]
+LINES = {"accept": "application/x-ndjson"}
+
+
+class Client:
+    """One watch that is read in the background, as lines of JSON.
+
+    Attributes:
+        events: What has come.
+        status: The status of the answer; 0 before it.
+    """
+
+    def __init__(self, facade: Any, query: str = "", **headers: str) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.status = 0
+        self.problem: dict[str, Any] = {}
+        self.ended = False
+        self._facade = facade
+        self._url = f"/v1/watch{'?' if query else ''}{query}"
+        self._headers = {**LINES, **headers}
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        async with self._facade.http.stream("GET", self._url, headers=self._headers, timeout=60) as answer:
+            self.status = answer.status_code
+            if answer.status_code != 200:
+                self.problem = json.loads(await answer.aread())
+                return
+            self.headers = answer.headers
+            async for line in answer.aiter_lines():
+                self.events.append(json.loads(line))
+        self.ended = True
+
+    async def begun(self) -> Client:
+        await self._facade.until(lambda: self.status and (self.events or self.problem), "the watch has begun")
+        return self
+
+    @property
+    def changes(self) -> list[tuple[str, str, int, str]]:
+        return [
+            (each["event"], each["data"].get("key"), each["data"]["shard"], each["data"]["revision"])
+            for each in self.events
+            if each["event"] in ("put", "delete", "expire")
+        ]
+
+    @property
+    def ids(self) -> list[str]:
+        return [each["id"] for each in self.events if "id" in each]
+
+    async def has(self, count: int) -> None:
+        await self._facade.until(lambda: len(self.changes) >= count, f"{count} changes have come")
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@pytest.fixture
+def make(make_facade: MakeFacade) -> MakeFacade:
+    async def made(**settings: Any) -> Any:
+        facade = await make_facade(**settings)
+        await facade.use_sockets()
+        return facade
+
+    return made
+
+
+async def put(facade: Any, *keys: str) -> None:
+    for key in keys:
+        answer = await facade.http.put(f"/v1/kv/{key}", content=b"value of " + key.encode())
+        assert answer.status_code == 200
+
+
+def told(facade: Any) -> list[tuple[str, str, int, str]]:
+    """What the shards' logs say, shard by shard."""
+    names = {ChangeKind.PUT: "put", ChangeKind.DELETE: "delete", ChangeKind.EXPIRE: "expire"}
+    return [
+        (names[ChangeKind(change.kind)], change.key.decode(), shard.id, str(change.revision))
+        for shard in facade.cluster.shards
+        for change in shard.store.changes
+    ]
+
+
+def by_shard(changes: list[tuple[str, str, int, str]]) -> list[tuple[str, str, int, str]]:
+    """In the order of the shards; that of each stays."""
+    return sorted(changes, key=lambda change: change[2])
+
+
+async def test_changes_of_all_shards_come_once_and_in_order(make: MakeFacade) -> None:
+    facade = await make(shards=2)
+    client = await Client(facade).begun()
+    keys = [f"k{number % 7}" for number in range(30)]
+    await put(facade, *keys)
+    await facade.http.delete("/v1/kv/k3")
+    await client.has(31)
+    assert by_shard(client.changes) == told(facade)
+    assert client.headers["cache-control"] == "no-store" and client.headers["x-accel-buffering"] == "no"
+    assert client.events[0]["event"] == "progress"
+    put_event = next(each for each in client.events if each["event"] == "put")
+    assert put_event["data"] == {
+        "key": "k0", "value": "value of k0", "encoding": "utf-8", "revision": "1", "expires_at": None,
+        "shard": put_event["data"]["shard"], "content_type": "application/octet-stream",
+    }  # fmt: skip
+    await client.close()
+
+
+async def test_every_id_ever_sent_can_be_gone_on_behind(make: MakeFacade) -> None:
+    facade = await make(shards=2, nodes=2)
+    client = await Client(facade).begun()
+    await put(facade, *[f"k{number}" for number in range(12)])
+    await client.has(12)
+    for place, event in enumerate(client.events):
+        assert "id" in event
+        again = await Client(facade, f"from={event['id']}").begun()
+        rest = [each for each in client.events[place + 1 :] if each["event"] == "put"]
+        await again.has(len(rest))
+        assert by_shard(again.changes) == by_shard(
+            [("put", each["data"]["key"], each["data"]["shard"], each["data"]["revision"]) for each in rest]
+        )
+        await again.close()
+    await client.close()
+
+
+async def test_a_transaction_can_be_gone_on_within(make: MakeFacade) -> None:
+    facade = await make(shards=1)
+    store = facade.cluster.shards[0].store
+    client = await Client(facade).begun()
+    store.revision = 5
+    store.changes += [Change(ChangeKind.PUT, place == 2, place, b"k%d" % place, 5, b"v") for place in range(3)]
+    await client.has(3)
+    ids = [event["id"] for event in client.events if event["event"] == "put"]
+    assert [each.rpartition(":")[2] for each in ids] == ["5.1", "5.2", "5"]
+    for number, each in enumerate(ids):
+        again = await Client(facade, f"from={each}").begun()
+        await again.has(2 - number)
+        assert [change[1] for change in again.changes] == ["k0", "k1", "k2"][number + 1 :]
+        await again.close()
+    await client.close()
+
+
+async def test_server_sent_events(make: MakeFacade) -> None:
+    facade = await make(shards=1)
+    async with facade.http.stream("GET", "/v1/watch?prefix=a&values=false") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.aiter_lines()
+        first = [await anext(lines) for _ in range(6)]
+        assert first[0].startswith("retry: ") and first[2] == "event: progress" and first[3].startswith("id: w1-")
+        await put(facade, "b1", "a1")
+        second = [await anext(lines) for _ in range(4)]
+        assert second[0] == "event: put" and second[1].endswith("-0:2")
+        assert json.loads(second[2].removeprefix("data: ")) == {
+            "key": "a1", "revision": "2", "shard": 0, "content_type": "application/octet-stream", "expires_at": None,
+        }  # fmt: skip
+        assert second[3] == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("key=a1", ["a1", "a1"]),
+        ("prefix=a", ["a1", "a2", "a1"]),
+        ("start=a2&end=c", ["b", "a2"]),
+        ("key64=YTI", ["a2"]),
+        ("prefix=a&events=delete", ["a1"]),
+        ("events=put,expire", ["b", "a1", "a2"]),
+        ("prefix=zz", []),
+    ],
+)
+async def test_what_is_wanted_and_nothing_else(make: MakeFacade, query: str, expected: list[str]) -> None:
+    facade = await make(shards=1)
+    live = await Client(facade, query).begun()
+    origin = live.ids[0]
+    await put(facade, "b", "a1", "a2")
+    await facade.http.delete("/v1/kv/a1")
+    late = await Client(facade, f"{query}&from={origin}").begun()
+    await live.has(len(expected))
+    await late.has(len(expected))
+    assert sorted(change[1] for change in live.changes) == sorted(expected)
+    assert late.changes == live.changes
+    await live.close()
+    await late.close()
+
+
+async def test_from_start_tells_what_is_there_and_then_what_changes(make: MakeFacade) -> None:
+    facade = await make(shards=2)
+    await put(facade, *[f"k{number}" for number in range(20)])
+    client = await Client(facade, "from=start").begun()
+    await put(facade, "k1", "new")
+    await client.has(22)
+    first = client.events[:20]
+    assert [each["data"]["key"] for each in first] == sorted(f"k{number}" for number in range(20))
+    assert not any("id" in each for each in first)
+    assert client.events[20]["event"] == "progress" and "id" in client.events[20]
+    assert {change[1] for change in client.changes[20:]} == {"k1", "new"}
+    await client.close()
+
+
+async def test_a_scan_that_breaks_leaves_no_gap_and_no_repeat(make: MakeFacade) -> None:
+    facade = await make(shards=2)
+    await put(facade, *[f"k{number:02d}" for number in range(30)])
+    for shard in facade.cluster.shards:
+        for node in shard.nodes:
+            node.scan_pages_until_break = 2
+    client = await Client(facade, "from=start").begun()
+    await put(facade, *[f"k{number:02d}" for number in range(0, 30, 3)])
+    await facade.until(lambda: client.ids, "the snapshot is over")
+    await put(facade, "last")
+    await facade.until(lambda: any(change[1] == "last" for change in client.changes), "the last one has come")
+    found: dict[str, list[int]] = {}
+    for _, key, _, revision in client.changes:
+        found.setdefault(key, []).append(int(revision))
+    for key, revisions in found.items():
+        assert revisions == sorted(set(revisions)), f"{key} was told {revisions}"
+        shard = next(shard for shard in facade.cluster.shards if key.encode() in shard.data)
+        assert revisions[-1] == shard.data[key.encode()].revision
+    assert len(found) == 31
+    await client.close()
+
+
+async def test_a_node_that_goes_is_replaced_and_nothing_is_lost(make: MakeFacade) -> None:
+    facade = await make(shards=1, nodes=3)
+    shard = facade.cluster.shards[0]
+    client = await Client(facade).begun()
+    for turn in range(4):
+        await put(facade, *[f"k{turn}{number}" for number in range(5)])
+        serving = [node for node in shard.nodes if node.watches_open]
+        for node in serving:
+            node.watch_code = "UNAVAILABLE"
+        await put(facade, f"between{turn}")
+        await facade.until(lambda: any(node.watches_open and not node.watch_code for node in shard.nodes), "another")
+        for node in serving:
+            node.watch_code = ""
+    await client.has(24)
+    assert client.changes == told(facade)
+    await client.close()
+
+
+async def test_a_replica_that_lags_tells_nothing_twice_and_nothing_late(make: MakeFacade) -> None:
+    facade = await make(shards=1, nodes=2)
+    shard = facade.cluster.shards[0]
+    client = await Client(facade).begun()
+    await put(facade, "a", "b", "c", "d")
+    await client.has(4)
+    first = next(node for node in shard.nodes if node.watches_open)
+    other = next(node for node in shard.nodes if node is not first)
+    other.lag = 3
+    first.watch_code = "UNAVAILABLE"
+    await facade.until(lambda: other.watches_open == 1, "the other one serves")
+    first.watch_code = ""
+    await put(facade, "e")
+    # It stays behind, so the first one is asked again.
+    await client.has(5)
+    assert client.changes == told(facade)
+    await client.close()
+
+
+async def test_history_that_is_gone_is_410_at_connect_and_resync_within(make: MakeFacade) -> None:
+    facade = await make(shards=1, nodes=2, watch_ring_bytes=1 << 16)
+    shard = facade.cluster.shards[0]
+    client = await Client(facade).begun()
+    await put(facade, "a", "b")
+    await client.has(2)
+    oldest_id = client.ids[0]
+    for number in range(60):
+        await facade.http.put("/v1/kv/big", content=b"%d" % number * 2000)
+    await client.has(62)
+    for node in shard.nodes:
+        node.history_floor = 10
+    head = oldest_id.rpartition(":")[0]
+    gone = await Client(facade, f"from={head}:9").begun()
+    assert gone.status == 410 and gone.problem["code"] == "history_gone" and "revision 10" in gone.problem["detail"]
+    at = await Client(facade, f"from={head}:10").begun()
+    above = await Client(facade, "", **{"last-event-id": f"{head}:11"}).begun()
+    await at.has(52)
+    await above.has(51)
+    assert at.changes == told(facade)[10:] and above.changes == told(facade)[11:]
+    # One node holds it still: that is enough.
+    shard.nodes[1].history_floor = 0
+    found = await Client(facade, f"from={head}:5").begun()
+    await found.has(57)
+    assert found.status == 200 and found.changes == told(facade)[5:]
+    for each in (client, at, above, found):
+        await each.close()
+
+
+async def test_changes_that_nobody_holds_any_more_end_in_resync(make: MakeFacade) -> None:
+    facade = await make(shards=1, nodes=2)
+    shard = facade.cluster.shards[0]
+    client = await Client(facade).begun()
+    await put(facade, "a")
+    await client.has(1)
+    for node in shard.nodes:
+        node.watch_code = "UNAVAILABLE"
+    await facade.until(lambda: not any(node.watches_open for node in shard.nodes), "nobody serves")
+    await put(facade, "b", "c", "d")
+    for node in shard.nodes:
+        node.history_floor, node.watch_code = 3, ""
+    await facade.until(lambda: client.ended, "the watch has ended")
+    assert client.events[-1] == {"event": "resync", "data": {"shard": 0, "oldest": "3"}}
+    assert [change[1] for change in client.changes] == ["a"]
+    again = await Client(facade).begun()
+    await put(facade, "e")
+    await again.has(1)
+    assert [change[1] for change in again.changes] == ["e"]
+    await again.close()
+
+
+async def test_ids_that_cannot_be_are_refused(make: MakeFacade) -> None:
+    facade = await make(shards=2)
+    client = await Client(facade).begun()
+    await put(facade, "a")
+    await client.has(1)
+    good = client.ids[-1]
+    cluster = good.split("-")[1]
+    for query, status, code in (
+        ("from=nonsense", 400, "bad_watch_id"),
+        (f"from=w1-{cluster}-1-0:1", 400, "bad_watch_id"),
+        (f"from=w1-{cluster}-1-0:1000,1:0", 400, "future_watch_id"),
+        (f"from=w1-{'0' * 16}-1-0:0,1:0", 409, "foreign_watch_id"),
+        (f"from=w1-{cluster}-7-0:0,1:0", 410, "history_gone"),
+        ("events=put,put", 400, "bad_parameter"),
+        ("events=", 400, "bad_parameter"),
+        ("values=no", 400, "bad_parameter"),
+        ("key=a&prefix=b", 400, "bad_range"),
+        ("start=b&end=a", 400, "bad_range"),
+        ("what=ever", 400, "unknown_parameter"),
+    ):
+        refused = await Client(facade, query).begun()
+        assert (refused.status, refused.problem["code"]) == (status, code), query
+    assert (await facade.http.post("/v1/watch")).status_code == 405
+    await client.close()
+
+
+async def test_progress_on_demand_is_what_every_watch_is_promised_to_reach(make: MakeFacade) -> None:
+    facade = await make(shards=2)
+    client = await Client(facade).begun()
+    await put(facade, "a", "b", "c")
+    answer = await facade.http.post("/v1/watch:progress")
+    assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
+    asked = answer.json()
+    assert asked["revisions"] == {str(shard.id): str(shard.revision) for shard in facade.cluster.shards}
+    await facade.until(lambda: client.events[-1]["event"] == "progress", "progress has come")
+    assert client.events[-1]["id"] == asked["id"] and len(client.changes) == 3
+    await client.close()
+
+
+async def test_many_clients_share_one_stream_and_one_encoding(make: MakeFacade) -> None:
+    facade = await make(shards=1)
+    shard = facade.cluster.shards[0]
+    clients = [await Client(facade, "prefix=k" if number % 2 else "").begun() for number in range(20)]
+    await put(facade, *[f"k{number}" for number in range(10)])
+    for client in clients:
+        await client.has(10)
+        assert client.changes == told(facade)
+    assert sum(node.watches_open for node in shard.nodes) == 1
+    assert facade.metrics.inflight <= 1, "a watch is no request that is being answered"
+    for client in clients:
+        await client.close()
+    await facade.until(lambda: not facade.application.audience.size, "all have left")
+
+
+async def test_watches_are_bounded(make: MakeFacade) -> None:
+    facade = await make(shards=1, watches_max=1)
+    client = await Client(facade).begun()
+    refused = await Client(facade).begun()
+    assert refused.status == 503 and refused.problem["code"] == "overloaded"
+    await client.close()
+
+
+async def test_a_client_that_does_not_read_costs_little_and_catches_up(make: MakeFacade) -> None:
+    facade = await make(shards=1, nodes=1, watch_ring_bytes=1 << 20)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
+    sock.connect(("127.0.0.1", facade.http.base_url.port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 10)
+    writer.write(b"GET /v1/watch HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n")
+    fast = await Client(facade).begun()
+    await facade.until(lambda: facade.application.audience.size == 2, "both are there")
+    count = 120
+    for number in range(count):
+        await facade.http.put(f"/v1/kv/k{number}", content=b"x" * 100_000)
+    await fast.has(count)
+    unread = max(
+        connection._outgoing._transport.get_write_buffer_size()
+        for _, state in facade._servers
+        for connection in state.connections
+    )
+    assert 0 < unread < 1 << 20, unread
+    assert facade.application.audience.size == 1, "it is not with the others any more"
+    revisions: list[bytes] = []
+    data = b""
+    while len(revisions) < count:
+        data += await asyncio.wait_for(reader.read(1 << 20), 20)
+        *lines, data = data.split(b"\n")
+        revisions += [found[1] for line in lines if (found := re.search(rb'"revision":"(\d+)"', line))]
+    assert revisions == [b"%d" % number for number in range(1, count + 1)]
+    writer.close()
+    await fast.close()
+
+
+async def test_a_facade_that_stops_ends_its_watches_in_order(make: MakeFacade) -> None:
+    facade = await make(shards=1)
+    live = await Client(facade).begun()
+    await facade.until(lambda: facade.application.audience.size == 1, "it is live")
+    for _, state in facade._servers:
+        for connection in list(state.connections):
+            connection.shutdown()
+    await facade.until(lambda: live.ended, "it has ended")
+    assert isinstance(facade.http, httpx.AsyncClient)
