@@ -13,6 +13,7 @@ from dougdb.errors import (
     CounterOverflowError,
     CrossShardError,
     DougdbError,
+    ForeignSessionError,
     HistoryGoneError,
     IdempotencyFullError,
     InvalidArgumentError,
@@ -33,7 +34,7 @@ from dougdb.leases import Holder
 from dougdb.operations import Compare, Delete, Get, Increment, Put, Result, Touch, TxnResult
 from dougdb.ranges import Deletion, Entry, Page
 from dougdb.watches import Change
-from dougdb.wire import ClusterStatus, Consistency, NodeStatus, Receipt, ShardStatus, Value
+from dougdb.wire import ClusterStatus, Consistency, NodeStatus, Receipt, ShardStatus, Value, bounded
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "DougClient",
     "DougdbError",
     "Entry",
+    "ForeignSessionError",
     "Get",
     "HistoryGoneError",
     "Holder",
@@ -83,4 +85,5 @@ __all__ = [
     "Value",
     "WaitTimeoutError",
     "__version__",
+    "bounded",
 ]

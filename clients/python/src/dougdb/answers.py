@@ -17,6 +17,7 @@ from dougdb.errors import (
     CounterOverflowError,
     CrossShardError,
     DougdbError,
+    ForeignSessionError,
     HistoryGoneError,
     IdempotencyFullError,
     KeyNotFoundError,
@@ -39,6 +40,7 @@ _REJECTED: Mapping[str, type[RejectedError]] = {
     "overflow": CounterOverflowError,
     "idempotency_key_reused": KeyReusedError,
     "cross_shard": CrossShardError,
+    "foreign_session": ForeignSessionError,
 }
 _UNAVAILABLE_STATUSES = frozenset({502, 503, 504, 507})
 

@@ -12,6 +12,7 @@
     |   +-- NotANumberError           the value that was to be counted up is no number
     |   +-- CounterOverflowError      the sum does not fit into 64 bits
     |   +-- KeyReusedError            another request has used the idempotency key
+    |   +-- ForeignSessionError        the session is of another cluster, or from before it was restored
     |   +-- CrossShardError           the keys of a transaction belong to several shards; ``slots`` says where
     +-- UnavailableError          nobody could serve it now; a write was certainly not applied
     |   +-- IdempotencyFullError      the shard keeps as many idempotency keys as it may
@@ -104,6 +105,10 @@ class CounterOverflowError(RejectedError):
 
 class KeyReusedError(RejectedError):
     """Another request has used the idempotency key."""
+
+
+class ForeignSessionError(RejectedError):
+    """The session is of another cluster, or from before the cluster was restored from a backup."""
 
 
 class CrossShardError(RejectedError):
