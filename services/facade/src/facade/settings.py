@@ -170,6 +170,9 @@ class Settings(BaseSettings):
     rate_min_bytes: int = Field(default=1024, ge=1, le=1 << 20)
     """Bytes a second that a client sends of a body, and takes of an answer, at least."""
 
+    console_enabled: bool = True
+    """Whether the console is served at /ui/, with what it needs at /v1/console/."""
+
     backups_max: int = Field(default=2, ge=1, le=64)
     """Backups that are sent at a time; further ones are refused with 503."""
 

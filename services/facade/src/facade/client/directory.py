@@ -15,6 +15,7 @@ import structlog
 
 from doug.v1 import doug_pb2
 from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
+from doug_wire.slots import SLOTS, slot_of
 from facade.client.channels import Channels
 from facade.client.leader_calls import call_leader
 from facade.client.metrics import Metrics
@@ -36,6 +37,7 @@ class Directory:
         cluster_id: The cluster's id, as it came with the map; a restored cluster has another one.
         shards: The shards by number.
         stale: Set when somebody found the map to be outdated.
+        slot_counts: How often each slot was asked for here.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, channels: Channels) -> None:
@@ -50,6 +52,7 @@ class Directory:
         self.cluster_id = b""
         self.shards: dict[int, Shard] = {}
         self.stale = asyncio.Event()
+        self.slot_counts = [0] * SLOTS
 
     @property
     def ready(self) -> bool:
@@ -76,15 +79,18 @@ class Directory:
             found.extend(f"the addresses of shard {shard}'s nodes" for shard in unknown)
         return found
 
-    def locate(self, key: bytes) -> tuple[Shard, int]:
-        """The shard of a key, and the epoch of its slot.
+    def locate(self, key: bytes, *, counted: bool = True) -> tuple[Shard, int]:
+        """The shard of a key, and the epoch of its slot; its slot is counted as asked for, unless it was already.
 
         Raises:
             NotAppliedError: The map is not loaded, or nobody knows where the shard's nodes are.
         """
         if self.map is None:
             raise NotAppliedError("starting", "The partition map is not loaded yet.")
-        shard_id, epoch = self.map.owner(key)
+        slot = slot_of(key)
+        if counted:
+            self.slot_counts[slot] += 1
+        shard_id, epoch = self.map.owner_of_slot(slot)
         shard = self.shards.get(shard_id)
         if shard is None:
             raise NotAppliedError("unknown_shard", "It is not known where this shard's nodes are.", shard=shard_id)

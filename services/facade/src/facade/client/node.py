@@ -156,13 +156,13 @@ class Node:
         self.retired = True
         self.up = self.granted = False
 
-    async def status(self, timeout_s: float) -> admin_pb2.StatusResponse | None:
-        """Admin.Status, or None when it did not answer in time."""
+    async def status(self, timeout_s: float, *, vitals: bool = False) -> admin_pb2.StatusResponse | None:
+        """Admin.Status, with ``vitals`` also how the node is, or None when it did not answer in time."""
         if self.retired:
             return None
         self._renew()
         try:
-            status = await self._admin.Status(admin_pb2.StatusRequest(), timeout=timeout_s)
+            status = await self._admin.Status(admin_pb2.StatusRequest(vitals=vitals), timeout=timeout_s)
         except grpc.aio.AioRpcError:
             # Nobody else looks after this channel.
             self._reopen()

@@ -233,7 +233,7 @@ class Router:
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
         """
-        shard, _ = self.directory.locate(key)
+        shard, _ = self.directory.locate(key, counted=False)
         self.registry.check_room(shard, size)
 
     def sample_metrics(self) -> None:
