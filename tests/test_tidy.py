@@ -15,7 +15,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULE_LINES_MAX = 600
+MODULE_LINES_MAX = 500
+OTHER_LINES_MAX = 600
+"""For tests, tools and benchmarks, which nothing else rests on; and for the simulator's node, which ties all parts."""
+SIMULATED_NODE = "services/raft-node-testing/src/raft_testing/node.py"
+WALK_WORDS_MAX = 282
+"""What the walk of a put took when it named fewer modules."""
 FUNCTION_LINES_MAX = 70
 GENERATED = "protos/gen/"
 REQUIRED = [
@@ -85,7 +90,11 @@ def name_of(path: Path) -> str:
 
 def test_modules_are_short() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in modules()}
-    assert not {name: lines for name, lines in lengths.items() if lines > MODULE_LINES_MAX}
+    assert not {
+        name: lines
+        for name, lines in lengths.items()
+        if lines > (MODULE_LINES_MAX if name.startswith(SOURCES) and name != SIMULATED_NODE else OTHER_LINES_MAX)
+    }
 
 
 def test_functions_are_short() -> None:
@@ -233,6 +242,16 @@ def test_every_module_that_a_document_names_exists() -> None:
                 missing.append(f"{name_of(path)}: {dotted}")
     assert named > 20
     assert not missing
+
+
+def test_the_walk_of_a_put_is_short_and_names_its_modules_from_the_top_down() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    walk = text.partition("## The way of a write")[2].partition("\n## ")[0]
+    assert len(walk.split()) < WALK_WORDS_MAX
+    named = [name for name in NAMED_MODULE.findall(walk) if not name.startswith("doug_wire")]
+    order = ["facade.app", "facade.routes", "facade.client", "raft_node.rpc", "raft_node.runtime", "raft_node.raft"]
+    first = [next(place for place, name in enumerate(named) if name.startswith(layer)) for layer in order]
+    assert first == sorted(first) and len(named) > 20
 
 
 def test_every_method_that_a_document_names_exists() -> None:

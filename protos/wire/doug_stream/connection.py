@@ -33,11 +33,9 @@ from doug_stream.codes import (
     PUSH_PROMISE,
     RST_STREAM,
     SETTINGS,
-    WINDOW_DEFAULT,
     WINDOW_MAX,
     WINDOW_UPDATE,
     ErrorCode,
-    Setting,
     StatusCode,
     status_of_reset,
 )
@@ -54,6 +52,7 @@ from doug_stream.events import (
     ResponseReceived,
     Terminated,
 )
+from doug_stream.greeting import first_frames
 from doug_stream.headers import Metadata
 from doug_stream.limits import Bucket, Limits
 from doug_stream.sender import Sender
@@ -87,8 +86,7 @@ class Connection:
         self._sender = Sender()
         self._blocks = BlockReader(limits)
         self._streams: dict[int, Stream] = {}
-        self._next_id = 1
-        self._last_id = 0
+        self._next_id, self._last_id = 1, 0
         self._resets: deque[int] = deque(maxlen=_REMEMBERED_RESETS)
         self._reader = frames.FrameReader(b"" if client else PREFACE, limits.frame_bytes_max)
         self._receive_window = _CONNECTION_WINDOW
@@ -98,15 +96,7 @@ class Connection:
         self._now_s = 0.0
         self._events: list[Event] = []
         self.over = self.ready = self.going_away = False
-        values = [(Setting.MARK, 1)] if mark else []
-        values.append((Setting.INITIAL_WINDOW_SIZE, limits.window_bytes))
-        values.append((Setting.MAX_FRAME_SIZE, limits.frame_bytes_max))
-        values.append((Setting.MAX_HEADER_LIST_SIZE, limits.header_bytes_max))
-        values.append((Setting.ENABLE_PUSH, 0) if client else (Setting.MAX_CONCURRENT_STREAMS, limits.streams_max))
-        if client:
-            self._sender.put(PREFACE)
-        self._sender.put(frames.settings(values))
-        self._sender.put(frames.window_update(0, _CONNECTION_WINDOW - WINDOW_DEFAULT))
+        self._sender.put(first_frames(limits, _CONNECTION_WINDOW, client=client, mark=mark))
 
     # What goes out.
 

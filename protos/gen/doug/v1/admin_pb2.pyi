@@ -22,12 +22,17 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class StatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    VITALS_FIELD_NUMBER: _builtins.int
+    vitals: _builtins.bool
+    """Whether to tell how the node is, too."""
     def __init__(
         self,
+        *,
+        vitals: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -54,6 +59,7 @@ class StatusResponse(_message.Message):
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     INITIAL_SHARDS_FIELD_NUMBER: _builtins.int
+    VITALS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     shard: _builtins.int
     role: _builtins.str
@@ -75,6 +81,10 @@ class StatusResponse(_message.Message):
     cluster_id: _builtins.bytes
     version: _builtins.str
     initial_shards: _builtins.int
+    @_builtins.property
+    def vitals(self) -> Global___Vitals:
+        """Missing when it was not asked for, and while the node is starting."""
+
     def __init__(
         self,
         *,
@@ -95,14 +105,166 @@ class StatusResponse(_message.Message):
         cluster_id: _builtins.bytes = ...,
         version: _builtins.str = ...,
         initial_shards: _builtins.int = ...,
+        vitals: Global___Vitals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_address", b"admin_address", "applied_index", b"applied_index", "client_address", b"client_address", "cluster_id", b"cluster_id", "commit_index", b"commit_index", "first_log_index", b"first_log_index", "incarnation", b"incarnation", "initial_shards", b"initial_shards", "last_log_index", b"last_log_index", "leader_address", b"leader_address", "leader_id", b"leader_id", "node_id", b"node_id", "peer_address", b"peer_address", "role", b"role", "shard", b"shard", "term", b"term", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_address", b"admin_address", "applied_index", b"applied_index", "client_address", b"client_address", "cluster_id", b"cluster_id", "commit_index", b"commit_index", "first_log_index", b"first_log_index", "incarnation", b"incarnation", "initial_shards", b"initial_shards", "last_log_index", b"last_log_index", "leader_address", b"leader_address", "leader_id", b"leader_id", "node_id", b"node_id", "peer_address", b"peer_address", "role", b"role", "shard", b"shard", "term", b"term", "version", b"version", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class Vitals(_message.Message):
+    """How a node is, for those who watch it. Counts and times with `_seconds` grow from the start of its process on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOTED_FOR_FIELD_NUMBER: _builtins.int
+    UPTIME_MS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LEADER_HEARD_MS_FIELD_NUMBER: _builtins.int
+    LOG_BYTES_FIELD_NUMBER: _builtins.int
+    TABLE_BYTES_FIELD_NUMBER: _builtins.int
+    COMPACTION_PENDING_BYTES_FIELD_NUMBER: _builtins.int
+    COMPACTED_BYTES_FIELD_NUMBER: _builtins.int
+    PROPOSALS_PENDING_FIELD_NUMBER: _builtins.int
+    SYNCS_FIELD_NUMBER: _builtins.int
+    SYNC_SECONDS_FIELD_NUMBER: _builtins.int
+    COMMITS_FIELD_NUMBER: _builtins.int
+    COMMIT_SECONDS_FIELD_NUMBER: _builtins.int
+    DISK_LOW_FIELD_NUMBER: _builtins.int
+    STALLED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    voted_for: _builtins.str
+    """Who has its vote in its term; empty for nobody."""
+    uptime_ms: _builtins.int
+    memory_bytes: _builtins.int
+    """Resident; 0 where the system does not tell."""
+    leader_heard_ms: _builtins.int
+    """How long ago a leader was heard; missing when none was, and at a leader."""
+    log_bytes: _builtins.int
+    """What the files of the log take."""
+    table_bytes: _builtins.int
+    """What the SSTables take."""
+    compaction_pending_bytes: _builtins.int
+    compacted_bytes: _builtins.int
+    """Read and written by compactions."""
+    proposals_pending: _builtins.int
+    syncs: _builtins.int
+    """Of the log, and how long they took."""
+    sync_seconds: _builtins.float
+    commits: _builtins.int
+    """Batches that this node, leading, saw committed, and how long that took."""
+    commit_seconds: _builtins.float
+    disk_low: _builtins.bool
+    stalled: _builtins.bool
+    """Applying waits for a flush or a compaction."""
+    draining: _builtins.bool
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Volume]: ...
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]:
+        """Of a leader."""
+
+    def __init__(
+        self,
+        *,
+        voted_for: _builtins.str = ...,
+        uptime_ms: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        leader_heard_ms: _builtins.int | None = ...,
+        log_bytes: _builtins.int = ...,
+        table_bytes: _builtins.int = ...,
+        compaction_pending_bytes: _builtins.int = ...,
+        compacted_bytes: _builtins.int = ...,
+        proposals_pending: _builtins.int = ...,
+        syncs: _builtins.int = ...,
+        sync_seconds: _builtins.float = ...,
+        commits: _builtins.int = ...,
+        commit_seconds: _builtins.float = ...,
+        disk_low: _builtins.bool = ...,
+        stalled: _builtins.bool = ...,
+        draining: _builtins.bool = ...,
+        volumes: _abc.Iterable[Global___Volume] | None = ...,
+        peers: _abc.Iterable[Global___Peer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_leader_heard_ms", b"_leader_heard_ms", "leader_heard_ms", b"leader_heard_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leader_heard_ms", b"_leader_heard_ms", "commit_seconds", b"commit_seconds", "commits", b"commits", "compacted_bytes", b"compacted_bytes", "compaction_pending_bytes", b"compaction_pending_bytes", "disk_low", b"disk_low", "draining", b"draining", "leader_heard_ms", b"leader_heard_ms", "log_bytes", b"log_bytes", "memory_bytes", b"memory_bytes", "peers", b"peers", "proposals_pending", b"proposals_pending", "stalled", b"stalled", "sync_seconds", b"sync_seconds", "syncs", b"syncs", "table_bytes", b"table_bytes", "uptime_ms", b"uptime_ms", "volumes", b"volumes", "voted_for", b"voted_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__leader_heard_ms: _TypeAlias = _typing.Literal["leader_heard_ms"]  # noqa: Y015
+    _WhichOneofArgType__leader_heard_ms: _TypeAlias = _typing.Literal["_leader_heard_ms", b"_leader_heard_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leader_heard_ms) -> _WhichOneofReturnType__leader_heard_ms | None: ...
+
+Global___Vitals: _TypeAlias = Vitals  # noqa: Y015
+
+@_typing.final
+class Volume(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """wal or data."""
+    total_bytes: _builtins.int
+    free_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_bytes", b"free_bytes", "name", b"name", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Volume: _TypeAlias = Volume  # noqa: Y015
+
+@_typing.final
+class Peer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MATCH_INDEX_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    HEARD_MS_FIELD_NUMBER: _builtins.int
+    ROUND_TRIPS_FIELD_NUMBER: _builtins.int
+    ROUND_TRIP_SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    match_index: _builtins.int
+    """Up to here its log is known to be the leader's."""
+    state: _builtins.str
+    """probe, replicate or snapshot."""
+    heard_ms: _builtins.int
+    """How long ago it was heard."""
+    round_trips: _builtins.int
+    """Of heartbeats, a sample, and how long they took."""
+    round_trip_seconds: _builtins.float
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        match_index: _builtins.int = ...,
+        state: _builtins.str = ...,
+        heard_ms: _builtins.int = ...,
+        round_trips: _builtins.int = ...,
+        round_trip_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heard_ms", b"heard_ms", "match_index", b"match_index", "name", b"name", "round_trip_seconds", b"round_trip_seconds", "round_trips", b"round_trips", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Peer: _TypeAlias = Peer  # noqa: Y015
 
 @_typing.final
 class EventsRequest(_message.Message):

@@ -37,7 +37,8 @@ from raft_node.storage.options import EngineOptions
 from raft_node.storage.tasks import FlushTask, tmp_directory
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 from raft_node.storage.worker import run_task
-from raft_testing.files import Loss, MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
+from raft_testing.inodes import Loss
 
 WAL, DATA = "/n/wal", "/n/data"
 KEY, OTHER_KEY = b"a", b"b"

@@ -17,32 +17,10 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable, Sequence
-from enum import Enum
 from typing import NamedTuple
 
 from raft_node.errors import DiskError
-
-SECTORS_BYTES = (512, 4096)
-
-
-class Loss(Enum):
-    """What a crash takes, for tests that try each."""
-
-    DROPPED = "dropped"
-    """Everything that was not synced."""
-    KEPT = "kept"
-    """Nothing."""
-    RANDOM = "random"
-    """A random part of the names and writes, and of the writes any part."""
-    TORN_BYTE = "torn-byte"
-    """The end of each file's last write, cut at a byte."""
-    TORN_512 = "torn-512"
-    """Any sectors of 512 bytes of each file's last write."""
-    TORN_4096 = "torn-4096"
-    """Any sectors of 4096 bytes of each file's last write."""
-
-
-_TORN_SECTORS_BYTES = {Loss.TORN_BYTE: 0, Loss.TORN_512: 512, Loss.TORN_4096: 4096}
+from raft_testing.inodes import Inode, Loss
 
 
 class Operation(NamedTuple):
@@ -52,72 +30,10 @@ class Operation(NamedTuple):
     path: str
 
 
-class _Inode:
-    """A file: what is seen, what is durable, and what lies between."""
-
-    def __init__(self) -> None:
-        self.seen = bytearray()
-        self.durable = bytearray()
-        # Writes since the last sync. None means that the file was emptied.
-        self.pending: list[tuple[int, bytes] | None] = []
-
-    def write(self, offset: int, data: bytes) -> None:
-        _overwrite(self.seen, offset, data)
-        self.pending.append((offset, data))
-
-    def truncate(self) -> None:
-        self.seen.clear()
-        self.pending.append(None)
-
-    def sync(self) -> None:
-        for change in self.pending:
-            if change is None:
-                self.durable.clear()
-            else:
-                _overwrite(self.durable, *change)
-        self.pending.clear()
-
-    def crash(self, rng: random.Random) -> None:
-        chance = rng.choice((0.0, 0.5, 1.0))
-        for change in self.pending:
-            if rng.random() >= chance:
-                continue
-            if change is None:
-                self.durable.clear()
-            else:
-                _tear(self.durable, *change, rng)
-        self.pending.clear()
-        self.seen = bytearray(self.durable)
-
-    def lose(self, loss: Loss, rng: random.Random) -> None:
-        """As ``crash``, by a rule."""
-        last = len(self.pending) - 1
-        for number, change in enumerate(self.pending):
-            if loss is Loss.DROPPED or (loss is Loss.RANDOM and rng.random() < 0.5):
-                continue
-            if change is None:
-                self.durable.clear()
-            elif loss is Loss.RANDOM:
-                _tear(self.durable, *change, rng)
-            elif loss is Loss.KEPT or number < last:
-                _overwrite(self.durable, *change)
-            else:
-                _tear_at(self.durable, *change, _TORN_SECTORS_BYTES[loss], rng)
-        self.pending.clear()
-        self.seen = bytearray(self.durable)
-
-    def copy(self) -> _Inode:
-        copy = _Inode()
-        copy.seen[:] = self.seen
-        copy.durable[:] = self.durable
-        copy.pending = list(self.pending)
-        return copy
-
-
 class _NameChange(NamedTuple):
     """Names that appear or vanish together."""
 
-    targets: dict[str, _Inode | None]
+    targets: dict[str, Inode | None]
 
     def directories(self) -> set[str]:
         return {_parent(path) for path in self.targets}
@@ -126,7 +42,7 @@ class _NameChange(NamedTuple):
 class _Writable:
     """See ``WritableFile``."""
 
-    def __init__(self, disk: MemoryFileSystem, path: str, inode: _Inode) -> None:
+    def __init__(self, disk: MemoryFileSystem, path: str, inode: Inode) -> None:
         self._disk = disk
         self._path = path
         self._inode = inode
@@ -169,7 +85,7 @@ class _Writable:
 class _Readable:
     """See ``ReadableFile``."""
 
-    def __init__(self, path: str, inode: _Inode) -> None:
+    def __init__(self, path: str, inode: Inode) -> None:
         self._path = path
         self._inode = inode
         self._size = len(inode.seen)
@@ -204,8 +120,8 @@ class MemoryFileSystem:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.crashes = 0
-        self._names: dict[str, _Inode] = {}
-        self._durable_names: dict[str, _Inode] = {}
+        self._names: dict[str, Inode] = {}
+        self._durable_names: dict[str, Inode] = {}
         self._pending_names: list[_NameChange] = []
         self._directories: set[str] = {"", "/"}
         self._fail_at = -1
@@ -242,7 +158,7 @@ class MemoryFileSystem:
         self._require_parent(path)
         inode = self._names.get(path)
         if inode is None:
-            inode = _Inode()
+            inode = Inode()
             self._change_names({path: inode})
         else:
             inode.truncate()
@@ -343,7 +259,7 @@ class MemoryFileSystem:
         for inode in self._crash_names(survives):
             inode.lose(loss, rng)
 
-    def _crash_names(self, survives: Callable[[], bool]) -> list[_Inode]:
+    def _crash_names(self, survives: Callable[[], bool]) -> list[Inode]:
         """Lets the names that are not durable go or stay; the files that still have one."""
         for change in self._pending_names:
             if survives():
@@ -361,9 +277,9 @@ class MemoryFileSystem:
     def copy(self) -> MemoryFileSystem:
         """The disk as it is now, in both worlds, without its history; files that are open here are not open there."""
         copy = MemoryFileSystem()
-        copies: dict[int, _Inode] = {}
+        copies: dict[int, Inode] = {}
 
-        def copied(inode: _Inode) -> _Inode:
+        def copied(inode: Inode) -> Inode:
             known = copies.get(id(inode))
             if known is None:
                 known = copies[id(inode)] = inode.copy()
@@ -411,7 +327,7 @@ class MemoryFileSystem:
         """Places a file, durably: for tests that damage one, or start from given bytes."""
         path = _clean(path)
         self._require_parent(path)
-        inode = _Inode()
+        inode = Inode()
         inode.seen[:] = content
         inode.durable[:] = content
         self._names[path] = inode
@@ -448,12 +364,12 @@ class MemoryFileSystem:
             raise DiskError(path, name, OSError(errno.EIO, "Input/output error"))
         self.operations.append(Operation(name, path))
 
-    def _change_names(self, targets: dict[str, _Inode | None]) -> None:
+    def _change_names(self, targets: dict[str, Inode | None]) -> None:
         change = _NameChange(targets)
         _apply(self._names, change)
         self._pending_names.append(change)
 
-    def _inode(self, path: str) -> _Inode:
+    def _inode(self, path: str) -> Inode:
         inode = self._names.get(path)
         if inode is None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
@@ -464,7 +380,7 @@ class MemoryFileSystem:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
 
 
-def _apply(names: dict[str, _Inode], change: _NameChange) -> None:
+def _apply(names: dict[str, Inode], change: _NameChange) -> None:
     for path, inode in change.targets.items():
         if inode is None:
             names.pop(path, None)
@@ -479,37 +395,3 @@ def _clean(path: str) -> str:
 def _parent(path: str) -> str:
     head, slash, _ = path.rpartition("/")
     return head or slash
-
-
-def _overwrite(content: bytearray, offset: int, data: bytes) -> None:
-    if len(content) < offset:
-        content.extend(bytes(offset - len(content)))
-    content[offset : offset + len(data)] = data
-
-
-def _tear(content: bytearray, offset: int, data: bytes, rng: random.Random) -> None:
-    how = rng.randrange(4)
-    if how == 0:
-        _overwrite(content, offset, data)
-        return
-    if how == 1:
-        _overwrite(content, offset, data[: rng.randrange(len(data) + 1)])
-        return
-    _tear_at(content, offset, data, rng.choice(SECTORS_BYTES), rng)
-
-
-def _tear_at(content: bytearray, offset: int, data: bytes, sector: int, rng: random.Random) -> None:
-    """Keeps a part: up to some byte, or any sectors of that size."""
-    if not sector:
-        _overwrite(content, offset, data[: rng.randrange(len(data) + 1)])
-        return
-    end = offset + len(data)
-    start = offset
-    while start < end:
-        stop = min(end, (start // sector + 1) * sector)
-        if rng.random() < 0.5:
-            _overwrite(content, start, data[start - offset : stop - offset])
-        start = stop
-    if rng.random() < 0.5 and len(content) < end:
-        # The size can reach the disk before the bytes do.
-        content.extend(bytes(end - len(content)))

@@ -40,8 +40,9 @@ from raft_node.storage.tasks import CompactionTask, Task, TaskResult
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 from raft_node.storage.wal_segment import RECYCLED_NAME, SUFFIX
 from raft_node.storage.worker import run_task
+from raft_testing.brittle import BrittleFileSystem, require
 from raft_testing.checkers import InvariantViolationError
-from raft_testing.disk import CuttableFileSystem, PowerCutError
+from raft_testing.disk import PowerCutError
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 from raft_testing.ordeal_model import Append, Model, batch_of
@@ -72,31 +73,6 @@ _DATA = "data"
 _CHECKPOINT = "checkpoint"
 _INCOMING = "incoming"
 _OPTIONS = WalOptions(segment_bytes=4096)
-
-
-class BrittleFileSystem(CuttableFileSystem):
-    """A disk that can be told what is to happen to it, and when."""
-
-    @property
-    def failure_waits(self) -> bool:
-        """Whether the failure that was asked for has still to come."""
-        return bool(self._fail_name)
-
-    def put_off(self) -> tuple[int, str]:
-        """Takes back what was to happen; ``bring_on`` has it happen later."""
-        coming = self.cut_at, self._fail_name
-        self.cut_at, self._fail_name = 0, ""
-        return coming
-
-    def bring_on(self, coming: tuple[int, str]) -> None:
-        """What was put off may happen from the next operation on."""
-        self.cut_at, self._fail_name = coming
-
-
-def require(condition: bool, invariant: str, what: str) -> None:
-    """Raises ``InvariantViolationError`` unless the condition holds."""
-    if not condition:
-        raise InvariantViolationError(invariant, what)
 
 
 class Ordeal:

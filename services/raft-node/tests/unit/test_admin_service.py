@@ -55,7 +55,7 @@ class FakeNode:
         self.drained = False
         self.changes: list[tuple[object, ...]] = []
 
-    def status(self) -> pb.StatusResponse:
+    def status(self, *, vitals: bool) -> pb.StatusResponse:
         return pb.StatusResponse(node_id="n")
 
     async def transfer_leadership(self, target: str) -> Leadership:

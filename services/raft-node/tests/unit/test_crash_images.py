@@ -10,7 +10,8 @@ import pytest
 from raft_node.errors import FatalError
 from raft_testing import crash_images, crash_images_main
 from raft_testing.crash_images import ImageError, workloads
-from raft_testing.files import Loss, MemoryFileSystem, _Writable
+from raft_testing.files import MemoryFileSystem, _Writable
+from raft_testing.inodes import Loss
 
 SAMPLE = 60
 

@@ -25,7 +25,7 @@ from raft_node.storage.tasks import Task, TaskResult, decode_result, encode_task
 from raft_node.storage.wal import Wal, WalOptions
 from raft_node.storage.worker import run_task, serve
 from raft_testing.engines import TINY_OPTIONS
-from raft_testing.files import Loss
+from raft_testing.inodes import Loss
 from raft_testing.small_disk import SmallDisk
 
 D = "/data"

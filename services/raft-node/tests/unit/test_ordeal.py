@@ -8,7 +8,7 @@ import pytest
 
 from raft_node.storage import checkpoint, record, wal
 from raft_node.storage.engine import Engine
-from raft_testing import files, ordeal
+from raft_testing import inodes, ordeal
 from raft_testing.ordeal import run_ordeal
 
 
@@ -40,7 +40,7 @@ def test_most_things_come_about_soon() -> None:
 
 
 def test_a_disk_that_does_not_sync_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files._Inode, "sync", lambda self: None)
+    monkeypatch.setattr(inodes.Inode, "sync", lambda self: None)
     assert "Error(" in outcome(range(1, 11)) or "durable" in outcome(range(1, 11))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raft_node.runtime.compactor import Compactor
+from raft_node.runtime.log_trimmer import LogTrimmer
 from raft_node.runtime.retention import LogFigures, first_index_to_keep
 
 
@@ -63,13 +63,13 @@ class FakeEngine:
 class Rig:
     def __init__(self, log: FakeLog, flushed_index: int, match: int | None = None) -> None:
         self.log, self.engine, self.hurried = log, FakeEngine(flushed_index), 0
-        self.compactor = Compactor(log, self.engine, 5_000, 20_000, lambda: match, lambda: (), self._hurry)
+        self.trimmer = LogTrimmer(log, self.engine, 5_000, 20_000, lambda: match, lambda: (), self._hurry)
 
     def _hurry(self) -> None:
         self.hurried += 1
 
     def look(self) -> list[int]:
-        self.compactor.look()
+        self.trimmer.look()
         return self.log.dropped_to
 
 

@@ -25,8 +25,10 @@ from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
 from raft_node.rpc import traced_pipe
 from raft_node.rpc.doug_service import DougService
-from raft_node.rpc.traced_pipe import TracedPipeSession
+from raft_node.rpc.pipe import PipeSession
+from raft_node.rpc.traced_pipe import RecordSpans
 from raft_node.runtime.driver import Submission
+from raft_node.runtime.freshness import Freshness
 
 CALLER = TraceContext(1, 2)
 TRACEPARENT = ("traceparent", f"00-{1:032x}-{2:016x}-01")
@@ -64,6 +66,7 @@ class FakeDriver:
         self.machine = SimpleNamespace(created=True, owns=lambda slot, epoch: True)
         self.submitted: list[Submission] = []
         self.reads: list[Callable[[bool], None]] = []
+        self.applied_index, self.proven_s = 7, 98.0
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
@@ -88,11 +91,13 @@ class Rig:
             serves_local_reads=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
-            receipt=lambda: pb.Receipt(node_id="n", term=3),
+            receipt=lambda proven_s=0.0: pb.Receipt(node_id="n", term=3),
             leader=lambda: SimpleNamespace(id="", address=""),
+            freshness=Freshness(self.driver, lambda: self.driver.proven_s, lambda: 100.0),
         )
         context: Any = self.context
-        self.shard, self.session = shard, TracedPipeSession(shard, context, Metrics(0), self.traces)
+        self.shard, self.spans = shard, RecordSpans(self.traces)
+        self.session = PipeSession(shard, context, Metrics(0), self.spans)
         self.task = asyncio.create_task(self.session.run())
 
     async def send(self, kind: pb.BatchKind.ValueType, records: bytes, *traced: int) -> None:
@@ -172,7 +177,7 @@ async def test_contexts_of_records_that_never_come_are_bounded(monkeypatch: pyte
     monkeypatch.setattr(traced_pipe, "SPANS_MAX", 3)
     rig = Rig()
     await rig.send(pb.BATCH_KIND_WRITE, write(1), *range(10, 20))
-    assert len(rig.session._spans) == 3
+    assert len(rig.spans._spans) == 3
     rig.driver.submitted[0].sink.resolve(1, Status.OK, 7)
     await rig.end()
 

@@ -15,7 +15,8 @@ from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage import record, wal_segment
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_testing.files import Loss, MemoryFileSystem
+from raft_testing.files import MemoryFileSystem
+from raft_testing.inodes import Loss
 
 DIRECTORY = "/n/wal"
 SMALL = WalOptions(segment_bytes=4096)

@@ -20,6 +20,7 @@ from facade.app.hot import HotLane
 from facade.app.origins import Origins
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
+from facade.console.app import Console
 from facade.errors import ProblemError, UnexpectedError
 from facade.routes import backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
 from facade.routes.batch import BatchApp
@@ -47,6 +48,7 @@ class Application:
     """Raw routes to their handlers, everything else to FastAPI.
 
     Attributes:
+        console: The console, if it is enabled.
         front: What connections share.
         audience: The watches that have seen everything; somebody has to ``run`` it.
         hot: The short way for plain requests, for connections that use it.
@@ -68,6 +70,7 @@ class Application:
         self._rest = make_fastapi(router, metrics, settings)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
+        self.console = Console(router, metrics, settings) if settings.console_enabled else None
         self.front = Front(settings, metrics)
         self.hot = HotLane(router, metrics, self.front)
 
@@ -78,6 +81,10 @@ class Application:
             return
         raw_path: bytes = scope["raw_path"]
         method: str = scope["method"]
+        if self.console is not None and (console := self.console.app_of(raw_path, scope)) is not None:
+            # Not among the requests that are under way: a stream of the console would be one for ever.
+            await console(scope, receive, send)
+            return
         if self._origins.share:
             if method == "OPTIONS" and (headers := self._origins.preflight(scope["headers"])) is not None:
                 await send({"type": "http.response.start", "status": 204, "headers": headers})

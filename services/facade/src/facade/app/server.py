@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 import uvicorn
@@ -99,6 +99,8 @@ class _Server(uvicorn.Server):
     """uvicorn without its signal handlers, which raise the signal again when they are done."""
 
     _leaving = False
+    on_stop: Callable[[], None] = staticmethod(lambda: None)
+    """Called when it is told to stop: what would never end by itself ends now."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -110,6 +112,7 @@ class _Server(uvicorn.Server):
             self.should_exit = True
             return
         self._leaving = True
+        self.on_stop()
         # uvicorn makes its headers anew every second, from those of its configuration.
         self.config.encoded_headers.append((b"connection", b"close"))
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
@@ -162,6 +165,8 @@ async def serve(
             ssl_context_factory=None if certificates is None else lambda config, default: certificates.https_context(),
         )
     )
+    if application.console is not None:
+        server.on_stop = application.console.collector.close
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     if settings.stop_on_stdin_eof:
@@ -174,6 +179,8 @@ async def serve(
             group.create_task(discovery.run(router.update)),
             group.create_task(_check_times(server, application.front, metrics)),
         ]
+        if application.console is not None:
+            background.append(group.create_task(application.console.collector.run()))
         if certificates is not None:
             security.show_expiry(certificates, metrics.registry)
             watch = certificates.watch(settings.tls_reload_ms / 1000, log.info, log.error)
@@ -198,7 +205,7 @@ async def _check_times(server: _Server, front: Front, metrics: Metrics) -> None:
         due_s = loop.time() + every_s
         await asyncio.sleep(every_s)
         # The one timer that always runs tells how busy the loop is.
-        metrics.event_loop_lag.set(max(0.0, loop.time() - due_s))
+        metrics.loop_late(max(0.0, loop.time() - due_s))
         server.check_times(loop.time(), front)
 
 

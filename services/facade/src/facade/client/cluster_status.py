@@ -32,12 +32,14 @@ async def ask_statuses(shards: list[Shard]) -> Statuses:
     """Asks every member for its status, all at once; before a leader told who they are, every listed node."""
     asked = [node for shard in shards for node in shard.nodes.values()]
     answers, _ = await asyncio.gather(
-        asyncio.gather(*(node.status(STATUS_TIMEOUT_S) for node in asked)),
+        asyncio.gather(*(node.status(STATUS_TIMEOUT_S, vitals=True) for node in asked)),
         asyncio.gather(*(learn_members(shard) for shard in shards)),
     )
     known = dict(zip(asked, answers, strict=True))
     found = [node for shard in shards for node in shard.nodes.values() if node not in known]
-    known.update(zip(found, await asyncio.gather(*(node.status(STATUS_TIMEOUT_S) for node in found)), strict=True))
+    known.update(
+        zip(found, await asyncio.gather(*(node.status(STATUS_TIMEOUT_S, vitals=True) for node in found)), strict=True)
+    )
     return {shard.id: [(node, known[node]) for node in shard.expected if node in known] for shard in shards}
 
 

@@ -8,7 +8,7 @@ a path: a key must not become a label.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -40,6 +40,20 @@ RETRY_REASONS = (
 )
 
 
+class Totals(NamedTuple):
+    """What was answered on the routes of keys since the start.
+
+    Attributes:
+        requests: How many requests.
+        errors: How many of them with 5xx.
+        buckets: How many took how long, by ``LATENCY_BUCKETS_S``; the last one has no bound.
+    """
+
+    requests: int
+    errors: int
+    buckets: Sequence[int]
+
+
 class ShardState(NamedTuple):
     """What is read of a shard when somebody asks for the metrics."""
 
@@ -54,12 +68,14 @@ class Metrics:
 
     Attributes:
         inflight: Requests that are being answered; a plain number, because every request changes it twice.
+        loop_lag_s: How late the last timer of the event loop was.
     """
 
     def __init__(self, commit: str = "") -> None:
         """``commit`` is which commit was built; empty when that is not known."""
         self.registry = CollectorRegistry()
         self.inflight = 0
+        self.loop_lag_s = 0.0
         # Without a second series for each counter that nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         ProcessCollector(registry=self.registry)
@@ -94,6 +110,9 @@ class Metrics:
             registry=self.registry,
         )
         self.messages_sent = self._counter("dougdb_facade_messages_sent", "Pipe messages sent to raft-nodes")
+        self.spread_reads = self._counter(
+            "dougdb_facade_spread_reads", "Linearizable reads that were sent to a follower, because many waited"
+        )
         self.messages_received = self._counter(
             "dougdb_facade_messages_received", "Pipe messages received from raft-nodes"
         )
@@ -164,6 +183,15 @@ class Metrics:
     def request(self, method: str, status: int, consistency: str, seconds: float, route: str = KEY_ROUTE) -> None:
         """Counts one answered request."""
         self._answered.count((route, method, status, consistency), seconds)
+
+    def totals(self) -> Totals:
+        """What was answered on the routes of keys since the start."""
+        return self._answered.totals(KEY_ROUTE)
+
+    def loop_late(self, seconds: float) -> None:
+        """Notes how late the last timer of the event loop was."""
+        self.loop_lag_s = seconds
+        self.event_loop_lag.set(seconds)
 
     def batch(self, kind: str, items: int) -> None:
         """Counts one batch that is sent."""
@@ -251,6 +279,16 @@ class _Requests(Collector):
         row.count += 1
         row.seconds += seconds
         row.buckets[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+
+    def totals(self, route: str) -> Totals:
+        """The sums of one route."""
+        rows = [(key[2], row) for key, row in self._rows.items() if key[0] == route]
+        buckets = [sum(column) for column in zip(*(row.buckets for _, row in rows), strict=True)]
+        return Totals(
+            sum(row.count for _, row in rows),
+            sum(row.count for status, row in rows if status >= 500),
+            buckets or [0] * (len(LATENCY_BUCKETS_S) + 1),
+        )
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(

@@ -12,6 +12,7 @@ import contextlib
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 
+from doug.v1 import admin_pb2
 from doug_wire.descriptors import raise_limit
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
@@ -26,6 +27,7 @@ from raft_node.app.readiness import Readiness
 from raft_node.app.state import read_state
 from raft_node.app.storage import Opened, open_storage
 from raft_node.app.timeline import Timeline
+from raft_node.app.vitals import Vitals
 from raft_node.errors import FatalError
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
@@ -66,6 +68,8 @@ class Node:
         self._volumes = Volumes(volumes)
         self._readiness = Readiness()
         self._operator = Operator(settings, timeline.record, self._readiness.show_readiness)
+        self._vitals = Vitals(metrics, settings.tick_ms)
+        self._operator.vitals = self._tell_vitals
         self._background = Background(self.fail)
         self._stopping = asyncio.Event()
         self._fatal: FatalError | None = None
@@ -229,3 +233,9 @@ class Node:
             return None
         args = parts.shard, parts.engine, parts.log, self._context.metrics, self._wal_replay_s, self._volumes
         return read_state(*args, disk_low=self._context.space.low)
+
+    def _tell_vitals(self) -> admin_pb2.Vitals | None:
+        parts, state = self._parts, self._state()
+        if parts is None or state is None:
+            return None
+        return self._vitals.read(parts.driver.node, state, draining=self._operator.draining)

@@ -56,6 +56,7 @@ class Operator:
         incarnation: Whose volumes these are; 0 before that is known.
         draining: Whether the node is about to be stopped.
         is_waiting: Tells whether the node is no member as it is, and waits to be admitted.
+        vitals: Tells how the node is; None while it is starting.
     """
 
     def __init__(
@@ -76,12 +77,13 @@ class Operator:
         self.incarnation = 0
         self.draining = False
         self.is_waiting: Callable[[], bool] = lambda: False
+        self.vitals: Callable[[], admin_pb2.Vitals | None] = lambda: None
 
     def attach(self, replica: Replica) -> None:
         """From now on the replica is asked."""
         self._replica = replica
 
-    def status(self) -> admin_pb2.StatusResponse:
+    def status(self, *, vitals: bool) -> admin_pb2.StatusResponse:
         """See ``Operated``."""
         settings = self._settings
         response = admin_pb2.StatusResponse(
@@ -109,6 +111,9 @@ class Operator:
             response.cluster_id = shard.peers.me.cluster_id
         if self.is_waiting():
             response.role = WAITING
+        told = self.vitals() if vitals else None
+        if told is not None:
+            response.vitals.CopyFrom(told)
         return response
 
     # Leadership.

@@ -17,10 +17,10 @@ from raft_node.rpc.peers import Peers
 from raft_node.rpc.snapshot_sender import SenderLimits, SnapshotSender
 from raft_node.rpc.snapshot_service import SnapshotService
 from raft_node.runtime.backups import Backups
-from raft_node.runtime.compactor import Compactor
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.installer import Installer
 from raft_node.runtime.log_store import LogStore
+from raft_node.runtime.log_trimmer import LogTrimmer
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.snapshots import Snapshots
 from raft_node.storage.engine import Engine
@@ -87,7 +87,7 @@ class SnapshotParts:
             on_failure,
             context.space.room_bytes,
         )
-        self._compactor = Compactor(
+        self._log_trimmer = LogTrimmer(
             log,
             engine,
             settings.log_keep_bytes,
@@ -108,7 +108,7 @@ class SnapshotParts:
 
     def _compact(self) -> None:
         if not self._driver.restoring:
-            self._compactor.look()
+            self._log_trimmer.look()
 
     async def tidy(self) -> None:
         """Called now and then."""

@@ -37,6 +37,14 @@ def _message_type(method: str) -> str:
     return _APPEND if method == "Replicate" else re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
 
 
+def total_of(histogram: Histogram) -> tuple[int, float]:
+    """How often a histogram without labels, or a child of one, was told something, and the sum of that."""
+    samples = {
+        sample.name.rpartition("_")[2]: sample.value for family in histogram.collect() for sample in family.samples
+    }
+    return int(samples["count"]), samples["sum"]
+
+
 class NodeState(NamedTuple):
     """What ``StateCollector`` reads at a scrape."""
 
@@ -281,6 +289,13 @@ class Metrics:
     def peer_round_trip(self, peer: str) -> Histogram:
         """The child that takes the round trips to one peer; callers keep it."""
         return self._peer_round_trips.labels(self.shard, peer)
+
+    def peer_round_trips(self) -> dict[str, tuple[int, float]]:
+        """By peer: how many round trips there were, and how long they took."""
+        found: dict[str, dict[str, float]] = {}
+        for sample in (sample for family in self._peer_round_trips.collect() for sample in family.samples):
+            found.setdefault(sample.labels["peer"], {})[sample.name.rpartition("_")[2]] = sample.value
+        return {peer: (int(each["count"]), each["sum"]) for peer, each in found.items()}
 
     def received(self, service: str, method: str) -> Counter:
         """The child that counts received messages of one method; callers keep it."""

@@ -198,6 +198,17 @@ class RaftNode:
         """How many messages changed nothing because of who sent them to whom, or of what they said."""
         return self._state.ignored_messages
 
+    def ticks_since_heard(self, peer: NodeId | None = None) -> int | None:
+        """How long ago a peer was heard by this leader, or without ``peer`` the leader by this member.
+
+        None when nobody knows: never heard, not a leader, no such peer.
+        """
+        state = self._state
+        if peer is None:
+            return None if state.leader_heard_tick is None else state.now - state.leader_heard_tick
+        progress = None if state.leadership is None else state.leadership.progress.get(peer)
+        return None if progress is None else state.now - progress.heard_tick
+
     @property
     def leader_commit_index(self) -> int:
         """The highest commit index that a leader told; heartbeats clip it to what this node holds."""

@@ -70,8 +70,8 @@ class Leadership(NamedTuple):
 class Operated(Protocol):
     """The node as its operators see it."""
 
-    def status(self) -> pb.StatusResponse:
-        """The role, the term and the indexes."""
+    def status(self, *, vitals: bool) -> pb.StatusResponse:
+        """The role, the term and the indexes; with ``vitals``, how the node is besides."""
 
     async def transfer_leadership(self, target: str) -> Leadership:
         """Hands leadership over to a voter, empty for the most caught-up one; returns who leads then.
@@ -133,7 +133,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:  # noqa: N802
         """Tells the role, the term and the indexes of this node."""
-        return self._node.status()
+        return self._node.status(vitals=request.vitals)
 
     async def Events(self, request: pb.EventsRequest, context: Context) -> pb.EventsResponse:  # noqa: N802
         """Tells what this process did and why, as far as its ring still holds it."""

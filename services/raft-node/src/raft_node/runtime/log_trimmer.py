@@ -12,8 +12,8 @@ from typing import Protocol
 from raft_node.runtime.retention import LogFigures, first_index_to_keep
 
 
-class CompactedLog(Protocol):
-    """The log as the compactor sees it."""
+class TrimmedLog(Protocol):
+    """The log as the trimmer sees it."""
 
     @property
     def first_index(self) -> int:
@@ -31,7 +31,7 @@ class CompactedLog(Protocol):
 
 
 class FlushedEngine(Protocol):
-    """The engine as the compactor sees it."""
+    """The engine as the trimmer sees it."""
 
     @property
     def flushed_index(self) -> int:
@@ -41,12 +41,12 @@ class FlushedEngine(Protocol):
         """Has what is in memory flushed."""
 
 
-class Compactor:
+class LogTrimmer:
     """Decides for one node."""
 
     def __init__(
         self,
-        log: CompactedLog,
+        log: TrimmedLog,
         engine: FlushedEngine,
         keep_bytes: int,
         bytes_max: int,

@@ -1,0 +1,180 @@
+"""The routes of the console: ``/ui/`` with its files, and ``/v1/console/`` with what only the console needs.
+
+All else that a console shows or does goes through the routes that everybody uses. Must not know gRPC.
+
+``GET /v1/console/stream`` server-sent events ``state``; ``/state`` the newest one; ``/history``, ``/slots``,
+``/events``, ``/locate``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from time import perf_counter
+
+import orjson
+
+from doug_wire.partition_map import PartitionMap
+from doug_wire.slots import slot_of
+from facade.client.metrics import Metrics
+from facade.client.router import Router
+from facade.console.assets import PREFIX, AssetsApp
+from facade.console.collector import MINUTES, Collector
+from facade.errors import BadRequestError, NotAppliedError
+from facade.routes import body as bodies
+from facade.routes.options import decode_key64, parse_query
+from facade.routes.raw import RawApp, RawRequest, Scope, Send, request_id_of
+from facade.settings import Settings
+
+DATA_PREFIX = b"/v1/console/"
+SHARDS_MAX = 64
+_NO_STORE = (b"cache-control", b"no-store")
+_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), _NO_STORE, (b"x-accel-buffering", b"no"))
+_RETRY = b"retry: 1000\n\n"
+
+
+def _number(given: Mapping[bytes, bytes], name: bytes, largest: int, default: int | None = None) -> int:
+    text = given.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdigit() or len(text) > 19 or int(text) > largest:
+        raise BadRequestError("bad_parameter", f"{name.decode()} is a number from 0 to {largest}.")
+    return int(text)
+
+
+class Console:
+    """Everything of the console.
+
+    Attributes:
+        collector: Asks the nodes.
+    """
+
+    def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
+        """Reads the files. Requires: a running loop."""
+        self.collector = Collector(router, metrics, settings)
+        self._assets = AssetsApp(metrics)
+        self._data = DataApp(router, metrics, self.collector)
+        self._stream = StreamApp(metrics, self.collector)
+
+    def app_of(self, raw_path: bytes, scope: Scope) -> RawApp | None:
+        """What serves a path; None if it is not one of the console's."""
+        if raw_path.startswith(DATA_PREFIX):
+            return self._stream if raw_path == DATA_PREFIX + b"stream" else self._data
+        if raw_path.startswith(PREFIX) or raw_path == PREFIX[:-1]:
+            return self._assets
+        if raw_path == b"/" and b"text/html" in dict(scope["headers"]).get(b"accept", b""):
+            return self._assets
+        return None
+
+
+class DataApp(RawApp):
+    """What the console asks for now and then."""
+
+    route = "/v1/console/{what}"
+    methods = frozenset({"GET", "HEAD"})
+
+    def __init__(self, router: Router, metrics: Metrics, collector: Collector) -> None:
+        super().__init__(metrics)
+        self._router = router
+        self._collector = collector
+        self._whats = {
+            b"state": self._state,
+            b"history": self._history,
+            b"slots": self._slots,
+            b"events": self._events,
+            b"locate": self._locate,
+        }
+
+    async def serve(self, request: RawRequest) -> None:
+        """See ``RawApp``."""
+        what = self._whats.get(request.raw_path.removeprefix(DATA_PREFIX))
+        if what is None:
+            raise BadRequestError("unknown_route", "The console has no such data.", status=404)
+        content = await what(request.query)
+        await request.answer_json(200, b"" if request.method == "HEAD" else content, (_NO_STORE,))
+
+    async def _state(self, query: bytes) -> bytes:
+        parse_query(query, frozenset())
+        if not self._collector.state:
+            raise NotAppliedError("starting", "The nodes were not asked yet.")
+        return self._collector.state
+
+    async def _history(self, query: bytes) -> bytes:
+        given = parse_query(query, frozenset({b"shards"}))
+        text = given.get(b"shards", b"")
+        numbers = [part for part in text.split(b",") if part]
+        if len(numbers) > SHARDS_MAX:
+            raise BadRequestError("bad_parameter", f"shards names at most {SHARDS_MAX}.")
+        shards = [_number({b"shards": part}, b"shards", 1 << 31) for part in numbers]
+        return orjson.dumps(self._collector.history.document(shards))
+
+    async def _slots(self, query: bytes) -> bytes:
+        given = parse_query(query, frozenset({b"minutes_ago"}))
+        return orjson.dumps(self._collector.slots(_number(given, b"minutes_ago", MINUTES, 0)))
+
+    async def _events(self, query: bytes) -> bytes:
+        given = parse_query(query, frozenset({b"shard", b"since"}))
+        shard = _number(given, b"shard", 1 << 31)
+        since = _number(given, b"since", (1 << 63) - 1, 0)
+        if shard not in self._router.shards:
+            raise BadRequestError("unknown_shard", f"There is no shard {shard}.", status=404)
+        document = await self._collector.events(shard)
+        events = [event for event in document["events"] if event["last_time_us"] >= since]
+        return orjson.dumps(document | {"events": events})
+
+    async def _locate(self, query: bytes) -> bytes:
+        """Which slot and shard a key belongs to."""
+        given = parse_query(query, frozenset({b"key64"}))
+        key = decode_key64(given.get(b"key64", b""))
+        partitions: PartitionMap | None = self._router.map
+        slot = slot_of(key)
+        return orjson.dumps({"slot": slot, "shard": None if partitions is None else partitions.owner_of_slot(slot)[0]})
+
+
+class StreamApp(RawApp):
+    """The stream of states.
+
+    It is counted when it begins, by how long that took: what a stream lasts says nothing about anything.
+    """
+
+    route = "/v1/console/stream"
+    methods = frozenset({"GET"})
+
+    def __init__(self, metrics: Metrics, collector: Collector) -> None:
+        super().__init__(metrics)
+        self._collector = collector
+
+    async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
+        """Serves one request, for as long as its client stays."""
+        if scope["method"] not in self.methods:
+            await super().__call__(scope, receive, send)
+            return
+        started_s = perf_counter()
+        request = RawRequest(scope, receive, send)
+        await request.start(200, _STREAM)
+        self._metrics.request("GET", 200, "none", perf_counter() - started_s, self.route)
+        gone = asyncio.ensure_future(_until_gone(receive))
+        self._collector.enter()
+        try:
+            await request.send(_RETRY + b": " + request_id_of(scope) + b"\n\n", more=True)
+            await self._send_states(request, gone)
+            if not gone.done():
+                await request.send(b"")
+        finally:
+            self._collector.leave()
+            gone.cancel()
+
+    async def _send_states(self, request: RawRequest, gone: asyncio.Future[None]) -> None:
+        collector = self._collector
+        while not (collector.closed or gone.done()):
+            if collector.state:
+                await request.send(b"event: state\ndata: " + collector.state + b"\n\n", more=True)
+            news = asyncio.ensure_future(collector.changed())
+            await asyncio.wait((news, gone), return_when=asyncio.FIRST_COMPLETED)
+            news.cancel()
+
+
+async def _until_gone(receive: bodies.Receive) -> None:
+    """Waits until the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,205 @@
+"""Asks the nodes once for all browsers: the cluster as it is now, its last hour, and what the nodes did.
+
+While somebody looks, every ``LIVE_S``; otherwise every ``history.STEP_S``, for the graphs. Must not know HTTP.
+Invariants: (1) what the nodes are asked does not depend on how many look; (2) a state is encoded once, however many get
+it, and whoever is slow gets the newest and not all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from doug_wire.slots import SLOTS
+from facade import __version__
+from facade.client.cluster_status import ask_events
+from facade.client.metrics import LATENCY_BUCKETS_S, Metrics
+from facade.client.router import Router
+from facade.console.history import STEP_S, History, percentile_ms, shard_sample
+from facade.console.view import Views
+from facade.routes.timeline import events_view
+from facade.settings import Settings
+
+LIVE_S = 0.5
+LIVE_BYTES = 256 << 10
+"""A state of more bytes is made less often, so that a large cluster costs no more to look at."""
+EVENTS_FRESH_S = 1.0
+EVENTS_MAX = 2000
+MINUTE_S = 60.0
+MINUTES = 60
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+class Collector:
+    """What all consoles see.
+
+    Attributes:
+        history: The last hour.
+        state: The newest state, encoded; empty before the first.
+        watchers: How many look.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        metrics: Metrics,
+        settings: Settings,
+        now_us: Callable[[], int] = _now_us,
+    ) -> None:
+        """Asks nobody yet. Requires: a running loop."""
+        self.history = History()
+        self.state = b""
+        self.watchers = 0
+        self.closed = False
+        self._router = router
+        self._metrics = metrics
+        self._settings = settings
+        self._now_us = now_us
+        self._loop = asyncio.get_running_loop()
+        self._started_s = self._loop.time()
+        self._views = Views()
+        self._news: asyncio.Future[None] = self._loop.create_future()
+        self._wanted = asyncio.Event()
+        self._totals = metrics.totals()
+        self._sampled_s = self._loop.time()
+        self._events: dict[int, tuple[float, asyncio.Task[dict[str, Any]]]] = {}
+        self._minutes: deque[Sequence[int]] = deque(maxlen=MINUTES)
+        self._slots_before: Sequence[int] = array("Q", bytes(8 * SLOTS))
+        self._slots_s = self._loop.time()
+        self._slot_rates: Sequence[float] = [0.0] * SLOTS
+        self._slots_at_minute = self._slots_before
+        self._minute_s = self._loop.time()
+
+    async def run(self) -> None:
+        """Looks again and again; ends only by cancellation."""
+        while True:
+            pause_s = await self.look()
+            self._wanted.clear()
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+
+    async def look(self) -> float:
+        """Looks once, and returns after how long to look again unless somebody comes."""
+        statuses = await self._router.cluster.read()
+        now_s = self._loop.time()
+        shards = self._views.shards(statuses, now_s)
+        self.state = orjson.dumps(self._document(shards, now_s))
+        self._count_slots(now_s)
+        if now_s - self._sampled_s >= STEP_S or not self.history.times:
+            self._sample(shards, now_s)
+        self._tell()
+        if not self.watchers:
+            return max(0.0, self._sampled_s + STEP_S - now_s) or STEP_S
+        return LIVE_S * max(1.0, len(self.state) / LIVE_BYTES)
+
+    def close(self) -> None:
+        """Ends all streams: this facade stops."""
+        self.closed = True
+        self._tell()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, self._loop.create_future()
+        news.set_result(None)
+
+    def enter(self) -> None:
+        """Somebody looks from now on."""
+        self.watchers += 1
+        if self.watchers == 1:
+            self._wanted.set()
+
+    def leave(self) -> None:
+        """Somebody looks no more."""
+        self.watchers -= 1
+
+    async def changed(self) -> None:
+        """Waits until there is a newer state."""
+        await asyncio.shield(self._news)
+
+    def _document(self, shards: list[dict[str, Any]], now_s: float) -> dict[str, Any]:
+        router = self._router
+        partitions = router.map
+        return {
+            "time_us": self._now_us(),
+            "facade": {
+                "id": self._settings.facade_id,
+                "version": __version__,
+                "uptime_ms": round((now_s - self._started_s) * 1000),
+                "ready": router.ready,
+                "missing": [] if router.ready else router.directory.missing(),
+                "consoles": self.watchers,
+            },
+            "cluster_id": router.directory.cluster_id.decode("ascii", "backslashreplace"),
+            "map": None
+            if partitions is None
+            else {"epoch": partitions.epoch, "slots": [[r.first, r.last, r.shard] for r in partitions.ranges]},
+            "shards": shards,
+        }
+
+    # The last hour.
+
+    def _sample(self, shards: Sequence[Mapping[str, Any]], now_s: float) -> None:
+        totals, before = self._metrics.totals(), self._totals
+        passed_s = max(now_s - self._sampled_s, 0.001)
+        self._totals, self._sampled_s = totals, now_s
+        counts = [one - other for one, other in zip(totals.buckets, before.buckets, strict=True)]
+        facade = {
+            "requests": (totals.requests - before.requests) / passed_s,
+            "errors": (totals.errors - before.errors) / passed_s,
+            "p50_ms": percentile_ms(counts, LATENCY_BUCKETS_S, 0.50),
+            "p99_ms": percentile_ms(counts, LATENCY_BUCKETS_S, 0.99),
+            "inflight": self._metrics.inflight,
+            "loop_lag_ms": 1000 * self._metrics.loop_lag_s,
+        }
+        samples = {shard["id"]: shard_sample(shard["nodes"]) for shard in shards}
+        self.history.add(self._now_us() // 1_000_000, facade, samples)
+
+    # Slots.
+
+    def _count_slots(self, now_s: float) -> None:
+        """Notes which slots were asked for; a rate is over at least ``STEP_S``."""
+        passed_s = now_s - self._slots_s
+        if passed_s < STEP_S - LIVE_S:
+            return
+        counts = array("Q", self._router.directory.slot_counts)
+        self._slot_rates = [(one - other) / passed_s for one, other in zip(counts, self._slots_before, strict=True)]
+        self._slots_before, self._slots_s = counts, now_s
+        if now_s - self._minute_s >= MINUTE_S:
+            before = self._slots_at_minute
+            self._minutes.append(array("I", [one - other for one, other in zip(counts, before, strict=True)]))
+            self._slots_at_minute, self._minute_s = counts, now_s
+
+    def slots(self, minutes_ago: int) -> dict[str, Any]:
+        """How many operations a second each slot got from this facade, now or some minutes ago."""
+        rates: Sequence[float] | None = None
+        if not minutes_ago:
+            rates = [round(rate, 2) for rate in self._slot_rates]
+        elif minutes_ago <= len(self._minutes):
+            rates = [round(count / MINUTE_S, 2) for count in self._minutes[-minutes_ago]]
+        return {"minutes_ago": minutes_ago, "minutes_kept": len(self._minutes), "rates": rates}
+
+    # What the nodes did.
+
+    async def events(self, shard: int) -> dict[str, Any]:
+        """What the nodes of a shard did, as they said at most ``EVENTS_FRESH_S`` ago."""
+        known = self._events.get(shard)
+        now_s = self._loop.time()
+        if known is None or (known[1].done() and now_s - known[0] >= EVENTS_FRESH_S):
+            known = (now_s, self._loop.create_task(self._ask_events(shard)))
+            self._events[shard] = known
+        return await asyncio.shield(known[1])
+
+    async def _ask_events(self, shard: int) -> dict[str, Any]:
+        answers = await ask_events(self._router.shards[shard], 0, EVENTS_MAX)
+        return events_view(shard, answers, EVENTS_MAX).model_dump()

@@ -1,0 +1,155 @@
+/**
+ * The frame of the console: where one is, what is shown there, and how the connection is.
+ * @module
+ */
+
+import { isSignedIn, onDenied, signIn } from "./lib/api.js";
+import { restart, start, watch } from "./lib/live.js";
+import { link, parse } from "./lib/places.js";
+import { html, render, useEffect, useRef, useState } from "./lib/preact.js";
+import { Dialog, note, Notes } from "./lib/ui.js";
+import { ClusterView, leaderOf } from "./views/cluster.js";
+
+/** @typedef {import("./lib/live.js").Live} Live */
+/** @typedef {import("./lib/live.js").ClusterState} ClusterState */
+
+/** The views by name; all but the first are loaded when they are looked at. */
+const VIEWS = /** @type {Record<string, {title: string, load: () => Promise<any>, needsState?: boolean}>} */ ({
+  cluster: { title: "Cluster", load: async () => ClusterView, needsState: true },
+  shard: { title: "Shard", load: async () => (await import("./views/shard.js")).ShardView, needsState: true },
+  keys: { title: "Keys", load: async () => (await import("./views/keys.js")).KeysView },
+});
+const LISTED = ["cluster", "keys"];
+const THEMES = ["auto", "light", "dark"];
+const THEME = "dougdb.theme";
+
+/** @param {string} theme */
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  localStorage.setItem(THEME, theme);
+}
+
+function ThemeButton() {
+  const [theme, choose] = useState(document.documentElement.dataset.theme ?? "auto");
+  const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+  const change = () => {
+    setTheme(next);
+    choose(next);
+  };
+  return html`<button type="button" class="small" onClick=${change} title=${`Colours: ${theme}; change to ${next}`}>
+    <span aria-hidden="true">${{ auto: "◐", light: "☀", dark: "☾" }[theme] ?? "◐"}</span><span class="hidden">Colours: ${theme}</span>
+  </button>`;
+}
+
+/** @param {{live: Live}} properties */
+function Connection({ live }) {
+  const words = { connecting: "connecting", live: "live", lost: "connection lost", denied: "no rights" };
+  return html`<span class="connection ${live.phase}" role="status"><span aria-hidden="true">●</span> ${words[live.phase]}</span>`;
+}
+
+/** Tells of changes of leaders as they happen. @param {ClusterState | null} before @param {ClusterState} after */
+function tellChanges(before, after) {
+  if (before === null) return;
+  for (const shard of after.shards) {
+    const known = before.shards.find((each) => each.id === shard.id);
+    const was = known && leaderOf(known);
+    const is = leaderOf(shard);
+    if (is && was?.id !== is.id) note(`Shard ${shard.id}: ${is.id} leads in term ${is.term}.`, "good");
+    else if (was && !is) note(`Shard ${shard.id}: nobody leads. ${was.id} led in term ${was.term}.`, "bad");
+  }
+}
+
+/** @param {{onClose: () => void}} properties */
+function SignIn({ onClose }) {
+  const [token, setToken] = useState("");
+  const enter = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    signIn(token.trim());
+    restart();
+    onClose();
+  };
+  return html`<${Dialog} title="Sign in" onClose=${onClose}>
+    <form onSubmit=${enter}>
+      <p>This needs rights. The token is kept in memory alone, and forgotten when the page is closed.</p>
+      <label>Token <input type="password" value=${token} onInput=${(/** @type {any} */ event) => setToken(event.target.value)} autocomplete="off" /></label>
+      <div class="row end">
+        <button type="button" onClick=${onClose}>Cancel</button>
+        <button type="submit" class="primary" disabled=${token.trim() === ""}>Sign in</button>
+      </div>
+    </form>
+  <//>`;
+}
+
+function App() {
+  const [place, setPlace] = useState(parse(location.hash));
+  const [live, setLive] = useState(/** @type {Live} */ ({ phase: "connecting", state: null, problem: null }));
+  const [shown, setShown] = useState(/** @type {{name: string, View: any} | null} */ (null));
+  const [asksToken, setAsksToken] = useState(false);
+  const main = useRef(/** @type {HTMLElement | null} */ (null));
+  useEffect(() => {
+    const move = () => setPlace(parse(location.hash));
+    addEventListener("hashchange", move);
+    return () => removeEventListener("hashchange", move);
+  }, []);
+  useEffect(() => {
+    /** @type {ClusterState | null} */
+    let before = null;
+    const end = watch((next) => {
+      if (next.state !== null && next.state !== before) {
+        tellChanges(before, next.state);
+        before = next.state;
+      }
+      if (next.phase === "denied") setAsksToken(true);
+      setLive(next);
+    });
+    start();
+    return end;
+  }, []);
+  useEffect(() => {
+    const end = onDenied((problem) => (problem.status === 401 ? setAsksToken(true) : note(problem.detail, "bad")));
+    return () => {
+      end();
+    };
+  }, []);
+  const name = place.view in VIEWS ? place.view : "cluster";
+  const { title, load, needsState } = VIEWS[name];
+  useEffect(() => {
+    let wanted = true;
+    document.title = `${title} · DougDB`;
+    load().then(
+      (View) => wanted && setShown({ name, View }),
+      () => wanted && note("This view could not be loaded: reload the page.", "bad"),
+    );
+    return () => {
+      wanted = false;
+    };
+  }, [name]);
+  const ready = shown !== null && shown.name === name && (!needsState || live.state !== null);
+  return html`
+    <a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => { event.preventDefault(); main.current?.focus(); }}>Skip to the content</a>
+    <header class="top">
+      <a class="brand" href=${link(["cluster"])}><img src=${new URL("../icon.svg", import.meta.url).href} alt="" width="24" height="24" /> DougDB</a>
+      <nav aria-label="Views">
+        ${LISTED.map((each) => html`<a key=${each} href=${link([each])} aria-current=${each === name || (each === "cluster" && name === "shard") ? "page" : undefined}>${VIEWS[each].title}</a>`)}
+        <a href="/docs">API</a>
+      </nav>
+      <div class="row">
+        <${Connection} live=${live} />
+        ${live.phase === "denied" && html`<button type="button" class="small" onClick=${() => setAsksToken(true)}>Sign in</button>`}
+        ${isSignedIn() && html`<span class="quiet">signed in</span>`}
+        <${ThemeButton} />
+      </div>
+    </header>
+    <main ref=${main} id="main" tabindex="-1" class=${`view-${name}`}>
+      ${live.phase === "lost" && html`<div class="trouble" role="alert"><p>The facade does not answer; trying again.${live.state ? " What is shown is what was known last." : ""}</p></div>`}
+      ${ready ? html`<${shown.View} state=${live.state} place=${place} />` : html`<p class="booting">${live.phase === "denied" ? "Sign in to see this." : "Waiting for the cluster…"}</p>`}
+    </main>
+    ${asksToken && html`<${SignIn} onClose=${() => setAsksToken(false)} />`}
+    <${Notes} />
+  `;
+}
+
+setTheme(localStorage.getItem(THEME) ?? "auto");
+const root = /** @type {HTMLElement} */ (document.getElementById("app"));
+root.textContent = "";
+render(html`<${App} />`, root);

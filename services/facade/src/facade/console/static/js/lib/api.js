@@ -1,0 +1,121 @@
+/**
+ * Requests to the facade. Whatever goes wrong is a `Problem`, which says what is known of it.
+ * @module
+ */
+
+/** What the facade answers instead of what was asked for (RFC 9457). */
+export class Problem extends Error {
+  /** @param {{status: number, code: string, detail: string, outcome?: string, retryable?: boolean, current_revision?: string | null}} document */
+  constructor(document) {
+    super(document.detail);
+    this.status = document.status;
+    this.code = document.code;
+    this.detail = document.detail;
+    this.outcome = document.outcome ?? "unknown";
+    this.retryable = document.retryable ?? false;
+    this.currentRevision = document.current_revision ?? null;
+  }
+}
+
+/** @type {Set<(problem: Problem) => void>} */
+const deniedListeners = new Set();
+
+/** @param {(problem: Problem) => void} listener Told of each request that was refused for want of rights. */
+export function onDenied(listener) {
+  deniedListeners.add(listener);
+  return () => deniedListeners.delete(listener);
+}
+
+/** @type {{token: string}} Kept in memory alone: it ends with the page. */
+const session = { token: "" };
+
+/** @param {string} token */
+export function signIn(token) {
+  session.token = token;
+}
+
+export function isSignedIn() {
+  return session.token !== "";
+}
+
+/** @returns {Record<string, string>} The headers that go with every request; no form can send them. */
+export function ownHeaders() {
+  return session.token ? { "doug-client": "console", authorization: `Bearer ${session.token}` } : { "doug-client": "console" };
+}
+
+/**
+ * @param {string} method
+ * @param {string} path
+ * @param {{headers?: Record<string, string>, body?: BodyInit | null, signal?: AbortSignal}} [options]
+ * @returns {Promise<Response>}
+ */
+export async function send(method, path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, {
+      method,
+      headers: { ...ownHeaders(), ...options.headers },
+      body: options.body,
+      signal: options.signal,
+      cache: "no-store",
+      credentials: "same-origin",
+    });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new Problem({
+      status: 0,
+      code: "unreachable",
+      detail: "The facade does not answer.",
+      outcome: method === "GET" ? "not_applied" : "unknown",
+      retryable: true,
+    });
+  }
+  if (response.ok || response.status === 304) return response;
+  const problem = await problemOf(response);
+  if (problem.status === 401 || problem.code === "permission_denied") deniedListeners.forEach((listener) => listener(problem));
+  throw problem;
+}
+
+/** @param {Response} response */
+export async function problemOf(response) {
+  try {
+    return new Problem(await response.json());
+  } catch {
+    return new Problem({ status: response.status, code: "unreadable", detail: `The answer was ${response.status}.` });
+  }
+}
+
+/** @param {string} path @param {AbortSignal} [signal] @returns {Promise<any>} */
+export async function read(path, signal) {
+  return (await send("GET", path, { signal })).json();
+}
+
+/** @param {string} method @param {string} path @param {unknown} [document] @returns {Promise<any>} */
+export async function ask(method, path, document) {
+  const body = document === undefined ? null : JSON.stringify(document);
+  const response = await send(method, path, { body, headers: { "content-type": "application/json" } });
+  return response.status === 204 ? null : response.json();
+}
+
+/** A random word, for Idempotency-Key: a request that is sent twice is applied once. */
+export function randomKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** @param {string} text As one word of a shell. */
+export function quoted(text) {
+  return /^[\w@%+=:,./?&-]+$/.test(text) && !/[&?]/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/**
+ * The same request for a terminal.
+ * @param {string} method @param {string} path @param {Record<string, string>} [headers] @param {string} [data]
+ */
+export function curl(method, path, headers = {}, data) {
+  const words = ["curl"];
+  if (method !== "GET") words.push("-X", method);
+  for (const [name, value] of Object.entries(headers)) words.push("-H", quoted(`${name}: ${value}`));
+  if (data !== undefined) words.push("--data-binary", quoted(data));
+  words.push(quoted(`${location.origin}${path.replaceAll("%2F", "/")}`));
+  return words.join(" ");
+}

@@ -1,0 +1,72 @@
+/**
+ * Keys as the API names them: text, or base64url when they are not UTF-8.
+ * @module
+ */
+
+/** @typedef {{text: string} | {b64: string}} Key */
+
+const UTF8 = new TextEncoder();
+
+/** @param {string} text @returns {Key} */
+export const textKey = (text) => ({ text });
+
+/** @param {{key?: string, key64?: string}} entry @returns {Key} */
+export function keyOf(entry) {
+  return entry.key64 === undefined ? { text: entry.key ?? "" } : { b64: entry.key64 };
+}
+
+/** @param {string | {prefix64: string}} prefix @returns {Key} */
+export function prefixOf(prefix) {
+  return typeof prefix === "string" ? { text: prefix } : { b64: prefix.prefix64 };
+}
+
+/** @param {Uint8Array} data */
+export function toBase64(data) {
+  let text = "";
+  for (let at = 0; at < data.length; at += 8192) text += String.fromCharCode(...data.subarray(at, at + 8192));
+  return btoa(text);
+}
+
+/** @param {string} text */
+export function fromBase64(text) {
+  return Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (letter) => letter.charCodeAt(0));
+}
+
+/** @param {Key} key @returns {Uint8Array} */
+export function bytesOf(key) {
+  return "text" in key ? UTF8.encode(key.text) : fromBase64(key.b64);
+}
+
+/** @param {Key} key */
+export function base64url(key) {
+  if ("b64" in key) return key.b64;
+  return toBase64(UTF8.encode(key.text)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+}
+
+/**
+ * The path of a key. A browser would take a key `.` or `..` for a folder, so those are named in base64url.
+ * @param {Key} key
+ */
+export function pathOf(key) {
+  if ("b64" in key || key.text === "." || key.text === "..") return `/v1/kv?key64=${base64url(key)}`;
+  return `/v1/kv/${encodeURIComponent(key.text)}`;
+}
+
+/** @param {Key} key */
+export function shown(key) {
+  if ("b64" in key) return `base64:${key.b64}`;
+  // Control characters and what turns the direction of text are shown as what they are.
+  return key.text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (letter) => {
+    return `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  });
+}
+
+/** @param {Key} one @param {Key} other */
+export function same(one, other) {
+  return base64url(one) === base64url(other);
+}
+
+/** @param {string} name @param {Key} key The parameter of a query that names a key or a prefix. */
+export function parameter(name, key) {
+  return "text" in key ? `${name}=${encodeURIComponent(key.text)}` : `${name}64=${key.b64}`;
+}

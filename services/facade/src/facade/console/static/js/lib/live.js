@@ -1,0 +1,123 @@
+/**
+ * The stream of states: one for the page, none while nobody sees it.
+ *
+ * It is read by fetch and not by EventSource, which hides the status of an answer and cannot send a header.
+ * @module
+ */
+
+import { Problem, ownHeaders, problemOf } from "./api.js";
+
+/**
+ * @typedef {{name: string, match: number, state: string, heard_ms: number, round_trip_ms: number | null}} PeerState
+ * @typedef {{id: string, address: string, admin: string | null, role: string, term?: number, commit?: number,
+ *   applied?: number, last?: number, first?: number, leader?: string, version?: string, incarnation?: string,
+ *   voted_for?: string,
+ *   uptime_ms?: number, memory_bytes?: number | null, heard_ms?: number | null, log_bytes?: number, table_bytes?: number,
+ *   compaction_pending_bytes?: number, proposals_pending?: number, disk_low?: boolean, stalled?: boolean,
+ *   draining?: boolean, disks?: {name: string, total_bytes: number, free_bytes: number}[],
+ *   commit_rate?: number | null, compaction_rate?: number | null, sync_ms?: number | null, commit_ms?: number | null,
+ *   peers?: PeerState[]}} NodeState
+ * @typedef {{id: number, nodes: NodeState[]}} ShardState
+ * @typedef {{time_us: number, facade: {id: string, version: string, uptime_ms: number, ready: boolean,
+ *   missing: string[], consoles: number}, cluster_id: string,
+ *   map: {epoch: number, slots: [number, number, number][]} | null, shards: ShardState[]}} ClusterState
+ * @typedef {{phase: "connecting" | "live" | "lost" | "denied", state: ClusterState | null, problem: Problem | null}} Live
+ */
+
+const RETRY_MIN_MS = 500;
+const RETRY_MAX_MS = 5000;
+const SILENT_MS = 8000;
+
+/** @type {Live} */
+let live = { phase: "connecting", state: null, problem: null };
+/** @type {Set<(live: Live) => void>} */
+const listeners = new Set();
+/** @type {AbortController | null} */
+let open = null;
+let retryMs = RETRY_MIN_MS;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let timer;
+
+/** @param {Partial<Live>} change */
+function tell(change) {
+  live = { ...live, ...change };
+  listeners.forEach((listener) => listener(live));
+}
+
+/** @param {(live: Live) => void} listener */
+export function watch(listener) {
+  listeners.add(listener);
+  listener(live);
+  return () => {
+    listeners.delete(listener);
+  };
+}
+
+/** Begins, and goes on for as long as the page is there. */
+export function start() {
+  document.addEventListener("visibilitychange", () => (document.hidden ? stop() : connect()));
+  addEventListener("pagehide", stop);
+  addEventListener("pageshow", () => document.hidden || connect());
+  if (!document.hidden) connect();
+}
+
+/** Ends the stream that there is, and begins another one: there are other rights now. */
+export function restart() {
+  stop();
+  connect();
+}
+
+function stop() {
+  clearTimeout(timer);
+  open?.abort();
+  open = null;
+}
+
+function connect() {
+  if (open !== null) return;
+  const controller = new AbortController();
+  open = controller;
+  follow(controller).catch((error) => {
+    if (open !== controller) return;
+    open = null;
+    const problem = error instanceof Problem ? error : null;
+    const denied = problem !== null && (problem.status === 401 || problem.status === 403);
+    tell({ phase: denied ? "denied" : "lost", problem });
+    if (denied) return;
+    timer = setTimeout(connect, retryMs);
+    retryMs = Math.min(2 * retryMs, RETRY_MAX_MS);
+  });
+}
+
+/** @param {AbortController} controller */
+async function follow(controller) {
+  const response = await fetch("/v1/console/stream", {
+    headers: ownHeaders(),
+    signal: controller.signal,
+    cache: "no-store",
+  });
+  if (!response.ok || response.body === null) throw await problemOf(response);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let silence;
+  let text = "";
+  try {
+    for (;;) {
+      // A connection that broke without a word would look like a cluster in which nothing happens.
+      silence = setTimeout(() => reader.cancel(), SILENT_MS);
+      const { value, done } = await reader.read();
+      clearTimeout(silence);
+      if (done) throw new Error("the stream ended");
+      text += value;
+      const parts = text.split("\n\n");
+      text = parts.pop() ?? "";
+      const newest = parts.filter((part) => part.startsWith("event: state\ndata: ")).pop();
+      if (newest !== undefined && open === controller) {
+        retryMs = RETRY_MIN_MS;
+        tell({ phase: "live", state: JSON.parse(newest.slice("event: state\ndata: ".length)), problem: null });
+      }
+    }
+  } finally {
+    clearTimeout(silence);
+  }
+}

@@ -1,0 +1,25 @@
+/**
+ * Places within the page: `#/view/part?name=value`.
+ * @module
+ */
+
+/** @typedef {{view: string, parts: string[], query: URLSearchParams}} Place */
+
+/** @param {string} hash @returns {Place} */
+export function parse(hash) {
+  const [path, query] = hash.replace(/^#\/?/, "").split("?");
+  const [view, ...parts] = path.split("/").map(decodeURIComponent);
+  return { view: view || "cluster", parts, query: new URLSearchParams(query ?? "") };
+}
+
+/** @param {string[]} parts @param {Record<string, string>} [query] */
+export function link(parts, query = {}) {
+  const filled = Object.fromEntries(Object.entries(query).filter(([, value]) => value !== ""));
+  const text = new URLSearchParams(filled).toString();
+  return `#/${parts.map(encodeURIComponent).join("/")}${text ? `?${text}` : ""}`;
+}
+
+/** @param {string} hash */
+export function go(hash) {
+  location.hash = hash;
+}

@@ -1,0 +1,191 @@
+/**
+ * Small parts that several views use: dialogs, notes, badges, buttons that copy.
+ * @module
+ */
+
+import { Problem } from "./api.js";
+import { html, useEffect, useRef, useState } from "./preact.js";
+
+/** @typedef {{id: number, text: string, kind: "info" | "good" | "bad"}} Note */
+
+let noteNumber = 0;
+/** @type {Note[]} */
+let notes = [];
+/** @type {Set<() => void>} */
+const noteListeners = new Set();
+const NOTES_MAX = 4;
+
+/** @param {string} text @param {"info" | "good" | "bad"} [kind] */
+export function note(text, kind = "info") {
+  const made = { id: ++noteNumber, text, kind };
+  notes = [...notes, made].slice(-NOTES_MAX);
+  noteListeners.forEach((listener) => listener());
+  setTimeout(() => dropNote(made.id), kind === "bad" ? 12_000 : 6000);
+}
+
+/** @param {number} id */
+function dropNote(id) {
+  notes = notes.filter((each) => each.id !== id);
+  noteListeners.forEach((listener) => listener());
+}
+
+export function Notes() {
+  const [, draw] = useState(0);
+  useEffect(() => {
+    const listener = () => draw((before) => before + 1);
+    noteListeners.add(listener);
+    return () => {
+      noteListeners.delete(listener);
+    };
+  }, []);
+  return html`<div class="notes" role="status" aria-live="polite">
+    ${notes.map(
+      (each) => html`<div key=${each.id} class="note ${each.kind}">
+        <span>${each.text}</span>
+        <button type="button" class="plain" aria-label="Dismiss" onClick=${() => dropNote(each.id)}>×</button>
+      </div>`,
+    )}
+  </div>`;
+}
+
+/** @param {unknown} error What went wrong, in a sentence, with what is known of the outcome. */
+export function explain(error) {
+  if (!(error instanceof Problem)) return String(error);
+  const known = error.outcome === "unknown" && error.code !== "unreachable" ? " It may have been applied all the same." : "";
+  return `${error.detail}${known}`;
+}
+
+/** @param {{error: unknown, onRetry?: () => void}} properties */
+export function Trouble({ error, onRetry }) {
+  if (!error) return null;
+  const problem = error instanceof Problem ? error : null;
+  return html`<div class="trouble" role="alert">
+    <p>${explain(error)}</p>
+    ${problem && html`<p class="quiet">${problem.status ? `${problem.status} ` : ""}${problem.code}</p>`}
+    ${onRetry && html`<button type="button" onClick=${onRetry}>Try again</button>`}
+  </div>`;
+}
+
+/** @param {{title: string, onClose: () => void, children?: any, wide?: boolean}} properties */
+export function Dialog({ title, onClose, children, wide }) {
+  const element = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  useEffect(() => {
+    const before = /** @type {HTMLElement | null} */ (document.activeElement);
+    const dialog = element.current;
+    if (dialog && !dialog.open) dialog.showModal();
+    return () => before?.focus?.();
+  }, []);
+  return html`<dialog
+    ref=${element}
+    class=${wide ? "wide" : ""}
+    aria-labelledby="dialog-title"
+    onCancel=${(/** @type {Event} */ event) => {
+      event.preventDefault();
+      onClose();
+    }}
+  >
+    <h2 id="dialog-title">${title}</h2>
+    ${children}
+  </dialog>`;
+}
+
+/**
+ * Asks before something is done, does it, and shows what came of it.
+ * @param {{title: string, children?: any, verb: string, danger?: boolean, typed?: string, ready?: boolean,
+ *   onDo: () => Promise<unknown>, onClose: () => void}} properties `typed` has to be typed in first.
+ */
+export function Confirm({ title, children, verb, danger, typed, ready = true, onDo, onClose }) {
+  const [error, setError] = useState(/** @type {unknown} */ (null));
+  const [busy, setBusy] = useState(false);
+  const [text, setText] = useState("");
+  const act = async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    setBusy(true);
+    setError(null);
+    try {
+      await onDo();
+      onClose();
+    } catch (failed) {
+      setError(failed);
+      setBusy(false);
+    }
+  };
+  const allowed = ready && !busy && (typed === undefined || text === typed);
+  return html`<${Dialog} title=${title} onClose=${onClose}>
+    <form onSubmit=${act}>
+      ${children}
+      ${typed !== undefined &&
+      html`<label>
+        Type <strong>${typed}</strong> to confirm
+        <input value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} autocomplete="off" />
+      </label>`}
+      <${Trouble} error=${error} />
+      <div class="row end">
+        <button type="button" onClick=${onClose}>Cancel</button>
+        <button type="submit" class=${danger ? "danger" : "primary"} disabled=${!allowed}>${busy ? "…" : verb}</button>
+      </div>
+    </form>
+  <//>`;
+}
+
+/** @param {{text: string, label?: string}} properties */
+export function Copy({ text, label = "Copy" }) {
+  const [done, setDone] = useState(false);
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      setDone(true);
+      setTimeout(() => setDone(false), 1500);
+    } catch {
+      note("This browser does not allow copying here: select the text instead.", "bad");
+    }
+  };
+  return html`<button type="button" class="small" onClick=${copy}>${done ? "Copied" : label}</button>`;
+}
+
+/** @param {{text: string}} properties A line for a terminal. */
+export function Command({ text }) {
+  return html`<div class="command"><code tabindex="0">${text}</code><${Copy} text=${text} /></div>`;
+}
+
+const SIGNS = /** @type {Record<string, string>} */ ({
+  leader: "★",
+  follower: "●",
+  candidate: "?",
+  "pre-candidate": "?",
+  learner: "○",
+  waiting: "…",
+  unreachable: "✕",
+});
+
+/** @param {{role: string}} properties Colour is never the only sign. */
+export function Role({ role }) {
+  return html`<span class="role ${role}"><span aria-hidden="true">${SIGNS[role] ?? "?"}</span> ${role}</span>`;
+}
+
+/** @param {string} role */
+export function signOf(role) {
+  return SIGNS[role] ?? "?";
+}
+
+/** @param {{title: string, children?: any, tools?: any, class?: string}} properties */
+export function Card({ title, children, tools, class: name = "" }) {
+  return html`<section class="card ${name}">
+    <header><h2>${title}</h2>${tools && html`<div class="row">${tools}</div>`}</header>
+    ${children}
+  </section>`;
+}
+
+/** @param {{label: string, children?: any}} properties A table that may be wider than the screen. */
+export function Wide({ label, children }) {
+  return html`<div class="scroll" role="region" aria-label=${label} tabindex="0">${children}</div>`;
+}
+
+/** Begins a download. @param {Blob} blob @param {string} name */
+export function save(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

@@ -1,0 +1,219 @@
+/**
+ * The keys: a tree of prefixes that the servers page through, beside the value that was chosen.
+ * @module
+ */
+
+import { read } from "../lib/api.js";
+import { base64url, bytesOf, fromBase64, keyOf, parameter, prefixOf, same, shown, textKey } from "../lib/keys.js";
+import { go, link } from "../lib/places.js";
+import { html, useEffect, useRef, useState } from "../lib/preact.js";
+import { Trouble } from "../lib/ui.js";
+import { NewKey } from "./key-dialogs.js";
+import { PrefixTools } from "./prefix-tools.js";
+import { ValueView } from "./value.js";
+
+/** @typedef {import("../lib/keys.js").Key} Key */
+/** @typedef {{revision: string, content_type: string, expires_at: string | null, key?: string, key64?: string}} Entry */
+/** @typedef {{items: Entry[], prefixes: (string | {prefix64: string})[], next_cursor: string | null}} Page */
+/** @typedef {{prefix: Key} | {entry: Entry}} Row */
+
+const PAGE = 200;
+const DELIMITER = "dougdb.delimiter";
+export const CONSISTENCIES = ["linearizable", "eventual"];
+
+/** @param {Key} one @param {Key} other In the order of the store: by bytes. */
+function compare(one, other) {
+  const left = bytesOf(one);
+  const right = bytesOf(other);
+  for (let at = 0; at < Math.min(left.length, right.length); at++) if (left[at] !== right[at]) return left[at] - right[at];
+  return left.length - right.length;
+}
+
+/** @param {Page} page @returns {Row[]} */
+function rowsOf(page) {
+  const rows = [
+    ...page.prefixes.map((each) => ({ key: prefixOf(each), row: /** @type {Row} */ ({ prefix: prefixOf(each) }) })),
+    ...page.items.map((entry) => ({ key: keyOf(entry), row: /** @type {Row} */ ({ entry }) })),
+  ];
+  return rows.sort((one, other) => compare(one.key, other.key)).map(({ row }) => row);
+}
+
+/** @param {string} text @returns {Key} What a link names: `b64:` and base64url, or text. */
+export function keyFromLink(text) {
+  if (!text.startsWith("b64:")) return textKey(text);
+  try {
+    const data = fromBase64(text.slice(4));
+    return textKey(new TextDecoder("utf-8", { fatal: true }).decode(data));
+  } catch {
+    return { b64: text.slice(4) };
+  }
+}
+
+/** @param {Key} key */
+export function keyForLink(key) {
+  return "text" in key && !key.text.startsWith("b64:") ? key.text : `b64:${base64url(key)}`;
+}
+
+/** @param {Key} key @param {Key} parent Only the last part is shown. */
+function lastPart(key, parent) {
+  if (!("text" in key)) return shown(key);
+  if ("text" in parent && key.text.startsWith(parent.text)) return shown(textKey(key.text.slice(parent.text.length))) || "(the prefix itself)";
+  return shown(key);
+}
+
+/** One level of the tree, page by page. @param {Key} prefix @param {string} delimiter @param {string} consistency @param {number} turn */
+function useLevel(prefix, delimiter, consistency, turn) {
+  const [rows, setRows] = useState(/** @type {Row[]} */ ([]));
+  const [cursor, setCursor] = useState(/** @type {string | null} */ (null));
+  const [busy, setBusy] = useState(true);
+  const [error, setError] = useState(/** @type {unknown} */ (null));
+  const newest = useRef(0);
+  const load = async (/** @type {string | null} */ from) => {
+    const mine = ++newest.current;
+    setBusy(true);
+    setError(null);
+    const query = [
+      ...("text" in prefix && prefix.text === "" ? [] : [parameter("prefix", prefix)]),
+      ...(delimiter ? [`delimiter=${encodeURIComponent(delimiter)}`] : []),
+      ...(from ? [`cursor=${from}`] : []),
+      `consistency=${consistency}`,
+      `keys_only=true&limit=${PAGE}`,
+    ].join("&");
+    try {
+      const page = /** @type {Page} */ (await read(`/v1/kv?${query}`));
+      if (mine !== newest.current) return;
+      setRows((before) => (from ? [...before, ...rowsOf(page)] : rowsOf(page)));
+      setCursor(page.next_cursor);
+    } catch (failed) {
+      if (mine === newest.current) setError(failed);
+    }
+    if (mine === newest.current) setBusy(false);
+  };
+  useEffect(() => {
+    load(null);
+    return () => {
+      newest.current++;
+    };
+  }, [base64url(prefix), delimiter, consistency, turn]);
+  return { rows, busy, error, more: cursor === null ? null : () => load(cursor), again: () => load(null) };
+}
+
+/**
+ * @typedef {{prefix: Key, delimiter: string, consistency: string, turn: number, selected: Key | null,
+ *   onSelect: (key: Key) => void, onPrefix: (prefix: Key) => void}} LevelProperties
+ * @param {LevelProperties} properties
+ */
+function Level(properties) {
+  const { prefix, delimiter, consistency, turn, selected, onSelect } = properties;
+  const { rows, busy, error, more, again } = useLevel(prefix, delimiter, consistency, turn);
+  return html`<ul class="tree" aria-busy=${busy}>
+    ${rows.map((row) => {
+      if ("prefix" in row) return html`<${Folder} key=${`p${base64url(row.prefix)}`} ...${properties} prefix=${row.prefix} parent=${prefix} />`;
+      const key = keyOf(row.entry);
+      const chosen = selected !== null && same(key, selected);
+      return html`<li key=${`k${base64url(key)}`}>
+        <button type="button" class="leaf" aria-current=${chosen ? "true" : undefined} onClick=${() => onSelect(key)}>
+          <span class="name">${lastPart(key, prefix)}</span>
+          <span class="quiet type">${row.entry.expires_at ? "⏱ " : ""}${row.entry.content_type.split(";")[0]}</span>
+        </button>
+      </li>`;
+    })}
+    ${error && html`<li><${Trouble} error=${error} onRetry=${again} /></li>`}
+    ${busy && html`<li class="quiet pad">Loading…</li>`}
+    ${!busy && !error && rows.length === 0 && html`<li class="quiet pad">No key begins so.</li>`}
+    ${!busy && more && html`<li><button type="button" class="small" onClick=${more}>Load ${PAGE} more behind these ${rows.length}</button></li>`}
+  </ul>`;
+}
+
+/** @param {LevelProperties & {parent: Key}} properties */
+function Folder(properties) {
+  const { prefix, parent, onPrefix } = properties;
+  const [open, setOpen] = useState(false);
+  return html`<li>
+    <div class="folder">
+      <button type="button" class="leaf" aria-expanded=${open} onClick=${() => setOpen(!open)}>
+        <span aria-hidden="true">${open ? "▾" : "▸"}</span> <span class="name">${lastPart(prefix, parent)}</span>
+      </button>
+      <button type="button" class="plain" title="Show only this" aria-label=${`Show only ${shown(prefix)}`} onClick=${() => onPrefix(prefix)}>⤢</button>
+    </div>
+    ${open && html`<${Level} ...${properties} />`}
+  </li>`;
+}
+
+/** @param {{prefix: string, delimiter: string}} properties Where one is, each part a link. */
+function Crumbs({ prefix, delimiter }) {
+  const parts = [];
+  if (delimiter) {
+    for (let at = prefix.indexOf(delimiter); at >= 0; at = prefix.indexOf(delimiter, at + delimiter.length)) {
+      parts.push(prefix.slice(0, at + delimiter.length));
+    }
+  }
+  const label = (/** @type {string} */ part, /** @type {number} */ place) => part.slice(place ? parts[place - 1].length : 0);
+  return html`<nav class="crumbs" aria-label="Prefixes">
+    <a href=${link(["keys"])}>all keys</a>
+    ${parts.map((part, place) => html`<span key=${part}> › <a href=${link(["keys"], { prefix: part })}>${label(part, place)}</a></span>`)}
+  </nav>`;
+}
+
+/** @param {{place: import("../lib/places.js").Place}} properties */
+export function KeysView({ place }) {
+  const prefixText = place.query.get("prefix") ?? "";
+  const prefix = keyFromLink(prefixText);
+  const selectedText = place.query.get("key");
+  const selected = selectedText === null ? null : keyFromLink(selectedText);
+  const consistency = place.query.get("consistency") ?? CONSISTENCIES[0];
+  const [delimiter, setDelimiter] = useState(localStorage.getItem(DELIMITER) ?? "/");
+  const [search, setSearch] = useState(shown(prefix));
+  const [turn, setTurn] = useState(0);
+  const [makes, setMakes] = useState(false);
+  useEffect(() => setSearch("text" in prefix ? prefix.text : shown(prefix)), [prefixText]);
+  const to = (/** @type {{prefix?: Key, key?: Key | null, consistency?: string}} */ change) => {
+    const key = change.key === undefined ? selected : change.key;
+    go(
+      link(["keys"], {
+        prefix: keyForLink(change.prefix ?? prefix),
+        ...(key && { key: keyForLink(key) }),
+        ...((change.consistency ?? consistency) !== CONSISTENCIES[0] && { consistency: change.consistency ?? consistency }),
+      }),
+    );
+  };
+  const chooseDelimiter = (/** @type {string} */ text) => {
+    setDelimiter(text);
+    localStorage.setItem(DELIMITER, text);
+  };
+  const changed = () => setTurn((before) => before + 1);
+  const find = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    to({ prefix: textKey(search), key: null });
+  };
+  return html`<h1 class=${selected ? "wide-only" : ""}>Keys</h1>
+    <div class="keys ${selected ? "chosen" : ""}">
+      <section class="card list" aria-label="Keys by prefix">
+        <form class="row" onSubmit=${find} role="search">
+          <label class="grow">Keys that begin with
+            <input type="search" value=${search} placeholder="any prefix, asked of the servers" onInput=${(/** @type {any} */ event) => setSearch(event.target.value)} autocomplete="off" spellcheck=${false} />
+          </label>
+          <label class="narrow">Delimiter <input value=${delimiter} maxlength="8" onInput=${(/** @type {any} */ event) => chooseDelimiter(event.target.value)} /></label>
+          <button type="submit" class="primary low">Find</button>
+        </form>
+        <div class="row tools">
+          <${Crumbs} prefix=${"text" in prefix ? prefix.text : ""} delimiter=${delimiter} />
+          <span class="grow"></span>
+          <button type="button" class="small" onClick=${() => setMakes(true)}>New key</button>
+          <button type="button" class="small" onClick=${changed} title="Ask the servers again">Refresh</button>
+          <${PrefixTools} prefix=${prefix} onChange=${changed} />
+        </div>
+        <${Level} prefix=${prefix} delimiter=${delimiter} consistency=${consistency} turn=${turn} selected=${selected}
+          onSelect=${(/** @type {Key} */ key) => to({ key })} onPrefix=${(/** @type {Key} */ next) => to({ prefix: next, key: null })} />
+      </section>
+      ${selected
+        ? html`<${ValueView} key=${base64url(selected)} name=${selected} consistency=${consistency}
+            onConsistency=${(/** @type {string} */ next) => to({ consistency: next })}
+            onMoved=${(/** @type {Key | null} */ key) => { to({ key }); changed(); }}
+            onClose=${() => to({ key: null })} />`
+        : html`<section class="card wide-only empty"><p class="quiet">Choose a key to see its value.</p></section>`}
+    </div>
+    ${makes && html`<${NewKey} prefix=${"text" in prefix ? prefix.text : ""} onClose=${() => setMakes(false)}
+      onMade=${(/** @type {Key} */ key) => { to({ key }); changed(); }} />`}`;
+}
+

@@ -1,0 +1,246 @@
+/**
+ * One shard: its nodes around the leader, what operators may do, and the figures of each node.
+ * @module
+ */
+
+import { ask, Problem, read } from "../lib/api.js";
+import { count, isKnown, milliseconds, plural, rate, UNKNOWN } from "../lib/format.js";
+import { link } from "../lib/places.js";
+import { html, useEffect, useState } from "../lib/preact.js";
+import { Card, Command, Confirm, note, signOf, Trouble, Wide } from "../lib/ui.js";
+import { commitOf, healthOf, leaderOf, NodeTable, slotsOf, termOf } from "./cluster.js";
+
+/** @typedef {import("../lib/live.js").ClusterState} ClusterState */
+/** @typedef {import("../lib/live.js").ShardState} ShardState */
+/** @typedef {import("../lib/live.js").NodeState} NodeState */
+
+const WIDTH = 760;
+const HEIGHT = 430;
+const CENTRE = { x: WIDTH / 2, y: HEIGHT / 2 + 4 };
+const RADIUS = { x: 255, y: 158 };
+const MEMBERS_MS = 3000;
+
+/** @param {number} place @param {number} total */
+function position(place, total) {
+  const angle = (2 * Math.PI * place) / total - Math.PI / 2;
+  return { x: CENTRE.x + RADIUS.x * Math.cos(angle), y: CENTRE.y + RADIUS.y * Math.sin(angle) };
+}
+
+/** @param {number | null | undefined} entries How long an entry is drawn to travel; null while none does. */
+function travel(entries) {
+  if (!isKnown(entries) || /** @type {number} */ (entries) < 0.05) return null;
+  return Math.max(0.25, 2.4 - 0.6 * Math.log10(1 + /** @type {number} */ (entries)));
+}
+
+/** @param {{shard: ShardState}} properties The nodes on a circle; entries flow from the leader, votes to candidates. */
+function Ring({ shard }) {
+  const nodes = [...shard.nodes].sort((one, other) => one.id.localeCompare(other.id, "en", { numeric: true }));
+  const leader = leaderOf(shard);
+  const term = termOf(shard);
+  const commit = commitOf(shard);
+  const at = new Map(nodes.map((node, place) => [node.id, position(place, nodes.length)]));
+  const from = leader && at.get(leader.id);
+  const candidates = nodes.filter((node) => node.role.endsWith("candidate"));
+  const votes = leader
+    ? []
+    : nodes.flatMap((node) => {
+        const candidate = candidates.find((each) => each.id === node.voted_for && each.term === node.term);
+        return candidate && candidate !== node ? [{ from: at.get(node.id), to: at.get(candidate.id), name: node.id }] : [];
+      });
+  const seconds = travel(leader?.commit_rate);
+  const told = leader
+    ? `${leader.id} leads in term ${term}; ${nodes.length - 1} others follow it or do not answer.`
+    : candidates.length
+      ? `${candidates.map((each) => each.id).join(", ")} ask for votes.`
+      : "Nobody leads.";
+  return html`<svg class="ring" viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label=${`Shard ${shard.id}: ${told}`}>
+    ${from &&
+    nodes
+      .filter((node) => node !== leader)
+      .map((node) => {
+        const to = /** @type {{x: number, y: number}} */ (at.get(node.id));
+        const silent = node.role === "unreachable" || node.role === "waiting";
+        return html`<g key=${`line-${node.id}`}>
+          <line class=${silent ? "link silent" : "link"} x1=${from.x} y1=${from.y} x2=${to.x} y2=${to.y} />
+          ${!silent && seconds !== null && html`<line class="flow" x1=${from.x} y1=${from.y} x2=${to.x} y2=${to.y} style=${{ animationDuration: `${seconds}s` }} />`}
+        </g>`;
+      })}
+    ${votes.map(
+      (vote) => html`<line key=${`vote-${vote.name}`} class="vote" x1=${vote.from?.x} y1=${vote.from?.y} x2=${vote.to?.x} y2=${vote.to?.y} />`,
+    )}
+    ${nodes.map((node) => {
+      const { x, y } = /** @type {{x: number, y: number}} */ (at.get(node.id));
+      const lag = commit - (node.applied ?? 0);
+      const facts =
+        node.role === "unreachable"
+          ? "no answer"
+          : `term ${count(node.term)} · ${lag > 0 ? `${count(lag)} behind` : `at ${count(node.applied)}`}`;
+      return html`<g key=${node.id} class="node ${node.role}" transform=${`translate(${x}, ${y})`}>
+        <rect x="-92" y="-33" width="184" height="66" rx="10" />
+        <text class="name" y="-11">${signOf(node.role)} ${node.id}</text>
+        <text y="7">${node.role}</text>
+        <text class="small" y="24">${facts}</text>
+      </g>`;
+    })}
+    ${!leader && html`<text class="middle" x=${CENTRE.x} y=${CENTRE.y}>${candidates.length ? `election in term ${term}` : "no leader"}</text>`}
+  </svg>`;
+}
+
+/** @typedef {{name: string, incarnation: string, role: string, leader: boolean, address: string | null,
+ *   client_address: string | null, match_index: number, lag: number, state: string | null, healthy: boolean}} Member */
+
+/** @param {number} shard */
+function useMembers(shard) {
+  const [found, setFound] = useState(/** @type {{members: Member[], changing: boolean} | null} */ (null));
+  const [error, setError] = useState(/** @type {unknown} */ (null));
+  useEffect(() => {
+    let ended = false;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
+    const look = async () => {
+      try {
+        const answer = document.hidden ? null : await read(`/v1/shards/${shard}/members`);
+        if (!ended && answer) setFound(answer);
+        if (!ended) setError(null);
+      } catch (failed) {
+        if (!ended) setError(failed);
+      }
+      if (!ended) timer = setTimeout(look, MEMBERS_MS);
+    };
+    setFound(null);
+    look();
+    return () => {
+      ended = true;
+      clearTimeout(timer);
+    };
+  }, [shard]);
+  return { found, error };
+}
+
+/** @param {{shard: number, onClose: () => void}} properties */
+function AddMember({ shard, onClose }) {
+  const [name, setName] = useState("");
+  const [address, setAddress] = useState("");
+  const [incarnation, setIncarnation] = useState("");
+  const add = async () => {
+    const wanted = incarnation ? { name, address, incarnation } : { name, address };
+    await ask("POST", `/v1/shards/${shard}/members`, wanted);
+    note(`${name} is a learner of shard ${shard} now, and becomes a voter once it has caught up.`, "good");
+  };
+  const field = (/** @type {(text: string) => void} */ set) => (/** @type {any} */ event) => set(event.target.value.trim());
+  return html`<${Confirm} title=${`Add a member to shard ${shard}`} verb="Add" ready=${Boolean(name && address)} onDo=${add} onClose=${onClose}>
+    <p>The node has to run already. It is admitted as a learner, and becomes a voter by itself.</p>
+    <label>Name <input value=${name} onInput=${field(setName)} placeholder="shard-0-5" autocomplete="off" /></label>
+    <label>Raft address <input value=${address} onInput=${field(setAddress)} placeholder="host:port" autocomplete="off" /></label>
+    <label>Incarnation, for a node of no cluster yet (its log says it) <input value=${incarnation} onInput=${field(setIncarnation)} inputmode="numeric" autocomplete="off" /></label>
+  <//>`;
+}
+
+/** @param {{shard: number, member: Member, what: string, onClose: () => void}} properties */
+function MemberAction({ shard, member, what, onClose }) {
+  const [force, setForce] = useState(false);
+  const [address, setAddress] = useState("");
+  const [incarnation, setIncarnation] = useState("");
+  const path = `/v1/shards/${shard}/members/${encodeURIComponent(member.name)}`;
+  const query = force ? "?force=true" : "";
+  const forced = html`<label class="inline"><input type="checkbox" checked=${force} onChange=${(/** @type {any} */ event) => setForce(event.target.checked)} /> also if the others cannot form a healthy quorum now</label>`;
+  if (what === "lead") {
+    const move = async () => {
+      const moved = await ask("POST", `/v1/shards/${shard}/leader`, { to: member.name });
+      note(`${moved.leader} leads shard ${shard} in term ${moved.term}.`, "good");
+    };
+    return html`<${Confirm} title=${`Move leadership to ${member.name}?`} verb="Move leadership" onDo=${move} onClose=${onClose}>
+      <p>The leader hands over once ${member.name} has all entries. No request fails for it.</p>
+      <${Command} text=${`dougctl leader transfer --shard ${shard} --to ${member.name}`} />
+    <//>`;
+  }
+  if (what === "remove") {
+    const remove = async () => {
+      await ask("DELETE", path + query);
+      note(`${member.name} is no member of shard ${shard} any more.`, "good");
+    };
+    return html`<${Confirm} title=${`Remove ${member.name} from shard ${shard}?`} verb="Remove" danger typed=${member.name} onDo=${remove} onClose=${onClose}>
+      <p>It gets no entries and has no vote any more. Its data stays on its disks.</p>
+      ${forced}
+    <//>`;
+  }
+  const replace = async () => {
+    const wanted = { ...(address && { address }), ...(incarnation && { incarnation }) };
+    await ask("POST", `${path}/replace${query}`, wanted);
+    note(`The new ${member.name} is a learner of shard ${shard} now.`, "good");
+  };
+  const field = (/** @type {(text: string) => void} */ set) => (/** @type {any} */ event) => set(event.target.value.trim());
+  return html`<${Confirm} title=${`Replace ${member.name}?`} verb="Replace" danger typed=${member.name} onDo=${replace} onClose=${onClose}>
+    <p>For a node whose disk was wiped or replaced: what it was is removed, and what it is now is admitted as a learner.</p>
+    <label>Raft address, if it is another one <input value=${address} onInput=${field(setAddress)} placeholder=${member.address ?? "host:port"} autocomplete="off" /></label>
+    <label>Incarnation (its log says it) <input value=${incarnation} onInput=${field(setIncarnation)} inputmode="numeric" autocomplete="off" /></label>
+    ${forced}
+  <//>`;
+}
+
+/** @param {{shard: ShardState}} properties */
+function Members({ shard }) {
+  const { found, error } = useMembers(shard.id);
+  const [asked, setAsked] = useState(/** @type {{what: string, member?: Member} | null} */ (null));
+  const close = () => setAsked(null);
+  const tools = html`
+    ${found?.changing && html`<span class="badge warn">a change is under way</span>`}
+    <button type="button" class="small" onClick=${() => setAsked({ what: "add" })}>Add a member</button>
+    <a class="button small" href=${`/v1/shards/${shard.id}/backup`} download=${`shard-${shard.id}.tar`}>Download a backup</a>
+  `;
+  return html`<${Card} title="Members" tools=${tools}>
+    ${error instanceof Problem && html`<${Trouble} error=${error} />`}
+    ${found &&
+    html`<${Wide} label="Members">
+      <table>
+        <thead><tr><th scope="col">Name</th><th scope="col">Vote</th><th scope="col">Healthy</th><th scope="col">Sending</th><th scope="col" class="number">Match index</th><th scope="col" class="number">Lag</th><th scope="col">Raft address</th><th scope="col">Incarnation</th><th scope="col">Do</th></tr></thead>
+        <tbody>
+          ${found.members.map(
+            (member) => html`<tr key=${member.name} class=${member.leader ? "leader" : ""}>
+              <th scope="row">${member.name}</th>
+              <td>${member.role}</td>
+              <td>${member.healthy ? "yes" : html`<span class="badge bad">no</span>`}</td>
+              <td>${member.leader ? "leads" : member.state ?? UNKNOWN}</td>
+              <td class="number">${count(member.match_index)}</td>
+              <td class="number">${count(member.lag)}</td>
+              <td class="mono">${member.address ?? UNKNOWN}</td>
+              <td class="mono">${member.incarnation}</td>
+              <td><div class="row">
+                ${member.role === "voter" && !member.leader && html`<button type="button" class="small" onClick=${() => setAsked({ what: "lead", member })}>Make leader<span class="hidden">: ${member.name}</span></button>`}
+                ${!member.leader && html`<button type="button" class="small" onClick=${() => setAsked({ what: "replace", member })}>Replace<span class="hidden"> ${member.name}</span></button>`}
+                <button type="button" class="small" onClick=${() => setAsked({ what: "remove", member })}>Remove<span class="hidden"> ${member.name}</span></button>
+              </div></td>
+            </tr>`,
+          )}
+        </tbody>
+      </table>
+    <//>`}
+    ${asked?.what === "add" && html`<${AddMember} shard=${shard.id} onClose=${close} />`}
+    ${asked?.member && html`<${MemberAction} shard=${shard.id} member=${asked.member} what=${asked.what} onClose=${close} />`}
+  <//>`;
+}
+
+/** @param {{state: ClusterState, place: import("../lib/places.js").Place}} properties */
+export function ShardView({ state, place }) {
+  const shard = state.shards.find((each) => String(each.id) === place.parts[0]);
+  if (!shard) return html`<h1>Shard</h1><p>There is no shard ${place.parts[0]}. <a href=${link(["cluster"])}>To the cluster</a></p>`;
+  const leader = leaderOf(shard);
+  const health = healthOf(shard);
+  const slots = slotsOf(state, shard.id).reduce((sum, [first, last]) => sum + last - first + 1, 0);
+  const figures = [
+    ["State", html`<span class="badge ${health.kind}">${health.text}</span>`],
+    ["Leader", leader?.id ?? UNKNOWN],
+    ["Term", count(termOf(shard))],
+    ["Commit", count(commitOf(shard))],
+    ["Entries/s", rate(leader?.commit_rate)],
+    ["Commit takes", milliseconds(leader?.commit_ms)],
+    ["Slots", plural(slots, "slot")],
+  ];
+  return html`<h1><a href=${link(["cluster"])}>Cluster</a> / Shard ${shard.id}</h1>
+    <dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+    <div class="halves">
+      <${Card} title="Now"><${Ring} shard=${shard} /><//>
+    </div>
+    <${Card} title="Nodes"><${NodeTable} shard=${shard} /><//>
+    <${Members} shard=${shard} />`;
+}

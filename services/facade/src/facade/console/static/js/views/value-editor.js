@@ -1,0 +1,99 @@
+/**
+ * Changing a value. It is saved only if it is still what was read; if not, both versions are shown.
+ * @module
+ */
+
+import { Problem, randomKey } from "../lib/api.js";
+import { html, useState } from "../lib/preact.js";
+import { note, Trouble } from "../lib/ui.js";
+import { readValue, textOf, writeValue } from "../lib/values.js";
+import { jsonOf } from "./value-shapes.js";
+
+/** @typedef {import("../lib/values.js").Value} Value */
+
+const TEXT_MAX = 1 << 20;
+
+/** @param {{mine: string, theirs: Value | null, onMine: () => void, onTheirs: () => void}} properties */
+function Conflict({ mine, theirs, onMine, onTheirs }) {
+  const text = theirs === null ? null : textOf(theirs.data);
+  return html`<div class="conflict" role="alert">
+    <p><b>Somebody else changed this key meanwhile.</b> ${theirs === null ? "It is not there any more." : `It is at revision ${theirs.revision} now.`} Nothing was saved.</p>
+    <div class="versions">
+      <div><h3>Yours</h3><pre class="value" tabindex="0">${mine}</pre></div>
+      <div><h3>What is there now</h3>${theirs === null ? html`<p class="quiet">no such key</p>` : html`<pre class="value" tabindex="0">${text ?? "(not text)"}</pre>`}</div>
+    </div>
+    <div class="row end">
+      <button type="button" onClick=${onTheirs}>Take what is there</button>
+      <button type="button" class="danger" onClick=${onMine}>Save mine over it</button>
+    </div>
+  </div>`;
+}
+
+/** @param {{name: import("../lib/keys.js").Key, value: Value, onDone: () => void, onClose: () => void}} properties */
+export function ValueEditor({ name, value, onDone, onClose }) {
+  const readable = value.data.length <= TEXT_MAX && !value.contentEncoding ? textOf(value.data) : null;
+  const [text, setText] = useState(readable ?? "");
+  const [file, setFile] = useState(/** @type {File | null} */ (null));
+  const [contentType, setContentType] = useState(value.contentType);
+  const [expiry, setExpiry] = useState(value.expiresAt ? "keep" : "");
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState(/** @type {unknown} */ (null));
+  const [conflict, setConflict] = useState(/** @type {{theirs: Value | null} | null} */ (null));
+  // A repetition of what nobody knows the outcome of is the same request, so that it happens once.
+  const [attempt, setAttempt] = useState({ key: randomKey(), of: "" });
+  const save = async (/** @type {{revision?: string, create?: boolean}} */ condition) => {
+    setBusy(true);
+    setError(null);
+    const of = JSON.stringify([text, file?.name, contentType, expiry, condition]);
+    const key = attempt.of === of ? attempt.key : randomKey();
+    setAttempt({ key, of });
+    try {
+      const ttl = expiry.trim();
+      const revision = await writeValue(name, file ?? text, { contentType, ttl, idempotencyKey: key, ...condition });
+      note(`Saved as revision ${revision}.`, "good");
+      onDone();
+      return;
+    } catch (failed) {
+      if (failed instanceof Problem && failed.status === 412) {
+        try {
+          setConflict({ theirs: await readValue(name) });
+        } catch (gone) {
+          if (gone instanceof Problem && gone.status === 404) setConflict({ theirs: null });
+          else setError(gone);
+        }
+      } else {
+        setError(failed);
+      }
+    }
+    setBusy(false);
+  };
+  const submit = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    save({ revision: value.revision });
+  };
+  const isJson = contentType.split(";")[0].trim().endsWith("json");
+  const wrong = isJson && !file && text !== "" && jsonOf(text) === undefined;
+  const pretty = () => setText(JSON.stringify(jsonOf(text), null, 2));
+  return html`<form class="editor" onSubmit=${submit}>
+    ${readable === null
+      ? html`<p class="quiet">This value is not text that can be edited here: choose a file to put in its place.</p>`
+      : html`<label><span class="hidden">Value</span><textarea class="code" value=${text} disabled=${file !== null} spellcheck=${false} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea></label>`}
+    <div class="row">
+      <label class="grow">Content type <input value=${contentType} onInput=${(/** @type {any} */ event) => setContentType(event.target.value)} spellcheck=${false} /></label>
+      <label class="grow">Expires in (30s, 10m, 24h; keep; empty is never) <input value=${expiry} onInput=${(/** @type {any} */ event) => setExpiry(event.target.value)} autocomplete="off" /></label>
+      <label class="grow">Or a file <input type="file" onChange=${(/** @type {any} */ event) => setFile(event.target.files[0] ?? null)} /></label>
+    </div>
+    ${wrong && html`<p class="warn-text">This is not valid JSON. It can be saved all the same.</p>`}
+    <${Trouble} error=${error} />
+    ${conflict &&
+    html`<${Conflict} mine=${file ? file.name : text} theirs=${conflict.theirs} onTheirs=${onDone}
+      onMine=${() => { const { theirs } = conflict; setConflict(null); save(theirs ? { revision: theirs.revision } : { create: true }); }} />`}
+    <div class="row end">
+      ${isJson && !wrong && !file && text !== "" && html`<button type="button" onClick=${pretty}>Format</button>`}
+      <span class="grow quiet">Saved only if revision ${value.revision} is still there.</span>
+      <button type="button" onClick=${onClose}>Cancel</button>
+      <button type="submit" class="primary" disabled=${busy || (readable === null && !file)}>${busy ? "…" : "Save"}</button>
+    </div>
+  </form>`;
+}
+
