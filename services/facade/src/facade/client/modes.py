@@ -36,6 +36,9 @@ REPLICA_KINDS = (Kind.READ_FRESH, Kind.READ_LOCAL)
 """The kinds that any replica may serve, in the order in which they are sent."""
 
 
+READ_KINDS = (*REPLICA_KINDS, Kind.READ_LINEARIZABLE)
+
+
 class ReadMode(NamedTuple):
     """What a client may ask of a read.
 

@@ -144,6 +144,12 @@ class Operation:
             return self.opcode > command.Opcode.DELETE or self.record[pipe.WRITE.size + 1] != 0
         return self.record[pipe.READ.size - 1] != 0
 
+    def is_fresh(self, staleness_ms: int | None, now_s: float) -> bool:
+        """Whether an answer of this age to a bounded read counts, with all the time that it can have been on its way."""
+        if staleness_ms is None:
+            return False
+        return staleness_ms + 1000 * (now_s - self.sent_s) <= self.bound_ms
+
     def sent_back(self, reason: str) -> None:
         """Notes that it is to be tried again."""
         self.reason = reason

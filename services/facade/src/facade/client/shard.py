@@ -28,7 +28,7 @@ from doug_wire.pipe import Status
 from facade.client.channels import Channels
 from facade.client.link import Cut, Link
 from facade.client.metrics import Metrics, ShardState
-from facade.client.modes import KIND_LABELS, LEADER_KINDS, REPLICA_KINDS, Kind
+from facade.client.modes import KIND_LABELS, LEADER_KINDS, READ_KINDS, REPLICA_KINDS, Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
 from facade.client.replicas import BEHIND_S, SILENT_S, SLOW_FOR_S, SLOW_S, Replicas, answers
@@ -48,17 +48,8 @@ SEARCH_IDLE_S = 0.5
 log = structlog.get_logger()
 
 
-_READ_KINDS = (*REPLICA_KINDS, Kind.READ_LINEARIZABLE)
-
 Answer = tuple[Operation, pipe.ResultRecord]
 """An operation that is not in flight any more, and what a node said of it."""
-
-
-def _is_fresh(operation: Operation, staleness_ms: int | None, now_s: float) -> bool:
-    """Whether the answer to a bounded read is fresh enough, with all the time that it can have been on its way."""
-    if staleness_ms is None:
-        return False
-    return staleness_ms + 1000 * (now_s - operation.sent_s) <= operation.bound_ms
 
 
 class Shard:
@@ -241,7 +232,7 @@ class Shard:
     def _cut_granted(self, node: Node, now_s: float) -> Cut | None:
         """The next batch of the reads that it is a replica's turn to take."""
         granted, node.granted = node.granted, set()
-        for kind in (*REPLICA_KINDS, Kind.READ_LINEARIZABLE):
+        for kind in READ_KINDS:
             queue = self._queues[kind]
             if kind not in granted or not queue or not node.link.has_room(kind):
                 continue
@@ -297,7 +288,7 @@ class Shard:
                 first_sent_s = min(first_sent_s, operation.sent_s)
                 if status == Status.NOT_FRESH:
                     node.behind_until_s = now_s + BEHIND_S
-                elif operation.bound_ms and not _is_fresh(operation, staleness_ms, now_s):
+                elif operation.bound_ms and not operation.is_fresh(staleness_ms, now_s):
                     # It was, and then took its time on the way.
                     result = result._replace(status=Status.NOT_FRESH)  # noqa: PLW2901
             not_leader = not_leader or status == Status.NOT_LEADER
@@ -362,7 +353,7 @@ class Shard:
                 node.suspect = True
                 node.granted.clear()
                 self._search.set()
-                self._take_back(node, REPLICA_KINDS if node is self.leader else _READ_KINDS)
+                self._take_back(node, REPLICA_KINDS if node is self.leader else READ_KINDS)
             elif silent_s > SLOW_S and link.items(Kind.READ_LOCAL):
                 node.slow_until_s = now_s + SLOW_FOR_S
                 self._take_back(node, (Kind.READ_LOCAL,))
