@@ -14,7 +14,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
-.PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
+.PHONY: chart chart-check chart-tools chart-package release images base-image kind-up kind-down minikube-up
 .PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
 .PHONY: client client-check vendor observe dashboards dashboards-check certs
 
@@ -169,6 +169,12 @@ chart-check: setup ## Check that these are what the chart gives
 
 chart-tools: setup ## Install helm and the linters that the chart's tests use; without them those are skipped
 	$(BIN)/python tools/helm_tools.py
+
+chart-package: chart-tools ## The chart as a package in dist/, with its checksum
+	$(BIN)/python tools/release.py --chart-only
+
+release: chart-tools ## Wheels, images, chart, SBOM, notes and checksums in dist/; nothing is published
+	$(BIN)/python tools/release.py $(ARGS)
 
 images: ## Build the images of both services, with podman or docker
 	sh tools/images.sh

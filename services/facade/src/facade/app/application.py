@@ -30,6 +30,7 @@ from facade.routes import auth, backup, cluster, docs, health, leadership, limit
 from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp
+from facade.routes.long_poll import LongPolls
 from facade.routes.ops import OPS_PREFIX, OpsApp
 from facade.routes.raw import REQUEST_ID, RawApp, Scope, Send, named, request_id_of
 from facade.routes.scan import RangeApp
@@ -68,7 +69,6 @@ class Application:
     ) -> None:
         assert (gate is not None) == settings.guarded, "requests are let in by a gate, or by anyone"
         self._gate = gate
-        self._keys = KvApp(router, metrics, settings)
         self._exact: dict[bytes, RawApp | RangeApp] = {
             b"/v1/batch": BatchApp(router, metrics, settings),
             b"/v1/txn": TxnApp(router, metrics, settings),
@@ -76,6 +76,8 @@ class Application:
         feeds = router.feeds
         self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router))
         feeds.on_events, feeds.on_gone = self.audience.publish, lambda error: self.audience.lost(error.shard)
+        polls = LongPolls(router, feeds, self.audience, metrics, settings.watches_max)
+        self._keys = KvApp(router, metrics, settings, polls)
         self._exact[WATCH_PATH] = WatchApp(router, metrics, settings, feeds, self.audience)
         self._exact[PROGRESS_PATH] = ProgressApp(metrics, feeds, self.audience)
         self._ops = OpsApp(router, metrics)
