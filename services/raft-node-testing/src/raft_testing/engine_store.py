@@ -17,8 +17,8 @@ from struct import Struct
 
 from raft_node.entry import Entry
 from raft_node.raft.types import Configuration
-from raft_node.storage.checkpoint import verify_checkpoint
 from raft_node.storage.engine import Engine
+from raft_node.storage.snapshots.checkpoint import verify_checkpoint
 from raft_testing.disk import CuttableFileSystem, PowerCutError
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.machine import Head, Snapshot, advance, content_hash, decode_head, encode_head
@@ -53,6 +53,10 @@ class EngineStore:
         if change is not None:
             batch.append((_DATA_PREFIX + change[0].encode(), change[1].encode()))
         self._engine.write(batch, entry.index, entry.term)
+
+    def has_run_out(self, key: str, now_us: int) -> bool:
+        """Nothing of this state expires."""
+        return False
 
     def get(self, key: str) -> str | None:
         """The value of a key."""
