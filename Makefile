@@ -135,6 +135,9 @@ bench: setup ## DougDB beside etcd and NATS (built where Go is), in turn; option
 bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
 	$(BIN)/python bench/scan.py $(ARGS)
 
+bench-batch: setup ## Batches of 10,000 puts, 8 in flight: puts/s and CPU per put; options as ARGS="--batches 100"
+	$(BIN)/python bench/batch.py $(ARGS)
+
 bench-ab: setup ## This version beside another one, in turn: make bench-ab REF=commit; options as ARGS="--pairs 5"
 	@if [ -z "$(REF)" ]; then echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"]' >&2; exit 2; fi
 	$(BIN)/python bench/ab.py --ref "$(REF)" $(ARGS)
