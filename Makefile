@@ -15,7 +15,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
-.PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
+.PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools browser-tools
 .PHONY: client client-check vendor observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -148,6 +148,9 @@ bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; opt
 
 fuzz-storage: fuzz-tools ## Fuzz every decoder; options as ARGS="--target wal,sstable --minutes 10"
 	@exec $(BIN)/python -m tools.fuzz $(ARGS)
+
+browser-tools: setup ## Install what drives a browser in the tests; nothing else needs it
+	@$(BIN)/python tools/bench_tools.py browser
 
 fuzz-tools: setup ## Install atheris, where it has a wheel; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py fuzz

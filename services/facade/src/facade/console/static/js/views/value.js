@@ -33,8 +33,8 @@ function Receipt({ receipt }) {
   </p>`;
 }
 
-/** @param {{name: Key, consistency: string, onConsistency: (mode: string) => void, onMoved: (key: Key | null) => void, onClose: () => void}} properties */
-export function ValueView({ name, consistency, onConsistency, onMoved, onClose }) {
+/** @param {{name: Key, consistency: string, change: string, onConsistency: (mode: string) => void, onMoved: (key: Key | null) => void, onClose: () => void}} properties */
+export function ValueView({ name, consistency, change, onConsistency, onMoved, onClose }) {
   const [value, setValue] = useState(/** @type {Value | null} */ (null));
   const [error, setError] = useState(/** @type {unknown} */ (null));
   const [shape, setShape] = useState("");
@@ -55,7 +55,7 @@ export function ValueView({ name, consistency, onConsistency, onMoved, onClose }
       },
     );
     return () => controller.abort();
-  }, [consistency, turn]);
+  }, [consistency, turn, mode === "" ? change : ""]);
   const again = () => setTurn((before) => before + 1);
   const missing = error instanceof Problem && error.status === 404;
   const View = (SHAPES[shape] ?? SHAPES.text).View;
