@@ -13,6 +13,7 @@ COMMAND = command.encode(command.Opcode.PUT, b"key", b"", b"value")
 WRITES = [WriteRecord(number, command.checksum(COMMAND), COMMAND[: 20 + number]) for number in range(4)]
 READS = [ReadRecord((1 << 64) - 1 - number, number, b"k" * number) for number in range(3)]
 READS += [ReadRecord(1, 2, b"key", 7), ReadRecord(1, 2, b"key", 0, b"token"), ReadRecord(1, 2, b"key", 7, b"t" * 512)]
+READS += [ReadRecord(1, 2, b"key", 0, b"", 9), ReadRecord(1, 2, b"key", 7, b"t", (1 << 32) - 1)]
 RESULTS = [
     ResultRecord(1, Status.OK, (1 << 64) - 1, b"text/plain", b"value"),
     ResultRecord(2, Status.NOT_FOUND, 0, b"", b""),
@@ -34,6 +35,9 @@ def test_golden_bytes() -> None:
     assert pipe.encode_read(1, 2, b"key").hex() == "010000000000000002000000000000000300006b6579"
     assert pipe.encode_read(1, 2, b"key", 5, b"\0t").hex() == (
         "010000000000000002000000000000000300" + "03" + "0500000000000000" + "02000074" + "6b6579"
+    )
+    assert pipe.encode_read(1, 2, b"key", 0, b"", 258).hex() == (
+        "010000000000000002000000000000000300" + "04" + "02010000" + "6b6579"
     )
     assert pipe.encode_result(1, Status.WRONG_SHARD, 2, b"t", b"val").hex() == (
         "0100000000000000030002000000000000000100030000007476616c"
@@ -62,6 +66,7 @@ def test_statuses_are_frozen() -> None:
         ("TOKENS_FULL", 14),
         ("TOKEN_EXPIRED", 15),
         ("RESULT_TOO_LARGE", 16),
+        ("NOT_FRESH", 17),
     ]
 
 
@@ -71,7 +76,7 @@ def test_only_certain_statuses_prove_that_nothing_was_written() -> None:
     assert len(pipe.NOT_APPLIED) == 6
     # What was decided at apply is decided: another try would only decide anew.
     assert pipe.DECIDED.isdisjoint(pipe.NOT_APPLIED)
-    assert pipe.DECIDED | pipe.NOT_APPLIED | {Status.UNKNOWN, Status.UNAVAILABLE} == set(Status)
+    assert pipe.DECIDED | pipe.NOT_APPLIED | {Status.UNKNOWN, Status.UNAVAILABLE, Status.NOT_FRESH} == set(Status)
 
 
 @pytest.mark.parametrize(("decode", "encoded", "records"), BLOBS)
@@ -118,7 +123,8 @@ def test_records_before_a_malformed_one_are_given_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "optional"), [(4, ""), (0x80, ""), (1, "0000000000000000"), (2, "0000"), (2, "0500"), (1, "00")]
+    ("flags", "optional"),
+    [(8, ""), (4, ""), (4, "00000000"), (0x80, ""), (1, "0000000000000000"), (2, "0000"), (2, "0500"), (1, "00")],
 )
 def test_options_of_a_read_that_make_no_sense_are_refused(flags: int, optional: str) -> None:
     with pytest.raises(PipeError):

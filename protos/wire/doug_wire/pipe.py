@@ -9,6 +9,7 @@ All integers are little-endian. A blob is records one behind the other, nothing 
 
     read flag 1     min index         u64: answer only with what was applied up to this entry at least
     read flag 2     token             u16 bytes | bytes: look up what became of this token, in the slot of the key
+    read flag 4     max staleness     u32 milliseconds: answer only with all that was acknowledged longer ago
     result flag 1   expires at        u64 milliseconds since the epoch
     result flag 2   content encoding  u8 bytes | bytes
     result flag 4   replayed          no bytes: the outcome of an earlier command with the same token
@@ -30,10 +31,12 @@ WRITE = struct.Struct("<QII")
 READ = struct.Struct("<QQHB")
 RESULT = struct.Struct("<QBBQHI")
 _U64 = struct.Struct("<Q")
+_U32 = struct.Struct("<I")
 _U16 = struct.Struct("<H")
 
 _READ_MIN_INDEX = 1
 _READ_TOKEN = 2
+_READ_BOUND = 4
 _RESULT_EXPIRES = 1
 _RESULT_ENCODING = 2
 _RESULT_REPLAYED = 4
@@ -82,6 +85,8 @@ class Status(IntEnum):
     """The token is older than tokens are kept: nothing was changed now, and what became of it earlier is forgotten."""
     RESULT_TOO_LARGE = 16
     """The results of a transaction or a batch take too much: nothing was changed."""
+    NOT_FRESH = 17
+    """A read whose answer must contain more than this replica has applied, or can prove to have."""
 
 
 NOT_APPLIED = frozenset(
@@ -133,6 +138,7 @@ class ReadRecord(NamedTuple):
         key: What is read.
         min_index: Answer only with what was applied up to this entry at least; 0 for anything.
         token: Look up what became of this token instead of the key; empty for a plain read.
+        bound_ms: Answer only with everything that was acknowledged longer ago than this; 0 for no such bound.
     """
 
     id: int
@@ -140,6 +146,7 @@ class ReadRecord(NamedTuple):
     key: bytes
     min_index: int = 0
     token: bytes = b""
+    bound_ms: int = 0
 
 
 class ResultRecord(NamedTuple):
@@ -172,9 +179,11 @@ def encode_write(record_id: int, crc: int, command: bytes) -> bytes:
     return WRITE.pack(record_id, crc, len(command)) + command
 
 
-def encode_read(record_id: int, epoch: int, key: bytes, min_index: int = 0, token: bytes = b"") -> bytes:
+def encode_read(
+    record_id: int, epoch: int, key: bytes, min_index: int = 0, token: bytes = b"", bound_ms: int = 0
+) -> bytes:
     """Encodes a read record; see ``ReadRecord``."""
-    if not min_index and not token:
+    if not min_index and not token and not bound_ms:
         return READ.pack(record_id, epoch, len(key), 0) + key
     flags, optional = 0, b""
     if min_index:
@@ -183,6 +192,9 @@ def encode_read(record_id: int, epoch: int, key: bytes, min_index: int = 0, toke
     if token:
         flags |= _READ_TOKEN
         optional += _U16.pack(len(token)) + token
+    if bound_ms:
+        flags |= _READ_BOUND
+        optional += _U32.pack(bound_ms)
     return READ.pack(record_id, epoch, len(key), flags) + optional + key
 
 
@@ -240,7 +252,7 @@ def decode_reads(blob: bytes) -> Iterator[ReadRecord]:
         if start > end:
             raise PipeError("a read record is shorter than its header")
         record_id, epoch, size, flags = READ.unpack_from(blob, position)
-        options: tuple[int, bytes] | None = None
+        options: tuple[int, bytes, int] | None = None
         if flags:
             options, start = _decode_read_options(blob, start, flags)
         position = start + size
@@ -273,11 +285,11 @@ def decode_results(blob: bytes) -> Iterator[ResultRecord]:
         yield record if options is None else ResultRecord(*record[:5], *options)
 
 
-def _decode_read_options(blob: bytes, position: int, flags: int) -> tuple[tuple[int, bytes], int]:
+def _decode_read_options(blob: bytes, position: int, flags: int) -> tuple[tuple[int, bytes, int], int]:
     """The optional fields of a read record, and where they end."""
-    if flags & ~(_READ_MIN_INDEX | _READ_TOKEN):
+    if flags & ~(_READ_MIN_INDEX | _READ_TOKEN | _READ_BOUND):
         raise PipeError(f"unknown flags {flags:#x} of a read record")
-    min_index, token = 0, b""
+    min_index, token, bound_ms = 0, b"", 0
     try:
         if flags & _READ_MIN_INDEX:
             (min_index,) = _U64.unpack_from(blob, position)
@@ -286,11 +298,15 @@ def _decode_read_options(blob: bytes, position: int, flags: int) -> tuple[tuple[
             token_end = position + _U16.size + _U16.unpack_from(blob, position)[0]
             token = blob[position + _U16.size : token_end]
             position = token_end
+        if flags & _READ_BOUND:
+            (bound_ms,) = _U32.unpack_from(blob, position)
+            position += _U32.size
     except struct.error:
         raise PipeError("a read record is shorter than its optional fields") from None
-    if (flags & _READ_MIN_INDEX and not min_index) or (flags & _READ_TOKEN and not token):
+    empty = (flags & _READ_MIN_INDEX and not min_index) or (flags & _READ_TOKEN and not token)
+    if empty or (flags & _READ_BOUND and not bound_ms):
         raise PipeError("an optional field of a read record is empty")
-    return (min_index, token), position
+    return (min_index, token, bound_ms), position
 
 
 def _decode_result_options(blob: bytes, position: int, flags: int) -> tuple[tuple[int, bytes, bool], int]:

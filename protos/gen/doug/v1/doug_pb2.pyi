@@ -82,6 +82,8 @@ class _BatchKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchKind.V
     BATCH_KIND_WRITE: _BatchKind.ValueType  # 1
     BATCH_KIND_READ_LINEARIZABLE: _BatchKind.ValueType  # 2
     BATCH_KIND_READ_LOCAL: _BatchKind.ValueType  # 3
+    BATCH_KIND_READ_FRESH: _BatchKind.ValueType  # 4
+    """Of any replica, each record saying what the answer must contain; it may wait a while."""
 
 class BatchKind(_BatchKind, metaclass=_BatchKindEnumTypeWrapper): ...
 
@@ -89,6 +91,8 @@ BATCH_KIND_UNSPECIFIED: BatchKind.ValueType  # 0
 BATCH_KIND_WRITE: BatchKind.ValueType  # 1
 BATCH_KIND_READ_LINEARIZABLE: BatchKind.ValueType  # 2
 BATCH_KIND_READ_LOCAL: BatchKind.ValueType  # 3
+BATCH_KIND_READ_FRESH: BatchKind.ValueType  # 4
+"""Of any replica, each record saying what the answer must contain; it may wait a while."""
 Global___BatchKind: _TypeAlias = BatchKind  # noqa: Y015
 
 class _ChangeKind:
@@ -123,11 +127,17 @@ class Receipt(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     APPLIED_INDEX_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    STALENESS_MS_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     shard: _builtins.int
     term: _builtins.int
     applied_index: _builtins.int
     role: _builtins.str
+    staleness_ms: _builtins.int
+    """Everything that was acknowledged so long ago, and all before it, is in what was answered. Absent: not proven."""
+    zone: _builtins.str
+    """DOUGDB_ZONE of the node; empty when it has none."""
     def __init__(
         self,
         *,
@@ -136,12 +146,16 @@ class Receipt(_message.Message):
         term: _builtins.int = ...,
         applied_index: _builtins.int = ...,
         role: _builtins.str = ...,
+        staleness_ms: _builtins.int | None = ...,
+        zone: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_staleness_ms", b"_staleness_ms", "staleness_ms", b"staleness_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "node_id", b"node_id", "role", b"role", "shard", b"shard", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_staleness_ms", b"_staleness_ms", "applied_index", b"applied_index", "node_id", b"node_id", "role", b"role", "shard", b"shard", "staleness_ms", b"staleness_ms", "term", b"term", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__staleness_ms: _TypeAlias = _typing.Literal["staleness_ms"]  # noqa: Y015
+    _WhichOneofArgType__staleness_ms: _TypeAlias = _typing.Literal["_staleness_ms", b"_staleness_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__staleness_ms) -> _WhichOneofReturnType__staleness_ms | None: ...
 
 Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
 
@@ -153,12 +167,21 @@ class GetRequest(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     FORWARD_FIELD_NUMBER: _builtins.int
+    MIN_INDEX_FIELD_NUMBER: _builtins.int
+    MAX_STALENESS_MS_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     consistency: Global___Consistency.ValueType
     epoch: _builtins.int
     """The slot's epoch as the caller knows it; 0 asks for no check of it."""
     forward: _builtins.bool
     """A node that follows serves a linearizable read too: it asks its leader how far it must be."""
+    min_index: _builtins.int
+    """With CONSISTENCY_EVENTUAL, what the answer must contain; a node that cannot tell within a quarter of a second fails
+    with UNAVAILABLE and doug-code: NOT_FRESH.
+    Everything up to this entry of the shard's log.
+    """
+    max_staleness_ms: _builtins.int
+    """Everything that was acknowledged longer ago than this; 0: no such bound."""
     def __init__(
         self,
         *,
@@ -166,10 +189,12 @@ class GetRequest(_message.Message):
         consistency: Global___Consistency.ValueType = ...,
         epoch: _builtins.int = ...,
         forward: _builtins.bool = ...,
+        min_index: _builtins.int = ...,
+        max_staleness_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "epoch", b"epoch", "forward", b"forward", "key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "epoch", b"epoch", "forward", b"forward", "key", b"key", "max_staleness_ms", b"max_staleness_ms", "min_index", b"min_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1053,6 +1078,8 @@ class ScanRequest(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     FORWARD_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    MIN_INDEX_FIELD_NUMBER: _builtins.int
+    MAX_STALENESS_MS_FIELD_NUMBER: _builtins.int
     start: _builtins.bytes
     """The first key that is wanted."""
     end: _builtins.bytes
@@ -1076,6 +1103,10 @@ class ScanRequest(_message.Message):
     """As GetRequest.forward."""
     messages: _builtins.bool
     """ScanPage.entries instead of ScanPage.records, for callers without doug_wire."""
+    min_index: _builtins.int
+    """As GetRequest.min_index."""
+    max_staleness_ms: _builtins.int
+    """As GetRequest.max_staleness_ms."""
     def __init__(
         self,
         *,
@@ -1091,10 +1122,12 @@ class ScanRequest(_message.Message):
         consistency: Global___Consistency.ValueType = ...,
         forward: _builtins.bool = ...,
         messages: _builtins.bool = ...,
+        min_index: _builtins.int = ...,
+        max_staleness_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "count_only", b"count_only", "delimiter", b"delimiter", "end", b"end", "forward", b"forward", "keys_only", b"keys_only", "limit", b"limit", "messages", b"messages", "page_bytes_max", b"page_bytes_max", "prefix_bytes", b"prefix_bytes", "reverse", b"reverse", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "count_only", b"count_only", "delimiter", b"delimiter", "end", b"end", "forward", b"forward", "keys_only", b"keys_only", "limit", b"limit", "max_staleness_ms", b"max_staleness_ms", "messages", b"messages", "min_index", b"min_index", "page_bytes_max", b"page_bytes_max", "prefix_bytes", b"prefix_bytes", "reverse", b"reverse", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -170,6 +170,14 @@ class Settings(BaseSettings):
     rate_min_bytes: int = Field(default=1024, ge=1, le=1 << 20)
     """Bytes a second that a client sends of a body, and takes of an answer, at least."""
 
+    zone: str = Field(default="", max_length=253)
+    """Where this facade runs, as the nodes' ``DOUGDB_ZONE`` calls it: reads that any replica may serve stay there if
+    they can."""
+
+    spread_reads_items: int = Field(default=1024, ge=1, le=10_000_000)
+    """When so many linearizable reads wait for a shard's leader, followers serve some of them: they ask the leader for
+    one index, for all together."""
+
     console_enabled: bool = True
     """Whether the console is served at /ui/, with what it needs at /v1/console/."""
 

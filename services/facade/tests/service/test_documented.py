@@ -48,6 +48,8 @@ def test_the_document_has_an_example_for_every_route_of_keys() -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 async def test_every_example_works(make_facade: MakeFacade) -> None:
     facade = await make_facade(shards=1)
+    for node in facade.cluster.shards[0].nodes:
+        node.staleness_ms = 5
     config = uvicorn.Config(
         facade.application, host="127.0.0.1", port=0, http="httptools", lifespan="off", log_config=None
     )

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from facade.app import crashes
-from facade.client.modes import Kind
+from facade.client.modes import LINEARIZABLE
 from facade.errors import NotAppliedError
 
 MakeFacade = Callable[..., Awaitable[Any]]
@@ -61,7 +61,7 @@ async def test_deadlines_go_on_after_a_look_at_them_failed(
     monkeypatch.setattr(router.registry, "_look_at_deadlines", fail_once)
     try:
         await facade.cluster.stop()
-        operation = router.read(b"k", Kind.READ_LINEARIZABLE)
+        operation = router.read(b"k", LINEARIZABLE)
         with pytest.raises(NotAppliedError):
             await asyncio.wait_for(operation.future, 10)
     finally:

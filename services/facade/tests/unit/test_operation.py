@@ -26,9 +26,19 @@ def test_a_write_gets_a_new_epoch_and_a_new_checksum() -> None:
 
 def test_a_read_gets_a_new_epoch() -> None:
     loop = asyncio.new_event_loop()
-    operation = Operation(
-        7, Kind.READ_LOCAL, 0, Load(), b"key", pipe.encode_read(7, 3, b"key", 5, b"t"), 1.0, loop.create_future(), True
-    )
+    record = pipe.encode_read(7, 3, b"key", 0, b"t", 20)
+    operation = Operation(7, Kind.READ_FRESH, 0, Load(), b"key", record, 1.0, loop.create_future(), True)
     operation.set_epoch(9)
-    assert list(pipe.decode_reads(operation.record)) == [(7, 9, b"key", 5, b"t")]
+    assert list(pipe.decode_reads(operation.record)) == [(7, 9, b"key", 0, b"t", 20)]
+    assert operation.kind is Kind.READ_FRESH
+    loop.close()
+
+
+def test_an_index_of_one_shard_means_nothing_to_another() -> None:
+    loop = asyncio.new_event_loop()
+    record = pipe.encode_read(7, 3, b"key", 5)
+    operation = Operation(7, Kind.READ_FRESH, 0, Load(), b"key", record, 1.0, loop.create_future(), True)
+    operation.set_epoch(9)
+    assert list(pipe.decode_reads(operation.record)) == [(7, 9, b"key", 0, b"", 0)]
+    assert operation.kind is Kind.READ_LINEARIZABLE, "which is never older than what the session knows"
     loop.close()

@@ -114,7 +114,7 @@ def test_keys_of_any_bytes() -> None:
 
 def test_a_read_may_look_for_news_and_a_write_may_not_ask_for_dates() -> None:
     options = parse_read(b"consistency=eventual&key64=YQ", Headers([(b"if-none-match", b'"1"')]))
-    assert (options.mode.name, options.key, options.unless is not None) == ("eventual", b"a", True)
+    assert (options.asked.mode.name, options.key, options.unless is not None) == ("eventual", b"a", True)
     with pytest.raises(BadRequestError) as caught:
         parse_write(b"", Headers([(b"if-unmodified-since", b"Sat, 29 Oct 1994 19:43:31 GMT")]))
     assert caught.value.status == 501

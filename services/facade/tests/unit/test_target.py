@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from facade.errors import BadRequestError
-from facade.routes.options import READ_PARAMETERS, parse_query, read_mode
+from facade.routes.options import READ_PARAMETERS, freshness_of, parse_query
 from facade.routes.target import key_of, wants_json
 
 
 def consistency_of(query: bytes, header: bytes | None) -> bytes:
-    return read_mode(parse_query(query, READ_PARAMETERS).get(b"consistency"), header).name.encode()
+    found = parse_query(query, READ_PARAMETERS)
+    asked = freshness_of(found.get(b"consistency"), found.get(b"max_staleness"), header)
+    return asked.mode.name.encode() + (b" %d" % asked.bound_ms if asked.bound_ms else b"")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,11 @@ def test_wants_json(accept: bytes | None, json: bool) -> None:
         (b"%63onsistency=event%75al", None, b"eventual"),
         (b"", b" eventual ", b"eventual"),
         (b"consistency=eventual&consistency=eventual", b"eventual", b"eventual"),
+        (b"consistency=session", None, b"session"),
+        (b"consistency=bounded&max_staleness=2s", None, b"bounded 2000"),
+        (b"max_staleness=2s", b"bounded", b"bounded 2000"),
+        (b"", b"bounded; max_staleness=150ms", b"bounded 150"),
+        (b"consistency=bounded&max_staleness=2s", b"bounded;max-staleness=2s", b"bounded 2000"),
     ],
 )
 def test_consistency(query: bytes, header: bytes | None, used: bytes) -> None:
@@ -54,6 +61,14 @@ def test_consistency(query: bytes, header: bytes | None, used: bytes) -> None:
         (b"consistency=Eventual", None, "bad_consistency"),
         (b"", b"", "bad_consistency"),
         (b"consistency=eventual", b"linearizable", "bad_consistency"),
+        (b"consistency=bounded", None, "bad_consistency"),
+        (b"max_staleness=2s", None, "bad_consistency"),
+        (b"consistency=eventual&max_staleness=2s", None, "bad_consistency"),
+        (b"consistency=bounded&max_staleness=0s", None, "bad_consistency"),
+        (b"consistency=bounded&max_staleness=keep", None, "bad_consistency"),
+        (b"consistency=bounded&max_staleness=2d", None, "bad_consistency"),
+        (b"consistency=bounded&max_staleness=1s", b"bounded; max_staleness=2s", "bad_consistency"),
+        (b"", b"bounded; max_staleness=2s; x=1", "bad_consistency"),
         (b"Consistency=eventual", None, "unknown_parameter"),
         (b"%ff=1", None, "unknown_parameter"),
         (b"consistency=%e", None, "bad_escape"),

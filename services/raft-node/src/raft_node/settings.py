@@ -61,6 +61,9 @@ class NodeSettings(BaseSettings):
     data_dir: str = Field(min_length=1)
     """The volume of the SSTables."""
 
+    zone: str = Field(default="", max_length=253)
+    """Where the node runs, as the facades' ``DOUGDB_ZONE`` calls it: each of these reads close to itself if it can."""
+
     client_listen: str = "127.0.0.1:21000"
     """Where the Doug and Admin services listen."""
     peer_listen: str = "127.0.0.1:21001"

@@ -20,6 +20,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.shard import Leader
 from raft_node.runtime.driver import Submission
+from raft_node.runtime.freshness import Freshness
 
 FOREIGN = b"foreign"
 
@@ -52,6 +53,7 @@ class FakeDriver:
         )
         self.confirms = True
         self.forwarded: list[bool] = []
+        self.applied_index, self.proven_s = 7, 98.0
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
@@ -72,8 +74,9 @@ class Rig:
             serves_local_reads=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
-            receipt=lambda: pb.Receipt(node_id="n", term=3),
+            receipt=lambda proven_s=0.0: pb.Receipt(node_id="n", term=3),
             leader=lambda: Leader("shard-0-3", "127.0.0.1:21009"),
+            freshness=Freshness(self.driver, lambda: self.driver.proven_s, lambda: 100.0),
         )
         self.service = DougService(Metrics(0))
         self.service.attach(self.shard)  # type: ignore[arg-type]

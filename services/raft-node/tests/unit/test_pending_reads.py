@@ -30,7 +30,8 @@ class Rig:
     def __init__(self, peer: Peer, lease_clock: Clock | None = None) -> None:
         self.peer = peer
         self.loop = Clock()
-        self.reads = PendingReads(peer.node, Metrics(0), self.loop, lease_clock)
+        self.proofs = Clock()
+        self.reads = PendingReads(peer.node, Metrics(0), self.loop, lease_clock, self.proofs)
         self.answers: list[tuple[str, bool]] = []
 
     def add(self, name: str, *, forward: bool = False) -> None:
@@ -183,3 +184,29 @@ def test_the_lease_clock_goes_on() -> None:
     clock = LeaseClock(tick_ms=10)
     first, second = clock.now(), clock.now()
     assert 0 < first <= second < first + 1000
+
+
+def test_a_confirmed_round_proves_what_was_acknowledged_before_it_was_asked_for_once_its_index_is_applied() -> None:
+    peer = following()
+    rig = Rig(peer)
+    rig.proofs.now = 10.0
+    rig.add("anywhere", forward=True)
+    rig.reads.ask()
+    (request,) = [m for m in peer.pump() if isinstance(m, ReadIndexRequest)]
+    rig.proofs.now = 12.0
+    peer.step(ReadIndexResponse(B, A, 1, request.token, 3))
+    rig.take()
+    rig.reads.serve(2)
+    assert rig.reads.proven_s < 0, "its index is not applied yet"
+    rig.reads.serve(3)
+    assert rig.reads.proven_s == 10.0
+
+
+def test_the_heartbeats_of_a_leader_prove_nothing() -> None:
+    peer = following()
+    rig = Rig(peer)
+    for _ in range(3):
+        peer.step(Heartbeat(B, A, 1, 3, 0))
+    rig.take()
+    rig.reads.serve(3)
+    assert rig.reads.proven_s < 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,9 @@ from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc import pipe as sessions
 from raft_node.rpc.pipe import PipeSession
+from raft_node.runtime import freshness as freshnesses
 from raft_node.runtime.driver import Submission
+from raft_node.runtime.freshness import Freshness
 from raft_node.runtime.reader import Found
 from raft_node.storage.engine import BlockNeeded
 
@@ -72,6 +75,7 @@ class FakeDriver:
         self.submitted: list[Submission] = []
         self.reads: list[Callable[[bool], None]] = []
         self.forwarded: list[bool] = []
+        self.applied_index, self.proven_s = 7, -inf
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
@@ -93,11 +97,18 @@ class Rig:
             serves_local_reads=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
-            receipt=lambda: pb.Receipt(node_id="n", term=3),
+            receipt=self.receipt,
+            freshness=Freshness(self.driver, lambda: self.driver.proven_s, lambda: self.now_s),
             leader=lambda: ("other", "127.0.0.1:9"),
         )
         self.session = PipeSession(self.shard, self.context, Metrics(0))  # type: ignore[arg-type]
         self.task = asyncio.create_task(self.session.run())
+        self.now_s = 100.0
+
+    def receipt(self, proven_s: float = -inf) -> pb.Receipt:
+        if proven_s == -inf:
+            return pb.Receipt(node_id="n", term=3)
+        return pb.Receipt(node_id="n", term=3, staleness_ms=round(1000 * (self.now_s - proven_s)))
 
     async def settle(self) -> None:
         for _ in range(5):
@@ -425,4 +436,75 @@ async def test_a_value_that_makes_no_sense_is_not_answered_and_the_stream_goes_o
     assert await rig.statuses() == {1: Status.UNAVAILABLE}
     await rig.send(pb.BATCH_KIND_WRITE, write(2))
     assert [submission.record_id for submission in rig.driver.submitted] == [2]
+    await rig.end()
+
+
+def waiting_read(record_id: int, *, min_index: int = 0, bound_ms: int = 0) -> bytes:
+    return pipe.encode_read(record_id, 0, b"k", min_index, b"", bound_ms)
+
+
+async def test_a_read_of_a_session_waits_until_its_index_is_applied() -> None:
+    rig = Rig()
+    rig.data[b"k"] = StoredValue(1, b"", b"old")
+    await rig.send(pb.BATCH_KIND_READ_FRESH, waiting_read(1, min_index=7) + waiting_read(2, min_index=8))
+    assert await rig.statuses() == {1: Status.OK}
+    rig.data[b"k"] = StoredValue(2, b"", b"new")
+    rig.driver.applied_index = 8
+    rig.shard.freshness.applied()
+    assert await rig.statuses() == {1: Status.OK, 2: Status.OK}
+    assert [record.value for record in rig.context.results()] == [b"old", b"new"]
+    assert rig.driver.reads == [], "no round is needed to know an index"
+    await rig.end()
+
+
+async def test_a_bounded_read_is_served_only_by_a_proof_that_is_young_enough() -> None:
+    rig = Rig()
+    await rig.send(pb.BATCH_KIND_READ_FRESH, waiting_read(1, bound_ms=2000))
+    assert await rig.statuses() == {} and rig.driver.forwarded == [True], "it asks, and waits"
+    rig.driver.proven_s = 99.5
+    rig.driver.reads[0](True)
+    assert await rig.statuses() == {1: Status.NOT_FOUND}
+    assert rig.context.sent[-1].receipt.staleness_ms == 500
+    rig.now_s = 101.6
+    await rig.send(pb.BATCH_KIND_READ_FRESH, waiting_read(2, bound_ms=2000))
+    assert 2 not in await rig.statuses(), "the proof is too old by now"
+    assert len(rig.driver.reads) == 2, "another round is asked for"
+    await rig.end()
+
+
+async def test_what_waits_for_too_long_is_refused_and_may_be_asked_of_another_replica(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(freshnesses, "WAIT_S", 0.0)
+    rig = Rig()
+    await rig.send(pb.BATCH_KIND_READ_FRESH, waiting_read(1, min_index=9) + waiting_read(2, bound_ms=10))
+    rig.shard.freshness._tick()
+    assert await rig.statuses() == {1: Status.NOT_FRESH, 2: Status.NOT_FRESH}
+    assert len(rig.shard.freshness) == 0
+    await rig.end()
+
+
+async def test_a_local_read_tells_its_staleness_only_if_it_is_proven() -> None:
+    rig = Rig()
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, waiting_read(1))
+    assert not rig.context.sent[-1].receipt.HasField("staleness_ms")
+    rig.driver.proven_s = 97.0
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, waiting_read(2))
+    assert rig.context.sent[-1].receipt.staleness_ms == 3000
+    await rig.end()
+
+
+async def test_what_was_looked_up_earlier_is_not_called_fresher_by_a_later_proof() -> None:
+    rig = Rig()
+    rig.driver.proven_s = 90.0
+    rig.context.may_write.clear()
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, waiting_read(1))
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, waiting_read(2))
+    rig.driver.proven_s = 99.0
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, waiting_read(3))
+    rig.context.may_write.set()
+    await rig.settle()
+    assert [message.receipt.staleness_ms for message in rig.context.sent] == [10_000, 10_000]
+    await rig.send(pb.BATCH_KIND_READ_LOCAL, waiting_read(4))
+    assert rig.context.sent[-1].receipt.staleness_ms == 1000
     await rig.end()

@@ -25,6 +25,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.shard import Leader
+from raft_node.runtime.freshness import Freshness
 from raft_node.runtime.reader import Reader
 from raft_node.runtime.scans import ScanLimits
 from raft_node.storage.engine import Engine
@@ -49,14 +50,16 @@ class Rig:
         )
         self.confirms = True
         self.forwarded: list[bool] = []
+        driver: Any = SimpleNamespace(machine=self.machine, read=self._read, applied_index=7, proven_s=98.0)
         self.shard = SimpleNamespace(
             number=0,
             is_leader=False,
             serves_local_reads=True,
-            driver=SimpleNamespace(machine=self.machine, read=self._read),
+            driver=driver,
             reader=self.reader,
-            receipt=lambda: pb.Receipt(node_id="n", term=3, applied_index=self.engine.applied_index),
+            receipt=lambda proven_s: pb.Receipt(node_id="n", term=3, applied_index=self.engine.applied_index),
             leader=lambda: Leader("shard-0-3", "127.0.0.1:21009"),
+            freshness=Freshness(driver, lambda: 98.0, lambda: 100.0),
         )
         self.service = DougService(Metrics(0))
         self.service.attach(self.shard)  # type: ignore[arg-type]

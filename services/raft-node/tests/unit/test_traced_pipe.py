@@ -28,6 +28,7 @@ from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.pipe import PipeSession
 from raft_node.rpc.traced_pipe import RecordSpans
 from raft_node.runtime.driver import Submission
+from raft_node.runtime.freshness import Freshness
 
 CALLER = TraceContext(1, 2)
 TRACEPARENT = ("traceparent", f"00-{1:032x}-{2:016x}-01")
@@ -65,6 +66,7 @@ class FakeDriver:
         self.machine = SimpleNamespace(created=True, owns=lambda slot, epoch: True)
         self.submitted: list[Submission] = []
         self.reads: list[Callable[[bool], None]] = []
+        self.applied_index, self.proven_s = 7, 98.0
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
@@ -89,8 +91,9 @@ class Rig:
             serves_local_reads=True,
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
-            receipt=lambda: pb.Receipt(node_id="n", term=3),
+            receipt=lambda proven_s=0.0: pb.Receipt(node_id="n", term=3),
             leader=lambda: SimpleNamespace(id="", address=""),
+            freshness=Freshness(self.driver, lambda: self.driver.proven_s, lambda: 100.0),
         )
         context: Any = self.context
         self.shard, self.spans = shard, RecordSpans(self.traces)

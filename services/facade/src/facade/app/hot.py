@@ -28,10 +28,12 @@ from doug_wire.validity import is_printable
 from facade.app.front import Front, too_much_unread
 from facade.app.outgoing import HIGH_WATER_BYTES
 from facade.client.metrics import Metrics
-from facade.client.modes import LINEARIZABLE, READ_MODES, ReadMode
-from facade.client.operation import Headers, Operation
+from facade.client.modes import BOUNDED, LEADER_KINDS, LINEARIZABLE, READ_MODES, ReadMode
+from facade.client.operation import Operation
+from facade.client.receipts import SESSION, Receipt, of_operation
 from facade.client.router import Router
-from facade.errors import ProblemError, UnexpectedError
+from facade.client.sessions import Session
+from facade.errors import BadRequestError, DecidedError, NotAppliedError, ProblemError, UnexpectedError
 from facade.routes import problem
 from facade.routes.raw import request_id
 from facade.routes.results import problem_of, receipt, shown_content_type
@@ -47,12 +49,14 @@ PLAIN = frozenset(
         *(b"content-type", b"content-length", b"doug-consistency", b"cache-control", b"pragma", b"cookie", b"dnt"),
         *(b"x-request-id", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto"),
         *(b"x-real-ip", b"via", b"forwarded", b"priority", b"traceparent", b"tracestate", b"baggage", b"doug-client"),
+        SESSION,
     }
 )
 """The headers of a plain request: those that have a meaning here, and those that have none for a key."""
 
 _KEYS = KEY_PREFIX + b"/"
-_MODES = {b"consistency=" + name: mode for name, mode in READ_MODES.items()}
+_READ_MODES = {name: mode for name, mode in READ_MODES.items() if mode is not BOUNDED}
+_MODES = {b"consistency=" + name: mode for name, mode in _READ_MODES.items()}
 _CACHED = 1024
 _END = b"\r\n"
 
@@ -69,15 +73,19 @@ class HotRequest:
     """
 
     __slots__ = (
-        "body", "content_type", "keep_alive", "key", "mode", "operation", "put", "request_id", "size", "started_s",
+        "body", "content_type", "keep_alive", "key", "mode", "operation", "put", "request_id", "session", "size",
+        "started_s",
     )  # fmt: skip
 
-    def __init__(self, key: bytes, mode: ReadMode, content_type: bytes, named: bytes, *, put: bool) -> None:
+    def __init__(
+        self, key: bytes, mode: ReadMode, content_type: bytes, named: bytes, session: Session | None, *, put: bool
+    ) -> None:
         self.put = put
         self.key = key
         self.mode = mode
         self.content_type = content_type
         self.request_id = named
+        self.session = session
         self.keep_alive = True
         self.body: list[bytes] = []
         self.size = 0
@@ -96,7 +104,7 @@ def _value_lines(content_type: bytes) -> bytes:
 
 @functools.lru_cache(_CACHED)
 def _shard_lines(shard: int, mode: ReadMode) -> bytes:
-    return _lines(((b"doug-shard", b"%d" % shard), mode.header))
+    return _lines(((b"doug-shard", b"%d" % shard), *mode.headers))
 
 
 class HotLane:
@@ -109,7 +117,8 @@ class HotLane:
         self._defaults: list[Header] | None = None
         self._default_lines = b""
         self._leaving = False
-        self._receipt: Headers | None = None
+        self._receipt: Receipt | None = None
+        self._strong: bool | None = None
         self._receipt_lines = b""
 
     def take(self, method: bytes, target: bytes, headers: list[Header]) -> HotRequest | None:
@@ -126,7 +135,7 @@ class HotLane:
         named = query[12:] if separator else found.get(b"doug-consistency")
         mode = LINEARIZABLE
         if separator or named is not None:
-            known = _MODES.get(query) if separator else READ_MODES.get(named or b"")
+            known = _MODES.get(query) if separator else _READ_MODES.get(named or b"")
             if known is None or (separator and found.get(b"doug-consistency", named) != named):
                 return None
             mode = known
@@ -141,9 +150,23 @@ class HotLane:
             return None
         try:
             key = key_of(path)
+            session = self._session(found[SESSION]) if SESSION in found else None
         except ProblemError:
             return None
-        return HotRequest(key, mode, content_type, request_id(found.get(b"x-request-id")), put=put)
+        return HotRequest(key, mode, content_type, request_id(found.get(b"x-request-id")), session, put=put)
+
+    def _session(self, token: bytes) -> Session:
+        """What a token says, if it can be gone by at once.
+
+        Raises:
+            ProblemError: It cannot.
+        """
+        self._router.directory.check_loaded()
+        sessions = self._router.directory.sessions
+        session = sessions.read(token)
+        if session.epoch > sessions.epoch:
+            raise NotAppliedError("not_fresh_enough", "A newer map must be loaded first.")
+        return session
 
     def begin(self, request: HotRequest) -> asyncio.Future[ResultRecord]:
         """Has a whole request carried out.
@@ -158,8 +181,9 @@ class HotLane:
             value = body[0] if len(body) == 1 else b"".join(body)
             operation = self._router.write(Opcode.PUT, request.key, request.content_type, value)
         else:
-            operation = self._router.read(request.key, request.mode.kind)
+            operation = self._router.read(request.key, request.mode, session=request.session)
         request.operation = operation
+        operation.session = request.session
         return operation.future
 
     def end(
@@ -196,6 +220,8 @@ class HotLane:
 
     def _refused(self, request: HotRequest, error: ProblemError) -> tuple[int, list[bytes]]:
         content = problem.document(error)
+        if request.operation is not None and not isinstance(error, DecidedError | BadRequestError):
+            error.headers = (*error.headers, *of_operation(request.operation))
         return error.status, [_lines(problem.headers(error, content)), content]
 
     def _decided(self, request: HotRequest, result: ResultRecord) -> tuple[int, list[bytes]]:
@@ -203,12 +229,9 @@ class HotLane:
         assert operation is not None
         if result.status != Status.OK or result.expires_at_ms or result.content_encoding or result.replayed:
             return self._decided_with_more(request, operation, result)
-        if operation.receipt is not self._receipt:
-            # All operations of a batch have the same one.
-            self._receipt = operation.receipt
-            self._receipt_lines = _lines(operation.receipt)
-        mode = LINEARIZABLE if request.put else request.mode
-        shown = _shard_lines(operation.shard, mode) + self._receipt_lines
+        strong = operation.kind in LEADER_KINDS
+        mode = LINEARIZABLE if strong else request.mode
+        shown = _shard_lines(operation.shard, mode) + self._lines_of(operation, strong=strong)
         if request.put:
             content = b'{"revision":"%d"}' % result.revision
             head = b'content-type: application/json\r\ncontent-length: %d\r\netag: "%d"\r\n%b' % (
@@ -223,6 +246,18 @@ class HotLane:
             _value_lines(shown_content_type(result)), len(value), result.revision, shown,
         )  # fmt: skip
         return 200, [head, value]
+
+    def _lines_of(self, operation: Operation, *, strong: bool) -> bytes:
+        """The lines of an operation's receipt."""
+        receipt = operation.receipt
+        assert receipt is not None
+        if operation.session is not None:
+            return _lines(receipt.of(operation))
+        if receipt is not self._receipt or strong is not self._strong:
+            # All operations of a message have the same one.
+            self._receipt, self._strong = receipt, strong
+            self._receipt_lines = _lines(receipt.of(operation))
+        return self._receipt_lines
 
     def _decided_with_more(
         self, request: HotRequest, operation: Operation, result: ResultRecord

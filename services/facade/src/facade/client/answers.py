@@ -8,7 +8,7 @@ Source: features.md, part 4; doug_wire.pipe.
 from __future__ import annotations
 
 from doug_wire.pipe import Status
-from facade.client.modes import Kind
+from facade.client.modes import REPLICA_KINDS, Kind
 from facade.client.operation import Operation
 from facade.errors import (
     BadRequestError,
@@ -26,10 +26,12 @@ RETRIED: dict[int, str] = {
     Status.OVERLOADED: "overloaded",
     Status.UNAVAILABLE: "unavailable",
     Status.DISK_FULL: "disk_full",
+    Status.NOT_FRESH: "not_fresh_enough",
 }
 
 DETAIL_OF_REASON = {
     "no_leader": "No leader of the shard took the request in time.",
+    "not_fresh_enough": "No replica of the shard was as fresh as the read asks for, and could prove it, in time.",
     "overloaded": "The shard's leader had too much waiting and did not take the request in time.",
     "superseded": "Other leaders' entries kept taking the request's place in the log.",
     "unavailable": "No node of the shard could serve the read in time.",
@@ -57,7 +59,7 @@ def gave_up(operation: Operation) -> ProblemError:
     if operation.reason == "disk_full":
         return DiskFullError(shard=operation.shard)
     reason = operation.reason if operation.reason in DETAIL_OF_REASON else "no_leader"
-    if operation.kind is Kind.READ_LOCAL and reason == "no_leader":
+    if operation.kind in REPLICA_KINDS and reason == "no_leader":
         reason = "unavailable"
     return NotAppliedError(reason, DETAIL_OF_REASON[reason], shard=operation.shard)
 
@@ -67,5 +69,7 @@ def too_late(operation: Operation) -> ProblemError:
     if operation.kind is Kind.WRITE:
         detail = "The write was sent to the shard and not answered in time; it may or may not be applied."
         return unknown(operation, detail, "deadline_exceeded")
+    if operation.reason == "not_fresh_enough":
+        return NotAppliedError(operation.reason, DETAIL_OF_REASON[operation.reason], shard=operation.shard)
     detail = "The read was sent to the shard and not answered in time."
     return ReadTimeoutError("deadline_exceeded", detail, shard=operation.shard)

@@ -2,7 +2,7 @@
 
 Never the authority: each shard checks by itself. Must not know operations or HTTP.
 
-Invariant: the map never gets older; no shard is ever forgotten.
+Invariant: the map of a cluster never gets older; no shard is ever forgotten.
 
 Source: DESIGN 9.
 """
@@ -19,6 +19,7 @@ from doug_wire.slots import SLOTS, slot_of
 from facade.client.channels import Channels
 from facade.client.leader_calls import call_leader
 from facade.client.metrics import Metrics
+from facade.client.sessions import Sessions
 from facade.client.shard import Shard
 from facade.discovery.targets import Targets
 from facade.errors import NotAppliedError
@@ -36,6 +37,7 @@ class Directory:
         map: The partition map; None until it was loaded.
         cluster_id: The cluster's id, as it came with the map; a restored cluster has another one.
         shards: The shards by number.
+        sessions: Makes and reads the session tokens of this cluster.
         stale: Set when somebody found the map to be outdated.
         slot_counts: How often each slot was asked for here.
     """
@@ -50,6 +52,7 @@ class Directory:
         self._was_ready = False
         self.map: PartitionMap | None = None
         self.cluster_id = b""
+        self.sessions = Sessions()
         self.shards: dict[int, Shard] = {}
         self.stale = asyncio.Event()
         self.slot_counts = [0] * SLOTS
@@ -85,8 +88,8 @@ class Directory:
         Raises:
             NotAppliedError: The map is not loaded, or nobody knows where the shard's nodes are.
         """
-        if self.map is None:
-            raise NotAppliedError("starting", "The partition map is not loaded yet.")
+        self.check_loaded()
+        assert self.map is not None
         slot = slot_of(key)
         if counted:
             self.slot_counts[slot] += 1
@@ -96,6 +99,15 @@ class Directory:
             raise NotAppliedError("unknown_shard", "It is not known where this shard's nodes are.", shard=shard_id)
         return shard, epoch
 
+    def check_loaded(self) -> None:
+        """Refuses what needs a map.
+
+        Raises:
+            NotAppliedError: It is not loaded.
+        """
+        if self.map is None:
+            raise NotAppliedError("starting", "The partition map is not loaded yet.")
+
     def update(self, targets: Targets) -> list[Shard]:
         """Takes what discovery says about some shards, each of them whole; returns those that are new."""
         new = []
@@ -104,7 +116,9 @@ class Directory:
             if shard is not None:
                 shard.update(nodes)
                 continue
-            shard = self.shards[shard_id] = Shard(shard_id, nodes, self._settings, self._metrics, self._channels)
+            shard = self.shards[shard_id] = Shard(
+                shard_id, nodes, self._settings, self._metrics, self._channels, self.sessions
+            )
             new.append(shard)
         return new
 
@@ -116,16 +130,18 @@ class Directory:
         answer = await call_leader(shard, lambda leader: leader.partitions(MAP_TIMEOUT_S))
         if not isinstance(answer, doug_pb2.PartitionsResponse):
             return False
-        if self.map is not None and answer.epoch < self.map.epoch:
+        known = answer.cluster_id == self.cluster_id
+        if self.map is not None and known and answer.epoch < self.map.epoch:
             return True  # From a leader that was deposed; what we have is newer.
         ranges = [SlotRange(getattr(part, "from"), part.to, part.shard, part.epoch) for part in answer.slots]
-        new = self.map is None or answer.epoch > self.map.epoch
+        new = self.map is None or not known or answer.epoch > self.map.epoch
         try:
             self.map = PartitionMap(answer.epoch, ranges)
         except PartitionMapError as error:
             log.error("map.malformed", error=str(error))
             return False
         self.cluster_id = answer.cluster_id
+        self.sessions.know(answer.cluster_id, answer.epoch)
         self._loaded_s = self._loop.time()
         self._metrics.map_loaded(answer.epoch, new=new)
         return True

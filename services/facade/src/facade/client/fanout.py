@@ -17,9 +17,11 @@ from doug_wire import command as commands
 from doug_wire.command import Command, Opcode
 from doug_wire.payload import BATCH_OPERATIONS_MAX, decode_batch_result, encode_batch
 from doug_wire.pipe import PipeError, ResultRecord, Status
-from facade.client.modes import ReadMode
+from facade.client.modes import LEADER_KINDS, Freshness
+from facade.client.operation import Operation
 from facade.client.requests import with_token
 from facade.client.router import Router
+from facade.client.sessions import Seen, Session
 from facade.errors import InternalError, NotAppliedError, ProblemError
 
 CHUNK_BYTES_MAX = 1 << 20
@@ -43,6 +45,15 @@ class Outcome(NamedTuple):
     result: ResultRecord | ProblemError
     shard: int = -1
     uncertain: bool = False
+    seen: Seen | None = None
+
+
+def _seen(operation: Operation) -> Seen | None:
+    """What an operation's answer has shown of its shard."""
+    receipt = operation.receipt
+    if receipt is None:
+        return None
+    return Seen(receipt.shard, receipt.applied_index, operation.kind in LEADER_KINDS)
 
 
 class Part(NamedTuple):
@@ -78,19 +89,25 @@ class Fanout:
         self._router = router
 
     async def run(
-        self, parts: Sequence[Part], mode: ReadMode, idempotency_key: str, deadline_s: float
+        self,
+        parts: Sequence[Part],
+        asked: Freshness,
+        idempotency_key: str,
+        deadline_s: float,
+        session: Session | None = None,
     ) -> list[Outcome]:
         """Carries out a batch and returns an outcome for each part, in their order.
 
         Args:
             parts: The operations; places are unique within a request.
-            mode: How new reads must be.
+            asked: How new reads must be.
             idempotency_key: Makes every write of it happen once; the place of each is part of its own key.
             deadline_s: When all must be answered, on the loop's clock.
+            session: What the client's token says; the map is as new.
         """
         outcomes = {part.place: Outcome(part.wanted) for part in parts if isinstance(part.wanted, ProblemError)}
         for wave in _waves(parts):
-            await _Wave(self._router, outcomes, mode, idempotency_key, deadline_s).run(wave)
+            await _Wave(self._router, outcomes, asked, session, idempotency_key, deadline_s).run(wave)
         return [outcomes[part.place] for part in parts]
 
 
@@ -101,13 +118,15 @@ class _Wave:
         self,
         router: Router,
         outcomes: dict[int, Outcome],
-        mode: ReadMode,
+        asked: Freshness,
+        session: Session | None,
         idempotency_key: str,
         deadline_s: float,
     ) -> None:
         self._router = router
         self._outcomes = outcomes
-        self._mode = mode
+        self._asked = asked
+        self._session = session
         self._idempotency_key = idempotency_key
         self._deadline_s = deadline_s
 
@@ -140,9 +159,10 @@ class _Wave:
 
     async def _read(self, reads: list[tuple[int, Command]]) -> None:
         operations = []
+        mode, bound_ms = self._asked
         for number, (place, wanted) in enumerate(reads, 1):
             try:
-                operation = self._router.read(wanted.key, self._mode.kind, self._deadline_s)
+                operation = self._router.read(wanted.key, mode, self._deadline_s, self._session, bound_ms)
             except NotAppliedError as error:
                 self._outcomes[place] = Outcome(error)
                 continue
@@ -151,7 +171,8 @@ class _Wave:
                 await asyncio.sleep(0)
         for place, operation in operations:
             try:
-                self._outcomes[place] = Outcome(await operation.future, operation.shard)
+                result = await operation.future
+                self._outcomes[place] = Outcome(result, operation.shard, seen=_seen(operation))
             except ProblemError as error:
                 self._outcomes[place] = Outcome(error, operation.shard)
 
@@ -182,7 +203,7 @@ class _Wave:
         self, shard: int, chunk: list[tuple[int, Command]], encoded: list[bytes]
     ) -> list[tuple[int, Command]]:
         outcomes = self._outcomes
-        uncertain = False
+        uncertain, seen = False, None
         try:
             operation = self._router.write(
                 Opcode.BATCH,
@@ -192,9 +213,9 @@ class _Wave:
                 repeatable=bool(self._idempotency_key),
             )
             result = await operation.future
-            uncertain = operation.uncertain
+            uncertain, seen = operation.uncertain, _seen(operation)
             if result.status != Status.OK:
-                outcomes.update((place, Outcome(result, shard, uncertain)) for place, _ in chunk)
+                outcomes.update((place, Outcome(result, shard, uncertain, seen)) for place, _ in chunk)
                 return []
             results = decode_batch_result(result.value)
         except ProblemError as error:
@@ -209,5 +230,5 @@ class _Wave:
             outcomes.update((place, Outcome(broken, shard)) for place, _ in chunk)
             return []
         for (place, _), each in zip(chunk, results, strict=True):
-            outcomes[place] = Outcome(each, shard, uncertain)
+            outcomes[place] = Outcome(each, shard, uncertain, seen)
         return []

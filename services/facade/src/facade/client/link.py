@@ -83,6 +83,10 @@ class Link:
         self.finished: list[OpenBatch] = []
         self.last_heard_s = 0.0
 
+    def items(self, kind: Kind) -> int:
+        """How many operations of a kind are unanswered."""
+        return self._items[kind]
+
     def has_room(self, kind: Kind) -> bool:
         """Whether another batch of this kind may be sent now."""
         return self._open[kind] < self._window_batches and self._items[kind] < self._items_max
@@ -120,6 +124,7 @@ class Link:
             queue.popleft()
             records.append(operation.record)
             operation.batch = batch
+            operation.sent_s = now_s
             if operation.trace is not None:
                 traced = [] if traced is None else traced
                 traced.append(operation)

@@ -110,6 +110,9 @@ class Metrics:
             registry=self.registry,
         )
         self.messages_sent = self._counter("dougdb_facade_messages_sent", "Pipe messages sent to raft-nodes")
+        self.spread_reads = self._counter(
+            "dougdb_facade_spread_reads", "Linearizable reads that were sent to a follower, because many waited"
+        )
         self.messages_received = self._counter(
             "dougdb_facade_messages_received", "Pipe messages received from raft-nodes"
         )

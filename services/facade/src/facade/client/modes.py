@@ -17,13 +17,26 @@ class Kind(IntEnum):
     WRITE = 1
     READ_LINEARIZABLE = 2
     READ_LOCAL = 3
+    READ_FRESH = 4
+    """Of any replica that has applied, or can prove, what its record says."""
 
 
-KIND_LABELS = {Kind.WRITE: "write", Kind.READ_LINEARIZABLE: "read_linearizable", Kind.READ_LOCAL: "read_local"}
+KIND_LABELS = {
+    Kind.WRITE: "write",
+    Kind.READ_LINEARIZABLE: "read_linearizable",
+    Kind.READ_LOCAL: "read_local",
+    Kind.READ_FRESH: "read_fresh",
+}
 """How metrics name the kinds."""
 
 LEADER_KINDS = (Kind.READ_LINEARIZABLE, Kind.WRITE)
 """The kinds that go to a shard's leader, in the order in which they are sent."""
+
+REPLICA_KINDS = (Kind.READ_FRESH, Kind.READ_LOCAL)
+"""The kinds that any replica may serve, in the order in which they are sent."""
+
+
+READ_KINDS = (*REPLICA_KINDS, Kind.READ_LINEARIZABLE)
 
 
 class ReadMode(NamedTuple):
@@ -32,19 +45,34 @@ class ReadMode(NamedTuple):
     Attributes:
         name: How clients name the mode, and metrics label it.
         kind: How an operation of this mode travels.
-        header: The response header that says that this mode was used.
+        headers: The response headers that say that this mode was used, and what it promises by itself.
     """
 
     name: str
     kind: Kind
-    header: tuple[bytes, bytes]
+    headers: tuple[tuple[bytes, bytes], ...]
 
 
-def _mode(name: str, kind: Kind) -> ReadMode:
-    return ReadMode(name, kind, (b"doug-consistency-used", name.encode()))
+def _mode(name: str, kind: Kind, *more: tuple[bytes, bytes]) -> ReadMode:
+    return ReadMode(name, kind, ((b"doug-consistency-used", name.encode()), *more))
 
 
-LINEARIZABLE = _mode("linearizable", Kind.READ_LINEARIZABLE)
+LINEARIZABLE = _mode("linearizable", Kind.READ_LINEARIZABLE, (b"doug-staleness-ms", b"0"))
+"""It sees all that was acknowledged before it began: that is what staleness counts from."""
+SESSION = _mode("session", Kind.READ_FRESH)
+BOUNDED = _mode("bounded", Kind.READ_FRESH)
 EVENTUAL = _mode("eventual", Kind.READ_LOCAL)
 
-READ_MODES = {mode.name.encode(): mode for mode in (LINEARIZABLE, EVENTUAL)}
+READ_MODES = {mode.name.encode(): mode for mode in (LINEARIZABLE, SESSION, BOUNDED, EVENTUAL)}
+
+
+class Freshness(NamedTuple):
+    """What a read asks for.
+
+    Attributes:
+        mode: The mode.
+        bound_ms: Of a bounded read, how old the answer may be.
+    """
+
+    mode: ReadMode = LINEARIZABLE
+    bound_ms: int = 0

@@ -19,7 +19,9 @@ from doug_stream.client import ClientCall
 from doug_stream.errors import CallError
 from facade.client.channels import SCAN_OPTIONS, Channels
 from facade.client.link import Link
-from facade.client.operation import Headers
+from facade.client.modes import Kind
+from facade.client.receipts import Headers, Receipt
+from facade.client.sessions import Sessions
 from facade.discovery.targets import Target
 from facade.settings import parse_address
 
@@ -45,10 +47,13 @@ class Node:
         link: The windows of its stream.
         up: Whether the stream is open.
         suspect: Whether it owed an answer for too long, and has said nothing since.
-        granted: Whether it is this node's turn to take local reads.
+        granted: Of which kinds of reads it is this node's turn to take what waits.
+        behind_until_s: It has said that it is not fresh enough: others are asked first, until this time.
+        slow_until_s: It took long to answer: others are asked first, until this time.
+        zone: Where it runs, by its own word; empty before it said so.
         doubted_term: Others are not believed when they say that it leads in this term or an older one,
         doubted_until_s: before this time: it said that it does not, or it was lost.
-        headers: What its answers say about who answered, by the last receipt.
+        applied_index: How far it had applied its log, by its last receipt.
         unlisted: Discovery does not name it any more; it goes when its stream ends.
         retired: It is no node of its shard any more.
     """
@@ -62,11 +67,15 @@ class Node:
         self.link = link
         self.up = False
         self.suspect = False
-        self.granted = False
+        self.granted: set[Kind] = set()
+        self.behind_until_s = 0.0
+        self.slow_until_s = 0.0
+        self.zone = ""
+        self.applied_index = 0
         self.doubted_term = 0
         self.doubted_until_s = 0.0
-        self.headers: Headers = ()
-        self._receipt = (-1, -1)
+        self._name = (b"doug-served-by", node_id.encode())
+        self._headers: tuple[tuple[int, int, str], Headers] = ((-1, -1, ""), ())
         self._wanted = asyncio.Event()
         self._wake: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -139,22 +148,28 @@ class Node:
         self._alarm = None
         self.wake()
 
-    def heard(self, term: int, applied_index: int, now_s: float) -> None:
-        """Notes a receipt."""
+    def heard(self, said: doug_pb2.Receipt, sessions: Sessions, now_s: float) -> Receipt:
+        """Notes a receipt, and gives what clients are told of it."""
         self.suspect = False
         self.link.last_heard_s = now_s
-        if (term, applied_index) != self._receipt:
-            self._receipt = (term, applied_index)
-            self.headers = (
-                (b"doug-served-by", self.id.encode()),
-                (b"doug-term", b"%d" % term),
-                (b"doug-applied-index", b"%d" % applied_index),
+        self.zone = said.zone
+        self.applied_index = said.applied_index
+        known = (said.term, said.applied_index, said.role)
+        if known != self._headers[0]:
+            headers = (
+                self._name,
+                (b"doug-role", said.role.encode()),
+                (b"doug-term", b"%d" % said.term),
+                (b"doug-applied-index", b"%d" % said.applied_index),
             )
+            self._headers = (known, headers)
+        return Receipt(said.shard, said.applied_index, self._headers[1], sessions)
 
     def retire(self) -> None:
         """It is no node of its shard any more: nothing is sent to it, and what it still says does not count."""
         self.retired = True
-        self.up = self.granted = False
+        self.up = False
+        self.granted.clear()
 
     async def status(self, timeout_s: float, *, vitals: bool = False) -> admin_pb2.StatusResponse | None:
         """Admin.Status, with ``vitals`` also how the node is, or None when it did not answer in time."""
@@ -169,7 +184,8 @@ class Node:
             return None
         self.admin = status.admin_address or self.admin
         self.incarnation = status.incarnation
-        self.suspect = False
+        if self.suspect:
+            self.suspect, self.slow_until_s = False, 0.0
         return status
 
     async def events(self, since_us: int, limit: int, timeout_s: float) -> admin_pb2.EventsResponse | None:

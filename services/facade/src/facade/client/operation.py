@@ -21,8 +21,8 @@ from facade.client.modes import Kind
 
 if TYPE_CHECKING:
     from facade.client.link import OpenBatch
-
-Headers = tuple[tuple[bytes, bytes], ...]
+    from facade.client.receipts import Receipt
+    from facade.client.sessions import Session
 
 
 class OperationTrace(Protocol):
@@ -71,7 +71,10 @@ class Operation:
         repeatable: Whether sending it twice does no harm: it is a read, or a write with an idempotency token.
         uncertain: Whether an earlier try of this write may have been applied.
         batch: The batch that it is in flight with.
-        receipt: The response headers that say who answered; set before ``future`` is resolved.
+        bound_ms: How old its answer may be, of a bounded read; 0 of others.
+        session: What its client's token says; None without one.
+        sent_s: When it was last sent to a node.
+        receipt: What the node that answered last said of itself; set before ``future`` is resolved.
         reason: Why it was last sent back: the code to report when time runs out.
         tries: How often it was sent back.
         trace: Where it tells of its way, if it is sampled.
@@ -79,6 +82,7 @@ class Operation:
 
     __slots__ = (
         "batch",
+        "bound_ms",
         "deadline_s",
         "future",
         "id",
@@ -89,6 +93,8 @@ class Operation:
         "receipt",
         "record",
         "repeatable",
+        "sent_s",
+        "session",
         "shard",
         "trace",
         "tries",
@@ -118,7 +124,10 @@ class Operation:
         self.repeatable = repeatable
         self.uncertain = False
         self.batch: OpenBatch | None = None
-        self.receipt: Headers = ()
+        self.bound_ms = 0
+        self.session: Session | None = None
+        self.sent_s = 0.0
+        self.receipt: Receipt | None = None
         self.reason = ""
         self.tries = 0
         self.trace: OperationTrace | None = None
@@ -134,6 +143,12 @@ class Operation:
         if self.kind is Kind.WRITE:
             return self.opcode > command.Opcode.DELETE or self.record[pipe.WRITE.size + 1] != 0
         return self.record[pipe.READ.size - 1] != 0
+
+    def is_fresh(self, staleness_ms: int | None, now_s: float) -> bool:
+        """Whether an answer of this age to a bounded read counts, with all the time that it can have been on its way."""
+        if staleness_ms is None:
+            return False
+        return staleness_ms + 1000 * (now_s - self.sent_s) <= self.bound_ms
 
     def sent_back(self, reason: str) -> None:
         """Notes that it is to be tried again."""
@@ -153,4 +168,7 @@ class Operation:
             self.record = pipe.encode_write(self.id, command.checksum(new), new)
         else:
             (old,) = pipe.decode_reads(self.record)
-            self.record = pipe.encode_read(*old._replace(epoch=epoch))
+            if old.min_index:
+                # It counts the entries of another shard's log.
+                self.kind = Kind.READ_LINEARIZABLE
+            self.record = pipe.encode_read(*old._replace(epoch=epoch, min_index=0))

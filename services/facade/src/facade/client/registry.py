@@ -194,6 +194,8 @@ class Registry:
 
     def lost(self, node_id: str, operations: Iterable[Operation]) -> None:
         """A node's stream has ended; these operations were in flight on it, oldest first."""
+        # Who comes back may be of a restored cluster, whose session tokens are others.
+        self._directory.stale.set()
         for operation in reversed(list(operations)):
             if operation.kind is Kind.WRITE:
                 self._unanswered(operation, f"The connection to {node_id} broke while the write was under way.")

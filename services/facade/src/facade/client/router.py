@@ -19,17 +19,19 @@ from facade.client.cluster_status import ClusterStatus, learn_members
 from facade.client.directory import Directory
 from facade.client.feeds import Feeds
 from facade.client.metrics import Metrics
-from facade.client.modes import Kind
+from facade.client.modes import SESSION, Kind, ReadMode
 from facade.client.node import Node
 from facade.client.operation import Operation
 from facade.client.registry import Registry
 from facade.client.requests import token_of, with_token
 from facade.client.scan import Scans
-from facade.client.session import Session
+from facade.client.session import Session as NodeSession
+from facade.client.sessions import Session
 from facade.client.shard import Shard
 from facade.client.tracing import OperationTracing
 from facade.discovery.static import targets_of
 from facade.discovery.targets import Targets
+from facade.errors import NotAppliedError
 from facade.settings import Settings
 
 MEMBERS_REFRESH_S = 5.0
@@ -121,7 +123,7 @@ class Router:
             for node in sessions.keys() - nodes:
                 sessions.pop(node).cancel()
             for node in nodes - sessions.keys():
-                sessions[node] = group.create_task(Session(shard, node, self.registry).run())
+                sessions[node] = group.create_task(NodeSession(shard, node, self.registry).run())
             await shard.changed.wait()
 
     @staticmethod
@@ -201,16 +203,61 @@ class Router:
             shard, operation_id, Kind.WRITE, key, record, deadline_s, repeatable=repeatable or token is not None
         )
 
-    def read(self, key: bytes, kind: Kind, deadline_s: float = 0.0) -> Operation:
+    def read(
+        self,
+        key: bytes,
+        mode: ReadMode,
+        deadline_s: float = 0.0,
+        session: Session | None = None,
+        bound_ms: int = 0,
+    ) -> Operation:
         """Admits a read.
+
+        Args:
+            key: What is read.
+            mode: How new the answer must be.
+            deadline_s: When it must be answered, on the loop's clock; 0 for the usual time from now on.
+            session: What its client's token says; requires that the map is as new as the token: see ``catch_up``.
+            bound_ms: Of a bounded read, how old the answer may be.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
         """
         shard, epoch = self.directory.locate(key)
         operation_id = self.registry.next_id()
-        record = pipe.encode_read(operation_id, epoch, key)
-        return self.registry.admit(shard, operation_id, kind, key, record, deadline_s, repeatable=True)
+        kind, min_index = mode.kind, 0
+        if mode is SESSION:
+            demand = 0 if session is None else session.demand(shard.id)
+            if demand is None:
+                kind = Kind.READ_LINEARIZABLE
+            elif demand:
+                min_index = demand
+            else:
+                kind = Kind.READ_LOCAL
+        record = pipe.encode_read(operation_id, epoch, key, min_index, b"", bound_ms)
+        operation = self.registry.admit(shard, operation_id, kind, key, record, deadline_s, repeatable=True)
+        operation.session = session
+        operation.bound_ms = bound_ms
+        return operation
+
+    async def catch_up(self, session: Session | None) -> None:
+        """Waits until the map is as new as the one that a token was made by.
+
+        Raises:
+            NotAppliedError: It is not, in the time that a request may take.
+        """
+        directory = self.directory
+        if session is None or session.epoch <= directory.sessions.epoch:
+            return
+        try:
+            async with asyncio.timeout(self.registry.timeout_s):
+                while session.epoch > directory.sessions.epoch:
+                    directory.stale.set()
+                    await asyncio.sleep(MAP_RETRY_MIN_S)
+        except TimeoutError:
+            raise NotAppliedError(
+                "not_fresh_enough", "The session knows a newer partition map than could be loaded in time."
+            ) from None
 
     def read_token(self, key: bytes, idempotency_key: str) -> Operation:
         """Asks what became of the write of a key that had an idempotency key.

@@ -29,8 +29,10 @@ from doug.v1 import doug_pb2
 from doug_wire.scan import PREFIX, ScanError, ScanRecord, after_prefix, decode_page
 from doug_wire.slots import SLOTS
 from facade.client.directory import Directory
-from facade.client.modes import LINEARIZABLE, ReadMode
+from facade.client.modes import BOUNDED, LINEARIZABLE, SESSION, Freshness, ReadMode
 from facade.client.node import Node, ScanCall
+from facade.client.replicas import BEHIND_S
+from facade.client.sessions import Seen, Session
 from facade.client.shard import Shard
 from facade.errors import FacadeError, InternalError, NotAppliedError
 
@@ -41,7 +43,12 @@ PAGE_BYTES_MIN, PAGE_BYTES_MAX = 16 << 10, 128 << 10
 READ_TIMEOUT_S = 5.0
 """A node that has found nothing yet says so every second."""
 
-_REASONS = {"NOT_LEADER": "no_leader", "OVERLOADED": "overloaded", "WRONG_SHARD": "wrong_shard"}
+_REASONS = {
+    "NOT_LEADER": "no_leader",
+    "OVERLOADED": "overloaded",
+    "WRONG_SHARD": "wrong_shard",
+    "NOT_FRESH": "not_fresh_enough",
+}
 
 _key = attrgetter("key")
 Slots = tuple[tuple[int, int], ...]
@@ -73,7 +80,8 @@ class ScanQuery(NamedTuple):
         count_only: Only how many there are.
         delimiter: Keys that share what they have up to it are told as one common prefix.
         prefix_bytes: It is looked for behind so many bytes of a key.
-        mode: How fresh the answer must be.
+        asked: How fresh the answer must be.
+        session: What the client's token says; None without one.
     """
 
     start: bytes = b""
@@ -84,7 +92,13 @@ class ScanQuery(NamedTuple):
     count_only: bool = False
     delimiter: bytes = b""
     prefix_bytes: int = 0
-    mode: ReadMode = LINEARIZABLE
+    asked: Freshness = Freshness()
+    session: Session | None = None
+
+    @property
+    def mode(self) -> ReadMode:
+        """The mode of its reads."""
+        return self.asked.mode
 
     @property
     def empty(self) -> bool:
@@ -118,19 +132,22 @@ class _Stream:
         open: Whether there is more.
         counted: How many records were counted, with ``count_only``.
         revision: The shard's last revision at its point in the log.
+        receipt: What the node said of itself there.
         slots: Which slots it owned there.
     """
 
-    def __init__(self, shard: Shard, node: Node, call: ScanCall, *, reverse: bool) -> None:
+    def __init__(self, shard: Shard, node: Node, call: ScanCall, *, strong: bool, reverse: bool) -> None:
         self.shard = shard
         self.node = node
         self._call = call
         self._reverse = reverse
+        self._strong = strong
         self._next: asyncio.Task[doug_pb2.ScanPage] | None = None
         self.records: list[ScanRecord] = []
         self.open = True
         self.counted = 0
         self.revision = 0
+        self.receipt = doug_pb2.Receipt()
         self.slots: Slots = ()
 
     async def begin(self) -> None:
@@ -143,8 +160,14 @@ class _Stream:
         if first.receipt.shard != self.shard.id:
             raise ScanBrokenError("unavailable", f"{self.node.id} is of shard {first.receipt.shard}", self.shard.id)
         self.revision = first.revision
+        self.receipt = first.receipt
         self.slots = tuple((getattr(part, "from"), part.to) for part in first.slots)
         self._ahead()
+
+    @property
+    def seen(self) -> Seen:
+        """What the stream shows of its shard."""
+        return Seen(self.shard.id, self.receipt.applied_index, self._strong)
 
     async def fill(self) -> None:
         """Reads on until there are records, or none will come.
@@ -213,6 +236,8 @@ def _broken(shard: Shard, node: Node, error: grpc.aio.AioRpcError) -> ScanBroken
         shard.pointed_elsewhere(node, hints.get("doug-leader-id", ""), hints.get("doug-leader-address", ""))
     if code == "INVALID":
         return InternalError("invalid_record", f"A raft-node refused the scan: {error.details()}.", shard=shard.id)
+    if code == "NOT_FRESH":
+        node.behind_until_s = asyncio.get_running_loop().time() + BEHIND_S
     if not code:
         node.drop_scans()
     return ScanBrokenError(_REASONS.get(code, "unavailable"), f"{node.id}: {error.details()}", shard.id)
@@ -229,6 +254,26 @@ class Scan:
     def revisions(self) -> dict[int, int]:
         """By shard, its last revision at the scan's point in its log."""
         return {stream.shard.id: stream.revision for stream in self._streams}
+
+    @property
+    def seen(self) -> list[Seen]:
+        """What the scan shows of each shard."""
+        return [stream.seen for stream in self._streams]
+
+    @property
+    def receipt(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Who answers, as headers: of each shard one member of a list, in the order of the shards."""
+        receipts = [stream.receipt for stream in self._streams]
+        told = {
+            "doug-shard": [str(each.shard) for each in receipts],
+            "doug-served-by": [each.node_id for each in receipts],
+            "doug-role": [each.role for each in receipts],
+            "doug-term": [str(each.term) for each in receipts],
+            "doug-applied-index": [str(each.applied_index) for each in receipts],
+        }
+        if self._query.mode is not LINEARIZABLE and all(each.HasField("staleness_ms") for each in receipts):
+            told["doug-staleness-ms"] = [str(max(each.staleness_ms for each in receipts))]
+        return tuple((name.encode(), ", ".join(values).encode()) for name, values in told.items())
 
     async def count(self) -> int:
         """How many entries and common prefixes there are.
@@ -296,13 +341,15 @@ class Scans:
             ScanBrokenError: A shard cannot serve it now.
         """
         shards = self._shards()
-        request = _request(query, len(shards))
         self._turn += 1
         async with contextlib.AsyncExitStack() as stack:
             streams = []
             for shard in shards:
-                node = _choose(shard, query.mode, self._turn)
-                stream = _Stream(shard, node, node.open_scan(request), reverse=query.reverse)
+                asked, min_index = _demand(query, shard)
+                node = _choose(shard, asked.mode, self._turn)
+                call = node.open_scan(_request(query, len(shards), asked, min_index))
+                strong = asked.mode is LINEARIZABLE
+                stream = _Stream(shard, node, call, strong=strong, reverse=query.reverse)
                 stack.push_async_callback(stream.close)
                 streams.append(stream)
             await asyncio.gather(*(stream.begin() for stream in streams))
@@ -336,14 +383,28 @@ def _choose(shard: Shard, mode: ReadMode, turn: int) -> Node:
         if shard.leader is None:
             raise ScanBrokenError("no_leader", "no leader is known", shard.id)
         return shard.leader
-    nodes = [node for node in shard.expected if node.up and not node.suspect] or shard.expected
-    if not nodes:
+    fresh, now_s = mode in (SESSION, BOUNDED), asyncio.get_running_loop().time()
+    ranked: dict[tuple[bool, bool], list[Node]] = {}
+    for node in shard.expected:
+        node.want()
+        behind = fresh and node.behind_until_s > now_s
+        ranked.setdefault((behind, not node.up or node.suspect), []).append(node)
+    if not ranked:
         raise ScanBrokenError("unavailable", "no node is known", shard.id)
-    return nodes[turn % len(nodes)]
+    best = ranked[min(ranked)]
+    return best[turn % len(best)]
 
 
-def _request(query: ScanQuery, shards: int) -> doug_pb2.ScanRequest:
-    eventual = query.mode is not LINEARIZABLE
+def _demand(query: ScanQuery, shard: Shard) -> tuple[Freshness, int]:
+    """What is asked of a shard, and up to which entry its replica must have applied its log."""
+    if query.mode is not SESSION or query.session is None:
+        return query.asked, 0
+    demand = query.session.demand(shard.id)
+    return (Freshness(), 0) if demand is None else (query.asked, demand)
+
+
+def _request(query: ScanQuery, shards: int, asked: Freshness, min_index: int) -> doug_pb2.ScanRequest:
+    eventual = asked.mode is not LINEARIZABLE
     return doug_pb2.ScanRequest(
         start=query.start,
         end=query.end or b"",
@@ -355,4 +416,6 @@ def _request(query: ScanQuery, shards: int) -> doug_pb2.ScanRequest:
         delimiter=query.delimiter,
         prefix_bytes=query.prefix_bytes,
         consistency=doug_pb2.CONSISTENCY_EVENTUAL if eventual else doug_pb2.CONSISTENCY_LINEARIZABLE,
+        min_index=min_index,
+        max_staleness_ms=asked.bound_ms,
     )

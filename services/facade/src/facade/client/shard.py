@@ -1,14 +1,16 @@
 """One Raft cluster as the facade sees it: the queues of its operations, its nodes, and who leads it.
 
-Writes and linearizable reads wait in one queue for whoever leads; local reads wait in another for whichever replica has
-its turn. Operations leave a queue only into a batch, so that a change of leader moves nothing. A leaf: it calls nobody
-above it, but hands answers and operations whose stream has ended back to whoever asks; ``changed`` and ``troubled`` are
-events to wait for. Must not know HTTP or the partition map, and ends no operation.
+Writes and linearizable reads wait for whoever leads; other reads wait for whichever replica has its turn
+(``facade.client.replicas``), and so do linearizable ones when too many wait for the leader. Operations leave a queue
+only into a batch, so that a change of leader moves nothing. A leaf: it calls nobody above it, but hands answers and
+operations whose stream has ended back to whoever asks; ``changed`` and ``troubled`` are events to wait for. Must not
+know HTTP or the partition map, and ends no operation.
 
 Invariants:
     1. Only an operation that is repeatable is taken back from a node that does not answer.
     2. ``leader_term`` never falls: hints of an older term are not believed.
     3. A node that owes an answer and has been silent for ``SILENT_S`` gets nothing more until it speaks.
+    4. An answer to a bounded read counts only if it is fresh enough by the time that it is here.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from math import inf
+from math import ceil, inf
 
 import structlog
 
@@ -24,17 +26,16 @@ from doug.v1 import admin_pb2, doug_pb2
 from doug_wire import pipe
 from doug_wire.pipe import Status
 from facade.client.channels import Channels
-from facade.client.link import Link
+from facade.client.link import Cut, Link
 from facade.client.metrics import Metrics, ShardState
-from facade.client.modes import KIND_LABELS, LEADER_KINDS, Kind
+from facade.client.modes import KIND_LABELS, LEADER_KINDS, READ_KINDS, REPLICA_KINDS, Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
+from facade.client.replicas import BEHIND_S, SILENT_S, SLOW_FOR_S, SLOW_S, Replicas, answers
+from facade.client.sessions import Sessions
 from facade.client.tracing import contexts_for
 from facade.discovery.targets import Target
 from facade.settings import Settings
-
-SILENT_S = 0.5
-"""An answer takes milliseconds. A node that owes one for this long is stuck, stopped or cut off."""
 
 REFUSED_S = 0.03
 """For this long others are not believed about a node that just said it does not lead in that term."""
@@ -45,11 +46,6 @@ SEARCH_IDLE_S = 0.5
 """Between two rounds of asking all nodes who leads: while something waits, and while nothing does."""
 
 log = structlog.get_logger()
-
-
-def _answers(node: Node, now_s: float) -> bool:
-    """Whether the node is worth sending to: it owes nothing, or not for long."""
-    return not node.suspect and node.link.silent_s(now_s) <= SILENT_S
 
 
 Answer = tuple[Operation, pipe.ResultRecord]
@@ -71,16 +67,24 @@ class Shard:
     """
 
     def __init__(
-        self, shard_id: int, targets: Mapping[str, Target], settings: Settings, metrics: Metrics, channels: Channels
+        self,
+        shard_id: int,
+        targets: Mapping[str, Target],
+        settings: Settings,
+        metrics: Metrics,
+        channels: Channels,
+        sessions: Sessions,
     ) -> None:
         self.id = shard_id
         self._settings = settings
         self._metrics = metrics
         self._channels = channels
+        self._sessions = sessions
+        self._spread_items = settings.spread_reads_items
         self._loop = asyncio.get_running_loop()
         self.nodes = {node_id: self._make_node(node_id, target) for node_id, target in targets.items()}
         self._listed = tuple(targets)
-        self._rotation = deque(self.nodes.values())
+        self.replicas = Replicas(self.nodes.values(), settings.zone)
         self.members: frozenset[str] | None = None
         self._incarnations: dict[str, int] = {}
         self.leader: Node | None = None
@@ -91,7 +95,6 @@ class Shard:
         self.changed = asyncio.Event()
         self.troubled = asyncio.Event()
         self._queues: dict[Kind, deque[Operation]] = {kind: deque() for kind in Kind}
-        self._local = self._queues[Kind.READ_LOCAL]
         self._search = asyncio.Event()
         self._search.set()
         self._hurry = asyncio.Event()
@@ -144,7 +147,7 @@ class Shard:
 
     def _add(self, node_id: str, target: Target) -> Node:
         node = self.nodes[node_id] = self._make_node(node_id, target)
-        self._rotation.append(node)
+        self.replicas.add(node)
         self.changed.set()
         return node
 
@@ -170,10 +173,12 @@ class Shard:
             self._poke(operation.kind)
 
     def _poke(self, kind: Kind) -> None:
-        if kind is Kind.READ_LOCAL:
+        if kind in REPLICA_KINDS:
             self._grant()
         elif self.leader is not None and self.leader.up and not self.leader.suspect:
             self.leader.wake()
+            if kind is Kind.READ_LINEARIZABLE and len(self._queues[kind]) >= self._spread_items:
+                self._grant_one(kind)
         else:
             self._hurry.set()
 
@@ -192,9 +197,10 @@ class Shard:
     def next_batch(self, node: Node) -> doug_pb2.Batch | None:
         """The next batch for this node; None when nothing may be sent now."""
         link, now_s = node.link, self._loop.time()
-        if node.retired or not _answers(node, now_s):
+        if node.retired or not answers(node, now_s):
             return None
         cut = None
+        forward = False
         if node is self.leader:
             for kind in LEADER_KINDS:
                 queue = self._queues[kind]
@@ -206,35 +212,52 @@ class Shard:
                     if cut is not None:
                         break
         if cut is None and node.granted:
-            node.granted = False
-            if self._local and link.has_room(Kind.READ_LOCAL):
-                cut = link.cut(Kind.READ_LOCAL, self._local, now_s)
+            cut = self._cut_granted(node, now_s)
+            forward = cut is not None and cut.kind is Kind.READ_LINEARIZABLE
             self._grant()
         if cut is None:
             return None
         self._metrics.batch(KIND_LABELS[cut.kind], cut.items)
         batch = doug_pb2.Batch(
-            batch_id=cut.batch_id, kind=doug_pb2.BatchKind.ValueType(cut.kind), shard=self.id, records=cut.records
+            batch_id=cut.batch_id,
+            kind=doug_pb2.BatchKind.ValueType(cut.kind),
+            shard=self.id,
+            records=cut.records,
+            forward=forward,
         )
         if cut.traced:
             batch.traces = contexts_for(cut.traced, node.id, cut.items)
         return batch
 
+    def _cut_granted(self, node: Node, now_s: float) -> Cut | None:
+        """The next batch of the reads that it is a replica's turn to take."""
+        granted, node.granted = node.granted, set()
+        for kind in READ_KINDS:
+            queue = self._queues[kind]
+            if kind not in granted or not queue or not node.link.has_room(kind):
+                continue
+            if kind is Kind.READ_LINEARIZABLE and (self._leader_in_doubt() or len(queue) < self._spread_items):
+                continue
+            cut = node.link.cut(kind, queue, now_s)
+            if cut is not None:
+                if kind is Kind.READ_LINEARIZABLE:
+                    self._metrics.spread_reads.inc(cut.items)
+                return cut
+        return None
+
     def _grant(self) -> None:
-        """Gives local reads to the next replica that is up, has room and answers."""
-        if not self._local:
-            return
-        now_s = self._loop.time()
-        for _ in range(len(self._rotation)):
-            node = self._rotation[0]
-            if node.granted:
-                return
-            self._rotation.rotate(-1)
-            node.want()
-            if node.up and node.link.has_room(Kind.READ_LOCAL) and _answers(node, now_s):
-                node.granted = True
-                node.wake()
-                return
+        """Gives reads that any replica may serve to the next one that is up, has room and answers."""
+        for kind in REPLICA_KINDS:
+            if self._queues[kind]:
+                self._grant_one(kind)
+        if len(self._queues[Kind.READ_LINEARIZABLE]) >= self._spread_items:
+            self._grant_one(Kind.READ_LINEARIZABLE)
+
+    def _grant_one(self, kind: Kind) -> None:
+        node = self.replicas.choose(kind, self._loop.time(), self.leader if kind in LEADER_KINDS else None)
+        if node is not None:
+            node.granted.add(kind)
+            node.wake()
 
     # Answers come back.
 
@@ -247,28 +270,43 @@ class Shard:
         self._metrics.messages_received.inc()
         receipt = message.receipt
         now_s = self._loop.time()
-        node.heard(receipt.term, receipt.applied_index, now_s)
-        link, headers = node.link, node.headers
+        shown = node.heard(receipt, self._sessions, now_s)
+        link = node.link
         link.finished.clear()  # What was given up meanwhile says nothing of how long answers take.
-        answers: list[Answer] = []
+        taken: list[Answer] = []
         not_leader = False
+        staleness_ms = receipt.staleness_ms if receipt.HasField("staleness_ms") else None
+        first_sent_s = now_s
         # All of it is read before anything is done: of a damaged message nothing counts.
         for result in list(pipe.decode_results(message.results)):
             operation = link.take(result.id)
             if operation is None:
                 continue  # It ran out of time, or was tried elsewhere.
-            operation.receipt = headers
-            not_leader = not_leader or result.status == Status.NOT_LEADER
-            answers.append((operation, result))
+            operation.receipt = shown
+            status = result.status
+            if operation.kind in REPLICA_KINDS:
+                first_sent_s = min(first_sent_s, operation.sent_s)
+                if status == Status.NOT_FRESH:
+                    node.behind_until_s = now_s + BEHIND_S
+                elif operation.bound_ms and not operation.is_fresh(staleness_ms, now_s):
+                    # It was, and then took its time on the way.
+                    result = result._replace(status=Status.NOT_FRESH)  # noqa: PLW2901
+            not_leader = not_leader or status == Status.NOT_LEADER
+            taken.append((operation, result))
+        if first_sent_s > now_s - SLOW_S:
+            node.slow_until_s = 0.0
+        if staleness_ms is not None:
+            # At most as much older as the whole way took; more nobody knows.
+            shown.staleness_ms = staleness_ms + ceil(1000 * (now_s - first_sent_s))
         for kind in {batch.kind for batch in link.finished if batch.kind in LEADER_KINDS}:
-            link.gather(kind, len(answers) + len(self._queues[kind]), now_s)
+            link.gather(kind, len(taken) + len(self._queues[kind]), now_s)
         for batch in link.finished:
             self._metrics.upstream(self.id, KIND_LABELS[batch.kind], now_s - batch.sent_at_s)
         if not node.retired:
             self._hear_of_leader(node, receipt.term, message.leader_id, message.leader_address, refused=not_leader)
         node.wake()
         self._grant()
-        return answers
+        return taken
 
     def node_up(self, node: Node) -> None:
         """The node's stream is open."""
@@ -281,7 +319,8 @@ class Shard:
 
     def node_down(self, node: Node) -> list[Operation]:
         """The node's stream has ended; gives back what was in flight on it, oldest first."""
-        node.up = node.granted = False
+        node.up = False
+        node.granted.clear()
         lost = node.link.reset(self._loop.time())
         self._doubt(node)
         if node.unlisted and not node.retired:
@@ -309,10 +348,14 @@ class Shard:
             link = node.link
             if link.close_aged(now_s):
                 node.wake()
-            if link.silent_s(now_s) > SILENT_S:
+            silent_s = link.silent_s(now_s)
+            if silent_s > SILENT_S:
                 node.suspect = True
-                node.granted = False
+                node.granted.clear()
                 self._search.set()
+                self._take_back(node, REPLICA_KINDS if node is self.leader else READ_KINDS)
+            elif silent_s > SLOW_S and link.items(Kind.READ_LOCAL):
+                node.slow_until_s = now_s + SLOW_FOR_S
                 self._take_back(node, (Kind.READ_LOCAL,))
         self._grant()
 
@@ -365,14 +408,13 @@ class Shard:
         """Gives a member local reads, and an old disk none that came back under the member's name."""
         if node.incarnation and node.incarnation != self._incarnations.get(node.id, node.incarnation):
             self._bench(node)
-        elif node not in self._rotation and node.id in self._incarnations:
-            self._rotation.append(node)
+        elif node not in self.replicas and node.id in self._incarnations:
+            self.replicas.add(node)
 
     def _bench(self, node: Node) -> None:
         """Gives a node no local reads any more."""
-        node.granted = False
-        if node in self._rotation:
-            self._rotation.remove(node)
+        node.granted.clear()
+        self.replicas.remove(node)
 
     def _node_named(self, node_id: str, address: str) -> Node | None:
         node = self.nodes.get(node_id)
@@ -419,7 +461,7 @@ class Shard:
 
     def _leader_in_doubt(self) -> bool:
         leader = self.leader
-        return leader is None or not leader.up or not _answers(leader, self._loop.time())
+        return leader is None or not leader.up or not answers(leader, self._loop.time())
 
     async def search(self) -> None:
         """Asks all nodes who leads, as long as nobody is known to or somebody is silent; ends by cancellation."""

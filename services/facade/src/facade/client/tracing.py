@@ -23,7 +23,12 @@ from facade.errors import ProblemError
 current_request: ContextVar[Span | None] = ContextVar("current_request", default=None)
 """The span of the request that this task serves; None if it is not sampled."""
 
-NAMES = {Kind.WRITE: "doug write", Kind.READ_LINEARIZABLE: "doug read", Kind.READ_LOCAL: "doug read local"}
+NAMES = {
+    Kind.WRITE: "doug write",
+    Kind.READ_LINEARIZABLE: "doug read",
+    Kind.READ_LOCAL: "doug read local",
+    Kind.READ_FRESH: "doug read fresh",
+}
 CALL = {"rpc.system.name": "grpc", "rpc.method": "doug.v1.Doug/Pipe"}
 
 

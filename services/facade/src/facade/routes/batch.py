@@ -17,6 +17,7 @@ from doug_wire.payload import BATCH_OPERATIONS_MAX
 from facade.client.fanout import Fanout, Outcome, Part
 from facade.client.metrics import Metrics
 from facade.client.router import Router
+from facade.client.sessions import Seen, Session
 from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
@@ -32,6 +33,7 @@ from facade.routes.raw import (
     check_media_type,
 )
 from facade.routes.results import item_view
+from facade.routes.sessions import begin_session, seen_by, session_header
 from facade.routes.shapes import parse_operation
 from facade.settings import Settings
 
@@ -45,7 +47,7 @@ GROUP_ITEMS, GROUP_BYTES = 2_000, 1 << 20
 YIELD_EVERY = 256
 """After so many operations others get their turn on the event loop."""
 
-PARAMETERS = frozenset({b"consistency"})
+PARAMETERS = frozenset({b"consistency", b"max_staleness"})
 
 
 def parse_part(place: int, document: object) -> Part:
@@ -85,6 +87,7 @@ class BatchApp(RawApp):
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         super().__init__(metrics)
+        self._router = router
         self._fanout = Fanout(router)
         self._timeout_s = settings.request_timeout_ms / 1000
         self._body_timeout_s = settings.body_timeout_ms / 1000
@@ -97,18 +100,19 @@ class BatchApp(RawApp):
         options = parse_write(request.query, headers, PARAMETERS)
         if options.condition is not None:
             raise BadRequestError("bad_condition", "The operations of a batch have conditions of their own.")
-        request.label = options.mode.name
+        request.label = options.asked.mode.name
+        session = await begin_session(self._router, options)
         kind = check_media_type(headers.content_type, (JSON_TYPE, NDJSON_TYPE))
         check_acceptable(headers.accept, kind)
         announced = check_length(headers.content_length, headers.transfer_encoding)
         if kind == NDJSON_TYPE:
             with self._hold(2 * GROUP_BYTES + LINE_BYTES_MAX):
-                await self._stream(request, options)
+                await self._stream(request, options, session)
             return
         if announced > BODY_BYTES_MAX:
             raise _too_large(close=announced > bodies.DRAINED_BYTES_MAX)
         with self._hold(announced or BODY_BYTES_MAX):
-            await self._whole(request, options)
+            await self._whole(request, options, session)
 
     def _hold(self, size: int) -> _Held:
         """Counts what a request may keep in memory.
@@ -124,7 +128,7 @@ class BatchApp(RawApp):
         """For ``_Held`` alone."""
         self._held += size
 
-    async def _whole(self, request: RawRequest, options: RequestOptions) -> None:
+    async def _whole(self, request: RawRequest, options: RequestOptions, session: Session | None) -> None:
         try:
             body = await bodies.read(request.receive, BODY_BYTES_MAX, self._body_timeout_s)
         except BadRequestError as error:
@@ -142,22 +146,26 @@ class BatchApp(RawApp):
             parts.append(parse_part(place, operation))
             if place % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-        shown = await self._carry_out(parts, options)
-        await request.answer_json(200, b'{"results":[%b]}' % b",".join(shown), (options.mode.header,))
+        shown, seen = await self._carry_out(parts, options, session)
+        headers = (*options.asked.mode.headers, *session_header(self._router, session, seen))
+        await request.answer_json(200, b'{"results":[%b]}' % b",".join(shown), headers)
 
-    async def _carry_out(self, parts: Sequence[Part], options: RequestOptions) -> list[bytes]:
+    async def _carry_out(
+        self, parts: Sequence[Part], options: RequestOptions, session: Session | None
+    ) -> tuple[list[bytes], list[Seen]]:
         deadline_s = asyncio.get_running_loop().time() + self._timeout_s
-        outcomes = await self._fanout.run(parts, options.mode, options.idempotency_key, deadline_s)
-        return await show(parts, outcomes)
+        outcomes = await self._fanout.run(parts, options.asked, options.idempotency_key, deadline_s, session)
+        return await show(parts, outcomes), seen_by(outcomes)
 
-    async def _stream(self, request: RawRequest, options: RequestOptions) -> None:
+    async def _stream(self, request: RawRequest, options: RequestOptions, session: Session | None) -> None:
         begun = False
+        head = ((b"content-type", NDJSON_TYPE), *options.asked.mode.headers)
         try:
             async for group in self._groups(request.receive):
-                shown = await self._carry_out(group, options)
+                shown, _ = await self._carry_out(group, options, session)
                 if not begun:
                     begun = True
-                    await request.start(200, ((b"content-type", NDJSON_TYPE), options.mode.header))
+                    await request.start(200, head)
                 await request.send(b"\n".join([*shown, b""]), more=True)
         except BadRequestError as error:
             if not begun:
@@ -166,7 +174,7 @@ class BatchApp(RawApp):
             await request.send(problem.document(error) + b"\n")
             return
         if not begun:
-            await request.start(200, ((b"content-type", NDJSON_TYPE), options.mode.header))
+            await request.start(200, head)
         await request.send(b"")
 
     async def _groups(self, receive: bodies.Receive) -> AsyncIterator[list[Part]]:

@@ -20,6 +20,7 @@ from doug_wire.pipe import Status
 from doug_wire.validity import is_printable
 from facade.client.metrics import KEY_ROUTE, Metrics
 from facade.client.router import Router
+from facade.client.sessions import Session
 from facade.errors import BadRequestError
 from facade.routes import body as bodies
 from facade.routes.options import (
@@ -32,7 +33,8 @@ from facade.routes.options import (
     parse_write,
 )
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_media_type
-from facade.routes.results import decided, etag, problem_of, receipt, shown_content_type
+from facade.routes.results import answer_of, decided, etag, problem_of, receipt, shown_content_type
+from facade.routes.sessions import begin_session
 from facade.routes.shapes import INCREMENT_BYTES_MAX, entry_view, parse_increment
 from facade.routes.target import KEY_PREFIX, key_of
 from facade.routes.values import guards
@@ -85,19 +87,22 @@ class KvApp(RawApp):
             parameters = EXPIRING_PARAMETERS if method == "PUT" else WRITE_PARAMETERS
             options = parse_write(request.query, headers, parameters)
         key = _key(raw_path, options)
-        request.label = options.mode.name
+        request.label = options.asked.mode.name
+        session = await begin_session(self._router, options)
         if method in ("GET", "HEAD"):
-            await self._get(key, options, request)
+            await self._get(key, options, session, request)
         elif method == "PUT":
-            await self._put(key, options, headers, request)
+            await self._put(key, options, session, headers, request)
         elif method == "DELETE":
-            await self._delete(key, options, request)
+            await self._delete(key, options, session, request)
         elif action is INCREMENT:
-            await self._increment(key, options, headers, request)
+            await self._increment(key, options, session, headers, request)
         else:
-            await self._touch(key, options, request)
+            await self._touch(key, options, session, request)
 
-    async def _put(self, key: bytes, options: RequestOptions, headers: Headers, request: RawRequest) -> None:
+    async def _put(
+        self, key: bytes, options: RequestOptions, session: Session | None, headers: Headers, request: RawRequest
+    ) -> None:
         if headers.content_range is not None:
             raise BadRequestError("bad_request", "A PUT replaces the whole value; Content-Range is refused.")
         content_type, content_encoding = check_content(headers.content_type, headers.content_encoding)
@@ -113,6 +118,7 @@ class KvApp(RawApp):
             options.idempotency_key,
         )
         del value
+        operation.session = session
         result, shown = await decided(operation)
         await request.answer_json(200, b'{"revision":"%d"}' % result.revision, (etag(result.revision), *shown))
 
@@ -124,14 +130,17 @@ class KvApp(RawApp):
         self._router.check_room(key, size)
         return await bodies.read(request.receive, VALUE_BYTES_MAX, self._body_timeout_s)
 
-    async def _delete(self, key: bytes, options: RequestOptions, request: RawRequest) -> None:
+    async def _delete(self, key: bytes, options: RequestOptions, session: Session | None, request: RawRequest) -> None:
         operation = self._router.write(
             Opcode.DELETE, key, condition=options.condition, idempotency_key=options.idempotency_key
         )
+        operation.session = session
         _, shown = await decided(operation)
         await request.answer(204, shown)
 
-    async def _increment(self, key: bytes, options: RequestOptions, headers: Headers, request: RawRequest) -> None:
+    async def _increment(
+        self, key: bytes, options: RequestOptions, session: Session | None, headers: Headers, request: RawRequest
+    ) -> None:
         if headers.content_type is not None:
             check_media_type(headers.content_type, (JSON_TYPE,))
         content = await bodies.read(request.receive, INCREMENT_BYTES_MAX, self._body_timeout_s)
@@ -146,11 +155,12 @@ class KvApp(RawApp):
             b"",
             options.idempotency_key,
         )
+        operation.session = session
         result, shown = await decided(operation)
         answer = b'{"value":"%b","revision":"%d"}' % (result.value, result.revision)
         await request.answer_json(200, answer, (etag(result.revision), *shown))
 
-    async def _touch(self, key: bytes, options: RequestOptions, request: RawRequest) -> None:
+    async def _touch(self, key: bytes, options: RequestOptions, session: Session | None, request: RawRequest) -> None:
         if not options.ttl:
             raise BadRequestError("bad_ttl", "A touch needs ?ttl=, as in ?ttl=30s.")
         operation = self._router.write(
@@ -160,13 +170,15 @@ class KvApp(RawApp):
             ttl=options.ttl,
             idempotency_key=options.idempotency_key,
         )
+        operation.session = session
         result, shown = await decided(operation)
         await request.answer_json(200, b'{"revision":"%d"}' % result.revision, (etag(result.revision), *shown))
 
-    async def _get(self, key: bytes, options: RequestOptions, request: RawRequest) -> None:
-        operation = self._router.read(key, options.mode.kind)
-        result = await operation.future
-        shown = receipt(operation, result, options.mode)
+    async def _get(self, key: bytes, options: RequestOptions, session: Session | None, request: RawRequest) -> None:
+        mode, bound_ms = options.asked
+        operation = self._router.read(key, mode, session=session, bound_ms=bound_ms)
+        result = await answer_of(operation)
+        shown = receipt(operation, result, mode)
         exists = result.status != Status.NOT_FOUND
         if options.only_if is not None and not options.only_if.match(result.revision if exists else 0):
             failed = result._replace(status=Status.PRECONDITION_FAILED, revision=result.revision if exists else 0)

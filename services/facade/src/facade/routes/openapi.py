@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from facade.models import Problem, RangeDeletedView, RangeView, ValueView, WrittenView
 from facade.routes import problem
 from facade.routes.openapi_operations import CONDITIONS, IDEMPOTENCY, MODELS, TTL, action_routes, request_routes
-from facade.routes.openapi_ranges import RANGE_PATH, range_routes
+from facade.routes.openapi_ranges import FRESHNESS, RANGE_PATH, range_routes
 
 Json = dict[str, Any]
 
@@ -23,6 +23,9 @@ _RECEIPT = {
     "Doug-Shard": "The shard that owns the key.",
     "Doug-Served-By": "The node that answered.",
     "Doug-Consistency-Used": "The consistency of this answer.",
+    "Doug-Staleness-Ms": "How old the answer can be at most, in milliseconds; absent where it is not proven.",
+    "Doug-Session": "What the client has seen and written by now; sent back, any replica serves it all of that.",
+    "Doug-Role": "What the node was: leader or follower.",
     "Doug-Term": "The node's term.",
     "Doug-Applied-Index": "How far the node had applied its log.",
 }
@@ -35,11 +38,7 @@ _KEY: Json = {
     "description": "UTF-8, percent-encoded, 1 to 1024 bytes once decoded. / and %2F are the same byte.",
     "schema": {"type": "string", "minLength": 1},
 }
-_CONSISTENCY: Json = {"type": "string", "enum": ["linearizable", "eventual"], "default": "linearizable"}
-_PARAMETERS: list[Json] = [
-    {"name": "consistency", "in": "query", "schema": _CONSISTENCY},
-    {"name": "Doug-Consistency", "in": "header", "schema": _CONSISTENCY},
-]
+_PARAMETERS: list[Json] = FRESHNESS
 
 _LOOKS: list[Json] = [
     {

@@ -16,12 +16,37 @@ RANGE_PATH = "/v1/kv"
 
 _TEXT: Json = {"type": "string"}
 _FLAG: Json = {"type": "boolean", "default": False}
-_CONSISTENCY: Json = {"type": "string", "enum": ["linearizable", "eventual"], "default": "linearizable"}
+_CONSISTENCY: Json = {
+    "type": "string",
+    "enum": ["linearizable", "session", "bounded", "eventual"],
+    "default": "linearizable",
+}
+_STALENESS: Json = {"type": "string", "pattern": "^[0-9]{1,8}(ms|s|m|h|d)?$"}
 
 
 def _parameter(name: str, schema: Json, description: str) -> Json:
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
+
+FRESHNESS: list[Json] = [
+    _parameter("consistency", _CONSISTENCY, "How fresh the answer must be"),
+    _parameter(
+        "max_staleness", _STALENESS, "How old a bounded answer may be, as in 2s; with consistency=bounded alone"
+    ),
+    {
+        "name": "Doug-Consistency",
+        "in": "header",
+        "description": "The same as consistency; bounded; max_staleness=2s names both",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "Doug-Session",
+        "in": "header",
+        "description": "What an earlier answer said there",
+        "schema": {"type": "string", "maxLength": 512},
+    },
+]
+"""How fresh an answer must be: every route that reads takes these."""
 
 _RANGE = [
     _parameter("prefix", _TEXT, "The keys that begin with it; not together with start and end"),
@@ -40,8 +65,7 @@ _READ = [
     _parameter("count_only", _FLAG, "Only how many there are; of the whole range without a limit"),
     _parameter("reverse", _FLAG, "From the last key to the first"),
     _parameter("delimiter", _TEXT, "Keys that share what they have up to it, behind the prefix, are one common prefix"),
-    _parameter("consistency", _CONSISTENCY, "How fresh the answer must be"),
-    {"name": "Doug-Consistency", "in": "header", "schema": _CONSISTENCY},
+    *FRESHNESS,
 ]
 _DELETE = [
     _parameter(

@@ -23,7 +23,7 @@ from facade.routes.options import (
     parse_query,
 )
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_acceptable
-from facade.routes.results import problem_of, receipt
+from facade.routes.results import answer_of, problem_of, receipt
 from facade.routes.target import unescape
 
 OPS_PREFIX = b"/v1/ops/"
@@ -65,7 +65,7 @@ class OpsApp(RawApp):
         idempotency_key = parse_idempotency_key(unescape(request.raw_path[len(OPS_PREFIX) :], "idempotency key"))
         key = parse_for(request.query)
         operation = self._router.read_token(key, idempotency_key)
-        result = await operation.future
+        result = await answer_of(operation)
         view: dict[str, object] = {"key": idempotency_key, "state": "unknown", "status": None, "revision": None}
         if result.status == Status.OK:
             try:

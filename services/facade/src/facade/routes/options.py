@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from doug_wire.command import CONTENT_ENCODING_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, KEY_BYTES_MAX, Condition
 from doug_wire.validity import is_printable
-from facade.client.modes import LINEARIZABLE, READ_MODES, ReadMode
+from facade.client.modes import BOUNDED, LINEARIZABLE, READ_MODES, Freshness
 from facade.errors import BadRequestError
 from facade.routes.conditions import Tags, parse_tags, write_condition
 from facade.routes.durations import ttl_ms
@@ -46,6 +46,7 @@ class Headers:
         "if_match",
         "if_none_match",
         "if_unmodified_since",
+        "session",
         "transfer_encoding",
     )
 
@@ -60,6 +61,7 @@ class Headers:
     if_match: bytes | None
     if_none_match: bytes | None
     if_unmodified_since: bytes | None
+    session: bytes | None
     transfer_encoding: bytes | None
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -83,18 +85,22 @@ class Headers:
             setattr(self, slot, value)
 
 
-_SLOTS = {
-    (b"doug-consistency" if slot == "consistency" else slot.replace("_", "-").encode()): slot
-    for slot in Headers.__slots__
-}
+_OURS = frozenset({"consistency", "session"})
+_SLOTS = {(f"doug-{slot}" if slot in _OURS else slot.replace("_", "-")).encode(): slot for slot in Headers.__slots__}
 _LISTS = frozenset({"accept", "if_match", "if_none_match", "content_encoding", "expect", "transfer_encoding"})
+
+
+FRESH = Freshness()
+"""What is not asked for otherwise: a linearizable read."""
+
+STALENESS_MS_MAX = 24 * 3_600_000
 
 
 class RequestOptions(NamedTuple):
     """What a request asks for.
 
     Attributes:
-        mode: How new a read must be.
+        asked: How new a read must be.
         condition: The condition of a write; None for none.
         only_if: If-Match of a read.
         unless: If-None-Match of a read.
@@ -102,9 +108,10 @@ class RequestOptions(NamedTuple):
         idempotency_key: What makes a write happen once; empty for nothing.
         as_json: Whether the JSON view is asked for.
         key: The key, if the query names it (``key64``).
+        session: The session token; None without one.
     """
 
-    mode: ReadMode = LINEARIZABLE
+    asked: Freshness = FRESH
     condition: Condition | None = None
     only_if: Tags | None = None
     unless: Tags | None = None
@@ -112,9 +119,10 @@ class RequestOptions(NamedTuple):
     idempotency_key: str = ""
     as_json: bool = False
     key: bytes | None = None
+    session: bytes | None = None
 
 
-READ_PARAMETERS = frozenset({b"consistency", b"key64"})
+READ_PARAMETERS = frozenset({b"consistency", b"max_staleness", b"key64"})
 WRITE_PARAMETERS = READ_PARAMETERS
 EXPIRING_PARAMETERS = READ_PARAMETERS | {b"ttl"}
 
@@ -142,25 +150,52 @@ def parse_query(query: bytes, known: frozenset[bytes]) -> dict[bytes, bytes]:
     return found
 
 
-def read_mode(named: bytes | None, header: bytes | None) -> ReadMode:
-    """The mode that query and header ask for.
+def freshness_of(named: bytes | None, staleness: bytes | None, header: bytes | None) -> Freshness:
+    """How new an answer must be, by the query and the header Doug-Consistency.
+
+    Args:
+        named: The query's ``consistency``.
+        staleness: The query's ``max_staleness``.
+        header: The header; ``bounded; max_staleness=2s`` names both.
 
     Raises:
-        BadRequestError: It is unknown, or named in two ways.
+        BadRequestError: It is unknown, makes no sense, or is named in two ways.
     """
+    if named is None and staleness is None and header is None:
+        return FRESH
     if header is not None:
-        header = header.strip()
-        if named is not None and named != header:
-            raise BadRequestError("bad_consistency", "Query and header Doug-Consistency name two consistencies.")
-        named = header
-    if named is None:
-        return LINEARIZABLE
-    mode = READ_MODES.get(named)
+        by_header, *parameters = (part.strip() for part in header.split(b";"))
+        named = _one("consistency", named, by_header)
+        for parameter in parameters:
+            name, _, value = parameter.partition(b"=")
+            if name.strip().replace(b"-", b"_") != b"max_staleness":
+                raise BadRequestError("bad_consistency", "Doug-Consistency has no parameter but max_staleness.")
+            staleness = _one("max_staleness", staleness, value.strip())
+    mode = LINEARIZABLE if named is None else READ_MODES.get(named)
     if mode is None:
-        shown = named.decode("utf-8", "backslashreplace")[:64]
+        shown = (named or b"").decode("utf-8", "backslashreplace")[:64]
         known = ", ".join(name.decode() for name in READ_MODES)
         raise BadRequestError("bad_consistency", f"Unknown consistency {shown!r}; known: {known}.")
-    return mode
+    if (mode is BOUNDED) is not (staleness is not None):
+        raise BadRequestError("bad_consistency", "max_staleness goes with bounded, and bounded with max_staleness.")
+    return Freshness(mode, 0 if staleness is None else _staleness_ms(staleness))
+
+
+def _one(what: str, first: bytes | None, second: bytes) -> bytes:
+    if first is not None and first != second:
+        raise BadRequestError("bad_consistency", f"Query and header Doug-Consistency name two of {what}.")
+    return second
+
+
+def _staleness_ms(text: bytes) -> int:
+    try:
+        found = ttl_ms(text, may_keep=False)
+    except BadRequestError:
+        found = 0
+    if not 0 < found <= STALENESS_MS_MAX:
+        shown = text.decode("utf-8", "backslashreplace")[:64]
+        raise BadRequestError("bad_consistency", f"max_staleness {shown!r} is no time as 500ms or 2s of up to a day.")
+    return found
 
 
 def decode64(name: str, text: bytes, code: str) -> bytes:
@@ -231,10 +266,11 @@ def parse_read(query: bytes, headers: Headers) -> RequestOptions:
         BadRequestError: They make no sense.
     """
     if not query and headers.consistency is None and headers.if_none_match is None and headers.if_match is None:
-        return RequestOptions(as_json=wants_json(headers.accept))
+        return RequestOptions(as_json=wants_json(headers.accept), session=headers.session)
     found = parse_query(query, READ_PARAMETERS)
     return RequestOptions(
-        mode=read_mode(found.get(b"consistency"), headers.consistency),
+        asked=freshness_of(found.get(b"consistency"), found.get(b"max_staleness"), headers.consistency),
+        session=headers.session,
         only_if=None if headers.if_match is None else parse_tags("If-Match", headers.if_match, weak=False),
         unless=None if headers.if_none_match is None else parse_tags("If-None-Match", headers.if_none_match, weak=True),
         as_json=wants_json(headers.accept),
@@ -262,9 +298,10 @@ def parse_write(
     found = parse_query(query, parameters) if query else {}
     ttl = found.get(b"ttl")
     # Writes are linearizable whatever is asked for, but what is asked for must make sense.
-    mode = read_mode(found.get(b"consistency"), headers.consistency)
+    asked = freshness_of(found.get(b"consistency"), found.get(b"max_staleness"), headers.consistency)
     return RequestOptions(
-        mode=mode,
+        asked=asked,
+        session=headers.session,
         condition=write_condition(headers.if_match, headers.if_none_match),
         ttl=0 if ttl is None else ttl_ms(ttl, may_keep=may_keep),
         idempotency_key=parse_idempotency_key(headers.idempotency_key),

@@ -20,6 +20,7 @@ DETAILS = {
     "no_leader": "No leader of a shard served the scan in time.",
     "overloaded": "A shard had too many scans under way.",
     "wrong_shard": "Slots are being moved, and the shards together did not own all of them in time.",
+    "not_fresh_enough": "No replica of a shard was as fresh as the scan asks for, and could prove it, in time.",
     "unavailable": "A node that was asked for its keys did not serve them in time.",
 }
 

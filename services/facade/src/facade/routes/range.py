@@ -16,7 +16,7 @@ from doug_wire.scan import DELIMITER_BYTES_MAX, after_prefix
 from facade.client.scan import ScanQuery
 from facade.errors import BadRequestError
 from facade.routes import cursor as cursors
-from facade.routes.options import decode64, parse_query, read_mode
+from facade.routes.options import decode64, freshness_of, parse_query
 
 LIMIT_DEFAULT = 1_000
 LIMIT_MAX = 10_000
@@ -26,7 +26,7 @@ _COUNT_MAX = (1 << 63) - 1
 
 _BOUNDS = ("prefix", "start", "end")
 _RANGE = (*_BOUNDS, *(name + "64" for name in _BOUNDS), "limit", "cursor")
-GET_PARAMETERS = frozenset((*_RANGE, "keys_only", "reverse", "count_only", "delimiter", "consistency"))
+GET_PARAMETERS = frozenset((*_RANGE, "keys_only", "reverse", "count_only", "delimiter", "consistency", "max_staleness"))
 DELETE_PARAMETERS = frozenset((*_RANGE, "dry_run", "all"))
 
 
@@ -75,7 +75,7 @@ def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_ma
         count_only=flag_of(given, "count_only"),
         delimiter=delimiter,
         prefix_bytes=len(prefix) if delimiter else 0,
-        mode=read_mode(given.get("consistency"), consistency),
+        asked=freshness_of(given.get("consistency"), given.get("max_staleness"), consistency),
     )
     scope = cursors.scope_of(
         b"read", cluster_id, start, b"" if end is None else end, b"%d" % asked.reverse, delimiter, prefix

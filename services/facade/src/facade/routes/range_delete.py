@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from doug_wire.command import Command, Opcode
 from facade.client.fanout import Fanout, Part
-from facade.client.modes import LINEARIZABLE
 from facade.client.router import Router
 from facade.client.scan import ScanQuery
 from facade.errors import ProblemError
+from facade.routes.options import FRESH
 from facade.routes.patience import again
 from facade.routes.results import problem_of
 
@@ -87,7 +87,7 @@ class RangeDeletion:
     async def _delete(self, keys: list[bytes]) -> None:
         parts = [Part(place, Command(Opcode.DELETE, key, b"", b"", 0)) for place, key in enumerate(keys)]
         deadline_s = asyncio.get_running_loop().time() + self._timeout_s
-        for outcome in await self._fanout.run(parts, LINEARIZABLE, "", deadline_s):
+        for outcome in await self._fanout.run(parts, FRESH, "", deadline_s):
             result = outcome.result
             failed = (
                 result

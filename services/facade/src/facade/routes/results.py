@@ -15,8 +15,9 @@ import orjson
 from doug_wire.command import Opcode
 from doug_wire.pipe import ResultRecord, Status
 from doug_wire.validity import is_printable
-from facade.client.modes import LINEARIZABLE, ReadMode
-from facade.client.operation import Headers, Operation
+from facade.client.modes import LEADER_KINDS, LINEARIZABLE, ReadMode
+from facade.client.operation import Operation
+from facade.client.receipts import Headers, of_operation
 from facade.errors import BadRequestError, DecidedError, InternalError, Outcome, ProblemError
 from facade.routes.durations import timestamp
 from facade.routes.shapes import entry_view
@@ -48,7 +49,9 @@ def shard_header(shard: int) -> tuple[bytes, bytes]:
 
 def receipt(operation: Operation, result: ResultRecord, mode: ReadMode = LINEARIZABLE) -> Headers:
     """The headers that say who answered, and what else is to be known of the result."""
-    shown: Headers = (shard_header(operation.shard), mode.header, *operation.receipt)
+    if operation.kind in LEADER_KINDS:
+        mode = LINEARIZABLE  # Whatever was asked for: a session that may know more than its token says gets this.
+    shown: Headers = (shard_header(operation.shard), *mode.headers, *of_operation(operation))
     if result.expires_at_ms:
         shown = (*shown, (b"doug-expires-at", timestamp(result.expires_at_ms).encode()))
     return (*shown, REPLAYED) if result.replayed else shown
@@ -108,13 +111,26 @@ def shown_content_type(result: ResultRecord) -> bytes:
     return content_type if content_type and is_printable(content_type) else DEFAULT_CONTENT_TYPE
 
 
+async def answer_of(operation: Operation) -> ResultRecord:
+    """Waits for what a shard says.
+
+    Raises:
+        ProblemError: It said nothing that counts; the problem tells who answered last, if anybody did.
+    """
+    try:
+        return await operation.future
+    except ProblemError as error:
+        error.headers = (*error.headers, *of_operation(operation))
+        raise
+
+
 async def decided(operation: Operation, mode: ReadMode = LINEARIZABLE) -> tuple[ResultRecord, Headers]:
     """Waits for a success; returns it with the headers that go with it.
 
     Raises:
         ProblemError: There was none.
     """
-    result = await operation.future
+    result = await answer_of(operation)
     shown = receipt(operation, result, mode)
     problem = problem_of(result, operation.shard, uncertain=operation.uncertain, shown=shown)
     if problem is not None:

@@ -20,7 +20,7 @@ import orjson
 from doug_wire.scan import PREFIX, ScanRecord
 from facade.client.metrics import RANGE_ROUTE, Metrics
 from facade.client.router import Router
-from facade.client.scan import ScanBrokenError, ScanQuery, bound_behind
+from facade.client.scan import Scan, ScanBrokenError, ScanQuery, bound_behind
 from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
@@ -40,6 +40,7 @@ from facade.routes.range_answer import Answer, Send, while_connected
 from facade.routes.range_delete import RangeDeletion
 from facade.routes.range_lines import LineStream, slices
 from facade.routes.raw import named
+from facade.routes.sessions import read_session, session_header
 from facade.settings import Settings
 
 Scope = Any
@@ -61,13 +62,18 @@ class _Page(NamedTuple):
         items: The entries, encoded.
         prefixes: The common prefixes, encoded.
         bound: Where it goes on; None when nothing is left.
-        revisions: By shard, its revision at the scan's point in its log.
+        scan: What was read; None when nothing had to be.
     """
 
     items: Sequence[bytes]
     prefixes: Sequence[bytes]
     bound: bytes | None
-    revisions: dict[int, int]
+    scan: Scan | None
+
+    @property
+    def revisions(self) -> dict[int, int]:
+        """By shard, its revision at the scan's point in its log."""
+        return {} if self.scan is None else self.scan.revisions
 
 
 class RangeApp:
@@ -101,6 +107,10 @@ class RangeApp:
                 raise BadRequestError("method_not_allowed", "Ranges are read and deleted.", status=405, headers=ALLOW)
             asked = self._understand(scope)
             label = asked.query.mode.name
+            token = Headers(scope["headers"]).session
+            if token is not None:
+                session = await read_session(self._router, token)
+                asked = asked._replace(query=asked.query._replace(session=session))
             await while_connected(self._admitted(asked, scope, answer), receive)
         except ProblemError as error:
             content = problem.document(error)
@@ -142,8 +152,8 @@ class RangeApp:
         query = asked.query
         accept = Headers(scope["headers"]).accept
         if query.count_only and not asked.limit:
-            count, revisions = await self._count(query)
-            await self._tell_count(asked, _Page((), (), None, revisions), count, answer)
+            count, scan = await self._count(query)
+            await self._tell_count(asked, _Page((), (), None, scan), count, answer)
         elif query.count_only:
             page = await self._page(query, min(asked.limit, LIMIT_MAX))
             await self._tell_count(asked, page, len(page.items) + len(page.prefixes), answer)
@@ -156,7 +166,13 @@ class RangeApp:
                 b",".join(page.prefixes),
                 _end(asked, page.bound, page.revisions),
             )
-            await answer.whole(200, [_JSON, _VARY, query.mode.header], content)
+            await answer.whole(200, [_JSON, _VARY, *self._receipt(query, page.scan)], content)
+
+    def _receipt(self, query: ScanQuery, scan: Scan | None) -> tuple[tuple[bytes, bytes], ...]:
+        """The headers that say who answered, and what the client knows from now on."""
+        seen = () if scan is None else scan.seen
+        shown = () if scan is None else scan.receipt
+        return (*query.mode.headers, *shown, *session_header(self._router, query.session, seen))
 
     # Pages and counts.
 
@@ -167,7 +183,7 @@ class RangeApp:
 
     async def _try_page(self, query: ScanQuery, limit: int) -> _Page:
         if query.empty:
-            return _Page((), (), None, {})
+            return _Page((), (), None, None)
         items: list[bytes] = []
         prefixes: list[bytes] = []
         size = 0
@@ -186,44 +202,44 @@ class RangeApp:
                         size += len(encoded) + 1
                         if full or (size > PAGE_BYTES_MAX and last is not None):
                             assert last is not None
-                            return _Page(items, prefixes, bound_behind(last, reverse=query.reverse), scan.revisions)
+                            return _Page(items, prefixes, bound_behind(last, reverse=query.reverse), scan)
                         (prefixes if record.kind == PREFIX else items).append(encoded)
                         last = record
                     await asyncio.sleep(0)
-            return _Page(items, prefixes, None, scan.revisions)
+            return _Page(items, prefixes, None, scan)
 
-    async def _count(self, query: ScanQuery) -> tuple[int, dict[int, int]]:
+    async def _count(self, query: ScanQuery) -> tuple[int, Scan | None]:
         return await again(self._count_timeout_s, lambda: self._try_count(query))
 
-    async def _try_count(self, query: ScanQuery) -> tuple[int, dict[int, int]]:
+    async def _try_count(self, query: ScanQuery) -> tuple[int, Scan | None]:
         if query.empty:
-            return 0, {}
+            return 0, None
         if not query.delimiter:
             async with self._router.scans.open(query._replace(count_only=True)) as scan:
-                return await scan.count(), scan.revisions
+                return await scan.count(), scan
         # Shards may share a common prefix, which counts once.
         async with self._router.scans.open(query._replace(count_only=False, keys_only=True)) as scan:
             count = 0
             async for batch in scan.batches():
                 count += len(batch)
-            return count, scan.revisions
+            return count, scan
 
     async def _tell_count(self, asked: RangeRequest, page: _Page, count: int, answer: Answer) -> None:
         content = b'{"count":%d,"items":[],"prefixes":[],%b' % (count, _end(asked, page.bound, page.revisions))
-        await answer.whole(200, [_JSON, _VARY, asked.query.mode.header], content)
+        await answer.whole(200, [_JSON, _VARY, *self._receipt(asked.query, page.scan)], content)
 
     # Streams.
 
     async def _lines(self, asked: RangeRequest, answer: Answer) -> None:
         stream = LineStream(asked, answer)
         patience = Patience(self._timeout_s)
-        head = (200, [_LINES, _VARY, asked.query.mode.header])
+        head: tuple[int, list[tuple[bytes, bytes]]] = (200, [_LINES, _VARY, *asked.query.mode.headers])
         error: ProblemError | None = None
         while not stream.ended() and error is None:
             try:
                 async with self._router.scans.open(stream.rest()) as scan:
                     stream.begun(scan.revisions)
-                    await answer.begin(*head)
+                    await answer.begin(200, [_LINES, _VARY, *self._receipt(asked.query, scan)])
                     async for batch in scan.batches():
                         await stream.send(batch)
                         patience.progress()
@@ -247,7 +263,8 @@ class RangeApp:
 
     async def _delete(self, asked: RangeRequest, answer: Answer) -> None:
         if asked.dry_run and not asked.limit:
-            found, revisions = await self._count(asked.query)
+            found, scan = await self._count(asked.query)
+            revisions = {} if scan is None else scan.revisions
             bound: bytes | None = None
         else:
             limit = asked.limit or DELETE_LIMIT_DEFAULT

@@ -30,13 +30,14 @@ from facade.routes import body as bodies
 from facade.routes.options import Headers, parse_write
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_acceptable, check_length, check_media_type
 from facade.routes.results import decided, item_view
+from facade.routes.sessions import begin_session
 from facade.routes.shapes import key_view, parse_compare, parse_operation
 from facade.settings import Settings
 
 BODY_BYTES_MAX = 2 * PAYLOAD_BYTES_MAX
 """As JSON, in base64."""
 
-PARAMETERS = frozenset({b"consistency"})
+PARAMETERS = frozenset({b"consistency", b"max_staleness"})
 _LISTS = ("compare", "success", "failure")
 
 T = TypeVar("T")
@@ -91,7 +92,8 @@ class TxnApp(RawApp):
         options = parse_write(request.query, headers, PARAMETERS)
         if options.condition is not None:
             raise BadRequestError("bad_condition", "A transaction compares; it has no If-Match or If-None-Match.")
-        request.label = options.mode.name
+        request.label = options.asked.mode.name
+        session = await begin_session(self._router, options)
         check_media_type(headers.content_type, (JSON_TYPE,))
         check_acceptable(headers.accept, JSON_TYPE)
         announced = check_length(headers.content_length, headers.transfer_encoding)
@@ -111,6 +113,7 @@ class TxnApp(RawApp):
             detail = f"The keys and values of the transaction take more than {PAYLOAD_BYTES_MAX} bytes."
             raise BadRequestError("body_too_large", detail, status=413)
         operation = self._router.write(Opcode.TXN, keys[0], value=payload, idempotency_key=options.idempotency_key)
+        operation.session = session
         result, shown = await decided(operation)
         try:
             found = decode_txn_result(result.value)

@@ -33,6 +33,7 @@ from raft_node.rpc.shard import Shard
 from raft_node.runtime.clocks import LeaseClock
 from raft_node.runtime.divergence import StateMarks
 from raft_node.runtime.driver import Driver
+from raft_node.runtime.freshness import Freshness
 from raft_node.runtime.log_store import LogStore, to_raft
 from raft_node.runtime.maintenance import Maintenance
 from raft_node.runtime.prefetch import Prefetcher
@@ -143,6 +144,8 @@ def build(
     limits = ScanLimits(settings.scans_max, settings.scan_hold_ms / 1000, settings.scan_idle_ms / 1000)
     reader = Reader(engine, context.fail, lambda: driver.machine.visibility, limits)
     stack.callback(reader.close)
+    freshness = Freshness(driver, lambda: driver.reads.proven_s)
+    stack.callback(freshness.stop)
     watches = Watches(
         engine,
         lambda: driver.machine,
@@ -168,7 +171,7 @@ def build(
             timeline.record,
         ),
         upkeep=Upkeep(driver, engine, Limits(settings.idempotency_kept_ms * 1000, settings.idempotency_keys_max)),
-        shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers, watches),
+        shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers, watches, freshness, settings.zone),
     )
     _connect(context, parts, reports, wires)
     return parts
@@ -190,7 +193,8 @@ def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) ->
     wires.slow_append.lead_to(reports.slow_disk)
     wires.log_compacted.lead_to(reports.log_compacted)
     wires.flushed.lead_to(snapshots.flushed)
-    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke, parts.shard.watches.poke)
+    shard = parts.shard
+    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke, shard.watches.poke, shard.freshness.applied)
     wires.snapshots_wanted.lead_to(snapshots.wanted)
     wires.core_event.lead_to(parts.members.heard)
     parts.peers.connect(parts.book.find, driver.receive, driver.peer_unreachable)

@@ -41,7 +41,7 @@ def read_state(
         term=core.term,
         commit_index=core.commit_index,
         leader_commit_index=max(core.leader_commit_index, core.commit_index),
-        lease_held=shard.driver.lease_held,
+        lease_held=shard.driver.reads.lease_held,
         applied_index=shard.driver.applied_index,
         last_log_index=core.last_index,
         first_log_index=log.first_index,

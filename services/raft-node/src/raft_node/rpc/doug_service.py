@@ -50,6 +50,7 @@ _CODES = {
     Status.UNKNOWN: grpc.StatusCode.DEADLINE_EXCEEDED,
     Status.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     Status.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Status.NOT_FRESH: grpc.StatusCode.UNAVAILABLE,
     Status.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Status.PRECONDITION_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
     Status.NOT_A_NUMBER: grpc.StatusCode.FAILED_PRECONDITION,
@@ -133,14 +134,15 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._confirm(shard, context, forward=request.forward)
             if trace is not None:
                 trace.finish()
-        elif not shard.serves_local_reads:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+        else:
+            await self._wait_until_fresh(shard, request, context)
         linearizable = request.consistency != pb.CONSISTENCY_EVENTUAL
+        proven_s = shard.freshness.proven_s
         found = await self._look_up(shard, request.key, request.epoch, context)
         if linearizable and has_run_out(shard.driver, found):
             await self._await_clock(shard, context)
             found = await self._look_up(shard, request.key, request.epoch, context)
-        return self._get_response(shard, found)
+        return self._get_response(shard.receipt(proven_s), found)
 
     async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:  # noqa: N802
         """Writes a key."""
@@ -270,8 +272,8 @@ class DougService(doug_pb2_grpc.DougServicer):
         if request.consistency != pb.CONSISTENCY_EVENTUAL:
             await self._confirm(shard, context, forward=request.forward)
             await self._move_clock(shard, context)
-        elif not shard.serves_local_reads:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+        else:
+            await self._wait_until_fresh(shard, request, context)
         if not shard.driver.machine.created:
             await self._refuse(shard, Status.UNAVAILABLE, context)
         try:
@@ -410,6 +412,23 @@ class DougService(doug_pb2_grpc.DougServicer):
         if not await confirmed:
             await self._refuse(shard, Status.NOT_LEADER, context)
 
+    async def _wait_until_fresh(self, shard: Shard, request: pb.GetRequest | pb.ScanRequest, context: Context) -> None:
+        """Returns once this replica may serve a local read, and contains what it asks for."""
+        if not shard.serves_local_reads:
+            await self._refuse(shard, Status.UNAVAILABLE, context)
+        asked = (request.min_index, request.max_staleness_ms / 1000)
+        if shard.freshness.serves(*asked):
+            return
+        fresh: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def settle(ok: bool) -> None:
+            if not fresh.done():
+                fresh.set_result(ok)
+
+        shard.freshness.wait(*asked, settle)
+        if not await fresh or not shard.serves_local_reads:
+            await self._refuse(shard, Status.NOT_FRESH, context)
+
     async def _admit(self, context: Context) -> Shard:
         if self._shard is None:
             await context.abort(
@@ -444,15 +463,15 @@ class DougService(doug_pb2_grpc.DougServicer):
             metadata = (*metadata, ("doug-replayed", "true"))
         await context.abort(_CODES[status], details, metadata)
 
-    def _get_response(self, shard: Shard, found: StoredValue | None) -> pb.GetResponse:
+    def _get_response(self, receipt: pb.Receipt, found: StoredValue | None) -> pb.GetResponse:
         if found is None:
-            return pb.GetResponse(found=False, receipt=shard.receipt())
+            return pb.GetResponse(found=False, receipt=receipt)
         return pb.GetResponse(
             found=True,
             value=found.value,
             content_type=found.content_type.decode("ascii"),
             revision=found.revision,
-            receipt=shard.receipt(),
+            receipt=receipt,
             content_encoding=found.content_encoding.decode("ascii"),
             expires_at_ms=found.expires_at_ms,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from itertools import islice
+from math import inf
 from typing import Any, Protocol
 
 import grpc
@@ -35,7 +36,8 @@ _RESULT_BYTES_WAITING_MAX = 16 << 20
 _HOP_READS_MAX = 256
 """So many reads go on together, that the event loop does not answer too many at once."""
 
-_Waiting = tuple[ReadRecord, BlockNeeded]
+_Waiting = tuple[ReadRecord, BlockNeeded, float]
+"""A read, what it needs, and the stamp of the proof that there was when it was looked up."""
 
 
 class RecordObserver(Protocol):
@@ -80,6 +82,7 @@ class PipeSession:
         self._context = context
         self._results: deque[bytes] = deque()
         self._result_bytes = 0
+        self._proven_s = inf  # The stamp of the oldest proof among the local reads that wait to be sent.
         self._closed = False
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
@@ -143,8 +146,32 @@ class PipeSession:
             else:
                 for record in records:
                     self.resolve(record.id, Status.UNAVAILABLE, 0)
+        elif batch.kind == pb.BATCH_KIND_READ_FRESH:
+            self._take_fresh_reads(batch)
         else:
             raise PipeError(f"unknown kind of batch {batch.kind}")
+
+    def _take_fresh_reads(self, batch: pb.Batch) -> None:
+        """Answers reads that say what they must see, each as soon as that is applied and proven here."""
+        ready = []
+        for record in self._take_reads(batch):
+            if not self._shard.serves_local_reads:
+                self.resolve(record.id, Status.UNAVAILABLE, 0)
+            elif self._shard.freshness.serves(record.min_index, record.bound_ms / 1000):
+                ready.append(record)
+            else:
+                self._wait_for(record)
+        if ready:
+            self._serve(ready, confirmed=True, linearizable=False)
+
+    def _wait_for(self, record: ReadRecord) -> None:
+        def settle(fresh: bool) -> None:
+            if fresh and self._shard.serves_local_reads:
+                self._serve([record], confirmed=True, linearizable=False)
+            else:
+                self.resolve(record.id, Status.NOT_FRESH, 0)
+
+        self._shard.freshness.wait(record.min_index, record.bound_ms / 1000, settle)
 
     def _take_writes(self, batch: pb.Batch) -> None:
         machine = self._shard.driver.machine
@@ -199,11 +226,13 @@ class PipeSession:
         while records and self._drained.is_set():
             record = records.popleft()
             found = self._look_up(record)
+            proven_s = inf if linearizable else self._shard.freshness.proven_s
             if isinstance(found, BlockNeeded):
-                waiting.append((record, found))
+                waiting.append((record, found, proven_s))
             elif linearizable and has_run_out(self._shard.driver, found):
                 self._answer_by_clock(record)
             else:
+                self._proven_s = min(self._proven_s, proven_s)
                 self._answer(record, found)
         # Those of one block lie together, and share it.
         waiting.sort(key=lambda each: each[1].place)
@@ -225,7 +254,7 @@ class PipeSession:
         while records or waiting:
             if not self._drained.is_set():
                 # Begun anew when the client has taken its answers: until then nothing holds on to old tables.
-                records.extendleft(record for record, _ in waiting)
+                records.extendleft(record for record, _, _ in waiting)
                 waiting.clear()
                 await self._drained.wait()
             waiting.extend(self._answer_now(records, linearizable))
@@ -234,12 +263,15 @@ class PipeSession:
 
     async def _answer_first(self, waiting: deque[_Waiting], linearizable: bool) -> None:
         """Goes on with the first of some reads; those that need yet another block are put behind the others."""
-        needed = [block for _, block in islice(waiting, _HOP_READS_MAX)]
+        needed = [block for _, block, _ in islice(waiting, _HOP_READS_MAX)]
         for found in await self._shard.reader.load_first(needed):
-            record, _ = waiting.popleft()
+            record, _, proven_s = waiting.popleft()
             if isinstance(found, BlockNeeded):
-                waiting.append((record, found))
-            elif isinstance(found, UnavailableError):
+                waiting.append((record, found, proven_s))
+                continue
+            # What was looked up then does not get fresher by a later proof.
+            self._proven_s = min(self._proven_s, proven_s)
+            if isinstance(found, UnavailableError):
                 self._answer(record, Status.UNAVAILABLE)
             elif linearizable and has_run_out(self._shard.driver, found):
                 self._answer_by_clock(record)
@@ -251,8 +283,8 @@ class PipeSession:
         driver, reader = self._shard.driver, self._shard.reader
         if not driver.machine.owns(slot_of(record.key), record.epoch):
             return Status.WRONG_SHARD
-        if record.min_index and record.min_index > driver.applied_index:
-            return Status.UNAVAILABLE
+        if record.min_index > driver.applied_index:
+            return Status.NOT_FRESH
         try:
             found = reader.get_token(record.key, record.token) if record.token else reader.get(record.key)
         except UnavailableError:
@@ -305,9 +337,11 @@ class PipeSession:
             size += len(results[0])
             taken.append(results.popleft())
         self._result_bytes -= size
+        receipt = self._shard.receipt() if self._proven_s == inf else self._shard.receipt(self._proven_s)
         if not results:
             self._filled.clear()
-        message = pb.BatchResult(results=b"".join(taken), receipt=self._shard.receipt())
+            self._proven_s = inf
+        message = pb.BatchResult(results=b"".join(taken), receipt=receipt)
         if not self._shard.is_leader:
             message.leader_id, message.leader_address = self._shard.leader()
         return message

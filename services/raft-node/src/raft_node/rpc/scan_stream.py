@@ -115,7 +115,7 @@ def _first(shard: Shard, scan: Scan) -> pb.ScanPage:
         pb.SlotRange(**{"from": first, "to": last, "shard": shard.number, "epoch": epoch})
         for first, last, epoch in slot_ranges(scan.cut.epochs)
     ]
-    return pb.ScanPage(receipt=shard.receipt(), revision=scan.cut.revision, slots=slots)
+    return pb.ScanPage(receipt=shard.receipt(shard.freshness.proven_s), revision=scan.cut.revision, slots=slots)
 
 
 def _page(step: Step, count: int, *, messages: bool) -> pb.ScanPage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil, inf
 from typing import NamedTuple
 
 from doug.v1 import doug_pb2 as pb
@@ -11,6 +12,7 @@ from raft_node.kv.keyspace import StoredValue
 from raft_node.raft.types import Role
 from raft_node.rpc.peers import Peers
 from raft_node.runtime.driver import Driver
+from raft_node.runtime.freshness import Freshness
 from raft_node.runtime.reader import Reader
 from raft_node.runtime.watches import Watches
 
@@ -26,7 +28,15 @@ class Shard:
     """One running replica."""
 
     def __init__(
-        self, node_id: str, number: int, driver: Driver, reader: Reader, peers: Peers, watches: Watches
+        self,
+        node_id: str,
+        number: int,
+        driver: Driver,
+        reader: Reader,
+        peers: Peers,
+        watches: Watches,
+        freshness: Freshness,
+        zone: str = "",
     ) -> None:
         """Ties the parts together.
 
@@ -37,6 +47,8 @@ class Shard:
             reader: Where values are looked up.
             peers: Who knows the leader's Doug address.
             watches: The watches that are open.
+            freshness: Who knows how old the state can be.
+            zone: Where this node runs; empty when nobody said.
         """
         self.node_id = node_id
         self.number = number
@@ -44,6 +56,8 @@ class Shard:
         self.reader = reader
         self.peers = peers
         self.watches = watches
+        self.freshness = freshness
+        self.zone = zone
         self.is_known_member: Callable[[], bool] = lambda: True
 
     @property
@@ -71,16 +85,24 @@ class Shard:
             return Leader("", "")
         return Leader(leader.name, self.peers.client_addresses.get(leader.name, ""))
 
-    def receipt(self) -> pb.Receipt:
-        """Who answers, and how far it has applied."""
+    def receipt(self, proven_s: float = -inf) -> pb.Receipt:
+        """Who answers, and how far it has applied.
+
+        Args:
+            proven_s: The stamp of what proves how old the answer can be; minus infinity when nothing does.
+        """
         node = self.driver.node
-        return pb.Receipt(
+        receipt = pb.Receipt(
             node_id=self.node_id,
             shard=self.number,
             term=node.term,
             applied_index=self.driver.applied_index,
             role=node.role.value,
+            zone=self.zone,
         )
+        if proven_s > -inf:
+            receipt.staleness_ms = ceil(1000 * max(0.0, self.freshness.age_s(proven_s)))
+        return receipt
 
 
 def has_run_out(driver: Driver, found: StoredValue | Status | None) -> bool:

@@ -7,6 +7,13 @@ from __future__ import annotations
 
 import time
 
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def boot_s() -> float:
+    """Seconds by the clock that nobody can set and that goes on while the machine is suspended, where there is one."""
+    return time.clock_gettime(_BOOT_CLOCK)
+
 
 class WallClock:
     """The leader's clock for log timestamps: the wall clock at its election, moved on by the monotonic clock."""
@@ -35,7 +42,7 @@ class LeaseClock:
     def __init__(self, tick_ms: int) -> None:
         """Counts in ticks of this length."""
         self._tick_ns = tick_ms * 1_000_000
-        self._clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+        self._clock = _BOOT_CLOCK
 
     def now(self) -> float:
         """What it shows."""

@@ -119,7 +119,7 @@ class Driver:
         self._waiting = WaitingWrites(metrics, lambda: engine.stalled, disk_full, taken_when_full)
         self._held: Sequence[Entry] = ()
         self._loading = False
-        self._reads = PendingReads(node, metrics, self._loop.time, lease_clock)
+        self.reads = PendingReads(node, metrics, self._loop.time, lease_clock)
         self._ticks = Ticks(node, tick_ms / 1000, metrics, self._guarded, self._turn)
         self._turn_scheduled = self._stopped = False
         self._stalls = Stalls(self._loop.time, on_event)
@@ -143,7 +143,7 @@ class Driver:
         self._hand_overs.fail("the node stops")
         for submission in self._waiting.pop():
             submission.sink.resolve(submission.record_id, Status.NOT_LEADER, 0)
-        self._reads.stop()
+        self.reads.stop()
 
     def receive(self, message: Message) -> None:
         """Takes a message that the transport has decoded."""
@@ -216,10 +216,10 @@ class Driver:
             forward: Whether a node that follows asks its leader, instead of refusing.
         """
         takes = self._takes_requests() or (forward and not self._stopped and self.node.leader is not None)
-        if not takes or len(self._reads) >= READS_WAITING_MAX:
+        if not takes or len(self.reads) >= READS_WAITING_MAX:
             callback(False)
             return
-        self._reads.add(callback, forward=forward)
+        self.reads.add(callback, forward=forward)
         self.wake()
 
     @property
@@ -265,7 +265,7 @@ class Driver:
         expired = self.pending.expire(now_s)
         if expired:
             self._metrics.proposals_failed.labels(self._metrics.shard, "timeout").inc(expired)
-        self._reads.expire(now_s - self._proposal_timeout_s)
+        self.reads.expire(now_s - self._proposal_timeout_s)
         if self.node.role is Role.LEADER and self._log.write_age_s > HUNG_WRITE_S:
             self.node.resign("the disk hangs")
             self.wake()
@@ -323,11 +323,6 @@ class Driver:
         return self._restoring_from is not None
 
     @property
-    def lease_held(self) -> bool:
-        """Whether linearizable reads need no round at this moment."""
-        return self._reads.lease_held
-
-    @property
     def present_stall_s(self) -> float:
         """For how long applying has waited for flushes and compactions by now; 0 when it does not."""
         return self._stalls.present_s
@@ -365,8 +360,8 @@ class Driver:
             self._apply(held)
         if self._waiting and not self.holding:
             self._propose()
-        if self._reads.waiting and (self.node.role is Role.LEADER or not self.holding):
-            self._reads.ask()
+        if self.reads.waiting and (self.node.role is Role.LEADER or not self.holding):
+            self.reads.ask()
         ready = self.node.ready(self._may_write)
         while ready is not None:
             self._handle(ready)
@@ -376,7 +371,7 @@ class Driver:
                 self.wake()
                 break
             ready = self.node.ready(self._may_write)
-        self._reads.serve(self.applied_index)
+        self.reads.serve(self.applied_index)
         self._hand_overs.conclude()
         self._note_stall()
         self._ticks.set_timer()
@@ -420,7 +415,7 @@ class Driver:
             else:
                 self._apply(ready.committed)
         # Deposed while it hands over, its reads wait with the others until it can be said who leads.
-        self._reads.take(ready, keep=self.holding)
+        self.reads.take(ready, keep=self.holding)
         if ready.snapshots_wanted:
             self._on_snapshots_wanted(ready.snapshots_wanted)
 

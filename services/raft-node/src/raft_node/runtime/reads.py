@@ -8,12 +8,14 @@ Invariants:
    is confirmed and waits until its index is applied.
 2. The clock of a lease is read after the reads came in, and immediately before the core judges it.
 3. A read that was not meant to be forwarded is confirmed by this node's own leadership or not at all.
+4. The stamp of a proof is taken before the core is asked, so before the round begins whose index was applied.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import NamedTuple
 
 from raft_node.errors import NotLeaderError, OverloadedError
@@ -21,20 +23,35 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Ready
 from raft_node.raft.types import Role
+from raft_node.runtime.clocks import boot_s
 
 ReadCallback = Callable[[bool], None]
 """Called with True once a read may be served, with False when it must be asked for again elsewhere."""
 
 
 class _Asked(NamedTuple):
-    """The reads that a context stands for, and when the core was asked."""
+    """The reads that a context stands for, when the core was asked, and the stamp of the proof that they bring."""
 
     callbacks: list[ReadCallback]
     asked_s: float
+    stamp_s: float
+
+
+class _Confirmed(NamedTuple):
+    """Confirmed reads that wait until their index is applied; in the order of these."""
+
+    read_index: int
+    context: int
+    callbacks: list[ReadCallback]
+    stamp_s: float
 
 
 class PendingReads:
-    """The linearizable reads of one node."""
+    """The linearizable reads of one node.
+
+    Attributes:
+        proven_s: Everything that was acknowledged before this time is applied here, by the clock of the proofs.
+    """
 
     def __init__(
         self,
@@ -42,6 +59,7 @@ class PendingReads:
         metrics: Metrics,
         now_s: Callable[[], float],
         lease_clock: Callable[[], float] | None,
+        proof_clock: Callable[[], float] = boot_s,
     ) -> None:
         """Starts without reads.
 
@@ -50,7 +68,10 @@ class PendingReads:
             metrics: What is counted.
             now_s: The loop's clock, for reads that wait too long.
             lease_clock: The clock that leases are judged by, in ticks; None without leases.
+            proof_clock: The clock of ``proven_s``.
         """
+        self._proof_clock = proof_clock
+        self.proven_s = -inf
         self._node = node
         self._metrics = metrics
         self._now_s = now_s
@@ -58,7 +79,7 @@ class PendingReads:
         self._waiting: list[ReadCallback] = []
         self._forwardable: list[ReadCallback] = []
         self._asked: dict[int, _Asked] = {}
-        self._confirmed: list[tuple[int, int, list[ReadCallback]]] = []
+        self._confirmed: list[_Confirmed] = []
         self._next_context = 1
         self._count = 0
 
@@ -82,6 +103,7 @@ class PendingReads:
             return
         context = self._next_context
         self._next_context += 1
+        stamp_s = self._proof_clock()
         try:
             if self._lease_clock is None:
                 self._node.read_index(context)
@@ -91,7 +113,7 @@ class PendingReads:
             self._metrics.read_index_failed.inc()
             self._answer(callbacks, confirmed=False)
             return
-        self._asked[context] = _Asked(callbacks, self._now_s())
+        self._asked[context] = _Asked(callbacks, self._now_s(), stamp_s)
 
     def take(self, ready: Ready, *, keep: bool) -> None:
         """Notes which reads were confirmed, and lets go of those that were dropped; with ``keep`` they wait anew."""
@@ -101,7 +123,8 @@ class PendingReads:
             if asked is not None:
                 self._metrics.read_index_confirmed.inc()
                 self._metrics.read_index_duration.observe(self._now_s() - asked.asked_s)
-                heapq.heappush(self._confirmed, (state.read_index, state.context, asked.callbacks))
+                confirmed = _Confirmed(state.read_index, state.context, asked.callbacks, asked.stamp_s)
+                heapq.heappush(self._confirmed, confirmed)
         if keep:
             for context in ready.reads_dropped:
                 asked = self._asked.pop(context, None)
@@ -112,8 +135,10 @@ class PendingReads:
     def serve(self, applied_index: int) -> None:
         """Answers the confirmed reads whose index is applied."""
         # A heap: reads of the leader that this node was may be confirmed at a greater index than the next leader's.
-        while self._confirmed and self._confirmed[0][0] <= applied_index:
-            self._answer(heapq.heappop(self._confirmed)[2], confirmed=True)
+        while self._confirmed and self._confirmed[0].read_index <= applied_index:
+            confirmed = heapq.heappop(self._confirmed)
+            self.proven_s = max(self.proven_s, confirmed.stamp_s)
+            self._answer(confirmed.callbacks, confirmed=True)
 
     def expire(self, asked_before_s: float) -> None:
         """Gives up what was asked for before a time, as the loop's clock tells it."""
@@ -125,7 +150,7 @@ class PendingReads:
         waiting, self._waiting, self._forwardable = self._waiting + self._forwardable, [], []
         self._answer(waiting, confirmed=False)
         while self._confirmed:
-            self._answer(heapq.heappop(self._confirmed)[2], confirmed=False)
+            self._answer(heapq.heappop(self._confirmed).callbacks, confirmed=False)
 
     @property
     def lease_held(self) -> bool:

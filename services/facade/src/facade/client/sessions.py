@@ -1,0 +1,208 @@
+"""Session tokens: what a client has seen and written, as one opaque word that it carries from answer to request.
+
+A token says up to which entry of each shard's log its client knows the data. Any facade reads it, and any replica that
+has applied as much may serve its client. It belongs to one cluster, and a restored cluster is another one; and it
+names the epoch of the partition map that it was made by, so that a facade with an older map loads a newer one before it
+looks for the key: else it would ask a shard that does not own the key any more. Layout (docs/formats.md, Session
+token), in base64url without padding; integers are varints (LEB128) where nothing else is said::
+
+    u8 version (1) | u8 flags | 8 bytes of the cluster | u32 CRC32C, little-endian, of all but this field
+    | map epoch | shard, index | shard, index | ...        the shard that was used last stands last
+
+    flag 1  partial: some shards are left out
+
+A token has ``TOKEN_BYTES_MAX`` at most. When there are too many shards, those that were used longest ago are left out
+and the token is partial: a session read of a shard that a partial token does not name is linearizable, which is never
+older than what was left out.
+
+Must not know HTTP or nodes. Invariants:
+    1. A token never promises less than one that it was made from.
+    2. What is no token of this cluster is refused, never ignored.
+
+Source: DESIGN 7.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from facade.errors import BadRequestError
+
+TOKEN_BYTES_MAX = 512
+VERSION = 1
+
+_RAW_BYTES_MAX = TOKEN_BYTES_MAX * 3 // 4
+_PARTIAL = 1
+_TAG_BYTES = 8
+_CRC_AT = 2 + _TAG_BYTES
+_BODY_AT = _CRC_AT + 4
+_VARINT_BYTES_MAX = 10
+_U64_MAX = (1 << 64) - 1
+
+
+class Seen(NamedTuple):
+    """What an answer has shown of a shard.
+
+    Attributes:
+        shard: The shard.
+        entry: Everything up to this entry of its log, at least.
+        strong: Whether that includes all that was acknowledged before: it was a write or a linearizable read.
+    """
+
+    shard: int
+    entry: int
+    strong: bool
+
+
+class Session(NamedTuple):
+    """What a token says.
+
+    Attributes:
+        epoch: The newest map that it was made by.
+        indexes: By shard, up to which entry its log is known; the shard that was used last is the last one.
+        partial: Whether other shards may be known too.
+    """
+
+    epoch: int
+    indexes: Mapping[int, int]
+    partial: bool = False
+
+    def demand(self, shard: int) -> int | None:
+        """Up to which entry a shard's replica must have applied its log; None if only a linearizable read will do."""
+        known = self.indexes.get(shard)
+        if known is None:
+            return None if self.partial else 0
+        return known
+
+
+def _put_varint(out: bytearray, number: int) -> None:
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+
+
+def _varints(data: bytes) -> list[int]:
+    found, number, shift = [], 0, 0
+    for byte in data:
+        number |= (byte & 0x7F) << shift
+        if byte & 0x80:
+            shift += 7
+            if shift >= 7 * _VARINT_BYTES_MAX:
+                raise _malformed()
+            continue
+        if number > _U64_MAX or (not byte and shift):
+            raise _malformed()
+        found.append(number)
+        number = shift = 0
+    if shift:
+        raise _malformed()
+    return found
+
+
+def _malformed() -> BadRequestError:
+    return BadRequestError("bad_session", "Doug-Session is no session token.")
+
+
+class Sessions:
+    """Makes and reads the tokens of the cluster that this facade serves.
+
+    Attributes:
+        epoch: The epoch of the map that this facade goes by; 0 before it was loaded.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self._tag = b""
+        self._issued: dict[int, tuple[int, int, bytes]] = {}
+
+    def know(self, cluster_id: bytes, epoch: int) -> None:
+        """The map was loaded."""
+        tag = hashlib.sha256(cluster_id).digest()[:_TAG_BYTES]
+        if (tag, epoch) != (self._tag, self.epoch):
+            self._tag, self.epoch = tag, epoch
+            self._issued.clear()
+
+    def issue(self, shard: int, index: int) -> bytes:
+        """The token of a client of whom nothing else is known; empty before the map was loaded."""
+        if not self._tag:
+            return b""
+        known = self._issued.get(shard)
+        if known is not None and known[:2] == (index, self.epoch):
+            return known[2]
+        token = self._encode(Session(self.epoch, {shard: index}))
+        self._issued[shard] = (index, self.epoch, token)
+        return token
+
+    def add(self, session: Session | None, seen: Iterable[Seen]) -> bytes:
+        """The token behind an answer: what was known before, and what the answer has shown.
+
+        Args:
+            session: What the request's token said; None without one.
+            seen: What was shown, of each shard that took part.
+        """
+        if not self._tag:
+            return b""
+        before = Session(self.epoch, {}) if session is None else session
+        indexes = dict(before.indexes)
+        for shard, index, strong in seen:
+            known = indexes.pop(shard, None)
+            if known is None and before.partial and not strong:
+                # More of this shard may have been seen than this answer shows.
+                continue
+            indexes[shard] = index if known is None else max(known, index)
+        return self._encode(Session(max(before.epoch, self.epoch), indexes, before.partial))
+
+    def read(self, text: bytes) -> Session:
+        """What a token says.
+
+        Raises:
+            BadRequestError: It is no token, or one of another cluster (``foreign_session``).
+        """
+        if len(text) > TOKEN_BYTES_MAX:
+            raise _malformed()
+        try:
+            raw = base64.b64decode(text + b"=" * (-len(text) % 4), b"-_", validate=True)
+        except binascii.Error:
+            raise _malformed() from None
+        if len(raw) <= _BODY_AT or raw[0] != VERSION or raw[1] & ~_PARTIAL:
+            raise _malformed()
+        if int.from_bytes(raw[_CRC_AT:_BODY_AT], "little") != crc32c(raw[_BODY_AT:], crc32c(raw[:_CRC_AT])):
+            raise _malformed()
+        if raw[2:_CRC_AT] != self._tag:
+            raise BadRequestError(
+                "foreign_session",
+                "The session is of another cluster, or from before this one was restored; begin a new one.",
+                status=409,
+            )
+        epoch, *pairs = _varints(raw[_BODY_AT:])
+        indexes = dict(zip(pairs[::2], pairs[1::2], strict=False))
+        if len(pairs) != 2 * len(indexes):
+            raise _malformed()
+        return Session(epoch, indexes, bool(raw[1] & _PARTIAL))
+
+    def _encode(self, session: Session) -> bytes:
+        epoch = bytearray()
+        _put_varint(epoch, session.epoch)
+        room = _RAW_BYTES_MAX - _BODY_AT - len(epoch)
+        kept: list[bytearray] = []
+        partial = session.partial
+        for shard, index in reversed(list(session.indexes.items())):
+            pair = bytearray()
+            _put_varint(pair, shard)
+            _put_varint(pair, index)
+            if len(pair) > room:
+                partial = True
+                break
+            room -= len(pair)
+            kept.append(pair)
+        head = bytes((VERSION, _PARTIAL if partial else 0)) + self._tag
+        body = bytes(epoch) + b"".join(reversed(kept))
+        raw = head + crc32c(body, crc32c(head)).to_bytes(4, "little") + body
+        return base64.urlsafe_b64encode(raw).rstrip(b"=")

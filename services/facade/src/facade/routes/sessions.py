@@ -1,0 +1,54 @@
+"""The session of a request: its token, read, and a map that is as new as the one that the token was made by.
+
+Must not know what the request does. Invariant: a token that cannot be kept is refused before anything is done.
+
+Source: DESIGN 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from facade.client.fanout import Outcome
+from facade.client.receipts import SESSION, Headers
+from facade.client.router import Router
+from facade.client.sessions import Seen, Session
+from facade.routes.options import RequestOptions
+
+
+async def begin_session(router: Router, options: RequestOptions) -> Session | None:
+    """What a request's token says; None without one.
+
+    Raises:
+        BadRequestError: It is no token, or one of another cluster.
+        NotAppliedError: The map is not loaded, or older than the token and cannot be loaded in time.
+    """
+    return None if options.session is None else await read_session(router, options.session)
+
+
+async def read_session(router: Router, token: bytes) -> Session:
+    """What a token says; raises as ``begin_session``."""
+    router.directory.check_loaded()
+    session = router.directory.sessions.read(token)
+    await router.catch_up(session)
+    return session
+
+
+def session_header(router: Router, session: Session | None, seen: Sequence[Seen]) -> Headers:
+    """The token behind an answer that several shards gave."""
+    token = router.directory.sessions.add(session, seen)
+    return ((SESSION, token),) if token else ()
+
+
+def seen_by(outcomes: Sequence[Outcome]) -> list[Seen]:
+    """What the outcomes of a batch have shown, once for each shard and kind."""
+    newest: dict[tuple[int, bool], Seen] = {}
+    for outcome in outcomes:
+        seen = outcome.seen
+        if seen is None:
+            continue
+        place = (seen.shard, seen.strong)
+        if place not in newest or newest[place].entry < seen.entry:
+            newest[place] = seen
+    # The strong ones first: they make up for what a partial token leaves out.
+    return sorted(newest.values(), key=lambda each: not each.strong)

@@ -1,0 +1,203 @@
+"""Sessions and bounded reads through a facade, over fake nodes of which some are behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+MakeFacade = Callable[..., Awaitable[Any]]
+SESSION = {"doug-consistency": "session"}
+BOUNDED = {"consistency": "bounded", "max_staleness": "2s"}
+
+both = pytest.mark.parametrize("make_facade", ["asgi", "sockets"], indirect=True)
+
+
+def nodes_of(facade: Any, shard: int = 0) -> list[Any]:
+    return list(facade.cluster.shards[shard].nodes)
+
+
+@both
+async def test_a_session_reads_what_it_wrote_from_whoever_has_it(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=3)
+    leader, behind, fresh = nodes_of(facade)
+    leader.log_index, fresh.log_index, behind.log_index = 20, 20, 5
+    token = (await facade.http.put("/v1/kv/k", content=b"v")).headers["doug-session"]
+    for _ in range(12):
+        answer = await facade.http.get("/v1/kv/k", headers={**SESSION, "doug-session": token})
+        assert (answer.status_code, answer.content) == (200, b"v")
+        assert answer.headers["doug-consistency-used"] == "session"
+        assert answer.headers["doug-served-by"] != behind.id
+        assert int(answer.headers["doug-applied-index"]) >= 20
+        token = answer.headers["doug-session"]
+
+
+@both
+async def test_a_session_that_nobody_has_caught_up_with_is_refused_in_time(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=2, request_timeout_ms=300)
+    leader, _ = nodes_of(facade)
+    leader.log_index = 20
+    token = (await facade.http.put("/v1/kv/k", content=b"v")).headers["doug-session"]
+    leader.log_index = 9
+    answer = await facade.http.get("/v1/kv/k", headers={**SESSION, "doug-session": token})
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_fresh_enough")
+    assert answer.headers["doug-shard"] == "0" and "doug-served-by" in answer.headers
+
+
+@both
+async def test_a_session_without_a_token_begins_one(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=3)
+    answer = await facade.http.get("/v1/kv/k", headers=SESSION)
+    assert answer.status_code == 404
+    assert answer.headers["doug-consistency-used"] == "session" and answer.headers["doug-session"]
+
+
+@both
+async def test_a_session_goes_over_shards_and_never_loses_one(make_facade: MakeFacade) -> None:
+    facade = await make_facade(shards=2, nodes=1)
+    nodes_of(facade, 0)[0].log_index, nodes_of(facade, 1)[0].log_index = 30, 40
+    token = ""
+    seen = set()
+    for number in range(12):
+        headers = {"doug-session": token} if token else {}
+        answer = await facade.http.put(f"/v1/kv/k{number}", content=b"v", headers=headers)
+        seen.add(answer.headers["doug-shard"])
+        token = answer.headers["doug-session"]
+    assert seen == {"0", "1"}
+    session = facade.router.directory.sessions.read(token.encode())
+    assert dict(session.indexes) == {0: 30, 1: 40}
+
+
+@both
+async def test_a_foreign_and_a_broken_token_are_refused_before_anything_is_done(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    node = nodes_of(facade)[0]
+    foreign = type(facade.router.directory.sessions)()
+    foreign.know(b"another", 1)
+    for token, status, code in ((foreign.issue(0, 1), 409, "foreign_session"), (b"junk", 400, "bad_session")):
+        asked = len(node.batches)
+        for method, target in (("GET", "/v1/kv/k"), ("PUT", "/v1/kv/k"), ("GET", "/v1/kv"), ("POST", "/v1/batch")):
+            answer = await facade.http.request(
+                method, target, headers={"doug-session": token.decode(), "content-type": "application/json"}
+            )
+            assert (answer.status_code, answer.json()["code"]) == (status, code), (method, target)
+        assert len(node.batches) == asked
+
+
+async def test_a_token_by_a_newer_map_has_the_map_loaded_first(make_facade: MakeFacade) -> None:
+    facade = await make_facade(shards=2, nodes=1)
+    sessions = type(facade.router.directory.sessions)()
+    sessions.know(b"c" * 16, 2)
+    token = sessions.issue(1, 7).decode()
+    # All slots have gone to shard 1, and this facade does not know it yet; shard 0 would answer from the past.
+    facade.cluster.shards[0].store.data[b"k"] = (b"old", b"", 1)
+    facade.cluster.shards[1].store.data[b"k"] = (b"new", b"", 2)
+    stale = facade.cluster.shards[0].ranges
+    facade.cluster.set_map([(0, 1023, 1, 2)], 2)
+    facade.cluster.shards[0].ranges, facade.cluster.shards[0].owns = stale, lambda key, epoch: True
+    asked = asyncio.ensure_future(facade.http.get("/v1/kv/k", headers={**SESSION, "doug-session": token}))
+    await asyncio.sleep(0)
+    facade.cluster.shards[0].ranges = facade.cluster.shards[1].ranges
+    answer = await asked
+    assert (answer.status_code, answer.content, answer.headers["doug-shard"]) == (200, b"new", "1")
+
+
+async def test_a_map_of_a_restored_cluster_is_taken_although_its_epoch_is_lower(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    directory = facade.router.directory
+    token = (await facade.http.put("/v1/kv/k", content=b"v")).headers["doug-session"]
+    directory.map.epoch = 9
+    directory.cluster_id = b"from before"
+    assert await directory.load_map()
+    assert (directory.map.epoch, directory.cluster_id) == (1, b"c" * 16)
+    answer = await facade.http.get("/v1/kv/k", headers={**SESSION, "doug-session": token})
+    assert answer.status_code == 200
+
+
+@both
+async def test_a_bounded_read_goes_to_who_can_prove_it(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=3)
+    leader, cut_off, proven = nodes_of(facade)
+    leader.staleness_ms, proven.staleness_ms, cut_off.staleness_ms = 3, 700, 60_000
+    await facade.http.put("/v1/kv/k", content=b"v")
+    for _ in range(12):
+        answer = await facade.http.get("/v1/kv/k", params=BOUNDED)
+        assert answer.status_code == 200
+        assert answer.headers["doug-consistency-used"] == "bounded"
+        assert answer.headers["doug-served-by"] != cut_off.id
+        assert 3 <= int(answer.headers["doug-staleness-ms"]) <= 2000
+
+
+@both
+async def test_a_bounded_read_that_nobody_can_prove_is_refused_in_time(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=2, request_timeout_ms=300)
+    answer = await facade.http.get("/v1/kv/k", params=BOUNDED)
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_fresh_enough")
+
+
+async def test_an_answer_counts_only_if_it_is_fresh_enough_when_it_is_here(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1, request_timeout_ms=300)
+    # Fresh enough when it left the node, and older by the time on its way since.
+    nodes_of(facade)[0].staleness_ms = 100
+    answer = await facade.http.get("/v1/kv/k", params={"consistency": "bounded", "max_staleness": "100ms"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_fresh_enough")
+    answer = await facade.http.get("/v1/kv/k", params={"consistency": "bounded", "max_staleness": "5s"})
+    assert answer.status_code == 404
+
+
+@both
+async def test_staleness_is_told_only_where_it_is_proven(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    node = nodes_of(facade)[0]
+    answer = await facade.http.put("/v1/kv/k", content=b"v")
+    assert (answer.headers["doug-staleness-ms"], answer.headers["doug-role"]) == ("0", "leader")
+    answer = await facade.http.get("/v1/kv/k?consistency=eventual")
+    assert "doug-staleness-ms" not in answer.headers
+    node.staleness_ms = 1500
+    answer = await facade.http.get("/v1/kv/k?consistency=eventual")
+    assert int(answer.headers["doug-staleness-ms"]) >= 1500
+
+
+async def test_ranges_and_batches_take_sessions_and_bounds(make_facade: MakeFacade) -> None:
+    facade = await make_facade(shards=2, nodes=2)
+    operations = [{"op": "put", "key": f"k{number}", "value": "v"} for number in range(12)]
+    answer = await facade.http.post("/v1/batch", json={"operations": operations})
+    token = answer.headers["doug-session"]
+    assert dict(facade.router.directory.sessions.read(token.encode()).indexes) == {0: 7, 1: 7}
+    for node in (nodes_of(facade, 0)[1], nodes_of(facade, 1)[1]):
+        node.log_index = 2
+    for _ in range(4):
+        answer = await facade.http.get("/v1/kv", headers={**SESSION, "doug-session": token})
+        assert (answer.status_code, len(answer.json()["items"])) == (200, 12)
+        assert answer.headers["doug-served-by"] == "shard-0-0, shard-1-0"
+        assert answer.headers["doug-applied-index"] == "7, 7"
+        token = answer.headers["doug-session"]
+    reads = {"operations": [{"op": "get", "key": "k1"}]}
+    answer = await facade.http.post("/v1/batch", json=reads, headers={**SESSION, "doug-session": token})
+    assert answer.json()["results"][0]["status"] == 200
+    for shard in (0, 1):
+        nodes_of(facade, shard)[1].staleness_ms = 30
+    for _ in range(4):
+        answer = await facade.http.get("/v1/kv", params=BOUNDED)
+        assert answer.headers.get("doug-served-by") == "shard-0-1, shard-1-1", answer.content
+        assert answer.headers["doug-staleness-ms"] == "30"
+
+
+async def test_linearizable_reads_go_to_followers_too_while_many_wait(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=3, spread_reads_items=8)
+    for node in facade.router.shards[0].nodes.values():
+        node.want()
+    await facade.until(lambda: all(node.up for node in facade.router.shards[0].nodes.values()), "all are connected")
+    leader, *followers = nodes_of(facade)
+    leader.silent = True
+    first = asyncio.ensure_future(facade.http.get("/v1/kv/k"))
+    await facade.until(lambda: any(kind == 2 for kind, _ in leader.batches), "the leader's window is shut")
+    more = [asyncio.ensure_future(facade.http.get("/v1/kv/k")) for _ in range(40)]
+    answers = await asyncio.gather(*more[:8])
+    assert {answer.status_code for answer in answers} == {404}
+    assert {answer.headers["doug-consistency-used"] for answer in answers} == {"linearizable"}
+    assert any(batch.forward and batch.kind == 2 for node in followers for batch in node.raw)
+    leader.silent = False
+    await asyncio.gather(first, *more)
