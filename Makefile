@@ -16,7 +16,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
 .PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools browser-tools
-.PHONY: client client-check vendor observe dashboards dashboards-check certs
+.PHONY: client client-check vendor pictures console-types observe dashboards dashboards-check certs
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -122,6 +122,12 @@ dashboards-check: setup ## Check that they are what tools/observability gives
 
 vendor: setup ## Fetch what others wrote for the console and its tests, as tools/vendor.py names it; needs npm
 	$(BIN)/python -m tools.vendor
+
+pictures: browser-tools ## Make the pictures of the console in docs/images, from a real cluster; needs chromium
+	$(BIN)/python -m tools.pictures
+
+console-types: setup ## Check the types of the console's modules by TypeScript; needs npm
+	$(BIN)/python -m tools.console_types
 
 certs: setup ## Make an authority and certificates in certs/, for trying TLS; options as ARGS="--name db.local"
 	$(BIN)/python tools/certs.py $(ARGS)

@@ -103,7 +103,7 @@ class Tab:
     def show(self, place: str) -> Any:
         """Opens a view, and waits until it is there."""
         self.page.goto(f"{self.cluster.url}/ui/{place}")
-        self.page.wait_for_selector("main h1, main .card")
+        self.page.wait_for_selector("main h1:visible, main .card:visible")
         return self.page
 
     def check(self, *failures: str) -> None:

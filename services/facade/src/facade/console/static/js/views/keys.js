@@ -143,7 +143,7 @@ function Folder(properties) {
 
 /** @param {{prefix: string, delimiter: string}} properties Where one is, each part a link. */
 function Crumbs({ prefix, delimiter }) {
-  const parts = [];
+  const parts = /** @type {string[]} */ ([]);
   if (delimiter) {
     for (let at = prefix.indexOf(delimiter); at >= 0; at = prefix.indexOf(delimiter, at + delimiter.length)) {
       parts.push(prefix.slice(0, at + delimiter.length));

@@ -69,6 +69,7 @@ function Chosen({ slot, owner, rate: perSecond }) {
   </div>`;
 }
 
+/** @param {{onFound: (slot: number) => void}} properties */
 function FindSlot({ onFound }) {
   const [text, setText] = useState("");
   const [error, setError] = useState(/** @type {unknown} */ (null));
