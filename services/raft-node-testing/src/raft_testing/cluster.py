@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
+from collections.abc import Callable
 from hashlib import blake2b
 
 from raft_node.entry import Entry, EntryKind, encode
@@ -20,8 +21,7 @@ from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_testing.checkers import Checkers
 from raft_testing.clock import Clock
 from raft_testing.disk import MemoryLog, WalLog
-from raft_testing.engine_store import EngineStore
-from raft_testing.machine import MemoryStore
+from raft_testing.machine import MemoryStore, StateStore
 from raft_testing.network import AnyMessage, Network
 from raft_testing.node import EPOCH_US, Environment, Habits, SimulatedNode
 
@@ -77,7 +77,7 @@ class Cluster:
         config: RaftConfig,
         core: type[RaftNode] = RaftNode,
         log: type[MemoryLog] | type[WalLog] = MemoryLog,
-        store: type[MemoryStore] | type[EngineStore] = MemoryStore,
+        store: Callable[[Configuration], StateStore] = MemoryStore,
         spares: int = 0,
         habits: Habits | None = None,
     ) -> None:

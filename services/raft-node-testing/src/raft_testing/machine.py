@@ -67,8 +67,11 @@ class StateStore(Protocol):
     def durable_index(self) -> int:
         """The last entry that a crash cannot take from the state."""
 
-    def apply(self, entry: Entry) -> None:
-        """Applies the next entry."""
+    def apply(self, entry: Entry) -> str | None:
+        """Applies the next entry; gives what its sender is told, if there is anything to tell."""
+
+    def has_run_out(self, key: str, now_us: int) -> bool:
+        """Whether what a key holds has expired by a clock, though not yet by the log's."""
 
     def get(self, key: str) -> str | None:
         """The value of a key."""
@@ -157,6 +160,10 @@ class MemoryStore:
         self.head, change = advance(self.head, entry, self._data.get)
         if change is not None:
             self._data[change[0]] = change[1]
+
+    def has_run_out(self, key: str, now_us: int) -> bool:
+        """Nothing of this state expires."""
+        return False
 
     def get(self, key: str) -> str | None:
         """The value of a key."""

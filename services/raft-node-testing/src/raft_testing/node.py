@@ -90,6 +90,7 @@ class SimulatedNode:
         apply_max_us: How long a batch waits before it is applied, at most.
         sleeps: Whether its driver sleeps until the core's next deadline, or counts every single tick.
         tick_us: The length of its tick, which need not be everybody's.
+        clock_offset_us: How much its wall clock is ahead.
     """
 
     def __init__(self, environment: Environment, identity: NodeId, log: SimulatedLog, store: StateStore) -> None:
@@ -107,6 +108,7 @@ class SimulatedNode:
         self.sleeps = False
         self.tick_us = TICK_US
         self.spoils = False
+        self.clock_offset_us = 0
         self._inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._unapplied: deque[Entry] = deque()
         self._applying = False
@@ -121,6 +123,12 @@ class SimulatedNode:
         self._seen_commit_index = 0
         self._seen_configuration: tuple[int, int] = (0, 0)
         self._ticks_slept = 0
+        self._lead_offset_us = 0
+
+    @property
+    def now_us(self) -> int:
+        """What its clock for log timestamps shows."""
+        return EPOCH_US + self.environment.clock.now_us + self._lead_offset_us
 
     # Life and death.
 
@@ -215,7 +223,7 @@ class SimulatedNode:
         self._ticks_slept = 0
         if self.environment.chance.random() < 0.5:
             # Clients and peers have connections of their own, and nothing orders them: here clients come first.
-            inbox.sort(key=lambda waiting: waiting[0] not in (self._propose, self._read))
+            inbox.sort(key=lambda waiting: waiting[0] not in (self._submit, self._read))
         for call, arguments in inbox:
             call(*arguments)
         if self.raft is not None:
@@ -289,29 +297,34 @@ class SimulatedNode:
 
     def put(self, writes: list[tuple[str, str, Outcome]]) -> None:
         """Clients' writes that arrive together."""
+        self.submit(
+            [(Proposal(EntryKind.COMMAND, encode_put(key, value), None), outcome) for key, value, outcome in writes]
+        )
+
+    def submit(self, writes: list[tuple[Proposal, Outcome]]) -> None:
+        """Entries that arrive together."""
         if self.raft is None:
-            for _, _, outcome in writes:
+            for _, outcome in writes:
                 outcome("refused")
             return
-        self.when_awake(self.life, self._propose, writes)
+        self.when_awake(self.life, self._submit, writes)
 
-    def _propose(self, writes: list[tuple[str, str, Outcome]]) -> None:
+    def _submit(self, writes: list[tuple[Proposal, Outcome]]) -> None:
         if self.raft is None:
             return
-        proposals = [Proposal(EntryKind.COMMAND, encode_put(key, value), None) for key, value, _ in writes]
         try:
-            first, term = self.raft.propose(proposals, EPOCH_US + self.environment.clock.now_us)
+            first, term = self.raft.propose([proposal for proposal, _ in writes], self.now_us)
         except errors.NotLeaderError as refusal:
-            for _, _, outcome in writes:
+            for _, outcome in writes:
                 outcome("refused", None, refusal.leader_id)
             return
         except errors.OverloadedError:
             self.environment.counters["overloaded"] += 1
-            for _, _, outcome in writes:
+            for _, outcome in writes:
                 outcome("refused", None, self.name)
             return
         self.environment.trace(f"{self.name} propose {first}+{len(writes)} term={term}")
-        for offset, (_, _, outcome) in enumerate(writes):
+        for offset, (_, outcome) in enumerate(writes):
             if replaced := self._writes.get(first + offset):
                 assert replaced[0] < term, "two proposals of a term share an index"
                 # It was truncated, and the node has come to lead again before it learned what took its place.
@@ -354,7 +367,7 @@ class SimulatedNode:
             return
         before = raft.configuration_index, raft.configuration
         try:
-            index, term = raft.propose_configuration(configuration, EPOCH_US + self.environment.clock.now_us)
+            index, term = raft.propose_configuration(configuration, self.now_us)
         except errors.RefusedError as refusal:
             outcome(type(refusal).__name__)
             return
@@ -479,9 +492,9 @@ class SimulatedNode:
         environment = self.environment
         while self._unapplied:
             entry = self._unapplied.popleft()
-            self.store.apply(entry)
+            told = self.store.apply(entry)
             environment.checkers.applied(self.name, entry.index, self.store.head.digest)
-            self._answer(entry)
+            self._answer(entry, told)
         applied = self.store.head.applied_index
         environment.trace(f"{self.name} applied {applied}")
         self.raft.applied(applied)
@@ -525,14 +538,14 @@ class SimulatedNode:
         self._serve_reads()
         self.pump()
 
-    def _answer(self, entry: Entry) -> None:
+    def _answer(self, entry: Entry, told: str | None) -> None:
         waiting = self._writes.pop(entry.index, None)
         if waiting is None:
             return
         term, outcome = waiting
         if term == entry.term:
             self.environment.checkers.acknowledged(self.name, entry.index, entry.term)
-            outcome("ok")
+            outcome("ok", told)
         else:
             self.environment.counters["superseded"] += 1
             outcome("refused")
@@ -545,10 +558,21 @@ class SimulatedNode:
         for context, index in self._confirmed:
             if index <= applied:
                 key, outcome, _ = self._reads.pop(context)
-                outcome("ok", self.store.get(key))
+                if self.store.has_run_out(key, self.now_us):
+                    self._answer_by_clock(key, outcome)
+                else:
+                    outcome("ok", self.store.get(key))
             else:
                 later.append((context, index))
         self._confirmed = later
+
+    def _answer_by_clock(self, key: str, outcome: Outcome) -> None:
+        """Answers a read of what has expired by this node's clock once the log says so, too."""
+
+        def moved(status: str, value: str | None = None, leader: str = "") -> None:
+            outcome(status, self.store.get(key) if status == "ok" else value, leader)
+
+        self._submit([(Proposal(EntryKind.CLOCK, b"", None), moved)])
 
     def _observe(self, raft: RaftNode) -> None:
         raft.validate()
@@ -561,6 +585,8 @@ class SimulatedNode:
         self._seen_commit_index = commit_index
         if leads and self._led_term != raft.term:
             self._led_term = raft.term
+            # As the runtime's clock does, which looks at the wall clock at an election and then counts by itself.
+            self._lead_offset_us = self.clock_offset_us
             self.environment.trace(f"{self.name} LEADS term={raft.term} from={raft.last_index}")
             self.environment.counters["hand_over"] += self._asked_to_lead_term == raft.term
             first = raft.log.first_index - 1

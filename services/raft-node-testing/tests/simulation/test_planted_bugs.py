@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 import pytest
 
 from raft_node.entry import Entry
+from raft_node.kv.keyspace import TOKEN_PREFIX
 from raft_node.raft import voter as voter_module
 from raft_node.raft.leader import Leader
 from raft_node.raft.messages import AppendEntries, Message
@@ -16,6 +18,9 @@ from raft_node.raft.outbox import Outbox
 from raft_node.raft.read_index import ReadIndexRounds, ReadRound
 from raft_node.raft.ready import Ready
 from raft_node.raft.types import HardState, NodeId
+from raft_testing.machine import Snapshot
+from raft_testing.operations import run_operations
+from raft_testing.replica_store import ReplicaStore
 from raft_testing.simulation import run_seed
 
 SEEDS = 120
@@ -283,3 +288,28 @@ def test_a_planted_bug_is_found(core: type[RaftNode], monkeypatch: pytest.Monkey
             assert re.search(PLANTED[core], result.failure)
             return
     pytest.fail(f"{SEEDS} seeds did not find it")
+
+
+class ForgetsTokens(ReplicaStore):
+    """Snapshots have the keys, and not what became of idempotency keys."""
+
+    def snapshot(self) -> Snapshot:
+        head, data = self._kept
+        kept = {key: value for key, value in data.items() if not key.startswith(TOKEN_PREFIX)}
+        self._kept = head._replace(content=0), kept
+        try:
+            return super().snapshot()
+        finally:
+            self._kept = head, data
+
+    def _content(self) -> int:
+        return 0
+
+
+@pytest.mark.simulation
+def test_idempotency_keys_that_are_not_in_snapshots_are_missed() -> None:
+    for seed in range(1, SEEDS + 1):
+        if problem := run_operations(seed, lambda _: None, Counter(), ForgetsTokens):
+            assert "the members have different states" in problem or "reference: entry" in problem, problem
+            return
+    pytest.fail("no seed found it")
