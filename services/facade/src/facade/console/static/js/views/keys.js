@@ -10,6 +10,7 @@ import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { Trouble } from "../lib/ui.js";
 import { NewKey } from "./key-dialogs.js";
 import { PrefixTools } from "./prefix-tools.js";
+import { CONSISTENCIES } from "../lib/values.js";
 import { ValueView } from "./value.js";
 import { Changes, useChanges } from "./changes.js";
 
@@ -20,7 +21,6 @@ import { Changes, useChanges } from "./changes.js";
 
 const PAGE = 200;
 const DELIMITER = "dougdb.delimiter";
-export const CONSISTENCIES = ["linearizable", "eventual"];
 
 /** @param {Key} one @param {Key} other In the order of the store: by bytes. */
 function compare(one, other) {
@@ -77,7 +77,8 @@ function useLevel(prefix, delimiter, consistency, turn) {
       ...("text" in prefix && prefix.text === "" ? [] : [parameter("prefix", prefix)]),
       ...(delimiter ? [`delimiter=${encodeURIComponent(delimiter)}`] : []),
       ...(from ? [`cursor=${from}`] : []),
-      `consistency=${consistency}`,
+      // Ranges are read from leaders or from any replica.
+      `consistency=${consistency === "linearizable" ? consistency : "eventual"}`,
       `keys_only=true&limit=${PAGE}`,
     ].join("&");
     try {

@@ -39,6 +39,7 @@ const STEPS = [
     text: "A linearizable read asks the leader to confirm that it still leads. An eventual one is answered by any replica from what it has applied: send it some times, and look at Doug-Served-By.",
     requests: [
       { label: "Linearizable", method: "GET", path: "/v1/kv/try/hello?consistency=linearizable", note: "Answered by the leader, or by a follower that asked it." },
+      { label: "At most 2 s old", method: "GET", path: "/v1/kv/try/hello?consistency=bounded&max_staleness=2s", note: "Answered by any replica that can prove it." },
       { label: "Eventual", method: "GET", path: "/v1/kv/try/hello?consistency=eventual", note: "Answered by any replica." },
     ],
   },

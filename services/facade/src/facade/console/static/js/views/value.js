@@ -8,7 +8,7 @@ import { bytes, milliseconds } from "../lib/format.js";
 import { pathOf, shown } from "../lib/keys.js";
 import { html, useEffect, useState } from "../lib/preact.js";
 import { Card, Command, Copy, Trouble } from "../lib/ui.js";
-import { readPath, readValue } from "../lib/values.js";
+import { CONSISTENCIES, readPath, readValue } from "../lib/values.js";
 import { DeleteKey, RenameKey } from "./key-dialogs.js";
 import { ValueEditor } from "./value-editor.js";
 import { bestShape, HexShape, ImageShape, JsonShape, TextShape } from "./value-shapes.js";
@@ -22,7 +22,6 @@ const SHAPES = /** @type {Record<string, {title: string, View: any}>} */ ({
   hex: { title: "Hex", View: HexShape },
   image: { title: "Image", View: ImageShape },
 });
-const CONSISTENCIES = ["linearizable", "eventual"];
 
 /** @param {{receipt: import("../lib/values.js").Receipt}} properties Who answered, and how new that is. */
 function Receipt({ receipt }) {
