@@ -421,9 +421,18 @@ class Cluster:
         return [view for view in self.views() if view.shard == shard]
 
     def leader(self, shard: str) -> NodeView | None:
-        """The leader of a shard: of several that claim to be, the one with the highest term."""
-        leaders = [view for view in self.shard_views(shard) if view.role == "leader"]
+        """The leader of a shard: of several that claim to be, the one with the highest term.
+
+        A node that was killed meanwhile, or is another process since, is none: the facade may tell what it saw before.
+        """
+        claims = [view for view in self.shard_views(shard) if view.role == "leader"]
+        leaders = [view for view in claims if self._was_seen_alive(view.id)]
         return max(leaders, key=lambda view: view.term, default=None)
+
+    def _was_seen_alive(self, name: str) -> bool:
+        """Whether what the facade says of a node is of the process that runs now."""
+        process = self.find(name)
+        return process is not None and time.time() - process.create_time() > STATUS_AGE_S
 
     def await_leader(self, shard: str, timeout_s: float = 10.0) -> NodeView:
         """Waits until a shard has a leader."""

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import psutil
 
 from raft_node.entry import EntryKind, encode
-from raft_node.runtime.worker_process import WorkerProcess
+from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.storage.changes import encode_frame
 from raft_node.storage.engine import Engine, EngineStats
 from raft_node.storage.files import OsFileSystem, WritableFile

@@ -25,6 +25,7 @@ NAMES = {
     "AsyncOperators": "Operators",
     "AsyncRanges": "Ranges",
     "AsyncSender": "Sender",
+    "AsyncWatches": "Watches",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "aclose": "close",

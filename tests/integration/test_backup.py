@@ -19,7 +19,7 @@ import pytest
 from bench.cluster import Cluster, dougctl, wait_for
 from bench.http11 import Client, HttpError
 
-from raft_node.app import backup as node_side
+from raft_node.app.restoring import backup as node_side
 from raft_node.storage.files import OsFileSystem
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

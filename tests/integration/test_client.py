@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import json
 import os
@@ -187,3 +188,40 @@ def test_the_command_is_stopped_when_its_lock_is_taken_away(cluster: Cluster) ->
         thief.join()
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert b"was lost while the command ran" in done.stderr
+
+
+def test_a_watch_tells_every_change_once_through_kills_of_its_facade(cluster: Cluster) -> None:
+    count = 300
+    with (
+        DougClient(url_of(cluster), deadline_s=60) as client,
+        contextlib.closing(client.watch(prefix="seen/", begin="now", progress=True)) as changes,
+    ):
+        assert next(changes).kind == "progress"
+
+        def write() -> None:
+            with DougClient(url_of(cluster), deadline_s=60) as writer:
+                for number in range(count):
+                    writer.put(f"seen/{number % 7}", b"%d" % number)
+                    if number == 100:
+                        cluster.kill("facade")
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        found: list[int] = []
+        revisions: dict[bytes, int] = {}
+        for change in changes:
+            if change.kind == "progress":
+                continue
+            assert int(change.revision) > revisions.get(change.key, 0)
+            revisions[change.key] = int(change.revision)
+            found.append(int(change.data))
+            if len(found) == count:
+                break
+        writer.join()
+        assert sorted(found) == list(range(count))
+        client.put("seen/waited", b"no")
+        later = threading.Timer(0.2, lambda: client.put("seen/waited", b"yes"))
+        later.start()
+        value = client.wait_for("seen/waited", lambda value: value is not None and value.data == b"yes", timeout_s=60)
+        later.join()
+        assert value is not None

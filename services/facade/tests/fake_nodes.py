@@ -482,7 +482,12 @@ class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
             )
 
     def _receipt(self) -> doug_pb2.Receipt:
-        told = {"node_id": self.id, "shard": self.shard.id, "term": self.shard.term, "applied_index": self.log_index}
+        told: dict[str, Any] = {
+            "node_id": self.id,
+            "shard": self.shard.id,
+            "term": self.shard.term,
+            "applied_index": self.log_index,
+        }
         role = "leader" if self.leads else "follower"
         return doug_pb2.Receipt(**told, role=role, staleness_ms=self.staleness_ms, zone=self.zone)
 

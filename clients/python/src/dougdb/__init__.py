@@ -13,6 +13,8 @@ from dougdb.errors import (
     CounterOverflowError,
     CrossShardError,
     DougdbError,
+    ForeignSessionError,
+    HistoryGoneError,
     IdempotencyFullError,
     InvalidArgumentError,
     InvalidKeyError,
@@ -26,11 +28,13 @@ from dougdb.errors import (
     RejectedError,
     ServerError,
     UnavailableError,
+    WaitTimeoutError,
 )
 from dougdb.leases import Holder
 from dougdb.operations import Compare, Delete, Get, Increment, Put, Result, Touch, TxnResult
 from dougdb.ranges import Deletion, Entry, Page
-from dougdb.wire import ClusterStatus, Consistency, NodeStatus, Receipt, ShardStatus, Value
+from dougdb.watches import Change
+from dougdb.wire import ClusterStatus, Consistency, NodeStatus, Receipt, ShardStatus, Value, bounded
 
 __version__ = "0.1.0"
 
@@ -38,6 +42,7 @@ __all__ = [
     "AsyncDougClient",
     "AsyncLock",
     "CertificateError",
+    "Change",
     "ClusterStatus",
     "Compare",
     "Consistency",
@@ -49,7 +54,9 @@ __all__ = [
     "DougClient",
     "DougdbError",
     "Entry",
+    "ForeignSessionError",
     "Get",
+    "HistoryGoneError",
     "Holder",
     "IdempotencyFullError",
     "Increment",
@@ -76,5 +83,7 @@ __all__ = [
     "TxnResult",
     "UnavailableError",
     "Value",
+    "WaitTimeoutError",
     "__version__",
+    "bounded",
 ]

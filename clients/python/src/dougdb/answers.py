@@ -17,6 +17,8 @@ from dougdb.errors import (
     CounterOverflowError,
     CrossShardError,
     DougdbError,
+    ForeignSessionError,
+    HistoryGoneError,
     IdempotencyFullError,
     KeyNotFoundError,
     KeyReusedError,
@@ -38,6 +40,7 @@ _REJECTED: Mapping[str, type[RejectedError]] = {
     "overflow": CounterOverflowError,
     "idempotency_key_reused": KeyReusedError,
     "cross_shard": CrossShardError,
+    "foreign_session": ForeignSessionError,
 }
 _UNAVAILABLE_STATUSES = frozenset({502, 503, 504, 507})
 
@@ -119,6 +122,8 @@ def _error_of(status: int, problem: Mapping[str, Any], *, write: bool, key: str)
     detail = str(problem.get("detail") or problem.get("title") or "no reason was given")
     if status == 404 and key and (not write or code == "not_found"):
         return KeyNotFoundError(key)
+    if code == "history_gone":
+        return HistoryGoneError(detail)
     if status < 500:
         if write and problem.get("outcome") == "unknown":
             return OutcomeUnknownError(f"{detail} (HTTP {status}; the write may or may not have been applied)")

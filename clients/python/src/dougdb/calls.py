@@ -31,7 +31,7 @@ from dougdb.operations import (
     is_write,
     result_of,
 )
-from dougdb.wire import Consistency, Receipt, Value, encode_key, receipt_of, value_of
+from dougdb.wire import Consistency, Receipt, Value, consistency_params, encode_key, receipt_of, value_of
 
 R = TypeVar("R")
 
@@ -57,6 +57,7 @@ class Call(Generic[R]):
         harmless: Whether a write may be sent again without an idempotency key.
         repeats: Whether it is sent again at all.
         codes: Statuses beside 2xx that ``read`` understands.
+        reads: Whether it reads what a session has seen, unless it asks for another consistency.
     """
 
     method: str
@@ -71,6 +72,7 @@ class Call(Generic[R]):
     harmless: bool = False
     repeats: bool = True
     codes: frozenset[int] = frozenset()
+    reads: bool = False
 
     def keyed(self, token: str | None) -> Call[R]:
         """The same with an idempotency key; without one for None."""
@@ -145,17 +147,21 @@ def conditions(if_revision: str | int | None, *, if_absent: bool = False, if_exi
     return {"If-Match": "*"} if if_exists else {}
 
 
-def _consistency(consistency: Consistency | str | None) -> dict[str, str]:
-    return {} if consistency is None else {"consistency": str(consistency)}
-
-
 def get(
     key: str | Bytes, *, consistency: Consistency | str | None = None, if_revision: str | int | None = None
 ) -> Call[Value]:
     """Reads a value."""
     path, params = _place(key)
     headers = {"Accept": "*/*", **conditions(if_revision)}
-    return Call("GET", path, value_of, {**params, **_consistency(consistency)}, headers, key=checks.key_text(key))
+    return Call(
+        "GET",
+        path,
+        value_of,
+        {**params, **consistency_params(consistency)},
+        headers,
+        key=checks.key_text(key),
+        reads=True,
+    )
 
 
 def get_if_changed(
@@ -167,10 +173,11 @@ def get_if_changed(
         "GET",
         path,
         lambda answer: None if answer.status == 304 else value_of(answer),
-        {**params, **_consistency(consistency)},
+        {**params, **consistency_params(consistency)},
         {"Accept": "*/*", "If-None-Match": f'"{checks.revision(revision)}"'},
         key=checks.key_text(key),
         codes=frozenset({304}),
+        reads=True,
     )
 
 
@@ -250,7 +257,9 @@ def batch_of(documents: Sequence[str], operations: Sequence[Operation], token: I
         return [result_of(operation, result) for operation, result in zip(operations, results, strict=True)]
 
     content = f'{{"operations":[{",".join(documents)}]}}'.encode()
-    return Call("POST", "/v1/batch", read, {}, _JSON_BODY, content, write=write, token=token if write else None)
+    return Call(
+        "POST", "/v1/batch", read, {}, _JSON_BODY, content, write=write, token=token if write else None, reads=True
+    )
 
 
 def txn(

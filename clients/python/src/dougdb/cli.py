@@ -32,6 +32,7 @@ from dougdb.commands import (
     ranges,
     status,
     timeline,
+    watch,
 )
 from dougdb.commands.common import ExitCode
 from dougdb.wire import DEFAULT_URL
@@ -132,6 +133,7 @@ app.command()(operations.txn)
 app.command()(operations.op)
 app.command()(operations.limits)
 app.command()(lock.lock)
+app.command()(watch.watch)
 app.command("import")(dump.import_)
 app.command("export")(dump.export_)
 app.command("export-tree")(export_tree.export_tree)

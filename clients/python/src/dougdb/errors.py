@@ -12,10 +12,13 @@
     |   +-- NotANumberError           the value that was to be counted up is no number
     |   +-- CounterOverflowError      the sum does not fit into 64 bits
     |   +-- KeyReusedError            another request has used the idempotency key
+    |   +-- ForeignSessionError        the session is of another cluster, or from before it was restored
     |   +-- CrossShardError           the keys of a transaction belong to several shards; ``slots`` says where
     +-- UnavailableError          nobody could serve it now; a write was certainly not applied
     |   +-- IdempotencyFullError      the shard keeps as many idempotency keys as it may
     +-- OutcomeUnknownError       a write was sent and may or may not have been applied
+    +-- HistoryGoneError          the changes that follow are not held any more: a watch begins anew
+    +-- WaitTimeoutError          what was waited for did not come in time, a ``TimeoutError`` too
     +-- LockTimeoutError          the lock stayed with another holder for as long as was waited
     +-- LockLostError             the lock was held and is not any more
     +-- ServerError               the server failed, or answered what nobody understands
@@ -104,6 +107,10 @@ class KeyReusedError(RejectedError):
     """Another request has used the idempotency key."""
 
 
+class ForeignSessionError(RejectedError):
+    """The session is of another cluster, or from before the cluster was restored from a backup."""
+
+
 class CrossShardError(RejectedError):
     """The keys of a transaction belong to several shards.
 
@@ -134,6 +141,14 @@ class OutcomeUnknownError(DougdbError):
     """A write was sent and may or may not have been applied, now or later."""
 
     outcome: Outcome = "unknown"
+
+
+class HistoryGoneError(DougdbError):
+    """The changes that follow are not held any more: a watch begins anew, with ``begin="start"``."""
+
+
+class WaitTimeoutError(DougdbError, TimeoutError):
+    """What was waited for did not come in time."""
 
 
 class LockTimeoutError(DougdbError):

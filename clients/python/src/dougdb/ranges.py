@@ -14,7 +14,7 @@ from dougdb.calls import JSON, Call
 from dougdb.checks import KEY_BYTES_MAX, OCTET_STREAM, Bytes
 from dougdb.errors import InvalidArgumentError, ServerError, UnavailableError
 from dougdb.operations import bytes_fields, bytes_of, key_of, value_fields
-from dougdb.wire import Consistency, shown_time, time_of
+from dougdb.wire import Consistency, consistency_params, shown_time, time_of
 
 STEP_LIMIT = 10_000
 """So many keys one step of a deletion removes."""
@@ -178,7 +178,7 @@ def entry_of(document: Mapping[str, Any]) -> Entry:
 def lines(wanted: Range, *, limit: int | None, keys_only: bool, consistency: Consistency | str | None) -> Call[None]:
     """A range as a stream of lines; ``entry_of_line`` reads them."""
     params = wanted.params() | _options(limit, keys_only, consistency)
-    return Call("GET", "/v1/kv", lambda answer: None, params, _LINES)
+    return Call("GET", "/v1/kv", lambda answer: None, params, _LINES, reads=True)
 
 
 def entry_of_line(line: bytes) -> Entry | bool:
@@ -221,7 +221,7 @@ def page(
         params["delimiter"] = delimiter
     if cursor is not None:
         params["cursor"] = cursor
-    return Call("GET", "/v1/kv", _page_of, params, JSON)
+    return Call("GET", "/v1/kv", _page_of, params, JSON, reads=True)
 
 
 def _page_of(answer: Answer) -> Page:
@@ -245,7 +245,7 @@ def count(wanted: Range, *, consistency: Consistency | str | None) -> Call[int]:
             raise ServerError(answer.status, f"not a count: {error!r}") from None
 
     params = wanted.params() | {"count_only": "true"} | _options(None, False, consistency)
-    return Call("GET", "/v1/kv", read, params, JSON)
+    return Call("GET", "/v1/kv", read, params, JSON, reads=True)
 
 
 def deletion(
@@ -284,9 +284,7 @@ def _options(limit: int | None, keys_only: bool, consistency: Consistency | str 
         if limit < 1:
             raise InvalidArgumentError(f"a limit is at least 1, not {limit}")
         options["limit"] = str(limit)
-    if consistency is not None:
-        options["consistency"] = str(consistency)
-    return options
+    return options | consistency_params(consistency)
 
 
 def broken_off() -> UnavailableError:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
 
 from dougdb.answers import STORED_ENCODING, Answer
-from dougdb.checks import OCTET_STREAM, Bytes, key_bytes
+from dougdb.checks import OCTET_STREAM, Bytes, key_bytes, ttl
 from dougdb.errors import InvalidKeyError, ServerError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -25,8 +25,28 @@ class Consistency(StrEnum):
 
     LINEARIZABLE = "linearizable"
     """It sees every write that was acknowledged before the read began."""
+    SESSION = "session"
+    """It sees what this session has read and written, from whichever replica has caught up."""
     EVENTUAL = "eventual"
     """It sees some applied state, from whichever replica answers."""
+
+
+def bounded(max_staleness: float | str | timedelta) -> str:
+    """The consistency of a read that sees everything that was acknowledged longer ago than this.
+
+    Raises:
+        InvalidArgumentError: It is no time.
+    """
+    return f"bounded; max_staleness={ttl(max_staleness, may_keep=False)}"
+
+
+def consistency_params(consistency: Consistency | str | None) -> dict[str, str]:
+    """The query that asks for a consistency."""
+    if consistency is None:
+        return {}
+    name, _, rest = str(consistency).partition(";")
+    staleness = rest.strip().removeprefix("max_staleness=")
+    return {"consistency": name.strip()} | ({"max_staleness": staleness} if staleness else {})
 
 
 @dataclass(frozen=True, slots=True)

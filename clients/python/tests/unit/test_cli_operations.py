@@ -363,3 +363,25 @@ def wait_until(holds: Callable[[], bool]) -> None:
     ends_s = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < ends_s
+
+
+def test_a_ctrl_c_in_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
+    """Its whole group gets it from the terminal; handed on once more it would count twice."""
+    ready, told = tmp_path / "ready", tmp_path / "told"
+    shell = (
+        f"trap 'echo one >> {told}' INT; touch {ready}; while [ ! -s {told} ]; do sleep 0.02; done; sleep 0.2; exit 9"
+    )
+    program = (
+        "import os, sys\nfrom dougdb.running import Command\n"
+        f'sys.exit(Command(["sh", "-c", "{shell}"], os.environ, left_s=lambda: 10.0, grace_s=1.0).run())\n'
+    )
+    spawn = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.executable, '-c', sys.argv[1]])))"
+    with subprocess.Popen(
+        [sys.executable, "-c", spawn, program], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        assert process.stdin is not None
+        wait_until(ready.exists)
+        process.stdin.write(b"\x03")
+        process.stdin.flush()
+        assert process.wait(30) == 9
+    assert told.read_text() == "one\n"

@@ -22,7 +22,7 @@ def status(commit: int = 10, **vitals: Any) -> admin_pb2.StatusResponse:
         term=3,
         commit_index=commit,
         applied_index=9,
-        vitals=admin_pb2.Vitals(**({"uptime_ms": 5000, "voted_for": "shard-0-0"} | vitals)),
+        vitals=admin_pb2.Vitals(**{"uptime_ms": 5000, "voted_for": "shard-0-0", **vitals}),
     )
 
 
@@ -63,7 +63,7 @@ def test_a_process_that_was_started_anew_counts_anew() -> None:
 
 def test_a_leader_tells_of_its_peers() -> None:
     views = Views()
-    peer = {"name": "b", "match_index": 8, "state": "replicate", "heard_ms": 20}
+    peer: dict[str, Any] = {"name": "b", "match_index": 8, "state": "replicate", "heard_ms": 20}
     shown(views, status(peers=[admin_pb2.Peer(**peer, round_trips=10, round_trip_seconds=0.1)]), 1.0)
     node = shown(views, status(peers=[admin_pb2.Peer(**peer, round_trips=12, round_trip_seconds=0.11)]), 2.0)
     assert node["peers"] == [{"name": "b", "match": 8, "state": "replicate", "heard_ms": 20, "round_trip_ms": 5.0}]
@@ -97,7 +97,7 @@ def test_a_shard_without_a_node_that_answers_has_no_figures() -> None:
 
 
 def test_a_shards_figures_are_those_of_its_worst_node() -> None:
-    nodes = [
+    nodes: list[dict[str, Any]] = [
         {"role": "leader", "term": 3, "commit": 10, "applied": 10, "commit_rate": 2.0, "sync_ms": 1, "commit_ms": 4},
         {
             "role": "follower", "term": 3, "commit": 9, "applied": 4, "commit_rate": 1.0, "sync_ms": 7.0,

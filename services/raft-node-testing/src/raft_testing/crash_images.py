@@ -31,9 +31,9 @@ from raft_node.kv.keyspace import USER_PREFIX, decode_value
 from raft_node.kv.state_machine import StateMachine
 from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.types import Configuration, NodeId
-from raft_node.storage.checkpoint import verify_checkpoint
 from raft_node.storage.engine import Engine
 from raft_node.storage.options import EngineOptions
+from raft_node.storage.snapshots.checkpoint import verify_checkpoint
 from raft_node.storage.tasks import FlushTask, tmp_directory
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 from raft_node.storage.worker import run_task

@@ -17,8 +17,8 @@ from struct import Struct
 
 from raft_node.entry import Entry
 from raft_node.raft.types import Configuration
-from raft_node.storage.checkpoint import verify_checkpoint
 from raft_node.storage.engine import Engine
+from raft_node.storage.snapshots.checkpoint import verify_checkpoint
 from raft_testing.disk import CuttableFileSystem, PowerCutError
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.machine import Head, Snapshot, advance, content_hash, decode_head, encode_head

@@ -26,7 +26,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from raft_node.errors import CorruptionError, DiskError, DougError
-from raft_node.storage.checkpoint import (
+from raft_node.storage.engine import Engine
+from raft_node.storage.record import ALIGNMENT, HEADER_BYTES, MARK
+from raft_node.storage.snapshots.checkpoint import (
     CHECKPOINT,
     Checkpoint,
     StaleCheckpointError,
@@ -34,8 +36,6 @@ from raft_node.storage.checkpoint import (
     load_checkpoint,
     verify_checkpoint,
 )
-from raft_node.storage.engine import Engine
-from raft_node.storage.record import ALIGNMENT, HEADER_BYTES, MARK
 from raft_node.storage.tasks import CompactionTask, Task, TaskResult
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 from raft_node.storage.wal_segment import RECYCLED_NAME, SUFFIX

@@ -25,7 +25,7 @@ from raft_node.commands import inspect, recover_quorum, restore
 from raft_node.errors import FatalError, SettingsError
 from raft_node.observability import logs, tracing
 from raft_node.observability.tracing import NodeTraces
-from raft_node.runtime.volume_lock import locked
+from raft_node.runtime.disk.volume_lock import locked
 from raft_node.settings import NodeSettings, load
 from raft_node.storage.files import OsFileSystem
 

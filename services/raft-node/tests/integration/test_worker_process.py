@@ -20,9 +20,9 @@ import pytest
 
 from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
-from raft_node.runtime import maintenance as maintenances
-from raft_node.runtime.maintenance import Maintenance
-from raft_node.runtime.worker_process import WorkerProcess
+from raft_node.runtime.disk import maintenance as maintenances
+from raft_node.runtime.disk.maintenance import Maintenance
+from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.options import EngineOptions, TableOptions

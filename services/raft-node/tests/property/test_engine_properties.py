@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from raft_node.errors import DiskError
-from raft_node.storage.checkpoint import install_checkpoint, verify_checkpoint
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.memtable import Batch
 from raft_node.storage.options import COMPRESSIONS, EngineOptions
+from raft_node.storage.snapshots.checkpoint import install_checkpoint, verify_checkpoint
 from raft_testing.engines import run_one_task, settle, write_changes
 from raft_testing.files import MemoryFileSystem
 

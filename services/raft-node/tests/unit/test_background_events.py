@@ -10,8 +10,8 @@ import pytest
 
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, Write
+from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.log_store import LogStore
-from raft_node.runtime.maintenance import Maintenance
 from raft_node.storage.tasks import FlushTask, Task, TaskResult
 
 

@@ -21,17 +21,17 @@ from raft_node.kv.state_machine import StateMachine
 from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.types import Configuration, NodeId
 from raft_node.rpc.admin_service import AdminService
-from raft_node.rpc.backup_stream import BackupStream
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.peers import LocalMember
-from raft_node.runtime import backups as backups_module
-from raft_node.runtime.backups import Backups
+from raft_node.rpc.snapshots.backup_stream import BackupStream
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.reads import ReadCallback
-from raft_node.runtime.snapshots import Snapshots
+from raft_node.runtime.snapshots import backups as backups_module
+from raft_node.runtime.snapshots.backups import Backups
+from raft_node.runtime.snapshots.keeper import Snapshots
 from raft_node.settings import NodeSettings
-from raft_node.storage.checkpoint import CHECKPOINT, verify_checkpoint
 from raft_node.storage.engine import Engine
+from raft_node.storage.snapshots.checkpoint import CHECKPOINT, verify_checkpoint
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 

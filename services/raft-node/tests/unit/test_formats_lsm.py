@@ -5,8 +5,8 @@ from __future__ import annotations
 from raft_node.storage import changes, manifest
 from raft_node.storage.block import Block, encode_block, open_sealed, seal
 from raft_node.storage.bloom import build_filter, load_filter
-from raft_node.storage.checkpoint import CheckpointWrite, decode_checkpoint
 from raft_node.storage.options import TableOptions
+from raft_node.storage.snapshots.checkpoint import CheckpointWrite, decode_checkpoint
 from raft_node.storage.span import Span
 from raft_node.storage.sstable import Table
 from raft_node.storage.sstable_writer import TableWriter

@@ -16,10 +16,10 @@ from raft_node.entry import Entry, EntryKind
 from raft_node.errors import DiskError, FatalError, NoSpaceError
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, Write
+from raft_node.runtime.disk.maintenance import Maintenance
+from raft_node.runtime.disk.space import RESERVE, SpaceWatch, release_for_start
 from raft_node.runtime.log_store import LogStore
-from raft_node.runtime.maintenance import Maintenance
-from raft_node.runtime.snapshots import Snapshots
-from raft_node.runtime.space import RESERVE, SpaceWatch, release_for_start
+from raft_node.runtime.snapshots.keeper import Snapshots
 from raft_node.storage.engine import Engine
 from raft_node.storage.tasks import Task, TaskResult, decode_result, encode_task, frame, read_message
 from raft_node.storage.wal import Wal, WalOptions

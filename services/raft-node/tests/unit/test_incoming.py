@@ -10,9 +10,9 @@ import pytest
 import xxhash
 
 from raft_node.errors import CorruptionError, DiskError
-from raft_node.storage.checkpoint import CHECKPOINT, CheckpointFile, verify_checkpoint
 from raft_node.storage.engine import Engine
-from raft_node.storage.incoming import (
+from raft_node.storage.snapshots.checkpoint import CHECKPOINT, CheckpointFile, verify_checkpoint
+from raft_node.storage.snapshots.incoming import (
     IncomingError,
     IncomingSnapshot,
     SnapshotHeader,

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from raft_node.observability.metrics import Metrics
-from raft_node.runtime.maintenance import Maintenance
+from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.storage.engine import Engine
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.tasks import Task, TaskResult

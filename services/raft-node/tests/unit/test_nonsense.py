@@ -18,7 +18,7 @@ from doug_wire.command import Opcode
 from doug_wire.partition_map import PartitionMap, SlotRange, encode_ranges
 from doug_wire.slots import SLOTS
 from raft_node import entry as entries
-from raft_node.app.backup import MANIFEST, load_backup
+from raft_node.app.restoring.backup import MANIFEST, load_backup
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, FatalError, UnavailableError
 from raft_node.kv import keyspace, partitions

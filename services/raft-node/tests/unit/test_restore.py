@@ -12,8 +12,8 @@ import xxhash
 
 from raft_node import entry
 from raft_node.__main__ import main
-from raft_node.app import backup as backups
-from raft_node.app.restore import Restored, cluster_id_of, incarnation_of, restore
+from raft_node.app.restoring import backup as backups
+from raft_node.app.restoring.restore import Restored, cluster_id_of, incarnation_of, restore
 from raft_node.app.storage import open_storage
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, DiskError, IdentityError, RestoreRefusedError
@@ -27,10 +27,10 @@ from raft_node.runtime import identity as identities
 from raft_node.runtime.identity import RESTORING
 from raft_node.runtime.log_store import to_raft
 from raft_node.settings import NodeSettings
-from raft_node.storage.checkpoint import CHECKPOINT
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import DiskFileSystem, FileSystem, OsFileSystem
 from raft_node.storage.notes import write_note
+from raft_node.storage.snapshots.checkpoint import CHECKPOINT
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 

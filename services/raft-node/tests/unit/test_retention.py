@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raft_node.runtime.log_trimmer import LogTrimmer
-from raft_node.runtime.retention import LogFigures, first_index_to_keep
+from raft_node.runtime.snapshots.log_trimmer import LogTrimmer
+from raft_node.runtime.snapshots.retention import LogFigures, first_index_to_keep
 
 
 @pytest.mark.parametrize(

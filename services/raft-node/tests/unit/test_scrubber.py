@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from raft_node.observability.metrics import Metrics
-from raft_node.runtime import scrubber as scrubbers
-from raft_node.runtime.scrubber import Scrubber
+from raft_node.runtime.disk import scrubber as scrubbers
+from raft_node.runtime.disk.scrubber import Scrubber
 from raft_node.storage.engine import Engine
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem

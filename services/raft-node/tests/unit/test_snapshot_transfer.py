@@ -24,17 +24,18 @@ from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.types import Configuration, NodeId, Role
-from raft_node.rpc import snapshot_sender, snapshot_service
 from raft_node.rpc.channels import SERVER_OPTIONS, open_channel
 from raft_node.rpc.peers import LocalMember, Peers
 from raft_node.rpc.raft_service import RaftService
-from raft_node.rpc.snapshot_codec import encode_chunk, encode_header
-from raft_node.rpc.snapshot_sender import SenderLimits, SnapshotSender
-from raft_node.rpc.snapshot_service import SnapshotService
-from raft_node.runtime.snapshots import Snapshots
-from raft_node.storage.checkpoint import verify_checkpoint
+from raft_node.rpc.snapshots import sender as snapshot_sender
+from raft_node.rpc.snapshots import service as snapshot_service
+from raft_node.rpc.snapshots.codec import encode_chunk, encode_header
+from raft_node.rpc.snapshots.sender import SenderLimits, SnapshotSender
+from raft_node.rpc.snapshots.service import SnapshotService
+from raft_node.runtime.snapshots.keeper import Snapshots
 from raft_node.storage.engine import Engine
-from raft_node.storage.incoming import INCOMING, IncomingSnapshot, SnapshotHeader
+from raft_node.storage.snapshots.checkpoint import verify_checkpoint
+from raft_node.storage.snapshots.incoming import INCOMING, IncomingSnapshot, SnapshotHeader
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 

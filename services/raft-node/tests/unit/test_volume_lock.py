@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raft_node.errors import IdentityError
-from raft_node.runtime.volume_lock import locked
+from raft_node.runtime.disk.volume_lock import locked
 
 
 def test_a_volume_is_in_use_also_when_its_lock_file_was_removed(tmp_path: Path) -> None:

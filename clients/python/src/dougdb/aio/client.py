@@ -5,12 +5,14 @@ What a request looks like is in ``dougdb.calls``, how it is sent in ``sender``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dougdb import calls
 from dougdb.aio.locks import AsyncLocks
-from dougdb.aio.ranges import AsyncRanges
+from dougdb.aio.sender import Session
+from dougdb.aio.watches import AsyncWatches
 from dougdb.batches import BatchRun, Group, groups
 from dougdb.calls import Counter, OperationState, conditions
 from dougdb.checks import OCTET_STREAM, Bytes
@@ -21,7 +23,7 @@ from dougdb.patience import Attempts
 from dougdb.wire import Consistency, Receipt, Value
 
 
-class AsyncDougClient(AsyncRanges, AsyncLocks):
+class AsyncDougClient(AsyncWatches, AsyncLocks):
     """A client for asyncio. Use it in an ``async with`` block, or call ``close``.
 
     A call that failed is repeated by itself, within ``deadline_s``, where that is safe: reads always; writes that were
@@ -270,6 +272,25 @@ class AsyncDougClient(AsyncRanges, AsyncLocks):
             key: The key that the write was for.
         """
         return await self._call(calls.operation_state(idempotency_key, key))
+
+    def session(self, token: str = "") -> AsyncDougClient:
+        """A view of this client whose reads see what it has read and written, from whichever replica has caught up.
+
+        It uses this client's connections, and sends one request at a time. A read that asks for a consistency gets
+        that one.
+
+        Args:
+            token: That of another session to go on with, also of another process.
+        """
+        view = copy.copy(self)
+        view._session = Session(token)
+        view._is_view = True
+        return view
+
+    @property
+    def session_token(self) -> str:
+        """What another client can go on with; empty outside of a session, and before its first answer."""
+        return self._session.token if self._session is not None else ""
 
     async def limits(self) -> dict[str, Any]:
         """Every limit that a request can meet, by its name."""

@@ -53,7 +53,7 @@ class AsyncRanges(AsyncOperators):
         while not wanted.is_empty and left != 0:
             call = ranges.lines(wanted, limit=left, keys_only=keys_only, consistency=consistency)
             try:
-                async with self._stream(call) as pieces, contextlib.aclosing(_lines(pieces)) as lines:
+                async with self._stream(call) as pieces, contextlib.aclosing(lines_of(pieces)) as lines:
                     complete: bool | None = None
                     async for line in lines:
                         found = entry_of_line(line)
@@ -188,7 +188,7 @@ class AsyncRanges(AsyncOperators):
         return Deletion(keys, cursor is None, dry_run)
 
 
-async def _lines(pieces: AsyncIterator[bytes]) -> Stream[bytes]:
+async def lines_of(pieces: AsyncIterator[bytes]) -> Stream[bytes]:
     """Lines as they are complete. An end of a line is a line feed alone: JSON may have other ones within strings."""
     rest = b""
     async for piece in pieces:

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 Transport = httpx.AsyncBaseTransport
 HttpClient = httpx.AsyncClient
+Mutex = asyncio.Lock
 Stream = AsyncGenerator[T, None]
 Body = AsyncIterator[bytes]
 _ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=1)

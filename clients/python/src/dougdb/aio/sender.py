@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 import httpx
 
-from dougdb.aio.runtime import HttpClient, Pace, Transport, http_client
+from dougdb.aio.runtime import HttpClient, Mutex, Pace, Transport, http_client
 from dougdb.answers import Answer, error_of, error_of_transport
 from dougdb.calls import Call
 from dougdb.checks import base_url
@@ -29,6 +29,20 @@ IN_FLIGHT = 64
 """More requests at once make a facade no faster, and every connection costs both sides memory."""
 FULL_S = 60.0
 """For so long writes are sent without a key of the client's own, once a shard had no room for one."""
+SESSION = "Doug-Session"
+
+
+class Session:
+    """What a client has seen and written, as the facades tell it.
+
+    Attributes:
+        token: The newest token; empty before the first answer.
+        turn: Held while a request is under way: a token tells of all requests before it only when they end before.
+    """
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.turn = Mutex()
 
 
 class AsyncSender:
@@ -70,6 +84,8 @@ class AsyncSender:
         self._exactly_once = exactly_once
         self._full_until_s = float("-inf")
         self._pace = pace or Pace()
+        self._session: Session | None = None
+        self._is_view = False
         self._http: HttpClient = http_client(
             self._urls[0], timeout_s=timeout_s, ca_file=ca_file, in_flight=in_flight, transport=transport
         )
@@ -83,8 +99,9 @@ class AsyncSender:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections."""
-        await self._http.aclose()
+        """Closes the connections; those of a session are the client's."""
+        if not self._is_view:
+            await self._http.aclose()
 
     @property
     def url(self) -> str:
@@ -133,7 +150,13 @@ class AsyncSender:
         )
 
     async def _exchange(self, call: Call[R], timeout_s: float | httpx.Timeout | None) -> Answer:
-        """Sends a call once."""
+        """Sends a call once; those of a session one after the other."""
+        if self._session is None:
+            return await self._send(call, timeout_s)
+        async with self._session.turn:
+            return await self._send(call, timeout_s)
+
+    async def _send(self, call: Call[R], timeout_s: float | httpx.Timeout | None) -> Answer:
         url = self.url
         prepared = self._request(call, url, timeout_s)
         try:
@@ -142,6 +165,7 @@ class AsyncSender:
             self._fail_over(url)
             raise error_of_transport(error, url, write=call.write) from error
         answer = Answer(response.status_code, response.headers, response.content)
+        self._saw(response.headers)
         if not answer.is_success and answer.status not in call.codes:
             raise error_of(answer, write=call.write, key=call.key)
         return answer
@@ -163,6 +187,7 @@ class AsyncSender:
                 if not response.is_success:
                     answer = Answer(response.status_code, response.headers, await response.aread())
                     raise error_of(answer, write=call.write, key=call.key)
+                self._saw(response.headers)
                 yield response.aiter_bytes()
             finally:
                 await response.aclose()
@@ -175,10 +200,24 @@ class AsyncSender:
             call.method,
             f"{url}{call.path}",
             params=call.params,
-            headers=call.headers,
+            headers=self._headers(call),
             content=call.content,
             timeout=self._http.timeout if timeout_s is None else timeout_s,
         )
+
+    def _headers(self, call: Call[R]) -> dict[str, str]:
+        """The call's header fields, and those of the session."""
+        headers = dict(call.headers)
+        if self._session is not None and (call.reads or call.write):
+            if self._session.token:
+                headers[SESSION] = self._session.token
+            if call.reads and "consistency" not in call.params:
+                headers["Doug-Consistency"] = "session"
+        return headers
+
+    def _saw(self, headers: httpx.Headers) -> None:
+        if self._session is not None:
+            self._session.token = headers.get(SESSION, self._session.token)
 
     def _fail_over(self, url: str) -> None:
         if url == self.url:

@@ -54,7 +54,7 @@ class Ranges(Operators):
         while not wanted.is_empty and left != 0:
             call = ranges.lines(wanted, limit=left, keys_only=keys_only, consistency=consistency)
             try:
-                with self._stream(call) as pieces, contextlib.closing(_lines(pieces)) as lines:
+                with self._stream(call) as pieces, contextlib.closing(lines_of(pieces)) as lines:
                     complete: bool | None = None
                     for line in lines:
                         found = entry_of_line(line)
@@ -189,7 +189,7 @@ class Ranges(Operators):
         return Deletion(keys, cursor is None, dry_run)
 
 
-def _lines(pieces: Iterator[bytes]) -> Stream[bytes]:
+def lines_of(pieces: Iterator[bytes]) -> Stream[bytes]:
     """Lines as they are complete. An end of a line is a line feed alone: JSON may have other ones within strings."""
     rest = b""
     for piece in pieces:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 Transport = httpx.BaseTransport
 HttpClient = httpx.Client
+Mutex = threading.Lock
 Stream = Generator[T, None, None]
 Body = BinaryIO
 

@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 import httpx
 
 from dougdb.answers import Answer, error_of, error_of_transport
-from dougdb.blocking.runtime import HttpClient, Pace, Transport, http_client
+from dougdb.blocking.runtime import HttpClient, Mutex, Pace, Transport, http_client
 from dougdb.calls import Call
 from dougdb.checks import base_url
 from dougdb.errors import DougdbError, IdempotencyFullError
@@ -30,6 +30,20 @@ IN_FLIGHT = 64
 """More requests at once make a facade no faster, and every connection costs both sides memory."""
 FULL_S = 60.0
 """For so long writes are sent without a key of the client's own, once a shard had no room for one."""
+SESSION = "Doug-Session"
+
+
+class Session:
+    """What a client has seen and written, as the facades tell it.
+
+    Attributes:
+        token: The newest token; empty before the first answer.
+        turn: Held while a request is under way: a token tells of all requests before it only when they end before.
+    """
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.turn = Mutex()
 
 
 class Sender:
@@ -71,6 +85,8 @@ class Sender:
         self._exactly_once = exactly_once
         self._full_until_s = float("-inf")
         self._pace = pace or Pace()
+        self._session: Session | None = None
+        self._is_view = False
         self._http: HttpClient = http_client(
             self._urls[0], timeout_s=timeout_s, ca_file=ca_file, in_flight=in_flight, transport=transport
         )
@@ -84,8 +100,9 @@ class Sender:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
-        self._http.close()
+        """Closes the connections; those of a session are the client's."""
+        if not self._is_view:
+            self._http.close()
 
     @property
     def url(self) -> str:
@@ -134,7 +151,13 @@ class Sender:
         )
 
     def _exchange(self, call: Call[R], timeout_s: float | httpx.Timeout | None) -> Answer:
-        """Sends a call once."""
+        """Sends a call once; those of a session one after the other."""
+        if self._session is None:
+            return self._send(call, timeout_s)
+        with self._session.turn:
+            return self._send(call, timeout_s)
+
+    def _send(self, call: Call[R], timeout_s: float | httpx.Timeout | None) -> Answer:
         url = self.url
         prepared = self._request(call, url, timeout_s)
         try:
@@ -143,6 +166,7 @@ class Sender:
             self._fail_over(url)
             raise error_of_transport(error, url, write=call.write) from error
         answer = Answer(response.status_code, response.headers, response.content)
+        self._saw(response.headers)
         if not answer.is_success and answer.status not in call.codes:
             raise error_of(answer, write=call.write, key=call.key)
         return answer
@@ -162,6 +186,7 @@ class Sender:
                 if not response.is_success:
                     answer = Answer(response.status_code, response.headers, response.read())
                     raise error_of(answer, write=call.write, key=call.key)
+                self._saw(response.headers)
                 yield response.iter_bytes()
             finally:
                 response.close()
@@ -174,10 +199,24 @@ class Sender:
             call.method,
             f"{url}{call.path}",
             params=call.params,
-            headers=call.headers,
+            headers=self._headers(call),
             content=call.content,
             timeout=self._http.timeout if timeout_s is None else timeout_s,
         )
+
+    def _headers(self, call: Call[R]) -> dict[str, str]:
+        """The call's header fields, and those of the session."""
+        headers = dict(call.headers)
+        if self._session is not None and (call.reads or call.write):
+            if self._session.token:
+                headers[SESSION] = self._session.token
+            if call.reads and "consistency" not in call.params:
+                headers["Doug-Consistency"] = "session"
+        return headers
+
+    def _saw(self, headers: httpx.Headers) -> None:
+        if self._session is not None:
+            self._session.token = headers.get(SESSION, self._session.token)
 
     def _fail_over(self, url: str) -> None:
         if url == self.url:

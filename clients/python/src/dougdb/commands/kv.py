@@ -16,7 +16,7 @@ from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_
 from dougdb.commands.given import given_path
 from dougdb.idempotency import AUTO
 from dougdb.operations import key_fields
-from dougdb.wire import Consistency, Receipt, Value, shown_time
+from dougdb.wire import Consistency, Receipt, Value, bounded, shown_time
 
 KeyArgument = Annotated[str, typer.Argument(help="The key: any bytes, at most 1 KiB.", show_default=False)]
 TtlOption = Annotated[str | None, typer.Option("--ttl", help="How long it lives: 500ms, 30s, 5m, 2h, 7d, keep.")]
@@ -29,6 +29,19 @@ IdempotencyKeyOption = Annotated[
     str | None, typer.Option("--idempotency-key", metavar="KEY", help="Sent twice, it still happens once.")
 ]
 ConsistencyOption = Annotated[Consistency, typer.Option("--consistency", help="What the read promises.")]
+StalenessOption = Annotated[
+    str | None,
+    typer.Option("--max-staleness", help="How much of what is newer may be missing: 500ms, 2s; from any replica."),
+]
+
+
+def consistency_of(consistency: Consistency, max_staleness: str | None) -> str:
+    """What a read promises, by the options."""
+    if max_staleness is None:
+        return str(consistency)
+    if consistency is not Consistency.LINEARIZABLE:
+        fail("give --consistency or --max-staleness", ExitCode.USAGE)
+    return bounded(max_staleness)
 
 
 @remote
@@ -37,6 +50,7 @@ def get(
     *,
     key: KeyArgument,
     consistency: ConsistencyOption = Consistency.LINEARIZABLE,
+    max_staleness: StalenessOption = None,
     if_revision: IfRevisionOption = None,
     output: Annotated[
         Path | None,
@@ -46,14 +60,15 @@ def get(
 ) -> None:
     """Read a value; its bytes go to stdout as they are."""
     with client_of(context) as client:
-        value = client.get(os.fsencode(key), consistency=consistency, if_revision=if_revision)
+        wanted = consistency_of(consistency, max_staleness)
+        value = client.get(os.fsencode(key), consistency=wanted, if_revision=if_revision)
     if output is not None:
         try:
             output.write_bytes(value.data)
         except OSError as error:
             fail(f"{output}: {error.strerror}", ExitCode.FAILURE)
     if as_json:
-        print_json(_json_of_value(key, value, consistency))
+        print_json(_json_of_value(key, value, wanted))
     elif output is None:
         sys.stdout.buffer.write(value.data)
         sys.stdout.buffer.flush()
@@ -184,7 +199,7 @@ def _read_value(value: str | None, file: Path | None) -> tuple[bytes, str]:
     return os.fsencode(value or ""), "text/plain; charset=utf-8"
 
 
-def _json_of_value(key: str, value: Value, consistency: Consistency) -> dict[str, Any]:
+def _json_of_value(key: str, value: Value, consistency: str) -> dict[str, Any]:
     try:
         text, encoding = value.data.decode(), "utf-8"
     except UnicodeDecodeError:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, printable, remote
-from dougdb.commands.kv import ConsistencyOption
+from dougdb.commands.kv import ConsistencyOption, StalenessOption, consistency_of
 from dougdb.operations import bytes_fields
 from dougdb.ranges import Entry, Page, document_of
 from dougdb.wire import Consistency
@@ -44,6 +44,7 @@ def scan(
         typer.Option("--delimiter", help="Tell keys that share what they have up to it once, as folders.", metavar="/"),
     ] = None,
     consistency: ConsistencyOption = Consistency.LINEARIZABLE,
+    max_staleness: StalenessOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List keys and values in the order of the keys; with --json one JSON document in each line."""
@@ -60,7 +61,7 @@ def scan(
                     limit=min(limit or FOLDERS_PAGE, FOLDERS_PAGE),
                     keys_only=keys_only,
                     reverse=reverse,
-                    consistency=consistency,
+                    consistency=consistency_of(consistency, max_staleness),
                 ),
                 limit,
                 keys_only=keys_only,
@@ -75,7 +76,7 @@ def scan(
             limit=limit,
             keys_only=keys_only,
             reverse=reverse,
-            consistency=consistency,
+            consistency=consistency_of(consistency, max_staleness),
         )
         with contextlib.closing(found) as entries:
             for entry in entries:
@@ -120,11 +121,17 @@ def count(
     start: StartOption = None,
     end: EndOption = None,
     consistency: ConsistencyOption = Consistency.LINEARIZABLE,
+    max_staleness: StalenessOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Count keys."""
     with client_of(context) as client:
-        found = client.count(prefix=bound(prefix), start=bound(start), end=bound(end), consistency=consistency)
+        found = client.count(
+            prefix=bound(prefix),
+            start=bound(start),
+            end=bound(end),
+            consistency=consistency_of(consistency, max_staleness),
+        )
     print_json({"count": found}) if as_json else print(found)
 
 

@@ -145,7 +145,7 @@ class Operation:
         return self.record[pipe.READ.size - 1] != 0
 
     def is_fresh(self, staleness_ms: int | None, now_s: float) -> bool:
-        """Whether an answer of this age to a bounded read counts, with all the time that it can have been on its way."""
+        """Whether an answer of this age to a bounded read counts, with all the time that it may have travelled."""
         if staleness_ms is None:
             return False
         return staleness_ms + 1000 * (now_s - self.sent_s) <= self.bound_ms

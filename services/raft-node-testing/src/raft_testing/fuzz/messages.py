@@ -20,11 +20,12 @@ from raft_node.entry import EntryKind
 from raft_node.raft import messages
 from raft_node.raft.types import NodeId
 from raft_node.raft.validity import malformed
-from raft_node.rpc import codec, snapshot_codec
+from raft_node.rpc import codec
 from raft_node.rpc.codec import MessageError
 from raft_node.rpc.peers import LocalMember
-from raft_node.storage.checkpoint import CheckpointFile
-from raft_node.storage.incoming import SnapshotHeader
+from raft_node.rpc.snapshots import codec as snapshot_codec
+from raft_node.storage.snapshots.checkpoint import CheckpointFile
+from raft_node.storage.snapshots.incoming import SnapshotHeader
 from raft_testing.fuzz.logs import repair_entries
 from raft_testing.fuzz.target import Target
 from raft_testing.lockstep import follower, leader_of, members

@@ -10,15 +10,22 @@ from collections.abc import Iterable
 import xxhash
 from crc32c import crc32c
 
-from raft_node.app.backup import MANIFEST, load_backup
+from raft_node.app.restoring.backup import MANIFEST, load_backup
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.runtime import identity as identities
 from raft_node.runtime.identity import FILE_NAME, Identity
-from raft_node.storage.checkpoint import CHECKPOINT, CheckpointFile
-from raft_node.storage.incoming import HEADER, INCOMING, IncomingError, IncomingSnapshot, SnapshotHeader, Taken
-from raft_node.storage.installing import read_installing
 from raft_node.storage.notes import encode_note, read_note
 from raft_node.storage.options import TableOptions
+from raft_node.storage.snapshots.checkpoint import CHECKPOINT, CheckpointFile
+from raft_node.storage.snapshots.incoming import (
+    HEADER,
+    INCOMING,
+    IncomingError,
+    IncomingSnapshot,
+    SnapshotHeader,
+    Taken,
+)
+from raft_node.storage.snapshots.installing import read_installing
 from raft_node.storage.tasks import (
     CompactionTask,
     FlushTask,

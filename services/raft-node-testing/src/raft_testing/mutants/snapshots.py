@@ -72,7 +72,7 @@ MUTANTS = (
         "M34",
         "the files of a snapshot are not compared with their hashes",
         (26,),
-        "storage/checkpoint.py",
+        "storage/snapshots/checkpoint.py",
         "            if hash_of(file) != expected.xxh3:\n",
         "            if hash_of(file) == -1:\n",
         "unit/test_checkpoint.py::test_a_table_in_the_place_of_another_of_the_same_size_is_found",

@@ -93,7 +93,7 @@ MUTANTS = (
         "M55",
         "a checkpoint's list is written before the names of its tables are durable",
         (38, 25),
-        "storage/checkpoint.py",
+        "storage/snapshots/checkpoint.py",
         "        # All names must be durable before the list makes a checkpoint of them.\n"
         "        fs.sync_directory(path)\n",
         "",

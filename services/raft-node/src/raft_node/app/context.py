@@ -10,7 +10,7 @@ from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
 from raft_node.rpc.security import Security
-from raft_node.runtime.space import SpaceWatch
+from raft_node.runtime.disk.space import SpaceWatch
 from raft_node.settings import NodeSettings
 from raft_node.storage.files import DiskFileSystem
 

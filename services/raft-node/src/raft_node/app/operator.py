@@ -24,8 +24,8 @@ from raft_node.raft.membership import members_of
 from raft_node.raft.types import Role
 from raft_node.rpc.addresses import AddressBook
 from raft_node.rpc.admin_service import Leadership
-from raft_node.rpc.backup_stream import BackupStream, Write
 from raft_node.rpc.shard import Shard
+from raft_node.rpc.snapshots.backup_stream import BackupStream, Write
 from raft_node.runtime.drain import drain
 from raft_node.runtime.events import Recorder
 from raft_node.runtime.holds import Hold

@@ -12,17 +12,17 @@ from functools import partial
 
 from raft_node.app.context import Context
 from raft_node.raft.types import NodeId
-from raft_node.rpc.backup_stream import BackupStream
 from raft_node.rpc.peers import Peers
-from raft_node.rpc.snapshot_sender import SenderLimits, SnapshotSender
-from raft_node.rpc.snapshot_service import SnapshotService
-from raft_node.runtime.backups import Backups
+from raft_node.rpc.snapshots.backup_stream import BackupStream
+from raft_node.rpc.snapshots.sender import SenderLimits, SnapshotSender
+from raft_node.rpc.snapshots.service import SnapshotService
+from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.installer import Installer
 from raft_node.runtime.log_store import LogStore
-from raft_node.runtime.log_trimmer import LogTrimmer
-from raft_node.runtime.maintenance import Maintenance
-from raft_node.runtime.snapshots import Snapshots
+from raft_node.runtime.snapshots.backups import Backups
+from raft_node.runtime.snapshots.installer import Installer
+from raft_node.runtime.snapshots.keeper import Snapshots
+from raft_node.runtime.snapshots.log_trimmer import LogTrimmer
 from raft_node.storage.engine import Engine
 from raft_node.storage.tasks import tmp_directory
 

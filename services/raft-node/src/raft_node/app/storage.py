@@ -15,14 +15,14 @@ from raft_node.entry import EntryError, EntryKind
 from raft_node.errors import CorruptionError, IdentityError
 from raft_node.kv.keyspace import CONFIGURATION_KEY
 from raft_node.kv.state_machine import StoredState, read_state
-from raft_node.runtime.space import release_for_start
+from raft_node.runtime.disk.space import release_for_start
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import DiskFileSystem, FileSystem
-from raft_node.storage.incoming import discard_outdated
-from raft_node.storage.installing import read_installing, remove_installing
 from raft_node.storage.manifest import replace_file
 from raft_node.storage.options import EngineOptions
+from raft_node.storage.snapshots.incoming import discard_outdated
+from raft_node.storage.snapshots.installing import read_installing, remove_installing
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 
 FIRST_CONFIGURATION = "FIRST-CONFIGURATION"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from raft_node.app.recovery import Plan, carry_out, plan
 from raft_node.errors import FatalError, RecoveryRefusedError
-from raft_node.runtime.volume_lock import locked
+from raft_node.runtime.disk.volume_lock import locked
 from raft_node.storage.files import OsFileSystem
 
 NAME = "recover-quorum"

@@ -10,10 +10,10 @@ import os
 import sys
 from pathlib import Path
 
-from raft_node.app.backup import damages, load_backup
-from raft_node.app.restore import restore
+from raft_node.app.restoring.backup import damages, load_backup
+from raft_node.app.restoring.restore import restore
 from raft_node.errors import CorruptionError, FatalError, RestoreRefusedError
-from raft_node.runtime.volume_lock import locked
+from raft_node.runtime.disk.volume_lock import locked
 from raft_node.storage.files import OsFileSystem
 
 EXIT_DAMAGED = 1

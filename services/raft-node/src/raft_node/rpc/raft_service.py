@@ -28,7 +28,7 @@ from raft_node.rpc import codec
 from raft_node.rpc.certificate_names import names_of, speaks_for
 from raft_node.rpc.codec import MessageError
 from raft_node.rpc.peers import Peers
-from raft_node.rpc.snapshot_service import SnapshotService
+from raft_node.rpc.snapshots.service import SnapshotService
 from raft_node.rpc.streams import BROKEN, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
@@ -183,7 +183,7 @@ class RaftService(pb_grpc.RaftServicer):
         request_iterator: AsyncIterator[pb.InstallSnapshotRequest],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
-        """Takes a snapshot; see ``raft_node.rpc.snapshot_service``."""
+        """Takes a snapshot; see ``raft_node.rpc.snapshots.service``."""
         request = await context.read()
         if request is grpc.aio.EOF:
             return

@@ -24,7 +24,6 @@ from typing import NamedTuple, cast
 from raft_node.storage import reads
 from raft_node.storage.cache import BlockCache
 from raft_node.storage.changes import ChangeSegment, ChangeWrite
-from raft_node.storage.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
 from raft_node.storage.compaction import keys_max, pending_bytes, pick, pick_idle, record_bytes
 from raft_node.storage.files import FileSystem
 from raft_node.storage.history import History, Limits
@@ -35,6 +34,7 @@ from raft_node.storage.open_files import OpenFiles
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.reads import BlockNeeded, LoadedBlock
 from raft_node.storage.results import Prepared, Results
+from raft_node.storage.snapshots.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
 from raft_node.storage.span import NO_SPAN, Span
 from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.stats import EngineStats

@@ -21,15 +21,15 @@ from raft_node.errors import CorruptionError, FatalError
 from raft_node.kv.state_machine import STATE_KEYS, StateMachine
 from raft_node.raft.configuration import ConfigurationError, decode_configuration
 from raft_node.raft.types import Configuration
+from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.log_store import LogStore
-from raft_node.runtime.maintenance import Maintenance
-from raft_node.runtime.snapshots import facts_of
-from raft_node.storage.checkpoint import Checkpoint, read_checkpoint
+from raft_node.runtime.snapshots.keeper import facts_of
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem
-from raft_node.storage.incoming import IncomingSnapshot, SnapshotHeader, discard
-from raft_node.storage.installing import Installing, remove_installing, write_installing
+from raft_node.storage.snapshots.checkpoint import Checkpoint, read_checkpoint
+from raft_node.storage.snapshots.incoming import IncomingSnapshot, SnapshotHeader, discard
+from raft_node.storage.snapshots.installing import Installing, remove_installing, write_installing
 
 Result = TypeVar("Result")
 

@@ -22,9 +22,15 @@ import xxhash
 
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.kv.keyspace import CONFIGURATION_KEY, STATE_KEY, State
-from raft_node.storage.checkpoint import CHECKPOINT, Checkpoint, CheckpointFile, CheckpointWrite, read_checkpoint
 from raft_node.storage.files import FileSystem
-from raft_node.storage.incoming import SnapshotHeader
+from raft_node.storage.snapshots.checkpoint import (
+    CHECKPOINT,
+    Checkpoint,
+    CheckpointFile,
+    CheckpointWrite,
+    read_checkpoint,
+)
+from raft_node.storage.snapshots.incoming import SnapshotHeader
 
 LINGER_S = 60.0
 """So long a snapshot stays that nobody uses."""

@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from raft_node.errors import FatalError, NoSpaceError
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
+from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.runtime.events import Recorder
-from raft_node.runtime.worker_process import WorkerProcess
 from raft_node.storage.engine import Engine
 from raft_node.storage.tasks import CompactionTask, FlushTask, Task, WorkerGoneError, WorkerHungError
 

@@ -1,7 +1,7 @@
 """The state of this node as a backup takes it: a held snapshot that includes all that was acknowledged before the call.
 
 A linearizable read, which a follower has its leader confirm, tells how far this node has to be; what is applied by then
-is flushed, and a snapshot is made of it or shared with others who need one (``raft_node.runtime.snapshots``).
+is flushed, and a snapshot is made of it or shared with others who need one (``raft_node.runtime.snapshots.keeper``).
 
 Invariant: what is given out is never older than the index that the read was confirmed at.
 """
@@ -15,7 +15,7 @@ from typing import Protocol
 
 from raft_node.errors import UnavailableError
 from raft_node.runtime.reads import ReadCallback
-from raft_node.runtime.snapshots import HeldSnapshot, Snapshots
+from raft_node.runtime.snapshots.keeper import HeldSnapshot, Snapshots
 
 CONFIRM_TIMEOUT_S = 5.0
 """An election in between takes well under that."""

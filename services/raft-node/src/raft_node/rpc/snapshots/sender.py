@@ -31,10 +31,10 @@ from raft_node.raft.types import NodeId, Role
 from raft_node.rpc.channels import open_channel
 from raft_node.rpc.codec import MessageError
 from raft_node.rpc.peers import LocalMember
-from raft_node.rpc.snapshot_codec import encode_chunk, encode_header
+from raft_node.rpc.snapshots.codec import encode_chunk, encode_header
 from raft_node.rpc.streams import BROKEN, Call
 from raft_node.runtime.events import Recorder
-from raft_node.runtime.snapshots import HeldSnapshot, Snapshots
+from raft_node.runtime.snapshots.keeper import HeldSnapshot, Snapshots
 from raft_node.storage.files import FileSystem, ReadableFile
 
 CONNECT_TIMEOUT_S = 2.0

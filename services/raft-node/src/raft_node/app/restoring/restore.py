@@ -24,7 +24,7 @@ from typing import NamedTuple
 import xxhash
 
 from raft_node import entry as entries
-from raft_node.app.backup import Backup, ShardCut, check_cut, load_backup
+from raft_node.app.restoring.backup import Backup, ShardCut, check_cut, load_backup
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, RestoreRefusedError
 from raft_node.raft.configuration import encode_configuration
@@ -32,10 +32,10 @@ from raft_node.raft.types import Configuration, HardState, NodeId
 from raft_node.runtime import identity as identities
 from raft_node.runtime.identity import RESTORING, Identity
 from raft_node.runtime.log_store import to_wal
-from raft_node.runtime.snapshots import StateFacts
-from raft_node.storage.checkpoint import install_checkpoint
+from raft_node.runtime.snapshots.keeper import StateFacts
 from raft_node.storage.files import FileSystem
 from raft_node.storage.notes import read_note, remove_note, write_note
+from raft_node.storage.snapshots.checkpoint import install_checkpoint
 from raft_node.storage.wal import Wal, WalHardState, WalOptions
 
 _COPY = "restored"

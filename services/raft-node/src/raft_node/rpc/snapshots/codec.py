@@ -9,8 +9,8 @@ from crc32c import crc32c
 
 from doug.v1 import raft_pb2 as pb
 from raft_node.rpc.codec import MessageError
-from raft_node.storage.checkpoint import CheckpointFile
-from raft_node.storage.incoming import IncomingError, SnapshotHeader
+from raft_node.storage.snapshots.checkpoint import CheckpointFile
+from raft_node.storage.snapshots.incoming import IncomingError, SnapshotHeader
 
 
 def encode_header(header: SnapshotHeader, envelope: pb.Envelope, term: int) -> pb.InstallSnapshotRequest:

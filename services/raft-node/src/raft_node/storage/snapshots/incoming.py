@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from raft_node.errors import CorruptionError, DougError
-from raft_node.storage.checkpoint import CHECKPOINT, Checkpoint, CheckpointFile, hash_of, load_checkpoint
 from raft_node.storage.files import FileSystem, WritableFile
 from raft_node.storage.notes import read_note, write_note
+from raft_node.storage.snapshots.checkpoint import CHECKPOINT, Checkpoint, CheckpointFile, hash_of, load_checkpoint
 
 INCOMING = "incoming"
 HEADER = "HEADER"

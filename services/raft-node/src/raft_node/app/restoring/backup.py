@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import xxhash
 
 from raft_node.errors import CorruptionError
-from raft_node.runtime.snapshots import StateFacts, facts_of
+from raft_node.runtime.snapshots.keeper import StateFacts, facts_of
 from raft_node.storage import inspect
-from raft_node.storage.checkpoint import CHECKPOINT, CheckpointFile, load_checkpoint, verify_checkpoint
 from raft_node.storage.files import FileSystem
+from raft_node.storage.snapshots.checkpoint import CHECKPOINT, CheckpointFile, load_checkpoint, verify_checkpoint
 
 MANIFEST = "BACKUP.json"
 FORMAT = 1

@@ -23,9 +23,9 @@ from raft_node.errors import FatalError, UnavailableError
 from raft_node.raft.configuration import decode_configuration
 from raft_node.rpc.peers import LocalMember
 from raft_node.rpc.streams import BROKEN
-from raft_node.runtime.backups import Backups
 from raft_node.runtime.events import Recorder
-from raft_node.runtime.snapshots import HeldSnapshot
+from raft_node.runtime.snapshots.backups import Backups
+from raft_node.runtime.snapshots.keeper import HeldSnapshot
 from raft_node.settings import NodeSettings
 from raft_node.storage.files import FileSystem
 

@@ -26,11 +26,11 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import NodeId
 from raft_node.rpc.codec import MessageError
 from raft_node.rpc.peers import LocalMember
-from raft_node.rpc.snapshot_codec import decode_header, is_sound
+from raft_node.rpc.snapshots.codec import decode_header, is_sound
 from raft_node.rpc.streams import BROKEN
 from raft_node.runtime.events import Recorder
 from raft_node.storage.files import FileSystem
-from raft_node.storage.incoming import INCOMING, IncomingError, IncomingSnapshot, SnapshotHeader, Taken
+from raft_node.storage.snapshots.incoming import INCOMING, IncomingError, IncomingSnapshot, SnapshotHeader, Taken
 
 TELL_EVERY_S = 1.0
 """How often the sender is told that a step which takes long is still under way."""

@@ -1,0 +1,135 @@
+"""Watches: the changes of a key or a range, in an iterator that goes on where its stream broke off."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection
+
+import httpx
+
+from dougdb import calls, watches
+from dougdb.aio.ranges import AsyncRanges, lines_of
+from dougdb.aio.runtime import Stream
+from dougdb.checks import Bytes, key_text
+from dougdb.errors import DougdbError, KeyNotFoundError, UnavailableError, WaitTimeoutError
+from dougdb.patience import Attempts
+from dougdb.ranges import broken_off
+from dougdb.watches import KINDS, NOW, PROGRESS, Change, change_of_line
+from dougdb.wire import Value
+
+SILENT_S = 15.0
+"""A facade tells the progress of a watch every five seconds."""
+
+
+class AsyncWatches(AsyncRanges):
+    """The calls that tell what changes."""
+
+    async def watch(
+        self,
+        *,
+        key: str | Bytes | None = None,
+        prefix: str | Bytes | None = None,
+        start: str | Bytes | None = None,
+        end: str | Bytes | None = None,
+        begin: str = NOW,
+        kinds: Collection[str] = KINDS,
+        values: bool = True,
+        progress: bool = False,
+    ) -> Stream[Change]:
+        """Tells every change of a key or a range as it happens; it ends when the caller leaves the loop.
+
+        Per key every change comes exactly once and in the order of its revisions, also when facades are restarted
+        meanwhile, as long as the nodes hold what follows. To leave the loop, use ``contextlib.aclosing``.
+
+        Args:
+            key: One key; or:
+            prefix: Keys that begin with it; or:
+            start: Keys from here on,
+            end: up to before this one. Nothing means every key.
+            begin: ``now``; ``start`` for what is there first, as puts without an ``id``, and then every change since
+                (what is there may come again when the connection breaks before all of it has come); or the ``id`` of a
+                change, behind which it goes on.
+            kinds: Some of ``put``, ``delete``, ``expire``.
+            values: Whether puts have their value.
+            progress: Whether to tell also that nothing has changed, every few seconds, as a ``Change`` of the kind
+                ``progress``: its ``id`` is good to go on from.
+
+        Raises:
+            HistoryGoneError: What follows is not held any more.
+            UnavailableError: Nothing came for longer than the deadline.
+        """
+        attempts = Attempts(repeatable=True, deadline_s=self._deadline_s, now_s=self._pace.now())
+        while True:
+            call = watches.watch(key=key, prefix=prefix, start=start, end=end, begin=begin, kinds=kinds, values=values)
+            try:
+                async with (
+                    self._stream(call, self._watch_timeout()) as pieces,
+                    contextlib.aclosing(lines_of(pieces)) as lines,
+                ):
+                    async for line in lines:
+                        change = change_of_line(line)
+                        attempts.progress(self._pace.now())
+                        begin = change.id or begin
+                        if progress or change.kind != PROGRESS:
+                            yield change
+                # The facade stops, or lets go of who reads too slowly.
+                raise broken_off()
+            except DougdbError as error:
+                await self._pace.sleep(attempts.pause_after(error, self._pace.now()))
+
+    async def wait_for(
+        self, key: str | Bytes, until: Callable[[Value | None], bool], *, timeout_s: float | None = None
+    ) -> Value | None:
+        """Waits until a key is as it should be, and returns it.
+
+        Args:
+            key: The key.
+            until: Is asked for the value as it is, and again after every change; None means that there is none.
+            timeout_s: How long to wait; for as long as it takes without it.
+
+        Raises:
+            WaitTimeoutError: It did not become so in time.
+            UnavailableError: Nothing came for longer than the deadline.
+        """
+        ends_s = None if timeout_s is None else self._pace.now() + timeout_s
+        changes = watches.watch(key=key, prefix=None, start=None, end=None, begin=NOW, kinds=KINDS, values=False)
+        attempts = Attempts(repeatable=True, deadline_s=self._deadline_s, now_s=self._pace.now())
+        while True:
+            try:
+                async with (
+                    self._stream(changes, self._watch_timeout(ends_s)) as pieces,
+                    contextlib.aclosing(lines_of(pieces)) as lines,
+                ):
+                    # The first line says that the watch has begun; what was written before is read then.
+                    async for line in lines:
+                        change_of_line(line)
+                        attempts.progress(self._pace.now())
+                        value = await self._value_or_none(key)
+                        if until(value):
+                            return value
+                        if ends_s is not None and self._pace.now() >= ends_s:
+                            raise _late(key)
+                raise broken_off()
+            except WaitTimeoutError:
+                raise
+            except DougdbError as error:
+                if ends_s is not None and self._pace.now() >= ends_s and isinstance(error, UnavailableError):
+                    raise _late(key) from None
+                await self._pace.sleep(attempts.pause_after(error, self._pace.now()))
+
+    async def _value_or_none(self, key: str | Bytes) -> Value | None:
+        with contextlib.suppress(KeyNotFoundError):
+            return await self._call(calls.get(key))
+        return None
+
+    def _watch_timeout(self, ends_s: float | None = None) -> httpx.Timeout:
+        """How long a stream may be silent: it tells its progress every few seconds; and not longer than is waited."""
+        steps = self._http.timeout
+        read_s = SILENT_S if steps.read is None else max(steps.read, SILENT_S)
+        if ends_s is not None:
+            read_s = min(read_s, max(0.01, ends_s - self._pace.now()))
+        return httpx.Timeout(connect=steps.connect, write=steps.write, pool=steps.pool, read=read_s)
+
+
+def _late(key: str | Bytes) -> WaitTimeoutError:
+    return WaitTimeoutError(f"{key_text(key)} did not become what was waited for")

@@ -1,0 +1,116 @@
+"""Watches: what is asked for, and how the lines of a stream are read. Pure functions, no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from dougdb import checks
+from dougdb.calls import Call
+from dougdb.checks import OCTET_STREAM, Bytes
+from dougdb.errors import HistoryGoneError, InvalidArgumentError, ServerError
+from dougdb.operations import bytes_fields, bytes_of, key_fields, key_of
+from dougdb.ranges import Range
+from dougdb.wire import time_of
+
+KINDS = ("put", "delete", "expire")
+NOW, START = "now", "start"
+PROGRESS = "progress"
+_LINES = {"Accept": "application/x-ndjson"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a key.
+
+    Attributes:
+        kind: ``put``, ``delete`` or ``expire``; ``progress`` for none: everything up to here was sent.
+        id: Where a watch goes on behind it, at any facade; empty for what was there at the beginning.
+        key: The key.
+        revision: The revision that the change made.
+        shard: The shard of the key.
+        data: The value of a put; empty when no values were asked for.
+        content_type: Of a put.
+        content_encoding: Of a put; None when it has none.
+        expires_at: When what was put expires, if it does.
+    """
+
+    kind: str
+    id: str
+    key: bytes = b""
+    revision: str = ""
+    shard: str = ""
+    data: bytes = b""
+    content_type: str = OCTET_STREAM
+    content_encoding: str | None = None
+    expires_at: datetime | None = None
+
+    @property
+    def text(self) -> str:
+        """The key as text; what is no UTF-8 is shown escaped."""
+        return self.key.decode(errors="backslashreplace")
+
+
+def watch(
+    *,
+    key: str | Bytes | None,
+    prefix: str | Bytes | None,
+    start: str | Bytes | None,
+    end: str | Bytes | None,
+    begin: str,
+    kinds: Collection[str],
+    values: bool,
+) -> Call[None]:
+    """The changes of a key or a range as a stream of lines; ``change_of_line`` reads them.
+
+    Raises:
+        InvalidArgumentError: It makes no sense.
+    """
+    if key is not None:
+        if not (prefix is None and start is None and end is None):
+            raise InvalidArgumentError("a watch has a key, or a range")
+        params = key_fields(key)
+    else:
+        found = Range.of(prefix, start, end)
+        params = bytes_fields(checks.key_bytes(prefix), "prefix") if prefix else found.params()
+    strange = set(kinds) - set(KINDS)
+    if strange or not kinds:
+        raise InvalidArgumentError(f"kinds are some of {', '.join(KINDS)}, not {', '.join(sorted(strange)) or 'none'}")
+    params["from"] = begin
+    if set(kinds) != set(KINDS):
+        params["events"] = ",".join(kind for kind in KINDS if kind in kinds)
+    if not values:
+        params["values"] = "false"
+    return Call("GET", "/v1/watch", lambda answer: None, params, _LINES)
+
+
+def change_of_line(line: bytes) -> Change:
+    """Reads a line of a stream.
+
+    Raises:
+        HistoryGoneError: The changes that follow are not held any more.
+        ServerError: It is something else.
+    """
+    try:
+        document = json.loads(line)
+        event, data = str(document["event"]), document["data"]
+        if event == "resync":
+            oldest = data["oldest"]
+            raise HistoryGoneError(f"shard {data['shard']} holds only the changes behind its revision {oldest} now")
+        if event == PROGRESS:
+            return Change(PROGRESS, str(document["id"]))
+        return Change(
+            event,
+            str(document.get("id", "")),
+            key_of(data),
+            str(data["revision"]),
+            str(data["shard"]),
+            bytes_of(data) if "value" in data else b"",
+            str(data.get("content_type") or OCTET_STREAM),
+            data.get("content_encoding"),
+            time_of(data.get("expires_at")),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(200, f"not an event of a watch: {error!r}") from None

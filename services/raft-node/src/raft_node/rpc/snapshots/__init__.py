@@ -1,0 +1,1 @@
+"""Snapshots and backups on the wire: the messages, who sends, who receives."""
