@@ -32,6 +32,20 @@ def project(path: str) -> dict[str, Any]:
     return table
 
 
+def test_ctrl_c_reaches_what_tests_start_wherever_they_are_started() -> None:
+    """A background shell and nohup start programs with SIGINT ignored, which the programs hand on to their children."""
+    ask = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    code = f"import conftest, subprocess, sys; subprocess.run([sys.executable, '-c', {ask!r}], check=True)"
+    shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    told = [
+        subprocess.run(
+            [*shell, sys.executable, "-c", each], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        for each in (ask, code)
+    ]
+    assert [answer.strip() for answer in told] == ["False", "True"]
+
+
 # -- versions -------------------------------------------------------------------------------------------------------
 
 

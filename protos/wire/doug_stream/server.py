@@ -81,7 +81,7 @@ class ServerCall(Call):
         return address_text(self._endpoint.about("peername"))
 
     def auth_context(self) -> Mapping[str, list[bytes]]:
-        """Whom the client's certificate is for, under gRPC's names; empty in plaintext."""
+        """The names in the client's certificate, under gRPC's keys; empty in plaintext."""
         certificate = self._endpoint.about("peercert")
         if not certificate:
             return {}

@@ -296,7 +296,7 @@ def open_channel(
 
     Args:
         certificates: Who this end is, and which authority signs the other end.
-        address: Whom to dial.
+        address: The host and port to dial.
         options: gRPC's options.
         name: The name that the other end's certificate must carry, if it is not the host of the address.
     """

@@ -423,3 +423,42 @@ async def test_a_facade_that_stops_ends_its_watches_in_order(make: MakeFacade) -
             connection.shutdown()
     await facade.until(lambda: live.ended, "it has ended")
     assert isinstance(facade.http, httpx.AsyncClient)
+
+
+async def test_a_read_waits_for_a_change(make: MakeFacade) -> None:
+    """Consul's habit, for clients without streams."""
+    facade = await make(shards=2)
+    waiting = asyncio.create_task(facade.http.get("/v1/kv/k?wait=20s&after=0"))
+    await facade.until(lambda: facade.application.audience._waits, "it waits")
+    await put(facade, "other", "k")
+    answer = await waiting
+    assert (answer.status_code, answer.content) == (200, b"value of k")
+    revision = answer.headers["etag"].strip('"')
+    # What has changed already is told at once.
+    await put(facade, "k")
+    again = await facade.http.get(f"/v1/kv/k?wait=20s&after={revision}")
+    assert again.status_code == 200 and again.headers["etag"] != answer.headers["etag"]
+    # A deletion is a change, too.
+    waiting = asyncio.create_task(facade.http.get("/v1/kv/k?wait=20s"))
+    await facade.until(lambda: facade.application.audience._waits, "it waits")
+    await facade.http.delete("/v1/kv/k")
+    assert (await waiting).status_code == 404
+    await put(facade, "k")
+    unchanged = await facade.http.get("/v1/kv/k?wait=50ms")
+    assert unchanged.status_code == 304 and unchanged.headers["etag"]
+    missing = await facade.http.get("/v1/kv/nothing?wait=50ms&after=0")
+    assert missing.status_code == 404
+    for query in ("wait=11m", "wait=0", "wait=x", "after=1", "wait=1s&after=x", "wait=1s&after="):
+        assert (await facade.http.get(f"/v1/kv/k?{query}")).status_code == 400, query
+    assert (await facade.http.put("/v1/kv/k?wait=1s", content=b"x")).status_code == 400
+    await facade.until(lambda: not facade.application.audience._waits, "nobody waits")
+    assert facade.metrics.inflight == 0
+
+
+async def test_a_client_that_leaves_a_long_poll_is_forgotten(make: MakeFacade) -> None:
+    facade = await make(shards=1)
+    waiting = asyncio.create_task(facade.http.get("/v1/kv/k?wait=60s&after=0"))
+    await facade.until(lambda: facade.application.audience._waits, "it waits")
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await facade.until(lambda: not facade.application.audience._waits, "it is forgotten")

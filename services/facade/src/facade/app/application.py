@@ -26,6 +26,7 @@ from facade.routes import backup, cluster, docs, health, leadership, limits, mem
 from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp
+from facade.routes.long_poll import LongPolls
 from facade.routes.ops import OPS_PREFIX, OpsApp
 from facade.routes.raw import REQUEST_ID, RawApp, Scope, Send, named, request_id_of
 from facade.routes.scan import RangeApp
@@ -55,7 +56,6 @@ class Application:
     """
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
-        self._keys = KvApp(router, metrics, settings)
         self._exact: dict[bytes, RawApp | RangeApp] = {
             b"/v1/batch": BatchApp(router, metrics, settings),
             b"/v1/txn": TxnApp(router, metrics, settings),
@@ -63,6 +63,8 @@ class Application:
         feeds = router.feeds
         self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router))
         feeds.on_events, feeds.on_gone = self.audience.publish, lambda error: self.audience.lost(error.shard)
+        polls = LongPolls(router, feeds, self.audience, metrics, settings.watches_max)
+        self._keys = KvApp(router, metrics, settings, polls)
         self._exact[WATCH_PATH] = WatchApp(router, metrics, settings, feeds, self.audience)
         self._exact[PROGRESS_PATH] = ProgressApp(metrics, feeds, self.audience)
         self._ops = OpsApp(router, metrics)

@@ -378,7 +378,7 @@ class Scans:
 
 
 def _choose(shard: Shard, mode: ReadMode, turn: int) -> Node:
-    """Whom to ask: the leader, or the next one that answers."""
+    """The node to ask: the leader, or the next replica that answers."""
     if mode is LINEARIZABLE:
         if shard.leader is None:
             raise ScanBrokenError("no_leader", "no leader is known", shard.id)

@@ -81,7 +81,7 @@ class WatchStream:
     """A stream that has begun: see ``begin``.
 
     Attributes:
-        node: Whom it comes from.
+        node: The node that sends the changes.
         position: Where it goes on: everything before was told.
         oldest: The revision behind which the node holds all changes, as it said last.
     """

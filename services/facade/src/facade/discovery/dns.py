@@ -52,7 +52,7 @@ class DnsDiscovery:
             metrics: Where it is counted.
             refresh_s: How often it asks while all is well.
             pause_s: How long it waits at least between two rounds.
-            resolver: Whom it asks; as the system is set up, if None.
+            resolver: The DNS server to ask; None takes the one that the system names.
         """
         self._names = dict(names)
         self._port_name = port_name

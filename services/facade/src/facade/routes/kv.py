@@ -23,6 +23,8 @@ from facade.client.router import Router
 from facade.client.sessions import Session
 from facade.errors import BadRequestError
 from facade.routes import body as bodies
+from facade.routes.conditions import Tags
+from facade.routes.long_poll import LongPolls
 from facade.routes.options import (
     EXPIRING_PARAMETERS,
     WRITE_PARAMETERS,
@@ -68,9 +70,10 @@ class KvApp(RawApp):
     route = KEY_ROUTE
     methods = frozenset({"GET", "HEAD", "PUT", "DELETE", "POST"})
 
-    def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, router: Router, metrics: Metrics, settings: Settings, polls: LongPolls) -> None:
         super().__init__(metrics)
         self._router = router
+        self._polls = polls
         self._body_timeout_s = settings.body_timeout_ms / 1000
 
     async def serve(self, request: RawRequest) -> None:
@@ -90,6 +93,12 @@ class KvApp(RawApp):
         request.label = options.asked.mode.name
         session = await begin_session(self._router, options)
         if method in ("GET", "HEAD"):
+            if options.wait is not None:
+                known = await self._polls.until_changed(
+                    key, options.wait.after, options.wait.wait_ms / 1000, request.receive
+                )
+                if known:
+                    options = options._replace(unless=Tags(frozenset((known,))))
             await self._get(key, options, session, request)
         elif method == "PUT":
             await self._put(key, options, session, headers, request)

@@ -19,13 +19,16 @@ from doug_wire.validity import is_printable
 from facade.client.modes import BOUNDED, LINEARIZABLE, READ_MODES, Freshness
 from facade.errors import BadRequestError
 from facade.routes.conditions import Tags, parse_tags, write_condition
-from facade.routes.durations import ttl_ms
+from facade.routes.durations import UNITS_MS, ttl_ms
 from facade.routes.target import unescape, wants_json
 
 IDEMPOTENCY_KEY_MAX = 255
 
 _IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]{1,%d}\Z" % IDEMPOTENCY_KEY_MAX)
 _IDENTITY = b"identity"
+_WAIT = re.compile(rb"([0-9]{1,9})(ms|s|m|)\Z")
+WAIT_MS_MAX = 600_000
+_REVISION_DIGITS = 18
 
 
 class Headers:
@@ -96,6 +99,13 @@ FRESH = Freshness()
 STALENESS_MS_MAX = 24 * 3_600_000
 
 
+class Wait(NamedTuple):
+    """That a read waits so long for another revision than one: 0 for none, None for the present one."""
+
+    wait_ms: int
+    after: int | None
+
+
 class RequestOptions(NamedTuple):
     """What a request asks for.
 
@@ -108,6 +118,7 @@ class RequestOptions(NamedTuple):
         idempotency_key: What makes a write happen once; empty for nothing.
         as_json: Whether the JSON view is asked for.
         key: The key, if the query names it (``key64``).
+        wait: Whether a read waits for a change.
         session: The session token; None without one.
     """
 
@@ -120,10 +131,12 @@ class RequestOptions(NamedTuple):
     as_json: bool = False
     key: bytes | None = None
     session: bytes | None = None
+    wait: Wait | None = None
 
 
 READ_PARAMETERS = frozenset({b"consistency", b"max_staleness", b"key64"})
 WRITE_PARAMETERS = READ_PARAMETERS
+GET_PARAMETERS = READ_PARAMETERS | {b"wait", b"after"}
 EXPIRING_PARAMETERS = READ_PARAMETERS | {b"ttl"}
 
 
@@ -267,8 +280,9 @@ def parse_read(query: bytes, headers: Headers) -> RequestOptions:
     """
     if not query and headers.consistency is None and headers.if_none_match is None and headers.if_match is None:
         return RequestOptions(as_json=wants_json(headers.accept), session=headers.session)
-    found = parse_query(query, READ_PARAMETERS)
+    found = parse_query(query, GET_PARAMETERS)
     return RequestOptions(
+        wait=parse_wait(found.get(b"wait"), found.get(b"after")),
         asked=freshness_of(found.get(b"consistency"), found.get(b"max_staleness"), headers.consistency),
         session=headers.session,
         only_if=None if headers.if_match is None else parse_tags("If-Match", headers.if_match, weak=False),
@@ -276,6 +290,25 @@ def parse_read(query: bytes, headers: Headers) -> RequestOptions:
         as_json=wants_json(headers.accept),
         key=None if (key64 := found.get(b"key64")) is None else decode_key64(key64),
     )
+
+
+def parse_wait(wait: bytes | None, after: bytes | None) -> Wait | None:
+    """For how long a read waits for a change, and behind which revision; None if it does not.
+
+    Raises:
+        BadRequestError: They make no sense.
+    """
+    if wait is None:
+        if after is not None:
+            raise BadRequestError("bad_parameter", "after is for a read that waits: wait=30s.")
+        return None
+    match = _WAIT.match(wait)
+    wait_ms = int(match[1]) * UNITS_MS[match[2]] if match else 0
+    if not 0 < wait_ms <= WAIT_MS_MAX:
+        raise BadRequestError("bad_parameter", "wait is a time such as 30s, of at most 10m.")
+    if after is not None and not (after.isdigit() and len(after) <= _REVISION_DIGITS):
+        raise BadRequestError("bad_parameter", "after is the revision that is known, or 0 for none.")
+    return Wait(wait_ms, None if after is None else int(after))
 
 
 def parse_write(

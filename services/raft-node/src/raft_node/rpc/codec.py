@@ -36,7 +36,7 @@ def sender(envelope: pb.Envelope) -> NodeId:
 
 
 def receiver(envelope: pb.Envelope) -> NodeId:
-    """Whom a message is for."""
+    """The node that a message is for."""
     return NodeId(envelope.receiver.name, envelope.receiver.incarnation)
 
 

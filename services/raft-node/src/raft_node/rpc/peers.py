@@ -321,7 +321,7 @@ class Peers:
 
     @property
     def connected(self) -> frozenset[NodeId]:
-        """Whom there is a connection for, whether or not the peer answers."""
+        """The peers that have a connection, whether or not they answer."""
         return frozenset(self._peers)
 
     def retain(self, peers: Collection[NodeId]) -> None:

@@ -18,7 +18,7 @@ from raft_node.runtime.watches import Watches
 
 
 class Leader(NamedTuple):
-    """Whom this node follows; empty strings while it knows none."""
+    """The leader that this node follows; empty strings while it knows none."""
 
     id: str
     address: str
@@ -79,7 +79,7 @@ class Shard:
         return self.driver.machine.created and self.driver.node.is_member and self.is_known_member()
 
     def leader(self) -> Leader:
-        """Whom this node follows, itself included."""
+        """The leader that this node follows, which may be itself."""
         leader = self.driver.node.leader
         if leader is None:
             return Leader("", "")
