@@ -112,6 +112,10 @@ def test_all_is_done_by_keyboard_alone(tab: Callable[..., Any]) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     page.wait_for_selector("text=Slot 32")
+    box = page.locator("svg.grid").bounding_box()
+    side = min(box["width"], box["height"])
+    page.mouse.click(box["x"] + (box["width"] - side) / 2 + side * 1.5 / 32, box["y"] + side / 64)
+    page.wait_for_selector("text='Slot 1'")
     opened.check()
 
 

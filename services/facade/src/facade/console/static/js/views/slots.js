@@ -108,8 +108,11 @@ export function SlotsView({ state }) {
   };
   const choose = (/** @type {any} */ event) => {
     const box = event.currentTarget.getBoundingClientRect();
-    const column = Math.floor(((event.clientX - box.left) / box.width) * SIDE);
-    const row = Math.floor(((event.clientY - box.top) / box.height) * SIDE);
+    // The grid is a square in the middle of its box.
+    const side = Math.min(box.width, box.height);
+    const column = Math.floor(((event.clientX - box.left - (box.width - side) / 2) / side) * SIDE);
+    const row = Math.floor(((event.clientY - box.top - (box.height - side) / 2) / side) * SIDE);
+    if (column < 0 || column >= SIDE) return;
     setSlot(Math.min(SLOTS - 1, Math.max(0, row * SIDE + column)));
   };
   const about = slot === null ? "none is chosen" : `slot ${slot}, shard ${owners[slot] ?? "none"}`;
