@@ -14,7 +14,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
-.PHONY: chart chart-check chart-tools images base-image kind-up kind-down minikube-up
+.PHONY: chart chart-check chart-tools chart-package release images base-image kind-up kind-down minikube-up
 .PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools browser-tools
 .PHONY: client client-check vendor pictures console-types observe dashboards dashboards-check certs
 
@@ -141,6 +141,9 @@ bench: setup ## DougDB beside etcd and NATS (built where Go is), in turn; option
 bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
 	$(BIN)/python bench/scan.py $(ARGS)
 
+bench-batch: setup ## Batches of 10,000 puts, 8 in flight: puts/s and CPU per put; options as ARGS="--batches 100"
+	$(BIN)/python bench/batch.py $(ARGS)
+
 bench-ab: setup ## This version beside another one, in turn: make bench-ab REF=commit; options as ARGS="--pairs 5"
 	@if [ -z "$(REF)" ]; then echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"]' >&2; exit 2; fi
 	$(BIN)/python bench/ab.py --ref "$(REF)" $(ARGS)
@@ -178,6 +181,12 @@ chart-check: setup ## Check that these are what the chart gives
 
 chart-tools: setup ## Install helm and the linters that the chart's tests use; without them those are skipped
 	$(BIN)/python tools/helm_tools.py
+
+chart-package: chart-tools ## The chart as a package in dist/, with its checksum
+	$(BIN)/python tools/release.py --chart-only
+
+release: chart-tools ## Wheels, images, chart, SBOM, notes and checksums in dist/; nothing is published
+	$(BIN)/python tools/release.py $(ARGS)
 
 images: ## Build the images of both services, with podman or docker
 	sh tools/images.sh
