@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "p-1.js").write_bytes(b"code")
     facts: dict[str, Any] = {"from": "a", "integrity": vendor.integrity(b"code")}
     manifest = {"p": {"version": "1", "licence": "MIT", "integrity": "sha512-", "files": {"p-1.js": facts}}}
-    (tmp_path / vendor.MANIFEST).write_text(vendor.json.dumps(manifest))
+    (tmp_path / vendor.MANIFEST).write_text(json.dumps(manifest))
     assert list(vendor.differences()) == []
     return tmp_path
 

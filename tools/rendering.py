@@ -95,7 +95,7 @@ def pod_templates(objects: list[Object]) -> Iterator[tuple[str, Object]]:
     for one in objects:
         if one["kind"] == "Pod":
             yield one["metadata"]["name"], one
-        elif one["kind"] in ("StatefulSet", "Deployment"):
+        elif one["kind"] in ("StatefulSet", "Deployment", "Job"):
             yield one["metadata"]["name"], one["spec"]["template"]
         elif one["kind"] == "CronJob":
             yield one["metadata"]["name"], one["spec"]["jobTemplate"]["spec"]["template"]

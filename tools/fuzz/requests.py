@@ -47,7 +47,7 @@ def check_headers(content: bytes) -> None:
     consistency, _, accept = rest.partition(b"\n")
     for headers in ((), ((b"doug-consistency", consistency), (b"accept", accept))):
         try:
-            assert parse_read(query, Headers(headers)).mode in READ_MODES.values()
+            assert parse_read(query, Headers(headers)).asked.mode in READ_MODES.values()
         except BadRequestError:
             continue
     assert wants_json(accept) in (False, True)

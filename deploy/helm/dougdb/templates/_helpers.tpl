@@ -86,6 +86,28 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 app.kubernetes.io/part-of: dougdb
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The environment of a container: a name is there once, and the last one counts. Takes a list: the chart's own as YAML, further ones. */}}
+{{- define "dougdb.environment" -}}
+{{- $byName := dict -}}
+{{- $names := list -}}
+{{- range concat (index . 0 | fromYamlArray) (index . 1) -}}
+{{- if not (hasKey $byName .name) }}{{ $names = append $names .name }}{{ end -}}
+{{- $_ := set $byName .name . -}}
+{{- end -}}
+{{- $merged := list -}}
+{{- range $names }}{{ $merged = append $merged (get $byName .) }}{{ end -}}
+{{- toYaml $merged -}}
+{{- end -}}
+
+{{/* The names under which clients come from outside. */}}
+{{- define "dougdb.publicHosts" -}}
+{{- $facade := .Values.facade -}}
+{{- concat (ternary $facade.ingress.hosts list $facade.ingress.enabled) (ternary $facade.httpRoute.hostnames list $facade.httpRoute.enabled) | uniq | toJson -}}
 {{- end -}}
 
 {{/* Takes a list: the root, the image. */}}

@@ -33,8 +33,32 @@
 {{- fail (printf "facade.settings.%s: the chart sets it from a value of its own" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- include "dougdb.validateRoutes" . -}}
 {{- include "dougdb.validateModes" . -}}
 {{- include "dougdb.validateLive" . -}}
+{{- end -}}
+
+{{- define "dougdb.validateRoutes" -}}
+{{- $facade := .Values.facade -}}
+{{- if and $facade.ingress.enabled (not $facade.ingress.hosts) -}}
+{{- fail "facade.ingress.enabled needs facade.ingress.hosts, the names under which clients come" -}}
+{{- end -}}
+{{- if and $facade.httpRoute.enabled (not $facade.httpRoute.hostnames) -}}
+{{- fail "facade.httpRoute.enabled needs facade.httpRoute.hostnames, the names under which clients come" -}}
+{{- end -}}
+{{- if and $facade.httpRoute.enabled (not $facade.httpRoute.parentRefs) -}}
+{{- fail "facade.httpRoute.enabled needs facade.httpRoute.parentRefs, the gateways that lead to it" -}}
+{{- end -}}
+{{- if and (or $facade.ingress.enabled $facade.httpRoute.enabled) (ne .Values.tls.mode "disabled") -}}
+{{- if and $facade.ingress.enabled (not $facade.ingress.annotations) -}}
+{{- fail "facade.ingress over tls.mode: most controllers speak plaintext to their backends; say in facade.ingress.annotations that yours uses HTTPS" -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := keys .Values.commonLabels -}}
+{{- if hasKey (include "dougdb.labels" (list (dict "Values" (omit $.Values "commonLabels") "Chart" $.Chart "Release" $.Release) "facade") | fromYaml) $name -}}
+{{- fail (printf "commonLabels.%s: the chart sets it itself" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "dougdb.validateModes" -}}
@@ -84,6 +108,13 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- fail (printf "raft.replicas: %d, but the claim %s belongs to member %d. The members of a shard cannot change through the chart: set raft.replicas to what it was" $replicas $name $ordinal) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- $log := hasKey $claims (printf "wal-%s" (trimPrefix "data-" (printf "%s0-0" $prefix))) -}}
+{{- if and $found $log (not $v.persistence.wal.enabled) -}}
+{{- fail (printf "persistence.wal.enabled cannot change while the data is there: the logs of these nodes lie in claims of their own, such as wal-%s0-0. Nothing is lost: set it back to true" (trimPrefix "data-" $prefix)) -}}
+{{- end -}}
+{{- if and $found (not $log) $v.persistence.wal.enabled -}}
+{{- fail "persistence.wal.enabled cannot change while the data is there: the logs of these nodes lie in the claims of their data. Nothing is lost: set it back to false" -}}
 {{- end -}}
 {{- if and $found (not (hasKey $found (toString (sub $shards 1)))) -}}
 {{- fail (printf "shards: %d, but there are claims of %d shards only. The number of shards cannot change while the data is there" $shards (len $found)) -}}

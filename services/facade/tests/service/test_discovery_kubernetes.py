@@ -303,7 +303,7 @@ async def test_an_empty_answer_removes_nothing(watching: Watching) -> None:
     server = watching.server
     for name in ("a", "b", "c"):
         await server.delete(name)
-    await watching.until(lambda: watching.figure("events_total", source="kubernetes", type="removed") == 3, "it heard")
+    await watching.until(lambda: watching.figure("events_total", source="kubernetes", type="removed") == 4, "it heard")
     await server.forget()
     await server.end_watches()
     await watching.until(lambda: watching.figure("relists_total", reason="expired") == 1, "it listed nothing at all")

@@ -108,6 +108,20 @@ def test_a_list_replaces_everything_and_tells_the_difference() -> None:
     assert list(slices.targets()[0]) == ["s0-1", "s0-2"]
 
 
+def test_nodes_are_counted_not_slices() -> None:
+    """A slice holds up to a hundred nodes, and each node is in one slice of each Service."""
+    slices = Slices("client", {})
+    two = (endpoint("s0-0", "10.0.0.1"), endpoint("s0-1", "10.0.0.2"))
+    assert slices.apply("ADDED", piece("a", *two)) == Change(added=2)
+    assert slices.apply("ADDED", piece("b", *two)) == Change(), "the other Service tells the same"
+    not_ready = (endpoint("s0-0", "10.0.0.1", conditions={"ready": False}), two[1])
+    assert slices.apply("MODIFIED", piece("a", *not_ready, version=2)) == Change(), "it is where it was"
+    moved = endpoint("s0-0", "10.0.0.9", hostname="s0-0")
+    assert slices.apply("MODIFIED", piece("a", moved, version=3)) == Change(changed=1)
+    assert slices.apply("DELETED", piece("b")) == Change(removed=1)
+    assert slices.replace([piece("a", *two)]) == Change(added=1, changed=1)
+
+
 def test_events_change_one_slice() -> None:
     slices = Slices("client", {})
     assert slices.apply("ADDED", piece("a", endpoint("s0-0", "10.0.0.1"))) == Change(added=1)

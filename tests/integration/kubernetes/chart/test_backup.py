@@ -54,6 +54,20 @@ def test_the_claim_stays_when_the_release_goes(tools: None) -> None:
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "mine"
 
 
+def test_the_claim_is_mounted_at_once(tools: None) -> None:
+    """`helm install --wait` waits for a claim that a class binds at its first use only."""
+    objects, _, _ = job_of()
+    (job,) = of_kind(objects, "Job")
+    (volume,) = job["spec"]["template"]["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] == NAME
+    assert not job["metadata"].get("annotations"), "a hook would run after what waits for it"
+    assert not of_kind(job_of("--set", "backup.claim.existing=mine")[0], "Job"), "that is its owner's"
+    (other,) = of_kind(job_of("--set", "facade.image.tag=next")[0], "Job")
+    assert other["metadata"]["name"] != job["metadata"]["name"], "a Job cannot change"
+    (same,) = of_kind(job_of("--set", "backup.keep=3")[0], "Job")
+    assert same == job
+
+
 def test_it_is_as_restricted_as_every_pod(tools: None) -> None:
     objects, _, _ = job_of()
     spec = dict(pod_templates(objects))[NAME]["spec"]

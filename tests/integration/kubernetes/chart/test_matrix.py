@@ -61,13 +61,31 @@ MATRIX: dict[str, tuple[str, ...]] = {
         'tracing={"enabled":true,"endpoint":"https://otel.example/v1/traces","collectorAt":[{"podSelector":{}}]}',
     ),
     "TLS": ("--set", "tls.mode=existingSecret,tls.existingSecret=mine,discovery.mode=auto"),
+    "ingress": (
+        "--set",
+        "facade.ingress.enabled=true,facade.ingress.hosts[0]=kv.example.org,facade.ingress.tlsSecret=kv,"
+        "facade.ingress.className=nginx,facade.ingress.annotations.a=b",
+    ),
+    "a route of a gateway": (
+        "--set",
+        "facade.httpRoute.enabled=true,facade.httpRoute.hostnames[0]=kv.example.org,"
+        "facade.httpRoute.parentRefs[0].name=edge,facade.httpRoute.parentRefs[0].namespace=gateways",
+    ),
+    "labels of everything": ("--set-json", 'commonLabels={"team":"data","example.org/cost":"7"}'),
+    "pods as one likes them": (
+        "--set-json",
+        'raft={"hostUsers":false,"dnsConfig":{"options":[{"name":"ndots","value":"1"}]},'
+        '"resizePolicy":[{"resourceName":"cpu","restartPolicy":"NotRequired"}],'
+        '"sidecars":[{"name":"log","image":"docker.io/dougdb/facade:0.1.0"}]}',
+    ),
+    "facades close by": ("--set", "facade.service.trafficDistribution=PreferClose,facade.hostUsers=true"),
     "further objects": (
         "--set-json",
         'extraObjects=[{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"{{ .Release.Name }}-x"},"data":{}}]',
     ),
 }
 # What Kubernetes itself does not know, and this chart may still give.
-CUSTOM = {"monitoring.coreos.com/v1", "cert-manager.io/v1"}
+CUSTOM = {"monitoring.coreos.com/v1", "cert-manager.io/v1", "gateway.networking.k8s.io/v1"}
 VERSIONS = ["1.29", "1.31", "1.35"]
 
 REFUSED: dict[str, tuple[str, str]] = {
@@ -103,6 +121,14 @@ REFUSED: dict[str, tuple[str, str]] = {
     "traces to what is no URL": ("tracing.endpoint=otel:4317", "at '/tracing/endpoint'"),
     "more traces than requests": ("tracing.sampleRatio=2", "at '/tracing/sampleRatio'"),
     "more traces than requests, as helm reads a fraction": ("tracing.sampleRatio=1.5", "at '/tracing/sampleRatio'"),
+    "an ingress for nobody": ("facade.ingress.enabled=true", "needs facade.ingress.hosts"),
+    "a route for nobody": ("facade.httpRoute.enabled=true", "needs facade.httpRoute.hostnames"),
+    "a route from nowhere": (
+        "facade.httpRoute.enabled=true,facade.httpRoute.hostnames[0]=a.example",
+        "needs facade.httpRoute.parentRefs",
+    ),
+    "a label that is the chart's": (r"commonLabels.app\.kubernetes\.io/name=x", "the chart sets it itself"),
+    "a variable without a name": ("raft.extraEnv[0].value=x", "at '/raft/extraEnv/0'"),
     "a size without a unit": ("persistence.data.size=10", "at '/persistence/data/size'"),
 }
 

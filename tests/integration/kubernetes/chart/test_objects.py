@@ -311,7 +311,7 @@ def test_what_is_named_is_there(default: list[Object]) -> None:
             one = named(default, "StatefulSet", name)["spec"]
             volumes |= {claim["metadata"]["name"] for claim in one["volumeClaimTemplates"]}
             assert named(default, "Service", one["serviceName"])["spec"]["publishNotReadyAddresses"] is True
-        assert {mount["name"] for mount in container(template)["volumeMounts"]} <= volumes
+        assert {mount["name"] for mount in container(template).get("volumeMounts", [])} <= volumes
 
 
 def test_services_find_their_pods_and_no_others(default: list[Object]) -> None:

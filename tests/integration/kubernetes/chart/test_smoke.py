@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from tools.helm_chart import CHART
+from tools.rendering import render
 
 
 class Facade:
@@ -144,3 +145,13 @@ def test_nobody_there_and_wrong_usage(run: Run, capsys: pytest.CaptureFixture[st
     assert run("http://127.0.0.1:9", "1") == 1
     assert "the facade does not answer" in capsys.readouterr().err
     assert run("http://127.0.0.1:9") == 2
+
+
+def test_the_pod_is_the_only_hook_and_has_the_whole_script(tools: None) -> None:
+    """`helm test --logs` shows the pod of each hook's name: a second one of its name would show it twice."""
+    (pod,) = [one for one in render() if "helm.sh/hook" in one["metadata"].get("annotations", {})]
+    (container,) = pod["spec"]["containers"]
+    python, option, script = container["command"]
+    assert (python, option) == ("/opt/dougdb/bin/python", "-c")
+    assert script.strip() == (CHART / "files" / "smoke.py").read_text().strip()
+    assert len(container["args"]) == 2

@@ -183,6 +183,19 @@ def test_claims_that_cannot_change_are_refused(value: str, text: str, cluster: C
     assert text in refusal(*LIVE, "--set", value, environment=cluster.environment)
 
 
+@pytest.mark.parametrize("was", [True, False])
+def test_logs_are_looked_for_where_they_were_written_also_over_kept_claims(was: bool, cluster: Cluster) -> None:
+    """A node without its log would not start, and must not be made to: refused before anything runs."""
+    before, after = ((f"persistence.wal.enabled={str(one).lower()}") for one in (was, not was))
+    cluster.install(render("--set", before))
+    cluster.uninstall()
+    assert not refusal(*LIVE, "--set", before, environment=cluster.environment)
+    told = refusal(*LIVE, "--set", after, environment=cluster.environment)
+    assert "persistence.wal.enabled cannot change" in told
+    assert f"Nothing is lost: set it back to {str(was).lower()}" in told
+    assert "wipe" not in told.lower()
+
+
 def test_claims_of_others_have_no_say(cluster: Cluster) -> None:
     for name in ("data-other-s7-0", "data-dougdb-spare", "data-dougdb-s9-0-old", "wal-x"):
         cluster.objects[f"/api/v1/namespaces/dougdb/persistentvolumeclaims/{name}"] = {

@@ -29,6 +29,7 @@ from integration.kubernetes.cluster.driver import (
     READY_TIMEOUT_S,
     Answer,
     Cluster,
+    Probe,
     Unable,
     call_program,
     unverified,
@@ -274,13 +275,25 @@ class Kubectl(Cluster):
         self._in("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
 
     def take_down(self, shard: int, count: int) -> list[str]:
-        """Makes the set smaller, so that nobody makes them again, and deletes them without any grace."""
+        """Makes the set smaller, so that nobody makes them again, and deletes them without any grace.
+
+        The API forgets such a pod at once, while the kubelet has yet to end it: until it is gone, it votes.
+        """
         name, nodes = self.sets[shard], self.nodes(shard)
         self._scaled.add(name)
+        there = [(self.probe_for(pod, "liveness"), self.address(pod)) for pod in nodes[-count:]]
         self._in("scale", "statefulset", name, f"--replicas={len(nodes) - count}")
         for pod in nodes[-count:]:
             self._in("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false", "--ignore-not-found")
+        wait_for(lambda: not any(map(self._answers, there)), READY_S, f"{nodes[-count:]} to be gone")
         return nodes[-count:]
+
+    def _answers(self, place: tuple[Probe, str]) -> bool:
+        probe, address = place
+        try:
+            return bool(address and self._request(probe.scheme, address, probe.port, "GET", probe.path, b"").status)
+        except HttpError:
+            return False
 
     def heal(self) -> None:
         """Gives the sets their size back; the rest is their controller's."""

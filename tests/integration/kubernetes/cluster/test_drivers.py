@@ -267,9 +267,12 @@ def test_faults_are_what_a_cluster_allows(played: Played, monkeypatch: pytest.Mo
     assert played.during(lambda: cluster.kill("dougdb-s0-1")) == [
         "delete pod dougdb-s0-1 --grace-period=0 --force --wait=false"
     ]
+    monkeypatch.setenv("SILENT", "1")
     calls = played.during(lambda: cluster.take_down(1, 3))
-    assert calls[0] == "scale statefulset dougdb-s1 --replicas=2"
-    assert [call.split()[2] for call in calls[1:]] == ["dougdb-s1-2", "dougdb-s1-3", "dougdb-s1-4"]
+    monkeypatch.delenv("SILENT")
+    assert calls[3] == "scale statefulset dougdb-s1 --replicas=2"
+    assert [call.split()[2] for call in calls[4:7]] == ["dougdb-s1-2", "dougdb-s1-3", "dougdb-s1-4"]
+    assert len([call for call in calls[7:] if call.startswith("exec")]) == 3, "it waits until none of them answers"
     assert played.during(cluster.heal) == ["scale statefulset dougdb-s1 --replicas=5"]
     assert played.during(cluster.heal) == []
     before, after = cluster.replace("dougdb-s0-0")
@@ -355,11 +358,15 @@ def test_with_tls_requests_are_https_and_the_secret_is_applied_anew(played: Play
 
 
 @pytest.mark.skipif(not (TOOLS / "bin" / "kubectl").exists(), reason="kubectl is not installed (make chart-tools)")
-def test_the_real_kubectl_understands_every_call(played: Played, tmp_path: Path) -> None:
+def test_the_real_kubectl_understands_every_call(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster = Kubectl(*LAPTOP, tag="t")
     cluster.install()
     cluster.kill("dougdb-s0-1")
+    monkeypatch.setenv("SILENT", "1")
     cluster.take_down(1, 3)
+    monkeypatch.delenv("SILENT")
     cluster.heal()
     cluster.replace("dougdb-s0-0")
     cluster.restart_every_pod()

@@ -22,7 +22,7 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 
 
 class Change(NamedTuple):
-    """How many slices a list or an event added, changed and removed."""
+    """How many nodes a list or an event added, moved and removed."""
 
     added: int = 0
     changed: int = 0
@@ -62,23 +62,26 @@ class Slices:
 
     def replace(self, items: Sequence[Mapping[str, Any]]) -> Change:
         """Takes a full list."""
-        old, self._slices = self._slices, {_name(item): item for item in items}
-        added = self._slices.keys() - old.keys()
-        changed = [
-            name for name in self._slices.keys() & old.keys() if _version(self._slices[name]) != _version(old[name])
-        ]
-        return Change(len(added), len(changed), len(old.keys() - self._slices.keys()))
+        before = self._nodes()
+        self._slices = {_name(item): item for item in items}
+        return _compared(before, self._nodes())
 
     def apply(self, kind: str, item: Mapping[str, Any]) -> Change:
         """Takes one event of a watch: ADDED, MODIFIED or DELETED. Any other kind changes nothing."""
-        name = _name(item)
+        before = self._nodes()
         if kind == "DELETED":
-            return Change(removed=1) if self._slices.pop(name, None) is not None else Change()
-        if kind not in ("ADDED", "MODIFIED"):
+            self._slices.pop(_name(item), None)
+        elif kind in ("ADDED", "MODIFIED"):
+            self._slices[_name(item)] = item
+        else:
             return Change()
-        known = name in self._slices
-        self._slices[name] = item
-        return Change(changed=1) if known else Change(added=1)
+        return _compared(before, self._nodes())
+
+    def _nodes(self) -> dict[tuple[int, str], Target]:
+        """Where each node of each shard is."""
+        return {
+            (shard, node_id): target for shard, nodes in self.targets().items() for node_id, target in nodes.items()
+        }
 
     def targets(self) -> dict[int, dict[str, Target]]:
         """Where the nodes are, by shard. A shard without any address is left out."""
@@ -122,5 +125,6 @@ def _name(item: Mapping[str, Any]) -> str:
     return str((item.get("metadata") or {}).get("name", ""))
 
 
-def _version(item: Mapping[str, Any]) -> str:
-    return str((item.get("metadata") or {}).get("resourceVersion", ""))
+def _compared(old: Mapping[tuple[int, str], Target], new: Mapping[tuple[int, str], Target]) -> Change:
+    moved = sum(old[node] != new[node] for node in new.keys() & old.keys())
+    return Change(len(new.keys() - old.keys()), moved, len(old.keys() - new.keys()))

@@ -1,0 +1,183 @@
+"""What only a real cluster shows, with helm as a user calls it: waiting, upgrades, rollbacks, evictions, kept claims.
+
+Skipped with podman, whose driver has no controllers. One release is used from its installation to its end: the order of
+these tests is that of its life.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from integration.kubernetes.cluster.driver import wait_for
+from integration.kubernetes.cluster.helm import Release, namespace
+from integration.kubernetes.cluster.kubectl import POD_NETWORK
+from integration.kubernetes.cluster.scenarios.test_restarts import failed, operations_of
+from tools.helm_chart import ROOT
+
+from raft_testing.linearizability import check_history
+
+Figure = Callable[[str], None]
+BACKED_UP = ("--set", "backup.enabled=true")
+FIRST_PUT_S = 60.0
+AWAY_S = 60.0
+"""How long the API server is away: longer than a watch of its clients waits."""
+
+
+@pytest.fixture(scope="module")
+def release(kind: str, tools: None, figure: Figure) -> Iterator[Release]:
+    """Installed with a claim for backups, on a class that binds at first use: helm must come to an end."""
+    if kind != "kubectl" or not os.environ.get(POD_NETWORK):
+        pytest.skip("needs a real cluster whose pods are in reach, as make test-kube has it")
+    with namespace("life") as one:
+        began_s = time.monotonic()
+        one.deploy(*BACKED_UP)
+        wait_for(lambda: one.put("first", "x") == 200, FIRST_PUT_S, "the first put to be answered")
+        figure(f"helm install --wait of 5 pods, to the first answered put: {time.monotonic() - began_s:.1f} s")
+        try:
+            yield one
+        finally:
+            print(one.shown())
+
+
+def judge(report: list[Any], figure: Figure, what: str) -> None:
+    """No request failed, and the history is linearizable."""
+    (told,) = report
+    slowest_ms = max(one[5] - one[4] for one in told["operations"] if one[5]) * 1000
+    bad = failed(told)
+    figure(f"{what}: {told['requests']} requests, {bad.total()} failed, slowest {slowest_ms:.0f} ms")
+    assert not bad, bad
+    assert not check_history(operations_of(told))
+
+
+def waiting(release: Release, pod: str) -> str:
+    """Why a pod's container does not run; empty when it does, or when nobody says."""
+    statuses = release.pods("raft-node").get(pod, {}).get("status", {}).get("containerStatuses", [{}])
+    reason: str = statuses[0].get("state", {}).get("waiting", {}).get("reason", "")
+    return reason
+
+
+def test_the_charts_test_is_told_once(release: Release) -> None:
+    run = release.helm("test", "dougdb", "--logs")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("every shard has a leader and serves") == 1, run.stdout
+
+
+def test_an_upgrade_with_the_same_values_changes_nothing(release: Release) -> None:
+    """Neither for helm nor for the API server, on whose side it is applied too."""
+    before = {
+        name: one["metadata"]["uid"] for kind in ("raft-node", "facade") for name, one in release.pods(kind).items()
+    }
+    release.deploy(*BACKED_UP)
+    manifest = release.helm("get", "manifest", "dougdb").stdout
+    assert release.kubectl("diff", "--filename", "-", text=manifest) == ""
+    dry = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--filename", "-")
+    assert "serverside-applied" in release.kubectl(*dry, text=manifest)
+    after = {
+        name: one["metadata"]["uid"] for kind in ("raft-node", "facade") for name, one in release.pods(kind).items()
+    }
+    assert after == before
+
+
+def test_a_backup_is_made_by_the_cron_job(release: Release) -> None:
+    release.kubectl("create", "job", "--from=cronjob/dougdb-backup", "now")
+    release.kubectl("wait", "--for=condition=Complete", "job/now", "--timeout=120s")
+    assert "1 shards" in release.kubectl("logs", "job/now")
+
+
+def test_every_node_tells_an_address_that_can_be_reached(release: Release) -> None:
+    (shard,) = release.call("GET", "/v1/cluster").json()["shards"]
+    for node in shard["nodes"]:
+        host = f"{node['id']}.dougdb-s0-peers.{release.namespace}.svc.cluster.local"
+        assert (node["address"], node["admin"]) == (f"{host}:21000", f"{host}:21002")
+
+
+def test_every_pod_is_evicted_under_load(release: Release, figure: Figure) -> None:
+    """By the API, as a drain does it, again and again while a budget refuses; the budgets keep a quorum."""
+    refused = 0
+    with release.loaded() as report:
+        for pod, run in release.runs().items():
+            ends_s = time.monotonic() + 240
+            while release.runs().get(pod) == run:
+                refused += not release.evict(pod)
+                assert time.monotonic() < ends_s, f"{pod} is not evicted"
+                time.sleep(0.5)
+        release.settled()
+    judge(report, figure, f"every pod evicted, {refused} evictions refused meanwhile")
+
+
+def test_an_image_that_cannot_be_pulled_stops_the_upgrade_and_is_taken_back(release: Release, figure: Figure) -> None:
+    """One pod is stuck, nothing else is taken down. After a rollback it has to be deleted, as is documented."""
+    with release.loaded() as report:
+        assert release.upgrade(*BACKED_UP, "--set", "raft.image.tag=missing", wait=False).returncode == 0
+        stuck = "dougdb-s0-2"
+        wait_for(lambda: waiting(release, stuck) in ("ErrImagePull", "ImagePullBackOff"), 120, f"{stuck} to be stuck")
+        others = [pod for pod in release.pods("raft-node") if pod != stuck]
+        assert not [pod for pod in others if waiting(release, pod)]
+        run = release.helm("rollback", "dougdb")
+        assert run.returncode == 0, run.stderr
+        release.kubectl("delete", "pod", stuck)
+        release.settled()
+    judge(report, figure, "an image that cannot be pulled, and back")
+
+
+def test_a_node_whose_claims_are_deleted_is_replaced(release: Release, figure: Figure) -> None:
+    """As docs/kubernetes.md says: both claims and the pod, then `dougctl members replace`."""
+    node = "dougdb-s0-1"
+    with release.loaded() as report:
+        release.kubectl("delete", "pvc", f"wal-{node}", f"data-{node}", "--wait=false")
+        release.kubectl("delete", "pod", node)
+        wait_for(lambda: "replace" in release.kubectl("logs", node, check=False), 120, f"{node} to say what to do")
+        release.ctl("members", "replace", node, "--shard", "0")
+        release.settled()
+    judge(report, figure, "a wiped node replaced")
+
+
+def program(verb: str, name: str) -> None:
+    """Stops or starts one of the cluster's programs."""
+    words = [sys.executable, "-m", "tools.kubernetes", verb, name]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_api_server_is_away_for_a_minute_under_load(release: Release, figure: Figure) -> None:
+    """Facades that watch it keep what they knew, and follow a pod to its new address once it is back."""
+    release.deploy(*BACKED_UP, "--set", "discovery.mode=kubernetes")
+    with release.loaded() as report:
+        program("stop", "kube-apiserver")
+        try:
+            ends_s = time.monotonic() + AWAY_S
+            while time.monotonic() < ends_s:
+                assert release.put("away", "x") == 200
+                time.sleep(1)
+        finally:
+            program("start", "kube-apiserver")
+        wait_for(lambda: "ok" in release.kubectl("get", "--raw", "/readyz", check=False), 120, "the API server")
+        before = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
+        run = release.runs()["dougdb-s0-0"]
+        release.kubectl("delete", "pod", "dougdb-s0-0")
+        # Its controller may still be on its way back.
+        wait_for(lambda: release.runs().get("dougdb-s0-0", run) != run, 120, "dougdb-s0-0 to be made anew")
+        release.settled()
+    judge(report, figure, f"the API server away for {AWAY_S:.0f} s")
+    after = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
+    roles = {node["id"]: node["role"] for node in release.call("GET", "/v1/cluster").json()["shards"][0]["nodes"]}
+    figure(f"dougdb-s0-0 went from {before} to {after}; it is {roles['dougdb-s0-0']}")
+    assert roles["dougdb-s0-0"] in ("leader", "follower")
+
+
+def test_kept_claims_are_found_again_and_another_place_for_logs_is_refused(release: Release) -> None:
+    assert release.put("kept", "y") == 200
+    assert release.helm("uninstall", "dougdb", "--wait").returncode == 0
+    refused = release.upgrade("--set", "persistence.wal.enabled=false", wait=False)
+    assert refused.returncode != 0
+    assert "Nothing is lost" in refused.stderr
+    # Helm waits for the StatefulSets to be gone, whose pods end by themselves.
+    wait_for(lambda: not release.runs(), 120, "every pod to be gone")
+    release.deploy(*BACKED_UP)
+    assert release.get("kept") == "y"
+    assert release.get("first") == "x"

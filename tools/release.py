@@ -1,0 +1,202 @@
+"""Makes a release in dist/: wheels, the chart, its images, an SBOM, notes and checksums. Nothing is published.
+
+    python tools/release.py [--out dist] [--without-images] [--chart-only]
+
+All parts carry one version; a part with another one is named, and nothing is made. The client's wheel is then installed
+alone into an empty environment, as a user would. docs/releasing.md says what a maintainer does with the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UV = ROOT / ".venv" / ".uv" / "bin" / "uv"
+CHART = Path("deploy/helm/dougdb")
+PACKAGES = {
+    "dougdb": "clients/python",
+    "dougdb-protos": "protos",
+    "facade": "services/facade",
+    "raft-node": "services/raft-node",
+}
+MODULES = (
+    "clients/python/src/dougdb/__init__.py",
+    "protos/wire/doug_wire/__init__.py",
+    "services/facade/src/facade/__init__.py",
+    "services/raft-node/src/raft_node/__init__.py",
+)
+IMAGES = ("raft-node", "facade")
+
+
+class ReleaseError(Exception):
+    """A release cannot be made of this tree; the message says why."""
+
+
+def versions(root: Path) -> dict[str, str]:
+    """The version that each part says it has, by file."""
+    found = {}
+    for folder in PACKAGES.values():
+        path = f"{folder}/pyproject.toml"
+        found[path] = str(tomllib.loads((root / path).read_text())["project"]["version"])
+    for path in MODULES:
+        match = re.search(r'^__version__ = "([^"]+)"$', (root / path).read_text(), re.M)
+        found[path] = match[1] if match else "none"
+    chart = (root / CHART / "Chart.yaml").read_text()
+    for key in ("version", "appVersion"):
+        match = re.search(rf'^{key}: *"?([^"\n]+)"?$', chart, re.M)
+        found[f"{CHART}/Chart.yaml ({key})"] = match[1] if match else "none"
+    return found
+
+
+def one_version(root: Path) -> str:
+    """The version of all parts.
+
+    Raises:
+        ReleaseError: They have not the same.
+    """
+    found = versions(root)
+    if len(set(found.values())) != 1:
+        told = "\n".join(f"  {version:10} {path}" for path, version in sorted(found.items()))
+        raise ReleaseError(f"all parts of a release have one version:\n{told}")
+    return next(iter(found.values()))
+
+
+def notes(changelog: str, version: str) -> str:
+    """What the changelog says of a version; before its section is named, what is unreleased.
+
+    Raises:
+        ReleaseError: It says nothing.
+    """
+    sections = re.split(r"^## \[([^\]]+)\].*$", changelog, flags=re.M)
+    by_name = dict(zip(sections[1::2], sections[2::2], strict=True))
+    text = by_name.get(version, "").strip() or by_name.get("Unreleased", "").strip()
+    if not text:
+        raise ReleaseError(f"CHANGELOG.md has no section [{version}], and nothing is unreleased")
+    return f"# DougDB {version}\n\n{text}\n"
+
+
+def checksums(folder: Path) -> str:
+    """The lines of SHA256SUMS, which `sha256sum --check` reads."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "SHA256SUMS")
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
+
+
+def call(*words: str, cwd: Path = ROOT) -> str:
+    """Calls a program.
+
+    Raises:
+        ReleaseError: It failed; the message has the end of what it said.
+    """
+    run = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise ReleaseError(f"{' '.join(words[:4])} ...: {run.stderr[-2000:].strip()}")
+    return run.stdout
+
+
+def package_chart(out: Path) -> None:
+    """The chart as a package, as `helm push` takes it to an OCI registry."""
+    helm = ROOT / ".venv" / ".chart" / "bin" / "helm"
+    program = str(helm) if helm.exists() else shutil.which("helm")
+    if program is None:
+        raise ReleaseError("helm is not installed (make chart-tools)")
+    call(program, "package", str(ROOT / CHART), "--destination", str(out))
+
+
+def build_wheels(out: Path) -> None:
+    """A wheel of every package that is installed somewhere."""
+    for name in PACKAGES:
+        call(str(UV), "build", "--quiet", "--wheel", "--package", name, "--out-dir", str(out))
+
+
+def check_client(out: Path, version: str) -> None:
+    """Installs the client's wheel alone into an empty environment, and has both of its faces tell their version.
+
+    Raises:
+        ReleaseError: It does not work there.
+    """
+    (wheel,) = out.glob(f"dougdb-{version}-*.whl")
+    with tempfile.TemporaryDirectory() as folder:
+        call(sys.executable, "-m", "venv", folder)
+        call(f"{folder}/bin/pip", "--disable-pip-version-check", "install", "--quiet", str(wheel), cwd=Path(folder))
+        for words in (("dougctl", "--version"), ("python", "-c", "import dougdb; print(dougdb.__version__)")):
+            told = call(f"{folder}/bin/{words[0]}", *words[1:], cwd=Path(folder))
+            if version not in told:
+                raise ReleaseError(f"{' '.join(words)} of the installed client says {told!r}, not {version}")
+
+
+def save_images(out: Path, version: str) -> None:
+    """Builds both images and saves each as an archive."""
+    engine = next((name for name in ("podman", "docker") if shutil.which(name)), "")
+    if not engine:
+        raise ReleaseError("neither podman nor docker is installed; --without-images leaves the images out")
+    call("sh", "tools/images.sh")
+    for name in IMAGES:
+        archive = out / f"{name}-{version}.image.tar"
+        call(engine, "save", "--output", str(archive), f"docker.io/dougdb/{name}:{version}")
+
+
+def bill_of_materials(version: str) -> str:
+    """What the wheels bring with them, as CycloneDX, from the lock."""
+    words = ("--format", "cyclonedx1.5", "--quiet", "--frozen", "--no-dev", "--all-packages")
+    document = json.loads(call(str(UV), "export", *words))
+    document["metadata"]["component"]["version"] = version
+    return json.dumps(document, indent=2) + "\n"
+
+
+def release(out: Path, with_images: bool) -> str:
+    """Makes everything; gives the version.
+
+    Raises:
+        ReleaseError: Something is not as a release has it.
+    """
+    version = one_version(ROOT)
+    text = notes((ROOT / "CHANGELOG.md").read_text(), version)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    build_wheels(out)
+    check_client(out, version)
+    package_chart(out)
+    (out / "sbom.cdx.json").write_text(bill_of_materials(version))
+    (out / "RELEASE-NOTES.md").write_text(text)
+    if with_images:
+        save_images(out, version)
+    for path in out.glob(".gitignore"):
+        path.unlink()
+    (out / "SHA256SUMS").write_text(checksums(out))
+    return version
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Makes a release; publishes nothing.")
+    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="the folder, which is emptied first (dist)")
+    parser.add_argument("--without-images", action="store_true", help="build no images")
+    parser.add_argument("--chart-only", action="store_true", help="the chart's package alone, with its checksum")
+    options = parser.parse_args(arguments)
+    out: Path = options.out.absolute()
+    try:
+        if options.chart_only:
+            out.mkdir(parents=True, exist_ok=True)
+            package_chart(out)
+            (out / "SHA256SUMS").write_text(checksums(out))
+        else:
+            release(out, not options.without_images)
+    except ReleaseError as error:
+        print(f"release: {error}", file=sys.stderr)
+        return 1
+    print((out / "SHA256SUMS").read_text(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
