@@ -15,8 +15,8 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools chart-package release images base-image kind-up kind-down minikube-up
-.PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools
-.PHONY: client client-check vendor observe dashboards dashboards-check certs
+.PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools browser-tools
+.PHONY: client client-check vendor pictures console-types observe dashboards dashboards-check certs
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -123,6 +123,12 @@ dashboards-check: setup ## Check that they are what tools/observability gives
 vendor: setup ## Fetch what others wrote for the console and its tests, as tools/vendor.py names it; needs npm
 	$(BIN)/python -m tools.vendor
 
+pictures: browser-tools ## Make the pictures of the console in docs/images, from a real cluster; needs chromium
+	$(BIN)/python -m tools.pictures
+
+console-types: setup ## Check the types of the console's modules by TypeScript; needs npm
+	$(BIN)/python -m tools.console_types
+
 certs: setup ## Make an authority and certificates in certs/, for trying TLS; options as ARGS="--name db.local"
 	$(BIN)/python tools/certs.py $(ARGS)
 
@@ -134,6 +140,9 @@ bench: setup ## DougDB beside etcd and NATS (built where Go is), in turn; option
 
 bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
 	$(BIN)/python bench/scan.py $(ARGS)
+
+bench-batch: setup ## Batches of 10,000 puts, 8 in flight: puts/s and CPU per put; options as ARGS="--batches 100"
+	$(BIN)/python bench/batch.py $(ARGS)
 
 bench-ab: setup ## This version beside another one, in turn: make bench-ab REF=commit; options as ARGS="--pairs 5"
 	@if [ -z "$(REF)" ]; then echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"]' >&2; exit 2; fi
@@ -148,6 +157,9 @@ bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; opt
 
 fuzz-storage: fuzz-tools ## Fuzz every decoder; options as ARGS="--target wal,sstable --minutes 10"
 	@exec $(BIN)/python -m tools.fuzz $(ARGS)
+
+browser-tools: setup ## Install what drives a browser in the tests; nothing else needs it
+	@$(BIN)/python tools/bench_tools.py browser
 
 fuzz-tools: setup ## Install atheris, where it has a wheel; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py fuzz

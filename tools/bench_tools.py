@@ -1,8 +1,8 @@
 """Installs the packages of a dependency group into .venv, in the versions of uv.lock: ``bench``, or the one named.
 
-``make bench-storage`` and ``make fuzz-storage`` call it. A later call finds them there and does nothing. The normal
-setup removes nothing of it before uv.lock changes, and does not need it. What has no wheel for this Python and machine
-is left out by the group's own conditions; whoever needs it says so.
+``make bench-storage``, ``make fuzz-storage`` and ``make browser-tools`` call it. A later call finds them there and does
+nothing. The normal setup removes nothing of it before uv.lock changes, and does not need it. What has no wheel for this
+Python and machine is left out by the group's own conditions; whoever needs it says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".venv" / ".uv" / "bin"
-GROUPS = {"bench": ("matplotlib", "plyvel", "rocksdict"), "fuzz": ("atheris",)}
+GROUPS = {"bench": ("matplotlib", "plyvel", "rocksdict"), "fuzz": ("atheris",), "browser": ("playwright",)}
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ A write is sent twice or more with one idempotency key, and each answer is held 
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -16,11 +17,16 @@ import pytest
 from bench.cluster import Cluster
 from bench.http11 import HttpError, Response
 
+from doug_wire.slots import slot_of
+from raft_testing.versions import Access, check_versions
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 INCREMENTS = int(os.environ.get("INCREMENTS", "160"))
 """More of them make a soak test."""
 CLIENTS = 16
+CONDITIONS_S = float(os.environ.get("CONDITIONS_S", "6"))
+"""The longer, the more of a soak test."""
 PATIENCE_S = 60.0
 JSON = {"Content-Type": "application/json"}
 
@@ -92,34 +98,72 @@ def test_increments_that_are_sent_twice_count_once_through_kills_and_a_restart(c
 
 
 def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster) -> None:
-    assert repeated(cluster, "PUT", "/v1/kv/shared", b"0", {}).status == 200
-    rounds = 6
-    unknown = 0
-    lock = threading.Lock()
+    """Sixteen clients read, add one and write under If-Match while leaders die; the history must be linearizable."""
+    history: list[Access] = []
+    ends = time.monotonic() + CONDITIONS_S
+    key = "shared"
+    assert repeated(cluster, "PUT", f"/v1/kv/{key}", b"0", {}).status == 200
 
-    def raise_it(_: int) -> None:
-        nonlocal unknown
-        for _ in range(rounds):
-            while True:
-                seen = repeated(cluster, "GET", "/v1/kv/shared", b"", {})
-                answer = cluster.request(
-                    "PUT", "/v1/kv/shared", b"%d" % (int(seen.body) + 1), {"If-Match": seen.headers["etag"]}
-                )
-                if answer.status == 504:
-                    with lock:
-                        unknown += 1
-                    break
-                if answer.status == 200:
-                    break
-                assert answer.status in (412, 503), answer
+    def read() -> Access | None:
+        called = time.monotonic()
+        try:
+            seen = cluster.request("GET", f"/v1/kv/{key}")
+        except HttpError:
+            return None
+        if seen.status != 200:
+            return None
+        revision = int(seen.headers["etag"].strip('"'))
+        return Access(key, "get", called, time.monotonic(), "ok", revision, int(seen.body))
 
-    killer = threading.Timer(0.3, lambda: cluster.kill(cluster.await_leader(cluster.shard_ids()[0]).id))
-    killer.start()
-    with ThreadPoolExecutor(8) as clients:
-        list(clients.map(raise_it, range(8)))
-    killer.join()
-    value = int(repeated(cluster, "GET", "/v1/kv/shared", b"", {}).body)
-    assert 8 * rounds - unknown <= value <= 8 * rounds
+    def write(value: int, expected: int) -> Access | None:
+        called = time.monotonic()
+        try:
+            answer = cluster.request("PUT", f"/v1/kv/{key}", b"%d" % value, {"If-Match": f'"{expected}"'})
+        except HttpError:
+            return Access(key, "put", called, math.inf, "unknown", 0, value, expected)
+        returned = time.monotonic()
+        if answer.status == 200:
+            return Access(key, "put", called, returned, "ok", int(answer.json()["revision"]), value, expected)
+        if answer.status == 412:
+            met = int(answer.json()["current_revision"])
+            return Access(key, "put", called, returned, "failed", met, value, expected)
+        if answer.json()["outcome"] == "unknown":
+            return Access(key, "put", called, math.inf, "unknown", 0, value, expected)
+        return None
+
+    def raise_it(_: int) -> list[Access]:
+        done: list[Access] = []
+        while time.monotonic() < ends:
+            seen = read()
+            if seen is None:
+                continue
+            assert isinstance(seen.value, int)
+            done.append(seen)
+            written = write(seen.value + 1, seen.revision)
+            done += [] if written is None else [written]
+        return done
+
+    stop = threading.Event()
+    owner = cluster.slot_owners()(slot_of(key.encode()))
+
+    def disturb() -> None:
+        while not stop.wait(CONDITIONS_S / 4):
+            cluster.kill(cluster.await_leader(owner).id)
+
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        for done in clients.map(raise_it, range(CLIENTS)):
+            history += done
+    stop.set()
+    disturber.join()
+    first = min(access.revision for access in history if access.kind == "get")
+    history.append(Access(key, "put", 0.0, 0.0, "ok", first, 0))
+    assert check_versions(history) == []
+    succeeded = sum(access.kind == "put" and access.outcome == "ok" for access in history) - 1
+    unknown = sum(access.outcome == "unknown" for access in history)
+    last = int(repeated(cluster, "GET", f"/v1/kv/{key}", b"", {}).body)
+    assert 0 < succeeded <= last <= succeeded + unknown
 
 
 def test_what_must_be_read_from_disk_for_a_condition_is_read(cluster: Cluster) -> None:

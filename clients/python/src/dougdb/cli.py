@@ -32,6 +32,7 @@ from dougdb.commands import (
     ranges,
     status,
     timeline,
+    verify,
     watch,
 )
 from dougdb.commands.common import ExitCode
@@ -139,6 +140,7 @@ app.command("export")(dump.export_)
 app.command("export-tree")(export_tree.export_tree)
 app.command()(status.status)
 app.command()(timeline.timeline)
+app.command()(verify.verify)
 app.add_typer(leader.app, name="leader")
 app.add_typer(members.app, name="members")
 app.add_typer(backup.app, name="backup")

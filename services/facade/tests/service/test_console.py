@@ -60,7 +60,7 @@ def test_every_module_imports_files_that_are_there() -> None:
     for module in STATIC.rglob("*.js"):
         if module.parent.name == "vendor":
             continue
-        for name in re.findall(r'(?:from|import\()\s*"([^"]+)"', module.read_text()):
+        for name in re.findall(r'(?:from|import\()[ ]*"([^"\n]+)"', module.read_text()):
             assert name.startswith("."), f"{module}: {name} is not from here"
             assert (module.parent / name).resolve().is_file(), f"{module}: {name}"
 

@@ -106,6 +106,7 @@ def _write(
         if stream is not sys.stdout.buffer:
             print("dougctl: the file is not complete; go on with --resume", file=sys.stderr)
         raise
+    counter.show(count, None)
     stream.write(trailer(count))
     stream.flush()
     if stream is not sys.stdout.buffer:

@@ -17,9 +17,13 @@ import { ClusterView, leaderOf } from "./views/cluster.js";
 const VIEWS = /** @type {Record<string, {title: string, load: () => Promise<any>, needsState?: boolean}>} */ ({
   cluster: { title: "Cluster", load: async () => ClusterView, needsState: true },
   shard: { title: "Shard", load: async () => (await import("./views/shard.js")).ShardView, needsState: true },
+  slots: { title: "Slots", load: async () => (await import("./views/slots.js")).SlotsView, needsState: true },
+  timeline: { title: "Timeline", load: async () => (await import("./views/timeline.js")).TimelineView, needsState: true },
+  graphs: { title: "Graphs", load: async () => (await import("./views/graphs.js")).GraphsView, needsState: true },
+  try: { title: "Try it", load: async () => (await import("./views/try.js")).TryView, needsState: true },
   keys: { title: "Keys", load: async () => (await import("./views/keys.js")).KeysView },
 });
-const LISTED = ["cluster", "keys"];
+const LISTED = ["cluster", "keys", "timeline", "slots", "graphs", "try"];
 const THEMES = ["auto", "light", "dark"];
 const THEME = "dougdb.theme";
 

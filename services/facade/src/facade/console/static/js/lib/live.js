@@ -1,11 +1,10 @@
 /**
  * The stream of states: one for the page, none while nobody sees it.
- *
- * It is read by fetch and not by EventSource, which hides the status of an answer and cannot send a header.
  * @module
  */
 
-import { Problem, ownHeaders, problemOf } from "./api.js";
+import { Problem } from "./api.js";
+import { follow } from "./sse.js";
 
 /**
  * @typedef {{name: string, match: number, state: string, heard_ms: number, round_trip_ms: number | null}} PeerState
@@ -77,7 +76,7 @@ function connect() {
   if (open !== null) return;
   const controller = new AbortController();
   open = controller;
-  follow(controller).catch((error) => {
+  states(controller).catch((error) => {
     if (open !== controller) return;
     open = null;
     const problem = error instanceof Problem ? error : null;
@@ -90,34 +89,16 @@ function connect() {
 }
 
 /** @param {AbortController} controller */
-async function follow(controller) {
-  const response = await fetch("/v1/console/stream", {
-    headers: ownHeaders(),
-    signal: controller.signal,
-    cache: "no-store",
-  });
-  if (!response.ok || response.body === null) throw await problemOf(response);
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let silence;
-  let text = "";
-  try {
-    for (;;) {
-      // A connection that broke without a word would look like a cluster in which nothing happens.
-      silence = setTimeout(() => reader.cancel(), SILENT_MS);
-      const { value, done } = await reader.read();
-      clearTimeout(silence);
-      if (done) throw new Error("the stream ended");
-      text += value;
-      const parts = text.split("\n\n");
-      text = parts.pop() ?? "";
-      const newest = parts.filter((part) => part.startsWith("event: state\ndata: ")).pop();
-      if (newest !== undefined && open === controller) {
-        retryMs = RETRY_MIN_MS;
-        tell({ phase: "live", state: JSON.parse(newest.slice("event: state\ndata: ".length)), problem: null });
-      }
-    }
-  } finally {
-    clearTimeout(silence);
-  }
+function states(controller) {
+  return follow(
+    "/v1/console/stream",
+    controller.signal,
+    (events) => {
+      const newest = events.filter((event) => event.name === "state").pop();
+      if (newest === undefined || open !== controller) return;
+      retryMs = RETRY_MIN_MS;
+      tell({ phase: "live", state: JSON.parse(newest.data), problem: null });
+    },
+    SILENT_MS,
+  );
 }

@@ -11,6 +11,10 @@ import { pathOf } from "./keys.js";
 /** @typedef {{data: Uint8Array, contentType: string, contentEncoding: string, revision: string, expiresAt: string | null, receipt: Receipt}} Value */
 
 
+/** How old a bounded read may be. */
+const MAX_STALENESS = "2s";
+export const CONSISTENCIES = ["linearizable", "bounded", "eventual"];
+
 /** @param {Headers} headers @param {number} tookMs @returns {Receipt} */
 function receiptOf(headers, tookMs) {
   const found = (/** @type {string} */ name) => headers.get(name) ?? "–";
@@ -33,7 +37,9 @@ function revisionOf(headers) {
 /** @param {Key} key @param {string} consistency */
 export function readPath(key, consistency) {
   const path = pathOf(key);
-  return consistency === "linearizable" ? path : `${path}${path.includes("?") ? "&" : "?"}consistency=${consistency}`;
+  if (consistency === "linearizable") return path;
+  const bound = consistency === "bounded" ? `&max_staleness=${MAX_STALENESS}` : "";
+  return `${path}${path.includes("?") ? "&" : "?"}consistency=${consistency}${bound}`;
 }
 
 /** @param {Key} key @param {string} [consistency] @param {AbortSignal} [signal] @returns {Promise<Value>} */

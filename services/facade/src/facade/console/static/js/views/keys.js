@@ -10,7 +10,9 @@ import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { Trouble } from "../lib/ui.js";
 import { NewKey } from "./key-dialogs.js";
 import { PrefixTools } from "./prefix-tools.js";
+import { CONSISTENCIES } from "../lib/values.js";
 import { ValueView } from "./value.js";
+import { Changes, useChanges } from "./changes.js";
 
 /** @typedef {import("../lib/keys.js").Key} Key */
 /** @typedef {{revision: string, content_type: string, expires_at: string | null, key?: string, key64?: string}} Entry */
@@ -19,7 +21,6 @@ import { ValueView } from "./value.js";
 
 const PAGE = 200;
 const DELIMITER = "dougdb.delimiter";
-export const CONSISTENCIES = ["linearizable", "eventual"];
 
 /** @param {Key} one @param {Key} other In the order of the store: by bytes. */
 function compare(one, other) {
@@ -76,7 +77,8 @@ function useLevel(prefix, delimiter, consistency, turn) {
       ...("text" in prefix && prefix.text === "" ? [] : [parameter("prefix", prefix)]),
       ...(delimiter ? [`delimiter=${encodeURIComponent(delimiter)}`] : []),
       ...(from ? [`cursor=${from}`] : []),
-      `consistency=${consistency}`,
+      // Ranges are read from leaders or from any replica.
+      `consistency=${consistency === "linearizable" ? consistency : "eventual"}`,
       `keys_only=true&limit=${PAGE}`,
     ].join("&");
     try {
@@ -142,7 +144,7 @@ function Folder(properties) {
 
 /** @param {{prefix: string, delimiter: string}} properties Where one is, each part a link. */
 function Crumbs({ prefix, delimiter }) {
-  const parts = [];
+  const parts = /** @type {string[]} */ ([]);
   if (delimiter) {
     for (let at = prefix.indexOf(delimiter); at >= 0; at = prefix.indexOf(delimiter, at + delimiter.length)) {
       parts.push(prefix.slice(0, at + delimiter.length));
@@ -182,6 +184,8 @@ export function KeysView({ place }) {
     localStorage.setItem(DELIMITER, text);
   };
   const changed = () => setTurn((before) => before + 1);
+  const [isLive, setLive] = useState(false);
+  const { changes, error: watchError } = useChanges(prefix, isLive, changed);
   const find = (/** @type {Event} */ event) => {
     event.preventDefault();
     to({ prefix: textKey(search), key: null });
@@ -201,13 +205,15 @@ export function KeysView({ place }) {
           <span class="grow"></span>
           <button type="button" class="small" onClick=${() => setMakes(true)}>New key</button>
           <button type="button" class="small" onClick=${changed} title="Ask the servers again">Refresh</button>
+          <label class="inline"><input type="checkbox" checked=${isLive} onChange=${(/** @type {any} */ event) => setLive(event.target.checked)} /> live</label>
           <${PrefixTools} prefix=${prefix} onChange=${changed} />
         </div>
+        ${isLive && html`<${Changes} changes=${changes} error=${watchError} onSelect=${(/** @type {Key} */ key) => to({ key })} />`}
         <${Level} prefix=${prefix} delimiter=${delimiter} consistency=${consistency} turn=${turn} selected=${selected}
           onSelect=${(/** @type {Key} */ key) => to({ key })} onPrefix=${(/** @type {Key} */ next) => to({ prefix: next, key: null })} />
       </section>
       ${selected
-        ? html`<${ValueView} key=${base64url(selected)} name=${selected} consistency=${consistency}
+        ? html`<${ValueView} key=${base64url(selected)} name=${selected} consistency=${consistency} change=${changes.find((each) => same(keyOf(each), selected))?.revision ?? ""}
             onConsistency=${(/** @type {string} */ next) => to({ consistency: next })}
             onMoved=${(/** @type {Key | null} */ key) => { to({ key }); changed(); }}
             onClose=${() => to({ key: null })} />`

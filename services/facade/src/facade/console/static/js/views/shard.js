@@ -239,7 +239,7 @@ export function ShardView({ state, place }) {
   return html`<h1><a href=${link(["cluster"])}>Cluster</a> / Shard ${shard.id}</h1>
     <dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     <div class="halves">
-      <${Card} title="Now"><${Ring} shard=${shard} /><//>
+      <${Card} title="Now"><${Wide} label="The nodes around the leader"><${Ring} shard=${shard} /><//><//>
     </div>
     <${Card} title="Nodes"><${NodeTable} shard=${shard} /><//>
     <${Members} shard=${shard} />`;

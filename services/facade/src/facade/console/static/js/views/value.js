@@ -8,7 +8,7 @@ import { bytes, milliseconds } from "../lib/format.js";
 import { pathOf, shown } from "../lib/keys.js";
 import { html, useEffect, useState } from "../lib/preact.js";
 import { Card, Command, Copy, Trouble } from "../lib/ui.js";
-import { readPath, readValue } from "../lib/values.js";
+import { CONSISTENCIES, readPath, readValue } from "../lib/values.js";
 import { DeleteKey, RenameKey } from "./key-dialogs.js";
 import { ValueEditor } from "./value-editor.js";
 import { bestShape, HexShape, ImageShape, JsonShape, TextShape } from "./value-shapes.js";
@@ -22,7 +22,6 @@ const SHAPES = /** @type {Record<string, {title: string, View: any}>} */ ({
   hex: { title: "Hex", View: HexShape },
   image: { title: "Image", View: ImageShape },
 });
-const CONSISTENCIES = ["linearizable", "eventual"];
 
 /** @param {{receipt: import("../lib/values.js").Receipt}} properties Who answered, and how new that is. */
 function Receipt({ receipt }) {
@@ -33,8 +32,8 @@ function Receipt({ receipt }) {
   </p>`;
 }
 
-/** @param {{name: Key, consistency: string, onConsistency: (mode: string) => void, onMoved: (key: Key | null) => void, onClose: () => void}} properties */
-export function ValueView({ name, consistency, onConsistency, onMoved, onClose }) {
+/** @param {{name: Key, consistency: string, change: string, onConsistency: (mode: string) => void, onMoved: (key: Key | null) => void, onClose: () => void}} properties */
+export function ValueView({ name, consistency, change, onConsistency, onMoved, onClose }) {
   const [value, setValue] = useState(/** @type {Value | null} */ (null));
   const [error, setError] = useState(/** @type {unknown} */ (null));
   const [shape, setShape] = useState("");
@@ -55,7 +54,7 @@ export function ValueView({ name, consistency, onConsistency, onMoved, onClose }
       },
     );
     return () => controller.abort();
-  }, [consistency, turn]);
+  }, [consistency, turn, mode === "" ? change : ""]);
   const again = () => setTurn((before) => before + 1);
   const missing = error instanceof Problem && error.status === 404;
   const View = (SHAPES[shape] ?? SHAPES.text).View;

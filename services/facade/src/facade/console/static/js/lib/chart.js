@@ -1,0 +1,96 @@
+/**
+ * A chart of some series over time, drawn by uPlot, which is loaded when the first chart is drawn.
+ * @module
+ */
+
+import { html, useEffect, useRef } from "./preact.js";
+
+/** @typedef {{label: string, values: (number | null)[]}} Series */
+
+const VENDOR = new URL("../../vendor/", import.meta.url);
+const COLOURS = ["#2f7fd1", "#d9822b", "#2c9a5b", "#b04fc4", "#c73e3e", "#149aa5", "#8a7a1e", "#7f6ad6"];
+const HEIGHT = 170;
+
+/** @type {Promise<any> | null} */
+let loading = null;
+
+/** @returns {Promise<any>} */
+function load() {
+  loading ??= new Promise((resolve, reject) => {
+    const style = document.createElement("link");
+    style.rel = "stylesheet";
+    style.href = new URL("uplot-1.6.32.min.css", VENDOR).href;
+    const script = document.createElement("script");
+    script.src = new URL("uplot-1.6.32.iife.min.js", VENDOR).href;
+    script.onload = () => resolve(/** @type {any} */ (globalThis).uPlot);
+    script.onerror = () => reject(new Error("uPlot could not be loaded"));
+    document.head.append(style, script);
+  });
+  return loading;
+}
+
+/** @param {number} seconds Since the epoch. */
+function timeOf(seconds) {
+  return new Date(seconds * 1000).toTimeString().slice(0, 8);
+}
+
+/** What stands at the lines of an axis, each once. @param {number[]} values @param {(value: number) => string} show */
+function labels(values, show) {
+  const texts = values.map(show);
+  return texts.map((text, at) => (text === texts[at - 1] ? "" : text));
+}
+
+/** @param {{title: string, times: number[], series: Series[], show: (value: number) => string}} properties */
+export function Chart({ title, times, series, show }) {
+  const box = useRef(/** @type {HTMLElement | null} */ (null));
+  const plot = useRef(/** @type {any} */ (null));
+  const names = series.map((each) => each.label).join("\n");
+  useEffect(() => {
+    let ended = false;
+    /** @type {ResizeObserver | null} */
+    let observer = null;
+    load().then((uPlot) => {
+      const element = box.current;
+      if (ended || element === null) return;
+      const style = getComputedStyle(element);
+      const ink = style.color;
+      const line = { stroke: ink, grid: { stroke: "#8883" }, ticks: { stroke: "#8883" } };
+      plot.current = new uPlot(
+        {
+          width: element.clientWidth,
+          height: HEIGHT,
+          scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] } },
+          axes: [
+            { ...line, values: (/** @type {any} */ _, /** @type {number[]} */ values) => values.map(timeOf) },
+            { ...line, size: 70, values: (/** @type {any} */ _, /** @type {number[]} */ values) => labels(values, show) },
+          ],
+          series: [
+            { label: "at", value: (/** @type {any} */ _, /** @type {number | null} */ value) => (value ? timeOf(value) : "–") },
+            ...series.map((each, place) => ({
+              label: each.label,
+              stroke: COLOURS[place % COLOURS.length],
+              width: 1.5,
+              points: { size: 3 },
+              value: (/** @type {any} */ _, /** @type {number | null} */ value) => (value === null || value === undefined ? "–" : show(value)),
+            })),
+          ],
+        },
+        [times, ...series.map((each) => each.values)],
+        element,
+      );
+      observer = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT }));
+      observer.observe(element);
+    });
+    return () => {
+      ended = true;
+      observer?.disconnect();
+      plot.current?.destroy();
+      plot.current = null;
+    };
+  }, [names]);
+  useEffect(() => {
+    plot.current?.setData([times, ...series.map((each) => each.values)]);
+  }, [times, series]);
+  const last = series.map((each) => `${each.label} ${show(each.values.at(-1) ?? 0)}`).join(", ");
+  return html`<figure class="chart"><figcaption>${title}</figcaption><div ref=${box} role="img" aria-label=${`${title}; now: ${last}`}></div></figure>`;
+}

@@ -1,0 +1,85 @@
+/**
+ * The last hour in graphs: of this facade, and of some shards.
+ * @module
+ */
+
+import { read } from "../lib/api.js";
+import { Chart } from "../lib/chart.js";
+import { bytes, count, milliseconds, rate } from "../lib/format.js";
+import { go, link } from "../lib/places.js";
+import { html, useEffect, useState } from "../lib/preact.js";
+import { Card, Trouble } from "../lib/ui.js";
+
+const LOOK_MS = 5000;
+const TOGETHER = 8;
+const percent = (/** @type {number} */ value) => `${Math.round(value * 100)} %`;
+
+/** Graphs of shards: which figure, how it is shown, and the alert whose advice belongs to it. */
+const OF_SHARDS = /** @type {[string, string, (value: number) => string, string][]} */ ([
+  ["commits", "Entries committed a second", rate, "DougDBNoLeader"],
+  ["term", "Term", count, "DougDBLeaderChurn"],
+  ["lag", "Entries that the slowest node has to apply", count, "DougDBApplyLag"],
+  ["commit_ms", "From proposing to commit", milliseconds, "DougDBProposalsPending"],
+  ["sync_ms", "Sync of the log at the slowest node", milliseconds, "DougDBFsyncSlow"],
+  ["compaction_bytes", "Bytes a second of compactions", bytes, "DougDBCompactionBacklog"],
+  ["memory_bytes", "Memory of the largest node", bytes, "DougDBMemberDown"],
+  ["free_share", "Free on the fullest volume", percent, "DougDBDiskLow"],
+  ["up", "Nodes that answer", count, "DougDBMemberDown"],
+]);
+
+/** @param {string} shards */
+function useHistory(shards) {
+  const [found, setFound] = useState(/** @type {any} */ (null));
+  const [error, setError] = useState(/** @type {unknown} */ (null));
+  useEffect(() => {
+    let ended = false;
+    const look = () =>
+      document.hidden ||
+      read(`/v1/console/history?shards=${shards}`).then(
+        (answer) => { if (!ended) { setFound(answer); setError(null); } },
+        (failed) => ended || setError(failed),
+      );
+    look();
+    const timer = setInterval(look, LOOK_MS);
+    return () => {
+      ended = true;
+      clearInterval(timer);
+    };
+  }, [shards]);
+  return { found, error };
+}
+
+/** @param {{state: import("../lib/live.js").ClusterState, place: import("../lib/places.js").Place}} properties */
+export function GraphsView({ state, place }) {
+  const all = state.shards.map((shard) => shard.id);
+  const first = Math.max(0, Number(place.query.get("from") ?? 0));
+  const shown = all.slice(first, first + TOGETHER);
+  const { found, error } = useHistory(shown.join(","));
+  const facade = (/** @type {string[]} */ names, /** @type {string[]} */ labels) => names.map((name, at) => ({ label: labels[at], values: found.facade[name] }));
+  const runbook = (/** @type {string} */ alert) => html`<span class="quiet runbook">alert: ${alert}, in docs/operations.md</span>`;
+  const tools = all.length > TOGETHER && html`
+    <button type="button" class="small" disabled=${first === 0} onClick=${() => go(link(["graphs"], { from: String(Math.max(0, first - TOGETHER)) }))}>Earlier shards</button>
+    <button type="button" class="small" disabled=${first + TOGETHER >= all.length} onClick=${() => go(link(["graphs"], { from: String(first + TOGETHER) }))}>Later shards</button>`;
+  return html`<h1>Graphs of the last hour</h1>
+    <${Trouble} error=${error} />
+    ${!found && !error && html`<p class="quiet">Loading…</p>`}
+    ${found && html`
+      <${Card} title="This facade">
+        <div class="charts">
+          <${Chart} title="Requests of keys a second" times=${found.times} show=${rate} series=${facade(["requests", "errors"], ["requests", "errors (5xx)"])} />
+          <${Chart} title="Time to answer" times=${found.times} show=${milliseconds} series=${facade(["p50_ms", "p99_ms"], ["median", "99th percentile"])} />
+          <${Chart} title="Requests under way" times=${found.times} show=${count} series=${facade(["inflight"], ["under way"])} />
+          <${Chart} title="How late the event loop is" times=${found.times} show=${milliseconds} series=${facade(["loop_lag_ms"], ["late"])} />
+        </div>
+      <//>
+      <${Card} title=${all.length > TOGETHER ? `Shards ${shown[0]} to ${shown.at(-1)} of ${all.length}` : "Shards"} tools=${tools}>
+        <div class="charts">
+          ${OF_SHARDS.map(([name, title, show, alert]) => html`<div key=${`${name}${first}`}>
+            <${Chart} title=${title} times=${found.times} show=${show}
+              series=${shown.filter((shard) => found.shards[shard]).map((shard) => ({ label: `shard ${shard}`, values: found.shards[shard][name] }))} />
+            ${runbook(alert)}
+          </div>`)}
+        </div>
+        <p class="quiet">A sample every ${found.step_s} s, kept by this facade since it started. Prometheus has more: docs/metrics.md.</p>
+      <//>`}`;
+}

@@ -1,0 +1,167 @@
+/**
+ * The Raft timeline: what all nodes did, on one axis of time.
+ * @module
+ */
+
+import { read } from "../lib/api.js";
+import { clock, duration, plural } from "../lib/format.js";
+import { go, link } from "../lib/places.js";
+import { html, useEffect, useMemo, useState } from "../lib/preact.js";
+import { Card, Command, save, Trouble, Wide } from "../lib/ui.js";
+
+/** @typedef {{node: string, start_id: string, sequence: number, time_us: number, monotonic_us: number, term: number, name: string, details: Record<string, any>, count: number, last_time_us: number}} Event */
+/** @typedef {{shard: number, events: Event[], unreachable: string[], cut: boolean}} Events */
+
+const LOOK_MS = 2000;
+const ROW = 34;
+const LEFT = 110;
+const WIDTH = 1200;
+const LISTED = 200;
+const SPANS = [
+  [60, "1 min"], [300, "5 min"], [900, "15 min"], [3600, "1 h"], [21_600, "6 h"], [86_400, "1 d"],
+];
+/** Kinds of events, each with a sign, so that colour is never all. */
+const KINDS = /** @type {Record<string, {title: string, sign: string, pattern: RegExp}>} */ ({
+  leader: { title: "Leaders", sign: "★", pattern: /became_leader|follows|lost_leadership|resigned|lost_quorum|transfer|two_leaders/ },
+  election: { title: "Elections and votes", sign: "◆", pattern: /candidate|vote/ },
+  member: { title: "Members", sign: "▲", pattern: /member|removed|joined|admitted|learner|configuration/ },
+  snapshot: { title: "Snapshots and log", sign: "■", pattern: /snapshot|restored|compacted|installed|checkpoint|backup/ },
+  stall: { title: "Stalls and disks", sign: "✕", pattern: /slow|stall|disk|malformed|lost|diverge|damage|full|fail/ },
+  process: { title: "Processes", sign: "●", pattern: /./ },
+});
+
+/** @param {string} name */
+export function kindOf(name) {
+  return Object.keys(KINDS).find((kind) => KINDS[kind].pattern.test(name)) ?? "process";
+}
+
+/** @param {number} shard */
+function useEvents(shard) {
+  const [found, setFound] = useState(/** @type {Events | null} */ (null));
+  const [error, setError] = useState(/** @type {unknown} */ (null));
+  useEffect(() => {
+    let ended = false;
+    const look = () =>
+      document.hidden ||
+      read(`/v1/console/events?shard=${shard}`).then(
+        (answer) => { if (!ended) { setFound(answer); setError(null); } },
+        (failed) => ended || setError(failed),
+      );
+    setFound(null);
+    look();
+    const timer = setInterval(look, LOOK_MS);
+    return () => {
+      ended = true;
+      clearInterval(timer);
+    };
+  }, [shard]);
+  return { found, error };
+}
+
+/** @param {Event} event */
+function detailsOf(event) {
+  return Object.entries(event.details).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
+}
+
+/** @param {{events: Event[], nodes: string[], from: number, to: number, chosen: Event | null, onChoose: (event: Event) => void, onZoom: (from: number, to: number) => void}} properties */
+function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
+  const height = ROW * nodes.length + 26;
+  const x = (/** @type {number} */ us) => LEFT + ((us - from) / (to - from)) * (WIDTH - LEFT - 15);
+  const ticks = Array.from({ length: 7 }, (_, place) => (place === 6 ? to : from + ((to - from) * place) / 6));
+  const wheel = (/** @type {WheelEvent} */ event) => {
+    if (!event.ctrlKey && !event.shiftKey) return;
+    event.preventDefault();
+    const box = /** @type {SVGElement} */ (event.currentTarget).getBoundingClientRect();
+    const at = from + Math.max(0, Math.min(1, ((event.clientX - box.left) / box.width - LEFT / WIDTH) / (1 - LEFT / WIDTH))) * (to - from);
+    const factor = event.deltaY > 0 ? 1.5 : 1 / 1.5;
+    onZoom(at - (at - from) * factor, at + (to - at) * factor);
+  };
+  return html`<svg class="axis" viewBox="0 0 ${WIDTH} ${height}" onWheel=${wheel} role="group" aria-label="Events by node and time">
+    ${ticks.map((tick) => html`<g key=${tick}><line class="tick" x1=${x(tick)} y1="0" x2=${x(tick)} y2=${height - 20} /><text class=${tick === to ? "time last" : "time"} x=${x(tick)} y=${height - 5}>${clock(tick).slice(0, to - from < 60e6 ? 12 : 8)}</text></g>`)}
+    ${nodes.map((node, row) => html`<g key=${node}><line class="lane" x1=${LEFT} x2=${WIDTH} y1=${row * ROW + ROW / 2} y2=${row * ROW + ROW / 2} /><text class="lane-name" x="0" y=${row * ROW + ROW / 2 + 5}>${node}</text></g>`)}
+    ${events.map((event) => {
+      const kind = kindOf(event.name);
+      const y = nodes.indexOf(event.node) * ROW + ROW / 2;
+      const same = chosen !== null && chosen.node === event.node && chosen.sequence === event.sequence && chosen.start_id === event.start_id;
+      return html`<g key=${`${event.start_id}-${event.sequence}`} class="mark ${kind} ${same ? "chosen" : ""}" onClick=${() => onChoose(event)}>
+        ${event.count > 1 && html`<line x1=${x(event.time_us)} x2=${Math.min(WIDTH, x(event.last_time_us))} y1=${y} y2=${y} />`}
+        <text x=${x(event.time_us)} y=${y + 6}>${KINDS[kind].sign}</text>
+        <title>${clock(event.time_us)} ${event.node} ${event.name} (term ${event.term}) ${detailsOf(event)}</title>
+      </g>`;
+    })}
+  </svg>`;
+}
+
+/** @param {{event: Event, onClose: () => void}} properties */
+function Facts({ event, onClose }) {
+  const rows = [
+    ["Node", event.node], ["What", event.name], ["Term", event.term], ["Time", clock(event.time_us)],
+    ...(event.count > 1 ? [["Times", `${event.count}, the last at ${clock(event.last_time_us)}`]] : []),
+    ...Object.entries(event.details).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]),
+    ["Number", `${event.sequence} of start ${event.start_id}`],
+  ];
+  return html`<${Card} title="Facts" tools=${html`<button type="button" class="small" onClick=${onClose}>Close</button>`}>
+    <dl class="inline-facts">${rows.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+  <//>`;
+}
+
+/** @param {{state: import("../lib/live.js").ClusterState, place: import("../lib/places.js").Place}} properties */
+export function TimelineView({ state, place }) {
+  const shard = Number(place.query.get("shard") ?? state.shards[0]?.id ?? 0);
+  const { found, error } = useEvents(shard);
+  const [span, setSpan] = useState(900);
+  const [window, setWindow] = useState(/** @type {{from: number, to: number} | null} */ (null));
+  const [off, setOff] = useState(/** @type {string[]} */ ([]));
+  const [text, setText] = useState("");
+  const [chosen, setChosen] = useState(/** @type {Event | null} */ (null));
+  const to = window?.to ?? state.time_us;
+  const from = window?.from ?? to - span * 1e6;
+  const nodes = (state.shards.find((each) => each.id === shard)?.nodes ?? []).map((node) => node.id).sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
+  const events = useMemo(
+    () => (found?.events ?? []).filter((event) => !off.includes(kindOf(event.name)) && (text === "" || `${event.node} ${event.name} ${detailsOf(event)}`.includes(text))),
+    [found, off, text],
+  );
+  const seen = events.filter((event) => event.last_time_us >= from && event.time_us <= to && nodes.includes(event.node));
+  const toggle = (/** @type {string} */ kind) => setOff(off.includes(kind) ? off.filter((each) => each !== kind) : [...off, kind]);
+  const tools = html`
+    <label class="inline">Shard <select value=${String(shard)} onChange=${(/** @type {any} */ event) => go(link(["timeline"], { shard: event.target.value }))}>
+      ${state.shards.map((each) => html`<option key=${each.id} value=${String(each.id)}>${each.id}</option>`)}
+    </select></label>
+    <label class="inline">Last <select value=${String(span)} onChange=${(/** @type {any} */ event) => { setSpan(Number(event.target.value)); setWindow(null); }}>
+      ${SPANS.map(([seconds, name]) => html`<option key=${seconds} value=${String(seconds)}>${name}</option>`)}
+    </select></label>
+    <button type="button" class="small" onClick=${() => { const middle = (from + to) / 2; const half = (to - from) / 4; setWindow({ from: middle - half, to: middle + half }); }} aria-label="Zoom in">+</button>
+    <button type="button" class="small" onClick=${() => { const middle = (from + to) / 2; const half = to - from; setWindow({ from: middle - half, to: middle + half }); }} aria-label="Zoom out">−</button>
+    <button type="button" class="small" onClick=${() => setWindow({ from: from - (to - from) / 2, to: to - (to - from) / 2 })} aria-label="Earlier">‹</button>
+    <button type="button" class="small" onClick=${() => setWindow(window === null ? null : { from: from + (to - from) / 2, to: to + (to - from) / 2 })} aria-label="Later" disabled=${window === null}>›</button>
+    <button type="button" class="small" onClick=${() => setWindow(null)} disabled=${window === null}>Now</button>
+    <button type="button" class="small" onClick=${() => save(new Blob([JSON.stringify({ ...found, events: seen }, null, 2)], { type: "application/json" }), `shard-${shard}-events.json`)} disabled=${!found}>Export as JSON</button>
+  `;
+  return html`<h1>Timeline</h1>
+    <${Card} title=${`Shard ${shard}: ${plural(seen.length, "event")} in ${duration((to - from) / 1000)}`} tools=${tools}>
+      <${Trouble} error=${error} />
+      ${found?.unreachable.length ? html`<p class="warn-text">No answer, so that their events are missing: ${found.unreachable.join(", ")}.</p>` : null}
+      <div class="row filters">
+        ${Object.entries(KINDS).map(([kind, { title, sign }]) => html`<label key=${kind} class="inline mark-label ${kind}"><input type="checkbox" checked=${!off.includes(kind)} onChange=${() => toggle(kind)} /> <span aria-hidden="true">${sign}</span> ${title}</label>`)}
+        <label class="inline">Contains <input type="search" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>
+      </div>
+      <${Wide} label="The axis of time"><${Axis} events=${seen} nodes=${nodes} from=${from} to=${to} chosen=${chosen} onChoose=${setChosen} onZoom=${(/** @type {number} */ first, /** @type {number} */ last) => setWindow({ from: first, to: last })} /><//>
+    <//>
+    ${chosen && html`<${Facts} event=${chosen} onClose=${() => setChosen(null)} />`}
+    <${Card} title="Newest first">
+      <${Wide} label="Events">
+        <table>
+          <thead><tr><th scope="col">Time</th><th scope="col">Node</th><th scope="col" class="number">Term</th><th scope="col">What</th><th scope="col">Facts</th></tr></thead>
+          <tbody>
+            ${seen.slice(-LISTED).reverse().map((event) => html`<tr key=${`${event.start_id}-${event.sequence}`}>
+              <td class="mono">${clock(event.time_us)}</td><td>${event.node}</td><td class="number">${event.term}</td>
+              <td class="mark-label ${kindOf(event.name)}"><button type="button" class="plain" onClick=${() => setChosen(event)}>${KINDS[kindOf(event.name)].sign} ${event.name}${event.count > 1 ? ` × ${event.count}` : ""}</button></td>
+              <td class="mono">${detailsOf(event)}</td>
+            </tr>`)}
+          </tbody>
+        </table>
+      <//>
+      ${seen.length === 0 && html`<p class="quiet">${found ? "Nothing happened in this time." : "Asking the nodes…"}</p>`}
+      <${Command} text=${`dougctl timeline --shard ${shard} --since ${Math.ceil(span / 60)}m`} />
+    <//>`;
+}

@@ -1,0 +1,135 @@
+"""What drives a real browser in the tests: Debian's Chromium, by playwright. Where one is missing, they are skipped.
+
+With ``REQUIRE_BROWSER=1`` a missing one fails the tests instead. Every page notes what it complained of and whom it
+asked; a test that does not look at that itself fails if there is anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from bench.cluster import Cluster
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+# What the browser itself notes of an answer that is no success; which ones there may be, a test says.
+FAILED_ANSWER = "Failed to load resource"
+
+
+@pytest.fixture(scope="module")
+def chromium_path() -> str:
+    """The program of the browser."""
+    path = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    missing = []
+    if path is None:
+        missing.append("no Chromium (Debian: chromium)")
+    if importlib.util.find_spec("playwright") is None:
+        missing.append("no playwright (`make browser-tools`)")
+    if missing:
+        reason = "; ".join(missing)
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    assert path is not None
+    return path
+
+
+@pytest.fixture(scope="module")
+def launch(chromium_path: str) -> Iterator[Callable[..., Any]]:
+    """Starts browsers."""
+    with importlib.import_module("playwright.sync_api").sync_playwright() as playwright:
+        browsers = []
+
+        def start(*arguments: str) -> Any:
+            browser = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox", *arguments])
+            browsers.append(browser)
+            return browser
+
+        yield start
+        for browser in browsers:
+            browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser(launch: Callable[..., Any]) -> Any:
+    """A browser for pages of the console."""
+    return launch()
+
+
+@pytest.fixture(scope="module")
+def cluster(chromium_path: str, new_cluster: Callable[..., Cluster]) -> Cluster:
+    """One cluster for all tests of a module."""
+    return new_cluster(shards=2, nodes=3).start()
+
+
+class Tab:
+    """A page of the console.
+
+    Attributes:
+        page: Playwright's.
+        complaints: What went wrong in it.
+        hosts: Whom it asked.
+        failures: Answers that were no success, as ``status path``.
+    """
+
+    def __init__(self, browser: Any, cluster: Cluster, **options: Any) -> None:
+        self.cluster = cluster
+        self.context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.complaints: list[str] = []
+        self.hosts: set[str] = set()
+        self.failures: list[str] = []
+        self.page.on("console", self._note)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
+        self.page.on("response", self._answered)
+
+    def _note(self, message: Any) -> None:
+        if message.type in ("error", "warning") and FAILED_ANSWER not in message.text:
+            self.complaints.append(message.text)
+
+    def _answered(self, response: Any) -> None:
+        if response.status >= 400:
+            self.failures.append(f"{response.status} {urlsplit(response.url).path}")
+
+    def show(self, place: str) -> Any:
+        """Opens a view, and waits until it is there."""
+        self.page.goto(f"{self.cluster.url}/ui/{place}")
+        self.page.wait_for_selector("main h1:visible, main .card:visible")
+        return self.page
+
+    def check(self, *failures: str) -> None:
+        """Nothing was complained of, nobody else was asked, and no answer failed but those that may."""
+        assert self.complaints == []
+        assert {host for host in self.hosts if host} == {urlsplit(self.cluster.url).netloc}
+        assert [each for each in self.failures if each not in failures] == []
+
+
+@pytest.fixture
+def tab(browser: Any, cluster: Cluster) -> Iterator[Callable[..., Tab]]:
+    """Opens tabs of the console; each has what a browser keeps to itself."""
+    opened: list[Tab] = []
+
+    def open_tab(**options: Any) -> Tab:
+        opened.append(Tab(browser, cluster, **options))
+        return opened[-1]
+
+    yield open_tab
+    for each in opened:
+        each.context.close()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where pictures of what was tested go: to ``CONSOLE_PICTURES``, if that is set, for people to look at."""
+    folder = Path(os.environ.get("CONSOLE_PICTURES") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

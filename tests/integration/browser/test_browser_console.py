@@ -1,0 +1,305 @@
+"""The console in a real browser, in front of real processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.cluster import Cluster, wait_for
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+
+AXE = Path(__file__).parent / "vendor" / "axe-4.14.1.min.js"
+VIEWS = {
+    "cluster": "",
+    "shard": "#/shard/0",
+    "keys": "#/keys?key=doc%2Fjson",
+    "timeline": "#/timeline",
+    "slots": "#/slots",
+    "graphs": "#/graphs",
+    "try": "#/try",
+}
+SETTLED_MS = 700
+
+
+@pytest.fixture(scope="module", autouse=True)
+def values(cluster: Cluster) -> None:
+    """Keys of every kind."""
+    for key, content_type, body in (
+        ("doc/json", "application/json", b'{"a": [1, 2, {"b": null}], "c": "<b>text</b>"}'),
+        ("doc/text", "text/plain", b"plain"),
+        ("doc/bytes", "application/octet-stream", bytes(range(256))),
+        ("doc/image", "image/svg+xml", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>'),
+        ("<img src=x onerror=document.title=1>", "text/plain", b"a key that looks like markup"),
+    ):
+        put(cluster, key, body, content_type)
+
+
+def put(cluster: Cluster, key: str, body: bytes, content_type: str = "text/plain") -> None:
+    path = "/v1/kv/" + "".join(f"%{byte:02x}" for byte in key.encode())
+    assert cluster.request("PUT", path, body, {"content-type": content_type}).status == 200
+
+
+def get(cluster: Cluster, key: str) -> tuple[int, bytes]:
+    answer = cluster.request("GET", f"/v1/kv/{key}")
+    return answer.status, answer.body
+
+
+def serious(page: Any) -> list[str]:
+    """What axe-core finds that keeps people out."""
+    page.add_script_tag(path=str(AXE)) if page.evaluate("typeof axe") == "undefined" else None
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{each['id']} ({each['impact']}): {each['nodes'][0]['html'][:160]}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280, 2560])
+def test_every_view_is_shown_and_can_be_read_by_everybody(
+    tab: Callable[..., Any], pictures: Path, width: int, scheme: str
+) -> None:
+    # bypass_csp: axe-core is no file of the console, and has to be put in.
+    opened = tab(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    for name, place in VIEWS.items():
+        page = opened.show(place)
+        page.wait_for_timeout(SETTLED_MS)
+        page.screenshot(path=pictures / f"{name}-{width}-{scheme}.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than the screen"
+        if width != 2560:
+            assert serious(page) == [], name
+    opened.check()
+
+
+def test_the_first_view_is_small_and_allows_nothing_from_elsewhere(tab: Callable[..., Any]) -> None:
+    opened = tab()
+    page = opened.show("")
+    page.wait_for_selector("text=healthy")
+    sizes = page.evaluate("performance.getEntriesByType('resource').map((each) => each.decodedBodySize)")
+    size = sum(sizes)
+    assert 0 < size < 300_000
+    # A line within the page, a line that was built from text, and a file from elsewhere: none of them runs.
+    page.evaluate("""() => {
+        const script = document.createElement('script');
+        script.textContent = 'window.ran = 1';
+        document.head.append(script);
+        setTimeout('window.ran = 2');
+        const other = document.createElement('script');
+        other.src = 'data:text/javascript,window.ran=3';
+        document.head.append(other);
+    }""")
+    page.wait_for_timeout(SETTLED_MS)
+    assert page.evaluate("window.ran") is None
+    opened.complaints.clear()
+
+
+def test_all_is_done_by_keyboard_alone(tab: Callable[..., Any]) -> None:
+    opened = tab()
+    page = opened.show("")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page = opened.show("#/slots")
+    page.focus("svg.grid")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_selector("text=Slot 32")
+    box = page.locator("svg.grid").bounding_box()
+    side = min(box["width"], box["height"])
+    page.mouse.click(box["x"] + (box["width"] - side) / 2 + side * 1.5 / 32, box["y"] + side / 64)
+    page.wait_for_selector("text='Slot 1'")
+    opened.check()
+
+
+def test_values_are_shown_as_what_they_are(tab: Callable[..., Any]) -> None:
+    opened = tab()
+    page = opened.show("#/keys?key=doc%2Fjson")
+    page.wait_for_selector(".json >> text='\"<b>text</b>\"'")
+    page.click("button:text-is('Hex')")
+    page.wait_for_selector("pre >> text=00000000  7b 22 61 22")
+    opened.show("#/keys?key=doc%2Fbytes").wait_for_selector("pre >> text=000000f0  f0 f1")
+    image = opened.show("#/keys?key=doc%2Fimage").wait_for_selector("img.value")
+    assert image.get_attribute("src").startswith("blob:")
+    page = opened.show("#/keys?consistency=eventual&key=doc%2Ftext")
+    page.wait_for_selector("pre >> text=plain")
+    assert re.search(r"eventual read, answered by shard-\d-\d", page.inner_text(".receipt"))
+    page = opened.show("#/keys")
+    page.wait_for_selector("text=<img src=x onerror")
+    assert page.title() == "Keys · DougDB"
+    opened.check()
+
+
+def test_a_key_is_made_changed_renamed_and_deleted(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    page = opened.show("#/keys")
+    page.click("button:text-is('New key')")
+    page.fill("dialog label:has-text('Key') input >> nth=0", "made/by hand")
+    page.fill("dialog textarea", "one")
+    page.click("dialog button:text-is('Create')")
+    page.wait_for_selector(".one pre >> text=one")
+    assert get(cluster, "made/by%20hand") == (200, b"one")
+
+    page.click("button:text-is('Edit')")
+    page.fill(".editor textarea", "two")
+    put(cluster, "made/by hand", b"theirs")
+    page.click("button:text-is('Save')")
+    page.wait_for_selector("text=Somebody else changed this key meanwhile.")
+    assert "theirs" in page.inner_text(".conflict")
+    assert get(cluster, "made/by%20hand") == (200, b"theirs"), "nothing was saved"
+    page.click("button:text-is('Save mine over it')")
+    page.wait_for_selector(".one pre >> text=two")
+    assert get(cluster, "made/by%20hand") == (200, b"two")
+
+    page.click("button:text-is('Rename')")
+    page.fill("dialog label:has-text('New key') input", "made/renamed")
+    page.click("dialog button:text-is('Rename')")
+    page.wait_for_selector(".key-name >> text=made/renamed")
+    assert get(cluster, "made/renamed") == (200, b"two")
+    assert get(cluster, "made/by%20hand")[0] == 404
+
+    page.wait_for_selector(".one pre >> text=two")
+    page.click("button:text-is('Delete')")
+    page.click("dialog button:text-is('Delete')")
+    page.wait_for_selector("text=Choose a key to see its value.")
+    assert get(cluster, "made/renamed")[0] == 404
+    opened.check("412 /v1/kv/made%2Fby%20hand", "422 /v1/txn")
+
+
+def test_a_prefix_is_deleted_after_its_number_was_typed(tab: Callable[..., Any], cluster: Cluster) -> None:
+    for number in range(7):
+        put(cluster, f"heap/{number}", b"v")
+    opened = tab()
+    page = opened.show("#/keys?prefix=heap%2F")
+    page.select_option("select[aria-label='Do with all of these']", "delete")
+    page.wait_for_selector("dialog >> text=7 keys would go now.")
+    assert page.is_disabled("dialog button:text-is('Delete them')")
+    page.fill("dialog input", "7")
+    page.click("dialog button:text-is('Delete them')")
+    page.wait_for_selector("text=No key begins so.")
+    assert get(cluster, "heap/3")[0] == 404
+    opened.check()
+
+
+def test_many_keys_are_paged_by_the_servers(tab: Callable[..., Any], cluster: Cluster) -> None:
+    lines = b"\n".join(
+        json.dumps({"op": "put", "key": f"many/{number:04}", "value": "v"}).encode() for number in range(450)
+    )
+    answer = cluster.request("POST", "/v1/batch", lines, {"content-type": "application/x-ndjson"})
+    assert answer.status == 200
+    opened = tab()
+    page = opened.show("#/keys?prefix=many%2F")
+    page.wait_for_selector("text=Load 200 more behind these 200")
+    page.click("text=Load 200 more behind these 200")
+    page.click("text=Load 200 more behind these 400")
+    page.wait_for_selector("text=0449")
+    assert page.locator(".tree > li").count() == 450
+    opened.check()
+
+
+def test_changes_are_seen_as_they_happen(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    page = opened.show("#/keys?prefix=live%2F")
+    page.check("label:has-text('live') input")
+    page.wait_for_selector("text=Watching:")
+    page.wait_for_timeout(SETTLED_MS)
+    put(cluster, "live/one", b"1")
+    page.wait_for_selector(".changes >> text=live/one")
+    page.wait_for_selector(".tree >> text=one")
+    page.click(".tree >> text=one")
+    page.wait_for_selector(".one pre >> text=1")
+    put(cluster, "live/one", b"22")
+    page.wait_for_selector(".one pre >> text=22")
+    opened.check()
+
+
+def test_leadership_is_moved_and_told(tab: Callable[..., Any], cluster: Cluster) -> None:
+    before = cluster.await_leader("0").id
+    opened = tab()
+    page = opened.show("#/shard/0")
+    page.click("button:has-text('Make leader') >> nth=0")
+    page.click("dialog button:text-is('Move leadership')")
+    page.wait_for_selector(".note >> text=leads shard 0")
+    assert cluster.await_leader("0").id != before
+    opened.check()
+
+
+@pytest.fixture
+def stopped(cluster: Cluster) -> Iterator[Callable[[str], None]]:
+    """Stops nodes, so that they are there and do not answer; lets them go on behind the test."""
+    found = []
+
+    def stop(name: str) -> None:
+        process = cluster.member(name)
+        process.send_signal(signal.SIGSTOP)
+        found.append(process)
+
+    yield stop
+    for process in found:
+        process.send_signal(signal.SIGCONT)
+    cluster.await_leader("0", 30.0)
+
+
+def test_a_killed_leader_is_seen(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
+    leader = cluster.await_leader("0").id
+    opened = tab()
+    page = opened.show("")
+    page.wait_for_selector("text=live")
+    cluster.kill(leader)
+    page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
+    page.screenshot(path=pictures / "leader-killed.png")
+    page = opened.show("#/timeline?shard=0")
+    page.wait_for_selector("table >> text=became_leader >> nth=0")
+    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 30.0, "all are back")
+    opened.check()
+
+
+def test_a_shard_without_a_quorum_is_seen(
+    tab: Callable[..., Any], cluster: Cluster, stopped: Callable[[str], None], pictures: Path
+) -> None:
+    opened = tab()
+    page = opened.show("#/shard/0")
+    page.wait_for_selector("text=healthy")
+    for name in ("shard-0-0", "shard-0-1"):
+        stopped(name)
+    page.wait_for_selector(".figures >> text=no quorum")
+    page.screenshot(path=pictures / "no-quorum.png")
+    page = opened.show("#/keys")
+    page.wait_for_selector(".trouble >> text=/503|504/")
+    opened.check("503 /v1/kv", "504 /v1/kv", "503 /v1/shards/0/members", "504 /v1/shards/0/members")
+
+
+def test_a_facade_that_was_started_anew_is_found_again(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    page = opened.show("")
+    page.wait_for_selector(".connection.live")
+    cluster.kill("facade")
+    page.wait_for_selector(".connection.lost")
+    page.wait_for_selector("text=What is shown is what was known last.")
+    page.wait_for_selector(".connection.live", timeout=30_000)
+    page.wait_for_selector("text=healthy", timeout=30_000)
+    assert {host for host in opened.hosts if host} == {cluster.url.removeprefix("http://")}
+
+
+def test_nobody_is_asked_while_nobody_looks(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    page = opened.show("")
+    page.wait_for_selector(".connection.live")
+
+    def watchers() -> int:
+        return int(json.loads(cluster.request("GET", "/v1/console/state").body)["facade"]["consoles"])
+
+    wait_for(lambda: watchers() == 1, 15.0, "the console looks")
+    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+    page.evaluate(hide % "true" + "document.dispatchEvent(new Event('visibilitychange'))")
+    wait_for(lambda: watchers() == 0, 15.0, "the console looks no more")
+    page.evaluate(hide % "false" + "document.dispatchEvent(new Event('visibilitychange'))")
+    wait_for(lambda: watchers() == 1, 15.0, "the console looks again")
+    opened.check()
