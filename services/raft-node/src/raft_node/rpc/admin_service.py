@@ -5,6 +5,7 @@ It only turns requests and answers; what a node is, does and remembers, it hears
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -32,6 +33,7 @@ from raft_node.errors import (
     UnreachableError,
     WrongNodeError,
 )
+from raft_node.rpc.streams import BROKEN
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.membership import MemberChange
 
@@ -213,7 +215,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         try:
             await self._node.backup(context.write)
         except DougError as error:
-            await self._refuse(error, context)
+            # Of a call that is gone nobody hears why it failed.
+            with contextlib.suppress(*BROKEN):
+                await self._refuse(error, context)
 
     async def _change(self, change: Awaitable[MemberChange], context: Context) -> pb.ChangeMembersResponse:
         try:
