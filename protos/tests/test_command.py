@@ -60,6 +60,7 @@ def test_opcodes_are_frozen() -> None:
         ("GET", 8),
         ("EXPIRE", 9),
         ("SET_LIMITS", 10),
+        ("SET_AUTH", 11),
     ]
     assert [(kind.name, kind.value) for kind in ConditionKind] == [("EXISTS", 1), ("ABSENT", 2), ("REVISION", 3)]
 

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 from bench.cluster import Cluster, Launch, dougctl, is_alive, wait_for
 from bench.http11 import HttpError, fetch
 from bench.recorder import KeyRing, Recorder, run_client
 
+from doug.v1 import doug_pb2, doug_pb2_grpc
 from raft_testing.linearizability import check_history
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -215,3 +217,18 @@ def test_a_disk_that_went_back_in_time_is_refused_for_good(cluster: Cluster) -> 
     assert members_command(cluster, "replace", name).returncode == 0
     cluster.await_equal(SHARD)
     assert cluster.await_leader(SHARD).term == leader.term
+    assert cluster.request("PUT", "/v1/kv/older/0", b"after").status == 200
+    cluster.await_equal(SHARD)
+    # The disk of before comes back under the name of the member that took its place.
+    cluster.kill(name)
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    cluster.start_again(name, launch)
+    await_readiness(launch, 503, "the disk was wiped or replaced")
+    with grpc.insecure_channel(launch.environment["DOUGDB_CLIENT_LISTEN"]) as channel:
+        request = doug_pb2.GetRequest(key=b"older/0", consistency=doug_pb2.CONSISTENCY_EVENTUAL)
+        with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+            doug_pb2_grpc.DougStub(channel).Get(request, timeout=WAIT_S)
+    for _ in range(30):
+        answer = cluster.request("GET", "/v1/kv/older/0?consistency=eventual")
+        assert (answer.status, answer.body) == (200, b"after")

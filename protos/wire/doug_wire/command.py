@@ -73,6 +73,8 @@ class Opcode(IntEnum):
     """Removes keys and tokens whose time has passed; the leader proposes it (``raft_node.kv.operations.expiry``)."""
     SET_LIMITS = 10
     """For how long and how many tokens are kept; the leader proposes it (``raft_node.kv.operations.tokens``)."""
+    SET_AUTH = 11
+    """Who may do what (``raft_node.kv.operations.access``); through Admin alone."""
 
 
 class ConditionKind(IntEnum):

@@ -151,6 +151,15 @@ class Certificates:
         """For an HTTPS port, which asks nobody for a certificate."""
         return self._front
 
+    def client_context(self) -> ssl.SSLContext:
+        """For an HTTPS port that takes clients with a certificate of the authority, and clients without one.
+
+        A new authority counts for new connections, as a new certificate does.
+        """
+        self._front.verify_mode = ssl.CERT_OPTIONAL
+        self._front.load_verify_locations(cadata=self._read.ca.decode("ascii"))
+        return self._front
+
     def stream_context(self) -> ssl.SSLContext:
         """For a port of the own streams, which takes only clients with a certificate of the authority.
 
@@ -239,7 +248,7 @@ class Certificates:
         except (ssl.SSLError, OSError) as error:
             raise TlsError(f"{files.certificate} and {files.key} are no certificate with its key: {error}") from error
         try:
-            for each in (stream, dialling):
+            for each in (context, stream, dialling):
                 each.load_verify_locations(cadata=read.ca.decode("ascii"))
         except (ssl.SSLError, UnicodeDecodeError) as error:
             raise TlsError(f"{files.ca} holds no certificate: {error}") from error

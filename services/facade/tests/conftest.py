@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from facade.app.application import Application
 from facade.app.protocol import LimitedProtocol
+from facade.app.server import make_gate
 from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.client.tracing import OperationTracing
@@ -36,7 +37,8 @@ class Facade:
         self.router = router
         self.metrics = metrics
         self.settings = settings
-        self.application = Application(router, metrics, settings)
+        self.state, self.gate = make_gate(settings, metrics, router)
+        self.application = Application(router, metrics, settings, self.state, self.gate)
         self._servers: list[tuple[asyncio.Server, ServerState]] = []
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.application),
@@ -116,6 +118,8 @@ async def make_facade(request: pytest.FixtureRequest) -> AsyncIterator[Callable[
             task = asyncio.create_task(router.run())
             stack.push_async_callback(_stop, task)
             facade = Facade(cluster, router, metrics, values)
+            if facade.gate is not None:
+                stack.push_async_callback(_stop, asyncio.create_task(facade.gate.run()))
             stack.push_async_callback(facade.close)
             if getattr(request, "param", "asgi") == "sockets":
                 await facade.use_sockets()

@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 import xxhash
 from crc32c import crc32c
+from fake_auth import AuthCalls
 from fake_store import Entry, FakeStore, keys_of
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
@@ -41,6 +42,8 @@ class FakeShard:
         self.learners: list[FakeNode] = []
         self.ranges = [(first, last, shard, 1) for first, last, shard in slots.initial_ranges(shards)]
         self.map_epoch = 1
+        self.auth = (0, b"")
+        """The revision and the bytes of who may do what."""
 
     @property
     def data(self) -> dict[bytes, Entry]:
@@ -62,7 +65,7 @@ class FakeShard:
         )
 
 
-class FakeNode(doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
+class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
     """One raft-node. Its faults are attributes that a test sets."""
 
     def __init__(self, shard: FakeShard, number: int, port: int) -> None:

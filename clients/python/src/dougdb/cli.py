@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 import dougdb
 from dougdb import streams
 from dougdb.commands import (
+    auth,
     backup,
     dev,
     dump,
@@ -32,6 +33,7 @@ from dougdb.commands import (
     ranges,
     status,
     timeline,
+    verify,
     watch,
 )
 from dougdb.commands.common import ExitCode
@@ -111,12 +113,18 @@ def options(
     ca_file: Annotated[
         str, typer.Option("--ca-file", envvar="DOUGDB_CA_FILE", help="The authority of the facade's certificate, PEM.")
     ] = "",
+    token_file: Annotated[
+        str,
+        typer.Option(
+            "--token-file", envvar="DOUGDB_TOKEN_FILE", help="A file with the token to show, instead of DOUGDB_TOKEN."
+        ),
+    ] = "",
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Use and run DougDB, a sharded, replicated key-value store."""
-    context.obj = {"url": url, "ca_file": ca_file}
+    context.obj = {"url": url, "ca_file": ca_file, "token_file": token_file}
 
 
 app.command()(dev.dev)
@@ -139,9 +147,11 @@ app.command("export")(dump.export_)
 app.command("export-tree")(export_tree.export_tree)
 app.command()(status.status)
 app.command()(timeline.timeline)
+app.command()(verify.verify)
 app.add_typer(leader.app, name="leader")
 app.add_typer(members.app, name="members")
 app.add_typer(backup.app, name="backup")
+app.add_typer(auth.app, name="auth")
 app.command("import-tree")(import_tree.import_tree)
 
 

@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
-from dougdb.dev import logs
+from dougdb.dev import certificates, logs
 from dougdb.dev.layout import DataDirectory, Layout
 from dougdb.dev.logs import Console, LogFile
 from dougdb.dev.ports import PortPlan
@@ -53,7 +54,7 @@ def test_a_host_of_ipv6_alone_gets_addresses_of_its_own(tmp_path: Path) -> None:
     environment = specs[1].environment
     assert environment["DOUGDB_PEERS"] == "shard-0-0=[::1]:26101,shard-0-1=[::1]:26104"
     assert environment["DOUGDB_CLIENT_LISTEN"] == "[::1]:26103"
-    (facade,) = facade_specs(plan, ["::1"], INHERITED, Options("info", {}))
+    (facade,) = facade_specs(plan, DataDirectory(tmp_path), ["::1"], INHERITED, Options("info", {}))
     assert json.loads(facade.environment["DOUGDB_NODES"])["0"]["shard-0-1"] == "[::1]:26103"
     assert facade.environment["DOUGDB_LISTEN"] == "[::1]:26080"
 
@@ -61,12 +62,14 @@ def test_a_host_of_ipv6_alone_gets_addresses_of_its_own(tmp_path: Path) -> None:
 def test_whoever_turns_tracing_on_does_so_for_every_process(tmp_path: Path) -> None:
     inherited, options = {**INHERITED, **TRACING}, Options("info", {})
     specs = node_specs(PLAN, DataDirectory(tmp_path), inherited, options)
-    specs += facade_specs(PLAN, ["127.0.0.1"], inherited, options)
+    specs += facade_specs(PLAN, DataDirectory(tmp_path), ["127.0.0.1"], inherited, options)
     assert all(TRACING.items() <= spec.environment.items() for spec in specs)
 
 
-def test_a_facade_knows_every_node() -> None:
-    specs = facade_specs(PLAN, ["127.0.0.1", "::1"], INHERITED, Options("info", {"DOUGDB_MEMTABLE_BYTES": "8"}))
+def test_a_facade_knows_every_node(tmp_path: Path) -> None:
+    specs = facade_specs(
+        PLAN, DataDirectory(tmp_path), ["127.0.0.1", "::1"], INHERITED, Options("info", {"DOUGDB_MEMTABLE_BYTES": "8"})
+    )
     assert [spec.id for spec in specs] == ["facade", "facade-1"]
     environment = specs[1].environment
     assert environment["DOUGDB_LISTEN"] == "127.0.0.1:26081,[::1]:26081"
@@ -162,3 +165,30 @@ def test_a_log_is_cut_even_when_there_is_no_room_for_a_copy(tmp_path: Path, monk
     monkeypatch.setattr(shutil, "copyfile", full)
     assert log.read_lines() == ["x" * 20]
     assert [path.name for path in tmp_path.iterdir()] == ["n.log"] and log.path.stat().st_size == 0
+
+
+def test_with_access_every_process_has_a_certificate_of_its_own_and_no_token_of_a_user(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+    data.run.mkdir()
+    access = certificates.prepare(data.run, ["shard-0-0"], ["facade"])
+    options = Options("info", {}, auth=True, access=access)
+    inherited = {**INHERITED, "DOUGDB_TOKEN": "secret"}
+    plan = PortPlan(Layout(1, 1), 26100, 26080, 1)
+    (node,) = node_specs(plan, data, inherited, options)
+    (facade,) = facade_specs(plan, data, ["127.0.0.1"], inherited, options)
+    for spec in (node, facade):
+        environment = spec.environment
+        assert "secret" not in environment.values()
+        assert (environment["DOUGDB_AUTH_MODE"], environment["DOUGDB_TLS_MODE"]) == ("token", "mutual")
+        folder = tmp_path / "run" / "tls" / spec.id
+        assert environment["DOUGDB_TLS_KEY_FILE"] == str(folder / "tls.key")
+        found = x509.load_pem_x509_certificate((folder / "tls.crt").read_bytes())
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert spec.id in names.get_values_for_type(x509.DNSName)
+        assert (certificates.FACADE_NAME in names.get_values_for_type(x509.DNSName)) == (spec is facade)
+    assert facade.environment["DOUGDB_HTTP_TLS"] == "off"
+    assert "DOUGDB_AUTH_BOOTSTRAP_FILE" not in node.environment
+    assert access.token.stat().st_mode & 0o777 == 0o600
+    first = access.token.read_text()
+    certificates.prepare(data.run, ["shard-0-0"], ["facade"])
+    assert access.token.read_text() == first, "a new start keeps the bootstrap token"

@@ -79,6 +79,16 @@ class AdminStub:
                 request_serializer=doug_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
                 response_deserializer=doug_dot_v1_dot_admin__pb2.BackupResponse.FromString,
                 _registered_method=True)
+        self.GetAuth = channel.unary_unary(
+                '/doug.v1.Admin/GetAuth',
+                request_serializer=doug_dot_v1_dot_admin__pb2.GetAuthRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.GetAuthResponse.FromString,
+                _registered_method=True)
+        self.SetAuth = channel.unary_unary(
+                '/doug.v1.Admin/SetAuth',
+                request_serializer=doug_dot_v1_dot_admin__pb2.SetAuthRequest.SerializeToString,
+                response_deserializer=doug_dot_v1_dot_admin__pb2.SetAuthResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -148,6 +158,20 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAuth(self, request, context):
+        """Who may do what, as this shard holds it: shard 0's counts, the others' are copies. Asked of a leader.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAuth(self, request, context):
+        """Changes it, if it is still what the change was made from: else ABORTED with doug-code: CHANGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -195,6 +219,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Backup,
                     request_deserializer=doug_dot_v1_dot_admin__pb2.BackupRequest.FromString,
                     response_serializer=doug_dot_v1_dot_admin__pb2.BackupResponse.SerializeToString,
+            ),
+            'GetAuth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuth,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.GetAuthRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.GetAuthResponse.SerializeToString,
+            ),
+            'SetAuth': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAuth,
+                    request_deserializer=doug_dot_v1_dot_admin__pb2.SetAuthRequest.FromString,
+                    response_serializer=doug_dot_v1_dot_admin__pb2.SetAuthResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -440,6 +474,60 @@ class Admin:
             '/doug.v1.Admin/Backup',
             doug_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
             doug_dot_v1_dot_admin__pb2.BackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/GetAuth',
+            doug_dot_v1_dot_admin__pb2.GetAuthRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.GetAuthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAuth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/doug.v1.Admin/SetAuth',
+            doug_dot_v1_dot_admin__pb2.SetAuthRequest.SerializeToString,
+            doug_dot_v1_dot_admin__pb2.SetAuthResponse.FromString,
             options,
             channel_credentials,
             insecure,

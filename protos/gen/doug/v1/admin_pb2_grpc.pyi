@@ -52,6 +52,10 @@ class AdminStub:
     answer it too: they ask their leader how far they have to be. The header comes first, then the bytes of its files,
     in its order and without a gap.
     """
+    GetAuth: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetAuthRequest, _admin_pb2.GetAuthResponse]
+    """Who may do what, as this shard holds it: shard 0's counts, the others' are copies. Asked of a leader."""
+    SetAuth: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetAuthRequest, _admin_pb2.SetAuthResponse]
+    """Changes it, if it is still what the change was made from: else ABORTED with doug-code: CHANGED."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -77,6 +81,10 @@ class AdminAsyncStub(AdminStub):
     answer it too: they ask their leader how far they have to be. The header comes first, then the bytes of its files,
     in its order and without a gap.
     """
+    GetAuth: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetAuthRequest, _admin_pb2.GetAuthResponse]  # type: ignore[assignment]
+    """Who may do what, as this shard holds it: shard 0's counts, the others' are copies. Asked of a leader."""
+    SetAuth: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetAuthRequest, _admin_pb2.SetAuthResponse]  # type: ignore[assignment]
+    """Changes it, if it is still what the change was made from: else ABORTED with doug-code: CHANGED."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -153,5 +161,21 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         answer it too: they ask their leader how far they have to be. The header comes first, then the bytes of its files,
         in its order and without a gap.
         """
+
+    @_abc_1.abstractmethod
+    def GetAuth(
+        self,
+        request: _admin_pb2.GetAuthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetAuthResponse, _abc.Awaitable[_admin_pb2.GetAuthResponse]]:
+        """Who may do what, as this shard holds it: shard 0's counts, the others' are copies. Asked of a leader."""
+
+    @_abc_1.abstractmethod
+    def SetAuth(
+        self,
+        request: _admin_pb2.SetAuthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetAuthResponse, _abc.Awaitable[_admin_pb2.SetAuthResponse]]:
+        """Changes it, if it is still what the change was made from: else ABORTED with doug-code: CHANGED."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,6 +7,8 @@
     +-- AddressError            an address cannot be listened on; the facade does not start
     +-- ProblemError            what a client is told, as an RFC 9457 problem document
         +-- BadRequestError         the request is wrong; it will not become right by being repeated
+        +-- UnauthenticatedError    401: it is not known who sent it
+        +-- ForbiddenError          403: whoever sent it may not do this
         +-- DecidedError            4xx, 507: the shard decided, when it applied the request, to change nothing
         +-- NotAppliedError         503: refused before it was proposed, certainly without a trace
         |   +-- DiskFullError           507: the leader's disk is full, certainly without a trace
@@ -107,6 +109,29 @@ class BadRequestError(ProblemError):
     """The request is wrong; it will not become right by being repeated."""
 
     status = 400
+
+
+class UnauthenticatedError(ProblemError):
+    """It is not known who sent the request."""
+
+    status = 401
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("unauthenticated", detail, headers=((b"www-authenticate", b'Bearer realm="DougDB"'),))
+
+
+class ForbiddenError(ProblemError):
+    """Whoever sent the request may not do this.
+
+    Attributes:
+        verb: The right that is missing; empty when no right would do.
+    """
+
+    status = 403
+
+    def __init__(self, detail: str, verb: str = "") -> None:
+        super().__init__("forbidden", detail, members={"verb": verb} if verb else None)
+        self.verb = verb
 
 
 class DecidedError(ProblemError):

@@ -228,6 +228,7 @@ class Problem(Model):
     outcome: Literal["not_applied", "unknown"]
     shard: int | None = None
     current_revision: str | None = Field(default=None, description="With 412: the key's revision; null without a key")
+    operation: int | None = Field(default=None, description="Of a transaction: the place of the operation that failed")
 
 
 class ValueView(Model):

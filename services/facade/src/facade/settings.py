@@ -49,6 +49,9 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
+AuthMode = Literal["none", "token", "mtls", "oidc"]
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -110,6 +113,46 @@ class Settings(BaseSettings):
 
     tls_reload_ms: int = Field(default=5000, ge=100, le=3_600_000)
     """How often these files are looked at; new ones count for new connections."""
+
+    http_tls: Literal["", "off"] = ""
+    """``off``: clients are served in plaintext, whatever is spoken to the nodes: on loopback, or behind a proxy that
+    ends TLS. Empty: HTTPS if there are certificates."""
+
+    auth_mode: Annotated[tuple[AuthMode, ...], NoDecode] = ("none",)
+    """How clients say who they are: ``none``, or one or several of ``token``, ``mtls`` and ``oidc``, a comma list.
+    Everything but ``none`` needs ``DOUGDB_TLS_MODE=mutual`` between facades and nodes."""
+
+    auth_bootstrap_file: str = ""
+    """A file with a token that may do everything, for setting up the first users; read anew when it changes."""
+
+    auth_poll_ms: int = Field(default=500, ge=50, le=1500)
+    """How often shard 0 is asked who may do what; a revoked token counts no longer than that, and a moment."""
+
+    auth_stale_ms: int = Field(default=300_000, ge=1000, le=86_400_000)
+    """How long what shard 0 said last counts while it does not answer; afterwards nobody may do anything (503)."""
+
+    auth_oidc_issuer: str = ""
+    """Who issues JWTs: the claim ``iss``."""
+
+    auth_oidc_audience: str = ""
+    """Whom they are for: the claim ``aud``."""
+
+    auth_oidc_jwks: str = ""
+    """Where the issuer's keys are: an https URL or a file, as a JSON Web Key Set; read anew every minute, and when a
+    key is not known."""
+
+    auth_oidc_jwks_ca_file: str = ""
+    """The authority that signs the certificate of that URL, as PEM; the system's authorities when empty."""
+
+    auth_oidc_claim: str = Field(default="sub", min_length=1, max_length=64)
+    """The claim that names the principal: ``oidc:VALUE``."""
+
+    auth_oidc_groups_claim: str = Field(default="groups", min_length=1, max_length=64)
+    """The claim that lists groups: ``group:VALUE``."""
+
+    audit_file: str = ""
+    """Where refused requests, operators' actions and changes of users are written as lines of JSON; the log when
+    empty."""
 
     facade_id: str = Field(default="facade", min_length=1, max_length=253)
     """This facade's name, in logs and in /v1/version."""
@@ -215,6 +258,21 @@ class Settings(BaseSettings):
         if not addresses:
             raise ValueError("no address is given")
         return addresses
+
+    @field_validator("auth_mode", mode="before")
+    @classmethod
+    def _parse_modes(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        modes = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not modes or ("none" in modes and len(modes) > 1):
+            raise ValueError("it is none, or one or several of token, mtls and oidc")
+        return modes
+
+    @property
+    def guarded(self) -> bool:
+        """Whether clients have to say who they are."""
+        return self.auth_mode != ("none",)
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod

@@ -54,7 +54,7 @@ def check(wanted: Command) -> None:
     """Requires: it came out of a parser. Every node takes it, alone, with a token, and among others."""
     if wanted.opcode != Opcode.GET:
         validate(commands.encode(*wanted))
-        validate(commands.encode(*with_token(wanted, "k")))
+        validate(commands.encode(*with_token(wanted, "", "k")))
     encoded = commands.encode(*wanted)
     validate(commands.encode(Opcode.BATCH, wanted.key, value=payload.encode_batch([encoded])))
     txn = payload.encode_txn(payload.Txn((), (encoded,), ()))
@@ -122,7 +122,7 @@ def test_head_and_query_are_refused_or_taken_by_every_node(
         return  # The route refuses it.
     wanted = Command(opcode, b"k", content_type, value, 1, options.condition, options.ttl, None, encoding)
     if options.idempotency_key:
-        wanted = with_token(wanted, options.idempotency_key)
+        wanted = with_token(wanted, "", options.idempotency_key)
     validate(commands.encode(*wanted))
 
 
@@ -132,4 +132,4 @@ def test_an_idempotency_key_fits_into_a_token_with_its_place(raw: bytes) -> None
         key = parse_idempotency_key(raw)
     except BadRequestError:
         return
-    validate(commands.encode(*with_token(Command(Opcode.DELETE, b"k", b"", b"", 0), f"{key}/999999999999")))
+    validate(commands.encode(*with_token(Command(Opcode.DELETE, b"k", b"", b"", 0), "", f"{key}/999999999999")))

@@ -36,7 +36,6 @@ class Records:
         self.answered = 0
         self._places: list[tuple[int, int, int, bool]] = []
         self._first: dict[str, ResultRecord] = {}
-        self._fresh: set[str] = set()
 
     def answer(self, request: Request, told: Told, called_us: int, now_us: int) -> None:
         """A request was answered.

@@ -19,6 +19,7 @@
     |   |   +-- AlreadyMemberError      it is a member, under this incarnation or another
     |   |   +-- UnreachableError        nobody answers at the address
     |   |   +-- WrongNodeError          somebody else does
+    |   +-- ChangedError            what a change was made from is not there any more
     |   +-- RecoveryRefusedError    a lost quorum cannot be recovered so
     |   +-- RestoreRefusedError     a backup cannot be restored there, or not so
     |   +-- InvalidCommandError     the bytes are not a command that a client may send
@@ -62,6 +63,18 @@ class NotLeaderError(RefusedError):
         super().__init__(f"not the leader; the leader is {leader_id or 'not known'} {leader_address}".rstrip())
         self.leader_id = leader_id
         self.leader_address = leader_address
+
+
+class ChangedError(RefusedError):
+    """What a change was made from is not there any more.
+
+    Attributes:
+        revision: What is there.
+    """
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"it has changed meanwhile; its revision is {revision}")
+        self.revision = revision
 
 
 class WrongShardError(RefusedError):

@@ -8,9 +8,11 @@ import grpc
 import pytest
 
 from doug.v1 import admin_pb2 as pb
+from doug_wire.auth.document import EMPTY
 from raft_node.errors import (
     AlreadyLeaderError,
     AlreadyMemberError,
+    ChangedError,
     ChangeUnderWayError,
     ConfigurationRefusedError,
     DougError,
@@ -28,6 +30,7 @@ from raft_node.errors import (
     UnreachableError,
     WrongNodeError,
 )
+from raft_node.kv.operations.access import COPY, Stored
 from raft_node.raft.types import NodeId
 from raft_node.rpc.admin_service import AdminService, Leadership
 from raft_node.runtime.events import EventRing
@@ -54,6 +57,7 @@ class FakeNode:
         self.targets: list[str] = []
         self.drained = False
         self.changes: list[tuple[object, ...]] = []
+        self.stored = Stored(4, b"document")
 
     def status(self, *, vitals: bool) -> pb.StatusResponse:
         return pb.StatusResponse(node_id="n")
@@ -89,11 +93,25 @@ class FakeNode:
         if self.error is not None:
             raise self.error
 
+    async def auth(self) -> Stored:
+        if self.error is not None:
+            raise self.error
+        return self.stored
+
+    async def set_auth(self, stored: Stored, expected: int) -> int:
+        if self.error is not None:
+            raise self.error
+        self.changes.append((stored, expected))
+        return stored.revision
+
     def changed(self, *what: object) -> MemberChange:
         if self.error is not None:
             raise self.error
         self.changes.append(what)
         return MemberChange(NodeId("x", 5), 4, 9, 2)
+
+
+_ANY: Any = FakeContext()
 
 
 def service_of(node: FakeNode) -> AdminService:
@@ -185,3 +203,35 @@ async def test_a_refused_change_says_why(method: str, error: DougError, status: 
     with pytest.raises(Aborted):
         await getattr(service_of(FakeNode(error)), method)(request, context)
     assert (context.status, context.metadata["doug-code"]) == (status, code)
+
+
+async def test_who_may_do_what_is_told_once() -> None:
+    service, context = service_of(FakeNode()), _ANY
+    first = await service.GetAuth(pb.GetAuthRequest(), context)
+    assert (first.revision, first.document) == (4, b"document")
+    again = await service.GetAuth(pb.GetAuthRequest(known_revision=4), context)
+    assert (again.revision, again.document) == (4, b"")
+
+
+async def test_who_may_do_what_is_changed_in_shard_0_and_copied_elsewhere() -> None:
+    document = EMPTY.encode()
+    node = FakeNode()
+    first, other = service_of(node), AdminService("n", 3, node, EventRing(10, 10_000))
+    change = pb.SetAuthRequest(expected_revision=4, revision=5, document=document)
+    copy = pb.SetAuthRequest(revision=5, document=document, copy=True)
+    assert (await first.SetAuth(change, _ANY)).revision == 5
+    assert (await other.SetAuth(copy, _ANY)).revision == 5
+    assert node.changes == [(Stored(5, document), 4), (Stored(5, document), COPY)]
+    for service, request in ((first, copy), (other, change), (first, pb.SetAuthRequest(document=b"{}"))):
+        context = FakeContext()
+        with pytest.raises(Aborted):
+            await service.SetAuth(request, context)  # type: ignore[arg-type]
+        assert context.metadata == {"doug-code": "INVALID"}
+
+
+async def test_a_change_of_something_older_is_refused() -> None:
+    context = FakeContext()
+    change = pb.SetAuthRequest(expected_revision=4, revision=5, document=EMPTY.encode())
+    with pytest.raises(Aborted):
+        await service_of(FakeNode(ChangedError(7))).SetAuth(change, context)  # type: ignore[arg-type]
+    assert (context.status, context.metadata) == (grpc.StatusCode.ABORTED, {"doug-code": "CHANGED"})

@@ -310,3 +310,39 @@ def test_a_waiting_watch_wakes_up_when_something_is_applied_and_they_are_bounded
         node.watches.close_all()
 
     asyncio.run(scenario())
+
+
+def test_progress_never_runs_ahead_of_what_was_told() -> None:
+    """What a step says it has told is what its records end with, also when more waits than goes into a message."""
+    node = Node(MemoryFileSystem(), options=replace(OPTIONS, memtable_bytes=8 << 20))
+    create = commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1))
+    node.apply([entry(1, create, 0)])
+    for index in range(2, 12):
+        node.apply([entry(index, commands.encode(Opcode.PUT, b"k", b"", b"v" * 60_000), index)])
+
+    async def stepwise() -> None:
+        watch = node.watches.open(Position(0), EVERYTHING)
+        revisions: list[int] = []
+        while (step := await node.watches.step(watch)) is not None:
+            revisions += [change.revision for change in decode_changes(step.records)]
+            assert step.upto == revisions[-1], "progress ahead of the stream"
+        assert revisions == list(range(1, 11))
+
+    asyncio.run(stepwise())
+    node.watches.close_all()
+
+
+def test_a_key_whose_expiry_was_put_off_is_not_told_to_have_expired() -> None:
+    node = Node(MemoryFileSystem())
+    create = commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1))
+    node.apply([entry(1, create, 0), entry(2, commands.encode(Opcode.PUT, b"k", b"", b"v", ttl=1000), SECOND_US)])
+    first = node.notes()
+    node.apply([entry(3, commands.encode(Opcode.PUT, b"k", b"", b"w", ttl=9000), SECOND_US)])
+    expire = commands.encode(Opcode.EXPIRE, b"", value=encode_expire(first))
+    node.apply([entry(4, expire, 3 * SECOND_US), entry(5, expire, 4 * SECOND_US)])
+    assert [change.kind for change in asyncio.run(told(node, Position(0)))] == [ChangeKind.PUT, ChangeKind.PUT]
+    later = commands.encode(Opcode.EXPIRE, b"", value=encode_expire(node.notes()))
+    node.apply([entry(6, later, 20 * SECOND_US), entry(7, later, 21 * SECOND_US)])
+    changes = asyncio.run(told(node, Position(0)))
+    assert [change.kind for change in changes] == [ChangeKind.PUT, ChangeKind.PUT, ChangeKind.EXPIRE]
+    node.watches.close_all()

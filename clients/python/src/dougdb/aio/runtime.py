@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import httpx
@@ -43,9 +43,15 @@ class _AsStored(httpx.AsyncBaseTransport):
 
 
 def http_client(
-    url: str, *, timeout_s: float, ca_file: str | None, in_flight: int, transport: Transport | None
+    url: str,
+    *,
+    timeout_s: float,
+    ca_file: str | None,
+    in_flight: int,
+    headers: Mapping[str, str],
+    transport: Transport | None,
 ) -> HttpClient:
-    """Connections to the facade, ``in_flight`` at most."""
+    """Connections to the facade, ``in_flight`` at most; every request has the headers."""
     context, proxy = verify(url, ca_file), proxy_of(url)
 
     def lane() -> httpx.AsyncBaseTransport:
@@ -55,7 +61,7 @@ def http_client(
         timeout=timeout_s,
         transport=_AsStored(Lanes(lane, in_flight)),
         trust_env=not is_loopback(url),
-        headers={"Accept-Encoding": "identity"},
+        headers={"Accept-Encoding": "identity", **headers},
     )
 
 

@@ -14,6 +14,7 @@ import httpx
 
 from dougdb.aio.runtime import HttpClient, Mutex, Pace, Transport, http_client
 from dougdb.answers import Answer, error_of, error_of_transport
+from dougdb.bearer import headers_of
 from dougdb.calls import Call
 from dougdb.checks import base_url
 from dougdb.errors import DougdbError, IdempotencyFullError
@@ -56,6 +57,7 @@ class AsyncSender:
             unknown may be repeated. A shard keeps a bounded number of keys for a day; where it has no room for another
             one, a write goes without, and is then not repeated once it may have been applied.
         ca_file: The authority that signs the facade's certificate (PEM), for HTTPS; those of the system without it.
+        token: What is shown to say who asks; that of the environment variable DOUGDB_TOKEN without it.
         in_flight: How many requests may be on their way at once. Any more wait for their turn, and their time has not
             begun until they have it.
         transport: Another httpx transport, for tests.
@@ -70,6 +72,7 @@ class AsyncSender:
         deadline_s: float = DEFAULT_DEADLINE_S,
         exactly_once: bool = True,
         ca_file: str | None = None,
+        token: str | None = None,
         in_flight: int = IN_FLIGHT,
         transport: Transport | None = None,
         pace: Pace | None = None,
@@ -87,7 +90,12 @@ class AsyncSender:
         self._session: Session | None = None
         self._is_view = False
         self._http: HttpClient = http_client(
-            self._urls[0], timeout_s=timeout_s, ca_file=ca_file, in_flight=in_flight, transport=transport
+            self._urls[0],
+            timeout_s=timeout_s,
+            ca_file=ca_file,
+            in_flight=in_flight,
+            headers=headers_of(token),
+            transport=transport,
         )
 
     async def __aenter__(self) -> Self:

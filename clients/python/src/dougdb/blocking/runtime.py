@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, BinaryIO, TypeVar, cast
 
 import httpx
@@ -41,16 +41,22 @@ class _AsStored(httpx.BaseTransport):
 
 
 def http_client(
-    url: str, *, timeout_s: float, ca_file: str | None, in_flight: int, transport: Transport | None
+    url: str,
+    *,
+    timeout_s: float,
+    ca_file: str | None,
+    in_flight: int,
+    headers: Mapping[str, str],
+    transport: Transport | None,
 ) -> HttpClient:
-    """Connections to the facade, ``in_flight`` at most."""
+    """Connections to the facade, ``in_flight`` at most; every request has the headers."""
     limits = httpx.Limits(max_connections=in_flight, max_keepalive_connections=in_flight)
     inner = transport or httpx.HTTPTransport(verify=verify(url, ca_file), limits=limits, proxy=proxy_of(url))
     return httpx.Client(
         timeout=timeout_s,
         transport=_AsStored(inner),
         trust_env=not is_loopback(url),
-        headers={"Accept-Encoding": "identity"},
+        headers={"Accept-Encoding": "identity", **headers},
     )
 
 

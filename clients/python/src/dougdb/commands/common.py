@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
@@ -163,6 +164,17 @@ def client_of(context: typer.Context) -> DougClient:
         fail(str(error), ExitCode.USAGE)
 
 
+def token_of(context: typer.Context) -> str | None:
+    """The token of a file that the options name; None for what the environment says."""
+    path = (context.obj or {}).get("token_file")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{path}: {getattr(error, 'strerror', None) or 'not a token'}", ExitCode.USAGE)
+
+
 def deadline_of(context: typer.Context) -> float:
     """For how long a command tries again."""
     found = (context.obj or {}).get("deadline")
@@ -170,9 +182,9 @@ def deadline_of(context: typer.Context) -> float:
 
 
 def tls_of(context: typer.Context) -> dict[str, Any]:
-    """The arguments of a client for HTTPS, where the options give any."""
-    ca_file = (context.obj or {}).get("ca_file")
-    return {"ca_file": ca_file} if ca_file else {}
+    """The arguments of a client by which both ends know each other, where the options give any."""
+    ca_file, token = (context.obj or {}).get("ca_file"), token_of(context)
+    return ({"ca_file": ca_file} if ca_file else {}) | ({} if token is None else {"token": token})
 
 
 def print_json(document: Any, *, indent: int | None = 2) -> None:

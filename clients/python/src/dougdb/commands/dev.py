@@ -44,6 +44,10 @@ def dev(
             parser=given_path,
         ),
     ] = None,
+    auth: Annotated[
+        bool,
+        typer.Option("--auth", help="Clients have to show a token; the first one is in DATA/run/bootstrap.token."),
+    ] = False,
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", envvar="DOUGDB_LOG_LEVEL", case_sensitive=False, help="Of the log files.")
     ] = LogLevel.INFO,
@@ -64,6 +68,8 @@ def dev(
     from dougdb.dev.processes import OsLauncher  # noqa: PLC0415
     from dougdb.dev.specs import Options  # noqa: PLC0415
 
+    if auth and tls is not None:
+        fail("--auth makes certificates of its own: leave --tls out", ExitCode.USAGE)
     environment = _parse_environment(node_env or [])
     try:
         session.require_modules()
@@ -74,7 +80,7 @@ def dev(
                 port=port,
                 base_port=base_port,
                 facades=facades,
-                options=Options(str(log_level), environment, _certificates(tls)),
+                options=Options(str(log_level), environment, _certificates(tls), auth),
                 restart=not no_restart,
                 launcher=OsLauncher(),
             )

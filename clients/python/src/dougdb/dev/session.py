@@ -11,13 +11,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
 from dougdb.client import DougClient
+from dougdb.dev import certificates
 from dougdb.dev.layout import DataDirectory, Layout, RefusedError
-from dougdb.dev.ports import Listener, PortPlan, join, loopback_hosts, taken
+from dougdb.dev.ports import Listener, PortPlan, facade_id, join, loopback_hosts, taken
 from dougdb.dev.processes import Launcher
 from dougdb.dev.specs import CA_FILE, ChildSpec, Options, facade_specs, node_specs
 from dougdb.dev.supervisor import Supervisor
@@ -143,7 +144,9 @@ def run(
         prepare(data, plan, hosts, lambda: signals.stopping)
         if signals.stopping:
             return 0
-        nodes, entries = node_specs(plan, data, os.environ, options), facade_specs(plan, hosts, os.environ, options)
+        options = _with_access(options, plan, data)
+        nodes = node_specs(plan, data, os.environ, options)
+        entries = facade_specs(plan, data, hosts, os.environ, options)
         supervisor = Supervisor(
             nodes,
             entries,
@@ -155,6 +158,18 @@ def run(
             restart=restart,
         )
         return _supervise(supervisor, signals, plan, data, entries, options)
+
+
+def _with_access(options: Options, plan: PortPlan, data: DataDirectory) -> Options:
+    """The options with certificates and a first token, if clients are to say who they are."""
+    if not options.auth:
+        return options
+    names = [plan.layout.node_id(*place) for place in plan.layout.places()]
+    try:
+        access = certificates.prepare(data.run, names, [facade_id(number) for number in range(plan.facades)])
+    except OSError as error:
+        raise RefusedError(f"{error.filename or data.run}: {error.strerror}") from None
+    return replace(options, access=access)
 
 
 def _supervise(
@@ -172,7 +187,7 @@ def _supervise(
     orderly = True
     try:
         supervisor.start()
-        with Readiness(plan, options.tls) as readiness:
+        with Readiness(plan, options.tls, None if options.access is None else options.access.token) as readiness:
             while not signals.stopping:
                 supervisor.step()
                 if not readiness.done:
@@ -188,12 +203,14 @@ def _supervise(
 class Readiness:
     """Asks the facades until every shard has a leader, then prints how to use the cluster."""
 
-    def __init__(self, plan: PortPlan, tls: Path | None) -> None:
+    def __init__(self, plan: PortPlan, tls: Path | None, token_file: Path | None = None) -> None:
         self._plan = plan
+        self._token_file = token_file
+        token = "" if token_file is None else token_file.read_text().strip()
         scheme, ca_file = ("http", None) if tls is None else ("https", str(tls / CA_FILE))
         self._curl = "curl" if tls is None else f"curl --cacert {ca_file}"
         urls = [f"{scheme}://{join(plan.host, plan.facade(number))}" for number in range(plan.facades)]
-        self._clients = [DougClient(url, timeout_s=1.0, deadline_s=0.0, ca_file=ca_file) for url in urls]
+        self._clients = [DougClient(url, timeout_s=1.0, deadline_s=0.0, ca_file=ca_file, token=token) for url in urls]
         self._ask_at = 0.0
         self._report_at = time.monotonic() + REPORT_EVERY_S
         self.done = False
@@ -235,6 +252,10 @@ class Readiness:
         url = self._clients[0].url
         others = "".join(f", {client.url}" for client in self._clients[1:])
         say(f"ready: {url}{others}   (Ctrl-C stops everything)")
+        if self._token_file is not None:
+            say(f"  export DOUGDB_TOKEN=$(cat {self._token_file})   (it may do everything; see docs/auth.md)")
+            say("  dougctl auth token create my-app --allow read:config/")
+            return
         say(f"  {self._curl} -X PUT {url}/v1/kv/hello -d world")
         say(f"  {self._curl} {url}/v1/kv/hello")
         say(f"  {self._curl} {url}/v1/cluster")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dougdb.dev.certificates import FACADE_NAME, Access
 from dougdb.dev.layout import DataDirectory
 from dougdb.dev.ports import PortPlan, facade_id, join
 
 CA_FILE = "ca.crt"
 # Everything is on loopback, where no proxy can help.
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "ftp_proxy"}
+# A client's token is nothing that a server needs.
+_SECRETS = {"dougdb_token"}
 # glibc keeps freed memory in an arena per thread; ten nodes on one machine cannot afford it. And it gives each block of
 # more than 128 KiB a mapping of its own: for values of a megabyte most of the time went into page faults (200 of them
 # took 18 s, and 5 s with these two). The user's settings win.
@@ -49,6 +52,10 @@ class Options:
     node_environment: Mapping[str, str]
     tls: Path | None = None
     """Where tls.crt, tls.key and ca.crt are, as ``make certs`` writes them; plaintext without."""
+    auth: bool = False
+    """Whether clients have to say who they are."""
+    access: Access | None = None
+    """What that takes, once it is made."""
 
 
 def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str], options: Options) -> list[ChildSpec]:
@@ -63,7 +70,8 @@ def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str]
         )
         wal, files = data.root / name / "wal", data.root / name / "data"
         environment = {
-            **_common(inherited, options),
+            **_common(inherited, options, name),
+            **_node_access(options),
             "DOUGDB_NODE_ID": name,
             "DOUGDB_SHARD_ID": str(shard),
             "DOUGDB_INITIAL_SHARDS": str(layout.shards),
@@ -80,7 +88,9 @@ def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str]
     return specs
 
 
-def facade_specs(plan: PortPlan, hosts: list[str], inherited: Mapping[str, str], options: Options) -> list[ChildSpec]:
+def facade_specs(
+    plan: PortPlan, data: DataDirectory, hosts: list[str], inherited: Mapping[str, str], options: Options
+) -> list[ChildSpec]:
     """The facades."""
     layout = plan.layout
     nodes: dict[str, dict[str, str]] = {}
@@ -91,7 +101,8 @@ def facade_specs(plan: PortPlan, hosts: list[str], inherited: Mapping[str, str],
     for number in range(plan.facades):
         name, port = facade_id(number), plan.facade(number)
         environment = {
-            **_common(inherited, options),
+            **_common(inherited, options, name),
+            **_facade_access(options, data, name),
             "DOUGDB_FACADE_ID": name,
             "DOUGDB_NODES": json.dumps(nodes),
             "DOUGDB_LISTEN": ",".join(join(host, port) for host in hosts),
@@ -100,15 +111,34 @@ def facade_specs(plan: PortPlan, hosts: list[str], inherited: Mapping[str, str],
     return specs
 
 
-def _common(inherited: Mapping[str, str], options: Options) -> dict[str, str]:
-    kept = {name: value for name, value in inherited.items() if name.lower() not in _PROXIES}
+def _common(inherited: Mapping[str, str], options: Options, name: str) -> dict[str, str]:
+    left_out = _PROXIES | _SECRETS
+    kept = {variable: value for variable, value in inherited.items() if variable.lower() not in left_out}
     return {
         **_MALLOC,
         **kept,
         "DOUGDB_LOG_FORMAT": "json",
         "DOUGDB_LOG_LEVEL": options.log_level,
         "DOUGDB_STOP_ON_STDIN_EOF": "true",
-        **_tls(options),
+        **_tls(options if options.access is None else replace(options, tls=options.access.tls / name)),
+    }
+
+
+def _node_access(options: Options) -> dict[str, str]:
+    if options.access is None:
+        return {}
+    return {"DOUGDB_AUTH_MODE": "token", "DOUGDB_AUTH_FACADE_NAMES": FACADE_NAME}
+
+
+def _facade_access(options: Options, data: DataDirectory, name: str) -> dict[str, str]:
+    if options.access is None:
+        return {}
+    return {
+        "DOUGDB_AUTH_MODE": "token",
+        "DOUGDB_AUTH_BOOTSTRAP_FILE": str(options.access.token),
+        "DOUGDB_AUDIT_FILE": str(data.run / f"{name}.audit.jsonl"),
+        # Loopback alone is listened on, and curl needs no authority then.
+        "DOUGDB_HTTP_TLS": "off",
     }
 
 

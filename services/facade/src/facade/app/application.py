@@ -14,15 +14,19 @@ import structlog
 from fastapi import FastAPI
 
 from facade import __version__
+from facade.app.audit import Audit
 from facade.app.exchange import DATA_PREFIX, refusal
 from facade.app.front import Front
+from facade.app.gate import Gate
 from facade.app.hot import HotLane
 from facade.app.origins import Origins
+from facade.client.access import Caller
+from facade.client.auth_state import AuthState
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
 from facade.console.app import Console
 from facade.errors import ProblemError, UnexpectedError
-from facade.routes import backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
+from facade.routes import auth, backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
 from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
 from facade.routes.kv import KvApp
@@ -55,7 +59,16 @@ class Application:
         hot: The short way for plain requests, for connections that use it.
     """
 
-    def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self,
+        router: Router,
+        metrics: Metrics,
+        settings: Settings,
+        state: AuthState | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        assert (gate is not None) == settings.guarded, "requests are let in by a gate, or by anyone"
+        self._gate = gate
         self._exact: dict[bytes, RawApp | RangeApp] = {
             b"/v1/batch": BatchApp(router, metrics, settings),
             b"/v1/txn": TxnApp(router, metrics, settings),
@@ -69,12 +82,12 @@ class Application:
         self._exact[PROGRESS_PATH] = ProgressApp(metrics, feeds, self.audience)
         self._ops = OpsApp(router, metrics)
         self._ranges = RangeApp(router, metrics, settings)
-        self._rest = make_fastapi(router, metrics, settings)
+        self._rest = make_fastapi(router, metrics, settings, state, None if gate is None else gate.audit)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
         self.console = Console(router, metrics, settings) if settings.console_enabled else None
         self.front = Front(settings, metrics)
-        self.hot = HotLane(router, metrics, self.front)
+        self.hot = HotLane(router, metrics, self.front, gate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -85,7 +98,7 @@ class Application:
         method: str = scope["method"]
         if self.console is not None and (console := self.console.app_of(raw_path, scope)) is not None:
             # Not among the requests that are under way: a stream of the console would be one for ever.
-            await console(scope, receive, send)
+            await self._serve_console(console, scope, receive, send)
             return
         if self._origins.share:
             if method == "OPTIONS" and (headers := self._origins.preflight(scope["headers"])) is not None:
@@ -96,6 +109,8 @@ class Application:
         self._metrics.inflight += 1
         try:
             self._origins.check(method, raw_path, scope["headers"])
+            if self._gate is not None:
+                self._gate.admit(scope)
             if raw_path.startswith(DATA_PREFIX) and method in READING:
                 self.front.check_unread()
             app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path, scope)
@@ -111,6 +126,16 @@ class Application:
             await refusal(error)(scope, receive, named(scope, send))
         finally:
             self._metrics.inflight -= 1
+
+    async def _serve_console(self, console: RawApp, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._gate is not None:
+            try:
+                self._gate.admit(scope)
+            except ProblemError as error:
+                self._metrics.request(scope["method"], error.status, "none", 0.0, console.route)
+                await refusal(error)(scope, receive, named(scope, send))
+                return
+        await console(scope, receive, send)
 
     def _raw(self, raw_path: bytes, scope: Scope) -> RawApp | RangeApp | None:
         """The raw route of a path that is not below the keys; None for FastAPI's."""
@@ -151,6 +176,8 @@ class Application:
         try:
             await self._rest(scope, receive, observe)
         finally:
+            if self._gate is not None:
+                self._gate.done(scope, status)
             route = getattr(scope.get("route"), "path", UNMATCHED)
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.request(method, status, "none", perf_counter() - started_s, route)
@@ -162,8 +189,18 @@ def _place(router: Router) -> tuple[str, int]:
     return cluster_of(directory.cluster_id), 0 if directory.map is None else directory.map.epoch
 
 
-def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAPI:
-    """Everything but the key routes."""
+def _untold(caller: Caller, what: str, name: str) -> None:
+    """Nobody says who they are, and so nothing is changed."""
+
+
+def make_fastapi(
+    router: Router,
+    metrics: Metrics,
+    settings: Settings,
+    state: AuthState | None = None,
+    audit: Audit | None = None,
+) -> FastAPI:
+    """Everything but the key routes; without ``state`` and ``audit`` for anyone."""
     app = FastAPI(
         title="DougDB",
         version=__version__,
@@ -187,6 +224,7 @@ def make_fastapi(router: Router, metrics: Metrics, settings: Settings) -> FastAP
     app.include_router(leadership.make_router(router, settings))
     app.include_router(members.make_router(router, settings))
     app.include_router(backup.make_router(router, settings))
+    app.include_router(auth.make_router(settings, state, _untold if audit is None else audit.changed))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
     docs.install(app)

@@ -22,11 +22,14 @@ from time import perf_counter
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from doug_wire.auth.grants import Verb, authorize
 from doug_wire.command import CONTENT_TYPE_BYTES_MAX, Opcode
 from doug_wire.pipe import ResultRecord, Status
 from doug_wire.validity import is_printable
 from facade.app.front import Front, too_much_unread
+from facade.app.gate import Gate
 from facade.app.outgoing import HIGH_WATER_BYTES
+from facade.client.access import Caller
 from facade.client.metrics import Metrics
 from facade.client.modes import BOUNDED, LEADER_KINDS, LINEARIZABLE, READ_MODES, ReadMode
 from facade.client.operation import Operation
@@ -54,6 +57,9 @@ PLAIN = frozenset(
 )
 """The headers of a plain request: those that have a meaning here, and those that have none for a key."""
 
+PLAIN_KNOWN = PLAIN | {b"authorization"}
+"""Those of somebody who was known before by the very same header."""
+
 _KEYS = KEY_PREFIX + b"/"
 _READ_MODES = {name: mode for name, mode in READ_MODES.items() if mode is not BOUNDED}
 _MODES = {b"consistency=" + name: mode for name, mode in _READ_MODES.items()}
@@ -67,20 +73,30 @@ class HotRequest:
     """One request on the short way.
 
     Attributes:
+        caller: Who sent it; None while that does not count.
         keep_alive: Whether the connection goes on behind its answer.
         body: The pieces of its body.
         size: Their length.
     """
 
     __slots__ = (
-        "body", "content_type", "keep_alive", "key", "mode", "operation", "put", "request_id", "session", "size",
-        "started_s",
+        "body", "caller", "content_type", "keep_alive", "key", "mode", "operation", "put", "request_id", "session",
+        "size", "started_s",
     )  # fmt: skip
 
     def __init__(
-        self, key: bytes, mode: ReadMode, content_type: bytes, named: bytes, session: Session | None, *, put: bool
+        self,
+        key: bytes,
+        mode: ReadMode,
+        content_type: bytes,
+        named: bytes,
+        session: Session | None,
+        caller: Caller | None,
+        *,
+        put: bool,
     ) -> None:
         self.put = put
+        self.caller = caller
         self.key = key
         self.mode = mode
         self.content_type = content_type
@@ -91,6 +107,14 @@ class HotRequest:
         self.size = 0
         self.started_s = 0.0
         self.operation: Operation | None = None
+
+
+def _mode_of(query: bytes | None, header: bytes | None) -> ReadMode | None:
+    """The consistency that is asked for; None if it is not that alone, or told in two ways."""
+    if query is None:
+        return _READ_MODES.get(header or b"")
+    named = query[12:]
+    return _MODES.get(query) if header is None or header == named else None
 
 
 def _lines(headers: Sequence[Header]) -> bytes:
@@ -110,8 +134,9 @@ def _shard_lines(shard: int, mode: ReadMode) -> bytes:
 class HotLane:
     """Recognises plain requests, begins them, and puts their answers into bytes."""
 
-    def __init__(self, router: Router, metrics: Metrics, front: Front) -> None:
+    def __init__(self, router: Router, metrics: Metrics, front: Front, gate: Gate | None = None) -> None:
         self._router = router
+        self._gate = gate
         self._metrics = metrics
         self._front = front
         self._defaults: list[Header] | None = None
@@ -121,24 +146,31 @@ class HotLane:
         self._strong: bool | None = None
         self._receipt_lines = b""
 
-    def take(self, method: bytes, target: bytes, headers: list[Header]) -> HotRequest | None:
-        """The request of a head, if it is a plain one."""
+    def take(self, method: bytes, target: bytes, headers: list[Header], certificate: str = "") -> HotRequest | None:
+        """The request of a head, if it is a plain one.
+
+        Args:
+            method: Its method.
+            target: Path and query.
+            headers: Its headers.
+            certificate: Whose certificate the connection has.
+        """
         put = method == b"PUT"
         if not (put or method == b"GET") or not target.startswith(_KEYS):
             return None
         found = dict(headers)
-        if len(found) != len(headers) or not PLAIN.issuperset(found):
+        caller = None if self._gate is None else self._gate.known(found.get(b"authorization", b""), certificate)
+        if len(found) != len(headers) or not (PLAIN if caller is None else PLAIN_KNOWN).issuperset(found):
             return None
         if not self._front.hosts.knows(found.get(b"host", b"")) or not target.isascii():
             return None
         path, separator, query = target.partition(b"?")
-        named = query[12:] if separator else found.get(b"doug-consistency")
         mode = LINEARIZABLE
-        if separator or named is not None:
-            known = _MODES.get(query) if separator else _READ_MODES.get(named or b"")
-            if known is None or (separator and found.get(b"doug-consistency", named) != named):
+        if separator or b"doug-consistency" in found:
+            asked = _mode_of(query if separator else None, found.get(b"doug-consistency"))
+            if asked is None:
                 return None
-            mode = known
+            mode = asked
         length = int(found.get(b"content-length", b"-1"))
         content_type = found.get(b"content-type", b"")
         if put:
@@ -153,7 +185,11 @@ class HotLane:
             session = self._session(found[SESSION]) if SESSION in found else None
         except ProblemError:
             return None
-        return HotRequest(key, mode, content_type, request_id(found.get(b"x-request-id")), session, put=put)
+        if self._gate is not None and (
+            caller is None or not authorize(caller.access.rights, Verb.WRITE if put else Verb.READ, key)
+        ):
+            return None
+        return HotRequest(key, mode, content_type, request_id(found.get(b"x-request-id")), session, caller, put=put)
 
     def _session(self, token: bytes) -> Session:
         """What a token says, if it can be gone by at once.
@@ -173,15 +209,17 @@ class HotLane:
 
         Raises:
             NotAppliedError: It is not admitted.
+            UnauthenticatedError: It is not known any more who sent it.
+            ForbiddenError: They may not do it any more.
         """
         request.started_s = perf_counter()
         self._metrics.inflight += 1
         body, request.body = request.body, []
         if request.put:
             value = body[0] if len(body) == 1 else b"".join(body)
-            operation = self._router.write(Opcode.PUT, request.key, request.content_type, value)
+            operation = self._router.write(Opcode.PUT, request.key, request.content_type, value, caller=request.caller)
         else:
-            operation = self._router.read(request.key, request.mode, session=request.session)
+            operation = self._router.read(request.key, request.mode, session=request.session, caller=request.caller)
         request.operation = operation
         operation.session = request.session
         return operation.future

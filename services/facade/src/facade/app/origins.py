@@ -18,7 +18,7 @@ from facade.errors import BadRequestError
 from facade.routes.raw import Send
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-OPERATORS = b"/v1/shards/"
+OPERATORS = (b"/v1/shards/", b"/v1/auth/")
 METHODS = b"GET, HEAD, PUT, POST, DELETE"
 MAX_AGE_S = 600
 
@@ -56,7 +56,7 @@ class Seen:
             elif name == b"content-type":
                 # A form cannot send this type, and a script needs to be allowed to first.
                 self.json = value.split(b";", 1)[0].strip().lower() == b"application/json"
-            elif name.startswith(b"doug-"):
+            elif name.startswith(b"doug-") or name == b"authorization":
                 self.custom = True
             elif name == b"access-control-request-method":
                 self.requested_method = value.strip()

@@ -27,9 +27,10 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from doug_wire.pipe import ResultRecord
-from facade.app import heads
+from facade.app import certificates, heads
 from facade.app.exchange import App, Exchange, refusal
 from facade.app.front import Front
+from facade.app.gate import SCOPE_CERTIFICATE
 from facade.app.hot import HotLane, HotRequest, of_future
 from facade.app.outgoing import HIGH_WATER_BYTES, Outgoing
 from facade.app.progress import Progress
@@ -78,6 +79,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._incoming = Progress()
         self._body_bytes = 0
         self._body_held = 0
+        self._certificate = ""
 
     # The connection.
 
@@ -85,6 +87,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """A connection that never says anything is late too."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self.head_since_s = self.loop.time()
+        self._certificate = certificates.subject_of(self.transport)
         self._outgoing = Outgoing(self.transport, self._front.unread)
         if len(self.connections) > self._front.connections_max:
             self._front.connections_refused += 1
@@ -266,7 +269,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return  # The parser stops here: _ignore_upgrade goes on.
         version = self.parser.get_http_version()
         if self._lane is not None and version == "1.1":
-            hot = self._lane.take(self.parser.get_method(), self.url, self.headers)
+            hot = self._lane.take(self.parser.get_method(), self.url, self.headers, self._certificate)
             if hot is not None:
                 hot.keep_alive = self.parser.should_keep_alive()
                 self._hot = hot
@@ -307,7 +310,7 @@ class LimitedProtocol(HttpToolsProtocol):
             "raw_path": raw_path,
             "query_string": url.query or b"",
             "headers": self.headers,
-            "state": {},
+            "state": {SCOPE_CERTIFICATE: self._certificate},
         }
         hosts = heads.hosts_of(self.headers)
         if url.host is not None:

@@ -6,6 +6,8 @@ because DOUGDB_TLS_MODE is ``disabled``.
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -36,6 +38,7 @@ def load(settings: Settings) -> Certificates | None:
         beyond = tls.check_plaintext(settings.tls_mode, hosts)
     except tls.PlaintextError as error:
         raise SettingsError(f"{PREFIX}TLS_MODE", str(error)) from error
+    _check_guarded(settings)
     if beyond:
         log.warning("tls.disabled", reason=f"{PREFIX}TLS_MODE=disabled: anybody on the network can read and write")
     if settings.tls_mode != "mutual":
@@ -45,6 +48,42 @@ def load(settings: Settings) -> Certificates | None:
         return Certificates(files)
     except tls.TlsError as error:
         raise SettingsError(f"{PREFIX}TLS_CERT_FILE", str(error)) from error
+
+
+def _check_guarded(settings: Settings) -> None:
+    """What has to be so where clients have to say who they are, and a loud word where they do not.
+
+    Raises:
+        SettingsError: It is not so.
+    """
+    beyond = [str(address) for address in settings.listen if not tls.is_loopback(address.host)]
+    if not settings.guarded:
+        if beyond:
+            listen = ", ".join(beyond)
+            log.warning(
+                "auth.none", listen=listen, reason=f"{PREFIX}AUTH_MODE=none: whoever gets here may do everything"
+            )
+        return
+    if settings.tls_mode != "mutual":
+        raise SettingsError(
+            f"{PREFIX}AUTH_MODE",
+            "where clients have to say who they are, facades and nodes do too: DOUGDB_TLS_MODE=mutual is needed",
+        )
+    if "mtls" in settings.auth_mode and settings.http_tls == "off":
+        raise SettingsError(f"{PREFIX}HTTP_TLS", "certificates of clients need HTTPS")
+    if settings.http_tls == "off" and beyond:
+        listen = ", ".join(beyond)
+        log.warning("tls.off", listen=listen, reason="tokens travel in plaintext up to here: a proxy has to end TLS")
+
+
+def https(settings: Settings, certificates: Certificates | None) -> Callable[..., ssl.SSLContext] | None:
+    """What makes the context of the HTTPS port, as uvicorn wants it; None for HTTP."""
+    if certificates is None or settings.http_tls == "off":
+        return None
+    found = certificates
+    if "mtls" in settings.auth_mode:
+        return lambda config, default: found.client_context()
+    return lambda config, default: found.https_context()
 
 
 def show_expiry(certificates: Certificates, registry: CollectorRegistry) -> None:

@@ -25,9 +25,12 @@ from doug_wire.tls import Certificates
 from doug_wire.tracing import Tracing
 from facade.app import crashes, security
 from facade.app.application import Application
+from facade.app.audit import Audit
 from facade.app.front import Front
+from facade.app.gate import Gate
 from facade.app.protocol import LimitedProtocol
 from facade.app.tracing import TracedApplication
+from facade.client.auth_state import AuthState
 from facade.client.channels import Channels
 from facade.client.metrics import Metrics
 from facade.client.router import Router
@@ -147,7 +150,8 @@ async def serve(
     router = Router(settings, metrics, Channels(certificates), operations)
     discovery = choose(settings, metrics.registry)
     router.on_trouble = discovery.hurry
-    application = Application(router, metrics, settings)
+    state, gate = make_gate(settings, metrics, router)
+    application = Application(router, metrics, settings, state, gate)
     # What is traced goes through ASGI, where its span is made.
     hot = application.hot if tracing is None else None
     server = _Server(
@@ -162,7 +166,7 @@ async def serve(
             proxy_headers=False,
             backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_S,
-            ssl_context_factory=None if certificates is None else lambda config, default: certificates.https_context(),
+            ssl_context_factory=security.https(settings, certificates),
         )
     )
     if application.console is not None:
@@ -179,6 +183,8 @@ async def serve(
             group.create_task(discovery.run(router.update)),
             group.create_task(_check_times(server, application.front, metrics)),
         ]
+        if gate is not None:
+            background.append(group.create_task(gate.run()))
         if application.console is not None:
             background.append(group.create_task(application.console.collector.run()))
         if certificates is not None:
@@ -189,6 +195,18 @@ async def serve(
         await server.serve(sockets)
         for task in background:
             task.cancel()
+
+
+def make_gate(settings: Settings, metrics: Metrics, router: Router) -> tuple[AuthState | None, Gate | None]:
+    """What lets requests in, and what it asks; nothing while nobody has to say who they are.
+
+    Raises:
+        SettingsError: A file is missing or makes no sense.
+    """
+    if not settings.guarded:
+        return None, None
+    state = AuthState(router.directory, settings.auth_poll_ms / 1000)
+    return state, Gate(settings, state, Audit(settings.audit_file, metrics.registry))
 
 
 def _calm_garbage_collector() -> None:

@@ -17,6 +17,7 @@ from doug_wire import command as commands
 from doug_wire.command import Command, Opcode
 from doug_wire.payload import BATCH_OPERATIONS_MAX, decode_batch_result, encode_batch
 from doug_wire.pipe import PipeError, ResultRecord, Status
+from facade.client.access import Caller, check, current, verb_of
 from facade.client.modes import LEADER_KINDS, Freshness
 from facade.client.operation import Operation
 from facade.client.requests import with_token
@@ -82,6 +83,18 @@ def _waves(parts: Sequence[Part]) -> list[list[Part]]:
     return waves
 
 
+def _allowed(part: Part, caller: Caller) -> Part:
+    """The part, or that it is refused."""
+    wanted = part.wanted
+    if isinstance(wanted, ProblemError):
+        return part
+    try:
+        check(caller, verb_of(wanted.opcode), wanted.key)
+    except ProblemError as error:
+        return Part(part.place, error)
+    return part
+
+
 class Fanout:
     """Carries out batches."""
 
@@ -105,6 +118,9 @@ class Fanout:
             deadline_s: When all must be answered, on the loop's clock.
             session: What the client's token says; the map is as new.
         """
+        if self._router.guarded:
+            caller = current.get()
+            parts = [_allowed(part, caller) for part in parts]
         outcomes = {part.place: Outcome(part.wanted) for part in parts if isinstance(part.wanted, ProblemError)}
         for wave in _waves(parts):
             await _Wave(self._router, outcomes, asked, session, idempotency_key, deadline_s).run(wave)
@@ -163,7 +179,7 @@ class _Wave:
         for number, (place, wanted) in enumerate(reads, 1):
             try:
                 operation = self._router.read(wanted.key, mode, self._deadline_s, self._session, bound_ms)
-            except NotAppliedError as error:
+            except ProblemError as error:
                 self._outcomes[place] = Outcome(error)
                 continue
             operations.append((place, operation))
@@ -187,9 +203,9 @@ class _Wave:
         chunk: list[tuple[int, Command]] = []
         encoded: list[bytes] = []
         size = 0
-        key, encode = self._idempotency_key, commands.encode
+        key, encode, identity = self._idempotency_key, commands.encode, self._router.identity()
         for place, wanted in writes:
-            data = encode(*(with_token(wanted, f"{key}/{place}") if key else wanted))
+            data = encode(*(with_token(wanted, identity, f"{key}/{place}") if key else wanted))
             if chunk and (size + len(data) > CHUNK_BYTES_MAX or len(chunk) == BATCH_OPERATIONS_MAX):
                 yield chunk, encoded
                 chunk, encoded, size = [], [], 0

@@ -229,6 +229,14 @@ class Node:
         """Admin.ReplaceMember."""
         return await self._admin.ReplaceMember(request, timeout=timeout_s)
 
+    async def get_auth(self, known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
+        """Admin.GetAuth; this and the change raise ``AioRpcError`` with a ``doug-code`` when it does not lead."""
+        return await self._admin.GetAuth(admin_pb2.GetAuthRequest(known_revision=known_revision), timeout=timeout_s)
+
+    async def set_auth(self, request: admin_pb2.SetAuthRequest, timeout_s: float) -> admin_pb2.SetAuthResponse:
+        """Admin.SetAuth."""
+        return await self._admin.SetAuth(request, timeout=timeout_s)
+
     @contextlib.asynccontextmanager
     async def backup(
         self,

@@ -11,15 +11,12 @@ from __future__ import annotations
 from doug_wire import idempotency
 from doug_wire.command import Command, token_id
 
-ANYONE = ""
-"""The identity of clients, as long as nobody has to say who they are."""
+
+def token_of(identity: str, key: str) -> bytes:
+    """What a shard knows an idempotency key by: whose it is, and how they call it; empty for anyone's."""
+    return token_id(identity, key)
 
 
-def token_of(key: str) -> bytes:
-    """What a shard knows an idempotency key by."""
-    return token_id(ANYONE, key)
-
-
-def with_token(wanted: Command, idempotency_key: str) -> Command:
+def with_token(wanted: Command, identity: str, idempotency_key: str) -> Command:
     """The command with a token whose fingerprint covers everything that the command does."""
-    return idempotency.with_token(wanted, ANYONE, idempotency_key)
+    return idempotency.with_token(wanted, identity, idempotency_key)

@@ -12,8 +12,10 @@ import asyncio
 from collections.abc import Callable
 
 from doug_wire import command, pipe
+from doug_wire.auth.grants import Verb
 from doug_wire.command import Command, Condition
 from doug_wire.partition_map import PartitionMap
+from facade.client.access import Caller, check, check_any, check_write, current
 from facade.client.channels import Channels
 from facade.client.cluster_status import ClusterStatus, learn_members
 from facade.client.directory import Directory
@@ -52,6 +54,7 @@ class Router:
         registry: All operations that are not over.
         cluster: How the nodes are.
         scans: Who begins scans.
+        guarded: Whether it counts who sends something.
         feeds: The changes of the shards that somebody watches.
         on_trouble: Called when a node may be somewhere else by now.
     """
@@ -65,11 +68,12 @@ class Router:
     ) -> None:
         """Builds the shards. Plaintext without ``channels``, no spans without ``tracing``. Requires: a running loop."""
         self._metrics = metrics
+        self.guarded = settings.guarded
         self._group: asyncio.TaskGroup | None = None
         self.directory = Directory(settings, metrics, channels or Channels())
         self.registry = Registry(self.directory, settings, metrics, tracing)
         self.cluster = ClusterStatus(self.directory.shards)
-        self.scans = Scans(self.directory)
+        self.scans = Scans(self.directory, guarded=self.guarded)
         self.feeds = Feeds(self.directory, settings.watch_ring_bytes, settings.watch_catch_ups_max)
         self.on_trouble: Callable[[], None] = _nothing
         if settings.discovery == "static":
@@ -173,6 +177,7 @@ class Router:
         deadline_s: float = 0.0,
         *,
         repeatable: bool = False,
+        caller: Caller | None = None,
     ) -> Operation:
         """Admits a write.
 
@@ -187,21 +192,30 @@ class Router:
             idempotency_key: What makes it happen once, however often it is sent; then it is tried again by itself.
             deadline_s: When it must be answered, on the loop's clock; 0 for the usual time from now on.
             repeatable: Whether it may be sent twice without an idempotency key of its own.
+            caller: Who wants it; whoever sends the request that is being served when nothing is said.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
+            UnauthenticatedError: It is not known who wants it.
+            ForbiddenError: They may not.
         """
+        if self.guarded:
+            check_write(caller or current.get(), opcode, key, value)
         shard, epoch = self.directory.locate(key)
         operation_id = self.registry.next_id()
         token = None
         if idempotency_key:
             bare = Command(opcode, key, content_type, value, 0, condition, ttl, None, content_encoding)
-            token = with_token(bare, idempotency_key).token
+            token = with_token(bare, self.identity(caller), idempotency_key).token
         encoded = command.encode(opcode, key, content_type, value, epoch, condition, ttl, token, content_encoding)
         record = pipe.encode_write(operation_id, command.checksum(encoded), encoded)
         return self.registry.admit(
             shard, operation_id, Kind.WRITE, key, record, deadline_s, repeatable=repeatable or token is not None
         )
+
+    def identity(self, caller: Caller | None = None) -> str:
+        """Whose idempotency keys count; empty for anyone's."""
+        return (caller or current.get()).identity if self.guarded else ""
 
     def read(
         self,
@@ -210,6 +224,7 @@ class Router:
         deadline_s: float = 0.0,
         session: Session | None = None,
         bound_ms: int = 0,
+        caller: Caller | None = None,
     ) -> Operation:
         """Admits a read.
 
@@ -219,10 +234,15 @@ class Router:
             deadline_s: When it must be answered, on the loop's clock; 0 for the usual time from now on.
             session: What its client's token says; requires that the map is as new as the token: see ``catch_up``.
             bound_ms: Of a bounded read, how old the answer may be.
+            caller: Who wants it; whoever sends the request that is being served when nothing is said.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
+            UnauthenticatedError: It is not known who wants it.
+            ForbiddenError: They may not.
         """
+        if self.guarded:
+            check(caller or current.get(), Verb.READ, key)
         shard, epoch = self.directory.locate(key)
         operation_id = self.registry.next_id()
         kind, min_index = mode.kind, 0
@@ -260,14 +280,15 @@ class Router:
             ) from None
 
     def read_token(self, key: bytes, idempotency_key: str) -> Operation:
-        """Asks what became of the write of a key that had an idempotency key.
+        """Asks what became of the write of a key that had an idempotency key; raises what ``write`` does.
 
-        Raises:
-            NotAppliedError: The map is not loaded, or too much is waiting.
+        Whoever may read or write the key may ask, and is told of their own writes alone.
         """
+        if self.guarded:
+            check_any(current.get(), (Verb.WRITE, Verb.READ), key)
         shard, epoch = self.directory.locate(key)
         operation_id = self.registry.next_id()
-        record = pipe.encode_read(operation_id, epoch, key, token=token_of(idempotency_key))
+        record = pipe.encode_read(operation_id, epoch, key, token=token_of(self.identity(), idempotency_key))
         return self.registry.admit(shard, operation_id, Kind.READ_LINEARIZABLE, key, record, repeatable=True)
 
     def shard_of(self, key: bytes) -> int | None:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
@@ -26,8 +27,10 @@ import grpc
 import grpc.aio
 
 from doug.v1 import doug_pb2
+from doug_wire.auth.grants import Verb
 from doug_wire.scan import PREFIX, ScanError, ScanRecord, after_prefix, decode_page
 from doug_wire.slots import SLOTS
+from facade.client.access import check, current, range_of
 from facade.client.directory import Directory
 from facade.client.modes import BOUNDED, LINEARIZABLE, SESSION, Freshness, ReadMode
 from facade.client.node import Node, ScanCall
@@ -82,6 +85,7 @@ class ScanQuery(NamedTuple):
         prefix_bytes: It is looked for behind so many bytes of a key.
         asked: How fresh the answer must be.
         session: What the client's token says; None without one.
+        verb: What whoever asks must be allowed to do with all keys of the range.
     """
 
     start: bytes = b""
@@ -94,6 +98,7 @@ class ScanQuery(NamedTuple):
     prefix_bytes: int = 0
     asked: Freshness = Freshness()
     session: Session | None = None
+    verb: Verb = Verb.READ
 
     @property
     def mode(self) -> ReadMode:
@@ -246,8 +251,9 @@ def _broken(shard: Shard, node: Node, error: grpc.aio.AioRpcError) -> ScanBroken
 class Scan:
     """A scan that has begun: see ``Scans.open``."""
 
-    def __init__(self, query: ScanQuery, streams: Sequence[_Stream]) -> None:
+    def __init__(self, query: ScanQuery, streams: Sequence[_Stream], look: Callable[[], None]) -> None:
         self._query = query
+        self._look = look
         self._streams = streams
 
     @property
@@ -289,6 +295,8 @@ class Scan:
 
         Raises:
             ScanBrokenError: A stream ended before its end.
+            ForbiddenError: Whoever asks may not read on.
+            UnauthenticatedError: It is not known any more who asks.
         """
         reverse = self._query.reverse
         while True:
@@ -296,6 +304,7 @@ class Scan:
             filled = [stream for stream in self._streams if stream.records]
             if not filled:
                 return
+            self._look()
             lasts = [stream.records[-1].key for stream in filled]
             # Behind the key at which the first one of them has used up its page, others may have earlier ones.
             taken = [stream.take(max(lasts) if reverse else min(lasts)) for stream in filled]
@@ -327,8 +336,9 @@ def _once(records: list[ScanRecord]) -> list[ScanRecord]:
 class Scans:
     """Begins scans."""
 
-    def __init__(self, directory: Directory) -> None:
-        """Asks the shards of ``directory``."""
+    def __init__(self, directory: Directory, *, guarded: bool = False) -> None:
+        """Asks the shards of ``directory``; ``guarded`` is whether it counts who wants to know."""
+        self._guarded = guarded
         self._directory = directory
         self._turn = 0
 
@@ -339,7 +349,13 @@ class Scans:
         Raises:
             NotAppliedError: The map is not loaded, or it is not known where a shard's nodes are.
             ScanBrokenError: A shard cannot serve it now.
+            ForbiddenError: Whoever asks may not read all of the range.
+            UnauthenticatedError: It is not known who asks.
         """
+        look = (
+            partial(check, current.get(), query.verb, range_of(query.start, query.end)) if self._guarded else _nothing
+        )
+        look()
         shards = self._shards()
         self._turn += 1
         async with contextlib.AsyncExitStack() as stack:
@@ -354,7 +370,7 @@ class Scans:
                 streams.append(stream)
             await asyncio.gather(*(stream.begin() for stream in streams))
             self._check_whole(streams)
-            yield Scan(query, streams)
+            yield Scan(query, streams, look)
 
     def _shards(self) -> list[Shard]:
         known = self._directory.map
@@ -375,6 +391,10 @@ class Scans:
         if [0, *lasts] != [*firsts, SLOTS]:
             self._directory.stale.set()
             raise ScanBrokenError("wrong_shard", "slots are being moved")
+
+
+def _nothing() -> None:
+    """Everybody may."""
 
 
 def _choose(shard: Shard, mode: ReadMode, turn: int) -> Node:

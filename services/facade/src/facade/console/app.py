@@ -16,6 +16,7 @@ import orjson
 
 from doug_wire.partition_map import PartitionMap
 from doug_wire.slots import slot_of
+from facade.client.access import LOOKING, allowed, current
 from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.console.assets import PREFIX, AssetsApp
@@ -54,7 +55,7 @@ class Console:
         self.collector = Collector(router, metrics, settings)
         self._assets = AssetsApp(metrics)
         self._data = DataApp(router, metrics, self.collector)
-        self._stream = StreamApp(metrics, self.collector)
+        self._stream = StreamApp(metrics, self.collector, guarded=settings.guarded)
 
     def app_of(self, raw_path: bytes, scope: Scope) -> RawApp | None:
         """What serves a path; None if it is not one of the console's."""
@@ -140,9 +141,10 @@ class StreamApp(RawApp):
     route = "/v1/console/stream"
     methods = frozenset({"GET"})
 
-    def __init__(self, metrics: Metrics, collector: Collector) -> None:
+    def __init__(self, metrics: Metrics, collector: Collector, *, guarded: bool = False) -> None:
         super().__init__(metrics)
         self._collector = collector
+        self._guarded = guarded
 
     async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
         """Serves one request, for as long as its client stays."""
@@ -166,7 +168,10 @@ class StreamApp(RawApp):
 
     async def _send_states(self, request: RawRequest, gone: asyncio.Future[None]) -> None:
         collector = self._collector
+        caller = current.get()
         while not (collector.closed or gone.done()):
+            if self._guarded and not any(allowed(caller, verb) for verb in LOOKING):
+                return  # Its right to look has ended.
             if collector.state:
                 await request.send(b"event: state\ndata: " + collector.state + b"\n\n", more=True)
             news = asyncio.ensure_future(collector.changed())

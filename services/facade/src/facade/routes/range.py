@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from doug_wire.auth.grants import Verb
 from doug_wire.command import KEY_BYTES_MAX
 from doug_wire.scan import DELIMITER_BYTES_MAX, after_prefix
 from facade.client.scan import ScanQuery
@@ -99,7 +100,7 @@ def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
             "bad_range", "This names every key. Say so with all=true, or give a prefix, start or end."
         )
     scope = cursors.scope_of(b"delete", cluster_id, start, b"" if end is None else end)
-    asked = ScanQuery(start=start, end=end, keys_only=True)
+    asked = ScanQuery(start=start, end=end, keys_only=True, verb=Verb.WRITE)
     return RangeRequest(
         _go_on(asked, given, scope), _limit(given, DELETE_LIMIT_MAX), scope, dry_run=flag_of(given, "dry_run")
     )

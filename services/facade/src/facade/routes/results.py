@@ -87,6 +87,9 @@ def problem_of(
         members["current_revision"] = str(result.revision) if result.revision else None
         if result.revision:
             shown = (*shown, etag(result.revision))
+    if result.value.isdigit():
+        # Of a transaction: which of its operations failed, and undid all of them.
+        members["operation"] = int(result.value)
     outcome: Outcome = "not_applied"
     if status == Status.TOKEN_EXPIRED or (status == Status.TOKENS_FULL and uncertain):
         outcome = "unknown"

@@ -14,6 +14,8 @@ from time import perf_counter
 
 import orjson
 
+from doug_wire.auth.grants import Verb
+from facade.client.access import check, current, range_of
 from facade.client.feeds import Feeds, request_of
 from facade.client.metrics import Metrics
 from facade.client.router import Router
@@ -75,12 +77,17 @@ class WatchApp(RawApp):
                 self._metrics.request(method, request.status, "none", perf_counter() - started_s, self.route)
 
     async def _watch(self, request: RawRequest, asked: WatchAsked, started_s: float) -> None:
+        caller, selection = current.get(), asked.selection
+        if self._router.guarded:
+            check(caller, Verb.WATCH, range_of(selection.start, selection.end))
         numbers = self._numbers(asked)
         self.under_way += 1
         self._metrics.inflight -= 1
         try:
             async with self._feeds.using(numbers, OPEN_S) as feeds:
                 session = Session(request, asked, feeds, self._feeds, self._router.scans, self._audience)
+                if self._router.guarded:
+                    session.caller = caller
                 if asked.origin is not None:
                     session.positions = await self._positions(asked, asked.origin, numbers)
                 else:
@@ -89,7 +96,9 @@ class WatchApp(RawApp):
                     }
                 await request.start(200, (LINES_TYPE if asked.form.lines else EVENTS_TYPE, *HEADERS))
                 self._metrics.request("GET", 200, "none", perf_counter() - started_s, self.route)
-                await session.run()
+                with caller.access.followed(session.look):
+                    session.look()
+                    await session.run()
         finally:
             self._metrics.inflight += 1
             self.under_way -= 1

@@ -18,14 +18,16 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from doug_wire.auth.grants import Verb
 from doug_wire.scan import ScanRecord
 from doug_wire.watch import Change, ChangeKind
+from facade.client.access import ANYONE, allowed, range_of, refusal
 from facade.client.feed import Event, Feed
 from facade.client.feeds import Feeds, request_of
 from facade.client.scan import ScanBrokenError, ScanQuery, Scans
 from facade.client.watch_stream import HistoryGoneError, WatchBrokenError, behind, next_of
-from facade.errors import NotAppliedError
-from facade.routes import watch_ids
+from facade.errors import ForbiddenError, NotAppliedError, UnauthenticatedError
+from facade.routes import problem, watch_ids
 from facade.routes.body import DisconnectedError
 from facade.routes.raw import RawRequest
 from facade.routes.watch_audience import PROGRESS_S, Audience, Place, progress_frame
@@ -39,6 +41,10 @@ UNREAD_BYTES_MAX = 256 << 10
 LOOK_S = 1.0
 """While nothing comes, a watch that is not with the others looks so often whether its client is there."""
 OPEN_S = 5.0
+
+
+class _RefusedError(Exception):
+    """The client may not see any more of it."""
 
 
 class _Part(NamedTuple):
@@ -69,6 +75,8 @@ class Session:
         self._scans = scans
         self._audience = audience
         self._here = False
+        self._refused = False
+        self.caller = ANYONE
         self._told_s = asyncio.get_running_loop().time()
         self._parts: list[_Part] = []
         self.positions: dict[int, int] = {}
@@ -90,6 +98,20 @@ class Session:
         unread: int = self._exchange.push(data)
         return unread <= UNREAD_BYTES_MAX
 
+    def look(self) -> None:
+        """Ends the watch if its client may not watch all of it any more: nothing that comes from now on is sent."""
+        selection = self.selection
+        if not allowed(self.caller, Verb.WATCH, range_of(selection.start, selection.end)):
+            self._refused = True
+            if self._here:
+                self._audience.leave(self)
+                self._here = False
+            self._exchange.message_event.set()
+
+    def _over(self) -> bool:
+        """Whether it comes to its end."""
+        return self._refused or bool(self._exchange.leaving)
+
     def left_behind(self, positions: dict[int, int]) -> None:
         """It is not with the others any more; so far it was told."""
         self._here = False
@@ -104,21 +126,27 @@ class Session:
         Raises:
             DisconnectedError: The client is gone.
         """
-        if not self.form.lines:
-            await self._write(RETRY)
-        if self._asked.snapshot:
-            await self._snapshot()
-        await self._write(self._progress())
         try:
-            while not self._exchange.leaving:
+            if not self.form.lines:
+                await self._write(RETRY)
+            if self._asked.snapshot:
+                await self._snapshot()
+            await self._write(self._progress())
+            while not self._over():
                 await self._exchange.drained()
                 self._check()
                 await self._catch_up()
-                if self._exchange.leaving:
+                if self._over():
                     break
                 await self._live()
         except HistoryGoneError as error:
             await self._write(resync_frame(error.shard, error.oldest, self.form))
+        except _RefusedError:
+            pass
+        if self._refused:
+            selection = self.selection
+            why = refusal(self.caller, Verb.WATCH, range_of(selection.start, selection.end))
+            await self._request.send(frame(b"refused", b"", problem.document(why), self.form), more=True)
         await self._request.send(b"")
 
     async def _live(self) -> None:
@@ -126,7 +154,7 @@ class Session:
         self._here = True
         self._audience.join(self)
         try:
-            while self._here and not self._exchange.leaving:
+            while self._here and not self._over():
                 message = await self._request.receive()
                 if message["type"] == "http.disconnect":
                     raise DisconnectedError
@@ -137,7 +165,7 @@ class Session:
 
     async def _catch_up(self) -> None:
         """Sends what was missed; at its end, in the same turn of the loop, nothing is."""
-        while not self._exchange.leaving:
+        while not self._over():
             behind_any = False
             for number, feed in self._feeds.items():
                 position = self.positions[number]
@@ -182,7 +210,7 @@ class Session:
         request = request_of(position, selection.start, selection.end, selection.kinds, values=self.form.values)
         try:
             async with self._streams.catch_up(request, number, OPEN_S) as stream:
-                while position < feed.floor and not self._exchange.leaving:
+                while position < feed.floor and not self._over():
                     changes = await stream.changes()
                     events = [Event(number, change) for change in changes]
                     await self._send([event for event in events if event.order >= position])
@@ -222,7 +250,10 @@ class Session:
 
         Raises:
             DisconnectedError: The client is gone.
+            _RefusedError: It may not see it any more.
         """
+        if self._refused:
+            raise _RefusedError
         await self._request.send(content, more=True)
         self._told_s = asyncio.get_running_loop().time()
         self._check()
@@ -236,7 +267,9 @@ class Session:
     async def _snapshot(self) -> None:
         """Sends what is there, and begins behind it."""
         selection = self.selection
-        rest: ScanQuery | None = ScanQuery(selection.start, selection.end, keys_only=not self.form.values)
+        rest: ScanQuery | None = ScanQuery(
+            selection.start, selection.end, keys_only=not self.form.values, verb=Verb.WATCH
+        )
         put = int(ChangeKind.PUT) in selection.kinds
         delay_s = 0.01
         while rest is not None:
@@ -254,6 +287,9 @@ class Session:
                             await self._write(b"".join([self._entry(record) for record in some]))
                             last = some[-1]
                 rest = None
+            except (UnauthenticatedError, ForbiddenError):
+                self._refused = True
+                raise _RefusedError from None
             except (ScanBrokenError, NotAppliedError):
                 self._check()
                 if last is not None and rest is not None:

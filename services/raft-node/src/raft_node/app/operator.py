@@ -19,6 +19,7 @@ from raft_node.errors import (
     UnavailableError,
     UnknownMemberError,
 )
+from raft_node.kv.operations.access import Stored
 from raft_node.observability.logs import get_logger
 from raft_node.raft.membership import members_of
 from raft_node.raft.types import Role
@@ -26,6 +27,7 @@ from raft_node.rpc.addresses import AddressBook
 from raft_node.rpc.admin_service import Leadership
 from raft_node.rpc.shard import Shard
 from raft_node.rpc.snapshots.backup_stream import BackupStream, Write
+from raft_node.runtime import access
 from raft_node.runtime.drain import drain
 from raft_node.runtime.events import Recorder
 from raft_node.runtime.holds import Hold
@@ -198,6 +200,22 @@ class Operator:
     async def backup(self, write: Write) -> None:
         """See ``Operated``."""
         await self._running().backups.send(write)
+
+    async def auth(self) -> Stored:
+        """See ``Operated``."""
+        shard = self._leading().shard
+        try:
+            return await access.read(shard.driver)
+        except NotLeaderError:
+            raise NotLeaderError(*shard.leader()) from None
+
+    async def set_auth(self, stored: Stored, expected: int) -> int:
+        """See ``Operated``."""
+        shard = self._leading().shard
+        try:
+            return await access.change(shard.driver, stored, expected)
+        except NotLeaderError:
+            raise NotLeaderError(*shard.leader()) from None
 
     async def _change(self, change: Callable[[Membership], Awaitable[MemberChange]]) -> MemberChange:
         replica = self._leading()

@@ -25,6 +25,8 @@ STATE_HASH_KEY = b"\x00state-hash"
 
 LIMITS_KEY = b"\x00limits"
 """How many tokens are kept, and for how long (raft_node.kv.operations.tokens); absent while the defaults count."""
+AUTH_KEY = b"\x00auth"
+"""Who may do what (raft_node.kv.operations.access); absent while nobody has said."""
 TOKEN_PREFIX = b"\x00token/"
 """Then the slot, in two bytes, and the token's id: what became of a command with a token."""
 DUE_PREFIX = b"\x00due/"

@@ -29,6 +29,7 @@ from raft_node.entry import HEADER_BYTES, Entry, EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv.changes import Removal, encode_removals
 from raft_node.kv.keyspace import (
+    AUTH_KEY,
     CONFIGURATION_KEY,
     LIMITS_KEY,
     PARTITION_MAP_KEY,
@@ -40,7 +41,7 @@ from raft_node.kv.keyspace import (
     VALUE_HEADER,
     State,
 )
-from raft_node.kv.operations import table, tokens
+from raft_node.kv.operations import access, table, tokens
 from raft_node.kv.operations.work import Limits, Outcome, Work
 from raft_node.kv.ownership import NOTHING, Ownership
 from raft_node.kv.partitions import decode_create_shard
@@ -86,7 +87,7 @@ class BlockingStore(Store, Protocol):
 StoredState = Mapping[bytes, bytes | None]
 """What a state machine takes up: the values of ``STATE_KEYS``, None for those that are not there."""
 
-STATE_KEYS = (STATE_KEY, STATE_HASH_KEY, SLOTS_KEY, LIMITS_KEY, PARTITION_MAP_KEY)
+STATE_KEYS = (STATE_KEY, STATE_HASH_KEY, SLOTS_KEY, LIMITS_KEY, PARTITION_MAP_KEY, AUTH_KEY)
 
 
 def read_state(store: BlockingStore) -> StoredState:
@@ -107,6 +108,7 @@ class StateMachine:
         tokens: How many tokens are kept.
         limits: How many may be, and for how long.
         ownership: The slots of this shard.
+        auth: Who may do what, as this shard was told.
         mark: The hash as of the last STATE_HASH entry.
         divergences: Where this replica was found to differ from its leaders; whoever tells of them empties it.
         needed: What must be loaded before more can be applied; empty unless ``apply`` has left entries.
@@ -132,6 +134,7 @@ class StateMachine:
         self.ownership = NOTHING if slots is None else Ownership.decode(slots)
         self.limits = Limits() if limits is None else _stored_limits(limits)
         self._partition_map = _stored_map(stored[PARTITION_MAP_KEY])
+        self.auth = access.Stored.decode(stored.get(AUTH_KEY))
         self.needed: list[BlockNeeded] = []
         self.next_due_us = 0
         self.looking = False
@@ -317,6 +320,8 @@ class StateMachine:
                 self.limits = work.limits = tokens.decode_limits(command.value)
                 work.write(LIMITS_KEY, command.value)
                 return _APPLIED_NOTHING
+            if opcode == Opcode.SET_AUTH:
+                return self._set_auth(command.value, work)
             if not table.is_known(opcode):
                 raise _unknown(entry, f"the opcode {opcode}")
             work.clock_us = max(self.clock_us, entry.timestamp_us)
@@ -326,6 +331,14 @@ class StateMachine:
             raise _unknown(entry, str(error)) from error
         self.revision, self.tokens = work.revision, work.tokens
         return outcome
+
+    def _set_auth(self, value: bytes, work: Work) -> Outcome:
+        changed = access.change(self.auth, value)
+        if changed is None:
+            return Outcome(Status.PRECONDITION_FAILED, self.auth.revision)
+        self.auth = changed
+        work.write(AUTH_KEY, changed.encode())
+        return Outcome(Status.OK, changed.revision)
 
     def _compare(self, entry: Entry, effects: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Compares this replica's last mark with the leader's, and sets the next one."""

@@ -13,9 +13,11 @@ import grpc.aio
 
 from doug.v1 import admin_pb2 as pb
 from doug.v1 import admin_pb2_grpc
+from doug_wire.auth import document as documents
 from raft_node.errors import (
     AlreadyLeaderError,
     AlreadyMemberError,
+    ChangedError,
     ChangeUnderWayError,
     ConfigurationRefusedError,
     DougError,
@@ -32,6 +34,7 @@ from raft_node.errors import (
     UnreachableError,
     WrongNodeError,
 )
+from raft_node.kv.operations.access import COPY, Stored
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.membership import MemberChange
 
@@ -53,6 +56,7 @@ CODES: tuple[tuple[type[DougError], str, grpc.StatusCode], ...] = (
     (UnreachableError, "MEMBER_UNREACHABLE", grpc.StatusCode.FAILED_PRECONDITION),
     (WrongNodeError, "WRONG_NODE", grpc.StatusCode.FAILED_PRECONDITION),
     (ConfigurationRefusedError, "MEMBERS_REFUSED", grpc.StatusCode.FAILED_PRECONDITION),
+    (ChangedError, "CHANGED", grpc.StatusCode.ABORTED),
     (SupersededError, "NOT_APPLIED", grpc.StatusCode.ABORTED),
     (OutcomeUnknownError, "UNKNOWN", grpc.StatusCode.DEADLINE_EXCEEDED),
 )
@@ -112,6 +116,12 @@ class Operated(Protocol):
         Raises:
             UnavailableError: It cannot be made, or not be sent, here and now.
         """
+
+    async def auth(self) -> Stored:
+        """Who may do what, as the leader holds it; raises NotLeaderError or UnavailableError."""
+
+    async def set_auth(self, stored: Stored, expected: int) -> int:
+        """Changes that; raises what ``raft_node.runtime.access.change`` does."""
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
@@ -214,6 +224,31 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             await self._node.backup(context.write)
         except DougError as error:
             await self._refuse(error, context)
+
+    async def GetAuth(self, request: pb.GetAuthRequest, context: Context) -> pb.GetAuthResponse:  # noqa: N802
+        """Tells who may do what, as this shard holds it."""
+        try:
+            held = await self._node.auth()
+        except DougError as error:
+            await self._refuse(error, context)
+        known = held.revision == request.known_revision
+        return pb.GetAuthResponse(revision=held.revision, document=b"" if known else held.document)
+
+    async def SetAuth(self, request: pb.SetAuthRequest, context: Context) -> pb.SetAuthResponse:  # noqa: N802
+        """Changes it, if it is still what the change was made from."""
+        try:
+            documents.decode(request.document)
+        except documents.DocumentError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {error}", (("doug-code", "INVALID"),))
+        if request.copy == (self._shard == 0):
+            detail = "INVALID: shard 0 holds what counts, and the others copies of it"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, detail, (("doug-code", "INVALID"),))
+        expected = COPY if request.copy else request.expected_revision
+        try:
+            revision = await self._node.set_auth(Stored(request.revision, request.document), expected)
+        except DougError as error:
+            await self._refuse(error, context)
+        return pb.SetAuthResponse(revision=revision)
 
     async def _change(self, change: Awaitable[MemberChange], context: Context) -> pb.ChangeMembersResponse:
         try:

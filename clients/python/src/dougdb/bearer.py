@@ -1,0 +1,24 @@
+"""The token that a client shows: given, or from the environment. Must not know what it allows."""
+
+from __future__ import annotations
+
+import os
+
+VARIABLE = "DOUGDB_TOKEN"
+
+
+def headers_of(token: str | None) -> dict[str, str]:
+    """The header that shows a token.
+
+    Args:
+        token: The token; None for what the environment variable DOUGDB_TOKEN says, empty for none.
+
+    Raises:
+        ValueError: It cannot be a token.
+    """
+    found = os.environ.get(VARIABLE, "").strip() if token is None else token.strip()
+    if not found:
+        return {}
+    if not found.isascii() or not found.isprintable() or " " in found:
+        raise ValueError("the token holds what no token can; is it cut off, or more than the token?")
+    return {"Authorization": f"Bearer {found}"}

@@ -1,0 +1,111 @@
+"""``dougctl verify``: does this cluster keep its promises? Drives it for a while and checks what it answered."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from dougdb.commands.common import ExitCode, JsonOption, fail, print_json, printable, remote, tls_of, url_of
+from dougdb.commands.timeline import duration_us
+from dougdb.verify.checker import Verdict, check, smallest
+from dougdb.verify.load import TIMEOUT_S, Driver, Load
+from dougdb.verify.picture import svg_of, text_of
+
+PREFIX = "__dougctl_verify/"
+
+
+@remote
+def verify(
+    context: typer.Context,
+    *,
+    duration: Annotated[str, typer.Option("--duration", help="For how long: 10s, 1m.")] = "60s",
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, max=64, help="So many ask at a time, and as many in sessions.")
+    ] = 4,
+    facade: Annotated[
+        list[str] | None, typer.Option("--facade", help="Another facade's URL; may be given several times.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Where a failing history is drawn.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="What requests are drawn from.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that the cluster is linearizable, and that sessions and bounded reads see what they must.
+
+    It writes below a prefix of its own and deletes that at its end. It ends with 1, and shows the smallest history that
+    shows it, when a promise was broken; and with 4 when nothing was answered.
+    """
+    try:
+        duration_s = duration_us(duration) / 1e6
+    except ValueError as error:
+        fail(str(error), ExitCode.USAGE)
+    urls = [url_of(context), *(facade or [])]
+    load = asyncio.run(_drive(urls, tls_of(context), processes, duration_s, seed))
+    if not load.answered:
+        fail(f"nothing was answered at {', '.join(urls)}", ExitCode.UNAVAILABLE)
+    verdict = check(load.history)
+    failing = smallest(verdict.failing) if verdict.failing else ()
+    if failing and svg is not None:
+        svg.write_text(svg_of(failing, "not linearizable"))
+    if as_json:
+        print_json(_document(load, verdict, text_of(failing)))
+    else:
+        _show(load, verdict, text_of(failing))
+    if failing or load.violations:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+async def _drive(urls: list[str], tls: dict[str, Any], processes: int, duration_s: float, seed: int) -> Load:
+    try:
+        trust = ssl.create_default_context(cafile=tls["ca_file"]) if tls else True
+    except OSError as error:
+        fail(f"{tls['ca_file']}: {error.strerror}", ExitCode.USAGE)
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, verify=trust, trust_env=False) as client:
+        driver = Driver(client, urls, f"{PREFIX}{secrets.token_hex(4)}/", seed)
+        try:
+            return await driver.run(processes, duration_s, _progress)
+        finally:
+            if sys.stderr.isatty():
+                print(file=sys.stderr)
+            await driver.clean()
+
+
+def _progress(load: Load) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{load.answered} requests answered, {load.failed} failed ", end="", file=sys.stderr, flush=True)
+
+
+def _document(load: Load, verdict: Verdict, failing: str) -> dict[str, Any]:
+    return {
+        "good": verdict.good and not load.violations,
+        "answered": load.answered,
+        "failed": load.failed,
+        "checked": verdict.checked,
+        "objects": verdict.objects,
+        "session_reads": load.session_reads,
+        "bounded_reads": load.bounded_reads,
+        "violations": load.violations,
+        "undecided": list(verdict.undecided),
+        "failing": failing,
+    }
+
+
+def _show(load: Load, verdict: Verdict, failing: str) -> None:
+    print(f"{load.answered} requests answered, {load.failed} failed")
+    if failing:
+        print("NOT LINEARIZABLE. The smallest history that shows it:")
+        print("\n".join(printable(line) for line in failing.splitlines()))
+    else:
+        print(f"linearizable: {verdict.checked} requests on {verdict.objects} objects")
+    for key in verdict.undecided:
+        print(f"not decided, too much is unknown: {printable(key)}")
+    for violation in load.violations[:20]:
+        print(f"BROKEN: {printable(violation)}")
+    if not load.violations:
+        print(f"sessions and bounds kept: {load.session_reads} session reads, {load.bounded_reads} bounded reads")

@@ -1,0 +1,113 @@
+"""The audit log: what was refused, what operators did, and what was changed about users, as lines of JSON.
+
+It says who, what, from where, which request, and what came of it. It never holds a value or a token. Must not know why
+something is refused. Invariant: however much there is to tell, it is bounded in lines a second; what is left out is
+counted, and the next line says how much it was.
+
+Source: docs/auth.md, Audit log; OWASP, logging.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote_from_bytes
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from doug_wire.auth.grants import KeyRange, Target, Verb
+from facade.client.access import Caller
+from facade.errors import SettingsError
+from facade.settings import PREFIX
+
+LINES_PER_S = 100.0
+BURST = 1000.0
+KEY_CHARACTERS_MAX = 256
+
+log = structlog.get_logger()
+
+
+def _shown(key: bytes) -> str:
+    return quote_from_bytes(key, safe="/:{}@")[:KEY_CHARACTERS_MAX]
+
+
+class Audit:
+    """Writes the lines."""
+
+    def __init__(self, path: str, registry: CollectorRegistry, clock: Callable[[], float] = time.time) -> None:
+        """Opens the file for appending; without one the lines go to the log.
+
+        Raises:
+            SettingsError: The file cannot be written to.
+        """
+        self._file: BinaryIO | None = None
+        if path:
+            try:
+                self._file = Path(path).open("ab", buffering=0)  # noqa: SIM115 - as long as the facade runs
+                Path(path).chmod(0o600)
+            except OSError as error:
+                raise SettingsError(f"{PREFIX}AUDIT_FILE", f"{path}: {error.strerror}") from error
+        self._clock = clock
+        self._room = BURST
+        self._looked_s = clock()
+        self._left_out = 0
+        self._lines = Counter("dougdb_facade_audit_lines", "Lines of the audit log", ("event",), registry=registry)
+        self._dropped = Counter(
+            "dougdb_facade_audit_dropped", "Lines that the audit log has left out", registry=registry
+        )
+
+    def refused(self, caller: Caller, verb: Verb, target: Target) -> None:
+        """Somebody may not do something."""
+        fields: dict[str, object] = {"verb": verb.value, "outcome": "forbidden"}
+        if isinstance(target, KeyRange):
+            fields |= {"start": _shown(target.start), "end": _shown(target.end)}
+        elif target is not None:
+            fields["key"] = _shown(target)
+        self._tell("refused", caller, fields)
+
+    def unknown(self, caller: Caller, reason: str) -> None:
+        """Nobody knows who sent this."""
+        self._tell("refused", caller, {"outcome": "unauthenticated", "reason": reason})
+
+    def acted(self, caller: Caller, path: str, status: int) -> None:
+        """An operator did something, or tried to."""
+        self._tell("admin", caller, {"path": path[:KEY_CHARACTERS_MAX], "outcome": str(status)})
+
+    def changed(self, caller: Caller, what: str, name: str) -> None:
+        """Roles, users or tokens were changed."""
+        self._tell("auth", caller, {"action": what, "name": name[:KEY_CHARACTERS_MAX], "outcome": "done"})
+
+    def _tell(self, event: str, caller: Caller, fields: dict[str, object]) -> None:
+        now_s = self._clock()
+        self._room = min(BURST, self._room + max(0.0, now_s - self._looked_s) * LINES_PER_S)
+        self._looked_s = now_s
+        if self._room < 1:
+            self._left_out += 1
+            self._dropped.inc()
+            return
+        self._room -= 1
+        self._lines.labels(event).inc()
+        line: dict[str, object] = {
+            "time": int(now_s * 1000),
+            "event": event,
+            "principal": caller.access.name,
+            "address": caller.address,
+            "request_id": caller.request_id,
+            "method": caller.method,
+            "route": caller.route,
+            **fields,
+        }
+        if self._left_out:
+            line["left_out"], self._left_out = self._left_out, 0
+        if self._file is None:
+            log.info("audit", **{("audited" if name == "event" else name): value for name, value in line.items()})
+            return
+        try:
+            self._file.write(orjson.dumps(line) + b"\n")
+        except OSError as error:
+            self._dropped.inc()
+            log.error("audit.not_written", reason=str(error))

@@ -1,0 +1,362 @@
+"""The gate of a facade: who sends a request, and whether its route is for them at all.
+
+Who somebody is, is proved by a bearer token of ours, by a JWT of an issuer that the settings name, or by a connection's
+certificate. What was proved once is remembered under the very header that proved it, so that a request costs a
+look into a dict; every change of the users, and every end of a token, reaches what is remembered within a look's time
+(``Gate.run``), and with it all requests, streams and watches that are under way.
+
+Must not know what a route does. Invariants:
+
+1. Whoever cannot be told is nobody: an error of any kind ends in a refusal.
+2. No answer tells a stranger whether a token exists.
+3. While shard 0 has not been heard for ``DOUGDB_AUTH_STALE_MS``, nobody but the bootstrap token may do anything.
+
+Source: docs/auth.md; RFC 6750; RFC 9110, 11.6; DESIGN 7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+import weakref
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import structlog
+
+from doug_wire.auth import tokens
+from doug_wire.auth.document import CERTIFICATE, TOKEN
+from doug_wire.auth.grants import ALL, NOTHING
+from facade.app.audit import Audit
+from facade.app.bearers import BearerError, Bearers
+from facade.app.rules import Need, Rule, Rules
+from facade.client.access import Access, Caller, check_any, current
+from facade.client.auth_state import AuthState
+from facade.errors import BadRequestError, NotAppliedError, ProblemError, SettingsError, UnauthenticatedError
+from facade.routes.raw import request_id_of
+from facade.settings import PREFIX, Settings
+
+SCOPE_CERTIFICATE = "dougdb.certificate"
+"""Where a connection tells whose certificate it has, in a scope's state."""
+SCOPE_RULE = "dougdb.rule"
+
+REMEMBERED_MAX = 10_000
+BOOTSTRAP = "bootstrap"
+BOOTSTRAP_CHARACTERS_MIN = 32
+USES_EVERY_S = 60.0
+USE_AGE_MS = 600_000
+"""So old may be what is noted of a token's last use."""
+
+_HOW = "Send Authorization: Bearer TOKEN."
+_WRONG = "The token is not known, or counts no more."
+
+log = structlog.get_logger()
+
+
+class _Proof(NamedTuple):
+    """What an ``Access`` rests on.
+
+    Attributes:
+        kind: How it was proved.
+        key: The token's id, or the digest of the bootstrap token; empty for the others.
+        principals: The names that rights are given to.
+        expires_s: When it ends, in seconds since the epoch; 0 for never.
+    """
+
+    kind: str
+    key: str
+    principals: tuple[str, ...]
+    expires_s: float = 0.0
+
+
+class Gate:
+    """The gate."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: AuthState,
+        audit: Audit,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Reads the bootstrap token.
+
+        Raises:
+            SettingsError: A file is missing or makes no sense.
+        """
+        self._modes = frozenset(settings.auth_mode)
+        self._state = state
+        self.audit = audit
+        self._clock = clock
+        self._rules = Rules()
+        self._stale_s = settings.auth_stale_ms / 1000
+        self._poll_s = settings.auth_poll_ms / 1000
+        self._remembered: dict[bytes, Caller] = {}
+        self._proofs: weakref.WeakKeyDictionary[Access, _Proof] = weakref.WeakKeyDictionary()
+        self._by_id = state.document.by_id()
+        self._used_ms: dict[str, int] = {}
+        self._used_told_s = clock()
+        self._bootstrap = _Bootstrap(settings.auth_bootstrap_file)
+        self._bearers = Bearers(settings, clock) if "oidc" in self._modes else None
+        if self._bearers is not None:
+            self._bearers.on_change = self._forget_bearers
+        state.on_change = self._changed
+
+    # What requests ask.
+
+    def admit(self, scope: MutableMapping[str, Any]) -> None:
+        """Lets a request in: from here on its operations are those of whoever sent it.
+
+        Raises:
+            UnauthenticatedError: It is not known who sent it.
+            ForbiddenError: Its route is not for them.
+            BadRequestError: 404 or 405; there is no rule for it.
+            NotAppliedError: It is not known who may do what.
+        """
+        method, raw_path, path = scope["method"], scope["raw_path"], scope["path"]
+        rule = self._rules.find(method, raw_path, path)
+        if rule is not None:
+            scope[SCOPE_RULE] = rule
+            if rule.need is Need.OPEN:
+                return
+        caller = self._caller(scope, "" if rule is None else rule.route)
+        if rule is None:
+            raise self._no_rule(method, raw_path, path)
+        if not isinstance(rule.need, Need):
+            check_any(caller, sorted(rule.need))
+        current.set(caller)
+
+    def known(self, authorization: bytes, certificate: str) -> Caller | None:
+        """Who sends a plain request, if that was proved before; for the short way."""
+        found = self._remembered.get(_key(authorization, certificate))
+        if found is not None:
+            found.access.used = True
+        return found
+
+    def done(self, scope: Mapping[str, Any], status: int) -> None:
+        """Notes what came of a request that was let in."""
+        rule: Rule | None = scope.get(SCOPE_RULE)
+        if rule is not None and rule.is_admin:
+            self.audit.acted(current.get(), scope["path"], status)
+
+    def _no_rule(self, method: str, raw_path: bytes, path: str) -> BadRequestError:
+        methods = self._rules.methods(raw_path, path)
+        if not methods:
+            return BadRequestError("unknown_route", "There is nothing here.", status=404)
+        allow = ((b"allow", ", ".join(methods).encode()),)
+        return BadRequestError("method_not_allowed", f"There is no {method[:32]} here.", status=405, headers=allow)
+
+    def _caller(self, scope: MutableMapping[str, Any], route: str) -> Caller:
+        address = scope["client"][0] if scope.get("client") else ""
+        headers = [value for name, value in scope["headers"] if name == b"authorization"]
+        certificate = scope.get("state", {}).get(SCOPE_CERTIFICATE, "") if "mtls" in self._modes else ""
+        made = Caller(_STRANGER, request_id_of(scope).decode(), address, scope["method"], route, self.audit.refused)
+        try:
+            if len(headers) > 1:
+                raise UnauthenticatedError("There are two Authorization headers.")
+            found = self.known(headers[0] if headers else b"", certificate)
+            access = self._prove(headers[0] if headers else b"", certificate) if found is None else found.access
+        except UnauthenticatedError as error:
+            self.audit.unknown(made, error.detail)
+            raise
+        return made._replace(access=access)
+
+    # Proofs.
+
+    def _prove(self, authorization: bytes, certificate: str) -> Access:
+        """Finds out who somebody is.
+
+        Raises:
+            UnauthenticatedError: Nobody knows.
+            NotAppliedError: It is not known who may do what.
+        """
+        if not authorization and not certificate:
+            raise UnauthenticatedError(_HOW)
+        name, proof = self._proof(authorization, certificate)
+        if proof.kind != BOOTSTRAP:
+            self._check_fresh()
+        access = Access(name, NOTHING)
+        self._renew(access, proof, self._clock())
+        if access.ended:
+            raise UnauthenticatedError(_WRONG)
+        self._proofs[access] = proof
+        if len(self._remembered) >= REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered[_key(authorization, certificate)] = Caller(access, audit=self.audit.refused)
+        access.used = True
+        return access
+
+    def _proof(self, authorization: bytes, certificate: str) -> tuple[str, _Proof]:
+        if not authorization:
+            name = f"{CERTIFICATE}:{certificate}"
+            return name, _Proof(CERTIFICATE, "", (name,))
+        scheme, _, rest = authorization.partition(b" ")
+        text = rest.strip().decode("latin-1")
+        if scheme.lower() != b"bearer" or not text:
+            raise UnauthenticatedError(_HOW)
+        if self._bootstrap.is_it(text):
+            return BOOTSTRAP, _Proof(BOOTSTRAP, self._bootstrap.digest.hex(), ())
+        parsed = tokens.parse(text) if "token" in self._modes else None
+        if parsed is not None:
+            return self._proof_of_token(*parsed)
+        if self._bearers is not None and text.count(".") == 2:
+            try:
+                bearer = self._bearers.judge(text)
+            except BearerError as error:
+                raise UnauthenticatedError(f"The JWT does not count: {error}.") from None
+            return bearer.name, _Proof("oidc", "", bearer.principals, bearer.expires_s)
+        raise UnauthenticatedError(_WRONG)
+
+    def _proof_of_token(self, token_id: str, secret: str) -> tuple[str, _Proof]:
+        self._check_fresh()
+        name, record = self._by_id.get(token_id, ("", None))
+        # Also for an id that is not there, so that the time tells nothing.
+        salt, digest = (record.salt, record.digest) if record is not None else (b"\0" * 16, b"\0" * 32)
+        if not tokens.is_secret(secret, salt, digest) or record is None:
+            raise UnauthenticatedError(_WRONG)
+        principal = f"{TOKEN}:{name}"
+        return principal, _Proof(TOKEN, token_id, (principal,), record.expires_ms / 1000)
+
+    def _check_fresh(self) -> None:
+        if not self._is_fresh():
+            raise NotAppliedError("auth_unavailable", "Shard 0 was not heard for too long to tell who may do what.")
+
+    def _is_fresh(self) -> bool:
+        age_s = self._state.age_s()
+        return age_s is not None and age_s <= self._stale_s
+
+    def _renew(self, access: Access, proof: _Proof, now_s: float) -> None:
+        """Gives somebody the rights that count now."""
+        if proof.kind == BOOTSTRAP:
+            if proof.key == self._bootstrap.digest.hex():
+                access.give(ALL)
+            else:
+                access.end()
+            return
+        if proof.expires_s and proof.expires_s <= now_s:
+            access.end()
+            return
+        held = None
+        if proof.kind == TOKEN:
+            _, record = self._by_id.get(proof.key, ("", None))
+            if record is None:
+                access.end()
+                return
+            held = record.held
+        access.give(self._state.document.rights(proof.principals, held))
+
+    # As time passes.
+
+    def _changed(self) -> None:
+        self._by_id = self._state.document.by_id()
+        self.renew()
+
+    def renew(self) -> None:
+        """Has everything that was proved follow what counts now."""
+        now_s, fresh = self._clock(), self._is_fresh()
+        for access, proof in list(self._proofs.items()):
+            if access.ended:
+                continue
+            if fresh or proof.kind == BOOTSTRAP:
+                self._renew(access, proof, now_s)
+            else:
+                access.end()
+        self._remembered = {header: caller for header, caller in self._remembered.items() if not caller.access.ended}
+
+    def _forget_bearers(self) -> None:
+        """The issuer has other keys: who came by one of its tokens has to show it again."""
+        for access, proof in list(self._proofs.items()):
+            if proof.kind == "oidc":
+                access.end()
+        self.renew()
+
+    async def run(self) -> None:
+        """Keeps everything new; ends only by cancellation."""
+        async with asyncio.TaskGroup() as group:
+            if self._bearers is not None:
+                await self._bearers.read()
+                group.create_task(self._bearers.run())
+            group.create_task(self._state.run())
+            while True:
+                await asyncio.sleep(self._poll_s)
+                await asyncio.to_thread(self._bootstrap.refresh)
+                self.renew()
+                await self._note_uses()
+
+    async def _note_uses(self) -> None:
+        """Has shard 0 know, now and then, when tokens were last used."""
+        now_ms = int(self._clock() * 1000)
+        for access, proof in list(self._proofs.items()):
+            if access.used:
+                access.used = False
+                if proof.kind == TOKEN:
+                    self._used_ms[proof.principals[0].removeprefix(f"{TOKEN}:")] = now_ms
+        if self._clock() - self._used_told_s < USES_EVERY_S or not self._used_ms:
+            return
+        self._used_told_s = self._clock()
+        held = self._state.document.tokens
+        news = {
+            name: at_ms
+            for name, at_ms in self._used_ms.items()
+            if name in held and at_ms - held[name].used_ms >= USE_AGE_MS
+        }
+        self._used_ms.clear()
+        if news:
+            try:
+                await self._state.change(lambda document: document.with_uses(news))
+            except ProblemError as error:
+                log.warning("auth.uses_not_noted", reason=error.detail)
+
+
+_STRANGER = Access("", NOTHING)
+
+
+def _key(authorization: bytes, certificate: str) -> bytes:
+    """Under what a proof is remembered. No header holds a zero byte, so that none stands for a certificate."""
+    return authorization or b"\0" + certificate.encode()
+
+
+class _Bootstrap:
+    """The token of the first hour, in a file that may be replaced at any time; none without a file.
+
+    Attributes:
+        digest: Of the token; empty while there is none.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Reads the file.
+
+        Raises:
+            SettingsError: It cannot be read, or its token is too short.
+        """
+        self._path = Path(path) if path else None
+        self.digest = b""
+        try:
+            self._read()
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{PREFIX}AUTH_BOOTSTRAP_FILE", f"{path}: {error}") from error
+
+    def _read(self) -> None:
+        if self._path is None:
+            return
+        text = self._path.read_bytes().strip()
+        if len(text) < BOOTSTRAP_CHARACTERS_MIN or not text.isascii():
+            raise ValueError(f"a token has at least {BOOTSTRAP_CHARACTERS_MIN} ASCII characters")
+        self.digest = hashlib.sha256(text).digest()
+
+    def refresh(self) -> None:
+        """Reads it anew; one that is gone or too short counts no more. Blocking."""
+        try:
+            self._read()
+        except (OSError, ValueError) as error:
+            if self.digest:
+                log.warning("auth.bootstrap_gone", reason=str(error))
+            self.digest = b""
+
+    def is_it(self, text: str) -> bool:
+        """Whether this is the token; takes the same time whatever it is."""
+        found = hashlib.sha256(text.encode()).digest()
+        return hmac.compare_digest(found, self.digest)

@@ -1,0 +1,175 @@
+"""Who may do what, as shard 0 holds it: a copy that is kept new, and the way to change it.
+
+Every facade asks shard 0's leader again and again. Whoever sees a new document gives it to the other shards too, so
+that their nodes judge by themselves. Must not know HTTP, nor what the document allows.
+
+Invariants:
+    1. A change is made from what shard 0 holds and counts only if that is still held: none is lost.
+    2. ``age_s`` says how old the copy may be; the copy itself stays, whatever becomes of shard 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+import structlog
+
+from doug.v1 import admin_pb2
+from doug_wire.auth import document as documents
+from doug_wire.auth.document import EMPTY, Document, DocumentError
+from facade.client.directory import Directory
+from facade.client.leader_calls import Refusal, ask_leader, call_leader
+from facade.client.node import Node
+from facade.client.shard import Shard
+from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError, ProblemError
+
+CALL_S = 1.0
+CHANGE_S = 5.0
+CHANGE_TRIES = 10
+COPY_EVERY = 60
+"""After so many looks it is made sure again that the other shards have their copies."""
+
+log = structlog.get_logger()
+
+
+class AuthState:
+    """The copy.
+
+    Attributes:
+        document: What shard 0 said last; empty while nobody has set anything up.
+        revision: Its number; 0 while nobody has.
+        on_change: Called when there is a new one.
+    """
+
+    def __init__(self, directory: Directory, poll_s: float) -> None:
+        self._directory = directory
+        self._poll_s = poll_s
+        self._heard_s: float | None = None
+        self._copied: dict[int, int] = {}
+        self._looks = 0
+        self.document: Document = EMPTY
+        self.revision = 0
+        self.on_change: Callable[[], None] = lambda: None
+
+    def age_s(self) -> float | None:
+        """How long ago shard 0 said that this is what counts; None if it never did."""
+        return None if self._heard_s is None else asyncio.get_running_loop().time() - self._heard_s
+
+    async def run(self) -> None:
+        """Keeps the copy new; ends only by cancellation."""
+        while True:
+            await self.look()
+            await asyncio.sleep(self._poll_s)
+
+    async def look(self) -> None:
+        """Asks once, and hands a new document on."""
+        shard = self._directory.shards.get(0)
+        if shard is None:
+            return
+        asked_s, before = asyncio.get_running_loop().time(), self.revision
+        answer = await call_leader(shard, lambda node: node.get_auth(self.revision, CALL_S))
+        if answer is None or isinstance(answer, Refusal):
+            return
+        if self.revision != before:
+            return  # A change of ours was faster; the answer is from before it.
+        if answer.revision != self.revision and not self._take(answer.revision, answer.document):
+            return
+        self._heard_s = asked_s
+        self._looks += 1
+        if self._looks % COPY_EVERY == 0:
+            self._copied.clear()
+        await self._copy()
+
+    def _take(self, revision: int, data: bytes) -> bool:
+        try:
+            document = documents.decode(data) if revision else EMPTY
+        except DocumentError as error:
+            log.error("auth.not_understood", reason=str(error), revision=revision)
+            return False
+        self.document, self.revision = document, revision
+        self.on_change()
+        return True
+
+    async def _copy(self) -> None:
+        """Gives the other shards what shard 0 holds."""
+        behind = [
+            shard
+            for number, shard in self._directory.shards.items()
+            if number and self._copied.get(number) != self.revision and self.revision
+        ]
+        if behind:
+            await asyncio.gather(*(self._copy_to(shard) for shard in behind))
+
+    async def _copy_to(self, shard: Shard) -> None:
+        revision, data = self.revision, self.document.encode()
+        held = await call_leader(shard, lambda node: node.get_auth(revision, CALL_S))
+        if held is None or isinstance(held, Refusal):
+            return
+        if held.revision < revision:
+            request = admin_pb2.SetAuthRequest(revision=revision, document=data, copy=True)
+            given = await call_leader(shard, lambda node: node.set_auth(request, CALL_S))
+            if given is None or (isinstance(given, Refusal) and given.code != "CHANGED"):
+                return
+        self._copied[shard.id] = revision
+
+    # Changes.
+
+    async def change(self, make: Callable[[Document], Document]) -> Document:
+        """Changes what shard 0 holds, and has every shard told; returns what is held now.
+
+        Args:
+            make: Makes another document of the one that is held; called again when somebody else was faster.
+
+        Raises:
+            DocumentError: What ``make`` raises.
+            ProblemError: It cannot be changed now, or nobody knows whether it was.
+        """
+        shard = self._directory.shards.get(0)
+        if shard is None:
+            raise NotAppliedError("starting", "It is not known where shard 0's nodes are.", shard=0)
+        for _ in range(CHANGE_TRIES):
+            held = await ask_leader(shard, lambda node, left_s: node.get_auth(0, left_s), CHANGE_S, _judge_read, _late)
+            before = documents.decode(held.document) if held.revision else EMPTY
+            made = make(before)
+            if made == before and held.revision:
+                return made
+            request = admin_pb2.SetAuthRequest(
+                expected_revision=held.revision, revision=held.revision + 1, document=made.encode()
+            )
+            if await self._set(shard, request):
+                self._take(held.revision + 1, request.document)
+                await self._copy()
+                return made
+        raise NotAppliedError("auth_changed", "Others change it again and again.", shard=0)
+
+    @staticmethod
+    async def _set(shard: Shard, request: admin_pb2.SetAuthRequest) -> bool:
+        """Changes it; False if somebody else did meanwhile."""
+
+        async def call(node: Node, left_s: float) -> bool:
+            await node.set_auth(request, left_s)
+            return True
+
+        return await ask_leader(shard, call, CHANGE_S, _judge_change, _late)
+
+
+def _late() -> ProblemError:
+    return NotAppliedError("no_leader", "Shard 0 has no leader that answers.", shard=0)
+
+
+def _judge_read(refusal: Refusal) -> ProblemError | None:
+    if refusal.code or refusal.status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return None
+    return NotAppliedError("unavailable", f"Shard 0 did not tell who may do what: {refusal.detail}", shard=0)
+
+
+def _judge_change(refusal: Refusal) -> ProblemError | bool | None:
+    if refusal.code == "CHANGED":
+        return False
+    if refusal.code in ("NOT_LEADER", "UNAVAILABLE"):
+        return None
+    if refusal.code == "INVALID":
+        return BadRequestError("bad_auth", refusal.detail, shard=0)
+    return OutcomeUnknownError("outcome_unknown", "Nobody can tell whether it was changed; look at it.", shard=0)

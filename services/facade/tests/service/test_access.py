@@ -1,0 +1,461 @@
+"""Who may do what, over HTTP: every route with every right, alone, in batches, in transactions and as ranges.
+
+The matrix is made of what the facade serves: a route without a rule, or a rule without a request here, fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import urlsafe_b64encode
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Facade
+from fastapi.routing import APIRoute
+
+from doug_wire.auth import tokens
+from doug_wire.auth.document import EMPTY, Held, TokenRecord
+from doug_wire.auth.grants import Grant, Verb, parse_grant
+from facade.app.rules import RULES, Need, Rule, Rules
+from facade.client.metrics import KEY_ROUTE, RANGE_ROUTE
+
+Make = Callable[..., Awaitable[Facade]]
+BOOTSTRAP = "bootstrap-" + "b" * 32
+JSON = {"content-type": "application/json"}
+
+
+def operation(op: str, key: str) -> dict[str, Any]:
+    more: dict[str, Any] = {"put": {"value": "v"}, "touch": {"ttl": "30s"}}.get(op, {})
+    return {"op": op, "key": key, **more}
+
+
+OPERATIONS = {"get": "read", "put": "write", "delete": "write", "increment": "write", "touch": "write"}
+
+# Method, path, body, and the right that is needed for the keys below the prefix that stands for {p}.
+Wanted = tuple[str, str, Any, str]
+KEYED: dict[tuple[str, str], list[Wanted]] = {
+    (KEY_ROUTE, "GET"): [("GET", "/v1/kv/{p}a", None, "read")],
+    (KEY_ROUTE, "HEAD"): [("HEAD", "/v1/kv/{p}a", None, "read")],
+    (KEY_ROUTE, "PUT"): [("PUT", "/v1/kv/{p}a", b"v", "write")],
+    (KEY_ROUTE, "DELETE"): [("DELETE", "/v1/kv/{p}a", None, "write")],
+    (KEY_ROUTE, "POST"): [
+        ("POST", "/v1/kv/{p}n:increment", {"by": 1}, "write"),
+        ("POST", "/v1/kv/{p}a:touch?ttl=30s", None, "write"),
+    ],
+    (RANGE_ROUTE, "GET"): [
+        ("GET", "/v1/kv?prefix={p}", None, "read"),
+        ("GET", "/v1/kv?start={p}a&end={p}b", None, "read"),
+        ("GET", "/v1/kv?prefix={p}&delimiter=/", None, "read"),
+        ("GET", "/v1/kv?prefix={p}&count_only=true", None, "read"),
+        ("GET", "/v1/kv?prefix={p}&reverse=true&keys_only=true&limit=1", None, "read"),
+        ("GET", "/v1/kv?key64={p64}", None, "read"),
+    ],
+    (RANGE_ROUTE, "HEAD"): [("HEAD", "/v1/kv?key64={p64}", None, "read")],
+    (RANGE_ROUTE, "PUT"): [("PUT", "/v1/kv?key64={p64}", b"v", "write")],
+    (RANGE_ROUTE, "POST"): [("POST", "/v1/kv:increment?key64={p64n}", {"by": 1}, "write")],
+    (RANGE_ROUTE, "DELETE"): [
+        ("DELETE", "/v1/kv?key64={p64}", None, "write"),
+        ("DELETE", "/v1/kv?prefix={p}", None, "write"),
+        ("DELETE", "/v1/kv?prefix={p}&dry_run=true", None, "write"),
+        ("DELETE", "/v1/kv?start={p}a&end={p}b", None, "write"),
+    ],
+    ("/v1/batch", "POST"): [
+        ("POST", "/v1/batch", {"operations": [operation(op, "{p}n")]}, right) for op, right in OPERATIONS.items()
+    ],
+    ("/v1/txn", "POST"): [
+        ("POST", "/v1/txn", {"compare": [{"key": "{p}a", "exists": True}]}, "read"),
+        *(
+            ("POST", "/v1/txn", {branch: [operation(op, "{p}n")]}, right)
+            for op, right in OPERATIONS.items()
+            for branch in ("success", "failure")
+        ),
+    ],
+    ("/v1/watch", "GET"): [
+        ("GET", "/v1/watch?prefix={p}", None, "watch"),
+        ("GET", "/v1/watch?key={p}a&from=start", None, "watch"),
+        ("GET", "/v1/watch?start={p}a&end={p}b", None, "watch"),
+    ],
+    ("/v1/ops/{key}", "GET"): [("GET", "/v1/ops/some-key?for={p}a", None, "write")],
+}
+
+
+def prefixed(wanted: Any, prefix: str) -> Any:
+    """The request with a prefix in its place."""
+    if isinstance(wanted, str):
+        for name, key in (("{p64n}", prefix + "n"), ("{p64}", prefix + "a")):
+            wanted = wanted.replace(name, urlsafe_b64encode(key.encode()).decode().rstrip("="))
+        return wanted.replace("{p}", prefix)
+    if isinstance(wanted, dict):
+        return {name: prefixed(value, prefix) for name, value in wanted.items()}
+    return [prefixed(each, prefix) for each in wanted] if isinstance(wanted, (list, tuple)) else wanted
+
+
+class Clients:
+    """Clients of one facade, each with the rights that a test names."""
+
+    def __init__(self, facade: Facade) -> None:
+        self.facade = facade
+        self._tokens: dict[tuple[str, ...], str] = {}
+
+    async def token(self, *allow: str) -> str:
+        """A token with some grants."""
+        if allow not in self._tokens:
+            made = tokens.mint()
+            held = Held(tuple(parse_grant(text) for text in allow))
+            record = TokenRecord(made.id, made.salt, made.digest, held, 1)
+            assert self.facade.state is not None
+            await self.facade.state.change(lambda document: document.with_token(f"t{len(self._tokens)}", record))
+            self._tokens[allow] = made.text
+        return self._tokens[allow]
+
+    async def send(self, token: str | None, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        """Sends a request."""
+        given = dict(headers) | ({} if token is None else {"authorization": f"Bearer {token}"})
+        if isinstance(body, bytes):
+            return await self.facade.http.request(method, path, content=body, headers=given)
+        if body is not None:
+            return await self.facade.http.request(method, path, json=body, headers=given)
+        return await self.facade.http.request(method, path, headers=given)
+
+
+@pytest.fixture
+def bootstrap(tmp_path: Path) -> str:
+    path = tmp_path / "bootstrap.token"
+    path.write_text(BOOTSTRAP + "\n")
+    return str(path)
+
+
+@pytest.fixture(params=["asgi", "sockets"])
+async def clients(make_facade: Make, bootstrap: str, tmp_path: Path, request: pytest.FixtureRequest) -> Clients:
+    facade = await make_facade(
+        shards=2,
+        nodes=1,
+        auth_mode="token",
+        auth_bootstrap_file=bootstrap,
+        auth_poll_ms=50,
+        audit_file=str(tmp_path / "audit.jsonl"),
+    )
+    if request.param == "sockets":
+        await facade.use_sockets()
+    state = facade.state
+    assert state is not None
+    await facade.until(lambda: state.age_s() is not None, "the users are known")
+    return Clients(facade)
+
+
+def served(facade: Facade) -> Iterator[tuple[str, str]]:
+    """Every route and method that the facade serves."""
+    for raw, app in facade.application._exact.items():
+        for method in app.methods:
+            yield raw.decode(), method
+    if facade.application.console is not None:
+        yield from (("/", "GET"), ("/ui/", "GET"), ("/ui/app.css", "GET"), ("/v1/console/stream", "GET"))
+        for what in facade.application.console._data._whats:
+            yield f"/v1/console/{what.decode()}", "GET"
+    application = facade.application._rest
+    for path, methods in application.openapi()["paths"].items():
+        for method in methods:
+            if method != "parameters":
+                yield path, method.upper()
+    for route in application.routes:
+        if isinstance(route, APIRoute) or hasattr(route, "methods"):
+            for method in route.methods or ():
+                yield route.path, method
+
+
+def outcome_of(answer: httpx.Response) -> int:
+    """The status, or that of the only operation of a batch."""
+    results = answer.json().get("results") if answer.request.url.path == "/v1/batch" else None
+    return int(results[0]["status"]) if results else answer.status_code
+
+
+def asked(facade: Facade) -> int:
+    """How much the nodes were asked for."""
+    return sum(len(node.batches) + len(node.scans) for shard in facade.cluster.shards for node in shard.nodes)
+
+
+async def test_every_route_has_a_rule_and_every_rule_a_request(make_facade: Make) -> None:
+    facade = await make_facade(nodes=1)
+    rules = Rules()
+    for path, method in served(facade):
+        raw = path.replace("{key}", "k").replace("{shard}", "0").replace("{name}", "n").replace("{what}", "state")
+        assert rules.find(method, raw.encode(), raw) is not None, f"{method} {path} has no rule in facade.app.rules"
+    keyed = {(rule.route, method) for rule in RULES if rule.need is Need.KEYS for method in rule.methods}
+    assert keyed == KEYED.keys(), "every keyed route has requests in the matrix"
+
+
+@pytest.mark.parametrize("clients", ["sockets"], indirect=True)
+async def test_strangers_get_401_and_the_probes(clients: Clients) -> None:
+    for path, method in sorted(set(served(clients.facade))):
+        rule = Rules().find(method, path.encode(), path)
+        assert rule is not None
+        raw = path.replace("{shard}", "0")
+        answer = await clients.send(None, method, raw, None, **JSON)
+        if rule.need is Need.OPEN:
+            assert answer.status_code in (200, 301, 307, 308, 404), path
+            continue
+        assert answer.status_code == 401, (method, path, answer.text)
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+    for wrong in ("x", "doug_0123456789abcdef_" + "a" * 43, "a.b.c", BOOTSTRAP[:-1], BOOTSTRAP + "b"):
+        for method, raw in (("GET", "/v1/kv/a"), ("PUT", "/v1/kv/a"), ("GET", "/metrics")):
+            assert (await clients.send(wrong, method, raw)).status_code == 401, wrong
+    for header in ("", "Bearer", "Basic " + BOOTSTRAP, BOOTSTRAP, f"Bearer {BOOTSTRAP} {BOOTSTRAP}"):
+        answer = await clients.facade.http.get("/v1/kv/a", headers={"authorization": header})
+        assert answer.status_code == 401, header
+
+
+@pytest.mark.parametrize("clients", ["sockets"], indirect=True)
+async def test_keys_need_a_right_for_each_of_them(clients: Clients) -> None:
+    facade = clients.facade
+    mine, others = "app/", "secret/"
+    nothing = await clients.token("metrics")
+    elsewhere = await clients.token("read:ap0", "write:ap0", "watch:app/", "read:application/", "metrics")
+    for (route, _), requests in KEYED.items():
+        for wanted in requests:
+            method, path, body, right = prefixed(wanted, mine)
+            allowed = await clients.token(f"{right}:{mine}")
+            other_right = await clients.token(f"{'read' if right == 'write' else 'write'}:{mine}")
+            if right != "watch":  # It does not end by itself; see below.
+                answer = await clients.send(allowed, method, path, body)
+                assert outcome_of(answer) not in (401, 403), (wanted, answer.text)
+            before = asked(facade)
+            for token in (nothing, elsewhere, other_right):
+                if route == "/v1/ops/{key}" and token == other_right:
+                    continue  # Whoever may read a key may ask, too.
+                assert outcome_of(await clients.send(token, method, path, body)) == 403, wanted
+            outside = prefixed(wanted, others)
+            assert outcome_of(await clients.send(allowed, *outside[:3])) == 403, outside
+            assert asked(facade) == before, f"{wanted}: nothing that is refused reaches a node"
+
+
+@pytest.mark.parametrize("clients", ["asgi"], indirect=True)
+async def test_every_other_route_needs_its_right(clients: Clients) -> None:
+    for rule in RULES:
+        if isinstance(rule.need, Need):
+            continue
+        for method in sorted(rule.methods):
+            path = rule.route.replace("{shard}", "0").replace("{name}", "n").replace("{what}", "state")
+            everything_else = [str(Grant(verb)) for verb in Verb if verb not in rule.need]
+            answer = await clients.send(
+                await clients.token(*everything_else), method, path, {} if method != "GET" else None
+            )
+            assert answer.status_code == 403, (method, path, answer.text)
+            for verb in rule.need:
+                answer = await clients.send(
+                    await clients.token(verb.value), method, path, [] if method != "GET" else None
+                )
+                assert answer.status_code not in (401, 403), (method, path, verb)
+
+
+@pytest.mark.parametrize("clients", ["asgi"], indirect=True)
+async def test_what_has_no_rule_is_served_to_nobody(clients: Clients) -> None:
+    for method, path, status in (
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/kv2", 404),
+        ("PATCH", "/v1/kv/a", 405),
+        ("POST", "/v1/cluster", 405),
+        ("GET", "/v1/auth", 404),
+    ):
+        assert (await clients.send(BOOTSTRAP, method, path)).status_code == status, path
+        assert (await clients.send(None, method, path)).status_code == 401, path
+    assert (await clients.send(await clients.token("read:*"), "GET", "/v1%2Fcluster")).status_code in (403, 404)
+
+
+def test_a_route_of_another_method_has_no_rule() -> None:
+    rules = Rules((Rule("/a", frozenset({"GET"}), Need.KNOWN),))
+    assert rules.find("GET", b"/a", "/a") is not None
+    assert rules.find("POST", b"/a", "/a") is None
+    assert rules.find("GET", b"/a/", "/a/") is None
+
+
+async def test_a_batch_is_refused_item_by_item_and_a_transaction_as_a_whole(clients: Clients) -> None:
+    token = await clients.token("read:config/", "write:app/")
+    operations = [
+        operation("get", "config/a"),
+        operation("get", "app/a"),
+        operation("put", "app/a"),
+        operation("put", "config/a"),
+    ]
+    answer = await clients.send(token, "POST", "/v1/batch", {"operations": operations})
+    assert [each["status"] for each in answer.json()["results"]] == [404, 403, 200, 403]
+    refused = answer.json()["results"][1]
+    assert (refused["code"], refused["outcome"]) == ("forbidden", "not_applied")
+    lines = b"\n".join(json.dumps(each).encode() for each in operations)
+    answer = await clients.facade.http.post(
+        "/v1/batch",
+        content=lines,
+        headers={"authorization": f"Bearer {token}", "content-type": "application/x-ndjson"},
+    )
+    assert [json.loads(line)["status"] for line in answer.text.splitlines()] == [404, 403, 200, 403]
+    both = {"success": [operation("put", "app/{t}"), operation("put", "config/{t}")]}
+    assert (await clients.send(token, "POST", "/v1/txn", both)).status_code == 403
+    assert all(b"{t}" not in key for shard in clients.facade.cluster.shards for key in shard.data)
+
+
+async def test_a_revoked_token_ends_within_two_seconds_streams_included(clients: Clients) -> None:
+    facade = clients.facade
+    token = await clients.token("read:*", "write:*")
+    for number in range(30):
+        assert (await clients.send(token, "PUT", f"/v1/kv/k{number:02}", b"v")).status_code == 200
+    state = facade.state
+    assert state is not None
+    name = next(iter(state.document.tokens))
+    # As another facade does it: this one sees it by looking.
+    shard = facade.cluster.shards[0]
+    shard.auth = (shard.auth[0] + 1, state.document.without_token(name).encode())
+    async with asyncio.timeout(2):
+        while (await clients.send(token, "GET", "/v1/kv/k00")).status_code != 401:
+            await asyncio.sleep(0.02)
+    assert (await clients.send(token, "PUT", "/v1/kv/k00", b"v")).status_code == 401
+
+
+@pytest.mark.parametrize("clients", ["sockets"], indirect=True)
+async def test_a_stream_under_way_ends_with_its_token(clients: Clients) -> None:
+    facade = clients.facade
+    token = await clients.token("read:*", "write:*")
+    for number in range(400):
+        facade.cluster.shards[0].data.clear() if not number else None
+        await clients.send(token, "PUT", f"/v1/kv/k{number:03}", b"v" * 20_000)
+    headers = {"authorization": f"Bearer {token}", "accept": "application/x-ndjson"}
+    async with facade.http.stream("GET", "/v1/kv", headers=headers) as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        state = facade.state
+        assert state is not None
+        await state.change(lambda document: document.without_token(next(iter(document.tokens))))
+        last = ""
+        async for line in lines:
+            last = line
+    trailer = json.loads(last)
+    assert not trailer["complete"]
+    assert trailer["error"]["code"] == "unauthenticated"
+
+
+async def test_while_shard_0_is_away_the_last_good_state_counts_for_a_while(make_facade: Make, bootstrap: str) -> None:
+    facade = await make_facade(
+        nodes=1, auth_mode="token", auth_bootstrap_file=bootstrap, auth_poll_ms=50, auth_stale_ms=1000
+    )
+    clients, state = Clients(facade), facade.state
+    assert state is not None
+    await facade.until(lambda: state.age_s() is not None, "the users are known")
+    token = await clients.token("read:*")
+    assert (await clients.send(token, "GET", "/v1/version")).status_code == 200
+    facade.cluster.shards[0].nodes[0].member_code = "UNAVAILABLE"
+    assert (await clients.send(token, "GET", "/v1/version")).status_code == 200
+    async with asyncio.timeout(5):
+        while (answer := await clients.send(token, "GET", "/v1/version")).status_code == 200:
+            await asyncio.sleep(0.05)
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "auth_unavailable"
+    assert (await clients.send(BOOTSTRAP, "GET", "/v1/version")).status_code == 200, "the way in when all else fails"
+    facade.cluster.shards[0].nodes[0].member_code = ""
+    async with asyncio.timeout(5):
+        while (await clients.send(token, "GET", "/v1/version")).status_code != 200:
+            await asyncio.sleep(0.05)
+
+
+async def test_identities_have_idempotency_keys_of_their_own(clients: Clients) -> None:
+    one, two = await clients.token("write:*"), await clients.token("write:*", "read:x")
+    for token, value in ((one, b"1"), (two, b"2")):
+        answer = await clients.send(token, "PUT", "/v1/kv/k", value, **{"idempotency-key": "same"})
+        assert answer.status_code == 200, "another request with the same key is another client's"
+        assert "idempotency-replayed" not in answer.headers
+    again = await clients.send(one, "PUT", "/v1/kv/k", b"1", **{"idempotency-key": "same"})
+    assert again.headers["idempotency-replayed"] == "true"
+    assert (await clients.send(two, "GET", "/v1/ops/other?for=k")).json()["state"] == "unknown"
+    # What was replayed once is refused to whoever may not write any more.
+    state = clients.facade.state
+    assert state is not None
+    name = next(name for name, record in state.document.tokens.items() if record.held.allow == (Grant(Verb.WRITE),))
+    await state.change(lambda document: document.without_token(name))
+    assert (await clients.send(one, "PUT", "/v1/kv/k", b"1", **{"idempotency-key": "same"})).status_code == 401
+
+
+@pytest.mark.parametrize("clients", ["asgi"], indirect=True)
+async def test_tokens_roles_and_users_are_made_over_http(clients: Clients) -> None:
+    first = await clients.send(BOOTSTRAP, "POST", "/v1/auth/init")
+    assert first.status_code == 201
+    admin = first.json()["token"]
+    assert (await clients.send(BOOTSTRAP, "POST", "/v1/auth/init")).json()["code"] == "already_initialised"
+    wanted = {"name": "app", "allow": ["read:config/", "write:app/"], "ttl": "1h"}
+    made = await clients.send(admin, "POST", "/v1/auth/tokens", wanted)
+    assert made.status_code == 201
+    token = made.json()["token"]
+    assert (await clients.send(admin, "POST", "/v1/auth/tokens", wanted)).status_code == 409
+    for bad in (
+        {"name": "b"}, {"name": "b", "allow": ["all"]}, {"name": "b", "roles": ["none"]}, {"name": "b", "ttl": "1y"},
+        {"name": "b c", "allow": ["metrics"]}, {"name": "b", "allow": ["metrics"], "more": 1}, [],
+    ):  # fmt: skip
+        assert (await clients.send(admin, "POST", "/v1/auth/tokens", bad)).status_code in (400, 404), bad
+    (shown,) = [
+        each for each in (await clients.send(admin, "GET", "/v1/auth/tokens")).json()["tokens"] if each["name"] == "app"
+    ]
+    assert shown["allow"] == ["read:config/", "write:app/"]
+    assert shown["expires_at"] is not None
+    assert token not in json.dumps(shown)
+    whoami = (await clients.send(token, "GET", "/v1/auth/whoami")).json()
+    assert (whoami["principal"], whoami["allow"]) == ("token:app", ["read:config/", "write:app/"])
+    for query, allowed in (("verb=read&key=config/a", True), ("verb=read&key=app/a", False),
+                           ("verb=read&prefix=config/", True), ("verb=read&prefix=con", False),
+                           ("verb=metrics", False)):  # fmt: skip
+        assert (await clients.send(token, "GET", f"/v1/auth/can-i?{query}")).json()["allowed"] is allowed, query
+    for query in ("verb=read", "verb=read&key=a&prefix=b", "verb=metrics&key=a", "verb=all", "verb=read&key=a&x=1"):
+        assert (await clients.send(token, "GET", f"/v1/auth/can-i?{query}")).status_code == 400, query
+    await clients.send(admin, "PUT", "/v1/auth/roles/ops", {"allow": ["metrics"]})
+    assert (await clients.send(admin, "PUT", "/v1/auth/roles/admin", {"allow": []})).status_code == 409
+    given = await clients.send(admin, "POST", "/v1/auth/users", {"principal": "token:app", "role": "ops"})
+    assert given.json()["users"] == [{"principal": "token:app", "roles": ["ops"]}]
+    assert (await clients.send(token, "GET", "/metrics")).status_code == 200
+    taken = await clients.send(admin, "DELETE", "/v1/auth/users?principal=token:app&role=ops")
+    assert taken.json()["users"] == []
+    assert (await clients.send(token, "GET", "/metrics")).status_code == 403
+    assert (await clients.send(admin, "DELETE", "/v1/auth/tokens/app")).status_code == 200
+    assert (await clients.send(token, "GET", "/v1/auth/whoami")).status_code == 401
+    assert (await clients.send(admin, "DELETE", "/v1/auth/tokens/app")).status_code == 404
+
+
+@pytest.mark.parametrize("clients", ["sockets"], indirect=True)
+async def test_the_audit_log_tells_who_and_what_and_no_secret(clients: Clients, tmp_path: Path) -> None:
+    token = await clients.token("read:config/")
+    await clients.send(token, "PUT", "/v1/kv/secret/a", b"the-value", **{"x-request-id": "mine"})
+    await clients.send("wrong", "GET", "/v1/kv/a")
+    made = await clients.send(BOOTSTRAP, "POST", "/v1/auth/tokens", {"name": "new", "allow": ["metrics"]})
+    text = (tmp_path / "audit.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    (refused,) = [line for line in lines if line["outcome"] == "forbidden"]
+    assert refused["principal"] == "token:t0"
+    assert (refused["verb"], refused["key"], refused["request_id"]) == ("write", "secret/a", "mine")
+    assert refused["address"] == "127.0.0.1"
+    assert any(line["outcome"] == "unauthenticated" for line in lines)
+    assert any(line["event"] == "auth" and line["name"] == "new" for line in lines)
+    for secret in ("the-value", token, made.json()["token"], BOOTSTRAP, "wrong"):
+        assert secret not in text
+    assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+async def test_another_bootstrap_token_takes_the_place_of_the_old_one(clients: Clients, bootstrap: str) -> None:
+    assert (await clients.send(BOOTSTRAP, "GET", "/metrics")).status_code == 200
+    new = "another-" + "n" * 32
+    Path(bootstrap).write_text(new)
+    async with asyncio.timeout(5):
+        while (await clients.send(new, "GET", "/metrics")).status_code != 200:
+            await asyncio.sleep(0.02)
+    assert (await clients.send(BOOTSTRAP, "GET", "/metrics")).status_code == 401
+    Path(bootstrap).unlink()
+    async with asyncio.timeout(5):
+        while (await clients.send(new, "GET", "/metrics")).status_code != 401:
+            await asyncio.sleep(0.02)
+
+
+async def test_without_a_mode_nobody_says_who_they_are(make_facade: Make) -> None:
+    clients = Clients(await make_facade(nodes=1))
+    found = (await clients.send(None, "GET", "/v1/auth/whoami")).json()
+    assert (found["principal"], found["mode"]) == ("", ["none"])
+    assert (await clients.send(None, "GET", "/v1/auth/can-i?verb=admin:auth")).json()["allowed"]
+    answer = await clients.send(None, "POST", "/v1/auth/tokens", {"name": "a", "allow": ["metrics"]})
+    assert (answer.status_code, answer.json()["code"]) == (409, "auth_disabled")
+    assert EMPTY.tokens == {}

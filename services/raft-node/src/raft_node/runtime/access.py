@@ -1,0 +1,85 @@
+"""Reads and changes who may do what in a shard's replicated state, on the node that leads it.
+
+Must not know what the document says; ``doug_wire.auth`` does. Invariant: what is read includes every change that was
+acknowledged before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from doug_wire import command as commands
+from doug_wire.command import Opcode
+from doug_wire.pipe import Status
+from raft_node.errors import ChangedError, NotLeaderError, OutcomeUnknownError, UnavailableError
+from raft_node.kv.operations import access
+from raft_node.kv.operations.access import Stored
+from raft_node.kv.operations.work import Details
+from raft_node.runtime.driver import Driver
+from raft_node.runtime.proposals import Submission
+
+
+class _Sink:
+    """Takes what became of a change."""
+
+    def __init__(self) -> None:
+        self.result: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
+        """See ``Sink``."""
+        del record_id, details
+        if not self.result.done():
+            self.result.set_result((status, revision))
+
+
+async def read(driver: Driver) -> Stored:
+    """What the shard holds now.
+
+    Raises:
+        NotLeaderError: Another node leads, or none.
+        UnavailableError: The shard is not made yet.
+    """
+    confirmed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def settle(ok: bool) -> None:
+        if not confirmed.done():
+            confirmed.set_result(ok)
+
+    driver.read(settle)
+    if not await confirmed:
+        raise NotLeaderError("", "")
+    if not driver.machine.created:
+        raise UnavailableError("the shard is being made")
+    return driver.machine.auth
+
+
+async def change(driver: Driver, stored: Stored, expected: int) -> int:
+    """Changes what the shard holds; returns the revision.
+
+    Args:
+        driver: Proposes it.
+        stored: What is to be held.
+        expected: The revision that it was made from, or ``access.COPY``.
+
+    Raises:
+        ChangedError: It is not held any more, or something newer is; nothing was changed.
+        NotLeaderError: Another node leads, or none; nothing was changed.
+        OutcomeUnknownError: Nobody can tell whether it was changed.
+        UnavailableError: It cannot be changed now; nothing was changed.
+    """
+    if not driver.machine.created:
+        raise UnavailableError("the shard is being made")
+    value = access.encode_change(expected, stored.revision, stored.document)
+    command = commands.encode(Opcode.SET_AUTH, b"", value=value)
+    sink = _Sink()
+    driver.submit([Submission(sink, 0, commands.checksum(command), command)])
+    status, revision = await sink.result
+    if status == Status.OK:
+        return revision
+    if status == Status.PRECONDITION_FAILED:
+        raise ChangedError(revision)
+    if status in (Status.NOT_LEADER, Status.NOT_APPLIED):
+        raise NotLeaderError("", "")
+    if status == Status.UNKNOWN:
+        raise OutcomeUnknownError("nobody can tell whether the change will be applied")
+    raise UnavailableError(f"the change was refused: {Status(status).name}")
