@@ -29,11 +29,13 @@ from raft_node.kv.state_machine import StateMachine
 from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.types import Configuration
 from raft_node.storage.iterators import Columns
+from raft_node.storage.memtable import Batch
 from raft_node.storage.reads import BlockNeeded
 from raft_node.storage.span import NO_SPAN, Span
 from raft_testing.checkers import InvariantViolationError
 from raft_testing.machine import Head, Snapshot
 from raft_testing.reference import Reference
+from raft_testing.watchers import NodeHistory, Watchers
 from raft_testing.wishes import SCAN
 
 CLOCK_STEP_MAX_US = 5_000_000
@@ -71,12 +73,14 @@ class Judge:
 
     Attributes:
         statuses: How often each outcome came about, at whichever node applied its entry first.
+        watchers: The watches of the run.
     """
 
     def __init__(self, now_us: Callable[[], int]) -> None:
         self._now_us = now_us
         self.statuses: Counter[str] = Counter()
         self.reference = Reference()
+        self.watchers = Watchers()
         self._expected: list[ResultRecord] = []
 
     def applied(self, entry: Entry, result: ResultRecord) -> None:
@@ -115,6 +119,7 @@ class _Keyspace:
     def __init__(self, data: dict[bytes, bytes], applied_index: int, chance: random.Random) -> None:
         self.data = data
         self.applied_index = applied_index
+        self.written: tuple[Batch, Span] = ((), NO_SPAN)
         self._chance = chance
 
     def write(
@@ -130,6 +135,7 @@ class _Keyspace:
             else:
                 self.data[key] = value
         self.applied_index = applied_index
+        self.written = batch, span
 
     def get_blocking(self, key: bytes) -> bytes | None:
         return self.data.get(key)
@@ -157,6 +163,7 @@ class ReplicaStore:
     head: Head
     _keyspace: _Keyspace
     _machine: StateMachine
+    _history: NodeHistory
 
     def __init__(self, configuration: Configuration) -> None:
         self._first = Head(0, 0, 0, configuration)
@@ -178,6 +185,9 @@ class ReplicaStore:
         (outcome,) = outcomes
         told = Told(entry.index, outcome.record(0))
         self.judge.applied(entry, told.result)
+        self._history.add(*self._keyspace.written)
+        self.judge.watchers.applied(entry.index, *self._keyspace.written)
+        self.judge.watchers.look(self._history.watches)
         head = self.head
         configuration = head.configuration
         if entry.kind == EntryKind.CONFIGURATION:
@@ -237,6 +247,7 @@ class ReplicaStore:
     def flush(self) -> None:
         """Makes the state durable."""
         self._kept = self.head, dict(self._keyspace.data)
+        self._history.flush()
 
     def snapshot(self) -> Snapshot:
         """The copy, as bytes."""
@@ -261,6 +272,7 @@ class ReplicaStore:
         self.head, data = self._kept
         self._keyspace = _Keyspace(dict(data), self.head.applied_index, self._chance)
         self._machine = StateMachine.open(self._keyspace)
+        self._history = NodeHistory(self._machine)
 
     def _scan(self) -> list[tuple[bytes, int, bytes]]:
         machine = self._machine

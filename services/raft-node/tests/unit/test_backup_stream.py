@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -113,7 +114,8 @@ class Rig:
             AdminService("a", SHARD, self.operated, EventRing(10, 10_000)), self.server
         )
         port = self.server.add_insecure_port("127.0.0.1:0")
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.address = f"127.0.0.1:{port}"
+        self.channel = grpc.aio.insecure_channel(self.address)
         self.admin: Any = admin_pb2_grpc.AdminStub(self.channel)
 
     async def flush(self, timeout_s: float) -> bool:
@@ -224,3 +226,46 @@ async def test_a_damaged_table_stops_the_node_and_not_only_the_backup(
     with pytest.raises(grpc.aio.AioRpcError, match="this node stops"):
         await rig.receive()
     assert [str(failure) for failure in rig.failures] and rig.users == 0
+
+
+async def test_a_receiver_that_takes_nothing_is_given_up_in_good_order(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message that nobody takes stays on its way: ending the call must not trip over it."""
+    monkeypatch.setitem(globals(), "SETTINGS", SETTINGS.model_copy(update={"snapshot_timeout_ms": 300}))
+    rig = Rig()
+    await rig.server.start()
+    large = random.Random(1).randbytes(100_000)
+    for number in range(41, 61):
+        rig.engine.write([(b"\x01large%d" % number, large)], number, 4)
+    async with grpc.aio.insecure_channel(rig.address, options=[("grpc.http2.bdp_probe", 0)]) as channel:
+        stub: Any = admin_pb2_grpc.AdminStub(channel)
+        call = stub.Backup(pb.BackupRequest())
+        await call.read()
+        async with asyncio.timeout(20):
+            while not any(name == "backup_failed" for name, _ in rig.events):
+                await asyncio.sleep(0.02)
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert rig.users == 0
+    await rig.channel.close()
+    await rig.server.stop(0)
+    rig.threads.shutdown()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_call_that_is_cancelled_while_a_message_is_written_ends_quietly(rig: Rig) -> None:
+    """gRPC's core then refuses both the message and the status, by an exception that only looks like a defect."""
+
+    class Cancelled:
+        async def write(self, message: object) -> None:
+            raise grpc.aio.InternalError("Failed to start a batch")
+
+        async def abort(self, *arguments: object) -> None:
+            raise grpc.aio.InternalError("Failed to start a batch")
+
+    gone: Any = Cancelled()
+    await AdminService("a", SHARD, rig.operated, EventRing(10, 10_000)).Backup(pb.BackupRequest(), gone)
+    assert [name for name, _ in rig.events][-1] == "backup_failed" and rig.users == 0

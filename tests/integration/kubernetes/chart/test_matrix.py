@@ -78,7 +78,6 @@ MATRIX: dict[str, tuple[str, ...]] = {
         '"resizePolicy":[{"resourceName":"cpu","restartPolicy":"NotRequired"}],'
         '"sidecars":[{"name":"log","image":"docker.io/dougdb/facade:0.1.0"}]}',
     ),
-    "facades close by": ("--set", "facade.service.trafficDistribution=PreferClose,facade.hostUsers=true"),
     "further objects": (
         "--set-json",
         'extraObjects=[{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"{{ .Release.Name }}-x"},"data":{}}]',

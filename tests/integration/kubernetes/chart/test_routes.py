@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tools.rendering import Object, environment_of, named, of_kind, pod_templates, render
+from tools.rendering import Object, environment_of, named, of_kind, pod_templates, render, validate
 
 PUBLIC = "kv.example.org"
 INGRESS = ("--set", f"facade.ingress.enabled=true,facade.ingress.hosts[0]={PUBLIC},facade.ingress.tlsSecret=kv")
@@ -33,6 +33,12 @@ def test_facades_take_the_names_under_which_clients_come(options: tuple[str, ...
 
 def test_names_of_a_way_that_is_off_do_not_count(tools: None) -> None:
     assert PUBLIC not in allowed(render(*INGRESS, "--set", "facade.ingress.enabled=false"))
+
+
+def test_facades_close_by_are_asked_first_where_kubernetes_can(tools: None) -> None:
+    objects = of_kind(render("--set", "facade.service.trafficDistribution=PreferClose"), "Service")
+    assert not validate(objects, ["1.31", "1.35"])
+    assert named(objects, "Service", "dougdb-facade")["spec"]["trafficDistribution"] == "PreferClose"
 
 
 def test_an_ingress_leads_to_the_service(tools: None) -> None:

@@ -5,6 +5,7 @@ It only turns requests and answers; what a node is, does and remembers, it hears
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -35,6 +36,7 @@ from raft_node.errors import (
     WrongNodeError,
 )
 from raft_node.kv.operations.access import COPY, Stored
+from raft_node.rpc.streams import BROKEN
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.membership import MemberChange
 
@@ -223,7 +225,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         try:
             await self._node.backup(context.write)
         except DougError as error:
-            await self._refuse(error, context)
+            # Of a call that is gone nobody hears why it failed.
+            with contextlib.suppress(*BROKEN):
+                await self._refuse(error, context)
 
     async def GetAuth(self, request: pb.GetAuthRequest, context: Context) -> pb.GetAuthResponse:  # noqa: N802
         """Tells who may do what, as this shard holds it."""

@@ -284,7 +284,7 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(shard, Status.UNAVAILABLE, context)
         except scan_stream.ScanExpiredError as error:
             await context.abort(grpc.StatusCode.ABORTED, f"SCAN_EXPIRED: {error}", (("doug-code", "SCAN_EXPIRED"),))
-        except (*BROKEN, grpc.aio.InternalError):
+        except BROKEN:
             return  # Nobody reads on.
 
     async def Watch(  # type: ignore[override]  # noqa: N802
@@ -309,7 +309,7 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(shard, Status.OVERLOADED, context)
         except UnavailableError:
             await self._refuse(shard, Status.UNAVAILABLE, context)
-        except (*BROKEN, grpc.aio.InternalError):
+        except BROKEN:
             return  # Nobody reads on.
 
     async def Partitions(self, request: pb.PartitionsRequest, context: Context) -> pb.PartitionsResponse:  # noqa: N802

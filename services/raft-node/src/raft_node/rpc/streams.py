@@ -70,7 +70,14 @@ class Call(Protocol):
         """Ends the call."""
 
 
-BROKEN = (CallError, grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
+BROKEN = (
+    CallError,
+    grpc.aio.AioRpcError,
+    grpc.aio.UsageError,
+    # A message or a status for a call that was cancelled just now: ExecuteBatchError, which has no name of its own.
+    grpc.aio.InternalError,
+    asyncio.InvalidStateError,
+)
 """What a broken call raises while it is opened, read or written: one of the own streams, or of gRPC's."""
 
 

@@ -1,0 +1,145 @@
+"""Simulated watches: each goes on from where it stands at whichever node, and what it is told is held against the log.
+
+The log of changes is what the node that applies an entry first makes of it, held against the reference. A watch that is
+told that changes are gone goes on at the oldest ones that the node holds, as a client does after it has read everything
+anew. It may stand behind any change that it was told, as one that comes again with an id.
+
+Invariants:
+1. All nodes make the same changes of an entry, with every revision once and in order.
+2. What a watch is told are the changes behind its position, up to where the node says, and nothing else.
+3. A key expires only if it was there.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Coroutine, Sequence
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+from doug_wire.watch import Change, ChangeKind, decode_changes
+from raft_node.kv.changes import EVERYTHING, changes_in
+from raft_node.kv.state_machine import StateMachine
+from raft_node.runtime.watches import HistoryGoneError, Position, Watches
+from raft_node.storage.engine import Engine
+from raft_node.storage.history import History, Limits
+from raft_node.storage.memtable import Batch
+from raft_node.storage.span import Span
+from raft_testing.checkers import InvariantViolationError
+from raft_testing.files import MemoryFileSystem
+
+WATCHERS = 3
+LOOKS = 0.3
+"""So often one of them goes on when an entry is applied."""
+
+T = TypeVar("T")
+_NO_FILES = MemoryFileSystem()
+
+
+class NodeHistory:
+    """The history of one simulated node: that of the product, in memory alone."""
+
+    def __init__(self, machine: StateMachine) -> None:
+        """Begins behind what the machine has."""
+        self._history = History(_NO_FILES, "history", Limits())
+        self._history.begin(machine.revision)
+        self._rotations = 0
+        engine = cast("Engine", SimpleNamespace(history=self._history))
+        self.watches = Watches(engine, lambda: machine, WATCHERS, lambda reason: None)
+
+    def add(self, batch: Batch, span: Span) -> None:
+        """A batch was written."""
+        self._history.add(batch, span)
+
+    def flush(self) -> None:
+        """The memtable is flushed; the one before the last is forgotten."""
+        self._history.rotate()
+        self._rotations += 1
+        if self._rotations > 1:
+            self._history.flushed(0)
+
+
+class Watchers:
+    """All watches of a run, and the log that they are held against.
+
+    Attributes:
+        told: How many changes they were told.
+        resyncs: How often changes were gone.
+    """
+
+    def __init__(self) -> None:
+        self.told = 0
+        self.resyncs = 0
+        self._chance = random.Random(5)  # noqa: S311
+        self._positions = [Position(0)] * WATCHERS
+        self._by_entry: list[list[Change]] = []
+        self._log: list[Change] = []
+        self._orders: list[tuple[int, int]] = []
+        self._last: dict[bytes, int] = {}
+
+    def applied(self, index: int, batch: Batch, span: Span) -> None:
+        """A node has applied an entry."""
+        changes = changes_in(batch, span.notes, (span.after, 0))
+        if index <= len(self._by_entry):
+            _require(changes == self._by_entry[index - 1], f"entry {index} is {changes} here, and not elsewhere")
+            return
+        _require(
+            sorted({change.revision for change in changes}) == list(range(span.after + 1, span.upto + 1)),
+            f"entry {index} has the changes {changes} behind {span.after} up to {span.upto}",
+        )
+        for change in changes:
+            if change.kind == ChangeKind.EXPIRE:
+                _require(self._last.get(change.key) == ChangeKind.PUT, f"{change.key!r} expires without being there")
+            self._last[change.key] = change.kind
+        self._by_entry.append(changes)
+        self._log += changes
+        self._orders += [(change.revision, change.place) for change in changes]
+
+    def look(self, watches: Watches) -> None:
+        """One of them may go on at a node."""
+        if self._chance.random() > LOOKS:
+            return
+        number = self._chance.randrange(WATCHERS)
+        position = self._positions[number]
+        if position.mark > watches.revision:
+            return
+        watch = watches.open(position, EVERYTHING)
+        try:
+            step = _finished(watches.step(watch))
+        except HistoryGoneError as gone:
+            _require(gone.oldest > position.mark, f"behind {position} nothing is held, and behind {gone.oldest} all")
+            self.resyncs += 1
+            self._positions[number] = Position(gone.oldest)
+            return
+        finally:
+            watches.close(watch)
+        if step is None:
+            _require(position.mark == watches.revision, f"behind {position} there is nothing up to {watches.revision}")
+            return
+        self._positions[number] = self._check(position, decode_changes(step.records), step.upto)
+
+    def _check(self, position: Position, changes: Sequence[Change], upto: int) -> Position:
+        """Holds what was told against the log; gives where the watch stands then."""
+        start = (position.revision, position.place) if position.place else (position.revision + 1, 0)
+        expected = self._log[bisect_left(self._orders, start) : bisect_left(self._orders, (upto + 1, 0))]
+        _require(list(changes) == expected, f"behind {position} up to {upto} it is told {changes}, and not {expected}")
+        self.told += len(changes)
+        if not changes or self._chance.random() < 0.5:
+            return Position(upto)
+        change = self._chance.choice(changes)
+        return Position(change.revision, 0 if change.last else change.place + 1)
+
+
+def _finished(step: Coroutine[Any, Any, T]) -> T:
+    """What a step gives that waits for nothing."""
+    try:
+        step.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    raise AssertionError("a step in memory waits for something")
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise InvariantViolationError("watches", what)
