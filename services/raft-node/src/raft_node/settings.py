@@ -85,6 +85,11 @@ class NodeSettings(BaseSettings):
     tls_reload_ms: int = Field(default=5000, ge=100, le=3_600_000)
     """How often these files are looked at; new ones count for new connections."""
 
+    auth_mode: str = Field(default="none", pattern=r"^(none|(token|mtls|oidc)( *, *(token|mtls|oidc))*)$")
+    """As the facades': with all but ``none``, TLS is needed, and facades and nodes alone may call Doug and Admin."""
+    auth_facade_names: str = "dougdb-facade"
+    """By which names in their certificates facades are told, a comma list; nodes are told by their own."""
+
     tick_ms: int = Field(default=10, ge=1, le=1000)
     """The grain of the core's time."""
     election_timeout_ms: int = Field(default=150, ge=10, le=60_000)
@@ -195,6 +200,8 @@ class NodeSettings(BaseSettings):
             raise ValueError("log_bytes_max must be at least log_keep_bytes")
         if self.leader_lease_enabled and self.lease_ticks < 1:
             raise ValueError("leader_lease_margin_ms leaves no lease: it must be two ticks below election_timeout_ms")
+        if self.guarded and self.tls_mode != "mutual":
+            raise ValueError("auth_mode needs tls_mode mutual, by which facades and nodes are told from others")
         if self.tls_mode == "mutual":
             for name in ("tls_cert_file", "tls_key_file", "tls_ca_file"):
                 if not getattr(self, name):
@@ -215,6 +222,17 @@ class NodeSettings(BaseSettings):
         """
         margin_ticks = -(-self.leader_lease_margin_ms // self.tick_ms)
         return self.election_timeout_ms // self.tick_ms - 1 - margin_ticks
+
+    @property
+    def guarded(self) -> bool:
+        """Whether clients have to say who they are."""
+        return self.auth_mode != "none"
+
+    @property
+    def trusted_names(self) -> tuple[str, ...]:
+        """The names of those who may call Doug and Admin then."""
+        facades = (name.strip() for name in self.auth_facade_names.split(","))
+        return (*filter(None, facades), self.node_id, *self.peer_addresses)
 
     @property
     def peer_addresses(self) -> dict[str, str]:

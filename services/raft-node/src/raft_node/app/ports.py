@@ -23,6 +23,7 @@ from raft_node.app.operator import Operator
 from raft_node.app.readiness import Readiness
 from raft_node.raft.types import NodeId
 from raft_node.rpc.admin_service import AdminService
+from raft_node.rpc.callers import Callers
 from raft_node.rpc.channels import CONNECTIONS, SERVER_OPTIONS
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, Behaviour, HotStream
@@ -72,7 +73,8 @@ async def open_ports(
     await readiness.begin()
     admin_task = asyncio.create_task(admin.run())
     # An interceptor remembers the methods of its server, so each server has one of its own.
-    counting = [CountingInterceptor(context.metrics, context.fail) for _ in range(2)]
+    admit = Callers(settings.trusted_names).admit if settings.guarded else None
+    counting = [CountingInterceptor(context.metrics, context.fail, each) for each in (None, admit)]
     connections = shares(descriptors.raise_limit())[:2]
     peers, clients = (
         grpc.aio.server(interceptors=(each,), options=[*SERVER_OPTIONS, (CONNECTIONS, most)])

@@ -35,15 +35,22 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
     method of DougDB's services is a coroutine function.
     """
 
-    def __init__(self, metrics: Metrics, on_failure: Callable[[FatalError], None]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        on_failure: Callable[[FatalError], None],
+        admit: Callable[[Context], Awaitable[None]] | None = None,
+    ) -> None:
         """Counts nothing yet.
 
         Args:
             metrics: Holds the three.
             on_failure: Told when a method says that the node must stop.
+            admit: Aborts the calls of those who may not call; everybody may without it.
         """
         self._metrics = metrics
         self._on_failure = on_failure
+        self._admit = admit
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -87,7 +94,7 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
                 return grpc.stream_stream_rpc_method_handler(behaviour, *codecs)
 
     def _count(self, behaviour: Any, kind: str, service: str, method: str) -> Any:
-        metrics, on_failure = self._metrics, self._on_failure
+        metrics, on_failure, admit = self._metrics, self._on_failure, self._admit
         labels = (metrics.shard, kind, service, method)
         started = metrics.grpc_started.labels(*labels)
         seconds = metrics.grpc_handling.labels(*labels) if kind == "unary" else None
@@ -97,6 +104,8 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
             started_s = time.perf_counter()
             code = "OK"
             try:
+                if admit is not None:
+                    await admit(context)
                 return await behaviour(request, context)
             except asyncio.CancelledError:
                 code = "CANCELLED"
