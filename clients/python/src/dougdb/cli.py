@@ -22,6 +22,7 @@ from dougdb.commands import (
     auth,
     backup,
     dev,
+    doctor,
     dump,
     export_tree,
     import_tree,
@@ -148,6 +149,7 @@ app.command("export-tree")(export_tree.export_tree)
 app.command()(status.status)
 app.command()(timeline.timeline)
 app.command()(verify.verify)
+app.command()(doctor.doctor)
 app.add_typer(leader.app, name="leader")
 app.add_typer(members.app, name="members")
 app.add_typer(backup.app, name="backup")

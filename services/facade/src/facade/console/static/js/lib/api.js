@@ -72,7 +72,7 @@ export async function send(method, path, options = {}) {
   }
   if (response.ok || response.status === 304) return response;
   const problem = await problemOf(response);
-  if (problem.status === 401 || problem.code === "permission_denied") deniedListeners.forEach((listener) => listener(problem));
+  if (problem.status === 401 || problem.code === "forbidden") deniedListeners.forEach((listener) => listener(problem));
   throw problem;
 }
 
