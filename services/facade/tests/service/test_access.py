@@ -213,7 +213,7 @@ async def test_keys_need_a_right_for_each_of_them(clients: Clients) -> None:
     facade = clients.facade
     mine, others = "app/", "secret/"
     nothing = await clients.token("metrics")
-    elsewhere = await clients.token("read:ap0", "write:ap0", "watch:app/", "read:application/", "metrics")
+    elsewhere = await clients.token("read:ap0", "write:ap0", "watch:ap0", "read:application/", "metrics")
     for (route, _), requests in KEYED.items():
         for wanted in requests:
             method, path, body, right = prefixed(wanted, mine)
