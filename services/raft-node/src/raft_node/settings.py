@@ -144,7 +144,7 @@ class NodeSettings(BaseSettings):
     """A snapshot whose receiver takes nothing and says nothing for this long is given up, and begun again later."""
     idempotency_kept_ms: int = Field(default=86_400_000, ge=1000, le=31_622_400_000)
     """For so long of log time at least it is kept what became of a write with an idempotency key."""
-    idempotency_keys_max: int = Field(default=100_000, ge=0, le=1 << 32)
+    idempotency_keys_max: int = Field(default=1_000_000, ge=0, le=1 << 32)
     """So many of them are kept at most; further writes with a key are refused then, never are others forgotten early.
     Both settings are the leader's, who puts them into the log; so all nodes of a shard should have the same."""
     scans_max: int = Field(default=16, ge=1, le=1024)
