@@ -34,7 +34,7 @@ async def bearers(tmp_path: Path) -> Bearers:
     place.write_text(key_set(KEY, "one"))
     settings = Settings(
         nodes={0: {"n": "127.0.0.1:1"}},
-        auth_mode="oidc",
+        auth_mode=("oidc",),
         auth_oidc_issuer="https://issuer",
         auth_oidc_audience="dougdb",
         auth_oidc_jwks=str(place),
