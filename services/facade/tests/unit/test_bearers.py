@@ -1,0 +1,93 @@
+"""JWTs that others issue: which count, and which do not."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from facade.app.bearers import BearerError, Bearers, keys_of
+from facade.settings import Settings
+
+KEY, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+
+
+def key_set(key: ec.EllipticCurvePrivateKey, kid: str) -> str:
+    public = json.loads(jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256).to_jwk(key.public_key()))
+    return json.dumps({"keys": [{**public, "kid": kid, "alg": "ES256", "use": "sig"}]})
+
+
+def token(key: Any = KEY, algorithm: str = "ES256", kid: str = "one", **claims: Any) -> str:
+    now = int(time.time())
+    all_claims = {"iss": "https://issuer", "aud": "dougdb", "sub": "bob", "exp": now + 60, "groups": ["ops"]} | claims
+    return jwt.encode({n: v for n, v in all_claims.items() if v is not None}, key, algorithm, headers={"kid": kid})
+
+
+@pytest.fixture
+async def bearers(tmp_path: Path) -> Bearers:
+    place = tmp_path / "jwks.json"
+    place.write_text(key_set(KEY, "one"))
+    settings = Settings(
+        nodes={0: {"n": "127.0.0.1:1"}},
+        auth_mode=("oidc",),
+        auth_oidc_issuer="https://issuer",
+        auth_oidc_audience="dougdb",
+        auth_oidc_jwks=str(place),
+    )
+    found = Bearers(settings)
+    await found.read()
+    return found
+
+
+async def test_a_token_of_the_issuer_counts(bearers: Bearers) -> None:
+    found = bearers.judge(token())
+    assert (found.name, found.principals) == ("oidc:bob", ("oidc:bob", "group:ops"))
+
+
+async def test_no_other_token_counts(bearers: Bearers) -> None:
+    wrong = [
+        token(OTHER),
+        token(kid="two"),
+        token(iss="https://other"),
+        token(aud="other"),
+        token(aud=None),
+        token(exp=int(time.time()) - 3600),
+        token(exp=None),
+        token(sub=None),
+        token(groups="ops"),
+        token("x" * 64, "HS256"),
+        token(None, "none"),
+        "a.b.c",
+        "x" * 20_000,
+        token()[:-4] + "AAAA",
+    ]
+    for each in wrong:
+        with pytest.raises(BearerError):
+            bearers.judge(each)
+
+
+async def test_a_key_that_leaves_the_set_counts_no_more(bearers: Bearers, tmp_path: Path) -> None:
+    changes: list[int] = []
+    bearers.on_change = lambda: changes.append(1)
+    (tmp_path / "jwks.json").write_text(key_set(OTHER, "two"))
+    await bearers.read()
+    assert changes == [1]
+    assert bearers.judge(token(OTHER, kid="two")).name == "oidc:bob"
+    with pytest.raises(BearerError):
+        bearers.judge(token())
+    (tmp_path / "jwks.json").write_text("{}")
+    await bearers.read()
+    assert bearers.judge(token(OTHER, kid="two")).name == "oidc:bob", "a set that cannot be read leaves the old one"
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"[]", b"{}", b'{"keys":[]}', b'{"keys":[{"kty":"oct","k":"AAAA"}]}', b" " * (2 << 20)]
+)
+def test_what_is_no_set_of_keys_is_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        keys_of(raw)
