@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Facade
+from facade_under_test import Facade
 from starlette.routing import Route
 
 from doug_wire.auth import tokens
