@@ -61,7 +61,7 @@ KEYED: dict[tuple[str, str], list[Wanted]] = {
     (RANGE_ROUTE, "DELETE"): [
         ("DELETE", "/v1/kv?key64={p64}", None, "write"),
         ("DELETE", "/v1/kv?prefix={p}", None, "write"),
-        ("DELETE", "/v1/kv?prefix={p}&dry_run=true", None, "write"),
+        ("DELETE", "/v1/kv?prefix={p}&dry_run=true", None, "read"),
         ("DELETE", "/v1/kv?start={p}a&end={p}b", None, "write"),
     ],
     ("/v1/batch", "POST"): [
