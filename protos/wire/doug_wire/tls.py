@@ -268,6 +268,8 @@ class Certificates:
         if files.client_ca is not None:
             if read.client_ca.strip() == read.ca.strip():
                 raise TlsError(f"{files.client_ca} is the authority of nodes and facades: clients need another one")
+            # OpenSSL goes by what the front wants, but the certificate is only told if this context wants it too.
+            context.verify_mode = ssl.CERT_OPTIONAL
             try:
                 context.load_verify_locations(cadata=read.client_ca.decode("ascii"))
             except (ssl.SSLError, UnicodeDecodeError) as error:
