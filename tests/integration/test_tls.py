@@ -159,14 +159,16 @@ async def test_clients_over_https_have_an_authority_of_their_own(
             signer.write_certificate(tmp_path / name, [name])
             own.load_cert_chain(tmp_path / name / "tls.crt", tmp_path / name / "tls.key")
         try:
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2], ssl=own)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=own)
             found = await reader.read()
         except OSError:
             return b"refused"
         writer.close()
         return found
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+    port = 0
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as listening:
+        port = listening.sockets[0].getsockname()[1]
         assert await visit("app.example", people) == b"served"
         assert await visit("nobody", None) == b"served"
         assert await visit("s0-1.node", authority) != b"served", "a node's certificate makes no client"
