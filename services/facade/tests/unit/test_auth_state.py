@@ -56,7 +56,7 @@ async def test_uses_fit_whatever_was_changed_before() -> None:
     assert count > 1
     spare = DOCUMENT_BYTES_MAX - len(leader.held[1])
     assert spare >= USE_BYTES * count
-    uses = {name: 1 << 52 for name in state.document.tokens}
+    uses = dict.fromkeys(state.document.tokens, 1 << 52)
     noted = await state.change(lambda document: document.with_uses(uses), to_the_brim=True)
     assert {record.used_ms for record in noted.tokens.values()} == {1 << 52}
     left = await state.change(lambda document: document.without_token("t1"))
