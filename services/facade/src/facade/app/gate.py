@@ -317,6 +317,7 @@ class Gate:
 
     async def _look_at_bootstrap(self) -> None:
         await asyncio.to_thread(self._bootstrap.refresh)
+        self.renew()  # So that the old token ends as the new one begins.
 
     async def _note_uses(self) -> None:
         """Has shard 0 know, now and then, when tokens were last used."""
