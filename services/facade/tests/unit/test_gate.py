@@ -82,7 +82,7 @@ async def test_a_token_has_one_access_however_it_is_written() -> None:
     assert found is not None
     assert found.access is first
     for spaces in (2, 3, 8000):
-        with pytest.raises(UnauthenticatedError):
+        with pytest.raises(UnauthenticatedError, match="one space"):
             gate._prove(header(before="Bearer" + " " * spaces), NONE)
     for wrong in (header() + b" ", header(before="Bearer \t"), header() + b"\t", b"Bearer ", b"Bearer"):
         with pytest.raises(UnauthenticatedError):
