@@ -135,6 +135,46 @@ async def test_a_stranger_of_another_authority_is_refused_by_either_end(
     assert await dial(stranger.certificates, server.address) != "served"
 
 
+async def test_clients_over_https_have_an_authority_of_their_own(
+    place: Place, tmp_path: Path, authority: Authority
+) -> None:
+    people = Authority.make()
+    files = place.files._replace(client_ca=tmp_path / "people.crt")
+    write(tmp_path / "people.crt", authority.pem)
+    with pytest.raises(tls.TlsError, match="clients need another one"):
+        tls.Certificates(files)
+    write(tmp_path / "people.crt", people.pem)
+    context = tls.Certificates(files).client_context()
+    shown: list[Any] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        shown.append(writer.get_extra_info("ssl_object").getpeercert())
+        writer.write(b"served")
+        writer.close()
+
+    async def visit(name: str, signer: Authority | None) -> bytes:
+        own = ssl.create_default_context(cafile=str(place.files.ca))
+        if signer is not None:
+            (tmp_path / name).mkdir()
+            signer.write_certificate(tmp_path / name, [name])
+            own.load_cert_chain(tmp_path / name / "tls.crt", tmp_path / name / "tls.key")
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=own)
+            found = await reader.read()
+        except OSError:
+            return b"refused"
+        writer.close()
+        return found
+
+    port = 0
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        assert await visit("app.example", people) == b"served"
+        assert await visit("nobody", None) == b"served"
+        assert await visit("s0-1.node", authority) != b"served", "a node's certificate makes no client"
+    assert ("DNS", "app.example") in shown[0]["subjectAltName"] and not shown[1] and len(shown) == 2
+
+
 async def test_no_client_certificate_and_no_tls_at_all_are_refused(place: Place, server: Server) -> None:
     async with without_client_certificate(place, server.address) as channel:
         assert await ask(channel) != "served"
@@ -223,7 +263,7 @@ BROKEN: dict[str, Callable[[Place], object]] = {
 @pytest.mark.parametrize("fault", BROKEN)
 async def test_files_that_cannot_be_used_leave_the_old_ones_in_use(place: Place, server: Server, fault: str) -> None:
     old = der(place.files.certificate)
-    copy = [(path, path.read_bytes()) for path in place.files]
+    copy = [(path, path.read_bytes()) for path in place.files if path is not None]
     BROKEN[fault](place)
     told: list[tuple[str, Any]] = []
     watching = asyncio.create_task(

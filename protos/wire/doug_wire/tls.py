@@ -44,11 +44,16 @@ class PlaintextError(Exception):
 
 
 class Files(NamedTuple):
-    """Where the PEM files are: the own certificate with its chain, its key, and the authority."""
+    """Where the PEM files are: the own certificate with its chain, its key, and the authority.
+
+    ``client_ca`` is the authority of clients that come over HTTPS. It is never that of nodes and facades: who
+    has a certificate of theirs may speak Raft.
+    """
 
     certificate: Path
     key: Path
     ca: Path
+    client_ca: Path | None = None
 
 
 class _Read(NamedTuple):
@@ -57,6 +62,7 @@ class _Read(NamedTuple):
     certificate: bytes
     key: bytes
     ca: bytes
+    client_ca: bytes = b""
 
 
 class _Stamp(NamedTuple):
@@ -152,12 +158,14 @@ class Certificates:
         return self._front
 
     def client_context(self) -> ssl.SSLContext:
-        """For an HTTPS port that takes clients with a certificate of the authority, and clients without one.
+        """For an HTTPS port that takes clients with a certificate of their authority, and clients without one.
 
-        A new authority counts for new connections, as a new certificate does.
+        A new authority counts for new connections, as a new certificate does. Requires: ``client_ca`` is a file.
         """
+        assert self._read.client_ca, "clients have an authority of their own"
         self._front.verify_mode = ssl.CERT_OPTIONAL
-        self._front.load_verify_locations(cadata=self._read.ca.decode("ascii"))
+        # Its name is told to clients; the certificate is judged by the context that the connection is handed on to.
+        self._front.load_verify_locations(cadata=self._read.client_ca.decode("ascii"))
         return self._front
 
     def stream_context(self) -> ssl.SSLContext:
@@ -225,7 +233,7 @@ class Certificates:
 
     def _look(self) -> _Stamp:
         try:
-            found = [path.stat() for path in self._files]
+            found = [path.stat() for path in self._files if path is not None]
         except OSError as error:
             raise TlsError(f"{error.filename}: {error.strerror}") from error
         return _Stamp(tuple((status.st_mtime_ns, status.st_size, status.st_ino) for status in found))
@@ -233,7 +241,12 @@ class Certificates:
     def _load(self) -> tuple[_Read, ssl.SSLContext, ssl.SSLContext, ssl.SSLContext]:
         files = self._files
         try:
-            read = _Read(files.certificate.read_bytes(), files.key.read_bytes(), files.ca.read_bytes())
+            read = _Read(
+                files.certificate.read_bytes(),
+                files.key.read_bytes(),
+                files.ca.read_bytes(),
+                files.client_ca.read_bytes() if files.client_ca is not None else b"",
+            )
         except OSError as error:
             raise TlsError(f"{error.filename}: {error.strerror}") from error
         context = _server_context()
@@ -248,10 +261,19 @@ class Certificates:
         except (ssl.SSLError, OSError) as error:
             raise TlsError(f"{files.certificate} and {files.key} are no certificate with its key: {error}") from error
         try:
-            for each in (context, stream, dialling):
+            for each in (stream, dialling):
                 each.load_verify_locations(cadata=read.ca.decode("ascii"))
         except (ssl.SSLError, UnicodeDecodeError) as error:
             raise TlsError(f"{files.ca} holds no certificate: {error}") from error
+        if files.client_ca is not None:
+            if read.client_ca.strip() == read.ca.strip():
+                raise TlsError(f"{files.client_ca} is the authority of nodes and facades: clients need another one")
+            # OpenSSL goes by what the front wants, but the certificate is only told if this context wants it too.
+            context.verify_mode = ssl.CERT_OPTIONAL
+            try:
+                context.load_verify_locations(cadata=read.client_ca.decode("ascii"))
+            except (ssl.SSLError, UnicodeDecodeError) as error:
+                raise TlsError(f"{files.client_ca} holds no certificate: {error}") from error
         not_after(read.certificate)
         return read, context, stream, dialling
 

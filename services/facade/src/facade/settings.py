@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     auth_bootstrap_file: str = ""
     """A file with a token that may do everything, for setting up the first users; read anew when it changes."""
 
+    auth_client_ca_file: str = ""
+    """The authority that signs the certificates of clients, for ``mtls``; never the one of nodes and facades."""
+
     auth_poll_ms: int = Field(default=500, ge=50, le=1500)
     """How often shard 0 is asked who may do what; a revoked token counts no longer than that, and a moment."""
 

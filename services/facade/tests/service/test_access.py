@@ -61,7 +61,7 @@ KEYED: dict[tuple[str, str], list[Wanted]] = {
     (RANGE_ROUTE, "DELETE"): [
         ("DELETE", "/v1/kv?key64={p64}", None, "write"),
         ("DELETE", "/v1/kv?prefix={p}", None, "write"),
-        ("DELETE", "/v1/kv?prefix={p}&dry_run=true", None, "write"),
+        ("DELETE", "/v1/kv?prefix={p}&dry_run=true", None, "read"),
         ("DELETE", "/v1/kv?start={p}a&end={p}b", None, "write"),
     ],
     ("/v1/batch", "POST"): [
@@ -313,6 +313,32 @@ async def test_a_revoked_token_ends_within_two_seconds_streams_included(clients:
         while (await clients.send(token, "GET", "/v1/kv/k00")).status_code != 401:
             await asyncio.sleep(0.02)
     assert (await clients.send(token, "PUT", "/v1/kv/k00", b"v")).status_code == 401
+
+
+@pytest.mark.parametrize("clients", ["sockets"], indirect=True)
+async def test_a_backup_under_way_ends_with_its_token(clients: Clients) -> None:
+    facade = clients.facade
+    token = await clients.token("admin:backup")
+    node = facade.cluster.shards[0].nodes[0]
+    for each in facade.cluster.shards[0].nodes:
+        each.files = {"CHECKPOINT": b"c" * 700, "000001.sst": b"s" * (48 << 20)}
+    state = facade.state
+    assert state is not None and node.backups == 0
+    headers = {"authorization": f"Bearer {token}"}
+    with pytest.raises(httpx.RemoteProtocolError):
+        async with facade.http.stream("GET", "/v1/shards/0/backup", headers=headers) as answer:
+            assert answer.status_code == 200
+            pieces = answer.aiter_raw()
+            await anext(pieces)
+            await state.change(lambda document: document.without_token(next(iter(document.tokens))))
+            async for _ in pieces:
+                pass
+
+
+async def test_who_is_not_known_is_told_nothing_of_nodes(make_facade: Make, bootstrap: str) -> None:
+    facade = await make_facade(nodes=1, ready=False, led=False, auth_mode="token", auth_bootstrap_file=bootstrap)
+    answer = await facade.http.get("/readyz")
+    assert (answer.status_code, answer.json()["detail"]) == (503, "The facade is not ready yet.")
 
 
 @pytest.mark.parametrize("clients", ["sockets"], indirect=True)

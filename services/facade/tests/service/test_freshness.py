@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+
+from doug.v1 import doug_pb2
+from doug_wire import pipe
 
 MakeFacade = Callable[..., Awaitable[Any]]
 SESSION = {"doug-consistency": "session"}
@@ -183,6 +187,33 @@ async def test_ranges_and_batches_take_sessions_and_bounds(make_facade: MakeFaca
         answer = await facade.http.get("/v1/kv", params=BOUNDED)
         assert answer.headers.get("doug-served-by") == "shard-0-1, shard-1-1", answer.content
         assert answer.headers["doug-staleness-ms"] == "30"
+
+
+@pytest.mark.parametrize("lines", [False, True])
+async def test_a_session_sees_what_came_before_in_the_same_batch(make_facade: MakeFacade, *, lines: bool) -> None:
+    facade = await make_facade(nodes=2)
+    leader, behind = nodes_of(facade)
+    leader.log_index, behind.log_index = 20, 5
+    operations: list[Any] = []
+    for number in range(12):
+        operations += [{"op": "put", "key": "k", "value": f"v{number}"}, {"op": "get", "key": "k"}]
+    if lines:
+        body = b"".join(json.dumps(each).encode() + b"\n" for each in operations)
+        headers = {**SESSION, "content-type": "application/x-ndjson"}
+        answer = await facade.http.post("/v1/batch", content=body, headers=headers)
+        results = [json.loads(line) for line in answer.content.splitlines()]
+    else:
+        answer = await facade.http.post("/v1/batch", json={"operations": operations}, headers=SESSION)
+        results = answer.json()["results"]
+    asked = [
+        record.min_index
+        for node in (leader, behind)
+        for batch in node.raw
+        if batch.kind != doug_pb2.BATCH_KIND_WRITE
+        for record in pipe.decode_reads(batch.records)
+    ]
+    assert len(asked) >= 12 and min(asked) == 20, "who has not seen the writes is not let answer"
+    assert [each["value"] for each in results[1::2]] == [f"v{number}" for number in range(12)]
 
 
 async def test_linearizable_reads_go_to_followers_too_while_many_wait(make_facade: MakeFacade) -> None:

@@ -77,7 +77,8 @@ async def test_many_at_once_travel_in_few_batches(make_facade: MakeFacade) -> No
     assert {answer.status_code for answer in answers} == {200}
     leader = facade.cluster.shards[0].nodes[0]
     assert sum(items for _, items in leader.batches) == 200
-    assert len(leader.batches) < 40
+    # How many arrive together is up to the client and the machine; without batches there would be 200.
+    assert len(leader.batches) < 100
 
 
 async def test_a_client_that_gives_up_leaves_the_others_of_its_batch_alone(make_facade: MakeFacade) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import io
 import json
+import socket
+import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +17,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from facade.app.bearers import BearerError, Bearers, keys_of
+from facade.app import bearers as module
+from facade.app.bearers import BearerError, Bearers, HttpsOnly, Source, keys_of
 from facade.settings import Settings
 
 KEY, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -58,6 +65,11 @@ async def test_no_other_token_counts(bearers: Bearers) -> None:
         token(aud=None),
         token(exp=int(time.time()) - 3600),
         token(exp=None),
+        token(exp=10**400),
+        token(exp="9" * 400),
+        token(exp=str(int(time.time()) + 60)),
+        token(exp=1 << 53),
+        token(exp=float("inf")),
         token(sub=None),
         token(groups="ops"),
         token("x" * 64, "HS256"),
@@ -91,3 +103,49 @@ async def test_a_key_that_leaves_the_set_counts_no_more(bearers: Bearers, tmp_pa
 def test_what_is_no_set_of_keys_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         keys_of(raw)
+
+
+@pytest.mark.parametrize("error", [http.client.BadStatusLine("garbage"), http.client.IncompleteRead(b"{"), OSError()])
+async def test_whatever_the_server_says_leaves_the_old_keys(
+    bearers: Bearers, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(source: Source) -> bytes:
+        raise error
+
+    monkeypatch.setattr(Source, "read", fail)
+    await bearers.read()
+    assert bearers.judge(token()).name == "oidc:bob"
+
+
+async def test_a_server_that_drips_is_left_in_time(bearers: Bearers, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = threading.Event()
+
+    def drip(source: Source) -> bytes:
+        stopped.wait(60)
+        return b""
+
+    monkeypatch.setattr(Source, "read", drip)
+    monkeypatch.setattr(Source, "stop", lambda source: stopped.set())
+    monkeypatch.setattr(module, "READ_ALL_S", 0.0)
+    await bearers.read()
+    assert stopped.is_set()
+    assert bearers.judge(token()).name == "oidc:bob"
+
+
+def test_a_source_that_is_stopped_ends_its_connection() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        source = Source("https://issuer/keys", "")
+        source.connected(ours)
+        source.stop()
+        assert theirs.recv(1) == b""
+
+
+def test_a_redirect_leads_to_https_alone() -> None:
+    request, headers = urllib.request.Request("https://issuer/keys"), http.client.HTTPMessage()
+    followed = HttpsOnly().redirect_request(request, io.BytesIO(), 302, "Found", headers, "https://other/keys")
+    assert followed is not None
+    assert followed.full_url == "https://other/keys"
+    for place in ("http://issuer/keys", "ftp://issuer/keys"):
+        with pytest.raises(urllib.error.URLError):
+            HttpsOnly().redirect_request(request, io.BytesIO(), 302, "Found", headers, place)

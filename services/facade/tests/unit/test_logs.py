@@ -37,6 +37,17 @@ def test_every_line_is_an_object_that_names_the_facade(capsys: pytest.CaptureFix
     assert (crashed["event"], "broken" in crashed["exception"]) == ("facade.crashed", True)
 
 
+def test_a_console_shows_no_values_of_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("console", "info", "facade")
+    secret = "token-" + "s" * 20
+    try:
+        raise ValueError(f"broken for {len(secret)}")
+    except ValueError:
+        structlog.get_logger().exception("facade.failed")
+    shown = capsys.readouterr().err
+    assert "broken for 26" in shown and secret not in shown
+
+
 def test_a_console_shows_only_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("console", "info", "facade")
     structlog.get_logger().info("something.else")

@@ -21,6 +21,7 @@ from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.shard import Leader
+from raft_node.runtime.freshness import Freshness
 from raft_node.runtime.proposals import Submission
 from raft_node.runtime.reader import Reader
 from raft_node.storage.engine import Engine
@@ -76,11 +77,16 @@ class Rig:
             serves_local_reads=True,
             driver=self,
             reader=self.reader,
-            receipt=lambda: pb.Receipt(node_id="n", term=3),
+            receipt=lambda proven_s=0.0: pb.Receipt(node_id="n", term=3),
+            freshness=Freshness(self, lambda: 0.0, lambda: 0.0),
             leader=lambda: Leader("", ""),
         )
         self.service = DougService(Metrics(0))
         self.service.attach(shard)
+
+    @property
+    def applied_index(self) -> int:
+        return self.engine.applied_index
 
     def now_us(self) -> int:
         return self.clock_us

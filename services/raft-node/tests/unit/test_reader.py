@@ -34,6 +34,7 @@ class Rig:
 
     def __init__(self, cache_bytes: int = 1 << 20) -> None:
         self.fs = MemoryFileSystem()
+        self.clock_us = 0
         self.failures: list[FatalError] = []
         self.hops: list[list[tuple[int, int]]] = []
         self._options = EngineOptions(block_bytes=200, block_cache_bytes=cache_bytes, bloom_bits_per_key=0)
@@ -46,9 +47,15 @@ class Rig:
 
     def _start(self, start_id: str) -> None:
         self.engine = Engine.open(self.fs, D, self._options, start_id)
-        self.reader = Reader(self.engine, self.failures.append, lambda: Visibility(0, [1] * SLOTS))
+        self.reader = Reader(self.engine, self.failures.append, lambda: Visibility(self.clock_us, [1] * SLOTS))
         self._load_blocks = self.engine.load_blocks
         self.engine.load_blocks = self._note  # type: ignore[method-assign]
+
+    def restart(self, clock_us: int) -> None:
+        """Starts anew, with nothing in memory, at a time of the log clock."""
+        self.close()
+        self.clock_us = clock_us
+        self._start("s3")
 
     def damage(self, needed: BlockNeeded) -> None:
         """Flips a bit of a block that a read needs, and starts anew."""
@@ -132,6 +139,21 @@ async def test_a_hop_is_short(
     found = await rig.reader.load_first(needed)
     (hop,) = rig.hops
     assert len(found) == len(hop) < len(needed) and count(hop)
+
+
+async def test_what_a_read_sees_is_of_the_moment_when_it_began(rig: Rig) -> None:
+    key = KEYS[0]
+    lease = value_of(key)._replace(expires_us=1_000)
+    rig.engine.write([(user_key(key), encode_value(lease))], 3, 1)
+    rig.engine.rotate()
+    settle(rig.engine, rig.fs, D)
+    rig.restart(clock_us=999)
+    found = rig.reader.get(key)
+    assert isinstance(found, BlockNeeded)
+    # While the block is read the lease is renewed, and the clock goes past the time that it had.
+    rig.clock_us = 1_001
+    assert await rig.reader.load(found) == lease
+    assert rig.reader.get(key) is None
 
 
 async def test_a_block_that_came_meanwhile_is_not_read_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,11 @@
 """The audit log: what was refused, what operators did, and what was changed about users, as lines of JSON.
 
 It says who, what, from where, which request, and what came of it. It never holds a value or a token. Must not know why
-something is refused. Invariant: however much there is to tell, it is bounded in lines a second; what is left out is
-counted, and the next line says how much it was.
+something is refused. Invariants:
+
+1. However much there is to tell, it is bounded in lines a second; what is left out is counted, and the next line of the
+   same event says how much it was.
+2. Each event has a bound of its own: no stranger has lines of operators and changes left out.
 
 Source: docs/auth.md, Audit log; OWASP, logging.
 """
@@ -26,6 +29,7 @@ from facade.settings import PREFIX
 
 LINES_PER_S = 100.0
 BURST = 1000.0
+EVENTS = ("refused", "admin", "auth")
 KEY_CHARACTERS_MAX = 256
 
 log = structlog.get_logger()
@@ -33,6 +37,29 @@ log = structlog.get_logger()
 
 def _shown(key: bytes) -> str:
     return quote_from_bytes(key, safe="/:{}@")[:KEY_CHARACTERS_MAX]
+
+
+class _Room:
+    """How many lines of one event may be written.
+
+    Attributes:
+        left_out: How many were left out since the last one.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._lines = BURST
+        self._looked_s = now_s
+        self.left_out = 0
+
+    def take(self, now_s: float) -> bool:
+        """Whether there is room for a line; it is taken."""
+        self._lines = min(BURST, self._lines + max(0.0, now_s - self._looked_s) * LINES_PER_S)
+        self._looked_s = now_s
+        if self._lines < 1:
+            self.left_out += 1
+            return False
+        self._lines -= 1
+        return True
 
 
 class Audit:
@@ -52,9 +79,7 @@ class Audit:
             except OSError as error:
                 raise SettingsError(f"{PREFIX}AUDIT_FILE", f"{path}: {error.strerror}") from error
         self._clock = clock
-        self._room = BURST
-        self._looked_s = clock()
-        self._left_out = 0
+        self._rooms = {event: _Room(clock()) for event in EVENTS}
         self._lines = Counter("dougdb_facade_audit_lines", "Lines of the audit log", ("event",), registry=registry)
         self._dropped = Counter(
             "dougdb_facade_audit_dropped", "Lines that the audit log has left out", registry=registry
@@ -83,13 +108,10 @@ class Audit:
 
     def _tell(self, event: str, caller: Caller, fields: dict[str, object]) -> None:
         now_s = self._clock()
-        self._room = min(BURST, self._room + max(0.0, now_s - self._looked_s) * LINES_PER_S)
-        self._looked_s = now_s
-        if self._room < 1:
-            self._left_out += 1
+        room = self._rooms[event]
+        if not room.take(now_s):
             self._dropped.inc()
             return
-        self._room -= 1
         self._lines.labels(event).inc()
         line: dict[str, object] = {
             "time": int(now_s * 1000),
@@ -101,8 +123,8 @@ class Audit:
             "route": caller.route,
             **fields,
         }
-        if self._left_out:
-            line["left_out"], self._left_out = self._left_out, 0
+        if room.left_out:
+            line["left_out"], room.left_out = room.left_out, 0
         if self._file is None:
             log.info("audit", **{("audited" if name == "event" else name): value for name, value in line.items()})
             return

@@ -5,6 +5,7 @@ audience, and an end that lies ahead. Must not know what its principal may do. I
 
 1. The algorithm is that of the key, never what the token says alone; ``none`` and shared secrets are none here.
 2. A key that leaves the set counts no more once the set was read anew; a set that cannot be read leaves the old one.
+3. Whatever the issuer's server does, reading the set ends in time, and never by an error.
 
 Source: RFC 7519; RFC 8725 (best practices); OpenID Connect Core 1.0, 3.1.3.7.
 """
@@ -12,12 +13,16 @@ Source: RFC 7519; RFC 8725 (best practices); OpenID Connect Core 1.0, 3.1.3.7.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import socket
 import ssl
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jwt
 import orjson
@@ -34,7 +39,11 @@ GROUPS_MAX = 256
 READ_EVERY_S = 60.0
 READ_AGAIN_S = 5.0
 READ_TIMEOUT_S = 5.0
+"""So long a connection may be silent."""
+READ_ALL_S = 10.0
+"""So long it takes at most in all."""
 LEEWAY_S = 30
+TIME_MAX = 1 << 53
 
 log = structlog.get_logger()
 
@@ -82,6 +91,7 @@ class Bearers:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._raw = b""
         self._read_s = float("-inf")
+        self._reading: asyncio.Future[bytes] | None = None
         self.on_change: Callable[[], None] = lambda: None
         self._wanted = asyncio.Event()
 
@@ -95,7 +105,7 @@ class Bearers:
             raise BearerError("the token is too long")
         try:
             header = jwt.get_unverified_header(text)
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, ValueError, RecursionError):
             raise BearerError("it is no JWT") from None
         key = self._keys.get(str(header.get("kid", "")))
         if key is None:
@@ -113,13 +123,15 @@ class Bearers:
                 leeway=LEEWAY_S,
                 options={"require": ["exp", "iss", "aud", self._claim], "verify_sub": self._claim == "sub"},
             )
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise BearerError(f"it does not count: {type(error).__name__}") from None
         return self._bearer(claims)
 
     def _bearer(self, claims: Mapping[str, Any]) -> Bearer:
         name = f"{SUBJECT}:{claims[self._claim]}"
-        groups = claims.get(self._groups_claim, [])
+        groups, expires = claims.get(self._groups_claim, []), claims["exp"]
+        if type(expires) not in (int, float) or not 0 <= expires < TIME_MAX:
+            raise BearerError("its end is no time")
         if not isinstance(claims[self._claim], str):
             raise BearerError("its principal is no text")
         if not isinstance(groups, list) or len(groups) > GROUPS_MAX:
@@ -129,12 +141,13 @@ class Bearers:
             check_principal(name)
         except DocumentError:
             raise BearerError("its principal is no name") from None
-        return Bearer(name, principals, float(claims["exp"]) + LEEWAY_S)
+        return Bearer(name, principals, float(expires) + LEEWAY_S)
 
     # The issuer's keys.
 
     async def run(self) -> None:
         """Keeps the issuer's keys new; ends only by cancellation."""
+        await self.read()
         while True:
             try:
                 async with asyncio.timeout(READ_EVERY_S):
@@ -152,10 +165,10 @@ class Bearers:
         """Reads the issuer's keys once."""
         self._read_s = self._clock()
         try:
-            raw = await asyncio.to_thread(self._fetch)
+            raw = await self._fetch()
             keys = keys_of(raw)
-        except (OSError, ValueError, jwt.PyJWTError) as error:
-            log.error("auth.keys_not_read", place=self._place, reason=str(error))
+        except (OSError, ValueError, RecursionError, http.client.HTTPException, jwt.PyJWTError) as error:
+            log.error("auth.keys_not_read", place=self._place, reason=str(error) or type(error).__name__)
             return
         if raw == self._raw:
             return
@@ -163,15 +176,107 @@ class Bearers:
         log.info("auth.keys_read", place=self._place, keys=len(keys))
         self.on_change()
 
-    def _fetch(self) -> bytes:
+    async def _fetch(self) -> bytes:
+        """The set as it is now.
+
+        Raises:
+            OSError: It cannot be read, or not in time.
+            http.client.HTTPException: What its server says is no HTTP.
+            ValueError: The same of what it says of itself.
+        """
+        if self._reading is not None and not self._reading.done():
+            # A file system that hangs must not take one thread after the other.
+            raise TimeoutError("the read before has not ended")
+        source = Source(self._place, self._ca_file)
+        self._reading = asyncio.get_running_loop().run_in_executor(None, source.read)
+        self._reading.add_done_callback(_heard)
+        try:
+            async with asyncio.timeout(READ_ALL_S):
+                return await asyncio.shield(self._reading)
+        finally:
+            source.stop()
+
+
+def _heard(reading: asyncio.Future[bytes]) -> None:
+    """Nobody may wait any more for what became of it."""
+    if not reading.cancelled():
+        reading.exception()
+
+
+class Source:
+    """Where the set of keys is: a file, or a page that is read over https alone."""
+
+    def __init__(self, place: str, ca_file: str) -> None:
+        self._place, self._ca_file = place, ca_file
+        self._socket: socket.socket | None = None
+        self._stopped = False
+
+    def read(self) -> bytes:
+        """Its bytes, at most one more than are taken. Blocking; raises what ``Bearers._fetch`` does."""
         if not self._place.startswith("https:"):
-            return Path(self._place).read_bytes()[: SET_BYTES_MAX + 1]
-        context = ssl.create_default_context(cafile=self._ca_file or None)
-        with urllib.request.urlopen(  # noqa: S310 - https alone, see above
-            self._place, timeout=READ_TIMEOUT_S, context=context
-        ) as answer:
+            with Path(self._place).open("rb") as file:
+                return file.read(SET_BYTES_MAX + 1)
+        opener = urllib.request.build_opener(_Https(self), HttpsOnly())
+        with opener.open(self._place, timeout=READ_TIMEOUT_S) as answer:
             found: bytes = answer.read(SET_BYTES_MAX + 1)
             return found
+
+    def context(self) -> ssl.SSLContext:
+        """Which authorities count."""
+        return ssl.create_default_context(cafile=self._ca_file or None)
+
+    def connected(self, connection: socket.socket) -> None:
+        """It is read over this connection now."""
+        self._socket = connection
+        if self._stopped:
+            self.stop()
+
+    def stop(self) -> None:
+        """Has a read that goes on in its thread end soon: a server that drips would keep it for ever."""
+        self._stopped = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    """Connections that a ``Source`` knows of."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(context=source.context())
+        self._source = source
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        source = self._source
+
+        class Connection(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                source.connected(self.sock)
+
+        return self.do_open(Connection, req, context=self._context)  # type: ignore[attr-defined]
+
+
+class HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect to what anybody on the way could have written."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """The next request.
+
+        Raises:
+            URLError: It would not be over https.
+        """
+        if not newurl.lower().startswith("https:"):
+            raise urllib.error.URLError("it redirects to what is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def keys_of(raw: bytes) -> dict[str, jwt.PyJWK]:

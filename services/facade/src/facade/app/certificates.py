@@ -1,8 +1,10 @@
 """Whose certificate a client has shown: the name in it by which roles are given, ``cert:NAME``.
 
 The name is the first of: an alternative name that is a URI (as SPIFFE has it), the subject's common name. The
-authority's signature was checked by TLS. Must not know what a name may do. Invariant: a certificate of which any part
-is not understood has no name.
+authority's signature was checked by TLS, when the connection began. Must not know what a name may do. Invariants:
+
+1. A certificate of which any part is not understood has no name.
+2. A name comes with its certificate's end, which a connection may outlive.
 
 Source: RFC 5280, 4.1.2.6 and 4.2.1.6; SPIFFE X.509-SVID, 2.
 """
@@ -10,18 +12,42 @@ Source: RFC 5280, 4.1.2.6 and 4.2.1.6; SPIFFE X.509-SVID, 2.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from doug_wire.auth.document import CERTIFICATE, DocumentError, check_principal
 
 
-def subject_of(transport: asyncio.BaseTransport) -> str:
-    """The name of a connection's certificate; empty if there is none."""
+class Certificate(NamedTuple):
+    """What counts of a certificate.
+
+    Attributes:
+        name: Whose it is; empty if there is none.
+        expires_s: When it ends, in seconds since the epoch.
+    """
+
+    name: str = ""
+    expires_s: float = 0.0
+
+
+NONE = Certificate()
+
+
+def shown_by(transport: asyncio.BaseTransport) -> Certificate:
+    """The certificate of a connection."""
     connection = transport.get_extra_info("ssl_object")
-    if connection is None:
-        return ""
-    return name_of(connection.getpeercert() or {})
+    return NONE if connection is None else read(connection.getpeercert() or {})
+
+
+def read(certificate: Mapping[str, Any]) -> Certificate:
+    """What counts of a certificate, as ``ssl`` tells it."""
+    name = name_of(certificate)
+    try:
+        expires_s = float(ssl.cert_time_to_seconds(certificate["notAfter"]))
+    except (KeyError, ValueError):
+        return NONE
+    return Certificate(name, expires_s) if name and expires_s > 0 else NONE
 
 
 def name_of(certificate: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The gate of a facade: who sends a request, and whether its route is for them at all.
 
 Who somebody is, is proved by a bearer token of ours, by a JWT of an issuer that the settings name, or by a connection's
-certificate. What was proved once is remembered under the very header that proved it, so that a request costs a
+certificate. What was proved once is remembered under the hash of the header that proved it, so that a request costs a
 look into a dict; every change of the users, and every end of a token, reaches what is remembered within a look's time
 (``Gate.run``), and with it all requests, streams and watches that are under way.
 
@@ -9,7 +9,8 @@ Must not know what a route does. Invariants:
 
 1. Whoever cannot be told is nobody: an error of any kind ends in a refusal.
 2. No answer tells a stranger whether a token exists.
-3. While shard 0 has not been heard for ``DOUGDB_AUTH_STALE_MS``, nobody but the bootstrap token may do anything.
+3. Whatever is proved twice is one ``Access``: nobody has more of them than proofs, however they write them.
+4. While shard 0 has not been heard for ``DOUGDB_AUTH_STALE_MS``, nobody but the bootstrap token may do anything.
 
 Source: docs/auth.md; RFC 6750; RFC 9110, 11.6; DESIGN 7.
 """
@@ -21,17 +22,18 @@ import hashlib
 import hmac
 import time
 import weakref
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
 
 from doug_wire.auth import tokens
-from doug_wire.auth.document import CERTIFICATE, TOKEN
+from doug_wire.auth.document import CERTIFICATE, TOKEN, DocumentError
 from doug_wire.auth.grants import ALL, NOTHING
 from facade.app.audit import Audit
 from facade.app.bearers import BearerError, Bearers
+from facade.app.certificates import NONE, Certificate
 from facade.app.rules import Need, Rule, Rules
 from facade.client.access import Access, Caller, check_any, current
 from facade.client.auth_state import AuthState
@@ -40,7 +42,7 @@ from facade.routes.raw import request_id_of
 from facade.settings import PREFIX, Settings
 
 SCOPE_CERTIFICATE = "dougdb.certificate"
-"""Where a connection tells whose certificate it has, in a scope's state."""
+"""Where a connection tells which certificate it has, in a scope's state."""
 SCOPE_RULE = "dougdb.rule"
 
 REMEMBERED_MAX = 10_000
@@ -51,7 +53,9 @@ USE_AGE_MS = 600_000
 """So old may be what is noted of a token's last use."""
 
 _HOW = "Send Authorization: Bearer TOKEN."
+_ONE_SPACE = "There is one space before a token, and none in it or behind it."
 _WRONG = "The token is not known, or counts no more."
+_EXPIRED = "The connection's certificate has expired."
 
 log = structlog.get_logger()
 
@@ -96,9 +100,11 @@ class Gate:
         self._poll_s = settings.auth_poll_ms / 1000
         self._remembered: dict[bytes, Caller] = {}
         self._proofs: weakref.WeakKeyDictionary[Access, _Proof] = weakref.WeakKeyDictionary()
+        self._accesses: weakref.WeakValueDictionary[_Proof, Access] = weakref.WeakValueDictionary()
         self._by_id = state.document.by_id()
         self._used_ms: dict[str, int] = {}
         self._used_told_s = clock()
+        self._uses_refused = ""
         self._bootstrap = _Bootstrap(settings.auth_bootstrap_file)
         self._bearers = Bearers(settings, clock) if "oidc" in self._modes else None
         if self._bearers is not None:
@@ -129,7 +135,7 @@ class Gate:
             check_any(caller, sorted(rule.need))
         current.set(caller)
 
-    def known(self, authorization: bytes, certificate: str) -> Caller | None:
+    def known(self, authorization: bytes, certificate: Certificate) -> Caller | None:
         """Who sends a plain request, if that was proved before; for the short way."""
         found = self._remembered.get(_key(authorization, certificate))
         if found is not None:
@@ -152,7 +158,7 @@ class Gate:
     def _caller(self, scope: MutableMapping[str, Any], route: str) -> Caller:
         address = scope["client"][0] if scope.get("client") else ""
         headers = [value for name, value in scope["headers"] if name == b"authorization"]
-        certificate = scope.get("state", {}).get(SCOPE_CERTIFICATE, "") if "mtls" in self._modes else ""
+        certificate = scope.get("state", {}).get(SCOPE_CERTIFICATE, NONE) if "mtls" in self._modes else NONE
         made = Caller(_STRANGER, request_id_of(scope).decode(), address, scope["method"], route, self.audit.refused)
         try:
             if len(headers) > 1:
@@ -166,37 +172,46 @@ class Gate:
 
     # Proofs.
 
-    def _prove(self, authorization: bytes, certificate: str) -> Access:
+    def _prove(self, authorization: bytes, certificate: Certificate) -> Access:
         """Finds out who somebody is.
 
         Raises:
             UnauthenticatedError: Nobody knows.
             NotAppliedError: It is not known who may do what.
         """
-        if not authorization and not certificate:
+        if not authorization and not certificate.name:
             raise UnauthenticatedError(_HOW)
         name, proof = self._proof(authorization, certificate)
         if proof.kind != BOOTSTRAP:
             self._check_fresh()
-        access = Access(name, NOTHING)
-        self._renew(access, proof, self._clock())
-        if access.ended:
-            raise UnauthenticatedError(_WRONG)
-        self._proofs[access] = proof
+        access = self._access(name, proof)
         if len(self._remembered) >= REMEMBERED_MAX:
             self._remembered.clear()
         self._remembered[_key(authorization, certificate)] = Caller(access, audit=self.audit.refused)
         access.used = True
         return access
 
-    def _proof(self, authorization: bytes, certificate: str) -> tuple[str, _Proof]:
+    def _access(self, name: str, proof: _Proof) -> Access:
+        """The one ``Access`` that rests on a proof."""
+        access = self._accesses.get(proof)
+        if access is None or access.ended:
+            access = Access(name, NOTHING)
+        self._renew(access, proof, self._clock(), anew=True)
+        if access.ended:
+            raise UnauthenticatedError(_EXPIRED if proof.kind == CERTIFICATE else _WRONG)
+        self._accesses[proof], self._proofs[access] = access, proof
+        return access
+
+    def _proof(self, authorization: bytes, certificate: Certificate) -> tuple[str, _Proof]:
         if not authorization:
-            name = f"{CERTIFICATE}:{certificate}"
-            return name, _Proof(CERTIFICATE, "", (name,))
+            name = f"{CERTIFICATE}:{certificate.name}"
+            return name, _Proof(CERTIFICATE, "", (name,), certificate.expires_s)
         scheme, _, rest = authorization.partition(b" ")
-        text = rest.strip().decode("latin-1")
-        if scheme.lower() != b"bearer" or not text:
+        if scheme.lower() != b"bearer" or not rest:
             raise UnauthenticatedError(_HOW)
+        if rest.split() != [rest]:
+            raise UnauthenticatedError(_ONE_SPACE)
+        text = rest.decode("latin-1")
         if self._bootstrap.is_it(text):
             return BOOTSTRAP, _Proof(BOOTSTRAP, self._bootstrap.digest.hex(), ())
         parsed = tokens.parse(text) if "token" in self._modes else None
@@ -228,8 +243,8 @@ class Gate:
         age_s = self._state.age_s()
         return age_s is not None and age_s <= self._stale_s
 
-    def _renew(self, access: Access, proof: _Proof, now_s: float) -> None:
-        """Gives somebody the rights that count now."""
+    def _renew(self, access: Access, proof: _Proof, now_s: float, *, anew: bool) -> None:
+        """Ends what has ended; gives somebody the rights that count now if they are to be found out anew."""
         if proof.kind == BOOTSTRAP:
             if proof.key == self._bootstrap.digest.hex():
                 access.give(ALL)
@@ -238,6 +253,8 @@ class Gate:
             return
         if proof.expires_s and proof.expires_s <= now_s:
             access.end()
+            return
+        if not anew:
             return
         held = None
         if proof.kind == TOKEN:
@@ -252,16 +269,20 @@ class Gate:
 
     def _changed(self) -> None:
         self._by_id = self._state.document.by_id()
-        self.renew()
+        self.renew(anew=True)
 
-    def renew(self) -> None:
-        """Has everything that was proved follow what counts now."""
+    def renew(self, *, anew: bool = False) -> None:
+        """Has everything that was proved follow what counts now.
+
+        Args:
+            anew: Whether there is another document; else nobody's rights are others, but some may have ended.
+        """
         now_s, fresh = self._clock(), self._is_fresh()
         for access, proof in list(self._proofs.items()):
             if access.ended:
                 continue
             if fresh or proof.kind == BOOTSTRAP:
-                self._renew(access, proof, now_s)
+                self._renew(access, proof, now_s, anew=anew)
             else:
                 access.end()
         self._remembered = {header: caller for header, caller in self._remembered.items() if not caller.access.ended}
@@ -274,17 +295,29 @@ class Gate:
         self.renew()
 
     async def run(self) -> None:
-        """Keeps everything new; ends only by cancellation."""
+        """Keeps everything new; ends only by cancellation.
+
+        Each part has a task of its own: an issuer, a file system or a shard that hangs must not keep the others.
+        """
         async with asyncio.TaskGroup() as group:
-            if self._bearers is not None:
-                await self._bearers.read()
-                group.create_task(self._bearers.run())
             group.create_task(self._state.run())
-            while True:
-                await asyncio.sleep(self._poll_s)
-                await asyncio.to_thread(self._bootstrap.refresh)
-                self.renew()
-                await self._note_uses()
+            group.create_task(self._keep_up(self._look))
+            group.create_task(self._keep_up(self._look_at_bootstrap))
+            group.create_task(self._keep_up(self._note_uses))
+            if self._bearers is not None:
+                group.create_task(self._bearers.run())
+
+    async def _keep_up(self, act: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(self._poll_s)
+            await act()
+
+    async def _look(self) -> None:
+        self.renew()
+
+    async def _look_at_bootstrap(self) -> None:
+        await asyncio.to_thread(self._bootstrap.refresh)
+        self.renew()  # So that the old token ends as the new one begins.
 
     async def _note_uses(self) -> None:
         """Has shard 0 know, now and then, when tokens were last used."""
@@ -306,17 +339,25 @@ class Gate:
         self._used_ms.clear()
         if news:
             try:
-                await self._state.change(lambda document: document.with_uses(news))
-            except ProblemError as error:
-                log.warning("auth.uses_not_noted", reason=error.detail)
+                await self._state.change(lambda document: document.with_uses(news), to_the_brim=True)
+                self._uses_refused = ""
+            except (ProblemError, DocumentError) as error:
+                if str(error) != self._uses_refused:
+                    log.warning("auth.uses_not_noted", reason=str(error))
+                self._uses_refused = str(error)
 
 
 _STRANGER = Access("", NOTHING)
 
 
-def _key(authorization: bytes, certificate: str) -> bytes:
+def _key(authorization: bytes, certificate: Certificate) -> bytes:
     """Under what a proof is remembered. No header holds a zero byte, so that none stands for a certificate."""
-    return authorization or b"\0" + certificate.encode()
+    shown = authorization or b"\0%s %r" % (certificate.name.encode(), certificate.expires_s)
+    return hashlib.sha256(shown).digest()
+
+
+class _NoTokenError(ValueError):
+    """The file is empty."""
 
 
 class _Bootstrap:
@@ -330,12 +371,14 @@ class _Bootstrap:
         """Reads the file.
 
         Raises:
-            SettingsError: It cannot be read, or its token is too short.
+            SettingsError: It is there and cannot be read, or its token is too short.
         """
         self._path = Path(path) if path else None
         self.digest = b""
         try:
             self._read()
+        except (FileNotFoundError, _NoTokenError) as error:
+            log.warning("auth.bootstrap_gone", reason=str(error))
         except (OSError, ValueError) as error:
             raise SettingsError(f"{PREFIX}AUTH_BOOTSTRAP_FILE", f"{path}: {error}") from error
 
@@ -343,6 +386,8 @@ class _Bootstrap:
         if self._path is None:
             return
         text = self._path.read_bytes().strip()
+        if not text:
+            raise _NoTokenError(f"{self._path} is empty")
         if len(text) < BOOTSTRAP_CHARACTERS_MIN or not text.isascii():
             raise ValueError(f"a token has at least {BOOTSTRAP_CHARACTERS_MIN} ASCII characters")
         self.digest = hashlib.sha256(text).digest()

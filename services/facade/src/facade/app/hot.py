@@ -26,6 +26,7 @@ from doug_wire.auth.grants import Verb, authorize
 from doug_wire.command import CONTENT_TYPE_BYTES_MAX, Opcode
 from doug_wire.pipe import ResultRecord, Status
 from doug_wire.validity import is_printable
+from facade.app.certificates import NONE, Certificate
 from facade.app.front import Front, too_much_unread
 from facade.app.gate import Gate
 from facade.app.outgoing import HIGH_WATER_BYTES
@@ -146,14 +147,16 @@ class HotLane:
         self._strong: bool | None = None
         self._receipt_lines = b""
 
-    def take(self, method: bytes, target: bytes, headers: list[Header], certificate: str = "") -> HotRequest | None:
+    def take(
+        self, method: bytes, target: bytes, headers: list[Header], certificate: Certificate = NONE
+    ) -> HotRequest | None:
         """The request of a head, if it is a plain one.
 
         Args:
             method: Its method.
             target: Path and query.
             headers: Its headers.
-            certificate: Whose certificate the connection has.
+            certificate: The certificate of the connection.
         """
         put = method == b"PUT"
         if not (put or method == b"GET") or not target.startswith(_KEYS):

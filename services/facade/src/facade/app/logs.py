@@ -42,7 +42,13 @@ def configure(log_format: str, log_level: str, facade_id: str) -> None:
         own: list[structlog.typing.Processor] = [*shared, renderer]
         sys.excepthook = _log_uncaught
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False)
+        # Without the values of variables, which rich would show where it is installed: a token may be among them.
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            pad_event_to=0,
+            pad_level=False,
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         own = [_only_what_matters, *shared, renderer]
     structlog.configure(
         processors=own,

@@ -79,7 +79,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._incoming = Progress()
         self._body_bytes = 0
         self._body_held = 0
-        self._certificate = ""
+        self._certificate = certificates.NONE
 
     # The connection.
 
@@ -87,7 +87,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """A connection that never says anything is late too."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self.head_since_s = self.loop.time()
-        self._certificate = certificates.subject_of(self.transport)
+        self._certificate = certificates.shown_by(self.transport)
         self._outgoing = Outgoing(self.transport, self._front.unread)
         if len(self.connections) > self._front.connections_max:
             self._front.connections_refused += 1

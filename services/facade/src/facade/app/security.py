@@ -43,7 +43,12 @@ def load(settings: Settings) -> Certificates | None:
         log.warning("tls.disabled", reason=f"{PREFIX}TLS_MODE=disabled: anybody on the network can read and write")
     if settings.tls_mode != "mutual":
         return None
-    files = tls.Files(Path(settings.tls_cert_file), Path(settings.tls_key_file), Path(settings.tls_ca_file))
+    files = tls.Files(
+        Path(settings.tls_cert_file),
+        Path(settings.tls_key_file),
+        Path(settings.tls_ca_file),
+        Path(settings.auth_client_ca_file) if "mtls" in settings.auth_mode else None,
+    )
     try:
         return Certificates(files)
     except tls.TlsError as error:
@@ -71,6 +76,9 @@ def _check_guarded(settings: Settings) -> None:
         )
     if "mtls" in settings.auth_mode and settings.http_tls == "off":
         raise SettingsError(f"{PREFIX}HTTP_TLS", "certificates of clients need HTTPS")
+    if "mtls" in settings.auth_mode and not settings.auth_client_ca_file:
+        reason = "it is needed for mtls: whoever has a certificate of DOUGDB_TLS_CA_FILE may speak to nodes as a node"
+        raise SettingsError(f"{PREFIX}AUTH_CLIENT_CA_FILE", reason)
     if settings.http_tls == "off" and beyond:
         listen = ", ".join(beyond)
         log.warning("tls.off", listen=listen, reason="tokens travel in plaintext up to here: a proxy has to end TLS")

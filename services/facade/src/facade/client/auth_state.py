@@ -6,6 +6,7 @@ that their nodes judge by themselves. Must not know HTTP, nor what the document 
 Invariants:
     1. A change is made from what shard 0 holds and counts only if that is still held: none is lost.
     2. ``age_s`` says how old the copy may be; the copy itself stays, whatever becomes of shard 0.
+    3. What somebody changes leaves room to note when each token was last used.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import structlog
 
 from doug.v1 import admin_pb2
 from doug_wire.auth import document as documents
-from doug_wire.auth.document import EMPTY, Document, DocumentError
+from doug_wire.auth.document import DOCUMENT_BYTES_MAX, EMPTY, Document, DocumentError
 from facade.client.directory import Directory
 from facade.client.leader_calls import Refusal, ask_leader, call_leader
 from facade.client.node import Node
@@ -28,6 +29,8 @@ from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError,
 CALL_S = 1.0
 CHANGE_S = 5.0
 CHANGE_TRIES = 10
+USE_BYTES = 16
+"""So much more may a token take once it is noted when it was last used."""
 COPY_EVERY = 60
 """After so many looks it is made sure again that the other shards have their copies."""
 
@@ -49,6 +52,7 @@ class AuthState:
         self._heard_s: float | None = None
         self._copied: dict[int, int] = {}
         self._looks = 0
+        self._not_understood = 0
         self.document: Document = EMPTY
         self.revision = 0
         self.on_change: Callable[[], None] = lambda: None
@@ -86,7 +90,9 @@ class AuthState:
         try:
             document = documents.decode(data) if revision else EMPTY
         except DocumentError as error:
-            log.error("auth.not_understood", reason=str(error), revision=revision)
+            if revision != self._not_understood:
+                log.error("auth.not_understood", reason=str(error), revision=revision)
+            self._not_understood = revision
             return False
         self.document, self.revision = document, revision
         self.on_change()
@@ -116,30 +122,34 @@ class AuthState:
 
     # Changes.
 
-    async def change(self, make: Callable[[Document], Document]) -> Document:
+    async def change(self, make: Callable[[Document], Document], *, to_the_brim: bool = False) -> Document:
         """Changes what shard 0 holds, and has every shard told; returns what is held now.
 
         Args:
             make: Makes another document of the one that is held; called again when somebody else was faster.
+            to_the_brim: Whether the room for the uses of tokens may be taken, too.
 
         Raises:
             DocumentError: What ``make`` raises.
-            ProblemError: It cannot be changed now, or nobody knows whether it was.
+            ProblemError: It cannot be changed now, it would be too large, or nobody knows whether it was changed.
         """
         shard = self._directory.shards.get(0)
         if shard is None:
             raise NotAppliedError("starting", "It is not known where shard 0's nodes are.", shard=0)
         for _ in range(CHANGE_TRIES):
             held = await ask_leader(shard, lambda node, left_s: node.get_auth(0, left_s), CHANGE_S, _judge_read, _late)
-            before = documents.decode(held.document) if held.revision else EMPTY
+            before = _decoded(held)
             made = make(before)
             if made == before and held.revision:
                 return made
             request = admin_pb2.SetAuthRequest(
-                expected_revision=held.revision, revision=held.revision + 1, document=made.encode()
+                expected_revision=held.revision,
+                revision=held.revision + 1,
+                document=_encoded(made, len(held.document), to_the_brim=to_the_brim),
             )
             if await self._set(shard, request):
-                self._take(held.revision + 1, request.document)
+                if request.revision > self.revision:  # Else a look was faster, and somebody else, too.
+                    self._take(request.revision, request.document)
                 await self._copy()
                 return made
         raise NotAppliedError("auth_changed", "Others change it again and again.", shard=0)
@@ -153,6 +163,30 @@ class AuthState:
             return True
 
         return await ask_leader(shard, call, CHANGE_S, _judge_change, _late)
+
+
+def _decoded(held: admin_pb2.GetAuthResponse) -> Document:
+    try:
+        return documents.decode(held.document) if held.revision else EMPTY
+    except DocumentError as error:
+        detail = f"This facade does not understand what shard 0 holds: {error}."
+        raise NotAppliedError("auth_not_understood", detail, shard=0) from None
+
+
+def _encoded(made: Document, bytes_before: int, *, to_the_brim: bool) -> bytes:
+    """The bytes of a document, if there is room for them; whatever makes it smaller is taken all the same."""
+    try:
+        data = made.encode()
+    except DocumentError as error:
+        raise _full(str(error)) from None
+    spare = 0 if to_the_brim else USE_BYTES * len(made.tokens)
+    if len(data) + spare > DOCUMENT_BYTES_MAX and len(data) >= bytes_before:
+        raise _full(f"roles, users and tokens take more than {DOCUMENT_BYTES_MAX} bytes together, with their uses")
+    return data
+
+
+def _full(detail: str) -> ProblemError:
+    return ProblemError("auth_full", f"There is no room for it: {detail}.", status=507, shard=0)
 
 
 def _late() -> ProblemError:

@@ -18,11 +18,11 @@ from doug_wire.command import Command, Opcode
 from doug_wire.payload import BATCH_OPERATIONS_MAX, decode_batch_result, encode_batch
 from doug_wire.pipe import PipeError, ResultRecord, Status
 from facade.client.access import Caller, check, current, verb_of
-from facade.client.modes import LEADER_KINDS, Freshness
+from facade.client.modes import LEADER_KINDS, SESSION, Freshness
 from facade.client.operation import Operation
 from facade.client.requests import with_token
 from facade.client.router import Router
-from facade.client.sessions import Seen, Session
+from facade.client.sessions import Seen, Session, grown
 from facade.errors import InternalError, NotAppliedError, ProblemError
 
 CHUNK_BYTES_MAX = 1 << 20
@@ -124,6 +124,10 @@ class Fanout:
         outcomes = {part.place: Outcome(part.wanted) for part in parts if isinstance(part.wanted, ProblemError)}
         for wave in _waves(parts):
             await _Wave(self._router, outcomes, asked, session, idempotency_key, deadline_s).run(wave)
+            if asked.mode is SESSION:
+                # What comes later in the batch sees what came before, as in requests one after the other.
+                shown = [found for part in wave if (found := outcomes[part.place].seen) is not None]
+                session = grown(session, sorted(shown, key=lambda each: not each.strong))
         return [outcomes[part.place] for part in parts]
 
 

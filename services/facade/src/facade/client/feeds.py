@@ -96,10 +96,11 @@ class Feeds:
         Raises:
             NotAppliedError: A shard cannot be reached in time.
         """
-        used = list(numbers)
-        for number in used:
-            self._begin(number)
+        used: list[int] = []
         try:
+            for number in numbers:
+                self._begin(number)
+                used.append(number)
             feeds = {number: self._feeds[number] for number in used}
             try:
                 async with asyncio.timeout(timeout_s):

@@ -117,7 +117,7 @@ class Registry:
             repeatable: Whether sending it twice does no harm.
 
         Raises:
-            NotAppliedError: Too much of this shard is waiting.
+            NotAppliedError: Too much of this shard is waiting, or the deadline is over.
         """
         size = len(record)
         load = self.check_room(shard, size)
@@ -125,6 +125,8 @@ class Registry:
         now_s = loop.time()
         if not deadline_s:
             deadline_s = now_s + self.timeout_s
+        elif deadline_s <= now_s:
+            raise NotAppliedError("unavailable", "There was no time left to send it.", shard=shard.id)
         operation = Operation(
             operation_id, kind, shard.id, load, key, record, deadline_s, loop.create_future(), repeatable
         )
@@ -133,16 +135,17 @@ class Registry:
         load.items += 1
         load.size += size
         self._pending[operation_id] = operation
-        tick = int(deadline_s / TICK_S) + 1
+        if not self._ticking:
+            self._ticking = True
+            self._next_tick = int(now_s / TICK_S)
+            loop.call_later(TICK_S, self._tick)
+        # Never among those that were looked at already: nobody looks there again.
+        tick = max(int(deadline_s / TICK_S) + 1, self._next_tick)
         due = self._due.get(tick)
         if due is None:
             self._due[tick] = [operation_id]
         else:
             due.append(operation_id)
-        if not self._ticking:
-            self._ticking = True
-            self._next_tick = int(now_s / TICK_S)
-            loop.call_later(TICK_S, self._tick)
         shard.submit(operation)
         return operation
 

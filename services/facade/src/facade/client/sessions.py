@@ -81,6 +81,19 @@ class Session(NamedTuple):
         return known
 
 
+def grown(session: Session | None, seen: Iterable[Seen]) -> Session:
+    """What a client knows behind an answer: what it knew before, and what was shown, the strong ones first."""
+    before = Session(0, {}) if session is None else session
+    indexes = dict(before.indexes)
+    for shard, index, strong in seen:
+        known = indexes.pop(shard, None)
+        if known is None and before.partial and not strong:
+            # More of this shard may have been seen than this answer shows.
+            continue
+        indexes[shard] = index if known is None else max(known, index)
+    return before._replace(indexes=indexes)
+
+
 def _put_varint(out: bytearray, number: int) -> None:
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -149,15 +162,8 @@ class Sessions:
         """
         if not self._tag:
             return b""
-        before = Session(self.epoch, {}) if session is None else session
-        indexes = dict(before.indexes)
-        for shard, index, strong in seen:
-            known = indexes.pop(shard, None)
-            if known is None and before.partial and not strong:
-                # More of this shard may have been seen than this answer shows.
-                continue
-            indexes[shard] = index if known is None else max(known, index)
-        return self._encode(Session(max(before.epoch, self.epoch), indexes, before.partial))
+        after = grown(session, seen)
+        return self._encode(after._replace(epoch=max(after.epoch, self.epoch)))
 
     def read(self, text: bytes) -> Session:
         """What a token says.

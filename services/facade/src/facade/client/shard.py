@@ -288,8 +288,8 @@ class Shard:
                 first_sent_s = min(first_sent_s, operation.sent_s)
                 if status == Status.NOT_FRESH:
                     node.behind_until_s = now_s + BEHIND_S
-                elif operation.bound_ms and not operation.is_fresh(staleness_ms, now_s):
-                    # It was, and then took its time on the way.
+                elif operation.bound_ms and status in pipe.DECIDED and not operation.is_fresh(staleness_ms, now_s):
+                    # It was, and then took its time on the way. What is no answer, as of a slot that moved, stays so.
                     result = result._replace(status=Status.NOT_FRESH)  # noqa: PLW2901
             not_leader = not_leader or status == Status.NOT_LEADER
             taken.append((operation, result))

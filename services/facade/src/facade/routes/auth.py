@@ -144,7 +144,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, object]]:
     return {status: {"model": Problem} for status in (401, 403, *statuses)}
 
 
-_CHANGES = _problems(400, 404, 409, 503, 504)
+_CHANGES = _problems(400, 404, 409, 503, 504, 507)
 
 
 def _grants(texts: list[str]) -> tuple[Grant, ...]:

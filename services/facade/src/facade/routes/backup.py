@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import orjson
 from fastapi import APIRouter, Request
@@ -19,7 +19,9 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from doug.v1 import admin_pb2
-from facade.client.backup import ShardBackup, open_backup
+from doug_wire.auth.grants import Verb
+from facade.client.access import allowed, current
+from facade.client.backup import BackupBrokenError, ShardBackup, open_backup
 from facade.client.router import Router
 from facade.errors import BadRequestError, NotAppliedError
 from facade.models import Problem
@@ -78,17 +80,19 @@ def archive_bytes(header: admin_pb2.BackupHeader, facts: bytes) -> int:
     return sum(_BLOCK + size + len(_padding(size)) for size in sizes) + len(_END)
 
 
-async def archive(backup: ShardBackup, facts: bytes) -> AsyncIterator[bytes]:
+async def archive(backup: ShardBackup, facts: bytes, still_allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
     """The archive, piece by piece.
 
     Raises:
-        BackupBrokenError: The node's stream broke off.
+        BackupBrokenError: The node's stream broke off, or the client may not have a backup any more.
     """
     header = backup.header
     time_s = header.log_time_us // 1_000_000
     yield _head(FACTS, len(facts), time_s) + facts + _padding(len(facts))
     began = -1
     async for number, data in backup.chunks():
+        if not still_allowed():
+            raise BackupBrokenError("the right to it has ended")
         if number != began:
             began = number
             before = _padding(header.files[number - 1].size_bytes) if number else b""
@@ -100,7 +104,9 @@ async def archive(backup: ShardBackup, facts: bytes) -> AsyncIterator[bytes]:
 class _Archive(StreamingResponse):
     """The answer; however it ends, so does the node's stream."""
 
-    def __init__(self, backup: ShardBackup, facts: bytes, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self, backup: ShardBackup, facts: bytes, stack: contextlib.AsyncExitStack, still_allowed: Callable[[], bool]
+    ) -> None:
         header = backup.header
         headers = {
             "content-length": str(archive_bytes(header, facts)),
@@ -108,7 +114,7 @@ class _Archive(StreamingResponse):
             "doug-shard": str(header.shard),
             "doug-served-by": header.node_id,
         }
-        super().__init__(archive(backup, facts), media_type=MEDIA_TYPE, headers=headers)
+        super().__init__(archive(backup, facts, still_allowed), media_type=MEDIA_TYPE, headers=headers)
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,6 +162,7 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
             stack.enter_context(slots.taken())
             opened = await stack.enter_async_context(open_backup(known))
             facts = facts_of(opened.header)
-            return _Archive(opened, facts, stack.pop_all())
+            caller = current.get()
+            return _Archive(opened, facts, stack.pop_all(), lambda: not router.guarded or allowed(caller, Verb.BACKUP))
 
     return routes

@@ -17,7 +17,7 @@ from doug_wire.payload import BATCH_OPERATIONS_MAX
 from facade.client.fanout import Fanout, Outcome, Part
 from facade.client.metrics import Metrics
 from facade.client.router import Router
-from facade.client.sessions import Seen, Session
+from facade.client.sessions import Seen, Session, grown
 from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
@@ -162,7 +162,8 @@ class BatchApp(RawApp):
         head = ((b"content-type", NDJSON_TYPE), *options.asked.mode.headers)
         try:
             async for group in self._groups(request.receive):
-                shown, _ = await self._carry_out(group, options, session)
+                shown, seen = await self._carry_out(group, options, session)
+                session = grown(session, seen)
                 if not begun:
                     begun = True
                     await request.start(200, head)

@@ -27,6 +27,9 @@ def make_router(router: Router, metrics: Metrics) -> APIRouter:
     @routes.get("/readyz", responses={503: {"model": Problem}})
     async def readyz() -> HealthView:
         """The partition map was loaded, and every shard has had a leader."""
+        if not router.ready and router.guarded:
+            # Whoever asks here has not said who they are: they are told nothing of nodes.
+            raise NotAppliedError("starting", "The facade is not ready yet.")
         if not router.ready:
             raise NotAppliedError("starting", f"Missing: {'; '.join(router.directory.missing())}.")
         return HealthView()

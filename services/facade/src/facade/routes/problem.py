@@ -22,6 +22,8 @@ TITLES = {
     "already_member": "It is a member already",
     "auth_changed": "Somebody else changed it meanwhile",
     "auth_disabled": "Nobody has to say who they are here",
+    "auth_full": "No more roles, users and tokens can be kept",
+    "auth_not_understood": "What is held of roles, users and tokens is newer than this facade",
     "auth_unavailable": "It is not known who may do what",
     "already_initialised": "It is set up already",
     "bad_auth": "Not a role, user or token",

@@ -100,10 +100,10 @@ def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
             "bad_range", "This names every key. Say so with all=true, or give a prefix, start or end."
         )
     scope = cursors.scope_of(b"delete", cluster_id, start, b"" if end is None else end)
-    asked = ScanQuery(start=start, end=end, keys_only=True, verb=Verb.WRITE)
-    return RangeRequest(
-        _go_on(asked, given, scope), _limit(given, DELETE_LIMIT_MAX), scope, dry_run=flag_of(given, "dry_run")
-    )
+    dry_run = flag_of(given, "dry_run")
+    # Counting tells what is there, and its cursors tell keys: it is a read.
+    asked = ScanQuery(start=start, end=end, keys_only=True, verb=Verb.READ if dry_run else Verb.WRITE)
+    return RangeRequest(_go_on(asked, given, scope), _limit(given, DELETE_LIMIT_MAX), scope, dry_run=dry_run)
 
 
 def wants_lines(accept: bytes | None) -> bool:

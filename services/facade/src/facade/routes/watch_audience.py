@@ -226,6 +226,10 @@ class Audience:
             for watcher in list(group.watchers):
                 self.leave(watcher)
                 watcher.left_behind(dict(positions))
+        # Whoever waits for a change of a key looks for themselves: it may be among what was lost.
+        for waiting in self._waits.values():
+            for changed in waiting:
+                changed.set()
 
     # Time passes.
 

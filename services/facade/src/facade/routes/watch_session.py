@@ -15,6 +15,7 @@ Source: docs/api.md, Watches.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -126,28 +127,31 @@ class Session:
         Raises:
             DisconnectedError: The client is gone.
         """
-        try:
-            if not self.form.lines:
-                await self._write(RETRY)
-            if self._asked.snapshot:
-                await self._snapshot()
-            await self._write(self._progress())
-            while not self._over():
-                await self._exchange.drained()
-                self._check()
-                await self._catch_up()
-                if self._over():
-                    break
-                await self._live()
-        except HistoryGoneError as error:
-            await self._write(resync_frame(error.shard, error.oldest, self.form))
-        except _RefusedError:
-            pass
+        with contextlib.suppress(_RefusedError):
+            try:
+                await self._tell()
+            except HistoryGoneError as error:
+                await self._write(resync_frame(error.shard, error.oldest, self.form))
         if self._refused:
             selection = self.selection
             why = refusal(self.caller, Verb.WATCH, range_of(selection.start, selection.end))
             await self._request.send(frame(b"refused", b"", problem.document(why), self.form), more=True)
         await self._request.send(b"")
+
+    async def _tell(self) -> None:
+        """Everything that it sends while nothing is wrong."""
+        if not self.form.lines:
+            await self._write(RETRY)
+        if self._asked.snapshot:
+            await self._snapshot()
+        await self._write(self._progress())
+        while not self._over():
+            await self._exchange.drained()
+            self._check()
+            await self._catch_up()
+            if self._over():
+                break
+            await self._live()
 
     async def _live(self) -> None:
         """Is written to with the others, until the client leaves it or does not read."""

@@ -37,7 +37,10 @@ def configure(log_format: str, level: str, **bound: object) -> None:
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # Without the values of variables, which rich would show where it is installed: values are never logged.
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
 
     def add_bound(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         # Not context variables: a callback from another thread would not see them.

@@ -63,11 +63,7 @@ class Reader:
         Raises:
             UnavailableError: It is of no known format; the node stops.
         """
-        place = user_key(key)
-        data = self._engine.get(place)
-        if data is None or isinstance(data, BlockNeeded):
-            return data
-        return self._decode(place, data)
+        return self._get(user_key(key))
 
     def get_token(self, key: bytes, token_id: bytes) -> StoredValue | BlockNeeded | None:
         """The same for a token, in the slot of a user's key: its value is the result record of its command.
@@ -75,11 +71,18 @@ class Reader:
         Raises:
             UnavailableError: It is of no known format; the node stops.
         """
-        place = token_key(slot_of(key), token_id)
+        return self._get(token_key(slot_of(key), token_id))
+
+    def _get(self, place: bytes) -> StoredValue | BlockNeeded | None:
         data = self._engine.get(place)
-        if data is None or isinstance(data, BlockNeeded):
+        if data is None:
+            return None
+        if isinstance(data, BlockNeeded):
+            # The value will be of this moment, and so is what can be seen of it: by the time the block is there, the
+            # clock may be past an expiry that was put off meanwhile.
+            data.context = self._visibility()
             return data
-        return self._decode(place, data)
+        return self._decode(place, data, self._visibility())
 
     async def load(self, needed: BlockNeeded) -> StoredValue | None:
         """Reads blocks until the value is known, as of the moment when ``get`` was called.
@@ -114,18 +117,18 @@ class Reader:
                 return await self.load_first(hop[:1])
             self._on_failure(error)
             return [UnavailableError(str(error))]
-        return [self._found(each.needed.key, self._engine.resume(each)) for each in loaded]
+        return [self._found(each.needed, self._engine.resume(each)) for each in loaded]
 
-    def _found(self, place: bytes, found: bytes | BlockNeeded | None) -> Found:
+    def _found(self, needed: BlockNeeded, found: bytes | BlockNeeded | None) -> Found:
         if not isinstance(found, bytes):
             return found
+        assert isinstance(needed.context, Visibility)
         try:
-            return self._decode(place, found)
+            return self._decode(needed.key, found, needed.context)
         except UnavailableError as error:
             return error
 
-    def _decode(self, place: bytes, data: bytes) -> StoredValue | None:
-        visibility = self._visibility()
+    def _decode(self, place: bytes, data: bytes, visibility: Visibility) -> StoredValue | None:
         try:
             if place.startswith(TOKEN_PREFIX):
                 return _token_value(TokenRecord.decode(data), visibility.clock_us)

@@ -37,15 +37,17 @@ class BlockNeeded:
         table: Where it may be.
         position: In which data block of it.
         rest: The runs to look at afterwards.
+        context: What whoever reads wants to have at hand when it goes on; it means nothing here.
     """
 
-    __slots__ = ("key", "position", "rest", "table")
+    __slots__ = ("context", "key", "position", "rest", "table")
 
     def __init__(self, key: bytes, table: Table, position: int, rest: Sequence[Run]) -> None:
         self.key = key
         self.table = table
         self.position = position
         self.rest = rest
+        self.context: object = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -113,7 +115,10 @@ def go_on(needed: BlockNeeded, block: Block | IndexedBlock, cache: BlockCache) -
     if value is not _ABSENT:
         return value
     cache.filter_false_positives += 1
-    return find(needed.key, needed.rest, cache)
+    found = find(needed.key, needed.rest, cache)
+    if isinstance(found, BlockNeeded):
+        found.context = needed.context
+    return found
 
 
 def load(needed: Sequence[BlockNeeded]) -> list[LoadedBlock]:

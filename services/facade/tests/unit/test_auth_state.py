@@ -1,0 +1,91 @@
+"""How the copy of roles, users and tokens changes: what is too large, too new or too old."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from doug.v1 import admin_pb2
+from doug_wire.auth import document as documents
+from doug_wire.auth.document import DOCUMENT_BYTES_MAX, EMPTY, Document, Held, TokenRecord
+from doug_wire.auth.grants import Grant, Verb
+from facade.client.auth_state import USE_BYTES, AuthState
+from facade.errors import ProblemError
+
+
+class Leader:
+    """Shard 0's leader, with what it holds."""
+
+    def __init__(self, document: bytes = b"", revision: int = 0) -> None:
+        self.held = (revision, document)
+        self.after_set: Callable[[], None] = lambda: None
+
+    async def get_auth(self, known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
+        return admin_pb2.GetAuthResponse(revision=self.held[0], document=self.held[1])
+
+    async def set_auth(self, request: admin_pb2.SetAuthRequest, timeout_s: float) -> admin_pb2.SetAuthResponse:
+        self.held = (request.revision, request.document)
+        self.after_set()
+        return admin_pb2.SetAuthResponse(revision=request.revision)
+
+
+def state_of(leader: Leader) -> AuthState:
+    directory = SimpleNamespace(shards={0: SimpleNamespace(id=0, leader=leader)})
+    return AuthState(cast(Any, directory), 1.0)
+
+
+def with_token(name: str, allow: int = 1) -> Callable[[Document], Document]:
+    rest = b"p" * (500 if allow > 1 else 0)
+    grants = tuple(Grant(Verb.READ, b"%04d" % number + rest) for number in range(allow))
+    record = TokenRecord(f"{abs(hash(name)) % (1 << 60):016x}", b"\1" * 16, b"\2" * 32, Held(grants), 1)
+    return lambda document: document.with_token(name, record)
+
+
+async def test_uses_fit_whatever_was_changed_before() -> None:
+    leader = Leader()
+    state = state_of(leader)
+    count = 0
+    with pytest.raises(ProblemError) as full:
+        while True:
+            await state.change(with_token(f"t{count}", 1000 if not count else 1))
+            count += 1
+    assert (full.value.code, full.value.status, full.value.outcome) == ("auth_full", 507, "not_applied")
+    assert count > 20, "the room that is kept is more than the last token would have taken"
+    spare = DOCUMENT_BYTES_MAX - len(leader.held[1])
+    assert spare >= USE_BYTES * count
+    uses = dict.fromkeys(state.document.tokens, 1 << 52)
+    noted = await state.change(lambda document: document.with_uses(uses), to_the_brim=True)
+    assert {record.used_ms for record in noted.tokens.values()} == {1 << 52}
+    left = await state.change(lambda document: document.without_token("t1"))
+    assert "t1" not in left.tokens, "what makes it smaller goes on"
+
+
+async def test_a_document_of_a_newer_format_is_a_problem() -> None:
+    newer = EMPTY.encode().replace(b'"format":1', b'"format":2')
+    state = state_of(Leader(newer, 3))
+    with pytest.raises(ProblemError) as refused:
+        await state.change(with_token("a"))
+    assert (refused.value.code, refused.value.status) == ("auth_not_understood", 503)
+    with capture_logs() as logs:
+        await state.look()
+        await state.look()
+    assert [line["event"] for line in logs] == ["auth.not_understood"], "it is told once"
+
+
+async def test_a_change_does_not_put_an_older_document_back() -> None:
+    leader = Leader(EMPTY.encode(), 1)
+    state = state_of(leader)
+    newest = with_token("b")(with_token("a")(EMPTY))
+
+    def look_is_faster() -> None:
+        leader.held = (leader.held[0] + 1, newest.encode())
+        state._take(*leader.held)
+
+    leader.after_set = look_is_faster
+    await state.change(with_token("a"))
+    assert (state.revision, set(state.document.tokens)) == (3, {"a", "b"})
+    assert documents.decode(leader.held[1]) == state.document

@@ -1,0 +1,37 @@
+"""Deadlines of operations that come when their time is over, or their tick was looked at: facade.client.registry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from facade.client.modes import LINEARIZABLE
+from facade.client.registry import TICK_S
+from facade.errors import NotAppliedError
+
+MakeFacade = Callable[..., Awaitable[Any]]
+
+
+def read(facade: Any, deadline_s: float) -> Any:
+    return facade.router.read(b"k", LINEARIZABLE, deadline_s, None, 0)
+
+
+async def test_an_operation_that_comes_late_is_refused_and_not_sent(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    with pytest.raises(NotAppliedError, match="no time left"):
+        read(facade, asyncio.get_running_loop().time() - 0.001)
+
+
+async def test_an_operation_whose_tick_was_looked_at_ends_all_the_same(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    facade.cluster.shards[0].nodes[0].silent = True
+    loop, registry = asyncio.get_running_loop(), facade.router.registry
+    first = read(facade, loop.time() + 5)
+    await facade.until(lambda: registry._next_tick > int(loop.time() / TICK_S), "the present tick to be looked at")
+    late = read(facade, loop.time() + TICK_S / 100)
+    with pytest.raises(NotAppliedError):
+        await asyncio.wait_for(late.future, 2)
+    assert not first.future.done()
