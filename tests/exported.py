@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from facade.app.audit import Audit
 from facade.client import metrics as facade_metrics
+from facade.client.access import NOBODY
 from facade.discovery.metrics import DiscoveryMetrics
 from raft_node.observability.metrics import Metrics, NodeState, StateCollector
 
@@ -93,6 +95,8 @@ def facade_registry() -> CollectorRegistry:
     metrics.leader(0, known=True)
     metrics.shard(0, facade_metrics.ShardState(0, 0, True, 1.0))
     metrics.map_loaded(1, new=True)
+    # Registered where clients have to say who they are.
+    Audit("", metrics.registry).acted(NOBODY, "/v1/members", 200)
     discovery = DiscoveryMetrics(metrics.registry)
     discovery.event("dns", "added")
     discovery.relist("start")

@@ -44,7 +44,7 @@ def test_no_label_can_hold_a_key(section: str) -> None:
     allowed = {
         *("shard", "role", "state", "outcome", "reason", "peer", "type", "level", "direction", "volume", "source"),
         *("service", "method", "grpc_type", "grpc_service", "grpc_method", "grpc_code", "version", "commit"),
-        *("route", "code", "consistency", "kind", "rpc", "what", "op"),
+        *("route", "code", "consistency", "kind", "rpc", "what", "op", "event"),
     }
     for metric in exported(REGISTRIES[section]()):
         assert metric.labels <= allowed, metric
