@@ -67,6 +67,8 @@ class Facade:
             for connection in tuple(state.connections):
                 connection.transport.abort()
             await server.wait_closed()
+        if self.gate is not None:
+            self.gate.audit.close()
 
     async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
         async with asyncio.timeout(timeout_s):

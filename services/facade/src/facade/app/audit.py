@@ -106,6 +106,11 @@ class Audit:
         """Roles, users or tokens were changed."""
         self._tell("auth", caller, {"action": what, "name": name[:KEY_CHARACTERS_MAX], "outcome": "done"})
 
+    def close(self) -> None:
+        """Closes the file; nothing is told afterwards."""
+        if self._file is not None:
+            self._file.close()
+
     def _tell(self, event: str, caller: Caller, fields: dict[str, object]) -> None:
         now_s = self._clock()
         room = self._rooms[event]
