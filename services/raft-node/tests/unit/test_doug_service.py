@@ -20,7 +20,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.shard import Leader
 from raft_node.runtime.driver import Submission
-from raft_node.runtime.freshness import Freshness
+from raft_node.runtime.reads.freshness import Freshness
 
 FOREIGN = b"foreign"
 

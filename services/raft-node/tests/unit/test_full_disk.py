@@ -18,7 +18,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, Write
 from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.disk.space import RESERVE, SpaceWatch, release_for_start
-from raft_node.runtime.log_store import LogStore
+from raft_node.runtime.log.store import LogStore
 from raft_node.runtime.snapshots.keeper import Snapshots
 from raft_node.storage.engine import Engine
 from raft_node.storage.tasks import Task, TaskResult, decode_result, encode_task, frame, read_message

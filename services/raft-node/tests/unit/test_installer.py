@@ -21,7 +21,7 @@ from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.types import Configuration, HardState, NodeId
-from raft_node.runtime.log_store import LogStore, to_wal
+from raft_node.runtime.log.store import LogStore, to_wal
 from raft_node.runtime.snapshots.installer import Installer
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine

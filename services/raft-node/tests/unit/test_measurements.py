@@ -18,7 +18,7 @@ from raft_node.observability.volumes import Volumes, measure
 from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.round_trips import EVERY_S, MISSING_S, RoundTrips
 from raft_node.rpc.streams import ClientStream
-from raft_node.runtime.commit_times import CommitTimes
+from raft_node.runtime.log.commit_times import CommitTimes
 
 # -- commit times ---------------------------------------------------------------------------------------------------
 

@@ -25,9 +25,9 @@ from raft_node.kv import keyspace, partitions
 from raft_node.kv.keyspace import SLOTS_KEY, STATE_HASH_KEY, STATE_KEY
 from raft_node.kv.state_machine import StateMachine
 from raft_node.kv.visibility import Visibility
-from raft_node.runtime import identity as identities
-from raft_node.runtime.identity import FILE_NAME
-from raft_node.runtime.reader import Reader
+from raft_node.runtime.members import identity as identities
+from raft_node.runtime.members.identity import FILE_NAME
+from raft_node.runtime.reads.reader import Reader
 from raft_node.storage import inspect, record, wal_segment
 from raft_node.storage.block import LZ4, ZSTD, BlockError, open_sealed
 from raft_node.storage.changes import ChangeReader, encode_file_header

@@ -28,7 +28,7 @@ from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.pipe import PipeSession
 from raft_node.rpc.traced_pipe import RecordSpans
 from raft_node.runtime.driver import Submission
-from raft_node.runtime.freshness import Freshness
+from raft_node.runtime.reads.freshness import Freshness
 
 CALLER = TraceContext(1, 2)
 TRACEPARENT = ("traceparent", f"00-{1:032x}-{2:016x}-01")

@@ -12,8 +12,8 @@ from crc32c import crc32c
 
 from raft_node.app.restoring.backup import MANIFEST, load_backup
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
-from raft_node.runtime import identity as identities
-from raft_node.runtime.identity import FILE_NAME, Identity
+from raft_node.runtime.members import identity as identities
+from raft_node.runtime.members.identity import FILE_NAME, Identity
 from raft_node.storage.notes import encode_note, read_note
 from raft_node.storage.options import TableOptions
 from raft_node.storage.snapshots.checkpoint import CHECKPOINT, CheckpointFile

@@ -31,7 +31,7 @@ MUTANTS = (
         "M83",
         "progress is ahead of what was told, by the batches that did not go into the same message",
         (10,),
-        "runtime/watches.py",
+        "runtime/reads/watches.py",
         "            upto = written.upto\n            size += len(records)\n",
         "            upto = found[-1].upto\n            size += len(records)\n",
         "unit/test_watches.py::test_progress_never_runs_ahead_of_what_was_told",

@@ -22,8 +22,8 @@ from raft_node.rpc.addresses import AddressBook
 from raft_node.rpc.identify import identify
 from raft_node.rpc.raft_service import RaftService
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.identity import Identity
-from raft_node.runtime.membership import Identified, MemberEvents, Membership
+from raft_node.runtime.members.changes import Identified, MemberEvents, Membership
+from raft_node.runtime.members.identity import Identity
 
 _IDENTIFY_TIMEOUT_S = 2.0
 

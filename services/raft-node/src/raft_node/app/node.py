@@ -34,10 +34,10 @@ from raft_node.observability.metrics import Metrics, NodeState, StateCollector
 from raft_node.observability.tracing import NodeTraces
 from raft_node.observability.volumes import Volumes
 from raft_node.rpc.security import Security
-from raft_node.runtime import identity as identities
 from raft_node.runtime.disk.space import SpaceWatch
 from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.runtime.events import EventRing
+from raft_node.runtime.members import identity as identities
 from raft_node.settings import NodeSettings
 from raft_node.storage.files import DiskFileSystem
 

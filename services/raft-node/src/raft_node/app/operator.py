@@ -28,11 +28,11 @@ from raft_node.rpc.admin_service import Leadership
 from raft_node.rpc.shard import Shard
 from raft_node.rpc.snapshots.backup_stream import BackupStream, Write
 from raft_node.runtime import access
-from raft_node.runtime.drain import drain
 from raft_node.runtime.events import Recorder
-from raft_node.runtime.holds import Hold
-from raft_node.runtime.log_store import LogStore
-from raft_node.runtime.membership import MemberChange, Membership, MemberView
+from raft_node.runtime.leadership.drain import drain
+from raft_node.runtime.leadership.holds import Hold
+from raft_node.runtime.log.store import LogStore
+from raft_node.runtime.members.changes import MemberChange, Membership, MemberView
 from raft_node.settings import NodeSettings
 
 _log = get_logger()

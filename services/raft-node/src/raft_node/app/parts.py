@@ -36,14 +36,14 @@ from raft_node.runtime.disk.scrubber import Scrubber
 from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.runtime.divergence import StateMarks
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.freshness import Freshness
-from raft_node.runtime.log_store import LogStore, to_raft
-from raft_node.runtime.prefetch import Prefetcher
-from raft_node.runtime.reader import Reader
-from raft_node.runtime.scans import ScanLimits
-from raft_node.runtime.upkeep import Upkeep
-from raft_node.runtime.watches import Watches
+from raft_node.runtime.log.store import LogStore, to_raft
+from raft_node.runtime.reads.freshness import Freshness
+from raft_node.runtime.reads.reader import Reader
+from raft_node.runtime.reads.scans import ScanLimits
+from raft_node.runtime.reads.watches import Watches
 from raft_node.runtime.wire import Wire
+from raft_node.runtime.writes.prefetch import Prefetcher
+from raft_node.runtime.writes.upkeep import Upkeep
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
 

@@ -30,7 +30,7 @@ from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, Be
 from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.listener import Listener
 from raft_node.rpc.raft_service import RaftService
-from raft_node.runtime.identity import Identity
+from raft_node.runtime.members.identity import Identity
 
 GRACE_S = 1.0
 _PEER_GRACE_S = 0.1  # Raft loses messages without harm.

@@ -18,11 +18,11 @@ from raft_node.rpc.snapshots.sender import SenderLimits, SnapshotSender
 from raft_node.rpc.snapshots.service import SnapshotService
 from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.log_store import LogStore
+from raft_node.runtime.log.store import LogStore
+from raft_node.runtime.log.trimmer import LogTrimmer
 from raft_node.runtime.snapshots.backups import Backups
 from raft_node.runtime.snapshots.installer import Installer
 from raft_node.runtime.snapshots.keeper import Snapshots
-from raft_node.runtime.snapshots.log_trimmer import LogTrimmer
 from raft_node.storage.engine import Engine
 from raft_node.storage.tasks import tmp_directory
 

@@ -1,7 +1,7 @@
 """A scan of user keys in order, as of one point in the log, a bounded step at a time.
 
-It knows what keys and values mean, but neither threads nor streams: ``raft_node.runtime.scans`` has a thread take the
-steps, for reading blocks is blocking.
+It knows what keys and values mean, but neither threads nor streams: ``raft_node.runtime.reads.scans`` has a thread take
+the steps, for reading blocks is blocking.
 
 Invariants:
 1. What a scan tells is what was visible at its point in the log, whatever is written or moved meanwhile.

@@ -34,8 +34,8 @@ from raft_node.rpc.pipe import PipeSession
 from raft_node.rpc.shard import Shard, has_run_out
 from raft_node.rpc.streams import BROKEN
 from raft_node.rpc.traced_pipe import RecordSpans
-from raft_node.runtime.proposals import Submission, TracedSubmission
-from raft_node.runtime.watches import HistoryGoneError
+from raft_node.runtime.reads.watches import HistoryGoneError
+from raft_node.runtime.writes.proposals import Submission, TracedSubmission
 from raft_node.storage.engine import BlockNeeded
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -381,7 +381,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         return await sink.result
 
     async def _await_clock(self, shard: Shard, context: Context) -> None:
-        """Has the log clock moved up to now; see ``raft_node.runtime.log_clock``."""
+        """Has the log clock moved up to now; see ``raft_node.runtime.reads.log_clock``."""
         moved: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def settle(done: bool) -> None:

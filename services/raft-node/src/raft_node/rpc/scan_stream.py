@@ -19,7 +19,7 @@ from doug_wire import scan as codec
 from raft_node.kv.partitions import slot_ranges
 from raft_node.kv.scan import PAGE_BYTES, Scan, ScanOptions, Step
 from raft_node.rpc.shard import Shard
-from raft_node.runtime.scans import ScanLimits
+from raft_node.runtime.reads.scans import ScanLimits
 
 Write = Callable[[pb.ScanPage], Awaitable[None]]
 

@@ -12,9 +12,9 @@ from raft_node.kv.keyspace import StoredValue
 from raft_node.raft.types import Role
 from raft_node.rpc.peers import Peers
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.freshness import Freshness
-from raft_node.runtime.reader import Reader
-from raft_node.runtime.watches import Watches
+from raft_node.runtime.reads.freshness import Freshness
+from raft_node.runtime.reads.reader import Reader
+from raft_node.runtime.reads.watches import Watches
 
 
 class Leader(NamedTuple):

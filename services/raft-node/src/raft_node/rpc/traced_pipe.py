@@ -9,7 +9,7 @@ from doug.v1 import doug_pb2 as pb
 from doug_wire.pipe import ReadRecord
 from doug_wire.trace_context import decode_traces
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
-from raft_node.runtime.proposals import Submission, TracedSubmission
+from raft_node.runtime.writes.proposals import Submission, TracedSubmission
 
 SPANS_MAX = 4096
 """Sampled records of one stream without an answer; further ones have no span."""

@@ -2,7 +2,7 @@
 
 A batch is written only when HTTP/2's window lets the one before it go, so that a slow caller costs a batch of memory;
 it goes on from its position, out of the history, for as long as that reaches. Which changes there are, only
-``raft_node.runtime.watches`` knows.
+``raft_node.runtime.reads.watches`` knows.
 
 Invariants:
 1. ``WatchBatch.revision`` never runs ahead of what was sent: it rides with the changes that it speaks of.
@@ -20,7 +20,7 @@ from doug_wire.watch import PLACE_MAX, ChangeKind, decode_changes
 from raft_node.errors import UnavailableError
 from raft_node.kv.changes import Filter
 from raft_node.rpc.shard import Shard
-from raft_node.runtime.watches import HistoryGoneError, Position, Told, Watch
+from raft_node.runtime.reads.watches import HistoryGoneError, Position, Told, Watch
 
 Write = Callable[[pb.WatchBatch], Awaitable[None]]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from doug_wire.pipe import Status
 from raft_node.observability.metrics import Metrics
-from raft_node.runtime.proposals import Submission
+from raft_node.runtime.writes.proposals import Submission
 
 SUBMISSIONS_WAITING_MAX = 20_000
 SUBMISSION_BYTES_WAITING_MAX = 32 << 20

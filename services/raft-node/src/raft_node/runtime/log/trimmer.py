@@ -1,4 +1,4 @@
-"""Lets the log go where it is not needed any more, by ``raft_node.runtime.snapshots.retention``.
+"""Lets the log go where it is not needed any more, by ``raft_node.runtime.log.retention``.
 
 It looks at the figures now and then and tells the log where it may begin; the log itself drops whole segments when it
 begins a new one. Runs on the event loop; nothing here blocks.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from raft_node.runtime.snapshots.retention import LogFigures, first_index_to_keep
+from raft_node.runtime.log.retention import LogFigures, first_index_to_keep
 
 
 class TrimmedLog(Protocol):

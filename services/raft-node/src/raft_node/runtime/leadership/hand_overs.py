@@ -13,7 +13,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.raft.types import NodeId
-from raft_node.runtime.holds import Hold
+from raft_node.runtime.leadership.holds import Hold
 
 _ENDS = ("transfer_aborted", "became_leader")
 """The core's events after which leadership stays, or is back."""

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from raft_node.errors import NotLeaderError, TransferFailedError, TransferRefusedError
 from raft_node.raft.types import NodeId, Role
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.holds import Hold
+from raft_node.runtime.leadership.holds import Hold
 
 ATTEMPTS = 3
 """A target may be on its way down itself; each attempt asks the most caught-up voter of that moment."""

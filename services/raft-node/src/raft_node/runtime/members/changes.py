@@ -36,9 +36,9 @@ from raft_node.raft.membership import members_of, with_learner, with_voter, with
 from raft_node.raft.node import RaftNode
 from raft_node.raft.quorum import majority
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
-from raft_node.runtime.advice import replace_command
 from raft_node.runtime.events import Recorder
-from raft_node.runtime.proposals import Sink
+from raft_node.runtime.members.advice import replace_command
+from raft_node.runtime.writes.proposals import Sink
 
 
 class Identified(NamedTuple):

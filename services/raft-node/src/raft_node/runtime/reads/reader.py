@@ -18,7 +18,7 @@ from raft_node.errors import CorruptionError, FatalError, UnavailableError
 from raft_node.kv.keyspace import TOKEN_PREFIX, StoredValue, token_key, user_key
 from raft_node.kv.operations.tokens import TokenRecord
 from raft_node.kv.visibility import Visibility
-from raft_node.runtime.scans import ScanLimits, Scans
+from raft_node.runtime.reads.scans import ScanLimits, Scans
 from raft_node.storage.engine import BlockNeeded, Engine
 
 _SCAN_LIMITS = ScanLimits()

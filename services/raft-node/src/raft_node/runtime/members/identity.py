@@ -16,7 +16,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from raft_node.errors import CorruptionError, IdentityError
-from raft_node.runtime.advice import replace_command
+from raft_node.runtime.members.advice import replace_command
 from raft_node.storage.files import FileSystem
 from raft_node.storage.notes import decode_object
 

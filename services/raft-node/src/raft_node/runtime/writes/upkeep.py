@@ -24,7 +24,7 @@ from raft_node.kv.operations.work import NEVER_US, Details, Limits
 from raft_node.kv.state_machine import StateMachine
 from raft_node.raft.types import Role
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.proposals import Submission
+from raft_node.runtime.writes.proposals import Submission
 from raft_node.storage.engine import Engine
 
 _NOTES_END = DUE_PREFIX[:-1] + bytes((DUE_PREFIX[-1] + 1,))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from raft_node.errors import FatalError
-from raft_node.runtime.reader import first_hop
+from raft_node.runtime.reads.reader import first_hop
 from raft_node.storage.engine import BlockNeeded, Engine
 
 Found = list[tuple[bytes, bytes | None]]
