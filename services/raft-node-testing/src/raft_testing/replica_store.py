@@ -198,7 +198,7 @@ class ReplicaStore:
         return told.encode()
 
     def has_run_out(self, key: str, now_us: int) -> bool:
-        """See ``raft_node.rpc.shard.has_run_out`` and ``StateMachine.may_be_due``."""
+        """See ``raft_node.rpc.doug.replica.has_run_out`` and ``StateMachine.may_be_due``."""
         if key == SCAN:
             return self._machine.may_be_due(now_us)
         found = self._machine.visibility.find(key.encode(), self._keyspace.data.get(user_key(key.encode())))

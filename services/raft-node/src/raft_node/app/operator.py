@@ -23,9 +23,9 @@ from raft_node.kv.operations.access import Stored
 from raft_node.observability.logs import get_logger
 from raft_node.raft.membership import members_of
 from raft_node.raft.types import Role
-from raft_node.rpc.addresses import AddressBook
 from raft_node.rpc.admin_service import Leadership
-from raft_node.rpc.shard import Shard
+from raft_node.rpc.doug.replica import Shard
+from raft_node.rpc.raft.addresses import AddressBook
 from raft_node.rpc.snapshots.backup_stream import BackupStream, Write
 from raft_node.runtime import access
 from raft_node.runtime.events import Recorder

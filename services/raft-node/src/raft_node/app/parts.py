@@ -27,9 +27,9 @@ from raft_node.raft.config import RaftConfig
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.raft.types import NodeId
-from raft_node.rpc.addresses import AddressBook
-from raft_node.rpc.peers import LocalMember, Peers
-from raft_node.rpc.shard import Shard
+from raft_node.rpc.doug.replica import Shard
+from raft_node.rpc.raft.addresses import AddressBook
+from raft_node.rpc.raft.peers import LocalMember, Peers
 from raft_node.runtime.clocks import LeaseClock
 from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.disk.scrubber import Scrubber

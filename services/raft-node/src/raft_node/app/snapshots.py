@@ -12,7 +12,7 @@ from functools import partial
 
 from raft_node.app.context import Context
 from raft_node.raft.types import NodeId
-from raft_node.rpc.peers import Peers
+from raft_node.rpc.raft.peers import Peers
 from raft_node.rpc.snapshots.backup_stream import BackupStream
 from raft_node.rpc.snapshots.sender import SenderLimits, SnapshotSender
 from raft_node.rpc.snapshots.service import SnapshotService

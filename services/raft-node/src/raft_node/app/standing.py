@@ -18,7 +18,7 @@ from doug_wire.tls import Certificates
 from raft_node.observability.logs import get_logger
 from raft_node.raft.membership import members_of
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
-from raft_node.rpc.identify import identify
+from raft_node.rpc.raft.identify import identify
 from raft_node.runtime.events import Recorder
 from raft_node.runtime.members.advice import add_command, replace_command
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from raft_node.observability.metrics import Metrics, NodeState
 from raft_node.observability.volumes import Volumes
-from raft_node.rpc.shard import Shard
+from raft_node.rpc.doug.replica import Shard
 from raft_node.runtime.log.store import LogStore
 from raft_node.storage.engine import Engine
 

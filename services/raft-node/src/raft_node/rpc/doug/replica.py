@@ -10,7 +10,7 @@ from doug.v1 import doug_pb2 as pb
 from doug_wire.pipe import Status
 from raft_node.kv.keyspace import StoredValue
 from raft_node.raft.types import Role
-from raft_node.rpc.peers import Peers
+from raft_node.rpc.raft.peers import Peers
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.reads.freshness import Freshness
 from raft_node.runtime.reads.reader import Reader

@@ -40,12 +40,12 @@ from raft_node.raft.messages import (
     TimeoutNow,
 )
 from raft_node.raft.types import NodeId
-from raft_node.rpc import codec
 from raft_node.rpc.channels import Dialled
-from raft_node.rpc.codec import MessageError
 from raft_node.rpc.hot_streams import HEARTBEAT, READ_INDEX, REPLICATE, HotStream, dial
-from raft_node.rpc.round_trips import RoundTrips
-from raft_node.rpc.streams import Call, ClientStream, Outbox
+from raft_node.rpc.raft import codec
+from raft_node.rpc.raft.codec import MessageError
+from raft_node.rpc.raft.round_trips import RoundTrips
+from raft_node.rpc.raft.streams import Call, ClientStream, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
 _RENEWAL_GRACE_S = 2.0

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from raft_node.rpc.certificate_names import names_of
+from raft_node.rpc.raft.certificate_names import names_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

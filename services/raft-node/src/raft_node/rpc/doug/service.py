@@ -29,11 +29,11 @@ from raft_node.kv.keyspace import StoredValue
 from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
-from raft_node.rpc import operations, range_deletion, scan_stream, watch_stream
-from raft_node.rpc.pipe import PipeSession
-from raft_node.rpc.shard import Shard, has_run_out
-from raft_node.rpc.streams import BROKEN
-from raft_node.rpc.traced_pipe import RecordSpans
+from raft_node.rpc.doug import operations, range_deletion, scan_stream, watch_stream
+from raft_node.rpc.doug.pipe import PipeSession
+from raft_node.rpc.doug.replica import Shard, has_run_out
+from raft_node.rpc.doug.traced_pipe import RecordSpans
+from raft_node.rpc.raft.streams import BROKEN
 from raft_node.runtime.reads.watches import HistoryGoneError
 from raft_node.runtime.writes.proposals import Submission, TracedSubmission
 from raft_node.storage.engine import BlockNeeded

@@ -18,7 +18,7 @@ from doug_wire.command import Command, CommandError, Opcode
 from doug_wire.payload import decode_batch_result, encode_batch
 from doug_wire.pipe import ResultRecord, Status
 from raft_node.kv.scan import ScanOptions
-from raft_node.rpc.shard import Shard
+from raft_node.rpc.doug.replica import Shard
 
 LIMIT_DEFAULT, LIMIT_MAX = 10_000, 100_000
 SLICE_KEYS = 500

@@ -19,7 +19,7 @@ from doug_wire import command as commands
 from doug_wire.watch import PLACE_MAX, ChangeKind, decode_changes
 from raft_node.errors import UnavailableError
 from raft_node.kv.changes import Filter
-from raft_node.rpc.shard import Shard
+from raft_node.rpc.doug.replica import Shard
 from raft_node.runtime.reads.watches import HistoryGoneError, Position, Told, Watch
 
 Write = Callable[[pb.WatchBatch], Awaitable[None]]

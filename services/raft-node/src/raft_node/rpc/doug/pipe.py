@@ -27,8 +27,8 @@ from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
-from raft_node.rpc.shard import Shard, has_run_out
-from raft_node.rpc.streams import BROKEN
+from raft_node.rpc.doug.replica import Shard, has_run_out
+from raft_node.rpc.raft.streams import BROKEN
 from raft_node.runtime.driver import Submission
 from raft_node.storage.engine import BlockNeeded
 

@@ -1,7 +1,7 @@
 """The sending end of Doug.Scan: pages of records, as fast as the caller reads them.
 
 A page is written only when HTTP/2's window lets the one before it go, so that memory is bounded by a page or two. It
-knows neither blocks nor leaders: ``raft_node.rpc.doug_service`` has made sure that the state is fresh enough.
+knows neither blocks nor leaders: ``raft_node.rpc.doug.service`` has made sure that the state is fresh enough.
 
 Invariants:
 1. What is sent is one point in the log: a scan that cannot go on ends, and never begins anew by itself.
@@ -18,7 +18,7 @@ from doug_wire import command as commands
 from doug_wire import scan as codec
 from raft_node.kv.partitions import slot_ranges
 from raft_node.kv.scan import PAGE_BYTES, Scan, ScanOptions, Step
-from raft_node.rpc.shard import Shard
+from raft_node.rpc.doug.replica import Shard
 from raft_node.runtime.reads.scans import ScanLimits
 
 Write = Callable[[pb.ScanPage], Awaitable[None]]

@@ -1,4 +1,4 @@
-"""Spans of the sampled records of one Pipe stream. Without tracing, ``raft_node.rpc.pipe`` has no observer.
+"""Spans of the sampled records of one Pipe stream. Without tracing, ``raft_node.rpc.doug.pipe`` has no observer.
 
 Invariant: a record's span ends with its answer, or with the stream.
 """

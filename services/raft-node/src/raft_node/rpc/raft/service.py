@@ -24,12 +24,12 @@ from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.membership import members_of
 from raft_node.raft.messages import AppendEntries, Message
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
-from raft_node.rpc import codec
-from raft_node.rpc.certificate_names import names_of, speaks_for
-from raft_node.rpc.codec import MessageError
-from raft_node.rpc.peers import Peers
+from raft_node.rpc.raft import codec
+from raft_node.rpc.raft.certificate_names import names_of, speaks_for
+from raft_node.rpc.raft.codec import MessageError
+from raft_node.rpc.raft.peers import Peers
+from raft_node.rpc.raft.streams import BROKEN, Outbox
 from raft_node.rpc.snapshots.service import SnapshotService
-from raft_node.rpc.streams import BROKEN, Outbox
 
 _VOTE_TIMEOUT_S = 1.0
 _METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat", "ReadIndex", "InstallSnapshot")
