@@ -28,10 +28,10 @@ from raft_node.kv.scan import Cut, Scan, ScanOptions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.types import Configuration
-from raft_node.storage.iterators import Columns
+from raft_node.storage.changes.span import NO_SPAN, Span
 from raft_node.storage.memtable import Batch
-from raft_node.storage.reads import BlockNeeded
-from raft_node.storage.span import NO_SPAN, Span
+from raft_node.storage.tables.iterators import Columns
+from raft_node.storage.tables.reads import BlockNeeded
 from raft_testing.checkers import InvariantViolationError
 from raft_testing.machine import Head, Snapshot
 from raft_testing.reference import Reference

@@ -12,7 +12,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, Write
 from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.log.store import LogStore
-from raft_node.storage.tasks import FlushTask, Task, TaskResult
+from raft_node.storage.merges.tasks import FlushTask, Task, TaskResult
 
 
 class FakeWal:

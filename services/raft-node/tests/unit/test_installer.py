@@ -28,7 +28,7 @@ from raft_node.storage.engine import Engine
 from raft_node.storage.snapshots.checkpoint import CHECKPOINT, CheckpointFile
 from raft_node.storage.snapshots.incoming import INCOMING, IncomingSnapshot, SnapshotHeader
 from raft_node.storage.snapshots.installing import INSTALLING, read_installing
-from raft_node.storage.wal import Wal
+from raft_node.storage.wal.log import Wal
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 

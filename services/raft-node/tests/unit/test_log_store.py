@@ -16,7 +16,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, NodeId, Write
 from raft_node.runtime.log import store as log_stores
 from raft_node.runtime.log.store import LogStore
-from raft_node.storage.wal import PrefixDrop, Wal, WalOptions
+from raft_node.storage.wal.log import PrefixDrop, Wal, WalOptions
 from raft_testing.files import MemoryFileSystem
 
 D = "/wal"

@@ -24,7 +24,7 @@ from raft_node.runtime.members import identity as identities
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem, OsFileSystem
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.wal import Wal, WalOptions
+from raft_node.storage.wal.log import Wal, WalOptions
 from raft_testing.engines import settle
 from raft_testing.files import MemoryFileSystem
 

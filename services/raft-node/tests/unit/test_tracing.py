@@ -29,7 +29,7 @@ from raft_node.raft.types import Configuration, HardState, NodeId, Role, Write
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.log.store import LogStore
 from raft_node.runtime.writes.proposals import Submission, TracedSubmission
-from raft_node.storage.wal import Wal, WalOptions
+from raft_node.storage.wal.log import Wal, WalOptions
 from raft_testing.fakes import DictStore
 from raft_testing.files import MemoryFileSystem
 from raft_testing.lockstep import MemoryLog

@@ -11,7 +11,7 @@ MUTANTS = (
         "M81",
         "the last batch of a memtable is not in the history once the next one begins",
         (26,),
-        "storage/history.py",
+        "storage/changes/history.py",
         "        self._chapters.append(_Chapter(self.upto))\n",
         "        self._chapters.append(_Chapter(self.upto))\n"
         "        if self._chapters[-2].written:\n"
@@ -40,7 +40,7 @@ MUTANTS = (
         "M84",
         "after a snapshot the history goes on where it was, with what lies between left out",
         (25,),
-        "storage/history.py",
+        "storage/changes/history.py",
         "        if self._kept and self._kept[-1].upto != mark:\n",
         "        if False:\n",
         "unit/test_history.py::test_a_state_that_does_not_follow_the_segments_drops_them",
@@ -67,7 +67,7 @@ MUTANTS = (
         "M87",
         "a segment is kept as history without a sync",
         (38,),
-        "storage/changes.py",
+        "storage/changes/segments.py",
         "            if self._durable and self._file is not None:\n",
         "            if False and self._file is not None:\n",
         "unit/test_history.py::test_a_crash_before_any_operation_of_a_flush_leaves_no_gap",

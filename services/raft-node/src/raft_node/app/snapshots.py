@@ -24,7 +24,7 @@ from raft_node.runtime.snapshots.backups import Backups
 from raft_node.runtime.snapshots.installer import Installer
 from raft_node.runtime.snapshots.keeper import Snapshots
 from raft_node.storage.engine import Engine
-from raft_node.storage.tasks import tmp_directory
+from raft_node.storage.merges.tasks import tmp_directory
 
 
 class SnapshotParts:

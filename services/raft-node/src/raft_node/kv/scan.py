@@ -20,7 +20,7 @@ from typing import NamedTuple
 from doug_wire.scan import after_prefix, encode_entry, encode_prefix
 from raft_node.kv.keyspace import USER_PREFIX, StoredValue, user_key
 from raft_node.kv.visibility import find_visible
-from raft_node.storage.iterators import Columns
+from raft_node.storage.tables.iterators import Columns
 
 PAGE_BYTES = 128 << 10
 """A page takes about a millisecond to make, and as long to take apart: small enough for any event loop."""

@@ -36,7 +36,7 @@ from raft_node.runtime.snapshots.keeper import StateFacts
 from raft_node.storage.files import FileSystem
 from raft_node.storage.notes import read_note, remove_note, write_note
 from raft_node.storage.snapshots.checkpoint import install_checkpoint
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 
 _COPY = "restored"
 _COPY_BYTES = 1 << 20

@@ -27,7 +27,7 @@ from raft_node.errors import FatalError, NoSpaceError
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
 from raft_node.raft.types import HardState, NodeId, Write
-from raft_node.storage.wal import Appended, PrefixDrop, Wal, WalHardState
+from raft_node.storage.wal.log import Appended, PrefixDrop, Wal, WalHardState
 
 _CLOSE_TIMEOUT_S = 2.0
 

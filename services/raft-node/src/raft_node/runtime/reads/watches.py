@@ -22,8 +22,8 @@ from doug_wire.watch import encode_change
 from raft_node.errors import CorruptionError, DougError, OverloadedError
 from raft_node.kv.changes import EVERYTHING, Filter, changes_in
 from raft_node.kv.state_machine import StateMachine
+from raft_node.storage.changes.history import Kept, Written
 from raft_node.storage.engine import Engine
-from raft_node.storage.history import Kept, Written
 
 STEP_BATCHES = 64
 STEP_BYTES = 128 << 10

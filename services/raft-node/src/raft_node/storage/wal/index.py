@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from raft_node.entry import Entry, EntryKind
-from raft_node.storage.wal_segment import SegmentHeader
+from raft_node.storage.wal.segment import SegmentHeader
 
 _CONFIGURATION = int(EntryKind.CONFIGURATION)
 

@@ -3,7 +3,7 @@
 The event loop queues batches; a background thread writes them; a flush reads the segment in another process. So the
 node never sorts or encodes a memtable on its event loop. Until its flush is installed the log holds the same writes,
 and a crash before that makes a new segment from the log; so a segment is synced only if it is to be kept as history
-after its flush (docs/adr/0002, ``raft_node.storage.history``).
+after its flush (docs/adr/0002, ``raft_node.storage.changes.history``).
 
 Invariants:
 1. A segment holds the batches of its memtable, all of them and in order, before its flush begins.
@@ -21,11 +21,11 @@ from typing import NamedTuple, cast
 from crc32c import crc32c
 
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
-from raft_node.storage.block import KEY_BYTES_MAX, TOMBSTONE, cut, encode_lengths, little_endian, same
+from raft_node.storage.changes.span import NO_SPAN, Span
 from raft_node.storage.files import FileSystem, ReadableFile, WritableFile
-from raft_node.storage.iterators import Columns
 from raft_node.storage.memtable import Batch
-from raft_node.storage.span import NO_SPAN, Span
+from raft_node.storage.tables.block import KEY_BYTES_MAX, TOMBSTONE, cut, encode_lengths, little_endian, same
+from raft_node.storage.tables.iterators import Columns
 
 # DO NOT CHANGE: docs/formats.md and a golden-bytes test fix it.
 MAGIC = b"DOUG-CHG"

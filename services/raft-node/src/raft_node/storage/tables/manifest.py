@@ -22,7 +22,7 @@ from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
 from raft_node.storage.files import FileSystem
-from raft_node.storage.version import TableMeta, Version, VersionEdit, VersionError, table_name
+from raft_node.storage.tables.version import TableMeta, Version, VersionEdit, VersionError, table_name
 
 # DO NOT CHANGE: this is in every manifest. docs/formats.md and a golden-bytes test fix it.
 MAGIC = b"DOUG-MAN"

@@ -17,13 +17,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
-from raft_node.storage.changes import ChangeReader
+from raft_node.storage.changes.segments import ChangeReader
 from raft_node.storage.files import FileSystem
-from raft_node.storage.iterators import Columns, merge
-from raft_node.storage.options import TableOptions
-from raft_node.storage.sstable import Table, open_table
-from raft_node.storage.sstable_writer import TableWriter
-from raft_node.storage.tasks import (
+from raft_node.storage.merges.tasks import (
     ByteSink,
     ByteSource,
     CompactionTask,
@@ -39,7 +35,11 @@ from raft_node.storage.tasks import (
     read_message,
     tmp_directory,
 )
-from raft_node.storage.version import TableMeta
+from raft_node.storage.options import TableOptions
+from raft_node.storage.tables.iterators import Columns, merge
+from raft_node.storage.tables.sstable import Table, open_table
+from raft_node.storage.tables.sstable_writer import TableWriter
+from raft_node.storage.tables.version import TableMeta
 
 
 def run_task(fs: FileSystem, directory: str, task: Task) -> TaskResult:

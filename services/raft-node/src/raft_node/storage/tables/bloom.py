@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from fastbloom_rs import BloomFilter
 
-from raft_node.storage.block import BlockError
+from raft_node.storage.tables.block import BlockError
 
 # DO NOT CHANGE: this is in every SSTable. docs/formats.md and a golden-bytes test fix it.
 _WORD_BYTES = 8

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
-from raft_node.storage.block import Block, IndexedBlock
-from raft_node.storage.cache import BlockCache
-from raft_node.storage.sstable import Table
-from raft_node.storage.view import Run
+from raft_node.storage.tables.block import Block, IndexedBlock
+from raft_node.storage.tables.cache import BlockCache
+from raft_node.storage.tables.sstable import Table
+from raft_node.storage.tables.view import Run
 
 
 class _Absent(Enum):

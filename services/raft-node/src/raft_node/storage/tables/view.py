@@ -11,10 +11,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from raft_node.storage.iterators import Columns, merge
 from raft_node.storage.memtable import MemtableSnapshot
-from raft_node.storage.sstable import Table
-from raft_node.storage.version import TableMeta, Version
+from raft_node.storage.tables.iterators import Columns, merge
+from raft_node.storage.tables.sstable import Table
+from raft_node.storage.tables.version import TableMeta, Version
 
 
 class Run(NamedTuple):

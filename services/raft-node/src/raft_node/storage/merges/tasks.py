@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from raft_node.errors import CorruptionError, DiskError, DougError, NoSpaceError
 from raft_node.storage.options import COMPRESSIONS, TableOptions
-from raft_node.storage.version import TableMeta
+from raft_node.storage.tables.version import TableMeta
 
 TMP = "tmp"
 LENGTH_BYTES = 4

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 
-from raft_node.storage.block import Block, IndexedBlock
+from raft_node.storage.tables.block import Block, IndexedBlock
 
 _INDEX_AFTER_USES = 8
 

@@ -17,9 +17,9 @@ from struct import Struct
 from raft_node import entry
 from raft_node.entry import Entry
 from raft_node.errors import CorruptionError
-from raft_node.storage import wal_recovery
 from raft_node.storage.files import FileSystem, ReadableFile
-from raft_node.storage.wal_index import WalIndex
+from raft_node.storage.wal import recovery as wal_recovery
+from raft_node.storage.wal.index import WalIndex
 
 _SIZE_OFFSET = 8
 _SIZE = Struct("<I")

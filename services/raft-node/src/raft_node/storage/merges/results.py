@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from raft_node.errors import CorruptionError
 from raft_node.storage.files import FileSystem
-from raft_node.storage.manifest import Manifest
-from raft_node.storage.open_files import OpenFiles
-from raft_node.storage.sstable import open_table
-from raft_node.storage.tasks import FlushTask, Task, TaskResult, output_name, tmp_directory
-from raft_node.storage.version import TableMeta, VersionEdit, VersionError, table_name
-from raft_node.storage.view import View
+from raft_node.storage.merges.tasks import FlushTask, Task, TaskResult, output_name, tmp_directory
+from raft_node.storage.tables.manifest import Manifest
+from raft_node.storage.tables.open_files import OpenFiles
+from raft_node.storage.tables.sstable import open_table
+from raft_node.storage.tables.version import TableMeta, VersionEdit, VersionError, table_name
+from raft_node.storage.tables.view import View
 
 
 class Prepared(NamedTuple):

@@ -31,7 +31,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.version import LEVELS, TableMeta, Version
+from raft_node.storage.tables.version import LEVELS, TableMeta, Version
 
 Run = tuple[TableMeta, ...]
 

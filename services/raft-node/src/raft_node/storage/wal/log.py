@@ -11,7 +11,7 @@ segment that the log shall begin with; the next segment's header records it, and
 Invariants:
 
 1. One append is one frame, one write and one fdatasync, so a crash leaves all of it or nothing.
-2. A segment is zero-filled and synced before it is used (``raft_node.storage.wal_files``).
+2. A segment is zero-filled and synced before it is used (``raft_node.storage.wal.files``).
 3. Before a segment's first frame, these are durable, in this order: all of the segment before it, the new one's name,
    and its header.
 4. After a failed write or sync nothing is appended or read any more: what lies on disk is not known.
@@ -25,13 +25,15 @@ from typing import NamedTuple
 
 from raft_node.entry import Entry
 from raft_node.errors import DiskError
-from raft_node.storage import record, wal_recovery, wal_segment
+from raft_node.storage import record
 from raft_node.storage.files import FileSystem, WritableFile
 from raft_node.storage.options import WalOptions
-from raft_node.storage.wal_files import SegmentFiles
-from raft_node.storage.wal_index import Segment, Summary, WalIndex, positions_of, summarise
-from raft_node.storage.wal_reader import WalReader
-from raft_node.storage.wal_segment import SegmentHeader, WalHardState
+from raft_node.storage.wal import recovery as wal_recovery
+from raft_node.storage.wal import segment as wal_segment
+from raft_node.storage.wal.files import SegmentFiles
+from raft_node.storage.wal.index import Segment, Summary, WalIndex, positions_of, summarise
+from raft_node.storage.wal.reader import WalReader
+from raft_node.storage.wal.segment import SegmentHeader, WalHardState
 
 __all__ = ["Appended", "PrefixDrop", "Wal", "WalHardState", "WalOptions"]
 

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from raft_node import entry
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
-from raft_node.storage import record, wal_segment
+from raft_node.storage import record
 from raft_node.storage.files import FileSystem, WritableFile
-from raft_node.storage.wal_index import WalIndex, summarise
-from raft_node.storage.wal_segment import NO_HARD_STATE, SegmentFormatError, SegmentHeader, WalHardState
+from raft_node.storage.wal import segment as wal_segment
+from raft_node.storage.wal.index import WalIndex, summarise
+from raft_node.storage.wal.segment import NO_HARD_STATE, SegmentFormatError, SegmentHeader, WalHardState
 
 _ZEROS = bytes(1 << 20)
 

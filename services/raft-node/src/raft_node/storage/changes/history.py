@@ -20,7 +20,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from raft_node.errors import CorruptionError
-from raft_node.storage.changes import (
+from raft_node.storage.changes.segments import (
     FILE_HEADER_BYTES,
     FRAME_BYTES,
     decode_frame,
@@ -28,9 +28,9 @@ from raft_node.storage.changes import (
     frame_bytes,
     frame_upto,
 )
+from raft_node.storage.changes.span import Span
 from raft_node.storage.files import FileSystem, ReadableFile
 from raft_node.storage.memtable import Batch
-from raft_node.storage.span import Span
 
 SUFFIX = ".hst"
 _NAME_PARTS = 3

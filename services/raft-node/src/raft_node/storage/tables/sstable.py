@@ -21,13 +21,13 @@ import xxhash
 from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
-from raft_node.storage.block import Block, BlockError, little_endian, open_sealed, span
-from raft_node.storage.bloom import load_filter
-from raft_node.storage.cache import CachedBlocks
 from raft_node.storage.files import FileSystem
-from raft_node.storage.iterators import Columns, Record, records
-from raft_node.storage.open_files import OpenFiles, SharedFile
-from raft_node.storage.sstable_writer import (
+from raft_node.storage.tables.block import Block, BlockError, little_endian, open_sealed, span
+from raft_node.storage.tables.bloom import load_filter
+from raft_node.storage.tables.cache import CachedBlocks
+from raft_node.storage.tables.iterators import Columns, Record, records
+from raft_node.storage.tables.open_files import OpenFiles, SharedFile
+from raft_node.storage.tables.sstable_writer import (
     FOOTER_BODY,
     FOOTER_BYTES,
     FOOTER_CRC,
@@ -37,7 +37,7 @@ from raft_node.storage.sstable_writer import (
     PROPERTIES,
     TableProperties,
 )
-from raft_node.storage.version import TableMeta, table_name
+from raft_node.storage.tables.version import TableMeta, table_name
 
 _READ_BYTES = 1 << 20
 _PIECE_BYTES = 64 << 10

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from raft_node.storage import wal_recovery, wal_segment
 from raft_node.storage.files import FileSystem, WritableFile
 from raft_node.storage.options import WAL_PAGE_BYTES
-from raft_node.storage.wal_index import Segment
+from raft_node.storage.wal import recovery as wal_recovery
+from raft_node.storage.wal import segment as wal_segment
+from raft_node.storage.wal.index import Segment
 
 
 class SegmentFiles:

@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from raft_node.storage.block import (
+from raft_node.storage.files import FileSystem
+from raft_node.storage.options import TableOptions
+from raft_node.storage.tables.block import (
     KEY_BYTES_MAX,
     RECORD_HEADER_BYTES,
     VALUE_BYTES_MAX,
@@ -29,9 +31,7 @@ from raft_node.storage.block import (
     one_size,
     seal,
 )
-from raft_node.storage.bloom import build_filter
-from raft_node.storage.files import FileSystem
-from raft_node.storage.options import TableOptions
+from raft_node.storage.tables.bloom import build_filter
 
 # DO NOT CHANGE: this is in every SSTable. docs/formats.md and a golden-bytes test fix it.
 MAGIC = b"DOUG-SST"
