@@ -2,8 +2,8 @@
 
 Tables are sets of keys, and time is counted in memtables, so that hours of writes take seconds. Ours is the real one,
 ``raft_node.storage.merges.compaction.pick``, on real versions; the leveled one is what it was before (docs/adr/0005);
-the tiered ones merge so many runs of one tier into one run of the next. Everything is 74 times smaller than with default
-options: a memtable holds 1,000 records.
+the tiered ones merge so many runs of one tier into one run of the next. Everything is 74 times smaller than with
+default options: a memtable holds 1,000 records.
 
 Amplifications are counted in records: written by flushes and compactions for each one that a user wrote; stored for
 each one that lives; and sorted runs that a read of a missing key, or a scan, has to look at.

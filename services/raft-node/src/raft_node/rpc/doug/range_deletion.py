@@ -18,7 +18,7 @@ from doug_wire.command import Command, CommandError, Opcode
 from doug_wire.payload import decode_batch_result, encode_batch
 from doug_wire.pipe import ResultRecord, Status
 from raft_node.kv.scan import ScanOptions
-from raft_node.rpc.doug.replica import Shard
+from raft_node.rpc.doug.replica import Replica
 
 LIMIT_DEFAULT, LIMIT_MAX = 10_000, 100_000
 SLICE_KEYS = 500
@@ -52,7 +52,7 @@ class RangeDeletion:
         return cls(request.start, request.end or None, request.limit or LIMIT_DEFAULT, request.dry_run)
 
 
-async def delete(shard: Shard, asked: RangeDeletion, submit: Submit) -> pb.DeleteRangeResponse | Status:
+async def delete(shard: Replica, asked: RangeDeletion, submit: Submit) -> pb.DeleteRangeResponse | Status:
     """Deletes, or counts; gives a status when nothing was deleted because of it.
 
     Args:
@@ -90,7 +90,7 @@ async def delete(shard: Shard, asked: RangeDeletion, submit: Submit) -> pb.Delet
     )
 
 
-async def _keys(shard: Shard, asked: RangeDeletion, start: bytes, limit: int) -> list[bytes]:
+async def _keys(shard: Replica, asked: RangeDeletion, start: bytes, limit: int) -> list[bytes]:
     if asked.end is not None and start >= asked.end:
         return []
     options = ScanOptions(start=start, end=asked.end, limit=limit, keys_only=True)

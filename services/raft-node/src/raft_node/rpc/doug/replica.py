@@ -24,7 +24,7 @@ class Leader(NamedTuple):
     address: str
 
 
-class Shard:
+class Replica:
     """One running replica."""
 
     def __init__(

@@ -18,7 +18,7 @@ from doug_wire import command as commands
 from doug_wire import scan as codec
 from raft_node.kv.partitions import slot_ranges
 from raft_node.kv.scan import PAGE_BYTES, Scan, ScanOptions, Step
-from raft_node.rpc.doug.replica import Shard
+from raft_node.rpc.doug.replica import Replica
 from raft_node.runtime.reads.scans import ScanLimits
 
 Write = Callable[[pb.ScanPage], Awaitable[None]]
@@ -65,7 +65,7 @@ def options_of(request: pb.ScanRequest) -> ScanOptions:
     )
 
 
-async def send(shard: Shard, options: ScanOptions, write: Write, *, messages: bool) -> None:
+async def send(shard: Replica, options: ScanOptions, write: Write, *, messages: bool) -> None:
     """Sends a whole scan of what is applied now.
 
     Raises:
@@ -110,7 +110,7 @@ async def _write(write: Write, page: pb.ScanPage, scan: Scan, limits: ScanLimits
     await asyncio.sleep(0)
 
 
-def _first(shard: Shard, scan: Scan) -> pb.ScanPage:
+def _first(shard: Replica, scan: Scan) -> pb.ScanPage:
     slots = [
         pb.SlotRange(**{"from": first, "to": last, "shard": shard.number, "epoch": epoch})
         for first, last, epoch in slot_ranges(scan.cut.epochs)

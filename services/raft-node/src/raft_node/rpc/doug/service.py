@@ -31,7 +31,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
 from raft_node.rpc.doug import operations, range_deletion, scan_stream, watch_stream
 from raft_node.rpc.doug.pipe import PipeSession
-from raft_node.rpc.doug.replica import Shard, has_run_out
+from raft_node.rpc.doug.replica import Replica, has_run_out
 from raft_node.rpc.doug.traced_pipe import RecordSpans
 from raft_node.rpc.raft.streams import BROKEN
 from raft_node.runtime.reads.watches import HistoryGoneError
@@ -94,7 +94,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         """Starts detached."""
         self._metrics = metrics
         self._traces = traces
-        self._shard: Shard | None = None
+        self._shard: Replica | None = None
         self._sessions: set[PipeSession] = set()
         self._received = {
             method.name: metrics.received("Doug", method.name)
@@ -102,7 +102,7 @@ class DougService(doug_pb2_grpc.DougServicer):
             if not method.client_streaming
         }
 
-    def attach(self, shard: Shard) -> None:
+    def attach(self, shard: Replica) -> None:
         """From now on calls are served."""
         self._shard = shard
 
@@ -329,7 +329,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         return pb.PartitionsResponse(epoch=partition_map.epoch, slots=ranges, cluster_id=shard.peers.me.cluster_id)
 
     async def _look_up(
-        self, shard: Shard, key: bytes, epoch: int, context: Context, token_id: bytes = b""
+        self, shard: Replica, key: bytes, epoch: int, context: Context, token_id: bytes = b""
     ) -> StoredValue | None:
         """What is applied under a key, or of a token in the slot of the key."""
         if not shard.driver.machine.created:
@@ -353,7 +353,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         except CommandError as error:
             await self._refuse_form(str(error), context)
 
-    async def _decide(self, command: Command, context: Context) -> tuple[Shard, ResultRecord]:
+    async def _decide(self, command: Command, context: Context) -> tuple[Replica, ResultRecord]:
         """Has a command decided; one that is not carried out fails the call."""
         shard = await self._admit(context)
         result = await self._submit(shard, context, command)
@@ -361,7 +361,7 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(shard, Status(result.status), context, result)
         return shard, result
 
-    async def _submit(self, shard: Shard, context: Context, command: Command) -> ResultRecord:
+    async def _submit(self, shard: Replica, context: Context, command: Command) -> ResultRecord:
         """Has a command decided, and gives what became of it."""
         encoded = commands.encode(*command)
         try:
@@ -380,7 +380,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         shard.driver.submit([submission if trace is None else TracedSubmission.of(submission, trace)])
         return await sink.result
 
-    async def _await_clock(self, shard: Shard, context: Context) -> None:
+    async def _await_clock(self, shard: Replica, context: Context) -> None:
         """Has the log clock moved up to now; see ``raft_node.runtime.reads.log_clock``."""
         moved: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -392,12 +392,12 @@ class DougService(doug_pb2_grpc.DougServicer):
         if not await moved:
             await self._refuse(shard, Status.NOT_LEADER, context)
 
-    async def _move_clock(self, shard: Shard, context: Context) -> None:
+    async def _move_clock(self, shard: Replica, context: Context) -> None:
         """Makes sure that nothing is seen whose time has passed by this leader's clock, though not yet by the log's."""
         if shard.is_leader and shard.driver.machine.may_be_due(shard.driver.now_us()):
             await self._await_clock(shard, context)
 
-    async def _confirm(self, shard: Shard, context: Context, *, forward: bool = False) -> None:
+    async def _confirm(self, shard: Replica, context: Context, *, forward: bool = False) -> None:
         """Returns once a quorum has confirmed that this node leads, and what it had committed is applied.
 
         With ``forward`` a node that follows has its leader confirmed instead.
@@ -412,7 +412,9 @@ class DougService(doug_pb2_grpc.DougServicer):
         if not await confirmed:
             await self._refuse(shard, Status.NOT_LEADER, context)
 
-    async def _wait_until_fresh(self, shard: Shard, request: pb.GetRequest | pb.ScanRequest, context: Context) -> None:
+    async def _wait_until_fresh(
+        self, shard: Replica, request: pb.GetRequest | pb.ScanRequest, context: Context
+    ) -> None:
         """Returns once this replica may serve a local read, and contains what it asks for."""
         if not shard.serves_local_reads:
             await self._refuse(shard, Status.UNAVAILABLE, context)
@@ -429,7 +431,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         if not await fresh or not shard.serves_local_reads:
             await self._refuse(shard, Status.NOT_FRESH, context)
 
-    async def _admit(self, context: Context) -> Shard:
+    async def _admit(self, context: Context) -> Replica:
         if self._shard is None:
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: the node is starting", (("doug-code", "UNAVAILABLE"),)
@@ -445,7 +447,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {why}", (("doug-code", "INVALID"),))
 
     async def _refuse(
-        self, shard: Shard, status: Status, context: Context, result: ResultRecord | None = None
+        self, shard: Replica, status: Status, context: Context, result: ResultRecord | None = None
     ) -> NoReturn:
         details = status.name
         metadata: tuple[tuple[str, str], ...] = (("doug-code", status.name), ("doug-shard", str(shard.number)))

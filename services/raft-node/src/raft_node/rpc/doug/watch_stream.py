@@ -19,7 +19,7 @@ from doug_wire import command as commands
 from doug_wire.watch import PLACE_MAX, ChangeKind, decode_changes
 from raft_node.errors import UnavailableError
 from raft_node.kv.changes import Filter
-from raft_node.rpc.doug.replica import Shard
+from raft_node.rpc.doug.replica import Replica
 from raft_node.runtime.reads.watches import HistoryGoneError, Position, Told, Watch
 
 Write = Callable[[pb.WatchBatch], Awaitable[None]]
@@ -71,7 +71,7 @@ def filter_of(request: pb.WatchRequest) -> Filter:
     return Filter(request.start, request.end or None, kinds, not request.keys_only)
 
 
-async def send(shard: Shard, request: pb.WatchRequest, write: Write) -> None:
+async def send(shard: Replica, request: pb.WatchRequest, write: Write) -> None:
     """Sends changes until the caller is gone.
 
     Raises:
@@ -100,7 +100,7 @@ async def send(shard: Shard, request: pb.WatchRequest, write: Write) -> None:
         watches.close(watch)
 
 
-async def _tell(shard: Shard, watch: Watch, write: Write, progress_s: float, *, messages: bool) -> None:
+async def _tell(shard: Replica, watch: Watch, write: Write, progress_s: float, *, messages: bool) -> None:
     watches, loop = shard.watches, asyncio.get_running_loop()
     sent_s = led_s = loop.time()
     while True:
