@@ -194,9 +194,7 @@ def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) ->
     wires.log_compacted.lead_to(reports.log_compacted)
     wires.flushed.lead_to(snapshots.flushed)
     watches, freshness = parts.replica.watches, parts.replica.freshness
-    wires.applied.lead_to(
-        maintenance.poke, marks.look, parts.upkeep.poke, replica.watches.poke, replica.freshness.applied
-    )
+    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke, watches.poke, freshness.applied)
     wires.snapshots_wanted.lead_to(snapshots.wanted)
     wires.core_event.lead_to(parts.members.heard)
     parts.peers.connect(parts.book.find, driver.receive, driver.peer_unreachable)
