@@ -27,6 +27,7 @@ from raft_node.rpc import traced_pipe
 from raft_node.rpc.doug_service import DougService
 from raft_node.rpc.pipe import PipeSession
 from raft_node.rpc.traced_pipe import RecordSpans
+from raft_node.runtime.commit_times import NodeTimes
 from raft_node.runtime.driver import Submission
 from raft_node.runtime.freshness import Freshness
 
@@ -67,6 +68,7 @@ class FakeDriver:
         self.submitted: list[Submission] = []
         self.reads: list[Callable[[bool], None]] = []
         self.applied_index, self.proven_s = 7, 98.0
+        self.times = NodeTimes()
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)

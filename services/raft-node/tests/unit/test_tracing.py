@@ -213,6 +213,7 @@ class FakeLog(MemoryLog):
 
     idle = True
     write_age_s = 0.0
+    last_write_s = (0.0, 0.0)
 
     def write(self, write: Write) -> None:
         self.idle = False

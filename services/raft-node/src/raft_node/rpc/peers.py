@@ -53,6 +53,8 @@ _RENEWAL_GRACE_S = 2.0
 _APPENDS_WAITING_MAX = 64
 _HEARTBEATS_WAITING_MAX = 8
 _READS_WAITING_MAX = 8
+_ADDRESSES_MAX = 64
+"""Members whose Doug addresses are kept: more than a shard has, whoever comes and goes."""
 
 _log = get_logger()
 
@@ -99,9 +101,17 @@ class LocalMember:
             )
         if envelope.format_version > codec.FORMAT_VERSION:
             raise MessageError(f"{source.name} speaks format {envelope.format_version}, which is newer than this node")
-        if envelope.client_address:
-            self.client_addresses[source.name] = envelope.client_address
         return source
+
+    def heard(self, envelope: pb.Envelope) -> None:
+        """Keeps where the sender of a message serves Doug. Requires: it was checked, and is who it says."""
+        address, known = envelope.client_address, self.client_addresses
+        if not address or known.get(envelope.sender.name) == address or envelope.sender.name == self.node_id.name:
+            return
+        known.pop(envelope.sender.name, None)  # What was heard last is the last to go.
+        known[envelope.sender.name] = address
+        if len(known) > _ADDRESSES_MAX:
+            del known[next(name for name in known if name != self.node_id.name)]
 
 
 class Peer:
@@ -262,11 +272,14 @@ class Peer:
 
     def _is_for_me(self, envelope: pb.Envelope) -> bool:
         try:
-            return self._me.check(envelope) == self.node_id
+            fits = self._me.check(envelope) == self.node_id
         except MessageError as error:
             self._metrics.messages_dropped.labels(self._metrics.shard, "not_for_me").inc()
             _log.warning("raft.message_refused", reason=str(error))
             return False
+        if fits:
+            self._me.heard(envelope)
+        return fits
 
 
 class Peers:

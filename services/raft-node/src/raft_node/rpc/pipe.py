@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from itertools import islice
 from math import inf
+from time import perf_counter
 from typing import Any, Protocol
 
 import grpc
@@ -29,6 +30,7 @@ from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.shard import Shard, has_run_out
 from raft_node.rpc.streams import BROKEN
+from raft_node.rpc.timings import StreamTimings
 from raft_node.runtime.driver import Submission
 from raft_node.storage.engine import BlockNeeded
 
@@ -88,6 +90,7 @@ class PipeSession:
         self._drained = asyncio.Event()
         self._drained.set()
         self._loads: set[asyncio.Task[None]] = set()
+        self._timings = StreamTimings(shard.driver.times)
         self._received = metrics.received("Doug", "Pipe")
         self._sent = metrics.sent("Doug", "Pipe")
 
@@ -127,6 +130,7 @@ class PipeSession:
             self._put(pipe.encode_result(record_id, status, revision, *details))
 
     def _take(self, batch: pb.Batch) -> None:
+        self._timings.wanted = batch.timed
         if self._observer is not None:
             self._observer.arrived(batch)
         if batch.kind == pb.BATCH_KIND_WRITE:
@@ -214,7 +218,11 @@ class PipeSession:
                 self.resolve(record.id, status, 0)
             return
         later = deque(records)
+        started_s = perf_counter()
+        if linearizable:
+            self._timings.confirmed()
         waiting = self._answer_now(later, linearizable)
+        self._timings.looked_up(perf_counter() - started_s)
         if later or waiting:
             task = asyncio.create_task(self._answer_later(later, waiting, linearizable))
             self._loads.add(task)
@@ -264,6 +272,7 @@ class PipeSession:
     async def _answer_first(self, waiting: deque[_Waiting], linearizable: bool) -> None:
         """Goes on with the first of some reads; those that need yet another block are put behind the others."""
         needed = [block for _, block, _ in islice(waiting, _HOP_READS_MAX)]
+        started_s = perf_counter()
         for found in await self._shard.reader.load_first(needed):
             record, _, proven_s = waiting.popleft()
             if isinstance(found, BlockNeeded):
@@ -277,6 +286,7 @@ class PipeSession:
                 self._answer_by_clock(record)
             else:
                 self._answer(record, found)
+        self._timings.looked_up(perf_counter() - started_s)
 
     def _look_up(self, record: ReadRecord) -> StoredValue | BlockNeeded | Status:
         # Looked up after the quorum has confirmed, so it is at least as new as what was confirmed.
@@ -344,4 +354,6 @@ class PipeSession:
         message = pb.BatchResult(results=b"".join(taken), receipt=receipt)
         if not self._shard.is_leader:
             message.leader_id, message.leader_address = self._shard.leader()
+        if self._timings.wanted:
+            self._timings.put_into(message)
         return message

@@ -7,7 +7,7 @@ message.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import grpc
@@ -57,6 +57,7 @@ class RaftService(pb_grpc.RaftServicer):
         acknowledged: Up to where a member has acknowledged the log to this node, if this node leads; 0 otherwise.
         address_of: A member's address, None while it is not known.
         caller_of: Where a caller is, as gRPC says it.
+        is_member: Whether a sender is a member; asked on connections whose certificates prove names.
     """
 
     def __init__(self, node_id: NodeId, shard: int, metrics: Metrics, traces: NodeTraces | None = None) -> None:
@@ -74,6 +75,7 @@ class RaftService(pb_grpc.RaftServicer):
         self.acknowledged: Callable[[NodeId], int] = lambda member: 0
         self.address_of: Callable[[NodeId], str | None] = lambda member: None
         self.caller_of: Callable[[grpc.aio.ServicerContext[Any, Any]], str] = lambda context: context.peer()
+        self.is_member: Callable[[NodeId], Awaitable[bool]] = _anybody
         self._refused = ""
         self._received = {name: metrics.received("Raft", name) for name in _METHODS}
         self._sent = {name: metrics.sent("Raft", name) for name in _METHODS}
@@ -256,8 +258,13 @@ class RaftService(pb_grpc.RaftServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the node is starting")
         try:
             source = attached.peers.me.check(envelope)
-            if not speaks_for(names_of(context), source.name, self.address_of(source) or "", self.caller_of(context)):
+            names = names_of(context)
+            if not speaks_for(names, source.name, self.address_of(source) or "", self.caller_of(context)):
                 raise MessageError(f"{source.name} shows a certificate that is not made out to it")
+            # In plaintext anybody may call themselves a member, so that asking would prove nothing.
+            if names is not None and not await self.is_member(source):
+                raise MessageError(f"{source.name} of incarnation {source.incarnation} is no member that is known here")
+            attached.peers.me.heard(envelope)
             return attached, source
         except MessageError as error:
             self._metrics.messages_dropped.labels(self._metrics.shard, "not_for_me").inc()
@@ -266,6 +273,10 @@ class RaftService(pb_grpc.RaftServicer):
             self._refused = str(error)
             tell("raft.message_refused", reason=str(error))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+
+
+async def _anybody(sender: NodeId) -> bool:
+    return True
 
 
 def _standing(members: Configuration, sender: NodeId) -> pb.Standing.ValueType:

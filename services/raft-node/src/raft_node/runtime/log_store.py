@@ -65,7 +65,11 @@ class _Reset:
 
 
 class LogStore:
-    """The log of one node: a ``LogReader`` to the core, and its writer thread."""
+    """The log of one node: a ``LogReader`` to the core, and its writer thread.
+
+    Attributes:
+        last_write_s: How long the newest durable write took: without its sync, and the sync.
+    """
 
     def __init__(
         self,
@@ -116,6 +120,7 @@ class LogStore:
         self._resetting = False
         self._known_first_index = wal.first_index
         self._started_s = 0.0
+        self.last_write_s = (0.0, 0.0)
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -289,6 +294,7 @@ class LogStore:
         self._metrics.wal_append.observe(duration_s)
         if sync_s is not None:
             self._metrics.wal_fsync.observe(sync_s)
+        self.last_write_s = (max(0.0, duration_s - (sync_s or 0.0)), sync_s or 0.0)
         if duration_s > self._slow_s:
             self._on_slow(duration_s, len(write.entries))
         for piece in appended:

@@ -24,6 +24,7 @@ from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Ready
 from raft_node.raft.types import Role
 from raft_node.runtime.clocks import boot_s
+from raft_node.runtime.commit_times import NodeTimes
 
 ReadCallback = Callable[[bool], None]
 """Called with True once a read may be served, with False when it must be asked for again elsewhere."""
@@ -44,6 +45,7 @@ class _Confirmed(NamedTuple):
     context: int
     callbacks: list[ReadCallback]
     stamp_s: float
+    asked_s: float
 
 
 class PendingReads:
@@ -60,6 +62,7 @@ class PendingReads:
         now_s: Callable[[], float],
         lease_clock: Callable[[], float] | None,
         proof_clock: Callable[[], float] = boot_s,
+        times: NodeTimes | None = None,
     ) -> None:
         """Starts without reads.
 
@@ -69,9 +72,11 @@ class PendingReads:
             now_s: The loop's clock, for reads that wait too long.
             lease_clock: The clock that leases are judged by, in ticks; None without leases.
             proof_clock: The clock of ``proven_s``.
+            times: Where it is told how long reads wait.
         """
         self._proof_clock = proof_clock
         self.proven_s = -inf
+        self._times = times or NodeTimes()
         self._node = node
         self._metrics = metrics
         self._now_s = now_s
@@ -123,7 +128,7 @@ class PendingReads:
             if asked is not None:
                 self._metrics.read_index_confirmed.inc()
                 self._metrics.read_index_duration.observe(self._now_s() - asked.asked_s)
-                confirmed = _Confirmed(state.read_index, state.context, asked.callbacks, asked.stamp_s)
+                confirmed = _Confirmed(state.read_index, state.context, asked.callbacks, asked.stamp_s, asked.asked_s)
                 heapq.heappush(self._confirmed, confirmed)
         if keep:
             for context in ready.reads_dropped:
@@ -138,6 +143,7 @@ class PendingReads:
         while self._confirmed and self._confirmed[0].read_index <= applied_index:
             confirmed = heapq.heappop(self._confirmed)
             self.proven_s = max(self.proven_s, confirmed.stamp_s)
+            self._times.confirm_s = self._now_s() - confirmed.asked_s
             self._answer(confirmed.callbacks, confirmed=True)
 
     def expire(self, asked_before_s: float) -> None:
