@@ -132,10 +132,8 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         self.applied_index = 7
         self.log_index = 7  # As its answers tell it.
         self.staleness_ms: int | None = None  # As far as it can prove it.
-        self.vitals = admin_pb2.Vitals()
-        """How it is, by its own word."""
-        self.timings = doug_pb2.Timings()
-        """Where its time goes, by its own word."""
+        self.vitals, self.timings = admin_pb2.Vitals(), doug_pb2.Timings()
+        """How it is, and where its time goes, by its own word."""
         self.zone = ""
         self.statuses = 0
         """How often it was asked for its status."""
