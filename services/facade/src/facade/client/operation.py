@@ -71,6 +71,7 @@ class Operation:
         repeatable: Whether sending it twice does no harm: it is a read, or a write with an idempotency token.
         uncertain: Whether an earlier try of this write may have been applied.
         batch: The batch that it is in flight with.
+        hedged: Whether it has a copy, or is one (``facade.client.hedging``).
         bound_ms: How old its answer may be, of a bounded read; 0 of others.
         session: What its client's token says; None without one.
         sent_s: When it was last sent to a node.
@@ -85,6 +86,7 @@ class Operation:
         "bound_ms",
         "deadline_s",
         "future",
+        "hedged",
         "id",
         "key",
         "kind",
@@ -124,6 +126,7 @@ class Operation:
         self.repeatable = repeatable
         self.uncertain = False
         self.batch: OpenBatch | None = None
+        self.hedged = False
         self.bound_ms = 0
         self.session: Session | None = None
         self.sent_s = 0.0

@@ -23,8 +23,10 @@ from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from facade.client.answers import RETRIED, gave_up, malformed, too_late, unknown
 from facade.client.directory import Directory
+from facade.client.hedging import Hedging
 from facade.client.metrics import Metrics
 from facade.client.modes import Kind
+from facade.client.node import Node
 from facade.client.operation import Load, Operation
 from facade.client.shard import Answer, Shard
 from facade.client.tracing import OperationTracing
@@ -59,6 +61,9 @@ class Registry:
         self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self.timeout_s = settings.request_timeout_ms / 1000
+        self._hedging: Hedging | None = None
+        if settings.hedge_reads_ms:
+            self._hedging = Hedging(self, metrics, settings.hedge_reads_ms / 1000, settings.hedge_reads_percent / 100)
         self._items_max = settings.queue_items_max
         self._bytes_max = settings.queue_bytes_max
         self._ids = count(1)
@@ -104,6 +109,7 @@ class Registry:
         deadline_s: float = 0.0,
         *,
         repeatable: bool,
+        to: Node | None = None,
     ) -> Operation:
         """Takes an operation in and queues it; it is answered by its deadline, on the loop's clock.
 
@@ -115,6 +121,7 @@ class Registry:
             record: The encoded record.
             deadline_s: When it must be answered; 0 for the usual time from now on.
             repeatable: Whether sending it twice does no harm.
+            to: The node that is to serve it first, if it is the copy of a read; see ``facade.client.hedging``.
 
         Raises:
             NotAppliedError: Too much of this shard is waiting, or the deadline is over.
@@ -146,7 +153,13 @@ class Registry:
             self._due[tick] = [operation_id]
         else:
             due.append(operation_id)
-        shard.submit(operation)
+        if to is None:
+            if self._hedging is not None and kind is Kind.READ_LOCAL:
+                self._hedging.admitted()
+            shard.submit(operation)
+        else:
+            to.copies.append(operation)
+            to.wake()
         return operation
 
     # Operations end.
@@ -249,6 +262,8 @@ class Registry:
             self._next_tick = tick + 1
         for shard in self._directory.shards.values():
             shard.tick(now_s)
+            if self._hedging is not None:
+                self._hedging.look(shard, now_s)
 
     def _expire(self, operation: Operation) -> None:
         batch = operation.batch
