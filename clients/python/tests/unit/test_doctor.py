@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dougdb.commands.doctor import findings
-from dougdb.wire import ClusterStatus, Member, Members, NodeStatus, ShardStatus
+from dougdb.shapes import ClusterStatus, Member, Members, NodeStatus, ShardStatus
 
 
 def node(number: int, role: str = "follower", applied: int = 100) -> NodeStatus:

@@ -10,7 +10,8 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ConfigDict
 
-from facade.routes import cluster, health, problem
+from facade.routes import health, problem
+from facade.routes.operators import cluster
 from facade.routes.strict import JSON_BYTES_MAX, StrictRoute
 
 MakeFacade = Callable[..., Awaitable[Any]]

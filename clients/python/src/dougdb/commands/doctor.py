@@ -13,7 +13,7 @@ import typer
 
 from dougdb.commands.common import ExitCode, JsonOption, client_of, print_json, printable, remote
 from dougdb.errors import DougdbError
-from dougdb.wire import ClusterStatus, Members, ShardStatus
+from dougdb.shapes import ClusterStatus, Members, ShardStatus
 
 LAG_MAX = 10_000
 """A replica that is so many entries behind is not just busy."""

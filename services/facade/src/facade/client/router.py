@@ -17,13 +17,12 @@ from doug_wire.command import Command, Condition
 from doug_wire.partition_map import PartitionMap
 from facade.client.access import Caller, check, check_any, check_write, current
 from facade.client.channels import Channels
-from facade.client.cluster_status import ClusterStatus, learn_members
 from facade.client.directory import Directory
-from facade.client.feeds import Feeds
 from facade.client.metrics import Metrics
 from facade.client.modes import SESSION, Kind, ReadMode
 from facade.client.node import Node
 from facade.client.operation import Operation
+from facade.client.operators.cluster_status import ClusterStatus, learn_members
 from facade.client.registry import Registry
 from facade.client.requests import token_of, with_token
 from facade.client.scan import Scans
@@ -31,6 +30,7 @@ from facade.client.session import Session as NodeSession
 from facade.client.sessions import Session
 from facade.client.shard import Shard
 from facade.client.tracing import OperationTracing
+from facade.client.watches.feeds import Feeds
 from facade.discovery.static import targets_of
 from facade.discovery.targets import Targets
 from facade.errors import NotAppliedError

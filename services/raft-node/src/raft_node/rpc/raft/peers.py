@@ -42,9 +42,9 @@ from raft_node.raft.messages import (
 from raft_node.raft.types import NodeId
 from raft_node.rpc.channels import Dialled
 from raft_node.rpc.hot_streams import HEARTBEAT, READ_INDEX, REPLICATE, HotStream, dial
-from raft_node.rpc.local_member import LocalMember
 from raft_node.rpc.raft import codec
 from raft_node.rpc.raft.codec import MessageError
+from raft_node.rpc.raft.local_member import LocalMember
 from raft_node.rpc.raft.round_trips import RoundTrips
 from raft_node.rpc.raft.streams import Call, ClientStream, Outbox
 
