@@ -112,7 +112,7 @@ class Session:
 
     def _over(self) -> bool:
         """Whether it comes to its end."""
-        return self._refused or bool(self._exchange.leaving)
+        return self._refused or bool(self._exchange.stopping)
 
     def left_behind(self, positions: dict[int, int]) -> None:
         """It is not with the others any more; so far it was told."""
