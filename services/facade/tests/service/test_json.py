@@ -85,7 +85,7 @@ async def test_malformed_json_is_a_problem_document_and_changes_nothing(
 async def test_every_route_behind_the_keys_is_strict(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     routers = (
-        cluster.make_router(facade.router, facade.settings),
+        cluster.make_router(facade.router, facade.settings, facade.metrics),
         health.make_router(facade.router, facade.metrics),
     )
     for router in routers:
