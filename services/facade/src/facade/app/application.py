@@ -26,19 +26,20 @@ from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
 from facade.console.app import Console
 from facade.errors import ProblemError, UnexpectedError
-from facade.routes import auth, backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
+from facade.routes import auth, docs, health, limits, openapi, problem
 from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
+from facade.routes.key import KEY_PREFIX
 from facade.routes.kv import KvApp
-from facade.routes.long_poll import LongPolls
+from facade.routes.operators import backup, cluster, leadership, members, timeline
 from facade.routes.ops import OPS_PREFIX, OpsApp
+from facade.routes.ranges.routes import RangeApp
 from facade.routes.raw import REQUEST_ID, RawApp, Scope, Send, named, request_id_of
-from facade.routes.scan import RangeApp
-from facade.routes.target import KEY_PREFIX
 from facade.routes.txn import TxnApp
-from facade.routes.watch import PROGRESS_PATH, WATCH_PATH, ProgressApp, WatchApp
-from facade.routes.watch_audience import Audience
-from facade.routes.watch_ids import cluster_of
+from facade.routes.watch.audience import Audience
+from facade.routes.watch.ids import cluster_of
+from facade.routes.watch.long_poll import LongPolls
+from facade.routes.watch.routes import PROGRESS_PATH, WATCH_PATH, ProgressApp, WatchApp
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"

@@ -39,9 +39,9 @@ from facade.client.router import Router
 from facade.client.sessions import Session
 from facade.errors import BadRequestError, DecidedError, NotAppliedError, ProblemError, UnexpectedError
 from facade.routes import problem
+from facade.routes.key import KEY_PREFIX, key_of
 from facade.routes.raw import request_id
 from facade.routes.results import problem_of, receipt, shown_content_type
-from facade.routes.target import KEY_PREFIX, key_of
 from facade.routes.values import guards
 
 BODY_BYTES_MAX = 64 << 10

@@ -121,7 +121,7 @@ class LimitedProtocol(HttpToolsProtocol):
         (last[0] if isinstance(last, tuple) else last).keep_alive = False
         self._ended = self._receiving is None and self._hot is None
         if isinstance(self._current, Exchange):
-            self._current.leave()
+            self._current.stop()
 
     def check_time(self, now_s: float, idle_timeout_s: float) -> None:
         """Closes the connection if it has kept us waiting for too long; called now and then."""

@@ -17,13 +17,12 @@ from doug_wire.command import Command, Condition
 from doug_wire.partition_map import PartitionMap
 from facade.client.access import Caller, check, check_any, check_write, current
 from facade.client.channels import Channels
-from facade.client.cluster_status import ClusterStatus, learn_members
 from facade.client.directory import Directory
-from facade.client.feeds import Feeds
 from facade.client.metrics import Metrics
 from facade.client.modes import SESSION, Kind, ReadMode
 from facade.client.node import Node
 from facade.client.operation import Operation
+from facade.client.operators.cluster_status import ClusterStatus, learn_members
 from facade.client.registry import Registry
 from facade.client.requests import token_of, with_token
 from facade.client.scan import Scans
@@ -31,6 +30,7 @@ from facade.client.session import Session as NodeSession
 from facade.client.sessions import Session
 from facade.client.shard import Shard
 from facade.client.tracing import OperationTracing
+from facade.client.watches.feeds import Feeds
 from facade.discovery.static import targets_of
 from facade.discovery.targets import Targets
 from facade.errors import NotAppliedError
@@ -56,7 +56,7 @@ class Router:
         scans: Who begins scans.
         guarded: Whether it counts who sends something.
         feeds: The changes of the shards that somebody watches.
-        on_trouble: Called when a node may be somewhere else by now.
+        on_unreachable: Called when a node may be somewhere else by now.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Router:
         self.cluster = ClusterStatus(self.directory.shards)
         self.scans = Scans(self.directory, guarded=self.guarded)
         self.feeds = Feeds(self.directory, settings.watch_ring_bytes, settings.watch_catch_ups_max)
-        self.on_trouble: Callable[[], None] = _nothing
+        self.on_unreachable: Callable[[], None] = _nothing
         if settings.discovery == "static":
             self.update(targets_of(settings.nodes))
 
@@ -116,7 +116,7 @@ class Router:
         group.create_task(shard.search())
         group.create_task(self._keep_sessions(group, shard))
         group.create_task(self._keep_members(shard))
-        group.create_task(self._tell_trouble(shard))
+        group.create_task(self._tell_unreachable(shard))
 
     async def _keep_sessions(self, group: asyncio.TaskGroup, shard: Shard) -> None:
         """Gives every node of a shard its session, and ends those of nodes that are gone."""
@@ -137,11 +137,11 @@ class Router:
             await asyncio.sleep(MEMBERS_REFRESH_S)
             await learn_members(shard)
 
-    async def _tell_trouble(self, shard: Shard) -> None:
+    async def _tell_unreachable(self, shard: Shard) -> None:
         while True:
-            await shard.troubled.wait()
-            shard.troubled.clear()
-            self.on_trouble()
+            await shard.unreachable.wait()
+            shard.unreachable.clear()
+            self.on_unreachable()
 
     async def _keep_map(self) -> None:
         """Loads the map, again and again, and sends what waits for a newer one."""
