@@ -110,6 +110,8 @@ class NodeStatus:
     commit_index: int | None
     applied_index: int | None
     last_log_index: int | None
+    vitals: Mapping[str, Any] | None = None
+    """How it is, as documents of ``/v1/cluster?vitals=true`` say it; None where nobody asked, or it did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +349,7 @@ def _node_of(node: Mapping[str, Any]) -> NodeStatus:
         commit_index=node.get("commit_index"),
         applied_index=node.get("applied_index"),
         last_log_index=node.get("last_log_index"),
+        vitals=node.get("vitals"),
     )
 
 

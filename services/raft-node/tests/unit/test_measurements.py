@@ -16,9 +16,9 @@ from raft_node.errors import CorruptionError, FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.volumes import Volumes, measure
 from raft_node.rpc.interceptor import CountingInterceptor
-from raft_node.rpc.round_trips import EVERY_S, MISSING_S, RoundTrips
-from raft_node.rpc.streams import ClientStream
-from raft_node.runtime.commit_times import CommitTimes, NodeTimes, WriteTimes
+from raft_node.rpc.raft.round_trips import EVERY_S, MISSING_S, RoundTrips
+from raft_node.rpc.raft.streams import ClientStream
+from raft_node.runtime.log.commit_times import CommitTimes, NodeTimes, WriteTimes
 
 # -- commit times ---------------------------------------------------------------------------------------------------
 

@@ -21,13 +21,13 @@ from doug_wire.slots import slot_of
 from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
-from raft_node.rpc import pipe as sessions
-from raft_node.rpc.pipe import PipeSession
-from raft_node.runtime import freshness as freshnesses
-from raft_node.runtime.commit_times import NodeTimes, WriteTimes
+from raft_node.rpc.doug import pipe as sessions
+from raft_node.rpc.doug.pipe import PipeSession
 from raft_node.runtime.driver import Submission
-from raft_node.runtime.freshness import Freshness
-from raft_node.runtime.reader import Found
+from raft_node.runtime.log.commit_times import NodeTimes, WriteTimes
+from raft_node.runtime.reads import freshness as freshnesses
+from raft_node.runtime.reads.freshness import Freshness
+from raft_node.runtime.reads.reader import Found
 from raft_node.storage.engine import BlockNeeded
 
 

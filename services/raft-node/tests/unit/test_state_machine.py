@@ -19,8 +19,8 @@ from raft_node.kv.operations import access
 from raft_node.kv.ownership import Ownership
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
-from raft_node.storage.reads import BlockNeeded
-from raft_node.storage.span import NO_SPAN, Span
+from raft_node.storage.changes.span import NO_SPAN, Span
+from raft_node.storage.tables.reads import BlockNeeded
 
 
 class DictStore:

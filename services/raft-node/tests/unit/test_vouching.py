@@ -11,10 +11,10 @@ import pytest
 from doug.v1 import raft_pb2 as pb
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
-from raft_node.rpc import codec
-from raft_node.rpc.peers import LocalMember, Peers
-from raft_node.rpc.raft_service import Attached, RaftService
-from raft_node.rpc.vouching import ASKING_MAX, REMEMBERED_MAX, Vouching
+from raft_node.rpc.raft import codec
+from raft_node.rpc.raft.peers import LocalMember, Peers
+from raft_node.rpc.raft.service import Attached, RaftService
+from raft_node.rpc.raft.vouching import ASKING_MAX, REMEMBERED_MAX, Vouching
 
 A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
 LEADER = NodeId("d", 4)

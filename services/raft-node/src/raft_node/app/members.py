@@ -18,13 +18,13 @@ from raft_node.app.unfit_leader import CALL_TIMEOUT_S, UnfitLeader
 from raft_node.observability.logs import get_logger
 from raft_node.raft.ready import Event
 from raft_node.raft.types import NodeId
-from raft_node.rpc.addresses import AddressBook
-from raft_node.rpc.identify import identify
-from raft_node.rpc.raft_service import RaftService
-from raft_node.rpc.vouching import Vouching
+from raft_node.rpc.raft.addresses import AddressBook
+from raft_node.rpc.raft.identify import identify
+from raft_node.rpc.raft.service import RaftService
+from raft_node.rpc.raft.vouching import Vouching
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.identity import Identity
-from raft_node.runtime.membership import Identified, MemberEvents, Membership
+from raft_node.runtime.members.changes import Identified, MemberEvents, Membership
+from raft_node.runtime.members.identity import Identity
 
 _IDENTIFY_TIMEOUT_S = 2.0
 VOUCH_TIMEOUT_S = 0.5

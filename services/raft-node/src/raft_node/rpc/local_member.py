@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from doug.v1 import raft_pb2 as pb
 from raft_node.raft.types import NodeId
-from raft_node.rpc import codec
-from raft_node.rpc.codec import MessageError
+from raft_node.rpc.raft import codec
+from raft_node.rpc.raft.codec import MessageError
 
 _ADDRESSES_MAX = 64
 """Members whose Doug addresses are kept: more than a shard has, whoever comes and goes."""

@@ -34,17 +34,17 @@ from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.clocks import WallClock
-from raft_node.runtime.commit_times import CommitTimes, NodeTimes
+from raft_node.runtime.disk.stalls import Stalls
 from raft_node.runtime.driver_ports import LoadBlocks, NoSink, Stallable, Transport
-from raft_node.runtime.hand_overs import HandOvers
-from raft_node.runtime.holds import Hold
-from raft_node.runtime.log_clock import ClockCallback, LogClock
-from raft_node.runtime.log_store import LogStore
-from raft_node.runtime.proposals import PendingProposals, Sink, Submission
-from raft_node.runtime.reads import PendingReads, ReadCallback
-from raft_node.runtime.stalls import Stalls
+from raft_node.runtime.leadership.hand_overs import HandOvers
+from raft_node.runtime.leadership.holds import Hold
+from raft_node.runtime.log.commit_times import CommitTimes, NodeTimes
+from raft_node.runtime.log.store import LogStore
+from raft_node.runtime.reads.log_clock import ClockCallback, LogClock
+from raft_node.runtime.reads.rounds import PendingReads, ReadCallback
 from raft_node.runtime.ticks import Ticks
-from raft_node.runtime.waiting_writes import WaitingWrites
+from raft_node.runtime.writes.proposals import PendingProposals, Sink, Submission
+from raft_node.runtime.writes.waiting import WaitingWrites
 
 READS_WAITING_MAX = 50_000
 """Reads that wait for a quorum; more are refused."""
@@ -199,7 +199,7 @@ class Driver:
         return self._clock.now_us()
 
     def move_clock(self, callback: ClockCallback) -> None:
-        """Has the log clock moved up to now; see ``raft_node.runtime.log_clock``."""
+        """Has the log clock moved up to now; see ``raft_node.runtime.reads.log_clock``."""
         self._log_clock.move(callback)
 
     def _propose_clock(self, sink: Sink) -> bool:
