@@ -18,12 +18,12 @@ from typing import NamedTuple, Protocol
 
 import orjson
 
-from facade.client.feed import Event, Feed
-from facade.client.watch_metrics import WatchMetrics
-from facade.client.watch_stream import next_of, split
-from facade.routes import watch_ids
-from facade.routes.watch_frames import COMMENT, change_frame, chunk, frame
-from facade.routes.watch_request import Form, Selection
+from facade.client.watches.feed import Event, Feed
+from facade.client.watches.metrics import WatchMetrics
+from facade.client.watches.stream import next_of, split
+from facade.routes.watch import ids as watch_ids
+from facade.routes.watch.frames import COMMENT, change_frame, chunk, frame
+from facade.routes.watch.request import Form, Selection
 
 PROGRESS_S = 5.0
 COMMENT_S = 15.0
