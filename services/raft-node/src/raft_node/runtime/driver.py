@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
@@ -29,7 +30,7 @@ from raft_node.kv import partitions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
-from raft_node.raft.messages import Message
+from raft_node.raft.messages import Message, ReadIndexRequest
 from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
@@ -115,7 +116,7 @@ class Driver:
         self._load, self._log_clock, self._traces = load, LogClock(self._propose_clock), traces
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
-        self._inbox = list[Message]()
+        self._inbox, self._timed = list[Message](), list[Message]()
         self._waiting = WaitingWrites(metrics, lambda: engine.stalled, disk_full, taken_when_full)
         self._held: Sequence[Entry] = ()
         self._loading = False
@@ -353,7 +354,7 @@ class Driver:
         if self._stopped:
             return
         self._note_stall()
-        if self._inbox:
+        if self._inbox or self._timed:
             self._step()
         if self._held and not self._must_hold:
             held, self._held = self._held, ()
@@ -390,9 +391,21 @@ class Driver:
 
     def _step(self) -> None:
         self._ticks.count_before_message()
-        inbox, self._inbox = self._inbox, []
-        for message in inbox:
+        timed, inbox, self._timed, self._inbox = self._timed, self._inbox, [], []
+        for message in timed:
             self.node.step(message)
+        for message in inbox:
+            if type(message) is ReadIndexRequest and self.machine.may_be_due(self._clock.now_us()):
+                # Whoever asks judges what has expired by the log alone: it must say first what this clock says.
+                self._log_clock.move(partial(self._receive_timed, message))
+            else:
+                self.node.step(message)
+
+    def _receive_timed(self, message: Message, moved: bool) -> None:
+        """Takes a request for which the log clock was moved; one for which it could not be will be repeated."""
+        if moved:
+            self._timed.append(message)
+            self.wake()
 
     def _handle(self, ready: Ready) -> None:
         if ready.messages:
