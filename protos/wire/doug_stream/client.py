@@ -8,16 +8,19 @@ Invariant: ``connect`` returns a connection whose peer has spoken HTTP/2, so tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 from doug_stream.codes import StatusCode
 from doug_stream.connection import Connection
 from doug_stream.endpoint import Call, Decode, Encode, Endpoint, Keepalive
 from doug_stream.errors import CallError
+from doug_stream.handing import hand_over
 from doug_stream.limits import Limits
+from doug_stream.names import names
 
 ALPN = "h2"
 OWN_ALPN = "doug-stream"
@@ -137,12 +140,11 @@ async def connect(
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     scheme = "http" if context is None else "https"
     factory = partial(ClientEndpoint, authority, scheme, limits or Limits(), keepalive or Keepalive())
-    loop = asyncio.get_running_loop()
     endpoint: ClientEndpoint | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            options: dict[str, Any] = {} if context is None else {"ssl": context, "server_hostname": name or host}
-            _, endpoint = await loop.create_connection(factory, host, port, **options)
+            options: _Options = {} if context is None else {"ssl": context, "server_hostname": name or host}
+            endpoint = await _reach(factory, host, port, options)
             if context is not None and endpoint.about("ssl_object").selected_alpn_protocol() != ALPN:
                 raise CallError(StatusCode.UNAVAILABLE, f"{authority} does not speak HTTP/2")
             await asyncio.shield(endpoint.connected)
@@ -156,6 +158,29 @@ async def connect(
     finally:
         if endpoint is not None:
             endpoint.abort("the connection was given up")
+
+
+class _Options(TypedDict, total=False):
+    ssl: ssl.SSLContext
+    server_hostname: str
+
+
+async def _reach(factory: Callable[[], ClientEndpoint], host: str, port: int, options: _Options) -> ClientEndpoint:
+    """Connects to the first address of the host that answers.
+
+    Raises:
+        OSError: It has no address, or none answers; of several the last one's reason.
+    """
+    loop = asyncio.get_running_loop()
+    *others, last = await names().addresses(host, port)
+
+    def dial(address: str) -> Awaitable[ClientEndpoint]:
+        return hand_over(lambda make: loop.create_connection(make, address, port, **options), factory)
+
+    for address in others:
+        with contextlib.suppress(OSError):
+            return await dial(address)
+    return await dial(last)
 
 
 async def open_call(

@@ -21,6 +21,7 @@ from dougdb import streams
 from dougdb.commands import (
     auth,
     backup,
+    bench,
     dev,
     doctor,
     dump,
@@ -34,6 +35,7 @@ from dougdb.commands import (
     ranges,
     status,
     timeline,
+    top,
     verify,
     watch,
 )
@@ -150,6 +152,8 @@ app.command()(status.status)
 app.command()(timeline.timeline)
 app.command()(verify.verify)
 app.command()(doctor.doctor)
+app.command()(top.top)
+app.command()(bench.bench)
 app.add_typer(leader.app, name="leader")
 app.add_typer(members.app, name="members")
 app.add_typer(backup.app, name="backup")

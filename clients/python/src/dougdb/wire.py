@@ -6,8 +6,9 @@ in it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -59,6 +60,7 @@ class Receipt:
         revision: The value's revision, where the answer names one.
         expires_at: When the key expires, if it does.
         replayed: Whether this is the answer to an earlier request with the same idempotency key.
+        timing: Where the time went, in milliseconds by step (docs/api.md, Server-Timing); empty when it was not told.
     """
 
     shard: str
@@ -66,6 +68,7 @@ class Receipt:
     revision: str | None
     expires_at: datetime | None = None
     replayed: bool = False
+    timing: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,8 @@ class NodeStatus:
     commit_index: int | None
     applied_index: int | None
     last_log_index: int | None
+    vitals: Mapping[str, Any] | None = None
+    """How it is, as documents of ``/v1/cluster?vitals=true`` say it; None where nobody asked, or it did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +303,14 @@ def receipt_of(answer: Answer) -> Receipt:
         revision=etag.strip('"') if etag else None,
         expires_at=time_of(answer.headers.get("Doug-Expires-At")),
         replayed=answer.headers.get("Idempotency-Replayed") == "true",
+        timing=timing_of(answer.headers.get("Server-Timing", "")),
     )
+
+
+def timing_of(header: str) -> dict[str, float]:
+    """Reads the steps of a ``Server-Timing`` header that have a duration; proxies may add others of their own."""
+    found = re.findall(r"([A-Za-z0-9_-]+);dur=([0-9]+(?:\.[0-9]+)?)(?=\s*(?:;|,|$))", header)
+    return {name: float(duration) for name, duration in found}
 
 
 def value_of(answer: Answer) -> Value:
@@ -337,6 +349,7 @@ def _node_of(node: Mapping[str, Any]) -> NodeStatus:
         commit_index=node.get("commit_index"),
         applied_index=node.get("applied_index"),
         last_log_index=node.get("last_log_index"),
+        vitals=node.get("vitals"),
     )
 
 

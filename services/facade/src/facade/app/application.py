@@ -218,7 +218,7 @@ def make_fastapi(
         },
     )
     problem.install(app)
-    app.include_router(cluster.make_router(router, settings))
+    app.include_router(cluster.make_router(router, settings, metrics))
     app.include_router(limits.make_router(settings))
     app.include_router(timeline.make_router(router))
     app.include_router(leadership.make_router(router, settings))
