@@ -18,16 +18,17 @@ from doug_wire.validity import validate
 from facade.client.modes import READ_MODES
 from facade.client.sessions import VERSION as SESSION_VERSION
 from facade.client.sessions import Session, Sessions
-from facade.client.watch_stream import behind
+from facade.client.watches.stream import behind
 from facade.errors import BadRequestError
-from facade.routes import cursor, watch_ids
 from facade.routes.batch import parse_line
 from facade.routes.body import parse_json
-from facade.routes.cursor import CursorError
+from facade.routes.key import KEY_PREFIX, key_of, wants_json
 from facade.routes.options import Headers, parse_read
-from facade.routes.range import RangeRequest, deletion_of, read_of
-from facade.routes.target import KEY_PREFIX, key_of, wants_json
+from facade.routes.ranges import cursor
+from facade.routes.ranges.cursor import CursorError
+from facade.routes.ranges.request import RangeRequest, deletion_of, read_of
 from facade.routes.txn import parse_txn
+from facade.routes.watch import ids as watch_ids
 from raft_testing.fuzz.target import Target
 
 CURSOR_SCOPE = cursor.scope_of(b"read", b"cluster")

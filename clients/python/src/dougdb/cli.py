@@ -40,7 +40,7 @@ from dougdb.commands import (
     watch,
 )
 from dougdb.commands.common import ExitCode
-from dougdb.wire import DEFAULT_URL
+from dougdb.shapes import DEFAULT_URL
 
 GROUP = "dougctl.commands"
 _EXIT_CODES = (

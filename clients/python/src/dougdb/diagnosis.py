@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from dougdb.wire import ClusterStatus, Members, NodeStatus, ShardStatus
+from dougdb.shapes import ClusterStatus, Members, NodeStatus, ShardStatus
 
 CRITICAL, WARNING = "critical", "warning"
 DAY_S = 86_400

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from dougdb.calls import JSON, Call
-from dougdb.wire import (
+from dougdb.shapes import (
     ClusterStatus,
     LeaderMoved,
     MemberChange,

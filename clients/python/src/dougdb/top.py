@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from dougdb.diagnosis import mean_sync_ms
-from dougdb.wire import ClusterStatus, NodeStatus
+from dougdb.shapes import ClusterStatus, NodeStatus
 
 WIDTH = 80
 HOT_SLOTS = 5

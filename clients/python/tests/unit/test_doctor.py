@@ -13,7 +13,7 @@ from dougdb.cli import app
 from dougdb.client import DougClient
 from dougdb.commands import common, doctor
 from dougdb.diagnosis import Facade, Limits, findings
-from dougdb.wire import ClusterStatus, Member, Members, NodeStatus, ShardStatus, cluster_of
+from dougdb.shapes import ClusterStatus, Member, Members, NodeStatus, ShardStatus, cluster_of
 
 LIMITS = Limits(lag=10)
 NOW_S = 1_800_000_000

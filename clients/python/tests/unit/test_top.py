@@ -18,8 +18,8 @@ from dougdb.cli import app
 from dougdb.client import DougClient
 from dougdb.commands import common
 from dougdb.commands import top as command
+from dougdb.shapes import cluster_of
 from dougdb.top import SORTS, WIDTH, HotSlot, Look, Row, hot_slots, in_order, lines_of, rows_of
-from dougdb.wire import cluster_of
 
 
 def node(name: str, applied: int = 100, role: str = "follower", **vitals: Any) -> dict[str, Any]:

@@ -118,14 +118,14 @@ async def test_however_many_look_at_the_cluster_its_nodes_are_asked_twice_a_seco
     make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facade = await make_facade(nodes=2)
-    monkeypatch.setattr("facade.client.cluster_status.FRESH_S", 60.0)
+    monkeypatch.setattr("facade.client.operators.cluster_status.FRESH_S", 60.0)
     asked = sum(node.statuses for node in facade.cluster.shards[0].nodes)
     answers = await asyncio.gather(*(facade.http.get("/v1/cluster") for _ in range(40)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     assert sum(node.statuses for node in facade.cluster.shards[0].nodes) - asked <= 2 + 2, "one round, and the search"
     await facade.http.get("/v1/cluster")
-    monkeypatch.setattr("facade.client.cluster_status.FRESH_S", 0.0)
+    monkeypatch.setattr("facade.client.operators.cluster_status.FRESH_S", 0.0)
     asked = sum(node.statuses for node in facade.cluster.shards[0].nodes)
     await facade.http.get("/v1/cluster")
     assert sum(node.statuses for node in facade.cluster.shards[0].nodes) == asked + 2, "what is old is asked for again"

@@ -12,7 +12,7 @@ from dougdb import operating
 from dougdb.aio.runtime import Body, as_body
 from dougdb.aio.sender import AsyncSender
 from dougdb.errors import DougdbError
-from dougdb.wire import ClusterStatus, LeaderMoved, MemberChange, Members, Timeline
+from dougdb.shapes import ClusterStatus, LeaderMoved, MemberChange, Members, Timeline
 
 BACKUP_TIMEOUT_S = 180.0
 """A node flushes what is in memory first, and reads all its tables once for their checksums."""

@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dougdb.wire import encode_key
+from dougdb.shapes import encode_key
 
 OPERATIONS = ("get", "put", "delete", "increment")
 

@@ -13,7 +13,7 @@ from dougdb import operating
 from dougdb.blocking.runtime import Body, as_body
 from dougdb.blocking.sender import Sender
 from dougdb.errors import DougdbError
-from dougdb.wire import ClusterStatus, LeaderMoved, MemberChange, Members, Timeline
+from dougdb.shapes import ClusterStatus, LeaderMoved, MemberChange, Members, Timeline
 
 BACKUP_TIMEOUT_S = 180.0
 """A node flushes what is in memory first, and reads all its tables once for their checksums."""

@@ -18,7 +18,7 @@ from dougdb.commands.kv import consistency_of
 from dougdb.commands.timeline import duration_us
 from dougdb.errors import DougdbError
 from dougdb.security import verify
-from dougdb.wire import Consistency, consistency_params
+from dougdb.shapes import Consistency, consistency_params
 
 PREFIX = "__dougctl_bench/"
 VALUE_BYTES_MAX = 1 << 20

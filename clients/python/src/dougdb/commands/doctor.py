@@ -27,7 +27,7 @@ from dougdb.commands.common import (
 )
 from dougdb.diagnosis import Facade, Finding, Limits, findings
 from dougdb.errors import DougdbError
-from dougdb.wire import ClusterStatus, Members
+from dougdb.shapes import ClusterStatus, Members
 
 _DEFAULTS = Limits()
 

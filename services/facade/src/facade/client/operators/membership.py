@@ -12,8 +12,8 @@ from typing import TypeVar
 import grpc
 
 from doug.v1 import admin_pb2
-from facade.client.leader_calls import Refusal, ask_leader
 from facade.client.node import Node
+from facade.client.operators.leader_calls import Refusal, ask_leader
 from facade.client.shard import Shard
 from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError, ProblemError
 

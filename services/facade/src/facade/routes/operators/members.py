@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ValidationError
 
 from doug.v1 import admin_pb2
-from facade.client.membership import add_member, list_members, remove_member, replace_member
+from facade.client.operators.membership import add_member, list_members, remove_member, replace_member
 from facade.client.router import Router
 from facade.client.shard import Shard
 from facade.errors import BadRequestError
@@ -26,7 +26,7 @@ from facade.models import (
     ReplaceMemberRequest,
 )
 from facade.routes import body as bodies
-from facade.routes.shard_id import ShardId
+from facade.routes.operators.shard_id import ShardId
 from facade.settings import Settings
 
 BODY_BYTES_MAX = 4096

@@ -21,11 +21,11 @@ from starlette.types import Receive, Scope, Send
 from doug.v1 import admin_pb2
 from doug_wire.auth.grants import Verb
 from facade.client.access import allowed, current
-from facade.client.backup import BackupBrokenError, ShardBackup, open_backup
+from facade.client.operators.backup import BackupBrokenError, ShardBackup, open_backup
 from facade.client.router import Router
 from facade.errors import BadRequestError, NotAppliedError
 from facade.models import Problem
-from facade.routes.shard_id import ShardId
+from facade.routes.operators.shard_id import ShardId
 from facade.settings import Settings
 
 FORMAT = 1

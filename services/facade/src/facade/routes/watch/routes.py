@@ -16,18 +16,18 @@ import orjson
 
 from doug_wire.auth.grants import Verb
 from facade.client.access import check, current, range_of
-from facade.client.feeds import Feeds, request_of
 from facade.client.metrics import Metrics
 from facade.client.router import Router
-from facade.client.watch_stream import HistoryGoneError
+from facade.client.watches.feeds import Feeds, request_of
+from facade.client.watches.stream import HistoryGoneError
 from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.routes import body as bodies
-from facade.routes import watch_ids
 from facade.routes.raw import CLIENT_WENT_AWAY, RawApp, RawRequest, Scope, Send
-from facade.routes.watch_audience import Audience, progress_data
-from facade.routes.watch_ids import WatchId
-from facade.routes.watch_request import WatchAsked, watch_of
-from facade.routes.watch_session import Session
+from facade.routes.watch import ids as watch_ids
+from facade.routes.watch.audience import Audience, progress_data
+from facade.routes.watch.ids import WatchId
+from facade.routes.watch.request import WatchAsked, watch_of
+from facade.routes.watch.session import Session
 from facade.settings import Settings
 
 WATCH_PATH = b"/v1/watch"
@@ -82,6 +82,7 @@ class WatchApp(RawApp):
             check(caller, Verb.WATCH, range_of(selection.start, selection.end))
         numbers = self._numbers(asked)
         self.under_way += 1
+        self._metrics.watches.open = self.under_way
         self._metrics.inflight -= 1
         try:
             async with self._feeds.using(numbers, OPEN_S) as feeds:
@@ -102,6 +103,7 @@ class WatchApp(RawApp):
         finally:
             self._metrics.inflight += 1
             self.under_way -= 1
+            self._metrics.watches.open = self.under_way
 
     def _numbers(self, asked: WatchAsked) -> list[int]:
         """The shards that are to be followed."""

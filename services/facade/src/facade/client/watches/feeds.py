@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from doug.v1 import doug_pb2
 from facade.client.directory import Directory
-from facade.client.feed import Event, Feed
 from facade.client.shard import Shard
-from facade.client.watch_stream import (
+from facade.client.watches.feed import Event, Feed
+from facade.client.watches.stream import (
     FuturePositionError,
     HistoryGoneError,
     WatchBrokenError,

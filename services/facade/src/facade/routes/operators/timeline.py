@@ -16,12 +16,12 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 
 from doug.v1 import admin_pb2
-from facade.client.cluster_status import ask_events
 from facade.client.node import Node
+from facade.client.operators.cluster_status import ask_events
 from facade.client.router import Router
 from facade.errors import BadRequestError
 from facade.models import EventSourceView, EventsView, EventView, Problem
-from facade.routes.shard_id import ShardId
+from facade.routes.operators.shard_id import ShardId
 
 LIMIT_DEFAULT = 1000
 LIMIT_MAX = 10_000

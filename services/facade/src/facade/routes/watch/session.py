@@ -23,17 +23,18 @@ from doug_wire.auth.grants import Verb
 from doug_wire.scan import ScanRecord
 from doug_wire.watch import Change, ChangeKind
 from facade.client.access import ANYONE, allowed, range_of, refusal
-from facade.client.feed import Event, Feed
-from facade.client.feeds import Feeds, request_of
 from facade.client.scan import ScanBrokenError, ScanQuery, Scans
-from facade.client.watch_stream import HistoryGoneError, WatchBrokenError, behind, next_of
+from facade.client.watches.feed import Event, Feed
+from facade.client.watches.feeds import Feeds, request_of
+from facade.client.watches.stream import HistoryGoneError, WatchBrokenError, behind, next_of
 from facade.errors import ForbiddenError, NotAppliedError, UnauthenticatedError
-from facade.routes import problem, watch_ids
+from facade.routes import problem
 from facade.routes.body import DisconnectedError
 from facade.routes.raw import RawRequest
-from facade.routes.watch_audience import PROGRESS_S, Audience, Place, progress_frame
-from facade.routes.watch_frames import RETRY, change_frame, data_of, frame, resync_frame
-from facade.routes.watch_request import Form, Selection, WatchAsked
+from facade.routes.watch import ids as watch_ids
+from facade.routes.watch.audience import PROGRESS_S, Audience, Place, progress_frame
+from facade.routes.watch.frames import RETRY, change_frame, data_of, frame, resync_frame
+from facade.routes.watch.request import Form, Selection, WatchAsked
 
 SLICE = 256
 STEP_BYTES = 256 << 10
@@ -111,7 +112,7 @@ class Session:
 
     def _over(self) -> bool:
         """Whether it comes to its end."""
-        return self._refused or bool(self._exchange.leaving)
+        return self._refused or bool(self._exchange.stopping)
 
     def left_behind(self, positions: dict[int, int]) -> None:
         """It is not with the others any more; so far it was told."""
@@ -131,6 +132,7 @@ class Session:
             try:
                 await self._tell()
             except HistoryGoneError as error:
+                self._audience.counts.resyncs += 1
                 await self._write(resync_frame(error.shard, error.oldest, self.form))
         if self._refused:
             selection = self.selection
@@ -236,6 +238,7 @@ class Session:
                 continue
             parts.append(change_frame(event, self._identity(positions), self.form))
         if parts:
+            self._audience.counts.events += len(parts)
             await self._write(b"".join(parts))
         elif asyncio.get_running_loop().time() - self._told_s >= PROGRESS_S:
             await self._write(self._progress())

@@ -24,10 +24,13 @@ from facade.client.scan import Scan, ScanBrokenError, ScanQuery, bound_behind
 from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
-from facade.routes.entries import entry_json, prefix_json
 from facade.routes.options import Headers
-from facade.routes.patience import Patience, again
-from facade.routes.range import (
+from facade.routes.ranges.answer import Answer, Send, while_connected
+from facade.routes.ranges.deletion import RangeDeletion
+from facade.routes.ranges.entries import entry_json, prefix_json
+from facade.routes.ranges.lines import LineStream, slices
+from facade.routes.ranges.patience import Patience, again
+from facade.routes.ranges.request import (
     DELETE_LIMIT_DEFAULT,
     LIMIT_DEFAULT,
     LIMIT_MAX,
@@ -36,9 +39,6 @@ from facade.routes.range import (
     read_of,
     wants_lines,
 )
-from facade.routes.range_answer import Answer, Send, while_connected
-from facade.routes.range_delete import RangeDeletion
-from facade.routes.range_lines import LineStream, slices
 from facade.routes.raw import named
 from facade.routes.sessions import read_session, session_header
 from facade.settings import Settings

@@ -12,14 +12,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from doug_wire.pipe import Status
-from facade.client.feeds import Feeds
 from facade.client.metrics import Metrics
 from facade.client.modes import LINEARIZABLE
 from facade.client.router import Router
+from facade.client.watches.feeds import Feeds
 from facade.errors import NotAppliedError
 from facade.routes.body import DisconnectedError, Receive
 from facade.routes.results import answer_of
-from facade.routes.watch_audience import Audience
+from facade.routes.watch.audience import Audience
 
 OPEN_S = 5.0
 

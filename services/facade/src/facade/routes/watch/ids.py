@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from facade.client.watch_stream import behind, split
+from facade.client.watches.stream import behind, split
 
 _ID = re.compile(r"w1-([0-9a-f]{16})-(0|[1-9][0-9]{0,18})-([0-9:.,]+)\Z")
 _PART = re.compile(r"(0|[1-9][0-9]{0,4}):(0|[1-9][0-9]{0,17})(?:\.([1-9][0-9]{0,4}))?\Z")
@@ -34,7 +34,7 @@ class WatchId(NamedTuple):
     Attributes:
         cluster: The hash of the cluster's id.
         epoch: The epoch of the partition map.
-        positions: By shard, where it goes on: see ``facade.client.watch_stream``.
+        positions: By shard, where it goes on: see ``facade.client.watches.stream``.
     """
 
     cluster: str

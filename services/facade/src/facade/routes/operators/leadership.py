@@ -8,12 +8,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
 
-from facade.client.leadership import move_leadership
+from facade.client.operators.leadership import move_leadership
 from facade.client.router import Router
 from facade.errors import BadRequestError
 from facade.models import LeaderRequest, LeaderView, Problem
 from facade.routes import body as bodies
-from facade.routes.shard_id import ShardId
+from facade.routes.operators.shard_id import ShardId
 from facade.settings import Settings
 
 BODY_BYTES_MAX = 4096

@@ -1,8 +1,8 @@
 """The changes of one shard as this facade follows them: one stream for all its clients, and the newest ones in memory.
 
 Must not know HTTP. Whoever is not further behind than the ring is served from it; others ask for a stream of their own
-(``facade.client.feeds``). A stream that breaks goes on at another node, from the same position: positions mean the same
-on every replica.
+(``facade.client.watches.feeds``). A stream that breaks goes on at another node, from the same position: positions mean
+the same on every replica.
 
 Invariants:
 1. ``position`` never goes back, and every change before it that came since ``floor`` is in the ring, in order and once.
@@ -23,7 +23,7 @@ import structlog
 from doug_wire.watch import Change
 from facade.client.node import Node
 from facade.client.shard import Shard
-from facade.client.watch_stream import (
+from facade.client.watches.stream import (
     FuturePositionError,
     HistoryGoneError,
     WatchBrokenError,
@@ -32,6 +32,7 @@ from facade.client.watch_stream import (
     next_of,
     order_of,
     request_from,
+    split,
 )
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 1.0
@@ -129,6 +130,14 @@ class Feed:
                 return found, next_of(found[-1].change)
             found.append(event)
         return found, self.position
+
+    @property
+    def lag(self) -> int:
+        """How many entries some node was seen to have applied that were not told here yet."""
+        if self.position is None:
+            return 0
+        newest = max((node.applied_index for node in self.shard.nodes.values()), default=0)
+        return max(0, newest - split(self.position)[0])
 
     async def moved(self) -> None:
         """Waits until ``position`` has moved, or something else has happened to the stream."""

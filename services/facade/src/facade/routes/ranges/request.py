@@ -16,8 +16,8 @@ from doug_wire.command import KEY_BYTES_MAX
 from doug_wire.scan import DELIMITER_BYTES_MAX, after_prefix
 from facade.client.scan import ScanQuery
 from facade.errors import BadRequestError
-from facade.routes import cursor as cursors
 from facade.routes.options import decode64, freshness_of, parse_query
+from facade.routes.ranges import cursor as cursors
 
 LIMIT_DEFAULT = 1_000
 LIMIT_MAX = 10_000

@@ -14,10 +14,10 @@ from typing import Any
 import orjson
 
 from doug_wire.watch import Change, ChangeKind
-from facade.client.feed import Event
+from facade.client.watches.feed import Event
 from facade.routes.durations import timestamp
-from facade.routes.entries import DEFAULT_CONTENT_TYPE, named
-from facade.routes.watch_request import Form
+from facade.routes.ranges.entries import DEFAULT_CONTENT_TYPE, named
+from facade.routes.watch.request import Form
 
 NAMES = {ChangeKind.PUT: b"put", ChangeKind.DELETE: b"delete", ChangeKind.EXPIRE: b"expire"}
 RETRY_MS = 1000

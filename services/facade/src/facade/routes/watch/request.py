@@ -12,10 +12,10 @@ from typing import NamedTuple
 from doug_wire.command import KEY_BYTES_MAX
 from doug_wire.watch import ChangeKind
 from facade.errors import BadRequestError
-from facade.routes import watch_ids
 from facade.routes.options import decode64
-from facade.routes.range import bounds_of, flag_of, parameters_of, wants_lines
-from facade.routes.watch_ids import WatchId, WatchIdError
+from facade.routes.ranges.request import bounds_of, flag_of, parameters_of, wants_lines
+from facade.routes.watch import ids as watch_ids
+from facade.routes.watch.ids import WatchId, WatchIdError
 
 EVENTS = {b"put": int(ChangeKind.PUT), b"delete": int(ChangeKind.DELETE), b"expire": int(ChangeKind.EXPIRE)}
 PARAMETERS = frozenset(

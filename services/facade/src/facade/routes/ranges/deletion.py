@@ -19,7 +19,7 @@ from facade.client.router import Router
 from facade.client.scan import ScanQuery
 from facade.errors import ProblemError
 from facade.routes.options import FRESH
-from facade.routes.patience import again
+from facade.routes.ranges.patience import again
 from facade.routes.results import problem_of
 
 SLICE = 2_000

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import grpc
 
-from facade.client.leader_calls import Refusal, ask_leader
 from facade.client.node import Node
+from facade.client.operators.leader_calls import Refusal, ask_leader
 from facade.client.shard import Shard
 from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError, ProblemError
 

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Mapping
 
 from doug.v1 import admin_pb2
-from facade.client.leader_calls import Refusal, call_leader
 from facade.client.node import Node
+from facade.client.operators.leader_calls import Refusal, call_leader
 from facade.client.shard import Shard
 
 STATUS_TIMEOUT_S = 0.5

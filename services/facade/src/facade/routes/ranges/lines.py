@@ -19,9 +19,9 @@ from doug_wire.scan import ScanRecord
 from facade.client.scan import ScanQuery, bound_behind
 from facade.errors import ProblemError
 from facade.routes import problem
-from facade.routes.entries import line
-from facade.routes.range import RangeRequest
-from facade.routes.range_answer import Answer
+from facade.routes.ranges.answer import Answer
+from facade.routes.ranges.entries import line
+from facade.routes.ranges.request import RangeRequest
 
 SLICE = 256
 """So many records are encoded before others have their turn."""
