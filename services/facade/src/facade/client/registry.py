@@ -250,6 +250,12 @@ class Registry:
         for shard in self._directory.shards.values():
             shard.tick(now_s)
 
+    def give_up(self, read: Operation, error: ProblemError) -> None:
+        """Ends a read whose answer nobody wants any more."""
+        if read.batch is not None:
+            read.batch.link.take(read.id)
+        self.finish(read, error)
+
     def _expire(self, operation: Operation) -> None:
         batch = operation.batch
         if batch is None:
