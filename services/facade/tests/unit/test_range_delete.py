@@ -13,7 +13,7 @@ from doug_wire.scan import ScanRecord
 from facade.client.fanout import Outcome, Room
 from facade.client.scan import ScanQuery
 from facade.errors import NotAppliedError, OutcomeUnknownError, ProblemError
-from facade.routes.range_delete import RangeDeletion
+from facade.routes.ranges.deletion import RangeDeletion
 
 DELETED = ResultRecord(0, Status.OK, 7, b"", b"")
 REFUSED = NotAppliedError("no_leader", "There is no leader.", shard=1)

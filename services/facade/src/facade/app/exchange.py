@@ -94,7 +94,7 @@ class Exchange(RequestResponseCycle):
                     raise
             except asyncio.CancelledError:
                 # The time that requests have when the facade stops is over: this one shall at least know it.
-                if not self.leaving or self.response_started:
+                if not self.stopping or self.response_started:
                     raise
                 self.keep_alive = False
                 await refusal(_stopped(self.scope["method"]))(scope, receive, send)

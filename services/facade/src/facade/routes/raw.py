@@ -106,7 +106,7 @@ class RawRequest:
     def stopping(self) -> bool:
         """Whether the facade stops; never without a connection of its own."""
         exchange = self._scope.get(SCOPE_EXCHANGE)
-        return exchange is not None and bool(exchange.leaving)
+        return exchange is not None and bool(exchange.stopping)
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Begins the answer."""
