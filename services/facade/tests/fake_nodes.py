@@ -35,6 +35,7 @@ class FakeShard:
     """The replicated state of one shard."""
 
     def __init__(self, shard_id: int, shards: int) -> None:
+        self.cluster_id = b"c" * 16
         self.id = shard_id
         self.store = FakeStore()
         self.term = 1
@@ -344,7 +345,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
                 "not the leader",
                 (("doug-code", "NOT_LEADER"), ("doug-leader-id", leader_id), ("doug-leader-address", leader_address)),
             )
-        answer = doug_pb2.PartitionsResponse(epoch=self.shard.map_epoch, cluster_id=b"c" * 16)
+        answer = doug_pb2.PartitionsResponse(epoch=self.shard.map_epoch, cluster_id=self.shard.cluster_id)
         for first, last, shard, epoch in self.shard.ranges:
             answer.slots.append(doug_pb2.SlotRange(**{"from": first}, to=last, shard=shard, epoch=epoch))
         return answer
@@ -429,7 +430,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
                 revision=min(after - 1 if place else after, self._revision()),
                 oldest=self.history_floor,
                 receipt=doug_pb2.Receipt(node_id=self.id, shard=self.shard.id),
-                cluster_id=b"c" * 16,
+                cluster_id=self.shard.cluster_id,
             )
             await self._check_watch(after, place, context)
             yield told
