@@ -333,7 +333,7 @@ class Registry:
             try:
                 shard, epoch = self._directory.locate(operation.key)
             except NotAppliedError as error:
-                self.finish(operation, error)
+                self.finish(operation, gave_up(operation) if operation.uncertain else error)
                 continue
             size = len(operation.record)
             old, new = operation.load, self.load(shard.id)
