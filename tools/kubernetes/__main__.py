@@ -1,12 +1,13 @@
 """The command line of the one-node Kubernetes.
 
-    python -m tools.kubernetes built | build | up | down | load | install | stop P | start P | exec COMMAND | test [ARGS]
+    python -m tools.kubernetes built | build | up | down | load | install
+    python -m tools.kubernetes stop PROGRAM | start PROGRAM | exec COMMAND | test [PYTEST]
 
 ``up`` brings the cluster up; ``load`` builds DougDB's images and gives them to it; ``install`` does both, installs the
 chart as a user would, puts and gets a key, and runs the chart's own test. ``exec`` runs a command in the cluster's
 network, with its kubectl and KUBECONFIG. ``test`` brings a cluster up, runs the scenarios in it and removes it; where
-none can run it says why and passes, or fails with REQUIRE_KUBERNETES set. ``built`` succeeds where nothing is left to be
-built.
+none can run it says why and passes, or fails with REQUIRE_KUBERNETES set. ``built`` succeeds where nothing is left to
+build.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from facade.client.sessions import Session
 from facade.errors import BadRequestError
 from facade.routes import body as bodies
 from facade.routes.conditions import Tags
-from facade.routes.long_poll import LongPolls
+from facade.routes.key import KEY_PREFIX, key_of
 from facade.routes.options import (
     EXPIRING_PARAMETERS,
     WRITE_PARAMETERS,
@@ -35,11 +35,11 @@ from facade.routes.options import (
     parse_write,
 )
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_media_type
-from facade.routes.results import answer_of, decided, etag, problem_of, receipt, shown_content_type
+from facade.routes.results import answer_of, decided, etag, problem_of, receipt, shown_content_type, timing
 from facade.routes.sessions import begin_session
 from facade.routes.shapes import INCREMENT_BYTES_MAX, entry_view, parse_increment
-from facade.routes.target import KEY_PREFIX, key_of
 from facade.routes.values import guards
+from facade.routes.watch.long_poll import LongPolls
 from facade.settings import Settings
 
 INCREMENT, TOUCH = b":increment", b":touch"
@@ -187,7 +187,7 @@ class KvApp(RawApp):
         mode, bound_ms = options.asked
         operation = self._router.read(key, mode, session=session, bound_ms=bound_ms)
         result = await answer_of(operation)
-        shown = receipt(operation, result, mode)
+        shown = (*receipt(operation, result, mode), *timing(operation))
         exists = result.status != Status.NOT_FOUND
         if options.only_if is not None and not options.only_if.match(result.revision if exists else 0):
             failed = result._replace(status=Status.PRECONDITION_FAILED, revision=result.revision if exists else 0)

@@ -28,6 +28,7 @@ _RECEIPT = {
     "Doug-Role": "What the node was: leader or follower.",
     "Doug-Term": "The node's term.",
     "Doug-Applied-Index": "How far the node had applied its log.",
+    "Server-Timing": "Where the time went, in milliseconds: facade, route, append, fsync, quorum, apply, read.",
 }
 _ETAG = {"ETag": "The key's revision, quoted."}
 
@@ -67,6 +68,7 @@ def _errors(*, write: bool) -> Json:
     after = "Sent and not answered: outcome unknown" if write else "Sent and not answered in time"
     return {
         "400": _problem("The request is wrong; nothing was changed"),
+        "429": _problem("The client asks for more than its part: outcome not_applied, see Retry-After"),
         "500": _problem("A raft-node called the record malformed; nothing was changed"),
         "503": _problem("Refused before it was proposed: outcome not_applied, see Retry-After"),
         "504": _problem(after),

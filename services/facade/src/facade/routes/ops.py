@@ -15,6 +15,7 @@ from doug_wire.pipe import PipeError, Status
 from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.errors import BadRequestError, InternalError
+from facade.routes.key import unescape
 from facade.routes.options import (
     Headers,
     check_key,
@@ -23,8 +24,7 @@ from facade.routes.options import (
     parse_query,
 )
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_acceptable
-from facade.routes.results import answer_of, problem_of, receipt
-from facade.routes.target import unescape
+from facade.routes.results import answer_of, problem_of, receipt, timing
 
 OPS_PREFIX = b"/v1/ops/"
 PARAMETERS = frozenset({b"for", b"for64"})
@@ -78,4 +78,4 @@ class OpsApp(RawApp):
                 "status": 200 if problem is None else problem.status,
                 "revision": str(found.revision),
             }
-        await request.answer_json(200, orjson.dumps(view), receipt(operation, result))
+        await request.answer_json(200, orjson.dumps(view), (*receipt(operation, result), *timing(operation)))
