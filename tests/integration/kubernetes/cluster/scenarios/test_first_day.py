@@ -1,6 +1,6 @@
 """What every user of the chart does first, in a real cluster: install, lose a pod, restart, upgrade, remove.
 
-The part of the scenarios that CI runs (`make test-kube ARGS="-m first_day"`), where Kubernetes is built already: one
+The short part of the scenarios (`make test-kube ARGS="-m first_day"`): one
 small release, used in the order of these tests. Skipped with podman.
 """
 

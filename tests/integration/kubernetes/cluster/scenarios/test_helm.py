@@ -27,6 +27,7 @@ from tools.helm_chart import ROOT
 Figure = Callable[[str], None]
 BACKED_UP = ("--set", "backup.enabled=true")
 FIRST_PUT_S = 60.0
+EXPIRED = 'dougdb_discovery_relists_total{reason="expired"}'
 AWAY_S = 60.0
 """How long the API server is away: longer than a watch of its clients waits."""
 
@@ -169,10 +170,14 @@ def test_facades_without_their_rights_go_by_dns(release: Release, figure: Figure
         wait_for(functools.partial(release.metric, pod, asked.replace("dns", "kubernetes")), 120, f"{pod} to watch")
 
 
+def listed_again(release: Release, pod: str, before: float) -> bool:
+    """Whether a facade has found its version forgotten since then."""
+    return release.metric(pod, EXPIRED) > before
+
+
 def test_the_api_server_is_away_for_a_minute_under_load(release: Release, figure: Figure) -> None:
     """Facades that watch it keep what they knew; its history is gone when it is back, and they follow a pod again."""
-    expired = 'dougdb_discovery_relists_total{reason="expired"}'
-    before = {pod: release.metric(pod, expired) for pod in release.pods("facade")}
+    before = {pod: release.metric(pod, EXPIRED) for pod in release.pods("facade")}
     with release.loaded() as report:
         program("stop", "kube-apiserver")
         try:
@@ -191,7 +196,7 @@ def test_the_api_server_is_away_for_a_minute_under_load(release: Release, figure
         wait_for(lambda: release.runs().get("dougdb-s0-0", run) != run, 120, "dougdb-s0-0 to be made anew")
         release.settled()
         for pod, seen in before.items():
-            wait_for(lambda pod=pod, seen=seen: release.metric(pod, expired) > seen, 120, f"{pod} to list again")
+            wait_for(functools.partial(listed_again, release, pod, seen), 120, f"{pod} to list again")
     judge(report, figure, f"the API server away for {AWAY_S:.0f} s")
     after = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
     roles = {node["id"]: node["role"] for node in release.call("GET", "/v1/cluster").json()["shards"][0]["nodes"]}
