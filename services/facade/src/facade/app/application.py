@@ -77,7 +77,9 @@ class Application:
             b"/v1/txn": TxnApp(router, metrics, settings),
         }
         feeds = router.feeds
-        self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router))
+        self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router), metrics.watches)
+        metrics.watches.catching_up = lambda: feeds.catching_up
+        metrics.watches.lags = lambda: {feed.shard.id: feed.lag for feed in feeds.open_feeds}
         feeds.on_events, feeds.on_gone = self.audience.publish, lambda error: self.audience.lost(error.shard)
         polls = LongPolls(router, feeds, self.audience, metrics, settings.watches_max)
         self._keys = KvApp(router, metrics, settings, polls)
