@@ -221,7 +221,7 @@ def monitors(release: Cluster, folder: Path) -> dict[str, Secured]:
 
 
 def test_alerts_about_certificates_and_discovery_have_data(release: Cluster, tmp_path: Path) -> None:
-    """What a plaintext cluster has not, and discovery by DNS alone: every pod is scraped by HTTPS, with a check of names."""
+    """What a plaintext cluster has not; every pod is scraped by HTTPS, with a check of names."""
     with scrape(release, tmp_path, monitors(release, tmp_path)) as prometheus:
         names = (*ELSEWHERE, "DougDBDiscoveryStale")
         compared = {name: vectors(alerts()[name].expr) for name in names}
