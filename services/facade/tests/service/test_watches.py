@@ -403,6 +403,7 @@ async def test_a_client_that_does_not_read_costs_little_and_catches_up(make: Mak
     )
     assert 0 < unread < 1 << 20, unread
     assert facade.application.audience.size == 1, "it is not with the others any more"
+    assert facade.metrics.watches.left_behind >= 1
     revisions: list[bytes] = []
     data = b""
     while len(revisions) < count:
@@ -462,3 +463,27 @@ async def test_a_client_that_leaves_a_long_poll_is_forgotten(make: MakeFacade) -
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     await facade.until(lambda: not facade.application.audience._waits, "it is forgotten")
+
+
+async def test_metrics_tell_of_watches_and_what_they_were_sent(make: MakeFacade) -> None:
+    facade = await make()
+
+    def value(name: str, **labels: str) -> float | None:
+        found: float | None = facade.metrics.registry.get_sample_value(f"dougdb_facade_{name}", labels)
+        return found
+
+    assert (value("watchers"), value("watch_events_total"), value("watch_resyncs_total")) == (0, 0, 0)
+    assert value("watch_lag_entries", shard="0") is None
+    first, second = await Client(facade).begun(), await Client(facade, "prefix=other").begun()
+    await facade.http.put("/v1/kv/a", content=b"v")
+    await first.has(1)
+    assert (value("watchers"), value("watch_events_total")) == (2, 1)
+    # Some node was seen to have applied what no stream has told.
+    shard = facade.router.shards[0]
+    feed = facade.router.feeds.feed(0)
+    told = feed.lag
+    next(iter(shard.nodes.values())).applied_index += 1000
+    assert value("watch_lag_entries", shard="0") == feed.lag > told
+    await first.close()
+    await second.close()
+    await facade.until(lambda: value("watchers") == 0, "both watches to be over")

@@ -20,7 +20,7 @@ from facade.app.front import Front
 from facade.app.gate import Gate
 from facade.app.hot import HotLane
 from facade.app.origins import Origins
-from facade.client.access import Caller
+from facade.client.access import Caller, current, sender
 from facade.client.auth_state import AuthState
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
@@ -44,6 +44,8 @@ from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
 _ACTIONS = KEY_PREFIX + b":"
+_OF_KEYS = (KEY_PREFIX, b"/v1/batch", b"/v1/txn", b"/v1/watch", OPS_PREFIX)
+"""What is counted: operators and probes must get through while clients send too much."""
 log = structlog.get_logger()
 
 READING = frozenset({"GET", "POST"})
@@ -75,7 +77,9 @@ class Application:
             b"/v1/txn": TxnApp(router, metrics, settings),
         }
         feeds = router.feeds
-        self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router))
+        self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router), metrics.watches)
+        metrics.watches.catching_up = lambda: feeds.catching_up
+        metrics.watches.lags = lambda: {feed.shard.id: feed.lag for feed in feeds.open_feeds}
         feeds.on_events, feeds.on_gone = self.audience.publish, lambda error: self.audience.lost(error.shard)
         polls = LongPolls(router, feeds, self.audience, metrics, settings.watches_max)
         self._keys = KvApp(router, metrics, settings, polls)
@@ -112,6 +116,7 @@ class Application:
             self._origins.check(method, raw_path, scope["headers"])
             if self._gate is not None:
                 self._gate.admit(scope)
+            self._count(raw_path, scope)
             if raw_path.startswith(DATA_PREFIX) and method in READING:
                 self.front.check_unread()
             app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path, scope)
@@ -127,6 +132,18 @@ class Application:
             await refusal(error)(scope, receive, named(scope, send))
         finally:
             self._metrics.inflight -= 1
+
+    def _count(self, raw_path: bytes, scope: Scope) -> None:
+        """Says whose share the request takes, and counts it if it is one of keys.
+
+        Raises:
+            TooManyRequestsError: It is one too many.
+        """
+        address: str = scope["client"][0] if scope.get("client") else ""
+        principal = "" if self._gate is None else current.get().access.name
+        sender.set(principal or address)
+        if self.front.quotas.counts and raw_path.startswith(_OF_KEYS):
+            self.front.quotas.take(principal, address)
 
     async def _serve_console(self, console: RawApp, scope: Scope, receive: Receive, send: Send) -> None:
         if self._gate is not None:

@@ -15,7 +15,7 @@ from doug_wire import command, pipe
 from doug_wire.auth.grants import Verb
 from doug_wire.command import Command, Condition
 from doug_wire.partition_map import PartitionMap
-from facade.client.access import Caller, check, check_any, check_write, current
+from facade.client.access import Caller, check, check_any, check_write, current, sender
 from facade.client.channels import Channels
 from facade.client.directory import Directory
 from facade.client.metrics import Metrics
@@ -178,6 +178,7 @@ class Router:
         *,
         repeatable: bool = False,
         caller: Caller | None = None,
+        client: str = "",
     ) -> Operation:
         """Admits a write.
 
@@ -193,6 +194,7 @@ class Router:
             deadline_s: When it must be answered, on the loop's clock; 0 for the usual time from now on.
             repeatable: Whether it may be sent twice without an idempotency key of its own.
             caller: Who wants it; whoever sends the request that is being served when nothing is said.
+            client: Whose share it takes; that of whoever sends the request that is being served when nothing is said.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
@@ -210,7 +212,14 @@ class Router:
         encoded = command.encode(opcode, key, content_type, value, epoch, condition, ttl, token, content_encoding)
         record = pipe.encode_write(operation_id, command.checksum(encoded), encoded)
         return self.registry.admit(
-            shard, operation_id, Kind.WRITE, key, record, deadline_s, repeatable=repeatable or token is not None
+            shard,
+            operation_id,
+            Kind.WRITE,
+            key,
+            record,
+            deadline_s,
+            repeatable=repeatable or token is not None,
+            client=client or sender.get(),
         )
 
     def identity(self, caller: Caller | None = None) -> str:
@@ -225,6 +234,7 @@ class Router:
         session: Session | None = None,
         bound_ms: int = 0,
         caller: Caller | None = None,
+        client: str = "",
     ) -> Operation:
         """Admits a read.
 
@@ -235,6 +245,7 @@ class Router:
             session: What its client's token says; requires that the map is as new as the token: see ``catch_up``.
             bound_ms: Of a bounded read, how old the answer may be.
             caller: Who wants it; whoever sends the request that is being served when nothing is said.
+            client: Whose share it takes; that of whoever sends the request that is being served when nothing is said.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
@@ -255,7 +266,9 @@ class Router:
             else:
                 kind = Kind.READ_LOCAL
         record = pipe.encode_read(operation_id, epoch, key, min_index, b"", bound_ms)
-        operation = self.registry.admit(shard, operation_id, kind, key, record, deadline_s, repeatable=True)
+        operation = self.registry.admit(
+            shard, operation_id, kind, key, record, deadline_s, repeatable=True, client=client or sender.get()
+        )
         operation.session = session
         operation.bound_ms = bound_ms
         return operation
@@ -289,7 +302,9 @@ class Router:
         shard, epoch = self.directory.locate(key)
         operation_id = self.registry.next_id()
         record = pipe.encode_read(operation_id, epoch, key, token=token_of(self.identity(), idempotency_key))
-        return self.registry.admit(shard, operation_id, Kind.READ_LINEARIZABLE, key, record, repeatable=True)
+        return self.registry.admit(
+            shard, operation_id, Kind.READ_LINEARIZABLE, key, record, repeatable=True, client=sender.get()
+        )
 
     def shard_of(self, key: bytes) -> int | None:
         """The shard of a key, as far as the map is known."""
@@ -308,6 +323,7 @@ class Router:
         """Sets the gauges that are only worth setting when somebody reads them."""
         for shard in self.shards.values():
             self._metrics.shard(shard.id, shard.state(self.registry.load(shard.id)))
+        self.registry.sample_turns()
         age_s = self.directory.map_age_s()
         if age_s is not None:
             self._metrics.map_age(age_s)

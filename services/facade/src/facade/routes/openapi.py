@@ -68,6 +68,7 @@ def _errors(*, write: bool) -> Json:
     after = "Sent and not answered: outcome unknown" if write else "Sent and not answered in time"
     return {
         "400": _problem("The request is wrong; nothing was changed"),
+        "429": _problem("The client asks for more than its part: outcome not_applied, see Retry-After"),
         "500": _problem("A raft-node called the record malformed; nothing was changed"),
         "503": _problem("Refused before it was proposed: outcome not_applied, see Retry-After"),
         "504": _problem(after),

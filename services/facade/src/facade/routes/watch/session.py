@@ -132,6 +132,7 @@ class Session:
             try:
                 await self._tell()
             except HistoryGoneError as error:
+                self._audience.counts.resyncs += 1
                 await self._write(resync_frame(error.shard, error.oldest, self.form))
         if self._refused:
             selection = self.selection
@@ -237,6 +238,7 @@ class Session:
                 continue
             parts.append(change_frame(event, self._identity(positions), self.form))
         if parts:
+            self._audience.counts.events += len(parts)
             await self._write(b"".join(parts))
         elif asyncio.get_running_loop().time() - self._told_s >= PROGRESS_S:
             await self._write(self._progress())
