@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raft_testing.mutants import elections, leases, membership, operations, outcomes, reads, snapshots, storage, watches
+from raft_testing.mutants import (
+    elections,
+    freshness,
+    leases,
+    membership,
+    operations,
+    outcomes,
+    reads,
+    snapshots,
+    storage,
+    watches,
+)
 from raft_testing.mutants.mutant import GROUPS, Mutant, StaleMutantError
 
-_GROUPS = (elections, reads, outcomes, snapshots, membership, storage, leases, operations, watches)
+_GROUPS = (elections, reads, outcomes, snapshots, membership, storage, leases, operations, watches, freshness)
 
 MUTANTS: tuple[Mutant, ...] = tuple(
     sorted((mutant for group in _GROUPS for mutant in group.MUTANTS), key=lambda mutant: mutant.name)
