@@ -92,7 +92,7 @@ class Bearers:
         """Reads nothing yet.
 
         Raises:
-            SettingsError: It is not said whose tokens count.
+            SettingsError: The settings do not say whose tokens count.
         """
         for name in ("issuer", "audience", "jwks"):
             if not getattr(settings, f"auth_oidc_{name}"):
@@ -246,7 +246,7 @@ class Source:
         return ssl.create_default_context(cafile=self._ca_file or None)
 
     def connected(self, connection: socket.socket) -> None:
-        """It is read over this connection now."""
+        """This connection is the one over which it is read now."""
         self._socket = connection
         if self._stopped:
             self.stop()

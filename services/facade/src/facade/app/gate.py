@@ -118,10 +118,10 @@ class Gate:
         """Lets a request in: from here on its operations are those of whoever sent it.
 
         Raises:
-            UnauthenticatedError: It is not known who sent it.
+            UnauthenticatedError: The request's sender is not known.
             ForbiddenError: Its route is not for them.
             BadRequestError: 404 or 405; there is no rule for it.
-            NotAppliedError: It is not known who may do what.
+            NotAppliedError: This facade has not read yet who has which rights.
         """
         method, raw_path, path = scope["method"], scope["raw_path"], scope["path"]
         rule = self._rules.find(method, raw_path, path)
@@ -178,7 +178,7 @@ class Gate:
 
         Raises:
             UnauthenticatedError: Nobody knows.
-            NotAppliedError: It is not known who may do what.
+            NotAppliedError: This facade has not read yet who has which rights.
         """
         if not authorization and not certificate.name:
             raise UnauthenticatedError(_HOW)
