@@ -145,8 +145,8 @@ def list_tokens(context: typer.Context, as_json: JsonOption = False) -> None:
         given = {user["principal"]: user["roles"] for user in client.users()}
     # A token may also have been given roles after it was made, and has what its roles may.
     for token in found:
-        roles = [*token["roles"], *given.get(f"token:{token['name']}", ())]
-        token["all_roles"] = list(dict.fromkeys(roles))
+        names = [*token["roles"], *given.get(f"token:{token['name']}", ())]
+        token["all_roles"] = list(dict.fromkeys(names))
         may = [*token["allow"], *(grant for role in token["all_roles"] for grant in grants.get(role, ()))]
         token["may"] = list(dict.fromkeys(may))
     if as_json:
