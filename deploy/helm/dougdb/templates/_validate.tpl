@@ -69,6 +69,19 @@
 {{- if and (eq $v.tls.mode "certManager") (not $v.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.mode certManager needs tls.certManager.issuerRef.name" -}}
 {{- end -}}
+{{- $modes := splitList "," $v.auth.mode -}}
+{{- if and (ne $v.auth.mode "none") (eq $v.tls.mode "disabled") -}}
+{{- fail (printf "auth.mode %s needs tls.mode: tokens must not travel in the clear, and nodes are told from others by their certificates" $v.auth.mode) -}}
+{{- end -}}
+{{- if and (has "mtls" $modes) (not $v.auth.clientCASecret) -}}
+{{- fail "auth.mode mtls needs auth.clientCASecret, the name of a Secret with ca.crt" -}}
+{{- end -}}
+{{- if and (has "mtls" $modes) (eq $v.auth.clientCASecret (include "dougdb.tlsSecret" .)) -}}
+{{- fail "auth.clientCASecret is the Secret of tls: whoever has a certificate of that authority may speak to nodes as a node" -}}
+{{- end -}}
+{{- if and (has "oidc" $modes) (not (and $v.auth.oidc.issuer $v.auth.oidc.audience $v.auth.oidc.jwks)) -}}
+{{- fail "auth.mode oidc needs auth.oidc.issuer, auth.oidc.audience and auth.oidc.jwks" -}}
+{{- end -}}
 {{- if and $v.tracing.enabled (not $v.tracing.endpoint) -}}
 {{- fail "tracing.enabled needs tracing.endpoint, where a collector takes OTLP over HTTP, for example http://otel-collector.observability:4318/v1/traces" -}}
 {{- end -}}
@@ -130,6 +143,11 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- $wants := get $wanted $template.metadata.name -}}
 {{- if ne (toString $has) (toString $wants) -}}
 {{- fail (printf "persistence.%s.size: %s, but the StatefulSet %s was made with %s, and Kubernetes does not let a StatefulSet change that. Grow the claims themselves, delete the StatefulSet with --cascade=orphan, then upgrade" $template.metadata.name $wants $set.metadata.name $has) -}}
+{{- end -}}
+{{- $class := dig "spec" "storageClassName" "" $template -}}
+{{- $wanted := (get $v.persistence $template.metadata.name).storageClass -}}
+{{- if ne $class $wanted -}}
+{{- fail (printf "persistence.%s.storageClass: %q, but the StatefulSet %s was made with %q, and Kubernetes does not let a StatefulSet change that: set it back. If its claims were never bound (kubectl get pvc), there is no data yet: uninstall, delete the claims, and install again" $template.metadata.name $wanted $set.metadata.name $class) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $set (ne (len (dig "spec" "volumeClaimTemplates" list $set)) (ternary 2 1 $v.persistence.wal.enabled)) -}}

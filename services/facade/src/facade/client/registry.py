@@ -297,6 +297,12 @@ class Registry:
             if self._hedging is not None:
                 self._hedging.look(shard, now_s)
 
+    def give_up(self, read: Operation, error: ProblemError) -> None:
+        """Ends a read whose answer nobody wants any more."""
+        if read.batch is not None:
+            read.batch.link.take(read.id)
+        self.finish(read, error)
+
     def _expire(self, operation: Operation) -> None:
         batch = operation.batch
         if batch is None:
@@ -327,7 +333,7 @@ class Registry:
             try:
                 shard, epoch = self._directory.locate(operation.key)
             except NotAppliedError as error:
-                self.finish(operation, error)
+                self.finish(operation, gave_up(operation) if operation.uncertain else error)
                 continue
             size = len(operation.record)
             old, new = operation.load, self.load(shard.id)

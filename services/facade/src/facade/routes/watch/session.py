@@ -82,6 +82,7 @@ class Session:
         self._told_s = asyncio.get_running_loop().time()
         self._parts: list[_Part] = []
         self.positions: dict[int, int] = {}
+        self._cluster = audience.place().cluster
 
     # What the audience sees.
 
@@ -174,6 +175,8 @@ class Session:
         while not self._over():
             behind_any = False
             for number, feed in self._feeds.items():
+                if feed is not self._streams.feed(number):
+                    raise HistoryGoneError(number, 0)  # The cluster was replaced, and its positions mean nothing now.
                 position = self.positions[number]
                 if feed.position == position:
                     continue
@@ -244,7 +247,7 @@ class Session:
             await self._write(self._progress())
 
     def _place(self, positions: dict[int, int]) -> Place:
-        return self._audience.place()._replace(positions=positions)
+        return self._audience.place()._replace(cluster=self._cluster, positions=positions)
 
     def _identity(self, positions: dict[int, int]) -> bytes:
         return b"" if self._parts else watch_ids.encode(*self._place(positions)).encode()
