@@ -60,6 +60,8 @@ TITLES = {
     "empty_key": "Empty key",
     "forbidden": "Not allowed",
     "foreign_session": "A session of another cluster",
+    "head_timeout": "The head of the request did not arrive in time",
+    "head_too_large": "The head of the request is too large",
     "history_gone": "The changes are not held any more",
     "idempotency_expired": "The idempotency key is too old",
     "idempotency_full": "No more idempotency keys can be kept",
