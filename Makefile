@@ -11,7 +11,7 @@ CLUSTER_TESTS := tests/integration/kubernetes/cluster
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke clean
+.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke bench-model clean
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools chart-package release images base-image kind-up kind-down minikube-up
@@ -138,6 +138,9 @@ bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operati
 bench: setup ## DougDB beside etcd and NATS (built where Go is), in turn; options as ARGS="--turns 3 --kinds put --connections 64"
 	$(BIN)/python bench/compare.py $(ARGS)
 
+bench-model: setup ## What an operation costs by shards, nodes, connections and value size; options as ARGS="--tables nodes"
+	$(BIN)/python bench/model.py $(ARGS)
+
 bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
 	$(BIN)/python bench/scan.py $(ARGS)
 
@@ -148,9 +151,9 @@ bench-ab: setup ## This version beside another one, in turn: make bench-ab REF=c
 	@if [ -z "$(REF)" ]; then echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"]' >&2; exit 2; fi
 	$(BIN)/python bench/ab.py --ref "$(REF)" $(ARGS)
 
-bench-guard: setup ## Fail if CPU or messages per operation grew by over 10 % since a commit: make bench-guard REF=commit
-	@if [ -z "$(REF)" ]; then echo 'usage: make bench-guard REF=commit' >&2; exit 2; fi
-	$(BIN)/python bench/ab.py --ref "$(REF)" --limit 1.10 --connections 1 64 --seconds 3 $(ARGS)
+bench-guard: setup ## Fail if CPU or messages per operation grew by over 10 % since bench/baseline, or another commit: REF=commit
+	$(BIN)/python bench/ab.py --ref "$(or $(REF),$(shell cat bench/baseline))" --limit 1.10 --attempts 4 \
+		--connections 1 64 --seconds 3 $(ARGS)
 
 bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; options as ARGS="--keys 4000000"
 	$(BIN)/python bench/storage.py $(ARGS)

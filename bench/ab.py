@@ -3,7 +3,9 @@
 The other version is taken out of git into ``out/ab/`` and set up there once. A cluster of each is started, and they
 get the same load in turn, so that whatever else the machine does hits both; each pair gives one ratio, and the median
 of the ratios is what counts. With ``--limit`` it is a guard: it ends with exit code 1 if this version spends more CPU
-or messages per operation than so many times what the other one does. Neither rates nor latencies are judged.
+or messages per operation than so many times what the other one does. On a machine that does other work too, one measure
+may be wrong by as much: with ``--attempts`` a load counts as too dear only when all pairs of all attempts say so
+together. Neither rates nor latencies are judged.
 
 It must not tune anything: both run with the defaults that users get.
 """
@@ -170,14 +172,29 @@ def compare(other: Cluster, this: Cluster, options: argparse.Namespace) -> list[
     found = [Comparison(load) for load in loads]
     print(HEAD, flush=True)
     for comparison in found:
-        for pair in range(options.pairs):
-            # Whoever comes second finds a warmer machine: they take turns.
-            for turn in (0, 1) if pair % 2 else (1, 0):
-                load = comparison.load
-                _, figures = measure(clusters[turn], meters[turn], load.name, load.workload(options))
-                (comparison.other, comparison.this)[turn].append(figures)
-        print("\n".join(comparison.rows()), flush=True)
+        for attempt in range(options.attempts):
+            if attempt:
+                print(f"{comparison.load.name} spends too much; it is measured again", flush=True)
+            for pair in range(options.pairs):
+                # Whoever comes second finds a warmer machine: they take turns.
+                for turn in (0, 1) if pair % 2 else (1, 0):
+                    load = comparison.load
+                    _, figures = measure(clusters[turn], meters[turn], load.name, load.workload(options))
+                    (comparison.other, comparison.this)[turn].append(figures)
+            print("\n".join(comparison.rows()), flush=True)
+            if not overspent(comparison, options.limit):
+                break
     return found
+
+
+def overspent(comparison: Comparison, limit: float) -> list[str]:
+    """What this version spends more of than the limit allows; nothing without a limit."""
+    spent = {"CPU": comparison.cpu_ratio(), "messages": comparison.ratio("grpc_messages_per_operation")}
+    return [
+        f"{comparison.load.name}: {ratio:.2f} times the {what} per operation"
+        for what, ratio in spent.items()
+        if limit and ratio > limit
+    ]
 
 
 def judge(found: list[Comparison], limit: float) -> list[str]:
@@ -187,11 +204,7 @@ def judge(found: list[Comparison], limit: float) -> list[str]:
         for figures in (*comparison.other, *comparison.this):
             if figures["errors"] or figures["term_changes"]:
                 wrong.append(f"{comparison.load.name}: errors {figures['errors']}, terms {figures['term_changes']}")
-        if limit and comparison.cpu_ratio() > limit:
-            wrong.append(f"{comparison.load.name}: {comparison.cpu_ratio():.2f} times the CPU per operation")
-        messages = comparison.ratio("grpc_messages_per_operation")
-        if limit and messages > limit:
-            wrong.append(f"{comparison.load.name}: {messages:.2f} times the messages per operation")
+        wrong += overspent(comparison, limit)
     return wrong
 
 
@@ -208,6 +221,9 @@ def main() -> int:
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=5)
     parser.add_argument("--limit", type=float, default=0.0, help="fail above this ratio of CPU or messages")
+    parser.add_argument(
+        "--attempts", type=int, default=1, help="how often a load that exceeds it is measured until it counts"
+    )
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     options = parser.parse_args()
     clusters: list[Cluster] = []

@@ -1,9 +1,9 @@
 """Policies of compaction, simulated: ``python -m bench.policies``. docs/adr has what followed from it.
 
 Tables are sets of keys, and time is counted in memtables, so that hours of writes take seconds. Ours is the real one,
-``raft_node.storage.compaction.pick``, on real versions; the leveled one is what it was before (docs/adr/0005); the
-tiered ones merge so many runs of one tier into one run of the next. Everything is 74 times smaller than with default
-options: a memtable holds 1,000 records.
+``raft_node.storage.merges.compaction.pick``, on real versions; the leveled one is what it was before (docs/adr/0005);
+the tiered ones merge so many runs of one tier into one run of the next. Everything is 74 times smaller than with
+default options: a memtable holds 1,000 records.
 
 Amplifications are counted in records: written by flushes and compactions for each one that a user wrote; stored for
 each one that lives; and sorted runs that a read of a missing key, or a scan, has to look at.
@@ -16,9 +16,9 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from raft_node.storage.compaction import Compaction, Run, pick, pick_idle
+from raft_node.storage.merges.compaction import Compaction, Run, pick, pick_idle
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.version import LEVELS, TableMeta, Version, VersionEdit
+from raft_node.storage.tables.version import LEVELS, TableMeta, Version, VersionEdit
 
 RECORD_BYTES = 74
 MEMTABLE_RECORDS = 1000

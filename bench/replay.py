@@ -38,7 +38,7 @@ from doug_wire.command import Opcode
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
 from raft_node.kv.state_hash import Mark
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 
 FRAME_ENTRIES = 64
 START_S = 120.0

@@ -21,12 +21,12 @@ import psutil
 
 from raft_node.entry import EntryKind, encode
 from raft_node.runtime.disk.worker_process import WorkerProcess
-from raft_node.storage.changes import encode_frame
+from raft_node.storage.changes.segments import encode_frame
 from raft_node.storage.engine import Engine, EngineStats
 from raft_node.storage.files import OsFileSystem, WritableFile
+from raft_node.storage.merges.tasks import CompactionTask, Task
 from raft_node.storage.options import EngineOptions, WalOptions
-from raft_node.storage.tasks import CompactionTask, Task
-from raft_node.storage.wal import Wal, WalHardState
+from raft_node.storage.wal.log import Wal, WalHardState
 
 Pairs = Sequence[tuple[bytes, bytes]]
 BLOOM_BITS = 10

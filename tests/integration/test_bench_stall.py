@@ -14,7 +14,7 @@ from bench.stall import Lags, Phase, Span
 
 from raft_node.entry import EntryKind
 from raft_node.storage.files import OsFileSystem
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,8 @@ import pytest
 from bench.cluster import Cluster, Launch, wait_for
 from bench.http11 import HttpError, fetch
 
-from raft_node.storage import record, wal_segment
+from raft_node.storage import record
+from raft_node.storage.wal import segment as wal_segment
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

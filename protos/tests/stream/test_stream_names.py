@@ -60,6 +60,30 @@ async def test_what_cannot_be_a_name_is_an_error_of_the_system() -> None:
         await Names().addresses("a" * 64 + ".example", 1)
 
 
+async def test_a_lookup_that_breaks_off_blocks_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", reports.append)
+    answers: list[list[str]] = []
+    names = Names(lambda host, port: answers.pop())
+    with pytest.raises(OSError, match="could not be looked up"):
+        await names.addresses("odd", 1)
+    assert reports[0].exc_type is IndexError
+    answers.append(["10.0.0.1"])
+    assert await names.addresses("odd", 1) == ["10.0.0.1"]
+
+
+async def test_without_a_thread_a_name_fails_and_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    names = Names(lambda host, port: ["10.0.0.1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(OSError, match="can't start new thread"):
+            await names.addresses("many", 1)
+    assert await names.addresses("many", 1) == ["10.0.0.1"]
+
+
 def test_the_process_ends_while_a_name_server_is_silent() -> None:
     script = """
 import asyncio, socket, threading, uvloop

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypedDict
 
@@ -18,6 +18,7 @@ from doug_stream.codes import StatusCode
 from doug_stream.connection import Connection
 from doug_stream.endpoint import Call, Decode, Encode, Endpoint, Keepalive
 from doug_stream.errors import CallError
+from doug_stream.handing import hand_over
 from doug_stream.limits import Limits
 from doug_stream.names import names
 
@@ -172,10 +173,14 @@ async def _reach(factory: Callable[[], ClientEndpoint], host: str, port: int, op
     """
     loop = asyncio.get_running_loop()
     *others, last = await names().addresses(host, port)
+
+    def dial(address: str) -> Awaitable[ClientEndpoint]:
+        return hand_over(lambda make: loop.create_connection(make, address, port, **options), factory)
+
     for address in others:
         with contextlib.suppress(OSError):
-            return (await loop.create_connection(factory, address, port, **options))[1]
-    return (await loop.create_connection(factory, last, port, **options))[1]
+            return await dial(address)
+    return await dial(last)
 
 
 async def open_call(

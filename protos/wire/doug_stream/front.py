@@ -31,6 +31,7 @@ from doug_stream.client import OWN_ALPN
 from doug_stream.codes import PREFACE, Setting
 from doug_stream.endpoint import address_text
 from doug_stream.frames import HEAD, HEAD_BYTES, SETTING
+from doug_stream.handing import hand_over
 from doug_stream.server import Server
 
 _DECIDE_S = 10.0
@@ -148,7 +149,9 @@ class Front:
                 handed = True
                 if own:
                     context = None if self._context is None else self._context()
-                    await loop.connect_accepted_socket(self._server.endpoint, client, ssl=context)
+                    await hand_over(
+                        lambda make: loop.connect_accepted_socket(make, client, ssl=context), self._server.endpoint
+                    )
                 else:
                     await self._join(loop, client)
         except (TimeoutError, OSError):
@@ -161,18 +164,19 @@ class Front:
     async def _join(self, loop: asyncio.AbstractEventLoop, client: socket.socket) -> None:
         near, far = _Pipe(self._pipes), _Pipe(self._pipes)
         near.other, far.other = far, near
+        joined = False
         try:
-            inner, _ = await loop.create_connection(lambda: far, *self._backend)
-            caller = address_text(client.getpeername())
-        except OSError:
-            far.cut()
-            client.close()
-            raise
-        port = int(inner.get_extra_info("sockname")[1])
-        # Before the first byte is carried on.
-        self._callers[port] = caller
-        far.on_lost = lambda: self._callers.pop(port, None)
-        await loop.connect_accepted_socket(lambda: near, client)
+            await hand_over(lambda make: loop.create_connection(make, *self._backend), lambda: far)
+            port = far.own_port()
+            # Before the first byte is carried on.
+            self._callers[port] = address_text(client.getpeername())
+            far.on_lost = lambda: self._callers.pop(port, None)
+            await hand_over(lambda make: loop.connect_accepted_socket(make, client), lambda: near)
+            joined = True
+        finally:
+            if not joined:
+                far.cut()
+                client.close()
 
 
 class _Pipe(asyncio.Protocol):
@@ -247,6 +251,11 @@ class _Pipe(asyncio.Protocol):
         self._over = True
         if self._transport is not None:
             self._transport.close()
+
+    def own_port(self) -> int:
+        """The port of this end. Requires: it is connected."""
+        assert self._transport is not None
+        return int(self._transport.get_extra_info("sockname")[1])
 
     def cut(self) -> None:
         """Ends both ends now."""

@@ -57,19 +57,28 @@ class Names:
             future = self._under_way[host, port] = loop.create_future()
             # If nobody waits any more when it fails, that is no news to anybody.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            threading.Thread(target=self._run, args=(loop, host, port), name=f"look up {host}", daemon=True).start()
+            thread = threading.Thread(target=self._run, args=(loop, host, port), name=f"look up {host}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._end(host, port, [], OSError(f"{host} cannot be looked up: {error}"))
         return await asyncio.shield(future)
 
     def _run(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> None:
+        found, error = list[str](), OSError(f"{host!r} could not be looked up")
+        known = False
         try:
-            found, error = self._look_up(host, port), None
+            found = self._look_up(host, port)
+            known = True
         except OSError as refused:
-            found, error = [], refused
+            error = refused
         except UnicodeError as refused:
             # A label that is empty or too long cannot be encoded.
-            found, error = [], OSError(f"{host!r} is no name of a host: {refused}")
-        with contextlib.suppress(RuntimeError):  # The loop is closed.
-            loop.call_soon_threadsafe(self._end, host, port, found, error)
+            error = OSError(f"{host!r} is no name of a host: {refused}")
+        finally:
+            # Whatever else it raises ends this thread with a report, and must not leave the name blocked.
+            with contextlib.suppress(RuntimeError):  # The loop is closed.
+                loop.call_soon_threadsafe(self._end, host, port, found, None if known else error)
 
     def _end(self, host: str, port: int, found: list[str], error: OSError | None) -> None:
         future = self._under_way.pop((host, port))

@@ -131,6 +131,8 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         self.applied_index = 7
         self.log_index = 7  # As its answers tell it.
         self.staleness_ms: int | None = None  # As far as it can prove it.
+        self.timings = doug_pb2.Timings()
+        """Where its time goes, by its own word."""
         self.zone = ""
         self.statuses = 0
         """How often it was asked for its status."""
@@ -482,6 +484,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
                 leader_id=leader_id,
                 leader_address=leader_address,
                 receipt=self._receipt(),
+                timings=self.timings if batch.timed else None,
             )
 
     def _receipt(self) -> doug_pb2.Receipt:

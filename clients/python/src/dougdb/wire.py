@@ -6,8 +6,9 @@ in it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -59,6 +60,7 @@ class Receipt:
         revision: The value's revision, where the answer names one.
         expires_at: When the key expires, if it does.
         replayed: Whether this is the answer to an earlier request with the same idempotency key.
+        timing: Where the time went, in milliseconds by step (docs/api.md, Server-Timing); empty when it was not told.
     """
 
     shard: str
@@ -66,6 +68,7 @@ class Receipt:
     revision: str | None
     expires_at: datetime | None = None
     replayed: bool = False
+    timing: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +301,14 @@ def receipt_of(answer: Answer) -> Receipt:
         revision=etag.strip('"') if etag else None,
         expires_at=time_of(answer.headers.get("Doug-Expires-At")),
         replayed=answer.headers.get("Idempotency-Replayed") == "true",
+        timing=timing_of(answer.headers.get("Server-Timing", "")),
     )
+
+
+def timing_of(header: str) -> dict[str, float]:
+    """Reads the steps of a ``Server-Timing`` header that have a duration; proxies may add others of their own."""
+    found = re.findall(r"([A-Za-z0-9_-]+);dur=([0-9]+(?:\.[0-9]+)?)(?=\s*(?:;|,|$))", header)
+    return {name: float(duration) for name, duration in found}
 
 
 def value_of(answer: Answer) -> Value:

@@ -22,7 +22,7 @@ from dougdb import (
     UnavailableError,
 )
 from dougdb.checks import is_loopback, proxy_of
-from dougdb.wire import encode_key
+from dougdb.wire import encode_key, timing_of
 
 URL = "http://127.0.0.1:26000"
 
@@ -43,6 +43,20 @@ def test_a_value_and_its_content_type_come_back(store: Any) -> None:
         client.delete("a/b")
         with pytest.raises(KeyNotFoundError):
             client.get("a/b")
+
+
+@pytest.mark.parametrize(
+    ("header", "timing"),
+    [
+        ("", {}),
+        ("facade;dur=1.50, route;dur=1.25, fsync;dur=0.75", {"facade": 1.5, "route": 1.25, "fsync": 0.75}),
+        # A proxy has its own say.
+        ('cdn-cache;desc="HIT", edge;dur=3, facade;dur=1.5', {"edge": 3.0, "facade": 1.5}),
+        ("facade;dur=x, route;dur=1.2.3, ;dur=1", {}),
+    ],
+)
+def test_where_the_time_went_is_read_from_the_answer(header: str, timing: dict[str, float]) -> None:
+    assert timing_of(header) == timing
 
 
 @pytest.mark.parametrize(

@@ -934,6 +934,7 @@ class Batch(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     FORWARD_FIELD_NUMBER: _builtins.int
     TRACES_FIELD_NUMBER: _builtins.int
+    TIMED_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     kind: Global___BatchKind.ValueType
     shard: _builtins.int
@@ -944,6 +945,8 @@ class Batch(_message.Message):
     """As GetRequest.forward, for BATCH_KIND_READ_LINEARIZABLE."""
     traces: _builtins.bytes
     """doug_wire.trace_context: of records whose trace is sampled, by their ids; mostly empty."""
+    timed: _builtins.bool
+    """Results come with Timings from now on, on this stream."""
     def __init__(
         self,
         *,
@@ -953,14 +956,59 @@ class Batch(_message.Message):
         records: _builtins.bytes = ...,
         forward: _builtins.bool = ...,
         traces: _builtins.bytes = ...,
+        timed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "forward", b"forward", "kind", b"kind", "records", b"records", "shard", b"shard", "traces", b"traces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "forward", b"forward", "kind", b"kind", "records", b"records", "shard", b"shard", "timed", b"timed", "traces", b"traces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Batch: _TypeAlias = Batch  # noqa: Y015
+
+@_typing.final
+class Timings(_message.Message):
+    """Where the time of some answers went on the node, in microseconds: of the batches that they were in. What is 0 did not
+    happen, or is not known.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPEND_US_FIELD_NUMBER: _builtins.int
+    FSYNC_US_FIELD_NUMBER: _builtins.int
+    COMMIT_US_FIELD_NUMBER: _builtins.int
+    APPLY_US_FIELD_NUMBER: _builtins.int
+    CONFIRM_US_FIELD_NUMBER: _builtins.int
+    READ_US_FIELD_NUMBER: _builtins.int
+    append_us: _builtins.int
+    """Writing the entries to the leader's own log, without the sync."""
+    fsync_us: _builtins.int
+    """Syncing them there."""
+    commit_us: _builtins.int
+    """From the proposal until a majority had them on disk."""
+    apply_us: _builtins.int
+    """Applying them."""
+    confirm_us: _builtins.int
+    """Of linearizable reads: until a majority had confirmed the leader, and its index was applied."""
+    read_us: _builtins.int
+    """Looking keys up."""
+    def __init__(
+        self,
+        *,
+        append_us: _builtins.int = ...,
+        fsync_us: _builtins.int = ...,
+        commit_us: _builtins.int = ...,
+        apply_us: _builtins.int = ...,
+        confirm_us: _builtins.int = ...,
+        read_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_us", b"append_us", "apply_us", b"apply_us", "commit_us", b"commit_us", "confirm_us", b"confirm_us", "fsync_us", b"fsync_us", "read_us", b"read_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Timings: _TypeAlias = Timings  # noqa: Y015
 
 @_typing.final
 class BatchResult(_message.Message):
@@ -970,6 +1018,7 @@ class BatchResult(_message.Message):
     RECEIPT_FIELD_NUMBER: _builtins.int
     LEADER_ID_FIELD_NUMBER: _builtins.int
     LEADER_ADDRESS_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
     results: _builtins.bytes
     """doug_wire.pipe: result records, of any kind and any batch."""
     leader_id: _builtins.str
@@ -978,6 +1027,10 @@ class BatchResult(_message.Message):
     """The leader's Doug address."""
     @_builtins.property
     def receipt(self) -> Global___Receipt: ...
+    @_builtins.property
+    def timings(self) -> Global___Timings:
+        """If Batch.timed asked for them."""
+
     def __init__(
         self,
         *,
@@ -985,10 +1038,11 @@ class BatchResult(_message.Message):
         receipt: Global___Receipt | None = ...,
         leader_id: _builtins.str = ...,
         leader_address: _builtins.str = ...,
+        timings: Global___Timings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_address", b"leader_address", "leader_id", b"leader_id", "receipt", b"receipt", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_address", b"leader_address", "leader_id", b"leader_id", "receipt", b"receipt", "results", b"results", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -224,6 +224,9 @@ class Settings(BaseSettings):
     """When so many linearizable reads wait for a shard's leader, followers serve some of them: they ask the leader for
     one index, for all together."""
 
+    server_timing_enabled: bool = True
+    """Whether answers say where their time went, in the header ``Server-Timing``."""
+
     console_enabled: bool = True
     """Whether the console is served at /ui/, with what it needs at /v1/console/."""
 

@@ -11,7 +11,8 @@ from facade.client.access import NOBODY
 
 def test_strangers_push_out_no_line_of_operators_and_changes() -> None:
     now_s = [1000.0]
-    audit = Audit("", CollectorRegistry(), lambda: now_s[0])
+    registry = CollectorRegistry()
+    audit = Audit("", registry, lambda: now_s[0])
     with capture_logs() as lines:
         for _ in range(int(BURST) + 7):
             audit.unknown(NOBODY, "no token")
@@ -21,3 +22,4 @@ def test_strangers_push_out_no_line_of_operators_and_changes() -> None:
         audit.unknown(NOBODY, "no token")
     assert [line["audited"] for line in lines[int(BURST) :]] == ["admin", "auth", "refused"]
     assert [line.get("left_out") for line in lines[int(BURST) :]] == [None, None, 7]
+    assert registry.get_sample_value("dougdb_facade_audit_dropped_total") == 7

@@ -32,11 +32,11 @@ from raft_node.kv.state_machine import StateMachine
 from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.types import Configuration, NodeId
 from raft_node.storage.engine import Engine
+from raft_node.storage.merges.tasks import FlushTask, tmp_directory
+from raft_node.storage.merges.worker import run_task
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.snapshots.checkpoint import verify_checkpoint
-from raft_node.storage.tasks import FlushTask, tmp_directory
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_node.storage.worker import run_task
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 from raft_testing.files import MemoryFileSystem
 from raft_testing.inodes import Loss
 

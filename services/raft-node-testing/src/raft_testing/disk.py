@@ -5,8 +5,8 @@ and after a crash in between a part of it may be there. They know neither clock 
 
 ``MemoryLog`` is a list. A crash leaves any prefix of the write under way, in the order term and vote, truncation,
 entries, commit index; that is more than the real log does, whose frames are there as a whole or not at all.
-``WalLog`` is the real ``raft_node.storage.wal.Wal`` on a disk in memory, with small segments. A crash cuts the power
-before any operation of the append, and then tears what was not synced.
+``WalLog`` is the real ``raft_node.storage.wal.log.Wal`` on a disk in memory, with small segments. A crash cuts the
+power before any operation of the append, and then tears what was not synced.
 
 Invariants:
 1. Readers see durable entries only.
@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from raft_node.entry import Entry, EntryKind
 from raft_node.raft.types import HardState, LogReader, NodeId, Write
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 from raft_testing.files import MemoryFileSystem
 
 Fate = Literal["none", "lost", "torn", "whole"]

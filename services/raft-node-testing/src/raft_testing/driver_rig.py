@@ -44,6 +44,7 @@ class FakeLog(MemoryLog):
         super().__init__()
         self.idle = True
         self.write_age_s = 0.0
+        self.last_write_s = (0.0, 0.0)
         self.writes: list[Write] = []
 
     def write(self, write: Write) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem
+from raft_node.storage.merges.worker import run_task
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.worker import run_task
 
 TINY_OPTIONS = EngineOptions(
     memtable_bytes=2_000,

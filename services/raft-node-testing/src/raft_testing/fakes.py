@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raft_node.storage.reads import BlockNeeded
-from raft_node.storage.span import NO_SPAN, Span
+from raft_node.storage.changes.span import NO_SPAN, Span
+from raft_node.storage.tables.reads import BlockNeeded
 
 
 class DictStore:

@@ -27,6 +27,8 @@ from dataclasses import replace
 
 from raft_node.errors import CorruptionError, DiskError, DougError
 from raft_node.storage.engine import Engine
+from raft_node.storage.merges.tasks import CompactionTask, Task, TaskResult
+from raft_node.storage.merges.worker import run_task
 from raft_node.storage.record import ALIGNMENT, HEADER_BYTES, MARK
 from raft_node.storage.snapshots.checkpoint import (
     CHECKPOINT,
@@ -36,10 +38,8 @@ from raft_node.storage.snapshots.checkpoint import (
     load_checkpoint,
     verify_checkpoint,
 )
-from raft_node.storage.tasks import CompactionTask, Task, TaskResult
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_node.storage.wal_segment import RECYCLED_NAME, SUFFIX
-from raft_node.storage.worker import run_task
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
+from raft_node.storage.wal.segment import RECYCLED_NAME, SUFFIX
 from raft_testing.brittle import BrittleFileSystem, require
 from raft_testing.checkers import InvariantViolationError
 from raft_testing.disk import PowerCutError

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from raft_node import entry as entries_codec
 from raft_node.entry import Entry, EntryKind
 from raft_node.storage.memtable import Batch
-from raft_node.storage.wal import Wal, WalHardState
+from raft_node.storage.wal.log import Wal, WalHardState
 from raft_testing.checkers import InvariantViolationError
 
 _KEYS = 120

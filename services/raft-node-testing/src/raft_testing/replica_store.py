@@ -28,10 +28,10 @@ from raft_node.kv.scan import Cut, Scan, ScanOptions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.types import Configuration
-from raft_node.storage.iterators import Columns
+from raft_node.storage.changes.span import NO_SPAN, Span
 from raft_node.storage.memtable import Batch
-from raft_node.storage.reads import BlockNeeded
-from raft_node.storage.span import NO_SPAN, Span
+from raft_node.storage.tables.iterators import Columns
+from raft_node.storage.tables.reads import BlockNeeded
 from raft_testing.checkers import InvariantViolationError
 from raft_testing.machine import Head, Snapshot
 from raft_testing.reference import Reference
@@ -198,7 +198,7 @@ class ReplicaStore:
         return told.encode()
 
     def has_run_out(self, key: str, now_us: int) -> bool:
-        """See ``raft_node.rpc.shard.has_run_out`` and ``StateMachine.may_be_due``."""
+        """See ``raft_node.rpc.doug.replica.has_run_out`` and ``StateMachine.may_be_due``."""
         if key == SCAN:
             return self._machine.may_be_due(now_us)
         found = self._machine.visibility.find(key.encode(), self._keyspace.data.get(user_key(key.encode())))

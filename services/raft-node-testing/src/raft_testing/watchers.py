@@ -21,11 +21,11 @@ from typing import Any, TypeVar, cast
 from doug_wire.watch import Change, ChangeKind, decode_changes
 from raft_node.kv.changes import EVERYTHING, changes_in
 from raft_node.kv.state_machine import StateMachine
-from raft_node.runtime.watches import HistoryGoneError, Position, Watches
+from raft_node.runtime.reads.watches import HistoryGoneError, Position, Watches
+from raft_node.storage.changes.history import History, Limits
+from raft_node.storage.changes.span import Span
 from raft_node.storage.engine import Engine
-from raft_node.storage.history import History, Limits
 from raft_node.storage.memtable import Batch
-from raft_node.storage.span import Span
 from raft_testing.checkers import InvariantViolationError
 from raft_testing.files import MemoryFileSystem
 

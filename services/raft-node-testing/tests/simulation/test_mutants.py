@@ -84,7 +84,9 @@ def test_a_survivor_is_told_and_so_is_a_failure_that_proves_nothing() -> None:
     known = catalogue.MUTANTS[0]
     harmless = replace(known, new=f"{known.old}  # Nothing else.")
     unimportable = replace(known, path="raft/node.py", old="class RaftNode:", new="class RaftNode(Nobody):")
-    elsewhere = replace(known, path="storage/compaction.py", old="import annotations\n", new="import annotations\n\n")
+    elsewhere = replace(
+        known, path="storage/merges/compaction.py", old="import annotations\n", new="import annotations\n\n"
+    )
     lines = [outcome.line() for outcome in run((harmless, unimportable, elsewhere), seeds=1)]
     assert lines[0] == f"M01 SURVIVED: {known.test} passes; no seed of 1..1 failed"
     assert re.fullmatch(rf"M01 SURVIVED: {known.test} tells nothing: .*; the seeds ended after 0", lines[1])

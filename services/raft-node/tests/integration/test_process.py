@@ -30,7 +30,7 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from raft_node.entry import EntryKind
 from raft_node.kv.state_hash import Mark
 from raft_node.storage.files import OsFileSystem
-from raft_node.storage.wal import Wal
+from raft_node.storage.wal.log import Wal
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 

@@ -25,8 +25,8 @@ from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import OsFileSystem
+from raft_node.storage.merges.tasks import FlushTask, WorkerGoneError, WorkerHungError, encode_task, frame
 from raft_node.storage.options import EngineOptions, TableOptions
-from raft_node.storage.tasks import FlushTask, WorkerGoneError, WorkerHungError, encode_task, frame
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

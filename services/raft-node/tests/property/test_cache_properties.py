@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft_node.storage.block import Block, encode_block
-from raft_node.storage.cache import BlockCache, CachedBlocks
+from raft_node.storage.tables.block import Block, encode_block
+from raft_node.storage.tables.cache import BlockCache, CachedBlocks
 
 TABLES, BLOCKS = 3, 8
 SIZES = (10, 300, 1000)

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from raft_node import entry
 from raft_node.entry import Entry
 from raft_node.errors import DiskError
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 from raft_testing.files import MemoryFileSystem
 
 OPTIONS = WalOptions(segment_bytes=4096)

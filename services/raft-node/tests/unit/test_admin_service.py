@@ -34,7 +34,7 @@ from raft_node.kv.operations.access import COPY, Stored
 from raft_node.raft.types import NodeId
 from raft_node.rpc.admin_service import AdminService, Leadership
 from raft_node.runtime.events import EventRing
-from raft_node.runtime.membership import MemberChange
+from raft_node.runtime.members.changes import MemberChange
 
 
 class Aborted(Exception):  # noqa: N818

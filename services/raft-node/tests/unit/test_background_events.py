@@ -11,8 +11,8 @@ import pytest
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, Write
 from raft_node.runtime.disk.maintenance import Maintenance
-from raft_node.runtime.log_store import LogStore
-from raft_node.storage.tasks import FlushTask, Task, TaskResult
+from raft_node.runtime.log.store import LogStore
+from raft_node.storage.merges.tasks import FlushTask, Task, TaskResult
 
 
 class FakeWal:
@@ -36,7 +36,7 @@ class FakeWal:
 
 async def test_only_a_slow_append_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 0.0, 0.05, 1.0, 1.0, 1.25])
-    monkeypatch.setattr("raft_node.runtime.log_store.time", SimpleNamespace(perf_counter=lambda: next(times)))
+    monkeypatch.setattr("raft_node.runtime.log.store.time", SimpleNamespace(perf_counter=lambda: next(times)))
     durable: asyncio.Queue[int] = asyncio.Queue()
     slow: list[tuple[float, int]] = []
     wal: Any = FakeWal()

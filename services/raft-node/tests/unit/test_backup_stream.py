@@ -23,10 +23,10 @@ from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.types import Configuration, NodeId
 from raft_node.rpc.admin_service import AdminService
 from raft_node.rpc.channels import SERVER_OPTIONS
-from raft_node.rpc.peers import LocalMember
+from raft_node.rpc.raft.peers import LocalMember
 from raft_node.rpc.snapshots.backup_stream import BackupStream
 from raft_node.runtime.events import EventRing
-from raft_node.runtime.reads import ReadCallback
+from raft_node.runtime.reads.rounds import ReadCallback
 from raft_node.runtime.snapshots import backups as backups_module
 from raft_node.runtime.snapshots.backups import Backups
 from raft_node.runtime.snapshots.keeper import Snapshots

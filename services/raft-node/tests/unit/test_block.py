@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft_node.storage.block import Block, BlockError, encode_block, open_sealed, seal
 from raft_node.storage.options import COMPRESSIONS
+from raft_node.storage.tables.block import Block, BlockError, encode_block, open_sealed, seal
 
 RECORDS: list[tuple[bytes, bytes | None]] = [(b"a", b"1"), (b"ab", None), (b"b", b""), (b"\xff\x00", b"x" * 300)]
 

@@ -7,8 +7,8 @@ import random
 import pytest
 import xxhash
 
-from raft_node.storage.block import BlockError
-from raft_node.storage.bloom import build_filter, load_filter
+from raft_node.storage.tables.block import BlockError
+from raft_node.storage.tables.bloom import build_filter, load_filter
 
 
 def filter_by_the_text(keys: list[bytes], size: int, probes: int) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from raft_node.storage.block import Block, IndexedBlock, encode_block
-from raft_node.storage.cache import BlockCache, CachedBlocks
+from raft_node.storage.tables.block import Block, IndexedBlock, encode_block
+from raft_node.storage.tables.cache import BlockCache, CachedBlocks
 
 
 def block(size: int) -> Block:

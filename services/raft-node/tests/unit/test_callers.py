@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from raft_node.rpc.callers import Callers
+from raft_node.rpc.doug.callers import Callers
 
 
 class Aborted(Exception):  # noqa: N818

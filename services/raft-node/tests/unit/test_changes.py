@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raft_node.errors import CorruptionError
-from raft_node.storage.changes import ChangeReader, ChangeSegment, Position
+from raft_node.storage.changes.segments import ChangeReader, ChangeSegment, Position
 from raft_node.storage.memtable import Batch
 from raft_testing.files import MemoryFileSystem
 

@@ -13,7 +13,6 @@ from crc32c import crc32c
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.files import FileSystem, OsFileSystem
-from raft_node.storage.manifest import recover
 from raft_node.storage.snapshots.checkpoint import (
     Checkpoint,
     StaleCheckpointError,
@@ -23,6 +22,7 @@ from raft_node.storage.snapshots.checkpoint import (
     load_checkpoint,
     verify_checkpoint,
 )
+from raft_node.storage.tables.manifest import recover
 from raft_testing.engines import TINY_OPTIONS, settle, write_changes
 from raft_testing.files import MemoryFileSystem
 

@@ -19,9 +19,9 @@ from raft_node.raft.messages import (
     TimeoutNow,
 )
 from raft_node.raft.types import NodeId
-from raft_node.rpc import codec
-from raft_node.rpc.codec import MessageError
-from raft_node.rpc.peers import LocalMember
+from raft_node.rpc.raft import codec
+from raft_node.rpc.raft.codec import MessageError
+from raft_node.rpc.raft.peers import LocalMember
 
 A, B = NodeId("a", 1), NodeId("b", 2)
 ENVELOPE = LocalMember(A, b"cluster", 3, "127.0.0.1:1").envelope(B)

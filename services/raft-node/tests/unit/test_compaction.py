@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft_node.storage.compaction import Compaction, keys_max, pending_bytes, pick, pick_idle
 from raft_node.storage.files import OsFileSystem
+from raft_node.storage.merges.compaction import Compaction, keys_max, pending_bytes, pick, pick_idle
+from raft_node.storage.merges.tasks import CompactionTask, output_name, tmp_directory
+from raft_node.storage.merges.worker import run_task
 from raft_node.storage.options import EngineOptions, TableOptions
-from raft_node.storage.sstable import Table
-from raft_node.storage.sstable_writer import TableWriter
-from raft_node.storage.tasks import CompactionTask, output_name, tmp_directory
-from raft_node.storage.version import LEVELS, TableMeta, Version, VersionEdit, table_name
-from raft_node.storage.worker import run_task
+from raft_node.storage.tables.sstable import Table
+from raft_node.storage.tables.sstable_writer import TableWriter
+from raft_node.storage.tables.version import LEVELS, TableMeta, Version, VersionEdit, table_name
 from raft_testing.files import MemoryFileSystem
 
 OPTIONS = EngineOptions(

@@ -10,8 +10,8 @@ from raft_node import entry as entries
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.storage.engine import Engine
-from raft_node.storage.manifest import RecordKind, encode_record
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage.tables.manifest import RecordKind, encode_record
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 

@@ -19,11 +19,11 @@ from raft_node.entry import EntryKind
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
-from raft_node.rpc.doug_service import DougService
-from raft_node.rpc.shard import Leader
-from raft_node.runtime.freshness import Freshness
-from raft_node.runtime.proposals import Submission
-from raft_node.runtime.reader import Reader
+from raft_node.rpc.doug.replica import Leader
+from raft_node.rpc.doug.service import DougService
+from raft_node.runtime.reads.freshness import Freshness
+from raft_node.runtime.reads.reader import Reader
+from raft_node.runtime.writes.proposals import Submission
 from raft_node.storage.engine import Engine
 from raft_node.storage.options import EngineOptions
 from raft_testing.files import MemoryFileSystem

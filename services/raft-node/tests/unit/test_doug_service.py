@@ -17,10 +17,10 @@ from doug_wire.slots import slot_of
 from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
-from raft_node.rpc.doug_service import DougService
-from raft_node.rpc.shard import Leader
+from raft_node.rpc.doug.replica import Leader
+from raft_node.rpc.doug.service import DougService
 from raft_node.runtime.driver import Submission
-from raft_node.runtime.freshness import Freshness
+from raft_node.runtime.reads.freshness import Freshness
 
 FOREIGN = b"foreign"
 

@@ -12,7 +12,7 @@ from raft_node.raft.messages import (
     Heartbeat,
 )
 from raft_node.raft.types import NodeId
-from raft_node.runtime.drain import drain
+from raft_node.runtime.leadership.drain import drain
 from raft_testing.driver_rig import ALL, ME, OTHER, ListSink, Rig
 
 

@@ -21,8 +21,8 @@ from raft_node.raft.messages import (
 )
 from raft_node.raft.types import Role
 from raft_node.runtime import driver as drivers
-from raft_node.runtime import waiting_writes
 from raft_node.runtime.driver import Submission
+from raft_node.runtime.writes import waiting as waiting_writes
 from raft_testing.driver_rig import ALL, ME, OTHER, THIRD, ListSink, Rig
 
 

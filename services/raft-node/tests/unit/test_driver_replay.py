@@ -29,6 +29,7 @@ class IdleLog(MemoryLog):
 
     idle = True
     write_age_s = 0.0
+    last_write_s = (0.0, 0.0)
 
 
 async def test_each_turn_of_the_loop_applies_one_chunk_of_the_log() -> None:

@@ -37,6 +37,7 @@ class FakeLog(MemoryLog):
         super().__init__(entries)
         self.idle = True
         self.write_age_s = 0.0
+        self.last_write_s = (0.0, 0.0)
         self.under_way: Write | None = None
 
     def write(self, write: Write) -> None:

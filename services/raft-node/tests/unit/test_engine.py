@@ -13,11 +13,11 @@ from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage.engine import BlockNeeded, Engine, LoadedBlock
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.memtable import Batch
+from raft_node.storage.merges.tasks import CompactionTask, FlushTask, TaskResult
+from raft_node.storage.merges.worker import run_task
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.sstable import Table
-from raft_node.storage.tasks import CompactionTask, FlushTask, TaskResult
-from raft_node.storage.version import TableMeta
-from raft_node.storage.worker import run_task
+from raft_node.storage.tables.sstable import Table
+from raft_node.storage.tables.version import TableMeta
 from raft_testing.engines import TINY_OPTIONS, run_one_task, settle, write_changes
 from raft_testing.files import MemoryFileSystem
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from raft_node.storage.engine import BlockNeeded, Engine
-from raft_node.storage.sstable import Table
+from raft_node.storage.tables.sstable import Table
 from raft_testing.engines import TINY_OPTIONS, run_one_task, settle, write_changes
 from raft_testing.files import MemoryFileSystem
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from raft_node.storage import changes, manifest
-from raft_node.storage.block import Block, encode_block, open_sealed, seal
-from raft_node.storage.bloom import build_filter, load_filter
+from raft_node.storage.changes import segments as changes
+from raft_node.storage.changes.span import Span
 from raft_node.storage.options import TableOptions
 from raft_node.storage.snapshots.checkpoint import CheckpointWrite, decode_checkpoint
-from raft_node.storage.span import Span
-from raft_node.storage.sstable import Table
-from raft_node.storage.sstable_writer import TableWriter
-from raft_node.storage.version import TableMeta, Version, VersionEdit
-from raft_node.storage.view import View
+from raft_node.storage.tables import manifest
+from raft_node.storage.tables.block import Block, encode_block, open_sealed, seal
+from raft_node.storage.tables.bloom import build_filter, load_filter
+from raft_node.storage.tables.sstable import Table
+from raft_node.storage.tables.sstable_writer import TableWriter
+from raft_node.storage.tables.version import TableMeta, Version, VersionEdit
+from raft_node.storage.tables.view import View
 from raft_testing.files import MemoryFileSystem
 
 BLOCK = bytes.fromhex(

@@ -8,9 +8,10 @@ import pytest
 from crc32c import crc32c
 
 from raft_node import entry
-from raft_node.storage import record, wal_segment
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_node.storage.wal_segment import SegmentFormatError, SegmentHeader
+from raft_node.storage import record
+from raft_node.storage.wal import segment as wal_segment
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
+from raft_node.storage.wal.segment import SegmentFormatError, SegmentHeader
 from raft_testing.files import MemoryFileSystem
 
 ENTRY_HEX = "ce6210634cbb719a05000000020100000200000000000000030000000000000000401e18240a0600000000000000000068656c6c6f"

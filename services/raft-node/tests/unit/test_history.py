@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from raft_node.errors import CorruptionError
+from raft_node.storage.changes.history import SUFFIX, Kept
+from raft_node.storage.changes.span import Span
 from raft_node.storage.engine import Engine
-from raft_node.storage.history import SUFFIX, Kept
-from raft_node.storage.span import Span
 from raft_testing.disk import CuttableFileSystem, PowerCutError
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem

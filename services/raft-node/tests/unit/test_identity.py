@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raft_node.errors import CorruptionError, DiskError, IdentityError
-from raft_node.runtime import identity as identities
+from raft_node.runtime.members import identity as identities
 from raft_testing.files import MemoryFileSystem
 
 WAL, DATA = "w", "d"

@@ -20,8 +20,8 @@ from raft_node.storage import inspect
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem, OsFileSystem
 from raft_node.storage.inspect import Finding
-from raft_node.storage.manifest import RecordKind, encode_file_header, encode_record
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage.tables.manifest import RecordKind, encode_file_header, encode_record
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 

@@ -21,14 +21,14 @@ from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.types import Configuration, HardState, NodeId
-from raft_node.runtime.log_store import LogStore, to_wal
+from raft_node.runtime.log.store import LogStore, to_wal
 from raft_node.runtime.snapshots.installer import Installer
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
 from raft_node.storage.snapshots.checkpoint import CHECKPOINT, CheckpointFile
 from raft_node.storage.snapshots.incoming import INCOMING, IncomingSnapshot, SnapshotHeader
 from raft_node.storage.snapshots.installing import INSTALLING, read_installing
-from raft_node.storage.wal import Wal
+from raft_node.storage.wal.log import Wal
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 

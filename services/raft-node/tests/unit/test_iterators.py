@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft_node.storage.iterators import Columns, Record, live, merge, records
+from raft_node.storage.tables.iterators import Columns, Record, live, merge, records
 
 NEW: list[Record] = [(b"a", b"new"), (b"c", None), (b"e", b"new")]
 MIDDLE: list[Record] = [(b"b", b"middle"), (b"c", b"middle")]

@@ -14,9 +14,9 @@ from raft_node.entry import Entry, EntryKind
 from raft_node.errors import DiskError, FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import HardState, NodeId, Write
-from raft_node.runtime import log_store as log_stores
-from raft_node.runtime.log_store import LogStore
-from raft_node.storage.wal import PrefixDrop, Wal, WalOptions
+from raft_node.runtime.log import store as log_stores
+from raft_node.runtime.log.store import LogStore
+from raft_node.storage.wal.log import PrefixDrop, Wal, WalOptions
 from raft_testing.files import MemoryFileSystem
 
 D = "/wal"

@@ -13,9 +13,9 @@ from typing import Any
 from raft_node.observability.metrics import Metrics
 from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.storage.engine import Engine
+from raft_node.storage.merges.tasks import Task, TaskResult
+from raft_node.storage.merges.worker import run_task
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.tasks import Task, TaskResult
-from raft_node.storage.worker import run_task
 from raft_testing.engines import TINY_OPTIONS
 from raft_testing.files import MemoryFileSystem
 

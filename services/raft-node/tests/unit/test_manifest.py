@@ -7,8 +7,8 @@ import random
 import pytest
 
 from raft_node.errors import CorruptionError, DiskError
-from raft_node.storage.manifest import Manifest, encode_current, manifest_name, recover
-from raft_node.storage.version import TableMeta, Version, VersionEdit
+from raft_node.storage.tables.manifest import Manifest, encode_current, manifest_name, recover
+from raft_node.storage.tables.version import TableMeta, Version, VersionEdit
 from raft_testing.files import MemoryFileSystem
 
 DIRECTORY = "/data"

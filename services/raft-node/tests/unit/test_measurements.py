@@ -16,9 +16,9 @@ from raft_node.errors import CorruptionError, FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.volumes import Volumes, measure
 from raft_node.rpc.interceptor import CountingInterceptor
-from raft_node.rpc.round_trips import EVERY_S, MISSING_S, RoundTrips
-from raft_node.rpc.streams import ClientStream
-from raft_node.runtime.commit_times import CommitTimes
+from raft_node.rpc.raft.round_trips import EVERY_S, MISSING_S, RoundTrips
+from raft_node.rpc.raft.streams import ClientStream
+from raft_node.runtime.log.commit_times import CommitTimes, NodeTimes, WriteTimes
 
 # -- commit times ---------------------------------------------------------------------------------------------------
 
@@ -45,6 +45,19 @@ def test_what_another_term_commits_is_not_measured() -> None:
     times.proposed(6, 5, 14.0)  # A new term: what was proposed before is forgotten.
     times.committed(7, 5, 15.0)
     assert seen == [1.0]
+
+
+def test_a_batch_is_told_with_what_the_leaders_own_disk_took() -> None:
+    node = NodeTimes()
+    times = CommitTimes(lambda seconds: None, node)
+    times.proposed(4, 2, 10.0)
+    times.proposed(6, 2, 11.0)
+    times.written(4, 0.25, 0.5)
+    times.committed(4, 2, 12.0)
+    assert node.write == WriteTimes(0.25, 0.5, 2.0)
+    # Others had it first: this disk says nothing of it.
+    times.committed(6, 2, 12.5)
+    assert node.write == WriteTimes(0.0, 0.0, 1.5)
 
 
 # -- round trips ----------------------------------------------------------------------------------------------------

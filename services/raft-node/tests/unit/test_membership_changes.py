@@ -26,7 +26,7 @@ from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.membership import with_learner, without
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
-from raft_node.runtime.membership import Identified, MemberEvents, Membership
+from raft_node.runtime.members.changes import Identified, MemberEvents, Membership
 from raft_testing.lockstep import Lockstep, members
 
 A, B, C, D = members(4)

@@ -25,19 +25,20 @@ from raft_node.kv import keyspace, partitions
 from raft_node.kv.keyspace import SLOTS_KEY, STATE_HASH_KEY, STATE_KEY
 from raft_node.kv.state_machine import StateMachine
 from raft_node.kv.visibility import Visibility
-from raft_node.runtime import identity as identities
-from raft_node.runtime.identity import FILE_NAME
-from raft_node.runtime.reader import Reader
-from raft_node.storage import inspect, record, wal_segment
-from raft_node.storage.block import LZ4, ZSTD, BlockError, open_sealed
-from raft_node.storage.changes import ChangeReader, encode_file_header
+from raft_node.runtime.members import identity as identities
+from raft_node.runtime.members.identity import FILE_NAME
+from raft_node.runtime.reads.reader import Reader
+from raft_node.storage import inspect, record
+from raft_node.storage.changes.segments import ChangeReader, encode_file_header
 from raft_node.storage.engine import BlockNeeded, Engine
-from raft_node.storage.manifest import recover
+from raft_node.storage.merges.tasks import WorkerGoneError, decode_result, decode_task
 from raft_node.storage.notes import read_note
 from raft_node.storage.options import EngineOptions, WalOptions
-from raft_node.storage.tasks import WorkerGoneError, decode_result, decode_task
-from raft_node.storage.wal import Wal
-from raft_node.storage.wal_segment import FLAG_HARD_STATE, NO_HARD_STATE, SegmentHeader, WalHardState
+from raft_node.storage.tables.block import LZ4, ZSTD, BlockError, open_sealed
+from raft_node.storage.tables.manifest import recover
+from raft_node.storage.wal import segment as wal_segment
+from raft_node.storage.wal.log import Wal
+from raft_node.storage.wal.segment import FLAG_HARD_STATE, NO_HARD_STATE, SegmentHeader, WalHardState
 from raft_testing.engines import settle
 from raft_testing.fakes import DictStore
 from raft_testing.files import MemoryFileSystem

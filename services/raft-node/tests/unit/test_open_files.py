@@ -13,7 +13,7 @@ import pytest
 from raft_node.errors import CorruptionError
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.files import OsFileSystem, ReadableFile
-from raft_node.storage.open_files import OpenFiles, SharedFile
+from raft_node.storage.tables.open_files import OpenFiles, SharedFile
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 

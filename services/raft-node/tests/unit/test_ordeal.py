@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 
-from raft_node.storage import record, wal
+from raft_node.storage import record
 from raft_node.storage.engine import Engine
 from raft_node.storage.snapshots import checkpoint
+from raft_node.storage.wal import log as wal
 from raft_testing import inodes, ordeal
 from raft_testing.ordeal import run_ordeal
 

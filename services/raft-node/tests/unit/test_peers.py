@@ -10,9 +10,9 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.membership import with_learner, without
 from raft_node.raft.messages import Heartbeat, Message
 from raft_node.raft.types import Configuration, NodeId
-from raft_node.rpc.addresses import AddressBook
 from raft_node.rpc.channels import REOPEN_S, Dialled
-from raft_node.rpc.peers import LocalMember, Peers
+from raft_node.rpc.raft.addresses import AddressBook
+from raft_node.rpc.raft.peers import LocalMember, Peers
 
 A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
 SHARD = 3

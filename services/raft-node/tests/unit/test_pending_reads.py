@@ -10,7 +10,7 @@ from raft_node.raft.messages import Heartbeat, HeartbeatResponse, ReadIndexReque
 from raft_node.raft.ready import Ready
 from raft_node.raft.types import Configuration, ReadState
 from raft_node.runtime.clocks import LeaseClock
-from raft_node.runtime.reads import PendingReads
+from raft_node.runtime.reads.rounds import PendingReads
 from raft_testing.lockstep import Lockstep, Peer, log_of, members
 
 A, B, C = members(3)

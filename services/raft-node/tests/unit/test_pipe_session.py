@@ -21,12 +21,13 @@ from doug_wire.slots import slot_of
 from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
-from raft_node.rpc import pipe as sessions
-from raft_node.rpc.pipe import PipeSession
-from raft_node.runtime import freshness as freshnesses
+from raft_node.rpc.doug import pipe as sessions
+from raft_node.rpc.doug.pipe import PipeSession
 from raft_node.runtime.driver import Submission
-from raft_node.runtime.freshness import Freshness
-from raft_node.runtime.reader import Found
+from raft_node.runtime.log.commit_times import NodeTimes, WriteTimes
+from raft_node.runtime.reads import freshness as freshnesses
+from raft_node.runtime.reads.freshness import Freshness
+from raft_node.runtime.reads.reader import Found
 from raft_node.storage.engine import BlockNeeded
 
 
@@ -76,6 +77,7 @@ class FakeDriver:
         self.reads: list[Callable[[bool], None]] = []
         self.forwarded: list[bool] = []
         self.applied_index, self.proven_s = 7, -inf
+        self.times = NodeTimes()
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
@@ -507,4 +509,32 @@ async def test_what_was_looked_up_earlier_is_not_called_fresher_by_a_later_proof
     assert [message.receipt.staleness_ms for message in rig.context.sent] == [10_000, 10_000]
     await rig.send(pb.BATCH_KIND_READ_LOCAL, waiting_read(4))
     assert rig.context.sent[-1].receipt.staleness_ms == 1000
+    await rig.end()
+
+
+async def test_a_stream_that_asks_is_told_where_the_time_went_and_others_are_not() -> None:
+    rig = Rig()
+    rig.data[b"k"] = StoredValue(4, b"", b"v")
+    rig.driver.times.write, rig.driver.times.apply_s = WriteTimes(0.001, 0.002, 0.004), 0.0005
+    await rig.send(pb.BATCH_KIND_WRITE, write(1))
+    rig.session.resolve(1, Status.OK, 8)
+    await rig.settle()
+    assert not rig.context.sent[-1].HasField("timings")
+
+    rig.context.incoming.put_nowait(pb.Batch(kind=pb.BATCH_KIND_WRITE, records=write(2), timed=True))
+    await rig.settle()
+    rig.session.resolve(2, Status.OK, 9)
+    await rig.settle()
+    assert rig.context.sent[-1].timings == pb.Timings(append_us=1000, fsync_us=2000, commit_us=4000, apply_us=500)
+
+    # What was told is not told again: a message of reads says what reads took.
+    rig.context.incoming.put_nowait(
+        pb.Batch(kind=pb.BATCH_KIND_READ_LINEARIZABLE, records=pipe.encode_read(3, 0, b"k"), timed=True)
+    )
+    await rig.settle()
+    rig.driver.times.confirm_s = 0.003
+    rig.driver.reads.pop()(True)
+    await rig.settle()
+    timings = rig.context.sent[-1].timings
+    assert (timings.commit_us, timings.append_us, timings.confirm_us) == (0, 0, 3000)
     await rig.end()

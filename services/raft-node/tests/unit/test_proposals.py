@@ -6,7 +6,7 @@ from doug_wire.pipe import Status
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
 from raft_node.kv.operations.work import Outcome
-from raft_node.runtime.proposals import PendingProposals, Submission
+from raft_node.runtime.writes.proposals import PendingProposals, Submission
 
 
 class ListSink:

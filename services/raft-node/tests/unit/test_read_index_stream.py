@@ -13,8 +13,8 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.messages import Message, ReadIndexRequest, ReadIndexResponse
 from raft_node.raft.types import NodeId
 from raft_node.rpc.channels import SERVER_OPTIONS
-from raft_node.rpc.peers import LocalMember, Peers
-from raft_node.rpc.raft_service import RaftService
+from raft_node.rpc.raft.peers import LocalMember, Peers
+from raft_node.rpc.raft.service import RaftService
 
 A, B = NodeId("a", 1), NodeId("b", 2)
 SHARD = 3

@@ -11,13 +11,13 @@ from doug_wire.slots import SLOTS
 from raft_node.errors import CorruptionError, FatalError, UnavailableError
 from raft_node.kv.keyspace import StoredValue, encode_value, user_key
 from raft_node.kv.visibility import Visibility
-from raft_node.runtime import reader as readers
-from raft_node.runtime.reader import Found, Reader
-from raft_node.storage.block import Block
+from raft_node.runtime.reads import reader as readers
+from raft_node.runtime.reads.reader import Found, Reader
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.reads import LoadedBlock
-from raft_node.storage.sstable import Table
+from raft_node.storage.tables.block import Block
+from raft_node.storage.tables.reads import LoadedBlock
+from raft_node.storage.tables.sstable import Table
 from raft_testing.engines import settle
 from raft_testing.files import MemoryFileSystem
 

@@ -18,13 +18,13 @@ from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import decode_configuration, encode_configuration
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
-from raft_node.runtime import identity as identities
 from raft_node.runtime.disk.volume_lock import locked
-from raft_node.runtime.log_store import to_raft, to_wal
+from raft_node.runtime.log.store import to_raft, to_wal
+from raft_node.runtime.members import identity as identities
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem, OsFileSystem
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.wal import Wal, WalOptions
+from raft_node.storage.wal.log import Wal, WalOptions
 from raft_testing.engines import settle
 from raft_testing.files import MemoryFileSystem
 

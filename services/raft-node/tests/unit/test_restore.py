@@ -23,9 +23,9 @@ from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import decode_configuration, encode_configuration
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Configuration, NodeId, Role
-from raft_node.runtime import identity as identities
-from raft_node.runtime.identity import RESTORING
-from raft_node.runtime.log_store import to_raft
+from raft_node.runtime.log.store import to_raft
+from raft_node.runtime.members import identity as identities
+from raft_node.runtime.members.identity import RESTORING
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import DiskFileSystem, FileSystem, OsFileSystem

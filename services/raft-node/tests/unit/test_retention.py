@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raft_node.runtime.snapshots.log_trimmer import LogTrimmer
-from raft_node.runtime.snapshots.retention import LogFigures, first_index_to_keep
+from raft_node.runtime.log.retention import LogFigures, first_index_to_keep
+from raft_node.runtime.log.trimmer import LogTrimmer
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,11 @@ from raft_node.kv.scan import Scan
 from raft_node.kv.visibility import Visibility
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.channels import SERVER_OPTIONS
-from raft_node.rpc.doug_service import DougService
-from raft_node.rpc.shard import Leader
-from raft_node.runtime.freshness import Freshness
-from raft_node.runtime.reader import Reader
-from raft_node.runtime.scans import ScanLimits
+from raft_node.rpc.doug.replica import Leader
+from raft_node.rpc.doug.service import DougService
+from raft_node.runtime.reads.freshness import Freshness
+from raft_node.runtime.reads.reader import Reader
+from raft_node.runtime.reads.scans import ScanLimits
 from raft_node.storage.engine import Engine
 from raft_node.storage.options import EngineOptions
 from raft_testing.files import MemoryFileSystem

@@ -25,8 +25,8 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.types import Configuration, NodeId, Role
 from raft_node.rpc.channels import SERVER_OPTIONS, open_channel
-from raft_node.rpc.peers import LocalMember, Peers
-from raft_node.rpc.raft_service import RaftService
+from raft_node.rpc.raft.peers import LocalMember, Peers
+from raft_node.rpc.raft.service import RaftService
 from raft_node.rpc.snapshots import sender as snapshot_sender
 from raft_node.rpc.snapshots import service as snapshot_service
 from raft_node.rpc.snapshots.codec import encode_chunk, encode_header

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft_node.errors import CorruptionError
-from raft_node.storage.block import encode_block, seal
 from raft_node.storage.options import COMPRESSIONS, TableOptions
-from raft_node.storage.sstable import Table
-from raft_node.storage.sstable_writer import TableWriter
+from raft_node.storage.tables.block import encode_block, seal
+from raft_node.storage.tables.sstable import Table
+from raft_node.storage.tables.sstable_writer import TableWriter
 from raft_testing.files import MemoryFileSystem
 
 Records = list[tuple[bytes, bytes | None]]

@@ -18,7 +18,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
 from raft_node.rpc.channels import SERVER_OPTIONS
-from raft_node.rpc.raft_service import RaftService
+from raft_node.rpc.raft.service import RaftService
 
 A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
 WIPED = NodeId("b", 99)

@@ -15,11 +15,12 @@ from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv.keyspace import STATE_KEY, State, decode_value, user_key
+from raft_node.kv.operations import access
 from raft_node.kv.ownership import Ownership
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
-from raft_node.storage.reads import BlockNeeded
-from raft_node.storage.span import NO_SPAN, Span
+from raft_node.storage.changes.span import NO_SPAN, Span
+from raft_node.storage.tables.reads import BlockNeeded
 
 
 class DictStore:
@@ -168,3 +169,46 @@ def test_an_entry_is_never_applied_twice_or_out_of_order() -> None:
         machine.apply([create(1)])
     with pytest.raises(AssertionError):
         machine.apply([command(3, Opcode.PUT, b"k", b"v")])
+
+
+def set_auth(index: int, expected: int, revision: int, document: bytes) -> Entry:
+    return command(index, Opcode.SET_AUTH, value=access.encode_change(expected, revision, document))
+
+
+def test_who_may_do_what_changes_by_comparing_its_revision_and_outlives_a_restart() -> None:
+    store = DictStore()
+    machine = StateMachine.open(store)
+    outcomes = machine.apply(
+        [create(1), set_auth(2, 0, 1, b"one"), set_auth(3, 0, 1, b"late"), set_auth(4, 1, 3, b"gap"),
+         set_auth(5, 1, 2, b"two"), command(6, Opcode.PUT, b"k", b"v")]
+    )  # fmt: skip
+    refused = Status.PRECONDITION_FAILED
+    assert [outcome[:2] for outcome in outcomes[1:]] == [
+        (Status.OK, 1), (refused, 1), (refused, 1), (Status.OK, 2), (Status.OK, 1)
+    ], "a user's revisions do not count changes of rights"  # fmt: skip
+    assert machine.auth == StateMachine.open(store).auth == access.Stored(2, b"two")
+
+
+def test_a_copy_of_who_may_do_what_only_becomes_newer() -> None:
+    machine = StateMachine.open(DictStore())
+    outcomes = machine.apply(
+        [create(1), *(set_auth(index, access.COPY, revision, b"r%d" % revision)
+                      for index, revision in ((2, 7), (3, 7), (4, 6), (5, 9)))]
+    )  # fmt: skip
+    applied, refused = Status.OK, Status.PRECONDITION_FAILED
+    assert [outcome[:2] for outcome in outcomes[1:]] == [(applied, 7), (refused, 7), (refused, 7), (applied, 9)]
+    assert machine.auth == access.Stored(9, b"r9")
+
+
+@pytest.mark.parametrize("value", [b"", b"\0" * 16], ids=["empty", "without a document"])
+def test_a_change_of_rights_that_is_none_stops_the_node(value: bytes) -> None:
+    machine = StateMachine.open(DictStore())
+    with pytest.raises(CorruptionError):
+        machine.apply([create(1), command(2, Opcode.SET_AUTH, value=value)])
+
+
+@pytest.mark.parametrize("stored", [b"", b"\0" * 8], ids=["empty", "without a document"])
+def test_stored_rights_that_are_none_are_damage(stored: bytes) -> None:
+    with pytest.raises(CorruptionError):
+        access.Stored.decode(stored)
+    assert access.Stored.decode(None) == access.Stored()

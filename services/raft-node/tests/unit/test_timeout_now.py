@@ -9,7 +9,7 @@ import pytest
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.messages import Message, TimeoutNow
 from raft_node.raft.types import NodeId
-from raft_node.rpc.peers import LocalMember, Peers
+from raft_node.rpc.raft.peers import LocalMember, Peers
 
 A, B = NodeId("a", 1), NodeId("b", 2)
 SHARD = 3

@@ -23,12 +23,13 @@ from doug_wire.tracing import Tracing
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
-from raft_node.rpc import traced_pipe
-from raft_node.rpc.doug_service import DougService
-from raft_node.rpc.pipe import PipeSession
-from raft_node.rpc.traced_pipe import RecordSpans
+from raft_node.rpc.doug import traced_pipe
+from raft_node.rpc.doug.pipe import PipeSession
+from raft_node.rpc.doug.service import DougService
+from raft_node.rpc.doug.traced_pipe import RecordSpans
 from raft_node.runtime.driver import Submission
-from raft_node.runtime.freshness import Freshness
+from raft_node.runtime.log.commit_times import NodeTimes
+from raft_node.runtime.reads.freshness import Freshness
 
 CALLER = TraceContext(1, 2)
 TRACEPARENT = ("traceparent", f"00-{1:032x}-{2:016x}-01")
@@ -67,6 +68,7 @@ class FakeDriver:
         self.submitted: list[Submission] = []
         self.reads: list[Callable[[bool], None]] = []
         self.applied_index, self.proven_s = 7, 98.0
+        self.times = NodeTimes()
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)

@@ -27,9 +27,9 @@ from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Messag
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Configuration, HardState, NodeId, Role, Write
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.log_store import LogStore
-from raft_node.runtime.proposals import Submission, TracedSubmission
-from raft_node.storage.wal import Wal, WalOptions
+from raft_node.runtime.log.store import LogStore
+from raft_node.runtime.writes.proposals import Submission, TracedSubmission
+from raft_node.storage.wal.log import Wal, WalOptions
 from raft_testing.fakes import DictStore
 from raft_testing.files import MemoryFileSystem
 from raft_testing.lockstep import MemoryLog
@@ -213,6 +213,7 @@ class FakeLog(MemoryLog):
 
     idle = True
     write_age_s = 0.0
+    last_write_s = (0.0, 0.0)
 
     def write(self, write: Write) -> None:
         self.idle = False

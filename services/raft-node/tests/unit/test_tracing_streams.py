@@ -23,8 +23,8 @@ from raft_node.observability.tracing import NodeTraces
 from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Message
 from raft_node.raft.types import NodeId
 from raft_node.rpc.channels import SERVER_OPTIONS
-from raft_node.rpc.peers import LocalMember, Peers
-from raft_node.rpc.raft_service import RaftService
+from raft_node.rpc.raft.peers import LocalMember, Peers
+from raft_node.rpc.raft.service import RaftService
 
 A, B = NodeId("a", 1), NodeId("b", 2)
 SHARD = 3

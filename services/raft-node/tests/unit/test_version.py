@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raft_node.storage.version import LEVELS, TableMeta, Version, VersionEdit, VersionError, find_table
+from raft_node.storage.tables.version import LEVELS, TableMeta, Version, VersionEdit, VersionError, find_table
 
 
 def table(number: int, smallest: bytes = b"a", largest: bytes = b"z", size: int = 100) -> TableMeta:

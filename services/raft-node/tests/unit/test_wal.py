@@ -10,8 +10,8 @@ from raft_node import entry
 from raft_node.entry import Entry
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage.files import OsFileSystem
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
-from raft_node.storage.wal_index import EXTENT_BYTES
+from raft_node.storage.wal.index import EXTENT_BYTES
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 from raft_testing.files import MemoryFileSystem
 
 DIRECTORY = "/n/wal"

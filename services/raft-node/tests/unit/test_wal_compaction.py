@@ -12,9 +12,10 @@ import pytest
 from raft_node import entry
 from raft_node.entry import Entry
 from raft_node.errors import CorruptionError, DiskError
-from raft_node.storage import record, wal_segment
+from raft_node.storage import record
 from raft_node.storage.files import OsFileSystem
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage.wal import segment as wal_segment
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 from raft_testing.files import MemoryFileSystem
 from raft_testing.inodes import Loss
 

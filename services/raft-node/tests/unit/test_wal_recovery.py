@@ -11,8 +11,9 @@ from crc32c import crc32c
 from raft_node import entry
 from raft_node.entry import Entry
 from raft_node.errors import CorruptionError, DiskError
-from raft_node.storage import record, wal_segment
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage import record
+from raft_node.storage.wal import segment as wal_segment
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 from raft_testing.files import MemoryFileSystem
 
 DIRECTORY = "/wal"

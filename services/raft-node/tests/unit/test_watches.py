@@ -21,7 +21,7 @@ from raft_node.kv.keyspace import DUE_PREFIX, USER_PREFIX, decode_value
 from raft_node.kv.operations.expiry import encode_expire
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
-from raft_node.runtime.watches import HistoryGoneError, Position, Watches
+from raft_node.runtime.reads.watches import HistoryGoneError, Position, Watches
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem

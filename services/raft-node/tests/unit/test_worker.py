@@ -12,8 +12,7 @@ import pytest
 from raft_node.errors import CorruptionError, DiskError
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import OsFileSystem
-from raft_node.storage.options import TableOptions
-from raft_node.storage.tasks import (
+from raft_node.storage.merges.tasks import (
     CompactionTask,
     FlushTask,
     Task,
@@ -29,8 +28,9 @@ from raft_node.storage.tasks import (
     read_message,
     tmp_directory,
 )
-from raft_node.storage.version import TableMeta
-from raft_node.storage.worker import run_task, serve
+from raft_node.storage.merges.worker import run_task, serve
+from raft_node.storage.options import TableOptions
+from raft_node.storage.tables.version import TableMeta
 from raft_testing.engines import TINY_OPTIONS, write_changes
 from raft_testing.files import MemoryFileSystem
 

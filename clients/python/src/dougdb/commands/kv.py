@@ -216,7 +216,12 @@ def _json_of_value(key: str, value: Value, consistency: str) -> dict[str, Any]:
         "shard": value.receipt.shard,
         "served_by": value.receipt.served_by,
         "consistency": str(consistency),
+        **_timing_fields(value.receipt),
     }
+
+
+def _timing_fields(receipt: Receipt) -> dict[str, Any]:
+    return {"timing_ms": dict(receipt.timing)} if receipt.timing else {}
 
 
 def _receipt_fields(key: str, receipt: Receipt) -> dict[str, Any]:
@@ -227,7 +232,7 @@ def _receipt_fields(key: str, receipt: Receipt) -> dict[str, Any]:
         found["expires_at"] = shown_time(receipt.expires_at)
     if receipt.replayed:
         found["replayed"] = True
-    return found
+    return found | _timing_fields(receipt)
 
 
 def _print_receipt(key: str, receipt: Receipt, *, as_json: bool) -> None:

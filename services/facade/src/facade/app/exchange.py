@@ -9,7 +9,8 @@ Source: RFC 9112, 2.2 and 9.3; uvicorn.protocols.http.httptools_impl.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from time import perf_counter
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from facade.app.front import Front, too_much_unread
 from facade.app.outgoing import HIGH_WATER_BYTES
+from facade.client.receipts import SERVER_TIMING
 from facade.errors import ProblemError
 from facade.routes import problem
 from facade.routes.body import DisconnectedError
@@ -47,6 +49,7 @@ class Exchange(RequestResponseCycle):
     def __init__(self, front: Front, **keywords: Any) -> None:
         super().__init__(**keywords)
         self._front = front
+        self._started_s = perf_counter()
         self._replaced = False
         self.leaving = False
         scope: Any = self.scope
@@ -122,9 +125,14 @@ class Exchange(RequestResponseCycle):
         if unread.full and message["type"] == "http.response.start" and self._may_be_replaced(message):
             unread.refused += 1
             for part in problem_messages(too_much_unread()):
-                await super().send(part)
+                await self._send(part)
             self._replaced = True
             return
+        await self._send(message)
+
+    async def _send(self, message: Any) -> None:
+        if self._front.timed and message["type"] == "http.response.start":
+            message["headers"] = timed(message.get("headers", ()), perf_counter() - self._started_s)
         await super().send(message)
 
     def _may_be_replaced(self, message: Message) -> bool:
@@ -137,6 +145,13 @@ class Exchange(RequestResponseCycle):
     @property
     def _over(self) -> bool:
         return self.disconnected or self.response_complete or self.broken is not None
+
+
+def timed(headers: Iterable[tuple[bytes, bytes]], duration_s: float) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer with what the whole of it took, before what else is told of its time."""
+    kept = [header for header in headers if header[0] != SERVER_TIMING]
+    rest = [value for name, value in headers if name == SERVER_TIMING]
+    return [*kept, (SERVER_TIMING, b", ".join([b"facade;dur=%.2f" % (1000 * duration_s), *rest]))]
 
 
 def problem_messages(error: ProblemError) -> tuple[Any, Any]:

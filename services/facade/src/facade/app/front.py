@@ -31,6 +31,7 @@ class Front:
         arriving: Bytes of bodies that are not here to their end.
         connections_max: How many connections there may be.
         connections_refused: How many were refused.
+        timed: Whether answers say where their time went.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -42,6 +43,7 @@ class Front:
         self.connections_max = descriptors.connections_max(self.descriptors_max, settings.connections_max)
         self.connections_refused = 0
         self.head_timeout_s = settings.head_timeout_ms / 1000
+        self.timed = settings.server_timing_enabled
         self.write_timeout_s = settings.write_timeout_ms / 1000
         self.rate_min = settings.rate_min_bytes
         self._metrics = metrics

@@ -34,7 +34,7 @@ from facade.client.access import Caller
 from facade.client.metrics import Metrics
 from facade.client.modes import BOUNDED, LEADER_KINDS, LINEARIZABLE, READ_MODES, ReadMode
 from facade.client.operation import Operation
-from facade.client.receipts import SESSION, Receipt, of_operation
+from facade.client.receipts import SESSION, Receipt, of_operation, timing_of
 from facade.client.router import Router
 from facade.client.sessions import Session
 from facade.errors import BadRequestError, DecidedError, NotAppliedError, ProblemError, UnexpectedError
@@ -130,6 +130,11 @@ def _value_lines(content_type: bytes) -> bytes:
 @functools.lru_cache(_CACHED)
 def _shard_lines(shard: int, mode: ReadMode) -> bytes:
     return _lines(((b"doug-shard", b"%d" % shard), *mode.headers))
+
+
+def _timing_line(operation: Operation | None, duration_s: float) -> bytes:
+    rest = b"" if operation is None else timing_of(operation)
+    return b"server-timing: facade;dur=%.2f%b%b\r\n" % (1000 * duration_s, b", " if rest else b"", rest)
 
 
 class HotLane:
@@ -251,12 +256,14 @@ class HotLane:
             keep_alive = False
         elif not keep_alive and not self._leaving:
             parts[0] += b"connection: close\r\n"
-        parts[0] = b"%b%b%bdoug-request-id: %b\r\n\r\n" % (
-            STATUS_LINE[status], self._default_lines, parts[0], request.request_id,
+        duration_s = perf_counter() - request.started_s
+        parts[0] = b"%b%b%b%bdoug-request-id: %b\r\n\r\n" % (
+            STATUS_LINE[status], self._default_lines, parts[0],
+            _timing_line(request.operation, duration_s) if self._front.timed else b"", request.request_id,
         )  # fmt: skip
         metrics = self._metrics
         metrics.inflight -= 1
-        metrics.request("PUT" if request.put else "GET", status, request.mode.name, perf_counter() - request.started_s)
+        metrics.request("PUT" if request.put else "GET", status, request.mode.name, duration_s)
         return parts, keep_alive
 
     def _refused(self, request: HotRequest, error: ProblemError) -> tuple[int, list[bytes]]:

@@ -27,7 +27,7 @@ _PORTS = {b"http": b":80", b"https": b":443"}
 _EXPOSED = (
     b"etag, doug-shard, doug-served-by, doug-consistency-used, doug-term, doug-applied-index, doug-trace-id, "
     b"doug-revision, doug-staleness-ms, doug-session, doug-expires-at, doug-request-id, idempotency-replayed, "
-    b"retry-after"
+    b"retry-after, server-timing"
 )
 
 Header = tuple[bytes, bytes]

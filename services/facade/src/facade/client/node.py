@@ -148,8 +148,9 @@ class Node:
         self._alarm = None
         self.wake()
 
-    def heard(self, said: doug_pb2.Receipt, sessions: Sessions, now_s: float) -> Receipt:
-        """Notes a receipt, and gives what clients are told of it."""
+    def heard(self, message: doug_pb2.BatchResult, sessions: Sessions, now_s: float, *, timed: bool) -> Receipt:
+        """Notes the receipt of a message, and gives what clients are told of it; ``timed``: also where time went."""
+        said = message.receipt
         self.suspect = False
         self.link.last_heard_s = now_s
         self.zone = said.zone
@@ -163,7 +164,11 @@ class Node:
                 (b"doug-applied-index", b"%d" % said.applied_index),
             )
             self._headers = (known, headers)
-        return Receipt(said.shard, said.applied_index, self._headers[1], sessions)
+        receipt = Receipt(said.shard, said.applied_index, self._headers[1], sessions)
+        if timed:
+            receipt.heard_s = now_s
+            receipt.timings = message.timings if message.HasField("timings") else None
+        return receipt
 
     def retire(self) -> None:
         """It is no node of its shard any more: nothing is sent to it, and what it still says does not count."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from facade.client.modes import LEADER_KINDS
+from doug.v1 import doug_pb2
+from facade.client.modes import LEADER_KINDS, Kind
 from facade.client.sessions import Seen, Session, Sessions
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 Headers = tuple[tuple[bytes, bytes], ...]
 
 SESSION = b"doug-session"
+SERVER_TIMING = b"server-timing"
+
+_US_PER_MS = 1000
+_WRITE_STEPS = (("append", "append_us"), ("fsync", "fsync_us"), ("quorum", "commit_us"), ("apply", "apply_us"))
+_READ_STEPS = (("quorum", "confirm_us"), ("read", "read_us"))
 
 
 class Receipt:
@@ -28,15 +34,20 @@ class Receipt:
         applied_index: How far it had applied its log.
         staleness_ms: How old its local answers can be at most, by the time that they came here; None if not proven.
         headers: Who answered, as headers.
+        heard_s: When it came, on the loop's clock; 0 while nobody wants to know where the time goes.
+        timings: Where the time went on the node; None if it did not say.
     """
 
-    __slots__ = ("_sessions", "applied_index", "headers", "shard", "staleness_ms")
+    __slots__ = ("_sessions", "_steps", "applied_index", "headers", "heard_s", "shard", "staleness_ms", "timings")
 
     def __init__(self, shard: int, applied_index: int, headers: Headers, sessions: Sessions) -> None:
         self.shard = shard
         self.applied_index = applied_index
         self.staleness_ms: int | None = None
         self.headers = headers
+        self.heard_s = 0.0
+        self.timings: doug_pb2.Timings | None = None
+        self._steps: dict[bool, bytes] = {}
         self._sessions = sessions
 
     def of(self, operation: Operation) -> Headers:
@@ -48,11 +59,33 @@ class Receipt:
         token = self.session(operation.session, strong=strong)
         return (*headers, (SESSION, token)) if token else headers
 
+    def timing(self, operation: Operation) -> bytes:
+        """Where the time of an operation went, as metrics of ``Server-Timing``; empty if nobody wants to know."""
+        if not self.heard_s:
+            return b""
+        wrote = operation.kind is Kind.WRITE
+        steps = self._steps.get(wrote)
+        if steps is None:
+            steps = self._steps[wrote] = _steps(self.timings, _WRITE_STEPS if wrote else _READ_STEPS)
+        return b"route;dur=%.2f%b" % (1000 * (self.heard_s - operation.sent_s), steps)
+
     def session(self, known: Session | None, *, strong: bool) -> bytes:
         """The token behind an answer of this receipt."""
         if known is None:
             return self._sessions.issue(self.shard, self.applied_index)
         return self._sessions.add(known, (Seen(self.shard, self.applied_index, strong),))
+
+
+def _steps(timings: doug_pb2.Timings | None, steps: tuple[tuple[str, str], ...]) -> bytes:
+    if timings is None:
+        return b""
+    known = [(name, getattr(timings, field)) for name, field in steps]
+    return b"".join([b", %b;dur=%.2f" % (name.encode(), us / _US_PER_MS) for name, us in known if us])
+
+
+def timing_of(operation: Operation) -> bytes:
+    """See ``Receipt.timing``; empty before there was an answer."""
+    return b"" if operation.receipt is None else operation.receipt.timing(operation)
 
 
 def of_operation(operation: Operation) -> Headers:

@@ -224,6 +224,7 @@ class Shard:
             shard=self.id,
             records=cut.records,
             forward=forward,
+            timed=self._settings.server_timing_enabled,
         )
         if cut.traced:
             batch.traces = contexts_for(cut.traced, node.id, cut.items)
@@ -270,7 +271,7 @@ class Shard:
         self._metrics.messages_received.inc()
         receipt = message.receipt
         now_s = self._loop.time()
-        shown = node.heard(receipt, self._sessions, now_s)
+        shown = node.heard(message, self._sessions, now_s, timed=self._settings.server_timing_enabled)
         link = node.link
         link.finished.clear()  # What was given up meanwhile says nothing of how long answers take.
         taken: list[Answer] = []

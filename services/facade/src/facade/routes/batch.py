@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from time import perf_counter
 
 from doug_wire.payload import BATCH_OPERATIONS_MAX
 from facade.client.fanout import Fanout, Outcome, Part
 from facade.client.metrics import Metrics
+from facade.client.receipts import SERVER_TIMING
 from facade.client.router import Router
 from facade.client.sessions import Seen, Session, grown
 from facade.errors import BadRequestError, NotAppliedError, ProblemError
@@ -91,6 +93,7 @@ class BatchApp(RawApp):
         self._fanout = Fanout(router)
         self._timeout_s = settings.request_timeout_ms / 1000
         self._body_timeout_s = settings.body_timeout_ms / 1000
+        self._timed = settings.server_timing_enabled
         self._held = 0
         self._held_max = max(settings.queue_bytes_max, BODY_BYTES_MAX)
 
@@ -146,8 +149,10 @@ class BatchApp(RawApp):
             parts.append(parse_part(place, operation))
             if place % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+        started_s = perf_counter()
         shown, seen = await self._carry_out(parts, options, session)
-        headers = (*options.asked.mode.headers, *session_header(self._router, session, seen))
+        timing = ((SERVER_TIMING, b"route;dur=%.2f" % (1000 * (perf_counter() - started_s))),) if self._timed else ()
+        headers = (*timing, *options.asked.mode.headers, *session_header(self._router, session, seen))
         await request.answer_json(200, b'{"results":[%b]}' % b",".join(shown), headers)
 
     async def _carry_out(

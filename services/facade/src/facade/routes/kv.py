@@ -35,7 +35,7 @@ from facade.routes.options import (
     parse_write,
 )
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_media_type
-from facade.routes.results import answer_of, decided, etag, problem_of, receipt, shown_content_type
+from facade.routes.results import answer_of, decided, etag, problem_of, receipt, shown_content_type, timing
 from facade.routes.sessions import begin_session
 from facade.routes.shapes import INCREMENT_BYTES_MAX, entry_view, parse_increment
 from facade.routes.target import KEY_PREFIX, key_of
@@ -187,7 +187,7 @@ class KvApp(RawApp):
         mode, bound_ms = options.asked
         operation = self._router.read(key, mode, session=session, bound_ms=bound_ms)
         result = await answer_of(operation)
-        shown = receipt(operation, result, mode)
+        shown = (*receipt(operation, result, mode), *timing(operation))
         exists = result.status != Status.NOT_FOUND
         if options.only_if is not None and not options.only_if.match(result.revision if exists else 0):
             failed = result._replace(status=Status.PRECONDITION_FAILED, revision=result.revision if exists else 0)

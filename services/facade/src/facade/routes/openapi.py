@@ -29,6 +29,7 @@ _RECEIPT = {
     "Doug-Role": "What the node was: leader or follower.",
     "Doug-Term": "The node's term.",
     "Doug-Applied-Index": "How far the node had applied its log.",
+    "Server-Timing": "Where the time went, in milliseconds: facade, route, append, fsync, quorum, apply, read.",
 }
 _VALUE = {
     "Content-Encoding": "As it was stored; absent when there was none.",

@@ -23,7 +23,7 @@ from facade.routes.options import (
     parse_query,
 )
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_acceptable
-from facade.routes.results import answer_of, problem_of, receipt
+from facade.routes.results import answer_of, problem_of, receipt, timing
 from facade.routes.target import unescape
 
 OPS_PREFIX = b"/v1/ops/"
@@ -78,4 +78,4 @@ class OpsApp(RawApp):
                 "status": 200 if problem is None else problem.status,
                 "revision": str(found.revision),
             }
-        await request.answer_json(200, orjson.dumps(view), receipt(operation, result))
+        await request.answer_json(200, orjson.dumps(view), (*receipt(operation, result), *timing(operation)))

@@ -17,7 +17,7 @@ from doug_wire.pipe import ResultRecord, Status
 from doug_wire.validity import is_printable
 from facade.client.modes import LEADER_KINDS, LINEARIZABLE, ReadMode
 from facade.client.operation import Operation
-from facade.client.receipts import Headers, of_operation
+from facade.client.receipts import SERVER_TIMING, Headers, of_operation, timing_of
 from facade.errors import BadRequestError, DecidedError, InternalError, Outcome, ProblemError
 from facade.routes.durations import timestamp
 from facade.routes.shapes import entry_view
@@ -114,6 +114,12 @@ def shown_content_type(result: ResultRecord) -> bytes:
     return content_type if content_type and is_printable(content_type) else DEFAULT_CONTENT_TYPE
 
 
+def timing(operation: Operation) -> Headers:
+    """The header that says where an operation's time went, but for the facade's own; none if that is not wanted."""
+    told = timing_of(operation)
+    return ((SERVER_TIMING, told),) if told else ()
+
+
 async def answer_of(operation: Operation) -> ResultRecord:
     """Waits for what a shard says.
 
@@ -123,7 +129,7 @@ async def answer_of(operation: Operation) -> ResultRecord:
     try:
         return await operation.future
     except ProblemError as error:
-        error.headers = (*error.headers, *of_operation(operation))
+        error.headers = (*error.headers, *of_operation(operation), *timing(operation))
         raise
 
 
@@ -134,7 +140,7 @@ async def decided(operation: Operation, mode: ReadMode = LINEARIZABLE) -> tuple[
         ProblemError: There was none.
     """
     result = await answer_of(operation)
-    shown = receipt(operation, result, mode)
+    shown = (*receipt(operation, result, mode), *timing(operation))
     problem = problem_of(result, operation.shard, uncertain=operation.uncertain, shown=shown)
     if problem is not None:
         raise problem

@@ -11,10 +11,11 @@ from crc32c import crc32c
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryError, EntryKind
 from raft_node.errors import CorruptionError
-from raft_node.storage import inspect, record, wal_segment
+from raft_node.storage import inspect, record
 from raft_node.storage.options import WalOptions
-from raft_node.storage.wal import Wal, WalHardState
-from raft_node.storage.wal_segment import SegmentFormatError
+from raft_node.storage.wal import segment as wal_segment
+from raft_node.storage.wal.log import Wal, WalHardState
+from raft_node.storage.wal.segment import SegmentFormatError
 from raft_testing.files import MemoryFileSystem
 from raft_testing.fuzz.target import SEGMENT_BYTES_MAX, Target, damaged, disk
 

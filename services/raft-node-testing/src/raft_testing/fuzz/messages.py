@@ -20,9 +20,9 @@ from raft_node.entry import EntryKind
 from raft_node.raft import messages
 from raft_node.raft.types import NodeId
 from raft_node.raft.validity import malformed
-from raft_node.rpc import codec
-from raft_node.rpc.codec import MessageError
-from raft_node.rpc.peers import LocalMember
+from raft_node.rpc.raft import codec
+from raft_node.rpc.raft.codec import MessageError
+from raft_node.rpc.raft.peers import LocalMember
 from raft_node.rpc.snapshots import codec as snapshot_codec
 from raft_node.storage.snapshots.checkpoint import CheckpointFile
 from raft_node.storage.snapshots.incoming import SnapshotHeader

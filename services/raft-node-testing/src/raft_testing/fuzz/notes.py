@@ -12,21 +12,9 @@ from crc32c import crc32c
 
 from raft_node.app.restoring.backup import MANIFEST, load_backup
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
-from raft_node.runtime import identity as identities
-from raft_node.runtime.identity import FILE_NAME, Identity
-from raft_node.storage.notes import encode_note, read_note
-from raft_node.storage.options import TableOptions
-from raft_node.storage.snapshots.checkpoint import CHECKPOINT, CheckpointFile
-from raft_node.storage.snapshots.incoming import (
-    HEADER,
-    INCOMING,
-    IncomingError,
-    IncomingSnapshot,
-    SnapshotHeader,
-    Taken,
-)
-from raft_node.storage.snapshots.installing import read_installing
-from raft_node.storage.tasks import (
+from raft_node.runtime.members import identity as identities
+from raft_node.runtime.members.identity import FILE_NAME, Identity
+from raft_node.storage.merges.tasks import (
     CompactionTask,
     FlushTask,
     TaskResult,
@@ -39,7 +27,19 @@ from raft_node.storage.tasks import (
     frame,
     read_message,
 )
-from raft_node.storage.version import TableMeta
+from raft_node.storage.notes import encode_note, read_note
+from raft_node.storage.options import TableOptions
+from raft_node.storage.snapshots.checkpoint import CHECKPOINT, CheckpointFile
+from raft_node.storage.snapshots.incoming import (
+    HEADER,
+    INCOMING,
+    IncomingError,
+    IncomingSnapshot,
+    SnapshotHeader,
+    Taken,
+)
+from raft_node.storage.snapshots.installing import read_installing
+from raft_node.storage.tables.version import TableMeta
 from raft_testing.fuzz.target import Target, disk
 
 _DIRECTORY = "/data"

@@ -9,9 +9,11 @@ from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
 from raft_node.storage import inspect
-from raft_node.storage.changes import ChangeReader, encode_file_header, encode_frame
+from raft_node.storage.changes.segments import ChangeReader, encode_file_header, encode_frame
 from raft_node.storage.engine import Engine
-from raft_node.storage.manifest import (
+from raft_node.storage.memtable import Batch
+from raft_node.storage.snapshots.checkpoint import decode_checkpoint, encode_checkpoint
+from raft_node.storage.tables.manifest import (
     RecordKind,
     Recovered,
     decode_edit,
@@ -21,12 +23,10 @@ from raft_node.storage.manifest import (
     manifest_name,
     recover,
 )
-from raft_node.storage.manifest import (
+from raft_node.storage.tables.manifest import (
     encode_file_header as encode_manifest_header,
 )
-from raft_node.storage.memtable import Batch
-from raft_node.storage.snapshots.checkpoint import decode_checkpoint, encode_checkpoint
-from raft_node.storage.version import TableMeta, Version, VersionEdit, VersionError
+from raft_node.storage.tables.version import TableMeta, Version, VersionEdit, VersionError
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 from raft_testing.fuzz.target import Target, damaged, disk

@@ -10,11 +10,11 @@ from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
 from raft_node.storage import inspect
-from raft_node.storage.block import Block, BlockError, IndexedBlock, encode_block, open_sealed, seal
-from raft_node.storage.bloom import build_filter, load_filter
 from raft_node.storage.options import COMPRESSIONS, TableOptions
-from raft_node.storage.sstable import Table, decode_footer, decode_index
-from raft_node.storage.sstable_writer import FOOTER_BODY, FOOTER_BYTES, TableWriter
+from raft_node.storage.tables.block import Block, BlockError, IndexedBlock, encode_block, open_sealed, seal
+from raft_node.storage.tables.bloom import build_filter, load_filter
+from raft_node.storage.tables.sstable import Table, decode_footer, decode_index
+from raft_node.storage.tables.sstable_writer import FOOTER_BODY, FOOTER_BYTES, TableWriter
 from raft_testing.files import MemoryFileSystem
 from raft_testing.fuzz.target import Target, damaged, disk
 

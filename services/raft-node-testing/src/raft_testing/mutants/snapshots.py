@@ -27,7 +27,7 @@ MUTANTS = (
         "M29",
         "the applied index of a flush is one entry beyond its own data",
         (22,),
-        "storage/results.py",
+        "storage/merges/results.py",
         "            flushed_index, flushed_term = task.applied_index, task.applied_term\n",
         "            flushed_index, flushed_term = task.applied_index + 1, task.applied_term\n",
         "unit/test_engine.py::test_after_a_restart_the_tables_are_the_state_up_to_the_flushed_index",
@@ -54,7 +54,7 @@ MUTANTS = (
         "M32",
         "entries behind a snapshot stay in the write-ahead log although the one at its end has another term",
         (25, 27),
-        "storage/wal.py",
+        "storage/wal/log.py",
         "        if index <= self._terms.last_index and self._terms.term(index) == term:\n",
         "        if index <= self._terms.last_index:\n",
         "unit/test_wal_compaction.py::test_a_suffix_of_another_term_is_discarded",
@@ -81,7 +81,7 @@ MUTANTS = (
         "M35",
         "the log is dropped one segment further than the state on disk reaches",
         (27, 26),
-        "storage/wal_index.py",
+        "storage/wal/index.py",
         "            if segment.can_begin and segment.previous_index < first_index:\n                return segment\n"
         "        return self.segments[0]\n",
         "            if segment.can_begin and segment.previous_index < first_index:\n"

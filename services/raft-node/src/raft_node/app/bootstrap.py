@@ -32,7 +32,7 @@ from raft_node.raft.configuration import decode_configuration, encode_configurat
 from raft_node.raft.membership import members_of
 from raft_node.raft.types import Configuration, NodeId
 from raft_node.rpc.channels import Dialled, open_channel
-from raft_node.rpc.identify import ask
+from raft_node.rpc.raft.identify import ask
 from raft_node.settings import NodeSettings
 
 FIRST_TERM = 1

@@ -10,9 +10,9 @@ from raft_node.app.context import Context
 from raft_node.app.storage import Opened, first_configuration
 from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.types import NO_MEMBERS, Configuration, HardState, NodeId
-from raft_node.rpc.raft_service import RaftService
-from raft_node.runtime.identity import Identity, join_cluster
-from raft_node.runtime.log_store import to_wal
+from raft_node.rpc.raft.service import RaftService
+from raft_node.runtime.log.store import to_wal
+from raft_node.runtime.members.identity import Identity, join_cluster
 
 
 class Joined(NamedTuple):

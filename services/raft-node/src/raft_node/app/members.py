@@ -18,14 +18,17 @@ from raft_node.app.unfit_leader import CALL_TIMEOUT_S, UnfitLeader
 from raft_node.observability.logs import get_logger
 from raft_node.raft.ready import Event
 from raft_node.raft.types import NodeId
-from raft_node.rpc.addresses import AddressBook
-from raft_node.rpc.identify import identify
-from raft_node.rpc.raft_service import RaftService
+from raft_node.rpc.raft.addresses import AddressBook
+from raft_node.rpc.raft.identify import identify
+from raft_node.rpc.raft.service import RaftService
+from raft_node.rpc.raft.vouching import Vouching
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.identity import Identity
-from raft_node.runtime.membership import Identified, MemberEvents, Membership
+from raft_node.runtime.members.changes import Identified, MemberEvents, Membership
+from raft_node.runtime.members.identity import Identity
 
 _IDENTIFY_TIMEOUT_S = 2.0
+VOUCH_TIMEOUT_S = 0.5
+"""Shorter than a call that asks for a vote."""
 
 _log = get_logger()
 
@@ -86,6 +89,14 @@ class Members:
             record,
             security.certificates,
         )
+        self._vouching = Vouching(
+            core.id,
+            settings.shard_id,
+            identity.cluster_id.encode(),
+            lambda: (core.configuration, core.applied_configuration),
+            book.all,
+            self._ask_about,
+        )
         self.unfit = UnfitLeader(driver, self._disk_low, book.find, self._ask, settings.drain_timeout_ms / 1000)
 
     def tell(self, service: RaftService) -> None:
@@ -96,6 +107,7 @@ class Members:
         service.stalled = lambda: self.unfit.stalled
         service.acknowledged = self._acknowledged
         service.address_of = self._book.find
+        service.is_member = self._vouching.is_member
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run for as long as the node does."""
@@ -126,6 +138,9 @@ class Members:
 
     async def _ask(self, address: str, timeout_s: float = CALL_TIMEOUT_S) -> pb.IdentifyResponse | None:
         return await identify(address, self._shard, self._me, timeout_s, self._certificates)
+
+    async def _ask_about(self, address: str, sender: NodeId) -> pb.IdentifyResponse | None:
+        return await identify(address, self._shard, sender, VOUCH_TIMEOUT_S, self._certificates)
 
     def _acknowledged(self, member: NodeId) -> int:
         leadership = self._driver.node.leadership

@@ -20,7 +20,7 @@ from raft_node.app.background import Background
 from raft_node.app.context import Context
 from raft_node.app.descriptors import shares, watch
 from raft_node.app.joining import join
-from raft_node.app.operator import Operator, Replica
+from raft_node.app.operator import Operator, RunningParts
 from raft_node.app.parts import Parts, attach, build
 from raft_node.app.ports import GRACE_S, Ports, open_ports
 from raft_node.app.readiness import Readiness
@@ -34,10 +34,10 @@ from raft_node.observability.metrics import Metrics, NodeState, StateCollector
 from raft_node.observability.tracing import NodeTraces
 from raft_node.observability.volumes import Volumes
 from raft_node.rpc.security import Security
-from raft_node.runtime import identity as identities
 from raft_node.runtime.disk.space import SpaceWatch
 from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.runtime.events import EventRing
+from raft_node.runtime.members import identity as identities
 from raft_node.settings import NodeSettings
 from raft_node.storage.files import DiskFileSystem
 
@@ -150,7 +150,7 @@ class Node:
         """Sets the parts going, and has the services and the operators ask them."""
         context = self._context
         self._operator.attach(
-            Replica(parts.shard, parts.log, parts.members.membership, parts.book, parts.snapshots.backups)
+            RunningParts(parts.replica, parts.log, parts.members.membership, parts.book, parts.snapshots.backups)
         )
         self._operator.is_waiting = lambda: parts.members.standing.is_waiting
         self._background.start(
@@ -231,7 +231,7 @@ class Node:
         parts = self._parts
         if parts is None:
             return None
-        args = parts.shard, parts.engine, parts.log, self._context.metrics, self._wal_replay_s, self._volumes
+        args = parts.replica, parts.engine, parts.log, self._context.metrics, self._wal_replay_s, self._volumes
         return read_state(*args, disk_low=self._context.space.low)
 
     def _tell_vitals(self) -> admin_pb2.Vitals | None:

@@ -23,16 +23,16 @@ from raft_node.kv.operations.access import Stored
 from raft_node.observability.logs import get_logger
 from raft_node.raft.membership import members_of
 from raft_node.raft.types import Role
-from raft_node.rpc.addresses import AddressBook
 from raft_node.rpc.admin_service import Leadership
-from raft_node.rpc.shard import Shard
+from raft_node.rpc.doug.replica import Replica
+from raft_node.rpc.raft.addresses import AddressBook
 from raft_node.rpc.snapshots.backup_stream import BackupStream, Write
 from raft_node.runtime import access
-from raft_node.runtime.drain import drain
 from raft_node.runtime.events import Recorder
-from raft_node.runtime.holds import Hold
-from raft_node.runtime.log_store import LogStore
-from raft_node.runtime.membership import MemberChange, Membership, MemberView
+from raft_node.runtime.leadership.drain import drain
+from raft_node.runtime.leadership.holds import Hold
+from raft_node.runtime.log.store import LogStore
+from raft_node.runtime.members.changes import MemberChange, Membership, MemberView
 from raft_node.settings import NodeSettings
 
 _log = get_logger()
@@ -41,10 +41,10 @@ WAITING = "waiting"
 """The role of a node that is no member as it is, beside the core's own."""
 
 
-class Replica(NamedTuple):
-    """The running replica, as operators have to do with it."""
+class RunningParts(NamedTuple):
+    """The parts of a running node that operators have to do with."""
 
-    shard: Shard
+    replica: Replica
     log: LogStore
     membership: Membership
     addresses: AddressBook
@@ -74,16 +74,16 @@ class Operator:
         self._settings = settings
         self._record = record
         self._show_readiness = show_readiness
-        self._replica: Replica | None = None
+        self._parts: RunningParts | None = None
         self._changes: set[asyncio.Future[MemberChange]] = set()
         self.incarnation = 0
         self.draining = False
         self.is_waiting: Callable[[], bool] = lambda: False
         self.vitals: Callable[[], admin_pb2.Vitals | None] = lambda: None
 
-    def attach(self, replica: Replica) -> None:
-        """From now on the replica is asked."""
-        self._replica = replica
+    def attach(self, parts: RunningParts) -> None:
+        """From now on the running node is asked."""
+        self._parts = parts
 
     def status(self, *, vitals: bool) -> admin_pb2.StatusResponse:
         """See ``Operated``."""
@@ -99,18 +99,18 @@ class Operator:
             version=__version__,
             initial_shards=settings.initial_shards,
         )
-        replica = self._replica
-        if replica is not None:
-            shard = replica.shard
-            core = shard.driver.node
+        parts = self._parts
+        if parts is not None:
+            replica = parts.replica
+            core = replica.driver.node
             response.role = core.role.value
             response.term = core.term
             response.commit_index = core.commit_index
-            response.applied_index = replica.shard.driver.applied_index
+            response.applied_index = parts.replica.driver.applied_index
             response.last_log_index = core.last_index
-            response.first_log_index = replica.log.first_index
-            response.leader_id, response.leader_address = shard.leader()
-            response.cluster_id = shard.peers.me.cluster_id
+            response.first_log_index = parts.log.first_index
+            response.leader_id, response.leader_address = replica.leader()
+            response.cluster_id = replica.peers.me.cluster_id
         if self.is_waiting():
             response.role = WAITING
         told = self.vitals() if vitals else None
@@ -122,32 +122,32 @@ class Operator:
 
     async def transfer_leadership(self, target: str) -> Leadership:
         """See ``Operated``."""
-        shard = self._leading().shard
-        core = shard.driver.node
+        replica = self._leading().replica
+        core = replica.driver.node
         members = {member.name: member for member in members_of(core.configuration)}
         if target and target not in members:
-            raise UnknownMemberError(f"shard {shard.number} has no member {target}")
+            raise UnknownMemberError(f"shard {replica.number} has no member {target}")
         if target == core.id.name:
             raise AlreadyLeaderError(f"{target} leads already")
         timeout_s = self._settings.drain_timeout_ms / 1000
-        leader = await shard.driver.hand_over(members[target] if target else None, timeout_s)
+        leader = await replica.driver.hand_over(members[target] if target else None, timeout_s)
         if target and leader.name != target:
             raise TransferFailedError(f"{leader.name} leads now, not {target}")
-        return self._leadership(shard)
+        return self._leadership(replica)
 
     async def drain(self) -> Leadership:
         """See ``Operated``."""
-        shard = self._running().shard
+        replica = self._running().replica
         self.draining = True
         self._record("drain_began")
         await self._show_readiness(False)
-        with shard.driver.hold() as hold:
+        with replica.driver.hold() as hold:
             await self.settle(hold)
-        if shard.is_leader:
+        if replica.is_leader:
             self.draining = False
             await self._show_readiness(True)
             raise TransferFailedError("nobody took over; this node goes on")
-        return self._leadership(shard)
+        return self._leadership(replica)
 
     async def settle(self, hold: Hold) -> None:
         """Hands leadership over and waits until what was proposed is answered. Requires: a replica.
@@ -155,8 +155,8 @@ class Operator:
         Args:
             hold: Holds the driver's requests back; the caller ends it.
         """
-        assert self._replica is not None
-        settings, driver = self._settings, self._replica.shard.driver
+        assert self._parts is not None
+        settings, driver = self._settings, self._parts.replica.driver
         leader = await drain(driver, hold, settings.drain_timeout_ms / 1000, settings.election_timeout_max_ms / 1000)
         left = len(driver.pending)
         self._record("drained", leader=leader.name if leader else "", unanswered=left)
@@ -164,21 +164,21 @@ class Operator:
 
     async def settle_again(self) -> None:
         """A drained node was elected all the same: the others could not, or an operator asked for it."""
-        with self._running().shard.driver.hold() as hold:
+        with self._running().replica.driver.hold() as hold:
             await self.settle(hold)
 
     # Members.
 
     def members(self) -> admin_pb2.MembersResponse:
         """See ``Operated``."""
-        replica = self._leading()
-        core = replica.shard.driver.node
+        parts = self._leading()
+        core = parts.replica.driver.node
         return admin_pb2.MembersResponse(
             term=core.term,
             commit_index=core.commit_index,
             last_log_index=core.last_index,
-            changing=replica.membership.changing,
-            members=[_message(replica, view) for view in replica.membership.views()],
+            changing=parts.membership.changing,
+            members=[_message(parts, view) for view in parts.membership.views()],
         )
 
     async def add_member(self, name: str, address: str, incarnation: int) -> MemberChange:
@@ -203,59 +203,59 @@ class Operator:
 
     async def auth(self) -> Stored:
         """See ``Operated``."""
-        shard = self._leading().shard
+        replica = self._leading().replica
         try:
-            return await access.read(shard.driver)
+            return await access.read(replica.driver)
         except NotLeaderError:
-            raise NotLeaderError(*shard.leader()) from None
+            raise NotLeaderError(*replica.leader()) from None
 
     async def set_auth(self, stored: Stored, expected: int) -> int:
         """See ``Operated``."""
-        shard = self._leading().shard
+        replica = self._leading().replica
         try:
-            return await access.change(shard.driver, stored, expected)
+            return await access.change(replica.driver, stored, expected)
         except NotLeaderError:
-            raise NotLeaderError(*shard.leader()) from None
+            raise NotLeaderError(*replica.leader()) from None
 
     async def _change(self, change: Callable[[Membership], Awaitable[MemberChange]]) -> MemberChange:
-        replica = self._leading()
+        parts = self._leading()
         # Whoever asked may go away; a change that has begun is carried through all the same.
-        task = asyncio.ensure_future(change(replica.membership))
+        task = asyncio.ensure_future(change(parts.membership))
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         try:
             return await asyncio.shield(task)
         except NotLeaderError:
             # It was deposed meanwhile, with nothing changed.
-            raise NotLeaderError(*replica.shard.leader()) from None
+            raise NotLeaderError(*parts.replica.leader()) from None
 
     # Helpers.
 
-    def _running(self) -> Replica:
-        if self._replica is None:
+    def _running(self) -> RunningParts:
+        if self._parts is None:
             raise UnavailableError("the node is starting")
-        return self._replica
+        return self._parts
 
-    def _leading(self) -> Replica:
-        replica = self._running()
-        if not replica.shard.is_leader:
-            raise NotLeaderError(*replica.shard.leader())
-        return replica
+    def _leading(self) -> RunningParts:
+        parts = self._running()
+        if not parts.replica.is_leader:
+            raise NotLeaderError(*parts.replica.leader())
+        return parts
 
     @staticmethod
-    def _leadership(shard: Shard) -> Leadership:
-        return Leadership(*shard.leader(), shard.driver.node.term)
+    def _leadership(replica: Replica) -> Leadership:
+        return Leadership(*replica.leader(), replica.driver.node.term)
 
 
-def _message(replica: Replica, view: MemberView) -> admin_pb2.ShardMember:
+def _message(parts: RunningParts, view: MemberView) -> admin_pb2.ShardMember:
     member = view.member
     return admin_pb2.ShardMember(
         name=member.name,
         incarnation=member.incarnation,
         role="voter" if view.voter else "learner",
         leader=view.leader,
-        address=replica.addresses.find(member) or "",
-        client_address=replica.shard.peers.client_addresses.get(member.name, ""),
+        address=parts.addresses.find(member) or "",
+        client_address=parts.replica.peers.client_addresses.get(member.name, ""),
         match_index=view.match_index,
         lag=view.lag,
         state=view.state,

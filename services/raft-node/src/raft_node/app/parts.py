@@ -27,23 +27,23 @@ from raft_node.raft.config import RaftConfig
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.raft.types import NodeId
-from raft_node.rpc.addresses import AddressBook
-from raft_node.rpc.peers import LocalMember, Peers
-from raft_node.rpc.shard import Shard
+from raft_node.rpc.doug.replica import Replica
+from raft_node.rpc.raft.addresses import AddressBook
+from raft_node.rpc.raft.peers import LocalMember, Peers
 from raft_node.runtime.clocks import LeaseClock
 from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.disk.scrubber import Scrubber
 from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.runtime.divergence import StateMarks
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.freshness import Freshness
-from raft_node.runtime.log_store import LogStore, to_raft
-from raft_node.runtime.prefetch import Prefetcher
-from raft_node.runtime.reader import Reader
-from raft_node.runtime.scans import ScanLimits
-from raft_node.runtime.upkeep import Upkeep
-from raft_node.runtime.watches import Watches
+from raft_node.runtime.log.store import LogStore, to_raft
+from raft_node.runtime.reads.freshness import Freshness
+from raft_node.runtime.reads.reader import Reader
+from raft_node.runtime.reads.scans import ScanLimits
+from raft_node.runtime.reads.watches import Watches
 from raft_node.runtime.wire import Wire
+from raft_node.runtime.writes.prefetch import Prefetcher
+from raft_node.runtime.writes.upkeep import Upkeep
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
 
@@ -63,7 +63,7 @@ class Parts:
         members: Changes of the members, and how this node stands among them.
         scrubber: Reads all tables again and again.
         upkeep: Has what has expired removed, while this node leads.
-        shard: What the services ask.
+        replica: What the services ask.
     """
 
     log: LogStore
@@ -76,7 +76,7 @@ class Parts:
     members: Members
     scrubber: Scrubber
     upkeep: Upkeep
-    shard: Shard
+    replica: Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def build(
             timeline.record,
         ),
         upkeep=Upkeep(driver, engine, Limits(settings.idempotency_kept_ms * 1000, settings.idempotency_keys_max)),
-        shard=Shard(settings.node_id, settings.shard_id, driver, reader, peers, watches, freshness, settings.zone),
+        replica=Replica(settings.node_id, settings.shard_id, driver, reader, peers, watches, freshness, settings.zone),
     )
     _connect(context, parts, reports, wires)
     return parts
@@ -179,7 +179,7 @@ def build(
 
 def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) -> None:
     """Who tells whom."""
-    parts.shard.is_known_member = lambda: parts.members.standing.is_member
+    parts.replica.is_known_member = lambda: parts.members.standing.is_member
     driver, maintenance, snapshots = parts.driver, parts.maintenance, parts.snapshots
     core = driver.node
     marks = StateMarks(
@@ -193,8 +193,8 @@ def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) ->
     wires.slow_append.lead_to(reports.slow_disk)
     wires.log_compacted.lead_to(reports.log_compacted)
     wires.flushed.lead_to(snapshots.flushed)
-    shard = parts.shard
-    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke, shard.watches.poke, shard.freshness.applied)
+    watches, freshness = parts.replica.watches, parts.replica.freshness
+    wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke, watches.poke, freshness.applied)
     wires.snapshots_wanted.lead_to(snapshots.wanted)
     wires.core_event.lead_to(parts.members.heard)
     parts.peers.connect(parts.book.find, driver.receive, driver.peer_unreachable)
@@ -204,7 +204,7 @@ def attach(parts: Parts, ports: Ports) -> None:
     """From now on the services do what they are asked for."""
     parts.members.tell(ports.raft)
     ports.raft.attach(parts.peers, parts.driver.receive, parts.snapshots.service)
-    ports.doug.attach(parts.shard)
+    ports.doug.attach(parts.replica)
 
 
 # One step each.

@@ -23,14 +23,14 @@ from raft_node.app.operator import Operator
 from raft_node.app.readiness import Readiness
 from raft_node.raft.types import NodeId
 from raft_node.rpc.admin_service import AdminService
-from raft_node.rpc.callers import Callers
 from raft_node.rpc.channels import CONNECTIONS, SERVER_OPTIONS
-from raft_node.rpc.doug_service import DougService
+from raft_node.rpc.doug.callers import Callers
+from raft_node.rpc.doug.service import DougService
 from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, Behaviour, HotStream
 from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.listener import Listener
-from raft_node.rpc.raft_service import RaftService
-from raft_node.runtime.identity import Identity
+from raft_node.rpc.raft.service import RaftService
+from raft_node.runtime.members.identity import Identity
 
 GRACE_S = 1.0
 _PEER_GRACE_S = 0.1  # Raft loses messages without harm.

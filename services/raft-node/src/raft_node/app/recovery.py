@@ -29,14 +29,14 @@ from raft_node.errors import IdentityError, RecoveryRefusedError
 from raft_node.kv.keyspace import CONFIGURATION_KEY, STATE_KEY, State
 from raft_node.raft.configuration import decode_configuration, encode_configuration
 from raft_node.raft.types import Configuration, HardState, NodeId
-from raft_node.runtime import identity as identities
-from raft_node.runtime.identity import Identity
-from raft_node.runtime.log_store import to_wal
+from raft_node.runtime.log.store import to_wal
+from raft_node.runtime.members import identity as identities
+from raft_node.runtime.members.identity import Identity
 from raft_node.storage.files import FileSystem
-from raft_node.storage.manifest import recover
-from raft_node.storage.sstable import open_table
-from raft_node.storage.view import View
-from raft_node.storage.wal import Wal, WalOptions
+from raft_node.storage.tables.manifest import recover
+from raft_node.storage.tables.sstable import open_table
+from raft_node.storage.tables.view import View
+from raft_node.storage.wal.log import Wal, WalOptions
 
 _SCAN_BYTES = 4 << 20
 

@@ -11,8 +11,8 @@ from raft_node.app.context import Context
 from raft_node.errors import FatalError, IdentityError
 from raft_node.observability.logs import get_logger
 from raft_node.raft.ready import Event
-from raft_node.runtime.identity import give_up, log_lost
-from raft_node.runtime.log_store import LogStore
+from raft_node.runtime.log.store import LogStore
+from raft_node.runtime.members.identity import give_up, log_lost
 
 _log = get_logger()
 

@@ -12,19 +12,19 @@ from functools import partial
 
 from raft_node.app.context import Context
 from raft_node.raft.types import NodeId
-from raft_node.rpc.peers import Peers
+from raft_node.rpc.raft.peers import Peers
 from raft_node.rpc.snapshots.backup_stream import BackupStream
 from raft_node.rpc.snapshots.sender import SenderLimits, SnapshotSender
 from raft_node.rpc.snapshots.service import SnapshotService
 from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.log_store import LogStore
+from raft_node.runtime.log.store import LogStore
+from raft_node.runtime.log.trimmer import LogTrimmer
 from raft_node.runtime.snapshots.backups import Backups
 from raft_node.runtime.snapshots.installer import Installer
 from raft_node.runtime.snapshots.keeper import Snapshots
-from raft_node.runtime.snapshots.log_trimmer import LogTrimmer
 from raft_node.storage.engine import Engine
-from raft_node.storage.tasks import tmp_directory
+from raft_node.storage.merges.tasks import tmp_directory
 
 
 class SnapshotParts:

@@ -18,9 +18,9 @@ from doug_wire.tls import Certificates
 from raft_node.observability.logs import get_logger
 from raft_node.raft.membership import members_of
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
-from raft_node.rpc.identify import identify
-from raft_node.runtime.advice import add_command, replace_command
+from raft_node.rpc.raft.identify import identify
 from raft_node.runtime.events import Recorder
+from raft_node.runtime.members.advice import add_command, replace_command
 
 ASK_EVERY_S = 1.0
 _CALL_TIMEOUT_S = 0.5

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from raft_node.observability.metrics import Metrics, NodeState
 from raft_node.observability.volumes import Volumes
-from raft_node.rpc.shard import Shard
-from raft_node.runtime.log_store import LogStore
+from raft_node.rpc.doug.replica import Replica
+from raft_node.runtime.log.store import LogStore
 from raft_node.storage.engine import Engine
 
 
 def read_state(
-    shard: Shard,
+    replica: Replica,
     engine: Engine,
     log: LogStore,
     metrics: Metrics,
@@ -25,7 +25,7 @@ def read_state(
     """Everything that ``StateCollector`` shows.
 
     Args:
-        shard: The replica.
+        replica: The replica.
         engine: Its storage.
         log: Its write-ahead log.
         metrics: What was counted already.
@@ -33,7 +33,7 @@ def read_state(
         volumes: How full its disks are.
         disk_low: Whether writes are refused for that.
     """
-    core = shard.driver.node
+    core = replica.driver.node
     stats = engine.stats()
     leadership = core.leadership
     return NodeState(
@@ -41,14 +41,14 @@ def read_state(
         term=core.term,
         commit_index=core.commit_index,
         leader_commit_index=max(core.leader_commit_index, core.commit_index),
-        lease_held=shard.driver.reads.lease_held,
-        applied_index=shard.driver.applied_index,
+        lease_held=replica.driver.reads.lease_held,
+        applied_index=replica.driver.applied_index,
         last_log_index=core.last_index,
         first_log_index=log.first_index,
         has_leader=core.leader is not None,
         members=len(core.configuration.voters),
         learners=len(core.configuration.learners),
-        proposals_pending=len(shard.driver.pending),
+        proposals_pending=len(replica.driver.pending),
         peers={} if leadership is None else {peer.name: p.match_index for peer, p in leadership.progress.items()},
         messages_sent=metrics.raft_messages_sent(),
         wal_bytes=log.bytes_written,
@@ -73,8 +73,8 @@ def read_state(
         compacted_written_bytes=stats.compacted_written_bytes,
         compaction_pending_bytes=stats.pending_bytes,
         stalled=engine.stalled,
-        stalled_s=shard.driver.stalled_s,
-        restoring=shard.driver.restoring,
+        stalled_s=replica.driver.stalled_s,
+        restoring=replica.driver.restoring,
         volumes={name: (space.total_bytes, space.free_bytes) for name, space in volumes.space.items()},
         disk_low=disk_low,
     )

@@ -19,11 +19,11 @@ from raft_node.runtime.disk.space import release_for_start
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import DiskFileSystem, FileSystem
-from raft_node.storage.manifest import replace_file
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.snapshots.incoming import discard_outdated
 from raft_node.storage.snapshots.installing import read_installing, remove_installing
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage.tables.manifest import replace_file
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 
 FIRST_CONFIGURATION = "FIRST-CONFIGURATION"
 """The bytes of log entry 1, for members that have not started yet when the log no longer holds it."""

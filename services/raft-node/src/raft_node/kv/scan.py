@@ -1,7 +1,7 @@
 """A scan of user keys in order, as of one point in the log, a bounded step at a time.
 
-It knows what keys and values mean, but neither threads nor streams: ``raft_node.runtime.scans`` has a thread take the
-steps, for reading blocks is blocking.
+It knows what keys and values mean, but neither threads nor streams: ``raft_node.runtime.reads.scans`` has a thread take
+the steps, for reading blocks is blocking.
 
 Invariants:
 1. What a scan tells is what was visible at its point in the log, whatever is written or moved meanwhile.
@@ -20,7 +20,7 @@ from typing import NamedTuple
 from doug_wire.scan import after_prefix, encode_entry, encode_prefix
 from raft_node.kv.keyspace import USER_PREFIX, StoredValue, user_key
 from raft_node.kv.visibility import find_visible
-from raft_node.storage.iterators import Columns
+from raft_node.storage.tables.iterators import Columns
 
 PAGE_BYTES = 128 << 10
 """A page takes about a millisecond to make, and as long to take apart: small enough for any event loop."""

@@ -47,10 +47,10 @@ from raft_node.kv.ownership import NOTHING, Ownership
 from raft_node.kv.partitions import decode_create_shard
 from raft_node.kv.state_hash import Divergence, Mark, Standing, chained, marked
 from raft_node.kv.visibility import Visibility
-from raft_node.storage.span import Span
+from raft_node.storage.changes.span import Span
 
 if TYPE_CHECKING:
-    from raft_node.storage.reads import BlockNeeded
+    from raft_node.storage.tables.reads import BlockNeeded
 
 _COMMAND: struct.Struct = commands.HEADER
 _COMMAND_START = HEADER_BYTES + _COMMAND.size

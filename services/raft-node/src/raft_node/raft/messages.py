@@ -1,6 +1,6 @@
 """The messages between the nodes of a shard.
 
-Frozen facts; ``raft_node.rpc.codec`` turns them into protobuf and back. Each carries who says it to whom; the
+Frozen facts; ``raft_node.rpc.raft.codec`` turns them into protobuf and back. Each carries who says it to whom; the
 receiver's ``RaftNode.step`` ignores what is addressed to another incarnation or comes from a non-member.
 Reference: the paper, figure 2; the thesis, 3.10 (transfer), 6.4 (ReadIndex) and 9.6 (pre-vote).
 """

@@ -36,9 +36,9 @@ from raft_node.errors import (
     WrongNodeError,
 )
 from raft_node.kv.operations.access import COPY, Stored
-from raft_node.rpc.streams import BROKEN
+from raft_node.rpc.raft.streams import BROKEN
 from raft_node.runtime.events import EventRing
-from raft_node.runtime.membership import MemberChange
+from raft_node.runtime.members.changes import MemberChange
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -16,7 +16,7 @@ from raft_node.kv.operations import access
 from raft_node.kv.operations.access import Stored
 from raft_node.kv.operations.work import Details
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.proposals import Submission
+from raft_node.runtime.writes.proposals import Submission
 
 
 class _Sink:

@@ -34,17 +34,17 @@ from raft_node.raft.node import Proposal, RaftNode
 from raft_node.raft.ready import Event, Ready
 from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_node.runtime.clocks import WallClock
-from raft_node.runtime.commit_times import CommitTimes
+from raft_node.runtime.disk.stalls import Stalls
 from raft_node.runtime.driver_ports import LoadBlocks, NoSink, Stallable, Transport
-from raft_node.runtime.hand_overs import HandOvers
-from raft_node.runtime.holds import Hold
-from raft_node.runtime.log_clock import ClockCallback, LogClock
-from raft_node.runtime.log_store import LogStore
-from raft_node.runtime.proposals import PendingProposals, Sink, Submission
-from raft_node.runtime.reads import PendingReads, ReadCallback
-from raft_node.runtime.stalls import Stalls
+from raft_node.runtime.leadership.hand_overs import HandOvers
+from raft_node.runtime.leadership.holds import Hold
+from raft_node.runtime.log.commit_times import CommitTimes, NodeTimes
+from raft_node.runtime.log.store import LogStore
+from raft_node.runtime.reads.log_clock import ClockCallback, LogClock
+from raft_node.runtime.reads.rounds import PendingReads, ReadCallback
 from raft_node.runtime.ticks import Ticks
-from raft_node.runtime.waiting_writes import WaitingWrites
+from raft_node.runtime.writes.proposals import PendingProposals, Sink, Submission
+from raft_node.runtime.writes.waiting import WaitingWrites
 
 READS_WAITING_MAX = 50_000
 """Reads that wait for a quorum; more are refused."""
@@ -57,7 +57,11 @@ _NO_CRC = commands.checksum(b"")
 
 
 class Driver:
-    """Runs one ``RaftNode``."""
+    """Runs one ``RaftNode``.
+
+    Attributes:
+        times: Where the time of the newest answers went.
+    """
 
     def __init__(
         self,
@@ -119,11 +123,12 @@ class Driver:
         self._waiting = WaitingWrites(metrics, lambda: engine.stalled, disk_full, taken_when_full)
         self._held: Sequence[Entry] = ()
         self._loading = False
-        self.reads = PendingReads(node, metrics, self._loop.time, lease_clock)
+        self.times = NodeTimes()
+        self.reads = PendingReads(node, metrics, self._loop.time, lease_clock, times=self.times)
         self._ticks = Ticks(node, tick_ms / 1000, metrics, self._guarded, self._turn)
         self._turn_scheduled = self._stopped = False
         self._stalls = Stalls(self._loop.time, on_event)
-        self._commit_times = CommitTimes(metrics.commit_duration.observe)
+        self._commit_times = CommitTimes(metrics.commit_duration.observe, self.times)
         self._holds: set[Hold] = set()
         self._hand_overs = HandOvers(node, metrics, self.wake)
         self._restoring_from: int | None = None  # What is applied while a snapshot is being installed.
@@ -194,7 +199,7 @@ class Driver:
         return self._clock.now_us()
 
     def move_clock(self, callback: ClockCallback) -> None:
-        """Has the log clock moved up to now; see ``raft_node.runtime.log_clock``."""
+        """Has the log clock moved up to now; see ``raft_node.runtime.reads.log_clock``."""
         self._log_clock.move(callback)
 
     def _propose_clock(self, sink: Sink) -> bool:
@@ -256,6 +261,7 @@ class Driver:
     def durable(self, sequence: int) -> None:
         """Notes that a log write is durable."""
         if not self._stopped:
+            self._commit_times.written(self._log.last_index, *self._log.last_write_s)
             self.node.persisted(sequence)
             self.wake()
 
@@ -427,7 +433,8 @@ class Driver:
             entries = entries[: len(outcomes)]
             if not entries:
                 return
-        self._metrics.apply_duration.observe(time.perf_counter() - started_s)
+        self.times.apply_s = time.perf_counter() - started_s
+        self._metrics.apply_duration.observe(self.times.apply_s)
         if self._traces is not None:
             self._traces.applied(entries)
         last = entries[-1]

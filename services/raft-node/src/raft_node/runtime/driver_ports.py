@@ -7,7 +7,7 @@ from typing import Protocol
 
 from raft_node.kv.operations.work import Details
 from raft_node.raft.messages import Message
-from raft_node.storage.reads import BlockNeeded
+from raft_node.storage.tables.reads import BlockNeeded
 
 
 class Transport(Protocol):

@@ -10,7 +10,7 @@ import signal
 import sys
 
 from raft_node.storage.files import OsFileSystem, discard, lower_priority
-from raft_node.storage.worker import serve
+from raft_node.storage.merges.worker import serve
 
 
 def main() -> int:

@@ -21,26 +21,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
-from raft_node.storage import reads
-from raft_node.storage.cache import BlockCache
-from raft_node.storage.changes import ChangeSegment, ChangeWrite
-from raft_node.storage.compaction import keys_max, pending_bytes, pick, pick_idle, record_bytes
+from raft_node.storage.changes.history import History, Limits
+from raft_node.storage.changes.segments import ChangeSegment, ChangeWrite
+from raft_node.storage.changes.span import NO_SPAN, Span
 from raft_node.storage.files import FileSystem
-from raft_node.storage.history import History, Limits
-from raft_node.storage.iterators import live
-from raft_node.storage.manifest import Manifest, recover, remove_orphans
 from raft_node.storage.memtable import Batch, Memtable
-from raft_node.storage.open_files import OpenFiles
+from raft_node.storage.merges.compaction import keys_max, pending_bytes, pick, pick_idle, record_bytes
+from raft_node.storage.merges.results import Prepared, Results
+from raft_node.storage.merges.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, tmp_directory
 from raft_node.storage.options import EngineOptions
-from raft_node.storage.reads import BlockNeeded, LoadedBlock
-from raft_node.storage.results import Prepared, Results
 from raft_node.storage.snapshots.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
-from raft_node.storage.span import NO_SPAN, Span
-from raft_node.storage.sstable import Table, open_table
 from raft_node.storage.stats import EngineStats
-from raft_node.storage.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, tmp_directory
-from raft_node.storage.version import Version
-from raft_node.storage.view import HeldView, View
+from raft_node.storage.tables import reads
+from raft_node.storage.tables.cache import BlockCache
+from raft_node.storage.tables.iterators import live
+from raft_node.storage.tables.manifest import Manifest, recover, remove_orphans
+from raft_node.storage.tables.open_files import OpenFiles
+from raft_node.storage.tables.reads import BlockNeeded, LoadedBlock
+from raft_node.storage.tables.sstable import Table, open_table
+from raft_node.storage.tables.version import Version
+from raft_node.storage.tables.view import HeldView, View
 
 __all__ = ["BlockNeeded", "Engine", "EngineStats", "LoadedBlock", "Prepared"]
 

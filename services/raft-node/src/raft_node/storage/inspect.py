@@ -14,15 +14,16 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from raft_node import entry
-from raft_node.storage import record, wal_segment
-from raft_node.storage.block import Block, BlockError, open_sealed
-from raft_node.storage.bloom import load_filter
+from raft_node.storage import record
 from raft_node.storage.files import FileSystem
-from raft_node.storage.manifest import RecordKind, decode_edit, encode_file_header, read_record, record_bytes
-from raft_node.storage.sstable import Layout, decode_footer, decode_index, decode_properties
-from raft_node.storage.sstable_writer import FOOTER_BYTES, TableProperties
-from raft_node.storage.version import VersionError
-from raft_node.storage.wal_segment import SegmentFormatError
+from raft_node.storage.tables.block import Block, BlockError, open_sealed
+from raft_node.storage.tables.bloom import load_filter
+from raft_node.storage.tables.manifest import RecordKind, decode_edit, encode_file_header, read_record, record_bytes
+from raft_node.storage.tables.sstable import Layout, decode_footer, decode_index, decode_properties
+from raft_node.storage.tables.sstable_writer import FOOTER_BYTES, TableProperties
+from raft_node.storage.tables.version import VersionError
+from raft_node.storage.wal import segment as wal_segment
+from raft_node.storage.wal.segment import SegmentFormatError
 
 Fields = dict[str, object]
 

@@ -15,7 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
-from raft_node.storage.iterators import Columns, Record, merge, records
+from raft_node.storage.tables.iterators import Columns, Record, merge, records
 
 Batch = Sequence[tuple[bytes, bytes | None]]
 """Key and value, None for a delete. A later item of the same key wins."""

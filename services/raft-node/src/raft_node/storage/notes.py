@@ -12,7 +12,7 @@ from crc32c import crc32c
 
 from raft_node.errors import CorruptionError
 from raft_node.storage.files import FileSystem
-from raft_node.storage.manifest import replace_file
+from raft_node.storage.tables.manifest import replace_file
 
 
 def encode_note(fields: Mapping[str, object]) -> bytes:

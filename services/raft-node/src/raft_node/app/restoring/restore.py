@@ -29,14 +29,14 @@ from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, RestoreRefusedError
 from raft_node.raft.configuration import encode_configuration
 from raft_node.raft.types import Configuration, HardState, NodeId
-from raft_node.runtime import identity as identities
-from raft_node.runtime.identity import RESTORING, Identity
-from raft_node.runtime.log_store import to_wal
+from raft_node.runtime.log.store import to_wal
+from raft_node.runtime.members import identity as identities
+from raft_node.runtime.members.identity import RESTORING, Identity
 from raft_node.runtime.snapshots.keeper import StateFacts
 from raft_node.storage.files import FileSystem
 from raft_node.storage.notes import read_note, remove_note, write_note
 from raft_node.storage.snapshots.checkpoint import install_checkpoint
-from raft_node.storage.wal import Wal, WalHardState, WalOptions
+from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 
 _COPY = "restored"
 _COPY_BYTES = 1 << 20

@@ -21,8 +21,8 @@ from doug.v1 import admin_pb2 as pb
 from raft_node import __version__
 from raft_node.errors import FatalError, UnavailableError
 from raft_node.raft.configuration import decode_configuration
-from raft_node.rpc.peers import LocalMember
-from raft_node.rpc.streams import BROKEN
+from raft_node.rpc.raft.peers import LocalMember
+from raft_node.rpc.raft.streams import BROKEN
 from raft_node.runtime.events import Recorder
 from raft_node.runtime.snapshots.backups import Backups
 from raft_node.runtime.snapshots.keeper import HeldSnapshot

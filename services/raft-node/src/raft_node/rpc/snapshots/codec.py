@@ -8,7 +8,7 @@ from __future__ import annotations
 from crc32c import crc32c
 
 from doug.v1 import raft_pb2 as pb
-from raft_node.rpc.codec import MessageError
+from raft_node.rpc.raft.codec import MessageError
 from raft_node.storage.snapshots.checkpoint import CheckpointFile
 from raft_node.storage.snapshots.incoming import IncomingError, SnapshotHeader
 

@@ -29,10 +29,10 @@ from raft_node.observability.metrics import Metrics
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import NodeId, Role
 from raft_node.rpc.channels import open_channel
-from raft_node.rpc.codec import MessageError
-from raft_node.rpc.peers import LocalMember
+from raft_node.rpc.raft.codec import MessageError
+from raft_node.rpc.raft.peers import LocalMember
+from raft_node.rpc.raft.streams import BROKEN, Call
 from raft_node.rpc.snapshots.codec import encode_chunk, encode_header
-from raft_node.rpc.streams import BROKEN, Call
 from raft_node.runtime.events import Recorder
 from raft_node.runtime.snapshots.keeper import HeldSnapshot, Snapshots
 from raft_node.storage.files import FileSystem, ReadableFile

@@ -24,10 +24,10 @@ from raft_node.errors import CorruptionError, DiskError, FatalError
 from raft_node.observability.logs import get_logger
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import NodeId
-from raft_node.rpc.codec import MessageError
-from raft_node.rpc.peers import LocalMember
+from raft_node.rpc.raft.codec import MessageError
+from raft_node.rpc.raft.peers import LocalMember
+from raft_node.rpc.raft.streams import BROKEN
 from raft_node.rpc.snapshots.codec import decode_header, is_sound
-from raft_node.rpc.streams import BROKEN
 from raft_node.runtime.events import Recorder
 from raft_node.storage.files import FileSystem
 from raft_node.storage.snapshots.incoming import INCOMING, IncomingError, IncomingSnapshot, SnapshotHeader, Taken

@@ -20,7 +20,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.runtime.events import Recorder
 from raft_node.storage.engine import Engine
-from raft_node.storage.tasks import CompactionTask, FlushTask, Task, WorkerGoneError, WorkerHungError
+from raft_node.storage.merges.tasks import CompactionTask, FlushTask, Task, WorkerGoneError, WorkerHungError
 
 _RESTART_PAUSE_S = 0.5
 _FAILURES_MAX = 10

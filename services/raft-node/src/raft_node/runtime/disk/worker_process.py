@@ -19,7 +19,14 @@ import time
 from typing import IO
 
 from raft_node.observability.logs import get_logger
-from raft_node.storage.tasks import CompactionTask, Task, TaskResult, WorkerClient, WorkerGoneError, WorkerHungError
+from raft_node.storage.merges.tasks import (
+    CompactionTask,
+    Task,
+    TaskResult,
+    WorkerClient,
+    WorkerGoneError,
+    WorkerHungError,
+)
 
 DEADLINE_S = 20.0
 """What the smallest task may take: a machine that swaps, or a disk that recovers, needs seconds."""

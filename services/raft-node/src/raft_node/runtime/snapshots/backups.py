@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from raft_node.errors import UnavailableError
-from raft_node.runtime.reads import ReadCallback
+from raft_node.runtime.reads.rounds import ReadCallback
 from raft_node.runtime.snapshots.keeper import HeldSnapshot, Snapshots
 
 CONFIRM_TIMEOUT_S = 5.0

@@ -23,7 +23,7 @@ from raft_node.raft.configuration import ConfigurationError, decode_configuratio
 from raft_node.raft.types import Configuration
 from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.driver import Driver
-from raft_node.runtime.log_store import LogStore
+from raft_node.runtime.log.store import LogStore
 from raft_node.runtime.snapshots.keeper import facts_of
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem

@@ -24,7 +24,7 @@ from crc32c import crc32c
 
 from raft_node.errors import CorruptionError, DougError
 from raft_node.storage.files import FileSystem, ReadableFile
-from raft_node.storage.manifest import (
+from raft_node.storage.tables.manifest import (
     CURRENT,
     Manifest,
     decode_edit,
@@ -33,10 +33,10 @@ from raft_node.storage.manifest import (
     remove_orphans,
     replace_file,
 )
-from raft_node.storage.open_files import OpenFiles
-from raft_node.storage.sstable import Table, open_table
-from raft_node.storage.version import Version, VersionEdit, VersionError, table_name
-from raft_node.storage.view import View
+from raft_node.storage.tables.open_files import OpenFiles
+from raft_node.storage.tables.sstable import Table, open_table
+from raft_node.storage.tables.version import Version, VersionEdit, VersionError, table_name
+from raft_node.storage.tables.view import View
 
 # DO NOT CHANGE: this is in every checkpoint. docs/formats.md and a golden-bytes test fix it.
 MAGIC = b"DOUG-CKP"

@@ -17,7 +17,7 @@ import { Changes, useChanges } from "./changes.js";
 
 const SHOWN = [
   "etag", "doug-consistency-used", "doug-served-by", "doug-shard", "doug-term", "doug-applied-index", "doug-staleness-ms",
-  "doug-expires-at", "idempotency-replayed", "content-type",
+  "doug-expires-at", "idempotency-replayed", "server-timing", "content-type",
 ];
 const JSON_TYPE = { "content-type": "application/json" };
 const TEXT_TYPE = { "content-type": "text/plain" };

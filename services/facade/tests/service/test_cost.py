@@ -1,0 +1,77 @@
+"""What an operation costs in the facade: how many of its own functions it enters, and how many messages it needs.
+
+The limits are a tenth above what was measured when they were last set. Who makes an operation cheaper lowers them; who
+makes it dearer says why in the commit that raises them. ``make bench-guard`` compares CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from facade_under_test import Facade
+
+from raft_testing.calls import counted, report
+
+CONNECTIONS = 64
+ROUNDS = 20
+PACKAGES = ("src/facade", "wire/doug_stream", "wire/doug_wire")
+
+PUT = b"PUT /v1/kv/key-%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
+GET = b"GET /v1/kv/key-%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
+STALE = b"GET /v1/kv/key-%d?consistency=eventual HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class Client(asyncio.Protocol):
+    """One connection that asks when it is told to."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.answered: asyncio.Future[bytes] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        assert self.answered is not None
+        self.answered.set_result(data)
+
+    def ask(self, request: bytes) -> asyncio.Future[bytes]:
+        assert self.transport is not None
+        self.answered = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self.answered
+
+
+async def ask_all(clients: list[Client], request: bytes) -> None:
+    for answer in await asyncio.gather(*(each.ask(request % number) for number, each in enumerate(clients))):
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+
+@pytest.mark.parametrize(
+    ("request_line", "calls_max"),
+    [pytest.param(PUT, 64.0, id="put"), pytest.param(GET, 53.0, id="get"), pytest.param(STALE, 57.0, id="stale")],
+)
+async def test_calls_and_messages_per_operation(
+    make_facade: Callable[..., Awaitable[Facade]], request_line: bytes, calls_max: float
+) -> None:
+    facade = await make_facade(nodes=1, pipe_gather_us=100_000)
+    port = await facade.listen()
+    loop = asyncio.get_running_loop()
+    clients = [(await loop.create_connection(Client, "127.0.0.1", port))[1] for _ in range(CONNECTIONS)]
+    for _ in range(3):
+        await ask_all(clients, PUT)
+        await ask_all(clients, request_line)
+    received = facade.metrics.messages_received
+    before = received._value.get()
+    with counted(*PACKAGES) as found:
+        for _ in range(ROUNDS):
+            await ask_all(clients, request_line)
+    operations = ROUNDS * CONNECTIONS
+    for client in clients:
+        assert client.transport is not None
+        client.transport.close()
+    assert sum(found.values()) / operations <= calls_max, report(found, operations)
+    assert (received._value.get() - before) / operations <= 1.1 / CONNECTIONS

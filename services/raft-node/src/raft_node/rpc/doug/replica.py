@@ -1,0 +1,115 @@
+"""The replica as the client-facing services see it: one object with what they ask for, and the refusals they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, inf
+from typing import NamedTuple
+
+from doug.v1 import doug_pb2 as pb
+from doug_wire.pipe import Status
+from raft_node.kv.keyspace import StoredValue
+from raft_node.raft.types import Role
+from raft_node.rpc.raft.peers import Peers
+from raft_node.runtime.driver import Driver
+from raft_node.runtime.reads.freshness import Freshness
+from raft_node.runtime.reads.reader import Reader
+from raft_node.runtime.reads.watches import Watches
+
+
+class Leader(NamedTuple):
+    """The leader that this node follows; empty strings while it knows none."""
+
+    id: str
+    address: str
+
+
+class Replica:
+    """One running replica."""
+
+    def __init__(
+        self,
+        node_id: str,
+        number: int,
+        driver: Driver,
+        reader: Reader,
+        peers: Peers,
+        watches: Watches,
+        freshness: Freshness,
+        zone: str = "",
+    ) -> None:
+        """Ties the parts together.
+
+        Args:
+            node_id: This node's name.
+            number: The shard's number.
+            driver: Where writes are proposed and reads confirmed.
+            reader: Where values are looked up.
+            peers: Who knows the leader's Doug address.
+            watches: The watches that are open.
+            freshness: Who knows how old the state can be.
+            zone: Where this node runs; empty when nobody said.
+        """
+        self.node_id = node_id
+        self.number = number
+        self.driver = driver
+        self.reader = reader
+        self.peers = peers
+        self.watches = watches
+        self.freshness = freshness
+        self.zone = zone
+        self.is_known_member: Callable[[], bool] = lambda: True
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node leads."""
+        return self.driver.node.role is Role.LEADER
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether requests for the leader are taken: this node leads, or will soon be able to say who does."""
+        return self.is_leader or self.driver.holding
+
+    @property
+    def serves_local_reads(self) -> bool:
+        """Whether what this node has applied is worth reading: a node outside of the shard would answer the past.
+
+        An old disk that comes back under its old name still holds itself for a member; its peers know better.
+        """
+        return self.driver.machine.created and self.driver.node.is_member and self.is_known_member()
+
+    def leader(self) -> Leader:
+        """The leader that this node follows, which may be itself."""
+        leader = self.driver.node.leader
+        if leader is None:
+            return Leader("", "")
+        return Leader(leader.name, self.peers.client_addresses.get(leader.name, ""))
+
+    def receipt(self, proven_s: float = -inf) -> pb.Receipt:
+        """Who answers, and how far it has applied.
+
+        Args:
+            proven_s: The stamp of what proves how old the answer can be; minus infinity when nothing does.
+        """
+        node = self.driver.node
+        receipt = pb.Receipt(
+            node_id=self.node_id,
+            shard=self.number,
+            term=node.term,
+            applied_index=self.driver.applied_index,
+            role=node.role.value,
+            zone=self.zone,
+        )
+        if proven_s > -inf:
+            receipt.staleness_ms = ceil(1000 * max(0.0, self.freshness.age_s(proven_s)))
+        return receipt
+
+
+def has_run_out(driver: Driver, found: StoredValue | Status | None) -> bool:
+    """Whether what was found has expired by this node's clock, though not yet by the log's.
+
+    A linearizable read must not answer it before the log clock was moved on.
+    """
+    if not isinstance(found, StoredValue) or not found.expires_us:
+        return False
+    return found.expires_us <= driver.now_us()

@@ -1,0 +1,55 @@
+"""Where the time of the answers of one Pipe stream goes, told with each message while the facade asks for it.
+
+One figure stands for all answers of a message, so that a single one costs nothing. Must not know records. Invariant:
+the figures of a committed batch are told once on a stream, so that a message without writes tells none.
+
+Source: docs/api.md, Server-Timing.
+"""
+
+from __future__ import annotations
+
+from doug.v1 import doug_pb2 as pb
+from raft_node.runtime.log.commit_times import NodeTimes
+
+_US = 1_000_000
+_US_MAX = (1 << 32) - 1
+
+
+def _us(seconds: float) -> int:
+    return min(_US_MAX, int(seconds * _US))
+
+
+class StreamTimings:
+    """The timings of one stream.
+
+    Attributes:
+        wanted: Whether the facade asks for them.
+    """
+
+    __slots__ = ("_confirm_s", "_read_s", "_times", "_told", "wanted")
+
+    def __init__(self, times: NodeTimes) -> None:
+        self._times = times
+        self._told = times.write
+        self._confirm_s = self._read_s = 0.0
+        self.wanted = False
+
+    def confirmed(self) -> None:
+        """Linearizable reads may be served; this is called while they are told so."""
+        self._confirm_s = max(self._confirm_s, self._times.confirm_s)
+
+    def looked_up(self, duration_s: float) -> None:
+        """Keys were looked up."""
+        self._read_s = max(self._read_s, duration_s)
+
+    def put_into(self, message: pb.BatchResult) -> None:
+        """Tells what happened since the last message."""
+        timings = message.timings
+        write = self._times.write
+        if write is not self._told and write is not None:
+            self._told = write
+            timings.append_us, timings.fsync_us = _us(write.append_s), _us(write.fsync_s)
+            timings.commit_us, timings.apply_us = _us(write.commit_s), _us(self._times.apply_s)
+        if self._read_s:
+            timings.confirm_us, timings.read_us = _us(self._confirm_s), _us(self._read_s)
+            self._confirm_s = self._read_s = 0.0

@@ -1,0 +1,232 @@
+"""Watches of a running node: each is a position in the shard's changes, and goes on from it as changes are applied.
+
+What is in memory is given at once; what is only on disk is read and taken apart on a thread, a bounded piece at a time.
+This module knows neither gRPC nor Raft: whoever asks judges whether this node is worth watching.
+
+Invariants:
+1. A watch tells every change behind its position that it wants, in the order of the log, each once; or it ends with
+   ``HistoryGoneError`` before the first one that it cannot tell.
+2. It tells only what is applied here.
+3. Changes in memory are encoded once for all watches that want everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from doug_wire.watch import encode_change
+from raft_node.errors import CorruptionError, DougError, OverloadedError
+from raft_node.kv.changes import EVERYTHING, Filter, changes_in
+from raft_node.kv.state_machine import StateMachine
+from raft_node.storage.changes.history import Kept, Written
+from raft_node.storage.engine import Engine
+
+STEP_BATCHES = 64
+STEP_BYTES = 128 << 10
+"""About so much is told at once: a millisecond or two of work."""
+_ENCODED_BYTES = 1 << 20
+
+
+class HistoryGoneError(DougError):
+    """What follows a position is not held any more.
+
+    Attributes:
+        oldest: All changes behind this revision are.
+    """
+
+    def __init__(self, oldest: int) -> None:
+        super().__init__(f"changes are held behind revision {oldest}")
+        self.oldest = oldest
+
+
+class Position(NamedTuple):
+    """How far a watch has told: all changes up to a revision; with a place, only the first ones of that revision."""
+
+    revision: int
+    place: int = 0
+
+    @property
+    def mark(self) -> int:
+        """The last revision of which all was told."""
+        return self.revision - 1 if self.place else self.revision
+
+
+class Told(NamedTuple):
+    """What one step brought.
+
+    Attributes:
+        records: The encoded changes that are wanted.
+        upto: All changes up to this revision are told with them.
+    """
+
+    records: bytes
+    upto: int
+
+
+class Watch:
+    """One watch. ``Watches.open`` makes it."""
+
+    def __init__(self, position: Position, wanted: Filter) -> None:
+        self.position = position
+        self.wanted = wanted
+        self.wake: asyncio.Future[None] | None = None
+        self._kept: Kept | None = None
+        self._offset = 0
+
+    def place_in(self, kept: Kept) -> int:
+        """Where in a kept segment it goes on."""
+        return self._offset if kept.name == (self._kept and self._kept.name) else 0
+
+    def stands_in(self, kept: Kept, offset: int) -> None:
+        """It goes on there."""
+        self._kept, self._offset = (kept, offset) if offset else (None, 0)
+
+
+class Watches:
+    """The watches of one node.
+
+    Attributes:
+        bytes_told: How many bytes of records they were told.
+    """
+
+    def __init__(
+        self, engine: Engine, machine: Callable[[], StateMachine], watches_max: int, on_damaged: Callable[[str], None]
+    ) -> None:
+        """Reads the history of ``engine``; ``on_damaged`` is told why some of it was given up."""
+        self._engine = engine
+        self._machine = machine
+        self._max = watches_max
+        self._on_damaged = on_damaged
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="watch")
+        self._watches: set[Watch] = set()
+        self._encoded: OrderedDict[int, bytes] = OrderedDict()
+        self._encoded_bytes = 0
+        self.bytes_told = 0
+
+    @property
+    def open_count(self) -> int:
+        """How many watches there are."""
+        return len(self._watches)
+
+    @property
+    def revision(self) -> int:
+        """The last change that is applied."""
+        return self._machine().revision
+
+    @property
+    def oldest(self) -> int:
+        """All changes behind this revision are held."""
+        return self._engine.history.floor
+
+    def open(self, position: Position | None, wanted: Filter) -> Watch:
+        """Begins a watch behind a position, or behind what is applied now; ``close`` ends it.
+
+        Raises:
+            OverloadedError: There are too many.
+        """
+        if len(self._watches) >= self._max:
+            raise OverloadedError(f"{len(self._watches)} watches are open")
+        watch = Watch(Position(self.revision) if position is None else position, wanted)
+        self._watches.add(watch)
+        return watch
+
+    def close(self, watch: Watch) -> None:
+        """Ends a watch."""
+        self._watches.discard(watch)
+
+    def poke(self) -> None:
+        """Notes that entries were applied; cheap enough to be called for every batch."""
+        for watch in self._watches:
+            if watch.wake is not None and not watch.wake.done():
+                watch.wake.set_result(None)
+
+    async def wait(self, watch: Watch, timeout_s: float) -> None:
+        """Waits until something was applied, or for so long."""
+        watch.wake = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await watch.wake
+        except TimeoutError:
+            return
+        finally:
+            watch.wake = None
+
+    async def step(self, watch: Watch) -> Told | None:
+        """Goes on by a bounded number of changes; None when there is nothing new.
+
+        Raises:
+            HistoryGoneError: What follows is not held any more.
+        """
+        history = self._engine.history
+        found = history.behind(watch.position.mark, STEP_BATCHES)
+        if found is None:
+            raise HistoryGoneError(history.floor)
+        if isinstance(found, Kept):
+            return await self._read(watch, found)
+        if not found:
+            return None
+        parts: list[bytes] = []
+        size, upto = 0, watch.position.revision
+        for written in found:
+            records = self._records(written, watch)
+            parts.append(records)
+            upto = written.upto
+            size += len(records)
+            if size >= STEP_BYTES:
+                break
+        return self._told(watch, b"".join(parts), upto)
+
+    def _told(self, watch: Watch, records: bytes, upto: int) -> Told:
+        watch.position = Position(upto)
+        self.bytes_told += len(records)
+        return Told(records, upto)
+
+    def _records(self, written: Written, watch: Watch) -> bytes:
+        """The encoded changes of a batch that a watch wants."""
+        position = watch.position
+        # One that begins within the batch gets its own, too.
+        if watch.wanted != EVERYTHING or position.place or position.revision > written.after:
+            return _encode(written, position, watch.wanted)
+        known = self._encoded.get(written.upto)
+        if known is not None:
+            return known
+        records = self._encoded[written.upto] = _encode(written, position, EVERYTHING)
+        self._encoded_bytes += len(records)
+        while self._encoded_bytes > _ENCODED_BYTES:
+            self._encoded_bytes -= len(self._encoded.popitem(last=False)[1])
+        return records
+
+    async def _read(self, watch: Watch, kept: Kept) -> Told:
+        """Goes on in a kept segment."""
+        history, position = self._engine.history, watch.position
+
+        def read() -> tuple[bytes, int, int]:
+            piece = history.read(kept, position.mark, watch.place_in(kept), STEP_BYTES)
+            records = [_encode(written, position, watch.wanted) for written in piece.written]
+            upto = piece.written[-1].upto if piece.written else kept.upto
+            return b"".join(records), upto if piece.offset else kept.upto, piece.offset
+
+        try:
+            records, upto, offset = await asyncio.get_running_loop().run_in_executor(self._threads, read)
+        except FileNotFoundError:
+            raise HistoryGoneError(history.floor) from None
+        except CorruptionError as error:
+            # The state is not concerned, so the node goes on; nobody can be told these changes any more.
+            self._engine.give_up_history()
+            self._on_damaged(str(error))
+            raise HistoryGoneError(history.floor) from error
+        watch.stands_in(kept, offset)
+        return self._told(watch, records, upto)
+
+    def close_all(self) -> None:
+        """Ends the thread."""
+        self._threads.shutdown(cancel_futures=True)
+
+
+def _encode(written: Written, position: Position, wanted: Filter) -> bytes:
+    changes = changes_in(written.batch, written.notes, (position.revision, position.place), wanted)
+    return b"".join(map(encode_change, changes))

@@ -1,0 +1,154 @@
+"""What a leader puts into the log by itself as time passes: the removal of what has expired, and the limits of tokens.
+
+Both must be the same on every replica, so both go through the log. The notes of what expires are an index by time in
+the keyspace (``keyspace.due_key``); the leader reads them from their beginning on a thread, a bounded number at a time.
+
+Invariants:
+1. One entry of this module is under way at a time.
+2. What it proposes removes nothing by itself: ``raft_node.kv.operations.expiry`` judges each note when it is applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
+
+from doug_wire import command as commands
+from doug_wire.command import Opcode
+from doug_wire.pipe import Status
+from raft_node.kv.keyspace import DUE_PREFIX, split_due_key
+from raft_node.kv.operations.expiry import NOTES_MAX, encode_expire
+from raft_node.kv.operations.tokens import encode_limits
+from raft_node.kv.operations.work import NEVER_US, Details, Limits
+from raft_node.kv.state_machine import StateMachine
+from raft_node.raft.types import Role
+from raft_node.runtime.driver import Driver
+from raft_node.runtime.writes.proposals import Submission
+from raft_node.storage.engine import Engine
+
+_NOTES_END = DUE_PREFIX[:-1] + bytes((DUE_PREFIX[-1] + 1,))
+_LOOK_EVERY_S = 1.0
+"""At the latest so long after it has become one, a leader looks."""
+_PAUSE_S = 0.01
+"""At the least so long lies between two looks."""
+
+
+class _ResultSink:
+    """Takes the status of one entry into a future."""
+
+    def __init__(self) -> None:
+        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
+        del record_id, revision, details
+        if not self.status.done():
+            self.status.set_result(status)
+
+
+class Upkeep:
+    """The upkeep of one replica while it leads."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        engine: Engine,
+        limits: Limits,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Builds it; ``run`` sets it going.
+
+        Args:
+            driver: Where entries are proposed.
+            engine: Where the notes are.
+            limits: What is to count for tokens.
+            sleep: Waits for so many seconds.
+        """
+        self._driver = driver
+        self._engine = engine
+        self._limits = limits
+        self._sleep = sleep
+        self._wake = asyncio.Event()
+        self._until_us = 0
+        # Notes before this are gone; whoever scans them again wades through tombstones. Of which state that is true.
+        self._from, self._swept = DUE_PREFIX, driver.machine
+
+    def poke(self) -> None:
+        """Notes that something was written; cheap enough to be called for every batch."""
+        if self._driver.machine.next_due_us < self._until_us:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Runs until cancelled.
+
+        Raises:
+            FatalError: A block is damaged or cannot be read; the node must stop.
+        """
+        while True:
+            if self._leads:
+                await self._look()
+            else:
+                self._from = DUE_PREFIX
+            await self._rest()
+
+    @property
+    def _leads(self) -> bool:
+        return self._driver.node.role is Role.LEADER and self._driver.machine.created
+
+    async def _look(self) -> None:
+        machine = self._driver.machine
+        if machine.limits != self._limits:
+            await self._propose(Opcode.SET_LIMITS, encode_limits(self._limits))
+        if machine.next_due_us <= self._driver.now_us():
+            machine.looking = True
+            try:
+                await self._expire(machine)
+            finally:
+                machine.looking = False
+
+    async def _expire(self, machine: StateMachine) -> None:
+        """Has what is due removed, as much as goes into one entry."""
+        now_us = self._driver.now_us()
+        # What is written from here on is not in what is read.
+        machine.next_due_us = NEVER_US
+        if machine is not self._swept:
+            self._from, self._swept = DUE_PREFIX, machine
+        records = self._engine.scan(self._from, _NOTES_END)
+        notes = await asyncio.get_running_loop().run_in_executor(None, _first_notes, records)
+        due = [note for note in notes if split_due_key(note)[0] <= now_us]
+        later = notes[len(due) :]
+        next_us = split_due_key(later[0])[0] if later else NEVER_US
+        if due and await self._propose(Opcode.EXPIRE, encode_expire(due[:NOTES_MAX])) == Status.OK:
+            gone = [note for note in due[:NOTES_MAX] if split_due_key(note)[0] <= machine.clock_us]
+            self._from = gone[-1] if gone else self._from
+            next_us = split_due_key(due[len(gone)])[0] if len(gone) < len(due) else next_us
+        elif due:
+            next_us = split_due_key(due[0])[0]
+            await self._sleep(_LOOK_EVERY_S)
+        machine.next_due_us = min(machine.next_due_us, next_us)
+
+    async def _propose(self, opcode: Opcode, value: bytes) -> int:
+        command = commands.encode(opcode, b"", value=value)
+        sink = _ResultSink()
+        self._driver.submit([Submission(sink, 0, commands.checksum(command), command)])
+        return await sink.status
+
+    async def _rest(self) -> None:
+        """Waits until something is due, or a second."""
+        due_in_s = (self._driver.machine.next_due_us - self._driver.now_us()) / 1e6 if self._leads else _LOOK_EVERY_S
+        rest_s = min(max(due_in_s, _PAUSE_S), _LOOK_EVERY_S)
+        self._until_us = self._driver.now_us() + int(rest_s * 1e6)
+        self._wake.clear()
+        waking = asyncio.ensure_future(self._wake.wait())
+        resting = asyncio.ensure_future(self._sleep(rest_s))
+        try:
+            await asyncio.wait((waking, resting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waking.cancel()
+            resting.cancel()
+
+
+def _first_notes(records: Iterator[tuple[bytes, bytes]]) -> list[bytes]:
+    """The notes that come first, and one more than go into an entry. Blocking."""
+    return [key for key, _ in islice(records, NOTES_MAX + 1)]

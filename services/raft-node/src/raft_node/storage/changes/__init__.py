@@ -1,0 +1,1 @@
+"""The history of changes: one segment beside each memtable, kept after its flush."""

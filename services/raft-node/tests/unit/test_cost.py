@@ -1,0 +1,85 @@
+"""What a put costs in a node: how many of its own functions it enters, for each put and for each batch.
+
+The log, the network and the store are in memory, so only the driver, the Raft core and the state machine are counted.
+The limits are a tenth above what was measured when they were last set. Who makes a put cheaper lowers them; who makes
+it dearer says why in the commit that raises them. ``make bench-guard`` compares CPU.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from doug_wire import command as commands
+from doug_wire.command import Opcode
+from raft_node import entry as entries
+from raft_node.entry import EntryKind
+from raft_node.raft.messages import AppendEntries
+from raft_node.runtime.driver import Submission
+from raft_testing.calls import counted, report
+from raft_testing.driver_rig import ALL, ME, OTHER, ListSink, Rig
+
+BATCHES = 20
+SMALL, LARGE = 16, 272
+PACKAGES = ("src/raft_node", "wire/doug_wire")
+
+
+def command(number: int) -> bytes:
+    return commands.encode(Opcode.PUT, b"key-%d" % number, b"", b"v" * 100)
+
+
+async def lead(rig: Rig, batch: int) -> Counter[str]:
+    """Puts batches as a leader whose followers agree."""
+    sink = ListSink()
+    submissions = [
+        Submission(sink, number, commands.checksum(command(number)), command(number)) for number in range(batch)
+    ]
+    with counted(*PACKAGES) as found:
+        for _ in range(BATCHES):
+            rig.driver.submit(submissions)
+            await rig.converse()
+    assert len(sink.results) == BATCHES * batch
+    return found
+
+
+async def follow(rig: Rig, batch: int) -> Counter[str]:
+    """Takes batches as a follower."""
+    core = rig.core
+    term, first = core.term, core.last_index + 1
+    made = [
+        entries.encode(index, term, EntryKind.COMMAND, index, command(index % batch))
+        for index in range(first, first + BATCHES * batch)
+    ]
+    with counted(*PACKAGES) as found:
+        for _ in range(BATCHES):
+            last = core.last_index
+            new = made[last + 1 - first : last + 1 - first + batch]
+            rig.driver.receive(AppendEntries(OTHER, ME, term, last, core.log.term(last), last, new))
+            await rig.finish_writes()
+    assert rig.driver.applied_index == core.last_index - batch
+    return found
+
+
+@pytest.mark.parametrize(("put_max", "batch_max"), [pytest.param(2.2, 250.0, id="leader")])
+async def test_a_leader(monkeypatch: pytest.MonkeyPatch, put_max: float, batch_max: float) -> None:
+    rig = Rig(monkeypatch, ALL)
+    await rig.lead()
+    judge(await lead(rig, SMALL), await lead(rig, LARGE), put_max, batch_max)
+
+
+@pytest.mark.parametrize(("put_max", "batch_max"), [pytest.param(1.1, 140.0, id="follower")])
+async def test_a_follower(monkeypatch: pytest.MonkeyPatch, put_max: float, batch_max: float) -> None:
+    rig = Rig(monkeypatch, ALL)
+    await rig.settle()
+    await rig.let_lead(OTHER)
+    judge(await follow(rig, SMALL), await follow(rig, LARGE), put_max, batch_max)
+
+
+def judge(small: Counter[str], large: Counter[str], put_max: float, batch_max: float) -> None:
+    """Two sizes of batches tell what a put costs, and what a batch does beside."""
+    counts = [sum(found.values()) / BATCHES for found in (small, large)]
+    put = (counts[1] - counts[0]) / (LARGE - SMALL)
+    batch = counts[0] - SMALL * put
+    assert put <= put_max, f"{put:.2f} for a put\n{report(large, BATCHES * LARGE)}"
+    assert batch <= batch_max, f"{batch:.1f} for a batch\n{report(small, BATCHES)}"

@@ -1,0 +1,182 @@
+"""Who is in no configuration of a node is heard by the word of members alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import grpc
+import pytest
+
+from doug.v1 import raft_pb2 as pb
+from raft_node.observability.metrics import Metrics
+from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
+from raft_node.rpc.raft import codec
+from raft_node.rpc.raft.peers import LocalMember, Peers
+from raft_node.rpc.raft.service import Attached, RaftService
+from raft_node.rpc.raft.vouching import ASKING_MAX, REMEMBERED_MAX, Vouching
+
+A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
+LEADER = NodeId("d", 4)
+FACADE = NodeId("dougdb-facade", 5)
+THREE = Configuration((A, B, C))
+SHARD, CLUSTER = 7, b"c0ffee"
+ADDRESSES = {"a": "a:1", "b": "b:1", "c": "c:1"}
+
+
+class Shard:
+    """What the members of a shard say of senders; the node that asks is a."""
+
+    def __init__(self, current: Configuration, addresses: Mapping[str, str], members: set[NodeId]) -> None:
+        self.current = current
+        self.applied = NO_MEMBERS
+        self.members = members
+        self.cluster_id = CLUSTER
+        self.shard = SHARD
+        self.away: set[str] = set()
+        self.asked: list[str] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.vouching = Vouching(A, SHARD, CLUSTER, lambda: (self.current, self.applied), lambda: addresses, self.ask)
+
+    async def ask(self, address: str, sender: NodeId) -> pb.IdentifyResponse | None:
+        self.asked.append(address)
+        await self.may_answer.wait()
+        if address in self.away:
+            return None
+        standing = pb.STANDING_MEMBER if sender in self.members else pb.STANDING_NO_MEMBER
+        return pb.IdentifyResponse(shard=self.shard, cluster_id=self.cluster_id, standing=standing)
+
+
+async def test_a_member_that_is_known_is_asked_about_by_nobody() -> None:
+    shard = Shard(THREE, ADDRESSES, set())
+    assert await shard.vouching.is_member(B)
+    shard.current, shard.applied = Configuration((A, C)), THREE
+    assert await shard.vouching.is_member(B), "who leads while it is removed, leads to the end of that"
+    assert shard.asked == []
+
+
+async def test_a_certificate_of_the_authority_makes_no_member() -> None:
+    shard = Shard(THREE, ADDRESSES, {A, B, C})
+    assert not await shard.vouching.is_member(FACADE)
+    assert not await shard.vouching.is_member(NodeId("b", 99)), "an old disk of a member"
+    assert shard.asked == ["b:1", "c:1", "c:1"], "nobody vouches for itself while others can"
+
+
+async def test_a_leader_that_came_while_the_node_was_away_is_heard_by_a_members_word() -> None:
+    shard = Shard(THREE, ADDRESSES, {A, B, C, LEADER})
+    shard.away = {"b:1"}
+    assert await shard.vouching.is_member(LEADER)
+    assert await shard.vouching.is_member(LEADER)
+    assert shard.asked == ["b:1", "c:1"], "it is remembered"
+    shard.current = Configuration((A, B, C), (FACADE,))
+    shard.members.discard(LEADER)
+    assert not await shard.vouching.is_member(LEADER), "but not beyond a change of the members"
+
+
+@pytest.mark.parametrize("wrong", ["nobody answers", "another cluster", "another shard"])
+async def test_without_a_members_word_nobody_is_heard(wrong: str) -> None:
+    shard = Shard(THREE, ADDRESSES, {A, B, C, LEADER})
+    match wrong:
+        case "nobody answers":
+            shard.away = {"b:1", "c:1"}
+        case "another cluster":
+            shard.cluster_id = b"decaf"
+        case _:
+            shard.shard = 8
+    assert not await shard.vouching.is_member(LEADER)
+
+
+async def test_an_empty_node_asks_whom_the_settings_name_and_else_believes_its_leader() -> None:
+    shard = Shard(NO_MEMBERS, {"b": "b:1", "c": "c:1"}, {B, C})
+    assert await shard.vouching.is_member(B)
+    assert shard.asked == ["c:1"]
+    assert not await shard.vouching.is_member(FACADE)
+    alone = Shard(NO_MEMBERS, {}, set())
+    assert await alone.vouching.is_member(LEADER)
+    pair = Shard(NO_MEMBERS, {"b": "b:1"}, {B})
+    assert await pair.vouching.is_member(B), "at its own address, where there is nobody else"
+    assert pair.asked == ["b:1"]
+    assert not await Shard(Configuration((A,)), {"a": "a:1"}, set()).vouching.is_member(FACADE), "nobody to ask"
+
+
+async def test_askings_and_what_is_remembered_are_bounded() -> None:
+    shard = Shard(THREE, ADDRESSES, {NodeId(f"n{number}", 1) for number in range(200)})
+    shard.may_answer.clear()
+    asking = [asyncio.create_task(shard.vouching.is_member(NodeId(f"n{number}", 1))) for number in range(20)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(shard.asked) == 2 * ASKING_MAX
+    shard.may_answer.set()
+    assert sum(await asyncio.gather(*asking)) == ASKING_MAX
+    for number in range(200):
+        assert await shard.vouching.is_member(NodeId(f"n{number}", 1))
+    assert len(shard.vouching._vouched) <= REMEMBERED_MAX
+
+
+class Refused(Exception):  # noqa: N818 - what gRPC's abort does
+    """The call was aborted."""
+
+
+class Call:
+    """A call with a certificate of these names, or in plaintext."""
+
+    def __init__(self, *names: str, secure: bool = True) -> None:
+        kind = b"ssl" if secure else b"insecure"
+        self.properties = {
+            "transport_security_type": [kind],
+            "x509_subject_alternative_name": [name.encode() for name in names],
+        }
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return self.properties
+
+    def peer(self) -> str:
+        return "ipv4:10.0.0.9:4711"
+
+    async def abort(self, code: grpc.StatusCode, words: str) -> None:
+        raise Refused(words)
+
+
+def service_of(me: NodeId) -> tuple[RaftService, LocalMember]:
+    metrics = Metrics(SHARD)
+    service, member = RaftService(me, SHARD, metrics), LocalMember(me, CLUSTER, SHARD, "a:9")
+    service.attach(Peers(member, metrics), lambda message: None)
+    shard = Shard(THREE, ADDRESSES, {A, B, C})
+    service.is_member = shard.vouching.is_member
+    service.address_of = lambda node: ADDRESSES.get(node.name)
+    return service, member
+
+
+def envelope(sender: NodeId, client_address: str = "") -> pb.Envelope:
+    return pb.Envelope(
+        cluster_id=CLUSTER,
+        shard=SHARD,
+        sender=pb.Member(name=sender.name, incarnation=sender.incarnation),
+        receiver=pb.Member(name=A.name, incarnation=A.incarnation),
+        format_version=codec.FORMAT_VERSION,
+        client_address=client_address,
+    )
+
+
+async def admitted(service: RaftService, sent: pb.Envelope, call: Call) -> tuple[Attached, NodeId]:
+    return await service._admit(sent, call)  # type: ignore[arg-type]
+
+
+async def test_a_facades_certificate_speaks_for_no_member_and_leaves_no_address() -> None:
+    service, member = service_of(A)
+    for sender, names in ((FACADE, ("dougdb-facade",)), (NodeId("x", 1), ("10.0.0.9",)), (B, ("dougdb-facade",))):
+        with pytest.raises(Refused):
+            await admitted(service, envelope(sender, "evil:1"), Call(*names))
+    assert member.client_addresses == {"a": "a:9"}
+    assert (await admitted(service, envelope(B, "b:9"), Call("b")))[1] == B
+    assert member.client_addresses == {"a": "a:9", "b": "b:9"}
+
+
+async def test_addresses_that_are_heard_are_bounded_and_the_own_one_is_nobody_elses() -> None:
+    service, member = service_of(A)
+    for number in range(500):
+        await admitted(service, envelope(NodeId(f"n{number}", 1), f"n{number}:9"), Call(secure=False))
+    await admitted(service, envelope(NodeId("a", 7), "evil:1"), Call(secure=False))
+    assert len(member.client_addresses) == 64
+    assert (member.client_addresses["a"], member.client_addresses["n499"]) == ("a:9", "n499:9")
