@@ -28,6 +28,8 @@ from doug_wire.auth.document import Held, TokenRecord
 from doug_wire.auth.grants import parse_grant
 from facade.client.metrics import Metrics
 from facade.client.router import Router
+from facade.errors import ProblemError
+from facade.routes import problem
 from facade.settings import Settings
 
 ROLES = {
@@ -82,6 +84,43 @@ class Ending:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class Planted:
+    """The application with a fault that has to be found: it answers something else than its document says."""
+
+    def __init__(self, application: Any, fault: str) -> None:
+        self._application = application
+        self._fault = fault
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serves a request."""
+        path, query, fault = scope.get("raw_path", b""), scope.get("query_string", b""), self._fault
+        if fault == "open" and path == b"/v1/limits":
+            await _tell(send, 200, b"application/json", b"{}")
+        elif path.startswith(b"/v1/kv/") and fault == "refused":
+            await _tell(send, 415, PROBLEM, _problem("unsupported_media_type", 415))
+        elif path.startswith(b"/v1/kv/") and fault == "status":
+            await _tell(send, 418, PROBLEM, _problem("teapot", 418))
+        elif path.startswith(b"/v1/kv/") and fault == "taken" and query:
+            await _tell(send, 204 if scope["method"] == "DELETE" else 200, b"text/plain", b"")
+        elif path.startswith(b"/v1/kv/") and fault == "code" and query:
+            await _tell(send, 400, PROBLEM, _problem("bad_thing", 400))
+        else:
+            await self._application(scope, receive, send)
+
+
+PROBLEM = b"application/problem+json"
+
+
+def _problem(code: str, status: int) -> bytes:
+    return problem.document(ProblemError(code, "It is so.", status=status))
+
+
+async def _tell(send: Any, status: int, content_type: bytes, content: bytes) -> None:
+    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(content)), (b"doug-request-id", b"1")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
 async def give_tokens(facade: Facade) -> dict[str, str]:
     """Makes a token for each role."""
     given = {}
@@ -94,7 +133,7 @@ async def give_tokens(facade: Facade) -> dict[str, str]:
     return given
 
 
-async def serve(*, auth: bool, folder: Path) -> None:
+async def serve(*, auth: bool, fault: str, folder: Path) -> None:
     """Serves until stdin ends."""
     cluster = FakeCluster(shards=2, nodes=2)
     for node in (node for shard in cluster.shards for node in shard.nodes):
@@ -125,7 +164,9 @@ async def serve(*, auth: bool, folder: Path) -> None:
         await facade.until(lambda: state.age_s() is not None, "who may do what is known")
         told["tokens"] = await give_tokens(facade)
     facade.served = Ending(facade.application)
-    told["url"] = f"http://localhost:{await facade.listen()}"
+    if fault:
+        facade.served = Planted(facade.served, fault)
+    told["url"] = f"http://localhost:{await facade.listen(hot=not fault)}"
     print(json.dumps(told), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await facade.close()
@@ -139,12 +180,13 @@ def main() -> None:
     """Reads the arguments."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--auth", action="store_true")
+    parser.add_argument("--plant", default="", choices=("", "code", "status", "taken", "refused", "open"))
     arguments = parser.parse_args()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(40), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(serve(auth=arguments.auth, folder=Path(folder)))
+        asyncio.run(serve(auth=arguments.auth, fault=arguments.plant, folder=Path(folder)))
 
 
 if __name__ == "__main__":

@@ -89,8 +89,10 @@ def _headers(described: dict[str, str]) -> Json:
     return {name: {"description": text, "schema": {"type": "string"}} for name, text in described.items()}
 
 
-def _bytes(schema: Json) -> Json:
-    return {"*/*": {"schema": schema}}
+def _bytes() -> Json:
+    """Bytes of any type. The first type is one that every generator of clients knows how to send and to take."""
+    content: Json = {"schema": {"type": "string", "format": "binary"}}
+    return {"application/octet-stream": content, "*/*": content}
 
 
 def _read(name: str, *, body: bool) -> Json:
@@ -99,7 +101,7 @@ def _read(name: str, *, body: bool) -> Json:
     if body:
         stored = {"description": "With Accept: application/json the JSON view; else whatever JSON is stored there"}
         view: Json = {"anyOf": [{"$ref": "#/components/schemas/ValueView"}, stored]}
-        ok["content"] = _bytes({"type": "string", "format": "binary"}) | {"application/json": {"schema": view}}
+        ok["content"] = _bytes() | {"application/json": {"schema": view}}
     return {
         "operationId": name,
         "summary": summary,
@@ -118,7 +120,7 @@ def _put(name: str) -> Json:
         "summary": "Write a value of at most 1 MiB; its content type is kept",
         "tags": ["keys"],
         "parameters": [*_PARAMETERS, TTL, *CONDITIONS, IDEMPOTENCY],
-        "requestBody": {"required": True, "content": _bytes({"type": "string", "format": "binary"})},
+        "requestBody": {"required": True, "content": _bytes()},
         "responses": {"200": _written()},
     }
 

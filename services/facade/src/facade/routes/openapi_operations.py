@@ -39,6 +39,8 @@ MODELS = (
 
 NDJSON = "application/x-ndjson"
 
+_FOR: Json = {"type": "string", "minLength": 1, "maxLength": 1024}
+_FOR64: Json = {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){1,340}$"}
 IDEMPOTENCY: Json = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -139,8 +141,8 @@ def request_routes(consistency: list[Json]) -> Json:
         "summary": "What became of a write that had an idempotency key",
         "tags": ["keys"],
         "parameters": [
-            {"name": "for", "in": "query", "description": "The key it was for", "schema": {"type": "string"}},
-            {"name": "for64", "in": "query", "description": "The same in base64url", "schema": {"type": "string"}},
+            {"name": "for", "in": "query", "description": "The key it was for", "schema": _FOR},
+            {"name": "for64", "in": "query", "description": "The same in base64url", "schema": _FOR64},
         ],
         "responses": {"200": {"description": "What the shard remembers", "content": _json(OperationStateView)}},
     }

@@ -183,8 +183,11 @@ PROBLEMS: dict[tuple[str, str], tuple[Codes, ...]] = {
     ("post", "/v1/watch:progress"): (
         {400: ("unknown_parameter",), 503: ("no_leader", "unavailable", "unknown_shard")},
     ),
-    ("get", "/v1/console/{what}"): (_CONSOLE,),
-    ("head", "/v1/console/{what}"): (_CONSOLE,),
+    **{
+        (method, f"/v1/console/{what}"): (_CONSOLE,)
+        for method in ("get", "head")
+        for what in ("state", "history", "slots", "events", "locate")
+    },
     ("get", "/v1/console/stream"): (),
     ("get", "/ui/{file}"): ({404: ("unknown_route",)},),
     ("head", "/ui/{file}"): ({404: ("unknown_route",)},),

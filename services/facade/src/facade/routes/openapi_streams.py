@@ -12,6 +12,16 @@ Json = dict[str, Any]
 
 _TEXT: Json = {"type": "string"}
 _NUMBER: Json = {"type": "integer", "minimum": 0}
+MINUTES = 60
+"""So far back the console knows how often slots were used (``facade.console.collector``; a test compares)."""
+
+_EVENT: Json = {
+    "schema": {
+        "type": "object",
+        "description": "A server-sent event: event, id and data",
+        "required": ["event", "data"],
+    }
+}
 _STRING_BODY: Json = {"schema": {"type": "string"}}
 
 
@@ -56,6 +66,44 @@ def _both(name: str, summary: str, tag: str, responses: Json, parameters: list[J
     }
 
 
+def _console_data() -> Json:
+    """What the console asks for now and then."""
+    told: Json = {
+        "200": {"description": "What was asked for", "content": {"application/json": {"schema": {"type": "object"}}}}
+    }
+    since = _query("since", "What happened since, in microseconds", _NUMBER | {"maximum": (1 << 63) - 1})
+    shard = _query("shard", "The shard", _NUMBER | {"maximum": 1 << 31}) | {"required": True}
+    key64 = {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){1,340}$"}
+    data: dict[str, tuple[str, list[Json]]] = {
+        "state": ("The state of all nodes", []),
+        "history": (
+            "What the figures were",
+            [
+                _query(
+                    "shards",
+                    "Some shards, separated by commas",
+                    {"type": "string", "pattern": "^([0-9]{1,9}(,[0-9]{1,9}){0,62})?$"},
+                )
+            ],
+        ),
+        "slots": (
+            "How often each slot was used",
+            [_query("minutes_ago", "So long ago", _NUMBER | {"maximum": MINUTES})],
+        ),
+        "events": ("What the nodes of a shard did", [shard, since]),
+        "locate": (
+            "The slot and the shard of a key",
+            [_query("key64", "The key, in base64url", key64) | {"required": True}],
+        ),
+    }
+    return {
+        f"/v1/console/{what}": _both(
+            f"console_{what}", f"{summary}; for the console, whose form may change", "console", told, parameters
+        )
+        for what, (summary, parameters) in data.items()
+    }
+
+
 def stream_routes() -> Json:
     """The path items."""
     progress: Json = {
@@ -64,21 +112,6 @@ def stream_routes() -> Json:
         "required": ["id", "revisions"],
         "properties": {"id": _TEXT, "revisions": {"type": "object", "additionalProperties": _TEXT}},
     }
-    what: Json = {
-        "name": "what",
-        "in": "path",
-        "required": True,
-        "description": "What is to be told",
-        "schema": {"type": "string", "enum": ["state", "history", "slots", "events", "locate"]},
-    }
-    data = [
-        what,
-        _query("shards", "For history: some shards, separated by commas"),
-        _query("minutes_ago", "For slots: so long ago", _NUMBER),
-        _query("shard", "For events: the shard", _NUMBER),
-        _query("since", "For events: what happened since, in microseconds", _NUMBER),
-        _query("key64", "For locate: the key, in base64url"),
-    ]
     file: Json = {
         "name": "file",
         "in": "path",
@@ -87,7 +120,7 @@ def stream_routes() -> Json:
         "schema": {"type": "string", "minLength": 1},
     }
     moved: Json = {"description": "The console is at /ui/", "headers": {"Location": {"schema": _TEXT}}}
-    return {
+    return _console_data() | {
         "/v1/watch": {
             "get": _operation(
                 "watch",
@@ -96,7 +129,7 @@ def stream_routes() -> Json:
                 {
                     "200": {
                         "description": "Events until somebody ends it; the id of an event is where to go on",
-                        "content": {"text/event-stream": _STRING_BODY, "application/x-ndjson": _STRING_BODY},
+                        "content": {"text/event-stream": _EVENT, "application/x-ndjson": _STRING_BODY},
                     }
                 },
                 _WATCH,
@@ -115,21 +148,9 @@ def stream_routes() -> Json:
                 "get_console_stream",
                 "The state of all nodes as it changes, for the console",
                 "console",
-                {"200": {"description": "Events named state", "content": {"text/event-stream": _STRING_BODY}}},
+                {"200": {"description": "Events named state", "content": {"text/event-stream": _EVENT}}},
             )
         },
-        "/v1/console/{what}": _both(
-            "console_data",
-            "What the console asks for now and then; its form is the console's own and may change",
-            "console",
-            {
-                "200": {
-                    "description": "What was asked for",
-                    "content": {"application/json": {"schema": {"type": "object"}}},
-                }
-            },
-            data,
-        ),
         "/ui/{file}": _both(
             "console",
             "The console, for browsers",
