@@ -10,12 +10,12 @@ from doug_wire.command import KEY_BYTES_MAX
 from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
 from facade.client.modes import READ_MODES
 from facade.errors import BadRequestError
-from facade.routes import cursor
 from facade.routes.body import parse_json
-from facade.routes.cursor import CursorError
+from facade.routes.key import KEY_PREFIX, key_of, wants_json
 from facade.routes.options import Headers, parse_read
-from facade.routes.range import RangeRequest, deletion_of, read_of
-from facade.routes.target import KEY_PREFIX, key_of, wants_json
+from facade.routes.ranges import cursor
+from facade.routes.ranges.cursor import CursorError
+from facade.routes.ranges.request import RangeRequest, deletion_of, read_of
 from raft_testing.fuzz.target import Target
 
 CURSOR_SCOPE = cursor.scope_of(b"read", b"cluster")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools.fuzz import archives, requests
+from tools.fuzz import access, archives, requests
 
 from raft_testing.fuzz import targets as of_the_node
 from raft_testing.fuzz.target import Target
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 TARGETS: dict[str, Target] = {
     **of_the_node.TARGETS,
-    **{target.name: target for module in (requests, archives) for target in module.TARGETS},
+    **{target.name: target for module in (access, requests, archives) for target in module.TARGETS},
 }
 
 

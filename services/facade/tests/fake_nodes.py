@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -131,8 +132,8 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         self.applied_index = 7
         self.log_index = 7  # As its answers tell it.
         self.staleness_ms: int | None = None  # As far as it can prove it.
-        self.timings = doug_pb2.Timings()
-        """Where its time goes, by its own word."""
+        self.vitals, self.timings = admin_pb2.Vitals(), doug_pb2.Timings()
+        """How it is, and where its time goes, by its own word."""
         self.zone = ""
         self.statuses = 0
         """How often it was asked for its status."""
@@ -176,7 +177,11 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         self.statuses += 1
         await self._wait_while_silent()
         leader_id, leader_address = self._known_leader()
+        vitals = admin_pb2.Vitals(clock_us=time.time_ns() // 1000)
+        vitals.MergeFrom(self.vitals)
         return admin_pb2.StatusResponse(
+            vitals=vitals if request.vitals else None,
+            version="0.1.0",
             node_id=self.id,
             shard=self.shard.id,
             role="leader" if self.leads else "follower",

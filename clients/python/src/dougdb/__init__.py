@@ -33,8 +33,8 @@ from dougdb.errors import (
 from dougdb.leases import Holder
 from dougdb.operations import Compare, Delete, Get, Increment, Put, Result, Touch, TxnResult
 from dougdb.ranges import Deletion, Entry, Page
+from dougdb.shapes import ClusterStatus, Consistency, NodeStatus, Receipt, ShardStatus, Value, bounded
 from dougdb.watches import Change
-from dougdb.wire import ClusterStatus, Consistency, NodeStatus, Receipt, ShardStatus, Value, bounded
 
 __version__ = "0.1.0"
 

@@ -16,7 +16,7 @@ from dougdb.bearer import headers_of
 from dougdb.checks import base_url, is_loopback
 from dougdb.errors import ServerError
 from dougdb.security import verify
-from dougdb.wire import DEFAULT_URL
+from dougdb.shapes import DEFAULT_URL
 
 Document = dict[str, Any]
 DEFAULT_TIMEOUT_S = 15.0

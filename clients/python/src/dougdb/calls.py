@@ -31,7 +31,7 @@ from dougdb.operations import (
     is_write,
     result_of,
 )
-from dougdb.wire import Consistency, Receipt, Value, consistency_params, encode_key, receipt_of, value_of
+from dougdb.shapes import Consistency, Receipt, Value, consistency_params, encode_key, receipt_of, value_of
 
 R = TypeVar("R")
 

@@ -21,6 +21,7 @@ from dougdb import streams
 from dougdb.commands import (
     auth,
     backup,
+    bench,
     dev,
     doctor,
     dump,
@@ -34,11 +35,12 @@ from dougdb.commands import (
     ranges,
     status,
     timeline,
+    top,
     verify,
     watch,
 )
 from dougdb.commands.common import ExitCode
-from dougdb.wire import DEFAULT_URL
+from dougdb.shapes import DEFAULT_URL
 
 GROUP = "dougctl.commands"
 _EXIT_CODES = (
@@ -150,6 +152,8 @@ app.command()(status.status)
 app.command()(timeline.timeline)
 app.command()(verify.verify)
 app.command()(doctor.doctor)
+app.command()(top.top)
+app.command()(bench.bench)
 app.add_typer(leader.app, name="leader")
 app.add_typer(members.app, name="members")
 app.add_typer(backup.app, name="backup")

@@ -26,7 +26,7 @@ from dougdb.client import DougClient
 from dougdb.errors import DougdbError, OutcomeUnknownError, PreconditionFailedError, UnavailableError
 from dougdb.operations import Get, Put, Result
 from dougdb.ranges import Entry, document_of, entry_of
-from dougdb.wire import Consistency
+from dougdb.shapes import Consistency
 
 FORMAT = "dougdb_export"
 VERSION = 1

@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from dougdb.wire import Value
+from dougdb.shapes import Value
 
 LOCK_PREFIX = "locks/"
 ELECTION_PREFIX = "elections/"

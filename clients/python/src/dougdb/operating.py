@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from dougdb.calls import JSON, Call
-from dougdb.wire import (
+from dougdb.shapes import (
     ClusterStatus,
     LeaderMoved,
     MemberChange,
@@ -60,9 +60,9 @@ def _change(
     )
 
 
-def cluster() -> Call[ClusterStatus]:
+def cluster(vitals: bool) -> Call[ClusterStatus]:
     """Every shard with its nodes."""
-    return _look("/v1/cluster", cluster_of)
+    return _look("/v1/cluster", cluster_of, {"vitals": "true"} if vitals else {})
 
 
 def events(shard: str | int, since_us: int, limit: int) -> Call[Timeline]:
@@ -103,9 +103,9 @@ def backup(shard: str | int) -> Call[None]:
     return Call("GET", _shard(shard, "backup"), lambda answer: None, repeats=False)
 
 
-def partitions() -> Call[dict[str, Any]]:
+def partitions(counts: bool) -> Call[dict[str, Any]]:
     """The partition map."""
-    return _look("/v1/partitions", dict)
+    return _look("/v1/partitions", dict, {"counts": "true"} if counts else {})
 
 
 def version() -> Call[dict[str, Any]]:

@@ -16,7 +16,7 @@ from dougdb import checks
 from dougdb.answers import error_of_problem
 from dougdb.checks import OCTET_STREAM, Bytes
 from dougdb.errors import DougdbError, InvalidArgumentError, ServerError
-from dougdb.wire import shown_time, time_of
+from dougdb.shapes import shown_time, time_of
 
 Ttl = float | str | timedelta
 

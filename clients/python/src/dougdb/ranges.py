@@ -14,7 +14,7 @@ from dougdb.calls import JSON, Call
 from dougdb.checks import KEY_BYTES_MAX, OCTET_STREAM, Bytes
 from dougdb.errors import InvalidArgumentError, ServerError, UnavailableError
 from dougdb.operations import bytes_fields, bytes_of, key_of, value_fields
-from dougdb.wire import Consistency, consistency_params, shown_time, time_of
+from dougdb.shapes import Consistency, consistency_params, shown_time, time_of
 
 STEP_LIMIT = 10_000
 """So many keys one step of a deletion removes."""

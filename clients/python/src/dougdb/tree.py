@@ -24,7 +24,7 @@ from typing import TypeVar
 from dougdb.checks import KEY_BYTES_MAX, OCTET_STREAM, VALUE_BYTES_MAX
 from dougdb.client import AsyncDougClient
 from dougdb.errors import InvalidKeyError, KeyNotFoundError, OutcomeUnknownError, RejectedError, UnavailableError
-from dougdb.wire import Consistency
+from dougdb.shapes import Consistency
 
 R = TypeVar("R")
 

@@ -13,7 +13,7 @@ from dougdb.checks import OCTET_STREAM, Bytes
 from dougdb.errors import HistoryGoneError, InvalidArgumentError, ServerError
 from dougdb.operations import bytes_fields, bytes_of, key_fields, key_of
 from dougdb.ranges import Range
-from dougdb.wire import time_of
+from dougdb.shapes import time_of
 
 KINDS = ("put", "delete", "expire")
 NOW, START = "now", "start"

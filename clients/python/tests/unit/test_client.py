@@ -22,7 +22,7 @@ from dougdb import (
     UnavailableError,
 )
 from dougdb.checks import is_loopback, proxy_of
-from dougdb.wire import encode_key, timing_of
+from dougdb.shapes import encode_key, timing_of
 
 URL = "http://127.0.0.1:26000"
 

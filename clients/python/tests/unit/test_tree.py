@@ -11,8 +11,8 @@ import pytest
 
 from dougdb import AsyncDougClient, UnavailableError
 from dougdb.checks import VALUE_BYTES_MAX
+from dougdb.shapes import Consistency
 from dougdb.tree import RETRY_S, ProblemKind, TreeCopy, scan
-from dougdb.wire import Consistency
 
 URL = "http://127.0.0.1:26000"
 

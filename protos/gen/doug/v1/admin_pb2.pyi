@@ -139,6 +139,9 @@ class Vitals(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     VOLUMES_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
+    CLOCK_US_FIELD_NUMBER: _builtins.int
+    DIVERGENCES_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_ENDS_S_FIELD_NUMBER: _builtins.int
     voted_for: _builtins.str
     """Who has its vote in its term; empty for nobody."""
     uptime_ms: _builtins.int
@@ -164,6 +167,12 @@ class Vitals(_message.Message):
     stalled: _builtins.bool
     """Applying waits for a flush or a compaction."""
     draining: _builtins.bool
+    clock_us: _builtins.int
+    """The wall clock when this was said, microseconds since the epoch."""
+    divergences: _builtins.int
+    """How often its state differed from its leader's."""
+    certificate_ends_s: _builtins.int
+    """When its certificate ends, seconds since the epoch; missing without TLS."""
     @_builtins.property
     def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Volume]: ...
     @_builtins.property
@@ -191,13 +200,21 @@ class Vitals(_message.Message):
         draining: _builtins.bool = ...,
         volumes: _abc.Iterable[Global___Volume] | None = ...,
         peers: _abc.Iterable[Global___Peer] | None = ...,
+        clock_us: _builtins.int = ...,
+        divergences: _builtins.int = ...,
+        certificate_ends_s: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_leader_heard_ms", b"_leader_heard_ms", "leader_heard_ms", b"leader_heard_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_certificate_ends_s", b"_certificate_ends_s", "_leader_heard_ms", b"_leader_heard_ms", "certificate_ends_s", b"certificate_ends_s", "leader_heard_ms", b"leader_heard_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leader_heard_ms", b"_leader_heard_ms", "commit_seconds", b"commit_seconds", "commits", b"commits", "compacted_bytes", b"compacted_bytes", "compaction_pending_bytes", b"compaction_pending_bytes", "disk_low", b"disk_low", "draining", b"draining", "leader_heard_ms", b"leader_heard_ms", "log_bytes", b"log_bytes", "memory_bytes", b"memory_bytes", "peers", b"peers", "proposals_pending", b"proposals_pending", "stalled", b"stalled", "sync_seconds", b"sync_seconds", "syncs", b"syncs", "table_bytes", b"table_bytes", "uptime_ms", b"uptime_ms", "volumes", b"volumes", "voted_for", b"voted_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certificate_ends_s", b"_certificate_ends_s", "_leader_heard_ms", b"_leader_heard_ms", "certificate_ends_s", b"certificate_ends_s", "clock_us", b"clock_us", "commit_seconds", b"commit_seconds", "commits", b"commits", "compacted_bytes", b"compacted_bytes", "compaction_pending_bytes", b"compaction_pending_bytes", "disk_low", b"disk_low", "divergences", b"divergences", "draining", b"draining", "leader_heard_ms", b"leader_heard_ms", "log_bytes", b"log_bytes", "memory_bytes", b"memory_bytes", "peers", b"peers", "proposals_pending", b"proposals_pending", "stalled", b"stalled", "sync_seconds", b"sync_seconds", "syncs", b"syncs", "table_bytes", b"table_bytes", "uptime_ms", b"uptime_ms", "volumes", b"volumes", "voted_for", b"voted_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__certificate_ends_s: _TypeAlias = _typing.Literal["certificate_ends_s"]  # noqa: Y015
+    _WhichOneofArgType__certificate_ends_s: _TypeAlias = _typing.Literal["_certificate_ends_s", b"_certificate_ends_s"]  # noqa: Y015
     _WhichOneofReturnType__leader_heard_ms: _TypeAlias = _typing.Literal["leader_heard_ms"]  # noqa: Y015
     _WhichOneofArgType__leader_heard_ms: _TypeAlias = _typing.Literal["_leader_heard_ms", b"_leader_heard_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__certificate_ends_s) -> _WhichOneofReturnType__certificate_ends_s | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__leader_heard_ms) -> _WhichOneofReturnType__leader_heard_ms | None: ...
 
 Global___Vitals: _TypeAlias = Vitals  # noqa: Y015

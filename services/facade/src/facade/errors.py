@@ -11,6 +11,7 @@
         +-- ForbiddenError          403: whoever sent it may not do this
         +-- DecidedError            4xx, 507: the shard decided, when it applied the request, to change nothing
         +-- NotAppliedError         503: refused before it was proposed, certainly without a trace
+        |   +-- TooManyRequestsError    429: whoever sent it asks for more than their part
         |   +-- DiskFullError           507: the leader's disk is full, certainly without a trace
         +-- OutcomeUnknownError     504: the write was sent, and nobody can say what became of it
         +-- ReadTimeoutError        504: the read was sent and not answered in time; nothing was changed
@@ -148,6 +149,19 @@ class NotAppliedError(ProblemError):
 
     def __init__(self, code: str, detail: str, *, shard: int | None = None) -> None:
         super().__init__(code, detail, shard=shard, headers=((b"retry-after", b"%d" % RETRY_AFTER_S),))
+
+
+class TooManyRequestsError(NotAppliedError):
+    """Whoever sent the request asks for more than their part; refused before it was proposed.
+
+    Others are served meanwhile.
+    """
+
+    status = 429
+
+    def __init__(self, detail: str, wait_s: int = RETRY_AFTER_S) -> None:
+        super().__init__("too_many_requests", detail)
+        self.headers = ((b"retry-after", b"%d" % wait_s),)
 
 
 class DiskFullError(NotAppliedError):

@@ -18,6 +18,39 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
 
+class VolumeView(Model):
+    """One of a node's volumes."""
+
+    name: str = Field(description="wal or data")
+    total_bytes: int
+    free_bytes: int
+
+
+class VitalsView(Model):
+    """How a node is. Counts and seconds grow from the start of its process on."""
+
+    version: str
+    clock_ahead_ms: float | None = Field(description="Its wall clock beside this facade's; null when it did not say")
+    clock_error_ms: float | None = Field(description="By how much that can be wrong")
+    uptime_ms: int
+    memory_bytes: int
+    leader_heard_ms: int | None = Field(description="How long ago it heard a leader; null at a leader")
+    log_bytes: int
+    table_bytes: int
+    compaction_pending_bytes: int
+    proposals_pending: int
+    syncs: int = Field(description="Of its log")
+    sync_seconds: float
+    commits: int = Field(description="Batches that it saw committed while it led")
+    commit_seconds: float
+    disk_low: bool = Field(description="It refuses writes for want of room")
+    stalled: bool
+    draining: bool
+    divergences: int = Field(description="How often its state differed from its leader's")
+    certificate_ends_s: int | None = Field(description="Seconds since the epoch; null without TLS")
+    volumes: list[VolumeView]
+
+
 class NodeView(Model):
     """One raft-node as it answered Admin.Status; zeros and ``unreachable`` when it did not answer."""
 
@@ -29,6 +62,7 @@ class NodeView(Model):
     applied_index: int = 0
     last_log_index: int = 0
     admin: str | None = Field(default=None, description="Admin HTTP, host:port; null when it was never seen")
+    vitals: VitalsView | None = Field(default=None, description="Only with vitals=true, and of nodes that answered")
 
 
 class ShardView(Model):
@@ -38,10 +72,21 @@ class ShardView(Model):
     nodes: list[NodeView]
 
 
+class FacadeView(Model):
+    """How a facade is."""
+
+    id: str
+    version: str
+    map_epoch: int | None = Field(description="Of the partition map that it goes by; null before it has one")
+    time_us: int = Field(description="Its wall clock, microseconds since the epoch")
+    certificate_ends_s: int | None = Field(description="Seconds since the epoch; null without TLS")
+
+
 class ClusterView(Model):
     """All Raft clusters."""
 
     shards: list[ShardView]
+    facade: FacadeView | None = Field(default=None, description="This facade; only with vitals=true")
 
 
 class SlotRangeView(Model):
@@ -57,6 +102,9 @@ class PartitionsView(Model):
 
     epoch: int
     slots: list[SlotRangeView]
+    counts: list[int] | None = Field(
+        default=None, description="Only with counts=true: how often this facade was asked for each slot since its start"
+    )
 
 
 class EventView(Model):

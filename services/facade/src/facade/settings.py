@@ -203,6 +203,26 @@ class Settings(BaseSettings):
     queue_bytes_max: int = Field(default=64 << 20, ge=2 << 20)
     """Their bytes, and the bytes of bodies being received; further ones are refused with 503."""
 
+    fair_window_items: int = Field(default=256, ge=0, le=1_000_000)
+    """Requests of one shard that are passed on without a turn once there are two clients or more; those beyond it wait
+    in a line for each client, and the lines are served in turn. A client is a principal, or an address with
+    ``DOUGDB_AUTH_MODE=none``. 0 serves all in the order in which they come."""
+
+    client_bytes_max: int = Field(default=0, ge=0)
+    """Bytes that one client may have under way in one shard; more are 429. 0 is its part of ``queue_bytes_max`` alone:
+    all of it but an eighth while it is the only one, and an equal part with others once half is taken."""
+
+    client_requests_per_s: int = Field(default=0, ge=0, le=10_000_000)
+    """Requests of keys a second that each principal may send to this facade, and as many at once; more are 429. 0 is
+    any number."""
+
+    address_requests_per_s: int = Field(default=0, ge=0, le=10_000_000)
+    """The same for each address."""
+
+    address_connections_max: int = Field(default=0, ge=0, le=1_000_000)
+    """Connections that each address may have at a time; further ones are answered with 429 and closed. 0 is any
+    number."""
+
     connections_max: int = Field(default=0, ge=0, le=1_000_000)
     """Connections of clients at a time; further ones are answered with 503 and closed. 0 is as many as the process may
     have descriptors, less a reserve."""

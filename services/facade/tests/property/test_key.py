@@ -1,4 +1,4 @@
-"""Keys survive the way through a URL, or are refused: facade.routes.target."""
+"""Keys survive the way through a URL, or are refused: facade.routes.key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facade.errors import BadRequestError
-from facade.routes.target import key_of
+from facade.routes.key import key_of
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300).filter(
     lambda text: len(text.encode()) <= 1024

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from doug_wire import command, validity
 from doug_wire.command import Opcode
 from facade.errors import BadRequestError
+from facade.routes.key import key_of
 from facade.routes.options import check_content
-from facade.routes.target import key_of
 
 HEADER_BYTES = st.lists(st.sampled_from([*range(0x20, 0x7F), 0x09, *range(0x80, 0x100)]), max_size=300).map(bytes)
 """What an HTTP parser lets pass as the value of a header (RFC 9110, 5.5)."""

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 import xxhash
 
-from facade.client import backup
+from facade.client.operators import backup
 
 MakeFacade = Callable[..., Awaitable[Any]]
 PATH = "/v1/shards/0/backup"

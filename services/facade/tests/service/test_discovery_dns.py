@@ -259,7 +259,7 @@ async def test_shards_and_nodes_may_be_found_one_after_the_other(make_facade: Ma
 async def test_trouble_makes_discovery_look_again(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     hurried = asyncio.Event()
-    facade.router.on_trouble = hurried.set
+    facade.router.on_unreachable = hurried.set
     await facade.http.put("/v1/kv/k", content=b"1")
     assert not hurried.is_set()
     await facade.cluster.shards[0].nodes[0].stop()

@@ -10,7 +10,8 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ConfigDict
 
-from facade.routes import cluster, health, problem
+from facade.routes import health, problem
+from facade.routes.operators import cluster
 from facade.routes.strict import JSON_BYTES_MAX, StrictRoute
 
 MakeFacade = Callable[..., Awaitable[Any]]
@@ -84,7 +85,7 @@ async def test_malformed_json_is_a_problem_document_and_changes_nothing(
 async def test_every_route_behind_the_keys_is_strict(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     routers = (
-        cluster.make_router(facade.router, facade.settings),
+        cluster.make_router(facade.router, facade.settings, facade.metrics),
         health.make_router(facade.router, facade.metrics),
     )
     for router in routers:

@@ -68,7 +68,7 @@ async def test_what_the_leader_refuses(
 async def test_a_shard_without_a_leader_is_unavailable(
     make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facade.client.leadership.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("facade.client.operators.leadership.TIMEOUT_S", 0.3)
     facade = await make_facade(nodes=2)
     shard = facade.cluster.shards[0]
     shard.leader = None
@@ -78,7 +78,7 @@ async def test_a_shard_without_a_leader_is_unavailable(
 
 
 async def test_a_leader_that_is_silent_is_too_late(make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facade.client.leadership.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("facade.client.operators.leadership.TIMEOUT_S", 0.2)
     facade = await make_facade(nodes=2)
     leader = facade.cluster.shards[0].nodes[0]
     leader.silent = True

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from doug.v1 import admin_pb2
-from facade.client import membership
+from facade.client.operators import membership
 
 MakeFacade = Callable[..., Awaitable[Any]]
 MEMBERS = "/v1/shards/0/members"
@@ -190,7 +190,7 @@ async def test_a_new_member_is_shown_and_asked(make_facade: MakeFacade) -> None:
 async def test_who_was_removed_is_not_shown_and_serves_no_reads(
     make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facade.client.cluster_status.FRESH_S", 0.0)
+    monkeypatch.setattr("facade.client.operators.cluster_status.FRESH_S", 0.0)
     facade = await make_facade(nodes=2)
     shard = facade.cluster.shards[0]
     new = await grow(facade)

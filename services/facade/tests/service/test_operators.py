@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+
+from doug.v1 import admin_pb2
+from doug_wire.slots import SLOTS, slot_of
+from facade.client.node import Clock, clock_between
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -25,6 +30,50 @@ async def test_cluster_names_every_node_and_says_who_is_unreachable(make_facade:
     }  # fmt: skip
     gone = shards[1]["nodes"][2]
     assert (gone["id"], gone["address"], gone["role"], gone["term"]) == (dead.id, dead.address, "unreachable", 0)
+
+
+async def test_cluster_tells_how_nodes_are_when_it_is_asked_for(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=2, facade_id="f7")
+    first, second = facade.cluster.shards[0].nodes
+    first.vitals.CopyFrom(
+        admin_pb2.Vitals(
+            clock_us=time.time_ns() // 1000 + 60_000_000,
+            syncs=4,
+            sync_seconds=0.5,
+            divergences=1,
+            certificate_ends_s=1_900_000_000,
+            volumes=[admin_pb2.Volume(name="wal", total_bytes=100, free_bytes=7)],
+        )
+    )
+    await second.stop()
+    document = (await facade.http.get("/v1/cluster?vitals=true")).json()
+    assert (document["facade"]["id"], document["facade"]["map_epoch"]) == ("f7", 1)
+    assert document["facade"]["certificate_ends_s"] is None
+    there, gone = document["shards"][0]["nodes"]
+    assert "vitals" not in gone
+    vitals = there["vitals"]
+    # The fake's clock was read before the question was asked.
+    assert vitals["clock_ahead_ms"] + vitals["clock_error_ms"] > 30_000
+    assert vitals["clock_ahead_ms"] <= 60_000
+    assert (vitals["syncs"], vitals["sync_seconds"], vitals["divergences"]) == (4, 0.5, 1)
+    assert vitals["certificate_ends_s"] == 1_900_000_000
+    assert vitals["volumes"] == [{"name": "wal", "total_bytes": 100, "free_bytes": 7}]
+    assert "facade" not in (await facade.http.get("/v1/cluster")).json()
+
+
+def test_the_way_to_a_clock_and_back_is_what_it_can_be_wrong_by() -> None:
+    assert clock_between(1_000, 3_000, 5_000) == Clock(0.0, 2.0)
+    assert clock_between(1_000, 9_000, 1_000) == Clock(8.0, 0.0)
+    # One's own clock was put back meanwhile.
+    assert clock_between(5_000, 4_000, 1_000) == Clock(-1.0, 0.0)
+
+
+async def test_partitions_tell_how_often_slots_were_asked_for(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    for _ in range(3):
+        await facade.http.put("/v1/kv/k", content=b"v")
+    counts = (await facade.http.get("/v1/partitions?counts=true")).json()["counts"]
+    assert (len(counts), counts[slot_of(b"k")]) == (SLOTS, 3)
 
 
 async def test_cluster_does_not_wait_for_a_stopped_node(make_facade: MakeFacade) -> None:
@@ -69,14 +118,14 @@ async def test_however_many_look_at_the_cluster_its_nodes_are_asked_twice_a_seco
     make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facade = await make_facade(nodes=2)
-    monkeypatch.setattr("facade.client.cluster_status.FRESH_S", 60.0)
+    monkeypatch.setattr("facade.client.operators.cluster_status.FRESH_S", 60.0)
     asked = sum(node.statuses for node in facade.cluster.shards[0].nodes)
     answers = await asyncio.gather(*(facade.http.get("/v1/cluster") for _ in range(40)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     assert sum(node.statuses for node in facade.cluster.shards[0].nodes) - asked <= 2 + 2, "one round, and the search"
     await facade.http.get("/v1/cluster")
-    monkeypatch.setattr("facade.client.cluster_status.FRESH_S", 0.0)
+    monkeypatch.setattr("facade.client.operators.cluster_status.FRESH_S", 0.0)
     asked = sum(node.statuses for node in facade.cluster.shards[0].nodes)
     await facade.http.get("/v1/cluster")
     assert sum(node.statuses for node in facade.cluster.shards[0].nodes) == asked + 2, "what is old is asked for again"

@@ -12,7 +12,7 @@ import pytest
 from fake_store import Entry
 
 from doug_wire.slots import SLOTS
-from facade.routes.range import DELETE_PARAMETERS, GET_PARAMETERS
+from facade.routes.ranges.request import DELETE_PARAMETERS, GET_PARAMETERS
 
 MakeFacade = Callable[..., Awaitable[Any]]
 LINES = {"accept": "application/x-ndjson"}
@@ -451,7 +451,7 @@ async def test_a_deletion_goes_in_steps(make_facade: MakeFacade) -> None:
 async def test_many_keys_go_by_one_entry_of_each_shards_log(
     make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facade.routes.range_delete.SLICE", 100)
+    monkeypatch.setattr("facade.routes.ranges.deletion.SLICE", 100)
     facade = await make_facade(shards=2)
     fill(facade, *numbered(250))
     counted = await delete(facade, prefix="k", limit=220, dry_run="true")

@@ -77,7 +77,7 @@ async def test_since_and_limit_keep_the_newest(make_facade: MakeFacade) -> None:
 
 
 async def test_a_node_that_is_gone_or_silent_is_named(make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facade.client.cluster_status.EVENTS_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("facade.client.operators.cluster_status.EVENTS_TIMEOUT_S", 0.1)
     facade = await make_facade(nodes=3)
     nodes = facade.cluster.shards[0].nodes
     nodes[0].events = [event(1, 100, "became_leader")]

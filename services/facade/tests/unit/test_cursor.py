@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facade.routes import cursor
-from facade.routes.cursor import CursorError
+from facade.routes.ranges import cursor
+from facade.routes.ranges.cursor import CursorError
 
 SCOPE = cursor.scope_of(b"read", b"cluster", b"a", b"b")
 

@@ -1,12 +1,12 @@
-"""Key, consistency and Accept of a request: facade.routes.target."""
+"""Key, consistency and Accept of a request: facade.routes.key."""
 
 from __future__ import annotations
 
 import pytest
 
 from facade.errors import BadRequestError
+from facade.routes.key import key_of, wants_json
 from facade.routes.options import READ_PARAMETERS, freshness_of, parse_query
-from facade.routes.target import key_of, wants_json
 
 
 def consistency_of(query: bytes, header: bytes | None) -> bytes:

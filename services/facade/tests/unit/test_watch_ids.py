@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doug_wire.watch import Change, ChangeKind
-from facade.client.watch_stream import behind, next_of, order_of, split
-from facade.routes import watch_ids
-from facade.routes.watch_ids import WatchIdError
+from facade.client.watches.stream import behind, next_of, order_of, split
+from facade.routes.watch import ids as watch_ids
+from facade.routes.watch.ids import WatchIdError
 
 revisions = st.integers(0, 10**17)
 places = st.integers(0, (1 << 16) - 1)

@@ -24,7 +24,7 @@ from doug_wire.scan import decode_page
 from raft_node.entry import Entry, EntryKind
 from raft_node.kv.keyspace import DUE_PREFIX, split_due_key, user_key
 from raft_node.kv.operations.work import Limits
-from raft_node.kv.scan import Cut, Scan, ScanOptions
+from raft_node.kv.scan import Scan, ScannedState, ScanOptions
 from raft_node.kv.state_machine import StateMachine
 from raft_node.raft.configuration import decode_configuration
 from raft_node.raft.types import Configuration
@@ -276,8 +276,8 @@ class ReplicaStore:
 
     def _scan(self) -> list[tuple[bytes, int, bytes]]:
         machine = self._machine
-        cut = Cut(self._keyspace.columns, machine.epochs, machine.clock_us, machine.revision)
-        scan = Scan(cut, ScanOptions(page_bytes=40))
+        state = ScannedState(self._keyspace.columns, machine.epochs, machine.clock_us, machine.revision)
+        scan = Scan(state, ScanOptions(page_bytes=40))
         found = []
         while True:
             step = scan.step()

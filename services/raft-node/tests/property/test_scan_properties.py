@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from doug_wire.scan import PREFIX, decode_page
 from doug_wire.slots import SLOTS, slot_of
 from raft_node.kv.keyspace import StoredValue, encode_value, user_key
-from raft_node.kv.scan import Cut, Scan, ScanOptions
+from raft_node.kv.scan import Scan, ScannedState, ScanOptions
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import FileSystem
 from raft_testing.engines import TINY_OPTIONS, settle
@@ -108,9 +108,11 @@ def test_a_scan_tells_what_was_visible_at_its_point_in_the_log(
     # Half of all slots, or all but those of a few keys.
     lost |= {slot_of(key) for key in list(store.model)[:2]}
     owned = {slot for slot in range(SLOTS) if slot not in lost and (some or slot % 2)}
-    cut = Cut(store.engine.hold().columns, [1 if slot in owned else 0 for slot in range(SLOTS)], 0, store.index)
+    state = ScannedState(
+        store.engine.hold().columns, [1 if slot in owned else 0 for slot in range(SLOTS)], 0, store.index
+    )
     wanted, more = expected(store.model, owned, asked)
-    scan = Scan(cut, asked)
+    scan = Scan(state, asked)
     # Whatever comes later does not count, nor does it take anything away.
     store.write(later)
     settle(store.engine, store.fs, "/data", idle=True)
@@ -132,8 +134,8 @@ def test_what_lies_below_a_common_prefix_is_not_read(reverse: bool) -> None:
             pieces += 1
             yield piece
 
-    cut = Cut(columns, [1] * SLOTS, 0, 1)  # type: ignore[arg-type]
-    found, _, _ = told(Scan(cut, ScanOptions(delimiter=b"/", reverse=reverse)))
+    state = ScannedState(columns, [1] * SLOTS, 0, 1)  # type: ignore[arg-type]
+    found, _, _ = told(Scan(state, ScanOptions(delimiter=b"/", reverse=reverse)))
     assert found == sorted([b"a/", b"b/", b"c/"], reverse=reverse)
     assert pieces < 20, "more than a thousand keys are in hundreds of blocks"
 
@@ -142,7 +144,7 @@ def test_a_step_looks_at_a_bounded_number_of_records_also_when_none_counts() -> 
     store = Store()
     store.write([(b"%05d" % number, b"v") for number in range(1000)])
     settle(store.engine, store.fs, "/data")
-    scan = Scan(Cut(store.engine.hold().columns, [0] * SLOTS, 0, 1), ScanOptions())
+    scan = Scan(ScannedState(store.engine.hold().columns, [0] * SLOTS, 0, 1), ScanOptions())
     steps = 0
     while not (step := scan.step()).last:
         assert (step.records, step.found) == ([], 0)

@@ -19,7 +19,7 @@ from raft_node.entry import EntryKind
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
-from raft_node.rpc.doug.replica import Leader
+from raft_node.rpc.doug.replica import LeaderHint
 from raft_node.rpc.doug.service import DougService
 from raft_node.runtime.reads.freshness import Freshness
 from raft_node.runtime.reads.reader import Reader
@@ -79,7 +79,7 @@ class Rig:
             reader=self.reader,
             receipt=lambda proven_s=0.0: pb.Receipt(node_id="n", term=3),
             freshness=Freshness(self, lambda: 0.0, lambda: 0.0),
-            leader=lambda: Leader("", ""),
+            leader=lambda: LeaderHint("", ""),
         )
         self.service = DougService(Metrics(0))
         self.service.attach(shard)

@@ -17,7 +17,7 @@ from doug_wire.slots import slot_of
 from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.observability.metrics import Metrics
-from raft_node.rpc.doug.replica import Leader
+from raft_node.rpc.doug.replica import LeaderHint
 from raft_node.rpc.doug.service import DougService
 from raft_node.runtime.driver import Submission
 from raft_node.runtime.reads.freshness import Freshness
@@ -75,7 +75,7 @@ class Rig:
             driver=self.driver,
             reader=SimpleNamespace(get=self.data.get),
             receipt=lambda proven_s=0.0: pb.Receipt(node_id="n", term=3),
-            leader=lambda: Leader("shard-0-3", "127.0.0.1:21009"),
+            leader=lambda: LeaderHint("shard-0-3", "127.0.0.1:21009"),
             freshness=Freshness(self.driver, lambda: self.driver.proven_s, lambda: 100.0),
         )
         self.service = DougService(Metrics(0))
@@ -125,7 +125,7 @@ async def test_a_follower_serves_a_linearizable_read_when_it_is_asked_to_forward
 
 async def test_while_no_leader_is_known_the_address_is_empty(rig: Rig) -> None:
     rig.shard.is_leader = rig.shard.takes_requests = False
-    rig.shard.leader = lambda: Leader("", "")
+    rig.shard.leader = lambda: LeaderHint("", "")
     context = await rig.refusal(rig.service.Put, pb.PutRequest(key=b"k"))
     assert (context.metadata["doug-leader-id"], context.metadata["doug-leader-address"]) == ("", "")
 

@@ -23,7 +23,7 @@ from raft_node.kv.scan import Scan
 from raft_node.kv.visibility import Visibility
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.channels import SERVER_OPTIONS
-from raft_node.rpc.doug.replica import Leader
+from raft_node.rpc.doug.replica import LeaderHint
 from raft_node.rpc.doug.service import DougService
 from raft_node.runtime.reads.freshness import Freshness
 from raft_node.runtime.reads.reader import Reader
@@ -58,7 +58,7 @@ class Rig:
             driver=driver,
             reader=self.reader,
             receipt=lambda proven_s: pb.Receipt(node_id="n", term=3, applied_index=self.engine.applied_index),
-            leader=lambda: Leader("shard-0-3", "127.0.0.1:21009"),
+            leader=lambda: LeaderHint("shard-0-3", "127.0.0.1:21009"),
             freshness=Freshness(driver, lambda: 98.0, lambda: 100.0),
         )
         self.service = DougService(Metrics(0))

@@ -15,7 +15,7 @@ from raft_node.entry import Entry, EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv.keyspace import STATE_HASH_KEY
 from raft_node.kv.partitions import encode_create_shard
-from raft_node.kv.state_hash import Divergence, Mark, Standing, chained, marked
+from raft_node.kv.state_hash import ChainState, Divergence, Mark, chained, marked
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import Role
@@ -100,7 +100,7 @@ def test_replicas_agree_however_entries_were_grouped_and_across_starts() -> None
             starter.open()
         starter.apply(log, rng)
         standing = leader.engine.get_blocking(STATE_HASH_KEY)
-        assert standing is not None and Standing.decode(standing).mark.at == len(log), seed
+        assert standing is not None and ChainState.decode(standing).mark.at == len(log), seed
         for replica in (follower, starter):
             assert replica.engine.get_blocking(STATE_HASH_KEY) == standing, seed
             assert replica.machine.mark == leader.machine.mark and not replica.machine.divergences, seed
@@ -154,8 +154,8 @@ def test_the_second_of_two_leaders_that_marked_compares_nothing() -> None:
 
 def test_the_bytes_of_a_mark_are_fixed() -> None:
     assert Mark(5, 0x0102030405060708).encode().hex() == "010000000000000005000000000000000807060504030201"
-    assert Standing(9, Mark(5, 6)).encode().hex() == "090000000000000005000000000000000600000000000000"
-    assert Standing.decode(Standing(9, Mark(5, 6)).encode()) == Standing(9, Mark(5, 6))
+    assert ChainState(9, Mark(5, 6)).encode().hex() == "090000000000000005000000000000000600000000000000"
+    assert ChainState.decode(ChainState(9, Mark(5, 6)).encode()) == ChainState(9, Mark(5, 6))
     assert Mark.decode(Mark(5, 6).encode()) == Mark(5, 6)
     # The chain is part of every state: it must come out the same in every version.
     assert chained(7, [(b"\x01k", b"v"), (b"\x01l", None)]) == 0xB82520CD949C62A6

@@ -20,7 +20,7 @@ from dougdb.errors import DougdbError, InvalidArgumentError
 from dougdb.idempotency import AUTO, IdempotencyKey
 from dougdb.operations import Compare, Operation, Result, Ttl, TxnResult
 from dougdb.patience import Attempts
-from dougdb.wire import Consistency, Receipt, Value
+from dougdb.shapes import Consistency, Receipt, Value
 
 
 class AsyncDougClient(AsyncWatches, AsyncLocks):

@@ -43,7 +43,7 @@ from dougdb.leases import (
     holder_of,
 )
 from dougdb.operations import Ttl
-from dougdb.wire import Receipt
+from dougdb.shapes import Receipt
 
 
 class AsyncLocks(AsyncSender):

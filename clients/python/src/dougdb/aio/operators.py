@@ -12,7 +12,7 @@ from dougdb import operating
 from dougdb.aio.runtime import Body, as_body
 from dougdb.aio.sender import AsyncSender
 from dougdb.errors import DougdbError
-from dougdb.wire import ClusterStatus, LeaderMoved, MemberChange, Members, Timeline
+from dougdb.shapes import ClusterStatus, LeaderMoved, MemberChange, Members, Timeline
 
 BACKUP_TIMEOUT_S = 180.0
 """A node flushes what is in memory first, and reads all its tables once for their checksums."""
@@ -23,9 +23,13 @@ EVENTS_MAX = 10_000
 class AsyncOperators(AsyncSender):
     """The calls of operators."""
 
-    async def cluster(self) -> ClusterStatus:
-        """Every shard with its nodes, their roles, terms and indexes."""
-        return await self._call(operating.cluster())
+    async def cluster(self, *, vitals: bool = False) -> ClusterStatus:
+        """Every shard with its nodes, their roles, terms and indexes.
+
+        Args:
+            vitals: Also how every node is, and the facade: clocks, disks, certificates, versions.
+        """
+        return await self._call(operating.cluster(vitals))
 
     async def events(self, shard: str | int, *, since_us: int = 0, limit: int = EVENTS_MAX) -> Timeline:
         """What the nodes of a shard did and why, oldest first.
@@ -113,9 +117,13 @@ class AsyncOperators(AsyncSender):
         async with self._stream(operating.backup(shard), timeout) as pieces:
             yield as_body(pieces)
 
-    async def partitions(self) -> dict[str, Any]:
-        """The partition map: which shard owns which slots, and its epoch."""
-        return await self._call(operating.partitions())
+    async def partitions(self, *, counts: bool = False) -> dict[str, Any]:
+        """The partition map: which shard owns which slots, and its epoch.
+
+        Args:
+            counts: Also how often the facade was asked for each slot since its start.
+        """
+        return await self._call(operating.partitions(counts))
 
     async def version(self) -> dict[str, Any]:
         """The facade's version."""

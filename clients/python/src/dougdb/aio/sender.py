@@ -20,7 +20,7 @@ from dougdb.checks import base_url
 from dougdb.errors import DougdbError, IdempotencyFullError
 from dougdb.idempotency import AUTO, new_key
 from dougdb.patience import Attempts
-from dougdb.wire import DEFAULT_URL
+from dougdb.shapes import DEFAULT_URL
 
 R = TypeVar("R")
 

@@ -14,8 +14,8 @@ from dougdb.checks import Bytes, key_text
 from dougdb.errors import DougdbError, KeyNotFoundError, UnavailableError, WaitTimeoutError
 from dougdb.patience import Attempts
 from dougdb.ranges import broken_off
+from dougdb.shapes import Value
 from dougdb.watches import KINDS, NOW, PROGRESS, Change, change_of_line
-from dougdb.wire import Value
 
 SILENT_S = 15.0
 """A facade tells the progress of a watch every five seconds."""

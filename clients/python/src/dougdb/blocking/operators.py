@@ -13,7 +13,7 @@ from dougdb import operating
 from dougdb.blocking.runtime import Body, as_body
 from dougdb.blocking.sender import Sender
 from dougdb.errors import DougdbError
-from dougdb.wire import ClusterStatus, LeaderMoved, MemberChange, Members, Timeline
+from dougdb.shapes import ClusterStatus, LeaderMoved, MemberChange, Members, Timeline
 
 BACKUP_TIMEOUT_S = 180.0
 """A node flushes what is in memory first, and reads all its tables once for their checksums."""
@@ -24,9 +24,13 @@ EVENTS_MAX = 10_000
 class Operators(Sender):
     """The calls of operators."""
 
-    def cluster(self) -> ClusterStatus:
-        """Every shard with its nodes, their roles, terms and indexes."""
-        return self._call(operating.cluster())
+    def cluster(self, *, vitals: bool = False) -> ClusterStatus:
+        """Every shard with its nodes, their roles, terms and indexes.
+
+        Args:
+            vitals: Also how every node is, and the facade: clocks, disks, certificates, versions.
+        """
+        return self._call(operating.cluster(vitals))
 
     def events(self, shard: str | int, *, since_us: int = 0, limit: int = EVENTS_MAX) -> Timeline:
         """What the nodes of a shard did and why, oldest first.
@@ -114,9 +118,13 @@ class Operators(Sender):
         with self._stream(operating.backup(shard), timeout) as pieces:
             yield as_body(pieces)
 
-    def partitions(self) -> dict[str, Any]:
-        """The partition map: which shard owns which slots, and its epoch."""
-        return self._call(operating.partitions())
+    def partitions(self, *, counts: bool = False) -> dict[str, Any]:
+        """The partition map: which shard owns which slots, and its epoch.
+
+        Args:
+            counts: Also how often the facade was asked for each slot since its start.
+        """
+        return self._call(operating.partitions(counts))
 
     def version(self) -> dict[str, Any]:
         """The facade's version."""

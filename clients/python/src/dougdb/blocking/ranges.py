@@ -13,7 +13,7 @@ from dougdb.checks import Bytes, key_bytes
 from dougdb.errors import DougdbError
 from dougdb.patience import Attempts
 from dougdb.ranges import STEP_LIMIT, Deletion, Entry, Page, Range, broken_off, entry_of_line
-from dougdb.wire import Consistency
+from dougdb.shapes import Consistency
 
 
 class Ranges(Operators):

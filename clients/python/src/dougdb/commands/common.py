@@ -26,7 +26,7 @@ from dougdb.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
-from dougdb.wire import DEFAULT_URL
+from dougdb.shapes import DEFAULT_URL
 
 DEADLINE_S = 10.0
 TABLE_WIDTH_MAX = 1000

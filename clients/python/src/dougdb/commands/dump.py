@@ -25,7 +25,7 @@ from dougdb.errors import DougdbError
 from dougdb.operations import bytes_fields
 from dougdb.private import private_files
 from dougdb.ranges import Range
-from dougdb.wire import Consistency
+from dougdb.shapes import Consistency
 
 DEADLINE_S = 60.0
 PROBLEMS_SHOWN = 100

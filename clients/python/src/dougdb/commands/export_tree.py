@@ -16,8 +16,8 @@ from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_
 from dougdb.commands.given import given_path
 from dougdb.commands.kv import ConsistencyOption
 from dougdb.private import private_files
+from dougdb.shapes import Consistency
 from dougdb.tree_export import TreeExport
-from dougdb.wire import Consistency
 
 _COLUMNS = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,} files"), TimeElapsedColumn())
 

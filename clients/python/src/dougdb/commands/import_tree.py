@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from dougdb.client import AsyncDougClient
 from dougdb.commands.common import ExitCode, JsonOption, fail, print_json, printable, remote, tls_of, url_of
 from dougdb.commands.given import given_path
+from dougdb.shapes import Consistency
 from dougdb.tree import Problem, ProblemKind, Scan, TreeCopy, scan
-from dougdb.wire import Consistency
 
 _COLUMNS = (
     TextColumn("{task.description}"),

@@ -16,7 +16,7 @@ from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_
 from dougdb.commands.given import given_path
 from dougdb.idempotency import AUTO
 from dougdb.operations import key_fields
-from dougdb.wire import Consistency, Receipt, Value, bounded, shown_time
+from dougdb.shapes import Consistency, Receipt, Value, bounded, shown_time
 
 KeyArgument = Annotated[str, typer.Argument(help="The key: any bytes, at most 1 KiB.", show_default=False)]
 TtlOption = Annotated[str | None, typer.Option("--ttl", help="How long it lives: 500ms, 30s, 5m, 2h, 7d, keep.")]

@@ -30,7 +30,7 @@ from dougdb.commands.common import (
 )
 from dougdb.commands.shards import ShardOption, chosen
 from dougdb.errors import UnavailableError
-from dougdb.wire import Member, MemberChange, Members
+from dougdb.shapes import Member, MemberChange, Members
 
 POLL_S = 0.3
 """Between two looks at a learner."""

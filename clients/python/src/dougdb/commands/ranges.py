@@ -14,7 +14,7 @@ from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_
 from dougdb.commands.kv import ConsistencyOption, StalenessOption, consistency_of
 from dougdb.operations import bytes_fields
 from dougdb.ranges import Entry, Page, document_of
-from dougdb.wire import Consistency
+from dougdb.shapes import Consistency
 
 PrefixArgument = Annotated[str | None, typer.Argument(help="Keys that begin with it.", show_default=False)]
 StartOption = Annotated[str | None, typer.Option("--start", help="Keys from here on,", show_default=False)]

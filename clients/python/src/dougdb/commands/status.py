@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, print_table, printable, remote
-from dougdb.wire import ClusterStatus
+from dougdb.shapes import ClusterStatus
 
 _STYLES = {
     "leader": "bold green",

@@ -20,7 +20,7 @@ import typer
 from dougdb.client import EVENTS_MAX, DougClient
 from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, printable, remote
 from dougdb.errors import UnavailableError
-from dougdb.wire import Event, Timeline
+from dougdb.shapes import Event, Timeline
 
 FOLLOW_S = 1.0
 """Between two looks of ``--follow``."""

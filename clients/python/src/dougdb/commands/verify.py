@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
+from dougdb.bearer import headers_of
 from dougdb.commands.common import ExitCode, JsonOption, fail, print_json, printable, remote, tls_of, url_of
 from dougdb.commands.timeline import duration_us
 from dougdb.verify.checker import Verdict, check, smallest
@@ -63,10 +64,13 @@ def verify(
 
 async def _drive(urls: list[str], tls: dict[str, Any], processes: int, duration_s: float, seed: int) -> Load:
     try:
-        trust = ssl.create_default_context(cafile=tls["ca_file"]) if tls else True
+        trust = ssl.create_default_context(cafile=tls["ca_file"]) if "ca_file" in tls else True
+        headers = headers_of(tls.get("token"))
+    except ValueError as error:
+        fail(str(error), ExitCode.USAGE)
     except OSError as error:
         fail(f"{tls['ca_file']}: {error.strerror}", ExitCode.USAGE)
-    async with httpx.AsyncClient(timeout=TIMEOUT_S, verify=trust, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, verify=trust, trust_env=False, headers=headers) as client:
         driver = Driver(client, urls, f"{PREFIX}{secrets.token_hex(4)}/", seed)
         try:
             return await driver.run(processes, duration_s, _progress)

@@ -13,8 +13,8 @@ import typer
 from dougdb.commands.common import ExitCode, client_of, fail, print_json, printable, remote
 from dougdb.commands.ranges import EndOption, PrefixArgument, StartOption, bound
 from dougdb.operations import bytes_fields, value_fields
+from dougdb.shapes import shown_time
 from dougdb.watches import KINDS, NOW, Change
-from dougdb.wire import shown_time
 
 _SHOWN = 60
 

@@ -20,29 +20,32 @@ from facade.app.front import Front
 from facade.app.gate import Gate
 from facade.app.hot import HotLane
 from facade.app.origins import Origins
-from facade.client.access import Caller
+from facade.client.access import Caller, current, sender
 from facade.client.auth_state import AuthState
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
 from facade.console.app import Console
 from facade.errors import ProblemError, UnexpectedError
-from facade.routes import auth, backup, cluster, docs, health, leadership, limits, members, openapi, problem, timeline
+from facade.routes import auth, docs, health, limits, openapi, problem
 from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
+from facade.routes.key import KEY_PREFIX
 from facade.routes.kv import KvApp
-from facade.routes.long_poll import LongPolls
+from facade.routes.operators import backup, cluster, leadership, members, timeline
 from facade.routes.ops import OPS_PREFIX, OpsApp
+from facade.routes.ranges.routes import RangeApp
 from facade.routes.raw import REQUEST_ID, RawApp, Scope, Send, named, request_id_of
-from facade.routes.scan import RangeApp
-from facade.routes.target import KEY_PREFIX
 from facade.routes.txn import TxnApp
-from facade.routes.watch import PROGRESS_PATH, WATCH_PATH, ProgressApp, WatchApp
-from facade.routes.watch_audience import Audience
-from facade.routes.watch_ids import cluster_of
+from facade.routes.watch.audience import Audience
+from facade.routes.watch.ids import cluster_of
+from facade.routes.watch.long_poll import LongPolls
+from facade.routes.watch.routes import PROGRESS_PATH, WATCH_PATH, ProgressApp, WatchApp
 from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
 _ACTIONS = KEY_PREFIX + b":"
+_OF_KEYS = (KEY_PREFIX, b"/v1/batch", b"/v1/txn", b"/v1/watch", OPS_PREFIX)
+"""What is counted: operators and probes must get through while clients send too much."""
 log = structlog.get_logger()
 
 READING = frozenset({"GET", "POST"})
@@ -111,6 +114,7 @@ class Application:
             self._origins.check(method, raw_path, scope["headers"])
             if self._gate is not None:
                 self._gate.admit(scope)
+            self._count(raw_path, scope)
             if raw_path.startswith(DATA_PREFIX) and method in READING:
                 self.front.check_unread()
             app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path, scope)
@@ -126,6 +130,18 @@ class Application:
             await refusal(error)(scope, receive, named(scope, send))
         finally:
             self._metrics.inflight -= 1
+
+    def _count(self, raw_path: bytes, scope: Scope) -> None:
+        """Says whose share the request takes, and counts it if it is one of keys.
+
+        Raises:
+            TooManyRequestsError: It is one too many.
+        """
+        address: str = scope["client"][0] if scope.get("client") else ""
+        principal = "" if self._gate is None else current.get().access.name
+        sender.set(principal or address)
+        if self.front.quotas.counts and raw_path.startswith(_OF_KEYS):
+            self.front.quotas.take(principal, address)
 
     async def _serve_console(self, console: RawApp, scope: Scope, receive: Receive, send: Send) -> None:
         if self._gate is not None:
@@ -218,7 +234,7 @@ def make_fastapi(
         },
     )
     problem.install(app)
-    app.include_router(cluster.make_router(router, settings))
+    app.include_router(cluster.make_router(router, settings, metrics))
     app.include_router(limits.make_router(settings))
     app.include_router(timeline.make_router(router))
     app.include_router(leadership.make_router(router, settings))

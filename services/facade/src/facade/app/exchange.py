@@ -41,7 +41,7 @@ class Exchange(RequestResponseCycle):
 
     Attributes:
         broken: Why the rest of its body cannot be read.
-        leaving: Whether the facade stops.
+        stopping: Whether the facade stops.
     """
 
     broken: ProblemError | None = None
@@ -51,13 +51,13 @@ class Exchange(RequestResponseCycle):
         self._front = front
         self._started_s = perf_counter()
         self._replaced = False
-        self.leaving = False
+        self.stopping = False
         scope: Any = self.scope
         scope[SCOPE_EXCHANGE] = self
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """The facade stops: an answer without an end shall find one."""
-        self.leaving = True
+        self.stopping = True
         self.message_event.set()
 
     def push(self, data: bytes) -> int:

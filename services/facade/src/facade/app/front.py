@@ -10,6 +10,7 @@ import structlog
 from doug_wire import descriptors
 from facade.app.hosts import Hosts
 from facade.app.progress import Account
+from facade.app.quotas import Quotas
 from facade.client.metrics import Metrics
 from facade.errors import NotAppliedError
 from facade.settings import Settings
@@ -29,6 +30,7 @@ class Front:
         hosts: The names under which the facade may be asked.
         unread: Bytes of answers that clients have not taken.
         arriving: Bytes of bodies that are not here to their end.
+        quotas: What each principal and address may send.
         connections_max: How many connections there may be.
         connections_refused: How many were refused.
         timed: Whether answers say where their time went.
@@ -37,6 +39,7 @@ class Front:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Reads the settings, and registers what they hold."""
         self.hosts = Hosts(settings.allowed_hosts)
+        self.quotas = Quotas(settings)
         self.unread = Account(settings.unread_bytes_max)
         self.arriving = Account(settings.queue_bytes_max)
         self.descriptors_max = descriptors.raise_limit()
@@ -54,6 +57,7 @@ class Front:
         self._metrics.front(
             connections, self.connections_max, self.connections_refused, self.unread.held, self.unread.refused
         )
+        self._metrics.quotas(self.quotas.refused, self.quotas.refused_connections)
         self._near("connections", connections, self.connections_max)
         opened = descriptors.open_now()
         if opened is not None:

@@ -39,9 +39,9 @@ from facade.client.router import Router
 from facade.client.sessions import Session
 from facade.errors import BadRequestError, DecidedError, NotAppliedError, ProblemError, UnexpectedError
 from facade.routes import problem
+from facade.routes.key import KEY_PREFIX, key_of
 from facade.routes.raw import request_id
 from facade.routes.results import problem_of, receipt, shown_content_type
-from facade.routes.target import KEY_PREFIX, key_of
 from facade.routes.values import guards
 
 BODY_BYTES_MAX = 64 << 10
@@ -74,6 +74,7 @@ class HotRequest:
     """One request on the short way.
 
     Attributes:
+        address: Where it comes from.
         caller: Who sent it; None while that does not count.
         keep_alive: Whether the connection goes on behind its answer.
         body: The pieces of its body.
@@ -81,8 +82,8 @@ class HotRequest:
     """
 
     __slots__ = (
-        "body", "caller", "content_type", "keep_alive", "key", "mode", "operation", "put", "request_id", "session",
-        "size", "started_s",
+        "address", "body", "caller", "content_type", "keep_alive", "key", "mode", "operation", "put", "request_id",
+        "session", "size", "started_s",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +104,7 @@ class HotRequest:
         self.content_type = content_type
         self.request_id = named
         self.session = session
+        self.address = ""
         self.keep_alive = True
         self.body: list[bytes] = []
         self.size = 0
@@ -217,17 +219,26 @@ class HotLane:
 
         Raises:
             NotAppliedError: It is not admitted.
+            TooManyRequestsError: Its client asks for more than their part.
             UnauthenticatedError: It is not known any more who sent it.
             ForbiddenError: They may not do it any more.
         """
         request.started_s = perf_counter()
         self._metrics.inflight += 1
         body, request.body = request.body, []
+        caller, address = request.caller, request.address
+        client = address if caller is None else caller.access.name
+        if self._front.quotas.counts:
+            self._front.quotas.take("" if caller is None else client, address)
         if request.put:
             value = body[0] if len(body) == 1 else b"".join(body)
-            operation = self._router.write(Opcode.PUT, request.key, request.content_type, value, caller=request.caller)
+            operation = self._router.write(
+                Opcode.PUT, request.key, request.content_type, value, caller=caller, client=client
+            )
         else:
-            operation = self._router.read(request.key, request.mode, session=request.session, caller=request.caller)
+            operation = self._router.read(
+                request.key, request.mode, session=request.session, caller=caller, client=client
+            )
         request.operation = operation
         operation.session = request.session
         return operation.future

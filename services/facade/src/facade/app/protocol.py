@@ -34,7 +34,7 @@ from facade.app.gate import SCOPE_CERTIFICATE
 from facade.app.hot import HotLane, HotRequest, of_future
 from facade.app.outgoing import HIGH_WATER_BYTES, Outgoing
 from facade.app.progress import Progress
-from facade.errors import BadRequestError, NotAppliedError, ProblemError, UnexpectedError
+from facade.errors import BadRequestError, NotAppliedError, ProblemError, TooManyRequestsError, UnexpectedError
 from facade.routes import problem
 
 log = structlog.get_logger()
@@ -80,6 +80,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._body_held = 0
         self._certificate = certificates.NONE
+        self._address = ""
 
     # The connection.
 
@@ -89,15 +90,20 @@ class LimitedProtocol(HttpToolsProtocol):
         self.head_since_s = self.loop.time()
         self._certificate = certificates.shown_by(self.transport)
         self._outgoing = Outgoing(self.transport, self._front.unread)
-        if len(self.connections) > self._front.connections_max:
+        self._address = self.client[0] if self.client else ""
+        if not self._front.quotas.connect(self._address):
+            self._last_word = TooManyRequestsError("Too many connections are open from this address.")
+        elif len(self.connections) > self._front.connections_max:
             self._front.connections_refused += 1
             self._last_word = NotAppliedError("overloaded", "Too many connections are open here.")
+        if self._last_word is not None:
             self._say_last_word()
             self.transport.close()  # Without lingering, for that would keep what there is too little of.
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells whoever answers that nobody reads it."""
         self.connections.discard(self)
+        self._front.quotas.disconnect(self._address)
         self._later.clear()
         self._unparsed = b""
         for exchange in (self._current, self._receiving):
@@ -121,7 +127,7 @@ class LimitedProtocol(HttpToolsProtocol):
         (last[0] if isinstance(last, tuple) else last).keep_alive = False
         self._ended = self._receiving is None and self._hot is None
         if isinstance(self._current, Exchange):
-            self._current.leave()
+            self._current.stop()
 
     def check_time(self, now_s: float, idle_timeout_s: float) -> None:
         """Closes the connection if it has kept us waiting for too long; called now and then."""
@@ -272,6 +278,7 @@ class LimitedProtocol(HttpToolsProtocol):
             hot = self._lane.take(self.parser.get_method(), self.url, self.headers, self._certificate)
             if hot is not None:
                 hot.keep_alive = self.parser.should_keep_alive()
+                hot.address = self._address
                 self._hot = hot
                 return
         self._begin_exchange(version)

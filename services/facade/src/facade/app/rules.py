@@ -20,9 +20,9 @@ from typing import NamedTuple
 from doug_wire.auth.grants import Verb
 from facade.client.access import LOOKING
 from facade.client.metrics import KEY_ROUTE, RANGE_ROUTE
+from facade.routes.key import KEY_PREFIX
 from facade.routes.kv import INCREMENT, TOUCH
 from facade.routes.ops import OPS_PREFIX
-from facade.routes.target import KEY_PREFIX
 
 
 class Need(Enum):

@@ -149,7 +149,7 @@ async def serve(
     operations = None if tracing is None else OperationTracing(tracing)
     router = Router(settings, metrics, Channels(certificates), operations)
     discovery = choose(settings, metrics.registry)
-    router.on_trouble = discovery.hurry
+    router.on_unreachable = discovery.hurry
     state, gate = make_gate(settings, metrics, router)
     application = Application(router, metrics, settings, state, gate)
     # What is traced goes through ASGI, where its span is made.

@@ -23,9 +23,9 @@ from facade.client.metrics import KEY_ROUTE, UNMATCHED
 from facade.client.tracing import current_request
 from facade.errors import SettingsError
 from facade.routes.body import Receive
+from facade.routes.key import KEY_PREFIX
 from facade.routes.problem import MEDIA_TYPE
 from facade.routes.raw import Scope, Send
-from facade.routes.target import KEY_PREFIX
 from facade.settings import PREFIX, Settings
 
 TRACE_ID_HEADER = b"doug-trace-id"

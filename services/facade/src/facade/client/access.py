@@ -116,6 +116,9 @@ NOBODY = Caller(Access("", NOTHING))
 current: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 """Who sends the request that is being served."""
 
+sender: ContextVar[str] = ContextVar("sender", default="")
+"""Whose share of the facade the request takes that is being served: a principal's, or an address's."""
+
 
 def check(caller: Caller, verb: Verb, target: Target = None) -> None:
     """Refuses what somebody may not do.

@@ -21,8 +21,8 @@ from doug.v1 import admin_pb2
 from doug_wire.auth import document as documents
 from doug_wire.auth.document import DOCUMENT_BYTES_MAX, EMPTY, Document, DocumentError
 from facade.client.directory import Directory
-from facade.client.leader_calls import Refusal, ask_leader, call_leader
 from facade.client.node import Node
+from facade.client.operators.leader_calls import Refusal, ask_leader, call_leader
 from facade.client.shard import Shard
 from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError, ProblemError
 

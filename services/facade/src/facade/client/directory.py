@@ -17,8 +17,8 @@ from doug.v1 import doug_pb2
 from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
 from doug_wire.slots import SLOTS, slot_of
 from facade.client.channels import Channels
-from facade.client.leader_calls import call_leader
 from facade.client.metrics import Metrics
+from facade.client.operators.leader_calls import call_leader
 from facade.client.sessions import Sessions
 from facade.client.shard import Shard
 from facade.discovery.targets import Targets

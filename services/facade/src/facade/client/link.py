@@ -50,7 +50,7 @@ class OpenBatch:
         self.open = True
 
 
-class Cut(NamedTuple):
+class OutgoingBatch(NamedTuple):
     """A batch that is ready to be sent; ``traced`` are the first of its operations that are sampled."""
 
     batch_id: int
@@ -103,7 +103,7 @@ class Link:
         until_s = self._gather_until_s[kind]
         return until_s if until_s > now_s else 0.0
 
-    def cut(self, kind: Kind, queue: deque[Operation], now_s: float) -> Cut | None:
+    def cut(self, kind: Kind, queue: deque[Operation], now_s: float) -> OutgoingBatch | None:
         """Takes the next batch from the front of a queue; operations that are over fall out.
 
         Requires: ``has_room(kind)``.
@@ -138,8 +138,8 @@ class Link:
         self._items[kind] += len(records)
         blob = records[0] if len(records) == 1 else b"".join(records)
         if traced is None:
-            return Cut(batch.id, kind, blob, len(records))
-        return Cut(batch.id, kind, blob, len(records), traced[:TRACES_MAX])
+            return OutgoingBatch(batch.id, kind, blob, len(records))
+        return OutgoingBatch(batch.id, kind, blob, len(records), traced[:TRACES_MAX])
 
     def take(self, operation_id: int) -> Operation | None:
         """Takes an operation out of flight: it was answered, has expired, or is tried elsewhere."""

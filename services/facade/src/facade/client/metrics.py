@@ -140,6 +140,30 @@ class Metrics:
             "dougdb_facade_unread_refused", "Reads that were refused because clients leave too much unread"
         )
         self._front_counted = [0, 0]
+        self._limited = self._counter(
+            "dougdb_facade_limited", "Requests and connections that were refused because of their client's limits",
+            "reason",
+        )  # fmt: skip
+        for reason in ("rate", "share", "connections"):
+            self._limited.labels(reason)
+        self._turns_waiting = self._gauge("dougdb_facade_turns_waiting", "Operations that wait for their client's turn")
+        self._turns_waited = self._counter("dougdb_facade_turns_waited", "Operations that have waited for it")
+        self._limited_counted = {"rate": 0, "share": 0, "connections": 0, "waited": 0}
+
+    def quotas(self, requests: int, connections: int) -> None:
+        """Sets how many were refused by the limits of principals and addresses; called now and then, with totals."""
+        self._count_up("rate", self._limited.labels("rate"), requests)
+        self._count_up("connections", self._limited.labels("connections"), connections)
+
+    def turns(self, waiting: int, waited: int, refused: int) -> None:
+        """Sets who waits for their turn; called now and then, with totals."""
+        self._turns_waiting.set(waiting)
+        self._count_up("waited", self._turns_waited, waited)
+        self._count_up("share", self._limited.labels("share"), refused)
+
+    def _count_up(self, what: str, counter: Counter, total: int) -> None:
+        counter.inc(total - self._limited_counted[what])
+        self._limited_counted[what] = total
 
     def front(self, connections: int, connections_max: int, refused: int, unread: int, unread_refused: int) -> None:
         """Sets what clients' connections are like; called now and then, with totals."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import grpc.aio
 
@@ -35,6 +36,24 @@ ScanCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.ScanRequest, doug_pb2.S
 WatchCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.WatchRequest, doug_pb2.WatchBatch]"
 
 
+class Clock(NamedTuple):
+    """How one wall clock is beside another.
+
+    Attributes:
+        ahead_ms: How far it is ahead; negative for behind.
+        error_ms: By how much that can be wrong: half of the way to it and back.
+    """
+
+    ahead_ms: float
+    error_ms: float
+
+
+def clock_between(asked_us: int, said_us: int, heard_us: int) -> Clock:
+    """How a clock is that was said between two looks at one's own."""
+    error_us = max(0, heard_us - asked_us) / 2
+    return Clock((said_us - asked_us - error_us) / 1000, error_us / 1000)
+
+
 class Node:
     """One raft-node.
 
@@ -43,6 +62,7 @@ class Node:
         target: Where it is.
         address: Its Doug address.
         admin: Its admin HTTP address, once it was seen.
+        clock: How its wall clock was beside this facade's, by its last vitals; None before that.
         incarnation: Which disk it runs on, by its last status; 0 before that.
         link: The windows of its stream.
         up: Whether the stream is open.
@@ -63,6 +83,7 @@ class Node:
         self.target = target
         self.address = target.address
         self.admin: str | None = None
+        self.clock: Clock | None = None
         self.incarnation = 0
         self.link = link
         self.up = False
@@ -181,12 +202,15 @@ class Node:
         if self.retired:
             return None
         self._renew()
+        asked_us = time.time_ns() // 1000
         try:
             status = await self._admin.Status(admin_pb2.StatusRequest(vitals=vitals), timeout=timeout_s)
         except grpc.aio.AioRpcError:
             # Nobody else looks after this channel.
             self._reopen()
             return None
+        if status.vitals.clock_us:
+            self.clock = clock_between(asked_us, status.vitals.clock_us, time.time_ns() // 1000)
         self.admin = status.admin_address or self.admin
         self.incarnation = status.incarnation
         if self.suspect:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from facade.client.link import OpenBatch
     from facade.client.receipts import Receipt
     from facade.client.sessions import Session
+    from facade.client.turns import Client, Turns
 
 
 class OperationTrace(Protocol):
@@ -47,13 +48,15 @@ class Load:
     Attributes:
         items: Operations.
         size: The bytes of their records.
+        turns: Whose turn it is; None where nobody looks at who sends what.
     """
 
-    __slots__ = ("items", "size")
+    __slots__ = ("items", "size", "turns")
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns | None = None) -> None:
         self.items = 0
         self.size = 0
+        self.turns = turns
 
 
 class Operation:
@@ -70,6 +73,8 @@ class Operation:
         future: Resolved with the result record, or with a ProblemError.
         repeatable: Whether sending it twice does no harm: it is a read, or a write with an idempotency token.
         uncertain: Whether an earlier try of this write may have been applied.
+        client: Whose it is, as its shard's ``Turns`` knows them; None where nobody looks at that.
+        inside: Whether it counts in the window of these.
         batch: The batch that it is in flight with.
         bound_ms: How old its answer may be, of a bounded read; 0 of others.
         session: What its client's token says; None without one.
@@ -83,9 +88,11 @@ class Operation:
     __slots__ = (
         "batch",
         "bound_ms",
+        "client",
         "deadline_s",
         "future",
         "id",
+        "inside",
         "key",
         "kind",
         "load",
@@ -123,6 +130,8 @@ class Operation:
         self.future = future
         self.repeatable = repeatable
         self.uncertain = False
+        self.client: Client | None = None
+        self.inside = False
         self.batch: OpenBatch | None = None
         self.bound_ms = 0
         self.session: Session | None = None

@@ -28,6 +28,7 @@ from facade.client.modes import Kind
 from facade.client.operation import Load, Operation
 from facade.client.shard import Answer, Shard
 from facade.client.tracing import OperationTracing
+from facade.client.turns import Turns
 from facade.errors import NotAppliedError, ProblemError
 from facade.settings import Settings
 
@@ -61,6 +62,8 @@ class Registry:
         self.timeout_s = settings.request_timeout_ms / 1000
         self._items_max = settings.queue_items_max
         self._bytes_max = settings.queue_bytes_max
+        self._window = settings.fair_window_items
+        self._client_bytes_max = settings.client_bytes_max
         self._ids = count(1)
         self._pending: dict[int, Operation] = {}
         self._due: dict[int, list[int]] = {}
@@ -74,8 +77,19 @@ class Registry:
         """How much of a shard waits or is in flight."""
         load = self._loads.get(shard_id)
         if load is None:
-            load = self._loads[shard_id] = Load()
+            turns = None
+            if self._window or self._client_bytes_max:
+                window = self._window or self._items_max
+                turns = Turns(window, self._items_max, self._bytes_max, self._client_bytes_max)
+            load = self._loads[shard_id] = Load(turns)
         return load
+
+    def sample_turns(self) -> None:
+        """Has the metrics know who waits for their turn, and how often somebody was refused for holding too much."""
+        turns = [load.turns for load in self._loads.values() if load.turns is not None]
+        self._metrics.turns(
+            sum(each.waiting for each in turns), sum(each.waited for each in turns), sum(each.refused for each in turns)
+        )
 
     # Operations come in.
 
@@ -104,6 +118,7 @@ class Registry:
         deadline_s: float = 0.0,
         *,
         repeatable: bool,
+        client: str = "",
     ) -> Operation:
         """Takes an operation in and queues it; it is answered by its deadline, on the loop's clock.
 
@@ -115,9 +130,11 @@ class Registry:
             record: The encoded record.
             deadline_s: When it must be answered; 0 for the usual time from now on.
             repeatable: Whether sending it twice does no harm.
+            client: Who sends it, as far as shares are concerned.
 
         Raises:
             NotAppliedError: Too much of this shard is waiting, or the deadline is over.
+            TooManyRequestsError: The client has more under way than its part.
         """
         size = len(record)
         load = self.check_room(shard, size)
@@ -130,6 +147,10 @@ class Registry:
         operation = Operation(
             operation_id, kind, shard.id, load, key, record, deadline_s, loop.create_future(), repeatable
         )
+        turns, entered = load.turns, True
+        if turns is not None:
+            operation.client = turns.admit(client, load.items, size, load.size)
+            entered = turns.enter(operation.client, operation)
         if self._tracing is not None:
             operation.trace = self._tracing.begin(operation)
         load.items += 1
@@ -146,7 +167,8 @@ class Registry:
             self._due[tick] = [operation_id]
         else:
             due.append(operation_id)
-        shard.submit(operation)
+        if entered:
+            shard.submit(operation)
         return operation
 
     # Operations end.
@@ -155,10 +177,12 @@ class Registry:
         """The operation is over."""
         if self._pending.pop(operation.id, None) is None:
             return
-        load = operation.load
+        load, size = operation.load, len(operation.record)
         load.items -= 1
-        load.size -= len(operation.record)
+        load.size -= size
         operation.record = b""
+        if operation.client is not None:
+            self._pass_on(load, operation, size)
         future = operation.future
         if future.done():
             return  # Whoever waited was cancelled.
@@ -166,6 +190,14 @@ class Registry:
             future.set_exception(result)
         else:
             future.set_result(result)
+
+    def _pass_on(self, load: Load, operation: Operation, size: int) -> None:
+        """An operation is over, or belongs elsewhere now: it is the turn of others."""
+        client, turns = operation.client, load.turns
+        assert client is not None and turns is not None
+        operation.client = None
+        for ready in turns.leave(client, operation, size):
+            self._directory.shards[ready.shard].submit(ready)
 
     def settle(self, answers: Iterable[Answer]) -> None:
         """Takes what a node has answered; the operations are not in flight any more."""
@@ -287,6 +319,11 @@ class Registry:
             operation.set_epoch(epoch)
             old.items, old.size = old.items - 1, old.size - size
             new.items, new.size = new.items + 1, new.size + len(operation.record)
+            client = operation.client
+            if client is not None:
+                self._pass_on(old, operation, size)
             operation.load = new
             operation.shard = shard.id
+            if client is not None and new.turns is not None:
+                operation.client = new.turns.take(client.name, operation, len(operation.record))
             shard.submit(operation)

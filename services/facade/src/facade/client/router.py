@@ -15,15 +15,14 @@ from doug_wire import command, pipe
 from doug_wire.auth.grants import Verb
 from doug_wire.command import Command, Condition
 from doug_wire.partition_map import PartitionMap
-from facade.client.access import Caller, check, check_any, check_write, current
+from facade.client.access import Caller, check, check_any, check_write, current, sender
 from facade.client.channels import Channels
-from facade.client.cluster_status import ClusterStatus, learn_members
 from facade.client.directory import Directory
-from facade.client.feeds import Feeds
 from facade.client.metrics import Metrics
 from facade.client.modes import SESSION, Kind, ReadMode
 from facade.client.node import Node
 from facade.client.operation import Operation
+from facade.client.operators.cluster_status import ClusterStatus, learn_members
 from facade.client.registry import Registry
 from facade.client.requests import token_of, with_token
 from facade.client.scan import Scans
@@ -31,6 +30,7 @@ from facade.client.session import Session as NodeSession
 from facade.client.sessions import Session
 from facade.client.shard import Shard
 from facade.client.tracing import OperationTracing
+from facade.client.watches.feeds import Feeds
 from facade.discovery.static import targets_of
 from facade.discovery.targets import Targets
 from facade.errors import NotAppliedError
@@ -56,7 +56,7 @@ class Router:
         scans: Who begins scans.
         guarded: Whether it counts who sends something.
         feeds: The changes of the shards that somebody watches.
-        on_trouble: Called when a node may be somewhere else by now.
+        on_unreachable: Called when a node may be somewhere else by now.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Router:
         self.cluster = ClusterStatus(self.directory.shards)
         self.scans = Scans(self.directory, guarded=self.guarded)
         self.feeds = Feeds(self.directory, settings.watch_ring_bytes, settings.watch_catch_ups_max)
-        self.on_trouble: Callable[[], None] = _nothing
+        self.on_unreachable: Callable[[], None] = _nothing
         if settings.discovery == "static":
             self.update(targets_of(settings.nodes))
 
@@ -116,7 +116,7 @@ class Router:
         group.create_task(shard.search())
         group.create_task(self._keep_sessions(group, shard))
         group.create_task(self._keep_members(shard))
-        group.create_task(self._tell_trouble(shard))
+        group.create_task(self._tell_unreachable(shard))
 
     async def _keep_sessions(self, group: asyncio.TaskGroup, shard: Shard) -> None:
         """Gives every node of a shard its session, and ends those of nodes that are gone."""
@@ -137,11 +137,11 @@ class Router:
             await asyncio.sleep(MEMBERS_REFRESH_S)
             await learn_members(shard)
 
-    async def _tell_trouble(self, shard: Shard) -> None:
+    async def _tell_unreachable(self, shard: Shard) -> None:
         while True:
-            await shard.troubled.wait()
-            shard.troubled.clear()
-            self.on_trouble()
+            await shard.unreachable.wait()
+            shard.unreachable.clear()
+            self.on_unreachable()
 
     async def _keep_map(self) -> None:
         """Loads the map, again and again, and sends what waits for a newer one."""
@@ -178,6 +178,7 @@ class Router:
         *,
         repeatable: bool = False,
         caller: Caller | None = None,
+        client: str = "",
     ) -> Operation:
         """Admits a write.
 
@@ -193,6 +194,7 @@ class Router:
             deadline_s: When it must be answered, on the loop's clock; 0 for the usual time from now on.
             repeatable: Whether it may be sent twice without an idempotency key of its own.
             caller: Who wants it; whoever sends the request that is being served when nothing is said.
+            client: Whose share it takes; that of whoever sends the request that is being served when nothing is said.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
@@ -210,7 +212,14 @@ class Router:
         encoded = command.encode(opcode, key, content_type, value, epoch, condition, ttl, token, content_encoding)
         record = pipe.encode_write(operation_id, command.checksum(encoded), encoded)
         return self.registry.admit(
-            shard, operation_id, Kind.WRITE, key, record, deadline_s, repeatable=repeatable or token is not None
+            shard,
+            operation_id,
+            Kind.WRITE,
+            key,
+            record,
+            deadline_s,
+            repeatable=repeatable or token is not None,
+            client=client or sender.get(),
         )
 
     def identity(self, caller: Caller | None = None) -> str:
@@ -225,6 +234,7 @@ class Router:
         session: Session | None = None,
         bound_ms: int = 0,
         caller: Caller | None = None,
+        client: str = "",
     ) -> Operation:
         """Admits a read.
 
@@ -235,6 +245,7 @@ class Router:
             session: What its client's token says; requires that the map is as new as the token: see ``catch_up``.
             bound_ms: Of a bounded read, how old the answer may be.
             caller: Who wants it; whoever sends the request that is being served when nothing is said.
+            client: Whose share it takes; that of whoever sends the request that is being served when nothing is said.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
@@ -255,7 +266,9 @@ class Router:
             else:
                 kind = Kind.READ_LOCAL
         record = pipe.encode_read(operation_id, epoch, key, min_index, b"", bound_ms)
-        operation = self.registry.admit(shard, operation_id, kind, key, record, deadline_s, repeatable=True)
+        operation = self.registry.admit(
+            shard, operation_id, kind, key, record, deadline_s, repeatable=True, client=client or sender.get()
+        )
         operation.session = session
         operation.bound_ms = bound_ms
         return operation
@@ -289,7 +302,9 @@ class Router:
         shard, epoch = self.directory.locate(key)
         operation_id = self.registry.next_id()
         record = pipe.encode_read(operation_id, epoch, key, token=token_of(self.identity(), idempotency_key))
-        return self.registry.admit(shard, operation_id, Kind.READ_LINEARIZABLE, key, record, repeatable=True)
+        return self.registry.admit(
+            shard, operation_id, Kind.READ_LINEARIZABLE, key, record, repeatable=True, client=sender.get()
+        )
 
     def shard_of(self, key: bytes) -> int | None:
         """The shard of a key, as far as the map is known."""
@@ -308,6 +323,7 @@ class Router:
         """Sets the gauges that are only worth setting when somebody reads them."""
         for shard in self.shards.values():
             self._metrics.shard(shard.id, shard.state(self.registry.load(shard.id)))
+        self.registry.sample_turns()
         age_s = self.directory.map_age_s()
         if age_s is not None:
             self._metrics.map_age(age_s)

@@ -3,7 +3,7 @@
 Writes and linearizable reads wait for whoever leads; other reads wait for whichever replica has its turn
 (``facade.client.replicas``), and so do linearizable ones when too many wait for the leader. Operations leave a queue
 only into a batch, so that a change of leader moves nothing. A leaf: it calls nobody above it, but hands answers and
-operations whose stream has ended back to whoever asks; ``changed`` and ``troubled`` are events to wait for. Must not
+operations whose stream has ended back to whoever asks; ``changed`` and ``unreachable`` are events to wait for. Must not
 know HTTP or the partition map, and ends no operation.
 
 Invariants:
@@ -26,7 +26,7 @@ from doug.v1 import admin_pb2, doug_pb2
 from doug_wire import pipe
 from doug_wire.pipe import Status
 from facade.client.channels import Channels
-from facade.client.link import Cut, Link
+from facade.client.link import Link, OutgoingBatch
 from facade.client.metrics import Metrics, ShardState
 from facade.client.modes import KIND_LABELS, LEADER_KINDS, READ_KINDS, REPLICA_KINDS, Kind
 from facade.client.node import Node
@@ -63,7 +63,7 @@ class Shard:
         leader_term: The newest term that anybody was believed to lead in.
         ever_led: Whether a leader was ever found.
         changed: Set when nodes came or went: each needs a session.
-        troubled: Set when a node does not answer where it is said to be.
+        unreachable: Set when a node does not answer where it is said to be.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Shard:
         self._led_by = ("", 0)
         self._leader_since_s = 0.0
         self.changed = asyncio.Event()
-        self.troubled = asyncio.Event()
+        self.unreachable = asyncio.Event()
         self._queues: dict[Kind, deque[Operation]] = {kind: deque() for kind in Kind}
         self._search = asyncio.Event()
         self._search.set()
@@ -153,7 +153,7 @@ class Shard:
 
     def _remove(self, node: Node) -> None:
         """Forgets a node. What is in flight there comes back when its session ends."""
-        self._bench(node)
+        self._end_local_reads(node)
         del self.nodes[node.id]
         node.retire()
         self._doubt(node)
@@ -230,7 +230,7 @@ class Shard:
             batch.traces = contexts_for(cut.traced, node.id, cut.items)
         return batch
 
-    def _cut_granted(self, node: Node, now_s: float) -> Cut | None:
+    def _cut_granted(self, node: Node, now_s: float) -> OutgoingBatch | None:
         """The next batch of the reads that it is a replica's turn to take."""
         granted, node.granted = node.granted, set()
         for kind in READ_KINDS:
@@ -326,7 +326,7 @@ class Shard:
         self._doubt(node)
         if node.unlisted and not node.retired:
             self._remove(node)
-        self.troubled.set()
+        self.unreachable.set()
         self._grant()
         return lost
 
@@ -403,16 +403,16 @@ class Shard:
                 if node.id not in self._listed:
                     self._remove(node)
                 else:
-                    self._bench(node)
+                    self._end_local_reads(node)
 
     def _judge(self, node: Node) -> None:
         """Gives a member local reads, and an old disk none that came back under the member's name."""
         if node.incarnation and node.incarnation != self._incarnations.get(node.id, node.incarnation):
-            self._bench(node)
+            self._end_local_reads(node)
         elif node not in self.replicas and node.id in self._incarnations:
             self.replicas.add(node)
 
-    def _bench(self, node: Node) -> None:
+    def _end_local_reads(self, node: Node) -> None:
         """Gives a node no local reads any more."""
         node.granted.clear()
         self.replicas.remove(node)
@@ -474,7 +474,7 @@ class Shard:
                 self._search.clear()
                 continue
             self._hurry.clear()
-            self.troubled.set()
+            self.unreachable.set()
             await asyncio.sleep(SEARCH_S)
             waiting = self._queues[Kind.WRITE] or self._queues[Kind.READ_LINEARIZABLE]
             if self.ever_led and not (in_doubt and waiting):

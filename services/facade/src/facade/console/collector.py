@@ -18,12 +18,12 @@ import orjson
 
 from doug_wire.slots import SLOTS
 from facade import __version__
-from facade.client.cluster_status import ask_events
 from facade.client.metrics import LATENCY_BUCKETS_S, Metrics
+from facade.client.operators.cluster_status import ask_events
 from facade.client.router import Router
 from facade.console.history import STEP_S, History, percentile_ms, shard_sample
 from facade.console.view import Views
-from facade.routes.timeline import events_view
+from facade.routes.operators.timeline import events_view
 from facade.settings import Settings
 
 LIVE_S = 0.5

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from doug.v1 import admin_pb2
-from facade.client.cluster_status import Statuses
 from facade.client.node import Node
+from facade.client.operators.cluster_status import Statuses
 
 
 class Counted(NamedTuple):

@@ -24,7 +24,7 @@ from facade.client.sessions import Session
 from facade.errors import BadRequestError
 from facade.routes import body as bodies
 from facade.routes.conditions import Tags
-from facade.routes.long_poll import LongPolls
+from facade.routes.key import KEY_PREFIX, key_of
 from facade.routes.options import (
     EXPIRING_PARAMETERS,
     WRITE_PARAMETERS,
@@ -38,8 +38,8 @@ from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_media_type
 from facade.routes.results import answer_of, decided, etag, problem_of, receipt, shown_content_type, timing
 from facade.routes.sessions import begin_session
 from facade.routes.shapes import INCREMENT_BYTES_MAX, entry_view, parse_increment
-from facade.routes.target import KEY_PREFIX, key_of
 from facade.routes.values import guards
+from facade.routes.watch.long_poll import LongPolls
 from facade.settings import Settings
 
 INCREMENT, TOUCH = b":increment", b":touch"

@@ -40,6 +40,7 @@ WHAT = {
     417: "What is expected is not known here",
     421: "The Host is not a name of this server",
     422: "It makes no sense with what is there; nothing was changed",
+    429: "The client asks for more than its part: outcome not_applied, see Retry-After",
     431: "The head of the request is too large",
     500: "A defect, of the facade or of a raft-node",
     501: "It is not known here, or not by the nodes",
@@ -57,6 +58,7 @@ _ANY: Codes = {
     408: ("head_timeout", "body_timeout"),
     417: ("bad_expectation",),
     421: ("unknown_host",),
+    429: ("too_many_requests",),
     431: ("head_too_large",),
     500: ("internal_error",),
     501: ("not_implemented",),
@@ -244,6 +246,7 @@ _HEADERS: dict[int, Json] = {
     401: {"WWW-Authenticate": {"description": "How to say who one is", "schema": {"type": "string"}}},
     405: {"Allow": {"description": "The methods that there are", "schema": {"type": "string"}}},
     412: {"ETag": {"description": "The key's present revision, where there is a key", "schema": {"type": "string"}}},
+    429: {"Retry-After": {"description": "Seconds", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
     503: {"Retry-After": {"description": "Seconds", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
     507: {"Retry-After": {"description": "Seconds", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
 }
@@ -269,7 +272,7 @@ def _example(code: str, status: int) -> Json:
             "status": status,
             "detail": f"{TITLES[code]}: here stands what was found in this request.",
             "code": code,
-            "retryable": status in (503, 507),
+            "retryable": status in (429, 503, 507),
             "outcome": "unknown" if unknown else "not_applied",
         },
     }

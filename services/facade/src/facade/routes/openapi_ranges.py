@@ -1,14 +1,14 @@
 """The routes of ranges in OpenAPI: ``GET`` and ``DELETE /v1/kv``, which FastAPI does not see.
 
-Must not know how they work. Invariant: what is declared here is what ``facade.routes.range`` takes and
-``facade.routes.scan`` answers; tests compare them.
+Must not know how they work. Invariant: what is declared here is what ``facade.routes.ranges.request`` takes and
+``facade.routes.ranges.routes`` answers; tests compare them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from facade.routes.range import DELETE_LIMIT_DEFAULT, DELETE_LIMIT_MAX, LIMIT_DEFAULT, LIMIT_MAX
+from facade.routes.ranges.request import DELETE_LIMIT_DEFAULT, DELETE_LIMIT_MAX, LIMIT_DEFAULT, LIMIT_MAX
 
 Json = dict[str, Any]
 

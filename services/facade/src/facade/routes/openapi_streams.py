@@ -104,14 +104,8 @@ def _console_data() -> Json:
     }
 
 
-def stream_routes() -> Json:
-    """The path items."""
-    progress: Json = {
-        "type": "object",
-        "description": "Where the cluster is: every watch of this facade comes to this id",
-        "required": ["id", "revisions"],
-        "properties": {"id": _TEXT, "revisions": {"type": "object", "additionalProperties": _TEXT}},
-    }
+def _pages() -> Json:
+    """What a browser opens, and what describes the interface."""
     file: Json = {
         "name": "file",
         "in": "path",
@@ -120,37 +114,7 @@ def stream_routes() -> Json:
         "schema": {"type": "string", "minLength": 1},
     }
     moved: Json = {"description": "The console is at /ui/", "headers": {"Location": {"schema": _TEXT}}}
-    return _console_data() | {
-        "/v1/watch": {
-            "get": _operation(
-                "watch",
-                "Every change of some keys, once and in order, as it happens: server-sent events, or lines of JSON",
-                "keys",
-                {
-                    "200": {
-                        "description": "Events until somebody ends it; the id of an event is where to go on",
-                        "content": {"text/event-stream": _EVENT, "application/x-ndjson": _STRING_BODY},
-                    }
-                },
-                _WATCH,
-            )
-        },
-        "/v1/watch:progress": {
-            "post": _operation(
-                "watch_progress",
-                "How far the cluster is, and that this facade's watches are told so",
-                "keys",
-                {"200": {"description": "Where it is", "content": {"application/json": {"schema": progress}}}},
-            )
-        },
-        "/v1/console/stream": {
-            "get": _operation(
-                "get_console_stream",
-                "The state of all nodes as it changes, for the console",
-                "console",
-                {"200": {"description": "Events named state", "content": {"text/event-stream": _EVENT}}},
-            )
-        },
+    return {
         "/ui/{file}": _both(
             "console",
             "The console, for browsers",
@@ -184,3 +148,49 @@ def stream_routes() -> Json:
             },
         ),
     }
+
+
+def stream_routes() -> Json:
+    """The path items."""
+    progress: Json = {
+        "type": "object",
+        "description": "Where the cluster is: every watch of this facade comes to this id",
+        "required": ["id", "revisions"],
+        "properties": {"id": _TEXT, "revisions": {"type": "object", "additionalProperties": _TEXT}},
+    }
+    return (
+        _console_data()
+        | _pages()
+        | {
+            "/v1/watch": {
+                "get": _operation(
+                    "watch",
+                    "Every change of some keys, once and in order, as it happens: server-sent events, or lines of JSON",
+                    "keys",
+                    {
+                        "200": {
+                            "description": "Events until somebody ends it; the id of an event is where to go on",
+                            "content": {"text/event-stream": _EVENT, "application/x-ndjson": _STRING_BODY},
+                        }
+                    },
+                    _WATCH,
+                )
+            },
+            "/v1/watch:progress": {
+                "post": _operation(
+                    "watch_progress",
+                    "How far the cluster is, and that this facade's watches are told so",
+                    "keys",
+                    {"200": {"description": "Where it is", "content": {"application/json": {"schema": progress}}}},
+                )
+            },
+            "/v1/console/stream": {
+                "get": _operation(
+                    "get_console_stream",
+                    "The state of all nodes as it changes, for the console",
+                    "console",
+                    {"200": {"description": "Events named state", "content": {"text/event-stream": _EVENT}}},
+                )
+            },
+        }
+    )

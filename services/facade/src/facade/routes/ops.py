@@ -15,6 +15,7 @@ from doug_wire.pipe import PipeError, Status
 from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.errors import BadRequestError, InternalError
+from facade.routes.key import unescape
 from facade.routes.options import (
     Headers,
     check_key,
@@ -24,7 +25,6 @@ from facade.routes.options import (
 )
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_acceptable
 from facade.routes.results import answer_of, problem_of, receipt, timing
-from facade.routes.target import unescape
 
 OPS_PREFIX = b"/v1/ops/"
 PARAMETERS = frozenset({b"for", b"for64"})

@@ -20,7 +20,7 @@ from facade.client.modes import BOUNDED, LINEARIZABLE, READ_MODES, Freshness
 from facade.errors import BadRequestError
 from facade.routes.conditions import Tags, parse_tags, write_condition
 from facade.routes.durations import UNITS_MS, ttl_ms
-from facade.routes.target import unescape, wants_json
+from facade.routes.key import unescape, wants_json
 
 IDEMPOTENCY_KEY_MAX = 255
 

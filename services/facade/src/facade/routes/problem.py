@@ -90,6 +90,7 @@ TITLES = {
     "result_too_large": "The results are too large",
     "starting": "Starting",
     "superseded": "Replaced by another leader",
+    "too_many_requests": "More than this client's part",
     "transfer_failed": "Leadership was not seen to move",
     "transfer_refused": "Leadership cannot go there",
     "unauthenticated": "Not known who you are",

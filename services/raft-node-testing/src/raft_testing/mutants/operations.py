@@ -149,8 +149,8 @@ MUTANTS = (
         "a scan tells what has expired",
         (14, 18),
         "kv/scan.py",
-        "    return find_visible(key, data, cut.clock_us, cut.epochs)\n",
-        "    return find_visible(key, data, 0, cut.epochs)\n",
+        "    return find_visible(key, data, state.clock_us, state.epochs)\n",
+        "    return find_visible(key, data, 0, state.epochs)\n",
         _REFERENCE,
     ),
 )

@@ -68,7 +68,7 @@ class Node:
         self._volumes = Volumes(volumes)
         self._readiness = Readiness()
         self._operator = Operator(settings, timeline.record, self._readiness.show_readiness)
-        self._vitals = Vitals(metrics, settings.tick_ms)
+        self._vitals = Vitals(metrics, settings.tick_ms, self._context.security.certificates)
         self._operator.vitals = self._tell_vitals
         self._background = Background(self.fail)
         self._stopping = asyncio.Event()

@@ -2,8 +2,8 @@
 
 A node whose disk is full refuses writes, and one whose engine stands still (its helper process hangs, or its data
 volume) applies nothing: as a leader it would be obeyed all the same, because its heartbeats go on. It asks the other
-voters how they stand, and hands over only to one that is not in such trouble itself: when all are, leadership stays,
-and reads go on without an election. Nothing here decides what is refused.
+voters how they stand, and hands over only to one that is fit itself. When none is, leadership stays where it
+is, and reads go on without an election. Nothing here decides what is refused.
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ class UnfitLeader:
 
     async def look(self) -> bool:
         """Looks once; says whether this node leads and should not."""
-        trouble = "disk_low" if self._disk_low() else "stalled" if self.stalled else ""
-        if not trouble or self._driver.node.role is not Role.LEADER or self._driver.holding:
+        fault = "disk_low" if self._disk_low() else "stalled" if self.stalled else ""
+        if not fault or self._driver.node.role is not Role.LEADER or self._driver.holding:
             return False
         target = await self._find_fit()
         if target is not None:
-            await self._hand_over(target, trouble)
+            await self._hand_over(target, fault)
         return True
 
     async def _find_fit(self) -> NodeId | None:
@@ -116,10 +116,10 @@ class UnfitLeader:
         ]
         return max(fit, key=lambda voter: matches.get(voter, 0), default=None)
 
-    async def _hand_over(self, target: NodeId, trouble: str) -> None:
+    async def _hand_over(self, target: NodeId, fault: str) -> None:
         try:
             leader = await self._driver.hand_over(target, self._timeout_s)
         except (NotLeaderError, TransferRefusedError, TransferFailedError) as error:
-            _log.warning("lead.stays", trouble=trouble, reason=str(error))
+            _log.warning("lead.stays", fault=fault, reason=str(error))
         else:
-            _log.info("lead.moved", trouble=trouble, leader=leader.name)
+            _log.info("lead.moved", fault=fault, leader=leader.name)

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from doug.v1 import admin_pb2
-from raft_node.observability.metrics import Metrics, NodeState, total_of
+from doug_wire.tls import Certificates
+from raft_node.observability.metrics import Metrics, NodeState, total_of, value_of
 from raft_node.raft.node import RaftNode
 
 _STATM = Path("/proc/self/statm")
@@ -27,14 +28,16 @@ def memory_bytes() -> int:
 class Vitals:
     """Tells how one node is."""
 
-    def __init__(self, metrics: Metrics, tick_ms: int) -> None:
+    def __init__(self, metrics: Metrics, tick_ms: int, certificates: Certificates | None = None) -> None:
         """Counts the uptime from now on.
 
         Args:
             metrics: What was counted already.
             tick_ms: The grain of the core's time.
+            certificates: Those of this node; None without TLS.
         """
         self._metrics = metrics
+        self._certificates = certificates
         self._tick_ms = tick_ms
         self._started_s = time.monotonic()
 
@@ -71,6 +74,9 @@ class Vitals:
                 for name, (total, free) in sorted(state.volumes.items())
             ],
             peers=self._peers(core),
+            clock_us=time.time_ns() // 1000,
+            divergences=int(value_of(self._metrics.state_divergence)),
+            certificate_ends_s=None if self._certificates is None else int(self._certificates.expires_s()),
         )
 
     def _peers(self, core: RaftNode) -> list[admin_pb2.Peer]:

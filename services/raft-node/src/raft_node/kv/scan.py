@@ -35,7 +35,7 @@ Source = Callable[[bytes, bytes | None, bool], Iterator[Columns]]
 """The records from a first key to before another, in pieces, in the order asked for: ``HeldView.columns``."""
 
 
-class Cut(NamedTuple):
+class ScannedState(NamedTuple):
     """The state of a shard at one point in its log.
 
     Attributes:
@@ -81,18 +81,18 @@ class Step(NamedTuple):
     limited: bool
 
 
-def visible(key: bytes, data: bytes, cut: Cut) -> StoredValue | None:
+def visible(key: bytes, data: bytes, state: ScannedState) -> StoredValue | None:
     """The value that lies under a user's key, if it counts at that point in the log.
 
     Args:
         key: The key, without the prefix of the keyspace.
         data: What is stored.
-        cut: The point in the log.
+        state: The state at one point in the log.
 
     Raises:
         CorruptionError: It is of no known format.
     """
-    return find_visible(key, data, cut.clock_us, cut.epochs)
+    return find_visible(key, data, state.clock_us, state.epochs)
 
 
 def _nothing(start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
@@ -102,9 +102,9 @@ def _nothing(start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns
 class Scan:
     """One scan. Not for two threads at once."""
 
-    def __init__(self, cut: Cut, options: ScanOptions) -> None:
+    def __init__(self, state: ScannedState, options: ScanOptions) -> None:
         """Begins a scan; nothing is read yet."""
-        self.cut = cut
+        self.state = state
         self._options = options
         self._start = user_key(options.start)
         self._end = _USER_END if options.end is None else user_key(options.end)
@@ -150,7 +150,7 @@ class Scan:
         """Lets the state go; no step may follow. Requires: none is being taken."""
         self._found = iter(())
         self._held = None
-        self.cut = Cut(_nothing, (), 0, 0)
+        self.state = ScannedState(_nothing, (), 0, 0)
 
     def _take_one(self) -> bool:
         """Counts one; whether the limit is reached."""
@@ -159,9 +159,9 @@ class Scan:
 
     def _plain(self) -> Iterator[bytes | None]:
         """The encoded entries; None where a piece was read."""
-        cut, options = self.cut, self._options
+        state, options = self.state, self._options
         reverse, keys_only, counting = options.reverse, options.keys_only, options.count_only
-        for piece in cut.columns(self._start, self._end, reverse):
+        for piece in state.columns(self._start, self._end, reverse):
             yield None
             keys, values = piece.keys, piece.values
             if reverse:
@@ -170,7 +170,7 @@ class Scan:
                 if data is None:
                     continue
                 key = stored_key[1:]
-                found = visible(key, data, cut)
+                found = visible(key, data, state)
                 if found is None:
                     continue
                 yield b"" if counting else encode(key, found, keys_only=keys_only)
@@ -183,7 +183,7 @@ class Scan:
         while again:
             again = False
             passed = 0
-            for piece in self.cut.columns(self._start, self._end, self._options.reverse):
+            for piece in self.state.columns(self._start, self._end, self._options.reverse):
                 yield None
                 place = self._place(piece.keys, bound)
                 if not 0 <= place < len(piece.keys):
@@ -206,7 +206,7 @@ class Scan:
     def _group(self, key: bytes, data: bytes | None) -> tuple[bytes | None, bytes | None]:
         """What becomes of one record: the common prefix that it begins, and what is told of it."""
         options = self._options
-        found = None if data is None else visible(key, data, self.cut)
+        found = None if data is None else visible(key, data, self.state)
         if found is None:
             return None, None
         at = key.find(options.delimiter, options.prefix_bytes)

@@ -20,7 +20,7 @@ from raft_node.errors import CorruptionError
 
 FORMAT = 1
 _MARK = struct.Struct("<B7xQQ")
-_STANDING = struct.Struct("<QQQ")
+_CHAIN_STATE = struct.Struct("<QQQ")
 _REMOVED = b"\x00"
 """Stands for a removal; no stored value is that short."""
 
@@ -55,7 +55,7 @@ class Divergence(NamedTuple):
     leader: int
 
 
-class Standing(NamedTuple):
+class ChainState(NamedTuple):
     """Where the chain stands: the hash as of now, and the last mark."""
 
     value: int
@@ -63,18 +63,18 @@ class Standing(NamedTuple):
 
     def encode(self) -> bytes:
         """Its bytes, as stored in the keyspace."""
-        return _STANDING.pack(self.value, *self.mark)
+        return _CHAIN_STATE.pack(self.value, *self.mark)
 
     @classmethod
-    def decode(cls, data: bytes) -> Standing:
+    def decode(cls, data: bytes) -> ChainState:
         """The opposite of ``encode``.
 
         Raises:
             CorruptionError: It is not what ``encode`` makes.
         """
-        if len(data) != _STANDING.size:
+        if len(data) != _CHAIN_STATE.size:
             raise CorruptionError("state", 0, f"where the hash stands, in {len(data)} bytes")
-        value, at, marked_value = _STANDING.unpack(data)
+        value, at, marked_value = _CHAIN_STATE.unpack(data)
         return cls(value, Mark(at, marked_value))
 
 

@@ -45,7 +45,7 @@ from raft_node.kv.operations import access, table, tokens
 from raft_node.kv.operations.work import Limits, Outcome, Work
 from raft_node.kv.ownership import NOTHING, Ownership
 from raft_node.kv.partitions import decode_create_shard
-from raft_node.kv.state_hash import Divergence, Mark, Standing, chained, marked
+from raft_node.kv.state_hash import ChainState, Divergence, Mark, chained, marked
 from raft_node.kv.visibility import Visibility
 from raft_node.storage.changes.span import Span
 
@@ -129,7 +129,7 @@ class StateMachine:
         self._hash: int | None = None
         self.mark = Mark()
         if standing is not None:
-            self._hash, self.mark = Standing.decode(standing)
+            self._hash, self.mark = ChainState.decode(standing)
         slots, limits = stored[SLOTS_KEY], stored[LIMITS_KEY]
         self.ownership = NOTHING if slots is None else Ownership.decode(slots)
         self.limits = Limits() if limits is None else _stored_limits(limits)
@@ -230,7 +230,7 @@ class StateMachine:
         self.clock_us = max(self.clock_us, last.timestamp_us)
         if self._hash is not None:
             self._hash = chained(self._hash, batch[hashed:] if hashed else batch)
-            batch.append((STATE_HASH_KEY, Standing(self._hash, self.mark).encode()))
+            batch.append((STATE_HASH_KEY, ChainState(self._hash, self.mark).encode()))
         batch.append((STATE_KEY, State(self.clock_us, self.revision, self.tokens).encode()))
         notes = encode_removals(self._removals) if self._removals else b""
         span = Span(self._written_revision, self.revision, self.clock_us, notes)

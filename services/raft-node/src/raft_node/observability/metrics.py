@@ -45,6 +45,11 @@ def total_of(histogram: Histogram) -> tuple[int, float]:
     return int(samples["count"]), samples["sum"]
 
 
+def value_of(counter: Counter) -> float:
+    """What a counter without labels, or a child of one, has counted."""
+    return next(sample.value for family in counter.collect() for sample in family.samples)
+
+
 class NodeState(NamedTuple):
     """What ``StateCollector`` reads at a scrape."""
 

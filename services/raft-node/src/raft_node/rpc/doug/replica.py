@@ -17,7 +17,7 @@ from raft_node.runtime.reads.reader import Reader
 from raft_node.runtime.reads.watches import Watches
 
 
-class Leader(NamedTuple):
+class LeaderHint(NamedTuple):
     """The leader that this node follows; empty strings while it knows none."""
 
     id: str
@@ -78,12 +78,12 @@ class Replica:
         """
         return self.driver.machine.created and self.driver.node.is_member and self.is_known_member()
 
-    def leader(self) -> Leader:
+    def leader(self) -> LeaderHint:
         """The leader that this node follows, which may be itself."""
         leader = self.driver.node.leader
         if leader is None:
-            return Leader("", "")
-        return Leader(leader.name, self.peers.client_addresses.get(leader.name, ""))
+            return LeaderHint("", "")
+        return LeaderHint(leader.name, self.peers.client_addresses.get(leader.name, ""))
 
     def receipt(self, proven_s: float = -inf) -> pb.Receipt:
         """Who answers, and how far it has applied.

@@ -113,9 +113,9 @@ async def _write(write: Write, page: pb.ScanPage, scan: Scan, limits: ScanLimits
 def _first(shard: Replica, scan: Scan) -> pb.ScanPage:
     slots = [
         pb.SlotRange(**{"from": first, "to": last, "shard": shard.number, "epoch": epoch})
-        for first, last, epoch in slot_ranges(scan.cut.epochs)
+        for first, last, epoch in slot_ranges(scan.state.epochs)
     ]
-    return pb.ScanPage(receipt=shard.receipt(shard.freshness.proven_s), revision=scan.cut.revision, slots=slots)
+    return pb.ScanPage(receipt=shard.receipt(shard.freshness.proven_s), revision=scan.state.revision, slots=slots)
 
 
 def _page(step: Step, count: int, *, messages: bool) -> pb.ScanPage:

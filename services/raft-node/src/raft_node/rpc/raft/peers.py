@@ -42,11 +42,11 @@ from raft_node.raft.messages import (
 from raft_node.raft.types import NodeId
 from raft_node.rpc.channels import Dialled
 from raft_node.rpc.hot_streams import HEARTBEAT, READ_INDEX, REPLICATE, HotStream, dial
-from raft_node.rpc.local_member import LocalMember
 from raft_node.rpc.raft import codec
 from raft_node.rpc.raft.codec import MessageError
+from raft_node.rpc.raft.local_member import LocalMember
 from raft_node.rpc.raft.round_trips import RoundTrips
-from raft_node.rpc.raft.streams import Call, ClientStream, Outbox
+from raft_node.rpc.raft.streams import Call, ClientStream, SendQueue
 
 _VOTE_TIMEOUT_S = 1.0
 _RENEWAL_GRACE_S = 2.0
@@ -248,9 +248,9 @@ class Peers:
         self._on_message: Callable[[Message], None] = lambda message: None
         self._on_unreachable: Callable[[NodeId], None] = lambda node_id: None
         self._unknown: set[NodeId] = set()
-        self._append_answers: dict[NodeId, Outbox[pb.AppendEntriesResponse]] = {}
-        self._heartbeat_answers: dict[NodeId, Outbox[pb.HeartbeatResponse]] = {}
-        self._read_answers: dict[NodeId, Outbox[pb.ReadIndexResponse]] = {}
+        self._append_answers: dict[NodeId, SendQueue[pb.AppendEntriesResponse]] = {}
+        self._heartbeat_answers: dict[NodeId, SendQueue[pb.HeartbeatResponse]] = {}
+        self._read_answers: dict[NodeId, SendQueue[pb.ReadIndexResponse]] = {}
         self._votes: dict[tuple[NodeId, int, bool], asyncio.Future[RequestVoteResponse]] = {}
         self._envelopes: dict[NodeId, pb.Envelope] = {}
 
@@ -410,19 +410,19 @@ class Peers:
             envelope = self._envelopes[peer] = self.me.envelope(peer)
         return envelope
 
-    def open_append_answers(self, peer: NodeId) -> Outbox[pb.AppendEntriesResponse]:
+    def open_append_answers(self, peer: NodeId) -> SendQueue[pb.AppendEntriesResponse]:
         """Where answers to a peer's AppendEntries go from now on: the newest stream counts."""
-        outbox = self._append_answers[peer] = Outbox(_APPENDS_WAITING_MAX)
+        outbox = self._append_answers[peer] = SendQueue(_APPENDS_WAITING_MAX)
         return outbox
 
-    def open_heartbeat_answers(self, peer: NodeId) -> Outbox[pb.HeartbeatResponse]:
+    def open_heartbeat_answers(self, peer: NodeId) -> SendQueue[pb.HeartbeatResponse]:
         """Where answers to a peer's heartbeats go from now on."""
-        outbox = self._heartbeat_answers[peer] = Outbox(_HEARTBEATS_WAITING_MAX)
+        outbox = self._heartbeat_answers[peer] = SendQueue(_HEARTBEATS_WAITING_MAX)
         return outbox
 
-    def open_read_answers(self, peer: NodeId) -> Outbox[pb.ReadIndexResponse]:
+    def open_read_answers(self, peer: NodeId) -> SendQueue[pb.ReadIndexResponse]:
         """Where answers to a peer's forwarded reads go from now on."""
-        outbox = self._read_answers[peer] = Outbox(_READS_WAITING_MAX)
+        outbox = self._read_answers[peer] = SendQueue(_READS_WAITING_MAX)
         return outbox
 
     def expect_vote(self, message: RequestVote) -> asyncio.Future[RequestVoteResponse]:

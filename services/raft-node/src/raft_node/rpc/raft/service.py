@@ -28,7 +28,7 @@ from raft_node.rpc.raft import codec
 from raft_node.rpc.raft.certificate_names import names_of, speaks_for
 from raft_node.rpc.raft.codec import MessageError
 from raft_node.rpc.raft.peers import Peers
-from raft_node.rpc.raft.streams import BROKEN, Outbox
+from raft_node.rpc.raft.streams import BROKEN, SendQueue
 from raft_node.rpc.snapshots.service import SnapshotService
 
 _VOTE_TIMEOUT_S = 1.0
@@ -212,7 +212,7 @@ class RaftService(pb_grpc.RaftServicer):
         self,
         context: grpc.aio.ServicerContext[Any, Any],
         method: str,
-        open_outbox: Callable[[Attached, NodeId], Outbox[Any]],
+        open_outbox: Callable[[Attached, NodeId], SendQueue[Any]],
         decode: Callable[[Any, NodeId, NodeId], Message],
     ) -> None:
         received = self._received[method]
@@ -241,7 +241,7 @@ class RaftService(pb_grpc.RaftServicer):
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
-    async def _write(self, outbox: Outbox[Any], context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
+    async def _write(self, outbox: SendQueue[Any], context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
         sent = self._sent[method]
         try:
             while True:

@@ -1,4 +1,4 @@
-"""Both ends of a long-lived stream: an outbox that is written by one task, and reading by another.
+"""Both ends of a long-lived stream: a queue that is written by one task, and reading by another.
 
 An outbox is bounded: what is too much is dropped, oldest first, and the core sends it again when it is still wanted.
 """
@@ -22,7 +22,7 @@ _BACKOFF_FIRST_S = 0.02
 _BACKOFF_MAX_S = 0.5
 
 
-class Outbox(Generic[Sent]):
+class SendQueue(Generic[Sent]):
     """Messages on their way out. Only the event loop touches it."""
 
     def __init__(self, limit: int) -> None:
@@ -109,7 +109,7 @@ class ClientStream(Generic[Sent, Received]):
             on_leaving: Called with each message before it is written, so before any answer to it.
             on_unanswered: Called when a call has ended before the peer said anything.
         """
-        self.outbox: Outbox[Sent] = Outbox(limit)
+        self.outbox: SendQueue[Sent] = SendQueue(limit)
         self._open_call = open_call
         self._on_received = on_received
         self._on_sent = on_sent

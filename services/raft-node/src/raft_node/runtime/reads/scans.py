@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from raft_node.errors import FatalError, OverloadedError, UnavailableError
-from raft_node.kv.scan import Cut, Scan, ScanOptions, Step
+from raft_node.kv.scan import Scan, ScannedState, ScanOptions, Step
 from raft_node.kv.state_machine import StateMachine
 from raft_node.storage.engine import Engine
 
@@ -68,8 +68,8 @@ class Scans:
             raise OverloadedError(f"{self.under_way} scans are under way")
         self.under_way += 1
         try:
-            cut = Cut(self._engine.hold().columns, machine.epochs, machine.clock_us, machine.revision)
-            yield Scan(cut, options)
+            state = ScannedState(self._engine.hold().columns, machine.epochs, machine.clock_us, machine.revision)
+            yield Scan(state, options)
         finally:
             self.under_way -= 1
 

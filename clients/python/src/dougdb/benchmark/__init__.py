@@ -1,0 +1,1 @@
+"""Measuring a running cluster: ``dougctl bench``. Histograms and plans are pure; ``load`` sends."""

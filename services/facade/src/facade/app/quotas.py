@@ -1,0 +1,113 @@
+"""How many requests a second each principal and each address may send, and how many connections an address may have.
+
+All of it is off unless the settings say otherwise, and costs nothing then: fairness under load is not made of rates
+(``facade.client.turns``). A rate is a bucket that fills while nobody asks: a second's requests may come at once. What
+is refused is refused before anything is proposed, 429 with the time after which there is room again.
+
+Probes, metrics and what operators use ask for nothing here, so that a flood leaves them alone. Must not know routes.
+
+Invariant: what is kept of clients is bounded; a client whose bucket is full is not kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from math import ceil
+
+from facade.errors import TooManyRequestsError
+from facade.settings import Settings
+
+CLIENTS_MAX = 10_000
+
+
+class Rate:
+    """Requests a second of each of many clients."""
+
+    def __init__(self, per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """``per_s`` of each, and as many at once; 0 for any number."""
+        self._per_s = per_s
+        self._clock = clock
+        self._full_s: dict[str, float] = {}
+        """When a client's bucket will be full again."""
+        self.refused = 0
+
+    def take(self, client: str) -> None:
+        """Counts one request.
+
+        Raises:
+            TooManyRequestsError: It is one too many.
+        """
+        if not self._per_s:
+            return
+        now_s = self._clock()
+        full_s = max(now_s, self._full_s.get(client, 0.0)) + 1 / self._per_s
+        if full_s - now_s > 1.0 + 1e-9:
+            self.refused += 1
+            wait_s = max(1, ceil(full_s - now_s - 1.0))
+            raise TooManyRequestsError(f"You may send {self._per_s} requests a second.", wait_s)
+        if len(self._full_s) >= CLIENTS_MAX and client not in self._full_s:
+            self._forget(now_s)
+        self._full_s[client] = full_s
+
+    def _forget(self, now_s: float) -> None:
+        self._full_s = {client: full_s for client, full_s in self._full_s.items() if full_s > now_s}
+        while len(self._full_s) >= CLIENTS_MAX:
+            # They come from so many addresses that no rate of an address would help.
+            del self._full_s[next(iter(self._full_s))]
+
+
+class Quotas:
+    """The rates, and the connections of each address.
+
+    Attributes:
+        counts: Whether requests are counted at all.
+        refused_connections: How many connections were refused.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Reads the settings."""
+        self._principals = Rate(settings.client_requests_per_s, clock)
+        self._addresses = Rate(settings.address_requests_per_s, clock)
+        self.counts = bool(settings.client_requests_per_s or settings.address_requests_per_s)
+        self._connections_max = settings.address_connections_max
+        self._connections: dict[str, int] = {}
+        self.refused_connections = 0
+
+    @property
+    def refused(self) -> int:
+        """How many requests were refused."""
+        return self._principals.refused + self._addresses.refused
+
+    def take(self, principal: str, address: str) -> None:
+        """Counts one request of keys.
+
+        Args:
+            principal: Who sends it; empty while nobody has to say.
+            address: Where it comes from.
+
+        Raises:
+            TooManyRequestsError: It is one too many.
+        """
+        self._addresses.take(address)
+        if principal:
+            self._principals.take(principal)
+
+    def connect(self, address: str) -> bool:
+        """Whether an address may have one more connection; it is counted either way, until ``disconnect``."""
+        if not self._connections_max:
+            return True
+        count = self._connections[address] = self._connections.get(address, 0) + 1
+        if count <= self._connections_max:
+            return True
+        self.refused_connections += 1
+        return False
+
+    def disconnect(self, address: str) -> None:
+        """A connection that was counted has ended."""
+        if self._connections_max:
+            count = self._connections.get(address, 0) - 1
+            if count > 0:
+                self._connections[address] = count
+            else:
+                self._connections.pop(address, None)

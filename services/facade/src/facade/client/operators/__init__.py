@@ -1,0 +1,1 @@
+"""What operators ask of a shard: its leader, its members, its state, and what its nodes say."""

@@ -1,0 +1,78 @@
+"""What every node says of itself, for those who watch the cluster.
+
+Must not know HTTP. Invariant: nodes are asked at most every ``FRESH_S``, however many ask at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from doug.v1 import admin_pb2
+from facade.client.node import Node
+from facade.client.operators.leader_calls import Refusal, call_leader
+from facade.client.shard import Shard
+
+STATUS_TIMEOUT_S = 0.5
+FRESH_S = 0.5
+EVENTS_TIMEOUT_S = 2.0
+
+Statuses = Mapping[int, list[tuple[Node, admin_pb2.StatusResponse | None]]]
+Events = list[tuple[Node, admin_pb2.EventsResponse | None]]
+
+
+async def learn_members(shard: Shard) -> None:
+    """Has a shard's leader tell who the members are; what was known before is kept if there is no answer."""
+    answer = await call_leader(shard, lambda leader: leader.members(STATUS_TIMEOUT_S))
+    if answer is not None and not isinstance(answer, Refusal):
+        shard.learn_members(answer)
+
+
+async def ask_statuses(shards: list[Shard]) -> Statuses:
+    """Asks every member for its status, all at once; before a leader told who they are, every listed node."""
+    asked = [node for shard in shards for node in shard.nodes.values()]
+    answers, _ = await asyncio.gather(
+        asyncio.gather(*(node.status(STATUS_TIMEOUT_S, vitals=True) for node in asked)),
+        asyncio.gather(*(learn_members(shard) for shard in shards)),
+    )
+    known = dict(zip(asked, answers, strict=True))
+    found = [node for shard in shards for node in shard.nodes.values() if node not in known]
+    known.update(
+        zip(found, await asyncio.gather(*(node.status(STATUS_TIMEOUT_S, vitals=True) for node in found)), strict=True)
+    )
+    return {shard.id: [(node, known[node]) for node in shard.expected if node in known] for shard in shards}
+
+
+async def ask_events(shard: Shard, since_us: int, limit: int) -> Events:
+    """Asks every node of a shard for its newest events, all at once.
+
+    Nodes that were removed are asked too, and missed by nobody when they do not answer.
+    """
+    nodes = tuple(shard.nodes.values())
+    answers = await asyncio.gather(*(node.events(since_us, limit, EVENTS_TIMEOUT_S) for node in nodes))
+    return [
+        (node, answer)
+        for node, answer in zip(nodes, answers, strict=True)
+        if answer is not None or shard.members is None or node.id in shard.members
+    ]
+
+
+class ClusterStatus:
+    """The newest statuses, asked for again when they are old."""
+
+    def __init__(self, shards: Mapping[int, Shard]) -> None:
+        self._shards = shards
+        self._loop = asyncio.get_running_loop()
+        self._asked_s = float("-inf")
+        self._round: asyncio.Task[Statuses] | None = None
+
+    async def read(self) -> Statuses:
+        """What the nodes said less than ``FRESH_S`` ago, or say now."""
+        now_s = self._loop.time()
+        if self._round is None or (self._round.done() and now_s - self._asked_s >= FRESH_S):
+            self._asked_s = now_s
+            shards = [shard for _, shard in sorted(self._shards.items())]
+            asking = asyncio.create_task(ask_statuses(shards))
+            self._round = asking
+        # Whoever gives up does not end the round that others wait for.
+        return await asyncio.shield(self._round)

@@ -1,0 +1,184 @@
+"""Whose turn it is: one client that asks for more than a shard can do leaves the others their share.
+
+A client is a principal, or an address while nobody has to say who they are. What one client has under way alone is
+bounded by the shard's queue only. Once there are two, each has a share of a window for itself; what is beyond its share
+waits in a line of its own while the window is full, and the lines are served in turn. Once half of the shard's room is
+taken, nobody may hold more of it than their part: they are refused (429), so that others find room.
+
+Must not know HTTP, or what operations do. Invariants:
+
+1. Whoever holds less than their share of the window never waits here.
+2. Whoever waits is let in when what is under way ends, oldest line first; nobody waits once they are alone.
+3. Nothing is kept of a client that has nothing under way.
+
+Source: A. Demers et al., Analysis and simulation of a fair queueing algorithm, 1989; docs/operations.md.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from facade.errors import TooManyRequestsError
+
+if TYPE_CHECKING:
+    from facade.client.operation import Operation
+
+SHARE_MIN = 32
+"""A share of a window is at least so many operations, however many clients there are."""
+ALONE = 7 / 8
+"""Which part of a shard's room one client may take while it is alone; the rest is for whoever comes next."""
+
+
+class Client:
+    """What one client has under way in a shard.
+
+    Attributes:
+        name: Who.
+        items: Its operations, in the window and in the line.
+        size: Their bytes.
+        inside: How many are in the window.
+        line: Those that wait for their turn, oldest first; some may be over.
+    """
+
+    __slots__ = ("inside", "items", "line", "name", "size")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.items = 0
+        self.size = 0
+        self.inside = 0
+        self.line: deque[Operation] = deque()
+
+
+class Turns:
+    """The clients of one shard.
+
+    Attributes:
+        refused: How often a client was refused.
+        waited: How many operations have waited for their turn.
+    """
+
+    __slots__ = ("_bytes_limit", "_bytes_max", "_clients", "_inside", "_items_max", "_waiting", "_window", "refused",
+                 "waited")  # fmt: skip
+
+    def __init__(self, window: int, items_max: int, bytes_max: int, bytes_limit: int = 0) -> None:
+        """Starts without clients.
+
+        Args:
+            window: Operations of all clients together that are passed on without a turn.
+            items_max: Operations that the shard has room for.
+            bytes_max: The same in bytes.
+            bytes_limit: Bytes that a client may have under way, alone or not; 0 for no limit.
+        """
+        self._window = window
+        self._items_max = items_max
+        self._bytes_max = bytes_max
+        self._bytes_limit = bytes_limit
+        self._clients: dict[str, Client] = {}
+        self._inside = 0
+        self._waiting: dict[str, Client] = {}
+        self.refused = 0
+        self.waited = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many operations wait for their turn."""
+        return sum(client.items - client.inside for client in self._waiting.values())
+
+    def admit(self, name: str, items: int, size: int, taken: int) -> Client:
+        """Counts one more operation of a client; ``enter`` says whether it is its turn.
+
+        Args:
+            name: Who.
+            items: How many operations the shard has already.
+            size: How large this one is.
+            taken: How many bytes the shard has already.
+
+        Raises:
+            TooManyRequestsError: They hold more than their part.
+        """
+        client = self._clients.get(name)
+        if client is None:
+            client = Client(name)
+        if self._bytes_limit or 2 * items >= self._items_max or 2 * taken >= self._bytes_max:
+            self._check(client, size, items, taken)
+        self._clients[name] = client
+        client.items += 1
+        client.size += size
+        return client
+
+    def take(self, name: str, operation: Operation, size: int) -> Client:
+        """Takes an operation over that was admitted elsewhere: it has waited for its turn already."""
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = Client(name)
+        client.items += 1
+        client.size += size
+        client.inside += 1
+        self._inside += 1
+        operation.inside = True
+        return client
+
+    def _check(self, client: Client, size: int, items: int, taken: int) -> None:
+        held, others = client.size + size, len(self._clients) - (client.name in self._clients)
+        part = ALONE if not others else 1 / (others + 1)
+        much = 2 * items >= self._items_max and client.items >= part * self._items_max
+        large = 2 * taken >= self._bytes_max and client.size > 0 and held > part * self._bytes_max
+        if much or large or (self._bytes_limit and client.size > 0 and held > self._bytes_limit):
+            self.refused += 1
+            raise TooManyRequestsError("Too many of your requests are under way.")
+
+    def enter(self, client: Client, operation: Operation) -> bool:
+        """Whether an operation that was admitted is passed on now; else it waits in its client's line."""
+        count = len(self._clients)
+        if count > 1 and (client.line or (self._inside >= self._window and client.inside >= self._share(count))):
+            client.line.append(operation)
+            self._waiting[client.name] = client
+            self.waited += 1
+            return False
+        operation.inside = True
+        client.inside += 1
+        self._inside += 1
+        return True
+
+    def leave(self, client: Client, operation: Operation, size: int) -> list[Operation]:
+        """An operation is over, wherever it was; returns those whose turn it is now."""
+        client.items -= 1
+        client.size -= size
+        if operation.inside:
+            operation.inside = False
+            client.inside -= 1
+            self._inside -= 1
+        if not client.items:
+            self._waiting.pop(client.name, None)
+            self._clients.pop(client.name, None)
+            client.line.clear()
+        return self._next(client) if self._waiting else []
+
+    def _next(self, left: Client) -> list[Operation]:
+        ready: list[Operation] = []
+        count = len(self._clients)
+        if left.line and left.inside < self._share(count):
+            self._let_in(left, ready)
+        while self._waiting and (count == 1 or self._inside < self._window):
+            self._let_in(next(iter(self._waiting.values())), ready)
+        return ready
+
+    def _let_in(self, client: Client, ready: list[Operation]) -> None:
+        """Lets the first of a line in that is not over, and puts the client behind all others that wait."""
+        self._waiting.pop(client.name, None)
+        line = client.line
+        while line:
+            operation = line.popleft()
+            if operation.client is client and not operation.future.done():
+                operation.inside = True
+                client.inside += 1
+                self._inside += 1
+                ready.append(operation)
+                break
+        if line:
+            self._waiting[client.name] = client
+
+    def _share(self, count: int) -> int:
+        return max(SHARE_MIN, self._window // (count or 1))

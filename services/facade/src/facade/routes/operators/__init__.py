@@ -1,0 +1,1 @@
+"""What operators ask for over HTTP: the cluster, members, leadership, timelines, backups."""

@@ -1,0 +1,141 @@
+"""What operators ask: /v1/cluster, /v1/partitions, /v1/version.
+
+Must not know gRPC beyond the answers that the client hands out.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, cast, get_args
+
+from fastapi import APIRouter, Query
+
+from doug.v1 import admin_pb2
+from facade import __version__
+from facade.client.metrics import Metrics
+from facade.client.node import Node
+from facade.client.router import Router
+from facade.errors import NotAppliedError
+from facade.models import (
+    ClusterView,
+    FacadeView,
+    NodeView,
+    PartitionsView,
+    Problem,
+    Role,
+    ShardView,
+    SlotRangeView,
+    VersionView,
+    VitalsView,
+    VolumeView,
+)
+from facade.routes.strict import StrictRoute
+from facade.settings import Settings
+
+EXPIRY = "dougdb_tls_certificate_expiry_timestamp_seconds"
+
+VitalsQuery = Annotated[bool, Query(description="Also how every node is, and this facade.")]
+CountsQuery = Annotated[bool, Query(description="Also how often each slot was asked for here.")]
+
+
+def vitals_view(node: Node, status: admin_pb2.StatusResponse) -> VitalsView | None:
+    """How a node is; None if it did not say."""
+    if not status.HasField("vitals"):
+        return None
+    vitals, clock = status.vitals, node.clock
+    return VitalsView(
+        version=status.version,
+        clock_ahead_ms=None if clock is None else round(clock.ahead_ms, 1),
+        clock_error_ms=None if clock is None else round(clock.error_ms, 1),
+        uptime_ms=vitals.uptime_ms,
+        memory_bytes=vitals.memory_bytes,
+        leader_heard_ms=vitals.leader_heard_ms if vitals.HasField("leader_heard_ms") else None,
+        log_bytes=vitals.log_bytes,
+        table_bytes=vitals.table_bytes,
+        compaction_pending_bytes=vitals.compaction_pending_bytes,
+        proposals_pending=vitals.proposals_pending,
+        syncs=vitals.syncs,
+        sync_seconds=vitals.sync_seconds,
+        commits=vitals.commits,
+        commit_seconds=vitals.commit_seconds,
+        disk_low=vitals.disk_low,
+        stalled=vitals.stalled,
+        draining=vitals.draining,
+        divergences=vitals.divergences,
+        certificate_ends_s=vitals.certificate_ends_s if vitals.HasField("certificate_ends_s") else None,
+        volumes=[
+            VolumeView(name=each.name, total_bytes=each.total_bytes, free_bytes=each.free_bytes)
+            for each in vitals.volumes
+        ],
+    )
+
+
+def node_view(node: Node, status: admin_pb2.StatusResponse | None, *, vitals: bool = False) -> NodeView:
+    """One node as the API shows it. A pre-candidate is a candidate that has not disturbed anybody yet."""
+    if status is None:
+        view = NodeView(id=node.id, address=node.address, role="unreachable", admin=node.admin)
+    else:
+        view = _answered(node, status)
+    # What was not set is not shown.
+    told = {name: getattr(view, name) for name in NodeView.model_fields if name != "vitals"}
+    if vitals and status is not None:
+        told["vitals"] = vitals_view(node, status)
+    return NodeView(**told)
+
+
+def _answered(node: Node, status: admin_pb2.StatusResponse) -> NodeView:
+    role = status.role if status.role in get_args(Role) else "candidate"
+    return NodeView(
+        id=node.id,
+        address=node.address,
+        role=cast(Role, role),
+        term=status.term,
+        commit_index=status.commit_index,
+        applied_index=status.applied_index,
+        last_log_index=status.last_log_index,
+        admin=status.admin_address or node.admin,
+    )
+
+
+def make_router(router: Router, settings: Settings, metrics: Metrics) -> APIRouter:
+    """The operators' routes."""
+    routes = APIRouter(tags=["cluster"], route_class=StrictRoute)
+
+    @routes.get("/v1/cluster", response_model_exclude_unset=True)
+    async def cluster(vitals: VitalsQuery = False) -> ClusterView:
+        """Every shard and node: role, term, how far its log is; as the nodes said less than half a second ago."""
+        statuses = await router.cluster.read()
+        shards = [
+            ShardView(id=shard, nodes=[node_view(node, status, vitals=vitals) for node, status in nodes])
+            for shard, nodes in statuses.items()
+        ]
+        if not vitals:
+            return ClusterView(shards=shards)
+        ends_s = metrics.registry.get_sample_value(EXPIRY)
+        facade = FacadeView(
+            id=settings.facade_id,
+            version=__version__,
+            map_epoch=None if router.map is None else router.map.epoch,
+            time_us=time.time_ns() // 1000,
+            certificate_ends_s=None if ends_s is None else int(ends_s),
+        )
+        return ClusterView(shards=shards, facade=facade)
+
+    @routes.get("/v1/partitions", responses={503: {"model": Problem}}, response_model_exclude_unset=True)
+    async def partitions(counts: CountsQuery = False) -> PartitionsView:
+        """Which shard owns which slots, as this facade knows it."""
+        if router.map is None:
+            raise NotAppliedError("starting", "The partition map is not loaded yet.")
+        slots = [
+            SlotRangeView.model_validate({"from": r.first, "to": r.last, "shard": r.shard}) for r in router.map.ranges
+        ]
+        if not counts:
+            return PartitionsView(epoch=router.map.epoch, slots=slots)
+        return PartitionsView(epoch=router.map.epoch, slots=slots, counts=list(router.directory.slot_counts))
+
+    @routes.get("/v1/version")
+    async def version() -> VersionView:
+        """What is running here."""
+        return VersionView(version=__version__, facade_id=settings.facade_id)
+
+    return routes

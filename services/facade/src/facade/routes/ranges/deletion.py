@@ -1,0 +1,98 @@
+"""``DELETE /v1/kv``: the keys of a range, read and deleted some at a time, until a limit or the request's time.
+
+Must not know ASGI. Invariants: (1) what is deleted was read before as being in the range; (2) what is gone is gone:
+when a later part fails, the answer says where to go on, and the next request meets the failure again if it lasts; (3)
+the keys of a shard go by one entry of its log for each part, not by one each.
+
+Source: docs/api.md, Ranges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import NamedTuple
+
+from doug_wire.command import Command, Opcode
+from facade.client.fanout import Fanout, Part
+from facade.client.router import Router
+from facade.client.scan import ScanQuery
+from facade.errors import ProblemError
+from facade.routes.options import FRESH
+from facade.routes.ranges.patience import again
+from facade.routes.results import problem_of
+
+SLICE = 2_000
+
+
+class Done(NamedTuple):
+    """How far it went.
+
+    Attributes:
+        keys: How many keys were found, and deleted unless they were only counted.
+        bound: Where it goes on; None when nothing is left.
+        revisions: By shard, its revision at the last scan's point in its log.
+    """
+
+    keys: int
+    bound: bytes | None
+    revisions: dict[int, int]
+
+
+class RangeDeletion:
+    """Deletes ranges."""
+
+    def __init__(self, router: Router, timeout_s: float) -> None:
+        self._router = router
+        self._fanout = Fanout(router)
+        self._timeout_s = timeout_s
+
+    async def run(self, query: ScanQuery, limit: int, *, dry_run: bool) -> Done:
+        """Deletes or counts up to the limit, or as much as there is time for.
+
+        Raises:
+            ProblemError: It failed before anything was deleted.
+        """
+        ends_s = asyncio.get_running_loop().time() + self._timeout_s
+        keys, revisions = 0, dict[int, int]()
+        while True:
+            try:
+                attempt = partial(self._read, query, min(SLICE, limit - keys))
+                found, bound, seen = await again(self._timeout_s, attempt)
+                revisions = seen or revisions
+                if not dry_run:
+                    await self._delete(found)
+            except ProblemError:
+                if not keys:
+                    raise
+                return Done(keys, query.start, revisions)
+            keys += len(found)
+            if bound is None or keys >= limit or asyncio.get_running_loop().time() >= ends_s:
+                return Done(keys, bound, revisions)
+            query = query.bounded(bound)
+
+    async def _read(self, query: ScanQuery, limit: int) -> tuple[list[bytes], bytes | None, dict[int, int]]:
+        """The first keys, where it goes on behind them, and the revisions of the shards."""
+        if query.empty:
+            return [], None, {}
+        keys: list[bytes] = []
+        # One more than is wanted, to know whether there is one.
+        async with self._router.scans.open(query._replace(limit=limit + 1)) as scan:
+            async for batch in scan.batches():
+                keys += [record.key for record in batch]
+                if len(keys) > limit:
+                    return keys[:limit], keys[limit - 1] + b"\0", scan.revisions
+            return keys, None, scan.revisions
+
+    async def _delete(self, keys: list[bytes]) -> None:
+        parts = [Part(place, Command(Opcode.DELETE, key, b"", b"", 0)) for place, key in enumerate(keys)]
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
+        for outcome in await self._fanout.run(parts, FRESH, "", deadline_s):
+            result = outcome.result
+            failed = (
+                result
+                if isinstance(result, ProblemError)
+                else problem_of(result, outcome.shard, uncertain=outcome.uncertain)
+            )
+            if failed is not None:
+                raise failed

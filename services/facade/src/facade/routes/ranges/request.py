@@ -1,0 +1,192 @@
+"""What a request for a range of keys asks for: ``GET`` and ``DELETE /v1/kv``. Pure functions on bytes.
+
+Invariant: what is not understood is refused, never ignored: an unknown parameter, one that is given twice, a range that
+is described in two ways, a cursor of something else.
+
+Source: docs/api.md, Ranges; DESIGN 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from doug_wire.auth.grants import Verb
+from doug_wire.command import KEY_BYTES_MAX
+from doug_wire.scan import DELIMITER_BYTES_MAX, after_prefix
+from facade.client.scan import ScanQuery
+from facade.errors import BadRequestError
+from facade.routes.options import decode64, freshness_of, parse_query
+from facade.routes.ranges import cursor as cursors
+
+LIMIT_DEFAULT = 1_000
+LIMIT_MAX = 10_000
+DELETE_LIMIT_DEFAULT = 10_000
+DELETE_LIMIT_MAX = 100_000
+_COUNT_MAX = (1 << 63) - 1
+
+_BOUNDS = ("prefix", "start", "end")
+_RANGE = (*_BOUNDS, *(name + "64" for name in _BOUNDS), "limit", "cursor")
+GET_PARAMETERS = frozenset((*_RANGE, "keys_only", "reverse", "count_only", "delimiter", "consistency", "max_staleness"))
+DELETE_PARAMETERS = frozenset((*_RANGE, "dry_run", "all"))
+
+
+class RangeRequest(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+        query: The range, gone on with at the cursor; its ``limit`` is 0.
+        limit: How many entries and common prefixes are wanted at most; 0 when nothing was said.
+        scope: What its cursors belong to.
+        dry_run: Whether a deletion only counts.
+    """
+
+    query: ScanQuery
+    limit: int
+    scope: int
+    dry_run: bool = False
+
+    def cursor(self, bound: bytes | None) -> str | None:
+        """The cursor of what is left behind a bound; None when nothing is."""
+        return None if bound is None else cursors.encode(bound, self.scope)
+
+
+def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_max: int) -> RangeRequest:
+    """What a GET asks for.
+
+    Args:
+        query: The query string.
+        consistency: The header Doug-Consistency.
+        cluster_id: Whose cursors count.
+        limit_max: The greatest limit.
+
+    Raises:
+        BadRequestError: It is not understood.
+    """
+    given = parameters_of(query, GET_PARAMETERS)
+    start, end, prefix = bounds_of(given)
+    delimiter = given.get("delimiter", b"")
+    if "delimiter" in given and not 0 < len(delimiter) <= DELIMITER_BYTES_MAX:
+        raise BadRequestError("bad_parameter", f"A delimiter has 1 to {DELIMITER_BYTES_MAX} bytes.")
+    asked = ScanQuery(
+        start=start,
+        end=end,
+        reverse=flag_of(given, "reverse"),
+        keys_only=flag_of(given, "keys_only"),
+        count_only=flag_of(given, "count_only"),
+        delimiter=delimiter,
+        prefix_bytes=len(prefix) if delimiter else 0,
+        asked=freshness_of(given.get("consistency"), given.get("max_staleness"), consistency),
+    )
+    scope = cursors.scope_of(
+        b"read", cluster_id, start, b"" if end is None else end, b"%d" % asked.reverse, delimiter, prefix
+    )
+    return RangeRequest(_go_on(asked, given, scope), _limit(given, limit_max), scope)
+
+
+def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
+    """What a DELETE asks for.
+
+    Raises:
+        BadRequestError: It is not understood, or it would delete everything and does not say so.
+    """
+    given = parameters_of(query, DELETE_PARAMETERS)
+    start, end, _ = bounds_of(given)
+    everything = flag_of(given, "all")
+    if everything and (start or end is not None):
+        raise BadRequestError("bad_range", "all=true names everything; a range beside it contradicts it.")
+    if not everything and not start and end is None:
+        raise BadRequestError(
+            "bad_range", "This names every key. Say so with all=true, or give a prefix, start or end."
+        )
+    scope = cursors.scope_of(b"delete", cluster_id, start, b"" if end is None else end)
+    dry_run = flag_of(given, "dry_run")
+    # Counting tells what is there, and its cursors tell keys: it is a read.
+    asked = ScanQuery(start=start, end=end, keys_only=True, verb=Verb.READ if dry_run else Verb.WRITE)
+    return RangeRequest(_go_on(asked, given, scope), _limit(given, DELETE_LIMIT_MAX), scope, dry_run=dry_run)
+
+
+def wants_lines(accept: bytes | None) -> bool:
+    """Whether ``application/x-ndjson`` is asked for by name."""
+    for part in (accept or b"").lower().split(b","):
+        media_type, *parameters = (piece.strip() for piece in part.split(b";"))
+        if media_type == b"application/x-ndjson":
+            return not any(parameter in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000") for parameter in parameters)
+    return False
+
+
+def parameters_of(query: bytes, known: frozenset[str]) -> dict[str, bytes]:
+    """The parameters of a query, each of which must be known and be given once.
+
+    Raises:
+        BadRequestError: One is not.
+    """
+    found = parse_query(query, frozenset(name.encode() for name in known))
+    return {name.decode(): value for name, value in found.items()}
+
+
+def bounds_of(given: Mapping[str, bytes]) -> tuple[bytes, bytes | None, bytes]:
+    """Start, end and prefix of the range.
+
+    Raises:
+        BadRequestError: It is described in two ways, or holds no key.
+    """
+    found = {name: _key(given, name) for name in _BOUNDS}
+    prefix, start, end = found["prefix"], found["start"], found["end"]
+    if prefix is not None and (start is not None or end is not None):
+        raise BadRequestError("bad_range", "A range is named by a prefix, or by start and end.")
+    if prefix is not None:
+        return prefix, after_prefix(prefix), prefix
+    if end == b"":
+        raise BadRequestError("bad_range", "No key lies before an empty end; leave it out for no end.")
+    return start or b"", end, b""
+
+
+def _key(given: Mapping[str, bytes], name: str) -> bytes | None:
+    plain, encoded = given.get(name), given.get(name + "64")
+    if plain is not None and encoded is not None:
+        raise BadRequestError("bad_range", f"{name} and {name}64 are two names of one bound.")
+    if encoded is not None:
+        plain = decode64(name + "64", encoded, "bad_parameter")
+    elif plain is not None and not plain.isascii():
+        try:
+            plain.decode()
+        except UnicodeDecodeError:
+            raise BadRequestError(
+                "key_not_utf8", f"{name}, percent-decoded, is not valid UTF-8; {name}64 takes any bytes."
+            ) from None
+    if plain is not None and len(plain) > KEY_BYTES_MAX:
+        raise BadRequestError("key_too_long", f"{name} has {len(plain)} bytes; the limit is {KEY_BYTES_MAX}.")
+    return plain
+
+
+def flag_of(given: Mapping[str, bytes], name: str, *, default: bool = False) -> bool:
+    """A parameter that is true or false.
+
+    Raises:
+        BadRequestError: It is something else.
+    """
+    value = given.get(name, b"true" if default else b"false")
+    if value not in (b"true", b"false"):
+        raise BadRequestError("bad_parameter", f"{name} is true or false.")
+    return value == b"true"
+
+
+def _limit(given: Mapping[str, bytes], limit_max: int) -> int:
+    text = given.get("limit")
+    if text is None:
+        return 0
+    limit_max = limit_max or _COUNT_MAX
+    if not text.isdigit() or len(text) > 19 or not 0 < int(text) <= limit_max:
+        raise BadRequestError("bad_parameter", f"limit is a number from 1 to {limit_max}.")
+    return int(text)
+
+
+def _go_on(asked: ScanQuery, given: Mapping[str, bytes], scope: int) -> ScanQuery:
+    text = given.get("cursor")
+    if text is None:
+        return asked
+    try:
+        return asked.bounded(cursors.decode(text.decode("ascii", "replace"), scope))
+    except cursors.CursorError as error:
+        raise BadRequestError("bad_cursor", f"The cursor cannot be used: {error}.") from None

@@ -1,0 +1,102 @@
+"""Waiting for one key to change, for clients without streams: ``GET /v1/kv/{key}?wait=30s&after=<revision>``.
+
+It reads the key, and if nothing has changed, waits for the next event of the key before it reads again; so it is as
+linearizable as any read, and costs nothing while it waits. Must not know what is answered.
+
+Invariant: a change behind ``after`` ends the wait, also one that comes between the first read and the first event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from doug_wire.pipe import Status
+from facade.client.metrics import Metrics
+from facade.client.modes import LINEARIZABLE
+from facade.client.router import Router
+from facade.client.watches.feeds import Feeds
+from facade.errors import NotAppliedError
+from facade.routes.body import DisconnectedError, Receive
+from facade.routes.results import answer_of
+from facade.routes.watch.audience import Audience
+
+OPEN_S = 5.0
+
+
+class LongPolls:
+    """All that wait."""
+
+    def __init__(self, router: Router, feeds: Feeds, audience: Audience, metrics: Metrics, waits_max: int) -> None:
+        """Waits for events that ``audience`` hears of."""
+        self._router = router
+        self._feeds = feeds
+        self._audience = audience
+        self._metrics = metrics
+        self._max = waits_max
+        self.under_way = 0
+
+    async def until_changed(self, key: bytes, after: int | None, wait_s: float, receive: Receive) -> int | None:
+        """Returns when a key has another revision than one, or after a time.
+
+        Args:
+            key: The key.
+            after: The revision that the client knows; 0 for a key that does not exist, None for the present one.
+            wait_s: How long at most.
+            receive: Says when the client is gone.
+
+        Returns:
+            The revision that it still has, 0 for none; None if it has changed.
+
+        Raises:
+            NotAppliedError: Too many wait, or the key's shard tells no changes.
+            DisconnectedError: The client is gone.
+        """
+        if self.under_way >= self._max:
+            raise NotAppliedError("overloaded", "Too many requests wait for changes.")
+        self.under_way += 1
+        self._metrics.inflight -= 1
+        leaving = asyncio.ensure_future(_gone(receive))
+        try:
+            async with self._feeds.using([self._feeds.shard_of(key)], OPEN_S):
+                return await self._wait(key, after, asyncio.get_running_loop().time() + wait_s, leaving)
+        finally:
+            leaving.cancel()
+            self._metrics.inflight += 1
+            self.under_way -= 1
+
+    async def _wait(self, key: bytes, after: int | None, ends_s: float, leaving: Awaitable[None]) -> int | None:
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        end = self._audience.wait_for(key, changed)
+        try:
+            while True:
+                changed.clear()
+                result = await answer_of(self._router.read(key, LINEARIZABLE))
+                revision = 0 if result.status == Status.NOT_FOUND else result.revision
+                after = revision if after is None else after
+                if revision != after:
+                    return None
+                if loop.time() >= ends_s:
+                    return revision
+                await _first(changed.wait, leaving, ends_s - loop.time())
+        finally:
+            end()
+
+
+async def _first(wait: Callable[[], Awaitable[object]], leaving: Awaitable[None], timeout_s: float) -> None:
+    """Waits for the first of an event, the client's end (which raises) and the time."""
+    waiting = asyncio.ensure_future(wait())
+    gone = asyncio.ensure_future(leaving)
+    try:
+        await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            raise DisconnectedError
+    finally:
+        waiting.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns once the client is gone; a body says nothing here."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

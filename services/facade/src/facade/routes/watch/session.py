@@ -1,0 +1,330 @@
+"""One watch: from where it begins to where its client leaves.
+
+It sends what is there first if that was asked for, then what its client has missed, out of the ring of the feed or by a
+stream of its own, as fast as the client reads; and once nothing is left, it joins the audience, which writes to it.
+Must not know gRPC.
+
+Invariants:
+1. For every shard, all wanted changes before its position were sent, each once and in order, and none behind it.
+2. An id is sent only if a watch can go on behind it without loss or repeat.
+3. A client that does not read costs what waits in its connection, and nothing else.
+
+Source: docs/api.md, Watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from doug_wire.auth.grants import Verb
+from doug_wire.scan import ScanRecord
+from doug_wire.watch import Change, ChangeKind
+from facade.client.access import ANYONE, allowed, range_of, refusal
+from facade.client.scan import ScanBrokenError, ScanQuery, Scans
+from facade.client.watches.feed import Event, Feed
+from facade.client.watches.feeds import Feeds, request_of
+from facade.client.watches.stream import HistoryGoneError, WatchBrokenError, behind, next_of
+from facade.errors import ForbiddenError, NotAppliedError, UnauthenticatedError
+from facade.routes import problem
+from facade.routes.body import DisconnectedError
+from facade.routes.raw import RawRequest
+from facade.routes.watch import ids as watch_ids
+from facade.routes.watch.audience import PROGRESS_S, Audience, Place, progress_frame
+from facade.routes.watch.frames import RETRY, change_frame, data_of, frame, resync_frame
+from facade.routes.watch.request import Form, Selection, WatchAsked
+
+SLICE = 256
+STEP_BYTES = 256 << 10
+UNREAD_BYTES_MAX = 256 << 10
+"""A client that has left so much unread is written to only when it has taken most of it."""
+LOOK_S = 1.0
+"""While nothing comes, a watch that is not with the others looks so often whether its client is there."""
+OPEN_S = 5.0
+
+
+class _RefusedError(Exception):
+    """The client may not see any more of it."""
+
+
+class _Part(NamedTuple):
+    """A part of a snapshot: the keys up to one (None: all that are left) are as of these positions."""
+
+    upto: bytes | None
+    positions: dict[int, int]
+
+
+class Session:
+    """See the module."""
+
+    def __init__(
+        self,
+        request: RawRequest,
+        asked: WatchAsked,
+        feeds: dict[int, Feed],
+        streams: Feeds,
+        scans: Scans,
+        audience: Audience,
+    ) -> None:
+        """Builds it; ``run`` does everything."""
+        self._request = request
+        self._exchange: Any = request.exchange
+        self._asked = asked
+        self._feeds = feeds
+        self._streams = streams
+        self._scans = scans
+        self._audience = audience
+        self._here = False
+        self._refused = False
+        self.caller = ANYONE
+        self._told_s = asyncio.get_running_loop().time()
+        self._parts: list[_Part] = []
+        self.positions: dict[int, int] = {}
+
+    # What the audience sees.
+
+    @property
+    def selection(self) -> Selection:
+        """What is wanted."""
+        return self._asked.selection
+
+    @property
+    def form(self) -> Form:
+        """How it is shown."""
+        return self._asked.form
+
+    def push(self, data: bytes) -> bool:
+        """Takes bytes for the client; False if too many wait for it already, these included."""
+        unread: int = self._exchange.push(data)
+        return unread <= UNREAD_BYTES_MAX
+
+    def look(self) -> None:
+        """Ends the watch if its client may not watch all of it any more: nothing that comes from now on is sent."""
+        selection = self.selection
+        if not allowed(self.caller, Verb.WATCH, range_of(selection.start, selection.end)):
+            self._refused = True
+            if self._here:
+                self._audience.leave(self)
+                self._here = False
+            self._exchange.message_event.set()
+
+    def _over(self) -> bool:
+        """Whether it comes to its end."""
+        return self._refused or bool(self._exchange.stopping)
+
+    def left_behind(self, positions: dict[int, int]) -> None:
+        """It is not with the others any more; so far it was told."""
+        self._here = False
+        self.positions = {shard: positions.get(shard, self.positions[shard]) for shard in self._feeds}
+        self._exchange.message_event.set()
+
+    # Its life.
+
+    async def run(self) -> None:
+        """Sends until the client leaves, or changes are lost. Requires: the head was sent, ``positions`` are set.
+
+        Raises:
+            DisconnectedError: The client is gone.
+        """
+        with contextlib.suppress(_RefusedError):
+            try:
+                await self._tell()
+            except HistoryGoneError as error:
+                await self._write(resync_frame(error.shard, error.oldest, self.form))
+        if self._refused:
+            selection = self.selection
+            why = refusal(self.caller, Verb.WATCH, range_of(selection.start, selection.end))
+            await self._request.send(frame(b"refused", b"", problem.document(why), self.form), more=True)
+        await self._request.send(b"")
+
+    async def _tell(self) -> None:
+        """Everything that it sends while nothing is wrong."""
+        if not self.form.lines:
+            await self._write(RETRY)
+        if self._asked.snapshot:
+            await self._snapshot()
+        await self._write(self._progress())
+        while not self._over():
+            await self._exchange.drained()
+            self._check()
+            await self._catch_up()
+            if self._over():
+                break
+            await self._live()
+
+    async def _live(self) -> None:
+        """Is written to with the others, until the client leaves it or does not read."""
+        self._here = True
+        self._audience.join(self)
+        try:
+            while self._here and not self._over():
+                message = await self._request.receive()
+                if message["type"] == "http.disconnect":
+                    raise DisconnectedError
+        finally:
+            if self._here:
+                self._audience.leave(self)
+                self._here = False
+
+    async def _catch_up(self) -> None:
+        """Sends what was missed; at its end, in the same turn of the loop, nothing is."""
+        while not self._over():
+            behind_any = False
+            for number, feed in self._feeds.items():
+                position = self.positions[number]
+                if feed.position == position:
+                    continue
+                behind_any = True
+                found = feed.since(position, STEP_BYTES)
+                if found is None:
+                    await self._from_node(number, feed)
+                    continue
+                if feed.position is None or position > feed.position:
+                    await self._wait(feed)
+                    continue
+                events, upto = found
+                await self._send(events)
+                self.positions[number] = upto
+                self._drop_parts()
+            if not behind_any and not self._parts:
+                return
+            if not behind_any:
+                await self._wait(next(iter(self._feeds.values())))
+
+    async def _wait(self, feed: Feed) -> None:
+        """Waits until a feed moves, or for a moment."""
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await feed.moved()
+        except TimeoutError:
+            pass
+        if asyncio.get_running_loop().time() - self._told_s >= PROGRESS_S:
+            await self._write(self._progress())
+        self._check()
+
+    async def _from_node(self, number: int, feed: Feed) -> None:
+        """Sends what the ring does not hold any more, by a stream of its own, until the ring holds the rest.
+
+        Raises:
+            HistoryGoneError: No node holds it.
+        """
+        selection = self.selection
+        position = self.positions[number]
+        request = request_of(position, selection.start, selection.end, selection.kinds, values=self.form.values)
+        try:
+            async with self._streams.catch_up(request, number, OPEN_S) as stream:
+                while position < feed.floor and not self._over():
+                    changes = await stream.changes()
+                    events = [Event(number, change) for change in changes]
+                    await self._send([event for event in events if event.order >= position])
+                    position = self.positions[number] = max(position, stream.position)
+                    self._drop_parts()
+        except (WatchBrokenError, NotAppliedError):
+            await self._wait(feed)
+
+    # What is sent.
+
+    async def _send(self, events: Sequence[Event]) -> None:
+        """Sends those of some events that are wanted; the positions are still where they were before them."""
+        parts = []
+        selection, positions = self.selection, dict(self.positions)
+        for event in events:
+            change = event.change
+            positions[event.shard] = next_of(change)
+            if not selection.wants(change.kind, change.key) or self._in_snapshot(event):
+                continue
+            parts.append(change_frame(event, self._identity(positions), self.form))
+        if parts:
+            await self._write(b"".join(parts))
+        elif asyncio.get_running_loop().time() - self._told_s >= PROGRESS_S:
+            await self._write(self._progress())
+
+    def _place(self, positions: dict[int, int]) -> Place:
+        return self._audience.place()._replace(positions=positions)
+
+    def _identity(self, positions: dict[int, int]) -> bytes:
+        return b"" if self._parts else watch_ids.encode(*self._place(positions)).encode()
+
+    def _progress(self) -> bytes:
+        return progress_frame(self._place(self.positions), self.form, told=not self._parts)
+
+    async def _write(self, content: bytes) -> None:
+        """Sends bytes, once the client has taken most of those before.
+
+        Raises:
+            DisconnectedError: The client is gone.
+            _RefusedError: It may not see it any more.
+        """
+        if self._refused:
+            raise _RefusedError
+        await self._request.send(content, more=True)
+        self._told_s = asyncio.get_running_loop().time()
+        self._check()
+
+    def _check(self) -> None:
+        if self._exchange.disconnected:
+            raise DisconnectedError
+
+    # What is there at the beginning.
+
+    async def _snapshot(self) -> None:
+        """Sends what is there, and begins behind it."""
+        selection = self.selection
+        rest: ScanQuery | None = ScanQuery(
+            selection.start, selection.end, keys_only=not self.form.values, verb=Verb.WATCH
+        )
+        put = int(ChangeKind.PUT) in selection.kinds
+        delay_s = 0.01
+        while rest is not None:
+            last: ScanRecord | None = None
+            try:
+                async with self._scans.open(rest) as scan:
+                    delay_s = 0.01
+                    positions = {shard: behind(revision) for shard, revision in scan.revisions.items()}
+                    self._parts.append(_Part(None, positions))
+                    if not put:
+                        break
+                    async for batch in scan.batches():
+                        for first in range(0, len(batch), SLICE):
+                            some = batch[first : first + SLICE]
+                            await self._write(b"".join([self._entry(record) for record in some]))
+                            last = some[-1]
+                rest = None
+            except (UnauthenticatedError, ForbiddenError):
+                self._refused = True
+                raise _RefusedError from None
+            except (ScanBrokenError, NotAppliedError):
+                self._check()
+                if last is not None and rest is not None:
+                    self._parts[-1] = self._parts[-1]._replace(upto=last.key)
+                    rest = rest.behind(last)
+                elif self._parts and self._parts[-1].upto is None:
+                    self._parts.pop()
+                await asyncio.sleep(delay_s)
+                delay_s = min(1.0, 2 * delay_s)
+        for number in self._feeds:
+            self.positions[number] = min(part.positions[number] for part in self._parts)
+        self._drop_parts()
+
+    def _entry(self, record: ScanRecord) -> bytes:
+        """A key that is there, as the change that made it so; nothing can be gone on behind it."""
+        _, key, revision, value, content_type, content_encoding, expires_at = record
+        shard = self._streams.shard_of(key)
+        change = Change(int(ChangeKind.PUT), True, 0, key, revision, value, content_type, content_encoding, expires_at)
+        return frame(b"put", b"", data_of(shard, change, values=self.form.values), self.form)
+
+    def _in_snapshot(self, event: Event) -> bool:
+        """Whether the snapshot had a change already."""
+        for part in self._parts:
+            if part.upto is None or event.change.key <= part.upto:
+                return event.order < part.positions[event.shard]
+        return False
+
+    def _drop_parts(self) -> None:
+        """Forgets the snapshot once all of it is behind."""
+        if self._parts and all(
+            self.positions[number] >= max(part.positions[number] for part in self._parts) for number in self._feeds
+        ):
+            self._parts = []

@@ -1,0 +1,199 @@
+"""Shares of a shard: who is let in, who waits, who is refused; counted, not timed."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facade.app.quotas import CLIENTS_MAX, Quotas, Rate
+from facade.client.modes import Kind
+from facade.client.operation import Load, Operation
+from facade.client.turns import ALONE, SHARE_MIN, Turns
+from facade.errors import TooManyRequestsError
+from facade.settings import Settings
+
+ITEMS_MAX, BYTES_MAX, WINDOW, SIZE = 1000, 100_000, 100, 10
+
+
+class Future:
+    """A future that needs no event loop."""
+
+    over = False
+
+    def done(self) -> bool:
+        return self.over
+
+
+class Shard:
+    """A shard that does one operation after the other, in the order in which they reach it."""
+
+    def __init__(self, window: int = WINDOW, bytes_limit: int = 0) -> None:
+        self.load = Load(Turns(window, ITEMS_MAX, BYTES_MAX, bytes_limit))
+        self.queue: deque[Operation] = deque()
+        self.refused: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
+
+    @property
+    def turns(self) -> Turns:
+        assert self.load.turns is not None
+        return self.load.turns
+
+    def ask(self, name: str, size: int = SIZE) -> Operation | None:
+        load = self.load
+        operation = Operation(0, Kind.WRITE, 0, load, b"", b"x" * size, 0.0, Future(), True)  # type: ignore[arg-type]
+        try:
+            operation.client = self.turns.admit(name, load.items, size, load.size)
+        except TooManyRequestsError:
+            self.refused[name] += 1
+            return None
+        if self.turns.enter(operation.client, operation):
+            self.queue.append(operation)
+        load.items += 1
+        load.size += size
+        return operation
+
+    def end(self, operation: Operation) -> None:
+        client = operation.client
+        assert client is not None
+        self.load.items -= 1
+        self.load.size -= len(operation.record)
+        operation.future.over = True  # type: ignore[attr-defined]
+        operation.client = None
+        self.done[client.name] += 1
+        self.queue += self.turns.leave(client, operation, len(operation.record))
+
+    def work(self) -> None:
+        if self.queue:
+            self.end(self.queue.popleft())
+
+
+def test_who_is_alone_waits_for_nobody_and_leaves_room_for_the_next() -> None:
+    shard = Shard()
+    for _ in range(2 * ITEMS_MAX):
+        shard.ask("greedy")
+    assert len(shard.queue) == ALONE * ITEMS_MAX and shard.turns.waiting == 0
+    assert shard.refused["greedy"] == 2 * ITEMS_MAX - len(shard.queue)
+    assert shard.ask("polite") is not None, "and needs no turn, since the share is free"
+    assert len(shard.queue) == ALONE * ITEMS_MAX + 1
+
+
+def test_one_that_offers_ten_times_what_can_be_done_leaves_a_polite_one_its_share() -> None:
+    """It offers half of what can be done, and gets all of that; in the order of coming it would get a twentieth."""
+    shard = Shard()
+    for step in range(20_000):
+        for _ in range(10):
+            shard.ask("greedy")
+        if step % 2:
+            shard.ask("polite")
+        shard.work()
+    assert not shard.refused["polite"]
+    assert shard.done["polite"] > 0.9 * 10_000
+    assert shard.refused["greedy"] > 0 and shard.load.items <= ITEMS_MAX
+
+
+def test_who_waits_for_answers_before_asking_again_gets_half_of_a_half() -> None:
+    shard = Shard()
+    polite = greedy = 0
+    for _ in range(4000):
+        while greedy - shard.done["greedy"] < 600 and shard.ask("greedy"):
+            greedy += 1
+        while polite - shard.done["polite"] < WINDOW // 2 and shard.ask("polite"):
+            polite += 1
+        shard.work()
+    assert shard.done["polite"] > shard.done["greedy"] / 3
+
+
+def test_lines_are_served_in_turn_and_those_that_are_over_are_left_out() -> None:
+    shard = Shard(window=2)
+    for _ in range(SHARE_MIN):
+        shard.ask("a"), shard.ask("b"), shard.ask("c")
+    waiting = [shard.ask(name) for name in "aabbcc"]
+    assert shard.turns.waiting == 6
+    given_up = waiting[2]
+    assert given_up is not None
+    shard.end(given_up)
+    while shard.queue:
+        shard.work()
+    assert shard.done == {"a": SHARE_MIN + 2, "b": SHARE_MIN + 2, "c": SHARE_MIN + 2}
+    assert shard.turns.waiting == 0 and not shard.turns._clients and not shard.turns._waiting
+
+
+def test_bytes_have_parts_too_and_one_operation_always_fits() -> None:
+    shard = Shard()
+    assert shard.ask("greedy", BYTES_MAX // 2)
+    assert shard.ask("polite", BYTES_MAX // 8)
+    assert not shard.ask("greedy", SIZE), "half is taken, and it holds half"
+    assert shard.ask("polite", BYTES_MAX // 8)
+    limited = Shard(bytes_limit=100)
+    assert limited.ask("one", 1000) and not limited.ask("one", 1)
+    assert limited.ask("two", 60) and not limited.ask("two", 60)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3)), max_size=300), st.integers(1, 40))
+def test_nobody_waits_for_ever_and_nothing_is_kept(steps: list[tuple[str, int]], window: int) -> None:
+    shard = Shard(window)
+    asked: list[Operation | None] = []
+    for name, works in steps:
+        asked.append(shard.ask(name))
+        for _ in range(works):
+            shard.work()
+    waiting = [operation for operation in asked if operation is not None]
+    if waiting and waiting[-1].client is not None:
+        if waiting[-1] in shard.queue:
+            shard.queue.remove(waiting[-1])
+        shard.end(waiting[-1])
+    while shard.queue:
+        shard.work()
+    assert sum(shard.done.values()) == len(waiting)
+    assert (shard.load.items, shard.load.size, shard.turns.waiting, shard.turns._inside) == (0, 0, 0, 0)
+    assert not shard.turns._clients and not shard.turns._waiting
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_rate_lets_a_seconds_requests_come_at_once_and_tells_when_there_is_room() -> None:
+    clock = Clock()
+    rate = Rate(10, clock)
+    for _ in range(10):
+        rate.take("a")
+    with pytest.raises(TooManyRequestsError) as refused:
+        rate.take("a")
+    assert (refused.value.status, refused.value.headers) == (429, ((b"retry-after", b"1"),))
+    rate.take("b")
+    clock.now_s += 0.1001
+    rate.take("a")
+    with pytest.raises(TooManyRequestsError):
+        rate.take("a")
+    assert rate.refused == 2
+    for _ in range(100):
+        Rate(0, clock).take("a")
+
+
+def test_what_is_kept_of_addresses_is_bounded() -> None:
+    clock = Clock()
+    rate = Rate(1, clock)
+    for number in range(CLIENTS_MAX + 10):
+        rate.take(str(number))
+    assert len(rate._full_s) == CLIENTS_MAX
+    clock.now_s += 5
+    rate.take("one more")
+    assert len(rate._full_s) == 1
+
+
+def test_an_address_has_so_many_connections() -> None:
+    quotas = Quotas(Settings(nodes={0: {"n": "127.0.0.1:1"}}, address_connections_max=2))
+    assert [quotas.connect("a"), quotas.connect("a"), quotas.connect("a"), quotas.connect("b")] == [1, 1, 0, 1]
+    quotas.disconnect("a")
+    quotas.disconnect("a")
+    assert quotas.connect("a") and quotas.refused_connections == 1
+    for address in "aab":
+        quotas.disconnect(address)
+    assert not quotas._connections
