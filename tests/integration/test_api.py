@@ -37,7 +37,7 @@ def test_a_client_that_others_generate_does_everything(cluster: Cluster, tmp_pat
     document, config = tmp_path / "openapi.json", tmp_path / "config.yml"
     document.write_bytes(fetch(cluster.port, "GET", "/openapi.json").body)
     config.write_text("post_hooks: []\n")
-    generate = [PROGRAM, "generate", "--path", document, "--config", config, "--meta", "none"]
+    generate: list[str | Path] = [PROGRAM, "generate", "--path", document, "--config", config, "--meta", "none"]
     subprocess.run([*generate, "--output-path", tmp_path / "generated"], check=True, timeout=120)
     script = Path(__file__).with_name("use_generated_client.py")
     python = PROGRAM.with_name("python")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from facade_under_test import Facade
 from fake_nodes import FakeCluster
 
 from doug_wire.auth import tokens
-from doug_wire.auth.document import Held, TokenRecord
+from doug_wire.auth.document import Document, Held, TokenRecord
 from doug_wire.auth.grants import parse_grant
 from facade.client.metrics import Metrics
 from facade.client.router import Router
@@ -128,7 +129,7 @@ async def give_tokens(facade: Facade) -> dict[str, str]:
     for role, grants in ROLES.items():
         made = tokens.mint()
         record = TokenRecord(made.id, made.salt, made.digest, Held(tuple(sorted(map(parse_grant, grants)))), 1)
-        await facade.state.change(lambda document, role=role, record=record: document.with_token(role, record))
+        await facade.state.change(functools.partial(Document.with_token, name=role, record=record))
         given[role] = made.text
     return given
 
