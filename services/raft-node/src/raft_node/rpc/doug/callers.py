@@ -1,8 +1,8 @@
 """Who may call Doug and Admin where clients have to say who they are: facades, and the cluster's own nodes.
 
 A facade has judged a request before it sends it on; anybody else would go past that. A caller is told by the names in
-its certificate, which the authority has signed. Invariants: whoever cannot be told is
-refused, also on a connection without TLS; a method without a rule is served to nobody.
+its certificate, which the authority has signed. Invariants: whoever cannot be told is refused, also on a connection
+without TLS; a method without a rule is served to nobody.
 
 Source: docs/auth.md.
 """
