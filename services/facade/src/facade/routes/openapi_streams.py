@@ -11,6 +11,7 @@ from typing import Any
 Json = dict[str, Any]
 
 _TEXT: Json = {"type": "string"}
+_BOUND64: Json = {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){0,340}$"}
 _NUMBER: Json = {"type": "integer", "minimum": 0}
 MINUTES = 60
 """So far back the console knows how often slots were used (``facade.console.collector``; a test compares)."""
@@ -31,13 +32,13 @@ def _query(name: str, description: str, schema: Json | None = None) -> Json:
 
 _WATCH = [
     _query("key", "This key alone", {"type": "string", "minLength": 1, "maxLength": 1024}),
-    _query("key64", "The same, in base64url"),
+    _query("key64", "The same, in base64url", {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){1,340}$"}),
     _query("prefix", "The keys that begin with it"),
-    _query("prefix64", "The same, in base64url"),
+    _query("prefix64", "The same, in base64url", _BOUND64),
     _query("start", "The first key"),
-    _query("start64", "The same, in base64url"),
+    _query("start64", "The same, in base64url", _BOUND64),
     _query("end", "The first key that is not watched any more"),
-    _query("end64", "The same, in base64url"),
+    _query("end64", "The same, in base64url", _BOUND64),
     _query("from", "now; start: first all that is there; or the id of an event: what follows it"),
     _query("events", "Some of put, delete and expire, separated by commas; all of them when left out"),
     _query("values", "Whether values are told", {"type": "boolean", "default": True}),
