@@ -30,7 +30,7 @@ ENDLESS = ("/v1/watch", "/v1/console/stream")
 EXAMPLES_MAX = 1000
 REPLACED = "not_a_server_error,positive_data_acceptance,allow_header_conformance"
 """By healthy_nodes_serve and allowed_requests_are_taken of ``tools.api.checks``, which says why. What ``Allow`` names
-is in ``test_openapi_complete.py``: a path that ends with an action is a key's as well, and OpenAPI tells one of both."""
+is in ``test_openapi_complete.py``: a path that ends with an action is a key's as well, which OpenAPI cannot tell."""
 NOTHING = "No test cases were generated"
 """What schemathesis says, and calls a success, when its time was over before it began."""
 

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[4]
 SEED = os.environ.get("FUZZ_API_SEED", "1")
 
 
-@pytest.mark.parametrize(("role", "seconds"), [(None, 40), ("stranger", 8), ("reader", 8), ("writer", 8), ("admin", 8)])
+@pytest.mark.parametrize(
+    ("role", "seconds"), [(None, 40), ("stranger", 10), ("reader", 10), ("writer", 10), ("admin", 10)]
+)
 def test_nothing_is_found(role: str | None, seconds: int) -> None:
     command = [sys.executable, "-m", "tools.api", "--seed", SEED, "--seconds", str(seconds)]
     ended = subprocess.run(
@@ -40,7 +42,7 @@ def test_nothing_is_found(role: str | None, seconds: int) -> None:
 )
 def test_what_is_planted_is_found(fault: str, title: str) -> None:
     """The checks find something: a facade that does other things than its document says."""
-    command = [sys.executable, "-m", "tools.api", "--seed", SEED, "--seconds", "60", "--plant", fault]
+    command = [sys.executable, "-m", "tools.api", "--seed", SEED, "--seconds", "200", "--plant", fault]
     command += ["--include", "/v1/limits" if fault == "open" else "/v1/kv/{key}"]
     command += ["--role", "stranger"] if fault == "open" else []
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
