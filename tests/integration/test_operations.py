@@ -12,21 +12,24 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
-from bench.cluster import Cluster
+from bench.cluster import Cluster, wait_for
 from bench.http11 import HttpError, Response
 
 from doug_wire.slots import slot_of
+from dougdb.verify import Cas, Get, Outcome, Put, Recorded, check
 from raft_testing.versions import Access, check_versions
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-INCREMENTS = int(os.environ.get("INCREMENTS", "160"))
+INCREMENTS = int(os.environ.get("INCREMENTS", "1000"))
 """More of them make a soak test."""
 CLIENTS = 16
-CONDITIONS_S = float(os.environ.get("CONDITIONS_S", "6"))
+CONDITIONS_S = float(os.environ.get("CONDITIONS_S", "20"))
 """The longer, the more of a soak test."""
+CHECKED = 1_000
 PATIENCE_S = 60.0
 JSON = {"Content-Type": "application/json"}
 
@@ -50,6 +53,13 @@ def repeated(cluster: Cluster, method: str, target: str, body: bytes, headers: d
         time.sleep(0.05)
 
 
+def answers_at_all(cluster: Cluster) -> bool:
+    try:
+        return cluster.request("GET", "/livez", timeout_s=2).status == 200
+    except HttpError:
+        return False
+
+
 def test_increments_that_are_sent_twice_count_once_through_kills_and_a_restart(cluster: Cluster) -> None:
     """Issue: exactly-once. A replay shows value and revision of the first answer, whoever is asked and when."""
     answers: dict[int, tuple[object, object]] = {}
@@ -69,14 +79,19 @@ def test_increments_that_are_sent_twice_count_once_through_kills_and_a_restart(c
                 replays += answer.headers.get("idempotency-replayed") == "true"
             assert (told["value"], told["revision"]) == first
 
+    kills: list[list[str]] = []
+
     def disturb() -> None:
-        for _ in range(2):
-            if done.wait(0.4):
-                return
-            for shard in cluster.shard_ids():
-                cluster.kill(cluster.await_leader(shard).id)
-        if not done.wait(0.3):
-            cluster.kill("facade")
+        # At first soon, so that some are killed however fast the machine is.
+        while not done.wait(0.3 + 0.5 * len(kills)):
+            if len(kills) % 3 == 1:
+                victims = ["facade"]
+            else:
+                victims = [cluster.await_leader(shard, 30).id for shard in cluster.shard_ids()]
+            for victim in victims:
+                cluster.kill(victim)
+            kills.append(victims)
+            wait_for(lambda: answers_at_all(cluster), 30, "the facade to be back")
 
     disturber = threading.Thread(target=disturb)
     disturber.start()
@@ -84,17 +99,48 @@ def test_increments_that_are_sent_twice_count_once_through_kills_and_a_restart(c
         list(clients.map(increment, range(INCREMENTS)))
     done.set()
     disturber.join()
+    assert ["facade"] in kills and len(kills) >= 2, kills
     assert replays >= INCREMENTS
     cluster.kill_all()
     cluster.start()
-    for number in range(0, INCREMENTS, 10):
-        increment(number)
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(increment, range(INCREMENTS)))
+    assert replays >= 3 * INCREMENTS, "whatever was sent after the restart was a replay"
     assert repeated(cluster, "GET", "/v1/kv/counter", b"", {}).body == str(INCREMENTS).encode()
     assert len({revision for _, revision in answers.values()}) == INCREMENTS
     other = repeated(
         cluster, "POST", "/v1/kv/counter:increment", b'{"by": 2}', {**JSON, "Idempotency-Key": "increment-0"}
     )
     assert other.status == 422, other
+
+
+def recorded(process: int, access: Access) -> Recorded:
+    """An access as the checker for everybody takes it."""
+    if access.kind == "get":
+        return Recorded(
+            process,
+            Get("k"),
+            access.call,
+            access.returned,
+            Outcome(value=str(access.value), revision=access.revision),
+        )
+    if access.expected is None:
+        return Recorded(
+            process, Put("k", str(access.value)), access.call, access.returned, Outcome(revision=access.revision)
+        )
+    outcome = None if access.outcome == "unknown" else Outcome(ok=access.outcome == "ok", revision=access.revision)
+    return Recorded(process, Cas("k", access.expected, str(access.value)), access.call, access.returned, outcome)
+
+
+def beginning(history: list[Recorded]) -> list[Recorded]:
+    """A history up to a moment: the checker for everybody needs a minute for thousands of requests of one key."""
+    ended = sorted(each.ended for each in history)
+    until = ended[min(len(ended), CHECKED) - 1]
+    return [
+        each if each.ended <= until else replace(each, ended=math.inf, outcome=None)
+        for each in history
+        if each.began <= until
+    ]
 
 
 def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster) -> None:
@@ -160,6 +206,7 @@ def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster) -> 
     first = min(access.revision for access in history if access.kind == "get")
     history.append(Access(key, "put", 0.0, 0.0, "ok", first, 0))
     assert check_versions(history) == []
+    assert check(beginning([recorded(process, access) for process, access in enumerate(history)])).good
     succeeded = sum(access.kind == "put" and access.outcome == "ok" for access in history) - 1
     unknown = sum(access.outcome == "unknown" for access in history)
     last = int(repeated(cluster, "GET", f"/v1/kv/{key}", b"", {}).body)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import math
 from collections.abc import Iterable
+from hashlib import sha256
 from urllib.parse import quote_from_bytes
 
-from doug_wire.command import KEY_BYTES_MAX
+from crc32c import crc32c
+
+from doug_wire import command, payload
+from doug_wire.command import KEY_BYTES_MAX, Command, Opcode
 from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
+from doug_wire.validity import validate
 from facade.client.modes import READ_MODES
+from facade.client.sessions import VERSION as SESSION_VERSION
+from facade.client.sessions import Session, Sessions
+from facade.client.watches.stream import behind
 from facade.errors import BadRequestError
+from facade.routes.batch import parse_line
 from facade.routes.body import parse_json
 from facade.routes.key import KEY_PREFIX, key_of, wants_json
 from facade.routes.options import Headers, parse_read
 from facade.routes.ranges import cursor
 from facade.routes.ranges.cursor import CursorError
 from facade.routes.ranges.request import RangeRequest, deletion_of, read_of
+from facade.routes.txn import parse_txn
+from facade.routes.watch import ids as watch_ids
 from raft_testing.fuzz.target import Target
 
 CURSOR_SCOPE = cursor.scope_of(b"read", b"cluster")
@@ -157,7 +170,97 @@ def seeds_range() -> Iterable[bytes]:
     yield b"start64=YQ&end=b&cursor=AZD0frrARZ-Ae6yVK2swMDAwAA"
 
 
+def check_session(content: bytes) -> None:
+    """What is taken for a session token never promises less when it is issued anew."""
+    sessions = Sessions()
+    sessions.know(b"cluster", 3)
+    try:
+        session = sessions.read(content)
+    except BadRequestError:
+        return
+    assert all(index >= 0 for index in session.indexes.values())
+    again = sessions.read(sessions.add(session, ()))
+    assert again.epoch == max(3, session.epoch)
+    assert again == session._replace(epoch=again.epoch) or again.partial
+
+
+def _session_of(content: bytes) -> bytes:
+    """A token whose checksum fits, for this cluster, with the content as its numbers."""
+    head = bytes((SESSION_VERSION, content[0] & 1 if content else 0)) + sha256(b"cluster").digest()[:8]
+    body = content[1:]
+    raw = head + crc32c(body, crc32c(head)).to_bytes(4, "little") + body
+    return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+
+def seeds_session() -> Iterable[bytes]:
+    """Of some shards, partial and of another cluster."""
+    sessions = Sessions()
+    sessions.know(b"cluster", 3)
+    yield sessions.issue(1, 70)
+    yield sessions.add(Session(1 << 40, {0: 1, 1023: (1 << 64) - 1}, partial=True), ())
+    sessions.know(b"another", 3)
+    yield sessions.issue(0, 1)
+    yield b"\0\3\0\7\1\xff\1"
+
+
+def check_watch_id(content: bytes) -> None:
+    """An id of a watch is written as the facade writes it, or refused."""
+    try:
+        text = content.decode()
+        found = watch_ids.decode(text)
+    except (UnicodeDecodeError, watch_ids.WatchIdError):
+        return
+    assert watch_ids.encode(found.cluster, found.epoch, found.positions) == text
+
+
+def seeds_watch_id() -> Iterable[bytes]:
+    """Whole revisions, and a place within one."""
+    yield watch_ids.encode("0" * 16, 1, {0: behind(7), 3: behind(8) | 2}).encode()
+
+
+def check_operations(body: bytes) -> None:
+    """Operations of a batch and transactions in JSON become commands that nodes take, or are refused."""
+    try:
+        document = parse_json(body)
+    except BadRequestError:
+        return
+    with contextlib.suppress(BadRequestError):
+        compares, *branches = parse_txn(document)
+        for operations in branches:
+            payload.decode_batch(payload.encode_batch([_valid(operation) for operation in operations]))
+        assert all(0 < len(compare.key) <= KEY_BYTES_MAX for compare in compares)
+    for line in body.split(b"\n"):
+        part = parse_line(0, line)
+        if not isinstance(part.wanted, Exception):
+            _valid(part.wanted)
+
+
+def _valid(operation: Command) -> bytes:
+    encoded = command.encode(*operation)
+    if operation.opcode is not Opcode.GET:
+        assert validate(encoded) == operation
+    assert command.decode(encoded) == operation
+    return encoded
+
+
+def seeds_operations() -> Iterable[bytes]:
+    """Lines of each operation, and a transaction of each comparison."""
+    yield (
+        b'{"op": "put", "key": "k", "value": "v", "ttl": "5s", "if_absent": true, "content_type": "a/b"}\n'
+        b'{"op": "put", "key64": "_w", "value": "_w", "encoding": "base64", "ttl": "keep", "if_revision": "7"}\n'
+        b'{"op": "get", "key": "k"}\n{"op": "delete", "key": "k", "if_exists": true}\n'
+        b'{"op": "increment", "key": "k", "by": -1, "initial": "5"}\n{"op": "touch", "key": "k", "ttl": 7}'
+    )
+    yield (
+        b'{"compare": [{"key": "a", "exists": true}, {"key": "b", "absent": true}, {"key": "c", "revision": "7"}, '
+        b'{"key": "d", "value": "v"}], "success": [{"op": "get", "key": "a"}], "failure": []}'
+    )
+
+
 TARGETS = (
+    Target("session", "session tokens", check_session, seeds_session, repair=_session_of),
+    Target("watched", "ids of watches", check_watch_id, seeds_watch_id),
+    Target("operations", "batches and transactions in JSON", check_operations, seeds_operations),
     Target("cursor", "cursors of ranges", check_cursor, seeds_cursor),
     Target("range", "queries for ranges", check_range, seeds_range),
     Target("key", "keys in paths, percent-decoded", check_key, seeds_key),

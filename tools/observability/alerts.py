@@ -496,7 +496,7 @@ FACADE = [
         0,
         "warning",
         "The log of shard {{ $labels.shard }} is ahead of its leader's clock.",
-        "When it was elected, the leader of shard {{ $labels.shard }} had a clock {{ $value }} s behind its log: one of both is wrong.",
+        "The leader of shard {{ $labels.shard }} had a clock {{ $value }} s behind its log when it was elected.",
         Case({node("dougdb_log_clock_ahead_seconds", n): steady(60 * n, 5) for n in range(2)}, 3, ON_SHARD),
         Case({node("dougdb_log_clock_ahead_seconds", n): steady(n, 5) for n in range(2)}, 3, ON_SHARD),
     ),

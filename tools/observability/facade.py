@@ -123,6 +123,49 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
+            "Watches and copies of reads",
+            (
+                Panel(
+                    "Watches",
+                    (
+                        *one(facade("dougdb_facade_watchers"), BY_POD),
+                        *one(facade("dougdb_facade_watchers_catching_up"), BY_POD + " catching up"),
+                    ),
+                    "none",
+                    "Open ones, and those that read older changes from a node.",
+                    width=6,
+                ),
+                Panel(
+                    "Changes sent",
+                    one(f"sum by (pod) (rate({facade('dougdb_facade_watch_events_total')}{RATE}))", BY_POD),
+                    "ops",
+                    "Each counts for every watch that it is sent to.",
+                    width=6,
+                ),
+                Panel(
+                    "Behind",
+                    one(facade("dougdb_facade_watch_lag_entries"), BY_SHARD + " {{pod}}"),
+                    "none",
+                    "Entries that were applied and not told to watches yet.",
+                    width=6,
+                ),
+                Panel(
+                    "Resyncs, clients that do not read, copies of reads",
+                    (
+                        *one(f"sum (rate({facade('dougdb_facade_watch_resyncs_total')}{RATE}))", "resyncs"),
+                        *one(f"sum (rate({facade('dougdb_facade_watch_left_behind_total')}{RATE}))", "left behind"),
+                        *one(
+                            f"sum by (outcome) (rate({facade('dougdb_facade_hedged_reads_total')}{RATE}))",
+                            "copies {{outcome}}",
+                        ),
+                    ),
+                    "ops",
+                    "Clients that begin anew, that fall behind, and reads that were sent twice.",
+                    width=6,
+                ),
+            ),
+        ),
+        Row(
             "Partition map and process",
             (
                 Panel(

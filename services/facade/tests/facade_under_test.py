@@ -60,6 +60,11 @@ class Facade:
         self._servers.append((server, state))
         return int(server.sockets[0].getsockname()[1])
 
+    @property
+    def server_state(self) -> ServerState:
+        """Of the newest port that is listened on."""
+        return self._servers[-1][1]
+
     async def close(self) -> None:
         await self.http.aclose()
         for server, state in self._servers:

@@ -35,6 +35,7 @@ class FakeShard:
     """The replicated state of one shard."""
 
     def __init__(self, shard_id: int, shards: int) -> None:
+        self.cluster_id = b"c" * 16
         self.id = shard_id
         self.store = FakeStore()
         self.term = 1
@@ -344,7 +345,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
                 "not the leader",
                 (("doug-code", "NOT_LEADER"), ("doug-leader-id", leader_id), ("doug-leader-address", leader_address)),
             )
-        answer = doug_pb2.PartitionsResponse(epoch=self.shard.map_epoch, cluster_id=b"c" * 16)
+        answer = doug_pb2.PartitionsResponse(epoch=self.shard.map_epoch, cluster_id=self.shard.cluster_id)
         for first, last, shard, epoch in self.shard.ranges:
             answer.slots.append(doug_pb2.SlotRange(**{"from": first}, to=last, shard=shard, epoch=epoch))
         return answer
@@ -429,7 +430,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
                 revision=min(after - 1 if place else after, self._revision()),
                 oldest=self.history_floor,
                 receipt=doug_pb2.Receipt(node_id=self.id, shard=self.shard.id),
-                cluster_id=b"c" * 16,
+                cluster_id=self.shard.cluster_id,
             )
             await self._check_watch(after, place, context)
             yield told
@@ -479,18 +480,19 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
             self.batches.append((batch.kind, len(records)))
             self.raw = [*self.raw[-99:], batch]
             await self._wait_while_silent()
-            results = b"".join(self._answer(batch, record) for record in records)
+            answers = [self._answer(batch, record) for record in records]
             if self.break_on_batch:
                 self.break_on_batch = False
                 return
             leader_id, leader_address = self._known_leader()
-            yield doug_pb2.BatchResult(
-                results=results,
-                leader_id=leader_id,
-                leader_address=leader_address,
-                receipt=self._receipt(),
-                timings=self.timings if batch.timed else None,
-            )
+            for results in _pieces(answers):
+                yield doug_pb2.BatchResult(
+                    results=results,
+                    leader_id=leader_id,
+                    leader_address=leader_address,
+                    receipt=self._receipt(),
+                    timings=self.timings if batch.timed else None,
+                )
 
     def _receipt(self) -> doug_pb2.Receipt:
         told: dict[str, Any] = {
@@ -532,6 +534,16 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         if not all(self.shard.owns(key, decoded.epoch) for key in keys_of(decoded)):
             return pipe.encode_result(record.id, Status.WRONG_SHARD)
         return pipe.encode_result(*self.shard.store.apply(decoded)._replace(id=record.id))
+
+
+def _pieces(answers: list[bytes]) -> list[bytes]:
+    """Answers of a batch, as much in a message as it may hold."""
+    pieces = [b""]
+    for answer in answers:
+        if len(pieces[-1]) + len(answer) > pipe.GRPC_MESSAGE_BYTES_MAX // 2:
+            pieces.append(b"")
+        pieces[-1] += answer
+    return pieces
 
 
 class FakeCluster:

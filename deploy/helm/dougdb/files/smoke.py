@@ -1,12 +1,14 @@
 """Checks a running cluster through its facade: python smoke.py URL SHARDS. Needs nothing but Python.
 
 On every shard: it has a leader, and a key can be put, read in both consistencies, and deleted. Exit code 1 and a reason
-if not. A facade that is not ready yet, and a shard that is electing, are waited for.
+if not. A facade that is not ready yet, and a shard that is electing, are waited for. ``DOUGDB_TOKEN`` is sent where it
+is set.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import urllib.error
@@ -24,7 +26,9 @@ class Failed(Exception):  # noqa: N818 - it becomes the message
 
 def call(method: str, url: str, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
     """One request; an answer with an error status is an answer."""
-    request = urllib.request.Request(url, data=body, method=method)  # noqa: S310 - the operator gives the URL
+    token = os.environ.get("DOUGDB_TOKEN", "")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(url, data=body, headers=headers, method=method)  # noqa: S310 - of the operator
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
             return answer.status, dict(answer.headers), answer.read()

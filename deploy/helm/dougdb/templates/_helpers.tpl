@@ -183,6 +183,85 @@ DOUGDB_TLS_CA_FILE: /etc/dougdb/tls/ca.crt
 {{- end -}}
 {{- end -}}
 
+{{/*
+Who may do what: the environment of both services, and the files of the facade. Nodes only have to know that there is
+something to keep: they serve whoever shows the facades' name in its certificate then.
+*/}}
+
+{{- define "dougdb.guarded" -}}{{- if ne .Values.auth.mode "none" -}}true{{- end -}}{{- end -}}
+
+{{- define "dougdb.authEnv" -}}
+{{- if include "dougdb.guarded" . -}}
+DOUGDB_AUTH_MODE: {{ .Values.auth.mode | quote }}
+{{- end -}}
+{{- end -}}
+
+{{- define "dougdb.facadeAuthEnv" -}}
+{{- if include "dougdb.guarded" . -}}
+{{- $auth := .Values.auth -}}
+{{- $modes := splitList "," $auth.mode -}}
+{{ include "dougdb.authEnv" . }}
+{{- if $auth.bootstrapSecret }}
+DOUGDB_AUTH_BOOTSTRAP_FILE: /etc/dougdb/bootstrap/token
+{{- end }}
+{{- if has "mtls" $modes }}
+DOUGDB_AUTH_CLIENT_CA_FILE: /etc/dougdb/client-ca/ca.crt
+{{- end }}
+{{- if has "oidc" $modes }}
+DOUGDB_AUTH_OIDC_ISSUER: {{ $auth.oidc.issuer | quote }}
+DOUGDB_AUTH_OIDC_AUDIENCE: {{ $auth.oidc.audience | quote }}
+DOUGDB_AUTH_OIDC_JWKS: {{ $auth.oidc.jwks | quote }}
+DOUGDB_AUTH_OIDC_CLAIM: {{ $auth.oidc.claim | quote }}
+DOUGDB_AUTH_OIDC_GROUPS_CLAIM: {{ $auth.oidc.groupsClaim | quote }}
+{{- if $auth.oidc.caSecret }}
+DOUGDB_AUTH_OIDC_JWKS_CA_FILE: /etc/dougdb/oidc-ca/ca.crt
+{{- end }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secrets that the facade mounts for it, as YAML: the folder below /etc/dougdb, and the Secret. */}}
+{{- define "dougdb.authSecrets" -}}
+{{- $auth := .Values.auth -}}
+{{- $modes := splitList "," $auth.mode -}}
+{{- $secrets := dict -}}
+{{- if and (include "dougdb.guarded" .) $auth.bootstrapSecret -}}{{- $_ := set $secrets "bootstrap" $auth.bootstrapSecret -}}{{- end -}}
+{{- if has "mtls" $modes -}}{{- $_ := set $secrets "client-ca" $auth.clientCASecret -}}{{- end -}}
+{{- if and (has "oidc" $modes) $auth.oidc.caSecret -}}{{- $_ := set $secrets "oidc-ca" $auth.oidc.caSecret -}}{{- end -}}
+{{- toYaml $secrets -}}
+{{- end -}}
+
+{{- define "dougdb.authMounts" -}}
+{{- range $folder, $_ := include "dougdb.authSecrets" . | fromYaml }}
+- name: {{ $folder }}
+  mountPath: /etc/dougdb/{{ $folder }}
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "dougdb.authVolumes" -}}
+{{- range $folder, $secret := include "dougdb.authSecrets" . | fromYaml }}
+- name: {{ $folder }}
+  secret:
+    secretName: {{ $secret }}
+    defaultMode: 0440
+    {{- if eq $folder "bootstrap" }}
+    # Facades start without it, so that the Secret can go once there are users.
+    optional: true
+    {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The environment of a pod that uses the facade, with the token of a Secret. Takes a list: the root, the Secret. */}}
+{{- define "dougdb.tokenEnv" -}}
+{{- $secret := default (index . 0).Values.auth.bootstrapSecret (index . 1) -}}
+{{- if and (include "dougdb.guarded" (index . 0)) $secret -}}
+- name: DOUGDB_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ $secret }}, key: token, optional: true}
+{{- end -}}
+{{- end -}}
+
 {{/* Traces: the environment of both services, and the way to the collector. Nothing while they are off. */}}
 
 {{- define "dougdb.tracingEnv" -}}

@@ -69,6 +69,19 @@
 {{- if and (eq $v.tls.mode "certManager") (not $v.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.mode certManager needs tls.certManager.issuerRef.name" -}}
 {{- end -}}
+{{- $modes := splitList "," $v.auth.mode -}}
+{{- if and (ne $v.auth.mode "none") (eq $v.tls.mode "disabled") -}}
+{{- fail (printf "auth.mode %s needs tls.mode: tokens must not travel in the clear, and nodes are told from others by their certificates" $v.auth.mode) -}}
+{{- end -}}
+{{- if and (has "mtls" $modes) (not $v.auth.clientCASecret) -}}
+{{- fail "auth.mode mtls needs auth.clientCASecret, the name of a Secret with ca.crt" -}}
+{{- end -}}
+{{- if and (has "mtls" $modes) (eq $v.auth.clientCASecret (include "dougdb.tlsSecret" .)) -}}
+{{- fail "auth.clientCASecret is the Secret of tls: whoever has a certificate of that authority may speak to nodes as a node" -}}
+{{- end -}}
+{{- if and (has "oidc" $modes) (not (and $v.auth.oidc.issuer $v.auth.oidc.audience $v.auth.oidc.jwks)) -}}
+{{- fail "auth.mode oidc needs auth.oidc.issuer, auth.oidc.audience and auth.oidc.jwks" -}}
+{{- end -}}
 {{- if and $v.tracing.enabled (not $v.tracing.endpoint) -}}
 {{- fail "tracing.enabled needs tracing.endpoint, where a collector takes OTLP over HTTP, for example http://otel-collector.observability:4318/v1/traces" -}}
 {{- end -}}

@@ -247,6 +247,13 @@ class Settings(BaseSettings):
     server_timing_enabled: bool = True
     """Whether answers say where their time went, in the header ``Server-Timing``."""
 
+    hedge_reads_ms: int = Field(default=0, ge=0, le=10_000)
+    """An eventual read that has taken so long is sent to a second replica, too, and the first answer counts; looked at
+    every 25 ms. 0 never does."""
+
+    hedge_reads_percent: float = Field(default=5.0, gt=0, le=50)
+    """Such copies are at most so many of a hundred eventual reads."""
+
     console_enabled: bool = True
     """Whether the console is served at /ui/, with what it needs at /v1/console/."""
 

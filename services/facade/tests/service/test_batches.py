@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from doug_wire.command import VALUE_BYTES_MAX
 from doug_wire.pipe import Status
+from facade.client.fanout import READS_SAFE, RESULT_BYTES_MAX
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -263,3 +265,81 @@ async def test_what_is_no_transaction(make_facade: MakeFacade, body: object, sta
     facade = await make_facade(nodes=1)
     answer = await facade.http.post("/v1/txn", json=body)
     assert (answer.status_code, answer.json()["code"], answer.json()["outcome"]) == (status, code, "not_applied")
+
+
+async def fill(facade: Any, keys: int) -> None:
+    for key in range(keys):
+        value = bytes([65 + key % 26]) * VALUE_BYTES_MAX
+        await facade.http.put(f"/v1/kv/big{key:02}", content=value, headers={"content-type": "text/plain"})
+
+
+async def test_the_values_that_a_batch_reads_are_bounded(make_facade: MakeFacade) -> None:
+    facade = await make_facade(shards=2, request_timeout_ms=20_000)
+    await fill(facade, 2)
+    fanout = facade.application.batch.fanout
+    most = 0
+    keep = fanout.room
+
+    def room() -> Any:
+        nonlocal most
+        made = keep()
+        take = made.take
+
+        def taken(size: int) -> Any:
+            nonlocal most
+            refused = take(size)
+            most = max(most, fanout.held)
+            return refused
+
+        made.take = taken
+        return made
+
+    fanout.room = room
+    gets: list[object] = [{"op": "get", "key": f"big{number % 2:02}"} for number in range(3 * READS_SAFE)]
+    results = await batch(facade, [*gets, put("behind"), {"op": "get", "key": "behind"}])
+    kept = [result for result in results if result["status"] == 200 and "value" in result]
+    refused = [result for result in results if result["status"] == 422]
+    assert len(kept) == READS_SAFE
+    assert {result["code"] for result in refused} == {"result_too_large"}
+    assert len(kept) + len(refused) == len(gets) + 1
+    assert results[-2]["status"] == 200, "what needs no room goes on"
+    assert most <= RESULT_BYTES_MAX
+    assert fanout.held == 0
+    assert not facade.router.registry._pending
+
+
+async def test_so_many_reads_are_never_too_large(make_facade: MakeFacade) -> None:
+    facade = await make_facade(request_timeout_ms=20_000)
+    await fill(facade, 1)
+    results = await batch(facade, [{"op": "get", "key": "big00"}] * READS_SAFE)
+    assert {result["status"] for result in results} == {200}
+
+
+async def test_a_stream_reads_any_number_of_large_values_in_order(make_facade: MakeFacade) -> None:
+    facade = await make_facade(shards=2, request_timeout_ms=20_000)
+    await fill(facade, 3)
+    reads = [{"op": "get", "key": f"big{number % 3:02}"} for number in range(2 * READS_SAFE + 5)]
+    operations = [*reads, put("big01", "new"), {"op": "get", "key": "big01"}, *reads[:4]]
+    body = "\n".join(map(json.dumps, operations))
+    answer = await facade.http.post("/v1/batch", content=body, headers={"content-type": "application/x-ndjson"})
+    results = [json.loads(line) for line in answer.text.splitlines()]
+    assert {result["status"] for result in results} == {200}, [result for result in results if "code" in result]
+    assert [result["key"] for result in results if "key" in result] == [
+        each["key"] for each in operations if each["op"] == "get"
+    ]
+    for number, result in enumerate(results[: len(reads)]):
+        assert result["value"] == chr(65 + number % 3) * VALUE_BYTES_MAX, number
+    assert results[len(reads) + 1]["value"] == "new"
+    assert [len(result["value"]) for result in results[-4:]] == [VALUE_BYTES_MAX, 3, VALUE_BYTES_MAX, VALUE_BYTES_MAX]
+    assert facade.application.batch.fanout.held == 0
+
+
+async def test_values_of_many_batches_are_bounded_together(make_facade: MakeFacade) -> None:
+    facade = await make_facade(request_timeout_ms=20_000)
+    await fill(facade, 1)
+    fanout = facade.application.batch.fanout
+    fanout.held = fanout.held_max - VALUE_BYTES_MAX
+    results = await batch(facade, [{"op": "get", "key": "big00"}] * 2)
+    assert sorted(result["status"] for result in results) == [200, 503]
+    assert {result.get("code") for result in results} == {None, "overloaded"}
+    assert fanout.held == fanout.held_max - VALUE_BYTES_MAX

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_store import FakeStore
 
 from doug_wire.watch import Change, ChangeKind
 
@@ -403,6 +404,7 @@ async def test_a_client_that_does_not_read_costs_little_and_catches_up(make: Mak
     )
     assert 0 < unread < 1 << 20, unread
     assert facade.application.audience.size == 1, "it is not with the others any more"
+    assert facade.metrics.watches.left_behind >= 1
     revisions: list[bytes] = []
     data = b""
     while len(revisions) < count:
@@ -462,3 +464,54 @@ async def test_a_client_that_leaves_a_long_poll_is_forgotten(make: MakeFacade) -
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     await facade.until(lambda: not facade.application.audience._waits, "it is forgotten")
+
+
+async def test_metrics_tell_of_watches_and_what_they_were_sent(make: MakeFacade) -> None:
+    facade = await make()
+
+    def value(name: str, **labels: str) -> float | None:
+        found: float | None = facade.metrics.registry.get_sample_value(f"dougdb_facade_{name}", labels)
+        return found
+
+    assert (value("watchers"), value("watch_events_total"), value("watch_resyncs_total")) == (0, 0, 0)
+    assert value("watch_lag_entries", shard="0") is None
+    first, second = await Client(facade).begun(), await Client(facade, "prefix=other").begun()
+    await facade.http.put("/v1/kv/a", content=b"v")
+    await first.has(1)
+    assert (value("watchers"), value("watch_events_total")) == (2, 1)
+    # Some node was seen to have applied what no stream has told.
+    shard = facade.router.shards[0]
+    feed = facade.router.feeds.feed(0)
+    told = feed.lag
+    next(iter(shard.nodes.values())).applied_index += 1000
+    assert value("watch_lag_entries", shard="0") == feed.lag > told
+    await first.close()
+    await second.close()
+    await facade.until(lambda: value("watchers") == 0, "both watches to be over")
+
+
+async def test_a_restored_cluster_ends_what_watched_the_old_one(make: MakeFacade) -> None:
+    facade = await make(shards=1, nodes=1, request_timeout_ms=20_000)
+    client = await Client(facade).begun()
+    poll = asyncio.create_task(facade.http.get("/v1/kv/n0?wait=60s&after=0", timeout=60))
+    await put(facade, *(f"k{number}" for number in range(20)))
+    await client.has(20)
+    shard, node = facade.cluster.shards[0], facade.cluster.shards[0].nodes[0]
+    await node.stop()
+    shard.store, shard.cluster_id = FakeStore(), b"d" * 16
+    shard.store.revision = 5
+    await node.start()
+    node.lead()
+    await facade.until(lambda: facade.router.directory.cluster_id == shard.cluster_id, "the facade knows it")
+    await facade.until(lambda: client.ended, "the watch has ended")
+    assert client.events[-1]["event"] == "resync"
+    fresh = await Client(facade, "from=now").begun()
+    await put(facade, *(f"n{number}" for number in range(10)))
+    await fresh.has(10)
+    assert [change[1] for change in fresh.changes] == [f"n{number}" for number in range(10)]
+    assert (await asyncio.wait_for(poll, 10)).status_code == 200
+    foreign = await Client(facade, **{"last-event-id": client.ids[-1]}).begun()
+    assert foreign.status in (409, 410), "an id of the old cluster says nothing of this one"
+    await client.close()
+    await fresh.close()
+    await foreign.close()

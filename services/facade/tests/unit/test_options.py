@@ -107,7 +107,7 @@ def test_a_header_that_comes_twice_says_the_same_twice_or_is_refused() -> None:
 
 def test_keys_of_any_bytes() -> None:
     assert [decode_key64(text) for text in (b"YQ", b"YQ==", b"_-8")] == [b"a", b"a", b"\xff\xef"]
-    for text in (b"", b"a", b"/+8", b"YQ===", b"Y Q", b"\xff", b"Y=Q", b"A" * 1400):
+    for text in (b"", b"a", b"/+8", b"YQ===", b"Y Q", b"\xff", b"Y=Q", b"_x", b"YR", b"A" * 1400):
         with pytest.raises(BadRequestError):
             decode_key64(text)
 

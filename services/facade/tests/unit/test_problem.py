@@ -32,6 +32,11 @@ def test_members() -> None:
     }
 
 
+def test_a_shard_that_the_receipt_names_is_not_named_again() -> None:
+    error = BadRequestError("not_found", "It is not there.", status=404, shard=3, headers=((b"doug-shard", b"3"),))
+    assert [name for name, _ in problem.headers(error, b"")].count(b"doug-shard") == 1
+
+
 def test_outcomes() -> None:
     told = {
         error: (error("c", "d").status, error("c", "d").outcome, error("c", "d").retryable)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from doug_wire.command import Opcode
+from doug_wire.pipe import ResultRecord, Status
 from facade.client.modes import LINEARIZABLE
 from facade.client.registry import TICK_S
-from facade.errors import NotAppliedError
+from facade.errors import NotAppliedError, ProblemError
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -35,3 +37,24 @@ async def test_an_operation_whose_tick_was_looked_at_ends_all_the_same(make_faca
     with pytest.raises(NotAppliedError):
         await asyncio.wait_for(late.future, 2)
     assert not first.future.done()
+
+
+@pytest.mark.parametrize("uncertain", [False, True])
+@pytest.mark.parametrize("end", ["malformed", "stranded"])
+async def test_a_write_that_may_have_been_applied_is_never_called_not_applied(
+    make_facade: MakeFacade, end: str, uncertain: bool
+) -> None:
+    facade = await make_facade(nodes=1)
+    facade.cluster.shards[0].nodes[0].silent = True
+    registry = facade.router.registry
+    write = facade.router.write(Opcode.PUT, b"k", value=b"v", idempotency_key="once")
+    write.uncertain = uncertain
+    if end == "malformed":
+        registry._refused(write, ResultRecord(write.id, Status.INVALID, 0, b"", b""))
+    else:
+        registry._stranded.append(write)
+        facade.router.directory.map = None
+        registry.send_stranded()
+    with pytest.raises(ProblemError) as raised:
+        await asyncio.wait_for(write.future, 2)
+    assert raised.value.outcome == ("unknown" if uncertain else "not_applied")

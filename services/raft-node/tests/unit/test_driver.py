@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,9 +13,11 @@ from doug_wire.payload import Txn, encode_batch, encode_txn, frees_space
 from doug_wire.pipe import Status
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, NotLeaderError, TransferFailedError, TransferRefusedError
+from raft_node.kv.operations.work import NEVER_US
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import (
     Heartbeat,
+    Message,
     ReadIndexRequest,
     ReadIndexResponse,
     RequestVote,
@@ -120,6 +123,48 @@ async def test_a_follower_asks_its_leader_for_reads_that_may_be_forwarded(monkey
     rig.driver.stop()
     rig.driver.read(lambda ok: answers.append(("too late", ok)), forward=True)
     assert answers[3:] == [("too late", False)]
+
+
+async def test_a_leader_tells_nobody_its_index_before_the_log_says_what_has_expired(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A follower judges what has expired by the log; so the log must say first what the leader's clock says."""
+    rig = Rig(monkeypatch, ALL)
+    await rig.lead()
+    machine, term = rig.driver.machine, rig.core.term
+    machine.next_due_us = NEVER_US
+    indexes = await answers_to(rig, ReadIndexRequest(OTHER, ME, term, 1))
+    assert indexes == [rig.driver.applied_index], "nothing expires: no entry is written for it"
+    machine.next_due_us = 0
+    before, now_us = rig.driver.applied_index, rig.driver.now_us()
+    assert machine.clock_us < now_us
+    assert await answers_to(rig, ReadIndexRequest(OTHER, ME, term, 2)) == [before + 1]
+    assert machine.clock_us >= now_us
+
+
+async def test_while_the_log_clock_cannot_be_moved_nobody_is_told_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, ALL)
+    await rig.lead()
+    request = ReadIndexRequest(OTHER, ME, rig.core.term, 1)
+    with rig.driver.hold():
+        assert await answers_to(rig, request) == []
+    assert len(await answers_to(rig, request)) == 1, "whoever asked asks again"
+
+
+async def answers_to(rig: Rig, request: ReadIndexRequest) -> list[int]:
+    """Has a follower ask, and gives the indexes that it is told."""
+    found: list[int] = []
+    send = rig.transport.send
+
+    def listen(messages: Sequence[Message]) -> None:
+        found.extend(message.read_index for message in messages if isinstance(message, ReadIndexResponse))
+        send(messages)
+
+    rig.transport.send = listen  # type: ignore[method-assign]
+    rig.driver.receive(request)
+    await rig.converse()
+    rig.transport.send = send  # type: ignore[method-assign]
+    return found
 
 
 async def test_waiting_reads_are_bounded_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:

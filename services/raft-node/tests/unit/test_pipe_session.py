@@ -78,6 +78,14 @@ class FakeDriver:
         self.forwarded: list[bool] = []
         self.applied_index, self.proven_s = 7, -inf
         self.times = NodeTimes()
+        self.clock_us = 1_000_000
+        self.clock_moves: list[Callable[[bool], None]] = []
+
+    def now_us(self) -> int:
+        return self.clock_us
+
+    def move_clock(self, callback: Callable[[bool], None]) -> None:
+        self.clock_moves.append(callback)
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         self.submitted.extend(submissions)
@@ -236,6 +244,25 @@ async def test_a_follower_serves_linearizable_reads_that_may_be_forwarded() -> N
     assert await rig.statuses() == {} and rig.driver.forwarded == [True]
     rig.driver.reads[0](True)
     assert await rig.statuses() == {1: Status.NOT_FOUND}
+    await rig.end()
+
+
+async def test_a_follower_judges_what_has_expired_by_the_log_and_a_leader_by_its_clock_too() -> None:
+    rig = Rig()
+    rig.data[b"a"] = StoredValue(7, b"", b"v", expires_us=rig.driver.clock_us)
+    rig.shard.is_leader = rig.shard.takes_requests = False
+    await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a"), forward=True)
+    await rig.settle()
+    rig.driver.reads[0](True)
+    assert await rig.statuses() == {1: Status.OK} and not rig.driver.clock_moves
+    rig.shard.is_leader = rig.shard.takes_requests = True
+    await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(2, 0, b"a"))
+    await rig.settle()
+    rig.driver.reads[1](True)
+    assert await rig.statuses() == {1: Status.OK}
+    del rig.data[b"a"]
+    rig.driver.clock_moves[0](True)
+    assert await rig.statuses() == {1: Status.OK, 2: Status.NOT_FOUND}
     await rig.end()
 
 

@@ -97,7 +97,19 @@ REFUSED: dict[str, tuple[str, str]] = {
     "TLS without its secret": ("tls.mode=existingSecret", "needs tls.existingSecret"),
     "TLS without its issuer": ("tls.mode=certManager", "needs tls.certManager.issuerRef.name"),
     "a secret without its mode": ("tls.existingSecret=x", "tls.existingSecret is set, but tls.mode is disabled"),
-    "access control": ("auth.mode=token", "at '/auth/mode': value must be 'none'"),
+    "an access mode that does not exist": ("auth.mode=basic", "at '/auth/mode'"),
+    "none beside another access mode": ("auth.mode=none\\,token", "at '/auth/mode'"),
+    "tokens in the clear": ("auth.mode=token", "needs tls.mode"),
+    "certificates without their authority": (
+        "tls.mode=selfSigned,auth.mode=token\\,mtls",
+        "needs auth.clientCASecret",
+    ),
+    "the nodes' authority for clients": (
+        "tls.mode=selfSigned,auth.mode=mtls,auth.clientCASecret=dougdb-tls",
+        "may speak to nodes as a node",
+    ),
+    "JWTs of nobody": ("tls.mode=selfSigned,auth.mode=oidc", "needs auth.oidc.issuer"),
+    "keys in the clear": ("auth.oidc.jwks=http://issuer/keys", "at '/auth/oidc/jwks'"),
     "discovery that does not exist": ("discovery.mode=consul", "at '/discovery/mode'"),
     "the tag latest": ("raft.image.tag=latest", "at '/raft/image/tag'"),
     "heartbeats as long as elections": ("raft.heartbeatMs=76", "at least twice raft.heartbeatMs"),
@@ -236,7 +248,7 @@ def test_notes_say_how_to_use_it_and_what_is_open(tools: None) -> None:
     for text in (
         "kubectl -n store port-forward service/dougdb-facade 8080:8080",
         "curl localhost:8080/v1/kv/hello -X PUT -d world",
-        "WARNING: tls.mode is disabled and auth.mode is none",
+        "WARNING: tls.mode is disabled and auth.mode is none. WHOEVER REACHES THE SERVICE READS AND WRITES EVERYTHING",
         "delete pvc -l app.kubernetes.io/instance=dougdb",
     ):
         assert text in notes
@@ -244,7 +256,84 @@ def test_notes_say_how_to_use_it_and_what_is_open(tools: None) -> None:
     secure = secure.partition("NOTES:")[2]
     assert "curl --cacert ca.crt https://localhost:8080/v1/kv/hello -X PUT -d world" in secure
     assert """get secret dougdb-tls -o 'go-template={{index .data "ca.crt" | base64decode}}' > ca.crt""" in secure
-    assert "WARNING" not in secure
+    assert "WARNING: auth.mode is none. WHOEVER REACHES THE SERVICE" in secure
+    guarded = run_helm("install", "dougdb", str(CHART), "--dry-run=client", "--set", TOKENS).stdout
+    guarded = guarded.partition("NOTES:")[2]
+    assert "WARNING" not in guarded
+    for text in (
+        """get secret boot -o 'go-template={{index .data "token" | base64decode}}')""",
+        'curl -H "Authorization: Bearer $DOUGDB_TOKEN" --cacert ca.crt https://localhost:8080/v1/kv/hello -X PUT',
+        "dougctl auth token create my-app --allow read:config/",
+        "delete secret boot",
+    ):
+        assert text in guarded
+
+
+# -- Who may do what ------------------------------------------------------------------------------------------------
+
+TOKENS = "tls.mode=selfSigned,auth.mode=token,auth.bootstrapSecret=boot"
+ALL_MODES = (
+    "tls.mode=selfSigned,auth.mode=token\\,mtls\\,oidc,auth.bootstrapSecret=boot,auth.clientCASecret=clients,"
+    "auth.oidc.issuer=https://issuer,auth.oidc.audience=dougdb,auth.oidc.jwks=https://issuer:8443/keys,"
+    "auth.oidc.caSecret=issuer,auth.metricsTokenSecret=seer"
+)
+
+
+def test_without_access_control_nothing_of_it_is_there(default: list[Object]) -> None:
+    assert not [one for one in default if "DOUGDB_AUTH_" in str(one) or "DOUGDB_TOKEN'" in str(one)]
+
+
+def test_every_mode_reaches_the_facades_and_the_nodes(tools: None) -> None:
+    objects = render("--set", f"{ALL_MODES},monitoring.enabled=true,backup.enabled=true", *OPERATOR)
+    assert not [message for _, version, message in validate(objects, VERSIONS) if version not in CUSTOM]
+    settings = {
+        one["metadata"]["name"]: {name: value for name, value in one["data"].items() if name.startswith("DOUGDB_AUTH_")}
+        for one in objects
+        if one["kind"] == "ConfigMap" and "DOUGDB_LOG_LEVEL" in one["data"]
+    }
+    assert settings == {
+        "dougdb-raft": {"DOUGDB_AUTH_MODE": "token,mtls,oidc", "DOUGDB_AUTH_FACADE_NAMES": "dougdb-facade"},
+        "dougdb-facade": {
+            "DOUGDB_AUTH_MODE": "token,mtls,oidc",
+            "DOUGDB_AUTH_BOOTSTRAP_FILE": "/etc/dougdb/bootstrap/token",
+            "DOUGDB_AUTH_CLIENT_CA_FILE": "/etc/dougdb/client-ca/ca.crt",
+            "DOUGDB_AUTH_OIDC_ISSUER": "https://issuer",
+            "DOUGDB_AUTH_OIDC_AUDIENCE": "dougdb",
+            "DOUGDB_AUTH_OIDC_JWKS": "https://issuer:8443/keys",
+            "DOUGDB_AUTH_OIDC_JWKS_CA_FILE": "/etc/dougdb/oidc-ca/ca.crt",
+            "DOUGDB_AUTH_OIDC_CLAIM": "sub",
+            "DOUGDB_AUTH_OIDC_GROUPS_CLAIM": "groups",
+        },
+    }
+    (facade,) = [one for one in objects if one["kind"] == "Deployment"]
+    spec = facade["spec"]["template"]["spec"]
+    secrets = {one["name"]: one["secret"] for one in spec["volumes"] if "secret" in one and one["name"] != "tls"}
+    assert {name: secret["secretName"] for name, secret in secrets.items()} == {
+        "bootstrap": "boot",
+        "client-ca": "clients",
+        "oidc-ca": "issuer",
+    }
+    assert secrets["bootstrap"]["optional"] and "optional" not in secrets["client-ca"]
+    mounts = {mount["name"]: mount for mount in spec["containers"][0]["volumeMounts"]}
+    assert all(mounts[name]["readOnly"] and mounts[name]["mountPath"] == f"/etc/dougdb/{name}" for name in secrets)
+    for node in (one for one in objects if one["kind"] == "StatefulSet"):
+        assert "boot" not in {
+            volume.get("secret", {}).get("secretName") for volume in node["spec"]["template"]["spec"]["volumes"]
+        }
+
+
+def test_who_uses_the_facade_shows_a_token_of_a_secret(tools: None) -> None:
+    objects = render("--set", f"{ALL_MODES},monitoring.enabled=true,backup.enabled=true", *OPERATOR)
+    (test,) = [one for one in objects if one["kind"] == "Pod"]
+    (backup,) = [one for one in objects if one["kind"] == "CronJob"]
+    for spec in (test["spec"], backup["spec"]["jobTemplate"]["spec"]["template"]["spec"]):
+        tokens = [one for one in spec["containers"][0]["env"] if one["name"] == "DOUGDB_TOKEN"]
+        reference = {"name": "boot", "key": "token", "optional": True}
+        assert tokens == [{"name": "DOUGDB_TOKEN", "valueFrom": {"secretKeyRef": reference}}]
+    (monitor,) = [one for one in objects if one["kind"] == "ServiceMonitor"]
+    assert monitor["spec"]["endpoints"][0]["authorization"] == {"credentials": {"name": "seer", "key": "token"}}
+    policies = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "NetworkPolicy"}
+    assert {"ports": [{"port": 8443, "protocol": "TCP"}]} in policies["dougdb-facade"]["egress"]
 
 
 # -- TLS and discovery ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import TypeAlias
 
-from dougdb.verify.history import Get, Recorded, reads_only
+from dougdb.verify.history import Recorded, changes_nothing, reads_only
 from dougdb.verify.model import EMPTY, State, steps
 
 Configuration: TypeAlias = tuple[State, frozenset[int]]
@@ -68,7 +68,7 @@ def _led_on(configurations: set[Configuration], under_way: dict[int, Recorded], 
             for state, taken in configurations
             for after in ((state,) if taken else steps(state, record.request, record.outcome))
         }
-    reads = [(other, each) for other, each in under_way.items() if isinstance(each.request, Get) and each.outcome]
+    reads = [(other, each) for other, each in under_way.items() if changes_nothing(each)]
     done: set[Configuration] = set()
     seen = {_with_reads(state, taken, reads) for state, taken in configurations}
     waiting = list(seen)
@@ -81,6 +81,8 @@ def _led_on(configurations: set[Configuration], under_way: dict[int, Recorded], 
             if other in taken:
                 continue
             for after in steps(state, each.request, each.outcome):
+                if after is state and each.outcome is None:
+                    continue  # It need not have come at all.
                 following = _with_reads(after, taken | {other}, reads)
                 if following not in seen:
                     seen.add(following)

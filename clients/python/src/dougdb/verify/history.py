@@ -126,3 +126,9 @@ def reads_only(request: Request) -> bool:
     if isinstance(request, Txn):
         return all(isinstance(part, Get) for part in (*request.success, *request.failure))
     return isinstance(request, Get)
+
+
+def changes_nothing(record: Recorded) -> bool:
+    """Whether a request was answered and changed nothing wherever it came: it read, or its condition did not hold."""
+    request, outcome = record.request, record.outcome
+    return outcome is not None and (isinstance(request, Get) or (isinstance(request, Cas) and not outcome.ok))

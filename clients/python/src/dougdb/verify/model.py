@@ -1,6 +1,7 @@
 """The store as it should be: what a request makes of a state, one request at a time.
 
-A state is the keys of one object, each with its value and its revision; the revision is None where nobody was told it.
+A state is the keys of one object, each with its value and its revision. Where nobody was told the revision it is None,
+or minus the least that it can be: that of a write behind revision 7 is -8.
 A step that the state forbids has no successor; one whose outcome is not known may have several. The revision of a key
 that exists only grows. Pure functions.
 """
@@ -13,7 +14,7 @@ from typing import TypeAlias
 from dougdb.verify.history import ABSENT, Cas, Delete, Get, Increment, Outcome, Put, Request, Single, Txn
 
 Entry: TypeAlias = tuple[str, str, int | None]
-"""A key, its value, and its revision where that is known."""
+"""A key, its value, and its revision as far as that is known."""
 
 State: TypeAlias = tuple[Entry, ...]
 """The keys that exist, in their order."""
@@ -49,7 +50,7 @@ def steps(state: State, request: Request, outcome: Outcome | None) -> Iterator[S
     if isinstance(request, Get):
         yield from _read(state, found, request, outcome)
     elif isinstance(request, Put):
-        yield _with(state, request.key, request.value, None if outcome is None else outcome.revision)
+        yield _with(state, request.key, request.value, _later(found) if outcome is None else outcome.revision)
     elif isinstance(request, Delete):
         yield _without(state, request.key)
     elif isinstance(request, Cas):
@@ -60,7 +61,14 @@ def steps(state: State, request: Request, outcome: Outcome | None) -> Iterator[S
 
 def _goes_back(found: Entry | None, revision: int | None) -> bool:
     """Whether a write would give a key a revision that is not greater than the one it has."""
-    return found is not None and found[2] is not None and revision is not None and revision <= found[2]
+    return found is not None and found[2] is not None and revision is not None and revision <= abs(found[2])
+
+
+def _later(found: Entry | None) -> int | None:
+    """The revision of a write of which nobody was told it."""
+    if found is None or found[2] is None:
+        return None
+    return -abs(found[2]) - 1
 
 
 def _read(state: State, found: Entry | None, request: Get, outcome: Outcome | None) -> Iterator[State]:
@@ -76,7 +84,10 @@ def _read(state: State, found: Entry | None, request: Get, outcome: Outcome | No
 
 
 def _agree(one: int | None, other: int | None) -> bool:
-    return one is None or other is None or one == other
+    """Whether what is known of a revision fits one that was told or asked for."""
+    if one is None or other is None:
+        return True
+    return one == other if one >= 0 else other >= -one
 
 
 def _swap(state: State, found: Entry | None, request: Cas, outcome: Outcome | None) -> Iterator[State]:
@@ -85,7 +96,7 @@ def _swap(state: State, found: Entry | None, request: Cas, outcome: Outcome | No
         exists = found is not None
         holds = not exists if request.revision == ABSENT else exists and _agree(known, request.revision)
         if holds:
-            yield _with(state, request.key, request.value, None if outcome is None else outcome.revision)
+            yield _with(state, request.key, request.value, _later(found) if outcome is None else outcome.revision)
     if outcome is None:
         # That it did not hold is possible whenever the revision is not known to be the one.
         if known != request.revision:
@@ -109,7 +120,7 @@ def _add(state: State, found: Entry | None, request: Increment, outcome: Outcome
             yield state
         return
     if outcome is None:
-        yield _with(state, request.key, str(number), None)
+        yield _with(state, request.key, str(number), _later(found))
     elif outcome.ok and outcome.value == str(number):
         yield _with(state, request.key, str(number), outcome.revision)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 
 from dougdb.verify.frontier import TooManyError
-from dougdb.verify.history import Recorded, reads_only
+from dougdb.verify.history import Recorded, changes_nothing, reads_only
 from dougdb.verify.model import EMPTY, State, steps
 
 REACHED_MAX = 5_000_000
@@ -56,7 +56,11 @@ def is_linearizable(history: Sequence[Recorded]) -> bool:
 def _next(
     entries: Sequence[Recorded], ends: Sequence[float], first: int, ahead: frozenset[int], state: State
 ) -> Iterator[tuple[int, int, frozenset[int], State]]:
-    """What may come next: the place of a request, and where the search stands behind it."""
+    """What may come next: the place of a request, and where the search stands behind it.
+
+    A read, or a condition that did not hold, may as well come first where it fits, and nothing else need be tried.
+    One of which nobody knows what became of it need not come at all where it would change nothing.
+    """
     earliest = inf
     place = first
     count = len(entries)
@@ -67,14 +71,26 @@ def _next(
         if place not in ahead:
             earliest = min(earliest, ends[place])
         place += 1
+    found = []
     for candidate in range(first, place):
         each = entries[candidate]
         if candidate in ahead or each.began > earliest:
             continue
         for after in steps(state, each.request, each.outcome):
-            done = ahead | {candidate}
-            behind = first
-            while behind in done:
-                done -= {behind}
-                behind += 1
-            yield candidate, behind, done, after
+            if after is not state:
+                found.append((candidate, after))
+            elif changes_nothing(each):
+                found = [(candidate, after)]
+                break
+            elif each.outcome is not None:
+                found.append((candidate, after))
+        else:
+            continue
+        break
+    for candidate, after in found:
+        done = ahead | {candidate}
+        behind = first
+        while behind in done:
+            done -= {behind}
+            behind += 1
+        yield candidate, behind, done, after

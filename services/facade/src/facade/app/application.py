@@ -72,15 +72,18 @@ class Application:
     ) -> None:
         assert (gate is not None) == settings.guarded, "requests are let in by a gate, or by anyone"
         self._gate = gate
+        self.batch = BatchApp(router, metrics, settings)
         self._exact: dict[bytes, RawApp | RangeApp] = {
-            b"/v1/batch": BatchApp(router, metrics, settings),
+            b"/v1/batch": self.batch,
             b"/v1/txn": TxnApp(router, metrics, settings),
         }
         feeds = router.feeds
-        self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router))
+        self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router), metrics.watches)
+        metrics.watches.catching_up = lambda: feeds.catching_up
+        metrics.watches.lags = lambda: {feed.shard.id: feed.lag for feed in feeds.open_feeds}
         feeds.on_events, feeds.on_gone = self.audience.publish, lambda error: self.audience.lost(error.shard)
-        polls = LongPolls(router, feeds, self.audience, metrics, settings.watches_max)
-        self._keys = KvApp(router, metrics, settings, polls)
+        self.polls = LongPolls(router, feeds, self.audience, metrics, settings.watches_max)
+        self._keys = KvApp(router, metrics, settings, self.polls)
         self._exact[WATCH_PATH] = WatchApp(router, metrics, settings, feeds, self.audience)
         self._exact[PROGRESS_PATH] = ProgressApp(metrics, feeds, self.audience)
         self._ops = OpsApp(router, metrics)

@@ -9,6 +9,7 @@ Source: RFC 9112, 2.2 and 9.3; uvicorn.protocols.http.httptools_impl.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from time import perf_counter
 from typing import Any
@@ -19,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from facade.app.front import Front, too_much_unread
 from facade.app.outgoing import HIGH_WATER_BYTES
 from facade.client.receipts import SERVER_TIMING
-from facade.errors import ProblemError
+from facade.errors import NotAppliedError, OutcomeUnknownError, ProblemError
 from facade.routes import problem
 from facade.routes.body import DisconnectedError
 from facade.routes.raw import SCOPE_EXCHANGE
@@ -91,6 +92,13 @@ class Exchange(RequestResponseCycle):
             except DisconnectedError:
                 if self.broken is None and not self.disconnected:
                     raise
+            except asyncio.CancelledError:
+                # The time that requests have when the facade stops is over: this one shall at least know it.
+                if not self.stopping or self.response_started:
+                    raise
+                self.keep_alive = False
+                await refusal(_stopped(self.scope["method"]))(scope, receive, send)
+                return
             if self.broken is not None and not self.response_started:
                 await refusal(self.broken)(scope, receive, send)
 
@@ -172,3 +180,10 @@ def refusal(error: ProblemError) -> App:
             await send(part)
 
     return refuse
+
+
+def _stopped(method: str) -> ProblemError:
+    if method in ("GET", "HEAD"):
+        return NotAppliedError("unavailable", "The facade stopped before the request was answered.")
+    detail = "The facade stopped while the request was under way."
+    return OutcomeUnknownError("deadline_exceeded", detail)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -136,26 +136,27 @@ def allowed(caller: Caller, verb: Verb, target: Target = None) -> bool:
     return authorize(caller.access.rights, verb, target)
 
 
+_LEAST_FIRST = (Verb.METRICS, Verb.READ, Verb.WATCH, Verb.WRITE, Verb.BACKUP, Verb.MEMBERS, Verb.AUTH)
+"""Of several rights that would do, the one to ask for is the one that gives away least."""
+
+
 def check_any(caller: Caller, verbs: Iterable[Verb], target: Target = None) -> None:
     """Refuses what somebody may do by none of some verbs; raises what ``check`` does."""
-    first: Verb | None = None
-    for verb in verbs:
-        if authorize(caller.access.rights, verb, target):
-            return
-        first = first or verb
-    assert first is not None
-    raise refusal(caller, first, target)
+    wanted = sorted(verbs, key=_LEAST_FIRST.index)
+    if not any(authorize(caller.access.rights, verb, target) for verb in wanted):
+        raise refusal(caller, wanted[0], target, wanted[1:])
 
 
-def refusal(caller: Caller, verb: Verb, target: Target) -> ProblemError:
-    """Why somebody may not do something; the audit log is told."""
+def refusal(caller: Caller, verb: Verb, target: Target, others: Sequence[Verb] = ()) -> ProblemError:
+    """Why somebody may not do something; the audit log is told. One of ``others`` would do as well."""
     if caller.audit is not None:
         caller.audit(caller, verb, target)
     if caller.access.ended:
         return UnauthenticatedError("What it was sent with counts no more.")
     who = caller.access.name or "Nobody in particular"
     what = "" if target is None else " of these keys" if isinstance(target, KeyRange) else " of this key"
-    return ForbiddenError(f"{who} does not have the right {verb.value}{what}.", verb.value)
+    right = " or ".join(each.value for each in (verb, *others))
+    return ForbiddenError(f"{who} does not have the right {right}{what}.", verb.value)
 
 
 def verb_of(opcode: int) -> Verb:

@@ -46,6 +46,8 @@ def unknown(operation: Operation, detail: str, code: str = "outcome_unknown") ->
 
 def malformed(operation: Operation) -> ProblemError:
     """A node called the record malformed: an older one does not know all operations."""
+    if operation.uncertain:
+        return unknown(operation, "An earlier try of the write was not answered, and this node does not know it.")
     if operation.extended:
         detail = "The shard's nodes are of a version that does not know this operation; nothing was changed."
         return BadRequestError("not_implemented", detail, status=501, shard=operation.shard)

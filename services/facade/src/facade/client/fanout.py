@@ -2,7 +2,11 @@
 
 Operations on the same key happen in the order in which they are given; of others nothing is promised but that each
 happens as if alone. Writes of a shard travel together, a mebibyte at a time, each as one entry of its log. Must not
-know HTTP. Invariant: every operation gets its own outcome, whatever becomes of the others.
+know HTTP. Invariants:
+
+    1. Every operation gets its own outcome, whatever becomes of the others.
+    2. The values that are read for one run have ``RESULT_BYTES_MAX`` together, whatever was asked for: a request of a
+       few bytes may ask for gigabytes. Beyond it they are not kept, and no more of them are fetched.
 
 Source: DESIGN 8; doug_wire.payload.
 """
@@ -23,7 +27,7 @@ from facade.client.operation import Operation
 from facade.client.requests import with_token
 from facade.client.router import Router
 from facade.client.sessions import Seen, Session, grown
-from facade.errors import InternalError, NotAppliedError, ProblemError
+from facade.errors import BadRequestError, InternalError, NotAppliedError, ProblemError
 
 CHUNK_BYTES_MAX = 1 << 20
 """One entry of a shard's log holds at most so many bytes of a batch, or one operation."""
@@ -31,6 +35,11 @@ CHUNK_BYTES_MAX = 1 << 20
 COSTLY_MAX = 1_000
 """One entry holds at most so many operations other than puts and deletes without options: each takes a replica tens of
 microseconds, and nothing else happens there meanwhile."""
+RESULT_BYTES_MAX = 16 << 20
+"""How many bytes of values one run reads at most."""
+
+READS_SAFE = RESULT_BYTES_MAX // commands.VALUE_BYTES_MAX
+"""So many reads are never too large."""
 
 YIELD_EVERY = 512
 """After so many operations others get their turn on the event loop."""
@@ -56,6 +65,14 @@ class Outcome(NamedTuple):
     seen: Seen | None = None
 
 
+class ResultTooLargeError(BadRequestError):
+    """A value was not kept: those of the same run before it are as many bytes as one may read."""
+
+    def __init__(self) -> None:
+        detail = f"The values that one batch reads have at most {RESULT_BYTES_MAX} bytes together."
+        super().__init__("result_too_large", detail, status=422)
+
+
 def _seen(operation: Operation) -> Seen | None:
     """What an operation's answer has shown of its shard."""
     receipt = operation.receipt
@@ -69,6 +86,20 @@ class Part(NamedTuple):
 
     place: int
     wanted: Command | ProblemError
+
+
+class Wishes(NamedTuple):
+    """How a batch is carried out.
+
+    Attributes:
+        asked: How new reads must be.
+        idempotency_key: Makes every write of it happen once; the place of each is part of its own key.
+        deadline_s: When all must be answered, on the loop's clock.
+    """
+
+    asked: Freshness
+    idempotency_key: str
+    deadline_s: float
 
 
 def _waves(parts: Sequence[Part]) -> list[list[Part]]:
@@ -103,59 +134,180 @@ def _allowed(part: Part, caller: Caller) -> Part:
 
 
 class Fanout:
-    """Carries out batches."""
+    """Carries out batches.
 
-    def __init__(self, router: Router) -> None:
+    Attributes:
+        held: How many bytes of values are held for all requests.
+        held_max: How many may be.
+    """
+
+    def __init__(self, router: Router, held_max: int) -> None:
         self._router = router
+        self.held = 0
+        self.held_max = max(held_max, RESULT_BYTES_MAX)
 
-    async def run(
-        self,
-        parts: Sequence[Part],
-        asked: Freshness,
-        idempotency_key: str,
-        deadline_s: float,
-        session: Session | None = None,
-    ) -> list[Outcome]:
+    def room(self) -> Room:
+        """Room for the values of one request; to be left when they were sent."""
+        return Room(self)
+
+    async def run(self, parts: Sequence[Part], wishes: Wishes, session: Session | None, room: Room) -> list[Outcome]:
         """Carries out a batch and returns an outcome for each part, in their order.
+
+        Values that are too many end as ``ResultTooLargeError``; up to ``READS_SAFE`` reads are never too many.
 
         Args:
             parts: The operations; places are unique within a request.
-            asked: How new reads must be.
-            idempotency_key: Makes every write of it happen once; the place of each is part of its own key.
-            deadline_s: When all must be answered, on the loop's clock.
+            wishes: How to carry them out.
             session: What the client's token says; the map is as new.
+            room: For the values that are read.
         """
+        found = await self._carry_out(parts, wishes, session, room, partly=False)
+        return [each for each in found if each is not None]
+
+    async def run_partly(
+        self, parts: Sequence[Part], wishes: Wishes, session: Session | None, room: Room
+    ) -> list[Outcome | None]:
+        """The same, but leaves the rest for another run when values are too many: it has None for outcomes.
+
+        Of that rest no write was begun, and nothing that it reads was changed by what stands behind it.
+        """
+        return await self._carry_out(parts, wishes, session, room, partly=True)
+
+    async def _carry_out(
+        self, parts: Sequence[Part], wishes: Wishes, session: Session | None, room: Room, *, partly: bool
+    ) -> list[Outcome | None]:
         if self._router.guarded:
             caller = current.get()
             parts = [_allowed(part, caller) for part in parts]
         outcomes = {part.place: Outcome(part.wanted) for part in parts if isinstance(part.wanted, ProblemError)}
         for wave in _waves(parts):
-            await _Wave(self._router, outcomes, asked, session, idempotency_key, deadline_s).run(wave)
-            if asked.mode is SESSION:
+            carried = _Wave(self._router, outcomes, wishes, session, room)
+            await carried.run(wave)
+            if carried.full and partly:
+                found = (outcomes.get(part.place) for part in parts)
+                return [
+                    None if each is None or isinstance(each.result, ResultTooLargeError) else each for each in found
+                ]
+            if wishes.asked.mode is SESSION:
                 # What comes later in the batch sees what came before, as in requests one after the other.
-                shown = [found for part in wave if (found := outcomes[part.place].seen) is not None]
+                shown = [seen for part in wave if (seen := outcomes[part.place].seen) is not None]
                 session = grown(session, sorted(shown, key=lambda each: not each.strong))
         return [outcomes[part.place] for part in parts]
 
 
+def _kept(outcome: Outcome | None) -> Outcome | None:
+    return None if outcome is None or isinstance(outcome.result, ResultTooLargeError) else outcome
+
+
+class Room:
+    """How many bytes of values a request may still read; given back when it is left.
+
+    Attributes:
+        left: How many they are.
+    """
+
+    def __init__(self, fanout: Fanout) -> None:
+        self._fanout = fanout
+        self._held = 0
+        self.left = RESULT_BYTES_MAX
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._fanout.held -= self._held
+
+    def renew(self) -> None:
+        """The next run begins; what this request holds stays counted."""
+        self.left = RESULT_BYTES_MAX
+
+    def take(self, size: int) -> ProblemError | None:
+        """Takes a value in, or says why not."""
+        if size > self.left:
+            return ResultTooLargeError()
+        if self._fanout.held + size > self._fanout.held_max:
+            return NotAppliedError("overloaded", "Too many values are held for other batches.")
+        self.left -= size
+        self._held += size
+        self._fanout.held += size
+        return None
+
+
+class _Reads:
+    """Reads that are under way together. What is too large is given up when it comes, not when all have come.
+
+    Attributes:
+        full: Whether a value was not kept; none is from then on.
+    """
+
+    def __init__(self, router: Router, outcomes: dict[int, Outcome], room: Room) -> None:
+        self._registry = router.registry
+        self._outcomes = outcomes
+        self._room = room
+        self.full = False
+        self._going: dict[int, Operation] = {}
+        self._none_goes = asyncio.Event()
+        self._none_goes.set()
+
+    def add(self, place: int, operation: Operation) -> None:
+        """One more."""
+        self._going[place] = operation
+        self._none_goes.clear()
+        operation.future.add_done_callback(lambda future: self._done(place, future))
+        if self.full:
+            self._registry.give_up(operation, ResultTooLargeError())
+
+    async def wait(self) -> None:
+        """Until all have an outcome."""
+        try:
+            await self._none_goes.wait()
+        finally:
+            self._give_up()  # If nobody waits any more, nobody wants the rest.
+
+    def _done(self, place: int, future: asyncio.Future[ResultRecord]) -> None:
+        operation = self._going.pop(place)
+        error = future.exception()
+        outcome: ResultRecord | ProblemError
+        if error is None:
+            outcome = future.result()
+            outcome = ResultTooLargeError() if self.full else self._room.take(len(outcome.value)) or outcome
+        elif isinstance(error, ProblemError):
+            outcome = error
+        else:
+            raise error
+        self._outcomes[place] = Outcome(outcome, operation.shard, seen=_seen(operation))
+        if not self.full and isinstance(outcome, ResultTooLargeError):
+            self.full = True
+            self._give_up()
+        if not self._going:
+            self._none_goes.set()
+
+    def _give_up(self) -> None:
+        for operation in self._going.values():
+            self._registry.give_up(operation, ResultTooLargeError())
+
+
 class _Wave:
-    """Operations that are under way together."""
+    """Operations that are under way together.
+
+    Attributes:
+        full: Whether the values that were read are too many.
+    """
 
     def __init__(
         self,
         router: Router,
         outcomes: dict[int, Outcome],
-        asked: Freshness,
+        wishes: Wishes,
         session: Session | None,
-        idempotency_key: str,
-        deadline_s: float,
+        room: Room,
     ) -> None:
+        self.full = False
+        self._room = room
         self._router = router
         self._outcomes = outcomes
-        self._asked = asked
         self._session = session
-        self._idempotency_key = idempotency_key
-        self._deadline_s = deadline_s
+        self._asked, self._idempotency_key, self._deadline_s = wishes
 
     async def run(self, parts: list[Part]) -> None:
         """Carries them out."""
@@ -185,23 +337,19 @@ class _Wave:
                 await asyncio.sleep(REROUTE_S)
 
     async def _read(self, reads: list[tuple[int, Command]]) -> None:
-        operations = []
         mode, bound_ms = self._asked
+        under_way = _Reads(self._router, self._outcomes, self._room)
         for number, (place, wanted) in enumerate(reads, 1):
             try:
                 operation = self._router.read(wanted.key, mode, self._deadline_s, self._session, bound_ms)
             except ProblemError as error:
                 self._outcomes[place] = Outcome(error)
                 continue
-            operations.append((place, operation))
+            under_way.add(place, operation)
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-        for place, operation in operations:
-            try:
-                result = await operation.future
-                self._outcomes[place] = Outcome(result, operation.shard, seen=_seen(operation))
-            except ProblemError as error:
-                self._outcomes[place] = Outcome(error, operation.shard)
+        await under_way.wait()
+        self.full = self.full or under_way.full
 
     async def _write(self, shard: int, writes: list[tuple[int, Command]]) -> list[tuple[int, Command]]:
         """Sends the writes of a shard, one entry after the other; returns those that are not that shard's any more."""

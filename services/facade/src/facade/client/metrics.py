@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from facade import __version__
+from facade.client.watches.metrics import WatchMetrics
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -34,6 +35,8 @@ KEY_ROUTE = "/v1/kv/{key}"
 RANGE_ROUTE = "/v1/kv"
 UNMATCHED = "unmatched"
 """The route of a request that no route serves."""
+
+HEDGE_OUTCOMES = ("sent", "won", "over_budget")
 
 RETRY_REASONS = (
     *("no_leader", "superseded", "overloaded", "unavailable", "wrong_shard", "silent", "stream_broken", "unanswered"),
@@ -67,6 +70,7 @@ class Metrics:
     """The metrics of one facade, in a registry of their own.
 
     Attributes:
+        watches: What is counted of watches.
         inflight: Requests that are being answered; a plain number, because every request changes it twice.
         loop_lag_s: How late the last timer of the event loop was.
     """
@@ -85,6 +89,7 @@ class Metrics:
         self.event_loop_lag = Gauge(
             "dougdb_event_loop_lag_seconds", "How late the last timer of the event loop was", registry=self.registry
         )
+        self.watches = WatchMetrics(self.registry)
         self._register_requests()
         self._register_front()
         self._register_shards()
@@ -113,6 +118,11 @@ class Metrics:
         self.spread_reads = self._counter(
             "dougdb_facade_spread_reads", "Linearizable reads that were sent to a follower, because many waited"
         )
+        self._hedged = self._counter(
+            "dougdb_facade_hedged_reads", "Second copies of eventual reads that took long", "outcome"
+        )
+        for outcome in HEDGE_OUTCOMES:
+            self._hedged.labels(outcome)
         self.messages_received = self._counter(
             "dougdb_facade_messages_received", "Pipe messages received from raft-nodes"
         )
@@ -231,6 +241,10 @@ class Metrics:
         if child is None:
             child = self._upstream_children[shard, kind] = self._upstream.labels(str(shard), kind)
         child.observe(seconds)
+
+    def hedged(self, outcome: str) -> None:
+        """Counts what became of a copy of a read."""
+        self._hedged.labels(outcome).inc()
 
     def retry(self, reason: str) -> None:
         """Counts one operation that was sent back."""

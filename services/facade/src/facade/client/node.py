@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import NamedTuple, TypeAlias
 
@@ -21,6 +22,7 @@ from doug_stream.errors import CallError
 from facade.client.channels import SCAN_OPTIONS, Channels
 from facade.client.link import Link
 from facade.client.modes import Kind
+from facade.client.operation import Operation
 from facade.client.receipts import Headers, Receipt
 from facade.client.sessions import Sessions
 from facade.discovery.targets import Target
@@ -68,6 +70,7 @@ class Node:
         up: Whether the stream is open.
         suspect: Whether it owed an answer for too long, and has said nothing since.
         granted: Of which kinds of reads it is this node's turn to take what waits.
+        copies: Second copies of reads, which it is to serve (``facade.client.hedging``).
         behind_until_s: It has said that it is not fresh enough: others are asked first, until this time.
         slow_until_s: It took long to answer: others are asked first, until this time.
         zone: Where it runs, by its own word; empty before it said so.
@@ -89,6 +92,7 @@ class Node:
         self.up = False
         self.suspect = False
         self.granted: set[Kind] = set()
+        self.copies: deque[Operation] = deque()
         self.behind_until_s = 0.0
         self.slow_until_s = 0.0
         self.zone = ""

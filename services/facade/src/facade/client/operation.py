@@ -76,6 +76,7 @@ class Operation:
         client: Whose it is, as its shard's ``Turns`` knows them; None where nobody looks at that.
         inside: Whether it counts in the window of these.
         batch: The batch that it is in flight with.
+        hedged: Whether it has a copy, or is one (``facade.client.hedging``).
         bound_ms: How old its answer may be, of a bounded read; 0 of others.
         session: What its client's token says; None without one.
         sent_s: When it was last sent to a node.
@@ -91,6 +92,7 @@ class Operation:
         "client",
         "deadline_s",
         "future",
+        "hedged",
         "id",
         "inside",
         "key",
@@ -133,6 +135,7 @@ class Operation:
         self.client: Client | None = None
         self.inside = False
         self.batch: OpenBatch | None = None
+        self.hedged = False
         self.bound_ms = 0
         self.session: Session | None = None
         self.sent_s = 0.0

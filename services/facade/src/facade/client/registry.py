@@ -23,8 +23,10 @@ from doug_wire.command import Opcode
 from doug_wire.pipe import Status
 from facade.client.answers import RETRIED, gave_up, malformed, too_late, unknown
 from facade.client.directory import Directory
+from facade.client.hedging import Hedging
 from facade.client.metrics import Metrics
 from facade.client.modes import Kind
+from facade.client.node import Node
 from facade.client.operation import Load, Operation
 from facade.client.shard import Answer, Shard
 from facade.client.tracing import OperationTracing
@@ -60,6 +62,9 @@ class Registry:
         self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self.timeout_s = settings.request_timeout_ms / 1000
+        self._hedging: Hedging | None = None
+        if settings.hedge_reads_ms:
+            self._hedging = Hedging(self, metrics, settings.hedge_reads_ms / 1000, settings.hedge_reads_percent / 100)
         self._items_max = settings.queue_items_max
         self._bytes_max = settings.queue_bytes_max
         self._window = settings.fair_window_items
@@ -119,6 +124,7 @@ class Registry:
         *,
         repeatable: bool,
         client: str = "",
+        to: Node | None = None,
     ) -> Operation:
         """Takes an operation in and queues it; it is answered by its deadline, on the loop's clock.
 
@@ -131,6 +137,7 @@ class Registry:
             deadline_s: When it must be answered; 0 for the usual time from now on.
             repeatable: Whether sending it twice does no harm.
             client: Who sends it, as far as shares are concerned.
+            to: Of the copy of a read, which has no share: the node that is to serve it (``facade.client.hedging``).
 
         Raises:
             NotAppliedError: Too much of this shard is waiting, or the deadline is over.
@@ -148,7 +155,7 @@ class Registry:
             operation_id, kind, shard.id, load, key, record, deadline_s, loop.create_future(), repeatable
         )
         turns, entered = load.turns, True
-        if turns is not None:
+        if turns is not None and to is None:
             operation.client = turns.admit(client, load.items, size, load.size)
             entered = turns.enter(operation.client, operation)
         if self._tracing is not None:
@@ -167,6 +174,12 @@ class Registry:
             self._due[tick] = [operation_id]
         else:
             due.append(operation_id)
+        if to is not None:
+            to.copies.append(operation)
+            to.wake()
+            return operation
+        if self._hedging is not None and kind is Kind.READ_LOCAL:
+            self._hedging.admitted()
         if entered:
             shard.submit(operation)
         return operation
@@ -281,6 +294,14 @@ class Registry:
             self._next_tick = tick + 1
         for shard in self._directory.shards.values():
             shard.tick(now_s)
+            if self._hedging is not None:
+                self._hedging.look(shard, now_s)
+
+    def give_up(self, read: Operation, error: ProblemError) -> None:
+        """Ends a read whose answer nobody wants any more."""
+        if read.batch is not None:
+            read.batch.link.take(read.id)
+        self.finish(read, error)
 
     def _expire(self, operation: Operation) -> None:
         batch = operation.batch
@@ -312,7 +333,7 @@ class Registry:
             try:
                 shard, epoch = self._directory.locate(operation.key)
             except NotAppliedError as error:
-                self.finish(operation, error)
+                self.finish(operation, gave_up(operation) if operation.uncertain else error)
                 continue
             size = len(operation.record)
             old, new = operation.load, self.load(shard.id)

@@ -151,6 +151,8 @@ class Router:
             stale.clear()
             if await self.directory.load_map():
                 delay_s = MAP_RETRY_MIN_S
+                # In the turn in which it was loaded: no id may name the new cluster with positions of the old one.
+                self.feeds.look_at_cluster()
                 self.registry.send_stranded()
                 await asyncio.sleep(MAP_RETRY_MIN_S)  # A slot on its way is asked for twenty times a second at most.
                 try:

@@ -47,7 +47,6 @@ SEARCH_IDLE_S = 0.5
 
 log = structlog.get_logger()
 
-
 Answer = tuple[Operation, pipe.ResultRecord]
 """An operation that is not in flight any more, and what a node said of it."""
 
@@ -101,8 +100,8 @@ class Shard:
         metrics.leader(shard_id, known=False)
 
     def _make_node(self, node_id: str, target: Target) -> Node:
-        settings = self._settings
-        link = Link(settings.pipe_window_batches, settings.inflight_items_max, settings.pipe_gather_us / 1e6)
+        told = self._settings
+        link = Link(told.pipe_window_batches, told.inflight_items_max, told.pipe_gather_us / 1e6)
         return Node(node_id, target, link, self._channels)
 
     # Where the nodes are.
@@ -199,8 +198,7 @@ class Shard:
         link, now_s = node.link, self._loop.time()
         if node.retired or not answers(node, now_s):
             return None
-        cut = None
-        forward = False
+        cut, forward = None, False
         if node is self.leader:
             for kind in LEADER_KINDS:
                 queue = self._queues[kind]
@@ -211,7 +209,7 @@ class Shard:
                     cut = link.cut(kind, queue, now_s)
                     if cut is not None:
                         break
-        if cut is None and node.granted:
+        if cut is None and (node.granted or node.copies):
             cut = self._cut_granted(node, now_s)
             forward = cut is not None and cut.kind is Kind.READ_LINEARIZABLE
             self._grant()
@@ -232,6 +230,8 @@ class Shard:
 
     def _cut_granted(self, node: Node, now_s: float) -> OutgoingBatch | None:
         """The next batch of the reads that it is a replica's turn to take."""
+        if node.copies and node.link.has_room(Kind.READ_LOCAL):
+            return node.link.cut(Kind.READ_LOCAL, node.copies, now_s)
         granted, node.granted = node.granted, set()
         for kind in READ_KINDS:
             queue = self._queues[kind]

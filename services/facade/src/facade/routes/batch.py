@@ -3,7 +3,7 @@
 JSON comes whole and is answered whole. Lines (NDJSON) come and go in a stream of any length, and are carried out a
 group at a time. Must not know shards. Invariants: (1) there is one result for each operation, in the order of the
 operations; (2) an operation that is refused keeps no other one from being carried out; (3) memory is bounded, however
-long a stream.
+long a stream, and however large what it reads.
 
 Source: DESIGN 8; features.md, part 4.
 """
@@ -14,8 +14,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from time import perf_counter
 
+from doug_wire.command import Command, Opcode
 from doug_wire.payload import BATCH_OPERATIONS_MAX
-from facade.client.fanout import Fanout, Outcome, Part
+from facade.client.fanout import READS_SAFE, Fanout, Outcome, Part, Wishes
 from facade.client.metrics import Metrics
 from facade.client.receipts import SERVER_TIMING
 from facade.client.router import Router
@@ -81,8 +82,23 @@ async def show(parts: Sequence[Part], outcomes: Sequence[Outcome]) -> list[bytes
     return shown
 
 
+def _few_reads(parts: list[Part]) -> tuple[list[Part], list[Part]]:
+    """The first parts, with so few reads that their values are never too many; and the others."""
+    reads = 0
+    for number, part in enumerate(parts):
+        if isinstance(part.wanted, Command) and part.wanted.opcode == Opcode.GET:
+            reads += 1
+            if reads > READS_SAFE:
+                return parts[:number], parts[number:]
+    return parts, []
+
+
 class BatchApp(RawApp):
-    """The route."""
+    """The route.
+
+    Attributes:
+        fanout: What carries batches out.
+    """
 
     route = "/v1/batch"
     methods = frozenset({"POST"})
@@ -90,7 +106,7 @@ class BatchApp(RawApp):
     def __init__(self, router: Router, metrics: Metrics, settings: Settings) -> None:
         super().__init__(metrics)
         self._router = router
-        self._fanout = Fanout(router)
+        self.fanout = Fanout(router, settings.queue_bytes_max)
         self._timeout_s = settings.request_timeout_ms / 1000
         self._body_timeout_s = settings.body_timeout_ms / 1000
         self._timed = settings.server_timing_enabled
@@ -150,29 +166,57 @@ class BatchApp(RawApp):
             if place % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         started_s = perf_counter()
-        shown, seen = await self._carry_out(parts, options, session)
-        timing = ((SERVER_TIMING, b"route;dur=%.2f" % (1000 * (perf_counter() - started_s))),) if self._timed else ()
-        headers = (*timing, *options.asked.mode.headers, *session_header(self._router, session, seen))
-        await request.answer_json(200, b'{"results":[%b]}' % b",".join(shown), headers)
+        with self.fanout.room() as room:
+            outcomes = await self.fanout.run(parts, self._wishes(options), session, room)
+            seen = seen_by(outcomes)
+            shown = await show(parts, outcomes)
+            del outcomes
+            took_ms = 1000 * (perf_counter() - started_s)
+            timing = ((SERVER_TIMING, b"route;dur=%.2f" % took_ms),) if self._timed else ()
+            headers = (*timing, *options.asked.mode.headers, *session_header(self._router, session, seen))
+            await request.answer_json(200, b'{"results":[%b]}' % b",".join(shown), headers)
 
-    async def _carry_out(
-        self, parts: Sequence[Part], options: RequestOptions, session: Session | None
-    ) -> tuple[list[bytes], list[Seen]]:
+    def _wishes(self, options: RequestOptions) -> Wishes:
         deadline_s = asyncio.get_running_loop().time() + self._timeout_s
-        outcomes = await self._fanout.run(parts, options.asked, options.idempotency_key, deadline_s, session)
-        return await show(parts, outcomes), seen_by(outcomes)
+        return Wishes(options.asked, options.idempotency_key, deadline_s)
+
+    async def _in_rounds(
+        self, group: Sequence[Part], options: RequestOptions, session: Session | None
+    ) -> AsyncIterator[tuple[list[bytes], list[Seen]]]:
+        """Carries out a part of a stream: what it reads may be more than is held at a time."""
+        waiting, later = list(group), list[Part]()
+        done: dict[int, bytes] = {}
+        place = group[0].place
+        with self.fanout.room() as room:
+            while waiting:
+                room.renew()
+                outcomes = await self.fanout.run_partly(waiting, self._wishes(options), session, room)
+                over = [(part, each) for part, each in zip(waiting, outcomes, strict=True) if each is not None]
+                left = [part for part, each in zip(waiting, outcomes, strict=True) if each is None]
+                shown = await show([part for part, _ in over], [each for _, each in over])
+                done.update((part.place, each) for (part, _), each in zip(over, shown, strict=True))
+                ready = []
+                while place in done:
+                    ready.append(done.pop(place))
+                    place += 1
+                seen = seen_by([each for _, each in over])
+                del outcomes, over, shown
+                session = grown(session, seen)
+                yield ready, seen
+                waiting, later = _few_reads(left + later)
 
     async def _stream(self, request: RawRequest, options: RequestOptions, session: Session | None) -> None:
         begun = False
         head = ((b"content-type", NDJSON_TYPE), *options.asked.mode.headers)
         try:
             async for group in self._groups(request.receive):
-                shown, seen = await self._carry_out(group, options, session)
-                session = grown(session, seen)
-                if not begun:
-                    begun = True
-                    await request.start(200, head)
-                await request.send(b"\n".join([*shown, b""]), more=True)
+                async for shown, seen in self._in_rounds(group, options, session):
+                    session = grown(session, seen)
+                    if not begun:
+                        begun = True
+                        await request.start(200, head)
+                    if shown:
+                        await request.send(b"\n".join([*shown, b""]), more=True)
         except BadRequestError as error:
             if not begun:
                 raise

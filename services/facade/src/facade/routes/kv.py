@@ -95,7 +95,7 @@ class KvApp(RawApp):
         if method in ("GET", "HEAD"):
             if options.wait is not None:
                 known = await self._polls.until_changed(
-                    key, options.wait.after, options.wait.wait_ms / 1000, request.receive
+                    key, options.wait.after, options.wait.wait_ms / 1000, request.receive, lambda: request.stopping
                 )
                 if known:
                     options = options._replace(unless=Tags(frozenset((known,))))

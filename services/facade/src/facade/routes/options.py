@@ -226,7 +226,10 @@ def decode64(name: str, text: bytes, code: str) -> bytes:
     try:
         if b"+" in text or b"/" in text or len(text) - len(padded) > 2:
             raise binascii.Error
-        return base64.b64decode(padded + b"=" * (-len(padded) % 4), altchars=b"-_", validate=True)
+        found = base64.b64decode(padded + b"=" * (-len(padded) % 4), altchars=b"-_", validate=True)
+        if base64.urlsafe_b64encode(found).rstrip(b"=") != padded:
+            raise binascii.Error  # Bits are left over: a second spelling of the same key.
+        return found
     except binascii.Error:
         raise BadRequestError(code, f"{name} is not base64url (RFC 4648, 5).") from None
 

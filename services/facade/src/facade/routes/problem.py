@@ -124,7 +124,7 @@ def document(error: ProblemError) -> bytes:
 def headers(error: ProblemError, body: bytes) -> list[tuple[bytes, bytes]]:
     """The response headers of an error."""
     result = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
-    if error.shard is not None:
+    if error.shard is not None and not any(name == b"doug-shard" for name, _ in error.headers):
         result.append((b"doug-shard", b"%d" % error.shard))
     result.extend(error.headers)
     return result

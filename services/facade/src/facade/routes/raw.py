@@ -102,6 +102,12 @@ class RawRequest:
         """The connection's side of this request (``facade.app.exchange``), for who sends without being waited for."""
         return self._scope[SCOPE_EXCHANGE]
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the facade stops; never without a connection of its own."""
+        exchange = self._scope.get(SCOPE_EXCHANGE)
+        return exchange is not None and bool(exchange.stopping)
+
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Begins the answer."""
         self.status = status

@@ -15,10 +15,12 @@ from doug_wire.partition_map import PartitionMap
 from doug_wire.pipe import PipeError, ReadRecord, ResultRecord, WriteRecord
 from doug_wire.slots import SLOTS, slot_of
 from doug_wire.validity import keys_of, validate
+from doug_wire.watch import Change, ChangeKind, WatchError, decode_changes, encode_change
 from raft_node import entry as entries
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv import keyspace, partitions
+from raft_node.kv.changes import Removal, decode_removals, encode_removals
 from raft_node.kv.keyspace import State, StoredValue
 from raft_node.kv.operations import expiry, tokens
 from raft_node.kv.operations.tokens import TokenRecord
@@ -256,11 +258,30 @@ def seeds_keyspace() -> Iterable[bytes]:
     yield from (*notes, expiry.encode_expire(notes))
 
 
+def check_watch(data: bytes) -> None:
+    """Changes as they travel, and notes of removals as segments keep them, stand for their bytes alone."""
+    with contextlib.suppress(WatchError):
+        assert b"".join(map(encode_change, decode_changes(data))) == data
+    with contextlib.suppress(CorruptionError):
+        found = decode_removals(data)
+        again = encode_removals([Removal(place, revision, kind) for place, (kind, revision) in found.items()])
+        # Of two notes of one place the later one counts.
+        assert again == data or len(again) < len(data)
+
+
+def seeds_watch() -> Iterable[bytes]:
+    """A put, a removal, and the notes of two."""
+    put = Change(ChangeKind.PUT, False, 2, b"k", 11, b"vv", b"text/csv", b"gzip", 12)
+    yield encode_change(put) + encode_change(Change(ChangeKind.EXPIRE, True, 0, b"k", 12))
+    yield encode_removals((Removal(1, 2, ChangeKind.DELETE), Removal(4, 5, ChangeKind.EXPIRE)))
+
+
 TARGETS = (
     Target("command", "commands", check_command, seeds_command),
     Target("payload", "payloads of commands and of their answers", check_payload, seeds_payload),
     Target("apply", "committed entries in the state machine", check_applied, seeds_applied),
     Target("pipe", "records of the pipe", check_pipe, seeds_pipe),
+    Target("watch", "changes of watches, notes of removals", check_watch, seeds_watch),
     Target("scan", "pages of scans", check_scan, seeds_scan),
     Target("configuration", "configurations", check_configuration, seeds_configuration),
     Target("keyspace", "what the state machine keeps in the store", check_keyspace, seeds_keyspace),

@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raft_testing.mutants import elections, leases, membership, operations, outcomes, reads, snapshots, storage, watches
+from raft_testing.mutants import (
+    elections,
+    leases,
+    membership,
+    operations,
+    outcomes,
+    ranges,
+    reads,
+    snapshots,
+    storage,
+    watches,
+)
 from raft_testing.mutants.mutant import GROUPS, Mutant, StaleMutantError
 
-_GROUPS = (elections, reads, outcomes, snapshots, membership, storage, leases, operations, watches)
+_GROUPS = (elections, reads, outcomes, snapshots, membership, storage, leases, operations, watches, ranges)
 
 MUTANTS: tuple[Mutant, ...] = tuple(
     sorted((mutant for group in _GROUPS for mutant in group.MUTANTS), key=lambda mutant: mutant.name)
@@ -40,7 +51,7 @@ def check(root: Path) -> list[str]:
     if names != [f"M{number:02d}" for number in range(1, len(names) + 1)]:
         problems.append("the names do not count from M01 on")
     for mutant in MUTANTS:
-        source = (root / "services/raft-node/src/raft_node" / mutant.path).read_text()
+        source = (root / mutant.source).read_text()
         try:
             mutated = mutant.apply(source)
             compile(mutated, mutant.path, "exec")
@@ -48,12 +59,12 @@ def check(root: Path) -> list[str]:
             problems.append(str(error))
             continue
         except SyntaxError as error:
-            problems.append(f"{mutant.name}: what it makes of raft_node/{mutant.path} is no Python: {error}")
+            problems.append(f"{mutant.name}: what it makes of {mutant.package}/{mutant.path} is no Python: {error}")
             continue
         if mutated == source:
             problems.append(f"{mutant.name} changes nothing")
-        path, *_, function = mutant.test.split("::")
-        module = root / "services/raft-node/tests" / path
+        path, *_, function = mutant.test_id.split("::")
+        module = root / path
         if not module.exists() or f"def {function}(" not in module.read_text():
             problems.append(f"{mutant.name}: there is no test {mutant.test}")
     covered = {group for mutant in MUTANTS for group in mutant.groups}

@@ -32,6 +32,10 @@ GROUPS = (
 )
 
 
+PACKAGES = {"raft_node": "services/raft-node", "facade": "services/facade"}
+"""The packages that bugs are planted in, and where they lie with their tests."""
+
+
 class StaleMutantError(Exception):
     """The text that a mutant replaces is not there exactly once: the module has changed, and the list has not."""
 
@@ -44,10 +48,12 @@ class Mutant:
         name: ``M`` and two digits; never used again for another bug.
         what: What is wrong, in one line.
         scenarios: The scenarios that it belongs to.
-        path: The module, below ``raft_node``.
+        path: The module, below the package.
         old: The text that is right. It occurs once in the module.
         new: What takes its place.
-        test: The directed test that has to fail, as pytest names it, below ``services/raft-node/tests``.
+        test: The directed test that has to fail, as pytest names it, below the tests of the package.
+        package: ``raft_node`` or ``facade``.
+        by_seeds: Whether the simulator has to find it, too; it knows no facade, and not all that nodes do.
     """
 
     name: str
@@ -57,11 +63,23 @@ class Mutant:
     old: str
     new: str
     test: str
+    package: str = "raft_node"
+    by_seeds: bool = True
+
+    @property
+    def source(self) -> str:
+        """The module's file, below the root."""
+        return f"{PACKAGES[self.package]}/src/{self.package}/{self.path}"
+
+    @property
+    def test_id(self) -> str:
+        """The test as pytest names it from the root."""
+        return f"{PACKAGES[self.package]}/tests/{self.test}"
 
     @property
     def module(self) -> str:
         """The module's dotted name."""
-        return f"raft_node.{self.path.removesuffix('.py').replace('/', '.')}"
+        return f"{self.package}.{self.path.removesuffix('.py').replace('/', '.')}"
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -78,5 +96,7 @@ class Mutant:
         """
         count = source.count(self.old)
         if count != 1:
-            raise StaleMutantError(f"{self.name}: what it replaces is {count} times in raft_node/{self.path}, not once")
+            raise StaleMutantError(
+                f"{self.name}: what it replaces is {count} times in {self.package}/{self.path}, not once"
+            )
         return source.replace(self.old, self.new)

@@ -1,4 +1,4 @@
-"""Applies planted bugs to copies of ``raft_node``, and runs tests and seeds of the simulator against the copies.
+"""Applies planted bugs to copies of the packages, and runs tests and seeds of the simulator against the copies.
 
 Invariants:
 1. The checkout is never changed, but for the table that ``table`` writes.
@@ -33,7 +33,11 @@ SEEDS_LIMIT_S = 900
 """All seeds of one mutant together."""
 
 _SEED = re.compile(r"^seed (\d+) (ok|FAIL) ")
-_SOURCES = ("services/raft-node/src/raft_node", "services/raft-node-testing/src/raft_testing")
+_SOURCES = (
+    "services/raft-node/src/raft_node",
+    "services/facade/src/facade",
+    "services/raft-node-testing/src/raft_testing",
+)
 _LINES_BYTES_MAX = 1 << 20
 _MEMORY_BYTES_MAX = 4 << 30
 
@@ -117,7 +121,7 @@ class Runner:
             with self._copy(mutant) as copy:
                 failure, problem = await self._directed(copy, mutant)
                 seed, seed_failure, seeds_problem = 0, "", ""
-                if self._seeds:
+                if self._seeds and mutant.by_seeds:
                     seed, seed_failure, seeds_problem = await self._random(copy)
         outcome = Outcome(mutant, failure, problem, seed, seed_failure, seeds_problem)
         tell(outcome)
@@ -125,12 +129,12 @@ class Runner:
 
     async def _directed(self, copy: Path, mutant: Mutant) -> tuple[str, str]:
         """How the directed test failed, or why it does not count."""
-        key = (mutant.test, mutant.module)
+        key = (mutant.test_id, mutant.module)
         if key not in self._sound:
             self._sound[key] = asyncio.create_task(self._passes(*key))
         if problem := await self._sound[key]:
             return "", problem
-        verdict = await self._witness(copy, mutant.test, mutant.module)
+        verdict = await self._witness(copy, mutant.test_id, mutant.module)
         if verdict.broken:
             return "", f"{mutant.test} tells nothing: {verdict.broken}"
         if not verdict.failed:
@@ -146,8 +150,7 @@ class Runner:
         return ""
 
     async def _witness(self, copy: Path, test: str, module: str) -> Verdict:
-        node = f"services/raft-node/tests/{test}"
-        arguments = ("raft_testing.mutants.witness", str(copy), module, node)
+        arguments = ("raft_testing.mutants.witness", str(copy), module, test)
         last = ""
         try:
             async with asyncio.timeout(TEST_LIMIT_S), self._child(copy, arguments) as lines:
@@ -214,7 +217,7 @@ class Runner:
                 source = self._root / path if self._original is None else self._original / name
                 shutil.copytree(source, copy / name, ignore=ignored)
             if mutant is not None:
-                module = copy / "raft_node" / mutant.path
+                module = copy / mutant.package / mutant.path
                 module.write_text(mutant.apply(module.read_text()))
             yield copy
 

@@ -27,7 +27,7 @@ def write(root: Path, outcomes: Sequence[Outcome], seeds: int) -> None:
     path = root / DOCUMENT
     before, _, after = _parts(path.read_text())
     rows = [
-        f"{_row(outcome.mutant)} {outcome.seed or f'none of {seeds}'} |"
+        f"{_row(outcome.mutant)} {_found(outcome, seeds)} |"
         for outcome in sorted(outcomes, key=lambda outcome: outcome.mutant.name)
     ]
     path.write_text(before + "\n".join((BEGIN, *_HEAD, *rows, END)) + after)
@@ -51,6 +51,12 @@ def check(root: Path, mutants: Sequence[Mutant]) -> None:
             raise TableError(f"{DOCUMENT} has a row that is not in the list: {row} ...; run make mutants")
     if listed != wanted:
         raise TableError(f"{DOCUMENT} has rows twice, or in another order; run make mutants")
+
+
+def _found(outcome: Outcome, seeds: int) -> str:
+    if not outcome.mutant.by_seeds:
+        return "by its test alone"
+    return str(outcome.seed or f"none of {seeds}")
 
 
 def _row(mutant: Mutant) -> str:

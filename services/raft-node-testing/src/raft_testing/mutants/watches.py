@@ -35,6 +35,7 @@ MUTANTS = (
         "            upto = written.upto\n            size += len(records)\n",
         "            upto = found[-1].upto\n            size += len(records)\n",
         "unit/test_watches.py::test_progress_never_runs_ahead_of_what_was_told",
+        by_seeds=False,
     ),
     Mutant(
         "M84",
@@ -44,6 +45,7 @@ MUTANTS = (
         "        if self._kept and self._kept[-1].upto != mark:\n",
         "        if False:\n",
         "unit/test_history.py::test_a_state_that_does_not_follow_the_segments_drops_them",
+        by_seeds=False,
     ),
     Mutant(
         "M85",
@@ -71,5 +73,6 @@ MUTANTS = (
         "            if self._durable and self._file is not None:\n",
         "            if False and self._file is not None:\n",
         "unit/test_history.py::test_a_crash_before_any_operation_of_a_flush_leaves_no_gap",
+        by_seeds=False,
     ),
 )

@@ -40,7 +40,7 @@ from raft_node.runtime.leadership.hand_overs import HandOvers
 from raft_node.runtime.leadership.holds import Hold
 from raft_node.runtime.log.commit_times import CommitTimes, NodeTimes
 from raft_node.runtime.log.store import LogStore
-from raft_node.runtime.reads.log_clock import ClockCallback, LogClock
+from raft_node.runtime.reads.log_clock import ClockCallback, LogClock, TimedRequests
 from raft_node.runtime.reads.rounds import PendingReads, ReadCallback
 from raft_node.runtime.ticks import Ticks
 from raft_node.runtime.writes.proposals import PendingProposals, Sink, Submission
@@ -120,6 +120,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._clock = WallClock()
         self._inbox = list[Message]()
+        self._timed = TimedRequests(self._log_clock, lambda: self.machine.may_be_due(self._clock.now_us()), self.wake)
         self._waiting = WaitingWrites(metrics, lambda: engine.stalled, disk_full, taken_when_full)
         self._held: Sequence[Entry] = ()
         self._loading = False
@@ -359,7 +360,7 @@ class Driver:
         if self._stopped:
             return
         self._note_stall()
-        if self._inbox:
+        if self._inbox or self._timed:
             self._step()
         if self._held and not self._must_hold:
             held, self._held = self._held, ()
@@ -396,7 +397,7 @@ class Driver:
 
     def _step(self) -> None:
         self._ticks.count_before_message()
-        inbox, self._inbox = self._inbox, []
+        inbox, self._inbox = self._timed.take(self._inbox), []
         for message in inbox:
             self.node.step(message)
 

@@ -32,6 +32,7 @@ from facade.client.watches.stream import (
     next_of,
     order_of,
     request_from,
+    split,
 )
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 1.0
@@ -129,6 +130,14 @@ class Feed:
                 return found, next_of(found[-1].change)
             found.append(event)
         return found, self.position
+
+    @property
+    def lag(self) -> int:
+        """How many entries some node was seen to have applied that were not told here yet."""
+        if self.position is None:
+            return 0
+        newest = max((node.applied_index for node in self.shard.nodes.values()), default=0)
+        return max(0, newest - split(self.position)[0])
 
     async def moved(self) -> None:
         """Waits until ``position`` has moved, or something else has happened to the stream."""

@@ -5,6 +5,8 @@ Must not know HTTP. A feed begins with its first client, and ends some time afte
 Invariants:
 1. There is one shared stream for each shard, however many clients watch it.
 2. Streams of clients that catch up are bounded in number.
+3. A feed follows one cluster. Positions in a restored cluster mean other changes, so it gets new feeds at the moment
+   when it is known, and whoever had the old ones is told that changes were lost.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+import structlog
 
 from doug.v1 import doug_pb2
 from facade.client.directory import Directory
@@ -30,6 +34,8 @@ from facade.errors import NotAppliedError
 LINGER_S = 30.0
 TRY_S = 0.1
 OnEvents = Callable[[Feed, Sequence[Event]], None]
+
+log = structlog.get_logger()
 
 
 def _nothing(*_: object) -> None:
@@ -54,6 +60,7 @@ class Feeds:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._users: dict[int, int] = {}
         self._ends: dict[int, asyncio.TimerHandle] = {}
+        self._cluster_id = b""
         self.on_events: OnEvents = _nothing
         self.on_gone: Callable[[HistoryGoneError], None] = _nothing
         self.catching_up = 0
@@ -124,14 +131,30 @@ class Feeds:
         if ending is not None:
             ending.cancel()
         if number not in self._feeds:
-            feed = self._feeds[number] = Feed(
-                shard,
-                lambda: self._directory.cluster_id,
-                self._ring_bytes_max,
-                self.on_events,
-                self.on_gone,
-            )
-            self._tasks[number] = asyncio.create_task(feed.run())
+            self._follow(number, shard)
+
+    def _follow(self, number: int, shard: Shard) -> None:
+        cluster_id = self._directory.cluster_id
+        feed = self._feeds[number] = Feed(
+            shard,
+            # Before the map was loaded, whatever cluster answers is the one.
+            lambda: cluster_id or self._directory.cluster_id,
+            self._ring_bytes_max,
+            self.on_events,
+            self.on_gone,
+        )
+        self._tasks[number] = asyncio.create_task(feed.run())
+
+    def look_at_cluster(self) -> None:
+        """The map was loaded: if it is of another cluster than before, everything begins anew."""
+        before, self._cluster_id = self._cluster_id, self._directory.cluster_id
+        if before in (b"", self._cluster_id):
+            return
+        log.warning("watch.cluster_replaced", shards=sorted(self._feeds))
+        for number in list(self._feeds):
+            self._tasks[number].cancel()
+            self._follow(number, self._directory.shards[number])
+            self.on_gone(HistoryGoneError(number, 0))
 
     def _end(self, number: int) -> None:
         self._users[number] -= 1

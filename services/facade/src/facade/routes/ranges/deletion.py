@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from doug_wire.command import Command, Opcode
-from facade.client.fanout import Fanout, Part
+from facade.client.fanout import RESULT_BYTES_MAX, Fanout, Part, Wishes
 from facade.client.router import Router
 from facade.client.scan import ScanQuery
 from facade.errors import ProblemError
@@ -44,7 +44,7 @@ class RangeDeletion:
 
     def __init__(self, router: Router, timeout_s: float) -> None:
         self._router = router
-        self._fanout = Fanout(router)
+        self._fanout = Fanout(router, RESULT_BYTES_MAX)
         self._timeout_s = timeout_s
 
     async def run(self, query: ScanQuery, limit: int, *, dry_run: bool) -> Done:
@@ -60,13 +60,18 @@ class RangeDeletion:
                 attempt = partial(self._read, query, min(SLICE, limit - keys))
                 found, bound, seen = await again(self._timeout_s, attempt)
                 revisions = seen or revisions
-                if not dry_run:
-                    await self._delete(found)
-            except ProblemError:
+                failed = None
+                if dry_run:
+                    keys += len(found)
+                else:
+                    deleted, failed = await self._delete(found)
+                    keys += deleted
+            except ProblemError as error:
+                failed = error
+            if failed is not None:
                 if not keys:
-                    raise
+                    raise failed
                 return Done(keys, query.start, revisions)
-            keys += len(found)
             if bound is None or keys >= limit or asyncio.get_running_loop().time() >= ends_s:
                 return Done(keys, bound, revisions)
             query = query.bounded(bound)
@@ -84,15 +89,26 @@ class RangeDeletion:
                     return keys[:limit], keys[limit - 1] + b"\0", scan.revisions
             return keys, None, scan.revisions
 
-    async def _delete(self, keys: list[bytes]) -> None:
+    async def _delete(self, keys: list[bytes]) -> tuple[int, ProblemError | None]:
+        """Deletes keys; how many were, and what became of one that was not.
+
+        Of several reasons it is the one that says the least: a shard that certainly did nothing does not speak for one
+        of which nobody knows.
+        """
         parts = [Part(place, Command(Opcode.DELETE, key, b"", b"", 0)) for place, key in enumerate(keys)]
-        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
-        for outcome in await self._fanout.run(parts, FRESH, "", deadline_s):
+        wishes = Wishes(FRESH, "", asyncio.get_running_loop().time() + self._timeout_s)
+        deleted, failed = 0, None
+        with self._fanout.room() as room:
+            outcomes = await self._fanout.run(parts, wishes, None, room)
+        for outcome in outcomes:
             result = outcome.result
-            failed = (
+            problem = (
                 result
                 if isinstance(result, ProblemError)
                 else problem_of(result, outcome.shard, uncertain=outcome.uncertain)
             )
-            if failed is not None:
-                raise failed
+            if problem is None:
+                deleted += 1
+            elif failed is None or problem.outcome == "unknown":
+                failed = problem
+        return deleted, failed

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 import orjson
 
 from facade.client.watches.feed import Event, Feed
+from facade.client.watches.metrics import WatchMetrics
 from facade.client.watches.stream import next_of, split
 from facade.routes.watch import ids as watch_ids
 from facade.routes.watch.frames import COMMENT, change_frame, chunk, frame
@@ -88,8 +89,16 @@ def progress_data(positions: dict[int, int]) -> bytes:
 class Audience:
     """See the module."""
 
-    def __init__(self, feeds: Callable[[], Iterable[Feed]], place: Callable[[], tuple[str, int]]) -> None:
-        """``feeds`` gives those that are open, ``place`` the cluster and the epoch of its map."""
+    def __init__(
+        self, feeds: Callable[[], Iterable[Feed]], place: Callable[[], tuple[str, int]], counts: WatchMetrics
+    ) -> None:
+        """Nobody watches yet.
+
+        Args:
+            feeds: Gives those that are open.
+            place: The cluster, and the epoch of its map.
+            counts: What is counted.
+        """
         self._feeds = feeds
         self._place = place
         self._groups: dict[tuple[Selection, Form], _Group] = {}
@@ -98,7 +107,7 @@ class Audience:
         self._prefix_sizes: Counter[int] = Counter()
         self._others: list[_Group] = []
         self._waits: dict[bytes, set[asyncio.Event]] = {}
-        self.events_sent = 0
+        self.counts = counts
 
     @property
     def size(self) -> int:
@@ -192,7 +201,7 @@ class Audience:
                     made = change_frame(events[number], identities[number], group.form)
                     frames[number, group.form] = made
                 parts.append(made)
-            self.events_sent += len(parts) * len(group.watchers)
+            self.counts.events += len(parts) * len(group.watchers)
             self._write(group.watchers, chunk(b"".join(parts)))
 
     def _interested(self, key: bytes) -> list[_Group]:
@@ -214,6 +223,7 @@ class Audience:
     def _write(self, watchers: Iterable[Watcher], data: bytes) -> None:
         slow = [watcher for watcher in watchers if not watcher.push(data)]
         if slow:
+            self.counts.left_behind += len(slow)
             positions = self.place().positions
             for watcher in slow:
                 self.leave(watcher)

@@ -3,7 +3,8 @@
 It reads the key, and if nothing has changed, waits for the next event of the key before it reads again; so it is as
 linearizable as any read, and costs nothing while it waits. Must not know what is answered.
 
-Invariant: a change behind ``after`` ends the wait, also one that comes between the first read and the first event.
+Invariants: a change behind ``after`` ends the wait, also one that comes between the first read and the first event; the
+facade's stop ends it, too, with what is known then.
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ class LongPolls:
         self._max = waits_max
         self.under_way = 0
 
-    async def until_changed(self, key: bytes, after: int | None, wait_s: float, receive: Receive) -> int | None:
+    async def until_changed(
+        self, key: bytes, after: int | None, wait_s: float, receive: Receive, stopping: Callable[[], bool]
+    ) -> int | None:
         """Returns when a key has another revision than one, or after a time.
 
         Args:
             key: The key.
             after: The revision that the client knows; 0 for a key that does not exist, None for the present one.
             wait_s: How long at most.
-            receive: Says when the client is gone.
+            receive: Says when the client is gone; and something else when ``stopping`` changes.
+            stopping: Whether the facade stops.
 
         Returns:
             The revision that it still has, 0 for none; None if it has changed.
@@ -56,16 +60,18 @@ class LongPolls:
             raise NotAppliedError("overloaded", "Too many requests wait for changes.")
         self.under_way += 1
         self._metrics.inflight -= 1
-        leaving = asyncio.ensure_future(_gone(receive))
+        leaving = asyncio.ensure_future(_gone(receive, stopping))
         try:
             async with self._feeds.using([self._feeds.shard_of(key)], OPEN_S):
-                return await self._wait(key, after, asyncio.get_running_loop().time() + wait_s, leaving)
+                return await self._wait(key, after, asyncio.get_running_loop().time() + wait_s, leaving, stopping)
         finally:
             leaving.cancel()
             self._metrics.inflight += 1
             self.under_way -= 1
 
-    async def _wait(self, key: bytes, after: int | None, ends_s: float, leaving: Awaitable[None]) -> int | None:
+    async def _wait(
+        self, key: bytes, after: int | None, ends_s: float, leaving: Awaitable[None], stopping: Callable[[], bool]
+    ) -> int | None:
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         end = self._audience.wait_for(key, changed)
@@ -77,26 +83,26 @@ class LongPolls:
                 after = revision if after is None else after
                 if revision != after:
                     return None
-                if loop.time() >= ends_s:
+                if loop.time() >= ends_s or stopping():
                     return revision
-                await _first(changed.wait, leaving, ends_s - loop.time())
+                if await _first(changed.wait, leaving, ends_s - loop.time()) and not stopping():
+                    raise DisconnectedError
         finally:
             end()
 
 
-async def _first(wait: Callable[[], Awaitable[object]], leaving: Awaitable[None], timeout_s: float) -> None:
-    """Waits for the first of an event, the client's end (which raises) and the time."""
+async def _first(wait: Callable[[], Awaitable[object]], leaving: Awaitable[None], timeout_s: float) -> bool:
+    """Waits for the first of an event, the end of the wait and the time; whether it was the end."""
     waiting = asyncio.ensure_future(wait())
     gone = asyncio.ensure_future(leaving)
     try:
         await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if gone.done():
-            raise DisconnectedError
+        return gone.done()
     finally:
         waiting.cancel()
 
 
-async def _gone(receive: Receive) -> None:
-    """Returns once the client is gone; a body says nothing here."""
-    while (await receive())["type"] != "http.disconnect":
+async def _gone(receive: Receive, stopping: Callable[[], bool]) -> None:
+    """Returns once the client is gone, or the facade stops; a body says nothing here."""
+    while (await receive())["type"] != "http.disconnect" and not stopping():
         pass

@@ -82,6 +82,7 @@ class WatchApp(RawApp):
             check(caller, Verb.WATCH, range_of(selection.start, selection.end))
         numbers = self._numbers(asked)
         self.under_way += 1
+        self._metrics.watches.open = self.under_way
         self._metrics.inflight -= 1
         try:
             async with self._feeds.using(numbers, OPEN_S) as feeds:
@@ -102,6 +103,7 @@ class WatchApp(RawApp):
         finally:
             self._metrics.inflight += 1
             self.under_way -= 1
+            self._metrics.watches.open = self.under_way
 
     def _numbers(self, asked: WatchAsked) -> list[int]:
         """The shards that are to be followed."""

@@ -82,6 +82,7 @@ class Session:
         self._told_s = asyncio.get_running_loop().time()
         self._parts: list[_Part] = []
         self.positions: dict[int, int] = {}
+        self._cluster = audience.place().cluster
 
     # What the audience sees.
 
@@ -132,6 +133,7 @@ class Session:
             try:
                 await self._tell()
             except HistoryGoneError as error:
+                self._audience.counts.resyncs += 1
                 await self._write(resync_frame(error.shard, error.oldest, self.form))
         if self._refused:
             selection = self.selection
@@ -173,6 +175,8 @@ class Session:
         while not self._over():
             behind_any = False
             for number, feed in self._feeds.items():
+                if feed is not self._streams.feed(number):
+                    raise HistoryGoneError(number, 0)  # The cluster was replaced, and its positions mean nothing now.
                 position = self.positions[number]
                 if feed.position == position:
                     continue
@@ -237,12 +241,13 @@ class Session:
                 continue
             parts.append(change_frame(event, self._identity(positions), self.form))
         if parts:
+            self._audience.counts.events += len(parts)
             await self._write(b"".join(parts))
         elif asyncio.get_running_loop().time() - self._told_s >= PROGRESS_S:
             await self._write(self._progress())
 
     def _place(self, positions: dict[int, int]) -> Place:
-        return self._audience.place()._replace(positions=positions)
+        return self._audience.place()._replace(cluster=self._cluster, positions=positions)
 
     def _identity(self, positions: dict[int, int]) -> bytes:
         return b"" if self._parts else watch_ids.encode(*self._place(positions)).encode()

@@ -237,7 +237,7 @@ class PipeSession:
             proven_s = inf if linearizable else self._shard.freshness.proven_s
             if isinstance(found, BlockNeeded):
                 waiting.append((record, found, proven_s))
-            elif linearizable and has_run_out(self._shard.driver, found):
+            elif linearizable and has_run_out(self._shard, found):
                 self._answer_by_clock(record)
             else:
                 self._proven_s = min(self._proven_s, proven_s)
@@ -282,7 +282,7 @@ class PipeSession:
             self._proven_s = min(self._proven_s, proven_s)
             if isinstance(found, UnavailableError):
                 self._answer(record, Status.UNAVAILABLE)
-            elif linearizable and has_run_out(self._shard.driver, found):
+            elif linearizable and has_run_out(self._shard, found):
                 self._answer_by_clock(record)
             else:
                 self._answer(record, found)

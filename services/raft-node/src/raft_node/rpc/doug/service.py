@@ -139,7 +139,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         linearizable = request.consistency != pb.CONSISTENCY_EVENTUAL
         proven_s = shard.freshness.proven_s
         found = await self._look_up(shard, request.key, request.epoch, context)
-        if linearizable and has_run_out(shard.driver, found):
+        if linearizable and has_run_out(shard, found):
             await self._await_clock(shard, context)
             found = await self._look_up(shard, request.key, request.epoch, context)
         return self._get_response(shard.receipt(proven_s), found)
@@ -393,7 +393,10 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(shard, Status.NOT_LEADER, context)
 
     async def _move_clock(self, shard: Replica, context: Context) -> None:
-        """Makes sure that nothing is seen whose time has passed by this leader's clock, though not yet by the log's."""
+        """Makes sure that nothing is seen whose time has passed by the leader's clock, though not yet by the log's.
+
+        A node that follows has nothing to do: its leader did so before it confirmed the read.
+        """
         if shard.is_leader and shard.driver.machine.may_be_due(shard.driver.now_us()):
             await self._await_clock(shard, context)
 

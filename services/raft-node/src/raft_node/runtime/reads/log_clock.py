@@ -7,14 +7,17 @@ read, here or elsewhere, sees the key again, and none sees it after its time.
 Invariants:
 1. One entry is under way at a time, for all reads that wait when it is proposed.
 2. Each read is told once whether the clock was moved.
+3. A member that does not lead is told no read index while something may be due that the log does not say has expired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from doug_wire.pipe import Status
 from raft_node.kv.operations.work import Details
+from raft_node.raft.messages import Message, ReadIndexRequest
 
 ClockCallback = Callable[[bool], None]
 """Called with True once the log clock is as late as the leader's clock was when it was asked for; False: it cannot."""
@@ -50,3 +53,43 @@ class LogClock:
             asked, self._asked = self._asked, []
             for callback in asked:
                 callback(False)
+
+
+class TimedRequests:
+    """Requests for a read index that wait until the log says what this leader's clock says.
+
+    Whoever asks is no leader, and so judges what has expired by the log alone.
+    """
+
+    def __init__(self, clock: LogClock, may_be_due: Callable[[], bool], wake: Callable[[], None]) -> None:
+        """Begins with none.
+
+        Args:
+            clock: Moves the log clock on.
+            may_be_due: Whether something may have expired by this node's clock, and not by the log's.
+            wake: Called when some are to be taken.
+        """
+        self._clock = clock
+        self._may_be_due = may_be_due
+        self._wake = wake
+        self._timed: list[Message] = []
+
+    def __bool__(self) -> bool:
+        """Whether some are to be taken."""
+        return bool(self._timed)
+
+    def take(self, inbox: Sequence[Message]) -> list[Message]:
+        """The messages that the core may have now: of what came in all but those that wait, and those that did."""
+        taken, self._timed = self._timed, []
+        for message in inbox:
+            if type(message) is ReadIndexRequest and self._may_be_due():
+                self._clock.move(partial(self._moved, message))
+            else:
+                taken.append(message)
+        return taken
+
+    def _moved(self, request: ReadIndexRequest, moved: bool) -> None:
+        # For which the clock could not be moved will be asked again, maybe somebody else.
+        if moved:
+            self._timed.append(request)
+            self._wake()

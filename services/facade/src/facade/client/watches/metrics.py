@@ -1,0 +1,55 @@
+"""What is counted of watches: how many there are, what they were sent, and how far behind they are told.
+
+Plain numbers that others change, read when Prometheus asks. Must not know who watches what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class WatchMetrics(Collector):
+    """The watches of one facade.
+
+    Attributes:
+        open: Watches that are open.
+        events: Changes that were sent, for each watch that they were sent to.
+        resyncs: Watches that ended because changes were lost for them.
+        left_behind: How often a watch was left behind by the others, because its client did not read.
+        catching_up: Tells how many read older changes from nodes by a stream of their own.
+        lags: Tells for each shard that is followed how many entries were applied somewhere and not told here yet.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Registers itself; nothing was counted."""
+        self.open = 0
+        self.events = 0
+        self.resyncs = 0
+        self.left_behind = 0
+        self.catching_up: Callable[[], int] = lambda: 0
+        self.lags: Callable[[], Mapping[int, int]] = dict
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """See ``Collector``."""
+        for name, text, value in (
+            ("dougdb_facade_watchers", "Watches that are open", self.open),
+            ("dougdb_facade_watchers_catching_up", "Those that read older changes from a node", self.catching_up()),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
+        for name, text, value in (
+            ("dougdb_facade_watch_events", "Changes that were sent to watches", self.events),
+            ("dougdb_facade_watch_resyncs", "Watches that ended because changes were lost", self.resyncs),
+            ("dougdb_facade_watch_left_behind", "How often a client did not read, and fell behind", self.left_behind),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        lag = GaugeMetricFamily(
+            "dougdb_facade_watch_lag_entries", "Entries that were applied and not told here yet", labels=("shard",)
+        )
+        for shard, entries in self.lags().items():
+            lag.add_metric((str(shard),), entries)
+        yield lag
