@@ -491,16 +491,6 @@ FACADE = [
         Case(_latency(False, 25), 20, OF_FACADES),
     ),
     Alert(
-        "DougDBLogClockAhead",
-        "max by (namespace, job, shard) (dougdb_log_clock_ahead_seconds) > 5",
-        0,
-        "warning",
-        "The log of shard {{ $labels.shard }} is ahead of its leader's clock.",
-        "The leader of shard {{ $labels.shard }} had a clock {{ $value }} s behind its log when it was elected.",
-        Case({node("dougdb_log_clock_ahead_seconds", n): steady(60 * n, 5) for n in range(2)}, 3, ON_SHARD),
-        Case({node("dougdb_log_clock_ahead_seconds", n): steady(n, 5) for n in range(2)}, 3, ON_SHARD),
-    ),
-    Alert(
         "DougDBMapVersionSkew",
         "max by (namespace, job) (dougdb_partition_map_version)\n"
         "- min by (namespace, job) (dougdb_partition_map_version) > 0",

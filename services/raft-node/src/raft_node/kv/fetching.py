@@ -123,7 +123,7 @@ class Fetching:
     def _take_some(self, entry: Entry, keys: Sequence[bytes], needed: list[BlockNeeded]) -> int:
         """Takes what one entry reads, of a transaction or a batch as much as it may read; gives the bytes."""
         values = self.values
-        size = sum(len(value) for key in set(keys) if (value := values.get(key)) is not None)
+        size = sum(len(held) for key in set(keys) if (held := values.get(key)) is not None)
         missing = list(dict.fromkeys(key for key in keys if key not in values))
         bounded = entry.data[HEADER_BYTES] in _MANY
         for start in range(0, len(missing), _STEP_KEYS):
