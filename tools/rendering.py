@@ -101,6 +101,15 @@ def pod_templates(objects: list[Object]) -> Iterator[tuple[str, Object]]:
             yield one["metadata"]["name"], one["spec"]["jobTemplate"]["spec"]["template"]
 
 
+def _field(template: Object, pod_name: str, path: str) -> str:
+    """A field of a pod, as the kubelet gives it; a label that is not there is empty."""
+    if path == "metadata.name":
+        return pod_name
+    label = re.fullmatch(r"metadata\.labels\['(.+)'\]", path)
+    assert label, path
+    return str(template["metadata"]["labels"].get(label[1], ""))
+
+
 def environment_of(objects: list[Object], template: Object, pod_name: str) -> dict[str, str]:
     """The environment that Kubernetes would give the first container of a pod with this name."""
     container = template["spec"]["containers"][0]
@@ -111,7 +120,6 @@ def environment_of(objects: list[Object], template: Object, pod_name: str) -> di
         if "value" in variable:
             text = re.sub(r"\$\((\w+)\)", lambda match: values[match[1]], variable["value"])
         else:
-            assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
-            text = pod_name
+            text = _field(template, pod_name, variable["valueFrom"]["fieldRef"]["fieldPath"])
         values[variable["name"]] = text
     return values

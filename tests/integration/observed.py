@@ -12,7 +12,8 @@ from typing import Any
 
 from bench.http11 import fetch
 from tools import dashboards
-from tools.observability.alerts import GROUPS, Alert
+from tools.observability.alert import Alert
+from tools.observability.alerts import GROUPS
 
 _SPLIT = re.compile(r"==|!=|>=|<=|>|<|\b(?:and|or|unless)\b(?:\s+(?:on|ignoring)\s*\([^)]*\))?")
 _METRIC = re.compile(r"\b(?:dougdb|process|python)_\w+")

@@ -1,11 +1,13 @@
 """The command line of the one-node Kubernetes.
 
-    python -m tools.kubernetes build | up | down | load | install | stop P | start P | exec COMMAND | test [PYTEST]
+    python -m tools.kubernetes built | build | up | down | load | install
+    python -m tools.kubernetes stop PROGRAM | start PROGRAM | exec COMMAND | test [PYTEST]
 
 ``up`` brings the cluster up; ``load`` builds DougDB's images and gives them to it; ``install`` does both, installs the
 chart as a user would, puts and gets a key, and runs the chart's own test. ``exec`` runs a command in the cluster's
 network, with its kubectl and KUBECONFIG. ``test`` brings a cluster up, runs the scenarios in it and removes it; where
-none can run it says why and passes, or fails with REQUIRE_KUBERNETES set.
+none can run it says why and passes, or fails with REQUIRE_KUBERNETES set. ``built`` succeeds where nothing is left to
+build.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from types import FrameType
 
 from tools.helm_chart import CHART
 from tools.helm_tools import TOOLS
-from tools.kubernetes import machine
+from tools.kubernetes import build, machine
 from tools.kubernetes.layout import Layout
 
 SCENARIOS = "tests/integration/kubernetes/cluster"
@@ -127,6 +129,12 @@ def up(layout: Layout) -> None:
     say(f"Kubernetes {layout.version} is up after {time.monotonic() - begun_s:.0f} s")
 
 
+def scenarios(words: list[str]) -> list[str]:
+    """What pytest is told: all scenarios, unless a file or folder is named. ``-m first_day`` names none."""
+    named = [word for word in words if (machine.ROOT / word.partition("::")[0]).exists()]
+    return words if named else [SCENARIOS, *words]
+
+
 def test(layout: Layout, words: list[str]) -> int:
     """The scenarios in a cluster of their own, which is removed whatever happens."""
     try:
@@ -144,8 +152,7 @@ def test(layout: Layout, words: list[str]) -> int:
     signal.signal(signal.SIGTERM, ended)
     try:
         load(layout)
-        chosen = words if any(not word.startswith("-") for word in words) else [SCENARIOS, *words]
-        return run_in(layout, sys.executable, "-m", "pytest", *chosen)
+        return run_in(layout, sys.executable, "-m", "pytest", *scenarios(words))
     finally:
         machine.down(layout)
         say("the cluster is gone")
@@ -160,6 +167,8 @@ def main() -> int:
     prepare_engine()
     try:
         layout = Layout.of()
+        if verb == "built":
+            return 1 if build.missing(layout) else 0
         if verb == "build":
             machine.build_missing(layout)
         elif verb == "up":

@@ -19,6 +19,7 @@ from tools.kubernetes.layout import (
 
 ETCD = "http://127.0.0.1:2379"
 PEER = "http://127.0.0.1:2380"
+ZONES_ON_DEMAND = (33, 34)
 
 
 def _kubeconfig(name: str) -> str:
@@ -39,7 +40,9 @@ def _etcd() -> list[str]:
     ]
 
 
-def _api_server() -> list[str]:
+def _api_server(minor: int) -> list[str]:
+    # Pods are told the zone of their machine; from 1.35 on without being asked to.
+    zones = ["--feature-gates=PodTopologyLabelsAdmission=true"] if minor in ZONES_ON_DEMAND else []
     return [
         "kube-apiserver",
         f"--etcd-servers={ETCD}",
@@ -68,6 +71,7 @@ def _api_server() -> list[str]:
         f"--service-account-issuer=https://kubernetes.default.svc.{DOMAIN}",
         f"--service-account-key-file={PKI}/service-accounts.crt",
         f"--service-account-signing-key-file={PKI}/service-accounts.key",
+        *zones,
     ]
 
 
@@ -122,7 +126,7 @@ def command(name: str, layout: Layout) -> Sequence[str]:
     """
     lines = {
         "etcd": _etcd(),
-        "kube-apiserver": _api_server(),
+        "kube-apiserver": _api_server(layout.minor),
         "kube-controller-manager": _controller_manager(),
         "kube-scheduler": _scheduler(),
         "containerd": ["containerd", f"--config={CONF}/containerd.toml"],

@@ -1,10 +1,10 @@
 """Keys and values as lines of JSON in a file, and back: what ``dougctl export`` and ``import`` do.
 
-It knows files and a client, neither terminals nor command lines. A file has a first line that says what it is, a line
-for each entry (as the API shows entries), and a last line that says how many there are. Invariants:
+It knows files and a client, neither terminals nor command lines; what a file looks like is in ``dougdb.exported``.
+Invariants:
 
-1. Nothing is left out silently: every entry is stored or read back, or a ``Problem`` names it; and a file that was cut
-   off is told from one that is complete.
+1. Nothing is left out silently: every entry is stored or read back, or a ``Problem`` names it and its line; what stands
+   before a line that cannot be read is dealt with, what stands behind it is not.
 2. Entries of one key are stored in the order of the file.
 3. Storing the same bytes under the same key again is harmless, so that, unlike the client, the import repeats a write
    whose outcome is unknown.
@@ -13,30 +13,25 @@ for each entry (as the API shows entries), and a last line that says how many th
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from dougdb.checks import TTL_S_MAX, VALUE_BYTES_MAX
 from dougdb.client import DougClient
 from dougdb.errors import DougdbError, OutcomeUnknownError, PreconditionFailedError, UnavailableError
+from dougdb.exported import FORMAT, VERSION, FormatError, Line, Reader, encode, header
 from dougdb.operations import Get, Put, Result
-from dougdb.ranges import Entry, document_of, entry_of
+from dougdb.ranges import Entry
 from dougdb.shapes import Consistency
 
-FORMAT = "dougdb_export"
-VERSION = 1
 GROUP_ENTRIES, GROUP_BYTES = 1000, 1 << 20
 RETRY_S = 30.0
 """For how long a group is tried again while the store is unavailable."""
-
-
-class FormatError(Exception):
-    """A file is not what an export writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +39,14 @@ class Problem:
     """An entry that was not stored, or is not in the store as it is in the file.
 
     Attributes:
+        number: The line that it stands on.
         key: The entry's key.
         reason: Why.
     """
 
+    number: int
     key: bytes
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One entry of a file.
-
-    Attributes:
-        number: The line's number, from 1.
-        end: Where it ends, in bytes from the beginning.
-        entry: What it says.
-    """
-
-    number: int
-    end: int
-    entry: Entry
 
 
 @dataclass(slots=True)
@@ -89,94 +71,6 @@ class Tally:
     done_lines: int = 0
     done_bytes: int = 0
     problems: list[Problem] = field(default_factory=list)
-
-
-# -- the file -------------------------------------------------------------------------------------------------------
-
-
-def header(bounds: dict[str, str]) -> bytes:
-    """The first line."""
-    return json.dumps({FORMAT: VERSION, **bounds}).encode() + b"\n"
-
-
-def trailer(count: int) -> bytes:
-    """The last line."""
-    return json.dumps({"complete": True, "count": count}).encode() + b"\n"
-
-
-def encode(entry: Entry) -> bytes:
-    """The line of an entry."""
-    return json.dumps(document_of(entry), ensure_ascii=False).encode() + b"\n"
-
-
-class Reader:
-    """The entries of a file, one after the other.
-
-    Attributes:
-        bounds: The first line; None without one.
-        count: How many entries were read.
-        end: Where the last whole line ends that was read.
-        complete: Whether the last line said that there are no more, and how many there are.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.bounds: dict[str, Any] | None = None
-        self.count = 0
-        self.end = 0
-        self.complete = False
-
-    def __iter__(self) -> Iterator[Line]:
-        """Reads the entries.
-
-        Raises:
-            FormatError: A line is something else.
-        """
-        for number, text in enumerate(self._stream, 1):
-            if not text.endswith(b"\n") and self.bounds is not None:
-                raise FormatError(f"line {number} is cut off")
-            if text.strip():
-                document = self._document(text, number)
-                if FORMAT in document:
-                    self._begin(document, number)
-                elif "complete" in document:
-                    self._finish(document, number)
-                    self.end += len(text)
-                    return
-                else:
-                    yield self._line(document, text, number)
-                    continue
-            self.end += len(text)
-
-    def _line(self, document: dict[str, Any], text: bytes, number: int) -> Line:
-        if "value" not in document:
-            raise FormatError(f"line {number}: the entry has no value")
-        try:
-            entry = entry_of({"revision": "0", **document})
-        except DougdbError as error:
-            raise FormatError(f"line {number}: {error}") from None
-        self.count += 1
-        self.end += len(text)
-        return Line(number, self.end, entry)
-
-    def _document(self, text: bytes, number: int) -> dict[str, Any]:
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise FormatError(f"line {number} is not JSON: {error}") from None
-        if not isinstance(document, dict):
-            raise FormatError(f"line {number} is not a JSON object")
-        return document
-
-    def _begin(self, document: dict[str, Any], number: int) -> None:
-        if number != 1 or document[FORMAT] != VERSION:
-            raise FormatError(f"line {number}: not an export of version {VERSION}")
-        self.bounds = document
-
-    def _finish(self, document: dict[str, Any], number: int) -> None:
-        if not document["complete"] or document.get("count", self.count) != self.count:
-            raise FormatError(f"line {number}: {self.count} entries stand before it, and it says {document}")
-        self.complete = True
 
 
 # -- into the store -------------------------------------------------------------------------------------------------
@@ -227,6 +121,7 @@ class Importer:
         """Deals with the lines behind the first ``skip`` ones.
 
         Raises:
+            FormatError: A line cannot be read; those before it are dealt with.
             UnavailableError: The store stayed away for ``RETRY_S``.
             OutcomeUnknownError: The same, and the last writes may have been applied.
         """
@@ -246,16 +141,29 @@ class Importer:
                     while pending and (len(pending) >= self._concurrency or not in_flight.isdisjoint(keys)):
                         settle()
                     in_flight |= keys
-                    pending.append((pool.submit(self._deal_with, [line.entry for line in group]), group, keys))
+                    pending.append((pool.submit(self._deal_with, group), group, keys))
                 while pending:
                     settle()
-            except KeyboardInterrupt:
+            except (FormatError, KeyboardInterrupt):
                 # What is on its way is going to be stored; it is counted too.
                 while pending:
                     settle()
                 raise
+            except DougdbError:
+                # So is what comes behind the group that failed, but the mark stays before that group.
+                for future, _, _ in pending:
+                    if future.exception() is None:
+                        self._count(future.result())
+                raise
 
     def _take(self, done: Tally, group: list[Line]) -> None:
+        self._count(done)
+        last = group[-1]
+        self._tally.done_lines = last.number if last.is_last else last.number - 1
+        self._tally.done_bytes = last.end
+        self._on_progress()
+
+    def _count(self, done: Tally) -> None:
         tally = self._tally
         tally.stored += done.stored
         tally.kept += done.kept
@@ -263,31 +171,35 @@ class Importer:
         tally.verified += done.verified
         tally.changed += done.changed
         tally.problems += done.problems
-        tally.done_lines, tally.done_bytes = group[-1].number, group[-1].end
-        self._on_progress()
 
-    def _deal_with(self, entries: Sequence[Entry]) -> Tally:
+    def _deal_with(self, lines: Sequence[Line]) -> Tally:
         done = Tally()
         now = self._now()
-        alive = [entry for entry in entries if entry.expires_at is None or entry.expires_at > now]
-        done.expired = len(entries) - len(alive)
-        written = self._put(alive, done) if self._store else alive
+        alive = [line for line in lines if line.entry.expires_at is None or line.entry.expires_at > now]
+        done.expired = len(lines) - len(alive)
+        written = self._put(alive, done, now) if self._store else alive
         if self._verify:
-            self._compare({entry.key: entry for entry in written}, done)
+            self._compare({line.entry.key: line for line in written}, done)
         return done
 
-    def _put(self, entries: Sequence[Entry], done: Tally) -> list[Entry]:
-        """Stores entries; returns those that were."""
-        now = self._now()
-        written: list[Entry] = []
-        for entry, result in zip(entries, self._patiently([self._put_of(each, now) for each in entries]), strict=True):
+    def _put(self, lines: Sequence[Line], done: Tally, now: datetime) -> list[Line]:
+        """Stores entries; returns the lines of those that were."""
+        written: list[Line] = []
+        sent: list[Line] = []
+        for line in lines:
+            reason = _never_taken(line.entry, now)
+            if reason is None:
+                sent.append(line)
+            else:
+                done.problems.append(Problem(line.number, line.entry.key, reason))
+        for line, result in zip(sent, self._patiently([self._put_of(each.entry, now) for each in sent]), strict=True):
             if result.error is None:
                 done.stored += 1
-                written.append(entry)
+                written.append(line)
             elif self._only_absent and isinstance(result.error, PreconditionFailedError):
                 done.kept += 1
             else:
-                done.problems.append(Problem(entry.key, str(result.error)))
+                done.problems.append(Problem(line.number, line.entry.key, str(result.error)))
         return written
 
     def _put_of(self, entry: Entry, now: datetime) -> Put:
@@ -295,16 +207,17 @@ class Importer:
         encoding = entry.content_encoding
         return Put(entry.key, entry.data, entry.content_type, left_s, encoding, if_absent=self._only_absent)
 
-    def _compare(self, wanted: dict[bytes, Entry], done: Tally) -> None:
+    def _compare(self, wanted: dict[bytes, Line], done: Tally) -> None:
         found = self._patiently([Get(key) for key in wanted])
-        for (key, entry), result in zip(wanted.items(), found, strict=True):
+        for (key, line), result in zip(wanted.items(), found, strict=True):
+            entry = line.entry
             same_revision = self._store or result.revision == entry.revision
             if result.error is not None and not (result.status == 404 and not self._store):
-                done.problems.append(Problem(key, f"it cannot be read back: {result.error}"))
+                done.problems.append(Problem(line.number, key, f"it cannot be read back: {result.error}"))
             elif (result.data, result.content_type) == (entry.data, entry.content_type):
                 done.verified += 1
             elif same_revision:
-                done.problems.append(Problem(key, "the store holds other bytes, or another content type"))
+                done.problems.append(Problem(line.number, key, "the store holds other bytes, or another content type"))
             else:
                 done.changed += 1
 
@@ -337,16 +250,34 @@ class Importer:
         return results
 
 
+def _never_taken(entry: Entry, now: datetime) -> str | None:
+    """Why no store takes an entry; None when one may."""
+    if len(entry.data) > VALUE_BYTES_MAX:
+        return f"the value has {len(entry.data):,} bytes; the limit is {VALUE_BYTES_MAX:,}"
+    if entry.expires_at is not None and (entry.expires_at - now).total_seconds() > TTL_S_MAX:
+        return "it expires in more than a hundred years"
+    return None
+
+
 def groups(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    """Lines in groups of a size that suits the store."""
+    """Lines in groups of a size that suits the store; what was read before an error comes before the error.
+
+    Raises:
+        FormatError: A line cannot be read.
+    """
     group: list[Line] = []
     size = 0
-    for line in lines:
-        group.append(line)
-        size += len(line.entry.data)
-        if len(group) == GROUP_ENTRIES or size >= GROUP_BYTES:
+    try:
+        for line in lines:
+            group.append(line)
+            size += len(line.entry.data)
+            if len(group) == GROUP_ENTRIES or size >= GROUP_BYTES:
+                yield group
+                group, size = [], 0
+    except FormatError:
+        if group:
             yield group
-            group, size = [], 0
+        raise
     if group:
         yield group
 
@@ -383,10 +314,14 @@ def begun(stream: BinaryIO, bounds: dict[str, str]) -> Begun:
     try:
         for line in reader:
             last, end = line.entry.key, line.end
+        more = reader.parts > 1 or (reader.parts == 1 and not reader.complete)
     except FormatError:
         # The end of it was cut off; what is before that end is whole.
         if reader.bounds is None:
             raise
+        more = reader.parts > 0
+    if more:
+        raise FormatError("more stands behind the last line of the export")
     if reader.bounds != {FORMAT: VERSION, **bounds}:
         raise FormatError("it is no export, or one of another range")
     if reader.complete:

@@ -231,7 +231,11 @@ def test_an_import_goes_on_where_it_was_cut_off(store: Any, tmp_path: Path, monk
         (b'{"key": "a", "revision": "1"}\n', 1, "has no value"),
         (b'{"dougdb_export": 2}\n', 1, "not an export of version 1"),
         (b'{"dougdb_export": 1}\n{"key": "a", "value": "1"}\n', 1, "its last line is missing"),
-        (b'{"dougdb_export": 1}\n{"key": "a", "value": "1"}\n{"complete": true, "count": 2}\n', 1, "1 entries"),
+        (
+            b'{"dougdb_export": 1}\n{"key": "a", "value": "1"}\n{"complete": true, "count": 2}\n',
+            1,
+            "line 3: 1 entry stands before it, and it counts 2",
+        ),
         (b'{"key": "a", "value": "1"}\n{"key": "b", "value": "2"}', 0, ""),
     ],
 )

@@ -104,6 +104,21 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- toYaml $merged -}}
 {{- end -}}
 
+{{/* Whether facades ask Kubernetes where the nodes are, for which they need a token: "true" or "false". */}}
+{{- define "dougdb.asksKubernetes" -}}
+{{- or (eq .Values.discovery.mode "kubernetes") (and (eq .Values.discovery.mode "auto") .Values.discovery.rbac) -}}
+{{- end -}}
+
+{{/* The zone of a pod, as a variable; empty where the pod has no such label. */}}
+{{- define "dougdb.zone" -}}
+{{- with .Values.zoneLabel }}
+- name: DOUGDB_ZONE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.labels['{{ . }}']
+{{- end }}
+{{- end -}}
+
 {{/* The names under which clients come from outside. */}}
 {{- define "dougdb.publicHosts" -}}
 {{- $facade := .Values.facade -}}

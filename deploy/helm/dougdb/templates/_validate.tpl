@@ -144,6 +144,11 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- if ne (toString $has) (toString $wants) -}}
 {{- fail (printf "persistence.%s.size: %s, but the StatefulSet %s was made with %s, and Kubernetes does not let a StatefulSet change that. Grow the claims themselves, delete the StatefulSet with --cascade=orphan, then upgrade" $template.metadata.name $wants $set.metadata.name $has) -}}
 {{- end -}}
+{{- $class := dig "spec" "storageClassName" "" $template -}}
+{{- $wanted := (get $v.persistence $template.metadata.name).storageClass -}}
+{{- if ne $class $wanted -}}
+{{- fail (printf "persistence.%s.storageClass: %q, but the StatefulSet %s was made with %q, and Kubernetes does not let a StatefulSet change that: set it back. If its claims were never bound (kubectl get pvc), there is no data yet: uninstall, delete the claims, and install again" $template.metadata.name $wanted $set.metadata.name $class) -}}
+{{- end -}}
 {{- end -}}
 {{- if and $set (ne (len (dig "spec" "volumeClaimTemplates" list $set)) (ternary 2 1 $v.persistence.wal.enabled)) -}}
 {{- fail "persistence.wal.enabled cannot change while the data is there: the log lies where it was made" -}}

@@ -318,8 +318,8 @@ async def test_so_many_reads_are_never_too_large(make_facade: MakeFacade) -> Non
 async def test_a_stream_reads_any_number_of_large_values_in_order(make_facade: MakeFacade) -> None:
     facade = await make_facade(shards=2, request_timeout_ms=20_000)
     await fill(facade, 3)
-    reads = [{"op": "get", "key": f"big{number % 3:02}"} for number in range(2 * READS_SAFE + 5)]
-    operations = [*reads, put("big01", "new"), {"op": "get", "key": "big01"}, *reads[:4]]
+    reads: list[dict[str, Any]] = [{"op": "get", "key": f"big{number % 3:02}"} for number in range(2 * READS_SAFE + 5)]
+    operations: list[dict[str, Any]] = [*reads, put("big01", "new"), {"op": "get", "key": "big01"}, *reads[:4]]
     body = "\n".join(map(json.dumps, operations))
     answer = await facade.http.post("/v1/batch", content=body, headers={"content-type": "application/x-ndjson"})
     results = [json.loads(line) for line in answer.text.splitlines()]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 
 from raft_testing.cluster import Cluster
+from raft_testing.environment import Outcome
 from raft_testing.history import History, Operation
-from raft_testing.node import Outcome
 
 RETRY_US = 15_000
 

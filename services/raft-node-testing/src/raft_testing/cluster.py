@@ -21,9 +21,10 @@ from raft_node.raft.types import Configuration, HardState, NodeId, Role
 from raft_testing.checkers import Checkers
 from raft_testing.clock import Clock
 from raft_testing.disk import MemoryLog, WalLog
+from raft_testing.environment import EPOCH_US, Environment, Habits
 from raft_testing.machine import MemoryStore, StateStore
 from raft_testing.network import AnyMessage, Network
-from raft_testing.node import EPOCH_US, Environment, Habits, SimulatedNode
+from raft_testing.node import SimulatedNode
 
 TRACE_TAIL = 400
 

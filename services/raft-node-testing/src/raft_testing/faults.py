@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 from raft_node.raft.types import Role
 from raft_testing.cluster import Cluster
+from raft_testing.environment import TICK_US
 from raft_testing.members import OPERATIONS
 from raft_testing.network import Link
-from raft_testing.node import TICK_US, SimulatedNode
+from raft_testing.node import SimulatedNode
 
 FAULTS = (
     "loss",

@@ -13,69 +13,24 @@ Invariants:
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from raft_node import errors
 from raft_node.entry import Entry, EntryKind
-from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import Message
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Ready
 from raft_node.raft.types import Configuration, NodeId, Proposal, Role, Write
-from raft_testing.checkers import Checkers
-from raft_testing.clock import Clock
 from raft_testing.describe import describe, hard, show, span, state
 from raft_testing.disk import Reset, SimulatedLog
+from raft_testing.environment import EPOCH_US, TICK_US, Environment, Outcome
 from raft_testing.installation import Installation
 from raft_testing.machine import StateStore, encode_put
+from raft_testing.observer import Observer
 from raft_testing.snapshots import SnapshotMessage
-
-TICK_US = 10_000
-EPOCH_US = 1_700_000_000_000_000
-
-
-class Outcome(Protocol):
-    """Where a request's answer goes: a value (for a get), or why it was refused."""
-
-    def __call__(self, status: str, value: str | None = None, leader: str = "") -> None:
-        """``status`` is ``ok``, ``refused`` (certainly without effect) or ``lost`` (the connection broke)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Habits:
-    """What a run's nodes do by themselves.
-
-    Attributes:
-        flush_permille: How often, of a thousand times, what was just applied is made durable.
-        kept_entries: The log is compacted until so many entries behind the durable state; None keeps all of it.
-        snapshot_chunks: Into how many chunks a snapshot is cut, about; 0 draws it.
-        install_max_us: How much longer than a sync of the log each step of installing a snapshot takes, at most.
-        resign_us: A leader leaves the lead when its log write takes longer; None if it does not.
-    """
-
-    flush_permille: int = 50
-    kept_entries: int | None = None
-    snapshot_chunks: int = 0
-    install_max_us: int = 0
-    resign_us: int | None = None
-
-
-@dataclass(slots=True)
-class Environment:
-    """What the nodes of a run share."""
-
-    clock: Clock
-    chance: random.Random
-    counters: Counter[str]
-    checkers: Checkers
-    send: Callable[[Message | SnapshotMessage], None]
-    trace: Callable[[str], None]
-    core: type[RaftNode]
-    config: RaftConfig
-    habits: Habits
+from raft_testing.waiting import WaitingRequests
 
 
 class SimulatedNode:
@@ -114,14 +69,8 @@ class SimulatedNode:
         self._applying = False
         self._writer_busy = False
         self._write_began_us = 0
-        self._writes: dict[int, tuple[int, Outcome]] = {}
-        self._reads: dict[int, tuple[str, Outcome, int]] = {}
-        self._confirmed: list[tuple[int, int]] = []
-        self._next_context = 0
-        self._led_term = 0
-        self._asked_to_lead_term = 0
-        self._seen_commit_index = 0
-        self._seen_configuration: tuple[int, int] = (0, 0)
+        self._waiting = WaitingRequests(environment, identity.name)
+        self._observer = Observer(environment, identity.name)
         self._ticks_slept = 0
         self._lead_offset_us = 0
 
@@ -137,7 +86,6 @@ class SimulatedNode:
         assert self.raft is None, "it runs"
         self.life += 1
         self.paused = False
-        self._led_term = 0
         self._ticks_slept = 0
         environment = self.environment
         chance = random.Random(f"{environment.chance.random()}/{self.name}/{self.life}")  # noqa: S311
@@ -161,8 +109,7 @@ class SimulatedNode:
             chance,
             head.timestamp_us,
         )
-        self._seen_commit_index = self.raft.commit_index
-        self._seen_configuration = (0, 0)
+        self._observer.started(self.raft)
         environment.trace(
             f"{self.name} start life={self.life} state={index} log={self.log.first_index}..{self.log.last_index} "
             f"{hard(self.log)}"
@@ -189,13 +136,7 @@ class SimulatedNode:
         self._unapplied.clear()
         self._applying = False
         self._writer_busy = False
-        self._confirmed.clear()
-        outcomes = [outcome for _, outcome in self._writes.values()]
-        outcomes += [outcome for _, outcome, _ in self._reads.values()]
-        self._writes.clear()
-        self._reads.clear()
-        for outcome in outcomes:
-            outcome("lost")
+        self._waiting.lose_all()
 
     def wipe(self, identity: NodeId, log: SimulatedLog, store: StateStore) -> None:
         """Gives a node that is down an empty disk, and so another incarnation."""
@@ -325,11 +266,7 @@ class SimulatedNode:
             return
         self.environment.trace(f"{self.name} propose {first}+{len(writes)} term={term}")
         for offset, (_, outcome) in enumerate(writes):
-            if replaced := self._writes.get(first + offset):
-                assert replaced[0] < term, "two proposals of a term share an index"
-                # It was truncated, and the node has come to lead again before it learned what took its place.
-                replaced[1]("lost")
-            self._writes[first + offset] = (term, outcome)
+            self._waiting.add_write(first + offset, term, outcome)
         self.pump()
 
     def get(self, key: str, outcome: Outcome) -> None:
@@ -342,15 +279,12 @@ class SimulatedNode:
     def _read(self, key: str, outcome: Outcome) -> None:
         if self.raft is None:
             return
-        self._next_context += 1
-        context = self._next_context
-        self._reads[context] = (key, outcome, self.environment.checkers.committed_index)
+        context = self._waiting.add_read(key, outcome)
         try:
             # The clock goes on while the process is paused, whereas its ticks do not.
             self.raft.read_index(context, self.environment.clock.now_us / TICK_US)
         except (errors.NotLeaderError, errors.OverloadedError) as refusal:
-            del self._reads[context]
-            outcome("refused", None, getattr(refusal, "leader_id", self.name))
+            self._waiting.refuse_read(context, getattr(refusal, "leader_id", self.name))
             return
         self.pump()
 
@@ -399,7 +333,7 @@ class SimulatedNode:
         while raft is not None and raft is self.raft:
             self._observe(raft)
             ready = raft.ready(writer_idle=not self._writer_busy and not self.installation.restoring)
-            if raft.commit_index != self._seen_commit_index:
+            if raft.commit_index != self._observer.commit_index:
                 self._observe(raft)
             if ready is None:
                 return
@@ -412,7 +346,7 @@ class SimulatedNode:
             if event.name in ("transfer_aborted", "transfer_started", "removed"):
                 environment.counters[event.name] += 1
             elif event.name == "became_candidate" and event.fields["transfer"]:
-                self._asked_to_lead_term = raft.term
+                self._observer.asked_to_lead_term = raft.term
         for message in ready.messages:
             environment.checkers.sent(self.name, message, self.log.hard_state)
             environment.send(message)
@@ -423,11 +357,9 @@ class SimulatedNode:
             self._unapplied.extend(ready.committed)
             self._schedule_apply()
         for context in ready.reads_dropped:
-            self._reads.pop(context)[1]("refused", None, raft.leader.name if raft.leader else "")
+            self._waiting.refuse_read(context, raft.leader.name if raft.leader else "")
         if ready.read_states:
-            for context, read_index in ready.read_states:
-                environment.checkers.read_confirmed(self.name, read_index, self._reads[context][2])
-            self._confirmed.extend(ready.read_states)
+            self._waiting.confirm(ready.read_states)
             self._serve_reads()
         for peer in ready.snapshots_wanted:
             self.installation.send_to(peer)
@@ -494,7 +426,7 @@ class SimulatedNode:
             entry = self._unapplied.popleft()
             told = self.store.apply(entry)
             environment.checkers.applied(self.name, entry.index, self.store.head.digest)
-            self._answer(entry, told)
+            self._waiting.answer_write(entry, told)
         applied = self.store.head.applied_index
         environment.trace(f"{self.name} applied {applied}")
         self.raft.applied(applied)
@@ -526,10 +458,8 @@ class SimulatedNode:
     def restored(self, index: int) -> None:
         """The core has taken a snapshot over: what it handed out is void."""
         self._unapplied.clear()
-        self._seen_configuration = (0, 0)
-        for waiting in [waiting for waiting in self._writes if waiting <= index]:
-            # Whether it was this entry that was committed there, the snapshot does not tell.
-            self._writes.pop(waiting)[1]("lost")
+        self._observer.forget_configuration()
+        self._waiting.lose_writes(index)
 
     def applied_snapshot(self) -> None:
         """The snapshot is in force, or was of no use: everything goes on."""
@@ -538,33 +468,12 @@ class SimulatedNode:
         self._serve_reads()
         self.pump()
 
-    def _answer(self, entry: Entry, told: str | None) -> None:
-        waiting = self._writes.pop(entry.index, None)
-        if waiting is None:
-            return
-        term, outcome = waiting
-        if term == entry.term:
-            self.environment.checkers.acknowledged(self.name, entry.index, entry.term)
-            outcome("ok", told)
-        else:
-            self.environment.counters["superseded"] += 1
-            outcome("refused")
-
     def _serve_reads(self) -> None:
-        if not self._confirmed:
-            return
-        applied = self.store.head.applied_index
-        later: list[tuple[int, int]] = []
-        for context, index in self._confirmed:
-            if index <= applied:
-                key, outcome, _ = self._reads.pop(context)
-                if self.store.has_run_out(key, self.now_us):
-                    self._answer_by_clock(key, outcome)
-                else:
-                    outcome("ok", self.store.get(key))
+        for key, outcome in self._waiting.take_reads(self.store.head.applied_index):
+            if self.store.has_run_out(key, self.now_us):
+                self._answer_by_clock(key, outcome)
             else:
-                later.append((context, index))
-        self._confirmed = later
+                outcome("ok", self.store.get(key))
 
     def _answer_by_clock(self, key: str, outcome: Outcome) -> None:
         """Answers a read of what has expired by this node's clock once the log says so, too."""
@@ -575,26 +484,6 @@ class SimulatedNode:
         self._submit([(Proposal(EntryKind.CLOCK, b"", None), moved)])
 
     def _observe(self, raft: RaftNode) -> None:
-        raft.validate()
-        leads = raft.role is Role.LEADER
-        checkers = self.environment.checkers
-        commit_index = raft.commit_index
-        checkers.observe(self.name, self.life, raft.term, commit_index, raft.last_index, leads=leads)
-        if commit_index > self._seen_commit_index and leads:
-            checkers.leader_commits(self.name, commit_index, raft.log.term(commit_index), raft.configuration)
-        self._seen_commit_index = commit_index
-        if leads and self._led_term != raft.term:
-            self._led_term = raft.term
+        if self._observer.look(raft, self.life):
             # As the runtime's clock does, which looks at the wall clock at an election and then counts by itself.
             self._lead_offset_us = self.clock_offset_us
-            self.environment.trace(f"{self.name} LEADS term={raft.term} from={raft.last_index}")
-            self.environment.counters["hand_over"] += self._asked_to_lead_term == raft.term
-            first = raft.log.first_index - 1
-            terms = [raft.log.term(index) for index in range(first, raft.last_index + 1)]
-            checkers.led_log(self.name, raft.term, terms, first)
-        place = raft.configuration_index, raft.last_index
-        if place != self._seen_configuration:
-            if place[0] < self._seen_configuration[0]:
-                self.environment.counters["configuration_rolled_back"] += 1
-            self._seen_configuration = place
-            checkers.configurations.in_force(self.name, raft)

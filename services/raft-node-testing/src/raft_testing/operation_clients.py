@@ -20,7 +20,7 @@ from raft_node.entry import EntryKind
 from raft_node.raft.types import Proposal
 from raft_testing.checkers import InvariantViolationError
 from raft_testing.cluster import Cluster
-from raft_testing.node import Outcome
+from raft_testing.environment import Outcome
 from raft_testing.replica_store import Told
 from raft_testing.wishes import Request, Wishes
 

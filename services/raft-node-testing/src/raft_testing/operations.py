@@ -23,8 +23,9 @@ from raft_node.raft.types import Proposal
 from raft_testing.checkers import InvariantViolationError
 from raft_testing.cluster import Cluster
 from raft_testing.disk import MemoryLog
+from raft_testing.environment import EPOCH_US, Habits
 from raft_testing.faults import FaultInjector, draw_kinds
-from raft_testing.node import EPOCH_US, Habits, SimulatedNode
+from raft_testing.node import SimulatedNode
 from raft_testing.operation_clients import OperationClient, Records
 from raft_testing.replica_store import CLOCK_STEP_MAX_US, Judge, ReplicaStore
 from raft_testing.wishes import SCAN

@@ -13,9 +13,10 @@ from raft_node.raft.types import Configuration
 from raft_testing.cluster import Cluster
 from raft_testing.disk import MemoryLog, WalLog
 from raft_testing.engine_store import EngineStore
+from raft_testing.environment import Habits
 from raft_testing.machine import MemoryStore
 from raft_testing.network import Link
-from raft_testing.node import Habits, SimulatedNode
+from raft_testing.node import SimulatedNode
 
 COMPACTS = Habits(flush_permille=1000, kept_entries=4, snapshot_chunks=6)
 """Nodes that make durable what they have applied, and keep hardly any log behind it."""

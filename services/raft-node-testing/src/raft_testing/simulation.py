@@ -26,12 +26,12 @@ from raft_testing.cluster import Cluster
 from raft_testing.conduct import watched
 from raft_testing.disk import MemoryLog, WalLog
 from raft_testing.engine_store import EngineStore
+from raft_testing.environment import Habits
 from raft_testing.faults import EFFECTS, FAULTS, FaultInjector, draw_kinds
 from raft_testing.history import History
 from raft_testing.linearizability import check_history
 from raft_testing.machine import MemoryStore
 from raft_testing.members import OPERATIONS, Operator
-from raft_testing.node import Habits
 from raft_testing.operations import EFFECTS as OPERATION_EFFECTS
 from raft_testing.operations import run_operations
 from raft_testing.ordeal import EFFECTS as ORDEAL_EFFECTS

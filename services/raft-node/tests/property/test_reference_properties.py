@@ -14,7 +14,7 @@ from raft_node.kv.operations.tokens import encode_limits
 from raft_node.kv.operations.work import Limits
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.raft.types import Configuration, NodeId
-from raft_testing.node import EPOCH_US
+from raft_testing.environment import EPOCH_US
 from raft_testing.replica_store import Judge, ReplicaStore, Told
 from raft_testing.wishes import SCAN, Wishes
 

@@ -10,8 +10,9 @@ import pytest
 from raft_testing.cluster import Cluster
 from raft_testing.disk import MemoryLog, WalLog
 from raft_testing.engine_store import EngineStore
+from raft_testing.environment import Habits
 from raft_testing.machine import MemoryStore
-from raft_testing.node import Habits, SimulatedNode
+from raft_testing.node import SimulatedNode
 from raft_testing.scenarios import (
     COMPACTS,
     agreed,

@@ -19,7 +19,7 @@ from raft_node.kv.operations import access, expiry, tokens
 from raft_node.kv.operations.tokens import TokenRecord
 from raft_node.kv.operations.work import Limits
 from raft_node.kv.ownership import Ownership
-from raft_node.kv.state_hash import Mark, Standing
+from raft_node.kv.state_hash import ChainState, Mark
 
 TOKEN = Token(b"\0" * 15 + b"\1", 7)
 GET = commands.encode(Opcode.GET, b"k")
@@ -127,7 +127,7 @@ RECORDS = {
         "010000000000000004000000000000000900000000000000",
     ),
     "standing of a hash": (
-        Standing(1, Mark(4, 9)).encode(),
+        ChainState(1, Mark(4, 9)).encode(),
         "010000000000000004000000000000000900000000000000",
     ),
     "removals": (

@@ -78,6 +78,8 @@ MATRIX: dict[str, tuple[str, ...]] = {
         '"resizePolicy":[{"resourceName":"cpu","restartPolicy":"NotRequired"}],'
         '"sidecars":[{"name":"log","image":"docker.io/dougdb/facade:0.1.0"}]}',
     ),
+    "no rights, and no zones": ("--set", "discovery.rbac=false,zoneLabel="),
+    "zones by another label": ("--set", "zoneLabel=example.org/zone,raft.podLabels.example\\.org/zone=a"),
     "further objects": (
         "--set-json",
         'extraObjects=[{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"{{ .Release.Name }}-x"},"data":{}}]',
@@ -111,6 +113,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "JWTs of nobody": ("tls.mode=selfSigned,auth.mode=oidc", "needs auth.oidc.issuer"),
     "keys in the clear": ("auth.oidc.jwks=http://issuer/keys", "at '/auth/oidc/jwks'"),
     "discovery that does not exist": ("discovery.mode=consul", "at '/discovery/mode'"),
+    "a zone by what is no label": ("zoneLabel=a b", "at '/zoneLabel'"),
     "the tag latest": ("raft.image.tag=latest", "at '/raft/image/tag'"),
     "heartbeats as long as elections": ("raft.heartbeatMs=76", "at least twice raft.heartbeatMs"),
     "an empty range of timeouts": ("raft.electionTimeoutMaxMs=150", "must be greater than raft.electionTimeoutMs"),
@@ -383,16 +386,32 @@ def test_tls_reaches_every_pod(mode: str, tools: None) -> None:
         )
 
 
-def test_only_discovery_by_kubernetes_gets_rights(default: list[Object]) -> None:
-    assert not [one for one in default if one["kind"] in ("Role", "RoleBinding")]
-    objects = render("--set", "discovery.mode=kubernetes")
-    (role,) = [one for one in objects if one["kind"] == "Role"]
-    assert role["rules"] == [
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}
-    ]
+DISCOVERY = {
+    "mode=auto": (True, True),
+    "mode=kubernetes": (True, True),
+    "mode=auto,rbac=false": (False, False),
+    "mode=kubernetes,rbac=false": (True, False),
+    "mode=dns": (False, False),
+    "mode=static": (False, False),
+}
+"""Whether facades get a token, and whether the chart makes the Role."""
+
+
+@pytest.mark.parametrize("case", DISCOVERY)
+def test_only_facades_that_ask_kubernetes_get_rights(case: str, tools: None) -> None:
+    token, rights = DISCOVERY[case]
+    objects = render("--set", ",".join(f"discovery.{part}" for part in case.split(",")))
+    roles = [one["rules"] for one in objects if one["kind"] == "Role"]
+    only = [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}]
+    assert roles == ([only] if rights else [])
+    assert len([one for one in objects if one["kind"] == "RoleBinding"]) == len(roles)
     tokens = {
         one["metadata"]["name"]: one["spec"]["template"]["spec"]["automountServiceAccountToken"]
         for one in objects
         if one["kind"] in ("StatefulSet", "Deployment")
     }
-    assert tokens == {"dougdb-s0": False, "dougdb-s1": False, "dougdb-facade": True}
+    assert tokens == {"dougdb-s0": False, "dougdb-s1": False, "dougdb-facade": token}
+    (policy,) = [
+        one for one in objects if one["kind"] == "NetworkPolicy" and one["metadata"]["name"].endswith("facade")
+    ]
+    assert (443 in [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]) is token

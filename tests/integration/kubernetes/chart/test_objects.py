@@ -108,6 +108,19 @@ def test_the_services_take_tls_and_every_discovery(mode: str, tools: None, monke
     assert settings.discovery_port_name in {port["name"] for port in of_kind(objects, "Service")[0]["spec"]["ports"]}
 
 
+def test_the_zone_of_a_pod_is_told_to_its_service(tools: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the label that Kubernetes copies from the machine, or another; a pod without it has no zone."""
+    default = r"facade.podLabels.topology\.kubernetes\.io/zone=a,raft.podLabels.topology\.kubernetes\.io/zone=b"
+    own = r"zoneLabel=where,facade.podLabels.where=a,raft.podLabels.where=b"
+    for values, zones in ((default, ("a", "b")), (own, ("a", "b")), ("shards=2", ("", "")), ("zoneLabel=", ("", ""))):
+        objects = render("--set", values)
+        facade = environment_of(objects, workload(objects, "Deployment", "dougdb-facade"), "x")
+        node = environment_of(objects, workload(objects, "StatefulSet", "dougdb-s1"), "dougdb-s1-0")
+        assert settings_of(Settings, facade, monkeypatch).zone == zones[0]
+        assert settings_of(NodeSettings, node, monkeypatch).zone == zones[1]
+        assert ("DOUGDB_ZONE" in node) is (values != "zoneLabel=")
+
+
 def test_plaintext_is_chosen_and_not_left_open(default: list[Object]) -> None:
     """Without the choice a node that listens beyond loopback does not start."""
     for one in of_kind(default, "ConfigMap"):
@@ -179,9 +192,9 @@ def test_every_pod_passes_pod_security_restricted(default: list[Object]) -> None
     assert count == 4
 
 
-def test_no_pod_holds_a_token(default: list[Object]) -> None:
+def test_only_facades_hold_a_token(default: list[Object]) -> None:
     for name, template in pod_templates(default):
-        assert template["spec"]["automountServiceAccountToken"] is False, name
+        assert template["spec"]["automountServiceAccountToken"] is (name == "dougdb-facade"), name
     for account in of_kind(default, "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
 
@@ -197,7 +210,7 @@ def test_nodes_are_reached_by_facades_and_nodes_alone(default: list[Object]) -> 
     assert [labels["app.kubernetes.io/component"] for labels in who["client"]] == ["facade"]
     assert who["admin"] == [{"namespaceSelector": {}}]
     facade = named(default, "NetworkPolicy", "dougdb-facade")["spec"]
-    assert [rule["ports"][0]["port"] for rule in facade["egress"]] == [21000, 53]
+    assert [rule["ports"][0]["port"] for rule in facade["egress"]] == [21000, 53, 443]
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,7 @@ def test_another_shape_is_refused(change: str, kept: bool, cluster: Cluster, def
         ("persistence.data.size=20Gi", "persistence.data.size: 20Gi, but the StatefulSet dougdb-s0 was made with 10Gi"),
         ("persistence.wal.size=1Gi", "persistence.wal.size: 1Gi"),
         ("persistence.wal.enabled=false", "persistence.wal.enabled cannot change"),
+        ("persistence.wal.storageClass=fast", 'persistence.wal.storageClass: "fast", but the StatefulSet dougdb-s0'),
     ],
 )
 def test_claims_that_cannot_change_are_refused(value: str, text: str, cluster: Cluster, default: list[Object]) -> None:

@@ -52,14 +52,19 @@ class Release:
         """What kubectl gives as JSON."""
         return json.loads(self.kubectl(*words, "--output", "json"))
 
-    def helm(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Calls helm within the namespace."""
-        return run_helm(*words, "--namespace", self.namespace, environment={"KUBECONFIG": os.environ["KUBECONFIG"]})
+    def helm(self, *words: str, program: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Calls helm, or another one, within the namespace."""
+        environment = {"KUBECONFIG": os.environ["KUBECONFIG"]}
+        return run_helm(*words, "--namespace", self.namespace, environment=environment, program=program)
 
-    def upgrade(self, *values: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
+    def upgrade(self, *values: str, wait: bool = True, program: str | None = None) -> subprocess.CompletedProcess[str]:
         """Installs or upgrades, and waits as a user does."""
         waiting = ("--wait", "--timeout", f"{HELM_S}s") if wait else ()
-        return self.helm("upgrade", "--install", "dougdb", str(CHART), *VALUES, *SMALL, *values, *waiting)
+        # A Service that is made again has another address.
+        self._address = ""
+        return self.helm(
+            "upgrade", "--install", "dougdb", str(CHART), *VALUES, *SMALL, *values, *waiting, program=program
+        )
 
     def deploy(self, *values: str) -> str:
         """The same, and it must succeed without a warning of the API server; what was told."""
@@ -122,6 +127,21 @@ class Release:
         document = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
         told = self.kubectl("create", "--raw", path, "--filename", "-", text=json.dumps(document), check=False)
         return "Success" in told
+
+    def leader(self) -> str:
+        """The pod that leads the one shard; empty while nobody does."""
+        try:
+            (shard,) = self.call("GET", "/v1/cluster").json()["shards"]
+        except HttpError:
+            return ""
+        leaders = [(node["term"], node["id"]) for node in shard["nodes"] if node["role"] == "leader"]
+        return max(leaders)[1] if leaders else ""
+
+    def metric(self, pod: str, name: str) -> float:
+        """The sum of a facade's metric over all that match ``name``, which may have labels."""
+        address = self.pods("facade")[pod]["status"]["podIP"]
+        lines = fetch(8080, "GET", "/metrics", host=address, timeout_s=15).body.decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
     def settled(self) -> None:
         """Waits until every pod is ready."""

@@ -187,7 +187,7 @@ class Podman(Cluster):
             *("-v", f"{self._hosts}:/etc/hosts:ro", "--user", "10001:10001", "--read-only", "--cap-drop", "ALL"),
             *("--entrypoint", PYTHON, image, "-c", SLEEP),
         )
-        if environment_of(self.objects, template, self.deployment).get("DOUGDB_DISCOVERY") == "dns":
+        if environment_of(self.objects, template, self.deployment).get("DOUGDB_DISCOVERY") in ("auto", "dns"):
             self._start_dns(image)
 
     def _start_dns(self, image: str) -> None:

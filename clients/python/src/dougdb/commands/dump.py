@@ -8,20 +8,32 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NoReturn
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from dougdb.client import DougClient
-from dougdb.commands.common import ExitCode, JsonOption, fail, print_json, printable, remote, tls_of, url_of
+from dougdb.commands.common import (
+    ExitCode,
+    JsonOption,
+    exit_code_of,
+    fail,
+    print_json,
+    printable,
+    remote,
+    tls_of,
+    url_of,
+)
 from dougdb.commands.given import given_path
 from dougdb.commands.kv import ConsistencyOption
 from dougdb.commands.ranges import EndOption, StartOption, bound
-from dougdb.dump import Begun, FormatError, Importer, Reader, Tally, begun, export, header, trailer
+from dougdb.dump import Begun, Importer, Tally, begun, export
 from dougdb.errors import DougdbError
+from dougdb.exported import FormatError, Reader, header, trailer
 from dougdb.operations import bytes_fields
 from dougdb.private import private_files
 from dougdb.ranges import Range
@@ -30,6 +42,14 @@ from dougdb.shapes import Consistency
 DEADLINE_S = 60.0
 PROBLEMS_SHOWN = 100
 _TEXT = TextColumn("{task.description} {task.fields[entries]:,} entries, {task.fields[rate]:,.0f}/s")
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why an import ended before the end of its file."""
+
+    message: str
+    code: ExitCode
 
 
 @remote
@@ -69,7 +89,9 @@ def export_(
             _write(client, stream, wanted, already, consistency, _Counter(progress, task, already.count))
     tally = Tally()
     if path is not None and verify:
-        _run(context, path, tally, store=False, verify=True, as_export=True)
+        stop = _run(context, path, tally, store=False, verify=True, as_export=True)
+        if stop is not None:
+            fail(stop.message, stop.code)
     if path is not None:
         with path.open("rb") as written:
             count = begun(written, _bounds(wanted)).count
@@ -161,8 +183,9 @@ def import_(
 ) -> None:
     """Store keys and values from lines of JSON, as `dougctl export` and GET /v1/kv write them.
 
-    How far it has come is kept beside the file, in FILE.import, until it is complete. An entry that cannot be stored is
-    named on stderr, and the exit code is then 1.
+    A whole page of GET /v1/kv is read too, and several files one behind the other. How far it has come is kept beside
+    the file, in FILE.import, until it is complete. An entry that cannot be stored is named on stderr with its line, and
+    the exit code is then 1. A line that is no entry ends the import: what stands before it is stored.
     """
     started_s = time.monotonic()
     tally = Tally()
@@ -172,7 +195,7 @@ def import_(
         path = None
     else:
         path = given_path(file)
-    _run(
+    stop = _run(
         context,
         path,
         tally,
@@ -184,7 +207,11 @@ def import_(
     )
     summary = {"stored": tally.stored, "kept": tally.kept, "expired": tally.expired}
     _summarize(
-        {**summary, "elapsed_s": time.monotonic() - started_s}, tally, verify=verify or verify_only, as_json=as_json
+        {**summary, "elapsed_s": time.monotonic() - started_s},
+        tally,
+        verify=verify or verify_only,
+        as_json=as_json,
+        stop=stop,
     )
 
 
@@ -199,8 +226,8 @@ def _run(
     resume: bool = False,
     concurrency: int = 4,
     as_export: bool = False,
-) -> None:
-    """Stores or compares the entries of a file, with a progress bar."""
+) -> Stop | None:
+    """Stores or compares the entries of a file, with a progress bar; returns why it ended early, if it did."""
     mark = None if path is None or as_export or not store else path.with_name(path.name + ".import")
     with contextlib.ExitStack() as stack:
         stream = sys.stdin.buffer if path is None else stack.enter_context(_to_read(path))
@@ -230,19 +257,21 @@ def _run(
         try:
             importer.run(reader, skip)
         except FormatError as error:
-            _stopped(f"{path or 'stdin'}: {error}", mark, ExitCode.FAILURE)
+            return _stopped(f"{path or 'stdin'}: {error}", mark, ExitCode.FAILURE)
+        except DougdbError as error:
+            return _stopped(str(error), mark, exit_code_of(error))
         except KeyboardInterrupt:
-            progress.stop()
-            _stopped("interrupted before the end", mark, ExitCode.INTERRUPTED)
-        if reader.bounds is not None and not reader.complete:
-            _stopped(f"{path or 'stdin'} is cut off: its last line is missing", mark, ExitCode.FAILURE)
+            return _stopped("interrupted before the end", mark, ExitCode.INTERRUPTED)
+        if reader.is_cut_off:
+            return _stopped(f"{path or 'stdin'} is cut off: its last line is missing", mark, ExitCode.FAILURE)
     if mark is not None:
         mark.unlink(missing_ok=True)
+    return None
 
 
-def _stopped(message: str, mark: Path | None, code: ExitCode) -> NoReturn:
+def _stopped(message: str, mark: Path | None, code: ExitCode) -> Stop:
     again = "; go on with --resume" if mark is not None and mark.exists() else ""
-    fail(f"{message}{again}", code)
+    return Stop(f"{message}{again}", code)
 
 
 def _set_mark(mark: Path, lines: int, size: int | None) -> None:
@@ -310,22 +339,26 @@ def _stderr() -> Console:
     return Console(stderr=True)
 
 
-def _summarize(summary: dict[str, Any], tally: Tally, *, verify: bool, as_json: bool) -> None:
+def _summarize(summary: dict[str, Any], tally: Tally, *, verify: bool, as_json: bool, stop: Stop | None = None) -> None:
     problems = tally.problems
     for problem in problems[:PROBLEMS_SHOWN]:
         text = problem.key.decode(errors="backslashreplace")
-        print(f"dougctl: {printable(text)}: {printable(problem.reason)}", file=sys.stderr)
+        print(f"dougctl: line {problem.number}: {printable(text)}: {printable(problem.reason)}", file=sys.stderr)
     if len(problems) > PROBLEMS_SHOWN:
         print(f"dougctl: and {len(problems) - PROBLEMS_SHOWN:,} more", file=sys.stderr)
     summary["elapsed_s"] = round(summary["elapsed_s"], 3)
     if verify:
         summary |= {"verified": tally.verified, "changed": tally.changed}
     summary["problems"] = len(problems)
+    if stop is not None and as_json:
+        summary["error"] = stop.message
     if as_json:
         print_json(summary)
     else:
         elapsed_s = summary.pop("elapsed_s")
         parts = [f"{value:,} {name}" for name, value in summary.items() if value or name in ("stored", "exported")]
         print(f"{', '.join(parts)} in {elapsed_s:.1f} s")
+    if stop is not None:
+        fail(stop.message, stop.code)
     if problems:
         raise typer.Exit(ExitCode.FAILURE)

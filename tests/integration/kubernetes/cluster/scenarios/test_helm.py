@@ -6,6 +6,9 @@ these tests is that of its life.
 
 from __future__ import annotations
 
+import base64
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -14,17 +17,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from bench.http11 import fetch
 from integration.kubernetes.cluster.driver import wait_for
 from integration.kubernetes.cluster.helm import Release, namespace
 from integration.kubernetes.cluster.kubectl import POD_NETWORK
-from integration.kubernetes.cluster.scenarios.test_restarts import failed, operations_of
+from integration.kubernetes.cluster.scenarios.judged import judge
 from tools.helm_chart import ROOT
-
-from raft_testing.linearizability import check_history
 
 Figure = Callable[[str], None]
 BACKED_UP = ("--set", "backup.enabled=true")
 FIRST_PUT_S = 60.0
+EXPIRED = 'dougdb_discovery_relists_total{reason="expired"}'
 AWAY_S = 60.0
 """How long the API server is away: longer than a watch of its clients waits."""
 
@@ -43,16 +46,6 @@ def release(kind: str, tools: None, figure: Figure) -> Iterator[Release]:
             yield one
         finally:
             print(one.shown())
-
-
-def judge(report: list[Any], figure: Figure, what: str) -> None:
-    """No request failed, and the history is linearizable."""
-    (told,) = report
-    slowest_ms = max(one[5] - one[4] for one in told["operations"] if one[5]) * 1000
-    bad = failed(told)
-    figure(f"{what}: {told['requests']} requests, {bad.total()} failed, slowest {slowest_ms:.0f} ms")
-    assert not bad, bad
-    assert not check_history(operations_of(told))
 
 
 def waiting(release: Release, pod: str) -> str:
@@ -144,9 +137,47 @@ def program(verb: str, name: str) -> None:
     subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
 
 
+def etcd(verb: str, document: dict[str, Any]) -> Any:
+    """Asks the cluster's etcd, which answers in the node's network."""
+    answer = fetch(2379, "POST", f"/v3/kv/{verb}", json.dumps(document).encode(), timeout_s=15)
+    assert answer.status == 200, answer
+    return answer.json()
+
+
+def forget_history() -> None:
+    """Compacts etcd: a watch from a version that was seen before cannot be taken up again."""
+    now = etcd("range", {"key": base64.b64encode(b"/").decode()})["header"]["revision"]
+    etcd("compaction", {"revision": now, "physical": True})
+
+
+def test_facades_without_their_rights_go_by_dns(release: Release, figure: Figure) -> None:
+    """With `auto`, the default: whoever may not make Roles, or loses one, still has a cluster that finds its nodes."""
+    with release.loaded() as report:
+        release.kubectl("delete", "rolebinding", "dougdb-facade")
+        release.kubectl("rollout", "restart", "deployment/dougdb-facade")
+        release.settled()
+        release.kubectl("delete", "pod", "dougdb-s0-1")
+        release.settled()
+    judge(report, figure, "facades without their Role, and a pod that moves")
+    refused = 'dougdb_discovery_failures_total{reason="forbidden"'
+    asked = 'dougdb_discovery_last_success_timestamp_seconds{source="dns"}'
+    for pod in release.pods("facade"):
+        assert release.metric(pod, refused) > 0, pod
+        assert release.metric(pod, asked) > 0, pod
+    release.deploy(*BACKED_UP)
+    release.kubectl("get", "rolebinding", "dougdb-facade")
+    for pod in release.pods("facade"):
+        wait_for(functools.partial(release.metric, pod, asked.replace("dns", "kubernetes")), 120, f"{pod} to watch")
+
+
+def listed_again(release: Release, pod: str, before: float) -> bool:
+    """Whether a facade has found its version forgotten since then."""
+    return release.metric(pod, EXPIRED) > before
+
+
 def test_the_api_server_is_away_for_a_minute_under_load(release: Release, figure: Figure) -> None:
-    """Facades that watch it keep what they knew, and follow a pod to its new address once it is back."""
-    release.deploy(*BACKED_UP, "--set", "discovery.mode=kubernetes")
+    """Facades that watch it keep what they knew; its history is gone when it is back, and they follow a pod again."""
+    before = {pod: release.metric(pod, EXPIRED) for pod in release.pods("facade")}
     with release.loaded() as report:
         program("stop", "kube-apiserver")
         try:
@@ -154,19 +185,22 @@ def test_the_api_server_is_away_for_a_minute_under_load(release: Release, figure
             while time.monotonic() < ends_s:
                 assert release.put("away", "x") == 200
                 time.sleep(1)
+            forget_history()
         finally:
             program("start", "kube-apiserver")
         wait_for(lambda: "ok" in release.kubectl("get", "--raw", "/readyz", check=False), 120, "the API server")
-        before = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
+        address = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
         run = release.runs()["dougdb-s0-0"]
         release.kubectl("delete", "pod", "dougdb-s0-0")
         # Its controller may still be on its way back.
         wait_for(lambda: release.runs().get("dougdb-s0-0", run) != run, 120, "dougdb-s0-0 to be made anew")
         release.settled()
+        for pod, seen in before.items():
+            wait_for(functools.partial(listed_again, release, pod, seen), 120, f"{pod} to list again")
     judge(report, figure, f"the API server away for {AWAY_S:.0f} s")
     after = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
     roles = {node["id"]: node["role"] for node in release.call("GET", "/v1/cluster").json()["shards"][0]["nodes"]}
-    figure(f"dougdb-s0-0 went from {before} to {after}; it is {roles['dougdb-s0-0']}")
+    figure(f"dougdb-s0-0 went from {address} to {after}; it is {roles['dougdb-s0-0']}")
     assert roles["dougdb-s0-0"] in ("leader", "follower")
 
 

@@ -13,7 +13,6 @@ from tools import dashboards
 LOAD_S = 8.0
 ELSEWHERE = {
     "DougDBCertificateExpiry": "a plaintext cluster has no certificate",
-    "DougDBDiscoveryStale": "the default is static discovery, which cannot be stale",
 }
 """Alerts about what this cluster does not have. The release of test_tls.py has it, and gives them data."""
 

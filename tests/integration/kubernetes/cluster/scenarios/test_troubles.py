@@ -1,0 +1,136 @@
+"""Troubles that a user of the chart may meet in a real cluster, and the way out of each that docs/kubernetes.md names.
+
+Skipped with podman, whose driver has neither storage classes nor helm's own way of changing objects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from integration.kubernetes.cluster.driver import wait_for
+from integration.kubernetes.cluster.helm import Release, namespace
+from integration.kubernetes.cluster.kubectl import POD_NETWORK, PYTHON
+from tools.helm_tools import TOOLS
+
+NewRelease = Callable[[str], contextlib.AbstractContextManager[Release]]
+WAIT_S = 180.0
+FULL = (
+    "--set",
+    "persistence.wal.storageClass=memory,persistence.data.storageClass=memory,persistence.wal.size=384Mi,"
+    # A volume in memory counts as memory of the pod that fills it.
+    "persistence.data.size=384Mi,raft.resources.limits.memory=1536Mi,raft.settings.DOUGDB_LOG_BYTES_MAX=134217728",
+)
+FILLER = "/var/lib/dougdb/data/filler"
+FILL = """
+import sys
+with open(sys.argv[1], "wb", buffering=0) as file:
+    try:
+        while file.write(bytes(1 << 20)) == 1 << 20:
+            pass
+    except OSError:
+        pass
+"""
+"""Writes until there is no room."""
+EMPTY = "import os, sys; os.remove(sys.argv[1])"
+ONE = ("--set", "raft.replicas=1,facade.replicas=1")
+
+
+@pytest.fixture
+def new_release(kind: str, tools: None) -> NewRelease:
+    if kind != "kubectl" or not os.environ.get(POD_NETWORK):
+        pytest.skip("needs a real cluster whose pods are in reach, as make test-kube has it")
+
+    @contextlib.contextmanager
+    def make(tag: str) -> Iterator[Release]:
+        with namespace(tag) as one:
+            try:
+                yield one
+            except BaseException:
+                print(one.shown())
+                raise
+
+    return make
+
+
+def restarts(release: Release) -> dict[str, int]:
+    return {
+        name: sum(one["restartCount"] for one in pod["status"]["containerStatuses"])
+        for name, pod in release.pods("raft-node").items()
+    }
+
+
+def test_full_volumes_refuse_writes_and_nothing_else(new_release: NewRelease) -> None:
+    """The data's volume of every node, to the last byte. With room again writes go on, without a restart."""
+    with new_release("full") as release:
+        release.deploy(*FULL)
+        assert wait_for(lambda: release.put("before", "x") == 200, WAIT_S, "a put")
+        nodes = list(release.pods("raft-node"))
+        for node in nodes:
+            release.kubectl("exec", node, "--", PYTHON, "-c", FILL, FILLER)
+        wait_for(lambda: release.put("refused", "x") == 507, WAIT_S, "writes to be refused")
+        assert "disk_full" in release.call("PUT", "/v1/kv/refused", b"x").body.decode()
+        assert release.get("before") == "x"
+        for node in nodes:
+            release.kubectl("exec", node, "--", PYTHON, "-c", EMPTY, FILLER)
+        wait_for(lambda: release.put("after", "y") == 200, WAIT_S, "writes to go on")
+        assert (release.get("before"), release.get("after")) == ("x", "y")
+        assert restarts(release) == dict.fromkeys(nodes, 0)
+
+
+def test_claims_that_never_bind_are_told_and_mended(new_release: NewRelease) -> None:
+    """Of a storage class that does not exist. Kubernetes cannot change a StatefulSet's class; the chart says so."""
+    with new_release("unbound") as release:
+        run = release.upgrade("--set", "persistence.data.storageClass=missing", wait=False)
+        assert run.returncode == 0, run.stderr
+        pending = "jsonpath={.items[*].status.phase}"
+        wait_for(lambda: "Pending" in release.kubectl("get", "pvc", "--output", pending), WAIT_S, "claims to wait")
+        wait_for(
+            lambda: 'storageclass.storage.k8s.io "missing" not found' in release.kubectl("get", "events"),
+            WAIT_S,
+            "an event to say why",
+        )
+        refused = release.upgrade(wait=False)
+        assert refused.returncode != 0
+        assert "uninstall, delete the claims, and install again" in refused.stderr
+        assert release.helm("uninstall", "dougdb", "--wait").returncode == 0
+        wait_for(lambda: not release.runs(), WAIT_S, "every pod to be gone")
+        release.kubectl("delete", "pvc", "--selector", "app.kubernetes.io/instance=dougdb")
+        release.deploy()
+        assert wait_for(lambda: release.put("bound", "x") == 200, WAIT_S, "a put")
+
+
+def test_what_helm_3_installed_goes_on_with_helm_4(new_release: NewRelease) -> None:
+    """Helm 4 applies on the server's side, where fields have owners: it takes them over without a conflict."""
+    helm3 = TOOLS / "bin" / "helm3"
+    if not helm3.exists():
+        pytest.skip("there is no Helm 3 among the chart's tools on this platform")
+    with new_release("helm3") as release:
+        assert release.helm("version", "--short", program=str(helm3)).stdout.startswith("v3.")
+        run = release.upgrade(*ONE, program=str(helm3))
+        assert run.returncode == 0, run.stderr
+        assert "warning" not in run.stderr.lower(), run.stderr
+        assert wait_for(lambda: release.put("three", "x") == 200, WAIT_S, "a put")
+        before = release.runs()
+        release.deploy(*ONE)
+        manifest = release.helm("get", "manifest", "dougdb").stdout
+        assert release.kubectl("diff", "--filename", "-", text=manifest) == ""
+        assert release.runs() == before
+        assert release.get("three") == "x"
+        release.deploy(*ONE, "--set", "facade.logLevel=warning")
+        assert release.get("three") == "x"
+
+
+def test_pods_know_their_zone(new_release: NewRelease) -> None:
+    """Kubernetes copies it from the machine to the pod, where it may; then reads can stay close."""
+    with new_release("zone") as release:
+        release.deploy(*ONE)
+        zone = release.json("get", "nodes")["items"][0]["metadata"]["labels"]["topology.kubernetes.io/zone"]
+        for component, pods in (("raft-node", release.pods("raft-node")), ("facade", release.pods("facade"))):
+            for name, pod in pods.items():
+                if "topology.kubernetes.io/zone" not in pod["metadata"]["labels"]:
+                    pytest.skip("this Kubernetes gives pods no label of their zone")
+                told = release.kubectl("exec", name, "--", PYTHON, "-c", "import os; print(os.environ['DOUGDB_ZONE'])")
+                assert told == zone, component
