@@ -295,8 +295,8 @@ class Scan:
 
         Raises:
             ScanBrokenError: A stream ended before its end.
-            ForbiddenError: Whoever asks may not read on.
-            UnauthenticatedError: It is not known any more who asks.
+            ForbiddenError: The sender has lost the right to read the range.
+            UnauthenticatedError: The request's sender is not known any more.
         """
         reverse = self._query.reverse
         while True:
@@ -349,8 +349,8 @@ class Scans:
         Raises:
             NotAppliedError: The map is not loaded, or it is not known where a shard's nodes are.
             ScanBrokenError: A shard cannot serve it now.
-            ForbiddenError: Whoever asks may not read all of the range.
-            UnauthenticatedError: It is not known who asks.
+            ForbiddenError: The sender may not read all of the range.
+            UnauthenticatedError: The request's sender is not known.
         """
         look = (
             partial(check, current.get(), query.verb, range_of(query.start, query.end)) if self._guarded else _nothing

@@ -74,7 +74,7 @@ class TokenRecord(NamedTuple):
 
 
 def key_of(command: Command, token: Token) -> bytes:
-    """Where it is kept what became of a command's token."""
+    """The key under which the outcome of a command's token is kept."""
     return token_key(slot_of(command.key), token.id)
 
 
