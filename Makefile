@@ -144,6 +144,12 @@ bench-model: setup ## What an operation costs by shards, nodes, connections and 
 bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
 	$(BIN)/python bench/scan.py $(ARGS)
 
+bench-expiry: setup ## A million keys expire: what is left of them on disk after merges; options as ARGS="--keys 100000"
+	$(BIN)/python bench/expiry.py $(ARGS)
+
+bench-overload: setup ## Ten times what a cluster can do: what is answered, elections, memory, and the time after; ARGS="--seconds 10"
+	$(BIN)/python bench/overload.py $(ARGS)
+
 bench-batch: setup ## Batches of 10,000 puts, 8 in flight: puts/s and CPU per put; options as ARGS="--batches 100"
 	$(BIN)/python bench/batch.py $(ARGS)
 

@@ -25,7 +25,8 @@ from tools.helm_chart import CHART, run_helm
 
 VALUES = ("--values", str(CHART / "values-kind.yaml"))
 SMALL = ("--set", "shards=1,raft.replicas=3,facade.replicas=2,raft.minReadySeconds=2")
-HELM_S = 300
+HELM_S = 900
+"""For whatever comes by itself in the end: a busy machine may need minutes to start a pod. It is no judgement."""
 RATE, CLIENTS, SEED = 50, 4, 90_300
 
 
@@ -46,7 +47,7 @@ class Release:
 
     def kubectl(self, *words: str, text: str | None = None, check: bool = True) -> str:
         """Calls kubectl within the namespace."""
-        return call_program([find_kubectl(), "--namespace", self.namespace, *words], text, HELM_S, check)
+        return call_program([find_kubectl(), "--namespace", self.namespace, *words], text, HELM_S + 30, check)
 
     def json(self, *words: str) -> Any:
         """What kubectl gives as JSON."""
@@ -182,4 +183,4 @@ def namespace(tag: str) -> Iterator[Release]:
     try:
         yield one
     finally:
-        call_program([find_kubectl(), "delete", "namespace", one.namespace, "--wait"], timeout_s=HELM_S)
+        call_program([find_kubectl(), "delete", "namespace", one.namespace, "--wait"], timeout_s=HELM_S + 30)

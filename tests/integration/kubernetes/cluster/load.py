@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 
-SECONDS_MAX = 400.0
+SECONDS_MAX = 1500.0
 TIMEOUT_S = 15.0
 CONNECT_S = 1.0
 OPERATIONS_PER_KEY = 200

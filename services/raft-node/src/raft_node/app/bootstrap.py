@@ -39,6 +39,8 @@ FIRST_TERM = 1
 
 _POLL_S = 0.1
 _CALL_TIMEOUT_S = 0.5
+_CALL_TIMEOUT_MAX_S = 4.0
+"""Calls get more time from round to round: where a name's lookup alone takes a second, none would ever be answered."""
 _TELL_EVERY_S = 5.0
 
 _log = get_logger()
@@ -70,6 +72,7 @@ class Bootstrap:
         self._cluster_id = cluster_id
         self._certificates = certificates
         self._told_at_s = 0.0
+        self._timeout_s = _CALL_TIMEOUT_S
 
     async def run(self) -> First:
         """Returns once the first configuration is known.
@@ -98,6 +101,7 @@ class Bootstrap:
                 self._tell(
                     missing if lowest else [f"the first configuration, made by {min(self._settings.peer_addresses)}"]
                 )
+                self._timeout_s = min(_CALL_TIMEOUT_MAX_S, 2 * self._timeout_s)
                 await asyncio.sleep(_POLL_S)
         finally:
             for channel in channels.values():
@@ -114,7 +118,7 @@ class Bootstrap:
     async def _ask(self, channels: Mapping[str, Dialled]) -> dict[str, pb.IdentifyResponse]:
         """Who of the given members answers, and what; answers of other members or shards do not count."""
         for dialled in channels.values():
-            dialled.renew(_CALL_TIMEOUT_S)
+            dialled.renew(self._timeout_s)
         responses = await asyncio.gather(*(self._identify(dialled.channel) for dialled in channels.values()))
         answers = {}
         for name, response in zip(channels, responses, strict=True):
@@ -128,7 +132,7 @@ class Bootstrap:
         return answers
 
     async def _identify(self, channel: grpc.aio.Channel) -> pb.IdentifyResponse | None:
-        return await ask(channel, self._settings.shard_id, self._me, _CALL_TIMEOUT_S)
+        return await ask(channel, self._settings.shard_id, self._me, self._timeout_s)
 
     async def _find_cluster_id(self) -> str:
         if self._settings.shard_id == 0:

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from integration.kubernetes.cluster.driver import wait_for
-from integration.kubernetes.cluster.helm import Release, namespace
+from integration.kubernetes.cluster.helm import HELM_S, Release, namespace
 from integration.kubernetes.cluster.kubectl import POD_NETWORK
 from integration.kubernetes.cluster.scenarios.judged import judge
 
 Figure = Callable[[str], None]
 pytestmark = pytest.mark.first_day
 FIRST_PUT_S = 60.0
-LEADER_S = 60.0
 VALUES = {f"first/{number}": str(number) for number in range(20)}
 
 
@@ -44,10 +43,10 @@ def test_what_is_put_is_got(release: Release) -> None:
 
 
 def test_the_leaders_pod_is_deleted_under_load(release: Release, figure: Figure) -> None:
-    leader = wait_for(release.leader, LEADER_S, "a leader")
+    leader = wait_for(release.leader, HELM_S, "a leader")
     with release.loaded() as report:
         release.kubectl("delete", "pod", leader)
-        wait_for(lambda: release.leader() not in ("", leader), LEADER_S, f"another leader than {leader}")
+        wait_for(lambda: release.leader() not in ("", leader), HELM_S, f"another leader than {leader}")
         release.settled()
     judge(report, figure, "the leader's pod deleted")
     assert {key: release.get(key) for key in VALUES} == VALUES
@@ -75,7 +74,7 @@ def test_an_upgrade_under_load_fails_no_request(release: Release, figure: Figure
 
 def test_an_uninstallation_keeps_the_data(release: Release) -> None:
     assert release.helm("uninstall", "dougdb", "--wait").returncode == 0
-    wait_for(lambda: not release.runs(), 180, "every pod to be gone")
+    wait_for(lambda: not release.runs(), HELM_S, "every pod to be gone")
     claims = release.json("get", "pvc")["items"]
     assert len(claims) == 6
     release.deploy()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from bench.http11 import fetch
 from integration.kubernetes.cluster.driver import wait_for
-from integration.kubernetes.cluster.helm import Release, namespace
+from integration.kubernetes.cluster.helm import HELM_S, Release, namespace
 from integration.kubernetes.cluster.kubectl import POD_NETWORK
 from integration.kubernetes.cluster.scenarios.judged import judge
 from tools.helm_chart import ROOT
@@ -79,7 +79,7 @@ def test_an_upgrade_with_the_same_values_changes_nothing(release: Release) -> No
 
 def test_a_backup_is_made_by_the_cron_job(release: Release) -> None:
     release.kubectl("create", "job", "--from=cronjob/dougdb-backup", "now")
-    release.kubectl("wait", "--for=condition=Complete", "job/now", "--timeout=120s")
+    release.kubectl("wait", "--for=condition=Complete", "job/now", f"--timeout={HELM_S}s")
     assert "1 shards" in release.kubectl("logs", "job/now")
 
 
@@ -95,7 +95,7 @@ def test_every_pod_is_evicted_under_load(release: Release, figure: Figure) -> No
     refused = 0
     with release.loaded() as report:
         for pod, run in release.runs().items():
-            ends_s = time.monotonic() + 240
+            ends_s = time.monotonic() + HELM_S
             while release.runs().get(pod) == run:
                 refused += not release.evict(pod)
                 assert time.monotonic() < ends_s, f"{pod} is not evicted"
@@ -109,7 +109,9 @@ def test_an_image_that_cannot_be_pulled_stops_the_upgrade_and_is_taken_back(rele
     with release.loaded() as report:
         assert release.upgrade(*BACKED_UP, "--set", "raft.image.tag=missing", wait=False).returncode == 0
         stuck = "dougdb-s0-2"
-        wait_for(lambda: waiting(release, stuck) in ("ErrImagePull", "ImagePullBackOff"), 120, f"{stuck} to be stuck")
+        wait_for(
+            lambda: waiting(release, stuck) in ("ErrImagePull", "ImagePullBackOff"), HELM_S, f"{stuck} to be stuck"
+        )
         others = [pod for pod in release.pods("raft-node") if pod != stuck]
         assert not [pod for pod in others if waiting(release, pod)]
         run = release.helm("rollback", "dougdb")
@@ -125,7 +127,7 @@ def test_a_node_whose_claims_are_deleted_is_replaced(release: Release, figure: F
     with release.loaded() as report:
         release.kubectl("delete", "pvc", f"wal-{node}", f"data-{node}", "--wait=false")
         release.kubectl("delete", "pod", node)
-        wait_for(lambda: "replace" in release.kubectl("logs", node, check=False), 120, f"{node} to say what to do")
+        wait_for(lambda: "replace" in release.kubectl("logs", node, check=False), HELM_S, f"{node} to say what to do")
         release.ctl("members", "replace", node, "--shard", "0")
         release.settled()
     judge(report, figure, "a wiped node replaced")
@@ -167,7 +169,7 @@ def test_facades_without_their_rights_go_by_dns(release: Release, figure: Figure
     release.deploy(*BACKED_UP)
     release.kubectl("get", "rolebinding", "dougdb-facade")
     for pod in release.pods("facade"):
-        wait_for(functools.partial(release.metric, pod, asked.replace("dns", "kubernetes")), 120, f"{pod} to watch")
+        wait_for(functools.partial(release.metric, pod, asked.replace("dns", "kubernetes")), HELM_S, f"{pod} to watch")
 
 
 def listed_again(release: Release, pod: str, before: float) -> bool:
@@ -188,15 +190,15 @@ def test_the_api_server_is_away_for_a_minute_under_load(release: Release, figure
             forget_history()
         finally:
             program("start", "kube-apiserver")
-        wait_for(lambda: "ok" in release.kubectl("get", "--raw", "/readyz", check=False), 120, "the API server")
+        wait_for(lambda: "ok" in release.kubectl("get", "--raw", "/readyz", check=False), HELM_S, "the API server")
         address = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
         run = release.runs()["dougdb-s0-0"]
         release.kubectl("delete", "pod", "dougdb-s0-0")
         # Its controller may still be on its way back.
-        wait_for(lambda: release.runs().get("dougdb-s0-0", run) != run, 120, "dougdb-s0-0 to be made anew")
+        wait_for(lambda: release.runs().get("dougdb-s0-0", run) != run, HELM_S, "dougdb-s0-0 to be made anew")
         release.settled()
         for pod, seen in before.items():
-            wait_for(functools.partial(listed_again, release, pod, seen), 120, f"{pod} to list again")
+            wait_for(functools.partial(listed_again, release, pod, seen), HELM_S, f"{pod} to list again")
     judge(report, figure, f"the API server away for {AWAY_S:.0f} s")
     after = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
     roles = {node["id"]: node["role"] for node in release.call("GET", "/v1/cluster").json()["shards"][0]["nodes"]}
@@ -211,7 +213,7 @@ def test_kept_claims_are_found_again_and_another_place_for_logs_is_refused(relea
     assert refused.returncode != 0
     assert "Nothing is lost" in refused.stderr
     # Helm waits for the StatefulSets to be gone, whose pods end by themselves.
-    wait_for(lambda: not release.runs(), 120, "every pod to be gone")
+    wait_for(lambda: not release.runs(), HELM_S, "every pod to be gone")
     release.deploy(*BACKED_UP)
     assert release.get("kept") == "y"
     assert release.get("first") == "x"

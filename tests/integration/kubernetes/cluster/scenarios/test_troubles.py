@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from integration.kubernetes.cluster.driver import wait_for
-from integration.kubernetes.cluster.helm import Release, namespace
+from integration.kubernetes.cluster.helm import HELM_S, Release, namespace
 from integration.kubernetes.cluster.kubectl import POD_NETWORK, PYTHON
 from tools.helm_tools import TOOLS
 
 NewRelease = Callable[[str], contextlib.AbstractContextManager[Release]]
-WAIT_S = 180.0
+WAIT_S = HELM_S
 FULL = (
     "--set",
     "persistence.wal.storageClass=memory,persistence.data.storageClass=memory,persistence.wal.size=384Mi,"
