@@ -31,8 +31,9 @@ from raft_node.runtime.reads.rounds import PendingReads
 from raft_testing.checkers import InvariantViolationError
 from raft_testing.cluster import Cluster
 from raft_testing.disk import MemoryLog
+from raft_testing.environment import EPOCH_US, Habits
 from raft_testing.faults import FaultInjector, draw_kinds
-from raft_testing.node import EPOCH_US, Habits, SimulatedNode
+from raft_testing.node import SimulatedNode
 from raft_testing.replica_store import Judge, ReplicaStore, Told
 
 STEPS = 1_000
