@@ -10,6 +10,7 @@ from dougdb.calls import Counter, OperationState
 from dougdb.client import AsyncDougClient, AsyncLock, DougClient, Lock
 from dougdb.errors import (
     CertificateError,
+    ClientClosedError,
     CounterOverflowError,
     CrossShardError,
     DougdbError,
@@ -43,6 +44,7 @@ __all__ = [
     "AsyncLock",
     "CertificateError",
     "Change",
+    "ClientClosedError",
     "ClusterStatus",
     "Compare",
     "Consistency",

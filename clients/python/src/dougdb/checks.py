@@ -119,12 +119,13 @@ def key_text(key: str | Bytes) -> str:
     return key if isinstance(key, str) else bytes(key).decode(errors="backslashreplace")
 
 
-def ttl(value: float | str | timedelta, *, may_keep: bool = True) -> str:
+def ttl(value: float | str | timedelta, *, may_keep: bool = True, name: str = "a ttl") -> str:
     """How long something lives, as the facade reads it.
 
     Args:
         value: Seconds, a ``timedelta``, a text like ``500ms``, ``30s``, ``5m``, ``2h``, ``7d``, or ``keep``.
         may_keep: Whether ``keep`` makes sense.
+        name: What messages call it.
 
     Raises:
         TypeError: It is none of these types.
@@ -133,24 +134,24 @@ def ttl(value: float | str | timedelta, *, may_keep: bool = True) -> str:
     if isinstance(value, str):
         if not (_TTL.match(value) or (may_keep and value == "keep")):
             forms = "30, 30s, 500ms, 5m, 2h, 7d" + (", keep" if may_keep else "")
-            raise InvalidArgumentError(f"a ttl is one of {forms}, not {value!r}")
+            raise InvalidArgumentError(f"{name} is one of {forms}, not {value!r}")
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
-        raise TypeError(f"a ttl is a number of seconds, a timedelta or text, not {type(value).__name__}")
+        raise TypeError(f"{name} is a number of seconds, a timedelta or text, not {type(value).__name__}")
     seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
     if not 0.001 <= seconds <= TTL_S_MAX:
-        raise InvalidArgumentError(f"a ttl is at least a millisecond and at most a hundred years, not {seconds:g} s")
+        raise InvalidArgumentError(f"{name} is at least a millisecond and at most a hundred years, not {seconds:g} s")
     return f"{round(seconds * 1000)}ms"
 
 
-def ttl_seconds(value: float | str | timedelta) -> float:
+def ttl_seconds(value: float | str | timedelta, *, name: str = "a ttl") -> float:
     """The seconds of a ttl.
 
     Raises:
         TypeError: See ``ttl``.
         InvalidArgumentError: See ``ttl``.
     """
-    match = _TTL.match(ttl(value, may_keep=False))
+    match = _TTL.match(ttl(value, may_keep=False, name=name))
     assert match is not None
     return int(match[1]) * _UNITS_S[match[2]]
 

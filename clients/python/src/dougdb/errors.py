@@ -4,6 +4,7 @@
 
     DougdbError
     +-- CertificateError          the file with the authority's certificate cannot be used; nothing was sent
+    +-- ClientClosedError         the client was closed before; nothing was sent
     +-- InvalidKeyError           the key cannot be sent: empty, too long, or no text where text is needed
     +-- InvalidArgumentError      an argument makes no sense, a ``ValueError`` too; nothing was sent
     +-- KeyNotFoundError          there is no such key
@@ -52,6 +53,10 @@ class DougdbError(Exception):
 
 class CertificateError(DougdbError):
     """The file with the authority's certificate cannot be used."""
+
+
+class ClientClosedError(DougdbError):
+    """The client was closed before the call; nothing was sent."""
 
 
 class InvalidKeyError(DougdbError):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +17,7 @@ from typing import Any
 from dougdb import checks
 from dougdb.answers import error_of_problem
 from dougdb.checks import OCTET_STREAM, Bytes
-from dougdb.errors import DougdbError, InvalidArgumentError, ServerError
+from dougdb.errors import DougdbError, InvalidArgumentError, PreconditionFailedError, ServerError
 from dougdb.shapes import shown_time, time_of
 
 Ttl = float | str | timedelta
@@ -192,7 +194,14 @@ def condition_fields(if_revision: str | int | None, if_absent: bool, if_exists: 
 
 
 def document_of(operation: Operation) -> dict[str, Any]:
-    """An operation as JSON has it."""
+    """An operation as JSON has it.
+
+    Raises:
+        TypeError: It is none, or a member has a wrong type.
+        InvalidArgumentError: It makes no sense.
+    """
+    if not isinstance(operation, Operation):
+        raise TypeError(f"an operation is a Get, Put, Delete, Increment or Touch, not {type(operation).__name__}")
     document: dict[str, Any] = {"op": type(operation).__name__.lower(), **key_fields(operation.key)}
     if isinstance(operation, Get):
         return document
@@ -225,7 +234,10 @@ def compare_document(compare: Compare) -> dict[str, Any]:
 
     Raises:
         InvalidArgumentError: It asks for nothing, or for two things.
+        TypeError: It is no comparison.
     """
+    if not isinstance(compare, Compare):
+        raise TypeError(f"a comparison is a Compare, not {type(compare).__name__}")
     asked: dict[str, Any] = {}
     if compare.exists is not None:
         asked |= {"exists": bool(compare.exists)}
@@ -276,11 +288,15 @@ def bytes_of(document: Mapping[str, Any]) -> bytes:
 
     Raises:
         KeyError: There is none.
+        TypeError: It is no text.
         ValueError: It is malformed.
     """
-    text = document["value"]
-    if document.get("encoding", "utf-8") == "utf-8":
-        return str(text).encode()
+    text = _text(document, "value")
+    encoding = document.get("encoding", "utf-8")
+    if encoding == "utf-8":
+        return text.encode()
+    if encoding != "base64":
+        raise ValueError(f"an encoding is utf-8 or base64, not {encoding!r}")
     return base64.b64decode(text, validate=True)
 
 
@@ -289,15 +305,23 @@ def key_of(document: Mapping[str, Any], name: str = "key") -> bytes:
 
     Raises:
         KeyError: There is none.
+        TypeError: It is no text.
         ValueError: It is malformed.
     """
     if name in document:
-        return str(document[name]).encode()
-    text = str(document[f"{name}64"]).rstrip("=")
+        return _text(document, name).encode()
+    text = _text(document, f"{name}64").rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:
         raise ValueError(f"not base64url: {error}") from None
+
+
+def _text(document: Mapping[str, Any], name: str) -> str:
+    text = document[name]
+    if not isinstance(text, str):
+        raise TypeError(f'"{name}" is text, not {json.dumps(text)}')
+    return text
 
 
 _MEMBERS: Mapping[str, frozenset[str]] = {
@@ -317,7 +341,7 @@ def operation_from(document: object) -> Operation:
         InvalidArgumentError: It is something else.
         TypeError: A member has a wrong type.
     """
-    if not isinstance(document, dict) or document.get("op") not in _MEMBERS:
+    if not isinstance(document, dict) or document.get("op") not in list(_MEMBERS):
         raise InvalidArgumentError(f'an operation is an object whose "op" is one of {", ".join(_MEMBERS)}')
     op = document["op"]
     known = _MEMBERS[op] | {"op", "key", "key64"} | (frozenset() if op == "get" else _CONDITIONS)
@@ -329,12 +353,15 @@ def operation_from(document: object) -> Operation:
     except KeyError:
         raise InvalidArgumentError('an operation names its "key", or "key64"') from None
     given = {name: document[name] for name in _CONDITIONS & document.keys() if document[name] is not None}
+    for name in ("if_absent", "if_exists"):
+        if not isinstance(given.get(name, True), bool):
+            raise InvalidArgumentError(f'"{name}" is true or false, not {json.dumps(given[name])}')
     if op == "get":
         return Get(key)
     if op == "delete":
         return Delete(key, **given)
     if op == "increment":
-        by, initial = int(document.get("by", 1)), int(document.get("initial", 0))
+        by, initial = _number(document, "by", 1), _number(document, "initial", 0)
         return Increment(key, by, initial, document.get("ttl"), **given)
     if "value" not in document and op == "put":
         raise InvalidArgumentError('a put has a "value"')
@@ -344,6 +371,15 @@ def operation_from(document: object) -> Operation:
         return Touch(key, document["ttl"], **given)
     content_type = document.get("content_type") or OCTET_STREAM
     return Put(key, bytes_of(document), content_type, document.get("ttl"), document.get("content_encoding"), **given)
+
+
+def _number(document: Mapping[str, Any], name: str, default: int) -> int:
+    given = document.get(name, default)
+    if isinstance(given, str) and re.fullmatch(r"-?[0-9]{1,20}", given):
+        return int(given)
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise InvalidArgumentError(f'"{name}" is a whole number, not {json.dumps(given)}')
+    return given
 
 
 def compare_from(document: object) -> Compare:
@@ -374,6 +410,8 @@ def document_of_result(operation: Operation, result: Result) -> dict[str, Any]:
     document: dict[str, Any] = {"status": result.status, **key_fields(operation.key)}
     if result.error is not None:
         document |= {"code": result.error.code, "detail": str(result.error), "outcome": result.error.outcome}
+        if isinstance(result.error, PreconditionFailedError):
+            document["current_revision"] = result.error.current_revision
     if result.revision is not None:
         document["revision"] = result.revision
     if result.data is not None:

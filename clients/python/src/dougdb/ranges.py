@@ -254,9 +254,12 @@ def deletion(
     """One step of the deletion of a range: how many keys went, and where it goes on.
 
     Raises:
-        InvalidArgumentError: The range has no bound, and it was not said that everything is meant.
+        InvalidArgumentError: The range has no bound, and it was not said that everything is meant; or it has one, and
+            it was said.
     """
     params = wanted.params()
+    if params and everything:
+        raise InvalidArgumentError("everything=True means every key, and the range has a bound")
     if not params:
         if not everything:
             raise InvalidArgumentError("the range has no bound: say everything=True if every key is meant")

@@ -38,7 +38,7 @@ def bounded(max_staleness: float | str | timedelta) -> str:
     Raises:
         InvalidArgumentError: It is no time.
     """
-    return f"bounded; max_staleness={ttl(max_staleness, may_keep=False)}"
+    return f"bounded; max_staleness={ttl(max_staleness, may_keep=False, name='max_staleness')}"
 
 
 def consistency_params(consistency: Consistency | str | None) -> dict[str, str]:

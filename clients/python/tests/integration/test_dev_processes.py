@@ -166,6 +166,13 @@ def test_a_child_that_refuses_is_said_so_once_and_the_rest_goes_on(start: Start)
     assert dev.console.count(refusal) == 1
 
 
+def test_a_node_that_refuses_a_setting_ends_it_with_2_and_the_reason(start: Start) -> None:
+    dev = start(FAKE_EXIT="shard-1-2=2")
+    assert dev.process.wait(START_S) == 2
+    assert "shard-1-2 refuses its settings: wal/1.wal" in dev.console.splitlines()[-1]
+    assert not list((dev.data / "run").glob("*.pid"))
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc to see ignored signals in")
 def test_what_it_starts_takes_an_interrupt_even_where_it_was_started_without(start: Start) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

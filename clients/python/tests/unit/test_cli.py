@@ -60,12 +60,12 @@ def test_put_get_delete(store: Any, tmp_path: Path) -> None:
 def test_json(store: Any) -> None:
     assert json.loads(run("put", "k", "v", "--json").stdout) == {
         "key": "k",
-        "shard": "1",
+        "shard": 1,
         "served_by": "shard-1-2",
         "revision": "7",
     }
     document = json.loads(run("get", "k", "--json").stdout)
-    assert (document["value"], document["encoding"], document["shard"]) == ("v", "utf-8", "1")
+    assert (document["value"], document["encoding"], document["shard"]) == ("v", "utf-8", 1)
     run("put", "k", "-", stdin=b"\xff")
     document = json.loads(run("get", "k", "--json").stdout)
     assert (document["value"], document["encoding"]) == ("/w==", "base64")

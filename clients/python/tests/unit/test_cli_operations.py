@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from dougdb.cli import app
 from dougdb.client import DougClient
-from dougdb.commands import common, dump
+from dougdb.commands import common, dump, operations
 from dougdb.running import Command
 
 RUNNER = CliRunner()
@@ -70,6 +70,14 @@ def test_conditions_counters_and_expiry(store: Any) -> None:
         ["touch", "k", "keep"],
         ["scan", "a", "--start", "b"],
         ["delete-range"],
+        ["delete-range", "photos/", "--all"],
+        ["delete-range", "--start", "a", "--all"],
+        ["delete-range", "--end", "a", "--all", "--dry-run"],
+        ["lock", "", "--", "true"],
+        ["auth", "can-i", "fly", "a"],
+        ["auth", "can-i", "read"],
+        ["auth", "can-i", "read", "a", "--prefix", "a"],
+        ["auth", "can-i", "admin:auth", "a"],
         ["lock", "l"],
         ["lock", "l", "--ttl", "1ms", "--", "true"],
         ["lock", "l", "--wait", "long", "--", "true"],
@@ -141,12 +149,39 @@ def test_batches_and_transactions(store: Any) -> None:
         '{"op":"get","key":"a","ttl":"5s"}',
         '{"op":"touch","key":"a"}',
         '{"op":"put","key":"a","value":"?","encoding":"base64"}',
+        '{"op":"put","key":"a","value":"6869","encoding":"hex"}',
+        '{"op":"put","key":"a","value":{"b":1}}',
+        '{"op":"put","key":"a","value":null}',
+        '{"op":"put","key":5,"value":"1"}',
+        '{"op":"put","key":"","value":"1"}',
+        '{"op":"put","key":"a","value":"1","ttl":"soon"}',
+        '{"op":"put","key":"a","value":"1","if_absent":"yes"}',
+        '{"op":"put","key":"a","value":"1","if_absent":true,"if_exists":true}',
+        '{"op":"increment","key":"a","by":1.5}',
+        '{"op":"increment","key":"a","by":true}',
+        '{"op":["put"],"key":"a"}',
     ],
 )
-def test_a_line_that_makes_no_sense_is_named(store: Any, line: str) -> None:
-    result = run("batch", stdin=line.encode())
-    assert (result.exit_code, "line 1" in result.stderr) == (2, True)
-    assert store.requests == []
+def test_a_line_that_makes_no_sense_is_refused_alone(store: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "GROUP", 2)
+    good = '{"op":"put","key":"good","value":"1"}'
+    for before in ([], [good] * 3):
+        result = run("batch", stdin="\n".join([*before, line, good]).encode())
+        results = [json.loads(shown) for shown in result.stdout.splitlines()]
+        refused = results.pop(len(before))
+        assert (result.exit_code, refused["status"], refused["line"]) == (1, 400, len(before) + 1)
+        assert refused["outcome"] == "not_applied" and refused["detail"]
+        assert [each["status"] for each in results] == [200] * (len(before) + 1)
+    store.requests.clear()
+    result = run("batch", "--idempotency-key", "a", stdin=f"{good}\n{line}".encode())
+    assert (result.exit_code, "line 2" in result.stderr, store.requests) == (2, True, [])
+
+
+def test_a_batch_with_an_idempotency_key_happens_once(store: Any) -> None:
+    line = b'{"op":"increment","key":"n"}\n'
+    shown = [run("batch", "--idempotency-key", "a", stdin=line * 2).stdout.splitlines() for _ in range(2)]
+    assert [json.loads(each)["value"] for each in shown[0] + shown[1]] == ["1", "2", "1", "2"]
+    assert json.loads(shown[1][0])["replayed"] is True
 
 
 # -- export and import ----------------------------------------------------------------------------------------------

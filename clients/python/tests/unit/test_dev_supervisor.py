@@ -221,6 +221,20 @@ def test_two_signals_at_once_are_one() -> None:
     assert signals.urgent
 
 
+def test_a_refused_setting_ends_it(world: World) -> None:
+    world.die("shard-0-0", 2, "DOUGDB_X: no number")
+    assert world.supervisor.misused == "shard-0-0 refuses its settings: DOUGDB_X: no number"
+    assert not any("starting it again" in said for said in world.said)
+
+
+def test_settings_that_were_taken_once_are_tried_again(world: World) -> None:
+    world.die("shard-0-0", 1)
+    world.step(1.0)
+    world.die("shard-0-0", 2)
+    assert world.supervisor.misused == ""
+    assert "starting it again" in world.said[-1]
+
+
 @pytest.mark.parametrize(
     ("code", "words"), [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-200, "killed by signal 200")]
 )

@@ -125,6 +125,8 @@ class Lock:
         self._ttl_s = checks.ttl_seconds(ttl)
         if self._ttl_s < TTL_MIN_S:
             raise InvalidArgumentError(f"the ttl of a lock is at least {TTL_MIN_S} s, not {self._ttl_s:g} s")
+        if not name:
+            raise InvalidArgumentError("a lock has a name")
         self.name = name
         self._key = prefix + name
         checks.key_bytes(self._key)

@@ -18,7 +18,7 @@ from dougdb.bearer import headers_of
 from dougdb.blocking.runtime import HttpClient, Mutex, Pace, Transport, http_client
 from dougdb.calls import Call
 from dougdb.checks import base_url
-from dougdb.errors import DougdbError, IdempotencyFullError
+from dougdb.errors import ClientClosedError, DougdbError, IdempotencyFullError
 from dougdb.idempotency import AUTO, new_key
 from dougdb.patience import Attempts
 from dougdb.shapes import DEFAULT_URL
@@ -203,6 +203,8 @@ class Sender:
             raise error_of_transport(error, url, write=call.write) from error
 
     def _request(self, call: Call[R], url: str, timeout_s: float | httpx.Timeout | None = None) -> httpx.Request:
+        if self._http.is_closed:
+            raise ClientClosedError("the client is closed; nothing was sent")
         return self._http.build_request(
             call.method,
             f"{url}{call.path}",

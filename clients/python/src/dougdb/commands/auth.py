@@ -41,6 +41,10 @@ PrincipalArgument = Annotated[
 ]
 
 
+KEY_VERBS = ("read", "write", "watch")
+OTHER_VERBS = ("metrics", "admin:members", "admin:backup", "admin:auth")
+
+
 @app.callback()
 def auth() -> None:
     """Who may do what: tokens, roles, users."""
@@ -97,6 +101,14 @@ def can_i(
     as_json: JsonOption = False,
 ) -> None:
     """Say whether you may do something: yes with exit code 0, no with 1."""
+    if key is not None and prefix is not None:
+        fail("give a KEY or --prefix", ExitCode.USAGE)
+    if verb in KEY_VERBS and key is None and prefix is None:
+        fail(f"{verb} what? give a KEY, or --prefix", ExitCode.USAGE)
+    if verb in OTHER_VERBS and (key is not None or prefix is not None):
+        fail(f"{verb} is not about keys: leave KEY and --prefix out", ExitCode.USAGE)
+    if verb not in (*KEY_VERBS, *OTHER_VERBS):
+        fail(f"a verb is one of {', '.join((*KEY_VERBS, *OTHER_VERBS))}, not {verb!r}", ExitCode.USAGE)
     with _client(context) as client:
         allowed = client.can_i(verb, key=key, prefix=prefix)
     if as_json:
@@ -126,15 +138,23 @@ def create_token(
 @token_app.command("list")
 @remote
 def list_tokens(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Show all tokens, without their secrets."""
+    """Show all tokens, without their secrets, and what each may do by its roles too."""
     with _client(context) as client:
         found = client.tokens()
+        grants = {role["name"]: role["allow"] for role in client.roles()}
+        given = {user["principal"]: user["roles"] for user in client.users()}
+    # A token may also have been given roles after it was made, and has what its roles may.
+    for token in found:
+        names = [*token["roles"], *given.get(f"token:{token['name']}", ())]
+        token["all_roles"] = list(dict.fromkeys(names))
+        may = [*token["allow"], *(grant for role in token["all_roles"] for grant in grants.get(role, ()))]
+        token["may"] = list(dict.fromkeys(may))
     if as_json:
         print_json({"tokens": found})
         return
     table = Table("NAME", "MAY", "ROLES", "EXPIRES", "LAST USED", box=None)
     for token in found:
-        roles, allow = ", ".join(token["roles"]), ", ".join(token["allow"])
+        roles, allow = ", ".join(token["all_roles"]), ", ".join(token["may"])
         when = (token["expires_at"] or "never", token["last_used_at"] or "")
         table.add_row(token["name"], printable(allow), roles, *when)
     print_table(table)

@@ -24,6 +24,7 @@ from dougdb.errors import (
     KeyNotFoundError,
     LockTimeoutError,
     OutcomeUnknownError,
+    PreconditionFailedError,
     UnavailableError,
 )
 from dougdb.shapes import DEFAULT_URL
@@ -64,6 +65,10 @@ UrlOption = Annotated[
 CaFileOption = Annotated[
     str | None,
     typer.Option("--ca-file", help="The authority of its certificate; also before the command.", show_default=False),
+]
+TokenFileOption = Annotated[
+    str | None,
+    typer.Option("--token-file", help="A file with the token to show; also before the command.", show_default=False),
 ]
 DeadlineOption = Annotated[
     float | None,
@@ -113,7 +118,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             result = function(*args, **kwargs)
             sys.stdout.flush()
         except DougdbError as error:
-            fail(str(error), exit_code_of(error))
+            fail(told(error), exit_code_of(error))
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         return result
@@ -121,8 +126,16 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+def told(error: DougdbError) -> str:
+    """An error in words, with what the key has where a condition did not hold."""
+    if not isinstance(error, PreconditionFailedError):
+        return str(error)
+    now = error.current_revision
+    return f"{error}; {'there is no such key' if now is None else f'the key has revision {now}'}"
+
+
 def remote(function: Callable[..., R]) -> Callable[..., R]:
-    """A command that asks the facade: ``command``, and the options ``--url`` and ``--ca-file`` behind it.
+    """A command that asks the facade: ``command``, and the options that may stand before the command, behind it.
 
     The function takes the context first; ``client_of`` finds there what the options said.
     """
@@ -133,17 +146,24 @@ def remote(function: Callable[..., R]) -> Callable[..., R]:
         context: typer.Context,
         url: str | None = None,
         ca_file: str | None = None,
+        token_file: str | None = None,
         deadline: float | None = None,
         **rest: Any,
     ) -> R:
-        given = {"url": url or None, "ca_file": ca_file or None, "deadline": deadline}
+        given: dict[str, Any] = {"url": url or None, "ca_file": ca_file or None, "token_file": token_file or None}
+        given["deadline"] = deadline
         context.obj = {**(context.obj or {}), **{name: value for name, value in given.items() if value is not None}}
         return inner(context, **rest)
 
     signature = inspect.signature(function, eval_str=True)
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in (("url", UrlOption), ("ca_file", CaFileOption), ("deadline", DeadlineOption))
+        for name, annotation in (
+            ("url", UrlOption),
+            ("ca_file", CaFileOption),
+            ("token_file", TokenFileOption),
+            ("deadline", DeadlineOption),
+        )
     ]
     parameters = [*signature.parameters.values(), *options]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -213,11 +213,16 @@ def _json_of_value(key: str, value: Value, consistency: str) -> dict[str, Any]:
         **encoded,
         "revision": value.receipt.revision,
         "expires_at": shown_time(value.expires_at),
-        "shard": value.receipt.shard,
+        "shard": _shard(value.receipt),
         "served_by": value.receipt.served_by,
         "consistency": str(consistency),
         **_timing_fields(value.receipt),
     }
+
+
+def _shard(receipt: Receipt) -> int | None:
+    """The shard's number, as every other document has it."""
+    return int(receipt.shard) if receipt.shard.isdecimal() else None
 
 
 def _timing_fields(receipt: Receipt) -> dict[str, Any]:
@@ -225,7 +230,7 @@ def _timing_fields(receipt: Receipt) -> dict[str, Any]:
 
 
 def _receipt_fields(key: str, receipt: Receipt) -> dict[str, Any]:
-    found: dict[str, Any] = {**key_fields(os.fsencode(key)), "shard": receipt.shard, "served_by": receipt.served_by}
+    found: dict[str, Any] = {**key_fields(os.fsencode(key)), "shard": _shard(receipt), "served_by": receipt.served_by}
     if receipt.revision is not None:
         found["revision"] = receipt.revision
     if receipt.expires_at is not None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dougdb import checks
-from dougdb.commands.common import ExitCode, client_of, printable, remote
+from dougdb.commands.common import ExitCode, client_of, fail, printable, remote
 from dougdb.errors import LockLostError
 from dougdb.running import NOT_EXECUTABLE, NOT_FOUND, STOP_SHARE, Command
 
@@ -36,8 +36,10 @@ def lock(
     held the lock for as long as was to be waited, and nothing was run. When the lock is lost, the command is stopped,
     and the exit code is its own, or 1 if that is 0.
     """
+    if not name:
+        fail("a lock has a name", ExitCode.USAGE)
     ttl_s = checks.ttl_seconds(ttl)
-    wait_s = None if wait is None else (0.0 if wait.strip("0") == "" else checks.ttl_seconds(wait))
+    wait_s = None if wait is None else (0.0 if wait.strip("0") == "" else checks.ttl_seconds(wait, name="--wait"))
     with client_of(context) as client:
         held = client.lock(name, ttl=ttl, wait_s=wait_s, owner=owner)
         if not quiet and wait_s != 0.0:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -13,13 +14,15 @@ import typer
 
 from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, remote
 from dougdb.commands.kv import IdempotencyKeyOption, KeyArgument
-from dougdb.errors import DougdbError, OutcomeUnknownError, UnavailableError
+from dougdb.errors import DougdbError, InvalidArgumentError, InvalidKeyError, OutcomeUnknownError, UnavailableError
 from dougdb.idempotency import AUTO
 from dougdb.operations import (
     Operation,
     Result,
     compare_from,
+    document_of,
     document_of_result,
+    key_fields,
     operation_from,
 )
 
@@ -28,17 +31,29 @@ GROUP = 1000
 
 
 @remote
-def batch(context: typer.Context, *, file: FileArgument = "-") -> None:
+def batch(context: typer.Context, *, file: FileArgument = "-", idempotency_key: IdempotencyKeyOption = None) -> None:
     """Carry out operations, one JSON document in each line, each as if alone; print one result in each line.
 
     An operation is as in POST /v1/batch: {"op": "put", "key": "a", "value": "1", "ttl": "1h"}. The exit code is 1 when
-    one was refused, 4 or 5 when one could not be served.
+    one was refused, 4 or 5 when one could not be served. A line that is no operation is refused alone: its result has
+    the status 400 and the number of its line. With an idempotency key the file is one request; then every line of it
+    must be an operation, or nothing is carried out.
     """
     worst: DougdbError | None = None
+    groups = _groups(_operations(file))
+    if idempotency_key is not None:
+        groups = iter([_all_good(groups, file)])
     with client_of(context) as client:
-        for group in _groups(_operations(file)):
-            for operation, result in zip(group, client.batch(group), strict=True):
-                print_json(document_of_result(operation, result), indent=None)
+        for group in groups:
+            good = [each for each in group if not isinstance(each, Refused)]
+            results = iter(client.batch(good, idempotency_key=idempotency_key or AUTO) if good else ())
+            for each in group:
+                if isinstance(each, Refused):
+                    print_json(each.document(), indent=None)
+                    worst = worst or InvalidArgumentError(each.reason)
+                    continue
+                result = next(results)
+                print_json(document_of_result(each, result), indent=None)
                 worst = _worse(worst, result)
             sys.stdout.flush()
     if worst is not None:
@@ -99,7 +114,8 @@ def op(
     with client_of(context) as client:
         found = client.operation_state(idempotency_key, os.fsencode(key))
     if as_json:
-        print_json({"state": found.state, "status": found.status, "revision": found.revision})
+        named = {"idempotency_key": idempotency_key, **key_fields(os.fsencode(key))}
+        print_json({**named, "state": found.state, "status": found.status, "revision": found.revision})
     else:
         rest = "" if found.status is None else f", HTTP {found.status}, revision {found.revision}"
         print(f"{found.state}{rest}")
@@ -137,29 +153,61 @@ def _parsed(text: bytes, where: str) -> Any:
         fail(f"{where}: not JSON: {error}", ExitCode.USAGE)
 
 
-def _operations(file: str) -> Iterator[Operation]:
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A line that is no operation."""
+
+    line: int
+    code: str
+    reason: str
+
+    def document(self) -> dict[str, Any]:
+        """Its result, as a batch over HTTP has it, and its line."""
+        told = {"status": 400, "line": self.line, "code": self.code, "detail": self.reason}
+        return {**told, "retryable": False, "outcome": "not_applied"}
+
+
+def _all_good(groups: Iterable[list[Operation | Refused]], file: str) -> list[Operation | Refused]:
+    found = [each for group in groups for each in group]
+    for each in found:
+        if isinstance(each, Refused):
+            fail(f"{file}, line {each.line}: {each.reason}; nothing was carried out", ExitCode.USAGE)
+    return found
+
+
+def _operations(file: str) -> Iterator[Operation | Refused]:
     if file == "-":
-        yield from _lines(sys.stdin.buffer, file)
+        yield from _lines(sys.stdin.buffer)
         return
     try:
         with Path(file).open("rb") as stream:
-            yield from _lines(stream, file)
+            yield from _lines(stream)
     except OSError as error:
         _unreadable(file, error)
 
 
-def _lines(lines: Iterable[bytes], file: str) -> Iterator[Operation]:
+def _lines(lines: Iterable[bytes]) -> Iterator[Operation | Refused]:
     for number, line in enumerate(lines, 1):
         if line.strip():
-            where = f"{file}, line {number}"
-            try:
-                yield operation_from(_parsed(line, where))
-            except (TypeError, ValueError) as error:
-                fail(f"{where}: {error}", ExitCode.USAGE)
+            yield _operation(number, line)
 
 
-def _groups(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
-    group: list[Operation] = []
+def _operation(number: int, line: bytes) -> Operation | Refused:
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Refused(number, "bad_json", f"not JSON: {error}")
+    try:
+        operation = operation_from(document)
+        # What cannot be sent is refused here, where it concerns no other line.
+        document_of(operation)
+    except (TypeError, ValueError, InvalidKeyError) as error:
+        return Refused(number, "bad_operation", str(error))
+    return operation
+
+
+def _groups(operations: Iterable[Operation | Refused]) -> Iterator[list[Operation | Refused]]:
+    group: list[Operation | Refused] = []
     for operation in operations:
         group.append(operation)
         if len(group) == GROUP:

@@ -12,6 +12,7 @@ import typer
 
 from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, printable, remote
 from dougdb.commands.kv import ConsistencyOption, StalenessOption, consistency_of
+from dougdb.exported import counted
 from dougdb.operations import bytes_fields
 from dougdb.ranges import Entry, Page, document_of
 from dougdb.shapes import Consistency
@@ -150,15 +151,19 @@ def delete_range(
 ) -> None:
     """Remove all keys of a range, in steps: it is no transaction. On a terminal it asks first, and says how many."""
     bounds = {"prefix": bound(prefix), "start": bound(start), "end": bound(end)}
+    if everything and any(bounds.values()):
+        fail("--all means every key: leave it out, or PREFIX, --start and --end", ExitCode.USAGE)
+    if not everything and not any(bounds.values()):
+        fail("the range has no bound: say --all if every key is meant", ExitCode.USAGE)
     with client_of(context) as client:
         if not dry_run and not yes and sys.stdin.isatty():
             found = client.delete_range(**bounds, everything=everything, limit=limit, dry_run=True).keys
-            if not typer.confirm(f"delete {found:,} keys?", err=True):
+            if not typer.confirm(f"delete {counted(found, 'key', 'keys')}?", err=True):
                 fail("nothing was deleted", ExitCode.FAILURE)
         done = client.delete_range(**bounds, everything=everything, limit=limit, dry_run=dry_run)
     if as_json:
-        counted = {"found" if dry_run else "deleted": done.keys}
-        print_json({"dry_run": dry_run, **counted, "complete": done.complete})
+        shown = {"found" if dry_run else "deleted": done.keys}
+        print_json({"dry_run": dry_run, **shown, "complete": done.complete})
         return
     rest = "" if done.complete else "; more are left"
-    print(f"{done.keys:,} keys {'would be deleted' if dry_run else 'deleted'}{rest}")
+    print(f"{counted(done.keys, 'key', 'keys')} {'would be deleted' if dry_run else 'deleted'}{rest}")

@@ -69,6 +69,8 @@ def timeline(
         timelines = [client.events(number, since_us=since_us, limit=limit) for number in shards]
         if not follow:
             _show(timelines, as_json=as_json)
+            if not as_json and not any(found.events for found in timelines):
+                print(f"nothing happened in the last {since}; --since looks further back", file=sys.stderr)
             return
         _follow(client, shards, timelines, since_us, as_json=as_json)
 

@@ -188,7 +188,7 @@ def _supervise(
     try:
         supervisor.start()
         with Readiness(plan, options.tls, None if options.access is None else options.access.token) as readiness:
-            while not signals.stopping:
+            while not signals.stopping and not supervisor.misused:
                 supervisor.step()
                 if not readiness.done:
                     readiness.step(time.monotonic())
@@ -197,6 +197,8 @@ def _supervise(
         say("stopping the facade, then the nodes")
         orderly = supervisor.stop(lambda: signals.urgent)
         say("stopped" if orderly else "stopped, not in order")
+    if supervisor.misused and not signals.stopping:
+        raise RefusedError(supervisor.misused)
     return EXIT_FORCED if signals.urgent else 0
 
 

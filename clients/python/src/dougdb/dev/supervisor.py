@@ -31,6 +31,8 @@ QUICK_DEATH_S = 5.0
 STOP_S = 10.0
 POLL_S = 0.05
 EXIT_REFUSED = 3
+EXIT_USAGE = 2
+"""A setting that makes no sense: starting it again cannot help."""
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class Child:
         restart_at: When it shall be started again, or None.
         quick_deaths: How often in a row it died by itself soon after its start.
         refused_with: What it said when it last refused to start.
+        starts: How often it was started.
         pid_due_at: When to try again to write its pid file, or None when the file is right.
     """
 
@@ -54,6 +57,7 @@ class Child:
     restart_at: float | None = None
     quick_deaths: int = 0
     refused_with: str = field(default="")
+    starts: int = 0
     pid_due_at: float | None = None
 
 
@@ -69,6 +73,9 @@ class Supervisor:
         sleep: Waits for some seconds; used while stopping only.
         say: Prints one line.
         restart: Whether a child that dies is started again.
+
+    Attributes:
+        misused: Which child refuses its settings at its first start, and why; empty for none.
     """
 
     def __init__(
@@ -94,6 +101,7 @@ class Supervisor:
         self._say = say
         self._restart = restart
         self._pids_troubled = False
+        self.misused = ""
         self._console = Console(say, clock)
 
     @property
@@ -172,6 +180,7 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         child.restart_at = None
+        child.starts += 1
         child.started_at = self._clock()
         try:
             child.process = self._launcher.start(child.spec, child.log.path)
@@ -203,6 +212,9 @@ class Supervisor:
             self._console.show(name, line)
         if code == EXIT_REFUSED:
             self._bury_refused(child)
+            return
+        if code == EXIT_USAGE and child.starts == 1:
+            self.misused = self.misused or f"{name} refuses its settings: {child.log.last_words() or child.log.path}"
             return
         child.refused_with = ""
         killed_from_outside = code in (-signal.SIGKILL, -signal.SIGTERM)
