@@ -15,7 +15,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools chart-package release images base-image kind-up kind-down minikube-up
-.PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools browser-tools
+.PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools fuzz-api generator-tools browser-tools
 .PHONY: client client-check vendor pictures console-types observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -144,6 +144,12 @@ bench-model: setup ## What an operation costs by shards, nodes, connections and 
 bench-scan: setup ## A million keys as a stream: entries/s, memory, other clients' p99; options as ARGS="--keys 100000"
 	$(BIN)/python bench/scan.py $(ARGS)
 
+bench-expiry: setup ## A million keys expire: what is left of them on disk after merges; options as ARGS="--keys 100000"
+	$(BIN)/python bench/expiry.py $(ARGS)
+
+bench-overload: setup ## Ten times what a cluster can do: what is answered, elections, memory, and the time after; ARGS="--seconds 10"
+	$(BIN)/python bench/overload.py $(ARGS)
+
 bench-batch: setup ## Batches of 10,000 puts, 8 in flight: puts/s and CPU per put; options as ARGS="--batches 100"
 	$(BIN)/python bench/batch.py $(ARGS)
 
@@ -160,6 +166,13 @@ bench-storage: bench-tools ## Our storage engine beside RocksDB and LevelDB; opt
 
 fuzz-storage: fuzz-tools ## Fuzz every decoder; options as ARGS="--target wal,sstable --minutes 10"
 	@exec $(BIN)/python -m tools.fuzz $(ARGS)
+
+# Schemathesis over the served OpenAPI, in front of fake nodes.
+fuzz-api: setup ## Send what the OpenAPI allows and forbids, for long; options as ARGS="--seconds 1200 --seed 7 --role reader"
+	@exec $(BIN)/python -m tools.api $(ARGS)
+
+generator-tools: setup ## Install what makes a client of the OpenAPI in a test; without it that test is skipped
+	@$(BIN)/python tools/generator_tools.py
 
 browser-tools: setup ## Install what drives a browser in the tests; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py browser

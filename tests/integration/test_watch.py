@@ -21,10 +21,11 @@ import pytest
 from bench.cluster import Cluster, ClusterError
 from bench.http11 import HttpError, Response
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-
 WRITES = int(os.environ.get("WATCH_WRITES", "600"))
 """More of them make a soak test: 20,000 as the issue has it."""
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300 + WRITES // 10)]
+
 KEYS = 40
 CLIENTS = 8
 READERS = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from ssl import SSLContext
+from typing import Any
 
 import httpx
 import uvicorn
@@ -29,6 +30,8 @@ class Facade:
         self.settings = settings
         self.state, self.gate = make_gate(settings, metrics, router)
         self.application = Application(router, metrics, settings, self.state, self.gate)
+        self.served: Any = self.application
+        """What listens: the application, or what a test puts around it."""
         self._servers: list[tuple[asyncio.Server, ServerState]] = []
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.application),
@@ -50,7 +53,7 @@ class Facade:
     async def listen(self, ssl: SSLContext | None = None, *, hot: bool = True) -> int:
         """Serves on a loopback port of the system's choice, as the process does, and returns it."""
         lane = self.application.hot if hot else None
-        config = uvicorn.Config(self.application, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
+        config = uvicorn.Config(self.served, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
         config.load()
         state, front = ServerState(), self.application.front
         loop = asyncio.get_running_loop()

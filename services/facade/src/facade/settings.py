@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     """Who issues JWTs: the claim ``iss``."""
 
     auth_oidc_audience: str = ""
-    """Whom they are for: the claim ``aud``."""
+    """The audience that JWTs must name: the claim ``aud``."""
 
     auth_oidc_jwks: str = ""
     """Where the issuer's keys are: an https URL or a file, as a JSON Web Key Set; read anew every minute, and when a

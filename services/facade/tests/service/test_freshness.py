@@ -149,6 +149,9 @@ async def test_an_answer_counts_only_if_it_is_fresh_enough_when_it_is_here(make_
     assert (answer.status_code, answer.json()["code"]) == (503, "not_fresh_enough")
     answer = await facade.http.get("/v1/kv/k", params={"consistency": "bounded", "max_staleness": "5s"})
     assert answer.status_code == 404
+    for bound, status in (("100ms", 503), ("5s", 200)):
+        answer = await facade.http.get("/v1/kv", params={"consistency": "bounded", "max_staleness": bound})
+        assert answer.status_code == status, answer.content
 
 
 @both
@@ -186,7 +189,7 @@ async def test_ranges_and_batches_take_sessions_and_bounds(make_facade: MakeFaca
     for _ in range(4):
         answer = await facade.http.get("/v1/kv", params=BOUNDED)
         assert answer.headers.get("doug-served-by") == "shard-0-1, shard-1-1", answer.content
-        assert answer.headers["doug-staleness-ms"] == "30"
+        assert 30 <= int(answer.headers["doug-staleness-ms"]) <= 2000
 
 
 @pytest.mark.parametrize("lines", [False, True])

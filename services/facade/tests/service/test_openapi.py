@@ -66,7 +66,8 @@ class GeneratedClient:
         answer = await self._http.request(method.upper(), path, params=query, headers=headers, content=content)
         declared = operation["responses"][str(answer.status_code)]
         if answer.status_code < 300 and "application/json" in declared.get("content", {}):
-            shape = self.resolve(declared["content"]["application/json"]["schema"])
+            schema = declared["content"]["application/json"]["schema"]
+            shape = self.resolve(schema.get("anyOf", [schema])[0])
             if answer.headers["content-type"] == "application/json":
                 assert set(shape.get("required", [])) <= answer.json().keys() <= shape["properties"].keys()
         return answer
@@ -100,8 +101,9 @@ async def test_a_client_made_of_the_document_puts_scans_and_runs_a_transaction(m
 async def test_every_reference_leads_somewhere_and_every_operation_has_an_id(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     document = (await facade.http.get("/openapi.json")).json()
-    schemas = document["components"]["schemas"]
-    assert {reference.rsplit("/", 1)[1] for reference in references(document)} <= schemas.keys()
+    for reference in references(document):
+        _, components, kind, name = reference.split("/")
+        assert components == "components" and name in document[components][kind], reference
     ids = [
         operation["operationId"]
         for item in document["paths"].values()
@@ -117,8 +119,8 @@ async def test_every_statement_about_a_request_is_kept(make_facade: MakeFacade) 
     facade = await make_facade(shards=2)
     document = (await facade.http.get("/openapi.json")).json()
     for path, item in document["paths"].items():
-        if path.startswith("/v1/shards") or path in ("/metrics", "/docs"):
-            continue
+        if path.startswith(("/v1/shards", "/v1/console")) or path in ("/metrics", "/docs", "/v1/watch"):
+            continue  # Nobody collects for the console here, and a watch answers as long as somebody listens.
         for method in METHODS & item.keys():
             declared = item[method]["responses"].keys()
             for key, body, content_type in (

@@ -181,7 +181,7 @@ async def test_a_request_that_is_wrong_is_not_a_failure_of_ours(make_facade: Mak
 
 
 async def test_without_tracing_a_batch_is_not_a_byte_longer(make_facade: MakeFacade) -> None:
-    facade = await make_facade()
+    facade = await make_facade(server_timing_enabled=False)
     node = facade.cluster.shards[0].nodes[0]
     await facade.http.put("/v1/kv/k", content=b"v", headers=SAMPLED)
     (batch,) = node.raw

@@ -4,7 +4,8 @@ The safety phase goes on until enough operations have ended and enough faults ha
 within a bound there must be a leader, one more write accepted, all keys read, and all members in the same state. What
 the clients saw must be linearizable. Each step is watched by ``raft_testing.checkers`` and by
 ``raft_testing.conduct``. In one of three runs a node's disks then go through
-``raft_testing.ordeal``, and in one of four another shard goes through ``raft_testing.operations``.
+``raft_testing.ordeal``; in one of four another shard goes through ``raft_testing.operations``, and in one of four
+another through ``raft_testing.fresh``.
 
 The same seed and options give the same trace, in any process: every choice is drawn from one ``random.Random``, and
 nothing depends on the order of a set.
@@ -28,6 +29,8 @@ from raft_testing.disk import MemoryLog, WalLog
 from raft_testing.engine_store import EngineStore
 from raft_testing.environment import Habits
 from raft_testing.faults import EFFECTS, FAULTS, FaultInjector, draw_kinds
+from raft_testing.fresh import EFFECTS as FRESH_EFFECTS
+from raft_testing.fresh import run_fresh
 from raft_testing.history import History
 from raft_testing.linearizability import check_history
 from raft_testing.machine import MemoryStore
@@ -46,9 +49,10 @@ FAULTS_MAX = 200
 ORDEAL_EVERY = 3
 """So many seeds send one node's disks through an ordeal once."""
 OPERATIONS_EVERY = 4
-"""So many seeds have a shard with the real state machine once, and clients that use everything."""
+"""So many seeds have a shard with the real state machine once, and clients that use everything; and, another of them, a
+shard whose followers serve sessions and bounded reads."""
 
-ALL_EFFECTS = (*EFFECTS, *ORDEAL_EFFECTS, *OPERATION_EFFECTS)
+ALL_EFFECTS = (*EFFECTS, *ORDEAL_EFFECTS, *OPERATION_EFFECTS, *FRESH_EFFECTS)
 """The counters that must not stay at zero over a run of many seeds."""
 
 
@@ -156,6 +160,8 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
         result.failure = run_ordeal(seed, cluster.trace.add, cluster.counters)
     if not result.failure and seed % OPERATIONS_EVERY == 1:
         result.failure = run_operations(seed, cluster.trace.add, cluster.counters)
+    if not result.failure and seed % OPERATIONS_EVERY == OPERATIONS_EVERY - 1:
+        result.failure = run_fresh(seed, cluster.trace.add, cluster.counters)
     if result.failure:
         cluster.trace.add(f"FAILURE {result.failure}")
         result.tail = list(cluster.trace.tail)

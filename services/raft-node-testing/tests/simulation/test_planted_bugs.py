@@ -18,6 +18,9 @@ from raft_node.raft.outbox import Outbox
 from raft_node.raft.read_index import ReadIndexRounds, ReadRound
 from raft_node.raft.ready import Ready
 from raft_node.raft.types import HardState, NodeId
+from raft_node.runtime.reads.rounds import PendingReads
+from raft_testing import fresh
+from raft_testing.fresh import run_fresh
 from raft_testing.machine import Snapshot
 from raft_testing.operations import run_operations
 from raft_testing.replica_store import ReplicaStore
@@ -311,5 +314,26 @@ def test_idempotency_keys_that_are_not_in_snapshots_are_missed() -> None:
     for seed in range(1, SEEDS + 1):
         if problem := run_operations(seed, lambda _: None, Counter(), ForgetsTokens):
             assert "the members have different states" in problem or "reference: entry" in problem, problem
+            return
+    pytest.fail("no seed found it")
+
+
+class ProvenByContact(PendingReads):
+    """Whoever has asked a leader calls itself fresh, whatever becomes of the question."""
+
+    def ask(self) -> None:
+        super().ask()
+        if self._asked:
+            self.proven_s = max(asked.stamp_s for asked in self._asked.values())
+
+
+@pytest.mark.simulation
+def test_mere_contact_with_a_leader_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in (3, 7):
+        assert run_fresh(seed, lambda _: None, Counter()) == ""
+    monkeypatch.setattr(fresh, "PendingReads", ProvenByContact)
+    for seed in range(1, SEEDS + 1):
+        if problem := run_fresh(seed, lambda _: None, Counter()):
+            assert "was acknowledged more than" in problem, problem
             return
     pytest.fail("no seed found it")

@@ -7,7 +7,8 @@ from typing import Any
 import grpc
 import pytest
 
-from raft_node.rpc.doug.callers import Callers
+from doug.v1 import admin_pb2, doug_pb2
+from raft_node.rpc.doug.callers import RULES, Callers
 
 
 class Aborted(Exception):  # noqa: N818
@@ -36,7 +37,7 @@ CALLERS = Callers(["dougdb-facade", "shard-0-1"])
 @pytest.mark.parametrize("names", [("localhost", "dougdb-facade"), ("Shard-0-1",)])
 async def test_facades_and_nodes_are_let_in(names: tuple[str, ...]) -> None:
     context: Any = FakeContext(*names)
-    await CALLERS.admit(context)
+    await CALLERS.admit(context, "doug.v1.Doug", "Get")
     assert context.status is None
 
 
@@ -46,5 +47,36 @@ async def test_facades_and_nodes_are_let_in(names: tuple[str, ...]) -> None:
 )
 async def test_anybody_else_is_refused(context: Any) -> None:
     with pytest.raises(Aborted):
-        await CALLERS.admit(context)
+        await CALLERS.admit(context, "doug.v1.Doug", "Get")
     assert context.status is grpc.StatusCode.UNAUTHENTICATED
+
+
+METHODS = [
+    (service.full_name, method.name)
+    for file, name in ((doug_pb2, "Doug"), (admin_pb2, "Admin"))
+    for service in (file.DESCRIPTOR.services_by_name[name],)
+    for method in service.methods
+]
+
+
+def test_every_method_has_a_rule_and_every_rule_a_method() -> None:
+    """A new method of Doug or Admin needs a rule, or it is served to nobody and this fails."""
+    assert sorted(METHODS) == sorted((service, method) for service, rules in RULES.items() for method in rules)
+
+
+@pytest.mark.parametrize(("service", "method"), METHODS)
+async def test_each_method_is_for_facades_and_nodes_alone(service: str, method: str) -> None:
+    let_in: Any = FakeContext("dougdb-facade")
+    await CALLERS.admit(let_in, service, method)
+    for context in (FakeContext(), FakeContext("a-client"), FakeContext("dougdb-facade", tls=False)):
+        stranger: Any = context
+        with pytest.raises(Aborted):
+            await CALLERS.admit(stranger, service, method)
+        assert context.status is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_method_without_a_rule_is_served_to_nobody() -> None:
+    context: Any = FakeContext("dougdb-facade")
+    with pytest.raises(Aborted):
+        await CALLERS.admit(context, "doug.v1.Doug", "Other")
+    assert context.status is grpc.StatusCode.PERMISSION_DENIED

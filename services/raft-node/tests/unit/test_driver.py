@@ -9,7 +9,7 @@ import pytest
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
-from doug_wire.payload import encode_batch, frees_space
+from doug_wire.payload import Txn, encode_batch, encode_txn, frees_space
 from doug_wire.pipe import Status
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, NotLeaderError, TransferFailedError, TransferRefusedError
@@ -22,6 +22,7 @@ from raft_node.raft.messages import (
     ReadIndexResponse,
     RequestVote,
 )
+from raft_node.raft.node import Proposal
 from raft_node.raft.types import Role
 from raft_node.runtime import driver as drivers
 from raft_node.runtime.driver import Submission
@@ -210,6 +211,41 @@ async def test_a_stall_is_told_when_it_begins_and_ends(rig: Rig) -> None:
     await rig.settle()
     assert [event.name for event in rig.events] == ["stall_began", "stall_ended"]
     assert rig.events[1].fields["duration_ms"] == 1500
+
+
+async def test_a_log_that_is_ahead_of_the_clock_goes_on_from_its_time(rig: Rig) -> None:
+    far_us = rig.driver.now_us() + 24 * 3600 * 1_000_000
+    rig.core.propose([Proposal(EntryKind.CLOCK, b"", commands.checksum(b""))], far_us)
+    rig.driver.wake()
+    await rig.finish_writes()
+    rig.core.resign("a test")
+    rig.driver.wake()
+    await rig.settle()
+    await rig.elect()
+    first_us = rig.driver.now_us()
+    assert first_us >= far_us
+    while rig.driver.now_us() == first_us:
+        pass  # A microsecond passes.
+    moved: list[bool] = []
+    rig.driver.move_clock(moved.append)
+    await rig.finish_writes()
+    assert moved == [True]
+    assert rig.driver.machine.clock_us > far_us, "the time of the log goes on"
+    registry = rig.driver._metrics.registry
+    assert (registry.get_sample_value("dougdb_log_clock_ahead_seconds", {"shard": "0"}) or 0) > 86_000
+
+
+async def test_large_results_are_applied_in_parts_and_all_are_answered(rig: Rig) -> None:
+    puts, sink = ListSink(), ListSink()
+    put = commands.encode(Opcode.PUT, b"k", b"", b"x" * ((1 << 20) - 200))
+    get = commands.encode(Opcode.TXN, b"k", b"", encode_txn(Txn((), (commands.encode(Opcode.GET, b"k"),), ())))
+    rig.driver.submit([Submission(puts, 0, commands.checksum(put), put)])
+    await rig.finish_writes()
+    rig.driver.submit([Submission(sink, n, commands.checksum(get), get) for n in range(12)])
+    for _ in range(4):
+        await rig.finish_writes()
+    assert sink.results == [(n, Status.OK) for n in range(12)]
+    assert rig.driver.applied_index == rig.core.commit_index
 
 
 async def test_a_full_queue_refuses(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

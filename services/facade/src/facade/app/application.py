@@ -138,7 +138,7 @@ class Application:
         """Says whose share the request takes, and counts it if it is one of keys.
 
         Raises:
-            TooManyRequestsError: It is one too many.
+            TooManyRequestsError: Its client or address has used up its share.
         """
         address: str = scope["client"][0] if scope.get("client") else ""
         principal = "" if self._gate is None else current.get().access.name

@@ -86,7 +86,7 @@ class Audit:
         )
 
     def refused(self, caller: Caller, verb: Verb, target: Target) -> None:
-        """Somebody may not do something."""
+        """Notes that a request was refused because its sender has not the right."""
         fields: dict[str, object] = {"verb": verb.value, "outcome": "forbidden"}
         if isinstance(target, KeyRange):
             fields |= {"start": _shown(target.start), "end": _shown(target.end)}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import http.client
 import socket
 import ssl
@@ -59,11 +60,25 @@ class Bearer(NamedTuple):
         name: The principal.
         principals: It and its groups.
         expires_s: When it ends, in seconds since the epoch.
+        mark: Tells the key that has signed it from all others.
     """
 
     name: str
     principals: tuple[str, ...]
     expires_s: float
+    mark: str = ""
+
+
+class Key(NamedTuple):
+    """A key of the issuer.
+
+    Attributes:
+        key: The key itself.
+        mark: The hash of what the set says of it.
+    """
+
+    key: jwt.PyJWK
+    mark: str
 
 
 class Bearers:
@@ -77,7 +92,7 @@ class Bearers:
         """Reads nothing yet.
 
         Raises:
-            SettingsError: It is not said whose tokens count.
+            SettingsError: The settings do not say whose tokens count.
         """
         for name in ("issuer", "audience", "jwks"):
             if not getattr(settings, f"auth_oidc_{name}"):
@@ -88,7 +103,7 @@ class Bearers:
             raise SettingsError(f"{PREFIX}AUTH_OIDC_JWKS", "keys are read from a file or over https")
         self._claim, self._groups_claim = settings.auth_oidc_claim, settings.auth_oidc_groups_claim
         self._clock = clock
-        self._keys: dict[str, jwt.PyJWK] = {}
+        self._keys: dict[str, Key] = {}
         self._raw = b""
         self._read_s = float("-inf")
         self._reading: asyncio.Future[bytes] | None = None
@@ -107,10 +122,11 @@ class Bearers:
             header = jwt.get_unverified_header(text)
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise BearerError("it is no JWT") from None
-        key = self._keys.get(str(header.get("kid", "")))
-        if key is None:
+        found = self._keys.get(str(header.get("kid", "")))
+        if found is None:
             self._wanted.set()
             raise BearerError("no key of the issuer has signed it")
+        key = found.key
         if header.get("alg") != key.algorithm_name or key.algorithm_name not in ALGORITHMS:
             raise BearerError("it is signed by another algorithm than its key's")
         try:
@@ -125,9 +141,13 @@ class Bearers:
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise BearerError(f"it does not count: {type(error).__name__}") from None
-        return self._bearer(claims)
+        return self._bearer(claims, found.mark)
 
-    def _bearer(self, claims: Mapping[str, Any]) -> Bearer:
+    def counts(self, mark: str) -> bool:
+        """Whether a key is in the issuer's set still."""
+        return any(key.mark == mark for key in self._keys.values())
+
+    def _bearer(self, claims: Mapping[str, Any], mark: str) -> Bearer:
         name = f"{SUBJECT}:{claims[self._claim]}"
         groups, expires = claims.get(self._groups_claim, []), claims["exp"]
         if type(expires) not in (int, float) or not 0 <= expires < TIME_MAX:
@@ -141,7 +161,7 @@ class Bearers:
             check_principal(name)
         except DocumentError:
             raise BearerError("its principal is no name") from None
-        return Bearer(name, principals, float(expires) + LEEWAY_S)
+        return Bearer(name, principals, float(expires) + LEEWAY_S, mark)
 
     # The issuer's keys.
 
@@ -226,7 +246,7 @@ class Source:
         return ssl.create_default_context(cafile=self._ca_file or None)
 
     def connected(self, connection: socket.socket) -> None:
-        """It is read over this connection now."""
+        """This connection is the one over which it is read now."""
         self._socket = connection
         if self._stopped:
             self.stop()
@@ -279,7 +299,7 @@ class HttpsOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def keys_of(raw: bytes) -> dict[str, jwt.PyJWK]:
+def keys_of(raw: bytes) -> dict[str, Key]:
     """The keys of a JSON Web Key Set that can sign, by their ids; a key without one has the empty id.
 
     Raises:
@@ -290,7 +310,7 @@ def keys_of(raw: bytes) -> dict[str, jwt.PyJWK]:
     document = orjson.loads(raw)
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ValueError("it is no JSON Web Key Set")
-    found: dict[str, jwt.PyJWK] = {}
+    found: dict[str, Key] = {}
     for each in document["keys"]:
         if not isinstance(each, dict) or each.get("kty") not in ("RSA", "EC", "OKP") or each.get("use", "sig") != "sig":
             continue
@@ -298,7 +318,8 @@ def keys_of(raw: bytes) -> dict[str, jwt.PyJWK]:
             key = jwt.PyJWK(each)
         except jwt.PyJWTError:
             continue  # A kind of key that is not known here; others may be.
-        found[str(each.get("kid", ""))] = key
+        mark = hashlib.sha256(orjson.dumps(each, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        found[str(each.get("kid", ""))] = Key(key, mark)
     if not found:
         raise ValueError("the set has no key that can sign")
     return found

@@ -65,7 +65,8 @@ class _Proof(NamedTuple):
 
     Attributes:
         kind: How it was proved.
-        key: The token's id, or the digest of the bootstrap token; empty for the others.
+        key: The token's id, the digest of the bootstrap token, or the mark of the key that signed a JWT; empty for
+            certificates.
         principals: The names that rights are given to.
         expires_s: When it ends, in seconds since the epoch; 0 for never.
     """
@@ -117,10 +118,10 @@ class Gate:
         """Lets a request in: from here on its operations are those of whoever sent it.
 
         Raises:
-            UnauthenticatedError: It is not known who sent it.
+            UnauthenticatedError: The request's sender is not known.
             ForbiddenError: Its route is not for them.
             BadRequestError: 404 or 405; there is no rule for it.
-            NotAppliedError: It is not known who may do what.
+            NotAppliedError: This facade has not read yet who has which rights.
         """
         method, raw_path, path = scope["method"], scope["raw_path"], scope["path"]
         rule = self._rules.find(method, raw_path, path)
@@ -177,7 +178,7 @@ class Gate:
 
         Raises:
             UnauthenticatedError: Nobody knows.
-            NotAppliedError: It is not known who may do what.
+            NotAppliedError: This facade has not read yet who has which rights.
         """
         if not authorization and not certificate.name:
             raise UnauthenticatedError(_HOW)
@@ -222,7 +223,7 @@ class Gate:
                 bearer = self._bearers.judge(text)
             except BearerError as error:
                 raise UnauthenticatedError(f"The JWT does not count: {error}.") from None
-            return bearer.name, _Proof("oidc", "", bearer.principals, bearer.expires_s)
+            return bearer.name, _Proof("oidc", bearer.mark, bearer.principals, bearer.expires_s)
         raise UnauthenticatedError(_WRONG)
 
     def _proof_of_token(self, token_id: str, secret: str) -> tuple[str, _Proof]:
@@ -288,9 +289,10 @@ class Gate:
         self._remembered = {header: caller for header, caller in self._remembered.items() if not caller.access.ended}
 
     def _forget_bearers(self) -> None:
-        """The issuer has other keys: who came by one of its tokens has to show it again."""
+        """The issuer has other keys: who came by one that is gone is nobody, and nothing ends for the others."""
+        assert self._bearers is not None
         for access, proof in list(self._proofs.items()):
-            if proof.kind == "oidc":
+            if proof.kind == "oidc" and not self._bearers.counts(proof.key):
                 access.end()
         self.renew()
 

@@ -74,7 +74,7 @@ class HotRequest:
     """One request on the short way.
 
     Attributes:
-        address: Where it comes from.
+        address: The client's address.
         caller: Who sent it; None while that does not count.
         keep_alive: Whether the connection goes on behind its answer.
         body: The pieces of its body.
@@ -220,7 +220,7 @@ class HotLane:
         Raises:
             NotAppliedError: It is not admitted.
             TooManyRequestsError: Its client asks for more than their part.
-            UnauthenticatedError: It is not known any more who sent it.
+            UnauthenticatedError: The request's sender is not known any more.
             ForbiddenError: They may not do it any more.
         """
         request.started_s = perf_counter()

@@ -36,7 +36,7 @@ class Rate:
         """Counts one request.
 
         Raises:
-            TooManyRequestsError: It is one too many.
+            TooManyRequestsError: Its client or address has used up its share.
         """
         if not self._per_s:
             return
@@ -84,10 +84,10 @@ class Quotas:
 
         Args:
             principal: Who sends it; empty while nobody has to say.
-            address: Where it comes from.
+            address: The client's address.
 
         Raises:
-            TooManyRequestsError: It is one too many.
+            TooManyRequestsError: Its client or address has used up its share.
         """
         self._addresses.take(address)
         if principal:

@@ -21,6 +21,7 @@ from doug_wire.auth.grants import Verb
 from facade.client.access import LOOKING
 from facade.client.metrics import KEY_ROUTE, RANGE_ROUTE
 from facade.routes.key import KEY_PREFIX
+from facade.routes.kv import INCREMENT, TOUCH
 from facade.routes.ops import OPS_PREFIX
 
 
@@ -126,7 +127,10 @@ class Rules:
 
     def methods(self, raw_path: bytes, path: str) -> list[str]:
         """The methods that there are rules for at a path."""
-        return sorted({method for rule in self._of(raw_path, path) for method in rule.methods})
+        found = {method for rule in self._of(raw_path, path) for method in rule.methods}
+        if raw_path.startswith(KEY_PREFIX + b"/") and not raw_path.endswith((INCREMENT, TOUCH)):
+            found.discard("POST")
+        return sorted(found)
 
     def _of(self, raw_path: bytes, path: str) -> list[Rule]:
         if raw_path.startswith((KEY_PREFIX + b"/", KEY_PREFIX + b":")):

@@ -41,7 +41,7 @@ class Access:
     """Somebody, and what they may do. It changes in place, so that whatever they have under way follows.
 
     Attributes:
-        identity: Whose idempotency keys theirs are; empty for anyone's.
+        identity: The owner of the idempotency keys; empty while all clients share them.
         name: Who: ``token:app``, ``cert:NAME``, ``oidc:SUBJECT``, ``bootstrap``; empty for anyone.
         rights: What they may do now.
         ended: Whether they have to prove anew who they are.
@@ -86,7 +86,7 @@ class Caller(NamedTuple):
     Attributes:
         access: Who they are.
         request_id: The request's id.
-        address: Where it comes from.
+        address: The client's address.
         method: Its method.
         route: The template of its route.
         audit: Is told of what is refused.
@@ -101,7 +101,7 @@ class Caller(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """Whose idempotency keys theirs are; empty for anyone's."""
+        """The owner of the idempotency keys; empty while all clients share them."""
         return self.access.identity
 
 

@@ -32,6 +32,9 @@ from facade.errors import BadRequestError, InternalError, NotAppliedError, Probl
 CHUNK_BYTES_MAX = 1 << 20
 """One entry of a shard's log holds at most so many bytes of a batch, or one operation."""
 
+COSTLY_MAX = 1_000
+"""One entry holds at most so many operations other than puts and deletes without options: each takes a replica tens of
+microseconds, and nothing else happens there meanwhile."""
 RESULT_BYTES_MAX = 16 << 20
 """How many bytes of values one run reads at most."""
 
@@ -42,6 +45,9 @@ YIELD_EVERY = 512
 """After so many operations others get their turn on the event loop."""
 
 REROUTE_S = 0.05
+
+
+_PLAIN = (bytes((Opcode.PUT, 0)), bytes((Opcode.DELETE, 0)))
 
 
 class Outcome(NamedTuple):
@@ -355,13 +361,17 @@ class _Wave:
     def _chunks(self, writes: list[tuple[int, Command]]) -> Iterator[tuple[list[tuple[int, Command]], list[bytes]]]:
         chunk: list[tuple[int, Command]] = []
         encoded: list[bytes] = []
-        size = 0
+        size = costly = 0
         key, encode, identity = self._idempotency_key, commands.encode, self._router.identity()
         for place, wanted in writes:
             data = encode(*(with_token(wanted, identity, f"{key}/{place}") if key else wanted))
-            if chunk and (size + len(data) > CHUNK_BYTES_MAX or len(chunk) == BATCH_OPERATIONS_MAX):
+            full = size + len(data) > CHUNK_BYTES_MAX or len(chunk) == BATCH_OPERATIONS_MAX
+            # The two bytes tell the opcode and the flags of its options.
+            plain = data[:2] in _PLAIN
+            if chunk and (full or (costly == COSTLY_MAX and not plain)):
                 yield chunk, encoded
-                chunk, encoded, size = [], [], 0
+                chunk, encoded, size, costly = [], [], 0, 0
+            costly += not plain
             chunk.append((place, wanted))
             encoded.append(data)
             size += len(data) + 4
@@ -383,6 +393,11 @@ class _Wave:
             )
             result = await operation.future
             uncertain, seen = operation.uncertain, _seen(operation)
+            if result.status == Status.RESULT_TOO_LARGE and len(chunk) > 1:
+                # Together they read more than an entry may; nothing of them was done.
+                half = len(chunk) // 2
+                moved = await self._send(shard, chunk[:half], encoded[:half])
+                return moved + await self._send(shard, chunk[half:], encoded[half:])
             if result.status != Status.OK:
                 outcomes.update((place, Outcome(result, shard, uncertain, seen)) for place, _ in chunk)
                 return []

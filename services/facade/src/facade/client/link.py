@@ -33,7 +33,7 @@ class OpenBatch:
     Attributes:
         id: Unique on the stream.
         link: The link that it was cut for.
-        kind: Whose window it counts in.
+        kind: The kind of operations whose window the batch counts in.
         remaining: How many of its items are unanswered.
         sent_at_s: When it was cut.
         open: Whether it still counts in its window.

@@ -61,7 +61,7 @@ class Node:
 
     Attributes:
         id: Its name.
-        target: Where it is.
+        target: The node's name and address, as discovery gives them.
         address: Its Doug address.
         admin: Its admin HTTP address, once it was seen.
         clock: How its wall clock was beside this facade's, by its last vitals; None before that.

@@ -49,7 +49,7 @@ class Replicas:
         self._turns.append(node)
 
     def remove(self, node: Node) -> None:
-        """It is not asked any more."""
+        """Removes a node: no read goes to it any more."""
         if node in self._turns:
             self._turns.remove(node)
 

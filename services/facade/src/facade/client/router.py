@@ -200,7 +200,7 @@ class Router:
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
-            UnauthenticatedError: It is not known who wants it.
+            UnauthenticatedError: The request's sender is not known.
             ForbiddenError: They may not.
         """
         if self.guarded:
@@ -225,7 +225,7 @@ class Router:
         )
 
     def identity(self, caller: Caller | None = None) -> str:
-        """Whose idempotency keys count; empty for anyone's."""
+        """The owner of the idempotency keys; empty while all clients share them."""
         return (caller or current.get()).identity if self.guarded else ""
 
     def read(
@@ -251,7 +251,7 @@ class Router:
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
-            UnauthenticatedError: It is not known who wants it.
+            UnauthenticatedError: The request's sender is not known.
             ForbiddenError: They may not.
         """
         if self.guarded:

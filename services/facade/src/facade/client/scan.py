@@ -20,6 +20,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from itertools import chain
+from math import ceil
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -141,7 +142,11 @@ class _Stream:
         slots: Which slots it owned there.
     """
 
-    def __init__(self, shard: Shard, node: Node, call: ScanCall, *, strong: bool, reverse: bool) -> None:
+    def __init__(
+        self, shard: Shard, node: Node, call: ScanCall, *, strong: bool, reverse: bool, bound_ms: int = 0
+    ) -> None:
+        self._sent_s = asyncio.get_running_loop().time()
+        self._bound_ms = bound_ms
         self.shard = shard
         self.node = node
         self._call = call
@@ -159,15 +164,27 @@ class _Stream:
         """Reads the first page.
 
         Raises:
-            ScanBrokenError: The node does not serve it.
+            ScanBrokenError: The node does not serve it, or its answer was on its way for so long that it is too old.
         """
         first = await self._read()
         if first.receipt.shard != self.shard.id:
             raise ScanBrokenError("unavailable", f"{self.node.id} is of shard {first.receipt.shard}", self.shard.id)
         self.revision = first.revision
         self.receipt = first.receipt
+        self._age()
         self.slots = tuple((getattr(part, "from"), part.to) for part in first.slots)
         self._ahead()
+
+    def _age(self) -> None:
+        """Counts the way as staleness, all of it: nobody knows when the node looked."""
+        if self._strong or not self.receipt.HasField("staleness_ms"):
+            return
+        self.receipt.staleness_ms += ceil(1000 * (asyncio.get_running_loop().time() - self._sent_s))
+        if self._bound_ms and self.receipt.staleness_ms > self._bound_ms:
+            age_ms = self.receipt.staleness_ms
+            raise ScanBrokenError(
+                "not_fresh_enough", f"the answer of {self.node.id} may be {age_ms} ms old", self.shard.id
+            )
 
     @property
     def seen(self) -> Seen:
@@ -295,8 +312,8 @@ class Scan:
 
         Raises:
             ScanBrokenError: A stream ended before its end.
-            ForbiddenError: Whoever asks may not read on.
-            UnauthenticatedError: It is not known any more who asks.
+            ForbiddenError: The sender has lost the right to read the range.
+            UnauthenticatedError: The request's sender is not known any more.
         """
         reverse = self._query.reverse
         while True:
@@ -349,8 +366,8 @@ class Scans:
         Raises:
             NotAppliedError: The map is not loaded, or it is not known where a shard's nodes are.
             ScanBrokenError: A shard cannot serve it now.
-            ForbiddenError: Whoever asks may not read all of the range.
-            UnauthenticatedError: It is not known who asks.
+            ForbiddenError: The sender may not read all of the range.
+            UnauthenticatedError: The request's sender is not known.
         """
         look = (
             partial(check, current.get(), query.verb, range_of(query.start, query.end)) if self._guarded else _nothing
@@ -365,7 +382,7 @@ class Scans:
                 node = _choose(shard, asked.mode, self._turn)
                 call = node.open_scan(_request(query, len(shards), asked, min_index))
                 strong = asked.mode is LINEARIZABLE
-                stream = _Stream(shard, node, call, strong=strong, reverse=query.reverse)
+                stream = _Stream(shard, node, call, strong=strong, reverse=query.reverse, bound_ms=asked.bound_ms)
                 stack.push_async_callback(stream.close)
                 streams.append(stream)
             await asyncio.gather(*(stream.begin() for stream in streams))

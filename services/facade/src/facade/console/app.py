@@ -63,7 +63,9 @@ class Console:
             return self._stream if raw_path == DATA_PREFIX + b"stream" else self._data
         if raw_path.startswith(PREFIX) or raw_path == PREFIX[:-1]:
             return self._assets
-        if raw_path == b"/" and b"text/html" in dict(scope["headers"]).get(b"accept", b""):
+        if raw_path == b"/" and (
+            scope["method"] not in AssetsApp.methods or b"text/html" in dict(scope["headers"]).get(b"accept", b"")
+        ):
             return self._assets
         return None
 

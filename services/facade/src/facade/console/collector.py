@@ -114,13 +114,13 @@ class Collector:
         news.set_result(None)
 
     def enter(self) -> None:
-        """Somebody looks from now on."""
+        """One browser more watches the cluster."""
         self.watchers += 1
         if self.watchers == 1:
             self._wanted.set()
 
     def leave(self) -> None:
-        """Somebody looks no more."""
+        """One browser less watches the cluster."""
         self.watchers -= 1
 
     async def changed(self) -> None:

@@ -49,7 +49,7 @@ class DnsDiscovery:
         Args:
             names: The headless Service of each shard, as a DNS name.
             port_name: The port of these Services where the nodes serve Doug.
-            metrics: Where it is counted.
+            metrics: The figures of discovery.
             refresh_s: How often it asks while all is well.
             pause_s: How long it waits at least between two rounds.
             resolver: The DNS server to ask; None takes the one that the system names.

@@ -117,7 +117,7 @@ class KubernetesDiscovery:
             namespace: Where the slices are.
             selector: Which slices, by label.
             port_name: The port of the Services where the nodes serve Doug.
-            metrics: Where it is counted.
+            metrics: The figures of discovery.
             domains: Under which domain the nodes of a shard have their names; that of the slice's Service if missing.
             instead: Who is asked as long as the API server has not answered at all.
             watch_s: How long one watch lasts.

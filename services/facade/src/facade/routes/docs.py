@@ -162,6 +162,6 @@ def page(document: Json) -> str:
 def install(app: FastAPI) -> None:
     """Adds the page."""
 
-    @app.get("/docs", include_in_schema=False)
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(page(app.openapi()), headers=HEADERS)

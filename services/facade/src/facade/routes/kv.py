@@ -76,6 +76,10 @@ class KvApp(RawApp):
         self._polls = polls
         self._body_timeout_s = settings.body_timeout_ms / 1000
 
+    def methods_at(self, raw_path: bytes) -> frozenset[str]:
+        """See ``RawApp``: a POST needs an action."""
+        return self.methods if raw_path.endswith(_ACTIONS) else self.methods - {"POST"}
+
     async def serve(self, request: RawRequest) -> None:
         """See ``RawApp``."""
         method, raw_path = request.method, request.raw_path

@@ -1,4 +1,4 @@
-"""The key routes in OpenAPI: FastAPI does not see them, because they are raw ASGI.
+"""The routes of keys in OpenAPI, and the whole document: FastAPI sees only its own routes, and few of their problems.
 
 Must not know how they work. Invariant: what is declared here is what ``facade.routes.kv`` does; a test compares both.
 """
@@ -11,9 +11,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from facade.models import Problem, RangeDeletedView, RangeView, ValueView, WrittenView
-from facade.routes import problem
 from facade.routes.openapi_operations import CONDITIONS, IDEMPOTENCY, MODELS, TTL, action_routes, request_routes
+from facade.routes.openapi_problems import add_problems, operations
 from facade.routes.openapi_ranges import FRESHNESS, RANGE_PATH, range_routes
+from facade.routes.openapi_streams import stream_routes
 
 Json = dict[str, Any]
 
@@ -30,6 +31,14 @@ _RECEIPT = {
     "Doug-Applied-Index": "How far the node had applied its log.",
     "Server-Timing": "Where the time went, in milliseconds: facade, route, append, fsync, quorum, apply, read.",
 }
+_VALUE = {
+    "Content-Encoding": "As it was stored; absent when there was none.",
+    "Doug-Expires-At": "When the key expires; absent when it does not.",
+    "Vary": "Accept: it decides between the value and its JSON view.",
+    "X-Content-Type-Options": "nosniff: what is stored is never taken for something else.",
+}
+_REPLAYED = {"Idempotency-Replayed": "true: the answer to an earlier request with the same Idempotency-Key."}
+_EXPIRES = {"Doug-Expires-At": "When the key expires; absent when it does not."}
 _ETAG = {"ETag": "The key's revision, quoted."}
 
 _KEY: Json = {
@@ -37,8 +46,29 @@ _KEY: Json = {
     "in": "path",
     "required": True,
     "description": "UTF-8, percent-encoded, 1 to 1024 bytes once decoded. / and %2F are the same byte.",
-    "schema": {"type": "string", "minLength": 1},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
 }
+_KEY64: Json = {
+    "name": "key64",
+    "in": "query",
+    "required": True,
+    "description": "A key of any 1 to 1024 bytes, in base64url",
+    "schema": {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){1,340}$"},
+}
+_WAITING: list[Json] = [
+    {
+        "name": "wait",
+        "in": "query",
+        "description": "Answer only when the revision is another one, or after this time, as in 30s; at most 10m",
+        "schema": {"type": "string", "pattern": "^([1-9][0-9]{0,2}(ms|s|))$"},
+    },
+    {
+        "name": "after",
+        "in": "query",
+        "description": "With wait: the revision that is known, 0 for none; the present one without it",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+    },
+]
 _PARAMETERS: list[Json] = FRESHNESS
 
 _LOOKS: list[Json] = [
@@ -59,89 +89,76 @@ def _headers(described: dict[str, str]) -> Json:
     return {name: {"description": text, "schema": {"type": "string"}} for name, text in described.items()}
 
 
-def _problem(description: str) -> Json:
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+def _bytes() -> Json:
+    """Bytes of any type. The first type is one that every generator of clients knows how to send and to take."""
+    content: Json = {"schema": {"type": "string", "format": "binary"}}
+    return {"application/octet-stream": content, "*/*": content}
 
 
-def _errors(*, write: bool) -> Json:
-    after = "Sent and not answered: outcome unknown" if write else "Sent and not answered in time"
-    return {
-        "400": _problem("The request is wrong; nothing was changed"),
-        "429": _problem("The client asks for more than its part: outcome not_applied, see Retry-After"),
-        "500": _problem("A raft-node called the record malformed; nothing was changed"),
-        "503": _problem("Refused before it was proposed: outcome not_applied, see Retry-After"),
-        "504": _problem(after),
-    }
-
-
-_DECIDED = {
-    "409": _problem("The idempotency key is too old; outcome unknown"),
-    "412": _problem("The condition does not hold; nothing was changed"),
-    "422": _problem("Another request has used the idempotency key; nothing was changed"),
-    "501": _problem("If-Unmodified-Since, or nodes that do not know the operation"),
-    "507": _problem("A disk is full, or no more idempotency keys can be kept; nothing was changed"),
-}
-
-
-def _bytes(schema: Json) -> Json:
-    return {"*/*": {"schema": schema}}
-
-
-def _read(summary: str, *, body: bool) -> Json:
-    ok: Json = {"description": "The value", "headers": _headers(_RECEIPT | _ETAG)}
+def _read(name: str, *, body: bool) -> Json:
+    summary = "Read a value" if body else "Read a value's headers"
+    ok: Json = {"description": "The value", "headers": _headers(_RECEIPT | _ETAG | _VALUE)}
     if body:
-        view = {"$ref": "#/components/schemas/ValueView"}
-        ok["content"] = _bytes({"type": "string", "format": "binary"}) | {"application/json": {"schema": view}}
+        stored = {"description": "With Accept: application/json the JSON view; else whatever JSON is stored there"}
+        view: Json = {"anyOf": [{"$ref": "#/components/schemas/ValueView"}, stored]}
+        ok["content"] = _bytes() | {"application/json": {"schema": view}}
     return {
+        "operationId": name,
         "summary": summary,
         "tags": ["keys"],
-        "parameters": [*_PARAMETERS, *_LOOKS],
+        "parameters": [*_PARAMETERS, *_WAITING, *_LOOKS],
         "responses": {
             "200": ok,
             "304": {"description": "If-None-Match has the key's revision", "headers": _headers(_RECEIPT | _ETAG)},
-            "404": _problem("No such key"),
-            "412": _problem("If-Match does not have the key's revision"),
-        }
-        | _errors(write=False),
+        },
+    }
+
+
+def _put(name: str) -> Json:
+    return {
+        "operationId": name,
+        "summary": "Write a value of at most 1 MiB; its content type is kept",
+        "tags": ["keys"],
+        "parameters": [*_PARAMETERS, TTL, *CONDITIONS, IDEMPOTENCY],
+        "requestBody": {"required": True, "content": _bytes()},
+        "responses": {"200": _written()},
     }
 
 
 def _key_routes() -> Json:
+    """Every route of one key, whether its path or ``key64`` names it."""
+    increment, touch = action_routes(_PARAMETERS, _written())
+    delete: Json = {
+        "operationId": "delete_key",
+        "summary": "Delete a key, whether or not it exists",
+        "tags": ["keys"],
+        "parameters": [*_PARAMETERS, *CONDITIONS, IDEMPOTENCY],
+        "responses": {"204": {"description": "Deleted", "headers": _headers(_RECEIPT | _REPLAYED)}},
+    }
+    increment64, touch64 = action_routes([_KEY64, *_PARAMETERS], _written(), "key64")
+    head64, put64 = _read("head_key64", body=False), _put("put_key64")
+    for operation in (head64, put64):
+        operation["parameters"] = [_KEY64, *operation["parameters"]]
     return {
-        "parameters": [_KEY],
-        "get": _read("Read a value", body=True) | {"operationId": "get_key"},
-        "head": _read("Read a value's headers", body=False) | {"operationId": "head_key"},
-        "put": {
-            "operationId": "put_key",
-            "summary": "Write a value of at most 1 MiB; its content type is kept",
-            "tags": ["keys"],
-            "parameters": [*_PARAMETERS, TTL, *CONDITIONS, IDEMPOTENCY],
-            "requestBody": {"required": True, "content": _bytes({"type": "string", "format": "binary"})},
-            "responses": {
-                "200": _written(),
-                "408": _problem("The body did not arrive in time"),
-                "413": _problem("The value is larger than 1 MiB"),
-            }
-            | _errors(write=True)
-            | _DECIDED,
+        KEY_PATH: {
+            "parameters": [_KEY],
+            "get": _read("get_key", body=True),
+            "head": _read("head_key", body=False),
+            "put": _put("put_key"),
+            "delete": delete,
         },
-        "delete": {
-            "operationId": "delete_key",
-            "summary": "Delete a key, whether or not it exists",
-            "tags": ["keys"],
-            "parameters": [*_PARAMETERS, *CONDITIONS, IDEMPOTENCY],
-            "responses": {"204": {"description": "Deleted", "headers": _headers(_RECEIPT)}}
-            | _errors(write=True)
-            | _DECIDED,
-        },
+        f"{KEY_PATH}:increment": {"parameters": [_KEY], "post": increment},
+        f"{KEY_PATH}:touch": {"parameters": [_KEY], "post": touch},
+        RANGE_PATH: range_routes() | {"head": head64, "put": put64},
+        f"{RANGE_PATH}:increment": {"post": increment64},
+        f"{RANGE_PATH}:touch": {"post": touch64},
     }
 
 
 def _written() -> Json:
     return {
         "description": "Written to a majority of the shard's disks",
-        "headers": _headers(_RECEIPT | _ETAG),
+        "headers": _headers(_RECEIPT | _ETAG | _REPLAYED | _EXPIRES),
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/WrittenView"}}},
     }
 
@@ -153,39 +170,29 @@ def _schema(model: type[BaseModel]) -> Json:
     return schema
 
 
-def _tell_problems(paths: Json) -> None:
-    """Declares the errors of FastAPI's routes as they are sent: as problem documents, and 400 where it says 422."""
-    for operations in paths.values():
-        for operation in operations.values():
-            responses = operation.get("responses", {}) if isinstance(operation, dict) else {}
-            invalid = responses.get("422", {}).get("content", {}).get("application/json", {})
-            if invalid.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
-                del responses["422"]
-                responses.setdefault("400", _problem("The request is wrong"))
-            for response in responses.values():
-                content = response.get("content", {})
-                schema = content.get("application/json", {}).get("schema", {})
-                if schema.get("$ref", "").endswith("/Problem"):
-                    content[problem.MEDIA_TYPE] = content.pop("application/json")
+def _drop_guesses(document: Json) -> None:
+    """Removes what FastAPI says of invalid requests: they are told as all other problems are."""
+    for _, _, operation in operations(document):
+        invalid = operation["responses"].get("422", {}).get("content", {}).get("application/json", {})
+        if invalid.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
+            del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
 
 
 def install(app: FastAPI) -> None:
-    """Adds the key routes to what ``app.openapi()`` returns."""
+    """Adds the routes that FastAPI does not see, and all problems, to what ``app.openapi()`` returns."""
     plain = app.openapi
 
     def openapi() -> Json:
         if app.openapi_schema is None or KEY_PATH not in app.openapi_schema["paths"]:
             document = plain()
-            document["paths"] = {
-                KEY_PATH: _key_routes(),
-                RANGE_PATH: range_routes(_errors(write=False), _errors(write=True)),
-                **action_routes(_KEY, _PARAMETERS, _written(), _errors(write=True), _problem),
-                **request_routes(_PARAMETERS, _errors(write=True), _errors(write=False), _problem),
-            } | document["paths"]
+            document["paths"] = _key_routes() | request_routes(_PARAMETERS) | stream_routes() | document["paths"]
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             for model in (Problem, ValueView, WrittenView, RangeView, RangeDeletedView, *MODELS):
                 schemas[model.__name__] = _schema(model)
-            _tell_problems(document["paths"])
+            _drop_guesses(document)
+            add_problems(document)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -39,6 +39,8 @@ MODELS = (
 
 NDJSON = "application/x-ndjson"
 
+_FOR: Json = {"type": "string", "minLength": 1, "maxLength": 1024}
+_FOR64: Json = {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){1,340}$"}
 IDEMPOTENCY: Json = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -81,72 +83,38 @@ def _lines(model: type) -> Json:
     return {NDJSON: {"schema": described}}
 
 
-def action_routes(key: Json, parameters: list[Json], written: Json, errors: Json, problem: Any) -> Json:
-    """``POST /v1/kv/{key}:increment`` and ``:touch``.
+def action_routes(parameters: list[Json], written: Json, name: str = "key") -> tuple[Json, Json]:
+    """``POST`` with ``:increment`` and with ``:touch`` behind a key.
 
     Args:
-        key: The parameter of the path.
         parameters: Those of every key route.
         written: The answer to a write.
-        errors: The errors of every write.
-        problem: Makes a response of a description.
+        name: What the names of the operations end with.
     """
-    decided = {
-        "412": problem("The condition does not hold; nothing was changed"),
-        "422": problem("Another request has used the idempotency key"),
-        "507": problem("A disk is full, or no more idempotency keys can be kept"),
-    }
     increment: Json = {
-        "operationId": "increment_key",
+        "operationId": f"increment_{name}",
         "summary": "Add to a decimal number of 64 bits",
         "tags": ["keys"],
         "parameters": [*parameters, TTL, *CONDITIONS, IDEMPOTENCY],
         "requestBody": {"required": False, "content": _json(IncrementRequest)},
-        "responses": {
-            "200": written | {"content": _json(CountedView)},
-            "408": problem("The body did not arrive in time"),
-            "409": problem("It is not a number, or would not fit into 64 bits; or the idempotency key is too old"),
-            "413": problem("The body is too large"),
-            "415": problem("The body is not JSON"),
-        }
-        | errors
-        | decided,
+        "responses": {"200": written | {"content": _json(CountedView)}},
     }
     touch: Json = {
-        "operationId": "touch_key",
+        "operationId": f"touch_{name}",
         "summary": "Set another expiry, and leave the value as it is",
         "tags": ["keys"],
         "parameters": [*parameters, TOUCH_TTL, *CONDITIONS, IDEMPOTENCY],
-        "responses": {
-            "200": written,
-            "404": problem("No such key"),
-            "409": problem("The idempotency key is too old"),
-        }
-        | errors
-        | decided,
+        "responses": {"200": written},
     }
-    return {
-        "/v1/kv/{key}:increment": {"parameters": [key], "post": increment},
-        "/v1/kv/{key}:touch": {"parameters": [key], "post": touch},
-    }
+    return increment, touch
 
 
-def request_routes(consistency: list[Json], errors: Json, read_errors: Json, problem: Any) -> Json:
+def request_routes(consistency: list[Json]) -> Json:
     """``/v1/batch``, ``/v1/txn`` and ``/v1/ops/{key}``.
 
     Args:
         consistency: The parameters that say how new reads must be.
-        errors: The errors of every write.
-        read_errors: Those of every read.
-        problem: Makes a response of a description.
     """
-    body = {
-        "406": problem("Accept leaves no room for the answer"),
-        "408": problem("The body did not arrive in time"),
-        "411": problem("There is no body"),
-        "413": problem("The body, or something in it, is too large"),
-        "415": problem("The body is of another type"),
-    }
     batch: Json = {
         "operationId": "batch",
         "summary": "Carry out many operations; each is answered as if alone",
@@ -158,9 +126,7 @@ def request_routes(consistency: list[Json], errors: Json, read_errors: Json, pro
                 "description": "A result for each operation, in their order",
                 "content": _json(BatchView) | _lines(ResultView),
             }
-        }
-        | errors
-        | body,
+        },
     }
     txn: Json = {
         "operationId": "transact",
@@ -168,30 +134,17 @@ def request_routes(consistency: list[Json], errors: Json, read_errors: Json, pro
         "tags": ["keys"],
         "parameters": [*consistency, IDEMPOTENCY],
         "requestBody": {"required": True, "content": _json(TxnRequest)},
-        "responses": {
-            "200": {"description": "It was carried out", "content": _json(TxnView)},
-            "404": problem("An operation within it found no key; nothing was changed"),
-            "409": problem("An operation within it cannot be; nothing was changed. Or the idempotency key is too old"),
-            "412": problem("The condition of an operation within it does not hold; nothing was changed"),
-            "422": problem("The keys belong to several shards; or the idempotency key to another request"),
-            "507": problem("A disk is full, or no more idempotency keys can be kept"),
-        }
-        | errors
-        | body,
+        "responses": {"200": {"description": "It was carried out", "content": _json(TxnView)}},
     }
     ops: Json = {
         "operationId": "get_operation",
         "summary": "What became of a write that had an idempotency key",
         "tags": ["keys"],
         "parameters": [
-            {"name": "for", "in": "query", "description": "The key it was for", "schema": {"type": "string"}},
-            {"name": "for64", "in": "query", "description": "The same in base64url", "schema": {"type": "string"}},
+            {"name": "for", "in": "query", "description": "The key it was for", "schema": _FOR},
+            {"name": "for64", "in": "query", "description": "The same in base64url", "schema": _FOR64},
         ],
-        "responses": {
-            "200": {"description": "What the shard remembers", "content": _json(OperationStateView)},
-            "406": body["406"],
-        }
-        | read_errors,
+        "responses": {"200": {"description": "What the shard remembers", "content": _json(OperationStateView)}},
     }
     path_key: Json = IDEMPOTENCY | {"name": "key", "in": "path", "required": True, "description": "The idempotency key"}
     return {

@@ -13,15 +13,18 @@ from facade.routes.ranges.request import DELETE_LIMIT_DEFAULT, DELETE_LIMIT_MAX,
 Json = dict[str, Any]
 
 RANGE_PATH = "/v1/kv"
+KEY64 = "parameters and answers are those of /v1/kv/{key}, whose path it stands for."
 
 _TEXT: Json = {"type": "string"}
+_BOUND: Json = {"type": "string", "maxLength": 1024}
+_BOUND64: Json = {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){0,340}$"}
 _FLAG: Json = {"type": "boolean", "default": False}
 _CONSISTENCY: Json = {
     "type": "string",
     "enum": ["linearizable", "session", "bounded", "eventual"],
     "default": "linearizable",
 }
-_STALENESS: Json = {"type": "string", "pattern": "^[0-9]{1,8}(ms|s|m|h|d)?$"}
+_STALENESS: Json = {"type": "string", "pattern": "^([1-9][0-9]{0,3}(ms|s|m|)|1?[1-9]h)$"}
 
 
 def _parameter(name: str, schema: Json, description: str) -> Json:
@@ -37,7 +40,10 @@ FRESHNESS: list[Json] = [
         "name": "Doug-Consistency",
         "in": "header",
         "description": "The same as consistency; bounded; max_staleness=2s names both",
-        "schema": {"type": "string"},
+        "schema": {
+            "type": "string",
+            "pattern": "^(linearizable|session|eventual|bounded; max_staleness=[1-9][0-9]{0,3}(ms|s|m|))$",
+        },
     },
     {
         "name": "Doug-Session",
@@ -49,10 +55,10 @@ FRESHNESS: list[Json] = [
 """How fresh an answer must be: every route that reads takes these."""
 
 _RANGE = [
-    _parameter("prefix", _TEXT, "The keys that begin with it; not together with start and end"),
-    _parameter("start", _TEXT, "The first key"),
-    _parameter("end", _TEXT, "The first key that is not in the range any more"),
-    *(_parameter(f"{name}64", _TEXT, f"The same as {name}, in base64url") for name in ("prefix", "start", "end")),
+    _parameter("prefix", _BOUND, "The keys that begin with it; not together with start and end"),
+    _parameter("start", _BOUND, "The first key"),
+    _parameter("end", _BOUND | {"minLength": 1}, "The first key that is not in the range any more"),
+    *(_parameter(f"{name}64", _BOUND64, f"The same as {name}, in base64url") for name in ("prefix", "start", "end")),
     _parameter("cursor", _TEXT, "next_cursor of the answer before, with the same range"),
 ]
 _READ = [
@@ -64,7 +70,11 @@ _READ = [
     _parameter("keys_only", _FLAG, "Without values"),
     _parameter("count_only", _FLAG, "Only how many there are; of the whole range without a limit"),
     _parameter("reverse", _FLAG, "From the last key to the first"),
-    _parameter("delimiter", _TEXT, "Keys that share what they have up to it, behind the prefix, are one common prefix"),
+    _parameter(
+        "delimiter",
+        {"type": "string", "minLength": 1, "maxLength": 64},
+        "Keys that share what they have up to it, behind the prefix, are one common prefix",
+    ),
     *FRESHNESS,
 ]
 _DELETE = [
@@ -82,18 +92,14 @@ def _answer(view: str) -> Json:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{view}"}}}
 
 
-def range_routes(errors: Json, write_errors: Json) -> Json:
-    """The path item.
-
-    Args:
-        errors: What a read may be refused with.
-        write_errors: What a write may be refused with.
-    """
+def range_routes() -> Json:
+    """The path item."""
     lines: Json = {"application/x-ndjson": {"schema": {"type": "string"}}}
     return {
         "get": {
             "operationId": "get_range",
             "summary": "Read a range of keys in their order: a page, or with Accept: application/x-ndjson a stream",
+            "description": f"With key64 alone it is GET of that one key: {KEY64}",
             "tags": ["keys"],
             "parameters": [*_RANGE, *_READ],
             "responses": {
@@ -101,15 +107,14 @@ def range_routes(errors: Json, write_errors: Json) -> Json:
                     "description": "A page; a stream has an entry in each line and says in its last one how it ended",
                     "content": _answer("RangeView") | lines,
                 }
-            }
-            | errors,
+            },
         },
         "delete": {
             "operationId": "delete_range",
             "summary": "Delete a range of keys, a step at a time",
+            "description": f"With key64 alone it is DELETE of that one key: {KEY64}",
             "tags": ["keys"],
             "parameters": [*_RANGE, *_DELETE],
-            "responses": {"200": {"description": "How many went", "content": _answer("RangeDeletedView")}}
-            | write_errors,
+            "responses": {"200": {"description": "How many went", "content": _answer("RangeDeletedView")}},
         },
     }

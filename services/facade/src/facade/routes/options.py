@@ -220,7 +220,7 @@ def decode64(name: str, text: bytes, code: str) -> bytes:
         code: The code of the problem.
 
     Raises:
-        BadRequestError: It is something else.
+        BadRequestError: The value is none of these.
     """
     padded = text.rstrip(b"=")
     try:

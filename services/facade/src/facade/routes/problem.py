@@ -11,6 +11,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from facade.errors import ProblemError, UnexpectedError
 
@@ -60,6 +61,8 @@ TITLES = {
     "empty_key": "Empty key",
     "forbidden": "Not allowed",
     "foreign_session": "A session of another cluster",
+    "head_timeout": "The head of the request did not arrive in time",
+    "head_too_large": "The head of the request is too large",
     "history_gone": "The changes are not held any more",
     "idempotency_expired": "The idempotency key is too old",
     "idempotency_full": "No more idempotency keys can be kept",
@@ -87,6 +90,7 @@ TITLES = {
     "result_too_large": "The results are too large",
     "starting": "Starting",
     "superseded": "Replaced by another leader",
+    "too_many_requests": "More than this client's part",
     "transfer_failed": "Leadership was not seen to move",
     "transfer_refused": "Leadership cannot go there",
     "unauthenticated": "Not known who you are",
@@ -148,13 +152,26 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
     return response(UnexpectedError())
 
 
+def _methods_at(request: Request) -> str:
+    """The methods of all routes at a path. Starlette's own answer names those of the first one only."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        for each in getattr(route, "effective_candidates", lambda route=route: (route,))():
+            if each.matches(request.scope)[0] is not Match.NONE:
+                methods |= getattr(each, "methods", None) or set()
+    return ", ".join(sorted(methods))
+
+
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, ProblemError):
         # FastAPI hides whatever goes wrong while it reads a body behind a plain 400.
         return response(error.__cause__)
     code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    extra = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
+    told = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        told["Allow"] = _methods_at(request)
+    extra = tuple((name.lower().encode(), value.encode()) for name, value in told.items())
     return response(ProblemError(code, f"{error.detail}.", status=error.status_code, headers=extra))
 
 

@@ -148,6 +148,10 @@ class RawApp:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
+    def methods_at(self, raw_path: bytes) -> frozenset[str]:
+        """The methods that there are at a path."""
+        return self.methods
+
     async def serve(self, request: RawRequest) -> None:
         """Answers a request whose method is one of ``methods``.
 
@@ -163,7 +167,7 @@ class RawApp:
         method = request.method
         try:
             if method not in self.methods:
-                allow = ((b"allow", ", ".join(sorted(self.methods)).encode()),)
+                allow = ((b"allow", ", ".join(sorted(self.methods_at(request.raw_path))).encode()),)
                 method = "other"
                 detail = f"There is no {request.method} here."
                 raise BadRequestError("method_not_allowed", detail, status=405, headers=allow)

@@ -37,7 +37,11 @@ _DECIDED: dict[int, tuple[str, int, str]] = {
         409,
         "The idempotency key is older than keys are kept; what became of its request is forgotten.",
     ),
-    Status.RESULT_TOO_LARGE: ("result_too_large", 422, "The results would be larger than 1 MiB."),
+    Status.RESULT_TOO_LARGE: (
+        "result_too_large",
+        422,
+        "The results would be larger than 1 MiB, or what is read and stored larger than 16 MiB.",
+    ),
 }
 
 

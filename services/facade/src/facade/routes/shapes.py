@@ -134,7 +134,7 @@ def parse_integer(value: object, name: str) -> int:
     """An integer of 64 bits, as a number or in decimal digits.
 
     Raises:
-        BadRequestError: It is something else.
+        BadRequestError: The value is none of these.
     """
     if isinstance(value, str) and _INTEGER.match(value):
         value = int(value)
@@ -159,7 +159,7 @@ def parse_revision(value: object, name: str) -> int:
     """A revision, as a string or a number.
 
     Raises:
-        BadRequestError: It is something else.
+        BadRequestError: The value is none of these.
     """
     if isinstance(value, str) and _REVISION.match(value):
         value = int(value)
@@ -194,7 +194,7 @@ def parse_operation(document: object) -> Command:
     """An operation of a batch or a transaction, as a command without epoch and token.
 
     Raises:
-        BadRequestError: It is something else.
+        BadRequestError: The value is none of these.
     """
     if not isinstance(document, dict):
         raise _bad("An operation is an object.")
@@ -239,7 +239,7 @@ def parse_compare(document: object) -> Compare:
     """One comparison of a transaction.
 
     Raises:
-        BadRequestError: It is something else.
+        BadRequestError: The value is none of these.
     """
     if not isinstance(document, dict):
         raise _bad("A comparison is an object.")

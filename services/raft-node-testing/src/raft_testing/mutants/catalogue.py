@@ -9,6 +9,7 @@ from pathlib import Path
 
 from raft_testing.mutants import (
     elections,
+    freshness,
     leases,
     membership,
     operations,
@@ -21,7 +22,7 @@ from raft_testing.mutants import (
 )
 from raft_testing.mutants.mutant import GROUPS, Mutant, StaleMutantError
 
-_GROUPS = (elections, reads, outcomes, snapshots, membership, storage, leases, operations, watches, ranges)
+_GROUPS = (elections, reads, outcomes, snapshots, membership, storage, leases, operations, watches, ranges, freshness)
 
 MUTANTS: tuple[Mutant, ...] = tuple(
     sorted((mutant for group in _GROUPS for mutant in group.MUTANTS), key=lambda mutant: mutant.name)

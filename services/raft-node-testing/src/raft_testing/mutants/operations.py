@@ -59,8 +59,8 @@ MUTANTS = (
         "a condition sees a key that has expired",
         (18,),
         "kv/operations/work.py",
-        "self.read(user_key(key)), self.clock_us, self",
-        "self.read(user_key(key)), 0, self",
+        "find_visible(key, data, self.clock_us, self",
+        "find_visible(key, data, 0, self",
         _REFERENCE,
     ),
     Mutant(
@@ -104,8 +104,8 @@ MUTANTS = (
         "an operation of a batch does not see those before it",
         (22,),
         "kv/operations/work.py",
-        "        return overlay[key] if key in overlay else self._fetched[key]\n",
-        "        return self._fetched[key] if key in self._fetched else overlay[key]\n",
+        "        if key in self._fresh:\n",
+        "        if key in self._fetched:\n            data = self._fetched[key]\n        elif key in self._fresh:\n",
         _REFERENCE,
     ),
     Mutant(

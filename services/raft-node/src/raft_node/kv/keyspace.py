@@ -106,12 +106,12 @@ def user_key(key: bytes) -> bytes:
 
 
 def token_key(slot: int, token_id: bytes) -> bytes:
-    """Where it is kept what became of a token."""
+    """The key under which the outcome of an idempotency token is kept."""
     return TOKEN_PREFIX + _SLOT.pack(slot) + token_id
 
 
 def due_key(deadline_us: int, key: bytes) -> bytes:
-    """Where it is noted that a key of the keyspace may expire."""
+    """The key of the note that a key of the keyspace may expire."""
     return DUE_PREFIX + _DEADLINE.pack(deadline_us) + key
 
 

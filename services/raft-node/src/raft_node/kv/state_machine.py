@@ -1,9 +1,10 @@
 """Applies committed entries to the keyspace, the same way on every replica.
 
-In three steps. What commands will read is fetched from the store; if that needs the disk, ``apply`` ends before the
-entry and says in ``needed`` what is to be loaded first. Then each command is carried out by a pure function of the
-state and of itself (``raft_node.kv.operations``). At last all effects are written at once. A put and a delete without
-options read nothing: they are done here, and cost nothing of this.
+In three steps. What commands will read is fetched from the store (``raft_node.kv.fetching``); if that needs the disk,
+``apply`` ends before the entry and says in ``needed`` what is to be loaded first. Then each command is carried out by a
+pure function of the state and of itself (``raft_node.kv.operations``). At last all effects are written at once. A put
+and a delete without options read nothing: they are done here, and cost nothing of this. What reads and stores much, or
+takes long, ends a call of ``apply`` early, that neither memory nor the event loop are taken by a few bytes of the log.
 
 Invariants:
 1. What an entry does depends on the entries before it and on nothing else.
@@ -11,6 +12,7 @@ Invariants:
 3. A command for a slot that is not owned, or at another epoch, changes nothing but the applied index.
 4. What a comparison of hashes finds changes no state: it is told, and nothing else.
 5. An entry that this version does not know stops the node: skipping it would let replicas differ.
+6. Where a call of ``apply`` ends has no effect on what entries do.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from doug_wire import command as commands
-from doug_wire.command import Command, CommandError, Opcode
+from doug_wire.command import Opcode
 from doug_wire.partition_map import PartitionMap, PartitionMapError
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
@@ -28,6 +30,7 @@ from doug_wire.watch import ChangeKind
 from raft_node.entry import HEADER_BYTES, Entry, EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv.changes import Removal, encode_removals
+from raft_node.kv.fetching import Fetching, decode, unknown
 from raft_node.kv.keyspace import (
     AUTH_KEY,
     CONFIGURATION_KEY,
@@ -42,7 +45,8 @@ from raft_node.kv.keyspace import (
     State,
 )
 from raft_node.kv.operations import access, table, tokens
-from raft_node.kv.operations.work import Limits, Outcome, Work
+from raft_node.kv.operations.work import Limits, NotFetchedError, Outcome, Work
+from raft_node.kv.operations.work import Mark as Before
 from raft_node.kv.ownership import NOTHING, Ownership
 from raft_node.kv.partitions import decode_create_shard
 from raft_node.kv.state_hash import ChainState, Divergence, Mark, chained, marked
@@ -57,6 +61,10 @@ _COMMAND_START = HEADER_BYTES + _COMMAND.size
 # Plain numbers: a member of an enumeration takes twice as long to compare.
 _COMMAND_KIND = int(EntryKind.COMMAND)
 _PUT, _DELETE, _DELETED = int(Opcode.PUT), int(Opcode.DELETE), int(ChangeKind.DELETE)
+
+_STEPS_MAX = 2000
+"""A call of ``apply`` ends behind the entry with so many reads and stores of values, about 50 ms, or so many bytes."""
+_BYTES_MAX = 4 << 20
 
 Effects = list[tuple[bytes, bytes | None]]
 
@@ -111,7 +119,6 @@ class StateMachine:
         auth: Who may do what, as this shard was told.
         mark: The hash as of the last STATE_HASH entry.
         divergences: Where this replica was found to differ from its leaders; whoever tells of them empties it.
-        needed: What must be loaded before more can be applied; empty unless ``apply`` has left entries.
         next_due_us: Nothing expires before this. 0 at first, for nobody knows; whoever looks for what has expired sets
             it anew.
         looking: Whether somebody looks for what has expired right now; ``next_due_us`` tells only of what is written
@@ -135,10 +142,9 @@ class StateMachine:
         self.limits = Limits() if limits is None else _stored_limits(limits)
         self._partition_map = _stored_map(stored[PARTITION_MAP_KEY])
         self.auth = access.Stored.decode(stored.get(AUTH_KEY))
-        self.needed: list[BlockNeeded] = []
         self.next_due_us = 0
         self.looking = False
-        self._fetched: dict[bytes, bytes | None] = {}
+        self._fetching = Fetching(store)
         self._removals: list[Removal] = []
         self._written_revision = self.revision
 
@@ -181,27 +187,34 @@ class StateMachine:
             entries: Committed entries, at least one.
 
         Returns:
-            What became of each that was applied. If these are fewer than ``entries``, have all of ``needed``
-            ``loaded``, and apply the rest; nothing else may be applied in between.
+            What became of each that was applied. If these are fewer than ``entries``, have all of ``needed``, which may
+            be nothing, ``loaded``, and apply the rest; nothing else may be applied in between.
 
         Raises:
             CorruptionError: An entry is of a kind, or carries a command, that this version does not know.
         """
         assert entries[0].index == self._store.applied_index + 1, "entries are applied in order, each once"
         assert not self.needed, "what is needed was not loaded"
+        ready = 0
         batch: Effects = []
         outcomes: list[Outcome] = []
         work: Work | None = None
-        hashed = 0
+        hashed = results = 0
         remaining = iter(entries)
         while (entry := self._apply_plain(remaining, batch, outcomes)) is not None:
             kind = entry.kind
             if kind == _COMMAND_KIND:
                 if work is None:
                     work = self._begin_work(batch)
-                    if not self._fetch(entries[len(outcomes) :], work):
-                        break
-                outcomes.append(self._carry_out(entry, work))
+                elif work.steps >= _STEPS_MAX or work.bytes + results >= _BYTES_MAX:
+                    break
+                if len(outcomes) >= ready:
+                    ready = len(outcomes) + self._fetching.fetch(entries[len(outcomes) :], ask=not outcomes)
+                outcome = self._try(entry, work, ask=not outcomes) if len(outcomes) < ready else None
+                if outcome is None:
+                    break
+                results += len(outcome.details.value) if outcome.details is not None else 0
+                outcomes.append(outcome)
                 continue
             if kind == EntryKind.CONFIGURATION:
                 batch.append((CONFIGURATION_KEY, entry.command))
@@ -213,20 +226,22 @@ class StateMachine:
             outcomes.append(_APPLIED_NOTHING)
         if outcomes:
             self._write(entries[len(outcomes) - 1], batch, hashed)
-        if len(outcomes) < len(entries):
-            self._ask_for(entries[len(outcomes) :])
-        elif work is not None:
-            self._fetched = {}
+        if work is not None:
             self.next_due_us = min(self.next_due_us, work.next_due_us)
         return outcomes
 
     def loaded(self, found: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Takes the keys and values of all that was ``needed``; what was left of the entries can be applied."""
-        self._fetched.update(found)
-        self.needed = []
+        self._fetching.loaded(found)
+
+    @property
+    def needed(self) -> Sequence[BlockNeeded]:
+        """What must be loaded before more can be applied; empty unless ``apply`` has left entries."""
+        return self._fetching.needed
 
     def _write(self, last: Entry, batch: Effects, hashed: int) -> None:
         """Writes the effects of the entries up to the last one."""
+        self._fetching.forget()
         self.clock_us = max(self.clock_us, last.timestamp_us)
         if self._hash is not None:
             self._hash = chained(self._hash, batch[hashed:] if hashed else batch)
@@ -248,13 +263,13 @@ class StateMachine:
             if kind != _COMMAND_KIND:
                 break
             if len(data) < start:
-                raise _unknown(entry, "a command that is shorter than its header")
+                raise unknown(entry, "a command that is shorter than its header")
             opcode, flags, key_bytes, type_bytes, value_bytes, epoch = unpack(data, HEADER_BYTES)
             if flags or opcode > _DELETE:
                 break
             key_end = start + key_bytes
             if key_end + type_bytes + value_bytes != len(data):
-                raise _unknown(entry, "a command of other lengths")
+                raise unknown(entry, "a command of other lengths")
             key = data[start:key_end]
             owned = epochs[slot(key)]
             if not owned or (epoch and epoch != owned):
@@ -268,7 +283,7 @@ class StateMachine:
                 self._removals.append(Removal(len(batch), revision, _DELETED))
                 write((prefix + key, None))
             else:
-                raise _unknown(entry, f"the opcode {opcode}")
+                raise unknown(entry, f"the opcode {opcode}")
             applied(new(cls, (ok, revision, None)))
         else:
             entry = None
@@ -281,35 +296,22 @@ class StateMachine:
         work = Work(self.ownership, self.limits, self.revision, self.tokens)
         work.effects = batch
         work.removals = self._removals
+        work.take(self._fetching.values)
         return work
 
-    def _fetch(self, entries: Sequence[Entry], work: Work) -> bool:
-        """Has the work take what the commands of some entries read; False if something must be loaded first."""
-        fetched = self._fetched
-        missing = [key for key in _keys_to_read(entries) if key not in fetched]
-        for key, value in zip(missing, self._store.multi_get(missing), strict=True):
-            if value is not None and not isinstance(value, bytes):
-                return False
-            fetched[key] = value
-        work.take(fetched)
-        return True
-
-    def _ask_for(self, entries: Sequence[Entry]) -> None:
-        """Says what must be loaded for the commands of some entries; what is in memory is kept until they are applied.
-
-        Requires: what was applied before them is written.
-        """
-        # Some of what was fetched may just have been overwritten.
-        keys = list(dict.fromkeys(_keys_to_read(entries)))
-        self._fetched = {}
-        for key, value in zip(keys, self._store.multi_get(keys), strict=True):
-            if value is None or isinstance(value, bytes):
-                self._fetched[key] = value
-            else:
-                self.needed.append(value)
+    def _try(self, entry: Entry, work: Work, *, ask: bool) -> Outcome | None:
+        """Carries an entry out; None if something must be loaded first."""
+        before = Before(len(work.effects), self.revision, self.tokens)
+        while True:
+            try:
+                return self._carry_out(entry, work)
+            except NotFetchedError as error:
+                work.undo_all(before)
+                if not self._fetching.fetch_key(error.key, ask=ask):
+                    return None
 
     def _carry_out(self, entry: Entry, work: Work) -> Outcome:
-        command = _decode(entry)
+        command = decode(entry)
         opcode = command.opcode
         if opcode == Opcode.CREATE_SHARD:
             outcome = self._create_shard(entry, command.value, work.effects)
@@ -323,12 +325,12 @@ class StateMachine:
             if opcode == Opcode.SET_AUTH:
                 return self._set_auth(command.value, work)
             if not table.is_known(opcode):
-                raise _unknown(entry, f"the opcode {opcode}")
-            work.clock_us = max(self.clock_us, entry.timestamp_us)
+                raise unknown(entry, f"the opcode {opcode}")
+            work.begin(max(self.clock_us, entry.timestamp_us))
             work.revision = self.revision
             outcome = table.carry_out(work, command)
         except ValueError as error:
-            raise _unknown(entry, str(error)) from error
+            raise unknown(entry, str(error)) from error
         self.revision, self.tokens = work.revision, work.tokens
         return outcome
 
@@ -360,7 +362,7 @@ class StateMachine:
         try:
             shard, shards = decode_create_shard(value)
         except ValueError as error:
-            raise _unknown(entry, f"a new shard: {error}") from error
+            raise unknown(entry, f"a new shard: {error}") from error
         first_map = PartitionMap.first(shards)
         self.ownership = Ownership(first_map.epoch, first_map.of_shard(shard))
         batch.append((SLOTS_KEY, self.ownership.encode()))
@@ -370,39 +372,11 @@ class StateMachine:
         return _APPLIED_NOTHING
 
 
-def _keys_to_read(entries: Sequence[Entry]) -> list[bytes]:
-    """The keys that the commands of some entries read, in order and perhaps several times."""
-    keys = []
-    for entry in entries:
-        data = entry.data
-        if entry.kind != _COMMAND_KIND or len(data) < _COMMAND_START:
-            continue
-        if data[HEADER_BYTES + 1] or data[HEADER_BYTES] > _DELETE:
-            command = _decode(entry)
-            if table.is_known(command.opcode):
-                try:
-                    keys += table.keys_to_read(command)
-                except CommandError as error:
-                    raise _unknown(entry, str(error)) from error
-    return keys
-
-
-def _decode(entry: Entry) -> Command:
-    try:
-        return commands.decode(entry.data, HEADER_BYTES)
-    except CommandError as error:
-        raise _unknown(entry, str(error)) from error
-
-
 def _stored_limits(data: bytes) -> Limits:
     try:
         return tokens.decode_limits(data)
     except ValueError as error:
         raise CorruptionError("state", 0, str(error)) from error
-
-
-def _unknown(entry: Entry, what: str) -> CorruptionError:
-    return CorruptionError("log", entry.index, f"entry {entry.index} holds {what}")
 
 
 def _stored_map(data: bytes | None) -> PartitionMap | None:

@@ -123,6 +123,12 @@ class Metrics:
             ("shard",),
             registry=self.registry,
         ).labels(self.shard)
+        self.log_clock_ahead = Gauge(
+            "dougdb_log_clock_ahead_seconds",
+            "By how much the log was ahead of this leader's clock when it was elected",
+            ("shard",),
+            registry=self.registry,
+        ).labels(self.shard)
         self.event_loop_lags = self._histogram(
             "dougdb_event_loop_timer_lag_seconds", "How late each timer of the event loop was", _LAG_BUCKETS
         )

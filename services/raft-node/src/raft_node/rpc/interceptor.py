@@ -39,14 +39,14 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         self,
         metrics: Metrics,
         on_failure: Callable[[FatalError], None],
-        admit: Callable[[Context], Awaitable[None]] | None = None,
+        admit: Callable[[Context, str, str], Awaitable[None]] | None = None,
     ) -> None:
         """Counts nothing yet.
 
         Args:
             metrics: Holds the three.
             on_failure: Told when a method says that the node must stop.
-            admit: Aborts the calls of those who may not call; everybody may without it.
+            admit: Is given a call's service and method, and aborts those of who may not call; everybody may without it.
         """
         self._metrics = metrics
         self._on_failure = on_failure
@@ -105,7 +105,7 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
             code = "OK"
             try:
                 if admit is not None:
-                    await admit(context)
+                    await admit(context, service, method)
                 return await behaviour(request, context)
             except asyncio.CancelledError:
                 code = "CANCELLED"

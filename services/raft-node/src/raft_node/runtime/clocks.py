@@ -16,16 +16,29 @@ def boot_s() -> float:
 
 
 class WallClock:
-    """The leader's clock for log timestamps: the wall clock at its election, moved on by the monotonic clock."""
+    """The leader's clock for log timestamps: the wall clock at its election, moved on by the monotonic clock.
+
+    Where the log is ahead of the wall clock, because a leader's clock was once, it goes on from the log's time:
+    standing still until the wall clock has caught up would stop every expiry for so long.
+    """
 
     def __init__(self) -> None:
         """Starts from now."""
         self.rebase()
 
-    def rebase(self) -> None:
-        """Looks at the wall clock again; done when this node becomes leader."""
-        self._wall_us = time.time_ns() // 1000
+    def rebase(self, log_us: int = 0) -> int:
+        """Looks at the wall clock again; done when this node becomes leader.
+
+        Args:
+            log_us: The time of the last entry in the log.
+
+        Returns:
+            By how many microseconds the log is ahead of the wall clock; 0 if it is not.
+        """
+        wall_us = time.time_ns() // 1000
+        self._wall_us = max(wall_us, log_us)
         self._monotonic_us = time.monotonic_ns() // 1000
+        return self._wall_us - wall_us
 
     def now_us(self) -> int:
         """Microseconds since the epoch."""

@@ -408,7 +408,10 @@ class Driver:
             self._log.write(ready.write)
         for event in ready.events:
             if event.name == "became_leader":
-                self._clock.rebase()
+                ahead_us = self._clock.rebase(self.node.log.last_timestamp_us)
+                self._metrics.log_clock_ahead.set(ahead_us / 1e6)
+            elif event.name == "lost_leadership":
+                self._metrics.log_clock_ahead.set(0)
             self._hand_overs.heard(event)
             self._on_event(event)
         if ready.committed:
@@ -430,7 +433,7 @@ class Driver:
         started_s = time.perf_counter()
         outcomes = self.machine.apply(entries)
         if len(outcomes) < len(entries):
-            self._load_for(entries[len(outcomes) :])
+            self._keep(entries[len(outcomes) :])
             entries = entries[: len(outcomes)]
             if not entries:
                 return
@@ -449,11 +452,14 @@ class Driver:
             self._propose_creation()
         self._on_applied()
 
-    def _load_for(self, entries: Sequence[Entry]) -> None:
-        """Holds entries back until what they need is loaded."""
+    def _keep(self, entries: Sequence[Entry]) -> None:
+        """Holds entries back: until what they need is loaded, or until others had their turn on the event loop."""
+        machine, self._held = self.machine, entries
+        if not machine.needed:
+            self.wake()
+            return
         assert self._load is not None, "nothing can be loaded"
-        machine = self.machine
-        self._held, self._loading = entries, True
+        self._loading = True
 
         def loaded(found: Sequence[tuple[bytes, bytes | None]]) -> None:
             # A snapshot may have taken the place of this state meanwhile.

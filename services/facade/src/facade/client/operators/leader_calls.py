@@ -69,7 +69,7 @@ async def ask_leader(
     """Asks the leader until somebody answers.
 
     Args:
-        shard: Whose leader.
+        shard: The shard whose leader is asked.
         call: Asks a node, within some seconds.
         timeout_s: How long in all.
         judge: What a refusal means: an error, an answer after all, or None when it is worth another try.

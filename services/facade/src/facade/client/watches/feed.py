@@ -48,7 +48,7 @@ class Event:
     """A change, with what was made of it for clients; that is made once and kept with it.
 
     Attributes:
-        shard: Whose change.
+        shard: The shard that changed.
         change: The change.
         order: Where it stands.
         shown: What it is shown as, by the form; for whoever shows it.
@@ -93,7 +93,7 @@ class Feed:
         """Builds it; ``run`` sets it going.
 
         Args:
-            shard: Whose changes.
+            shard: The shard whose changes these are.
             cluster_id: Of which cluster; empty while that is not known.
             ring_bytes_max: How much of them is kept in memory.
             on_events: Told of what has come; called in one piece with it.

@@ -42,7 +42,7 @@ class HistoryGoneError(FacadeError):
 
     Attributes:
         oldest: The revision behind which all changes are held.
-        shard: Whose changes.
+        shard: The shard whose changes these are.
     """
 
     def __init__(self, shard: int, oldest: int) -> None:
@@ -82,7 +82,7 @@ class WatchStream:
 
     Attributes:
         node: The node that sends the changes.
-        position: Where it goes on: everything before was told.
+        position: The position to go on from; all changes before it were told.
         oldest: The revision behind which the node holds all changes, as it said last.
     """
 

@@ -70,7 +70,7 @@ async def while_connected(work: Awaitable[None], receive: bodies.Receive) -> Non
     """Does something as long as the client is there: what is sent to one that is gone is dropped, and never ends.
 
     Raises:
-        DisconnectedError: It is gone.
+        DisconnectedError: The client has gone.
     """
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
     try:

@@ -30,7 +30,7 @@ class Done(NamedTuple):
 
     Attributes:
         keys: How many keys were found, and deleted unless they were only counted.
-        bound: Where it goes on; None when nothing is left.
+        bound: The key at which the rest begins; None when nothing is left.
         revisions: By shard, its revision at the last scan's point in its log.
     """
 

@@ -57,7 +57,7 @@ def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_ma
     Args:
         query: The query string.
         consistency: The header Doug-Consistency.
-        cluster_id: Whose cursors count.
+        cluster_id: The cluster whose cursors are taken.
         limit_max: The greatest limit.
 
     Raises:
@@ -164,7 +164,7 @@ def flag_of(given: Mapping[str, bytes], name: str, *, default: bool = False) -> 
     """A parameter that is true or false.
 
     Raises:
-        BadRequestError: It is something else.
+        BadRequestError: The value is none of these.
     """
     value = given.get(name, b"true" if default else b"false")
     if value not in (b"true", b"false"):

@@ -61,7 +61,7 @@ class _Page(NamedTuple):
     Attributes:
         items: The entries, encoded.
         prefixes: The common prefixes, encoded.
-        bound: Where it goes on; None when nothing is left.
+        bound: The key at which the rest begins; None when nothing is left.
         scan: What was read; None when nothing had to be.
     """
 

@@ -137,7 +137,7 @@ class Audience:
         group.watchers.add(watcher)
 
     def leave(self, watcher: Watcher) -> None:
-        """One who goes; it need not be here."""
+        """Removes a watcher; does nothing if it is not in the audience."""
         selection, form = watcher.selection, watcher.form
         group = self._groups.get((selection, form))
         if group is None:

@@ -13,7 +13,7 @@ from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
 from raft_node.kv.keyspace import USER_PREFIX, VALUE_FORMAT, VALUE_HEADER
 from raft_node.kv.operations import singles, tokens
-from raft_node.kv.operations.work import WRONG_SHARD, Details, Outcome, Work
+from raft_node.kv.operations.work import WRONG_SHARD, Details, Outcome, TooMuchReadError, Work
 
 _PLAIN_PUT = bytes((Opcode.PUT, 0))
 _PLAIN = (_PLAIN_PUT, bytes((Opcode.DELETE, 0)))
@@ -24,6 +24,19 @@ _TOO_LARGE = Outcome(Status.RESULT_TOO_LARGE, 0)
 def carry_out_all(work: Work, command: Command) -> Outcome:
     """Carries a batch out; its results are in the value of the outcome."""
     mark = work.mark()
+    try:
+        results = _results(work, command)
+    except TooMuchReadError:
+        results = None
+    if results is None:
+        work.undo(mark)
+        return _TOO_LARGE
+    work.end_bound()
+    return Outcome(Status.OK, work.revision, Details(value=b"".join(results)))
+
+
+def _results(work: Work, command: Command) -> list[bytes] | None:
+    """The results of the operations of a batch; None if they are too large."""
     results: list[bytes] = []
     size = 0
     encode = pipe.encode_result
@@ -35,10 +48,9 @@ def carry_out_all(work: Work, command: Command) -> Outcome:
         result = encode(*one(work, commands.decode(operation)).record(place))
         size += len(result)
         if size > RESULT_BYTES_MAX:
-            work.undo(mark)
-            return _TOO_LARGE
+            return None
         results.append(result)
-    return Outcome(Status.OK, work.revision, Details(value=b"".join(results)))
+    return results
 
 
 def one(work: Work, command: Command) -> Outcome:

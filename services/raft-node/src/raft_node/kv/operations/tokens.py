@@ -9,8 +9,8 @@ Invariants:
    refused before has left no token, nor has one for another shard.
 3. A token is kept for ``Limits.kept_us`` of log time at least. At ``Limits.count_max`` tokens further ones are refused,
    never are others forgotten for them.
-4. What is older than tokens are kept is refused when the client's key tells (a UUID of version 7), for nobody knows any
-   more what became of it.
+4. What is older than tokens are kept is refused when the client's key tells (a UUID of version 7, or what a facade
+   makes of one for an operation of a batch), for nobody knows any more what became of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from raft_node.kv.operations.work import Details, Limits, Outcome, Work
 _RECORD = struct.Struct("<BQQ")
 _LIMITS = struct.Struct("<QQ")
 _FORMAT = 1
-_UUID7 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
+# Facades derive the keys of a batch's operations from the key of the batch: a slash, and the place within it.
+_UUID7 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}(?:/[0-9]+)?", re.IGNORECASE)
 
 _KEPT = frozenset(
     {Status.OK, Status.NOT_FOUND, Status.PRECONDITION_FAILED, Status.NOT_A_NUMBER, Status.OVERFLOW}
@@ -73,7 +74,7 @@ class TokenRecord(NamedTuple):
 
 
 def key_of(command: Command, token: Token) -> bytes:
-    """Where it is kept what became of a command's token."""
+    """The key under which the outcome of a command's token is kept."""
     return token_key(slot_of(command.key), token.id)
 
 
@@ -86,6 +87,7 @@ def known(work: Work, command: Command, token: Token) -> Outcome | None:
     if data is not None:
         record = TokenRecord.decode(data)
         if record.deadline_us > work.clock_us:
+            work.count(len(data))
             if record.fingerprint != token.fingerprint:
                 return Outcome(Status.TOKEN_REUSED, 0)
             return replayed(record)

@@ -22,7 +22,7 @@ from doug_wire.payload import (
 from doug_wire.pipe import ResultRecord, Status
 from raft_node.kv.keyspace import user_key
 from raft_node.kv.operations import singles
-from raft_node.kv.operations.work import WRONG_SHARD, Details, Outcome, Work
+from raft_node.kv.operations.work import WRONG_SHARD, Details, Mark, Outcome, TooMuchReadError, Work
 
 _GOES_ON = (Status.OK, Status.NOT_FOUND)
 """After these a transaction goes on; every other outcome of an operation undoes it."""
@@ -36,8 +36,16 @@ def transact(work: Work, command: Command) -> Outcome:
     txn = decode_txn(command.value)
     if not _owned(work, command, txn):
         return WRONG_SHARD
-    succeeded = all(_holds(work, compare) for compare in txn.compares)
     mark = work.begin_transaction()
+    try:
+        return _carry_out(work, txn, mark)
+    except TooMuchReadError:
+        work.undo(mark)
+        return Outcome(Status.RESULT_TOO_LARGE, 0)
+
+
+def _carry_out(work: Work, txn: Txn, mark: Mark) -> Outcome:
+    succeeded = all(_holds(work, compare) for compare in txn.compares)
     results: list[ResultRecord] = []
     size = 0
     for place, operation in enumerate(txn.success if succeeded else txn.failure):

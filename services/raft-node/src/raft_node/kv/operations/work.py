@@ -23,6 +23,22 @@ from raft_node.kv.visibility import find_visible
 
 NEVER_US = 1 << 63
 """Later than any deadline."""
+READ_BYTES_MAX = 16 << 20
+"""What one transaction or one batch may read and store; one that would do more is refused and changes nothing."""
+_UNBOUNDED = 1 << 63
+
+
+class NotFetchedError(Exception):
+    """A command reads what was not fetched; it is to be undone, and carried out anew with that."""
+
+    def __init__(self, key: bytes) -> None:
+        """``key`` is what it reads."""
+        super().__init__()
+        self.key = key
+
+
+class TooMuchReadError(Exception):
+    """A transaction or a batch goes beyond ``READ_BYTES_MAX``."""
 
 
 class Details(NamedTuple):
@@ -83,13 +99,19 @@ class Work:
         effects: What is to be written, in order; None for a removal.
         removals: Which of them remove users' values, and as which changes.
         next_due_us: No key that was written here expires before this.
+        steps: How many values were read and stored.
+        bytes: How many bytes they had.
     """
 
     __slots__ = (
+        "_bytes_end",
         "_fetched",
+        "_fresh",
+        "_marked",
         "_one_revision",
         "_overlay",
         "_seen",
+        "bytes",
         "clock_us",
         "effects",
         "limits",
@@ -97,6 +119,7 @@ class Work:
         "ownership",
         "removals",
         "revision",
+        "steps",
         "tokens",
     )
 
@@ -110,10 +133,20 @@ class Work:
         self.effects: list[tuple[bytes, bytes | None]] = []
         self.removals: list[Removal] = []
         self.next_due_us = NEVER_US
+        self.steps = self.bytes = 0
+        self._bytes_end = _UNBOUNDED
         self._fetched: Mapping[bytes, bytes | None] = {}
+        # What effects hold, as far as the first ``_seen`` of them were looked at: those before the last mark, and those
+        # behind it, which ``undo`` throws away.
         self._overlay: dict[bytes, bytes | None] = {}
-        self._seen = 0
+        self._fresh: dict[bytes, bytes | None] = {}
+        self._marked = self._seen = 0
         self._one_revision = False
+
+    def begin(self, clock_us: int) -> None:
+        """Begins with the next entry."""
+        self.clock_us = clock_us
+        self._bytes_end = _UNBOUNDED
 
     # Reads.
 
@@ -122,17 +155,50 @@ class Work:
         self._fetched = fetched
 
     def read(self, key: bytes) -> bytes | None:
-        """What is stored under a key of the keyspace. Requires: it was fetched."""
-        seen = self._seen
-        if seen < len(self.effects):
-            self._overlay.update(self.effects[seen:] if seen else self.effects)
-            self._seen = len(self.effects)
-        overlay = self._overlay
-        return overlay[key] if key in overlay else self._fetched[key]
+        """What is stored under a key of the keyspace.
+
+        Raises:
+            NotFetchedError: It was not fetched.
+        """
+        if self._seen < len(self.effects):
+            self._see()
+        if key in self._fresh:
+            data = self._fresh[key]
+        elif key in self._overlay:
+            data = self._overlay[key]
+        elif key in self._fetched:
+            data = self._fetched[key]
+        else:
+            raise NotFetchedError(key)
+        self.steps += 1
+        return data
+
+    def count(self, size: int) -> None:
+        """Counts bytes that a command reads or stores. What cannot be seen does not count: compactions remove it.
+
+        Raises:
+            TooMuchReadError: This is more than a transaction or a batch may read.
+        """
+        self.bytes += size
+        if self.bytes > self._bytes_end:
+            raise TooMuchReadError
+
+    def _see(self) -> None:
+        """Takes in the effects that were not looked at yet."""
+        effects, seen = self.effects, self._seen
+        if seen < self._marked:
+            self._overlay.update(effects[seen : self._marked])
+            seen = self._marked
+        self._fresh.update(effects[seen:] if seen else effects)
+        self._seen = len(effects)
 
     def current(self, key: bytes) -> StoredValue | None:
-        """The visible value of a user's key. Requires: it was fetched."""
-        return find_visible(key, self.read(user_key(key)), self.clock_us, self.ownership.epochs)
+        """The visible value of a user's key; raises as ``read`` and ``count`` do."""
+        data = self.read(user_key(key))
+        found = find_visible(key, data, self.clock_us, self.ownership.epochs)
+        if found is not None and data is not None:
+            self.count(len(data))
+        return found
 
     # Effects.
 
@@ -149,7 +215,10 @@ class Work:
 
     def store(self, key: bytes, stored: StoredValue) -> None:
         """Writes a user's value, and notes when it expires."""
-        self.effects.append((user_key(key), encode_value(stored)))
+        data = encode_value(stored)
+        self.steps += 1
+        self.count(len(data))
+        self.effects.append((user_key(key), data))
         if stored.expires_us:
             self.note_due(stored.expires_us, user_key(key))
 
@@ -187,23 +256,41 @@ class Work:
     def end_transaction(self, mark: Mark) -> None:
         """Ends what ``begin_transaction`` began; if nothing was changed, no revision was given out."""
         self._one_revision = False
+        self.end_bound()
         if len(self.effects) == mark.effects:
             self.revision = mark.revision
 
     def mark(self) -> Mark:
-        """A point to go back to."""
+        """A point to go back to with ``undo``; from here on a bounded number of bytes may be read and stored."""
+        self._bytes_end = self.bytes + READ_BYTES_MAX
+        if self._fresh:
+            self._overlay.update(self._fresh)
+            self._fresh = {}
+        self._marked = len(self.effects)
         return Mark(len(self.effects), self.revision, self.tokens)
 
+    def end_bound(self) -> None:
+        """Ends the bound that ``mark`` began."""
+        self._bytes_end = _UNBOUNDED
+
     def undo(self, mark: Mark) -> None:
-        """Goes back to a mark."""
+        """Goes back to the last mark, at the cost of what was done since; the bound on bytes ends."""
+        assert mark.effects == self._marked, "not the last mark"
+        self.end_bound()
         del self.effects[mark.effects :]
         while self.removals and self.removals[-1].place >= mark.effects:
             self.removals.pop()
         self.revision, self.tokens = mark.revision, mark.tokens
         self._one_revision = False
-        if self._seen > mark.effects:
-            self._overlay = dict(self.effects)
-            self._seen = mark.effects
+        self._fresh = {}
+        self._seen = min(self._seen, mark.effects)
+
+    def undo_all(self, before: Mark) -> None:
+        """Goes back to a point before the last mark, at the cost of all that was done by all entries."""
+        self._marked = before.effects
+        self.undo(before)
+        self._overlay = {}
+        self._seen = 0
 
 
 def failed(condition: Condition | None, current: StoredValue | None) -> Outcome | None:

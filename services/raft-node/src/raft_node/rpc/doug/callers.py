@@ -1,8 +1,8 @@
 """Who may call Doug and Admin where clients have to say who they are: facades, and the cluster's own nodes.
 
 A facade has judged a request before it sends it on; anybody else would go past that. A caller is told by the names in
-its certificate, which the authority has signed. Must not know what is called. Invariant: whoever cannot be told is
-refused, also on a connection without TLS.
+its certificate, which the authority has signed. Invariants: whoever cannot be told is refused, also on a connection
+without TLS; a method without a rule is served to nobody.
 
 Source: docs/auth.md.
 """
@@ -15,7 +15,41 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from doug_wire.auth.grants import Verb
 from raft_node.rpc.raft.certificate_names import names_of
+
+RULES: dict[str, dict[str, set[Verb]]] = {
+    "doug.v1.Doug": {
+        "Get": {Verb.READ},
+        "Put": {Verb.WRITE},
+        "Delete": {Verb.WRITE},
+        "Increment": {Verb.WRITE},
+        "Touch": {Verb.WRITE},
+        "Txn": {Verb.READ, Verb.WRITE},
+        "ExecuteBatch": {Verb.READ, Verb.WRITE},
+        "FindOutcome": {Verb.READ, Verb.WRITE},
+        "DeleteRange": {Verb.WRITE},
+        "Pipe": {Verb.READ, Verb.WRITE},
+        "Partitions": set(),
+        "Scan": {Verb.READ},
+        "Watch": {Verb.WATCH},
+    },
+    "doug.v1.Admin": {
+        "Status": {Verb.METRICS},
+        "Events": {Verb.METRICS},
+        "TransferLeadership": {Verb.MEMBERS},
+        "Drain": {Verb.MEMBERS},
+        "Members": {Verb.METRICS, Verb.MEMBERS},
+        "AddMember": {Verb.MEMBERS},
+        "RemoveMember": {Verb.MEMBERS},
+        "ReplaceMember": {Verb.MEMBERS},
+        "Backup": {Verb.BACKUP},
+        "GetAuth": {Verb.AUTH},
+        "SetAuth": {Verb.AUTH},
+    },
+}
+"""The rights, some of which a facade has asked for before it calls a method for a client; none for what tells nothing
+of keys or nodes. A caller that is no facade and no node has none of them here."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -27,8 +61,14 @@ class Callers:
         """The names are those of facades and nodes."""
         self._names = frozenset(name.lower() for name in names)
 
-    async def admit(self, context: Context) -> None:
-        """Refuses a call of somebody else: the call is aborted, and gRPC raises out of it."""
+    async def admit(self, context: Context, service: str, method: str) -> None:
+        """Refuses a call of somebody else, or of what has no rule: it is aborted, and gRPC raises out of it."""
+        if method not in RULES.get(service, {}):
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "FORBIDDEN: there is no rule for this method",
+                (("doug-code", "FORBIDDEN"),),
+            )
         if self._names.isdisjoint(names_of(context) or ()):
             await context.abort(
                 grpc.StatusCode.UNAUTHENTICATED,

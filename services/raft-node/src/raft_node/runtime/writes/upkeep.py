@@ -17,7 +17,7 @@ from itertools import islice
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.pipe import Status
-from raft_node.kv.keyspace import DUE_PREFIX, split_due_key
+from raft_node.kv.keyspace import DUE_PREFIX, due_key, split_due_key
 from raft_node.kv.operations.expiry import NOTES_MAX, encode_expire
 from raft_node.kv.operations.tokens import encode_limits
 from raft_node.kv.operations.work import NEVER_US, Details, Limits
@@ -114,14 +114,16 @@ class Upkeep:
         machine.next_due_us = NEVER_US
         if machine is not self._swept:
             self._from, self._swept = DUE_PREFIX, machine
-        records = self._engine.scan(self._from, _NOTES_END)
+        records, seen_us = self._engine.scan(self._from, _NOTES_END), machine.clock_us
         notes = await asyncio.get_running_loop().run_in_executor(None, _first_notes, records)
         due = [note for note in notes if split_due_key(note)[0] <= now_us]
         later = notes[len(due) :]
         next_us = split_due_key(later[0])[0] if later else NEVER_US
         if due and await self._propose(Opcode.EXPIRE, encode_expire(due[:NOTES_MAX])) == Status.OK:
             gone = [note for note in due[:NOTES_MAX] if split_due_key(note)[0] <= machine.clock_us]
-            self._from = gone[-1] if gone else self._from
+            # What was proposed before the view was taken and applied behind it may be due before the last note that is
+            # gone, but not before the log time of the view.
+            self._from = max(self._from, min(gone[-1], due_key(seen_us, b""))) if gone else self._from
             next_us = split_due_key(due[len(gone)])[0] if len(gone) < len(due) else next_us
         elif due:
             next_us = split_due_key(due[0])[0]

@@ -1,0 +1,118 @@
+"""Ten times what a fresh cluster can do: ``make bench-overload``, or ``python -m bench.overload``.
+
+It measures what the cluster does with a few clients, then has many times as many ask at once, and measures again within
+five seconds. It says what was answered meanwhile, whether a term changed, and what the memory of every process grew by.
+With ``--check`` it ends with exit code 1 beyond the limits below.
+
+It must not tune anything: the cluster runs with the defaults that users get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # Started by its path, as `make bench-overload` does.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from bench.cluster import Cluster, ClusterError
+from bench.load import LoadResult, Workload, run_blocking
+from bench.meter import MemorySampler, family_pss_bytes
+from bench.smoke import Meter
+
+ALLOWED = frozenset({"429", "503"})
+"""What an overloaded facade may say beside success: refused before anything was proposed."""
+GROWTH_MB_MAX = 256.0
+RECOVERED_MIN = 0.7
+"""Of what was done before, so much at least is done again right after."""
+
+
+def run(cluster: Cluster, options: argparse.Namespace) -> dict[str, Any]:
+    """Measures before, during and after; returns all figures."""
+    cluster.start()
+    usual = Workload(kind="put", connections=options.connections, seconds=5.0, keys=10_001)
+    flood = replace(usual, connections=options.connections * options.times, seconds=options.seconds, prefix="flood/")
+    before = run_blocking(cluster.url, usual)
+    meter = Meter(cluster)
+    groups = meter.groups()
+    processes = {
+        **{f"facade {process.pid}": process for process in groups["facade"]},
+        **{f"node {process.pid}": process for process in (*groups["leaders"], *groups["followers"])},
+    }
+    held = {name: family_pss_bytes(process) for name, process in processes.items()}
+    terms = meter.terms()
+    with MemorySampler(lambda: processes, 0.5) as memory:
+        during = run_blocking(cluster.url, flood)
+    # It lasts five seconds and begins at once: full speed has to be back within it.
+    after = run_blocking(cluster.url, replace(usual, prefix="after/"))
+    grown = {name: round((memory.peak_bytes[name] - held[name]) / 1e6, 1) for name in processes}
+    return {
+        "before": _shown(before),
+        "during": _shown(during),
+        "after": _shown(after),
+        "growth_mb": dict(sorted(grown.items())),
+        "terms_changed": {name: each for name, each in meter.terms().items() if each != terms[name]},
+    }
+
+
+def _shown(result: LoadResult) -> dict[str, Any]:
+    return {
+        "operations_per_s": round(result.operations_per_s),
+        "p99_ms": round(result.percentile_ms(0.99), 1),
+        "errors": result.errors,
+    }
+
+
+def beyond(figures: dict[str, Any]) -> list[str]:
+    """Which limits were not kept."""
+    grown = max(figures["growth_mb"].values())
+    others = sorted(set(figures["during"]["errors"]) - ALLOWED)
+    recovered = figures["after"]["operations_per_s"] / max(1, figures["before"]["operations_per_s"])
+    judged = {
+        f"terms changed: {figures['terms_changed']}": bool(figures["terms_changed"]),
+        f"answers other than success, 429 and 503: {others}": bool(others),
+        f"a process grew by {grown} MB": grown > GROWTH_MB_MAX,
+        f"afterwards only {recovered:.0%} of what was done before": recovered < RECOVERED_MIN,
+        f"errors before or after: {figures['before']['errors']} {figures['after']['errors']}": bool(
+            figures["before"]["errors"] or figures["after"]["errors"]
+        ),
+    }
+    return [what for what, bad in judged.items() if bad]
+
+
+def main() -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Ten times what a fresh local cluster can do.")
+    parser.add_argument("--connections", type=int, default=64, help="the clients that it can serve (64)")
+    parser.add_argument("--times", type=int, default=32, help="how many times as many ask at once (32)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for how long (60)")
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--nodes", type=int, default=5)
+    parser.add_argument("--check", action="store_true", help="exit code 1 beyond the limits")
+    options = parser.parse_args()
+    signal.alarm(int(options.seconds) + 180)
+    with tempfile.TemporaryDirectory(prefix="dougdb-bench-", ignore_cleanup_errors=True) as folder:
+        cluster = Cluster(Path(folder), shards=options.shards, nodes=options.nodes, environment={})
+        try:
+            figures = run(cluster, options)
+            code = cluster.stop()
+        except ClusterError as error:
+            print(error, file=sys.stderr)
+            return 1
+        finally:
+            cluster.close()
+    print(json.dumps(figures, indent=2))
+    bad = beyond(figures)
+    for what in bad:
+        print(what, file=sys.stderr)
+    return 1 if code or (options.check and bad) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""What the commands of committed entries will read, fetched from the store before they are carried out.
+
+Applying waits for no disk: what is not in memory is asked for in ``needed``, and loaded off the event loop. And it
+takes bounded memory: a few bytes in the log may read a mebibyte each. It knows which keys commands name, and nothing
+else of them.
+
+Invariants:
+1. ``values`` holds what the store holds. Whoever writes to the store has it forgotten.
+2. ``needed`` is empty unless nothing can be applied without it.
+3. What is fetched has no effect on what commands do: ``Work.read`` raises for what was not, and is asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from doug_wire import command as commands
+from doug_wire.command import Command, CommandError, Opcode
+from raft_node.entry import HEADER_BYTES, Entry, EntryKind
+from raft_node.errors import CorruptionError
+from raft_node.kv.operations import table
+from raft_node.kv.operations.work import READ_BYTES_MAX
+
+if TYPE_CHECKING:
+    from raft_node.storage.tables.reads import BlockNeeded
+
+ENTRIES_MAX = 256
+"""Entries are looked at so many at a time."""
+_STEP_KEYS = 32
+_NEEDED_MAX = 64
+"""So many blocks are loaded at a time, each perhaps for a value of a mebibyte."""
+
+_COMMAND_START = HEADER_BYTES + commands.HEADER.size
+_COMMAND_KIND = int(EntryKind.COMMAND)
+_DELETE = int(Opcode.DELETE)
+_MANY = (Opcode.TXN, Opcode.BATCH)
+
+
+class Readable(Protocol):
+    """Where values are."""
+
+    def multi_get(self, keys: Sequence[bytes]) -> Sequence[bytes | BlockNeeded | None]:
+        """Reads keys from memory; where the disk must be asked, says what is to be loaded."""
+
+
+class Fetching:
+    """What was fetched of one store.
+
+    Attributes:
+        values: By key.
+        needed: What is to be loaded before anything can be applied.
+    """
+
+    def __init__(self, store: Readable) -> None:
+        """Nothing is fetched yet."""
+        self.values: dict[bytes, bytes | None] = {}
+        self.needed: list[BlockNeeded] = []
+        self._store = store
+
+    def forget(self) -> None:
+        """The store is about to be written to."""
+        self.values = {}
+
+    def loaded(self, found: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Takes the keys and values of all that was needed."""
+        self.values.update(found)
+        self.needed = []
+
+    def fetch(self, entries: Sequence[Entry], *, ask: bool) -> int:
+        """Fetches what the first of some entries read, and gives how many of them can be carried out.
+
+        Args:
+            entries: The entries.
+            ask: Whether what must be loaded is asked for, if it is needed for the very first.
+        """
+        entries = entries[:ENTRIES_MAX]
+        wanted = [keys_to_read(entry) for entry in entries]
+        if self._take([key for keys in wanted for key in keys]):
+            return len(entries)
+        size = ready = 0
+        needed: list[BlockNeeded] = []
+        for entry, keys in zip(entries, wanted, strict=True):
+            size += self._take_some(entry, keys, needed)
+            if not needed:
+                ready += 1
+            elif ready or len(needed) >= _NEEDED_MAX:
+                break
+            if size > READ_BYTES_MAX:
+                break
+        if not ready and ask:
+            self.needed = needed
+        return ready
+
+    def fetch_key(self, key: bytes, *, ask: bool) -> bool:
+        """Fetches a key that was left out; False if it must be loaded, which is asked for if ``ask``."""
+        (value,) = self._store.multi_get([key])
+        if value is None or isinstance(value, bytes):
+            self.values[key] = value
+            return True
+        if ask:
+            self.needed = [value]
+        return False
+
+    def _take(self, keys: Sequence[bytes]) -> bool:
+        """Takes keys if all are in memory and not large; otherwise none."""
+        values = self.values
+        missing = [key for key in keys if key not in values]
+        found = self._store.multi_get(missing)
+        taken: dict[bytes, bytes | None] = {}
+        size = 0
+        for key, value in zip(missing, found, strict=True):
+            if value is not None:
+                if not isinstance(value, bytes):
+                    return False
+                size += len(value)
+                if size > READ_BYTES_MAX:
+                    return False
+            taken[key] = value
+        values.update(taken)
+        return True
+
+    def _take_some(self, entry: Entry, keys: Sequence[bytes], needed: list[BlockNeeded]) -> int:
+        """Takes what one entry reads, of a transaction or a batch as much as it may read; gives the bytes."""
+        values = self.values
+        size = sum(len(held) for key in set(keys) if (held := values.get(key)) is not None)
+        missing = list(dict.fromkeys(key for key in keys if key not in values))
+        bounded = entry.data[HEADER_BYTES] in _MANY
+        for start in range(0, len(missing), _STEP_KEYS):
+            if bounded and size > READ_BYTES_MAX:
+                break
+            step = missing[start : start + _STEP_KEYS]
+            for key, value in zip(step, self._store.multi_get(step), strict=True):
+                if value is None:
+                    values[key] = None
+                elif isinstance(value, bytes):
+                    values[key] = value
+                    size += len(value)
+                else:
+                    needed.append(value)
+            if len(needed) >= _NEEDED_MAX:
+                break
+        return size
+
+
+def keys_to_read(entry: Entry) -> list[bytes]:
+    """The keys that the command of an entry reads, in order and perhaps several times.
+
+    Raises:
+        CorruptionError: It is malformed.
+    """
+    data = entry.data
+    if entry.kind != _COMMAND_KIND or len(data) < _COMMAND_START:
+        return []
+    if not data[HEADER_BYTES + 1] and data[HEADER_BYTES] <= _DELETE:
+        return []
+    command = decode(entry)
+    if not table.is_known(command.opcode):
+        return []
+    try:
+        return table.keys_to_read(command)
+    except CommandError as error:
+        raise unknown(entry, str(error)) from error
+
+
+def decode(entry: Entry) -> Command:
+    """The command of an entry.
+
+    Raises:
+        CorruptionError: It is malformed.
+    """
+    try:
+        return commands.decode(entry.data, HEADER_BYTES)
+    except CommandError as error:
+        raise unknown(entry, str(error)) from error
+
+
+def unknown(entry: Entry, what: str) -> CorruptionError:
+    """That an entry holds what this version does not know."""
+    return CorruptionError("log", entry.index, f"entry {entry.index} holds {what}")

@@ -1,0 +1,92 @@
+"""The upkeep of a leader, over a state machine and a log of the test's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from doug_wire import command as commands
+from doug_wire.command import Opcode
+from raft_node import entry as entries
+from raft_node.entry import Entry, EntryKind
+from raft_node.kv.keyspace import DUE_PREFIX, USER_PREFIX
+from raft_node.kv.operations.work import Limits
+from raft_node.kv.partitions import encode_create_shard
+from raft_node.kv.state_machine import StateMachine
+from raft_node.raft.types import Role
+from raft_node.runtime.writes.proposals import Submission
+from raft_node.runtime.writes.upkeep import Upkeep
+from raft_testing.fakes import DictStore
+
+
+class FakeNode:
+    """A leader."""
+
+    role = Role.LEADER
+
+
+class FakeDriver:
+    """Applies what was proposed when the test says so, in order. Also the engine."""
+
+    def __init__(self) -> None:
+        self.store = DictStore()
+        self.machine, self.node, self.time_us, self._index = StateMachine.open(self.store), FakeNode(), 0, 0
+        self._under_way: list[tuple[Entry, Any]] = []
+        self._propose(commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1)), None)
+
+    def now_us(self) -> int:
+        return self.time_us
+
+    def submit(self, submissions: Sequence[Submission]) -> None:
+        for submission in submissions:
+            self._propose(submission.command, submission.sink)
+
+    def put(self, key: bytes, ttl_ms: int) -> None:
+        self._propose(commands.encode(Opcode.PUT, key, b"", b"v", ttl=ttl_ms), None)
+
+    def _propose(self, command: bytes, sink: Any) -> None:
+        self._index += 1
+        self._under_way.append((entries.encode(self._index, 1, EntryKind.COMMAND, self.time_us, command), sink))
+
+    def commit(self) -> None:
+        under_way, self._under_way = self._under_way, []
+        for entry, sink in under_way:
+            (outcome,) = self.machine.apply([entry])
+            if sink is not None:
+                sink.resolve(0, *outcome)
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        found = [(key, value) for key, value in self.store.data.items() if start <= key < end and value is not None]
+        return iter(sorted(found))
+
+    def left(self, prefix: bytes) -> list[bytes]:
+        return [key for key, value in self.store.data.items() if key.startswith(prefix) and value is not None]
+
+
+async def look(upkeep: Upkeep, driver: FakeDriver) -> None:
+    """One round of the upkeep; what it proposes is committed as soon as it waits for it."""
+    looking = asyncio.ensure_future(upkeep._look())
+    while not looking.done():
+        # The scan is on a thread.
+        await asyncio.wait((looking,), timeout=0.001)
+        driver.commit()
+    await looking
+
+
+async def test_what_was_under_way_during_the_scan_and_is_due_before_what_it_found_is_removed_too() -> None:
+    driver: Any = FakeDriver()
+    driver.commit()
+    upkeep = Upkeep(driver, driver, Limits())
+    driver.time_us = 1_000_000
+    driver.put(b"long", 5)
+    driver.commit()
+    driver.time_us = 1_003_000
+    driver.put(b"short", 1)  # Proposed, and not committed yet.
+    driver.time_us = 1_006_000
+    await look(upkeep, driver)
+    driver.time_us = 2_000_000
+    for _ in range(2):
+        await look(upkeep, driver)
+    assert driver.left(DUE_PREFIX) == []
+    assert driver.left(USER_PREFIX) == []
