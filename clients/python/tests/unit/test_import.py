@@ -186,3 +186,18 @@ def test_a_store_that_goes_away_ends_it_with_what_was_stored(store: Any, monkeyp
     assert result.exit_code == 1
     document = json.loads(result.stdout)
     assert (document["stored"], "403" in document["error"]) == (1, True)
+
+
+def test_a_file_that_has_grown_goes_on_and_another_one_is_refused(store: Any, tmp_path: Path) -> None:
+    path = tmp_path / "all.ndjson"
+    lines = [json.dumps(each) for each in (HEADER, entry("a"), entry("b"))]
+    path.write_text("\n".join(lines) + '\n{"compl')
+    assert RUNNER.invoke(app, ["import", str(path)]).exit_code == 1, "it is cut off"
+    path.write_text("\n".join([*lines, json.dumps(entry("c")), json.dumps({"complete": True, "count": 3})]) + "\n")
+    grown = RUNNER.invoke(app, ["import", str(path), "--resume"])
+    assert (grown.exit_code, set(store.values)) == (0, {b"a", b"b", b"c"}), grown.output
+    path.write_text("\n".join(lines) + '\n{"compl')
+    assert RUNNER.invoke(app, ["import", str(path)]).exit_code == 1
+    path.write_text("\n".join([lines[0], json.dumps(entry("x")), *lines[2:]]) + '\n{"complete":true,"count":2}\n')
+    other = RUNNER.invoke(app, ["import", str(path), "--resume"])
+    assert (other.exit_code, "belongs to another file" in other.output) == (2, True), other.output

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import uvicorn
@@ -16,30 +16,50 @@ import uvicorn
 pytestmark = pytest.mark.slow
 
 MakeFacade = Callable[..., Awaitable[Any]]
-DOCUMENT = Path(__file__).parents[4] / "docs" / "api.md"
+ROOT = Path(__file__).parents[4]
+DOCUMENT = ROOT / "docs" / "api.md"
+ASSIGNED = re.compile(r"[a-z_]+=\$\(")
 EXPECTED = {"200", "204", "404", "412"}
 """404 and 412: some examples are about what is not there, or has another revision."""
 
 
-def examples() -> list[str]:
-    """The commands of the document: indented, with what is continued after a backslash or within quotes."""
+class Example(NamedTuple):
+    """A command of the document, and the variables that are set before it in the same block."""
+
+    setup: str
+    command: str
+
+
+def blocks() -> list[str]:
+    """The parts of the document that are indented."""
     found: list[str] = []
-    open_quote = False
-    for line in DOCUMENT.read_text().splitlines():
-        text = line[4:]
-        if found and line.startswith("    ") and (open_quote or found[-1].endswith("\\")):
-            found[-1] += "\n" + text
-        elif line.startswith(("    curl ", "    printf ")):
-            found.append(text)
+    for line in ("", *DOCUMENT.read_text().splitlines()):
+        if not line.startswith("    "):
+            found.append("")
         else:
-            open_quote = False
-            continue
-        open_quote = found[-1].count("'") % 2 == 1
+            found[-1] += line[4:] + "\n"
+    return [block for block in found if block]
+
+
+def examples() -> list[Example]:
+    """The commands of the document, with what is continued after a backslash or within quotes."""
+    found: list[Example] = []
+    for block in blocks():
+        setup, command = "", ""
+        for line in block.splitlines():
+            command += line + "\n"
+            if line.endswith("\\") or command.count("'") % 2:
+                continue
+            if ASSIGNED.match(command):
+                setup += command
+            elif command.startswith(("curl ", "printf ")):
+                found.append(Example(setup, command))
+            command = ""
     return found
 
 
 def test_the_document_has_an_example_for_every_route_of_keys() -> None:
-    text = "\n".join(examples())
+    text = "\n".join(example.command for example in examples())
     for route in ("-X PUT", "-X DELETE", "-X POST", ":increment", ":touch?ttl=", "/v1/ops/", "/v1/batch", "/v1/txn",
                   "application/x-ndjson", "?prefix=", "If-Match", "If-None-Match", "Idempotency-Key"):  # fmt: skip
         assert route in text, route
@@ -59,11 +79,11 @@ async def test_every_example_works(make_facade: MakeFacade) -> None:
         await facade.until(lambda: server.started, "it serves")
         port = server.servers[0].sockets[0].getsockname()[1]
         for example in examples():
-            command = example.replace("localhost:8080", f"127.0.0.1:{port}")
-            command = re.sub(r"\bcurl\b", "curl -sS -o /dev/null -w '%{http_code}'", command)
+            command = re.sub(r"\bcurl\b", "curl -sS -o /dev/null -w '%{http_code}'", example.command)
+            command = (example.setup + command).replace("localhost:8080", f"127.0.0.1:{port}")
             shell = await asyncio.create_subprocess_exec(
                 "sh", "-c", command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-                env={"PATH": os.environ["PATH"], "no_proxy": "*"},
+                env={"PATH": os.environ["PATH"], "no_proxy": "*"}, cwd=ROOT,
             )  # fmt: skip
             output, errors = await shell.communicate()
             assert output.decode() in EXPECTED, (example, output, errors)

@@ -183,3 +183,16 @@ def test_what_is_older_than_tokens_are_kept_is_refused_in_a_batch_too(shard: Sha
 
     assert status(made_us) == Status.OK
     assert status(made_us + 25 * 3600 * 1_000_000) == Status.TOKEN_EXPIRED
+
+
+@pytest.mark.parametrize("kind", [EntryKind.NOOP, EntryKind.CLOCK])
+def test_entries_that_are_no_commands_stand_among_those_that_read_much(shard: Shard, kind: EntryKind) -> None:
+    shard.put(b"k", LARGE)
+    first = shard.store.applied_index + 1
+    chunk = [shard.entry(txn(GET), 1 + n) if n % 2 == 0 else entries.encode(first + n, 1, kind, 0) for n in range(40)]
+    applied = 0
+    while applied < len(chunk):
+        some = len(shard.machine.apply(chunk[applied:]))
+        assert some > 0
+        applied += some
+    assert shard.store.applied_index == chunk[-1].index

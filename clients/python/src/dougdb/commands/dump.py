@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -41,6 +42,9 @@ from dougdb.shapes import Consistency
 
 DEADLINE_S = 60.0
 PROBLEMS_SHOWN = 100
+_HEAD_BYTES = 64 << 10
+"""So much of a file tells which one it is."""
+
 _TEXT = TextColumn("{task.description} {task.fields[entries]:,} entries, {task.fields[rate]:,.0f}/s")
 
 
@@ -232,7 +236,8 @@ def _run(
     with contextlib.ExitStack() as stack:
         stream = sys.stdin.buffer if path is None else stack.enter_context(_to_read(path))
         size = None if path is None else path.stat().st_size
-        skip = _marked(mark, size) if resume and mark is not None else 0
+        skip = _marked(mark, path) if resume and mark is not None and path is not None else 0
+        head = b"" if path is None or mark is None else _head(path)
         columns = (SpinnerColumn() if size is None else BarColumn(), _TEXT, TimeElapsedColumn())
         progress = stack.enter_context(Progress(*columns, console=_stderr()))
         task = progress.add_task("importing" if store else "verifying", total=size, entries=0, rate=0.0)
@@ -241,7 +246,7 @@ def _run(
         def on_progress() -> None:
             counter.show(tally.stored + tally.kept + tally.expired if store else tally.verified, tally.done_bytes)
             if mark is not None:
-                _set_mark(mark, tally.done_lines, size)
+                _set_mark(mark, tally.done_lines, head)
 
         client = stack.enter_context(_client(context))
         importer = Importer(
@@ -274,23 +279,31 @@ def _stopped(message: str, mark: Path | None, code: ExitCode) -> Stop:
     return Stop(f"{message}{again}", code)
 
 
-def _set_mark(mark: Path, lines: int, size: int | None) -> None:
-    """Keeps how many lines are dealt with; the size tells whether it is still the same file."""
+def _head(path: Path) -> bytes:
+    """The first whole lines of a file: they tell whether it is still the same one, also when it has grown since."""
+    with path.open("rb") as file:
+        data = file.read(_HEAD_BYTES)
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _set_mark(mark: Path, lines: int, head: bytes) -> None:
+    """Keeps how many lines are dealt with, and of which file."""
     part = mark.with_name(mark.name + ".part")
     with private_files():
-        part.write_text(json.dumps({"lines": lines, "size": size}))
+        known = {"lines": lines, "head_bytes": len(head), "head_sha256": hashlib.sha256(head).hexdigest()}
+        part.write_text(json.dumps(known))
     part.replace(mark)
 
 
-def _marked(mark: Path, size: int | None) -> int:
+def _marked(mark: Path, path: Path) -> int:
     try:
         document = json.loads(mark.read_text())
-        lines, of_size = int(document["lines"]), document["size"]
+        lines, head_bytes, digest = int(document["lines"]), int(document["head_bytes"]), document["head_sha256"]
     except FileNotFoundError:
         return 0
     except (OSError, ValueError, KeyError, TypeError):
         fail(f"{mark} cannot be read; remove it to begin anew", ExitCode.USAGE)
-    if of_size != size:
+    if hashlib.sha256(_head(path)[:head_bytes]).hexdigest() != digest:
         fail(f"{mark} belongs to another file; remove it to begin anew", ExitCode.USAGE)
     return lines
 

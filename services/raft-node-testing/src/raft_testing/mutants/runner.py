@@ -133,7 +133,7 @@ class Runner:
         if key not in self._sound:
             self._sound[key] = asyncio.create_task(self._passes(*key))
         if problem := await self._sound[key]:
-            return "", problem
+            return "", f"{mutant.test} does not pass without the mutant: {problem}"
         verdict = await self._witness(copy, mutant.test_id, mutant.module)
         if verdict.broken:
             return "", f"{mutant.test} tells nothing: {verdict.broken}"
@@ -146,7 +146,7 @@ class Runner:
         assert self._original is not None
         verdict = await self._witness(self._original, test, module)
         if verdict.broken or verdict.failed:
-            return f"{test} does not pass without the mutant: {verdict.broken or verdict.reason}"
+            return verdict.broken or verdict.reason
         return ""
 
     async def _witness(self, copy: Path, test: str, module: str) -> Verdict:

@@ -122,6 +122,8 @@ class Fetching:
 
     def _take_some(self, entry: Entry, keys: Sequence[bytes], needed: list[BlockNeeded]) -> int:
         """Takes what one entry reads, of a transaction or a batch as much as it may read; gives the bytes."""
+        if not keys:
+            return 0  # It may be no command at all.
         values = self.values
         size = sum(len(held) for key in set(keys) if (held := values.get(key)) is not None)
         missing = list(dict.fromkeys(key for key in keys if key not in values))
