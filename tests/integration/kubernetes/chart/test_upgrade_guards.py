@@ -20,6 +20,7 @@ KINDS = {
     "apps/v1": ("StatefulSet", "Deployment"),
     "networking.k8s.io/v1": ("NetworkPolicy",),
     "policy/v1": ("PodDisruptionBudget",),
+    "rbac.authorization.k8s.io/v1": ("Role", "RoleBinding"),
 }
 
 

@@ -80,7 +80,7 @@ class Application:
         feeds = router.feeds
         self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router), metrics.watches)
         metrics.watches.catching_up = lambda: feeds.catching_up
-        metrics.watches.lags = lambda: {feed.shard.id: feed.lag for feed in feeds.open_feeds}
+        metrics.watches.lags = lambda: dict.fromkeys(router.shards, 0) | {f.shard.id: f.lag for f in feeds.open_feeds}
         feeds.on_events, feeds.on_gone = self.audience.publish, lambda error: self.audience.lost(error.shard)
         self.polls = LongPolls(router, feeds, self.audience, metrics, settings.watches_max)
         self._keys = KvApp(router, metrics, settings, self.polls)
