@@ -91,7 +91,7 @@ MUTANTS = (
         _REFERENCE,
     ),
     Mutant(
-        "M98",
+        "M101",
         "a token that is forgotten does not give its bytes back",
         (18,),
         "kv/operations/expiry.py",
@@ -101,7 +101,7 @@ MUTANTS = (
         by_seeds=False,
     ),
     Mutant(
-        "M99",
+        "M102",
         "an outcome that has no room is kept all the same",
         (17,),
         "kv/operations/tokens.py",
