@@ -139,6 +139,23 @@ def test_no_holder_is_known_by_its_pid_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_the_pods_get_more_of_a_busy_machine_than_one_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "v1" / "cpu" / GROUP
+    second = tmp_path / "v2" / GROUP
+    for folder, weight in ((first, "cpu.shares"), (second, "cpu.weight")):
+        folder.mkdir(parents=True)
+        (folder / weight).write_text("as the kernel has it")
+    (tmp_path / "v2" / "cgroup.controllers").write_text("cpu")
+    for groups in (tmp_path / "v1", tmp_path / "v2"):
+        monkeypatch.setattr(machine, "GROUPS", groups)
+        machine.make_group()
+    assert int((first / "cpu.shares").read_text()) == 10 * 1024
+    assert int((second / "cpu.weight").read_text()) == 10 * 100
+    assert "cpu.weight" not in {path.name for path in first.iterdir()}
+
+
 def test_down_restores_settings_and_leaves_programs_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = layout_in(tmp_path / "cache")
     groups = tmp_path / "groups"

@@ -103,7 +103,7 @@ class Load:
         self.clients = [Client(host, port, seed + name, context) for name in range(clients)]
         self.reader = Client(host, port, seed, context)
         self.operations: list[list[object]] = []
-        self.slow: list[list[object]] = []
+        self.slow: list[tuple[float, float, float, str, str]] = []
         self.keys: list[str] = []
         self.late = 0
         self.stopped = threading.Event()
@@ -132,7 +132,7 @@ class Load:
         ended_s = time.monotonic()
         record[5], record[6] = ended_s, status
         if ended_s - began_s > SLOW_S:
-            self.slow.append([began_s, 1000 * (ended_s - began_s), 1000 * client.connect_s, *client.told])
+            self.slow.append((began_s, 1000 * (ended_s - began_s), 1000 * client.connect_s, *client.told))
         if kind == "get" and status == 200:
             record[3] = answer.decode()
 
