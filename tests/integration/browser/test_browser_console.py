@@ -315,6 +315,26 @@ def test_a_killed_leader_is_seen(tab: Callable[..., Any], cluster: Cluster, pict
     opened.check()
 
 
+def test_nodes_are_killed_and_paused_by_buttons(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
+    before = cluster.await_leader("0").id
+    opened = tab()
+    page = opened.show("#/try")
+    page.click(f"button:has-text('Kill the leader, {before}')")
+    page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
+    page.screenshot(path=pictures / "try-killed.png")
+    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 30.0, "all are back")
+    follower = next(view.id for view in cluster.shard_views("0") if view.role == "follower")
+    row = page.locator(f".faults tr:has-text('{follower}')")
+    row.locator("button:has-text('Pause for a minute')").click()
+    page.wait_for_selector(f".faults tr:has-text('{follower}') >> .unreachable")
+    row.locator("button:has-text('Go on')").click()
+    page.wait_for_selector(
+        f".faults tr:has-text('{follower}') >> .follower, .faults tr:has-text('{follower}') >> .leader"
+    )
+    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 30.0, "all are back")
+    opened.check()
+
+
 def test_a_shard_without_a_quorum_is_seen(
     tab: Callable[..., Any], cluster: Cluster, stopped: Callable[[str], None], pictures: Path
 ) -> None:
