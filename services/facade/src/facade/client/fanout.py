@@ -75,7 +75,7 @@ def _seen(operation: Operation) -> Seen | None:
     receipt = operation.receipt
     if receipt is None:
         return None
-    return Seen(receipt.shard, receipt.applied_index, operation.kind in LEADER_KINDS)
+    return Seen(receipt.shard, receipt.entry, operation.kind in LEADER_KINDS)
 
 
 class Part(NamedTuple):

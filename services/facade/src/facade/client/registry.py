@@ -28,6 +28,7 @@ from facade.client.metrics import Metrics
 from facade.client.modes import Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
+from facade.client.sessions import foreign_session
 from facade.client.shard import Answer, Shard
 from facade.client.tracing import OperationTracing
 from facade.client.turns import Turns
@@ -230,6 +231,8 @@ class Registry:
             self._reroute(operation)
         elif status == Status.INVALID:
             self.finish(operation, malformed(operation))
+        elif operation.kind is not Kind.WRITE and self._directory.sessions.is_foreign(operation.session):
+            self.finish(operation, foreign_session())
         elif status == Status.DISK_FULL and operation.tries >= DISK_FULL_TRIES:
             operation.reason = "disk_full"
             self.finish(operation, gave_up(operation))
