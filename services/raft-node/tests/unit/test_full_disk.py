@@ -21,9 +21,10 @@ from raft_node.runtime.disk.space import RESERVE, SpaceWatch, release_for_start
 from raft_node.runtime.log.store import LogStore
 from raft_node.runtime.snapshots.keeper import Snapshots
 from raft_node.storage.changes.span import Span
-from raft_node.storage.engine import Engine, EngineOptions
+from raft_node.storage.engine import Engine
 from raft_node.storage.merges.tasks import Task, TaskResult, decode_result, encode_task, frame, read_message
 from raft_node.storage.merges.worker import run_task, serve
+from raft_node.storage.options import EngineOptions
 from raft_node.storage.wal.log import Wal, WalOptions
 from raft_testing.engines import TINY_OPTIONS
 from raft_testing.inodes import Loss
