@@ -15,7 +15,7 @@ import pytest
 from bench.cluster import Cluster, Launch, dougctl, wait_for
 from bench.http11 import HttpError, fetch
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
 SHARD = "0"
 KEYS = 40

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from bench.cluster import Cluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds]
 
 EVIL = "evil.example"
 

@@ -71,6 +71,7 @@ def test_a_table_that_differs_is_told(tmp_path: Path) -> None:
         table.check(tmp_path, (second, first))
 
 
+@pytest.mark.slow
 @pytest.mark.simulation
 def test_one_of_each_group_is_killed_by_its_test() -> None:
     sample = catalogue.chosen(",".join(SAMPLE))
@@ -79,6 +80,7 @@ def test_one_of_each_group_is_killed_by_its_test() -> None:
     assert [outcome.line() for outcome in outcomes] == [f"{one.name} killed by {one.test}" for one in sample]
 
 
+@pytest.mark.slow
 @pytest.mark.simulation
 def test_a_survivor_is_told_and_so_is_a_failure_that_proves_nothing() -> None:
     known = catalogue.MUTANTS[0]
