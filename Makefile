@@ -11,6 +11,7 @@ CLUSTER_TESTS := tests/integration/kubernetes/cluster
 # Those that start real clusters run one after the other: they would take time, ports and disk from one another.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 SLOWEST := --durations 15 --durations-min 0.5
+NOT_HERE := --ignore=$(CLUSTER_TESTS)/scenarios
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests)
 
 .DEFAULT_GOAL := help
@@ -71,12 +72,12 @@ tidy: setup
 # The scenarios need containers or a cluster; `make test-containers` and `make test-kind` run them. What is slow by nature
 # is in `make test-slow`, which CI runs in the same run.
 test: check ## What every change must pass, in under 15 minutes on 2 cores
-	$(PYTEST) $(SLOWEST) $(SIDE_BY_SIDE) -m "not slow and not integration" $(MEMBER_TESTS) tests --ignore=$(CLUSTER_TESTS)/scenarios
-	$(PYTEST) $(SLOWEST) -m "not slow and integration" $(MEMBER_TESTS) tests --ignore=$(CLUSTER_TESTS)/scenarios
+	$(PYTEST) $(SLOWEST) $(SIDE_BY_SIDE) -m "not slow and not integration" $(MEMBER_TESTS) tests $(NOT_HERE)
+	$(PYTEST) $(SLOWEST) -m "not slow and integration" $(MEMBER_TESTS) tests $(NOT_HERE)
 
 test-slow: setup ## What is slow by nature: storms, long simulations, planted bugs; CI runs it after `make test`
-	$(PYTEST) $(SLOWEST) -m "slow and not integration" $(MEMBER_TESTS) tests --ignore=$(CLUSTER_TESTS)/scenarios
-	$(PYTEST) $(SLOWEST) -m "slow and integration" $(MEMBER_TESTS) tests --ignore=$(CLUSTER_TESTS)/scenarios
+	$(PYTEST) $(SLOWEST) --numprocesses 2 -m "slow and not integration" $(MEMBER_TESTS) tests $(NOT_HERE)
+	$(PYTEST) $(SLOWEST) -m "slow and integration" $(MEMBER_TESTS) tests $(NOT_HERE)
 
 test-containers: setup ## The chart's pods as containers: faults, rolling restarts, Prometheus; skipped without podman
 	-@$(BIN)/python tools/helm_tools.py

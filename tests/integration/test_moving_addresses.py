@@ -118,7 +118,7 @@ def cut_off(address: str) -> Iterator[None]:
             opener,
             silent,
             id=f"{opener}-{'silent' if silent else 'refusing'}",
-            marks=pytest.mark.slow if silent == (opener == list(OPENERS)[0]) else (),
+            marks=pytest.mark.slow if silent == (opener == next(iter(OPENERS))) else (),
         )
         for opener in OPENERS
         for silent in (False, True)

@@ -1,7 +1,7 @@
 """Schemathesis over the served OpenAPI, in front of fake nodes: where everybody may do everything, and in each role.
 
-``make fuzz-api`` does the same for longer. The seed is printed, and FUZZ_API_SEED takes another one. What is sent is bounded
-by number: a slow machine sends the same requests, and takes longer.
+``make fuzz-api`` does the same for longer. The seed is printed, and FUZZ_API_SEED takes another one. What is sent is
+bounded by number: a slow machine sends the same requests, and takes longer.
 """
 
 from __future__ import annotations
@@ -50,19 +50,8 @@ def test_nothing_is_found(role: str | None, examples: int) -> None:
 )
 def test_what_is_planted_is_found(fault: str, title: str) -> None:
     """The checks find something: a facade that does other things than its document says."""
-    command = [
-        sys.executable,
-        "-m",
-        "tools.api",
-        "--seed",
-        SEED,
-        "--seconds",
-        SECONDS,
-        "--plant",
-        fault,
-        "--examples",
-        "20",
-    ]
+    command = [sys.executable, "-m", "tools.api", "--seed", SEED, "--seconds", SECONDS, "--examples", "20"]
+    command += ["--plant", fault]
     command += ["--include", "/v1/limits" if fault == "open" else "/v1/kv/{key}"]
     command += ["--role", "stranger"] if fault == "open" else []
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

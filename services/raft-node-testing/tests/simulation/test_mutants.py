@@ -22,6 +22,8 @@ from raft_testing.mutants import catalogue, table
 from raft_testing.mutants.mutant import GROUPS, Mutant, StaleMutantError
 from raft_testing.mutants.runner import Outcome, Runner, checkout
 
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = checkout()
 COMMAND = [sys.executable, "-m", "raft_testing.mutants"]
 SAMPLE = ("M07", "M22", "M26", "M31", "M38", "M48")

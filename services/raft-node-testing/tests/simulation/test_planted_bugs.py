@@ -26,6 +26,8 @@ from raft_testing.operations import run_operations
 from raft_testing.replica_store import ReplicaStore
 from raft_testing.simulation import run_seed
 
+pytestmark = pytest.mark.timeout(900)
+
 SEEDS = 120
 """So many seeds may be needed."""
 

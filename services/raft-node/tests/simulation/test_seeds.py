@@ -20,7 +20,7 @@ def test_some_seeds_hold() -> None:
 
 @pytest.mark.slow
 @pytest.mark.simulation
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_every_seed_holds_and_every_fault_makes_a_difference() -> None:
     results = list(run_seeds(SEEDS, OPTIONS, processes=2))
     failed = [f"{result.failure}\n    replay: {result.replay}" for result in results if result.failure]
