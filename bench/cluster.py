@@ -178,6 +178,7 @@ class Cluster:
         *,
         shards: int = 2,
         nodes: int = 5,
+        facades: int = 1,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] | None = None,
@@ -188,6 +189,7 @@ class Cluster:
             folder: Where its data and its output go.
             shards: How many shards.
             nodes: How many nodes each shard has.
+            facades: How many facades there are; several of them serve one port together.
             options: Further options of ``dougctl dev``.
             environment: Variables set for every process.
             command: What to run in place of ``dougctl dev``.
@@ -198,7 +200,10 @@ class Cluster:
         self.nodes = nodes
         self.port = free_ports(*FACADE_PORTS, FACADE_PORTS_STRIDE)
         self.base_port = free_ports(*NODE_PORTS, NODE_PORTS_STRIDE)
+        self.facades = facades
         self.options = list(options)
+        if facades > 1:
+            self.options += ["--facades", str(facades), "--shared-port", str(self.shared_port)]
         self.command = list(command or (dougctl(), "dev"))
         self.token = secrets.token_hex(8)
         self.environment = {**os.environ, **(environment or {}), TOKEN_VARIABLE: self.token}
@@ -209,9 +214,19 @@ class Cluster:
     # -- start and stop ---------------------------------------------------------------------------------------------
 
     @property
+    def shared_port(self) -> int:
+        """The port that all facades serve: that of the only one, or the one behind their own."""
+        return self.port if self.facades == 1 else self.port + self.facades
+
+    @property
     def url(self) -> str:
-        """The facade's address."""
+        """The first facade's address."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def shared_url(self) -> str:
+        """The address of all facades."""
+        return f"http://127.0.0.1:{self.shared_port}"
 
     @property
     def node_ids(self) -> list[str]:

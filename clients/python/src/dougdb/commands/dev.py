@@ -34,6 +34,9 @@ def dev(
     ] = Path("data"),
     base_port: Annotated[int, typer.Option("--base-port", help="The first of the nodes' ports, three each.")] = 21000,
     facades: Annotated[int, typer.Option("--facades", min=1, max=16, help="Facades, on one port after the other.")] = 1,
+    shared_port: Annotated[
+        int | None, typer.Option("--shared-port", min=1, max=65535, help="A port that all facades serve together.")
+    ] = None,
     no_restart: Annotated[bool, typer.Option("--no-restart", help="A process that dies stays down.")] = False,
     tls: Annotated[
         Path | None,
@@ -80,6 +83,7 @@ def dev(
                 port=port,
                 base_port=base_port,
                 facades=facades,
+                shared_port=shared_port,
                 options=Options(str(log_level), environment, _certificates(tls), auth),
                 restart=not no_restart,
                 launcher=OsLauncher(),
