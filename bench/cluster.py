@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import psutil
 
 from bench.http11 import HttpError, Response, fetch
+from bench.launch import Launch
 
 TOKEN_VARIABLE = "BENCH_CLUSTER_TOKEN"
 STATUS_AGE_S = 0.6
@@ -66,36 +67,6 @@ class NodeView:
     def admin_port(self) -> int:
         """The port of ``/metrics``."""
         return int(self.admin.rpartition(":")[2].rstrip("/"))
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How a process was started, so that it can be started again in the same way."""
-
-    argv: list[str]
-    environment: dict[str, str]
-    folder: str
-
-    def replaced(self, old: str, new: str) -> Launch:
-        """The same with one path put in place of another everywhere."""
-        return Launch(
-            [word.replace(old, new) for word in self.argv],
-            {name: value.replace(old, new) for name, value in self.environment.items()},
-            self.folder,
-        )
-
-    def start(self, output: Path) -> subprocess.Popen[bytes]:
-        """Starts it again, with what it prints in ``output``; its stdin stays open until the caller closes it."""
-        with output.open("ab") as file:
-            return subprocess.Popen(
-                self.argv,
-                env=self.environment,
-                cwd=self.folder,
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
 
 
 def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -73,7 +73,7 @@ def dev(
 
     if auth and tls is not None:
         fail("--auth makes certificates of its own: leave --tls out", ExitCode.USAGE)
-    environment = _parse_environment(node_env or [])
+    options = Options(str(log_level), _parse_environment(node_env or []), _certificates(tls), auth)
     try:
         session.require_modules()
         with private_files():
@@ -84,17 +84,22 @@ def dev(
                 base_port=base_port,
                 facades=facades,
                 shared_port=shared_port,
-                options=Options(str(log_level), environment, _certificates(tls), auth),
+                options=options,
                 restart=not no_restart,
                 launcher=OsLauncher(),
             )
     except RefusedError as error:
-        first, *others = str(error).splitlines()
-        for line in others:
-            print(f"dougctl: {printable(line)}", file=sys.stderr)
-        fail(first, ExitCode.USAGE)
+        _refuse(error)
     if code:
         raise typer.Exit(code)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """Ends with every line of an error."""
+    first, *others = str(error).splitlines()
+    for line in others:
+        print(f"dougctl: {printable(line)}", file=sys.stderr)
+    fail(first, ExitCode.USAGE)
 
 
 def _certificates(folder: Path | None) -> Path | None:
