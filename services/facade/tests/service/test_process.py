@@ -124,9 +124,13 @@ async def test_both_stacks_and_an_orderly_stop(running: Running) -> None:
 async def test_facades_share_an_address(make_cluster: MakeCluster) -> None:
     """Each request id begins with what its facade drew at its start."""
     cluster, shared = await make_cluster(nodes=1), next(_ports)
-    variables = {"DOUGDB_SHARED_LISTEN": f"127.0.0.1:{shared},[::1]:{shared}"}
-    async with serving(cluster, **variables) as one, serving(cluster, **variables) as other:
-        seen, own = set(), set()
+    listen = f"127.0.0.1:{shared},[::1]:{shared}"
+    seen: set[str] = set()
+    own: set[str] = set()
+    async with (
+        serving(cluster, DOUGDB_SHARED_LISTEN=listen) as one,
+        serving(cluster, DOUGDB_SHARED_LISTEN=listen) as other,
+    ):
         for port in (shared,) * 64 + (one.port, other.port):
             async with httpx.AsyncClient(trust_env=False) as http:
                 answer = await http.get(f"http://127.0.0.1:{port}/v1/kv/none")
