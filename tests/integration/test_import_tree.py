@@ -43,7 +43,7 @@ def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
-    return new_cluster().start()
+    return new_cluster(shards=2, nodes=3).start()
 
 
 async def read_back(cluster: Cluster, files: dict[str, bytes], consistency: str) -> Counter[str]:

@@ -37,7 +37,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
-    return new_cluster().start()
+    return new_cluster(shards=2, nodes=3).start()
 
 
 def repeated(cluster: Cluster, method: str, target: str, body: bytes, headers: dict[str, str]) -> Response:
