@@ -128,6 +128,13 @@ class Settings(BaseSettings):
     auth_client_ca_file: str = ""
     """The authority that signs the certificates of clients, for ``mtls``; never the one of nodes and facades."""
 
+    auth_session_ms: int = Field(default=28_800_000, ge=1000, le=2_592_000_000)
+    """How long a browser that has signed in stays so; never longer than its token counts."""
+
+    auth_session_key_file: str = ""
+    """A file with at least 32 random bytes that signs the sessions of browsers, the same for all facades behind one
+    address. Empty: a key of this process, with which its sessions end."""
+
     auth_poll_ms: int = Field(default=500, ge=50, le=1500)
     """How often shard 0 is asked who may do what; a revoked token counts no longer than that, and a moment."""
 

@@ -23,6 +23,7 @@ from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
 from raft_node.runtime.reads.watches import HistoryGoneError, Position, Watches
 from raft_node.storage.engine import BlockNeeded, Engine
+from raft_node.storage.snapshots.checkpoint import Checkpoint
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
 
@@ -34,9 +35,10 @@ SECOND_US = 1_000_000
 class Node:
     """A state machine over a real engine."""
 
-    def __init__(self, fs: MemoryFileSystem, name: str = "s", options: object = OPTIONS) -> None:
+    def __init__(self, fs: MemoryFileSystem, name: str = "s", options: object = OPTIONS, directory: str = D) -> None:
         self.fs = fs
-        self.engine = Engine.open(fs, D, options, name)  # type: ignore[arg-type]
+        self.directory = directory
+        self.engine = Engine.open(fs, directory, options, name)  # type: ignore[arg-type]
         self.machine = StateMachine.open(self.engine)
         self.engine.begin_history(self.machine.revision)
         self.damage: list[str] = []
@@ -56,7 +58,16 @@ class Node:
 
     def flush(self) -> None:
         self.engine.rotate()
-        settle(self.engine, self.fs, D)
+        settle(self.engine, self.fs, self.directory)
+
+    def adopt(self, checkpoint: Checkpoint) -> None:
+        """A snapshot takes the place of the state."""
+        adoption = self.engine.adopt(checkpoint)
+        assert adoption is not None
+        adoption.run()
+        self.engine.finish_adoption(adoption)
+        self.machine = StateMachine.open(self.engine)
+        self.engine.begin_history(self.machine.revision)
 
     def state(self) -> dict[bytes, bytes]:
         return dict(self.engine.scan(USER_PREFIX, b"\x02"))
@@ -345,4 +356,61 @@ def test_a_key_whose_expiry_was_put_off_is_not_told_to_have_expired() -> None:
     node.apply([entry(6, later, 20 * SECOND_US), entry(7, later, 21 * SECOND_US)])
     changes = asyncio.run(told(node, Position(0)))
     assert [change.kind for change in changes] == [ChangeKind.PUT, ChangeKind.PUT, ChangeKind.EXPIRE]
+    node.watches.close_all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_replica_that_came_by_a_snapshot_tells_nothing_twice(seed: int) -> None:
+    """It applies what follows in other batches than those that a watch was told by before, and the watch goes on."""
+    chance = random.Random(seed)
+    log, expected, state = log_with_expiries(chance, 90)
+    fs = MemoryFileSystem()
+    leader = Node(fs)
+    leader.apply(log[:40])
+    leader.flush()
+    checkpoint = leader.engine.checkpoint("/snapshot").run()
+    behind = Node(fs, "behind", directory="/behind")
+    behind.apply(log[: chance.randrange(1, 40)])
+    behind.adopt(checkpoint)
+    mark = behind.machine.revision
+    behind.apply(log[checkpoint.applied_index :])
+    assert behind.state() == state and behind.watches.oldest == mark
+
+    async def go_on() -> None:
+        # Whoever watches there from the snapshot on has the batches encoded, for those that come from elsewhere, too.
+        rest = [each for each in expected if each.revision > mark]
+        assert await told(behind, Position(mark)) == rest
+        for number, change in enumerate(rest):
+            position = Position(change.revision, 0 if change.last else change.place + 1)
+            assert await told(behind, position) == rest[number + 1 :]
+        with pytest.raises(HistoryGoneError):
+            await told(behind, Position(mark - 1))
+
+    asyncio.run(go_on())
+    leader.watches.close_all()
+    behind.watches.close_all()
+
+
+def test_what_two_leaders_in_a_row_remove_has_expired_once() -> None:
+    node = Node(MemoryFileSystem())
+    create = commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1))
+    node.apply([entry(1, create, 0), entry(2, commands.encode(Opcode.PUT, b"k", b"", b"v", ttl=1000), SECOND_US)])
+    expire = commands.encode(Opcode.EXPIRE, b"", value=encode_expire(node.notes()))
+    node.apply([entry(3, expire, 3 * SECOND_US), entry(4, expire, 3 * SECOND_US)])
+    changes = asyncio.run(told(node, Position(0)))
+    assert [(change.kind, change.revision) for change in changes] == [(ChangeKind.PUT, 1), (ChangeKind.EXPIRE, 2)]
+    assert node.machine.revision == 2
+    node.watches.close_all()
+
+
+def test_a_delete_is_told_although_its_key_is_put_again_at_once() -> None:
+    """Before and after the flush, which merges the two into what is there at the end."""
+    node = Node(MemoryFileSystem())
+    create = commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1))
+    put, gone = commands.encode(Opcode.PUT, b"k", b"", b"v"), commands.encode(Opcode.DELETE, b"k")
+    node.apply([entry(index, command, index) for index, command in enumerate((create, put, gone, put, gone, put), 1)])
+    wanted = [ChangeKind.PUT, ChangeKind.DELETE] * 2 + [ChangeKind.PUT]
+    assert [change.kind for change in asyncio.run(told(node, Position(0)))] == wanted
+    node.flush()
+    assert [change.kind for change in asyncio.run(told(node, Position(0)))] == wanted
     node.watches.close_all()

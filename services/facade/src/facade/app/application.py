@@ -14,7 +14,6 @@ import structlog
 from fastapi import FastAPI
 
 from facade import __version__
-from facade.app.audit import Audit
 from facade.app.exchange import DATA_PREFIX, refusal
 from facade.app.front import Front
 from facade.app.gate import Gate
@@ -88,7 +87,7 @@ class Application:
         self._exact[PROGRESS_PATH] = ProgressApp(metrics, feeds, self.audience)
         self._ops = OpsApp(router, metrics)
         self._ranges = RangeApp(router, metrics, settings)
-        self._rest = make_fastapi(router, metrics, settings, state, None if gate is None else gate.audit)
+        self._rest = make_fastapi(router, metrics, settings, state, gate)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
         self.console = Console(router, metrics, settings) if settings.console_enabled else None
@@ -218,9 +217,9 @@ def make_fastapi(
     metrics: Metrics,
     settings: Settings,
     state: AuthState | None = None,
-    audit: Audit | None = None,
+    gate: Gate | None = None,
 ) -> FastAPI:
-    """Everything but the key routes; without ``state`` and ``audit`` for anyone."""
+    """Everything but the key routes; without ``state`` and ``gate`` for anyone."""
     app = FastAPI(
         title="DougDB",
         version=__version__,
@@ -244,7 +243,8 @@ def make_fastapi(
     app.include_router(leadership.make_router(router, settings))
     app.include_router(members.make_router(router, settings))
     app.include_router(backup.make_router(router, settings))
-    app.include_router(auth.make_router(settings, state, _untold if audit is None else audit.changed))
+    tell = _untold if gate is None else gate.audit.changed
+    app.include_router(auth.make_router(settings, state, tell, sessions=gate))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
     docs.install(app)

@@ -25,7 +25,7 @@ from raft_testing.mutants.mutant import GROUPS, Mutant, StaleMutantError
 _GROUPS = (elections, reads, outcomes, snapshots, membership, storage, leases, operations, watches, ranges, freshness)
 
 MUTANTS: tuple[Mutant, ...] = tuple(
-    sorted((mutant for group in _GROUPS for mutant in group.MUTANTS), key=lambda mutant: mutant.name)
+    sorted((mutant for group in _GROUPS for mutant in group.MUTANTS), key=lambda mutant: int(mutant.name[1:]))
 )
 """All of them by their names, which are never given anew: a later one of a group comes behind those of others."""
 

@@ -45,7 +45,7 @@ class Mutant:
     """A planted bug.
 
     Attributes:
-        name: ``M`` and two digits; never used again for another bug.
+        name: ``M`` and at least two digits; never used again for another bug.
         what: What is wrong, in one line.
         scenarios: The scenarios that it belongs to.
         path: The module, below the package.

@@ -28,7 +28,7 @@ def write(root: Path, outcomes: Sequence[Outcome], seeds: int) -> None:
     before, _, after = _parts(path.read_text())
     rows = [
         f"{_row(outcome.mutant)} {_found(outcome, seeds)} |"
-        for outcome in sorted(outcomes, key=lambda outcome: outcome.mutant.name)
+        for outcome in sorted(outcomes, key=lambda outcome: int(outcome.mutant.name[1:]))
     ]
     path.write_text(before + "\n".join((BEGIN, *_HEAD, *rows, END)) + after)
 

@@ -75,4 +75,35 @@ MUTANTS = (
         "unit/test_history.py::test_a_crash_before_any_operation_of_a_flush_leaves_no_gap",
         by_seeds=False,
     ),
+    Mutant(
+        "M98",
+        "a delete whose key is put again in the same batch is swallowed, as a merge of tables does",
+        (26,),
+        "kv/changes.py",
+        '            add(_Found(revision, kind, key[1:], b""))\n',
+        "            if all(later != key for later, _ in batch[place + 1 :]):\n"
+        '                add(_Found(revision, kind, key[1:], b""))\n',
+        "unit/test_watches.py::test_a_delete_is_told_although_its_key_is_put_again_at_once",
+    ),
+    Mutant(
+        "M99",
+        "duplicate after a snapshot: a watch that goes on within a batch, for this replica caught up in others,"
+        " is told the batch from its beginning",
+        (19, 25),
+        "runtime/reads/watches.py",
+        "        if watch.wanted != EVERYTHING or position.place or position.revision > written.after:\n",
+        "        if watch.wanted != EVERYTHING:\n",
+        "unit/test_watches.py::test_a_replica_that_came_by_a_snapshot_tells_nothing_twice",
+    ),
+    Mutant(
+        "M100",
+        "what a leader removes that was removed by the one before it is told to have expired twice",
+        (18,),
+        "kv/operations/expiry.py",
+        "        data = work.read(key)\n",
+        "        data = work.read(key)\n"
+        "        if data is None and key.startswith(USER_PREFIX):\n"
+        "            work.remove(key[1:], ChangeKind.EXPIRE)\n",
+        "unit/test_watches.py::test_what_two_leaders_in_a_row_remove_has_expired_once",
+    ),
 )
