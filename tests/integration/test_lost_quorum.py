@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bench.cluster import Cluster, Launch, dougctl, wait_for
+from bench.cluster import Cluster, dougctl, wait_for
 from bench.http11 import HttpError, fetch
+from bench.launch import Launch
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

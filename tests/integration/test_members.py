@@ -17,8 +17,9 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from bench.cluster import Cluster, Launch, dougctl, is_alive, wait_for
+from bench.cluster import Cluster, dougctl, is_alive, wait_for
 from bench.http11 import HttpError, fetch
+from bench.launch import Launch
 from bench.recorder import KeyRing, Recorder, run_client
 
 from doug.v1 import doug_pb2, doug_pb2_grpc

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from bench.cluster import Cluster, Launch, wait_for
+from bench.cluster import Cluster, wait_for
 from bench.http11 import HttpError, fetch
+from bench.launch import Launch
 
 from raft_node.storage import record
 from raft_node.storage.wal import segment as wal_segment

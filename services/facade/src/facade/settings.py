@@ -90,6 +90,11 @@ class Settings(BaseSettings):
     listen: Annotated[tuple[Address, ...], NoDecode] = (Address("127.0.0.1", 8080), Address("::1", 8080))
     """Where HTTP is served: a comma list of host:port. An IPv6 address is left out where there is no IPv6."""
 
+    shared_listen: Annotated[tuple[Address, ...], NoDecode] = ()
+    """Where HTTP is served together with other facades of this machine, whose user is the same: a comma list of
+    host:port. Linux spreads new connections over those that listen there, so a machine with several cores has one
+    address. What is asked of one certain facade, its metrics and its health, is asked at ``listen``."""
+
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Names beside localhost, this machine's name and any address under which the facade may be asked: a comma list,
     where ``*.example.com`` is all names below one, and ``*`` is any. Other names are refused with 421."""
@@ -302,13 +307,13 @@ class Settings(BaseSettings):
     stop_on_stdin_eof: bool = False
     """Stop in order when stdin ends: the process that started this one has died."""
 
-    @field_validator("listen", mode="before")
+    @field_validator("listen", "shared_listen", mode="before")
     @classmethod
-    def _parse_listen(cls, value: object) -> object:
+    def _parse_listen(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         addresses = tuple(parse_address(part) for part in value.split(",") if part.strip())
-        if not addresses:
+        if not addresses and info.field_name == "listen":
             raise ValueError("no address is given")
         return addresses
 
@@ -321,6 +326,11 @@ class Settings(BaseSettings):
         if not modes or ("none" in modes and len(modes) > 1):
             raise ValueError("it is none, or one or several of token, mtls and oidc")
         return modes
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Everywhere that HTTP is served."""
+        return *self.listen, *self.shared_listen
 
     @property
     def guarded(self) -> bool:
