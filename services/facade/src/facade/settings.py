@@ -184,8 +184,21 @@ class Settings(BaseSettings):
     scans_max: int = Field(default=32, ge=1, le=1024)
     """Requests for ranges that are answered at the same time; further ones are refused with 503."""
 
+    client_scans_max: int = Field(default=0, ge=0, le=1024)
+    """Those of one client; further ones are 429. A client is a principal, or an address with ``DOUGDB_AUTH_MODE=none``.
+    0 is three quarters of ``scans_max``, so that others find some."""
+
+    address_scans_max: int = Field(default=0, ge=0, le=1024)
+    """Those of one address; further ones are 429. 0 is any number, since a proxy has one address for many clients."""
+
     watches_max: int = Field(default=10_000, ge=1, le=1_000_000)
-    """Watches that are open at the same time; further ones are refused with 503."""
+    """Watches that are open at the same time, and as many long polls; further ones are refused with 503."""
+
+    client_watches_max: int = Field(default=0, ge=0, le=1_000_000)
+    """Watches of one client, and as many long polls; further ones are 429. 0 is three quarters of ``watches_max``."""
+
+    address_watches_max: int = Field(default=0, ge=0, le=1_000_000)
+    """Those of one address; further ones are 429. 0 is any number."""
 
     watch_ring_bytes: int = Field(default=8 << 20, ge=1 << 16, le=1 << 30)
     """Newest changes of each watched shard that are kept in memory for watches that fall behind a little."""
@@ -222,7 +235,7 @@ class Settings(BaseSettings):
 
     client_bytes_max: int = Field(default=0, ge=0)
     """Bytes that one client may have under way in one shard; more are 429. 0 is its part of ``queue_bytes_max`` alone:
-    all of it but an eighth while it is the only one, and an equal part with others once half is taken."""
+    all of it while it is the only one, and an equal part with others once half is taken."""
 
     client_requests_per_s: int = Field(default=0, ge=0, le=10_000_000)
     """Requests of keys a second that each principal may send to this facade, and as many at once; more are 429. 0 is
