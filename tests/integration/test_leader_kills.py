@@ -17,7 +17,7 @@ from bench.witness import Witness
 
 from doug_wire.slots import slot_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
 KILLS = int(os.environ.get("LEADER_KILLS", "20"))
 """More of them make a soak test."""

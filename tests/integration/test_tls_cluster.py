@@ -22,7 +22,7 @@ from tools import certs
 from doug.v1 import admin_pb2, admin_pb2_grpc
 from dougdb import CertificateError, DougClient, UnavailableError
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds]
 
 PORT, BASE_PORT, NODES = 25_100, 25_000, 3
 URL = f"https://127.0.0.1:{PORT}"
@@ -156,6 +156,7 @@ def test_grpc_is_told_to_be_silent_before_it_is_imported(module: str) -> None:
     assert done.stdout == "ERROR\n"
 
 
+@pytest.mark.slow
 def test_a_renewal_fails_no_request_and_nodes_find_each_other_with_new_certificates(running: Running) -> None:
     ports = [PORT, *range(BASE_PORT, BASE_PORT + 3 * NODES)]
     with DougClient(URL, ca_file=running.ca) as client:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 MakeFacade = Callable[..., Awaitable[Any]]
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from fake_store import Entry
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 MakeCluster = Callable[..., Awaitable[Any]]
 

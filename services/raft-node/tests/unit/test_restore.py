@@ -286,7 +286,7 @@ def test_every_flipped_byte_of_the_manifest_is_found() -> None:
             continue
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("seed", range(2))
 def test_a_cut_at_any_step_is_completed_by_the_same_command(seed: int) -> None:
     print(f"seed {seed}")
