@@ -34,7 +34,7 @@ EXAMPLES: dict[str, Any] = {
     "move_leader": {"to": "shard-0-1"},
     "add": {"name": "shard-0-5", "address": "127.0.0.1:21016"},
     "replace": {"address": "127.0.0.1:21016"},
-    "create_token": {"name": "app", "allow": ["read,write:app/"], "ttl": "30d"},
+    "create_token": {"name": "app", "allow": ["read:app/", "write:app/"], "ttl": "30d"},
     "set_role": {"allow": ["read:app/"]},
     "give_role": {"principal": "user:ann", "role": "reader"},
 }
