@@ -314,8 +314,8 @@ def test_history_that_is_given_up_leaves_the_disk_and_is_not_told_any_more() -> 
     engine.finish_install(engine.prepare_install(task, run_task(fs, D, task)))
     assert [name for name in fs.list_directory(D) if name.endswith(".hst")]
     assert engine.history.floor == 0
-    for path in engine.release_history():
-        fs.remove(path)
+    for name in engine.history.drop_kept():
+        fs.remove(f"{D}/{name}")
     assert not [name for name in fs.list_directory(D) if name.endswith(".hst")]
     assert engine.history.floor == 1
-    assert engine.release_history() == []
+    assert engine.history.drop_kept() == []

@@ -219,6 +219,8 @@ class Registry:
 
     def settle(self, answers: Iterable[Answer]) -> None:
         """Takes what a node has answered; the operations are not in flight any more."""
+        if self._directory.sessions.recovered:
+            answers = self._unless_lost(answers)
         refused: list[Answer] = []
         finish, decided = self.finish, pipe.DECIDED
         for answer in answers:
@@ -229,14 +231,22 @@ class Registry:
         for operation, result in reversed(refused):
             self._refused(operation, result)
 
+    def _unless_lost(self, answers: Iterable[Answer]) -> list[Answer]:
+        """The answers but for those to reads whose clients have seen what is lost: they get that for an answer."""
+        left: list[Answer] = []
+        for operation, result in answers:
+            if operation.kind is not Kind.WRITE and self._directory.sessions.is_foreign(operation.session):
+                self.finish(operation, foreign_session())
+            else:
+                left.append((operation, result))
+        return left
+
     def _refused(self, operation: Operation, result: pipe.ResultRecord) -> None:
         status = result.status
         if status == Status.WRONG_SHARD:
             self._reroute(operation)
         elif status == Status.INVALID:
             self.finish(operation, malformed(operation))
-        elif operation.kind is not Kind.WRITE and self._directory.sessions.is_foreign(operation.session):
-            self.finish(operation, foreign_session())
         elif status == Status.DISK_FULL and operation.tries >= DISK_FULL_TRIES:
             operation.reason = "disk_full"
             self.finish(operation, gave_up(operation))

@@ -222,6 +222,11 @@ class Sessions:
         if generation > self._generations.get(shard, 0):
             self._generations[shard] = generation
 
+    @property
+    def recovered(self) -> bool:
+        """Whether any shard has been recovered without its quorum."""
+        return bool(self._generations)
+
     def is_foreign(self, session: Session | None) -> bool:
         """Whether a token names an older generation of a shard than was heard of."""
         generations = self._generations

@@ -285,10 +285,6 @@ class Shard:
                 continue  # It ran out of time, or was tried elsewhere.
             operation.receipt = shown
             status = result.status
-            if operation.kind is not Kind.WRITE and self._sessions.is_foreign(operation.session):
-                # What its client has seen is lost, and this answer says nothing of it: see the registry.
-                taken.append((operation, result._replace(status=Status.NOT_FRESH, value=b"")))
-                continue
             if operation.kind in REPLICA_KINDS:
                 first_sent_s = min(first_sent_s, operation.sent_s)
                 if status == Status.NOT_FRESH:

@@ -250,11 +250,11 @@ def _build_peers(context: Context, joined: Joined) -> Peers:
 
 async def _give_up_history(context: Context, engine: Engine) -> bool:
     """Makes room for writes; watches that need what is gone are told so."""
-    paths = engine.release_history()
-    if paths:
-        context.timeline.record("history_given_up", files=len(paths))
-        await asyncio.to_thread(_remove, context.fs, paths)
-    return bool(paths)
+    names = engine.history.drop_kept()
+    if names:
+        context.timeline.record("history_given_up", files=len(names))
+        await asyncio.to_thread(_remove, context.fs, [f"{context.settings.data_dir}/{name}" for name in names])
+    return bool(names)
 
 
 def _remove(fs: FileSystem, paths: list[str]) -> None:

@@ -166,10 +166,6 @@ class Engine:
         """Says what the last change in the tables is; once after ``open`` and after ``finish_adoption``."""
         self._garbage += self.history.begin(mark)
 
-    def release_history(self) -> list[str]:
-        """Gives the kept segments up at once, to make room; gives the paths of the files, for the caller to remove."""
-        return [f"{self._directory}/{name}" for name in self.history.drop_kept()]
-
     def give_up_history(self) -> None:
         """Drops the kept segments, because one of them cannot be read."""
         self._garbage += self.history.drop_kept()
