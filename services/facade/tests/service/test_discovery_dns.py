@@ -26,7 +26,7 @@ from facade.discovery.targets import Target, Targets
 from facade.errors import SettingsError
 from facade.settings import Settings
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 _ports = itertools.count(25_950)
 DOMAIN = "cluster.local"

@@ -20,7 +20,7 @@ from facade.discovery.metrics import DiscoveryMetrics
 from facade.discovery.static import StaticDiscovery
 from facade.discovery.targets import Target, Targets
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 PATH = "/apis/discovery.k8s.io/v1/namespaces/ns/endpointslices"
 SELECTOR = "app.kubernetes.io/instance=rel,dougdb.io/shard"

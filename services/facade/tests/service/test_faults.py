@@ -10,7 +10,7 @@ import pytest
 
 from doug_wire.pipe import Status
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("make_facade", ["asgi", "sockets"], indirect=True)]
+pytestmark = [pytest.mark.seconds, pytest.mark.parametrize("make_facade", ["asgi", "sockets"], indirect=True)]
 
 MakeFacade = Callable[..., Awaitable[Any]]
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from fake_store import Entry
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 MakeCluster = Callable[..., Awaitable[Any]]
 
@@ -119,6 +119,25 @@ async def test_both_stacks_and_an_orderly_stop(running: Running) -> None:
     lines = errors.decode().splitlines()
     assert len(lines) == 1, errors
     assert "shard.leader_changed" in lines[0]
+
+
+async def test_facades_share_an_address(make_cluster: MakeCluster) -> None:
+    """Each request id begins with what its facade drew at its start."""
+    cluster, shared = await make_cluster(nodes=1), next(_ports)
+    listen = f"127.0.0.1:{shared},[::1]:{shared}"
+    seen: set[str] = set()
+    own: set[str] = set()
+    async with (
+        serving(cluster, DOUGDB_SHARED_LISTEN=listen) as one,
+        serving(cluster, DOUGDB_SHARED_LISTEN=listen) as other,
+    ):
+        for port in (shared,) * 64 + (one.port, other.port):
+            async with httpx.AsyncClient(trust_env=False) as http:
+                answer = await http.get(f"http://127.0.0.1:{port}/v1/kv/none")
+            assert answer.status_code == 404
+            (seen if port == shared else own).add(answer.headers["doug-request-id"].partition("-")[0])
+        assert len(own) == 2
+        assert seen == own, "one of them got no connection in 64"
 
 
 async def test_a_kept_connection_is_answered_and_told_to_close_before_it_is_closed(running: Running) -> None:

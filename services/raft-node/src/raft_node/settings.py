@@ -226,6 +226,11 @@ class NodeSettings(BaseSettings):
         return self.election_timeout_ms // self.tick_ms - 1 - margin_ticks
 
     @property
+    def token_limits(self) -> tuple[int, int, int]:
+        """Of idempotency keys: how long they are kept, in microseconds, how many, and in how many bytes."""
+        return self.idempotency_kept_ms * 1000, self.idempotency_keys_max, self.idempotency_bytes_max
+
+    @property
     def guarded(self) -> bool:
         """Whether clients have to say who they are."""
         return self.auth_mode != "none"
