@@ -11,7 +11,7 @@ import pytest
 from bench.cluster import Cluster
 from integration.browser.foreign_site import ForeignSite
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds]
 
 EVIL = "evil.example"
 

@@ -19,7 +19,7 @@ from facade.app.front import Front
 from facade.app.gate import Gate
 from facade.app.hot import HotLane
 from facade.app.origins import Origins
-from facade.client.access import Caller, current, sender
+from facade.client.access import Caller, current, peer, sender
 from facade.client.auth_state import AuthState
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
@@ -81,7 +81,7 @@ class Application:
         metrics.watches.catching_up = lambda: feeds.catching_up
         metrics.watches.lags = lambda: dict.fromkeys(router.shards, 0) | {f.shard.id: f.lag for f in feeds.open_feeds}
         feeds.on_events, feeds.on_gone = self.audience.publish, lambda error: self.audience.lost(error.shard)
-        self.polls = LongPolls(router, feeds, self.audience, metrics, settings.watches_max)
+        self.polls = LongPolls(router, feeds, self.audience, metrics, settings)
         self._keys = KvApp(router, metrics, settings, self.polls)
         self._exact[WATCH_PATH] = WatchApp(router, metrics, settings, feeds, self.audience)
         self._exact[PROGRESS_PATH] = ProgressApp(metrics, feeds, self.audience)
@@ -142,6 +142,7 @@ class Application:
         address: str = scope["client"][0] if scope.get("client") else ""
         principal = "" if self._gate is None else current.get().access.name
         sender.set(principal or address)
+        peer.set(address)
         if self.front.quotas.counts and raw_path.startswith(_OF_KEYS):
             self.front.quotas.take(principal, address)
 

@@ -28,9 +28,10 @@ from facade.client.metrics import Metrics
 from facade.client.modes import Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
+from facade.client.sessions import foreign_session
 from facade.client.shard import Answer, Shard
 from facade.client.tracing import OperationTracing
-from facade.client.turns import Turns
+from facade.client.turns import RESERVE, Turns
 from facade.errors import NotAppliedError, ProblemError
 from facade.settings import Settings
 
@@ -69,6 +70,10 @@ class Registry:
         self._bytes_max = settings.queue_bytes_max
         self._window = settings.fair_window_items
         self._client_bytes_max = settings.client_bytes_max
+        # Without turns nobody would be kept out of the reserve.
+        reserve = RESERVE if self._window or self._client_bytes_max else 0.0
+        self._items_limit = int(self._items_max * (1 + reserve))
+        self._bytes_limit = int(self._bytes_max * (1 + reserve))
         self._ids = count(1)
         self._pending: dict[int, Operation] = {}
         self._due: dict[int, list[int]] = {}
@@ -109,7 +114,7 @@ class Registry:
             NotAppliedError: Too much of this shard is waiting.
         """
         load = self._loads.get(shard.id) or self.load(shard.id)
-        if load.items >= self._items_max or load.size + size > self._bytes_max:
+        if load.items >= self._items_limit or load.size + size > self._bytes_limit:
             raise NotAppliedError("overloaded", "Too many requests wait for this shard.", shard=shard.id)
         return load
 
@@ -214,6 +219,8 @@ class Registry:
 
     def settle(self, answers: Iterable[Answer]) -> None:
         """Takes what a node has answered; the operations are not in flight any more."""
+        if self._directory.sessions.recovered:
+            answers = self._unless_lost(answers)
         refused: list[Answer] = []
         finish, decided = self.finish, pipe.DECIDED
         for answer in answers:
@@ -223,6 +230,16 @@ class Registry:
                 refused.append(answer)
         for operation, result in reversed(refused):
             self._refused(operation, result)
+
+    def _unless_lost(self, answers: Iterable[Answer]) -> list[Answer]:
+        """The answers but for those to reads whose clients have seen what is lost: they get that for an answer."""
+        left: list[Answer] = []
+        for operation, result in answers:
+            if operation.kind is not Kind.WRITE and self._directory.sessions.is_foreign(operation.session):
+                self.finish(operation, foreign_session())
+            else:
+                left.append((operation, result))
+        return left
 
     def _refused(self, operation: Operation, result: pipe.ResultRecord) -> None:
         status = result.status
