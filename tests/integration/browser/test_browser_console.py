@@ -332,7 +332,7 @@ def test_nodes_are_killed_and_paused_by_buttons(tab: Callable[..., Any], cluster
     page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
     page.screenshot(path=pictures / "try-killed.png")
     wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 30.0, "all are back")
-    follower = next(view.id for view in cluster.shard_views("0") if view.role == "follower")
+    follower = next(view.id for view in cluster.shard_views("0") if view.role == "follower" and view.id != before)
     row = page.locator(f".faults tr:has-text('{follower}')")
     row.locator("button:has-text('Pause for a minute')").click()
     page.wait_for_selector(f".faults tr:has-text('{follower}') >> .unreachable")
