@@ -20,6 +20,7 @@ import pytest
 from bench.cluster import Cluster, NodeView, wait_for
 from bench.load import Workload, run_blocking
 from bench.meter import cpu_s, family, family_pss_bytes, scrape, total
+from bench.witness import Witness
 from google.protobuf.message import Message
 
 from doug.v1 import doug_pb2, doug_pb2_grpc
@@ -28,6 +29,8 @@ from doug_wire.slots import slot_of
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 IDLE_S = 15.0
+ELECTION_S = 0.1
+"""A machine that stands still for longer may have a follower campaign, rightly: it hears nobody for 150 ms."""
 IDLE_SHARE = 0.25
 """Of a core on which ``spin`` takes ``SPIN_S``, as on the machine of docs/performance.md."""
 SPIN_S = 0.147
@@ -158,7 +161,7 @@ def test_fifty_puts_are_synced_by_the_nodes_own_count(cluster: Cluster) -> None:
     assert counted >= 150
 
 
-def test_batching_needs_less_than_one_message_a_put(cluster: Cluster) -> None:
+def test_batching_needs_less_than_one_message_a_put(cluster: Cluster, tmp_path: Path) -> None:
     ports = [view.admin_port for view in cluster.views()]
 
     def received() -> float:
@@ -167,13 +170,14 @@ def test_batching_needs_less_than_one_message_a_put(cluster: Cluster) -> None:
     # Connections and the first batches are not what is measured.
     run_blocking(cluster.url, Workload(kind="put", connections=64, seconds=1.0))
     terms, before = cluster.terms(), received()
-    result = run_blocking(cluster.url, Workload(kind="put", connections=64, seconds=6.0))
+    with Witness(tmp_path) as witness:
+        result = run_blocking(cluster.url, Workload(kind="put", connections=64, operations=6000, seconds=60.0))
     messages = (received() - before) / result.ok
     print(f"64 connections: {result.summary()}, {messages:.3f} gRPC messages received per put")
     assert not result.errors
-    assert result.ok > 1000
+    assert result.ok > 1000, "too little was written; this run says nothing"
     assert messages < 0.8
-    assert cluster.terms() == terms, "no term changes under load"
+    assert cluster.terms() == terms or witness.longest_s() > ELECTION_S, "no term changes under load"
 
 
 # -- what its nodes say ---------------------------------------------------------------------------------------------
