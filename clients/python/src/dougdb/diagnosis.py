@@ -107,6 +107,33 @@ def findings(
     return sorted(found, key=lambda each: each.severity)
 
 
+def in_doubt(before: ClusterStatus, now: ClusterStatus) -> bool:
+    """Whether a node has just fallen silent, or a leader gone: another look tells whether that is so."""
+    return settled(before, now) != now
+
+
+def settled(before: ClusterStatus, now: ClusterStatus) -> ClusterStatus:
+    """The second of two looks, without what one look alone may be wrong about.
+
+    A node that answers one look and not the other was busy for a moment, or the facade was: as was a shard that had a
+    leader a moment ago, and is about to have another one.
+    """
+    earlier = {shard.id: shard for shard in before.shards}
+    shards = tuple(_settled_shard(earlier.get(shard.id), shard) for shard in now.shards)
+    return ClusterStatus(shards, now.document)
+
+
+def _settled_shard(before: ShardStatus | None, now: ShardStatus) -> ShardStatus:
+    if before is None:
+        return now
+    if now.leader is None and before.leader is not None:
+        return before
+    answered = {node.id: node for node in before.nodes if node.role != "unreachable"}
+    return ShardStatus(
+        now.id, tuple(answered.get(node.id, node) if node.role == "unreachable" else node for node in now.nodes)
+    )
+
+
 def _of_shard(shard: ShardStatus) -> Iterator[Finding]:
     where, total = f"shard {shard.id}", len(shard.nodes)
     up = sum(node.role != "unreachable" for node in shard.nodes)

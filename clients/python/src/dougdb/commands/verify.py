@@ -37,7 +37,7 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", help="What requests are drawn from.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that the cluster is linearizable, and that sessions and bounded reads see what they must.
+    """Check that the cluster is linearizable, and that sessions, bounded reads and watches see what they must.
 
     It writes below a prefix of its own and deletes that at its end. It ends with 1, and shows the smallest history that
     shows it, when a promise was broken; and with 4 when nothing was answered.
@@ -94,6 +94,9 @@ def _document(load: Load, verdict: Verdict, failing: str) -> dict[str, Any]:
         "objects": verdict.objects,
         "session_reads": load.session_reads,
         "bounded_reads": load.bounded_reads,
+        "watch_events": load.watched.events,
+        "watch_returns": load.watched.returns,
+        "watch_undecided": load.watched.undecided,
         "violations": load.violations,
         "undecided": list(verdict.undecided),
         "failing": failing,
@@ -113,3 +116,9 @@ def _show(load: Load, verdict: Verdict, failing: str) -> None:
         print(f"BROKEN: {printable(violation)}")
     if not load.violations:
         print(f"sessions and bounds kept: {load.session_reads} session reads, {load.bounded_reads} bounded reads")
+    watched = load.watched
+    if watched.undecided:
+        print(f"watch not decided: {printable(watched.undecided)}")
+    elif not watched.violations:
+        streams = watched.returns + 1
+        print(f"watch kept: {watched.events} changes told in {streams} streams, all that was acknowledged among them")
