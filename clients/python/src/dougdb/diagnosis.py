@@ -17,6 +17,7 @@ from dougdb.shapes import ClusterStatus, Members, NodeStatus, ShardStatus
 
 CRITICAL, WARNING = "critical", "warning"
 DAY_S = 86_400
+_RENEW = "renew it: the new files are read while the process runs (docs/operations.md)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,9 @@ def _of_shard(shard: ShardStatus) -> Iterator[Finding]:
 def _of_nodes(shard: ShardStatus, lag_max: int) -> Iterator[Finding]:
     newest = max((node.commit_index or 0 for node in shard.nodes), default=0)
     for node in shard.nodes:
-        if node.role == "unreachable":
+        if node.role == "unreachable" and node.trouble is not None:
+            yield _of_refused_certificate(node)
+        elif node.role == "unreachable":
             what = f"does not answer at {node.address}"
             way_out = "look at its log, and whether its process runs; its volume is lost: dougctl members replace"
             yield Finding(WARNING, node.id, what, way_out, "unreachable")
@@ -179,6 +182,15 @@ def _of_nodes(shard: ShardStatus, lag_max: int) -> Iterator[Finding]:
             what = f"has applied {node.applied_index}, and {newest} is committed"
             way_out = "a slow disk or network, or it is catching up: look again, and at dougctl timeline"
             yield Finding(WARNING, node.id, what, way_out, "lags")
+
+
+def _of_refused_certificate(node: NodeStatus) -> Finding:
+    if node.trouble == "certificate_expired":
+        what = f"cannot be reached at {node.address}: its certificate has ended"
+        return Finding(CRITICAL, node.id, what, _RENEW, "certificate_expired")
+    what = f"cannot be reached at {node.address}: its certificate is none that the facade takes"
+    way_out = "another authority, or a name that is missing: all have one authority in ca.crt (docs/operations.md)"
+    return Finding(CRITICAL, node.id, what, way_out, "certificate_refused")
 
 
 def _of_members(shard: ShardStatus, members: Members) -> Iterator[Finding]:
@@ -293,17 +305,17 @@ def _of_certificates(
         if node.vitals is not None
     }
     ends |= {each.url: each.said.get("certificate_ends_s") for each in facades if each.said is not None}
-    way_out = "renew it: the new files are read while the process runs (docs/operations.md)"
     for where, ends_s in ends.items():
         if ends_s is None:
             continue
         left_days = (ends_s - now_s) / DAY_S
         if left_days <= 0:
             what = "its certificate has ended: nobody opens a new connection to it"
-            yield Finding(CRITICAL, where, what, way_out, "certificate_expired")
+            yield Finding(CRITICAL, where, what, _RENEW, "certificate_expired")
         elif left_days < days:
-            what = f"its certificate ends in {left_days:.1f} days"
-            yield Finding(WARNING, where, what, way_out, "certificate_expires")
+            left = f"{left_days:.1f} days" if left_days >= 1 else f"{left_days * 24:.1f} hours"
+            what = f"its certificate ends in {left}"
+            yield Finding(WARNING, where, what, _RENEW, "certificate_expires")
 
 
 def _of_versions(cluster: ClusterStatus, facades: Sequence[Facade]) -> Iterator[Finding]:

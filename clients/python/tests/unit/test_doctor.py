@@ -172,6 +172,18 @@ def test_the_facade_whose_clock_all_nodes_disagree_with_is_the_one() -> None:
     assert kinds(well(told, told, told, told, told)) == [("warning", "the facade", "clock_skew")]
 
 
+@pytest.mark.parametrize("trouble", ["certificate_expired", "certificate_refused"])
+def test_who_cannot_be_reached_for_its_certificate_is_told_so(trouble: str) -> None:
+    document = well().document
+    document["shards"][0]["nodes"][1] |= {"role": "unreachable", "vitals": None, "trouble": trouble}
+    assert kinds(cluster_of(document)) == [("critical", "n1", trouble)]
+
+
+def test_hours_are_told_when_it_is_no_day_any_more() -> None:
+    (finding,) = findings(well({"certificate_ends_s": NOW_S + 5400}), {}, Limits())
+    assert finding.what == "its certificate ends in 1.5 hours"
+
+
 def test_several_versions_are_one_finding() -> None:
     facade = Facade("http://a", {"version": "1.0.0", "map_epoch": 4, "certificate_ends_s": None})
     assert kinds(well({"version": "0.9.0"}), facades=(facade,)) == [("warning", "cluster", "mixed_versions")]

@@ -13,6 +13,7 @@ import httpx
 import typer
 
 from dougdb.bearer import headers_of
+from dougdb.client import DougClient
 from dougdb.commands.common import ExitCode, JsonOption, fail, print_json, printable, remote, tls_of, url_of
 from dougdb.commands.timeline import duration_us
 from dougdb.verify.checker import Verdict, check, smallest
@@ -47,9 +48,11 @@ def verify(
     except ValueError as error:
         fail(str(error), ExitCode.USAGE)
     urls = [url_of(context), *(facade or [])]
+    for url in urls:
+        _check_url(url, context)
     load = asyncio.run(_drive(urls, tls_of(context), processes, duration_s, seed))
     if not load.answered:
-        fail(f"nothing was answered at {', '.join(urls)}", ExitCode.UNAVAILABLE)
+        fail(f"nothing was answered at {', '.join(urls)}: {load.trouble}", ExitCode.UNAVAILABLE)
     verdict = check(load.history)
     failing = smallest(verdict.failing) if verdict.failing else ()
     if failing and svg is not None:
@@ -60,6 +63,13 @@ def verify(
         _show(load, verdict, text_of(failing))
     if failing or load.violations:
         raise typer.Exit(ExitCode.FAILURE)
+
+
+def _check_url(url: str, context: typer.Context) -> None:
+    try:
+        DougClient(url, **tls_of(context)).close()
+    except ValueError as error:
+        fail(str(error), ExitCode.USAGE)
 
 
 async def _drive(urls: list[str], tls: dict[str, Any], processes: int, duration_s: float, seed: int) -> Load:

@@ -57,6 +57,7 @@ class Load:
         violations: What sessions and bounded reads saw that they must not.
         answered: How many requests were answered.
         failed: How many were refused or got no answer.
+        trouble: Why the last of these was.
         session_reads: How many session reads were looked at.
         bounded_reads: How many bounded reads were.
         watched: What a watch told of all this.
@@ -66,6 +67,7 @@ class Load:
     violations: list[str] = field(default_factory=list)
     answered: int = 0
     failed: int = 0
+    trouble: str = ""
     session_reads: int = 0
     bounded_reads: int = 0
     watched: Watched = field(default_factory=Watched)
@@ -195,16 +197,13 @@ class Driver:
         """The outcome, or None and whether it may have been applied."""
         try:
             response = await self._send(request)
-        except httpx.ConnectError:
-            self.load.failed += 1
-            return None, False
-        except httpx.HTTPError:
-            self.load.failed += 1
-            return None, True
+        except httpx.HTTPError as error:
+            self._failed(str(error))
+            return None, not isinstance(error, httpx.ConnectError)
         if response.status_code in (200, 204, 404, 412):
             self.load.answered += 1
             return _outcome_of(request, response), True
-        self.load.failed += 1
+        self._failed(_refusal(response))
         return None, _problem(response).get("outcome") != "not_applied"
 
     async def _send(self, request: Request) -> httpx.Response:
@@ -238,8 +237,8 @@ class Driver:
                 known, token = await self._read_own(key, known, token)
                 other = f"{self._prefix}s{self._random.randrange(processes, 2 * processes)}"
                 await self._read_bounded(other)
-            except httpx.HTTPError:
-                self.load.failed += 1
+            except httpx.HTTPError as error:
+                self._failed(str(error))
                 await asyncio.sleep(_PAUSE_S)
 
     async def _write_own(self, key: str, known: int, token: str) -> tuple[int, str]:
@@ -248,7 +247,7 @@ class Driver:
         value = f"v{next(self._values)}"
         response = await self._client.put(f"{url}/v1/kv/{key}", content=value.encode(), headers=headers)
         if response.status_code != 200:
-            return await self._pause(known, token)
+            return await self._pause(response, known, token)
         self.load.answered += 1
         revision = int(response.json()["revision"])
         self._acknowledged.setdefault(key, []).append((self._clock(), revision))
@@ -260,7 +259,7 @@ class Driver:
         headers = {"Doug-Consistency": "session", **({"Doug-Session": token} if token else {})}
         response = await self._client.get(f"{url}/v1/kv/{key}", headers=headers)
         if response.status_code not in (200, 404):
-            return await self._pause(known, token)
+            return await self._pause(response, known, token)
         self.load.answered += 1
         self.load.session_reads += 1
         revision = _revision(response)
@@ -274,7 +273,7 @@ class Driver:
         params = {"consistency": "bounded", "max_staleness": f"{BOUND_S:g}s"}
         response = await self._client.get(f"{url}/v1/kv/{key}", params=params)
         if response.status_code not in (200, 404):
-            await self._pause(0, "")
+            await self._pause(response, 0, "")
             return
         self.load.answered += 1
         self.load.bounded_reads += 1
@@ -287,8 +286,12 @@ class Driver:
                 "bounded", key, response, f"revision {needed} was acknowledged long ago; it was shown {revision}"
             )
 
-    async def _pause(self, known: int, token: str) -> tuple[int, str]:
+    def _failed(self, why: str) -> None:
         self.load.failed += 1
+        self.load.trouble = why
+
+    async def _pause(self, response: httpx.Response, known: int, token: str) -> tuple[int, str]:
+        self._failed(_refusal(response))
         await asyncio.sleep(_PAUSE_S)
         return known, token
 
@@ -308,6 +311,11 @@ def _problem(response: httpx.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _refusal(response: httpx.Response) -> str:
+    document = _problem(response)
+    return f"{response.status_code} {document.get('detail') or document.get('code', '')}".strip()
 
 
 def _outcome_of(request: Request, response: httpx.Response) -> Outcome:
