@@ -8,10 +8,14 @@ SOURCES := protos/wire services/raft-node/src services/raft-node-testing/src ser
 # Each folder of tests is checked by itself: their modules are not packages and may share names.
 TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests tests)
 CLUSTER_TESTS := tests/integration/kubernetes/cluster
+# Those that start real clusters run one after the other: they would take time, ports and disk from one another.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
+SLOWEST := --durations 15 --durations-min 0.5
+NOT_HERE := --ignore=$(CLUSTER_TESTS)/scenarios
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types imports tidy test test-fast sim simulate protos protos-check bench-smoke bench-model clean
+.PHONY: help setup run check lint types imports tidy test test-slow test-fast sim simulate protos protos-check bench-smoke bench-model clean
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools chart-package release images base-image kind-up kind-down minikube-up
@@ -65,9 +69,15 @@ protos-check: setup ## Check that the committed gRPC stubs are what protos/ give
 tidy: setup
 	$(PYTEST) -q tests/test_tidy.py
 
-# The scenarios need containers or a cluster; `make test-containers` and `make test-kind` run them.
+# The scenarios need containers or a cluster; `make test-containers` and `make test-kind` run them. What is slow by nature
+# is in `make test-slow`, which CI runs in the same run.
 test: check ## What every change must pass, in under 15 minutes on 2 cores
-	$(PYTEST) $(MEMBER_TESTS) tests --ignore=$(CLUSTER_TESTS)/scenarios
+	$(PYTEST) $(SLOWEST) $(SIDE_BY_SIDE) -m "not slow and not integration" $(MEMBER_TESTS) tests $(NOT_HERE)
+	$(PYTEST) $(SLOWEST) -m "not slow and integration" $(MEMBER_TESTS) tests $(NOT_HERE)
+
+test-slow: setup ## What is slow by nature: storms, long simulations, planted bugs; CI runs it after `make test`
+	$(PYTEST) $(SLOWEST) --numprocesses 2 -m "slow and not integration" $(MEMBER_TESTS) tests $(NOT_HERE)
+	$(PYTEST) $(SLOWEST) -m "slow and integration" $(MEMBER_TESTS) tests $(NOT_HERE)
 
 test-containers: setup ## The chart's pods as containers: faults, rolling restarts, Prometheus; skipped without podman
 	-@$(BIN)/python tools/helm_tools.py
@@ -86,7 +96,7 @@ test-kube: setup ## The same in a real Kubernetes of one node, without Docker; s
 	exec $(BIN)/python -m tools.kubernetes test $(ARGS)
 
 test-fast: setup ## Unit and property tests only
-	$(PYTEST) -m "not simulation and not integration and not slow" $(MEMBER_TESTS) tests
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not simulation and not integration and not slow and not seconds" $(MEMBER_TESTS) tests
 
 coverage: setup ## Branch coverage of the Raft core; fails below 95 %
 	$(BIN)/python tools/raft_coverage.py

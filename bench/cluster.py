@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import psutil
 
 from bench.http11 import HttpError, Response, fetch
+from bench.launch import Launch
 
 TOKEN_VARIABLE = "BENCH_CLUSTER_TOKEN"
 STATUS_AGE_S = 0.6
@@ -66,36 +67,6 @@ class NodeView:
     def admin_port(self) -> int:
         """The port of ``/metrics``."""
         return int(self.admin.rpartition(":")[2].rstrip("/"))
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How a process was started, so that it can be started again in the same way."""
-
-    argv: list[str]
-    environment: dict[str, str]
-    folder: str
-
-    def replaced(self, old: str, new: str) -> Launch:
-        """The same with one path put in place of another everywhere."""
-        return Launch(
-            [word.replace(old, new) for word in self.argv],
-            {name: value.replace(old, new) for name, value in self.environment.items()},
-            self.folder,
-        )
-
-    def start(self, output: Path) -> subprocess.Popen[bytes]:
-        """Starts it again, with what it prints in ``output``; its stdin stays open until the caller closes it."""
-        with output.open("ab") as file:
-            return subprocess.Popen(
-                self.argv,
-                env=self.environment,
-                cwd=self.folder,
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
 
 
 def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> T:
@@ -178,6 +149,7 @@ class Cluster:
         *,
         shards: int = 2,
         nodes: int = 5,
+        facades: int = 1,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] | None = None,
@@ -188,6 +160,7 @@ class Cluster:
             folder: Where its data and its output go.
             shards: How many shards.
             nodes: How many nodes each shard has.
+            facades: How many facades there are; several of them serve one port together.
             options: Further options of ``dougctl dev``.
             environment: Variables set for every process.
             command: What to run in place of ``dougctl dev``.
@@ -198,7 +171,10 @@ class Cluster:
         self.nodes = nodes
         self.port = free_ports(*FACADE_PORTS, FACADE_PORTS_STRIDE)
         self.base_port = free_ports(*NODE_PORTS, NODE_PORTS_STRIDE)
+        self.facades = facades
         self.options = list(options)
+        if facades > 1:
+            self.options += ["--facades", str(facades), "--shared-port", str(self.shared_port)]
         self.command = list(command or (dougctl(), "dev"))
         self.token = secrets.token_hex(8)
         self.environment = {**os.environ, **(environment or {}), TOKEN_VARIABLE: self.token}
@@ -209,9 +185,19 @@ class Cluster:
     # -- start and stop ---------------------------------------------------------------------------------------------
 
     @property
+    def shared_port(self) -> int:
+        """The port that all facades serve: that of the only one, or the one behind their own."""
+        return self.port if self.facades == 1 else self.port + self.facades
+
+    @property
     def url(self) -> str:
-        """The facade's address."""
+        """The first facade's address."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def shared_url(self) -> str:
+        """The address of all facades."""
+        return f"http://127.0.0.1:{self.shared_port}"
 
     @property
     def node_ids(self) -> list[str]:

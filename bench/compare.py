@@ -114,13 +114,14 @@ def main() -> int:
     parser.add_argument("--keys", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=3.0, help="how long each load lasts")
     parser.add_argument("--turns", type=int, default=5, help="how often each load is put on each system")
+    parser.add_argument("--facades", type=int, default=1, help="how many facades DougDB has, on one port together")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     options = parser.parse_args()
     print(f"{machine()}; {MEMBERS} members each, medians of {options.turns} turns of {options.seconds:g} s\n\n{HEAD}")
     try:
         with (
             tempfile.TemporaryDirectory(prefix="dougdb-bench-", ignore_cleanup_errors=True) as folder,
-            running(options.systems, Path(folder)) as systems,
+            running(options.systems, Path(folder), options.facades) as systems,
         ):
             tables = compare(systems, options)
             memory = {system.name: round(system.memory_mb(), 1) for system in systems}

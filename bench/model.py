@@ -36,13 +36,14 @@ class Shape(NamedTuple):
 
     shards: int = 1
     nodes: int = 5
+    facades: int = 1
     connections: int = 64
     value_bytes: int = 100
 
     @property
-    def cluster(self) -> tuple[int, int]:
+    def cluster(self) -> tuple[int, int, int]:
         """What decides whether the same cluster will do."""
-        return self.shards, self.nodes
+        return self.shards, self.nodes, self.facades
 
 
 BASE = Shape()
@@ -50,6 +51,7 @@ TABLES: dict[str, list[Shape]] = {
     "connections": [BASE._replace(connections=count) for count in (1, 8, 64, 256, 1000, 2000)],
     "value-bytes": [BASE._replace(value_bytes=size) for size in (10, 100, 1_000, 10_000, 100_000, 1_000_000)],
     "nodes": [BASE._replace(nodes=count) for count in (1, 3, 5)],
+    "facades": [BASE._replace(facades=count, connections=256) for count in (1, 2)],
     "shards": [Shape(shards=count, nodes=3, connections=256) for count in (1, 2, 4)],
 }
 KINDS = (("put", ""), ("get", "linearizable"), ("get", "eventual"))
@@ -61,7 +63,7 @@ def cost(figures: dict[str, Any], shape: Shape) -> dict[str, Any]:
     followers = max(1, shape.shards * (shape.nodes - 1))
     # Every shard gets its part of the operations.
     by_process = {
-        "facade": spent["facade"],
+        "facade": spent["facade"] / shape.facades,
         "leader": spent["leaders"] / shape.shards,
         "follower": spent["followers"] / followers,
     }
@@ -82,8 +84,8 @@ def cost(figures: dict[str, Any], shape: Shape) -> dict[str, Any]:
 
 
 HEAD = (
-    "| shards | nodes | connections | value bytes | load | facade us | leaders us | followers us | helpers us "
-    "| messages | here /s | p50 ms | p99 ms | a core each: /s | bound by |\n" + "|---" * 15 + "|"
+    "| shards | nodes | facades | connections | value bytes | load | facade us | leaders us | followers us "
+    "| helpers us | messages | here /s | p50 ms | p99 ms | a core each: /s | bound by |\n" + "|---" * 16 + "|"
 )
 
 
@@ -91,9 +93,9 @@ def line(row: dict[str, Any]) -> str:
     """The row in a Markdown table."""
     spent = " | ".join(f"{us:.0f}" for us in row["cpu_us"].values())
     return (
-        f"| {row['shards']} | {row['nodes']} | {row['connections']} | {row['value_bytes']:,} | {row['kind']} | {spent} "
-        f"| {row['messages']:.2f} | {row['rate_per_s']:,.0f} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} "
-        f"| {row['a_core_each_per_s']:,} | {row['busiest']} |"
+        f"| {row['shards']} | {row['nodes']} | {row['facades']} | {row['connections']} | {row['value_bytes']:,} "
+        f"| {row['kind']} | {spent} | {row['messages']:.2f} | {row['rate_per_s']:,.0f} "
+        f"| {row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {row['a_core_each_per_s']:,} | {row['busiest']} |"
     )
 
 
@@ -126,8 +128,8 @@ def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         print(f"\n{table}\n\n{HEAD}", flush=True)
         shapes = TABLES[table]
         for number, kind in enumerate(dict.fromkeys(shape.cluster for shape in shapes)):
-            shards, nodes = kind
-            cluster = Cluster(folder / f"{table}-{number}", shards=shards, nodes=nodes)
+            shards, nodes, facades = kind
+            cluster = Cluster(folder / f"{table}-{number}", shards=shards, nodes=nodes, facades=facades)
             try:
                 cluster.start()
                 meter = Meter(cluster)

@@ -160,12 +160,12 @@ def wrk_figures(found: dict[str, Any], spent_s: float, spent: Spent, each: int) 
 
 
 class DougDB:
-    """This checkout, one shard of five nodes and a facade, asked by wrk over HTTP."""
+    """This checkout, one shard of five nodes and its facades, asked by wrk over HTTP."""
 
     name = "DougDB"
 
-    def __init__(self, folder: Path) -> None:
-        self._cluster = Cluster(folder / "dougdb", shards=1, nodes=MEMBERS).start()
+    def __init__(self, folder: Path, facades: int = 1) -> None:
+        self._cluster = Cluster(folder / "dougdb", shards=1, nodes=MEMBERS, facades=facades).start()
         self._meter = Meter(self._cluster)
 
     def kinds(self) -> frozenset[str]:
@@ -188,7 +188,7 @@ class DougDB:
     def run(self, load: Load) -> Figures:
         """One load, by wrk."""
         terms, spent = self._meter.terms(), Spent(self._meter.groups())
-        found, spent_s = run_wrk(self._cluster.url, load, ("dougdb", *lua_arguments(load)))
+        found, spent_s = run_wrk(self._cluster.shared_url, load, ("dougdb", *lua_arguments(load)))
         figures = wrk_figures(found, spent_s, spent, load.batch if load.kind == "batch" else 1)
         if self._meter.terms() != terms:
             figures.errors["elections"] = 1
@@ -404,7 +404,7 @@ class Nats(GoPeer):
 
 
 @contextlib.contextmanager
-def running(names: Sequence[str], folder: Path) -> Iterator[list[System]]:
+def running(names: Sequence[str], folder: Path, facades: int = 1) -> Iterator[list[System]]:
     """Starts the systems with these names (``dougdb``, ``etcd``, ``etcd-json``, ``nats``) and ends them.
 
     A peer that cannot be built here is left out, and said.
@@ -416,7 +416,7 @@ def running(names: Sequence[str], folder: Path) -> Iterator[list[System]]:
         names = ["dougdb"]
     try:
         if "dougdb" in names:
-            systems.append(DougDB(folder))
+            systems.append(DougDB(folder, facades))
         if program is not None and {"etcd", "etcd-json"} & set(names):
             etcd = EtcdGrpc(program, folder)
             systems.append(etcd)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from tools.kubernetes import build, files, folders, inside, machine, programs
+from tools.kubernetes import build, files, folders, inside, machine, programs, timely
 from tools.kubernetes.__main__ import SCENARIOS, scenarios
 from tools.kubernetes.layout import DNS_ADDRESS, GROUP, NODE_ADDRESS, PODS, SERVICES, STATE, Layout
 
@@ -138,6 +139,23 @@ def test_no_holder_is_known_by_its_pid_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_the_pods_get_more_of_a_busy_machine_than_one_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "v1" / "cpu" / GROUP
+    second = tmp_path / "v2" / GROUP
+    for folder, weight in ((first, "cpu.shares"), (second, "cpu.weight")):
+        folder.mkdir(parents=True)
+        (folder / weight).write_text("as the kernel has it")
+    (tmp_path / "v2" / "cgroup.controllers").write_text("cpu")
+    for groups in (tmp_path / "v1", tmp_path / "v2"):
+        monkeypatch.setattr(machine, "GROUPS", groups)
+        machine.make_group()
+    assert int((first / "cpu.shares").read_text()) == 10 * 1024
+    assert int((second / "cpu.weight").read_text()) == 10 * 100
+    assert "cpu.weight" not in {path.name for path in first.iterdir()}
+
+
 def test_down_restores_settings_and_leaves_programs_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = layout_in(tmp_path / "cache")
     groups = tmp_path / "groups"
@@ -246,3 +264,122 @@ def test_a_claim_is_bound_at_first_use_and_its_folder_goes_with_it(tmp_path: Pat
 @pytest.mark.parametrize(("quantity", "size"), [("100Mi", 100 << 20), ("2Gi", 2 << 30), ("4096", 4096)])
 def test_a_quantity_is_so_many_bytes(quantity: str, size: int) -> None:
     assert folders.size_of(quantity) == size
+
+
+# -- the part that has a time ------------------------------------------------------------------------------------------
+
+
+class Attempt:
+    """Runs verbs in no time but the one that each is said to take; what is said and done is kept."""
+
+    def __init__(self, layout: Layout, **takes_s: float) -> None:
+        self.layout = layout
+        self.takes_s = {"build": 60.0, "test": 200.0, **takes_s}
+        self.codes = {"build": 0, "test": 0}
+        self.now_s = 1000.0
+        self.did: list[tuple[str, ...]] = []
+        self.said: list[str] = []
+
+    def run(self, words: Sequence[str], seconds: float) -> int | None:
+        self.did.append(tuple(words))
+        took_s = self.takes_s[words[0]]
+        self.now_s += min(took_s, seconds)
+        if took_s > seconds:
+            return None
+        if words[0] == "build" and not self.codes["build"]:
+            built(self.layout)
+        return self.codes[words[0]]
+
+    def down(self, layout: Layout) -> None:
+        assert layout is self.layout
+        self.did.append(("down",))
+
+    def within(self, seconds: float) -> int:
+        part = timely.Timely(self.layout, seconds, self.said.append, self.run, self.down, lambda: self.now_s)
+        return part.test(["-m", "first_day"])
+
+
+def built(layout: Layout) -> None:
+    layout.bin.mkdir(parents=True, exist_ok=True)
+    for name in (*build.PROGRAMS, "coredns", "pause"):
+        (layout.bin / name).touch(mode=0o755)
+
+
+@pytest.fixture
+def fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "unfit", lambda _: "")
+    monkeypatch.delenv("REQUIRE_KUBERNETES", raising=False)
+
+
+PART = ("test", "-m", "first_day")
+
+
+@pytest.mark.usefixtures("fit")
+def test_the_part_runs_when_there_is_time_and_its_verdict_counts(tmp_path: Path) -> None:
+    layout = layout_in(tmp_path)
+    built(layout)
+    attempt = Attempt(layout)
+    assert attempt.within(timely.PART_S) == 0
+    assert (attempt.did, attempt.said) == ([PART], [])
+    attempt.codes["test"] = 1
+    assert attempt.within(timely.PART_S) == 1
+
+
+@pytest.mark.usefixtures("fit")
+def test_the_part_is_built_first_when_there_is_time_for_both(tmp_path: Path) -> None:
+    attempt = Attempt(layout_in(tmp_path))
+    assert attempt.within(timely.BUILD_S + timely.PART_S) == 0
+    assert (attempt.did, attempt.said) == ([("build",), PART], [])
+
+
+@pytest.mark.usefixtures("fit")
+@pytest.mark.parametrize(
+    ("seconds", "there", "takes_s", "code", "did", "said"),
+    [
+        (timely.PART_S - 1, True, {}, 0, [], "needs up to 10 minutes, and 10 are left"),
+        (timely.BUILD_S + timely.PART_S - 1, False, {}, 0, [], "building takes up to 40 minutes, and 40 are left"),
+        (-5, False, {}, 0, [], "and 0 are left"),
+        (timely.BUILD_S + timely.PART_S, False, {"build": 9e9}, 0, [("build",)], "before everything was built"),
+        (timely.BUILD_S + timely.PART_S, False, {}, 1, [("build",)], "could not be built"),
+        (700, True, {"test": 9e9}, 0, [PART, ("down",)], "ended after 12 minutes, without a verdict"),
+    ],
+)
+def test_what_there_is_no_time_for_is_said(
+    seconds: float,
+    there: bool,
+    takes_s: dict[str, float],
+    code: int,
+    did: list[tuple[str, ...]],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layout = layout_in(tmp_path)
+    if there:
+        built(layout)
+    attempt = Attempt(layout, **takes_s)
+    attempt.codes["build"] = code
+    assert attempt.within(seconds) == 0
+    assert attempt.did == did
+    assert len(attempt.said) == 1
+    assert said in attempt.said[0]
+    monkeypatch.setenv("REQUIRE_KUBERNETES", "1")
+    assert attempt.within(seconds) == 1
+
+
+def test_where_it_cannot_run_the_part_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "unfit", lambda _: "there is no root")
+    attempt = Attempt(layout_in(tmp_path))
+    assert attempt.within(timely.BUILD_S + timely.PART_S) == 0
+    assert (attempt.did, attempt.said) == ([], ["skipped: there is no root"])
+
+
+@pytest.mark.usefixtures("fit")
+def test_the_part_leaves_a_cluster_alone_that_runs_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = layout_in(tmp_path)
+    built(layout)
+    monkeypatch.setattr(machine, "holder", lambda _: 4711)
+    attempt = Attempt(layout)
+    assert attempt.within(timely.PART_S) == 0
+    assert attempt.did == []
+    assert "another cluster runs here" in attempt.said[0]

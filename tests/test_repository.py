@@ -59,7 +59,7 @@ def test_every_member_has_the_version_of_the_workspace(member: str) -> None:
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_program_tells_its_version(program: str) -> None:
     command = Path(sys.executable).parent / program
@@ -100,14 +100,19 @@ def test_make_test_checks_everything_and_runs_every_test() -> None:
     plan = recipe("test")
     for word in ("ruff check", "ruff format --check", "mypy", "lint-imports", "protos.py --check", "test_tidy.py"):
         assert word in plan, word
-    (run,) = [line for line in plan.splitlines() if "pytest" in line and "test_tidy.py" not in line]
-    assert " -m " not in run, "nothing is left out"
+    runs = [line for line in plan.splitlines() if "pytest" in line and "test_tidy.py" not in line]
+    runs += [line for line in recipe("test-slow").splitlines() if "pytest" in line]
+    chosen = [re.findall(r' -m "([^"]*)"', run) for run in runs]
+    every = [[f"{slow}slow and {real}integration"] for slow in ("not ", "") for real in ("not ", "")]
+    assert chosen == every, "together they leave nothing out"
     # But what needs containers, which a run of its own has.
-    assert re.findall(r"--(?:ignore|deselect)\S*", run) == [f"--ignore={CONTAINERS}/scenarios"]
+    for run in runs:
+        assert re.findall(r"--(?:ignore|deselect)\S*", run) == [f"--ignore={CONTAINERS}/scenarios"]
     assert f"/pytest {CONTAINERS}\n" in recipe("test-containers")
     folders = {path.parent for path in ROOT.glob("*/*/tests/*")} | {path.parent for path in ROOT.glob("*/tests/*")}
     for folder in {*folders, ROOT / "tests"}:
-        assert re.search(rf"\s{re.escape(folder.relative_to(ROOT).as_posix())}(\s|$)", run), folder
+        for run in runs:
+            assert re.search(rf"\s{re.escape(folder.relative_to(ROOT).as_posix())}(\s|$)", run), folder
 
 
 @needs_make
@@ -128,7 +133,12 @@ def test_a_soak_names_its_seeds() -> None:
 
 def test_ci_runs_what_the_readme_says() -> None:
     script = (ROOT / ".ci" / "run").read_text()
-    assert script.rstrip().endswith("\nmake test\nREQUIRE_CONTAINERS=1 make test-containers")
+    _, everybody, rest = script.partition("\nmake test\nmake test-slow\nREQUIRE_CONTAINERS=1 make test-containers\n")
+    assert everybody
+    # Nothing else is tested but a part in a real Kubernetes, last.
+    assert re.findall(r"^.*(?:make|pytest|tools\.).*$", rest, re.MULTILINE) == [
+        '    .venv/bin/python -m tools.kubernetes within "$((minutes * 60 - 120 - SECONDS))" $kubernetes_part'
+    ]
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
     assert re.search(r"^    make test ", (ROOT / "README.md").read_text(), re.MULTILINE)
 

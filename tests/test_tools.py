@@ -38,7 +38,7 @@ def test_the_bootstrap_uses_no_syntax_that_an_old_python_does_not_know() -> None
             assert not node.args.kwonlyargs
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_a_python_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
     for path in ("uv.lock", "pyproject.toml"):
@@ -87,7 +87,7 @@ def test_windows_is_told_to_use_wsl(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_ctrl_c_in_make_run_ends_with_exit_0(tmp_path: Path) -> None:
     program = tmp_path / "program.py"

@@ -56,7 +56,7 @@ def run(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("service", SERVICES)
 def test_off_by_default_nothing_of_it_is_imported(service: str, tmp_path: Path) -> None:
     ended = run(service, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
@@ -69,7 +69,7 @@ def test_off_by_default_nothing_of_it_is_imported(service: str, tmp_path: Path) 
         assert not {name for name in imported if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter"))}
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("service", SERVICES)
 def test_off_it_needs_no_packages(service: str, tmp_path: Path) -> None:
     blocked = ("opentelemetry.sdk", "opentelemetry.exporter", *(("opentelemetry",) if service == "raft_node" else ()))
@@ -77,7 +77,7 @@ def test_off_it_needs_no_packages(service: str, tmp_path: Path) -> None:
     assert (ended.returncode, "cannot listen" in ended.stderr) == (2, True), ended.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("missing", ["opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"])
 def test_on_without_its_packages_it_is_refused_first(service: str, missing: str, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_on_without_its_packages_it_is_refused_first(service: str, missing: str,
     assert list(tmp_path.iterdir()) == [], "nothing was made"
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("service", SERVICES)
 def test_an_endpoint_that_is_no_url_is_refused(service: str, tmp_path: Path) -> None:
     ended = run(service, tmp_path, DOUGDB_TRACING_ENDPOINT="collector:4317")

@@ -92,7 +92,7 @@ def hanging() -> Iterator[Hanging]:
     exporter.released.set()
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_a_collector_that_hangs_holds_up_neither_spans_nor_the_stop(hanging: Hanging) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     processor = BatchSpanProcessor(hanging, max_queue_size=16, max_export_batch_size=4, schedule_delay_millis=5)

@@ -13,9 +13,10 @@ from bench.http11 import fetch
 from tools.api.__main__ import ENDLESS, run
 from tools.generator_tools import PROGRAM
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
-SECONDS = 15
+SECONDS = 600
+"""Never reached but on a machine that stands still."""
 SEED = int(os.environ.get("FUZZ_API_SEED", "1"))
 CHANGES_MEMBERS = ("/v1/shards/{shard}/members/{name}", "/v1/shards/{shard}/members/{name}/replace")
 """Left out here: a name that was read may be sent back, and then a node is gone."""
@@ -29,7 +30,7 @@ def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
 def test_schemathesis_finds_nothing_with_real_nodes(cluster: Cluster) -> None:
     print(f"seed {SEED}; again: FUZZ_API_SEED={SEED} .venv/bin/pytest {Path(__file__).name}")
     more = tuple(word for path in (*ENDLESS, *CHANGES_MEMBERS) for word in ("--exclude-path", path))
-    assert run(cluster.url, seed=SEED, seconds=SECONDS, more=more) == 0
+    assert run(cluster.url, seed=SEED, seconds=SECONDS, examples=1, more=more) == 0
 
 
 @pytest.mark.skipif(not PROGRAM.exists(), reason="no generator of clients: make generator-tools installs one")

@@ -16,7 +16,7 @@ from raft_node.entry import EntryKind
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 
 def text(late: dict[str, int], *, started: int = 0, flushes: int = 0, compactions: int = 0) -> str:

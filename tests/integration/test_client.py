@@ -91,6 +91,7 @@ def test_writes_happen_once_through_kills_of_facade_and_leaders(cluster: Cluster
     print(f"{replays} increments were answered by what an earlier attempt had done")
 
 
+@pytest.mark.slow
 def test_a_scan_and_a_lock_go_on_through_kills(cluster: Cluster) -> None:
     with DougClient(url_of(cluster), deadline_s=60) as client:
         assert all(each.ok for each in client.batch(Put(f"scan/{number:05}", b"x" * 500) for number in range(9000)))
@@ -160,6 +161,7 @@ def test_an_export_is_imported_again(cluster: Cluster, tmp_path: Path) -> None:
         client.delete_range(prefix="dump/")
 
 
+@pytest.mark.slow
 def test_commands_under_one_lock_never_overlap(cluster: Cluster, tmp_path: Path) -> None:
     """Each of them makes a directory and removes it again: two at once would see the other's."""
     shell = (
@@ -190,6 +192,7 @@ def test_the_command_is_stopped_when_its_lock_is_taken_away(cluster: Cluster) ->
     assert b"was lost while the command ran" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_watch_tells_every_change_once_through_kills_of_its_facade(cluster: Cluster) -> None:
     count = 300
     with (

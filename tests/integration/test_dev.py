@@ -192,6 +192,7 @@ def test_a_killed_supervisor_leaves_nothing_that_blocks_the_next_start(cluster: 
     assert cluster.request("PUT", "/v1/kv/after", b"x").status == 200
 
 
+@pytest.mark.slow
 def test_left_down_with_no_restart(new_cluster: Callable[..., Cluster]) -> None:
     lonely = new_cluster(shards=1, nodes=3, options=["--no-restart"]).start()
     lonely.kill("shard-0-1")

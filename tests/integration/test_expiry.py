@@ -283,6 +283,7 @@ def test_the_checker_finds_what_no_clock_explains() -> None:
     assert len(contradictions([Told(9_000, 9_001, most=3_999), Told(0, 1, least=5_002)])) == 3
 
 
+@pytest.mark.slow
 def test_no_read_sees_what_has_expired_nor_misses_what_has_not(cluster: Cluster, clocks: Path) -> None:
     keys, numbers = Keys(), iter(range(1_000_000))
     run(cluster, clocks, keys, numbers)

@@ -9,7 +9,7 @@ from bench.cluster import Cluster, wait_for
 from bench.load import Workload, run_blocking
 from bench.meter import scrape, total
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 
 MEMTABLE_BYTES = 1 << 20
 SECONDS = 15.0

@@ -50,6 +50,7 @@ def key_of_shard(cluster: Cluster, shard: str) -> str:
 # -- what it costs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_idle_cluster_takes_little_time_and_memory(cluster: Cluster) -> None:
     """The least of a few windows counts: other work on the machine makes the same instructions take more CPU time."""
     members = {name: cluster.member(name) for name in [*cluster.node_ids, "facade"]}

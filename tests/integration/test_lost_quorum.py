@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bench.cluster import Cluster, Launch, dougctl, wait_for
+from bench.cluster import Cluster, dougctl, wait_for
 from bench.http11 import HttpError, fetch
+from bench.launch import Launch
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
 SHARD = "0"
 KEYS = 40

@@ -17,14 +17,15 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from bench.cluster import Cluster, Launch, dougctl, is_alive, wait_for
+from bench.cluster import Cluster, dougctl, is_alive, wait_for
 from bench.http11 import HttpError, fetch
+from bench.launch import Launch
 from bench.recorder import KeyRing, Recorder, run_client
 
 from doug.v1 import doug_pb2, doug_pb2_grpc
 from raft_testing.linearizability import check_history
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
 CLIENTS = 3
 SHARD = "0"

@@ -23,7 +23,7 @@ from facade.discovery.targets import Target
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.channels import open_channel as open_peer_channel
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds]
 
 DNS_PORT, NODE_PORT = 25_990, 25_991
 OLD, NEW = "127.0.0.2", "127.0.0.3"
@@ -111,8 +111,19 @@ def cut_off(address: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("silent", [False, True], ids=["refusing", "silent"])
-@pytest.mark.parametrize("opener", OPENERS)
+@pytest.mark.parametrize(
+    ("opener", "silent"),
+    [
+        pytest.param(
+            opener,
+            silent,
+            id=f"{opener}-{'silent' if silent else 'refusing'}",
+            marks=pytest.mark.slow if silent == (opener == next(iter(OPENERS))) else (),
+        )
+        for opener in OPENERS
+        for silent in (False, True)
+    ],
+)
 async def test_it_is_reached_within_3_s(names: NameServer, opener: str, silent: bool) -> None:
     channel = OPENERS[opener](f"dns://127.0.0.1:{DNS_PORT}/{NAME}:{NODE_PORT}")
     server = await serve(OLD)

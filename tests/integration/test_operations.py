@@ -29,6 +29,7 @@ INCREMENTS = int(os.environ.get("INCREMENTS", "1000"))
 CLIENTS = 16
 CONDITIONS_S = float(os.environ.get("CONDITIONS_S", "20"))
 """The longer, the more of a soak test."""
+BRIEFLY_S = 5.0
 CHECKED = 1_000
 PATIENCE_S = 60.0
 JSON = {"Content-Type": "application/json"}
@@ -36,7 +37,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
-    return new_cluster().start()
+    return new_cluster(shards=2, nodes=3).start()
 
 
 def repeated(cluster: Cluster, method: str, target: str, body: bytes, headers: dict[str, str]) -> Response:
@@ -97,9 +98,11 @@ def test_increments_that_are_sent_twice_count_once_through_kills_and_a_restart(c
     disturber.start()
     with ThreadPoolExecutor(CLIENTS) as clients:
         list(clients.map(increment, range(INCREMENTS)))
+    # However fast the machine is, what is asked again after the restart was decided by leaders that were killed.
+    wait_for(lambda: len(kills) >= 2, PATIENCE_S, "a leader and the facade to be killed")
     done.set()
     disturber.join()
-    assert ["facade"] in kills and len(kills) >= 2, kills
+    assert ["facade"] in kills, kills
     assert replays >= INCREMENTS
     cluster.kill_all()
     cluster.start()
@@ -143,11 +146,12 @@ def beginning(history: list[Recorded]) -> list[Recorded]:
     ]
 
 
-def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster) -> None:
+@pytest.mark.parametrize("seconds", [BRIEFLY_S, pytest.param(CONDITIONS_S, marks=pytest.mark.slow)])
+def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster, seconds: float) -> None:
     """Sixteen clients read, add one and write under If-Match while leaders die; the history must be linearizable."""
     history: list[Access] = []
-    ends = time.monotonic() + CONDITIONS_S
-    key = "shared"
+    ends = time.monotonic() + seconds
+    key = f"shared/{seconds}"
     assert repeated(cluster, "PUT", f"/v1/kv/{key}", b"0", {}).status == 200
 
     def read() -> Access | None:
@@ -193,7 +197,7 @@ def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster) -> 
     owner = cluster.slot_owners()(slot_of(key.encode()))
 
     def disturb() -> None:
-        while not stop.wait(CONDITIONS_S / 4):
+        while not stop.wait(seconds / 4):
             cluster.kill(cluster.await_leader(owner).id)
 
     disturber = threading.Thread(target=disturb)

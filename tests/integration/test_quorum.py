@@ -117,6 +117,7 @@ async def test_paused_nodes(cluster: Cluster) -> None:
     assert cluster.request("GET", f"/v1/kv/{known}").body == b"known"
 
 
+@pytest.mark.slow
 async def test_killed_nodes(cluster: Cluster) -> None:
     """Nodes that are dead, and are started again one by one as they were."""
     shard, other = cluster.shard_ids()

@@ -26,7 +26,7 @@ from facade.discovery.targets import Target
 from raft_node.app.admin import AdminServer
 from raft_node.rpc.channels import SERVER_OPTIONS, Dialled, open_channel
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds]
 
 _ports = itertools.count(25_700)
 LOCAL = ["127.0.0.1", "localhost", "::1"]

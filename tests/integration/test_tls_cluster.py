@@ -1,4 +1,5 @@
-"""A whole cluster with TLS everywhere, as a user starts it: ``make certs``, ``dougctl dev --tls``, a renewal."""
+"""A whole cluster with TLS everywhere, as a user starts it: ``make certs``, ``dougctl dev --tls``, a renewal, another
+authority."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +22,9 @@ from bench.http11 import HttpError, Secure, fetch
 from tools import certs
 
 from doug.v1 import admin_pb2, admin_pb2_grpc
-from dougdb import CertificateError, DougClient, UnavailableError
+from dougdb import CertificateError, DougClient, DougdbError, UnavailableError
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds]
 
 PORT, BASE_PORT, NODES = 25_100, 25_000, 3
 URL = f"https://127.0.0.1:{PORT}"
@@ -42,7 +44,7 @@ class Running:
         ]  # fmt: skip
         environment = {
             **os.environ, "DOUGDB_TLS_RELOAD_MS": "200", "DOUGDB_ELECTION_TIMEOUT_MS": "1000",
-            "DOUGDB_ELECTION_TIMEOUT_MAX_MS": "2000",
+            "DOUGDB_ELECTION_TIMEOUT_MAX_MS": "2000", "DOUGDB_REQUEST_TIMEOUT_MS": "30000",
         }  # fmt: skip
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
@@ -57,6 +59,16 @@ class Running:
             assert self.process.poll() is None, self.output.read_text()
             assert time.monotonic() < ends_s, f"{what}\n{self.output.read_text()}"
             time.sleep(0.1)
+
+    def reloads(self) -> list[int]:
+        """How often each process has taken new files over, by its log."""
+        return [path.read_text().count('"tls.reloaded"') for path in sorted(self.data.rglob("*.log"))]
+
+    def reload(self, change: Callable[[], object]) -> None:
+        """Changes files, and waits until every process has taken them over."""
+        before = self.reloads()
+        change()
+        self.until(lambda: all(map(int.__gt__, self.reloads(), before)), "every process has the new files")
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -156,6 +168,7 @@ def test_grpc_is_told_to_be_silent_before_it_is_imported(module: str) -> None:
     assert done.stdout == "ERROR\n"
 
 
+@pytest.mark.slow
 def test_a_renewal_fails_no_request_and_nodes_find_each_other_with_new_certificates(running: Running) -> None:
     ports = [PORT, *range(BASE_PORT, BASE_PORT + 3 * NODES)]
     with DougClient(URL, ca_file=running.ca) as client:
@@ -186,6 +199,95 @@ def test_a_renewal_fails_no_request_and_nodes_find_each_other_with_new_certifica
         client.put("after", b"3")
         running.until(whole, "the killed node is back and has caught up")
         assert [client.get(key).data for key in ("before", "meanwhile", "after")] == [b"1", b"2", b"3"]
+
+
+class Load:
+    """Clients that trust both authorities: one that keeps its connection, one that makes another for each request.
+
+    Attributes:
+        done: How many requests were answered.
+        failures: What became of those that failed.
+    """
+
+    def __init__(self, trusted: Path) -> None:
+        self.done = 0
+        self.failures: list[str] = []
+        self._trusted = trusted
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+
+    def _run(self) -> None:
+        fresh = Secure(ssl.create_default_context(cafile=str(self._trusted)), "localhost")
+        with DougClient(URL, ca_file=str(self._trusted), deadline_s=60) as kept:
+            while not self._over.is_set():
+                value, name = b"%d" % self.done, f"load-{self.done}"
+                try:
+                    headers = {"Idempotency-Key": name}
+                    answer = fetch(PORT, "PUT", "/v1/kv/fresh", value, headers, timeout_s=60, secure=fresh)
+                    assert answer.status == 200, answer.body
+                    kept.put("kept", value)
+                    assert kept.get("fresh").data == value
+                except (HttpError, DougdbError, AssertionError) as error:
+                    self.failures.append(f"{name}: {error!r}")
+                self.done += 3
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._over.set()
+        self._thread.join(120)
+
+
+def served_by_nodes(authority: Path, folder: Path) -> list[bool]:
+    """Whether each node answers whoever shows the certificate in a folder."""
+    credentials = grpc.ssl_channel_credentials(
+        authority.read_bytes(), (folder / "tls.key").read_bytes(), (folder / "tls.crt").read_bytes()
+    )
+    served = []
+    for port in range(BASE_PORT, BASE_PORT + 3 * NODES, 3):
+        options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(f"localhost:{port}", credentials, options) as channel:
+            try:
+                admin_pb2_grpc.AdminStub(channel).Status(admin_pb2.StatusRequest(), timeout=20)
+            except grpc.RpcError as error:
+                assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+                served.append(False)
+            else:
+                served.append(True)
+    return served
+
+
+def test_another_authority_takes_over_under_load_and_no_request_fails(running: Running, tmp_path: Path) -> None:
+    """As docs/operations.md has it: both authorities everywhere, then new certificates, then the old one goes."""
+    old, new, both = Path(running.ca).read_bytes(), certs.Authority.make("Another authority"), tmp_path / "both.crt"
+    both.write_bytes(old + new.pem)
+    before, ca = tmp_path / "before", Path(running.ca)
+    before.mkdir()
+    for name in ("tls.crt", "tls.key"):
+        (before / name).write_bytes((running.certs / name).read_bytes())
+    with Load(both) as load:
+        running.until(lambda: load.done > 9, "clients are served")
+        for step in (
+            lambda: certs.write(ca, old + new.pem),
+            lambda: new.write_certificate(running.certs, certs.LOCAL),
+            lambda: certs.write(ca, new.pem),
+        ):
+            running.reload(step)
+            reached = load.done
+            running.until(lambda reached=reached: load.done > reached + 9, "clients are served")  # type: ignore[misc]
+    assert not load.failures and load.done > 36
+    assert served_by_nodes(both, running.certs) == [True] * NODES
+    assert served_by_nodes(both, before) == [False] * NODES, "the old authority counts no more"
+    # Who connects anew has nothing left of the old one.
+    with DougClient(URL, ca_file=running.ca, deadline_s=60) as client:
+        leader = client.cluster().shards[0].leader
+        assert leader is not None
+        os.kill(int((running.data / "run" / f"{leader.id}.pid").read_text()), signal.SIGKILL)
+        client.put("after", b"4")
+        assert client.get("after").data == b"4"
+    running.until(lambda: served_by_nodes(both, running.certs) == [True] * NODES, "the killed node is back")
 
 
 def refused(module: str, **variables: str) -> str:

@@ -201,6 +201,7 @@ def check(seen: list[dict[str, Any]], heads: dict[str, int], acknowledged: dict[
         assert event["event"] == "put" and event["data"]["value"] == number * 40, event
 
 
+@pytest.mark.slow
 def test_the_merged_stream_is_the_log_through_kills_of_everything(cluster: Cluster) -> None:
     """None lost, none twice, none out of order; every resume id ever sent works."""
     readers = [Reader(cluster, seed) for seed in range(READERS)]

@@ -113,6 +113,9 @@ def main() -> int:
     """Reads the arguments and runs it."""
     parser = argparse.ArgumentParser(prog="make fuzz-api", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=120, help="how long (120)")
+    parser.add_argument(
+        "--examples", type=int, default=EXAMPLES_MAX, help=f"how many requests of each kind at most ({EXAMPLES_MAX})"
+    )
     parser.add_argument("--seed", type=int, help="a seed that was printed; a fresh one without it")
     parser.add_argument("--url", help="a facade that runs; without it one over fake nodes is started")
     parser.add_argument("--token", help="a token for it")
@@ -125,14 +128,15 @@ def main() -> int:
     again += [f"--role {arguments.role}"] if arguments.role else []
     print(f'fuzz-api: seed {seed}; again: make fuzz-api ARGS="{" ".join(again)}"', flush=True)
     more = tuple(word for path in arguments.include for word in ("--include-path", path))
+    limits = {"seconds": arguments.seconds, "examples": arguments.examples}
     if arguments.url:
         more += tuple(word for path in ENDLESS for word in ("--exclude-path", path))
-        return run(arguments.url, seed=seed, seconds=arguments.seconds, token=arguments.token, more=more)
+        return run(arguments.url, seed=seed, token=arguments.token, more=more, **limits)
     with fakes(auth=arguments.role is not None, plant=arguments.plant) as (url, tokens):
         stranger = arguments.role == "stranger"
         token = tokens.get(arguments.role or "")
-        more += ("--max-failures", "3") if arguments.plant else ()
-        return run(url, seed=seed, seconds=arguments.seconds, token=token, more=more, stranger=stranger)
+        more += ("--max-failures", "1") if arguments.plant else ()
+        return run(url, seed=seed, token=token, more=more, stranger=stranger, **limits)
 
 
 if __name__ == "__main__":

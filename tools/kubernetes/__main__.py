@@ -2,12 +2,13 @@
 
     python -m tools.kubernetes built | build | up | down | load | install
     python -m tools.kubernetes stop PROGRAM | start PROGRAM | exec COMMAND | test [PYTEST]
+    python -m tools.kubernetes within SECONDS [PYTEST]
 
 ``up`` brings the cluster up; ``load`` builds DougDB's images and gives them to it; ``install`` does both, installs the
 chart as a user would, puts and gets a key, and runs the chart's own test. ``exec`` runs a command in the cluster's
 network, with its kubectl and KUBECONFIG. ``test`` brings a cluster up, runs the scenarios in it and removes it; where
-none can run it says why and passes, or fails with REQUIRE_KUBERNETES set. ``built`` succeeds where nothing is left to
-build.
+none can run it says why and passes, or fails with REQUIRE_KUBERNETES set; ``within`` does the same if there is time,
+for it and for building first. ``built`` succeeds where nothing is left to build.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tools.helm_chart import CHART
 from tools.helm_tools import TOOLS
 from tools.kubernetes import build, machine
 from tools.kubernetes.layout import Layout
+from tools.kubernetes.timely import Timely
 
 SCENARIOS = "tests/integration/kubernetes/cluster"
 IMAGES = ("raft-node", "facade")
@@ -185,6 +187,8 @@ def main() -> int:
             machine.call(layout, verb, *words)
         elif verb == "exec" and words:
             return run_in(layout, *words)
+        elif verb == "within" and words:
+            return Timely(layout, float(words[0]), say).test(words[1:])
         elif verb == "test":
             return test(layout, words)
         else:

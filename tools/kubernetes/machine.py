@@ -40,6 +40,12 @@ PLUGINS = ("ptp", "portmap", "host-local", "loopback")
 GROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS_V1 = ("cpu", "cpuacct", "cpuset", "memory", "pids")
 CONTROLLERS_V2 = ("cpu", "cpuset", "memory", "pids")
+WEIGHTS = {"cpu.shares": "10240", "cpu.weight": "1000"}
+"""The pods' share of the processors, with cgroup v1 and v2: as much as ten processes beside them.
+
+A group weighs as much as one process by default. On a machine where others work, a cluster of that weight cannot start
+a program within minutes, and its probes end what is still starting.
+"""
 SYSCTLS = (
     *("vm/overcommit_memory", "vm/panic_on_oom"),
     *("kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
@@ -204,7 +210,7 @@ def up(layout: Layout) -> None:
     files.write_all(layout)
     settings = {name: Path("/proc/sys", name).read_text() for name in SYSCTLS if Path("/proc/sys", name).exists()}
     (layout.root / "sysctls.json").write_text(json.dumps(settings))
-    _make_group()
+    make_group()
     with (layout.logs / "holder.log").open("ab") as log:
         outer = subprocess.Popen(
             [*UNSHARE, sys.executable, "-m", "tools.kubernetes.inside", "hold"],
@@ -268,7 +274,7 @@ def _group_folders() -> list[Path]:
     return sorted({path.resolve() / GROUP for path in GROUPS.iterdir() if path.is_dir()})
 
 
-def _make_group() -> None:
+def make_group() -> None:
     """The cgroup in which the kubelet makes those of the pods."""
     if unified():
         # A group has only the controllers that its parent hands down.
@@ -277,6 +283,9 @@ def _make_group() -> None:
         folder.mkdir(exist_ok=True)
         if unified():
             (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS_V2))
+        for name, weight in WEIGHTS.items():
+            if (folder / name).exists():
+                (folder / name).write_text(weight)
 
 
 def _remove_group() -> None:

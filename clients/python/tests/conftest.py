@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ import httpx
 import pytest
 
 HERE = Path(__file__).parent
+
+# Helpers of several tests, as modules.
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
 
 
 class MemoryStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from ssl import SSLContext
 from typing import Any
@@ -18,6 +19,17 @@ from facade.app.server import make_gate
 from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.settings import Settings
+
+HEAD = re.compile(rb"(HTTP/1\.1 \d{3} [^\r]+\r\n)(.*?\r\n)(\r\n)", re.DOTALL)
+VARYING = re.compile(
+    rb"(doug-request-id: )\S+|(date: )[^\r]+|(server-timing: )facade;dur=[0-9.]+(?:, route;dur=[0-9.]+)?"
+)
+
+
+def comparable(answer: bytes) -> bytes:
+    """Without what differs each time, and the headers in one order."""
+    ordered = HEAD.sub(lambda head: head[1] + b"\r\n".join(sorted(head[2].split(b"\r\n"))) + head[3], answer)
+    return VARYING.sub(rb"\1\2\3", ordered)
 
 
 class Facade:

@@ -4,7 +4,8 @@ It prints one line of JSON when it is ready, ``{"url": ..., "tokens": {role: tok
 With ``--auth`` everybody has to say who they are, and there is a token for each of the roles that ``ROLES`` names.
 
 Streams that have no end of their own (watches, the console's states) are ended after a moment, because a tool that
-judges whole answers would wait for them until its time is over. Nothing else of the answers is touched.
+judges whole answers would wait for them until its time is over; with ``--endless`` they go on. Nothing else of the
+answers is touched.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ async def give_tokens(facade: Facade) -> dict[str, str]:
     return given
 
 
-async def serve(*, auth: bool, fault: str, folder: Path) -> None:
+async def serve(*, auth: bool, fault: str, endless: bool, folder: Path) -> None:
     """Serves until stdin ends."""
     cluster = FakeCluster(shards=2, nodes=2)
     for node in (node for shard in cluster.shards for node in shard.nodes):
@@ -164,7 +165,7 @@ async def serve(*, auth: bool, fault: str, folder: Path) -> None:
         state = facade.state
         await facade.until(lambda: state.age_s() is not None, "who may do what is known")
         told["tokens"] = await give_tokens(facade)
-    facade.served = Ending(facade.application)
+    facade.served = facade.application if endless else Ending(facade.application)
     if fault:
         facade.served = Planted(facade.served, fault)
     told["url"] = f"http://localhost:{await facade.listen(hot=not fault)}"
@@ -181,13 +182,14 @@ def main() -> None:
     """Reads the arguments."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--auth", action="store_true")
+    parser.add_argument("--endless", action="store_true", help="leave streams as they are, for browsers")
     parser.add_argument("--plant", default="", choices=("", "code", "status", "taken", "refused", "open"))
     arguments = parser.parse_args()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(40), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(serve(auth=arguments.auth, fault=arguments.plant, folder=Path(folder)))
+        asyncio.run(serve(auth=arguments.auth, fault=arguments.plant, endless=arguments.endless, folder=Path(folder)))
 
 
 if __name__ == "__main__":

@@ -6,17 +6,23 @@ asked; a test that does not look at that itself fails if there is anything.
 
 from __future__ import annotations
 
+import http.server
 import importlib
 import importlib.util
+import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import pytest
 from bench.cluster import Cluster
+from integration.browser.foreign_site import ForeignSite
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 # What the browser itself notes of an answer that is no success; which ones there may be, a test says.
@@ -69,6 +75,58 @@ def cluster(chromium_path: str, new_cluster: Callable[..., Cluster]) -> Cluster:
     return new_cluster(shards=2, nodes=3).start()
 
 
+class Served(NamedTuple):
+    """A facade over fake nodes.
+
+    Attributes:
+        url: Where it is.
+        tokens: A token for each role.
+    """
+
+    url: str
+    tokens: dict[str, str]
+
+
+SERVE_FAKES = Path(__file__).parents[3] / "services" / "facade" / "tests" / "serve_fakes.py"
+
+
+@pytest.fixture(scope="module")
+def guarded(chromium_path: str) -> Iterator[Served]:
+    """A facade that asks who somebody is, over fake nodes: as real as any for a browser, and there at once."""
+    process = subprocess.Popen(
+        [sys.executable, str(SERVE_FAKES), "--auth", "--endless"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        yield Served(told["url"], told["tokens"])
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.fixture
+def foreign() -> Iterator[tuple[type[ForeignSite], str]]:
+    """The other site, and its address: under ``localhost`` another origin than any facade, under its number too."""
+    ForeignSite.seen.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), ForeignSite)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield ForeignSite, f"http://localhost:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class HasUrl(Protocol):
+    """What serves the console."""
+
+    @property
+    def url(self) -> str: ...
+
+
 class Tab:
     """A page of the console.
 
@@ -79,9 +137,13 @@ class Tab:
         failures: Answers that were no success, as ``status path``.
     """
 
-    def __init__(self, browser: Any, cluster: Cluster, **options: Any) -> None:
+    def __init__(self, browser: Any, cluster: HasUrl, **options: Any) -> None:
         self.cluster = cluster
         self.context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
+        self.take_page()
+
+    def take_page(self) -> None:
+        """Another page of the same browser."""
         self.page = self.context.new_page()
         self.page.set_default_timeout(15_000)
         self.complaints: list[str] = []

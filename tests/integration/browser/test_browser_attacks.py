@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from bench.cluster import Cluster
+from integration.browser.foreign_site import ForeignSite
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds]
 
 EVIL = "evil.example"
-
-
-class _Foreign(http.server.BaseHTTPRequestHandler):
-    """A site of somebody else; it serves whatever ``page`` is."""
-
-    page = ""
-
-    def do_GET(self) -> None:
-        body = self.page.encode()
-        self.send_response(200)
-        self.send_header("content-type", "text/html")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def foreign() -> Iterator[tuple[type[_Foreign], str]]:
-    """The other site, and its address. Its name is another one than the facade's, so it is another site."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Foreign)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield _Foreign, f"http://localhost:{server.server_port}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.fixture
@@ -64,7 +34,7 @@ def members(cluster: Cluster) -> set[str]:
 
 @pytest.mark.parametrize("method", ["form", "fetch"])
 def test_a_foreign_page_takes_nothing_and_changes_nothing(
-    page: Any, cluster: Cluster, foreign: tuple[type[_Foreign], str], method: str
+    page: Any, cluster: Cluster, foreign: tuple[type[ForeignSite], str], method: str
 ) -> None:
     site, address = foreign
     put(cluster, "kept", b"secret", "text/plain")

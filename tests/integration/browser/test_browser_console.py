@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from bench.cluster import Cluster, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds, pytest.mark.timeout(240)]
 
 AXE = Path(__file__).parent / "vendor" / "axe-4.14.1.min.js"
 VIEWS = {
@@ -61,8 +61,17 @@ def serious(page: Any) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280, 2560])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "dark"),
+        (1280, "light"),
+        *(
+            pytest.param(width, scheme, marks=pytest.mark.slow)
+            for width, scheme in ((360, "light"), (1280, "dark"), (2560, "light"), (2560, "dark"))
+        ),
+    ],
+)
 def test_every_view_is_shown_and_can_be_read_by_everybody(
     tab: Callable[..., Any], pictures: Path, width: int, scheme: str
 ) -> None:

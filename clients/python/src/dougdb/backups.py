@@ -7,6 +7,7 @@ Invariants:
 
 1. The manifest ``BACKUP.json`` is written last, when all that it lists is durable: a directory without it is no backup.
 2. Only files that a shard's state consists of are written, and only below the backup's own directory.
+3. Of a backup that is made for recipients nothing but the manifest is ever on disk unencrypted.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ import re
 import secrets
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import xxhash
 
+from dougdb import sealing
+from dougdb.sealing import Recipients
+
 MANIFEST = "BACKUP.json"
 FACTS = "SHARD.json"
 FORMAT = 1
+SEALED_FORMAT = 2
+"""Of a backup whose files are encrypted."""
 READ_BYTES = 1 << 20
 FACTS_BYTES_MAX = 16 << 20
 INCOMPLETE_KEPT_S = 24 * 3600
@@ -51,11 +57,26 @@ class IncompleteError(BackupError):
 
 @dataclass(frozen=True, slots=True)
 class BackupFile:
-    """A file of a shard's state, with the XXH3_64 of all its bytes in hexadecimal digits."""
+    """A file of a shard's state, with the XXH3_64 of all its bytes in hexadecimal digits.
+
+    Attributes:
+        sealed: The same of what lies on disk of it, if that is encrypted.
+    """
 
     name: str
     size_bytes: int
     xxh3: str
+    sealed: tuple[int, str] | None = None
+
+    @property
+    def disk_name(self) -> str:
+        """What it is called on disk."""
+        return self.name if self.sealed is None else self.name + sealing.SUFFIX
+
+    @property
+    def on_disk(self) -> tuple[int, str]:
+        """Size and checksum of what lies on disk."""
+        return self.sealed or (self.size_bytes, self.xxh3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +128,11 @@ class Backup:
     document: dict[str, Any]
 
     @property
+    def encrypted(self) -> bool:
+        """Whether its files are for the holders of a key only."""
+        return any(file.sealed is not None for cut in self.shards for file in cut.files)
+
+    @property
     def size_bytes(self) -> int:
         """What all files take."""
         return sum(cut.size_bytes for cut in self.shards)
@@ -129,7 +155,7 @@ def cut_of(document: dict[str, Any]) -> ShardCut:
         BackupError: It does not have the form that is documented.
     """
     try:
-        files = tuple(BackupFile(str(f["name"]), int(f["size_bytes"]), str(f["xxh3"])) for f in document["files"])
+        files = tuple(_file_of(file) for file in document["files"])
         voters = tuple(str(name) for name in document["voters"])
         numbers = int(document["shard"]), int(document["index"]), int(document["log_time_us"])
         cut = ShardCut(*numbers, voters, str(document["node"]), files, document)
@@ -139,6 +165,13 @@ def cut_of(document: dict[str, Any]) -> ShardCut:
     if names.count("CHECKPOINT") != 1 or len(set(names)) != len(names) or not all(map(_FILE_NAME.fullmatch, names)):
         raise BackupError("the facts of the shard do not name the files of one checkpoint")
     return cut
+
+
+def _file_of(document: dict[str, Any]) -> BackupFile:
+    sealed = None
+    if "sealed" in document:
+        sealed = int(document["sealed"]["size_bytes"]), str(document["sealed"]["xxh3"])
+    return BackupFile(str(document["name"]), int(document["size_bytes"]), str(document["xxh3"]), sealed)
 
 
 class _PlainFile(tarfile.TarInfo):
@@ -161,7 +194,13 @@ class _PlainFile(tarfile.TarInfo):
         return member
 
 
-def receive_shard(source: BinaryIO, shard: int, folder: Path, begun: Callable[[ShardCut], OnBytes]) -> ShardCut:
+def receive_shard(
+    source: BinaryIO,
+    shard: int,
+    folder: Path,
+    begun: Callable[[ShardCut], OnBytes],
+    recipients: Recipients | None = None,
+) -> ShardCut:
     """Writes the archive of a shard's state into a new directory, durably, and checks every byte of it.
 
     Args:
@@ -169,10 +208,12 @@ def receive_shard(source: BinaryIO, shard: int, folder: Path, begun: Callable[[S
         shard: Which shard was asked for.
         folder: The directory to be made.
         begun: Told what it consists of; what it gives is told how many bytes were written.
+        recipients: For whom alone its files are to be readable; None for everybody.
 
     Raises:
         IncompleteError: It broke off, or is not what it says.
         OSError: It cannot be written.
+        SealingError: It cannot be encrypted.
     """
     folder.mkdir()
     try:
@@ -181,18 +222,21 @@ def receive_shard(source: BinaryIO, shard: int, folder: Path, begun: Callable[[S
             cut = _facts(archive, next(members, None))
             if cut.shard != shard:
                 raise IncompleteError(f"shard {cut.shard} came in place of shard {shard}")
+            if any(file.sealed is not None for file in cut.files):
+                raise IncompleteError(f"shard {shard} came encrypted, which no facade sends")
             on_bytes = begun(cut)
+            written = []
             for file in cut.files:
                 member = next(members, None)
                 if member is None or not member.isreg() or (member.name, member.size) != (file.name, file.size_bytes):
                     raise IncompleteError(f"{file.name} of shard {shard} is missing, or is another file")
-                _write(archive, member, folder / file.name, file, on_bytes)
+                written.append(_write(archive, member, folder, file, on_bytes, recipients))
             if next(members, None) is not None:
                 raise IncompleteError(f"more files came of shard {shard} than it names")
     except (tarfile.TarError, BackupError) as error:
         raise IncompleteError(f"shard {shard}: {error}") from None
     sync_folder(folder)
-    return cut
+    return cut if recipients is None else cut_of({**cut.document, "files": written})
 
 
 def _facts(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> ShardCut:
@@ -210,24 +254,82 @@ def _facts(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> ShardCut
     return cut_of(document)
 
 
-def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, file: BackupFile, on_bytes: OnBytes) -> None:
+class Counted:
+    """What is read from a source or written to a target, with its size and checksum."""
+
+    def __init__(self, other: Any, on_bytes: OnBytes | None = None) -> None:
+        self._other = other
+        self._on_bytes = on_bytes
+        self._state = xxhash.xxh3_64()
+        self._size = 0
+
+    @property
+    def facts(self) -> tuple[int, str]:
+        """Size and checksum."""
+        return self._size, self._state.hexdigest()
+
+    def read(self, size: int) -> bytes:
+        """Reads some."""
+        data: bytes = self._other.read(size)
+        self._count(data)
+        return data
+
+    def write(self, data: bytes) -> int:
+        """Writes all of it, if it goes anywhere."""
+        if self._other is not None:
+            self._other.write(data)
+        self._count(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Has nothing wait."""
+        if self._other is not None:
+            self._other.flush()
+
+    def _count(self, data: bytes) -> None:
+        self._state.update(data)
+        self._size += len(data)
+        if self._on_bytes is not None:
+            self._on_bytes(len(data))
+
+
+def _write(
+    archive: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    folder: Path,
+    file: BackupFile,
+    on_bytes: OnBytes,
+    recipients: Recipients | None,
+) -> dict[str, Any]:
+    """Writes a file durably; returns what the manifest says of it."""
     content = archive.extractfile(member)
     assert content is not None, "a regular file has content"
-    state = xxhash.xxh3_64()
-    written = 0
-    with path.open("xb") as target:
-        while data := content.read(READ_BYTES):
-            target.write(data)
-            state.update(data)
-            written += len(data)
-            on_bytes(len(data))
-        target.flush()
-        os.fsync(target.fileno())
-    if written != file.size_bytes or state.hexdigest() != file.xxh3:
+    source = Counted(content, on_bytes)
+    named: dict[str, Any] = {"name": file.name, "size_bytes": file.size_bytes, "xxh3": file.xxh3}
+    with (folder / (file.name if recipients is None else file.name + sealing.SUFFIX)).open("xb") as file_on_disk:
+        target = Counted(file_on_disk)
+        if recipients is None:
+            while data := source.read(READ_BYTES):
+                target.write(data)
+        else:
+            sealing.seal(source, target, recipients)
+            size_bytes, xxh3 = target.facts
+            named["sealed"] = {"size_bytes": size_bytes, "xxh3": xxh3}
+        file_on_disk.flush()
+        os.fsync(file_on_disk.fileno())
+    if source.facts != (file.size_bytes, file.xxh3):
         raise IncompleteError(f"{file.name} is not what was sent: its checksum does not fit")
+    return named
 
 
-def finish(path: Path, cuts: list[ShardCut], begun_us: int, ended_us: int, version: str) -> Backup:
+def finish(
+    path: Path,
+    cuts: list[ShardCut],
+    begun_us: int,
+    ended_us: int,
+    version: str,
+    recipients: Recipients | None = None,
+) -> Backup:
     """Makes a backup of what was received. Requires: every shard's directory is durable.
 
     Raises:
@@ -239,7 +341,7 @@ def finish(path: Path, cuts: list[ShardCut], begun_us: int, ended_us: int, versi
         raise BackupError(f"the shards belong to different clusters: {', '.join(clusters)}")
     keys = ("shard", "index", "term", "log_time_us", "initial_shards", "voters", "learners", "node", "version", "files")
     document = {
-        "format": FORMAT,
+        "format": FORMAT if recipients is None else SEALED_FORMAT,
         "backup_id": path.name,
         "cluster_id": clusters[0],
         "begun_us": begun_us,
@@ -247,6 +349,18 @@ def finish(path: Path, cuts: list[ShardCut], begun_us: int, ended_us: int, versi
         "version": version,
         "shards": [{key: cut.document[key] for key in keys} for cut in sorted(cuts, key=lambda cut: cut.shard)],
     }
+    if recipients is not None:
+        document["encryption"] = {"format": sealing.FORMAT, "recipients": list(recipients.names)}
+    write_manifest(path, document)
+    return load(path)
+
+
+def write_manifest(path: Path, document: dict[str, Any]) -> None:
+    """Makes a directory a backup, durably.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     temporary = path / f".{MANIFEST}.tmp"
     with temporary.open("w") as target:
         target.write(json.dumps({**document, "xxh3": _hash_of(document)}, indent=2) + "\n")
@@ -257,7 +371,6 @@ def finish(path: Path, cuts: list[ShardCut], begun_us: int, ended_us: int, versi
     temporary.replace(path / MANIFEST)
     sync_folder(path)
     sync_folder(path.parent)
-    return load(path)
 
 
 def _hash_of(document: dict[str, Any]) -> str:
@@ -275,9 +388,13 @@ def load(path: Path) -> Backup:
         expected = document.pop("xxh3")
         if _hash_of(document) != expected:
             raise BackupError(f"{path / MANIFEST} is damaged: its checksum does not fit")
-        if document["format"] != FORMAT:
-            raise BackupError(f"{path} has format {document['format']}; this version knows format {FORMAT} only")
+        if document["format"] not in (FORMAT, SEALED_FORMAT):
+            known = f"formats {FORMAT} and {SEALED_FORMAT} only"
+            raise BackupError(f"{path} has format {document['format']}; this version knows {known}")
         shards = tuple(cut_of(shard) for shard in document["shards"])
+        sealed = {file.sealed is not None for cut in shards for file in cut.files}
+        if sealed != {document["format"] == SEALED_FORMAT}:
+            raise BackupError(f"{path / MANIFEST} is damaged: some of its files are encrypted and others are not")
         named = str(document["backup_id"]), str(document["cluster_id"])
         return Backup(path, *named, int(document["begun_us"]), shards, document)
     except FileNotFoundError:
@@ -365,32 +482,6 @@ def discard(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         sync_folder(path)
         shutil.rmtree(path)
-
-
-def check_files(backup: Backup, on_bytes: OnBytes) -> Iterator[str]:
-    """What is wrong with the files of a backup; nothing when their sizes and checksums are those of the manifest."""
-    for cut in backup.shards:
-        for file in cut.files:
-            path = backup.path / folder_of(cut.shard) / file.name
-            try:
-                size_bytes = path.stat().st_size
-                if size_bytes != file.size_bytes:
-                    yield f"{path}: it has {size_bytes} bytes and should have {file.size_bytes}"
-                elif _hash_of_file(path, on_bytes) != file.xxh3:
-                    yield f"{path}: its checksum does not fit"
-            except FileNotFoundError:
-                yield f"{path}: it is missing"
-            except OSError as error:
-                yield f"{path}: {error.strerror}"
-
-
-def _hash_of_file(path: Path, on_bytes: OnBytes) -> str:
-    state = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while data := file.read(READ_BYTES):
-            state.update(data)
-            on_bytes(len(data))
-    return state.hexdigest()
 
 
 def sync_folder(path: Path) -> None:

@@ -4,28 +4,35 @@ The volumes themselves are made by ``raft-node restore``, one process for each n
 
 1. A directory that holds anything else than this restore is refused, and left as it was found; so is any directory for
    a backup that is damaged or that raft-node refuses.
-2. ``RESTORE.json``, with the restore's id, is durable before the first volume is touched, and goes last;
+2. What an encrypted backup is decrypted to lies in the new cluster's directory alone, and does not outlive the restore.
+3. ``RESTORE.json``, with the restore's id, is durable before the first volume is touched, and goes last;
    ``LAYOUT.json``, without which ``dougctl dev`` starts nothing there, comes when all volumes are whole. A run that was
    cut off is therefore completed by the next one, under the same id.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import secrets
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xxhash
 
-from dougdb.backups import Backup, folder_of, sync_folder
+from dougdb import checking
+from dougdb.backups import Backup, BackupError, folder_of, sync_folder
 from dougdb.dev.layout import NODES_MAX, DataDirectory, Layout, RefusedError, write_atomically
+from dougdb.sealing import Identities, SealingError
 
 RESTORE = "RESTORE.json"
+UNSEALED = ".unsealed"
+"""Where an encrypted backup is decrypted to, for as long as raft-node reads it."""
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
@@ -129,6 +136,49 @@ def occupy(plan: Plan) -> None:
         raise RefusedError(f"{error.filename or plan.note}: {error.strerror}") from None
 
 
+@contextlib.contextmanager
+def readable(plan: Plan, identities: Identities | None) -> Iterator[Plan]:
+    """The plan as raft-node can read it: of an encrypted backup a copy is made, and removed whatever becomes of it.
+
+    The copy lies in the new cluster's directory, whose volumes hold the same bytes. Requires: ``occupy``.
+
+    Raises:
+        RefusedError: It cannot be made, or raft-node finds something wrong with it; then nothing is left.
+    """
+    if identities is None:
+        yield plan
+        return
+    folder, begun = plan.data.root / UNSEALED, any((plan.data.root / name).exists() for name in _nodes(plan))
+    try:
+        # One that was cut off may have left it.
+        shutil.rmtree(folder, ignore_errors=True)
+        plain = checking.unseal(plan.backup, identities, folder, lambda count: None)
+        damaged = verify_deeply(plain)
+        if damaged:
+            raise RefusedError(f"the backup is damaged, and nothing was restored: {damaged[0]}")
+        begun = True
+        yield replace(plan, backup=plain)
+    except OSError as error:
+        raise RefusedError(f"{error.filename or folder}: {error.strerror}") from None
+    except (SealingError, BackupError) as error:
+        raise RefusedError(f"the backup is damaged, and nothing was restored: {error}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not begun:
+            _give_up(plan)
+
+
+def _nodes(plan: Plan) -> list[str]:
+    return [plan.layout.node_id(*place) for place in plan.layout.places()]
+
+
+def _give_up(plan: Plan) -> None:
+    """Nothing was made, and a note of it would only stand in the way of the next restore."""
+    plan.note.unlink(missing_ok=True)
+    shutil.rmtree(plan.data.root / UNSEALED, ignore_errors=True)
+    plan.data.vacate()
+
+
 def carry_out(plan: Plan, on_node: Callable[[int], None], run: Run = run_program) -> None:
     """Makes all volumes, and then the layout. Requires: ``occupy``.
 
@@ -147,10 +197,8 @@ def carry_out(plan: Plan, on_node: Callable[[int], None], run: Run = run_program
             ]
         )
         if done.returncode:
-            if not any((root / layout.node_id(*place)).exists() for place in layout.places()):
-                # Nothing was made, and a note of it would only stand in the way of the next one.
-                plan.note.unlink()
-                plan.data.vacate()
+            if not any((root / made).exists() for made in _nodes(plan)):
+                _give_up(plan)
             reason = done.stderr.strip().removeprefix("restore: ") or f"raft-node ended with {done.returncode}"
             rest = f"; {root} is not to be used as it is: restore into it again, or remove it"
             raise RefusedError(f"{name}: {reason}{rest if plan.note.exists() else ''}")

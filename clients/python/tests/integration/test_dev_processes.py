@@ -17,7 +17,7 @@ import pytest
 from dougdb.dev.layout import Layout
 from dougdb.dev.ports import PortPlan, taken
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds]
 LAYOUT = Layout(2, 3)
 START_S = 60.0
 NAMES = ["facade", *(LAYOUT.node_id(*place) for place in LAYOUT.places())]

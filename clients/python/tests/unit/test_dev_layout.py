@@ -145,6 +145,14 @@ def test_ports_that_cannot_work_are_refused(base_port: int, port: int, facades: 
         PortPlan(LAYOUT, base_port, port, facades)
 
 
+def test_a_shared_port_is_none_of_their_own() -> None:
+    plan = PortPlan(LAYOUT, 21000, 8080, 2, shared_port=8082)
+    assert [each.purpose for each in plan.listeners(["127.0.0.1"]) if each.port == 8082] == ["shared HTTP"]
+    for port in (8080, 8081, 21000, 21029):
+        with pytest.raises(RefusedError, match=f"port {port} .--shared-port."):
+            PortPlan(LAYOUT, 21000, 8080, 2, shared_port=port)
+
+
 def test_a_host_may_have_either_family_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     usable = {ports.IPV6}
     monkeypatch.setattr(ports, "_is_usable", lambda host: host in usable)

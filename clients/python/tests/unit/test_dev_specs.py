@@ -59,6 +59,13 @@ def test_a_host_of_ipv6_alone_gets_addresses_of_its_own(tmp_path: Path) -> None:
     assert facade.environment["DOUGDB_LISTEN"] == "[::1]:26080"
 
 
+def test_facades_may_serve_a_port_together(tmp_path: Path) -> None:
+    plan = PortPlan(Layout(1, 1), 26100, 26080, 2, shared_port=26082)
+    specs = facade_specs(plan, DataDirectory(tmp_path), ["127.0.0.1", "::1"], INHERITED, Options("info", {}))
+    assert [spec.environment["DOUGDB_LISTEN"].split(",")[0] for spec in specs] == ["127.0.0.1:26080", "127.0.0.1:26081"]
+    assert {spec.environment["DOUGDB_SHARED_LISTEN"] for spec in specs} == {"127.0.0.1:26082,[::1]:26082"}
+
+
 def test_whoever_turns_tracing_on_does_so_for_every_process(tmp_path: Path) -> None:
     inherited, options = {**INHERITED, **TRACING}, Options("info", {})
     specs = node_specs(PLAN, DataDirectory(tmp_path), inherited, options)

@@ -23,7 +23,7 @@ def sh(command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("arguments", "said"), [("--version >/dev/full", FULL), ("--version >&-", CLOSED), ("--help >/dev/full", FULL)]
 )
@@ -32,7 +32,7 @@ def test_output_that_cannot_be_written_is_one_line(arguments: str, said: str) ->
     assert (done.returncode, done.stderr) == (1, said)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_a_reader_that_has_seen_enough_is_no_complaint() -> None:
     done = sh(f"({DOUGCTL} --help; echo $? >&2) | :")
     assert done.stderr in ("0\n", "1\n")

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(settings.log_format, settings.log_level, settings.facade_id)
         certificates = security.load(settings)
         traces = tracing.load(settings)
-        sockets = server.bind(settings.listen)
+        sockets = server.bind(settings.listen, settings.shared_listen)
     except (SettingsError, AddressError) as error:
         sys.stderr.write(f"facade: {error}\n")
         return EXIT_CANNOT_START

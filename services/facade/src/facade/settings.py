@@ -90,6 +90,11 @@ class Settings(BaseSettings):
     listen: Annotated[tuple[Address, ...], NoDecode] = (Address("127.0.0.1", 8080), Address("::1", 8080))
     """Where HTTP is served: a comma list of host:port. An IPv6 address is left out where there is no IPv6."""
 
+    shared_listen: Annotated[tuple[Address, ...], NoDecode] = ()
+    """Where HTTP is served together with other facades of this machine, whose user is the same: a comma list of
+    host:port. Linux spreads new connections over those that listen there, so a machine with several cores has one
+    address. What is asked of one certain facade, its metrics and its health, is asked at ``listen``."""
+
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Names beside localhost, this machine's name and any address under which the facade may be asked: a comma list,
     where ``*.example.com`` is all names below one, and ``*`` is any. Other names are refused with 421."""
@@ -127,6 +132,13 @@ class Settings(BaseSettings):
 
     auth_client_ca_file: str = ""
     """The authority that signs the certificates of clients, for ``mtls``; never the one of nodes and facades."""
+
+    auth_session_ms: int = Field(default=28_800_000, ge=1000, le=2_592_000_000)
+    """How long a browser that has signed in stays so; never longer than its token counts."""
+
+    auth_session_key_file: str = ""
+    """A file with at least 32 random bytes that signs the sessions of browsers, the same for all facades behind one
+    address. Empty: a key of this process, with which its sessions end."""
 
     auth_poll_ms: int = Field(default=500, ge=50, le=1500)
     """How often shard 0 is asked who may do what; a revoked token counts no longer than that, and a moment."""
@@ -172,8 +184,21 @@ class Settings(BaseSettings):
     scans_max: int = Field(default=32, ge=1, le=1024)
     """Requests for ranges that are answered at the same time; further ones are refused with 503."""
 
+    client_scans_max: int = Field(default=0, ge=0, le=1024)
+    """Those of one client; further ones are 429. A client is a principal, or an address with ``DOUGDB_AUTH_MODE=none``.
+    0 is three quarters of ``scans_max``, so that others find some."""
+
+    address_scans_max: int = Field(default=0, ge=0, le=1024)
+    """Those of one address; further ones are 429. 0 is any number, since a proxy has one address for many clients."""
+
     watches_max: int = Field(default=10_000, ge=1, le=1_000_000)
-    """Watches that are open at the same time; further ones are refused with 503."""
+    """Watches that are open at the same time, and as many long polls; further ones are refused with 503."""
+
+    client_watches_max: int = Field(default=0, ge=0, le=1_000_000)
+    """Watches of one client, and as many long polls; further ones are 429. 0 is three quarters of ``watches_max``."""
+
+    address_watches_max: int = Field(default=0, ge=0, le=1_000_000)
+    """Those of one address; further ones are 429. 0 is any number."""
 
     watch_ring_bytes: int = Field(default=8 << 20, ge=1 << 16, le=1 << 30)
     """Newest changes of each watched shard that are kept in memory for watches that fall behind a little."""
@@ -210,7 +235,7 @@ class Settings(BaseSettings):
 
     client_bytes_max: int = Field(default=0, ge=0)
     """Bytes that one client may have under way in one shard; more are 429. 0 is its part of ``queue_bytes_max`` alone:
-    all of it but an eighth while it is the only one, and an equal part with others once half is taken."""
+    all of it while it is the only one, and an equal part with others once half is taken."""
 
     client_requests_per_s: int = Field(default=0, ge=0, le=10_000_000)
     """Requests of keys a second that each principal may send to this facade, and as many at once; more are 429. 0 is
@@ -282,13 +307,13 @@ class Settings(BaseSettings):
     stop_on_stdin_eof: bool = False
     """Stop in order when stdin ends: the process that started this one has died."""
 
-    @field_validator("listen", mode="before")
+    @field_validator("listen", "shared_listen", mode="before")
     @classmethod
-    def _parse_listen(cls, value: object) -> object:
+    def _parse_listen(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         addresses = tuple(parse_address(part) for part in value.split(",") if part.strip())
-        if not addresses:
+        if not addresses and info.field_name == "listen":
             raise ValueError("no address is given")
         return addresses
 
@@ -301,6 +326,11 @@ class Settings(BaseSettings):
         if not modes or ("none" in modes and len(modes) > 1):
             raise ValueError("it is none, or one or several of token, mtls and oidc")
         return modes
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Everywhere that HTTP is served."""
+        return *self.listen, *self.shared_listen
 
     @property
     def guarded(self) -> bool:

@@ -363,6 +363,45 @@ async def test_a_stream_under_way_ends_with_its_token(clients: Clients) -> None:
     assert trailer["error"]["code"] == "unauthenticated"
 
 
+async def revoke(facade: Facade) -> None:
+    """As another facade does it: this one sees it by looking."""
+    assert facade.state is not None
+    document = facade.state.document
+    shard = facade.cluster.shards[0]
+    shard.auth = (shard.auth[0] + 1, document.without_token(next(iter(document.tokens))).encode())
+
+
+@pytest.mark.parametrize("clients", ["sockets"], indirect=True)
+async def test_a_long_poll_ends_with_its_token(clients: Clients) -> None:
+    facade = clients.facade
+    token = await clients.token("read:*")
+    waiting = asyncio.create_task(clients.send(token, "GET", "/v1/kv/k?wait=60s&after=0"))
+    await facade.until(lambda: bool(facade.application.audience._waits), "it waits")
+    await revoke(facade)
+    async with asyncio.timeout(10):
+        assert (await waiting).status_code == 401
+
+
+@pytest.mark.parametrize("clients", ["sockets"], indirect=True)
+@pytest.mark.parametrize(("path", "right"), [("/v1/watch", "watch:*"), ("/v1/console/stream", "metrics")])
+async def test_a_watch_ends_with_its_token_though_nothing_happens(clients: Clients, path: str, right: str) -> None:
+    facade = clients.facade
+    token = await clients.token(right)
+    headers = {"authorization": f"Bearer {token}", "accept": "text/event-stream"}
+    async with facade.http.stream("GET", path, headers=headers) as answer:
+        assert answer.status_code == 200
+        pieces = answer.aiter_bytes()
+        told = await anext(pieces)
+        if facade.application.console is not None:
+            facade.application.console.collector._tell = lambda: None  # type: ignore[method-assign]
+        await revoke(facade)
+        async with asyncio.timeout(10):
+            async for piece in pieces:
+                told += piece
+    assert path != "/v1/watch" or b"event: refused" in told
+    assert (await clients.send(token, "GET", path)).status_code == 401
+
+
 async def test_while_shard_0_is_away_the_last_good_state_counts_for_a_while(make_facade: Make, bootstrap: str) -> None:
     facade = await make_facade(
         nodes=1, auth_mode="token", auth_bootstrap_file=bootstrap, auth_poll_ms=50, auth_stale_ms=1000

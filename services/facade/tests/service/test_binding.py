@@ -20,7 +20,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The hosts that this machine shall not have."""
     hosts: set[str] = set()
 
-    def bind_one(address: Address) -> socket.socket:
+    def bind_one(address: Address, *, shared: bool) -> socket.socket:
         if address.host in hosts:
             raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         return socket.socket()
@@ -41,3 +41,21 @@ def test_no_address_at_all_is_refused(missing: set[str], addresses: tuple[Addres
     missing.update(("127.0.0.1", "::1"))
     with pytest.raises(AddressError):
         server.bind(addresses)
+
+
+def test_a_shared_address_is_taken_by_several_and_another_by_one() -> None:
+    own, shared = Address("127.0.0.1", 0), Address("127.0.0.1", 0)
+    first = server.bind((own,), (shared,))
+    ports = [bound.getsockname()[1] for bound in first]
+    try:
+        second = server.bind((own,), (Address("127.0.0.1", ports[1]),))
+        assert second[1].getsockname()[1] == ports[1] != second[0].getsockname()[1]
+        for bound in second:
+            bound.close()
+        with pytest.raises(AddressError, match="it is in use"):
+            server.bind((Address("127.0.0.1", ports[0]),))
+        with pytest.raises(AddressError, match="it is in use"):
+            server.bind((Address("127.0.0.1", ports[1]),))
+    finally:
+        for bound in first:
+            bound.close()

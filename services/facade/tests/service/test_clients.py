@@ -21,7 +21,7 @@ import httpx
 import pytest
 import requests
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 MakeFacade = Callable[..., Awaitable[Any]]
 

@@ -52,7 +52,7 @@ async def ask_all(clients: list[Client], request: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("request_line", "calls_max"),
-    [pytest.param(PUT, 72.0, id="put"), pytest.param(GET, 61.0, id="get"), pytest.param(STALE, 65.0, id="stale")],
+    [pytest.param(PUT, 61.0, id="put"), pytest.param(GET, 56.0, id="get"), pytest.param(STALE, 61.0, id="stale")],
 )
 async def test_calls_and_messages_per_operation(
     make_facade: Callable[..., Awaitable[Facade]], request_line: bytes, calls_max: float

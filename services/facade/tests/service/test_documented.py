@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import uvicorn
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 MakeFacade = Callable[..., Awaitable[Any]]
 ROOT = Path(__file__).parents[4]

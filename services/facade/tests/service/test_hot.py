@@ -8,17 +8,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from facade_under_test import comparable
 
 from doug_wire.pipe import Status
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
 HOST = b"Host: localhost\r\n"
-HEAD = re.compile(rb"(HTTP/1\.1 \d{3} [^\r]+\r\n)(.*?\r\n)(\r\n)", re.DOTALL)
-VARYING = re.compile(
-    rb"(doug-request-id: )\S+|(date: )[^\r]+|(server-timing: )facade;dur=[0-9.]+(?:, route;dur=[0-9.]+)?"
-)
-
 Exchange = Callable[[bytes], Awaitable[bytes]]
 
 
@@ -37,12 +33,6 @@ async def exchange(port: int, data: bytes) -> bytes:
         answer = await reader.read()
     writer.close()
     return answer
-
-
-def comparable(answer: bytes) -> bytes:
-    """Without what differs each time, and the headers in one order."""
-    ordered = HEAD.sub(lambda head: head[1] + b"\r\n".join(sorted(head[2].split(b"\r\n"))) + head[3], answer)
-    return VARYING.sub(rb"\1\2\3", ordered)
 
 
 class BothWays:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -44,6 +44,92 @@ async def test_a_greedy_client_leaves_a_polite_one_at_least_half_of_its_share(
     assert len(served) == 352, "and nobody is refused"
     part = served[:96].count("polite") / 96
     assert part >= 0.25 if window else part < 0.15
+
+
+async def test_a_client_alone_has_the_whole_queue_and_the_next_one_finds_a_reserve(
+    make_facade: MakeFacade,
+) -> None:
+    """64 puts of 1 MB at a time are an ordinary load; here it is nine of 220 KB in 2 MiB."""
+    facade = await make_facade(nodes=1, queue_bytes_max=2 << 20, request_timeout_ms=60_000)
+    node, load = facade.cluster.shards[0].nodes[0], facade.router.registry.load(0)
+    async with client_at(facade, "10.0.0.1") as greedy, client_at(facade, "10.0.0.2") as polite:
+        node.silent = True
+        async with asyncio.TaskGroup() as group:
+            alone = [group.create_task(greedy.put(f"/v1/kv/{n}", content=b"v" * 220_000)) for n in range(9)]
+            await facade.until(lambda: load.items == 9, "all is admitted")
+            assert (await greedy.put("/v1/kv/more", content=b"v" * 220_000)).status_code == 429
+            second = group.create_task(polite.put("/v1/kv/other", content=b"v" * 220_000))
+            await facade.until(lambda: load.items == 10, "there is a reserve for others")
+            third = await polite.put("/v1/kv/third", content=b"v" * 220_000)
+            assert third.status_code == 503, "and it is bounded"
+            node.silent = False
+    assert [each.result().status_code for each in (*alone, second)] == [200] * 10
+    assert (load.items, load.size) == (0, 0)
+
+
+async def test_ten_times_what_can_be_done_is_refused_in_words_and_nothing_is_left_of_it(
+    make_facade: MakeFacade,
+) -> None:
+    """By counting: what is held never exceeds the queue, what is refused left no trace, and all is as before."""
+    facade = await make_facade(nodes=1, queue_items_max=64, request_timeout_ms=60_000)
+    node, load = facade.cluster.shards[0].nodes[0], facade.router.registry.load(0)
+    held: list[int] = []
+
+    async def ask(client: httpx.AsyncClient, key: str) -> int:
+        held.append(load.items)
+        return (await client.put(f"/v1/kv/{key}", content=b"v")).status_code
+
+    async with client_at(facade, "10.0.0.1") as client:
+        node.silent = True
+        async with asyncio.TaskGroup() as group:
+            flood = [group.create_task(ask(client, f"flood{number}")) for number in range(640)]
+            await facade.until(lambda: sum(task.done() for task in flood) == 640 - 64, "what is too much is refused")
+            assert (await client.get("/livez")).status_code == 200
+            node.silent = False
+        statuses = [task.result() for task in flood]
+        assert statuses.count(200) == 64 and set(statuses) <= {200, 429, 503}
+        assert max(held) <= 64 and (load.items, load.size) == (0, 0)
+        assert facade.cluster.shards[0].store.revision == 64, "what was refused left no trace"
+        after = await asyncio.gather(*(ask(client, f"after{number}") for number in range(64)))
+        assert set(after) == {200}
+
+
+async def test_a_client_has_so_many_scans_and_others_find_some(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1, scans_max=4, request_timeout_ms=60_000)
+    leader = facade.cluster.shards[0].leader
+    async with client_at(facade, "10.0.0.1") as greedy, client_at(facade, "10.0.0.2") as polite:
+        leader.silent = True
+        async with asyncio.TaskGroup() as group:
+            first = [group.create_task(greedy.get("/v1/kv")) for _ in range(3)]
+            await facade.until(lambda: len(leader.scans) == 3, "three scans are under way")
+            refused = await greedy.get("/v1/kv?count_only=true")
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+            assert int(refused.headers["retry-after"]) >= 1
+            other = group.create_task(polite.get("/v1/kv"))
+            await facade.until(lambda: len(leader.scans) == 4, "there is a place for another client")
+            assert (await polite.get("/v1/kv")).status_code == 503, "and then there is none for anybody"
+            leader.silent = False
+        assert {each.result().status_code for each in (*first, other)} == {200}
+        assert (await greedy.get("/v1/kv")).status_code == 200, "places are given back"
+    facade.application.front.look(1)
+    assert facade.metrics.registry.get_sample_value("dougdb_facade_limited_total", {"reason": "places"}) == 1
+
+
+@pytest.mark.parametrize("limit", [{"client_watches_max": 1}, {"address_watches_max": 1}])
+async def test_a_client_has_so_many_watches_and_so_many_long_polls(
+    make_facade: MakeFacade, limit: dict[str, int]
+) -> None:
+    facade = await make_facade(nodes=1, **limit)
+    await facade.use_sockets()
+    async with facade.http.stream("GET", "/v1/watch") as watch:
+        assert watch.status_code == 200
+        assert (await facade.http.get("/v1/watch")).status_code == 429
+        waiting = asyncio.create_task(facade.http.get("/v1/kv/k?wait=60s&after=0"))
+        await facade.until(lambda: facade.application.audience._waits, "it waits")
+        assert (await facade.http.get("/v1/kv/k?wait=60s&after=0")).status_code == 429
+        assert (await facade.http.put("/v1/kv/k", content=b"v")).status_code == 200, "and nothing else is refused"
+        assert (await waiting).status_code == 200
+    assert (await facade.http.get("/v1/kv/k?wait=50ms&after=0")).status_code == 200, "places are given back"
 
 
 async def test_rates_are_refused_before_anything_is_proposed_and_probes_and_operators_get_through(

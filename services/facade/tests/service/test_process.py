@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import resource
@@ -17,12 +16,11 @@ from typing import Any
 import httpx
 import pytest
 from fake_store import Entry
+from free_ports import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 MakeCluster = Callable[..., Awaitable[Any]]
-
-_ports = itertools.count(27_800)
 
 
 class Running:
@@ -74,7 +72,7 @@ async def spawn(
 @contextlib.asynccontextmanager
 async def serving(cluster: Any, *, files: int = 0, **variables: str) -> AsyncIterator[Running]:
     """A facade of a test's own."""
-    port = next(_ports)
+    port = free_port()
     process = await spawn(cluster.addresses(), f"127.0.0.1:{port}", files=files, **variables)
     facade = Running(process, port)
     try:
@@ -89,7 +87,7 @@ async def serving(cluster: Any, *, files: int = 0, **variables: str) -> AsyncIte
 @pytest.fixture
 async def running(make_cluster: MakeCluster) -> AsyncIterator[Running]:
     cluster = await make_cluster(nodes=1)
-    port = next(_ports)
+    port = free_port()
     process = await spawn(
         cluster.addresses(), f"127.0.0.1:{port},[::1]:{port}", DOUGDB_STOP_ON_STDIN_EOF="true",
         DOUGDB_BODY_TIMEOUT_MS="500", DOUGDB_HEAD_TIMEOUT_MS="500", http_proxy="http://127.0.0.1:1",
@@ -119,6 +117,25 @@ async def test_both_stacks_and_an_orderly_stop(running: Running) -> None:
     lines = errors.decode().splitlines()
     assert len(lines) == 1, errors
     assert "shard.leader_changed" in lines[0]
+
+
+async def test_facades_share_an_address(make_cluster: MakeCluster) -> None:
+    """Each request id begins with what its facade drew at its start."""
+    cluster, shared = await make_cluster(nodes=1), free_port()
+    listen = f"127.0.0.1:{shared},[::1]:{shared}"
+    seen: set[str] = set()
+    own: set[str] = set()
+    async with (
+        serving(cluster, DOUGDB_SHARED_LISTEN=listen) as one,
+        serving(cluster, DOUGDB_SHARED_LISTEN=listen) as other,
+    ):
+        for port in (shared,) * 64 + (one.port, other.port):
+            async with httpx.AsyncClient(trust_env=False) as http:
+                answer = await http.get(f"http://127.0.0.1:{port}/v1/kv/none")
+            assert answer.status_code == 404
+            (seen if port == shared else own).add(answer.headers["doug-request-id"].partition("-")[0])
+        assert len(own) == 2
+        assert seen == own, "one of them got no connection in 64"
 
 
 async def test_a_kept_connection_is_answered_and_told_to_close_before_it_is_closed(running: Running) -> None:

@@ -14,7 +14,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 Make = Callable[..., Awaitable[Any]]
 OLD, NEW = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()

@@ -43,10 +43,10 @@ async def test_a_long_poll_is_answered_with_what_is_known(make_facade: MakeFacad
     after = revision if key == "there" else 0
     reader = await ask(facade, f"GET /v1/kv/{key}?wait=10m&after={after} HTTP/1.1\nHost: localhost\n\n".encode())
     polls, feeds = facade.application.polls, facade.router.feeds
-    await facade.until(lambda: polls.under_way == 1 and bool(feeds.open_feeds), "it waits")
+    await facade.until(lambda: polls.places.taken == 1 and bool(feeds.open_feeds), "it waits")
     shut_down(facade)
     assert (await answer(reader))[0] == status
-    assert polls.under_way == 0
+    assert polls.places.taken == 0
 
 
 @pytest.mark.parametrize(("method", "status", "outcome"), [("PUT", 504, "unknown"), ("GET", 503, "not_applied")])

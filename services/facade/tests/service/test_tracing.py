@@ -20,7 +20,7 @@ from doug_wire.tracing import Tracing
 from facade.app.tracing import TracedApplication
 from facade.client.tracing import OperationTracing
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 MakeFacade = Callable[..., Awaitable[Any]]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from facade.app.quotas import CLIENTS_MAX, Quotas, Rate
 from facade.client.modes import Kind
 from facade.client.operation import Load, Operation
-from facade.client.turns import ALONE, SHARE_MIN, Turns
+from facade.client.turns import RESERVE, SHARE_MIN, Turns
 from facade.errors import TooManyRequestsError
 from facade.settings import Settings
 
@@ -70,14 +70,22 @@ class Shard:
             self.end(self.queue.popleft())
 
 
-def test_who_is_alone_waits_for_nobody_and_leaves_room_for_the_next() -> None:
+def test_who_is_alone_waits_for_nobody_and_may_have_all_of_the_room() -> None:
     shard = Shard()
     for _ in range(2 * ITEMS_MAX):
         shard.ask("greedy")
-    assert len(shard.queue) == ALONE * ITEMS_MAX and shard.turns.waiting == 0
-    assert shard.refused["greedy"] == 2 * ITEMS_MAX - len(shard.queue)
+    assert len(shard.queue) == ITEMS_MAX and shard.turns.waiting == 0
+    assert shard.refused["greedy"] == ITEMS_MAX
     assert shard.ask("polite") is not None, "and needs no turn, since the share is free"
-    assert len(shard.queue) == ALONE * ITEMS_MAX + 1
+    assert len(shard.queue) == ITEMS_MAX + 1
+    assert not shard.ask("greedy"), "who is not alone any more holds more than their part"
+
+
+def test_who_is_alone_may_have_all_of_the_bytes() -> None:
+    shard = Shard()
+    assert all(shard.ask("alone", BYTES_MAX // 10) for _ in range(10))
+    assert not shard.ask("alone", SIZE)
+    assert shard.ask("polite", BYTES_MAX // 10)
 
 
 def test_one_that_offers_ten_times_what_can_be_done_leaves_a_polite_one_its_share() -> None:
@@ -91,7 +99,7 @@ def test_one_that_offers_ten_times_what_can_be_done_leaves_a_polite_one_its_shar
         shard.work()
     assert not shard.refused["polite"]
     assert shard.done["polite"] > 0.9 * 10_000
-    assert shard.refused["greedy"] > 0 and shard.load.items <= ITEMS_MAX
+    assert shard.refused["greedy"] > 0 and shard.load.items <= (1 + RESERVE) * ITEMS_MAX
 
 
 def test_who_waits_for_answers_before_asking_again_gets_half_of_a_half() -> None:

@@ -93,6 +93,11 @@ def _result(
     return ResultRecord(0, status, revision, content_type, value, expires_at_ms, content_encoding)
 
 
+def _token_bytes(place: tuple[int, bytes], result: ResultRecord | None) -> int:
+    """What a token counts for; without a result, what must be free for one."""
+    return 9 + len(place[1]) + (400 if result is None else 17 + len(encode_results((result._replace(id=0),))))
+
+
 def _changes(opcode: int, result: ResultRecord) -> bool:
     return opcode != Opcode.GET and result.status == Status.OK
 
@@ -112,13 +117,18 @@ class Reference:
         self._clock_us = 0
         self._held: dict[bytes, Held] = {}
         self._tokens: dict[tuple[int, bytes], _Kept] = {}
-        self._kept_us, self._tokens_max = 24 * 3600 * 1_000_000, 100_000
+        self._kept_us, self._tokens_max, self._token_bytes_max = 24 * 3600 * 1_000_000, 100_000, 256 << 20
         self._in_transaction = False
 
     @property
     def tokens(self) -> int:
         """How many tokens are kept."""
         return len(self._tokens)
+
+    @property
+    def token_bytes(self) -> int:
+        """How many bytes they take, with their keys."""
+        return sum(_token_bytes(place, kept.result) for place, kept in self._tokens.items())
 
     def apply(self, entry: Entry) -> ResultRecord:
         """Applies the next entry; what became of it."""
@@ -134,15 +144,16 @@ class Reference:
             case Opcode.CREATE_SHARD:
                 self._created = True
             case Opcode.SET_LIMITS:
-                self._kept_us, self._tokens_max = decode_limits(command.value)
+                self._kept_us, self._tokens_max, self._token_bytes_max = decode_limits(command.value)
             case Opcode.EXPIRE:
-                self._expire(command)
+                return _result(Status.OK, self._expire(command))
             case _:
                 return self._once(command, self._whole)
         return _result(Status.OK)
 
-    def _expire(self, command: Command) -> None:
-        for note in decode_expire(command.value):
+    def _expire(self, command: Command) -> int:
+        notes = decode_expire(command.value)
+        for note in notes:
             deadline_us, stored_key = split_due_key(note)
             if deadline_us > self._clock_us:
                 continue
@@ -155,6 +166,7 @@ class Reference:
                 named = b"\x00token/" + place[0].to_bytes(2, "big") + place[1]
                 if named == stored_key and kept.deadline_us == deadline_us:
                     del self._tokens[place]
+        return len(notes)
 
     def _once(self, command: Command, carry_out: Callable[[Command], ResultRecord]) -> ResultRecord:
         token = command.token
@@ -171,8 +183,16 @@ class Reference:
             return kept.result._replace(replayed=True)
         if kept is None and len(self._tokens) >= self._tokens_max:
             return _result(Status.TOKENS_FULL)
+        given_back = 0 if kept is None else _token_bytes(place, kept.result)
+        room = self._token_bytes_max - self.token_bytes + given_back
+        if _token_bytes(place, None) > room:
+            return _result(Status.TOKENS_FULL)
+        held, revision = dict(self._held), self.revision
         result = carry_out(command)
         if result.status in _KEPT:
+            if _token_bytes(place, result) > room:
+                self._held, self.revision = held, revision
+                return _result(Status.TOKENS_FULL)
             self._tokens[place] = _Kept(token.fingerprint, self._clock_us + self._kept_us, result)
         return result
 

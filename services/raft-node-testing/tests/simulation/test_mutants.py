@@ -22,6 +22,8 @@ from raft_testing.mutants import catalogue, table
 from raft_testing.mutants.mutant import GROUPS, Mutant, StaleMutantError
 from raft_testing.mutants.runner import Outcome, Runner, checkout
 
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = checkout()
 COMMAND = [sys.executable, "-m", "raft_testing.mutants"]
 SAMPLE = ("M07", "M22", "M26", "M31", "M38", "M48")
@@ -71,6 +73,7 @@ def test_a_table_that_differs_is_told(tmp_path: Path) -> None:
         table.check(tmp_path, (second, first))
 
 
+@pytest.mark.slow
 @pytest.mark.simulation
 def test_one_of_each_group_is_killed_by_its_test() -> None:
     sample = catalogue.chosen(",".join(SAMPLE))
@@ -79,6 +82,7 @@ def test_one_of_each_group_is_killed_by_its_test() -> None:
     assert [outcome.line() for outcome in outcomes] == [f"{one.name} killed by {one.test}" for one in sample]
 
 
+@pytest.mark.slow
 @pytest.mark.simulation
 def test_a_survivor_is_told_and_so_is_a_failure_that_proves_nothing() -> None:
     known = catalogue.MUTANTS[0]

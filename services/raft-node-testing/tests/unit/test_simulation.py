@@ -360,7 +360,7 @@ def test_the_same_seed_gives_the_same_trace() -> None:
     assert first == second
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("seed", HASHED_SEEDS)
 def test_the_trace_does_not_depend_on_the_hash_seed(seed: int) -> None:
     last_lines = set()

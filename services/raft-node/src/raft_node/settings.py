@@ -145,8 +145,10 @@ class NodeSettings(BaseSettings):
     idempotency_kept_ms: int = Field(default=86_400_000, ge=1000, le=31_622_400_000)
     """For so long of log time at least it is kept what became of a write with an idempotency key."""
     idempotency_keys_max: int = Field(default=1_000_000, ge=0, le=1 << 32)
-    """So many of them are kept at most; further writes with a key are refused then, never are others forgotten early.
-    Both settings are the leader's, who puts them into the log; so all nodes of a shard should have the same."""
+    """So many are kept at most; further writes with a key are refused then, never are others forgotten early."""
+    idempotency_bytes_max: int = Field(default=256 << 20, ge=4 << 20, le=1 << 40)
+    """So many bytes they may take with their results, in the same way; that of a plain write takes about 130.
+    These three settings are the leader's, who puts them into the log; so all nodes of a shard should have the same."""
     scans_max: int = Field(default=16, ge=1, le=1024)
     """Scans under way; further ones are refused as overload. Each holds a copy of the memtable while writes go on."""
     scan_hold_ms: int = Field(default=120_000, ge=1000, le=86_400_000)
@@ -222,6 +224,11 @@ class NodeSettings(BaseSettings):
         """
         margin_ticks = -(-self.leader_lease_margin_ms // self.tick_ms)
         return self.election_timeout_ms // self.tick_ms - 1 - margin_ticks
+
+    @property
+    def token_limits(self) -> tuple[int, int, int]:
+        """Of idempotency keys: how long they are kept, in microseconds, how many, and in how many bytes."""
+        return self.idempotency_kept_ms * 1000, self.idempotency_keys_max, self.idempotency_bytes_max
 
     @property
     def guarded(self) -> bool:

@@ -37,7 +37,9 @@ class Log:
         store = type("Judged", (ReplicaStore,), {"judge": self.judge})
         self.replicas: list[ReplicaStore] = [store(CONFIGURATION), store(CONFIGURATION)]
         self.append(commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1)))
-        limits = encode_limits(Limits(kept_us=3_000_000, count_max=20))
+        # By turns, tokens are bounded by their number and by their bytes.
+        bounds = (20, 1 << 30) if seed % 2 else (1 << 30, 3000)
+        limits = encode_limits(Limits(3_000_000, *bounds))
         self.append(commands.encode(Opcode.SET_LIMITS, b"", value=limits))
 
     def append(self, command: bytes, kind: EntryKind = EntryKind.COMMAND) -> None:

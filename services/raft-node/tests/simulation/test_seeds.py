@@ -9,10 +9,18 @@ from raft_testing.simulation import Options, missing_effects
 
 SEEDS = range(1, 501)
 OPTIONS = Options(nodes=5, operations=300, faults=10)
+FEW = range(1, 41)
 
 
 @pytest.mark.simulation
-@pytest.mark.timeout(600)
+def test_some_seeds_hold() -> None:
+    failed = [result for result in run_seeds(FEW, OPTIONS, processes=1) if result.failure]
+    assert not failed, "\n".join(f"{result.failure}\n    replay: {result.replay}" for result in failed)
+
+
+@pytest.mark.slow
+@pytest.mark.simulation
+@pytest.mark.timeout(1800)
 def test_every_seed_holds_and_every_fault_makes_a_difference() -> None:
     results = list(run_seeds(SEEDS, OPTIONS, processes=2))
     failed = [f"{result.failure}\n    replay: {result.replay}" for result in results if result.failure]

@@ -49,7 +49,7 @@ SETTINGS = NodeSettings(
     snapshot_chunk_bytes=CHUNK,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 
 class FakeDriver:

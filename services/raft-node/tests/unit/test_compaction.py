@@ -419,7 +419,7 @@ def test_outputs_are_cut_when_their_keys_take_much_memory() -> None:
     assert [record for output in outputs for record in output] == records
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_big_values_are_merged_in_little_memory(tmp_path: Path) -> None:
     fs = OsFileSystem()
     directory = str(tmp_path)

@@ -19,7 +19,7 @@ D, W = "/data", "/wal"
 SEAL_BYTES = len(encode_record(0, RecordKind.SEAL, b""))
 """The last seal of a manifest only tells that the edit before it was whole: without it nothing is lost."""
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 
 def a_store() -> tuple[dict[str, bytes], dict[bytes, bytes]]:

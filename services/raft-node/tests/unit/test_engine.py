@@ -77,7 +77,7 @@ def test_a_new_store_is_empty() -> None:
     assert contents(engine) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_a_write_is_seen_at_once_and_through_every_level() -> None:
     fs = MemoryFileSystem()
     engine = open_engine(fs)
@@ -112,7 +112,7 @@ def test_answers_of_filters_are_counted(bits: int, spared: int, misled: int) -> 
     assert engine.stats().filter_false_positives == misled
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_after_a_restart_the_tables_are_the_state_up_to_the_flushed_index() -> None:
     fs = MemoryFileSystem()
     engine = open_engine(fs)
@@ -262,7 +262,7 @@ def test_a_scan_is_a_view_of_the_moment_of_its_call() -> None:
         assert dict(view) == state(batches[:index])
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_ranges_over_all_levels() -> None:
     fs = MemoryFileSystem()
     engine = open_engine(fs)
@@ -562,7 +562,7 @@ def run_until_failure(fs: MemoryFileSystem, batches: list[Batch]) -> int:
     return -1
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("seed", range(2))
 def test_a_crash_at_any_step_loses_nothing_and_brings_nothing_back(seed: int) -> None:
     batches = history(45, seed)

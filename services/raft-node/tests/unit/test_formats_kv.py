@@ -24,7 +24,7 @@ from raft_node.kv.state_hash import ChainState, Mark
 TOKEN = Token(b"\0" * 15 + b"\1", 7)
 GET = commands.encode(Opcode.GET, b"k")
 NOTE = keyspace.due_key(3, b"\1k")
-LIMITS = Limits(5, 6)
+LIMITS = Limits(5, 6, 7 << 20)
 COMMANDS = {
     Opcode.PUT: (
         commands.encode(Opcode.PUT, b"k", b"t", b"v", 3, commands.revision(9), 1500, TOKEN, b"gzip"),
@@ -75,7 +75,7 @@ COMMANDS = {
     ),
     Opcode.SET_LIMITS: (
         commands.encode(Opcode.SET_LIMITS, b"", value=tokens.encode_limits(LIMITS)),
-        "0a000000000010000000000000000000000005000000000000000600000000000000",
+        "0a0000000000180000000000000000000000050000000000000006000000000000000000700000000000",
     ),
     Opcode.SET_AUTH: (
         commands.encode(Opcode.SET_AUTH, b"", value=access.encode_change(1, 2, b"{}")),
@@ -84,8 +84,8 @@ COMMANDS = {
 }
 RECORDS = {
     "state": (
-        State(5, 6, 7).encode(),
-        "050000000000000006000000000000000700000000000000",
+        State(5, 6, 7, 8).encode(),
+        "0500000000000000060000000000000007000000000000000800000000000000",
     ),
     "value": (
         keyspace.encode_value(StoredValue(3, b"a/b", b"value", 1)),
@@ -112,7 +112,7 @@ RECORDS = {
     ),
     "limits": (
         tokens.encode_limits(LIMITS),
-        "05000000000000000600000000000000",
+        "050000000000000006000000000000000000700000000000",
     ),
     "note of a key": (
         NOTE,

@@ -105,7 +105,7 @@ def test_a_crash_at_any_step_leaves_the_version_before_or_after() -> None:
     assert steps > 150
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_every_flipped_bit_is_found_or_harmless() -> None:
     fs = a_disk()
     manifest = Manifest(fs, DIRECTORY, 1, 1 << 20, Version.empty())

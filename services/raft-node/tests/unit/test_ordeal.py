@@ -32,7 +32,7 @@ def test_a_seed_repeats_itself() -> None:
     assert len(traces[0]) > ordeal.STEPS
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_most_things_come_about_soon() -> None:
     counters: Counter[str] = Counter()
     for seed in range(1, 21):

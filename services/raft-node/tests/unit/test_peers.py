@@ -60,7 +60,7 @@ async def test_who_left_is_disconnected_and_who_moved_is_found_again() -> None:
     assert sender.dropped == 0
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 async def test_a_peer_that_joined_while_all_was_running_is_reached(
     received: tuple[asyncio.Queue[Message], str],
 ) -> None:

@@ -42,7 +42,7 @@ async def leader() -> AsyncIterator[tuple[Leader, str]]:
     await made.server.stop(0)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 async def test_the_question_and_its_answer_arrive(leader: tuple[Leader, str]) -> None:
     made, address = leader
     answers: asyncio.Queue[Message] = asyncio.Queue()
@@ -61,7 +61,7 @@ async def test_the_question_and_its_answer_arrive(leader: tuple[Leader, str]) ->
         await asyncio.gather(running, return_exceptions=True)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 async def test_an_answer_to_nobody_is_lost_quietly(leader: tuple[Leader, str]) -> None:
     made, _ = leader
     made.peers.send([ReadIndexResponse(B, A, 4, 70, 9)])

@@ -286,7 +286,7 @@ def test_every_flipped_byte_of_the_manifest_is_found() -> None:
             continue
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("seed", range(2))
 def test_a_cut_at_any_step_is_completed_by_the_same_command(seed: int) -> None:
     print(f"seed {seed}")
@@ -392,3 +392,11 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert command(monkeypatch, "verify-backup", str(tmp_path)) == 1
     elsewhere = [*restoring[:3], "--wal-dir", str(tmp_path / "w2"), "--data-dir", str(tmp_path / "d2")]
     assert command(monkeypatch, *elsewhere, "--node-id", MEMBERS[0], *restoring[-4:]) == 1
+
+
+@pytest.mark.parametrize(("form", "words"), [(2, "its files are encrypted"), (3, "this version knows 1 only")])
+def test_a_backup_of_another_format_says_what_reads_it(form: int, words: str) -> None:
+    fs = disk()
+    seal(fs, BACKUP, {**a_backup(MemoryFileSystem()), "format": form})
+    with pytest.raises(CorruptionError, match=words):
+        run(fs)

@@ -43,7 +43,7 @@ A, B = NodeId("a", 1), NodeId("b", 2)
 SHARD, TERM, INDEX = 3, 5, 40
 CHUNK = 64
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 
 class FakeInstaller:

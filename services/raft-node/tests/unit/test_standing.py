@@ -112,7 +112,7 @@ async def peer(tmp_path: Path) -> AsyncIterator[tuple[RaftService, str]]:
     await server.stop(0)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 async def test_it_is_told_once_and_ends_with_the_admission(peer: tuple[RaftService, str]) -> None:
     service, address = peer
     node = Node(WIPED, address)
@@ -133,7 +133,7 @@ async def test_it_is_told_once_and_ends_with_the_admission(peer: tuple[RaftServi
     assert node.told == ["join_waiting", "incarnation_refused", "join_waiting", "joined"]
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 async def test_a_member_that_follows_somebody_asks_nobody(peer: tuple[RaftService, str]) -> None:
     service, address = peer
     service.members = lambda: (Configuration((A,)), 9)
@@ -146,7 +146,7 @@ async def test_a_member_that_follows_somebody_asks_nobody(peer: tuple[RaftServic
     assert "not a member" in node.standing.reason, "it was removed, and nobody could tell it"
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 async def test_an_old_disk_under_its_old_name_learns_that_it_is_no_member(peer: tuple[RaftService, str]) -> None:
     """It holds itself for one, and would serve the past for ever."""
     service, address = peer

@@ -27,7 +27,7 @@ async def send(message: TimeoutNow, address: str) -> None:
         await asyncio.gather(running, return_exceptions=True)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 async def test_it_arrives(received: tuple[asyncio.Queue[Message], str]) -> None:
     queue, address = received
     message = TimeoutNow(A, B, 7)
@@ -38,7 +38,7 @@ async def test_it_arrives(received: tuple[asyncio.Queue[Message], str]) -> None:
     assert queue.empty()
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 async def test_another_incarnation_is_not_asked(received: tuple[asyncio.Queue[Message], str]) -> None:
     queue, address = received
     await send(TimeoutNow(A, NodeId("b", 99), 7), address)

@@ -30,7 +30,7 @@ A, B = NodeId("a", 1), NodeId("b", 2)
 SHARD = 3
 CONTEXT = TraceContext(7, 8)
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.seconds
 
 
 def make_traces() -> tuple[NodeTraces, InMemorySpanExporter]:

@@ -42,8 +42,8 @@ class FakeDriver:
         for submission in submissions:
             self._propose(submission.command, submission.sink)
 
-    def put(self, key: bytes, ttl_ms: int) -> None:
-        self._propose(commands.encode(Opcode.PUT, key, b"", b"v", ttl=ttl_ms), None)
+    def put(self, key: bytes, ttl_ms: int, value: bytes = b"v") -> None:
+        self._propose(commands.encode(Opcode.PUT, key, b"", value, ttl=ttl_ms), None)
 
     def _propose(self, command: bytes, sink: Any) -> None:
         self._index += 1
@@ -90,3 +90,21 @@ async def test_what_was_under_way_during_the_scan_and_is_due_before_what_it_foun
         await look(upkeep, driver)
     assert driver.left(DUE_PREFIX) == []
     assert driver.left(USER_PREFIX) == []
+
+
+async def test_what_one_entry_did_not_get_to_is_removed_by_the_next_ones() -> None:
+    driver: Any = FakeDriver()
+    driver.commit()
+    upkeep = Upkeep(driver, driver, Limits())
+    driver.time_us = 1_000_000
+    for number in range(40):
+        driver.put(b"%d" % number, 5, b"x" * (1 << 20))
+    driver.commit()
+    driver.time_us = 2_000_000
+    left = [len(driver.left(USER_PREFIX))]
+    while left[-1]:
+        await look(upkeep, driver)
+        left.append(len(driver.left(USER_PREFIX)))
+    # Each round removes some 16 MiB.
+    assert left == [40, 24, 8, 0]
+    assert driver.left(DUE_PREFIX) == []

@@ -102,7 +102,7 @@ def opens_without_the_last_frame(files: dict[str, bytes], expected: list[Entry],
     assert again.recovery_notes == []
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.parametrize("how", ["file ends", "zeros follow"])
 @pytest.mark.parametrize("segments", [1, 3])
 def test_cut_at_every_byte_of_the_last_frame(segments: int, how: str) -> None:
@@ -183,7 +183,7 @@ def test_zeroing_a_torn_tail_may_be_cut_short_itself() -> None:
     assert crashes > 100
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_a_bit_flipped_in_any_byte_of_many_segments_is_refused() -> None:
     files = small_log(3)
     newest = max(files)
@@ -211,7 +211,7 @@ def test_a_bit_flipped_in_any_byte_of_many_segments_is_refused() -> None:
     assert checked > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_every_bit_flipped_in_a_log_of_one_segment_is_refused() -> None:
     files = small_log(1)
     path = max(files)
@@ -395,7 +395,7 @@ def test_a_newest_segment_with_a_torn_header_was_never_used() -> None:
         assert wal.hard_state == STATE
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_a_flipped_bit_in_the_header_of_an_unused_segment_loses_nothing() -> None:
     files, entries = new_segment(2)
     path = path_of(3)

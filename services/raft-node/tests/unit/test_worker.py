@@ -161,7 +161,7 @@ def test_it_writes_below_its_directory_only() -> None:
     assert fs.operations[-1].name == "sync"
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_the_real_process_does_a_task_and_ends_with_its_input(tmp_path: Path) -> None:
     fs = OsFileSystem()
     directory = str(tmp_path / "data")
@@ -177,7 +177,7 @@ def test_the_real_process_does_a_task_and_ends_with_its_input(tmp_path: Path) ->
     engine.close()
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_the_worker_imports_nothing_heavy() -> None:
     script = (
         "import sys, raft_node.storage.__main__\n"

@@ -263,6 +263,8 @@ def test_probes_ask_what_they_should(default: list[Object]) -> None:
         startup, liveness = one["startupProbe"], one["livenessProbe"]
         if node:
             assert startup["periodSeconds"] * startup["failureThreshold"] == 30 * 60
+        else:
+            assert startup["periodSeconds"] * startup["failureThreshold"] == 10 * 60
         assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 60
 
 

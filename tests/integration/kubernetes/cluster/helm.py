@@ -76,8 +76,17 @@ class Release:
 
     def shown(self) -> str:
         """For the report of a failure."""
-        pods = self.kubectl("get", "pods,pvc,jobs", "--output", "wide", check=False)
-        return f"{pods}\n{self.kubectl('get', 'events', check=False)[-4000:]}"
+        selected = ("--selector", "app.kubernetes.io/instance=dougdb", "--prefix")
+        parts = [
+            self.kubectl("get", "pods,pvc,jobs", "--output", "wide", check=False),
+            self.kubectl("get", "events", check=False)[-4000:],
+            self.kubectl("logs", *selected, "--tail", "25", check=False)[-12000:],
+            self.kubectl(
+                *("exec", "deploy/dougdb-facade", "--", "/opt/dougdb/bin/dougctl", "timeline", "--since", "15m"),
+                check=False,
+            )[-8000:],
+        ]
+        return "\n".join(parts)
 
     @property
     def address(self) -> str:

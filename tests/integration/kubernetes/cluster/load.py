@@ -5,7 +5,8 @@ check of the server's name. It says ``started``, goes on until a line comes on s
 over), reads every key once more, and prints what it did and saw as one line of JSON: ``{"operations": [[client, kind,
 key, value, call, returned, status], ...], "late": n, "connections": n}``. Times are of one monotonic clock, in seconds;
 ``returned`` is null, and ``status`` a text, when no whole answer came. ``connections`` is how many were opened, without
-that of the last look.
+that of the last look. ``slow`` tells of each answer that took more than `SLOW_S` where its time went: ``[call,
+milliseconds, those of them for a connection, the answer's Server-Timing, the node that answered]``.
 
 Invariants:
     1. A request is sent once. A connection that the server has closed while it was idle is replaced before the request.
@@ -29,6 +30,7 @@ import time
 SECONDS_MAX = 1500.0
 TIMEOUT_S = 15.0
 CONNECT_S = 1.0
+SLOW_S = 0.1
 OPERATIONS_PER_KEY = 200
 
 
@@ -39,6 +41,8 @@ class Client:
         self.host, self.port, self.context = host, port, context
         self.random = random.Random(seed)
         self.opened = 0
+        self.connect_s = 0.0
+        self.told: tuple[str, str] = "", ""
         self.connection: http.client.HTTPConnection | None = None
 
     def connect(self) -> http.client.HTTPConnection:
@@ -63,7 +67,8 @@ class Client:
         raise reason
 
     def request(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        """One exchange."""
+        """One exchange; how long a connection took for it, and what the answer's headers tell, is kept."""
+        self.connect_s, self.told = 0.0, ("", "")
         connection = self.connection
         if connection is not None and select.select([connection.sock], [], [], 0)[0]:
             # Readable while nothing was asked: the server has closed it.
@@ -71,11 +76,14 @@ class Client:
             connection = None
         self.connection = None
         if connection is None:
+            began_s = time.monotonic()
             connection = self.connect()
+            self.connect_s = time.monotonic() - began_s
         try:
             connection.request(method, path, body)
             answer = connection.getresponse()
             seen = answer.status, answer.read()
+            self.told = answer.getheader("Server-Timing", ""), answer.getheader("Doug-Served-By", "")
         except BaseException:
             connection.close()
             raise
@@ -95,6 +103,7 @@ class Load:
         self.clients = [Client(host, port, seed + name, context) for name in range(clients)]
         self.reader = Client(host, port, seed, context)
         self.operations: list[list[object]] = []
+        self.slow: list[tuple[float, float, float, str, str]] = []
         self.keys: list[str] = []
         self.late = 0
         self.stopped = threading.Event()
@@ -111,7 +120,8 @@ class Load:
 
     def operate(self, client: Client, name: int, kind: str, key: str, value: str | None) -> None:
         """One operation, recorded."""
-        record: list[object] = [name, kind, key, value, time.monotonic(), None, "unknown"]
+        began_s = time.monotonic()
+        record: list[object] = [name, kind, key, value, began_s, None, "unknown"]
         self.operations.append(record)
         try:
             body = value.encode() if kind == "put" and value is not None else None
@@ -119,7 +129,10 @@ class Load:
         except (OSError, http.client.HTTPException) as error:
             record[6] = f"{type(error).__name__}: {error}"
             return
-        record[5], record[6] = time.monotonic(), status
+        ended_s = time.monotonic()
+        record[5], record[6] = ended_s, status
+        if ended_s - began_s > SLOW_S:
+            self.slow.append((began_s, 1000 * (ended_s - began_s), 1000 * client.connect_s, *client.told))
         if kind == "get" and status == 200:
             record[3] = answer.decode()
 
@@ -156,6 +169,7 @@ class Load:
             self.operate(self.reader, len(self.clients), "get", key, None)
         report = {
             "operations": self.operations,
+            "slow": sorted(self.slow, key=lambda one: one[1], reverse=True),
             "late": self.late,
             "requests": requests,
             "connections": connections,

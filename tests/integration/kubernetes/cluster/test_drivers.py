@@ -406,7 +406,7 @@ def test_the_real_kubectl_understands_every_call(
 # -- the load -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_the_load_keeps_its_rate_and_records_what_it_saw() -> None:
     port = free_ports(*FACADE_PORTS, FACADE_PORTS_STRIDE)
     stub = Path(__file__).resolve().parents[2] / "stub_facade.py"

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich import box
@@ -24,7 +24,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from rich.table import Table
 
 import dougdb
-from dougdb import backups
+from dougdb import backups, checking, sealing
 from dougdb.backups import Backup, BackupError, IncompleteError, Listed, ShardCut, folder_of
 from dougdb.client import DougClient
 from dougdb.commands.common import (
@@ -41,6 +41,7 @@ from dougdb.commands.common import (
 from dougdb.commands.given import given_path
 from dougdb.errors import ServerError, UnavailableError
 from dougdb.private import private_files
+from dougdb.sealing import Identities, Recipients, SealingError
 
 ATTEMPTS = 3
 """A replica may stop in the middle; the next attempt finds another one."""
@@ -53,6 +54,19 @@ app = typer.Typer(
 BackupArgument = Annotated[
     Path, typer.Argument(metavar="BACKUP", help="A backup's own directory.", show_default=False, parser=given_path)
 ]
+
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        help="The file of a secret key that can read an encrypted backup.",
+        show_default=False,
+        parser=given_path,
+        metavar="FILE",
+    ),
+]
+
+T = TypeVar("T")
 
 
 @app.callback()
@@ -72,6 +86,16 @@ def create(
         int | None,
         typer.Option("--keep", min=1, help="Afterwards remove all but the newest so many of this cluster."),
     ] = None,
+    encrypt_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--encrypt-to",
+            help="A file of public keys, of age or SSH: only who has a secret key to one of them can read the backup.",
+            show_default=False,
+            parser=given_path,
+            metavar="FILE",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Back all shards up into a new directory below DIR, while they go on serving.
@@ -79,6 +103,7 @@ def create(
     Every write that was acknowledged before the command began is in it. The shards are saved one after the other, so
     that of later writes to different shards some may be in it and others not. What is not finished is removed again.
     """
+    recipients = None if encrypt_to is None else _keys(sealing.recipients_of, encrypt_to)
     begun = datetime.datetime.now(datetime.UTC)
     path = directory / backups.new_id(begun)
     with client_of(context) as client, _ended_by_sigterm(), private_files():
@@ -87,7 +112,7 @@ def create(
             directory.mkdir(parents=True, exist_ok=True)
             path.mkdir()
             try:
-                done = _create(client, shards, path, _micros(begun), quiet=as_json)
+                done = _create(client, shards, path, _micros(begun), recipients, quiet=as_json)
             except BaseException:
                 # Also after Ctrl-C: without its manifest it would count for nothing.
                 shutil.rmtree(path, ignore_errors=True)
@@ -95,7 +120,7 @@ def create(
             removed = [] if keep is None else backups.remove_old(directory, done, keep, time.time())
         except OSError as error:
             fail(f"{error.filename or path}: {error.strerror}; no backup was made", ExitCode.FAILURE)
-        except BackupError as error:
+        except (BackupError, SealingError) as error:
             fail(f"{error}; no backup was made", ExitCode.FAILURE)
     if as_json:
         print_json({**_summary(Listed(path, done, "", done.size_bytes)), "removed": [str(old) for old in removed]})
@@ -133,25 +158,27 @@ def list_backups(
             whole.cluster_id[:8] if whole else "-",
             str(len(whole.shards)) if whole else "-",
             decimal(entry.size_bytes),
-            "complete" if whole else "[bold red]incomplete[/]",
+            ("complete, encrypted" if whole.encrypted else "complete") if whole else "[bold red]incomplete[/]",
         )
     print_table(table)
 
 
 @app.command()
 @command
-def verify(*, path: BackupArgument, as_json: JsonOption = False) -> None:
+def verify(*, path: BackupArgument, identity: IdentityOption = None, as_json: JsonOption = False) -> None:
     """Read every byte of a backup and check it. Exit code 1: something is damaged, or it was never finished.
 
-    Sizes and checksums are checked here; every block of every SSTable by raft-node, where that is installed.
+    Sizes and checksums are checked here; every block of every SSTable by raft-node, where that is installed. Of an
+    encrypted backup the encrypted files are checked, or with `--identity` what is in them; blocks when it is restored.
     """
     whole = _load(path)
+    identities = _identities(whole, identity)
     with _progress("verifying", whole.size_bytes, quiet=as_json) as on_bytes:
-        problems = list(backups.check_files(whole, on_bytes))
+        problems = list(checking.check_files(whole, on_bytes, identities))
     # Only here: raft-node is started as dougctl dev starts it, which Windows cannot.
     from dougdb import restoring  # noqa: PLC0415
 
-    deep = restoring.verify_deeply(whole)
+    deep = None if whole.encrypted else restoring.verify_deeply(whole)
     if deep is not None and not problems:
         problems += deep
     if as_json:
@@ -161,9 +188,13 @@ def verify(*, path: BackupArgument, as_json: JsonOption = False) -> None:
     else:
         for problem in problems:
             print(printable(problem))
-        words = (
-            "sizes, checksums and blocks" if deep is not None else "sizes and checksums (raft-node is not installed)"
-        )
+        words = "sizes, checksums and blocks"
+        if whole.encrypted:
+            words = "sizes and checksums of what is in the encrypted files"
+            if identities is None:
+                words = "sizes and checksums of the encrypted files (--identity reads them)"
+        elif deep is None:
+            words = "sizes and checksums (raft-node is not installed)"
         print(f"{path}: DAMAGED" if problems else f"{path}: whole; checked {words} of {len(whole.shards)} shards")
     if problems:
         raise typer.Exit(ExitCode.FAILURE)
@@ -187,6 +218,7 @@ def restore(
     nodes: Annotated[
         int | None, typer.Option("--nodes", min=1, max=9, help="Nodes of each shard; as many as there were without it.")
     ] = None,
+    identity: IdentityOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a new local cluster's data from a backup, for all nodes at once. `dougctl dev` then starts it.
@@ -200,17 +232,25 @@ def restore(
     from dougdb.dev.layout import RefusedError  # noqa: PLC0415
 
     whole = _load(path)
+    identities = _identities(whole, identity)
+    if whole.encrypted and identities is None:
+        fail(f"{path} is encrypted: give the file of a secret key with --identity", ExitCode.USAGE)
     try:
         plan = restoring.plan_of(whole, data, nodes)
         with plan.data, private_files():
             # Everything is checked before anything is written: a refused restore leaves no trace.
             with _progress("verifying", whole.size_bytes, quiet=as_json) as on_bytes:
-                damaged = list(backups.check_files(whole, on_bytes)) or restoring.verify_deeply(whole)
+                damaged = list(checking.check_files(whole, on_bytes, identities))
+                if not damaged and not whole.encrypted:
+                    damaged = restoring.verify_deeply(whole) or []
             if damaged:
                 raise RefusedError(f"the backup is damaged, and nothing was restored: {damaged[0]}")
             restoring.occupy(plan)
-            with _progress("restoring", len(plan.layout.places()), quiet=as_json, nodes=True) as on_node:
-                restoring.carry_out(plan, on_node)
+            with (
+                restoring.readable(plan, identities) as readable,
+                _progress("restoring", len(plan.layout.places()), quiet=as_json, nodes=True) as on_node,
+            ):
+                restoring.carry_out(readable, on_node)
     except RefusedError as error:
         fail(str(error), ExitCode.FAILURE)
     start = f"dougctl dev --data {data} --shards {plan.layout.shards} --nodes {plan.layout.nodes}"
@@ -221,27 +261,69 @@ def restore(
         print(f"restored {plan.layout} into {data} as the new cluster {plan.cluster_id}; start it with\n  {start}")
 
 
-def _create(client: DougClient, shards: list[int], path: Path, begun_us: int, *, quiet: bool) -> Backup:
+@app.command()
+@command
+def keygen(
+    *,
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Where the secret key goes.", show_default=False, parser=given_path),
+    ],
+) -> None:
+    """Make a key for encrypted backups: the secret one in a new FILE, the public one on stdout for `--encrypt-to`.
+
+    Keep the secret key away from where backups are made and kept. Without it nobody can read them.
+    """
+    try:
+        print(sealing.make_key(path))
+    except SealingError as error:
+        fail(str(error), ExitCode.USAGE)
+    except OSError as error:
+        fail(f"{error.filename or path}: {error.strerror}", ExitCode.USAGE)
+
+
+def _keys(read: Callable[[Path], T], path: Path) -> T:
+    try:
+        return read(path)
+    except SealingError as error:
+        fail(str(error), ExitCode.USAGE)
+
+
+def _identities(whole: Backup, path: Path | None) -> Identities | None:
+    if path is None:
+        return None
+    if not whole.encrypted:
+        fail(f"{whole.path} is not encrypted; it needs no --identity", ExitCode.USAGE)
+    return _keys(sealing.identities_of, path)
+
+
+def _create(
+    client: DougClient, shards: list[int], path: Path, begun_us: int, recipients: Recipients | None, *, quiet: bool
+) -> Backup:
     cuts = []
     with _progress("", None, quiet=quiet, shards=len(shards)) as begin:
         for shard in shards:
-            cuts.append(_receive(client, shard, path, begin))
+            cuts.append(_receive(client, shard, path, begin, recipients))
             if not quiet and not Console(stderr=True).is_terminal:
                 cut = cuts[-1]
                 text = f"shard {shard}: entry {cut.index}, {len(cut.files)} files, {decimal(cut.size_bytes)}"
                 print(f"{text}, from {printable(cut.node)}", file=sys.stderr, flush=True)
     ended_us = _micros(datetime.datetime.now(datetime.UTC))
-    return backups.finish(path, cuts, begun_us, ended_us, dougdb.__version__)
+    return backups.finish(path, cuts, begun_us, ended_us, dougdb.__version__, recipients)
 
 
 def _receive(
-    client: DougClient, shard: int, path: Path, begin: Callable[[ShardCut], Callable[[int], None]]
+    client: DougClient,
+    shard: int,
+    path: Path,
+    begin: Callable[[ShardCut], Callable[[int], None]],
+    recipients: Recipients | None,
 ) -> ShardCut:
     folder = path / folder_of(shard)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with client.backup(shard) as source:
-                return backups.receive_shard(source, shard, folder, begin)
+                return backups.receive_shard(source, shard, folder, begin, recipients)
         except (UnavailableError, ServerError, IncompleteError) as error:
             if folder.exists():
                 shutil.rmtree(folder)
@@ -332,4 +414,5 @@ def _summary(entry: Listed) -> dict[str, Any]:
         }
         for cut in whole.shards
     ]
+    summary |= {"encrypted": whole.encrypted}
     return {**summary, "cluster_id": whole.cluster_id, "begun_us": whole.begun_us, "shards": shards}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -34,6 +34,9 @@ def dev(
     ] = Path("data"),
     base_port: Annotated[int, typer.Option("--base-port", help="The first of the nodes' ports, three each.")] = 21000,
     facades: Annotated[int, typer.Option("--facades", min=1, max=16, help="Facades, on one port after the other.")] = 1,
+    shared_port: Annotated[
+        int | None, typer.Option("--shared-port", min=1, max=65535, help="A port that all facades serve together.")
+    ] = None,
     no_restart: Annotated[bool, typer.Option("--no-restart", help="A process that dies stays down.")] = False,
     tls: Annotated[
         Path | None,
@@ -70,7 +73,7 @@ def dev(
 
     if auth and tls is not None:
         fail("--auth makes certificates of its own: leave --tls out", ExitCode.USAGE)
-    environment = _parse_environment(node_env or [])
+    options = Options(str(log_level), _parse_environment(node_env or []), _certificates(tls), auth)
     try:
         session.require_modules()
         with private_files():
@@ -80,17 +83,23 @@ def dev(
                 port=port,
                 base_port=base_port,
                 facades=facades,
-                options=Options(str(log_level), environment, _certificates(tls), auth),
+                shared_port=shared_port,
+                options=options,
                 restart=not no_restart,
                 launcher=OsLauncher(),
             )
     except RefusedError as error:
-        first, *others = str(error).splitlines()
-        for line in others:
-            print(f"dougctl: {printable(line)}", file=sys.stderr)
-        fail(first, ExitCode.USAGE)
+        _refuse(error)
     if code:
         raise typer.Exit(code)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """Ends with every line of an error."""
+    first, *others = str(error).splitlines()
+    for line in others:
+        print(f"dougctl: {printable(line)}", file=sys.stderr)
+    fail(first, ExitCode.USAGE)
 
 
 def _certificates(folder: Path | None) -> Path | None:

@@ -50,6 +50,8 @@ class PortPlan:
     facades: int
     host: str = IPV4
     """The loopback address of the nodes."""
+    shared_port: int | None = None
+    """The port that all facades serve together, if there is one."""
 
     def __post_init__(self) -> None:
         if self.base_port < 1024 or self.node_port_end > NODE_PORT_END:
@@ -65,6 +67,9 @@ class PortPlan:
                 f"the facade's ports {self.facade_port}-{last} (--port) lie among the nodes' "
                 f"{self.base_port}-{self.node_port_end - 1} (--base-port)"
             )
+        shared = self.shared_port
+        if shared is not None and (self.facade_port <= shared <= last or self.base_port <= shared < self.node_port_end):
+            raise RefusedError(f"port {shared} (--shared-port) is one of a facade's or a node's own")
 
     @property
     def node_port_end(self) -> int:
@@ -86,6 +91,8 @@ class PortPlan:
         found = []
         for number in range(self.facades):
             found += [Listener(host, self.facade(number), facade_id(number), "HTTP") for host in facade_hosts]
+        if self.shared_port is not None:
+            found += [Listener(host, self.shared_port, facade_id(0), "shared HTTP") for host in facade_hosts]
         for shard, index in self.layout.places():
             ports, owner = self.node(shard, index), self.layout.node_id(shard, index)
             found += [

@@ -124,6 +124,7 @@ def run(
     port: int,
     base_port: int,
     facades: int,
+    shared_port: int | None = None,
     options: Options,
     restart: bool,
     launcher: Launcher,
@@ -138,7 +139,7 @@ def run(
     """
     signals = Signals()
     hosts = loopback_hosts()
-    plan = PortPlan(layout, base_port, port, facades, hosts[0])
+    plan = PortPlan(layout, base_port, port, facades, hosts[0], shared_port)
     with DataDirectory(data_path) as data:
         signals.install()
         prepare(data, plan, hosts, lambda: signals.stopping)
@@ -254,6 +255,8 @@ class Readiness:
         url = self._clients[0].url
         others = "".join(f", {client.url}" for client in self._clients[1:])
         say(f"ready: {url}{others}   (Ctrl-C stops everything)")
+        if self._plan.shared_port is not None:
+            say(f"all facades: {url.rpartition(':')[0]}:{self._plan.shared_port}")
         if self._token_file is not None:
             say(f"  export DOUGDB_TOKEN=$(cat {self._token_file})   (it may do everything; see docs/auth.md)")
             say("  dougctl auth token create my-app --allow read:config/")

@@ -107,6 +107,8 @@ def facade_specs(
             "DOUGDB_NODES": json.dumps(nodes),
             "DOUGDB_LISTEN": ",".join(join(host, port) for host in hosts),
         }
+        if plan.shared_port is not None:
+            environment["DOUGDB_SHARED_LISTEN"] = ",".join(join(host, plan.shared_port) for host in hosts)
         specs.append(ChildSpec(name, _module("facade"), environment))
     return specs
 

@@ -14,13 +14,12 @@ import structlog
 from fastapi import FastAPI
 
 from facade import __version__
-from facade.app.audit import Audit
 from facade.app.exchange import DATA_PREFIX, refusal
 from facade.app.front import Front
 from facade.app.gate import Gate
 from facade.app.hot import HotLane
 from facade.app.origins import Origins
-from facade.client.access import Caller, current, sender
+from facade.client.access import Caller, current, peer, sender
 from facade.client.auth_state import AuthState
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
@@ -82,13 +81,13 @@ class Application:
         metrics.watches.catching_up = lambda: feeds.catching_up
         metrics.watches.lags = lambda: dict.fromkeys(router.shards, 0) | {f.shard.id: f.lag for f in feeds.open_feeds}
         feeds.on_events, feeds.on_gone = self.audience.publish, lambda error: self.audience.lost(error.shard)
-        self.polls = LongPolls(router, feeds, self.audience, metrics, settings.watches_max)
+        self.polls = LongPolls(router, feeds, self.audience, metrics, settings)
         self._keys = KvApp(router, metrics, settings, self.polls)
         self._exact[WATCH_PATH] = WatchApp(router, metrics, settings, feeds, self.audience)
         self._exact[PROGRESS_PATH] = ProgressApp(metrics, feeds, self.audience)
         self._ops = OpsApp(router, metrics)
         self._ranges = RangeApp(router, metrics, settings)
-        self._rest = make_fastapi(router, metrics, settings, state, None if gate is None else gate.audit)
+        self._rest = make_fastapi(router, metrics, settings, state, gate)
         self._metrics = metrics
         self._origins = Origins(settings.cors_origins)
         self.console = Console(router, metrics, settings) if settings.console_enabled else None
@@ -143,6 +142,7 @@ class Application:
         address: str = scope["client"][0] if scope.get("client") else ""
         principal = "" if self._gate is None else current.get().access.name
         sender.set(principal or address)
+        peer.set(address)
         if self.front.quotas.counts and raw_path.startswith(_OF_KEYS):
             self.front.quotas.take(principal, address)
 
@@ -217,9 +217,9 @@ def make_fastapi(
     metrics: Metrics,
     settings: Settings,
     state: AuthState | None = None,
-    audit: Audit | None = None,
+    gate: Gate | None = None,
 ) -> FastAPI:
-    """Everything but the key routes; without ``state`` and ``audit`` for anyone."""
+    """Everything but the key routes; without ``state`` and ``gate`` for anyone."""
     app = FastAPI(
         title="DougDB",
         version=__version__,
@@ -243,7 +243,8 @@ def make_fastapi(
     app.include_router(leadership.make_router(router, settings))
     app.include_router(members.make_router(router, settings))
     app.include_router(backup.make_router(router, settings))
-    app.include_router(auth.make_router(settings, state, _untold if audit is None else audit.changed))
+    tell = _untold if gate is None else gate.audit.changed
+    app.include_router(auth.make_router(settings, state, tell, sessions=gate))
     app.include_router(health.make_router(router, metrics))
     openapi.install(app)
     docs.install(app)

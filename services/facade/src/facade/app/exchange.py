@@ -10,12 +10,14 @@ Source: RFC 9112, 2.2 and 9.3; uvicorn.protocols.http.httptools_impl.
 from __future__ import annotations
 
 import asyncio
+import urllib.parse
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from facade.app.front import Front, too_much_unread
 from facade.app.outgoing import HIGH_WATER_BYTES
@@ -180,6 +182,32 @@ def refusal(error: ProblemError) -> App:
             await send(part)
 
     return refuse
+
+
+def last_word(error: ProblemError, defaults: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The whole answer that tells an error and ends the connection, for a request that no application is asked for."""
+    body = problem.document(error)
+    head = [STATUS_LINE[error.status]]
+    for name, value in (*defaults, *problem.headers(error, body)):
+        if name != b"connection":
+            head.extend((name, b": ", value, b"\r\n"))
+    return b"".join((*head, b"connection: close\r\n\r\n", body))
+
+
+class Target(NamedTuple):
+    """The target of a request, in its parts; the host only where the target names one."""
+
+    path: str
+    raw_path: bytes
+    query: bytes
+    host: bytes | None
+
+    @classmethod
+    def of(cls, raw: bytes) -> Self:
+        """Takes a target apart, which the parser has found to be one."""
+        url = httptools.parse_url(raw)
+        path = (url.path or b"").decode("ascii")
+        return cls(urllib.parse.unquote(path) if "%" in path else path, url.path or b"", url.query or b"", url.host)
 
 
 def _stopped(method: str) -> ProblemError:

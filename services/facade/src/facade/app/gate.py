@@ -35,9 +35,11 @@ from facade.app.audit import Audit
 from facade.app.bearers import BearerError, Bearers
 from facade.app.certificates import NONE, Certificate
 from facade.app.rules import Need, Rule, Rules
+from facade.app.sign_ins import Facts, SignIns, set_cookie
 from facade.client.access import Access, Caller, check_any, current
 from facade.client.auth_state import AuthState
 from facade.errors import BadRequestError, NotAppliedError, ProblemError, SettingsError, UnauthenticatedError
+from facade.routes.auth import Session
 from facade.routes.raw import request_id_of
 from facade.settings import PREFIX, Settings
 
@@ -55,6 +57,7 @@ USE_AGE_MS = 600_000
 _HOW = "Send Authorization: Bearer TOKEN."
 _ONE_SPACE = "There is one space before a token, and none in it or behind it."
 _WRONG = "The token is not known, or counts no more."
+_SIGN_IN = "What the session rests on counts no more: sign in again."
 _EXPIRED = "The connection's certificate has expired."
 
 log = structlog.get_logger()
@@ -69,12 +72,14 @@ class _Proof(NamedTuple):
             certificates.
         principals: The names that rights are given to.
         expires_s: When it ends, in seconds since the epoch; 0 for never.
+        session: The id of a browser's session that rests on the same; empty without one.
     """
 
     kind: str
     key: str
     principals: tuple[str, ...]
     expires_s: float = 0.0
+    session: str = ""
 
 
 class Gate:
@@ -107,6 +112,8 @@ class Gate:
         self._used_told_s = clock()
         self._uses_refused = ""
         self._bootstrap = _Bootstrap(settings.auth_bootstrap_file)
+        self._sign_ins = SignIns(settings.auth_session_key_file)
+        self._session_s = settings.auth_session_ms / 1000
         self._bearers = Bearers(settings, clock) if "oidc" in self._modes else None
         if self._bearers is not None:
             self._bearers.on_change = self._forget_bearers
@@ -164,12 +171,62 @@ class Gate:
         try:
             if len(headers) > 1:
                 raise UnauthenticatedError("There are two Authorization headers.")
+            shown = self._sign_ins.read(scope["headers"], made.method, self._clock()) if not headers else None
+            if shown is not None:
+                return made._replace(access=self._signed_in(shown))
             found = self.known(headers[0] if headers else b"", certificate)
             access = self._prove(headers[0] if headers else b"", certificate) if found is None else found.access
-        except UnauthenticatedError as error:
+        except (UnauthenticatedError, BadRequestError) as error:
             self.audit.unknown(made, error.detail)
             raise
         return made._replace(access=access)
+
+    # Browsers that sign in.
+
+    def sign_in(self, access: Access, *, secure: bool) -> Session:
+        """See ``facade.routes.auth.Sessions``."""
+        proof = self._proofs.get(access)
+        if proof is None or proof.session or proof.kind == CERTIFICATE:
+            raise BadRequestError("bad_auth", "A session is begun with a token: send Authorization: Bearer TOKEN.")
+        expires_s = min(self._clock() + self._session_s, proof.expires_s or float("inf"))
+        key = self._sign_ins.veiled(proof.key) if proof.kind == BOOTSTRAP else proof.key
+        begun = self._sign_ins.begin(access.name, proof.kind, key, proof.principals, expires_s)
+        return Session(begun.csrf, set_cookie(begun.cookie, secure=secure), expires_s)
+
+    def sign_out(self, access: Access, *, secure: bool) -> str:
+        """See ``facade.routes.auth.Sessions``."""
+        proof = self._proofs.get(access)
+        if proof is None or not proof.session:
+            raise BadRequestError("bad_auth", "This was sent with no session that could end.")
+        self._sign_ins.end(proof.session, proof.expires_s, self._clock())
+        access.end()
+        self.renew()
+        return set_cookie("", secure=secure)
+
+    def _signed_in(self, facts: Facts) -> Access:
+        """Whose session this is, if what it rests on still counts.
+
+        Raises:
+            UnauthenticatedError: It does not.
+            NotAppliedError: This facade does not know now who has which rights.
+        """
+        key = facts.key
+        if facts.kind == BOOTSTRAP:
+            digest = self._bootstrap.digest.hex()
+            if not digest or not hmac.compare_digest(key, self._sign_ins.veiled(digest)):
+                raise UnauthenticatedError(_SIGN_IN)
+            key = digest
+        else:
+            self._check_fresh()
+            if facts.kind != TOKEN and (self._bearers is None or not self._bearers.counts(key)):
+                raise UnauthenticatedError(_SIGN_IN)
+        access = self._access(facts.name, _Proof(facts.kind, key, facts.principals, facts.expires_s, facts.id))
+        # Only what is remembered is kept; the session itself is remembered by the browser.
+        if len(self._remembered) >= REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered[_key(b"\0session " + facts.id.encode(), NONE)] = Caller(access, audit=self.audit.refused)
+        access.used = True
+        return access
 
     # Proofs.
 
@@ -246,14 +303,14 @@ class Gate:
 
     def _renew(self, access: Access, proof: _Proof, now_s: float, *, anew: bool) -> None:
         """Ends what has ended; gives somebody the rights that count now if they are to be found out anew."""
+        if proof.expires_s and proof.expires_s <= now_s:
+            access.end()
+            return
         if proof.kind == BOOTSTRAP:
             if proof.key == self._bootstrap.digest.hex():
                 access.give(ALL)
             else:
                 access.end()
-            return
-        if proof.expires_s and proof.expires_s <= now_s:
-            access.end()
             return
         if not anew:
             return

@@ -30,6 +30,7 @@ from facade.app.certificates import NONE, Certificate
 from facade.app.front import Front, too_much_unread
 from facade.app.gate import Gate
 from facade.app.outgoing import HIGH_WATER_BYTES
+from facade.app.plain import KnownHeads, PlainHead, has_once
 from facade.client.access import Caller
 from facade.client.metrics import Metrics
 from facade.client.modes import BOUNDED, LEADER_KINDS, LINEARIZABLE, READ_MODES, ReadMode
@@ -147,6 +148,7 @@ class HotLane:
         self._gate = gate
         self._metrics = metrics
         self._front = front
+        self._known = KnownHeads()
         self._defaults: list[Header] | None = None
         self._default_lines = b""
         self._leaving = False
@@ -155,8 +157,8 @@ class HotLane:
         self._receipt_lines = b""
 
     def take(
-        self, method: bytes, target: bytes, headers: list[Header], certificate: Certificate = NONE
-    ) -> HotRequest | None:
+        self, method: bytes, target: bytes, headers: list[Header], certificate: Certificate = NONE, *, keep_alive: bool
+    ) -> tuple[HotRequest, PlainHead] | None:
         """The request of a head, if it is a plain one.
 
         Args:
@@ -164,23 +166,37 @@ class HotLane:
             target: Path and query.
             headers: Its headers.
             certificate: The certificate of the connection.
+            keep_alive: Whether the connection goes on behind it.
         """
         put = method == b"PUT"
-        if not (put or method == b"GET") or not target.startswith(_KEYS):
+        if not (put or method == b"GET") or not target.startswith(_KEYS) or not target.isascii():
             return None
+        head = self._head(headers, put=put, keep_alive=keep_alive)
+        request = None if head is None else self._request(head, target, certificate)
+        return None if head is None or request is None else (request, head)
+
+    def learn(self, data: bytes, head: PlainHead, headers: int) -> None:
+        """Keeps a head that may be repeated (``KnownHeads.learn``)."""
+        self._known.learn(data, head, headers)
+
+    def again(self, data: bytes, certificate: Certificate = NONE) -> HotRequest | None:
+        """The request of these bytes, if they are exactly one and it repeats a head that is known."""
+        found = self._known.find(data)
+        if found is None:
+            return None
+        head, target, body = found
+        request = self._request(head, target, certificate)
+        if request is not None:
+            request.body.append(body)
+        return request
+
+    def _head(self, headers: list[Header], *, put: bool, keep_alive: bool) -> PlainHead | None:
+        """What headers say, if they are those of a plain request."""
         found = dict(headers)
-        caller = None if self._gate is None else self._gate.known(found.get(b"authorization", b""), certificate)
-        if len(found) != len(headers) or not (PLAIN if caller is None else PLAIN_KNOWN).issuperset(found):
+        if len(found) != len(headers) or not PLAIN_KNOWN.issuperset(found):
             return None
-        if not self._front.hosts.knows(found.get(b"host", b"")) or not target.isascii():
+        if not self._front.hosts.knows(found.get(b"host", b"")):
             return None
-        path, separator, query = target.partition(b"?")
-        mode = LINEARIZABLE
-        if separator or b"doug-consistency" in found:
-            asked = _mode_of(query if separator else None, found.get(b"doug-consistency"))
-            if asked is None:
-                return None
-            mode = asked
         length = int(found.get(b"content-length", b"-1"))
         content_type = found.get(b"content-type", b"")
         if put:
@@ -188,18 +204,43 @@ class HotLane:
                 return None
             if len(content_type) > CONTENT_TYPE_BYTES_MAX or not is_printable(content_type):
                 return None
-        elif length > 0 or b"json" in found.get(b"accept", b"").lower() or self._front.unread.full:
+        elif length > 0 or b"json" in found.get(b"accept", b"").lower():
+            return None
+        return PlainHead(
+            put,
+            max(length, 0),
+            found.get(b"doug-consistency"),
+            content_type,
+            found.get(b"authorization", b""),
+            found.get(SESSION),
+            found.get(b"x-request-id"),
+            has_once(found),
+            keep_alive,
+        )
+
+    def _request(self, head: PlainHead, target: bytes, certificate: Certificate) -> HotRequest | None:
+        """The request of a head and a target, if nothing forbids that it is carried out at once."""
+        caller = None if self._gate is None else self._gate.known(head.authorization, certificate)
+        if caller is None and (head.authorization or self._gate is not None):
+            return None
+        if not head.put and self._front.unread.full:
+            return None
+        path, separator, query = target.partition(b"?")
+        mode: ReadMode | None = LINEARIZABLE
+        if separator or head.consistency is not None:
+            mode = _mode_of(query if separator else None, head.consistency)
+        if mode is None:
             return None
         try:
             key = key_of(path)
-            session = self._session(found[SESSION]) if SESSION in found else None
+            session = None if head.session is None else self._session(head.session)
         except ProblemError:
             return None
-        if self._gate is not None and (
-            caller is None or not authorize(caller.access.rights, Verb.WRITE if put else Verb.READ, key)
-        ):
+        if caller is not None and not authorize(caller.access.rights, Verb.WRITE if head.put else Verb.READ, key):
             return None
-        return HotRequest(key, mode, content_type, request_id(found.get(b"x-request-id")), session, caller, put=put)
+        request = HotRequest(key, mode, head.content_type, request_id(head.named), session, caller, put=head.put)
+        request.keep_alive = head.keep_alive
+        return request
 
     def _session(self, token: bytes) -> Session:
         """What a token says, if it can be gone by at once.

@@ -68,6 +68,16 @@ def _without_port(scheme: bytes, host: bytes) -> bytes:
     return host.removesuffix(_PORTS.get(scheme, b""))
 
 
+def _is_own(origin: bytes, host: bytes) -> bool:
+    scheme, separator, name = origin.partition(b"://")
+    return bool(separator and name) and _without_port(scheme, name) == _without_port(scheme, host)
+
+
+def is_own_page(seen: Seen) -> bool:
+    """Whether nothing that a browser says of a request speaks against one of our own pages having sent it."""
+    return seen.site in (None, b"same-origin") and (seen.origin is None or _is_own(seen.origin, seen.host))
+
+
 class Origins:
     """The origins whose pages may use the facade."""
 
@@ -97,8 +107,7 @@ class Origins:
                 return
             raise _foreign(f"a page of another site ({seen.site.decode('latin-1')[:32]})")
         if seen.origin is not None:
-            scheme, separator, host = seen.origin.partition(b"://")
-            if separator and host and _without_port(scheme, host) == _without_port(scheme, seen.host):
+            if _is_own(seen.origin, seen.host):
                 return
             raise _foreign(f"a page of {seen.origin.decode('latin-1')[:64]!r}")
         # Not a browser, or an old one. There a form could send this, and nothing else could without being allowed to.

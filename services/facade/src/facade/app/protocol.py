@@ -17,25 +17,24 @@ Source: RFC 9112, 9.3 (pipelining) and 9.6 (closing); reliability.md, part 5.
 from __future__ import annotations
 
 import asyncio
-import urllib.parse
 from collections import deque
 from typing import Any
 
 import httptools
 import structlog
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from doug_wire.pipe import ResultRecord
 from facade.app import certificates, heads
-from facade.app.exchange import App, Exchange, refusal
+from facade.app.exchange import App, Exchange, Target, last_word, refusal
 from facade.app.front import Front
 from facade.app.gate import SCOPE_CERTIFICATE
 from facade.app.hot import HotLane, HotRequest, of_future
 from facade.app.outgoing import HIGH_WATER_BYTES, Outgoing
+from facade.app.plain import PlainHead
 from facade.app.progress import Progress
 from facade.errors import BadRequestError, NotAppliedError, ProblemError, TooManyRequestsError, UnexpectedError
-from facade.routes import problem
 
 log = structlog.get_logger()
 
@@ -50,21 +49,20 @@ LINGER_S = 2.0
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection.
-
-    Attributes:
-        head_since_s: Since when the head of a request is awaited; None while none is.
-        idle_since_s: Since when everything is answered and nothing more was asked; None while it is not so.
-    """
+    """One connection."""
 
     head_since_s: float | None = None
+    """Since when the head of a request is awaited; None while none is."""
     idle_since_s: float | None = None
+    """Since when everything is answered and nothing more was asked; None while it is not so."""
 
     def __init__(self, *arguments: Any, front: Front, hot: HotLane | None = None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._front = front
         self._lane = hot
         self._hot: HotRequest | None = None
+        self._plain: PlainHead | None = None
+        self._begun = 0
         self._head_bytes = 0
         self._head_fed = 0
         self._in_head = False
@@ -165,7 +163,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._outgoing.resume()
 
     # What the exchange sees as its transport.
-
     def write(self, data: bytes) -> None:
         """Sends a part of an answer."""
         self._outgoing.write(data)
@@ -203,7 +200,19 @@ class LimitedProtocol(HttpToolsProtocol):
             if len(self._unparsed) > UNPARSED_BYTES_MAX:
                 self.flow.pause_reading()
             return
-        self._feed(data)
+        if self._lane is None or self.idle_since_s is None or self._receiving is not None:
+            self._feed(data)
+        elif (hot := self._lane.again(data, self._certificate)) is not None:
+            # A request begins here and repeats the head of an earlier one: the parser need not see it.
+            self.idle_since_s = None
+            hot.address = self._address
+            self._ended = not hot.keep_alive
+            self._start_hot(hot)
+        else:
+            self._begun = 0
+            self._feed(data)
+            if self._begun == 1 and self._plain is not None:
+                self._lane.learn(data, self._plain, len(self.headers))
 
     def _feed(self, data: bytes) -> None:
         while data and not self._ended:
@@ -244,6 +253,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """The head begins."""
         self.url = b""
         self.headers = []
+        self._plain = None
+        self._begun += 1
         self._in_head = True
         self._head_bytes = self._head_fed = 0
         self.idle_since_s = None
@@ -275,11 +286,11 @@ class LimitedProtocol(HttpToolsProtocol):
             return  # The parser stops here: _ignore_upgrade goes on.
         version = self.parser.get_http_version()
         if self._lane is not None and version == "1.1":
-            hot = self._lane.take(self.parser.get_method(), self.url, self.headers, self._certificate)
-            if hot is not None:
-                hot.keep_alive = self.parser.should_keep_alive()
-                hot.address = self._address
-                self._hot = hot
+            method, keep_alive = self.parser.get_method(), self.parser.should_keep_alive()
+            taken = self._lane.take(method, self.url, self.headers, self._certificate, keep_alive=keep_alive)
+            if taken is not None:
+                self._hot, self._plain = taken
+                self._hot.address = self._address
                 return
         self._begin_exchange(version)
 
@@ -301,9 +312,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _make_scope(self, version: str) -> BadRequestError | None:
         """Makes what ASGI calls a scope of the head, and returns what is wrong with it."""
-        url = httptools.parse_url(self.url)
-        raw_path = url.path or b""
-        path = raw_path.decode("ascii")
+        target = Target.of(self.url)
         self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -313,18 +322,15 @@ class LimitedProtocol(HttpToolsProtocol):
             "client": self.client,
             "scheme": self.scheme or "http",
             "root_path": "",
-            "path": urllib.parse.unquote(path) if "%" in path else path,
-            "raw_path": raw_path,
-            "query_string": url.query or b"",
+            "path": target.path,
+            "raw_path": target.raw_path,
+            "query_string": target.query,
             "headers": self.headers,
             "state": {SCOPE_CERTIFICATE: self._certificate},
         }
-        hosts = heads.hosts_of(self.headers)
-        if url.host is not None:
-            hosts.append(url.host)
         try:
             heads.check(version, self.headers)
-            self._front.hosts.check(hosts)
+            self._front.hosts.check([*heads.hosts_of(self.headers), *(() if target.host is None else (target.host,))])
         except BadRequestError as error:
             return error
         return None
@@ -490,11 +496,5 @@ class LimitedProtocol(HttpToolsProtocol):
     def _say_last_word(self) -> None:
         error = self._last_word
         assert error is not None
-        body = problem.document(error)
-        head = [STATUS_LINE[error.status]]
-        for name, value in (*self.server_state.default_headers, *problem.headers(error, body)):
-            if name != b"connection":
-                head.extend((name, b": ", value, b"\r\n"))
-        head.extend((b"connection: close\r\n\r\n", body))
-        self.write(b"".join(head))
+        self.write(last_word(error, self.server_state.default_headers))
         self.close()

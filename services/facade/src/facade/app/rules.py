@@ -84,6 +84,7 @@ RULES = (
     _rule("/v1/partitions", "GET", Need.KNOWN),
     _rule("/v1/auth/whoami", "GET", Need.KNOWN),
     _rule("/v1/auth/can-i", "GET", Need.KNOWN),
+    _rule("/v1/auth/session", "POST DELETE", Need.KNOWN),
     _rule("/v1/auth/init", "POST", Verb.AUTH),
     _rule("/v1/auth/tokens", "GET POST", Verb.AUTH),
     _rule("/v1/auth/tokens/{name}", "DELETE", Verb.AUTH),

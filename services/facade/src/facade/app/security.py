@@ -30,7 +30,7 @@ def load(settings: Settings) -> Certificates | None:
     Raises:
         SettingsError: They cannot be used, or plaintext would leave this machine without having been asked for.
     """
-    hosts = [address.host for address in settings.listen]
+    hosts = [address.host for address in settings.addresses]
     hosts += [parse_address(address).host for nodes in settings.nodes.values() for address in nodes.values()]
     if mode_of(settings) != "static":
         hosts.append(ELSEWHERE)
@@ -61,7 +61,7 @@ def _check_guarded(settings: Settings) -> None:
     Raises:
         SettingsError: It is not so.
     """
-    beyond = [str(address) for address in settings.listen if not tls.is_loopback(address.host)]
+    beyond = [str(address) for address in settings.addresses if not tls.is_loopback(address.host)]
     if not settings.guarded:
         if beyond:
             listen = ", ".join(beyond)

@@ -50,19 +50,24 @@ LEAVE_S = 1.0
 LEAVE_CHECK_S = 0.02
 
 
-def bind(addresses: Sequence[Address]) -> list[socket.socket]:
+def bind(addresses: Sequence[Address], shared: Sequence[Address] = ()) -> list[socket.socket]:
     """Binds every address; one of a family that this machine does not have is left out, with a warning.
+
+    Args:
+        addresses: Those that are this process's alone.
+        shared: Those that other facades of the same user may bind as well.
 
     Raises:
         AddressError: An address is taken or cannot be used, or none is left.
     """
     sockets: list[socket.socket] = []
     try:
-        for address in addresses:
+        for address in (*addresses, *shared):
+            beside = shared if address in shared else addresses
             try:
-                sockets.append(_bind_one(address))
+                sockets.append(_bind_one(address, shared=beside is shared))
             except OSError as error:
-                if error.errno in NO_FAMILY and _is_spared(address, addresses):
+                if error.errno in NO_FAMILY and _is_spared(address, beside):
                     event = "listen.no_ipv6" if ":" in address.host else "listen.no_ipv4"
                     log.warning(event, address=str(address), error=error.strerror)
                     continue
@@ -82,11 +87,13 @@ def _is_spared(address: Address, addresses: Sequence[Address]) -> bool:
     return ":" in address.host or any(":" in other.host for other in addresses)
 
 
-def _bind_one(address: Address) -> socket.socket:
+def _bind_one(address: Address, *, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind((address.host, address.port))
@@ -191,7 +198,7 @@ async def serve(
             security.show_expiry(certificates, metrics.registry)
             watch = certificates.watch(settings.tls_reload_ms / 1000, log.info, log.error)
             background.append(group.create_task(watch))
-        log.info("facade.started", listen=[str(address) for address in settings.listen])
+        log.info("facade.started", listen=[str(address) for address in settings.addresses])
         await server.serve(sockets)
         for task in background:
             task.cancel()

@@ -119,6 +119,9 @@ current: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 sender: ContextVar[str] = ContextVar("sender", default="")
 """Whose share of the facade the request takes that is being served: a principal's, or an address's."""
 
+peer: ContextVar[str] = ContextVar("peer", default="")
+"""The address from which it came."""
+
 
 def check(caller: Caller, verb: Verb, target: Target = None) -> None:
     """Refuses what somebody may not do.

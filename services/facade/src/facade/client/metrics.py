@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from facade import __version__
+from facade.client.places import Places
 from facade.client.watches.metrics import WatchMetrics
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -72,6 +73,7 @@ class Metrics:
     Attributes:
         watches: What is counted of watches.
         inflight: Requests that are being answered; a plain number, because every request changes it twice.
+        places: What bounds how many scans, watches and long polls a client has.
         loop_lag_s: How late the last timer of the event loop was.
     """
 
@@ -79,6 +81,7 @@ class Metrics:
         """``commit`` is which commit was built; empty when that is not known."""
         self.registry = CollectorRegistry()
         self.inflight = 0
+        self.places: list[Places] = []
         self.loop_lag_s = 0.0
         # Without a second series for each counter that nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -154,16 +157,17 @@ class Metrics:
             "dougdb_facade_limited", "Requests and connections that were refused because of their client's limits",
             "reason",
         )  # fmt: skip
-        for reason in ("rate", "share", "connections"):
+        for reason in ("rate", "share", "connections", "places"):
             self._limited.labels(reason)
         self._turns_waiting = self._gauge("dougdb_facade_turns_waiting", "Operations that wait for their client's turn")
         self._turns_waited = self._counter("dougdb_facade_turns_waited", "Operations that have waited for it")
-        self._limited_counted = {"rate": 0, "share": 0, "connections": 0, "waited": 0}
+        self._limited_counted = {"rate": 0, "share": 0, "connections": 0, "places": 0, "waited": 0}
 
     def quotas(self, requests: int, connections: int) -> None:
         """Sets how many were refused by the limits of principals and addresses; called now and then, with totals."""
         self._count_up("rate", self._limited.labels("rate"), requests)
         self._count_up("connections", self._limited.labels("connections"), connections)
+        self._count_up("places", self._limited.labels("places"), sum(each.refused for each in self.places))
 
     def turns(self, waiting: int, waited: int, refused: int) -> None:
         """Sets who waits for their turn; called now and then, with totals."""

@@ -30,7 +30,7 @@ from facade.client.node import Node
 from facade.client.operation import Load, Operation
 from facade.client.shard import Answer, Shard
 from facade.client.tracing import OperationTracing
-from facade.client.turns import Turns
+from facade.client.turns import RESERVE, Turns
 from facade.errors import NotAppliedError, ProblemError
 from facade.settings import Settings
 
@@ -69,6 +69,10 @@ class Registry:
         self._bytes_max = settings.queue_bytes_max
         self._window = settings.fair_window_items
         self._client_bytes_max = settings.client_bytes_max
+        # Without turns nobody would be kept out of the reserve.
+        reserve = RESERVE if self._window or self._client_bytes_max else 0.0
+        self._items_limit = int(self._items_max * (1 + reserve))
+        self._bytes_limit = int(self._bytes_max * (1 + reserve))
         self._ids = count(1)
         self._pending: dict[int, Operation] = {}
         self._due: dict[int, list[int]] = {}
@@ -109,7 +113,7 @@ class Registry:
             NotAppliedError: Too much of this shard is waiting.
         """
         load = self._loads.get(shard.id) or self.load(shard.id)
-        if load.items >= self._items_max or load.size + size > self._bytes_max:
+        if load.items >= self._items_limit or load.size + size > self._bytes_limit:
             raise NotAppliedError("overloaded", "Too many requests wait for this shard.", shard=shard.id)
         return load
 

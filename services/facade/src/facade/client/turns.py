@@ -3,7 +3,8 @@
 A client is a principal, or an address while nobody has to say who they are. What one client has under way alone is
 bounded by the shard's queue only. Once there are two, each has a share of a window for itself; what is beyond its share
 waits in a line of its own while the window is full, and the lines are served in turn. Once half of the shard's room is
-taken, nobody may hold more of it than their part: they are refused (429), so that others find room.
+taken, nobody of several may hold more of it than their part: they are refused (429), so that others find room. Whoever
+comes while one client fills the queue finds room in a reserve beyond it, as large as ``RESERVE``.
 
 Must not know HTTP, or what operations do. Invariants:
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 SHARE_MIN = 32
 """A share of a window is at least so many operations, however many clients there are."""
-ALONE = 7 / 8
-"""Which part of a shard's room one client may take while it is alone; the rest is for whoever comes next."""
+RESERVE = 1 / 8
+"""So much beyond a shard's room there is for those who come while one client has all of it."""
 
 
 class Client:
@@ -122,7 +123,7 @@ class Turns:
 
     def _check(self, client: Client, size: int, items: int, taken: int) -> None:
         held, others = client.size + size, len(self._clients) - (client.name in self._clients)
-        part = ALONE if not others else 1 / (others + 1)
+        part = 1 / (others + 1)
         much = 2 * items >= self._items_max and client.items >= part * self._items_max
         large = 2 * taken >= self._bytes_max and client.size > 0 and held > part * self._bytes_max
         if much or large or (self._bytes_limit and client.size > 0 and held > self._bytes_limit):

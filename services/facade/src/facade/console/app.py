@@ -171,14 +171,19 @@ class StreamApp(RawApp):
     async def _send_states(self, request: RawRequest, gone: asyncio.Future[None]) -> None:
         collector = self._collector
         caller = current.get()
-        while not (collector.closed or gone.done()):
-            if self._guarded and not any(allowed(caller, verb) for verb in LOOKING):
-                return  # Its right to look has ended.
-            if collector.state:
-                await request.send(b"event: state\ndata: " + collector.state + b"\n\n", more=True)
-            news = asyncio.ensure_future(collector.changed())
-            await asyncio.wait((news, gone), return_when=asyncio.FIRST_COMPLETED)
-            news.cancel()
+        rights = asyncio.Event()
+        # States may be far apart; who loses the right to look is not kept until the next one.
+        with caller.access.followed(rights.set):
+            while not (collector.closed or gone.done()):
+                if self._guarded and not any(allowed(caller, verb) for verb in LOOKING):
+                    return
+                rights.clear()
+                if collector.state:
+                    await request.send(b"event: state\ndata: " + collector.state + b"\n\n", more=True)
+                news, lost = asyncio.ensure_future(collector.changed()), asyncio.ensure_future(rights.wait())
+                await asyncio.wait((news, lost, gone), return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+                lost.cancel()
 
 
 async def _until_gone(receive: bodies.Receive) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NamedTuple, Protocol
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from doug_wire.auth import tokens
@@ -27,7 +27,7 @@ from doug_wire.auth.document import (
 )
 from doug_wire.auth.grants import ALL, KEYED, Grant, GrantError, KeyRange, Rights, Target, Verb, authorize, parse_grant
 from doug_wire.scan import after_prefix
-from facade.client.access import Caller, current
+from facade.client.access import Access, Caller, current
 from facade.client.auth_state import AuthState
 from facade.errors import BadRequestError, ProblemError
 from facade.models import Problem
@@ -60,6 +60,46 @@ class CanView(_View):
     allowed: bool
     principal: str
     verb: str
+
+
+class SessionView(_View):
+    """A browser has signed in; the cookie goes beside it."""
+
+    principal: str
+    csrf: str = Field(description="What every request of the session has in Doug-Csrf, beside the cookie")
+    expires_at: str
+
+
+class Session(NamedTuple):
+    """A session of a browser that has just begun.
+
+    Attributes:
+        csrf: What every request of it has to have in ``Doug-Csrf``.
+        set_cookie: The header that gives the browser its cookie.
+        expires_s: When it ends, in seconds since the epoch.
+    """
+
+    csrf: str
+    set_cookie: str
+    expires_s: float
+
+
+class Sessions(Protocol):
+    """Begins sessions of browsers, and ends them."""
+
+    def sign_in(self, access: Access, *, secure: bool) -> Session:
+        """Begins one of whoever has shown a token; ``secure`` is whether the browser came by TLS.
+
+        Raises:
+            BadRequestError: They have shown none.
+        """
+
+    def sign_out(self, access: Access, *, secure: bool) -> str:
+        """Ends the one that a request came with; returns the header that takes the cookie.
+
+        Raises:
+            BadRequestError: It came with none.
+        """
 
 
 class NewToken(_View):
@@ -185,6 +225,11 @@ def _only(*names: str) -> Callable[[Request], None]:
     return refuse_others
 
 
+def _disabled() -> BadRequestError:
+    detail = "Nobody has to say who they are here: DOUGDB_AUTH_MODE is none."
+    return BadRequestError("auth_disabled", detail, status=409)
+
+
 class _Users:
     """Changes roles, users and tokens."""
 
@@ -201,8 +246,7 @@ class _Users:
             BadRequestError: 409; nobody has to say who they are, and so nobody may say who may do what.
         """
         if self._state is None:
-            detail = "Nobody has to say who they are here: DOUGDB_AUTH_MODE is none."
-            raise BadRequestError("auth_disabled", detail, status=409)
+            raise _disabled()
         return self._state
 
     async def change(self, make: Callable[[Document], Document], what: str, name: str) -> Document:
@@ -262,7 +306,11 @@ def _target(verb: Verb, key: str | None, prefix: str | None) -> Target:
 
 
 def make_router(
-    settings: Settings, state: AuthState | None, tell: Tell, now_s: Callable[[], float] = time.time
+    settings: Settings,
+    state: AuthState | None,
+    tell: Tell,
+    now_s: Callable[[], float] = time.time,
+    sessions: Sessions | None = None,
 ) -> APIRouter:
     """The routes.
 
@@ -271,10 +319,12 @@ def make_router(
         state: Where roles, users and tokens are; None while nobody has to say who they are.
         tell: Is told of every change: who made it, what it was, and of what.
         now_s: The time, in seconds since the epoch.
+        sessions: Sessions of browsers; None while nobody has to say who they are.
     """
     routes = APIRouter(tags=["auth"], route_class=StrictRoute)
     users = _Users(state, tell, now_s)
     _add_questions(routes, settings, state)
+    _add_sessions(routes, sessions, tell)
     _add_tokens(routes, users)
     _add_roles(routes, users)
     _add_users(routes, users)
@@ -311,6 +361,36 @@ def _add_questions(routes: APIRouter, settings: Settings, state: AuthState | Non
         allowed = authorize(_rights(state), verb, _target(verb, key, prefix))
         name = "" if state is None else current.get().access.name
         return CanView(allowed=allowed, principal=name, verb=verb.value)
+
+
+def _by_tls(request: Request) -> bool:
+    """Whether a browser came by TLS, if only to a proxy: then its page says so."""
+    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
+
+
+def _add_sessions(routes: APIRouter, sessions: Sessions | None, tell: Tell) -> None:
+    def kept() -> Sessions:
+        if sessions is None:
+            raise _disabled()
+        return sessions
+
+    @routes.post("/v1/auth/session", responses=_problems(400, 409), status_code=201, dependencies=[Depends(_only())])
+    async def sign_in(request: Request, response: Response) -> SessionView:
+        """Give a browser a session for the token that this is sent with: a cookie, and the word that goes with it."""
+        caller = current.get()
+        begun = kept().sign_in(caller.access, secure=_by_tls(request))
+        tell(caller, "signed in", caller.access.name)
+        response.headers["set-cookie"] = begun.set_cookie
+        response.headers["cache-control"] = "no-store"
+        expires_at = timestamp(int(begun.expires_s * 1000))
+        return SessionView(principal=caller.access.name, csrf=begun.csrf, expires_at=expires_at)
+
+    @routes.delete("/v1/auth/session", responses=_problems(400, 409), status_code=204, dependencies=[Depends(_only())])
+    async def sign_out(request: Request, response: Response) -> None:
+        """End the session that this is sent with."""
+        caller = current.get()
+        response.headers["set-cookie"] = kept().sign_out(caller.access, secure=_by_tls(request))
+        tell(caller, "signed out", caller.access.name)
 
 
 def _add_tokens(routes: APIRouter, users: _Users) -> None:

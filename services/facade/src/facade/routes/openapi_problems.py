@@ -53,7 +53,7 @@ WHAT = {
 _ANY: Codes = {
     400: ("bad_request", "bad_host"),
     401: ("unauthenticated",),
-    403: ("forbidden", "cross_origin"),
+    403: ("forbidden", "cross_origin", "csrf"),
     405: ("method_not_allowed",),
     408: ("head_timeout", "body_timeout"),
     417: ("bad_expectation",),
@@ -224,6 +224,8 @@ PROBLEMS: dict[tuple[str, str], tuple[Codes, ...]] = {
     ("get", "/v1/shards/{shard}/backup"): (_SHARD, {503: ("unavailable",)}),
     ("get", "/v1/auth/whoami"): (_AUTH_LOOK,),
     ("get", "/v1/auth/can-i"): (_AUTH_LOOK,),
+    ("post", "/v1/auth/session"): (_AUTH_LOOK, {400: ("bad_auth",)}),
+    ("delete", "/v1/auth/session"): (_AUTH_LOOK, {400: ("bad_auth",)}),
     ("post", "/v1/auth/init"): (*_AUTH, {409: ("already_initialised",)}),
     ("get", "/v1/auth/tokens"): (_AUTH_LOOK,),
     ("post", "/v1/auth/tokens"): _AUTH,

@@ -53,6 +53,7 @@ TITLES = {
     "bad_key": "Bad key",
     "bad_watch_id": "Bad id of a watch",
     "cross_origin": "From another site's page",
+    "csrf": "A session without its word",
     "cross_shard": "Keys of several shards",
     "deadline_exceeded": "No answer in time",
     "disk_full": "A disk is full",

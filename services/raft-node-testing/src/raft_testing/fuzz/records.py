@@ -113,6 +113,7 @@ def check_applied(content: bytes) -> None:
     again = StateMachine.open(store)
     assert (again.clock_us, again.revision, again.mark) == (machine.clock_us, machine.revision, machine.mark)
     assert (again.created, again.tokens, again.limits) == (machine.created, machine.tokens, machine.limits)
+    assert again.token_bytes == machine.token_bytes
     for key, value in store.data.items():
         if key.startswith(keyspace.USER_PREFIX) and value is not None:
             keyspace.decode_value(value)
@@ -139,7 +140,7 @@ def seeds_applied() -> Iterable[bytes]:
     some += [(EntryKind.COMMAND, delete), (EntryKind.CLOCK, b""), (EntryKind.STATE_HASH, Mark(4, 9).encode())]
     yield b"".join(bytes((kind, len(command))) + command for kind, command in some)
     rest = [command for command in seeds_command() if len(command) < 256]
-    rest.append(commands.encode(Opcode.SET_LIMITS, b"", value=tokens.encode_limits(Limits(5, 6))))
+    rest.append(commands.encode(Opcode.SET_LIMITS, b"", value=tokens.encode_limits(Limits(5, 6, 7 << 20))))
     note = keyspace.due_key(3, keyspace.user_key(b"k"))
     rest.append(commands.encode(Opcode.EXPIRE, b"", value=expiry.encode_expire((note,))))
     yield b"".join(bytes((EntryKind.COMMAND, len(command))) + command for command in (create, *rest, *rest))
@@ -248,12 +249,12 @@ def seeds_keyspace() -> Iterable[bytes]:
     """Values, counters, a partition map, a standing, a token, notes of what expires."""
     yield keyspace.encode_value(StoredValue(3, b"a/bc", b"value", 1))
     yield keyspace.encode_value(StoredValue(3, b"a/bc", b"value", 1, 1 << 50, b"gzip"))
-    yield State(5, 6, 7).encode()
+    yield State(5, 6, 7, 8).encode()
     yield PartitionMap.first(2).encode()
     yield Ownership(1, PartitionMap.first(3).of_shard(1)).encode()
     yield struct.pack("<QQQ", 1, 2, 3)
     yield TokenRecord(9, 8, ResultRecord(0, 0, 7, b"t", b"v", 5, b"br", True)).encode()
-    yield tokens.encode_limits(Limits(5, 6))
+    yield tokens.encode_limits(Limits(5, 6, 7 << 20))
     notes = (keyspace.due_key(5, b"\x01key"), keyspace.due_key(6, keyspace.token_key(3, b"\0token")))
     yield from (*notes, expiry.encode_expire(notes))
 

@@ -170,7 +170,7 @@ def build(
             context.metrics,
             timeline.record,
         ),
-        upkeep=Upkeep(driver, engine, Limits(settings.idempotency_kept_ms * 1000, settings.idempotency_keys_max)),
+        upkeep=Upkeep(driver, engine, Limits(*settings.token_limits)),
         replica=Replica(settings.node_id, settings.shard_id, driver, reader, peers, watches, freshness, settings.zone),
     )
     _connect(context, parts, reports, wires)

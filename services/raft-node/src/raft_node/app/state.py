@@ -75,6 +75,8 @@ def read_state(
         stalled=engine.stalled,
         stalled_s=replica.driver.stalled_s,
         restoring=replica.driver.restoring,
+        idempotency_keys=replica.driver.machine.tokens,
+        idempotency_bytes=replica.driver.machine.token_bytes,
         volumes={name: (space.total_bytes, space.free_bytes) for name, space in volumes.space.items()},
         disk_low=disk_low,
     )

@@ -34,7 +34,7 @@ _NEEDED_MAX = 64
 _COMMAND_START = HEADER_BYTES + commands.HEADER.size
 _COMMAND_KIND = int(EntryKind.COMMAND)
 _DELETE = int(Opcode.DELETE)
-_MANY = (Opcode.TXN, Opcode.BATCH)
+_MANY = (Opcode.TXN, Opcode.BATCH, Opcode.EXPIRE)
 
 
 class Readable(Protocol):
@@ -121,7 +121,7 @@ class Fetching:
         return True
 
     def _take_some(self, entry: Entry, keys: Sequence[bytes], needed: list[BlockNeeded]) -> int:
-        """Takes what one entry reads, of a transaction or a batch as much as it may read; gives the bytes."""
+        """Takes what one entry reads, of a command for many keys as much as it may read; gives the bytes."""
         if not keys:
             return 0  # It may be no command at all.
         values = self.values

@@ -32,7 +32,8 @@ TOKEN_PREFIX = b"\x00token/"
 DUE_PREFIX = b"\x00due/"
 """Then a deadline, in eight bytes, and a key of this keyspace, which may have expired by then: an index by time."""
 
-_STATE = struct.Struct("<QQQ")
+_STATE = struct.Struct("<QQQQ")
+_OLD_STATES = (16, 24)
 _DEADLINE = struct.Struct(">Q")
 _SLOT = struct.Struct(">H")
 _U64 = struct.Struct("<Q")
@@ -51,11 +52,13 @@ class State(NamedTuple):
         clock_us: Its log time, in microseconds since the epoch.
         revision: The last revision given out.
         tokens: How many tokens are kept.
+        token_bytes: How many bytes they take, with their keys.
     """
 
     clock_us: int = 0
     revision: int = 0
     tokens: int = 0
+    token_bytes: int = 0
 
     def encode(self) -> bytes:
         """Its bytes, as stored under ``STATE_KEY``."""
@@ -68,7 +71,7 @@ class State(NamedTuple):
         Raises:
             CorruptionError: It is not what ``encode`` makes.
         """
-        if len(data) == _U64.size * 2:
+        if len(data) in _OLD_STATES:
             raise CorruptionError("state", 0, "an older version of DougDB wrote it, whose data this one cannot read")
         if len(data) != _STATE.size:
             raise CorruptionError("state", 0, f"counters of {len(data)} bytes")

@@ -114,7 +114,8 @@ class StateMachine:
         clock_us: The log time: the timestamp of the last applied entry, in microseconds since the epoch.
         revision: The last revision given to a write.
         tokens: How many tokens are kept.
-        limits: How many may be, and for how long.
+        token_bytes: How many bytes they take.
+        limits: How many of both may be, and for how long.
         ownership: The slots of this shard.
         auth: Who may do what, as this shard was told.
         mark: The hash as of the last STATE_HASH entry.
@@ -129,7 +130,8 @@ class StateMachine:
         """Takes up the state that the store holds, which was read before: nothing here waits for a disk."""
         self._store = store
         state = stored[STATE_KEY]
-        self.clock_us, self.revision, self.tokens = State.decode(state) if state is not None else State()
+        counters = State.decode(state) if state is not None else State()
+        self.clock_us, self.revision, self.tokens, self.token_bytes = counters
         self.divergences: list[Divergence] = []
         standing = stored[STATE_HASH_KEY]
         # None before the first mark: until then nothing is hashed.
@@ -246,11 +248,14 @@ class StateMachine:
         if self._hash is not None:
             self._hash = chained(self._hash, batch[hashed:] if hashed else batch)
             batch.append((STATE_HASH_KEY, ChainState(self._hash, self.mark).encode()))
-        batch.append((STATE_KEY, State(self.clock_us, self.revision, self.tokens).encode()))
+        batch.append((STATE_KEY, self._counters(self.clock_us).encode()))
         notes = encode_removals(self._removals) if self._removals else b""
         span = Span(self._written_revision, self.revision, self.clock_us, notes)
         self._removals, self._written_revision = [], self.revision
         self._store.write(batch, last.index, last.term, span)
+
+    def _counters(self, clock_us: int) -> State:
+        return State(clock_us, self.revision, self.tokens, self.token_bytes)
 
     def _apply_plain(self, remaining: Iterator[Entry], batch: Effects, outcomes: list[Outcome]) -> Entry | None:
         """Applies puts and deletes without options up to an entry of another kind, which it gives."""
@@ -293,7 +298,7 @@ class StateMachine:
     # Commands that may read.
 
     def _begin_work(self, batch: Effects) -> Work:
-        work = Work(self.ownership, self.limits, self.revision, self.tokens)
+        work = Work(self.ownership, self.limits, self.revision, self.tokens, self.token_bytes)
         work.effects = batch
         work.removals = self._removals
         work.take(self._fetching.values)
@@ -301,7 +306,7 @@ class StateMachine:
 
     def _try(self, entry: Entry, work: Work, *, ask: bool) -> Outcome | None:
         """Carries an entry out; None if something must be loaded first."""
-        before = Before(len(work.effects), self.revision, self.tokens)
+        before = Before(len(work.effects), self.revision, self.tokens, self.token_bytes)
         while True:
             try:
                 return self._carry_out(entry, work)
@@ -331,7 +336,7 @@ class StateMachine:
             outcome = table.carry_out(work, command)
         except ValueError as error:
             raise unknown(entry, str(error)) from error
-        self.revision, self.tokens = work.revision, work.tokens
+        self.revision, self.tokens, self.token_bytes = work.revision, work.tokens, work.token_bytes
         return outcome
 
     def _set_auth(self, value: bytes, work: Work) -> Outcome:
@@ -352,7 +357,7 @@ class StateMachine:
         if leader.at and leader.at == self.mark.at and leader.value != self.mark.value:
             self.divergences.append(Divergence(leader.at, self.mark.value, leader.value))
         value = 0 if self._hash is None else chained(self._hash, effects)
-        self._hash = marked(value, entry.index, State(0, self.revision, self.tokens).encode())
+        self._hash = marked(value, entry.index, self._counters(0).encode())
         self.mark = Mark(entry.index, self._hash)
 
     def _create_shard(self, entry: Entry, value: bytes, batch: Effects) -> Outcome:

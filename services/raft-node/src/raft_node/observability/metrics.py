@@ -90,6 +90,8 @@ class NodeState(NamedTuple):
     compaction_pending_bytes: int
     stalled: bool
     restoring: bool
+    idempotency_keys: int
+    idempotency_bytes: int
     stalled_s: float
     volumes: dict[str, tuple[int, int]]
     disk_low: bool
@@ -346,6 +348,8 @@ class StateCollector(Collector):
             "dougdb_raft_has_leader": ("1 while a leader is known", int(state.has_leader)),
             "dougdb_raft_proposals_pending": ("Proposals without a result", state.proposals_pending),
             "dougdb_snapshot_installing": ("1 while a snapshot takes the place of the state", int(state.restoring)),
+            "dougdb_idempotency_keys": ("Idempotency keys that are kept", state.idempotency_keys),
+            "dougdb_idempotency_bytes": ("What they take with their results", state.idempotency_bytes),
             "dougdb_wal_size_bytes": ("What the files of the log take", state.wal_size_bytes),
             "dougdb_wal_replay_duration_seconds": ("Reading the log at the start", state.wal_replay_s),
             "dougdb_sstable_memory_bytes": ("Memory of indexes and filters, about", state.table_memory_bytes),

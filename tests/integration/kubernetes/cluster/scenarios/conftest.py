@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "scenarios" in item.path.parts:
             item.add_marker(pytest.mark.integration)
-            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.seconds)
             item.add_marker(pytest.mark.timeout(2400))
 
 

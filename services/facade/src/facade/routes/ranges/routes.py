@@ -19,9 +19,10 @@ import orjson
 
 from doug_wire.scan import PREFIX, ScanRecord
 from facade.client.metrics import RANGE_ROUTE, Metrics
+from facade.client.places import Places
 from facade.client.router import Router
 from facade.client.scan import Scan, ScanBrokenError, ScanQuery, bound_behind
-from facade.errors import BadRequestError, NotAppliedError, ProblemError
+from facade.errors import BadRequestError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
 from facade.routes.options import Headers
@@ -91,8 +92,10 @@ class RangeApp:
         self._timeout_s = settings.request_timeout_ms / 1000
         self._count_timeout_s = settings.scan_count_timeout_ms / 1000
         self._idle_s = settings.scan_idle_ms / 1000
-        self._scans_max = settings.scans_max
-        self._under_way = 0
+        self._places = Places(
+            "ranges are being read", settings.scans_max, settings.client_scans_max, settings.address_scans_max
+        )
+        metrics.places.append(self._places)
         self._deletion = RangeDeletion(router, self._timeout_s)
 
     async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
@@ -121,7 +124,7 @@ class RangeApp:
 
     def _others(self) -> bool:
         """Whether other requests than ranges are being answered."""
-        return self._metrics.inflight > self._under_way
+        return self._metrics.inflight > self._places.taken
 
     def _understand(self, scope: Scope) -> RangeRequest:
         headers = Headers(scope["headers"])
@@ -137,16 +140,11 @@ class RangeApp:
         return read_of(scope["query_string"], headers.consistency, cluster_id, limit_max)
 
     async def _admitted(self, asked: RangeRequest, scope: Scope, answer: Answer) -> None:
-        if self._under_way >= self._scans_max:
-            raise NotAppliedError("overloaded", "Too many ranges are being read.")
-        self._under_way += 1
-        try:
+        with self._places.one():
             if scope["method"] == "DELETE":
                 await self._delete(asked, answer)
             else:
                 await self._read(asked, scope, answer)
-        finally:
-            self._under_way -= 1
 
     async def _read(self, asked: RangeRequest, scope: Scope, answer: Answer) -> None:
         query = asked.query

@@ -17,6 +17,7 @@ import orjson
 from doug_wire.auth.grants import Verb
 from facade.client.access import check, current, range_of
 from facade.client.metrics import Metrics
+from facade.client.places import Places
 from facade.client.router import Router
 from facade.client.watches.feeds import Feeds, request_of
 from facade.client.watches.stream import HistoryGoneError
@@ -50,8 +51,10 @@ class WatchApp(RawApp):
         self._router = router
         self._feeds = feeds
         self._audience = audience
-        self._max = settings.watches_max
-        self.under_way = 0
+        self._places = Places(
+            "watches are open here", settings.watches_max, settings.client_watches_max, settings.address_watches_max
+        )
+        metrics.places.append(self._places)
 
     async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
         """Serves one request; it is counted when its stream begins, or is refused."""
@@ -65,9 +68,8 @@ class WatchApp(RawApp):
                 raise BadRequestError("method_not_allowed", "Watches are read.", status=405, headers=allow)
             headers = dict(request.raw_headers)
             asked = watch_of(request.query, headers.get(b"accept"), headers.get(b"last-event-id"))
-            if self.under_way >= self._max:
-                raise NotAppliedError("overloaded", "Too many watches are open here.")
-            await self._watch(request, asked, started_s)
+            with self._places.one():
+                await self._watch(request, asked, started_s)
         except ProblemError as error:
             await request.refuse(error)
             self._metrics.request(method, request.status, "none", perf_counter() - started_s, self.route)
@@ -81,8 +83,7 @@ class WatchApp(RawApp):
         if self._router.guarded:
             check(caller, Verb.WATCH, range_of(selection.start, selection.end))
         numbers = self._numbers(asked)
-        self.under_way += 1
-        self._metrics.watches.open = self.under_way
+        self._metrics.watches.open = self._places.taken
         self._metrics.inflight -= 1
         try:
             async with self._feeds.using(numbers, OPEN_S) as feeds:
@@ -102,8 +103,7 @@ class WatchApp(RawApp):
                     await session.run()
         finally:
             self._metrics.inflight += 1
-            self.under_way -= 1
-            self._metrics.watches.open = self.under_way
+            self._metrics.watches.open -= 1
 
     def _numbers(self, asked: WatchAsked) -> list[int]:
         """The shards that are to be followed."""

@@ -24,6 +24,8 @@ from raft_node.storage.snapshots.checkpoint import CHECKPOINT, CheckpointFile, l
 
 MANIFEST = "BACKUP.json"
 FORMAT = 1
+ENCRYPTED_FORMAT = 2
+"""Of backups that dougctl alone can read."""
 _FILE_NAME = re.compile(r"CHECKPOINT|[0-9]{6,20}\.sst")
 
 
@@ -90,7 +92,7 @@ def load_backup(fs: FileSystem, path: str) -> Backup:
         if xxhash.xxh3_64_hexdigest(body) != expected:
             raise CorruptionError(name, 0, "its checksum does not fit")
         if document["format"] != FORMAT:
-            raise CorruptionError(name, 0, f"it has format {document['format']}; this version knows {FORMAT} only")
+            raise CorruptionError(name, 0, _unknown(document["format"]))
         cuts = tuple(_cut_of(shard) for shard in document["shards"])
         return Backup(str(document["backup_id"]), str(document["cluster_id"]), cuts)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -162,3 +164,9 @@ def _read(fs: FileSystem, path: str) -> bytes:
         return fs.read_file(path)
     except FileNotFoundError:
         raise CorruptionError(path, 0, "the file is missing") from None
+
+
+def _unknown(form: object) -> str:
+    if form == ENCRYPTED_FORMAT:
+        return "its files are encrypted: dougctl backup restore --identity reads it"
+    return f"it has format {form}; this version knows {FORMAT} only"

@@ -55,16 +55,11 @@ def _results(work: Work, command: Command) -> list[bytes] | None:
 
 def one(work: Work, command: Command) -> Outcome:
     """Carries a command for one key out, once if it has a token."""
-    token = command.token
-    if token is None:
+    if command.token is None:
         return singles.carry_out(work, command)
     if not work.ownership.owns_key(command.key, command.epoch):
         return WRONG_SHARD
-    outcome = tokens.known(work, command, token)
-    if outcome is None:
-        outcome = singles.carry_out(work, command)
-        tokens.keep(work, command, token, outcome)
-    return outcome
+    return tokens.carry_out_once(work, command, singles.carry_out)
 
 
 def keys_to_read(command: Command) -> list[bytes]:

@@ -7,6 +7,7 @@ is. Removals are not left to compactions, which differ from replica to replica (
 Invariants:
 1. Nothing is removed before the log clock has passed its deadline, and nothing that was written anew since.
 2. What is done does not depend on what compactions have removed: they leave what has expired to this module.
+3. One command reads about ``READ_BYTES_MAX`` bytes at most: it leaves the rest of its notes for another one.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from doug_wire.command import Command, CommandError
 from doug_wire.pipe import Status
 from doug_wire.watch import ChangeKind
 from raft_node.kv.keyspace import TOKEN_PREFIX, USER_PREFIX, decode_value, split_due_key
+from raft_node.kv.operations import tokens
 from raft_node.kv.operations.tokens import TokenRecord
-from raft_node.kv.operations.work import Outcome, Work
+from raft_node.kv.operations.work import READ_BYTES_MAX, Outcome, Work
 
 _COUNT = struct.Struct("<I")
 _LENGTH = struct.Struct("<H")
@@ -65,18 +67,25 @@ def keys_to_read(command: Command) -> list[bytes]:
 
 
 def expire(work: Work, command: Command) -> Outcome:
-    """Removes what has expired of the noted keys, and the notes."""
-    for note in decode_expire(command.value):
+    """Removes what has expired of the noted keys, and the notes; ``revision`` tells how many notes it has looked at."""
+    notes = decode_expire(command.value)
+    bytes_end = work.bytes + READ_BYTES_MAX
+    for place, note in enumerate(notes):
         deadline_us, key = split_due_key(note)
         if deadline_us > work.clock_us:
             continue
+        if work.bytes > bytes_end:
+            return Outcome(Status.OK, place)
         data = work.read(key)
+        if data is not None:
+            work.count(len(data))
         if data is not None and key.startswith(USER_PREFIX):
             stored = decode_value(data)
             if stored.expires_us == deadline_us and work.ownership.is_present(key[1:], stored.epoch):
                 work.remove(key[1:], ChangeKind.EXPIRE)
         elif data is not None and key.startswith(TOKEN_PREFIX) and TokenRecord.decode(data).deadline_us == deadline_us:
             work.tokens -= 1
+            work.token_bytes -= tokens.size_of(key, data)
             work.write(key, None)
         work.write(note, None)
-    return Outcome(Status.OK, 0)
+    return Outcome(Status.OK, len(notes))

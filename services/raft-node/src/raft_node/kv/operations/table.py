@@ -56,8 +56,4 @@ def carry_out(work: Work, command: Command) -> Outcome:
         return handler(work, command)
     if not work.ownership.owns_key(command.key, command.epoch):
         return WRONG_SHARD
-    outcome = tokens.known(work, command, token)
-    if outcome is None:
-        outcome = handler(work, command)
-        tokens.keep(work, command, token, outcome)
-    return outcome
+    return tokens.carry_out_once(work, command, handler)

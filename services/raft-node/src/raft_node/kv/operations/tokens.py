@@ -7,8 +7,9 @@ Invariants:
 1. A token is looked up before anything else of its command is judged.
 2. Only outcomes that were decided here are kept: success, a failed condition, a number that is none. A command that was
    refused before has left no token, nor has one for another shard.
-3. A token is kept for ``Limits.kept_us`` of log time at least. At ``Limits.count_max`` tokens further ones are refused,
-   never are others forgotten for them.
+3. A token is kept for ``Limits.kept_us`` of log time at least, with its whole outcome. ``Limits.count_max`` tokens and
+   ``Limits.bytes_max`` bytes of them are never exceeded: a command whose outcome has no room is refused, before
+   anything is done or with all of it undone, and never are others forgotten for it.
 4. What is older than tokens are kept is refused when the client's key tells (a UUID of version 7, or what a facade
    makes of one for an operation of a batch), for nobody knows any more what became of it.
 """
@@ -17,10 +18,12 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
+from doug_wire import command as commands
 from doug_wire import pipe
-from doug_wire.command import Command, Token
+from doug_wire.command import Command, Opcode, Token
 from doug_wire.pipe import PipeError, ResultRecord, Status
 from doug_wire.slots import slot_of
 from raft_node.errors import CorruptionError
@@ -28,8 +31,12 @@ from raft_node.kv.keyspace import token_key
 from raft_node.kv.operations.work import Details, Limits, Outcome, Work
 
 _RECORD = struct.Struct("<BQQ")
-_LIMITS = struct.Struct("<QQ")
+_LIMITS = struct.Struct("<QQQ")
 _FORMAT = 1
+_SMALL_BYTES = _RECORD.size + 128 + commands.CONTENT_TYPE_BYTES_MAX
+"""No record of a command for one key is larger: it tells a number, its type and a time at most."""
+_MANY = (Opcode.TXN, Opcode.BATCH)
+_FULL = Outcome(Status.TOKENS_FULL, 0)
 # Facades derive the keys of a batch's operations from the key of the batch: a slash, and the place within it.
 _UUID7 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}(?:/[0-9]+)?", re.IGNORECASE)
 
@@ -95,20 +102,52 @@ def known(work: Work, command: Command, token: Token) -> Outcome | None:
         return Outcome(Status.TOKEN_EXPIRED, 0)
     # One that has expired and is still there gives its place to the new one.
     if data is None and work.tokens >= work.limits.count_max:
-        return Outcome(Status.TOKENS_FULL, 0)
-    return None
-
-
-def keep(work: Work, command: Command, token: Token, outcome: Outcome) -> None:
-    """Keeps what became of a command that was carried out."""
-    if outcome.status not in _KEPT:
-        return
+        return _FULL
     key = key_of(command, token)
-    if work.read(key) is None:
-        work.tokens += 1
+    return None if _fits(work, key, data, _SMALL_BYTES) else _FULL
+
+
+def keep(work: Work, command: Command, token: Token, outcome: Outcome) -> bool:
+    """Keeps what became of a command that was carried out, if it is to be kept; False if there is no room for it."""
+    if outcome.status not in _KEPT:
+        return True
+    key = key_of(command, token)
     deadline_us = work.clock_us + work.limits.kept_us
-    work.write(key, TokenRecord(deadline_us, token.fingerprint, outcome.record(0)).encode())
+    record = TokenRecord(deadline_us, token.fingerprint, outcome.record(0)).encode()
+    before = work.read(key)
+    if not _fits(work, key, before, len(record)):
+        return False
+    if before is None:
+        work.tokens += 1
+    else:
+        work.token_bytes -= size_of(key, before)
+    work.token_bytes += size_of(key, record)
+    work.write(key, record)
     work.note_due(deadline_us, key)
+    return True
+
+
+def carry_out_once(work: Work, command: Command, handler: Callable[[Work, Command], Outcome]) -> Outcome:
+    """Carries out a command that has a token, unless that decides it.
+
+    Requires: the command is for one key, or stands alone in its entry, so that its effects can be undone.
+    """
+    assert command.token is not None
+    outcome = known(work, command, command.token)
+    if outcome is not None:
+        return outcome
+    before = work.mark() if command.opcode in _MANY else None
+    outcome = handler(work, command)
+    if keep(work, command, command.token, outcome):
+        return outcome
+    assert before is not None, "the outcome of a command for one key is small"
+    work.undo(before)
+    return _FULL
+
+
+def size_of(key: bytes, record: bytes) -> int:
+    """What a token counts for: the bytes of its key and its record."""
+    return len(key) + len(record)
 
 
 def replayed(record: TokenRecord) -> Outcome:
@@ -135,6 +174,12 @@ def decode_limits(data: bytes) -> Limits:
     if limits.kept_us >= 1 << 62:
         raise ValueError("tokens would be kept for ever")
     return limits
+
+
+def _fits(work: Work, key: bytes, before: bytes | None, record_bytes: int) -> bool:
+    """Whether there is room for a record in the place of what is stored under its key."""
+    given_back = 0 if before is None else size_of(key, before)
+    return work.token_bytes - given_back + len(key) + record_bytes <= work.limits.bytes_max
 
 
 def _is_older_than_kept(token: Token, clock_us: int, limits: Limits) -> bool:

@@ -70,10 +70,11 @@ class Outcome(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """For how long a token is kept, in microseconds of log time, and how many of them at most."""
+    """For how long a token is kept, in microseconds of log time, and how many of them, with how many bytes, at most."""
 
     kept_us: int = 24 * 3600 * 1_000_000
     count_max: int = 100_000
+    bytes_max: int = 256 << 20
 
 
 class Mark(NamedTuple):
@@ -82,6 +83,7 @@ class Mark(NamedTuple):
     effects: int
     revision: int
     tokens: int
+    token_bytes: int
 
 
 WRONG_SHARD = Outcome(Status.WRONG_SHARD, 0)
@@ -94,7 +96,8 @@ class Work:
         clock_us: The log time as of the entry that is applied.
         revision: The last revision given out.
         tokens: How many tokens are kept.
-        limits: How many may be.
+        token_bytes: How many bytes they take.
+        limits: How many of both may be.
         ownership: The slots of the shard.
         effects: What is to be written, in order; None for a removal.
         removals: Which of them remove users' values, and as which changes.
@@ -120,14 +123,15 @@ class Work:
         "removals",
         "revision",
         "steps",
+        "token_bytes",
         "tokens",
     )
 
-    def __init__(self, ownership: Ownership, limits: Limits, revision: int, tokens: int) -> None:
+    def __init__(self, ownership: Ownership, limits: Limits, revision: int, tokens: int, token_bytes: int = 0) -> None:
         """Begins with the state as it is."""
         self.clock_us = 0
         self.revision = revision
-        self.tokens = tokens
+        self.tokens, self.token_bytes = tokens, token_bytes
         self.limits = limits
         self.ownership = ownership
         self.effects: list[tuple[bytes, bytes | None]] = []
@@ -267,7 +271,7 @@ class Work:
             self._overlay.update(self._fresh)
             self._fresh = {}
         self._marked = len(self.effects)
-        return Mark(len(self.effects), self.revision, self.tokens)
+        return Mark(len(self.effects), self.revision, self.tokens, self.token_bytes)
 
     def end_bound(self) -> None:
         """Ends the bound that ``mark`` began."""
@@ -280,7 +284,7 @@ class Work:
         del self.effects[mark.effects :]
         while self.removals and self.removals[-1].place >= mark.effects:
             self.removals.pop()
-        self.revision, self.tokens = mark.revision, mark.tokens
+        self.revision, self.tokens, self.token_bytes = mark.revision, mark.tokens, mark.token_bytes
         self._one_revision = False
         self._fresh = {}
         self._seen = min(self._seen, mark.effects)

@@ -35,15 +35,15 @@ _PAUSE_S = 0.01
 
 
 class _ResultSink:
-    """Takes the status of one entry into a future."""
+    """Takes the status of one entry, and its revision, into a future."""
 
     def __init__(self) -> None:
-        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.result: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
 
     def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
-        del record_id, revision, details
-        if not self.status.done():
-            self.status.set_result(status)
+        del record_id, details
+        if not self.result.done():
+            self.result.set_result((status, revision))
 
 
 class Upkeep:
@@ -119,8 +119,10 @@ class Upkeep:
         due = [note for note in notes if split_due_key(note)[0] <= now_us]
         later = notes[len(due) :]
         next_us = split_due_key(later[0])[0] if later else NEVER_US
-        if due and await self._propose(Opcode.EXPIRE, encode_expire(due[:NOTES_MAX])) == Status.OK:
-            gone = [note for note in due[:NOTES_MAX] if split_due_key(note)[0] <= machine.clock_us]
+        status, seen = await self._propose(Opcode.EXPIRE, encode_expire(due[:NOTES_MAX])) if due else (Status.OK, 0)
+        if due and status == Status.OK:
+            # Where the values are large, an entry looks at the first of its notes alone.
+            gone = [note for note in due[:seen] if split_due_key(note)[0] <= machine.clock_us]
             # What was proposed before the view was taken and applied behind it may be due before the last note that is
             # gone, but not before the log time of the view.
             self._from = max(self._from, min(gone[-1], due_key(seen_us, b""))) if gone else self._from
@@ -130,11 +132,12 @@ class Upkeep:
             await self._sleep(_LOOK_EVERY_S)
         machine.next_due_us = min(machine.next_due_us, next_us)
 
-    async def _propose(self, opcode: Opcode, value: bytes) -> int:
+    async def _propose(self, opcode: Opcode, value: bytes) -> tuple[int, int]:
+        """Has a command decided; its status and revision."""
         command = commands.encode(opcode, b"", value=value)
         sink = _ResultSink()
         self._driver.submit([Submission(sink, 0, commands.checksum(command), command)])
-        return await sink.status
+        return await sink.result
 
     async def _rest(self) -> None:
         """Waits until something is due, or a second."""

@@ -3,11 +3,12 @@
  * @module
  */
 
-import { isSignedIn, onDenied, signIn } from "./lib/api.js";
+import { isSignedIn, onDenied, onSession, signIn, signOut } from "./lib/api.js";
 import { restart, start, watch } from "./lib/live.js";
 import { link, parse } from "./lib/places.js";
 import { html, render, useEffect, useRef, useState } from "./lib/preact.js";
-import { Dialog, note, Notes } from "./lib/ui.js";
+import { startRights, useRights } from "./lib/rights.js";
+import { Dialog, explain, note, Notes, Trouble } from "./lib/ui.js";
 import { ClusterView, leaderOf } from "./views/cluster.js";
 
 /** @typedef {import("./lib/live.js").Live} Live */
@@ -47,7 +48,7 @@ function ThemeButton() {
 
 /** @param {{live: Live}} properties */
 function Connection({ live }) {
-  const words = { connecting: "connecting", live: "live", lost: "connection lost", denied: "no rights" };
+  const words = { connecting: "connecting", live: "live", lost: "connection lost", denied: isSignedIn() ? "cluster not shown" : "signed out" };
   return html`<span class="connection ${live.phase}" role="status"><span aria-hidden="true">●</span> ${words[live.phase]}</span>`;
 }
 
@@ -66,22 +67,50 @@ function tellChanges(before, after) {
 /** @param {{onClose: () => void}} properties */
 function SignIn({ onClose }) {
   const [token, setToken] = useState("");
-  const enter = (/** @type {Event} */ event) => {
+  const [error, setError] = useState(/** @type {unknown} */ (null));
+  const [busy, setBusy] = useState(false);
+  const enter = async (/** @type {Event} */ event) => {
     event.preventDefault();
-    signIn(token.trim());
-    restart();
-    onClose();
+    setBusy(true);
+    try {
+      await signIn(token.trim());
+      onClose();
+    } catch (failed) {
+      setError(failed);
+      setBusy(false);
+    }
   };
   return html`<${Dialog} title="Sign in" onClose=${onClose}>
     <form onSubmit=${enter}>
-      <p>This needs rights. The token is kept in memory alone, and forgotten when the page is closed.</p>
+      <p>This facade asks who you are. The token is sent once, for a session that ends with the browser, and is kept nowhere.</p>
       <label>Token <input type="password" value=${token} onInput=${(/** @type {any} */ event) => setToken(event.target.value)} autocomplete="off" /></label>
+      <${Trouble} error=${error} />
       <div class="row end">
         <button type="button" onClick=${onClose}>Cancel</button>
-        <button type="submit" class="primary" disabled=${token.trim() === ""}>Sign in</button>
+        <button type="submit" class="primary" disabled=${token.trim() === "" || busy}>Sign in</button>
       </div>
     </form>
   <//>`;
+}
+
+/** @param {{onSignIn: () => void, denied: boolean}} properties Who one is, and the way in and out. */
+function Who({ onSignIn, denied }) {
+  const { principal } = useRights();
+  if (!isSignedIn()) return denied ? html`<button type="button" class="small" onClick=${onSignIn}>Sign in</button>` : null;
+  const leave = () => signOut().catch((failed) => failed.status === 401 || note(explain(failed), "bad"));
+  return html`<span class="quiet who">${principal}</span><button type="button" class="small" onClick=${leave}>Sign out</button>`;
+}
+
+/** @param {{title: string, onSignIn: () => void}} properties What one may not see. */
+function Denied({ title, onSignIn }) {
+  const { principal } = useRights();
+  if (!isSignedIn()) return html`<h1>${title}</h1><p class="booting">Sign in to see this. <button type="button" onClick=${onSignIn}>Sign in</button></p>`;
+  return html`<h1>${title}</h1>
+    <div class="trouble no-rights" role="alert">
+      <p>${principal || "Who is signed in"} does not have the right <b>metrics</b> or <b>admin:members</b>, one of which shows how the cluster is.</p>
+      <p class="quiet">403 forbidden</p>
+    </div>
+    <p>The <a href=${link(["keys"])}>keys</a> are shown as far as you may read them.</p>`;
 }
 
 function App() {
@@ -103,11 +132,18 @@ function App() {
         tellChanges(before, next.state);
         before = next.state;
       }
-      if (next.phase === "denied") setAsksToken(true);
       setLive(next);
     });
+    const endSession = onSession(() => {
+      before = null;
+      restart();
+    });
     start();
-    return end;
+    startRights();
+    return () => {
+      end();
+      endSession();
+    };
   }, []);
   useEffect(() => {
     const end = onDenied((problem) => (problem.status === 401 ? setAsksToken(true) : note(problem.detail, "bad")));
@@ -139,14 +175,15 @@ function App() {
       </nav>
       <div class="row">
         <${Connection} live=${live} />
-        ${live.phase === "denied" && html`<button type="button" class="small" onClick=${() => setAsksToken(true)}>Sign in</button>`}
-        ${isSignedIn() && html`<span class="quiet">signed in</span>`}
+        <${Who} denied=${live.phase === "denied"} onSignIn=${() => setAsksToken(true)} />
         <${ThemeButton} />
       </div>
     </header>
     <main ref=${main} id="main" tabindex="-1" class=${`view-${name}`}>
       ${live.phase === "lost" && html`<div class="trouble" role="alert"><p>The facade does not answer; trying again.${live.state ? " What is shown is what was known last." : ""}</p></div>`}
-      ${ready ? html`<${shown.View} state=${live.state} place=${place} />` : html`<p class="booting">${live.phase === "denied" ? "Sign in to see this." : "Waiting for the cluster…"}</p>`}
+      ${needsState && live.phase === "denied"
+        ? html`<${Denied} title=${title} onSignIn=${() => setAsksToken(true)} />`
+        : ready ? html`<${shown.View} state=${live.state} place=${place} />` : html`<p class="booting">Waiting for the cluster…</p>`}
     </main>
     ${asksToken && html`<${SignIn} onClose=${() => setAsksToken(false)} />`}
     <${Notes} />

@@ -26,21 +26,62 @@ export function onDenied(listener) {
   return () => deniedListeners.delete(listener);
 }
 
-/** @type {{token: string}} Kept in memory alone: it ends with the page. */
-const session = { token: "" };
+/**
+ * The word of the session. The browser keeps the session itself in a cookie that no script can read; neither is worth
+ * anything without the other. All tabs of this origin share it.
+ */
+const CSRF = "dougdb.csrf";
 
-/** @param {string} token */
-export function signIn(token) {
-  session.token = token;
+/** @type {Set<() => void>} */
+const sessionListeners = new Set();
+
+/** @param {() => void} listener Called when somebody has signed in or out, here or in another tab. */
+export function onSession(listener) {
+  sessionListeners.add(listener);
+  return () => {
+    sessionListeners.delete(listener);
+  };
+}
+
+function tellSession() {
+  sessionListeners.forEach((listener) => listener());
+}
+
+addEventListener("storage", (event) => event.key === CSRF && tellSession());
+
+/** Exchanges a token for a session, and forgets it. @param {string} token */
+export async function signIn(token) {
+  const response = await send("POST", "/v1/auth/session", { headers: { authorization: `Bearer ${token}` } });
+  localStorage.setItem(CSRF, (await response.json()).csrf);
+  tellSession();
+}
+
+export async function signOut() {
+  try {
+    await send("DELETE", "/v1/auth/session");
+  } finally {
+    localStorage.removeItem(CSRF);
+    tellSession();
+  }
 }
 
 export function isSignedIn() {
-  return session.token !== "";
+  return localStorage.getItem(CSRF) !== null;
 }
 
 /** @returns {Record<string, string>} The headers that go with every request; no form can send them. */
 export function ownHeaders() {
-  return session.token ? { "doug-client": "console", authorization: `Bearer ${session.token}` } : { "doug-client": "console" };
+  const csrf = localStorage.getItem(CSRF);
+  return { "doug-client": "console", ...(csrf !== null && { "doug-csrf": csrf }) };
+}
+
+/** A request was refused for want of rights. @param {Problem} problem */
+export function denied(problem) {
+  if (problem.status === 401 && isSignedIn()) {
+    localStorage.removeItem(CSRF);
+    tellSession();
+  }
+  deniedListeners.forEach((listener) => listener(problem));
 }
 
 /**
@@ -72,7 +113,7 @@ export async function send(method, path, options = {}) {
   }
   if (response.ok || response.status === 304) return response;
   const problem = await problemOf(response);
-  if (problem.status === 401 || problem.code === "forbidden") deniedListeners.forEach((listener) => listener(problem));
+  if (problem.status === 401 || problem.code === "forbidden") denied(problem);
   throw problem;
 }
 
@@ -113,6 +154,7 @@ export function quoted(text) {
  */
 export function curl(method, path, headers = {}, data) {
   const words = ["curl"];
+  if (isSignedIn()) words.push("-H", '"Authorization: Bearer $DOUGDB_TOKEN"');
   if (method !== "GET") words.push("-X", method);
   for (const [name, value] of Object.entries(headers)) words.push("-H", quoted(`${name}: ${value}`));
   if (data !== undefined) words.push("--data-binary", quoted(data));

@@ -3,7 +3,7 @@
  * @module
  */
 
-import { Problem } from "./api.js";
+import { denied as tellDenied, Problem } from "./api.js";
 import { follow } from "./sse.js";
 
 /**
@@ -63,7 +63,7 @@ export function start() {
 /** Ends the stream that there is, and begins another one: there are other rights now. */
 export function restart() {
   stop();
-  connect();
+  if (!document.hidden) connect();
 }
 
 function stop() {
@@ -82,7 +82,12 @@ function connect() {
     const problem = error instanceof Problem ? error : null;
     const denied = problem !== null && (problem.status === 401 || problem.status === 403);
     tell({ phase: denied ? "denied" : "lost", problem });
-    if (denied) return;
+    if (denied) {
+      // What was seen is not for whoever comes next.
+      tell({ state: null });
+      if (problem?.status === 401) tellDenied(problem);
+      return;
+    }
     timer = setTimeout(connect, retryMs);
     retryMs = Math.min(2 * retryMs, RETRY_MAX_MS);
   });

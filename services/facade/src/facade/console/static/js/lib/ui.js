@@ -3,7 +3,7 @@
  * @module
  */
 
-import { Problem } from "./api.js";
+import { isSignedIn, Problem, send } from "./api.js";
 import { html, useEffect, useRef, useState } from "./preact.js";
 
 /** @typedef {{id: number, text: string, kind: "info" | "good" | "bad"}} Note */
@@ -166,6 +166,33 @@ export function Role({ role }) {
 /** @param {string} role */
 export function signOf(role) {
   return SIGNS[role] ?? "?";
+}
+
+/**
+ * A button that says why it cannot be pressed, if it cannot.
+ * @param {{why?: string, onClick: () => void, children?: any, class?: string, pressed?: boolean}} properties
+ */
+export function Act({ why = "", onClick, children, class: name = "small", pressed }) {
+  return html`<button type="button" class=${name} disabled=${why !== ""} title=${why || undefined} aria-pressed=${pressed} onClick=${onClick}>${children}${why && html`<span class="hidden"> (not allowed: ${why})</span>`}</button>`;
+}
+
+/**
+ * Begins a download. A link cannot say the word of a session: then the answer is fetched, and saved once it is whole.
+ * @param {{path: string, name: string, why?: string, children?: any}} properties
+ */
+export function Download({ path, name, why = "", children }) {
+  const [busy, setBusy] = useState(false);
+  if (!isSignedIn() && !why) return html`<a class="button small" href=${path} download=${name}>${children}</a>`;
+  const fetched = async () => {
+    setBusy(true);
+    try {
+      save(await (await send("GET", path, { headers: { accept: "*/*" } })).blob(), name);
+    } catch (failed) {
+      note(explain(failed), "bad");
+    }
+    setBusy(false);
+  };
+  return html`<${Act} why=${why} onClick=${fetched}>${busy ? "Fetching…" : children}<//>`;
 }
 
 /** @param {{title: string, children?: any, tools?: any, class?: string}} properties */

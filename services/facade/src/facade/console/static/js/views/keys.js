@@ -7,7 +7,8 @@ import { read } from "../lib/api.js";
 import { base64url, bytesOf, fromBase64, keyOf, parameter, prefixOf, same, shown, textKey } from "../lib/keys.js";
 import { go, link } from "../lib/places.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
-import { Trouble } from "../lib/ui.js";
+import { useRights } from "../lib/rights.js";
+import { Act, Trouble } from "../lib/ui.js";
 import { NewKey } from "./key-dialogs.js";
 import { PrefixTools } from "./prefix-tools.js";
 import { CONSISTENCIES } from "../lib/values.js";
@@ -185,6 +186,8 @@ export function KeysView({ place }) {
   };
   const changed = () => setTurn((before) => before + 1);
   const [isLive, setLive] = useState(false);
+  const rights = useRights();
+  const noWatch = rights.lacks("watch", prefix);
   const { changes, error: watchError } = useChanges(prefix, isLive, changed);
   const find = (/** @type {Event} */ event) => {
     event.preventDefault();
@@ -203,9 +206,9 @@ export function KeysView({ place }) {
         <div class="row tools">
           <${Crumbs} prefix=${"text" in prefix ? prefix.text : ""} delimiter=${delimiter} />
           <span class="grow"></span>
-          <button type="button" class="small" onClick=${() => setMakes(true)}>New key</button>
+          <${Act} why=${rights.lacks("write")} onClick=${() => setMakes(true)}>New key<//>
           <button type="button" class="small" onClick=${changed} title="Ask the servers again">Refresh</button>
-          <label class="inline"><input type="checkbox" checked=${isLive} onChange=${(/** @type {any} */ event) => setLive(event.target.checked)} /> live</label>
+          <label class="inline" title=${noWatch || undefined}><input type="checkbox" checked=${isLive} disabled=${noWatch !== "" && !isLive} onChange=${(/** @type {any} */ event) => setLive(event.target.checked)} /> live</label>
           <${PrefixTools} prefix=${prefix} onChange=${changed} />
         </div>
         ${isLive && html`<${Changes} changes=${changes} error=${watchError} onSelect=${(/** @type {Key} */ key) => to({ key })} />`}

@@ -7,6 +7,7 @@ import { ask, read, send } from "../lib/api.js";
 import { count, plural } from "../lib/format.js";
 import { parameter, shown } from "../lib/keys.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
+import { useRights } from "../lib/rights.js";
 import { Confirm, Dialog, note, save, Trouble } from "../lib/ui.js";
 
 /** @typedef {import("../lib/keys.js").Key} Key */
@@ -23,12 +24,14 @@ function rangeOf(prefix) {
 export function PrefixTools({ prefix, onChange }) {
   const [what, setWhat] = useState(/** @type {"" | "delete" | "export" | "import" | "count"} */ (""));
   const close = () => setWhat("");
+  const rights = useRights();
+  const noRead = rights.lacks("read", prefix) !== "";
   return html`<select class="small" aria-label="Do with all of these" value="" onChange=${(/** @type {any} */ event) => { setWhat(event.target.value); event.target.value = ""; }}>
       <option value="">All of these…</option>
-      <option value="count">Count</option>
-      <option value="export">Export as NDJSON</option>
-      <option value="import">Import NDJSON</option>
-      <option value="delete">Delete</option>
+      <option value="count" disabled=${noRead}>Count</option>
+      <option value="export" disabled=${noRead}>Export as NDJSON</option>
+      <option value="import" disabled=${rights.lacks("write") !== ""}>Import NDJSON</option>
+      <option value="delete" disabled=${noRead || rights.lacks("write", prefix) !== ""}>Delete</option>
     </select>
     ${what === "count" && html`<${CountKeys} prefix=${prefix} onClose=${close} />`}
     ${what === "delete" && html`<${DeletePrefix} prefix=${prefix} onClose=${close} onChange=${onChange} />`}

@@ -7,7 +7,8 @@ import { ask, Problem, read } from "../lib/api.js";
 import { count, isKnown, milliseconds, plural, rate, UNKNOWN } from "../lib/format.js";
 import { link } from "../lib/places.js";
 import { html, useEffect, useState } from "../lib/preact.js";
-import { Card, Command, Confirm, note, signOf, Trouble, Wide } from "../lib/ui.js";
+import { useRights } from "../lib/rights.js";
+import { Act, Card, Command, Confirm, Download, note, signOf, Trouble, Wide } from "../lib/ui.js";
 import { commitOf, healthOf, leaderOf, NodeTable, slotsOf, termOf } from "./cluster.js";
 
 /** @typedef {import("../lib/live.js").ClusterState} ClusterState */
@@ -183,10 +184,12 @@ function Members({ shard }) {
   const { found, error } = useMembers(shard.id);
   const [asked, setAsked] = useState(/** @type {{what: string, member?: Member} | null} */ (null));
   const close = () => setAsked(null);
+  const rights = useRights();
+  const why = rights.lacks("admin:members");
   const tools = html`
     ${found?.changing && html`<span class="badge warn">a change is under way</span>`}
-    <button type="button" class="small" onClick=${() => setAsked({ what: "add" })}>Add a member</button>
-    <a class="button small" href=${`/v1/shards/${shard.id}/backup`} download=${`shard-${shard.id}.tar`}>Download a backup</a>
+    <${Act} why=${why} onClick=${() => setAsked({ what: "add" })}>Add a member<//>
+    <${Download} why=${rights.lacks("admin:backup")} path=${`/v1/shards/${shard.id}/backup`} name=${`shard-${shard.id}.tar`}>Download a backup<//>
   `;
   return html`<${Card} title="Members" tools=${tools}>
     ${error instanceof Problem && html`<${Trouble} error=${error} />`}
@@ -206,9 +209,9 @@ function Members({ shard }) {
               <td class="mono">${member.address ?? UNKNOWN}</td>
               <td class="mono">${member.incarnation}</td>
               <td><div class="row">
-                ${member.role === "voter" && !member.leader && html`<button type="button" class="small" onClick=${() => setAsked({ what: "lead", member })}>Make leader<span class="hidden">: ${member.name}</span></button>`}
-                ${!member.leader && html`<button type="button" class="small" onClick=${() => setAsked({ what: "replace", member })}>Replace<span class="hidden"> ${member.name}</span></button>`}
-                <button type="button" class="small" onClick=${() => setAsked({ what: "remove", member })}>Remove<span class="hidden"> ${member.name}</span></button>
+                ${member.role === "voter" && !member.leader && html`<${Act} why=${why} onClick=${() => setAsked({ what: "lead", member })}>Make leader<span class="hidden">: ${member.name}</span><//>`}
+                ${!member.leader && html`<${Act} why=${why} onClick=${() => setAsked({ what: "replace", member })}>Replace<span class="hidden"> ${member.name}</span><//>`}
+                <${Act} why=${why} onClick=${() => setAsked({ what: "remove", member })}>Remove<span class="hidden"> ${member.name}</span><//>
               </div></td>
             </tr>`,
           )}

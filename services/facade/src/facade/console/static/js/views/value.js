@@ -7,7 +7,8 @@ import { curl, Problem } from "../lib/api.js";
 import { bytes, milliseconds } from "../lib/format.js";
 import { pathOf, shown } from "../lib/keys.js";
 import { html, useEffect, useState } from "../lib/preact.js";
-import { Card, Command, Copy, Trouble } from "../lib/ui.js";
+import { useRights } from "../lib/rights.js";
+import { Act, Card, Command, Copy, Download, Trouble } from "../lib/ui.js";
 import { CONSISTENCIES, readPath, readValue } from "../lib/values.js";
 import { DeleteKey, RenameKey } from "./key-dialogs.js";
 import { ValueEditor } from "./value-editor.js";
@@ -55,6 +56,7 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
     );
     return () => controller.abort();
   }, [consistency, turn, mode === "" ? change : ""]);
+  const why = useRights().lacks("write", name);
   const again = () => setTurn((before) => before + 1);
   const missing = error instanceof Problem && error.status === 404;
   const View = (SHAPES[shape] ?? SHAPES.text).View;
@@ -71,10 +73,10 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
       <span class="grow"></span>
       ${value &&
       mode === "" &&
-      html`<button type="button" class="small" onClick=${() => setMode("edit")}>Edit</button>
-        <button type="button" class="small" onClick=${() => setMode("rename")}>Rename</button>
-        <a class="button small" href=${pathOf(name)} download=${"text" in name ? name.text.split("/").pop() || "value" : "value"}>Download</a>
-        <button type="button" class="small" onClick=${() => setMode("delete")}>Delete</button>`}
+      html`<${Act} why=${why} onClick=${() => setMode("edit")}>Edit<//>
+        <${Act} why=${why} onClick=${() => setMode("rename")}>Rename<//>
+        <${Download} path=${pathOf(name)} name=${"text" in name ? name.text.split("/").pop() || "value" : "value"}>Download<//>
+        <${Act} why=${why} onClick=${() => setMode("delete")}>Delete<//>`}
     </div>
     ${missing ? html`<p class="gone">There is no such key.</p>` : html`<${Trouble} error=${error} onRetry=${again} />`}
     ${value && html`<${Facts} value=${value} />`}

@@ -1,0 +1,111 @@
+"""A witness of the machine: a process of its own that notes when the disk or the processor stood still for everybody.
+
+A test that bounds the time in which a cluster answers nothing measures two things, the cluster and the machine under
+it. On a shared machine one fsync may take over a second, for every process on the disk, and no replica can hide that.
+The witness does nothing but a small write with fdatasync in one thread and a short sleep in another, over and over, on
+the disk of the cluster. What either needed beyond ``STALL_MIN_S`` is a stall of the machine, and the test takes it off
+the times that it judges. A cluster that is slow by itself does not slow the witness.
+
+The times are those of ``time.monotonic``, which all processes of a Linux machine share.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+STALL_MIN_S = 0.05
+EVERY_S = 0.01
+FILE = "witness"
+
+
+class Stall(NamedTuple):
+    """A time in which the machine stood still, in seconds of ``time.monotonic``."""
+
+    began_s: float
+    ended_s: float
+
+
+def stalled_s(stalls: Iterable[Stall], since_s: float, until_s: float) -> float:
+    """How much of a time the machine stood still; stalls that overlap, as disk and processor may, count once."""
+    total, seen_s = 0.0, since_s
+    for stall in sorted(stalls):
+        began_s, ended_s = max(stall.began_s, seen_s), min(stall.ended_s, until_s)
+        if ended_s > began_s:
+            total += ended_s - began_s
+            seen_s = ended_s
+    return total
+
+
+class Witness:
+    """Watches the machine while the block runs; what it saw is there when the block has ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[str] | None = None
+        self.stalls: list[Stall] = []
+
+    def __enter__(self) -> Self:
+        root = Path(__file__).resolve().parent.parent
+        command = [sys.executable, "-m", "bench.witness", str(self._folder)]
+        self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self._process is not None
+        told, _ = self._process.communicate()
+        self.stalls = [Stall(*map(float, line.split())) for line in told.splitlines()]
+
+    def stalled_s(self, since_s: float, until_s: float) -> float:
+        """How much of a time the machine stood still."""
+        return stalled_s(self.stalls, since_s, until_s)
+
+    def told(self) -> str:
+        """What the machine did, in a line for the output of a test."""
+        lengths = sorted((round((stall.ended_s - stall.began_s) * 1000) for stall in self.stalls), reverse=True)
+        return f"the machine stood still {len(lengths)} times, in ms: {lengths[:8]}"
+
+
+def watch(step: Callable[[], None], told: Callable[[Stall], None], stopped: threading.Event) -> None:
+    """Repeats a step that takes next to no time, and tells whenever it took some."""
+    while not stopped.wait(EVERY_S):
+        began_s = time.monotonic()
+        step()
+        ended_s = time.monotonic()
+        if ended_s - began_s > STALL_MIN_S:
+            told(Stall(began_s, ended_s))
+
+
+def main(folder: Path) -> None:
+    """Watches until standard input ends, as it does too when the test that began this is killed."""
+    stopped, lock = threading.Event(), threading.Lock()
+
+    def tell(stall: Stall) -> None:
+        with lock:
+            print(*stall, flush=True)
+
+    with (folder / FILE).open("wb", buffering=0) as file:
+
+        def write() -> None:
+            os.pwrite(file.fileno(), b"x", 0)
+            os.fdatasync(file.fileno())
+
+        steps = (write, lambda: time.sleep(EVERY_S))
+        threads = [threading.Thread(target=watch, args=(step, tell, stopped)) for step in steps]
+        for thread in threads:
+            thread.start()
+        sys.stdin.read()
+        stopped.set()
+        for thread in threads:
+            thread.join()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

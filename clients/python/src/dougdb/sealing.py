@@ -1,0 +1,234 @@
+"""Files that only the holder of a key can read: the format of age (age-encryption.org/v1), by ``pyrage``.
+
+What is sealed is read and written piece by piece; nothing of it is held whole, in memory or anywhere else. Must not
+know what the files are. Invariants:
+
+1. What ``seal`` returns of was written whole: an error of the target is never lost on the way through the library.
+2. What ``unseal`` hands on of a piece has passed that piece's authentication, and without its end a file is an error.
+
+Source: https://age-encryption.org/v1; docs/operations.md, Encrypted backups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+SUFFIX = ".age"
+FORMAT = "age-encryption.org/v1"
+KEY_BYTES_MAX = 1 << 20
+_SECRET = "AGE-SECRET-KEY-"  # noqa: S105 - how a key begins, and none itself
+_PIECE_BYTES = 64 << 10
+_TAG_BYTES = 16
+
+
+class SealingError(Exception):
+    """A file cannot be encrypted or decrypted; the message says why."""
+
+
+class Sink(Protocol):
+    """Takes bytes."""
+
+    def write(self, data: bytes, /) -> int:
+        """Takes some."""
+
+    def flush(self) -> None:
+        """Nothing waits any more."""
+
+
+class Recipients:
+    """Whom files are sealed for.
+
+    Attributes:
+        names: Their public keys.
+    """
+
+    def __init__(self, names: Sequence[str], keys: Sequence[Any]) -> None:
+        self.names = tuple(names)
+        self.keys = list(keys)
+
+
+class Identities:
+    """Who can read what was sealed for them. It never shows a secret."""
+
+    def __init__(self, keys: Sequence[Any]) -> None:
+        self.keys = list(keys)
+
+
+def make_key(path: Path) -> str:
+    """Makes a new key, puts it into a new file that its owner alone can read, and gives its public key.
+
+    Raises:
+        SealingError: pyrage is not installed.
+        OSError: The file is there already, or cannot be written.
+    """
+    key = _library().x25519.Identity.generate()
+    public = str(key.to_public())
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(f"# public key: {public}\n{key}\n")
+    return public
+
+
+def recipients_of(path: Path) -> Recipients:
+    """Reads the public keys of a file, one a line: those of age, or SSH's.
+
+    Raises:
+        SealingError: It holds none, or something else.
+    """
+    library, names, keys = _library(), [], []
+    for line in _lines(path):
+        if line.upper().startswith(_SECRET):
+            raise SealingError(f"{path} holds a secret key: encrypting wants the public one, which begins with age1")
+        try:
+            key = library.ssh.Recipient if line.startswith("ssh-") else library.x25519.Recipient
+            keys.append(key.from_str(line))
+        except library.RecipientError as error:
+            raise SealingError(f"{path} has a line that is no public key: {error}") from None
+        names.append(line)
+    if not keys:
+        raise SealingError(f"{path} holds no public key")
+    return Recipients(names, keys)
+
+
+def identities_of(path: Path) -> Identities:
+    """Reads the secret keys of a file: those of age, one a line, or one of SSH without a passphrase.
+
+    Raises:
+        SealingError: It holds none, or something else. The message has no part of a key.
+    """
+    library, lines = _library(), _lines(path)
+    try:
+        if lines and lines[0].startswith("-----BEGIN"):
+            return Identities([library.ssh.Identity.from_buffer(path.read_bytes())])
+        keys = [library.x25519.Identity.from_str(line) for line in lines]
+    except library.IdentityError:
+        raise SealingError(f"{path} has a line that is no secret key of age, AGE-SECRET-KEY-1...") from None
+    except OSError as error:
+        raise SealingError(f"{path}: {error.strerror}") from None
+    if not keys:
+        raise SealingError(f"{path} holds no secret key")
+    return Identities(keys)
+
+
+def seal(source: BinaryIO | Any, target: Sink, recipients: Recipients) -> None:
+    """Encrypts all that ``source`` gives into ``target``.
+
+    Raises:
+        SealingError: The library fails.
+        Exception: Whatever reading or writing raised.
+    """
+    library, reader, writer = _library(), _Reader(source), _Writer(target)
+    try:
+        library.encrypt_io(reader, writer, recipients.keys)
+        writer.flush()
+    except (library.EncryptError, OSError) as error:
+        raise reader.error or writer.error or SealingError(f"encrypting failed: {error}") from None
+    # The library forgets what goes wrong with the last piece.
+    if writer.error is not None:
+        raise writer.error
+    least = reader.count + _TAG_BYTES * (1 + reader.count // _PIECE_BYTES)
+    if writer.count < least:
+        raise SealingError("encrypting failed: not all of it was written")
+
+
+def unseal(source: BinaryIO, target: Sink, identities: Identities) -> None:
+    """Decrypts all that ``source`` gives into ``target``.
+
+    Raises:
+        SealingError: It is not encrypted, not for these keys, damaged, or cut off.
+        Exception: Whatever reading or writing raised.
+    """
+    library, reader, writer = _library(), _Reader(source), _Writer(target)
+    try:
+        library.decrypt_io(reader, writer, identities.keys)
+        writer.flush()
+    except library.DecryptError as error:
+        reason = str(error)
+        if "matching keys" in reason:
+            raise SealingError("it is encrypted for another key") from None
+        if not reader.begins_as_sealed:
+            raise SealingError("it is not encrypted, or its beginning is damaged") from None
+        raise reader.error or SealingError(f"its beginning is damaged or cut off ({reason})") from None
+    except OSError:
+        raise reader.error or writer.error or SealingError("it is damaged or cut off") from None
+    if writer.error is not None:
+        raise writer.error
+
+
+class _Reader:
+    """A source that the library reads; what it raises is kept."""
+
+    def __init__(self, source: BinaryIO | Any) -> None:
+        self._source = source
+        self._beginning = b""
+        self.count = 0
+        self.error: Exception | None = None
+
+    @property
+    def begins_as_sealed(self) -> bool:
+        """Whether it begins as the format does."""
+        return self._beginning == FORMAT.encode()
+
+    def read(self, size: int = -1) -> bytes:
+        """Gives some."""
+        try:
+            data: bytes = self._source.read(size if size > 0 else _PIECE_BYTES)
+        except Exception as error:
+            self.error = error
+            raise
+        if self.count < len(FORMAT):
+            self._beginning = (self._beginning + data)[: len(FORMAT)]
+        self.count += len(data)
+        return data
+
+
+class _Writer:
+    """A target that the library writes to; what it raises is kept."""
+
+    def __init__(self, target: Sink) -> None:
+        self._target = target
+        self.count = 0
+        self.error: Exception | None = None
+
+    def write(self, data: bytes) -> int:
+        """Takes all."""
+        self._keep(lambda: self._target.write(data))
+        self.count += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Has nothing wait."""
+        self._keep(self._target.flush)
+
+    def _keep(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        if path.stat().st_size > KEY_BYTES_MAX:
+            raise SealingError(f"{path} is no file of keys: it is too large")
+        text = path.read_text()
+    except OSError as error:
+        raise SealingError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SealingError(f"{path} is no file of keys") from None
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _library() -> Any:
+    """The library.
+
+    Raises:
+        SealingError: It is not installed.
+    """
+    try:
+        import pyrage  # noqa: PLC0415 - an extra: whoever encrypts nothing needs none
+    except ImportError:
+        raise SealingError("encryption needs pyrage: pip install 'dougdb[encryption]'") from None
+    return pyrage

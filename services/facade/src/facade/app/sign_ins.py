@@ -1,0 +1,193 @@
+"""What a browser that has signed in shows instead of its token: a cookie, and a word that only our own page knows.
+
+A browser sends a cookie whatever page asks for it, and a cookie of one port to every other port of the same host. So
+the cookie alone proves nothing: every request that comes with it also needs the header ``Doug-Csrf``, which no page of
+another origin can know or send, and has to come from a page of ours by the browser's own word.
+
+The cookie holds whom it is about and what that rests on (``Facts``), signed by a key of the facades, and never the
+token. Must not know what somebody may do, nor whether their token still counts (``facade.app.gate`` asks that again).
+Invariants:
+
+1. What a request shows counts only if cookie, header and page all are right.
+2. Nothing that is logged or kept here would let anybody in.
+
+Source: docs/auth.md, Browsers; RFC 6265bis (cookies, ``__Host-``, SameSite); OWASP's cheat sheets on sessions and on
+request forgery (signed double submit, bound to the session).
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from facade.app.origins import Seen, is_own_page
+from facade.errors import BadRequestError, SettingsError
+from facade.settings import PREFIX
+
+COOKIE = b"dougdb-session"
+SECURE_COOKIE = b"__Host-dougdb-session"
+"""Its name over TLS: a browser takes one of this name from the host itself alone."""
+CSRF = b"doug-csrf"
+KEY_BYTES_MIN = 32
+COOKIE_CHARACTERS_MAX = 3800
+"""Browsers keep 4096 with the name and what else is said of it."""
+TRIED_MAX = 4
+"""A page of a neighbouring host may have a browser send several cookies of the same name."""
+ENDED_MAX = 10_000
+
+Header = tuple[bytes, bytes]
+
+
+class Facts(NamedTuple):
+    """What a session says.
+
+    Attributes:
+        id: The session's own.
+        name: Whose it is.
+        kind: How they proved who they are.
+        key: What that rests on, as the gate names it.
+        principals: The names that rights are given to.
+        expires_s: When the session ends, in seconds since the epoch.
+    """
+
+    id: str
+    name: str
+    kind: str
+    key: str
+    principals: tuple[str, ...]
+    expires_s: float
+
+
+class Begun(NamedTuple):
+    """A session that has begun.
+
+    Attributes:
+        facts: What it says.
+        cookie: The cookie's value.
+        csrf: What has to be in ``Doug-Csrf``.
+    """
+
+    facts: Facts
+    cookie: str
+    csrf: str
+
+
+class SignIns:
+    """Makes sessions, and reads them."""
+
+    def __init__(self, key_file: str = "") -> None:
+        """Reads the key; without a file it is drawn anew, and sessions end with this process.
+
+        Raises:
+            SettingsError: The file cannot be read, or holds too little.
+        """
+        self._key = _read_key(key_file) if key_file else secrets.token_bytes(KEY_BYTES_MIN)
+        self._ended: dict[str, float] = {}
+
+    def begin(self, name: str, kind: str, key: str, principals: tuple[str, ...], expires_s: float) -> Begun:
+        """Makes a session.
+
+        Raises:
+            BadRequestError: It would not fit into a cookie.
+        """
+        facts = Facts(secrets.token_urlsafe(18), name, kind, key, principals, expires_s)
+        content = _b64(orjson.dumps([*facts]))
+        cookie = f"{content}.{self._sign(b'cookie', content.encode())}"
+        if len(cookie) > COOKIE_CHARACTERS_MAX:
+            detail = "This principal has too many groups for the cookie of a session; use the token itself."
+            raise BadRequestError("bad_auth", detail)
+        return Begun(facts, cookie, self.csrf_of(facts))
+
+    def csrf_of(self, facts: Facts) -> str:
+        """What has to be in ``Doug-Csrf``."""
+        return self._sign(b"csrf", facts.id.encode())
+
+    def read(self, headers: Iterable[Header], method: str, now_s: float) -> Facts | None:
+        """The session that a request shows; None if it shows none that counts.
+
+        Raises:
+            BadRequestError: 403; it shows one, and may have been sent by a page that is not the console's.
+        """
+        given = list(headers)
+        found = [facts for text in _cookies(given) if (facts := self._facts(text, now_s)) is not None]
+        if not found:
+            return None
+        if not is_own_page(Seen(given)):
+            detail = "A session of the console counts for requests of the console's own pages alone."
+            raise BadRequestError("cross_origin", detail, status=403)
+        shown = [value for name, value in given if name == CSRF]
+        for facts in found:
+            if len(shown) == 1 and hmac.compare_digest(shown[0], self.csrf_of(facts).encode()):
+                return facts
+        detail = f"A session's cookie proves nothing by itself: this {method[:32]} needs its word in Doug-Csrf, too."
+        raise BadRequestError("csrf", detail, status=403)
+
+    def end(self, facts_id: str, expires_s: float, now_s: float) -> None:
+        """Has a session count no more, here and now."""
+        if len(self._ended) >= ENDED_MAX:
+            self._ended = {each: end_s for each, end_s in self._ended.items() if end_s > now_s}
+        if len(self._ended) >= ENDED_MAX:
+            self._ended.pop(next(iter(self._ended)))
+        self._ended[facts_id] = expires_s
+
+    def veiled(self, text: str) -> str:
+        """Stands for a secret's digest in a cookie, so that nobody can try out secrets against it."""
+        return self._sign(b"veil", text.encode())
+
+    def _facts(self, text: bytes, now_s: float) -> Facts | None:
+        content, _, signature = text.partition(b".")
+        if not hmac.compare_digest(signature, self._sign(b"cookie", content).encode()):
+            return None
+        # What is signed was made here, by this version or by another one that has the same key.
+        try:
+            session, name, kind, key, principals, expires_s = orjson.loads(urlsafe_b64decode(content + b"=="))
+        except (binascii.Error, ValueError, TypeError):
+            return None
+        if expires_s <= now_s or session in self._ended:
+            return None
+        return Facts(session, name, kind, key, tuple(principals), expires_s)
+
+    def _sign(self, purpose: bytes, content: bytes) -> str:
+        return _b64(hmac.digest(self._key, purpose + b"\0" + content, hashlib.sha256))
+
+
+def _b64(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _cookies(headers: Iterable[Header]) -> Iterator[bytes]:
+    """The values of our cookies, those over TLS first."""
+    pairs = [
+        (name.strip(), value.strip())
+        for header, text in headers
+        if header == b"cookie"
+        for name, _, value in (pair.partition(b"=") for pair in text.split(b";"))
+    ]
+    ours = [value for wanted in (SECURE_COOKIE, COOKIE) for name, value in pairs if name == wanted and value]
+    yield from ours[:TRIED_MAX]
+
+
+def _read_key(path: str) -> bytes:
+    setting = f"{PREFIX}AUTH_SESSION_KEY_FILE"
+    try:
+        content = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(setting, f"{path}: {error.strerror}") from error
+    if len(content) < KEY_BYTES_MIN:
+        raise SettingsError(setting, f"{path}: a key has at least {KEY_BYTES_MIN} bytes")
+    return hashlib.sha256(content).digest()
+
+
+def set_cookie(value: str, *, secure: bool) -> str:
+    """The header ``Set-Cookie`` that gives a browser a session until it is closed; an empty one takes it."""
+    name = (SECURE_COOKIE if secure else COOKIE).decode()
+    ending = "" if value else "; Max-Age=0"
+    return f"{name}={value}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}{ending}"

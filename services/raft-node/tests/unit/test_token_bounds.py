@@ -1,0 +1,156 @@
+"""What is kept of commands with tokens is bounded in bytes, and whoever has no room changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from doug_wire import command as commands
+from doug_wire.command import Command, Opcode
+from doug_wire.idempotency import with_token
+from doug_wire.payload import Txn, encode_increment, encode_txn
+from doug_wire.pipe import Status
+from raft_node import entry as entries
+from raft_node.entry import EntryKind
+from raft_node.errors import CorruptionError
+from raft_node.kv.fetching import Fetching
+from raft_node.kv.keyspace import STATE_KEY, TOKEN_PREFIX, State, due_key, token_key, user_key
+from raft_node.kv.operations import expiry, tokens
+from raft_node.kv.operations.work import READ_BYTES_MAX, Limits, Outcome
+from raft_node.kv.partitions import encode_create_shard
+from raft_node.kv.state_machine import StateMachine
+from raft_testing.fakes import DictStore
+
+LARGE = b"x" * ((1 << 20) - 200)
+
+
+class Shard:
+    """A state machine with few bytes for tokens."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.store = DictStore()
+        self.machine = StateMachine.open(self.store)
+        self.do(commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1)))
+        limits = tokens.encode_limits(Limits(kept_us=1_000, bytes_max=bytes_max))
+        self.do(commands.encode(Opcode.SET_LIMITS, b"", value=limits))
+
+    def do(self, command: bytes, at_us: int = 0) -> Outcome:
+        entry = entries.encode(self.store.applied_index + 1, 1, EntryKind.COMMAND, at_us, command)
+        (outcome,) = self.machine.apply([entry])
+        return outcome
+
+    def put(self, key: bytes, value: bytes, ttl_ms: int = 0) -> None:
+        self.do(commands.encode(Opcode.PUT, key, b"", value, ttl=ttl_ms))
+
+    def kept(self) -> int:
+        """The bytes of all tokens that are in the store."""
+        held = self.store.data.items()
+        return sum(len(key) + len(data) for key, data in held if key.startswith(TOKEN_PREFIX) and data is not None)
+
+    def user_keys(self) -> list[bytes]:
+        return [key for key, data in self.store.data.items() if key[:1] == b"\x01" and data is not None]
+
+
+def once(command: Command, key: str) -> bytes:
+    return commands.encode(*with_token(command, "", key))
+
+
+def read_and_write(key: str) -> bytes:
+    operations = (commands.encode(Opcode.PUT, b"new", b"", b"v"), commands.encode(Opcode.GET, b"large"))
+    return once(Command(Opcode.TXN, b"new", b"", encode_txn(Txn((), operations, ())), 0), key)
+
+
+def test_what_is_kept_is_counted_by_its_bytes_and_given_back() -> None:
+    shard = Shard(1 << 20)
+    for number in range(20):
+        assert shard.do(once(Command(Opcode.PUT, b"k%d" % number, b"", b"v", 0), f"key-{number}")).status == Status.OK
+    assert shard.machine.token_bytes == shard.kept() > 20 * 40
+    notes = [key for key in shard.store.data if key.startswith(b"\x00due/")]
+    shard.do(commands.encode(Opcode.EXPIRE, b"", value=expiry.encode_expire(notes)), at_us=2_000)
+    assert (shard.machine.tokens, shard.machine.token_bytes, shard.kept()) == (0, 0, 0)
+
+
+def test_the_bytes_are_in_the_state_that_every_replica_takes_up() -> None:
+    shard = Shard(1 << 20)
+    shard.do(once(Command(Opcode.PUT, b"k", b"", b"v", 0), "key"))
+    stored = shard.store.data[STATE_KEY]
+    assert stored is not None
+    assert State.decode(stored).token_bytes == shard.kept() > 0
+    assert StateMachine.open(shard.store).token_bytes == shard.kept()
+
+
+def test_a_state_without_them_is_of_an_older_version() -> None:
+    with pytest.raises(CorruptionError, match="older version"):
+        State.decode(State(1, 2, 3).encode()[:24])
+
+
+def test_results_are_kept_up_to_the_limit_and_a_command_without_room_changes_nothing() -> None:
+    shard = Shard(5 << 20)
+    shard.put(b"large", LARGE)
+    statuses = [shard.do(read_and_write(f"key-{number}")).status for number in range(8)]
+    assert statuses == [Status.OK] * 5 + [Status.TOKENS_FULL] * 3
+    assert shard.kept() == shard.machine.token_bytes <= 5 << 20
+    # What has no room leaves nothing: neither its write, nor a revision, nor a token.
+    shard.do(commands.encode(Opcode.DELETE, b"new"))
+    before = dict(shard.store.data), shard.machine.revision, shard.machine.tokens
+    assert shard.do(read_and_write("another")).status == Status.TOKENS_FULL
+    assert (shard.store.data, shard.machine.revision, shard.machine.tokens) == before
+    # A repetition of what is kept needs no room, and a small result finds some.
+    assert shard.do(read_and_write("key-0")).details is not None
+    small = Command(Opcode.INCREMENT, b"n", b"", encode_increment(1), 0)
+    assert shard.do(once(small, "small")).status == Status.OK
+
+
+def test_small_results_never_go_beyond_the_limit() -> None:
+    shard = Shard(2_000)
+    statuses = [
+        shard.do(once(Command(Opcode.INCREMENT, b"n", b"t" * 255, encode_increment(1), 0), f"{number}")).status
+        for number in range(20)
+    ]
+    kept = statuses.count(Status.OK)
+    assert statuses == [Status.OK] * kept + [Status.TOKENS_FULL] * (20 - kept)
+    assert 0 < kept < 20
+    assert shard.kept() == shard.machine.token_bytes <= 2_000
+
+
+def test_a_token_that_has_expired_gives_its_bytes_to_the_one_in_its_place() -> None:
+    shard = Shard(1 << 20)
+    command = once(Command(Opcode.PUT, b"k", b"", b"v", 0), "key")
+    shard.do(command)
+    shard.do(command, at_us=5_000)
+    assert (shard.machine.tokens, shard.machine.token_bytes) == (1, shard.kept())
+
+
+def test_one_removal_of_what_has_expired_reads_a_bounded_number_of_bytes() -> None:
+    shard = Shard(1 << 20)
+    keys = [b"k%02d" % number for number in range(40)]
+    for key in keys:
+        shard.put(key, LARGE, ttl_ms=1)
+    notes = [due_key(1_000, user_key(key)) for key in keys]
+    seen = []
+    while notes:
+        outcome = shard.do(commands.encode(Opcode.EXPIRE, b"", value=expiry.encode_expire(notes)), at_us=2_000)
+        assert outcome.status == Status.OK
+        assert 0 < outcome.revision * len(LARGE) <= READ_BYTES_MAX + len(LARGE)
+        seen.append(outcome.revision)
+        notes = notes[outcome.revision :]
+        assert len(shard.user_keys()) == len(notes)
+    assert len(seen) == 3
+
+
+def test_the_key_of_a_token_counts() -> None:
+    key = token_key(3, b"\0token")
+    assert tokens.size_of(key, b"record") == len(key) + 6
+
+
+def test_what_a_removal_would_read_beyond_its_bound_is_not_even_fetched() -> None:
+    shard = Shard(1 << 20)
+    keys = [b"k%03d" % number for number in range(expiry.NOTES_MAX)]
+    for key in keys:
+        # One object, that the test takes no memory; values of their own would.
+        shard.store.data[user_key(key)] = LARGE
+    notes = [due_key(1_000, user_key(key)) for key in keys]
+    command = commands.encode(Opcode.EXPIRE, b"", value=expiry.encode_expire(notes))
+    fetching = Fetching(shard.store)
+    assert fetching.fetch([entries.encode(9, 1, EntryKind.COMMAND, 2_000, command)], ask=True) == 1
+    fetched = sum(len(data) for data in fetching.values.values() if data is not None)
+    assert fetched <= READ_BYTES_MAX + 32 * len(LARGE)
