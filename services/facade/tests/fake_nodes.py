@@ -128,6 +128,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         """So many of the newest changes it has not applied yet."""
         self.applied_index = 7
         self.log_index = 7  # As its answers tell it.
+        self.generation = 0
         self.staleness_ms: int | None = None  # As far as it can prove it.
         self.vitals, self.timings = admin_pb2.Vitals(), doug_pb2.Timings()
         """How it is, and where its time goes, by its own word."""
@@ -496,6 +497,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
             "shard": self.shard.id,
             "term": self.shard.term,
             "applied_index": self.log_index,
+            "generation": self.generation,
         }
         role = "leader" if self.leads else "follower"
         return doug_pb2.Receipt(**told, role=role, staleness_ms=self.staleness_ms, zone=self.zone)

@@ -24,7 +24,7 @@ from facade.client.link import Link
 from facade.client.modes import Kind
 from facade.client.operation import Operation
 from facade.client.receipts import Headers, Receipt
-from facade.client.sessions import Sessions
+from facade.client.sessions import Sessions, entry_of
 from facade.discovery.targets import Target
 from facade.settings import parse_address
 
@@ -204,7 +204,9 @@ class Node:
                 (b"doug-applied-index", b"%d" % said.applied_index),
             )
             self._headers = (known, headers)
-        receipt = Receipt(said.shard, said.applied_index, self._headers[1], sessions)
+        if said.generation:
+            sessions.heard(said.shard, said.generation)
+        receipt = Receipt(said.shard, entry_of(said.generation, said.applied_index), self._headers[1], sessions)
         if timed:
             receipt.heard_s = now_s
             receipt.timings = message.timings if message.HasField("timings") else None
