@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,8 @@ from typing import Any
 if __package__ in (None, ""):  # Started by its path, as `make bench-overload` does.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.cluster import Cluster, ClusterError
+from bench.cluster import Cluster
+from bench.fresh import add_layout, on_fresh_cluster
 from bench.load import LoadResult, Workload, run_blocking
 from bench.meter import MemorySampler, family_pss_bytes
 from bench.smoke import Meter
@@ -92,26 +91,17 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=64, help="the clients that it can serve (64)")
     parser.add_argument("--times", type=int, default=32, help="how many times as many ask at once (32)")
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long (60)")
-    parser.add_argument("--shards", type=int, default=2)
-    parser.add_argument("--nodes", type=int, default=5)
+    add_layout(parser)
     parser.add_argument("--check", action="store_true", help="exit code 1 beyond the limits")
     options = parser.parse_args()
-    signal.alarm(int(options.seconds) + 180)
-    with tempfile.TemporaryDirectory(prefix="dougdb-bench-", ignore_cleanup_errors=True) as folder:
-        cluster = Cluster(Path(folder), shards=options.shards, nodes=options.nodes, environment={})
-        try:
-            figures = run(cluster, options)
-            code = cluster.stop()
-        except ClusterError as error:
-            print(error, file=sys.stderr)
-            return 1
-        finally:
-            cluster.close()
+    figures = on_fresh_cluster(run, options, options.seconds + 180)
+    if figures is None:
+        return 1
     print(json.dumps(figures, indent=2))
     bad = beyond(figures)
     for what in bad:
         print(what, file=sys.stderr)
-    return 1 if code or (options.check and bad) else 0
+    return 1 if options.check and bad else 0
 
 
 if __name__ == "__main__":

@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
@@ -24,7 +21,8 @@ import psutil
 if __package__ in (None, ""):  # Started by its path, as `make bench-smoke` does.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.cluster import Cluster, ClusterError
+from bench.cluster import Cluster
+from bench.fresh import add_layout, on_fresh_cluster
 from bench.load import LoadResult, Workload, run_blocking
 from bench.meter import cpu_s, family, family_pss_bytes, rss_bytes, scrape, total
 
@@ -141,10 +139,6 @@ def run(cluster: Cluster, options: argparse.Namespace) -> dict[str, Any]:
     return {"phases": phases, "memory": memory}
 
 
-def _give_up(signal_number: int, _: FrameType | None) -> None:
-    raise ClusterError(f"ended by signal {signal_number}: the bound of time, or the user")
-
-
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="A short benchmark of a fresh local cluster.")
@@ -152,33 +146,20 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--value-bytes", type=int, default=100)
-    parser.add_argument("--shards", type=int, default=2)
-    parser.add_argument("--nodes", type=int, default=5)
+    add_layout(parser)
     parser.add_argument("--memtable-bytes", type=int, help="DOUGDB_MEMTABLE_BYTES of the nodes, to see flushes")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     options = parser.parse_args()
     environment = {"DOUGDB_MEMTABLE_BYTES": str(options.memtable_bytes)} if options.memtable_bytes else {}
-    for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _give_up)
-    signal.alarm(int(3 * options.seconds) + BOUND_S)
-    with tempfile.TemporaryDirectory(prefix="dougdb-bench-", ignore_cleanup_errors=True) as folder:
-        cluster = Cluster(Path(folder), shards=options.shards, nodes=options.nodes, environment=environment)
-        try:
-            figures = run(cluster, options)
-            code = cluster.stop()
-        except ClusterError as error:
-            print(error, file=sys.stderr)
-            return 1
-        finally:
-            cluster.close()
+    figures = on_fresh_cluster(run, options, 3 * options.seconds + BOUND_S, environment)
+    if figures is None:
+        return 1
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if code:
-        print(f"dougctl dev ended with exit code {code}", file=sys.stderr)
     bad = [phase["phase"] for phase in figures["phases"] if phase["term_changes"] or phase["errors"]]
     if bad:
         print(f"failed: terms changed or operations failed in {', '.join(bad)}", file=sys.stderr)
-    return 1 if bad or code or len(figures["phases"]) < 3 else 0
+    return 1 if bad or len(figures["phases"]) < 3 else 0
 
 
 if __name__ == "__main__":

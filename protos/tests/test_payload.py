@@ -140,6 +140,7 @@ def test_the_keys_of_a_command() -> None:
         (command.encode(Opcode.BATCH, b"k"), "shorter than its header"),
         (batch(), "1 to 10000 operations"),
         (batch(GET), "key of a batch"),
+        (batch(*[GET] * 1001, PUT), "at most 1000"),
         (batch(PUT, batch(PUT)), "not for a transaction or a batch"),
         (batch(PUT, condition=command.EXISTS), "no condition"),
         (batch(PUT, ttl=5), "no condition"),

@@ -81,6 +81,8 @@ def serves(cluster: Cluster) -> bool:
 def test_one_survivor_goes_on_and_gets_its_members_again(cluster: Cluster) -> None:
     for number in range(KEYS):
         assert cluster.request("PUT", f"/v1/kv/key-{number}", b"value %d" % number).status == 200
+    session = {"Doug-Session": cluster.request("GET", "/v1/kv/key-0").headers["doug-session"]}
+    revision = int(cluster.request("GET", "/v1/kv/key-0").headers["etag"].strip('"'))
     cluster.await_equal(SHARD)
     names = cluster.node_ids
     launches = {name: cluster.launch_of(name) for name in names}
@@ -106,6 +108,12 @@ def test_one_survivor_goes_on_and_gets_its_members_again(cluster: Cluster) -> No
     for number in range(KEYS):
         answer = cluster.request("GET", f"/v1/kv/key-{number}")
         assert (answer.status, answer.body) == (200, b"value %d" % number), "every survivor had it"
+
+    # Some of what was seen before may be lost, and nobody takes it for present.
+    read = cluster.request("GET", "/v1/kv/key-0?consistency=session", headers=session)
+    assert (read.status, read.json()["code"]) == (409, "foreign_session")
+    again = cluster.request("PUT", "/v1/kv/key-0", b"value 0")
+    assert int(again.headers["etag"].strip('"')) > revision + (1 << 39), "no lost revision is given out again"
 
     wipe(launches[(set(names[3:]) - {survivor}).pop()])
     for name in others:

@@ -185,6 +185,16 @@ RAFT = [
         Case({node("dougdb_state_divergence_total"): steady(3, 40)}, 35, node_labels()),
     ),
     Alert(
+        "DougDBLogClockAhead",
+        "dougdb_log_clock_ahead_seconds > 5",
+        0,
+        "warning",
+        "The log of shard {{ $labels.shard }} is ahead of the clock of its leader.",
+        "When {{ $labels.pod }} was elected, the time in the log of shard {{ $labels.shard }} was ahead of its clock.",
+        Case({node("dougdb_log_clock_ahead_seconds"): steady(60, 10)}, 5, node_labels()),
+        Case({node("dougdb_log_clock_ahead_seconds"): steady(0.5, 10)}, 5, node_labels()),
+    ),
+    Alert(
         "DougDBHeartbeatLate",
         "rate(dougdb_raft_heartbeat_late_total[5m]) > 0.1",
         10,

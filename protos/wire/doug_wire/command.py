@@ -75,6 +75,8 @@ class Opcode(IntEnum):
     """For how long and how many tokens are kept; the leader proposes it (``raft_node.kv.operations.tokens``)."""
     SET_AUTH = 11
     """Who may do what (``raft_node.kv.operations.access``); through Admin alone."""
+    RECOVER = 12
+    """The shard goes on without what it had acknowledged; ``raft_node.app.recovery`` alone writes it."""
 
 
 class ConditionKind(IntEnum):

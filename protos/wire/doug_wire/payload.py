@@ -37,6 +37,10 @@ INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 TXN_OPERATIONS_MAX = 128
 """Compares, success operations and failure operations, each."""
 BATCH_OPERATIONS_MAX = 10_000
+BATCH_COSTLY_MAX = 1_000
+"""So many operations of one batch may be more than plain puts and deletes: every replica carries it out in one go."""
+PLAIN = (bytes((Opcode.PUT, 0)), bytes((Opcode.DELETE, 0)))
+"""How the others begin: the opcode, and the flags of its options."""
 PAYLOAD_BYTES_MAX = 2 << 20
 """What a transaction or a batch may take in one command: two values of the greatest size, or many small ones."""
 RESULT_BYTES_MAX = 1 << 20

@@ -104,6 +104,9 @@ def _check_batch(command: Command) -> None:
     operations = payload.decode_batch(command.value)
     if not 0 < len(operations) <= payload.BATCH_OPERATIONS_MAX:
         raise CommandError(f"a batch has 1 to {payload.BATCH_OPERATIONS_MAX} operations, not {len(operations)}")
+    costly = sum(operation[:2] not in payload.PLAIN for operation in operations)
+    if costly > payload.BATCH_COSTLY_MAX:
+        raise CommandError(f"{costly} operations that read or have options, and at most {payload.BATCH_COSTLY_MAX}")
     keys = [_check_within(operation).key for operation in operations]
     if command.key not in keys:
         raise CommandError("the key of a batch is none of its operations'")

@@ -7,8 +7,6 @@ follows from their state.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -20,15 +18,13 @@ import xxhash
 from crc32c import crc32c
 from fake_auth import AuthCalls
 from fake_store import Entry, FakeStore, keys_of
+from free_ports import free_port
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import command, pipe, scan, slots
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
 from doug_wire.watch import encode_change
-
-# Runs of several working trees at once keep out of each other's way; below the ports that systems give away.
-_ports = itertools.count(27_100 + os.getpid() % 25 * 200)
 
 
 class FakeShard:
@@ -132,6 +128,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         """So many of the newest changes it has not applied yet."""
         self.applied_index = 7
         self.log_index = 7  # As its answers tell it.
+        self.generation = 0
         self.staleness_ms: int | None = None  # As far as it can prove it.
         self.vitals, self.timings = admin_pb2.Vitals(), doug_pb2.Timings()
         """How it is, and where its time goes, by its own word."""
@@ -500,6 +497,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
             "shard": self.shard.id,
             "term": self.shard.term,
             "applied_index": self.log_index,
+            "generation": self.generation,
         }
         role = "leader" if self.leads else "follower"
         return doug_pb2.Receipt(**told, role=role, staleness_ms=self.staleness_ms, zone=self.zone)
@@ -552,7 +550,7 @@ class FakeCluster:
     def __init__(self, shards: int, nodes: int) -> None:
         self.shards = [FakeShard(number, shards) for number in range(shards)]
         for shard in self.shards:
-            shard.nodes = [FakeNode(shard, number, next(_ports)) for number in range(nodes)]  # type: ignore[abstract]  # The facade calls no others.
+            shard.nodes = [FakeNode(shard, number, free_port()) for number in range(nodes)]  # type: ignore[abstract]  # The facade calls no others.
             shard.leader = shard.nodes[0]
 
     async def start(self) -> None:

@@ -129,6 +129,7 @@ class Receipt(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     STALENESS_MS_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     shard: _builtins.int
     term: _builtins.int
@@ -138,6 +139,8 @@ class Receipt(_message.Message):
     """Everything that was acknowledged so long ago, and all before it, is in what was answered. Absent: not proven."""
     zone: _builtins.str
     """DOUGDB_ZONE of the node; empty when it has none."""
+    generation: _builtins.int
+    """How often the shard has gone on without what it had acknowledged. An index of an older generation means nothing."""
     def __init__(
         self,
         *,
@@ -148,10 +151,11 @@ class Receipt(_message.Message):
         role: _builtins.str = ...,
         staleness_ms: _builtins.int | None = ...,
         zone: _builtins.str = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_staleness_ms", b"_staleness_ms", "staleness_ms", b"staleness_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_staleness_ms", b"_staleness_ms", "applied_index", b"applied_index", "node_id", b"node_id", "role", b"role", "shard", b"shard", "staleness_ms", b"staleness_ms", "term", b"term", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_staleness_ms", b"_staleness_ms", "applied_index", b"applied_index", "generation", b"generation", "node_id", b"node_id", "role", b"role", "shard", b"shard", "staleness_ms", b"staleness_ms", "term", b"term", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__staleness_ms: _TypeAlias = _typing.Literal["staleness_ms"]  # noqa: Y015
     _WhichOneofArgType__staleness_ms: _TypeAlias = _typing.Literal["_staleness_ms", b"_staleness_ms"]  # noqa: Y015

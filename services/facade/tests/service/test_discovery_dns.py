@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 import pytest
+from free_ports import free_port
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
@@ -28,7 +28,6 @@ from facade.settings import Settings
 
 pytestmark = pytest.mark.seconds
 
-_ports = itertools.count(25_950)
 DOMAIN = "cluster.local"
 
 MakeFacade = Callable[..., Awaitable[Any]]
@@ -38,7 +37,7 @@ class FakeDns(asyncio.DatagramProtocol):
     """A name server for headless Services: SRV records whose targets are pods."""
 
     def __init__(self) -> None:
-        self.port = next(_ports)
+        self.port = free_port()
         self.pods: dict[str, list[str]] = {}
         """Pod names by Service; an absent Service is NXDOMAIN."""
         self.broken = False
@@ -176,7 +175,7 @@ async def test_a_node_that_moves_is_found_at_its_new_address(make_facade: MakeFa
     old = facade.router.shards[0].nodes[leader.id]
     # Its old address goes on listening and never answers, as that of a machine that was cut off.
     leader.silent = True
-    moved = type(leader)(shard, 0, next(_ports))
+    moved = type(leader)(shard, 0, free_port())
     await moved.start()
     shard.nodes[0] = shard.leader = moved
     facade.router.update(told(facade))
@@ -198,7 +197,7 @@ async def test_a_write_under_way_to_an_address_that_is_given_up_is_unknown_at_on
     read = asyncio.create_task(facade.http.get("/v1/kv/k"))
     link = facade.router.shards[0].nodes[leader.id].link
     await facade.until(lambda: len(link.in_flight) == 2 and leader.batches, "both are under way")
-    moved = type(leader)(leader.shard, 0, next(_ports))
+    moved = type(leader)(leader.shard, 0, free_port())
     await moved.start()
     leader.shard.nodes[0] = leader.shard.leader = moved
     facade.router.update(told(facade))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
+from free_ports import free_port
 from kubernetes.aio import client as api
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
@@ -24,14 +24,13 @@ pytestmark = pytest.mark.seconds
 
 PATH = "/apis/discovery.k8s.io/v1/namespaces/ns/endpointslices"
 SELECTOR = "app.kubernetes.io/instance=rel,dougdb.io/shard"
-_ports = itertools.count(25_900)
 
 
 class FakeApi:
     """An API server with one kind of object. Its faults are attributes that a test sets."""
 
     def __init__(self) -> None:
-        self.port = next(_ports)
+        self.port = free_port()
         self.objects: dict[str, dict[str, Any]] = {}
         self.log: list[tuple[int, str, dict[str, Any]]] = []
         self.version = 100

@@ -104,6 +104,25 @@ async def test_a_stopped_leader_is_given_up_for_a_newer_one(make_facade: MakeFac
     shard.nodes[0].silent = False
 
 
+async def test_a_silent_node_does_not_hide_who_takes_over(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its question is never answered; the others are asked again meanwhile."""
+    monkeypatch.setattr("facade.client.shard.STATUS_TIMEOUT_S", 600.0)
+    facade = await make_facade(nodes=3)
+    nodes = facade.cluster.shards[0].nodes
+    await facade.http.put("/v1/kv/k", content=b"1")
+    nodes[2].silent = True
+    await nodes[0].stop()
+    await facade.until(lambda: facade.router.shards[0].leader is None, "the facade knows")
+    write = asyncio.create_task(facade.http.put("/v1/kv/k", content=b"2"))
+    await asyncio.sleep(0.1)
+    nodes[1].lead()
+    answer = await write
+    nodes[2].silent = False
+    assert (answer.status_code, answer.headers["doug-served-by"]) == (200, "shard-0-1")
+
+
 async def test_a_stopped_replica_is_left_out_of_eventual_reads(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=3)
     stopped = facade.cluster.shards[0].nodes[1]

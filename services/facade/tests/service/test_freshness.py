@@ -90,6 +90,42 @@ async def test_a_foreign_and_a_broken_token_are_refused_before_anything_is_done(
         assert len(node.batches) == asked
 
 
+@both
+async def test_a_token_from_before_a_shard_was_recovered_without_its_quorum_is_refused(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    node = nodes_of(facade)[0]
+    node.log_index = 20
+    before = {"doug-session": (await facade.http.put("/v1/kv/k", content=b"v")).headers["doug-session"]}
+    # What the client has seen is lost, and the log is as long again.
+    node.generation, node.log_index = 1, 25
+    # The facade learns it by the first answer, whatever that is an answer to.
+    for headers in ({**SESSION, **before}, SESSION, {**SESSION, **before}):
+        answer = await facade.http.get("/v1/kv/k", headers=headers)
+        if "doug-session" in headers:
+            assert (answer.status_code, answer.json()["code"]) == (409, "foreign_session")
+        else:
+            assert answer.status_code == 200
+            after = {"doug-session": answer.headers["doug-session"]}
+    written = len(node.batches)
+    for method, target in (("PUT", "/v1/kv/k"), ("GET", "/v1/kv"), ("POST", "/v1/batch")):
+        answer = await facade.http.request(method, target, headers={**before, "content-type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (409, "foreign_session"), (method, target)
+    assert len(node.batches) == written
+    assert (await facade.http.get("/v1/kv/k", headers={**SESSION, **after})).status_code == 200
+
+
+async def test_a_scan_by_a_token_from_before_the_recovery_is_refused_although_nobody_has_heard(
+    make_facade: MakeFacade,
+) -> None:
+    facade = await make_facade(nodes=1)
+    node = nodes_of(facade)[0]
+    node.log_index = 20
+    token = (await facade.http.put("/v1/kv/k", content=b"v")).headers["doug-session"]
+    node.generation, node.log_index = 1, 25
+    answer = await facade.http.get("/v1/kv", headers={**SESSION, "doug-session": token})
+    assert (answer.status_code, answer.json()["code"]) == (409, "foreign_session")
+
+
 async def test_a_token_by_a_newer_map_has_the_map_loaded_first(make_facade: MakeFacade) -> None:
     facade = await make_facade(shards=2, nodes=1)
     sessions = type(facade.router.directory.sessions)()

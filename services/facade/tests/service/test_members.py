@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from free_ports import free_port
 
 from doug.v1 import admin_pb2
 from facade.client.operators import membership
@@ -15,7 +15,6 @@ from facade.client.operators import membership
 MakeFacade = Callable[..., Awaitable[Any]]
 MEMBERS = "/v1/shards/0/members"
 CHANGED = {"shard": 0, "name": "n", "incarnation": "4611686018427387905", "index": 9, "term": 1}
-_ports = itertools.count(27_900)
 
 
 async def test_the_members_are_shown_as_the_leader_sees_them(make_facade: MakeFacade) -> None:
@@ -158,7 +157,7 @@ async def test_a_change_whose_answer_is_lost_is_not_repeated(make_facade: MakeFa
 async def grow(facade: Any) -> Any:
     """A node more, which the facade's settings do not name."""
     shard = facade.cluster.shards[0]
-    node = type(shard.nodes[0])(shard, 7, next(_ports))
+    node = type(shard.nodes[0])(shard, 7, free_port())
     await node.start()
     shard.nodes.append(node)
     return node

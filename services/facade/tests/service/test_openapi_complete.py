@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from facade.app.rules import RULES, Rules
 from facade.console.collector import MINUTES
 from facade.routes import openapi_problems, openapi_streams
+from facade.routes.openapi_examples import EXAMPLES
 from facade.routes.openapi_problems import METHODS, PROBLEMS, codes_of
 from facade.routes.problem import TITLES
 
@@ -133,3 +135,24 @@ def test_every_code_has_a_title_and_every_title_a_code_that_is_told() -> None:
 def test_no_operation_is_described_twice() -> None:
     assert all(method in METHODS for method, _ in PROBLEMS)
     assert openapi_streams.MINUTES == MINUTES
+
+
+async def test_every_body_has_an_example_that_is_taken(document: dict[str, Any], make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    sent = 0
+    for method, path, operation in operations(document):
+        body = operation.get("requestBody", {"content": {}})
+        for media_type, content in body["content"].items():
+            example = content["example"]
+            filled = re.sub(r"\{(\w+)\}", lambda match: "0" if match[1] == "shard" else "k", path)
+            answer = await facade.http.request(
+                method,
+                filled,
+                params={each["name"]: QUERY[each["name"]] for each in operation.get("parameters", ()) if wanted(each)},
+                content=example if isinstance(example, str) else json.dumps(example),
+                headers={"content-type": "text/plain" if media_type == "*/*" else media_type},
+            )
+            # Whatever becomes of it, here where nobody signs in and nodes are no real ones: not for its form.
+            assert answer.status_code not in (400, 413, 415), (method, path, media_type, answer.text)
+            sent += 1
+    assert sent == len(EXAMPLES) + 3, "values have two types, batches, too"

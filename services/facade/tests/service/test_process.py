@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import resource
@@ -17,12 +16,11 @@ from typing import Any
 import httpx
 import pytest
 from fake_store import Entry
+from free_ports import free_port
 
 pytestmark = pytest.mark.seconds
 
 MakeCluster = Callable[..., Awaitable[Any]]
-
-_ports = itertools.count(27_800)
 
 
 class Running:
@@ -74,7 +72,7 @@ async def spawn(
 @contextlib.asynccontextmanager
 async def serving(cluster: Any, *, files: int = 0, **variables: str) -> AsyncIterator[Running]:
     """A facade of a test's own."""
-    port = next(_ports)
+    port = free_port()
     process = await spawn(cluster.addresses(), f"127.0.0.1:{port}", files=files, **variables)
     facade = Running(process, port)
     try:
@@ -89,7 +87,7 @@ async def serving(cluster: Any, *, files: int = 0, **variables: str) -> AsyncIte
 @pytest.fixture
 async def running(make_cluster: MakeCluster) -> AsyncIterator[Running]:
     cluster = await make_cluster(nodes=1)
-    port = next(_ports)
+    port = free_port()
     process = await spawn(
         cluster.addresses(), f"127.0.0.1:{port},[::1]:{port}", DOUGDB_STOP_ON_STDIN_EOF="true",
         DOUGDB_BODY_TIMEOUT_MS="500", DOUGDB_HEAD_TIMEOUT_MS="500", http_proxy="http://127.0.0.1:1",
@@ -123,7 +121,7 @@ async def test_both_stacks_and_an_orderly_stop(running: Running) -> None:
 
 async def test_facades_share_an_address(make_cluster: MakeCluster) -> None:
     """Each request id begins with what its facade drew at its start."""
-    cluster, shared = await make_cluster(nodes=1), next(_ports)
+    cluster, shared = await make_cluster(nodes=1), free_port()
     listen = f"127.0.0.1:{shared},[::1]:{shared}"
     seen: set[str] = set()
     own: set[str] = set()

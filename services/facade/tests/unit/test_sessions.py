@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facade.client.sessions import TOKEN_BYTES_MAX, Seen, Session, Sessions
+from facade.client.sessions import TOKEN_BYTES_MAX, Seen, Session, Sessions, entry_of
 from facade.errors import BadRequestError
 
 
@@ -102,3 +102,36 @@ def test_round_trip(epoch: int, indexes: dict[int, int]) -> None:
     made = sessions(epoch=0)
     session = made.read(made.add(Session(epoch, indexes), []))
     assert (session.epoch, dict(session.indexes), session.partial) == (epoch, indexes, False)
+
+
+def test_a_token_from_before_a_shard_was_recovered_is_refused() -> None:
+    made = sessions()
+    before, other = made.issue(0, 10), made.issue(1, 10)
+    made.heard(0, 1)
+    with pytest.raises(BadRequestError) as refused:
+        made.read(before)
+    assert (refused.value.status, refused.value.code) == (409, "foreign_session")
+    assert made.read(other).demand(1) == 10, "of another shard nothing is lost"
+    after = made.read(made.issue(0, entry_of(1, 4)))
+    assert after.demand(0) == 4
+    assert not made.is_foreign(after)
+    made.heard(0, 0)
+    with pytest.raises(BadRequestError):
+        made.read(before)
+
+
+def test_a_token_from_before_is_never_made_a_newer_one_on_the_way() -> None:
+    """A facade may not have heard of the recovery when the request came."""
+    made = sessions()
+    before = made.read(made.issue(0, 10))
+    token = made.add(before, [Seen(0, entry_of(1, 99), True)])
+    made.heard(0, 1)
+    with pytest.raises(BadRequestError):
+        made.read(token)
+
+
+def test_a_restored_cluster_counts_generations_anew() -> None:
+    made = sessions()
+    made.heard(0, 1)
+    made.know(b"another", 1)
+    assert made.read(made.issue(0, 3)).demand(0) == 3

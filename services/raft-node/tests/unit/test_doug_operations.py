@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,14 @@ import pytest
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire.command import Opcode
-from doug_wire.payload import TXN_OPERATIONS_MAX
+from doug_wire.payload import BATCH_COSTLY_MAX, TXN_OPERATIONS_MAX
 from doug_wire.pipe import Status
 from raft_node import entry as entries
 from raft_node.entry import EntryKind
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
+from raft_node.rpc.doug.batch_execution import SLICE
 from raft_node.rpc.doug.replica import LeaderHint
 from raft_node.rpc.doug.service import DougService
 from raft_node.runtime.reads.freshness import Freshness
@@ -57,6 +59,7 @@ class Rig:
     Attributes:
         clock_us: The clock of the node.
         refuses: What becomes of further writes instead.
+        refuses_at: Behind which entry they are refused as overload.
         clock_entries: How often the log clock was moved for a reader.
     """
 
@@ -65,6 +68,7 @@ class Rig:
         self.machine = StateMachine.open(self.engine)
         self.clock_us = NOW_US
         self.refuses: Status | None = None
+        self.refuses_at: int | None = None
         self.clock_entries = 0
         self.index = 0
         self._apply(EntryKind.COMMAND, commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1)))
@@ -101,6 +105,9 @@ class Rig:
 
     def submit(self, submissions: Sequence[Submission]) -> None:
         for submission in submissions:
+            if self.index == self.refuses_at:
+                submission.sink.resolve(submission.record_id, Status.OVERLOADED, 0)
+                continue
             if self.refuses is not None:
                 submission.sink.resolve(submission.record_id, self.refuses, 0)
                 continue
@@ -365,3 +372,43 @@ async def test_a_scan_sees_nothing_expired_while_the_upkeep_looks(rig: Rig) -> N
     rig.clock_us += 1_000_000
     rig.machine.next_due_us, rig.machine.looking = 1 << 63, True
     assert await rig.scan(pb.ScanRequest()) == []
+
+
+async def test_many_costly_operations_of_a_batch_never_have_the_event_loop_for_long(rig: Rig) -> None:
+    count = 10_000
+    increments = [pb.Operation(increment=pb.IncrementRequest(key=b"n"))] * count
+    turns = [0]
+    done = asyncio.Event()
+
+    async def others() -> None:
+        while not done.is_set():
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    first = rig.index
+    told = await rig.ask(rig.service.ExecuteBatch, pb.ExecuteBatchRequest(operations=increments))
+    done.set()
+    await other
+    assert [int(each.value) for each in told.results] == list(range(1, count + 1))
+    assert rig.index - first == count // BATCH_COSTLY_MAX, "no entry has more of them"
+    assert turns[0] >= 2 * count // SLICE
+
+
+async def test_a_batch_that_is_refused_half_way_is_unknown_and_one_at_its_beginning_is_not(rig: Rig) -> None:
+    puts = [put(b"%d" % number) for number in range(2 * BATCH_COSTLY_MAX)]
+    rig.refuses_at = rig.index + 1
+    refused = await rig.refusal(rig.service.ExecuteBatch, pb.ExecuteBatchRequest(operations=puts))
+    assert refused.metadata["doug-code"] == "UNKNOWN"
+    rig.refuses_at = rig.index
+    refused = await rig.refusal(rig.service.ExecuteBatch, pb.ExecuteBatchRequest(operations=puts))
+    assert refused.metadata["doug-code"] == "OVERLOADED"
+
+
+async def test_a_batch_is_understood_as_a_whole_before_anything_of_it_is_done(rig: Rig) -> None:
+    before = rig.index
+    puts = [put(b"%d" % number) for number in range(2 * BATCH_COSTLY_MAX)]
+    for wrong in ([*puts, put(b"")], [*puts, put(b"k", b"v" * (1 << 20)), put(b"k", b"v" * (1 << 20))], puts * 6):
+        refused = await rig.refusal(rig.service.ExecuteBatch, pb.ExecuteBatchRequest(operations=wrong))
+        assert refused.metadata["doug-code"] == "INVALID"
+    assert rig.index == before

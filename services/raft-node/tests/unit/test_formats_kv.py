@@ -81,11 +81,15 @@ COMMANDS = {
         commands.encode(Opcode.SET_AUTH, b"", value=access.encode_change(1, 2, b"{}")),
         "0b0000000000120000000000000000000000010000000000000002000000000000007b7d",
     ),
+    Opcode.RECOVER: (
+        commands.encode(Opcode.RECOVER, b""),
+        "0c0000000000000000000000000000000000",
+    ),
 }
 RECORDS = {
     "state": (
-        State(5, 6, 7, 8).encode(),
-        "0500000000000000060000000000000007000000000000000800000000000000",
+        State(5, 6, 7, 8, 9, 10).encode(),
+        ("050000000000000006000000000000000700000000000000080000000000000009000000000000000a00000000000000"),
     ),
     "value": (
         keyspace.encode_value(StoredValue(3, b"a/b", b"value", 1)),

@@ -20,9 +20,11 @@ from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.disk.space import RESERVE, SpaceWatch, release_for_start
 from raft_node.runtime.log.store import LogStore
 from raft_node.runtime.snapshots.keeper import Snapshots
+from raft_node.storage.changes.span import Span
 from raft_node.storage.engine import Engine
 from raft_node.storage.merges.tasks import Task, TaskResult, decode_result, encode_task, frame, read_message
 from raft_node.storage.merges.worker import run_task, serve
+from raft_node.storage.options import EngineOptions
 from raft_node.storage.wal.log import Wal, WalOptions
 from raft_testing.engines import TINY_OPTIONS
 from raft_testing.inodes import Loss
@@ -258,3 +260,62 @@ async def test_without_a_reserve_only_a_full_disk_counts() -> None:
     assert await rig.look(0) and rig.watch.full
     rig.now_s = 6.0
     assert not await rig.look(0)
+
+
+async def test_what_can_be_done_without_goes_before_writes_are_refused() -> None:
+    rig = Watched(10_000)
+    kept = [400]
+
+    async def give_way() -> bool:
+        rig.fs.size_bytes += sum(kept)
+        gave = bool(kept)
+        kept.clear()
+        return gave
+
+    rig.watch.give_way = give_way
+    assert not await rig.look(10_000) and kept
+    assert not await rig.look(1000) and kept, "there is no need yet"
+    assert not await rig.look(700) and not kept
+    assert rig.fs.free_bytes(D) == 1100
+    assert await rig.look(999), "nothing is left to be given up"
+    assert rig.events == ["disk_low"]
+
+
+async def test_whoever_finds_no_room_gets_what_can_be_done_without() -> None:
+    rig = Watched(10_000)
+    asked = []
+
+    async def give_way() -> bool:
+        asked.append(rig.now_s)
+        return False
+
+    rig.watch.give_way = give_way
+    await rig.look(9000)
+    rig.watch.notice(NoSpaceError(f"{D}/1.chg"))
+    await rig.look(9000)
+    rig.now_s = 6.0
+    await rig.look(9000)
+    assert asked == [0.0]
+
+
+def test_history_that_is_given_up_leaves_the_disk_and_is_not_told_any_more() -> None:
+    fs = SmallDisk(1 << 20)
+    options = EngineOptions(history_bytes_max=1 << 20, history_age_us=1 << 60)
+    engine = Engine.open(fs, D, options, "s1")
+    engine.begin_history(0)
+    engine.write([(b"k", b"v")], 1, 1, Span(0, 1, 5, b""))
+    engine.rotate()
+    change = engine.take_changes()
+    assert change is not None
+    change.run()
+    engine.changes_done(change)
+    task = engine.next_task()
+    assert task is not None
+    engine.finish_install(engine.prepare_install(task, run_task(fs, D, task)))
+    assert [name for name in fs.list_directory(D) if name.endswith(".hst")]
+    assert engine.history.floor == 0
+    for name in engine.history.drop_kept():
+        fs.remove(f"{D}/{name}")
+    assert not [name for name in fs.list_directory(D) if name.endswith(".hst")]
+    assert engine.history.floor == 1
+    assert engine.history.drop_kept() == []

@@ -14,13 +14,15 @@ import pytest
 
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
-from doug_wire import pipe
+from doug_wire import payload, pipe
 from doug_wire.command import Opcode
 from doug_wire.pipe import ResultRecord, Status
 from doug_wire.slots import slot_of
 from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
+from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
+from raft_node.rpc.doug import answer_room
 from raft_node.rpc.doug import pipe as sessions
 from raft_node.rpc.doug.pipe import PipeSession
 from raft_node.runtime.driver import Submission
@@ -301,6 +303,30 @@ async def test_too_many_waiting_results_hold_the_reading_back(monkeypatch: pytes
     assert rig.context.incoming.qsize() >= 1
     rig.context.may_write.set()
     assert await rig.statuses() == dict.fromkeys((1, 2, 3), Status.OK)
+    await rig.end()
+
+
+async def test_transactions_wait_until_the_client_takes_the_answers_of_those_before_them() -> None:
+    rig = Rig()
+    rig.context.may_write.clear()
+    read = payload.encode_txn(payload.Txn((), (commands.encode(Opcode.GET, b"k"),), ()))
+    command = commands.encode(Opcode.TXN, b"k", b"", read)
+    record = pipe.encode_write
+    crc = commands.checksum(command)
+    fit = answer_room.ANSWER_BYTES_MAX >> 20
+    await rig.send(pb.BATCH_KIND_WRITE, b"".join(record(number, crc, command) for number in range(2 * fit)))
+    answer = Details(value=b"v" * ((1 << 20) - 100))
+    answered = 0
+    while answered < len(rig.driver.submitted):
+        submission = rig.driver.submitted[answered]
+        submission.sink.resolve(submission.record_id, Status.OK, 1, answer)
+        answered += 1
+    await rig.settle()
+    assert answered == fit
+    rig.context.may_write.set()
+    while len(rig.context.sent) < fit:
+        await rig.settle()
+    assert len(rig.driver.submitted) == 2 * fit
     await rig.end()
 
 

@@ -13,7 +13,7 @@ from raft_node.app import recovery
 from raft_node.app.recovery import Plan
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, DiskError, IdentityError, RecoveryRefusedError
-from raft_node.kv.state_machine import StateMachine
+from raft_node.kv.state_machine import REVISIONS_LOST_MAX, StateMachine
 from raft_node.raft.config import RaftConfig
 from raft_node.raft.configuration import decode_configuration, encode_configuration
 from raft_node.raft.node import RaftNode
@@ -102,7 +102,7 @@ def test_the_survivor_leads_alone_and_keeps_its_whole_log() -> None:
     assert alone.incarnation != me.incarnation
     core = start(fs)
     assert core.configuration == Configuration((alone,))
-    assert core.commit_index == 10
+    assert core.commit_index == 11
     assert core.term == 5
     lead(core)
 
@@ -267,3 +267,19 @@ def test_the_command_names_what_is_missing(
     assert "--wal-dir is missing" in capsys.readouterr().err
     assert run(monkeypatch, "--wal-dir", str(tmp_path / "none"), "--data-dir", str(tmp_path)) == 2
     assert "is not a directory" in capsys.readouterr().err
+
+
+def test_the_recovered_shard_is_of_another_generation_and_gives_no_lost_revision_again() -> None:
+    fs = MemoryFileSystem()
+    survivor(fs)
+    recovery.carry_out(fs, WAL, DATA, plan(fs))
+    wal = Wal.open(fs, WAL, WalOptions())
+    engine = Engine.open(fs, DATA, EngineOptions(), "s2")
+    machine = StateMachine.open(engine)
+    assert (machine.generation, machine.floor) == (0, 0)
+    machine.apply(wal.entries(1, wal.last_index + 1, 1 << 20))
+    assert (machine.generation, machine.revision) == (1, REVISIONS_LOST_MAX)
+    assert machine.floor == machine.revision, "no watch goes on behind what may be lost"
+    # The state has it, hence every snapshot and every member that comes later.
+    again = StateMachine.open(engine)
+    assert (again.generation, again.revision, again.floor) == (1, REVISIONS_LOST_MAX, REVISIONS_LOST_MAX)

@@ -73,7 +73,7 @@ def test_a_put_is_stored_with_its_revision_and_content_type() -> None:
     outcomes = machine.apply([create(1), command(2, Opcode.PUT, b"k", b"v", at_us=7)])
     assert outcomes[1] == (Status.OK, 1, None)
     assert decode_value(store.data[user_key(b"k")]) == (1, b"text/plain", b"v", 1, 0, b"")
-    assert State.decode(store.data[STATE_KEY]) == (7, 1, 0)
+    assert State.decode(store.data[STATE_KEY]) == State(7, 1)
 
 
 def test_a_delete_takes_a_revision_and_the_key_away() -> None:

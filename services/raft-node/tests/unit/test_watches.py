@@ -414,3 +414,21 @@ def test_a_delete_is_told_although_its_key_is_put_again_at_once() -> None:
     node.flush()
     assert [change.kind for change in asyncio.run(told(node, Position(0)))] == wanted
     node.watches.close_all()
+
+
+async def test_no_watch_goes_on_behind_the_recovery_of_a_shard_that_may_have_lost_changes() -> None:
+    node = Node(MemoryFileSystem())
+    put = commands.encode(Opcode.PUT, b"k", b"", b"v")
+    node.apply(
+        [
+            entry(1, commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1)), 0),
+            entry(2, put, 0),
+            entry(3, commands.encode(Opcode.RECOVER, b""), 0),
+            entry(4, put, 0),
+        ]
+    )
+    recovered = node.machine.floor
+    assert node.watches.oldest == recovered > 1
+    assert [change.revision for change in await told(node, Position(recovered))] == [recovered + 1]
+    node.flush()
+    assert node.watches.oldest == recovered

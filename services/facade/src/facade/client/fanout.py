@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from doug_wire import command as commands
 from doug_wire.command import Command, Opcode
-from doug_wire.payload import BATCH_OPERATIONS_MAX, decode_batch_result, encode_batch
+from doug_wire.payload import BATCH_COSTLY_MAX, BATCH_OPERATIONS_MAX, PLAIN, decode_batch_result, encode_batch
 from doug_wire.pipe import PipeError, ResultRecord, Status
 from facade.client.access import Caller, check, current, verb_of
 from facade.client.modes import LEADER_KINDS, SESSION, Freshness
@@ -32,7 +32,7 @@ from facade.errors import BadRequestError, InternalError, NotAppliedError, Probl
 CHUNK_BYTES_MAX = 1 << 20
 """One entry of a shard's log holds at most so many bytes of a batch, or one operation."""
 
-COSTLY_MAX = 1_000
+COSTLY_MAX = BATCH_COSTLY_MAX
 """One entry holds at most so many operations other than puts and deletes without options: each takes a replica tens of
 microseconds, and nothing else happens there meanwhile."""
 RESULT_BYTES_MAX = 16 << 20
@@ -45,9 +45,6 @@ YIELD_EVERY = 512
 """After so many operations others get their turn on the event loop."""
 
 REROUTE_S = 0.05
-
-
-_PLAIN = (bytes((Opcode.PUT, 0)), bytes((Opcode.DELETE, 0)))
 
 
 class Outcome(NamedTuple):
@@ -78,7 +75,7 @@ def _seen(operation: Operation) -> Seen | None:
     receipt = operation.receipt
     if receipt is None:
         return None
-    return Seen(receipt.shard, receipt.applied_index, operation.kind in LEADER_KINDS)
+    return Seen(receipt.shard, receipt.entry, operation.kind in LEADER_KINDS)
 
 
 class Part(NamedTuple):
@@ -367,7 +364,7 @@ class _Wave:
             data = encode(*(with_token(wanted, identity, f"{key}/{place}") if key else wanted))
             full = size + len(data) > CHUNK_BYTES_MAX or len(chunk) == BATCH_OPERATIONS_MAX
             # The two bytes tell the opcode and the flags of its options.
-            plain = data[:2] in _PLAIN
+            plain = data[:2] in PLAIN
             if chunk and (full or (costly == COSTLY_MAX and not plain)):
                 yield chunk, encoded
                 chunk, encoded, size, costly = [], [], 0, 0

@@ -31,18 +31,18 @@ class Receipt:
 
     Attributes:
         shard: Its shard.
-        applied_index: How far it had applied its log.
+        entry: How far it had applied its log, as session tokens name it.
         staleness_ms: How old its local answers can be at most, by the time that they came here; None if not proven.
         headers: Who answered, as headers.
         heard_s: When it came, on the loop's clock; 0 while nobody wants to know where the time goes.
         timings: Where the time went on the node; None if it did not say.
     """
 
-    __slots__ = ("_sessions", "_steps", "applied_index", "headers", "heard_s", "shard", "staleness_ms", "timings")
+    __slots__ = ("_sessions", "_steps", "entry", "headers", "heard_s", "shard", "staleness_ms", "timings")
 
-    def __init__(self, shard: int, applied_index: int, headers: Headers, sessions: Sessions) -> None:
+    def __init__(self, shard: int, entry: int, headers: Headers, sessions: Sessions) -> None:
         self.shard = shard
-        self.applied_index = applied_index
+        self.entry = entry
         self.staleness_ms: int | None = None
         self.headers = headers
         self.heard_s = 0.0
@@ -72,8 +72,8 @@ class Receipt:
     def session(self, known: Session | None, *, strong: bool) -> bytes:
         """The token behind an answer of this receipt."""
         if known is None:
-            return self._sessions.issue(self.shard, self.applied_index)
-        return self._sessions.add(known, (Seen(self.shard, self.applied_index, strong),))
+            return self._sessions.issue(self.shard, self.entry)
+        return self._sessions.add(known, (Seen(self.shard, self.entry, strong),))
 
 
 def _steps(timings: doug_pb2.Timings | None, steps: tuple[tuple[str, str], ...]) -> bytes:

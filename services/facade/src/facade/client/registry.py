@@ -28,6 +28,7 @@ from facade.client.metrics import Metrics
 from facade.client.modes import Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
+from facade.client.sessions import foreign_session
 from facade.client.shard import Answer, Shard
 from facade.client.tracing import OperationTracing
 from facade.client.turns import RESERVE, Turns
@@ -218,6 +219,8 @@ class Registry:
 
     def settle(self, answers: Iterable[Answer]) -> None:
         """Takes what a node has answered; the operations are not in flight any more."""
+        if self._directory.sessions.recovered:
+            answers = self._unless_lost(answers)
         refused: list[Answer] = []
         finish, decided = self.finish, pipe.DECIDED
         for answer in answers:
@@ -227,6 +230,16 @@ class Registry:
                 refused.append(answer)
         for operation, result in reversed(refused):
             self._refused(operation, result)
+
+    def _unless_lost(self, answers: Iterable[Answer]) -> list[Answer]:
+        """The answers but for those to reads whose clients have seen what is lost: they get that for an answer."""
+        left: list[Answer] = []
+        for operation, result in answers:
+            if operation.kind is not Kind.WRITE and self._directory.sessions.is_foreign(operation.session):
+                self.finish(operation, foreign_session())
+            else:
+                left.append((operation, result))
+        return left
 
     def _refused(self, operation: Operation, result: pipe.ResultRecord) -> None:
         status = result.status

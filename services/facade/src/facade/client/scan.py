@@ -36,7 +36,7 @@ from facade.client.directory import Directory
 from facade.client.modes import BOUNDED, LINEARIZABLE, SESSION, Freshness, ReadMode
 from facade.client.node import Node, ScanCall
 from facade.client.replicas import BEHIND_S
-from facade.client.sessions import Seen, Session
+from facade.client.sessions import Seen, Session, entry_of, foreign_session
 from facade.client.shard import Shard
 from facade.errors import FacadeError, InternalError, NotAppliedError
 
@@ -189,7 +189,7 @@ class _Stream:
     @property
     def seen(self) -> Seen:
         """What the stream shows of its shard."""
-        return Seen(self.shard.id, self.receipt.applied_index, self._strong)
+        return Seen(self.shard.id, entry_of(self.receipt.generation, self.receipt.applied_index), self._strong)
 
     async def fill(self) -> None:
         """Reads on until there are records, or none will come.
@@ -386,6 +386,10 @@ class Scans:
                 stack.push_async_callback(stream.close)
                 streams.append(stream)
             await asyncio.gather(*(stream.begin() for stream in streams))
+            for stream in streams:
+                self._directory.sessions.heard(stream.shard.id, stream.receipt.generation)
+            if self._directory.sessions.is_foreign(query.session):
+                raise foreign_session()
             self._check_whole(streams)
             yield Scan(query, streams, look)
 

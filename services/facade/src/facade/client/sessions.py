@@ -7,7 +7,9 @@ looks for the key: else it would ask a shard that does not own the key any more.
 token), in base64url without padding; integers are varints (LEB128) where nothing else is said::
 
     u8 version (1) | u8 flags | 8 bytes of the cluster | u32 CRC32C, little-endian, of all but this field
-    | map epoch | shard, index | shard, index | ...        the shard that was used last stands last
+    | map epoch | shard, entry | shard, entry | ...        the shard that was used last stands last
+
+    entry  index of the shard's log, plus 2**44 times the generation of the shard (doug.proto, Receipt)
 
     flag 1  partial: some shards are left out
 
@@ -17,7 +19,8 @@ older than what was left out.
 
 Must not know HTTP or nodes. Invariants:
     1. A token never promises less than one that it was made from.
-    2. What is no token of this cluster is refused, never ignored.
+    2. What is no token of this cluster is refused, never ignored; so is one that names an older generation of a shard,
+       for some of what it has seen is lost.
 
 Source: DESIGN 7.
 """
@@ -43,6 +46,8 @@ _TAG_BYTES = 8
 _CRC_AT = 2 + _TAG_BYTES
 _BODY_AT = _CRC_AT + 4
 _VARINT_BYTES_MAX = 10
+_INDEX_BITS = 44
+_INDEX_MAX = (1 << _INDEX_BITS) - 1
 _U64_MAX = (1 << 64) - 1
 
 
@@ -51,7 +56,7 @@ class Seen(NamedTuple):
 
     Attributes:
         shard: The shard.
-        entry: Everything up to this entry of its log, at least.
+        entry: Everything up to this entry of its log, at least: see ``entry_of``.
         strong: Whether that includes all that was acknowledged before: it was a write or a linearizable read.
     """
 
@@ -78,7 +83,12 @@ class Session(NamedTuple):
         known = self.indexes.get(shard)
         if known is None:
             return None if self.partial else 0
-        return known
+        return known & _INDEX_MAX
+
+
+def entry_of(generation: int, index: int) -> int:
+    """An entry of a shard's log, as tokens name it."""
+    return generation << _INDEX_BITS | index
 
 
 def grown(session: Session | None, seen: Iterable[Seen]) -> Session:
@@ -89,6 +99,9 @@ def grown(session: Session | None, seen: Iterable[Seen]) -> Session:
         known = indexes.pop(shard, None)
         if known is None and before.partial and not strong:
             # More of this shard may have been seen than this answer shows.
+            continue
+        if known is not None and known >> _INDEX_BITS < index >> _INDEX_BITS:
+            indexes[shard] = known  # Of an older generation: it stays what it is, and is refused when it comes again.
             continue
         indexes[shard] = index if known is None else max(known, index)
     return before._replace(indexes=indexes)
@@ -123,6 +136,15 @@ def _malformed() -> BadRequestError:
     return BadRequestError("bad_session", "Doug-Session is no session token.")
 
 
+def foreign_session() -> BadRequestError:
+    """A token of another cluster, or of one that is not any more what it was."""
+    return BadRequestError(
+        "foreign_session",
+        "The session is of another cluster, or from before this one was restored or recovered; begin a new one.",
+        status=409,
+    )
+
+
 class Sessions:
     """Makes and reads the tokens of the cluster that this facade serves.
 
@@ -134,11 +156,14 @@ class Sessions:
         self.epoch = 0
         self._tag = b""
         self._issued: dict[int, tuple[int, int, bytes]] = {}
+        self._generations: dict[int, int] = {}
 
     def know(self, cluster_id: bytes, epoch: int) -> None:
         """The map was loaded."""
         tag = hashlib.sha256(cluster_id).digest()[:_TAG_BYTES]
         if (tag, epoch) != (self._tag, self.epoch):
+            if tag != self._tag:
+                self._generations.clear()
             self._tag, self.epoch = tag, epoch
             self._issued.clear()
 
@@ -182,16 +207,36 @@ class Sessions:
         if int.from_bytes(raw[_CRC_AT:_BODY_AT], "little") != crc32c(raw[_BODY_AT:], crc32c(raw[:_CRC_AT])):
             raise _malformed()
         if raw[2:_CRC_AT] != self._tag:
-            raise BadRequestError(
-                "foreign_session",
-                "The session is of another cluster, or from before this one was restored; begin a new one.",
-                status=409,
-            )
+            raise foreign_session()
         epoch, *pairs = _varints(raw[_BODY_AT:])
         indexes = dict(zip(pairs[::2], pairs[1::2], strict=False))
         if len(pairs) != 2 * len(indexes):
             raise _malformed()
-        return Session(epoch, indexes, bool(raw[1] & _PARTIAL))
+        session = Session(epoch, indexes, bool(raw[1] & _PARTIAL))
+        if self.is_foreign(session):
+            raise foreign_session()
+        return session
+
+    def heard(self, shard: int, generation: int) -> None:
+        """A node of a shard has told its generation."""
+        if generation > self._generations.get(shard, 0):
+            self._generations[shard] = generation
+
+    @property
+    def recovered(self) -> bool:
+        """Whether any shard has been recovered without its quorum."""
+        return bool(self._generations)
+
+    def is_foreign(self, session: Session | None) -> bool:
+        """Whether a token names an older generation of a shard than was heard of."""
+        generations = self._generations
+        if not generations or session is None:
+            return False
+        return any(
+            session.indexes[shard] >> _INDEX_BITS < generation
+            for shard, generation in generations.items()
+            if shard in session.indexes
+        )
 
     def _encode(self, session: Session) -> bytes:
         epoch = bytearray()

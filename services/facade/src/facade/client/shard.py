@@ -31,6 +31,7 @@ from facade.client.metrics import Metrics, ShardState
 from facade.client.modes import KIND_LABELS, LEADER_KINDS, READ_KINDS, REPLICA_KINDS, Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
+from facade.client.questions import Questions, until
 from facade.client.replicas import BEHIND_S, SILENT_S, SLOW_FOR_S, SLOW_S, Replicas, answers
 from facade.client.sessions import Sessions
 from facade.client.tracing import contexts_for
@@ -466,26 +467,24 @@ class Shard:
 
     async def search(self) -> None:
         """Asks all nodes who leads, as long as nobody is known to or somebody is silent; ends by cancellation."""
-        while True:
-            await self._search.wait()
-            await asyncio.gather(*(self._ask(node) for node in tuple(self.nodes.values())))
-            in_doubt = self._leader_in_doubt()
-            if not in_doubt and not any(node.suspect for node in self.nodes.values()):
-                self._search.clear()
-                continue
-            self._hurry.clear()
-            self.unreachable.set()
-            await asyncio.sleep(SEARCH_S)
-            waiting = self._queues[Kind.WRITE] or self._queues[Kind.READ_LINEARIZABLE]
-            if self.ever_led and not (in_doubt and waiting):
-                await self._pause()
+        async with Questions(self._ask) as questions:
+            while True:
+                await self._search.wait()
+                # Who is gone without a word must not hide who has taken over from it.
+                await questions.ask(tuple(self.nodes.values()), SEARCH_S, self._all_speak)
+                if self._all_speak():
+                    self._search.clear()
+                    continue
+                in_doubt = self._leader_in_doubt()
+                self._hurry.clear()
+                self.unreachable.set()
+                await asyncio.sleep(SEARCH_S)
+                waiting = self._queues[Kind.WRITE] or self._queues[Kind.READ_LINEARIZABLE]
+                if self.ever_led and not (in_doubt and waiting):
+                    await until(self._hurry, SEARCH_IDLE_S)
 
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(SEARCH_IDLE_S):
-                await self._hurry.wait()
-        except TimeoutError:
-            return
+    def _all_speak(self) -> bool:
+        return not self._leader_in_doubt() and not any(node.suspect for node in self.nodes.values())
 
     async def _ask(self, node: Node) -> None:
         status = await node.status(STATUS_TIMEOUT_S)

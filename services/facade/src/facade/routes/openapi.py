@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from facade.models import Problem, RangeDeletedView, RangeView, ValueView, WrittenView
+from facade.routes.openapi_examples import add_examples
 from facade.routes.openapi_operations import CONDITIONS, IDEMPOTENCY, MODELS, TTL, action_routes, request_routes
 from facade.routes.openapi_problems import add_problems, operations
 from facade.routes.openapi_ranges import FRESHNESS, RANGE_PATH, range_routes
@@ -193,6 +194,7 @@ def install(app: FastAPI) -> None:
                 schemas[model.__name__] = _schema(model)
             _drop_guesses(document)
             add_problems(document)
+            add_examples(document)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -249,7 +249,7 @@ def seeds_keyspace() -> Iterable[bytes]:
     """Values, counters, a partition map, a standing, a token, notes of what expires."""
     yield keyspace.encode_value(StoredValue(3, b"a/bc", b"value", 1))
     yield keyspace.encode_value(StoredValue(3, b"a/bc", b"value", 1, 1 << 50, b"gzip"))
-    yield State(5, 6, 7, 8).encode()
+    yield State(5, 6, 7, 8, 9, 10).encode()
     yield PartitionMap.first(2).encode()
     yield Ownership(1, PartitionMap.first(3).of_shard(1)).encode()
     yield struct.pack("<QQQ", 1, 2, 3)

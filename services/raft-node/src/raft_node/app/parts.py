@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from doug_wire.payload import frees_space
 from raft_node.app.context import Context
@@ -46,6 +48,7 @@ from raft_node.runtime.writes.prefetch import Prefetcher
 from raft_node.runtime.writes.upkeep import Upkeep
 from raft_node.settings import NodeSettings
 from raft_node.storage.engine import Engine
+from raft_node.storage.files import FileSystem
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,7 @@ def build(
         lambda reason: timeline.record("history_damaged", reason=reason),
     )
     stack.callback(watches.close_all)
+    context.space.give_way = partial(_give_up_history, context, engine)
     book = AddressBook(settings.peer_addresses, lambda: core.configuration)
     parts = Parts(
         log=log,
@@ -242,6 +246,20 @@ def _build_peers(context: Context, joined: Joined) -> Peers:
     me = NodeId(identity.name, identity.incarnation)
     local = LocalMember(me, identity.cluster_id.encode(), settings.shard_id, settings.client_address)
     return Peers(local, context.metrics, context.security.certificates, context.traces)
+
+
+async def _give_up_history(context: Context, engine: Engine) -> bool:
+    """Makes room for writes; watches that need what is gone are told so."""
+    names = engine.history.drop_kept()
+    if names:
+        context.timeline.record("history_given_up", files=len(names))
+        await asyncio.to_thread(_remove, context.fs, [f"{context.settings.data_dir}/{name}" for name in names])
+    return bool(names)
+
+
+def _remove(fs: FileSystem, paths: list[str]) -> None:
+    for path in paths:
+        fs.remove(path)
 
 
 def _build_maintenance(context: Context, engine: Engine, worker: WorkerProcess, wires: _Wires) -> Maintenance:

@@ -12,6 +12,8 @@ Invariants:
    completed by the next one, and a node between the two takes no part.
 4. The new incarnation was never used, so that members that come back after all can neither count this node's votes
    and acknowledgements for their configuration nor overwrite its log.
+5. What was acknowledged and is lost is never taken for present: the shard begins another generation, whose indexes and
+   revisions are not those of the one before.
 
 Reference: the thesis, 4 (configurations take effect in the log), which offers nothing for this case.
 """
@@ -23,6 +25,8 @@ from typing import NamedTuple
 
 import xxhash
 
+from doug_wire import command as commands
+from doug_wire.command import Opcode
 from raft_node import entry as entries
 from raft_node.entry import EntryKind
 from raft_node.errors import IdentityError, RecoveryRefusedError
@@ -165,9 +169,13 @@ def _append(fs: FileSystem, wal_dir: str, shown: Plan, alone: NodeId) -> None:
     try:
         # A term that nobody has voted in: no leader of an older configuration can have entries in it.
         term, index = shown.term + 1, shown.last_index + 1
-        command = encode_configuration(Configuration((alone,)))
-        entry = entries.encode(index, term, EntryKind.CONFIGURATION, shown.timestamp_us, command)
-        wal.publish(wal.append(to_wal(HardState(term, None, index)), None, [entry]))
+        members = encode_configuration(Configuration((alone,)))
+        recovered = commands.encode(Opcode.RECOVER, b"")
+        appended = [
+            entries.encode(index, term, EntryKind.CONFIGURATION, shown.timestamp_us, members),
+            entries.encode(index + 1, term, EntryKind.COMMAND, shown.timestamp_us, recovered),
+        ]
+        wal.publish(wal.append(to_wal(HardState(term, None, index + 1)), None, appended))
     finally:
         wal.close()
 

@@ -32,8 +32,8 @@ TOKEN_PREFIX = b"\x00token/"
 DUE_PREFIX = b"\x00due/"
 """Then a deadline, in eight bytes, and a key of this keyspace, which may have expired by then: an index by time."""
 
-_STATE = struct.Struct("<QQQQ")
-_OLD_STATES = (16, 24)
+_STATE = struct.Struct("<QQQQQQ")
+_OLD_STATES = (16, 24, 32)
 _DEADLINE = struct.Struct(">Q")
 _SLOT = struct.Struct(">H")
 _U64 = struct.Struct("<Q")
@@ -53,12 +53,16 @@ class State(NamedTuple):
         revision: The last revision given out.
         tokens: How many tokens are kept.
         token_bytes: How many bytes they take, with their keys.
+        generation: How often the shard has gone on without what it had acknowledged.
+        floor: No watch goes on behind an older revision: of those, some were lost. 0 in the first generation.
     """
 
     clock_us: int = 0
     revision: int = 0
     tokens: int = 0
     token_bytes: int = 0
+    generation: int = 0
+    floor: int = 0
 
     def encode(self) -> bytes:
         """Its bytes, as stored under ``STATE_KEY``."""

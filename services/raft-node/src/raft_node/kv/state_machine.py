@@ -62,6 +62,9 @@ _COMMAND_START = HEADER_BYTES + _COMMAND.size
 _COMMAND_KIND = int(EntryKind.COMMAND)
 _PUT, _DELETE, _DELETED = int(Opcode.PUT), int(Opcode.DELETE), int(ChangeKind.DELETE)
 
+REVISIONS_LOST_MAX = 1 << 40
+"""So many revisions are passed over when a shard goes on without what it had acknowledged: those that are lost and were
+seen by somebody are not given out again."""
 _STEPS_MAX = 2000
 """A call of ``apply`` ends behind the entry with so many reads and stores of values, about 50 ms, or so many bytes."""
 _BYTES_MAX = 4 << 20
@@ -116,6 +119,8 @@ class StateMachine:
         tokens: How many tokens are kept.
         token_bytes: How many bytes they take.
         limits: How many of both may be, and for how long.
+        generation: How often the shard has gone on without what it had acknowledged.
+        floor: The revision from which on watches may go on.
         ownership: The slots of this shard.
         auth: Who may do what, as this shard was told.
         mark: The hash as of the last STATE_HASH entry.
@@ -131,7 +136,7 @@ class StateMachine:
         self._store = store
         state = stored[STATE_KEY]
         counters = State.decode(state) if state is not None else State()
-        self.clock_us, self.revision, self.tokens, self.token_bytes = counters
+        self.clock_us, self.revision, self.tokens, self.token_bytes, self.generation, self.floor = counters
         self.divergences: list[Divergence] = []
         standing = stored[STATE_HASH_KEY]
         # None before the first mark: until then nothing is hashed.
@@ -255,7 +260,7 @@ class StateMachine:
         self._store.write(batch, last.index, last.term, span)
 
     def _counters(self, clock_us: int) -> State:
-        return State(clock_us, self.revision, self.tokens, self.token_bytes)
+        return State(clock_us, self.revision, self.tokens, self.token_bytes, self.generation, self.floor)
 
     def _apply_plain(self, remaining: Iterator[Entry], batch: Effects, outcomes: list[Outcome]) -> Entry | None:
         """Applies puts and deletes without options up to an entry of another kind, which it gives."""
@@ -326,6 +331,10 @@ class StateMachine:
             if opcode == Opcode.SET_LIMITS:
                 self.limits = work.limits = tokens.decode_limits(command.value)
                 work.write(LIMITS_KEY, command.value)
+                return _APPLIED_NOTHING
+            if opcode == Opcode.RECOVER:
+                self.generation, self.revision = self.generation + 1, self.revision + REVISIONS_LOST_MAX
+                self.floor = work.revision = self.revision
                 return _APPLIED_NOTHING
             if opcode == Opcode.SET_AUTH:
                 return self._set_auth(command.value, work)

@@ -15,12 +15,10 @@ from doug_wire import command as commands
 from doug_wire import idempotency
 from doug_wire.command import KEEP, Command, CommandError, Opcode
 from doug_wire.payload import (
-    BATCH_OPERATIONS_MAX,
     TXN_OPERATIONS_MAX,
     Compare,
     CompareKind,
     Txn,
-    encode_batch,
     encode_increment,
     encode_txn,
 )
@@ -106,18 +104,6 @@ def txn_command(request: pb.TxnRequest) -> Command:
     return _with_key(Command(Opcode.TXN, keys[0], b"", payload, 0), request.idempotency_key)
 
 
-def batch_command(request: pb.ExecuteBatchRequest) -> Command:
-    """A batch; its operations have idempotency keys of their own.
-
-    Raises:
-        CommandError: It makes no sense.
-    """
-    operations = _operations(request.operations, BATCH_OPERATIONS_MAX)
-    if not operations:
-        raise CommandError("the batch is empty")
-    return Command(Opcode.BATCH, operations[0].key, b"", encode_batch(_encoded(operations)), 0)
-
-
 def result_message(result: ResultRecord) -> pb.OperationResult:
     """What became of one operation."""
     return pb.OperationResult(
@@ -188,21 +174,26 @@ def _check_key(key: str) -> None:
 
 def _operations(operations: Sequence[pb.Operation], count_max: int) -> list[Command]:
     _check_count("operations", len(operations), count_max)
-    return [_operation(place, each) for place, each in enumerate(operations)]
+    return [operation(place, each) for place, each in enumerate(operations)]
 
 
-def _operation(place: int, operation: pb.Operation) -> Command:
-    match operation.WhichOneof("kind"):
+def operation(place: int, asked: pb.Operation) -> Command:
+    """One operation of a transaction or a batch.
+
+    Raises:
+        CommandError: It makes no sense.
+    """
+    match asked.WhichOneof("kind"):
         case "get":
-            return get_command(operation.get)
+            return get_command(asked.get)
         case "put":
-            return put_command(operation.put)
+            return put_command(asked.put)
         case "delete":
-            return delete_command(operation.delete)
+            return delete_command(asked.delete)
         case "increment":
-            return increment_command(operation.increment)
+            return increment_command(asked.increment)
         case "touch":
-            return touch_command(operation.touch)
+            return touch_command(asked.touch)
         case _:
             raise CommandError(f"operation {place} is none that this version knows")
 

@@ -2,7 +2,8 @@
 
 Results gather while the last message is being written, and leave together: the stream clocks itself. What the sender
 has under way is bounded by its own windows, and what waits to be sent by ``_RESULT_BYTES_WAITING_MAX``: beyond it no
-more batches are read, and HTTP/2's flow control holds the sender back.
+more batches are read, and HTTP/2's flow control holds the sender back. Transactions and batches wait until there is
+room for their answers (``raft_node.rpc.doug.answer_room``).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
+from raft_node.rpc.doug.answer_room import AnswerRoom, answers_much
 from raft_node.rpc.doug.replica import Replica, has_run_out
 from raft_node.rpc.doug.timings import StreamTimings
 from raft_node.rpc.raft.streams import BROKEN
@@ -90,6 +92,7 @@ class PipeSession:
         self._drained = asyncio.Event()
         self._drained.set()
         self._loads: set[asyncio.Task[None]] = set()
+        self._room = AnswerRoom(self._submit, lambda: self._result_bytes)
         self._timings = StreamTimings(shard.driver.times)
         self._received = metrics.received("Doug", "Pipe")
         self._sent = metrics.sent("Doug", "Pipe")
@@ -110,6 +113,7 @@ class PipeSession:
         finally:
             # Answers may come later still, of writes and of reads that wait for a quorum; nobody takes them any more.
             self._closed = True
+            self._room.close()
             if self._observer is not None:
                 self._observer.ended()
             for task in (writer, *self._loads):
@@ -179,7 +183,7 @@ class PipeSession:
 
     def _take_writes(self, batch: pb.Batch) -> None:
         machine = self._shard.driver.machine
-        submissions = []
+        submissions: list[Submission] = []
         for record in pipe.decode_writes(batch.records):
             try:
                 command = validate(record.command)
@@ -193,11 +197,17 @@ class PipeSession:
             elif batch.shard != self._shard.number or not machine.owns(slot_of(command.key), command.epoch):
                 self.resolve(record.id, Status.WRONG_SHARD, 0)
             else:
-                submissions.append(Submission(self, record.id, record.crc, record.command))
+                submission = Submission(self, record.id, record.crc, record.command)
+                taken = self._room.take(submission, command) if answers_much(command) else submission
+                if taken is not None:
+                    submissions.append(taken)
         if submissions:
-            if self._observer is not None:
-                submissions = self._observer.submitted(submissions)
-            self._shard.driver.submit(submissions)
+            self._submit(submissions)
+
+    def _submit(self, submissions: list[Submission]) -> None:
+        if self._observer is not None:
+            submissions = self._observer.submitted(submissions)
+        self._shard.driver.submit(submissions)
 
     def _take_reads(self, batch: pb.Batch) -> list[ReadRecord]:
         records = list(pipe.decode_reads(batch.records))
@@ -334,6 +344,7 @@ class PipeSession:
                 self._sent.inc()
                 if self._result_bytes <= _RESULT_BYTES_WAITING_MAX:
                     self._drained.set()
+                self._room.go_on()
         except BROKEN:
             # The reading side sees the same break.
             self._drained.set()

@@ -99,6 +99,7 @@ class Replica:
             applied_index=self.driver.applied_index,
             role=node.role.value,
             zone=self.zone,
+            generation=self.driver.machine.generation,
         )
         if proven_s > -inf:
             receipt.staleness_ms = ceil(1000 * max(0.0, self.freshness.age_s(proven_s)))

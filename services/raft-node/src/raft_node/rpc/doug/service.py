@@ -19,7 +19,7 @@ from doug.v1 import doug_pb2_grpc
 from doug_wire import command as commands
 from doug_wire import pipe
 from doug_wire.command import Command, CommandError
-from doug_wire.payload import decode_batch_result, decode_txn_result
+from doug_wire.payload import decode_txn_result
 from doug_wire.pipe import ResultRecord, Status
 from doug_wire.slots import slot_of
 from doug_wire.trace_context import TRACEPARENT, TraceContext, parse_traceparent
@@ -29,7 +29,7 @@ from raft_node.kv.keyspace import StoredValue
 from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
-from raft_node.rpc.doug import operations, range_deletion, scan_stream, watch_stream
+from raft_node.rpc.doug import batch_execution, operations, range_deletion, scan_stream, watch_stream
 from raft_node.rpc.doug.pipe import PipeSession
 from raft_node.rpc.doug.replica import Replica, has_run_out
 from raft_node.rpc.doug.traced_pipe import RecordSpans
@@ -201,10 +201,16 @@ class DougService(doug_pb2_grpc.DougServicer):
         self, request: pb.ExecuteBatchRequest, context: Context
     ) -> pb.ExecuteBatchResponse:
         """Carries out operations that have nothing to do with each other."""
-        command = await self._understand("ExecuteBatch", operations.batch_command, request, context)
-        shard, result = await self._decide(command, context)
-        results = map(operations.result_message, decode_batch_result(result.value))
-        return pb.ExecuteBatchResponse(results=results, receipt=shard.receipt())
+        self._received["ExecuteBatch"].inc()
+        try:
+            parts = await batch_execution.understand(request)
+        except CommandError as error:
+            await self._refuse_form(str(error), context)
+        shard = await self._admit(context)
+        done = await batch_execution.carry_out(parts, partial(self._submit, shard, context))
+        if isinstance(done, ResultRecord):
+            await self._refuse(shard, Status(done.status), context, done)
+        return pb.ExecuteBatchResponse(results=done, receipt=shard.receipt())
 
     async def FindOutcome(  # noqa: N802
         self, request: pb.FindOutcomeRequest, context: Context

@@ -9,7 +9,8 @@ Invariants:
 2. The reserve file counts as used. Writes are taken again only when it could be there and a quarter more is free, so
    that this does not flicker.
 3. It is made only when enough is free besides.
-4. What frees space is taken on, at the cost of the reserve, while a quarter of it is free on every volume.
+4. Before writes are refused, what nobody needs to be right is given up: the history that is kept for watches.
+5. What frees space is taken on, at the cost of the reserve, while a quarter of it is free on every volume.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from raft_node.errors import DiskError, NoSpaceError
 from raft_node.observability.logs import get_logger
@@ -38,6 +39,10 @@ def release_for_start(fs: Volume, data_dir: str, reserve_bytes: int) -> None:
         fs.remove(f"{data_dir}/{RESERVE}")
 
 
+async def _nothing_gives_way() -> bool:
+    return False
+
+
 class SpaceWatch:
     """Watches the volumes of one node.
 
@@ -45,6 +50,7 @@ class SpaceWatch:
         low: Whether writes are to be refused now.
         full: Whether deletes are to be refused as well: there is no room to note them.
         free_bytes: What the last look found on each volume.
+        give_way: Makes room on the data volume by what can be done without; whether there was any of that.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class SpaceWatch:
         """
         self.low = self.full = False
         self.free_bytes: dict[str, int] = {}
+        self.give_way: Callable[[], Awaitable[bool]] = _nothing_gives_way
         self._fs = fs
         self._volumes = dict(volumes)
         self._data_dir = data_dir
@@ -99,13 +106,19 @@ class SpaceWatch:
         """Looks once, and acts on what it finds."""
         noticed = self._now_s() < self._noticed_until_s
         free, present = await asyncio.to_thread(self._tend_and_ask, noticed)
+        if (noticed or free.get("data", self._needed) < self._needed) and await self.give_way():
+            free, present = await asyncio.to_thread(self._tend_and_ask, noticed)
         self.free_bytes = free
         self.full = not self._reserve_bytes or min(present, default=0) < self._reserve_bytes // 4
         # Somebody may have found no room while this was looking.
         noticed = self._now_s() < self._noticed_until_s
-        needed = self._reserve_bytes + (self._reserve_bytes // 4 if self.low else 0)
-        short = {volume: room for volume, room in free.items() if room < needed}
+        short = {volume: room for volume, room in free.items() if room < self._needed}
         self._set_low(noticed or bool(short), **{f"{volume}_free_bytes": room for volume, room in short.items()})
+
+    @property
+    def _needed(self) -> int:
+        """How much must be free, of each volume."""
+        return self._reserve_bytes + (self._reserve_bytes // 4 if self.low else 0)
 
     def room_bytes(self) -> int:
         """What may be written to the data volume at once, for something that is not needed; as of the last look."""

@@ -120,7 +120,7 @@ class Watches:
     @property
     def oldest(self) -> int:
         """All changes behind this revision are held."""
-        return self._engine.history.floor
+        return max(self._engine.history.floor, self._machine().floor)
 
     def open(self, position: Position | None, wanted: Filter) -> Watch:
         """Begins a watch behind a position, or behind what is applied now; ``close`` ends it.

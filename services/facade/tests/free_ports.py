@@ -1,0 +1,31 @@
+"""Loopback ports for what the tests start: another one each time, and none that somebody has.
+
+Several runs may go on at once, in other working trees or side by side in this one. Each begins at a place of its own in
+a range below the ports that systems give away, and passes over what is taken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+
+FIRST, END = 25_900, 32_000
+_STRIDE = 211
+"""Processes with neighbouring numbers begin far from each other; it has no factor in common with the range."""
+
+_ports = itertools.count(os.getpid() * _STRIDE)
+
+
+def free_port() -> int:
+    """A port that can be bound now, on every host of the loopback."""
+    for _ in range(FIRST, END):
+        port = FIRST + next(_ports) % (END - FIRST)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError(f"no port is free from {FIRST} to {END}")
