@@ -1,7 +1,7 @@
 """Asks pip-audit whether anything that uv.lock names has a known vulnerability: ``make audit``.
 
-Exit code 0: all were looked at, and nothing is known. 1: something is, and is printed. 3: some or all were not looked at:
-the data are those of PyPI's JSON API, which a mirror of packages alone does not have, or answers without them.
+Exit code 0: all were looked at, and nothing is known. 1: something is, and is printed. 3: some or all were not looked
+at: the data are those of PyPI's JSON API, which a mirror of packages alone does not have, or answers without them.
 """
 
 from __future__ import annotations
