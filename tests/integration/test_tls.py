@@ -20,6 +20,8 @@ from tools.certs import Authority, write
 
 from doug_wire import tls
 from facade.client.channels import Channels
+from facade.client.link import Link
+from facade.client.node import Node
 from facade.discovery.targets import Target
 from raft_node.app.admin import AdminServer
 from raft_node.rpc.channels import SERVER_OPTIONS, Dialled, open_channel
@@ -334,3 +336,22 @@ def test_plaintext_leaves_the_machine_only_where_it_was_asked_for(host: str) -> 
     assert tls.check_plaintext("disabled", [*LOOPBACK, host]) == [host]
     assert tls.check_plaintext("mutual", [host]) == []
     assert tls.check_plaintext("", LOOPBACK) == tls.check_plaintext("disabled", LOOPBACK) == []
+
+
+@pytest.mark.parametrize("trouble", ["certificate_expired", "certificate_refused"])
+async def test_a_facade_knows_that_a_node_cannot_be_reached_for_its_certificate(
+    authority: Authority, place: Place, trouble: str
+) -> None:
+    """By the words of gRPC, which are no promise of it: a version that says it otherwise is found here."""
+    issuer, days = (authority, -0.001) if trouble == "certificate_expired" else (Authority.make(), 1.0)
+    certificate, key = issuer.issue(LOCAL, days=days)
+    server = grpc.aio.server()
+    port = server.add_secure_port(
+        "127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)], authority.pem, require_client_auth=True)
+    )
+    await server.start()
+    node = Node("n", Target(f"127.0.0.1:{port}"), Link(1, 1), Channels(place.certificates))
+    assert await node.status(30.0) is None
+    assert node.trouble == trouble
+    await node.close()
+    await server.stop(None)

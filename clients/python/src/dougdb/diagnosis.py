@@ -17,6 +17,7 @@ from dougdb.shapes import ClusterStatus, Members, NodeStatus, ShardStatus
 
 CRITICAL, WARNING = "critical", "warning"
 DAY_S = 86_400
+_RENEW = "renew it: the new files are read while the process runs (docs/operations.md)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,33 @@ def findings(
     return sorted(found, key=lambda each: each.severity)
 
 
+def in_doubt(before: ClusterStatus, now: ClusterStatus) -> bool:
+    """Whether a node has just fallen silent, or a leader gone: another look tells whether that is so."""
+    return settled(before, now) != now
+
+
+def settled(before: ClusterStatus, now: ClusterStatus) -> ClusterStatus:
+    """The second of two looks, without what one look alone may be wrong about.
+
+    A node that answers one look and not the other was busy for a moment, or the facade was: as was a shard that had a
+    leader a moment ago, and is about to have another one.
+    """
+    earlier = {shard.id: shard for shard in before.shards}
+    shards = tuple(_settled_shard(earlier.get(shard.id), shard) for shard in now.shards)
+    return ClusterStatus(shards, now.document)
+
+
+def _settled_shard(before: ShardStatus | None, now: ShardStatus) -> ShardStatus:
+    if before is None:
+        return now
+    if now.leader is None and before.leader is not None:
+        return before
+    answered = {node.id: node for node in before.nodes if node.role != "unreachable"}
+    return ShardStatus(
+        now.id, tuple(answered.get(node.id, node) if node.role == "unreachable" else node for node in now.nodes)
+    )
+
+
 def _of_shard(shard: ShardStatus) -> Iterator[Finding]:
     where, total = f"shard {shard.id}", len(shard.nodes)
     up = sum(node.role != "unreachable" for node in shard.nodes)
@@ -140,7 +168,9 @@ def _of_shard(shard: ShardStatus) -> Iterator[Finding]:
 def _of_nodes(shard: ShardStatus, lag_max: int) -> Iterator[Finding]:
     newest = max((node.commit_index or 0 for node in shard.nodes), default=0)
     for node in shard.nodes:
-        if node.role == "unreachable":
+        if node.role == "unreachable" and node.trouble is not None:
+            yield _of_refused_certificate(node)
+        elif node.role == "unreachable":
             what = f"does not answer at {node.address}"
             way_out = "look at its log, and whether its process runs; its volume is lost: dougctl members replace"
             yield Finding(WARNING, node.id, what, way_out, "unreachable")
@@ -152,6 +182,15 @@ def _of_nodes(shard: ShardStatus, lag_max: int) -> Iterator[Finding]:
             what = f"has applied {node.applied_index}, and {newest} is committed"
             way_out = "a slow disk or network, or it is catching up: look again, and at dougctl timeline"
             yield Finding(WARNING, node.id, what, way_out, "lags")
+
+
+def _of_refused_certificate(node: NodeStatus) -> Finding:
+    if node.trouble == "certificate_expired":
+        what = f"cannot be reached at {node.address}: its certificate has ended"
+        return Finding(CRITICAL, node.id, what, _RENEW, "certificate_expired")
+    what = f"cannot be reached at {node.address}: its certificate is none that the facade takes"
+    way_out = "another authority, or a name that is missing: all have one authority in ca.crt (docs/operations.md)"
+    return Finding(CRITICAL, node.id, what, way_out, "certificate_refused")
 
 
 def _of_members(shard: ShardStatus, members: Members) -> Iterator[Finding]:
@@ -266,17 +305,17 @@ def _of_certificates(
         if node.vitals is not None
     }
     ends |= {each.url: each.said.get("certificate_ends_s") for each in facades if each.said is not None}
-    way_out = "renew it: the new files are read while the process runs (docs/operations.md)"
     for where, ends_s in ends.items():
         if ends_s is None:
             continue
         left_days = (ends_s - now_s) / DAY_S
         if left_days <= 0:
             what = "its certificate has ended: nobody opens a new connection to it"
-            yield Finding(CRITICAL, where, what, way_out, "certificate_expired")
+            yield Finding(CRITICAL, where, what, _RENEW, "certificate_expired")
         elif left_days < days:
-            what = f"its certificate ends in {left_days:.1f} days"
-            yield Finding(WARNING, where, what, way_out, "certificate_expires")
+            left = f"{left_days:.1f} days" if left_days >= 1 else f"{left_days * 24:.1f} hours"
+            what = f"its certificate ends in {left}"
+            yield Finding(WARNING, where, what, _RENEW, "certificate_expires")
 
 
 def _of_versions(cluster: ClusterStatus, facades: Sequence[Facade]) -> Iterator[Finding]:

@@ -112,6 +112,8 @@ class NodeStatus:
     last_log_index: int | None
     vitals: Mapping[str, Any] | None = None
     """How it is, as documents of ``/v1/cluster?vitals=true`` say it; None where nobody asked, or it did not answer."""
+    trouble: str | None = None
+    """Why it cannot be reached, where the facade knows: ``certificate_expired``, ``certificate_refused``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +352,7 @@ def _node_of(node: Mapping[str, Any]) -> NodeStatus:
         applied_index=node.get("applied_index"),
         last_log_index=node.get("last_log_index"),
         vitals=node.get("vitals"),
+        trouble=node.get("trouble"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from dougdb.cli import app
 from dougdb.client import DougClient
 from dougdb.commands import common, doctor
-from dougdb.diagnosis import Facade, Limits, findings
+from dougdb.diagnosis import Facade, Limits, findings, in_doubt, settled
 from dougdb.shapes import ClusterStatus, Member, Members, NodeStatus, ShardStatus, cluster_of
 
 LIMITS = Limits(lag=10)
@@ -59,6 +60,30 @@ def test_a_member_that_its_leader_does_not_hear_is_named() -> None:
     members = Members("0", (silent,), 100, False, {})
     (finding,) = findings(cluster(*nodes), {"0": members}, LIMITS)
     assert (finding.where, "port" in finding.way_out) == ("n2", True)
+
+
+# What a single look may be wrong about.
+
+
+def test_who_answers_one_of_two_looks_is_not_down() -> None:
+    up = cluster(node(0, "leader"), *(node(number) for number in range(1, 5)))
+    silent = cluster(node(0, "unreachable"), *(node(number, "unreachable") for number in range(1, 5)))
+    one = cluster(node(0, "leader"), node(1, "unreachable"), *(node(number) for number in range(2, 5)))
+    leaderless = cluster(*(node(number) for number in range(5)))
+    for worse in (silent, one, leaderless):
+        assert in_doubt(up, worse) and findings(settled(up, worse), {}, LIMITS) == []
+        assert not in_doubt(worse, worse) and findings(settled(worse, worse), {}, LIMITS)
+    assert not in_doubt(up, up) and not in_doubt(one, up)
+
+
+@pytest.mark.parametrize(("looks", "code"), [("ud", 1), ("udu", 0), ("udd", 1), ("dd", 1), ("du", 0)])
+def test_the_command_looks_again_when_a_node_has_just_fallen_silent(
+    monkeypatch: pytest.MonkeyPatch, looks: str, code: int
+) -> None:
+    down = well()
+    down.document["shards"][0]["nodes"][1]["role"] = "unreachable"
+    told = [well() if each == "u" else down for each in looks]
+    assert ask(monkeypatch, told, "--json").exit_code == code
 
 
 # What nodes say of themselves.
@@ -147,6 +172,18 @@ def test_the_facade_whose_clock_all_nodes_disagree_with_is_the_one() -> None:
     assert kinds(well(told, told, told, told, told)) == [("warning", "the facade", "clock_skew")]
 
 
+@pytest.mark.parametrize("trouble", ["certificate_expired", "certificate_refused"])
+def test_who_cannot_be_reached_for_its_certificate_is_told_so(trouble: str) -> None:
+    document = well().document
+    document["shards"][0]["nodes"][1] |= {"role": "unreachable", "vitals": None, "trouble": trouble}
+    assert kinds(cluster_of(document)) == [("critical", "n1", trouble)]
+
+
+def test_hours_are_told_when_it_is_no_day_any_more() -> None:
+    (finding,) = findings(well({"certificate_ends_s": NOW_S + 5400}), {}, Limits())
+    assert finding.what == "its certificate ends in 1.5 hours"
+
+
 def test_several_versions_are_one_finding() -> None:
     facade = Facade("http://a", {"version": "1.0.0", "map_epoch": 4, "certificate_ends_s": None})
     assert kinds(well({"version": "0.9.0"}), facades=(facade,)) == [("warning", "cluster", "mixed_versions")]
@@ -174,11 +211,15 @@ def test_facades_that_are_gone_or_behind() -> None:
 # The command.
 
 
-def ask(monkeypatch: pytest.MonkeyPatch, status: ClusterStatus, *arguments: str) -> Any:
+def ask(monkeypatch: pytest.MonkeyPatch, told: ClusterStatus | Sequence[ClusterStatus], *arguments: str) -> Any:
+    """Runs the command on what a facade says at each look; at all that follow, what it said last."""
+    looks = [told] if isinstance(told, ClusterStatus) else list(told)
+
     def handle(request: httpx.Request) -> httpx.Response:
         if request.url.port == 9:
             raise httpx.ConnectError("refused")
         if request.url.path == "/v1/cluster":
+            status = looks.pop(0) if len(looks) > 1 else looks[0]
             return httpx.Response(200, json=status.document)
         return httpx.Response(503, json={"outcome": "not_applied"})
 

@@ -63,6 +63,9 @@ class NodeView(Model):
     last_log_index: int = 0
     admin: str | None = Field(default=None, description="Admin HTTP, host:port; null when it was never seen")
     vitals: VitalsView | None = Field(default=None, description="Only with vitals=true, and of nodes that answered")
+    trouble: Literal["certificate_expired", "certificate_refused"] | None = Field(
+        default=None, description="Only with vitals=true: why a node cannot be reached, where that is known"
+    )
 
 
 class ShardView(Model):

@@ -20,6 +20,8 @@ from facade.discovery.targets import Target
 class FakeChannel:
     """A channel of gRPC as far as a node uses it: no call reaches anybody."""
 
+    code, details = grpc.StatusCode.UNAVAILABLE, "failed to connect"
+
     def __init__(self) -> None:
         self.closed = False
 
@@ -29,7 +31,7 @@ class FakeChannel:
     def unary_unary(self, *arguments: Any, **options: Any) -> Any:
         async def call(*arguments: Any, **options: Any) -> None:
             nothing = grpc.aio.Metadata()
-            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing)
+            raise grpc.aio.AioRpcError(self.code, nothing, nothing, self.details)
 
         return call
 
@@ -80,3 +82,23 @@ async def test_a_channel_that_finds_nobody_is_opened_anew() -> None:
     await asyncio.sleep(0)
     assert len(channels.opened) == 4
     assert all(channel.closed for channel in channels.opened), "none is left behind"
+
+
+async def test_why_a_node_cannot_be_reached_is_kept_until_it_is_known_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = FakeChannels()
+    node = Node("n", Target("n:1"), Link(1, 1), channels)  # type: ignore[arg-type]
+    ended = "Tls handshake failed: CERTIFICATE_VERIFY_FAILED: certificate has expired: OK"
+    late, away = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE
+    for code, details, trouble in (
+        (away, "connection refused", None),
+        (away, ended, "certificate_expired"),
+        (late, "", "certificate_expired"),
+        (away, "CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate", "certificate_refused"),
+        (away, "Custom verification check failed: Hostname Verification Check failed.", "certificate_refused"),
+        (away, "", None),
+    ):
+        monkeypatch.setattr(FakeChannel, "code", code)
+        monkeypatch.setattr(FakeChannel, "details", details)
+        assert await node.status(1.0) is None
+        assert node.trouble == trouble
+    await node.close()

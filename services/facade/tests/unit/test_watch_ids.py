@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from doug_wire.watch import Change, ChangeKind
 from facade.client.watches.stream import behind, next_of, order_of, split
 from facade.routes.watch import ids as watch_ids
+from facade.routes.watch.audience import progress_data
 from facade.routes.watch.ids import WatchIdError
 
 revisions = st.integers(0, 10**17)
@@ -74,3 +75,8 @@ def test_positions_compare_as_changes_come() -> None:
     for this, following in itertools.pairwise(changes):
         assert order_of(this) < next_of(this) <= order_of(following)
     assert [split(next_of(change)) for change in changes] == [(4, 0), (5, 1), (5, 0), (6, 0)]
+
+
+def test_progress_does_not_name_a_revision_of_which_only_a_part_was_sent() -> None:
+    whole, part = behind(7), order_of(Change(1, False, 2, b"k", 8)) + 1
+    assert progress_data({0: whole, 3: part, 4: behind(0)}) == b'{"revisions":{"0":"7","3":"7","4":"0"}}'

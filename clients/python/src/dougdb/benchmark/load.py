@@ -152,7 +152,12 @@ class Connection:
 
 
 class Load:
-    """One run."""
+    """One run.
+
+    Attributes:
+        results: What was measured so far.
+        touched: Whether the facade has answered anything, so that there may be something to delete.
+    """
 
     def __init__(self, endpoint: Endpoint, requests: Requests, clock: Callable[[], float] = time.perf_counter) -> None:
         """Sends nothing yet.
@@ -166,6 +171,7 @@ class Load:
         self._requests = requests
         self._clock = clock
         self.results = Results()
+        self.touched = False
 
     async def fill(self, keys: int, connections: int) -> None:
         """Puts every key once, so that reads find something; not measured.
@@ -180,6 +186,7 @@ class Load:
             try:
                 for number in numbers:
                     await connection.ask(self._requests.request("put", number))
+                    self.touched = True
             finally:
                 await connection.close()
 
@@ -232,4 +239,5 @@ class Load:
             self.results.failures += 1
             await asyncio.sleep(RECONNECT_S)
             return
+        self.touched = True
         self.results.answer(name, status, self._clock() - due_s)

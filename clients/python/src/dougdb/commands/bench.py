@@ -11,7 +11,7 @@ import typer
 
 from dougdb.bearer import headers_of
 from dougdb.benchmark.histogram import Histogram, drawn, shown
-from dougdb.benchmark.load import Endpoint, Load, Results, endpoint_of
+from dougdb.benchmark.load import Load, Results, endpoint_of
 from dougdb.benchmark.plan import Plan, Requests, parse_mix
 from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, remote, tls_of, url_of
 from dougdb.commands.kv import consistency_of
@@ -60,12 +60,13 @@ def bench(
     query = "&".join(f"{name}={value}" for name, value in consistency_params(consistency_of(consistency, None)).items())
     prefix = f"{PREFIX}{secrets.token_hex(4)}/"
     plan = Plan(weights, prefix, keys, value_size, query, endpoint.name, headers)
+    load = Load(endpoint, Requests(plan, seed))
     try:
-        results = asyncio.run(_run(endpoint, Requests(plan, seed), plan, connections, duration_s, rate))
+        results = asyncio.run(_run(load, plan, connections, duration_s, rate))
     except OSError as error:
         fail(f"cannot reach {url_of(context)}: {error}", ExitCode.UNAVAILABLE)
     finally:
-        if not keep:
+        if load.touched and not keep:
             _clean(context, prefix)
     if as_json:
         print_json(document_of(results, rate))
@@ -81,10 +82,7 @@ def _trust(context: typer.Context) -> ssl.SSLContext:
     return verify(url_of(context), tls_of(context).get("ca_file"))
 
 
-async def _run(
-    endpoint: Endpoint, requests: Requests, plan: Plan, connections: int, duration_s: float, rate: float | None
-) -> Results:
-    load = Load(endpoint, requests)
+async def _run(load: Load, plan: Plan, connections: int, duration_s: float, rate: float | None) -> Results:
     if plan.mix.get("get"):
         await load.fill(plan.keys, connections)
     return await load.run(connections, duration_s, rate)

@@ -1,7 +1,8 @@
 """``dougctl doctor``: what is wrong with this cluster, and what to do about it.
 
 It looks at what the facades and the leaders say of nodes and members, twice with a moment in between, so that what
-disks do now counts. What is wrong is judged by ``dougdb.diagnosis``.
+disks do now counts, and a third time when a node or a leader has just gone. What is wrong is judged by
+``dougdb.diagnosis``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dougdb.commands.common import (
     tls_of,
     url_of,
 )
-from dougdb.diagnosis import Facade, Finding, Limits, findings
+from dougdb.diagnosis import Facade, Finding, Limits, findings, in_doubt, settled
 from dougdb.errors import DougdbError
 from dougdb.shapes import ClusterStatus, Members
 
@@ -70,6 +71,10 @@ def doctor(
         before = client.cluster(vitals=True)
         time.sleep(wait)
         cluster = client.cluster(vitals=True)
+        if in_doubt(before, cluster):
+            time.sleep(wait)
+            before, cluster = cluster, client.cluster(vitals=True)
+        cluster = settled(before, cluster)
         members: dict[str, Members] = {}
         for shard in cluster.shards:
             try:

@@ -13,6 +13,7 @@ import httpx
 import typer
 
 from dougdb.bearer import headers_of
+from dougdb.client import DougClient
 from dougdb.commands.common import ExitCode, JsonOption, fail, print_json, printable, remote, tls_of, url_of
 from dougdb.commands.timeline import duration_us
 from dougdb.verify.checker import Verdict, check, smallest
@@ -37,7 +38,7 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", help="What requests are drawn from.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that the cluster is linearizable, and that sessions and bounded reads see what they must.
+    """Check that the cluster is linearizable, and that sessions, bounded reads and watches see what they must.
 
     It writes below a prefix of its own and deletes that at its end. It ends with 1, and shows the smallest history that
     shows it, when a promise was broken; and with 4 when nothing was answered.
@@ -47,9 +48,11 @@ def verify(
     except ValueError as error:
         fail(str(error), ExitCode.USAGE)
     urls = [url_of(context), *(facade or [])]
+    for url in urls:
+        _check_url(url, context)
     load = asyncio.run(_drive(urls, tls_of(context), processes, duration_s, seed))
     if not load.answered:
-        fail(f"nothing was answered at {', '.join(urls)}", ExitCode.UNAVAILABLE)
+        fail(f"nothing was answered at {', '.join(urls)}: {load.trouble}", ExitCode.UNAVAILABLE)
     verdict = check(load.history)
     failing = smallest(verdict.failing) if verdict.failing else ()
     if failing and svg is not None:
@@ -60,6 +63,13 @@ def verify(
         _show(load, verdict, text_of(failing))
     if failing or load.violations:
         raise typer.Exit(ExitCode.FAILURE)
+
+
+def _check_url(url: str, context: typer.Context) -> None:
+    try:
+        DougClient(url, **tls_of(context)).close()
+    except ValueError as error:
+        fail(str(error), ExitCode.USAGE)
 
 
 async def _drive(urls: list[str], tls: dict[str, Any], processes: int, duration_s: float, seed: int) -> Load:
@@ -94,6 +104,9 @@ def _document(load: Load, verdict: Verdict, failing: str) -> dict[str, Any]:
         "objects": verdict.objects,
         "session_reads": load.session_reads,
         "bounded_reads": load.bounded_reads,
+        "watch_events": load.watched.events,
+        "watch_returns": load.watched.returns,
+        "watch_undecided": load.watched.undecided,
         "violations": load.violations,
         "undecided": list(verdict.undecided),
         "failing": failing,
@@ -113,3 +126,9 @@ def _show(load: Load, verdict: Verdict, failing: str) -> None:
         print(f"BROKEN: {printable(violation)}")
     if not load.violations:
         print(f"sessions and bounds kept: {load.session_reads} session reads, {load.bounded_reads} bounded reads")
+    watched = load.watched
+    if watched.undecided:
+        print(f"watch not decided: {printable(watched.undecided)}")
+    elif not watched.violations:
+        streams = watched.returns + 1
+        print(f"watch kept: {watched.events} changes told in {streams} streams, all that was acknowledged among them")

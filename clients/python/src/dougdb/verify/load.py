@@ -3,13 +3,14 @@
 Several processes read and write the same few keys at the same time; each asks one thing at a time, of one facade after
 the other. Beside the history this checks, as it goes, what sessions and bounded reads promise: on keys that one process
 alone writes, a session read by another facade is never older than what the session knows, and a bounded read is never
-older than its bound. Must not know how histories are judged. Invariant: what became of a request that failed is unknown
-unless the answer says that it was not applied.
+older than its bound. A watch (``dougdb.verify.watching``) must tell all of it. Must not know how histories are judged.
+Invariant: what became of a request that failed is unknown unless the answer says that it was not applied.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -35,9 +36,12 @@ from dougdb.verify.history import (
     Txn,
     reads_only,
 )
+from dougdb.verify.watching import Watched, Watcher
 
 BOUND_S = 2.0
 TIMEOUT_S = 10.0
+BEGIN_S = 5.0
+"""For so long the watch may take to begin; without it, the rest is checked."""
 _KEYS = 4
 _PAIR = ("{pair}a", "{pair}b")
 _PAUSE_S = 0.1
@@ -53,16 +57,20 @@ class Load:
         violations: What sessions and bounded reads saw that they must not.
         answered: How many requests were answered.
         failed: How many were refused or got no answer.
+        trouble: Why the last of these was.
         session_reads: How many session reads were looked at.
         bounded_reads: How many bounded reads were.
+        watched: What a watch told of all this.
     """
 
     history: list[Recorded] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     answered: int = 0
     failed: int = 0
+    trouble: str = ""
     session_reads: int = 0
     bounded_reads: int = 0
+    watched: Watched = field(default_factory=Watched)
 
 
 class Driver:
@@ -93,17 +101,50 @@ class Driver:
         self._turns = itertools.count()
         self._values = itertools.count(1)
         self._acknowledged: dict[str, list[tuple[float, int]]] = {}
+        self._own: dict[tuple[str, int], str] = {}
         self.load = Load()
 
     async def run(self, processes: int, duration_s: float, progress: Callable[[Load], None]) -> Load:
         """Has processes make requests for some time."""
-        ends_s = self._clock() + duration_s
-        async with asyncio.TaskGroup() as group:
-            for process in range(processes):
-                group.create_task(self._register_process(process, ends_s))
-            for process in range(processes, 2 * processes):
-                group.create_task(self._session_process(process, processes, ends_s, progress))
+        watcher = Watcher(self._client, self._urls, self._prefix, self._random.randrange(1 << 32), self._clock)
+        following = asyncio.create_task(watcher.run())
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEGIN_S):
+                    await watcher.begun.wait()
+            ends_s = self._clock() + duration_s
+            async with asyncio.TaskGroup() as group:
+                for process in range(processes):
+                    group.create_task(self._register_process(process, ends_s))
+                for process in range(processes, 2 * processes):
+                    group.create_task(self._session_process(process, processes, ends_s, progress))
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+        await self._look_at(watcher)
         return self.load
+
+    async def _look_at(self, watcher: Watcher) -> None:
+        """What the watch has told, beside what was acknowledged."""
+        self.load.watched = told = watcher.told
+        if watcher.begun.is_set():
+            await watcher.finish(self._written())
+        elif not told.undecided:
+            told.undecided = "no watch could be opened"
+        self.load.violations += told.violations
+
+    def _written(self) -> dict[tuple[str, int], str]:
+        """By key and revision, every value whose write was acknowledged with a revision."""
+        written = dict(self._own)
+        for each in self.load.history:
+            outcome, request = each.outcome, each.request
+            if outcome is None or not outcome.ok or outcome.revision is None:
+                continue
+            if isinstance(request, Put | Cas):
+                written[request.key, outcome.revision] = request.value
+            elif isinstance(request, Increment):
+                written[request.key, outcome.revision] = str(outcome.value)
+        return written
 
     async def clean(self) -> None:
         """Deletes what was written, as far as that is possible now."""
@@ -156,16 +197,13 @@ class Driver:
         """The outcome, or None and whether it may have been applied."""
         try:
             response = await self._send(request)
-        except httpx.ConnectError:
-            self.load.failed += 1
-            return None, False
-        except httpx.HTTPError:
-            self.load.failed += 1
-            return None, True
+        except httpx.HTTPError as error:
+            self._failed(str(error))
+            return None, not isinstance(error, httpx.ConnectError)
         if response.status_code in (200, 204, 404, 412):
             self.load.answered += 1
             return _outcome_of(request, response), True
-        self.load.failed += 1
+        self._failed(_refusal(response))
         return None, _problem(response).get("outcome") != "not_applied"
 
     async def _send(self, request: Request) -> httpx.Response:
@@ -199,19 +237,21 @@ class Driver:
                 known, token = await self._read_own(key, known, token)
                 other = f"{self._prefix}s{self._random.randrange(processes, 2 * processes)}"
                 await self._read_bounded(other)
-            except httpx.HTTPError:
-                self.load.failed += 1
+            except httpx.HTTPError as error:
+                self._failed(str(error))
                 await asyncio.sleep(_PAUSE_S)
 
     async def _write_own(self, key: str, known: int, token: str) -> tuple[int, str]:
         url = self._urls[next(self._turns) % len(self._urls)]
         headers = {"Doug-Session": token} if token else {}
-        response = await self._client.put(f"{url}/v1/kv/{key}", content=b"v%d" % next(self._values), headers=headers)
+        value = f"v{next(self._values)}"
+        response = await self._client.put(f"{url}/v1/kv/{key}", content=value.encode(), headers=headers)
         if response.status_code != 200:
-            return await self._pause(known, token)
+            return await self._pause(response, known, token)
         self.load.answered += 1
         revision = int(response.json()["revision"])
         self._acknowledged.setdefault(key, []).append((self._clock(), revision))
+        self._own[key, revision] = value
         return max(known, revision), response.headers.get("doug-session", token)
 
     async def _read_own(self, key: str, known: int, token: str) -> tuple[int, str]:
@@ -219,7 +259,7 @@ class Driver:
         headers = {"Doug-Consistency": "session", **({"Doug-Session": token} if token else {})}
         response = await self._client.get(f"{url}/v1/kv/{key}", headers=headers)
         if response.status_code not in (200, 404):
-            return await self._pause(known, token)
+            return await self._pause(response, known, token)
         self.load.answered += 1
         self.load.session_reads += 1
         revision = _revision(response)
@@ -233,7 +273,7 @@ class Driver:
         params = {"consistency": "bounded", "max_staleness": f"{BOUND_S:g}s"}
         response = await self._client.get(f"{url}/v1/kv/{key}", params=params)
         if response.status_code not in (200, 404):
-            await self._pause(0, "")
+            await self._pause(response, 0, "")
             return
         self.load.answered += 1
         self.load.bounded_reads += 1
@@ -246,8 +286,12 @@ class Driver:
                 "bounded", key, response, f"revision {needed} was acknowledged long ago; it was shown {revision}"
             )
 
-    async def _pause(self, known: int, token: str) -> tuple[int, str]:
+    def _failed(self, why: str) -> None:
         self.load.failed += 1
+        self.load.trouble = why
+
+    async def _pause(self, response: httpx.Response, known: int, token: str) -> tuple[int, str]:
+        self._failed(_refusal(response))
         await asyncio.sleep(_PAUSE_S)
         return known, token
 
@@ -267,6 +311,11 @@ def _problem(response: httpx.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _refusal(response: httpx.Response) -> str:
+    document = _problem(response)
+    return f"{response.status_code} {document.get('detail') or document.get('code', '')}".strip()
 
 
 def _outcome_of(request: Request, response: httpx.Response) -> Outcome:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 
 import httpx
+import pytest
 
 from dougdb.verify import check, smallest
 from dougdb.verify.load import Driver, Load
@@ -25,9 +26,13 @@ class FakeStore(httpx.AsyncBaseTransport):
         self.old: dict[str, tuple[str, int]] = {}
         self.stale: Callable[[httpx.Request], bool] = lambda request: False
         self.increments = 1
+        self.changes: list[tuple[str, int, str]] = []
+        self.watched: Callable[[list[tuple[str, int, str]]], list[tuple[str, int, str]]] = lambda changes: changes
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(0)
+        if request.url.path.startswith("/v1/watch"):
+            return self._watch(request)
         path = request.url.path.removeprefix("/v1/kv/")
         body = (await request.aread()).decode()
         if request.method == "GET":
@@ -58,7 +63,26 @@ class FakeStore(httpx.AsyncBaseTransport):
         if key in self.data:
             self.old.setdefault(key, self.data[key])
         self.data[key] = (text, self.revision)
+        self.changes.append((key, self.revision, text))
         return httpx.Response(200, json={"revision": str(self.revision), **more}, headers={"doug-session": "t"})
+
+    def _watch(self, request: httpx.Request) -> httpx.Response:
+        """What has changed behind an id, which is a revision, and that this was all; the stream ends then."""
+        progress = {"revisions": {"0": str(self.revision)}}
+        if request.method == "POST":
+            return httpx.Response(200, json=progress)
+        begin = request.url.params["from"]
+        after = self.revision if begin == "now" else int(begin)
+        events = [
+            {
+                "event": "put",
+                "id": str(revision),
+                "data": {"key": key, "revision": str(revision), "shard": 0, "value": value},
+            }
+            for key, revision, value in self.watched([each for each in self.changes if each[1] > after])
+        ]
+        lines = [*events, {"event": "progress", "id": str(self.revision), "data": progress}]
+        return httpx.Response(200, text="".join(json.dumps(line) + "\n" for line in lines))
 
     def _transact(self, document: dict[str, list[dict[str, str]]]) -> httpx.Response:
         holds = all(
@@ -94,6 +118,7 @@ async def test_an_honest_store_passes_and_is_left_clean() -> None:
     load = await drive(store)
     assert load.answered > 50 and load.failed == 0 and load.violations == []
     assert load.session_reads and load.bounded_reads
+    assert load.watched.events and load.watched.returns and not load.watched.undecided
     assert check(load.history).good
     assert store.data == {}
 
@@ -118,3 +143,42 @@ async def test_increments_that_happen_twice_are_found() -> None:
     store = FakeStore()
     store.increments = 2
     assert check((await drive(store)).history).failing
+
+
+Changes = list[tuple[str, int, str]]
+
+
+@pytest.mark.parametrize(
+    ("watched", "what"),
+    [
+        (lambda changes: [each for each in changes if each[1] != 30], "was acknowledged and never told"),
+        (lambda changes: changes + changes[-1:], "came twice"),
+        (lambda changes: changes[:-2] + changes[:-3:-1], "of the same shard"),
+        (lambda changes: [(key, at, value if at != 30 else "x") for key, at, value in changes], "told as 'x'"),
+    ],
+    ids=["lost", "twice", "out of order", "another value"],
+)
+async def test_a_watch_that_does_not_tell_what_was_written_is_found(
+    watched: Callable[[Changes], Changes], what: str
+) -> None:
+    store = FakeStore()
+    store.watched = watched
+    load = await drive(store)
+    assert any(what in each for each in load.violations), load.violations
+    assert check(load.history).good
+
+
+async def test_what_watches_cannot_know_is_no_violation() -> None:
+    store = FakeStore()
+
+    class Gone(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.params.get("from", "now") != "now":
+                return httpx.Response(410, json={"code": "history_gone"})
+            return await store.handle_async_request(request)
+
+    async with httpx.AsyncClient(transport=Gone()) as client:
+        ticks = itertools.count()
+        driver = Driver(client, ["http://one"], "p/", 1, lambda: TICK_S * next(ticks))
+        load = await driver.run(2, DURATION_S, lambda load: None)
+    assert load.violations == [] and "do not hold" in load.watched.undecided

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import grpc.aio
 
@@ -34,6 +34,7 @@ RETIRED_S = 6.0
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 1.0
 """Between two tries to reach a node; longer each time."""
 
+Trouble: TypeAlias = Literal["certificate_expired", "certificate_refused"]
 ScanCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.ScanRequest, doug_pb2.ScanPage]"
 WatchCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.WatchRequest, doug_pb2.WatchBatch]"
 
@@ -56,6 +57,18 @@ def clock_between(asked_us: int, said_us: int, heard_us: int) -> Clock:
     return Clock((said_us - asked_us - error_us) / 1000, error_us / 1000)
 
 
+def trouble_of(details: str) -> Trouble | None:
+    """What gRPC says of a connection that did not come about, as far as it concerns certificates.
+
+    There is nothing but the text; one that is another in a later version is no finding, and breaks nothing.
+    """
+    if "certificate has expired" in details:
+        return "certificate_expired"
+    if "CERTIFICATE_VERIFY_FAILED" in details or "Hostname Verification" in details:
+        return "certificate_refused"
+    return None
+
+
 class Node:
     """One raft-node.
 
@@ -66,6 +79,7 @@ class Node:
         admin: Its admin HTTP address, once it was seen.
         clock: How its wall clock was beside this facade's, by its last vitals; None before that.
         incarnation: Which disk it runs on, by its last status; 0 before that.
+        trouble: Why it could not be reached when it was asked last, where that is known.
         link: The windows of its stream.
         up: Whether the stream is open.
         suspect: Whether it owed an answer for too long, and has said nothing since.
@@ -88,6 +102,7 @@ class Node:
         self.admin: str | None = None
         self.clock: Clock | None = None
         self.incarnation = 0
+        self.trouble: Trouble | None = None
         self.link = link
         self.up = False
         self.suspect = False
@@ -211,10 +226,13 @@ class Node:
         asked_us = time.time_ns() // 1000
         try:
             status = await self._admin.Status(admin_pb2.StatusRequest(vitals=vitals), timeout=timeout_s)
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self.trouble = trouble_of(error.details() or "")
             # Nobody else looks after this channel.
             self._reopen()
             return None
+        self.trouble = None
         if status.vitals.clock_us:
             self.clock = clock_between(asked_us, status.vitals.clock_us, time.time_ns() // 1000)
         self.admin = status.admin_address or self.admin

@@ -77,6 +77,11 @@ def split(position: int) -> tuple[int, int]:
     return (revision, place) if place else (revision - 1, 0)
 
 
+def whole(position: int) -> int:
+    """The last revision of which everything lies before a position."""
+    return (position >> _PLACE_BITS) - 1
+
+
 class WatchStream:
     """A stream that has begun: see ``begin``.
 

@@ -77,9 +77,11 @@ def node_view(node: Node, status: admin_pb2.StatusResponse | None, *, vitals: bo
     else:
         view = _answered(node, status)
     # What was not set is not shown.
-    told = {name: getattr(view, name) for name in NodeView.model_fields if name != "vitals"}
+    told = {name: getattr(view, name) for name in NodeView.model_fields if name not in ("vitals", "trouble")}
     if vitals and status is not None:
         told["vitals"] = vitals_view(node, status)
+    elif vitals and node.trouble is not None:
+        told["trouble"] = node.trouble
     return NodeView(**told)
 
 

@@ -20,7 +20,7 @@ import orjson
 
 from facade.client.watches.feed import Event, Feed
 from facade.client.watches.metrics import WatchMetrics
-from facade.client.watches.stream import next_of, split
+from facade.client.watches.stream import next_of, whole
 from facade.routes.watch import ids as watch_ids
 from facade.routes.watch.frames import COMMENT, change_frame, chunk, frame
 from facade.routes.watch.request import Form, Selection
@@ -81,8 +81,8 @@ def progress_frame(place: Place, form: Form, *, told: bool = True) -> bytes:
 
 
 def progress_data(positions: dict[int, int]) -> bytes:
-    """How far it is, by shard."""
-    revisions = {str(shard): str(split(position)[0]) for shard, position in sorted(positions.items())}
+    """How far it is, by shard: a revision of which only the first changes were sent is not among what was sent."""
+    revisions = {str(shard): str(whole(position)) for shard, position in sorted(positions.items())}
     return orjson.dumps({"revisions": revisions})
 
 
