@@ -420,11 +420,11 @@ class Cluster:
         process = self.find(name)
         return process is not None and time.time() - process.create_time() > STATUS_AGE_S
 
-    def await_leader(self, shard: str, timeout_s: float = 10.0) -> NodeView:
+    def await_leader(self, shard: str, timeout_s: float = 30.0) -> NodeView:
         """Waits until a shard has a leader."""
         return wait_for(lambda: self.leader(shard), timeout_s, f"a leader of shard {shard}")
 
-    def await_equal(self, shard: str, timeout_s: float = 20.0) -> list[NodeView]:
+    def await_equal(self, shard: str, timeout_s: float = 60.0) -> list[NodeView]:
         """Waits until every node of a shard is there and has applied what its leader has committed by now."""
         begun_s = time.monotonic()
 

@@ -67,6 +67,10 @@ class Witness:
         """How much of a time the machine stood still."""
         return stalled_s(self.stalls, since_s, until_s)
 
+    def longest_s(self) -> float:
+        """How long the machine stood still at most."""
+        return max((stall.ended_s - stall.began_s for stall in self.stalls), default=0.0)
+
     def told(self) -> str:
         """What the machine did, in a line for the output of a test."""
         lengths = sorted((round((stall.ended_s - stall.began_s) * 1000) for stall in self.stalls), reverse=True)

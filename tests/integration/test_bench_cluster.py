@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -168,7 +167,5 @@ dougdb_grpc_messages_received_total{service="Doug",method="Pipe"} 1.5e+03
 
 
 def test_waiting_in_vain_says_for_what() -> None:
-    begun = time.monotonic()
     with pytest.raises(ClusterError, match="a miracle"):
         wait_for(lambda: None, 0.1, "a miracle")
-    assert time.monotonic() - begun < 1

@@ -112,8 +112,8 @@ def test_one_survivor_goes_on_and_gets_its_members_again(cluster: Cluster) -> No
     # Some of what was seen before may be lost, and nobody takes it for present.
     read = cluster.request("GET", "/v1/kv/key-0?consistency=session", headers=session)
     assert (read.status, read.json()["code"]) == (409, "foreign_session")
-    again = cluster.request("PUT", "/v1/kv/key-0", b"value 0")
-    assert int(again.headers["etag"].strip('"')) > revision + (1 << 39), "no lost revision is given out again"
+    written = cluster.request("PUT", "/v1/kv/key-0", b"value 0")
+    assert int(written.headers["etag"].strip('"')) > revision + (1 << 39), "no lost revision is given out again"
 
     wipe(launches[(set(names[3:]) - {survivor}).pop()])
     for name in others:

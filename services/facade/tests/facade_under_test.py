@@ -90,7 +90,7 @@ class Facade:
         if self.gate is not None:
             self.gate.audit.close()
 
-    async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 await asyncio.sleep(0.005)

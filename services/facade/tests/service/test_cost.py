@@ -23,6 +23,7 @@ AUTH_CALLS_MAX = 5.5
 PACKAGES = ("src/facade", "wire/doug_stream", "wire/doug_wire")
 
 PUT = b"PUT /v1/kv/key-%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
+CONDITIONAL = PUT.replace(b"\r\n\r\n", b"\r\nIf-Match: *\r\n\r\n")
 GET = b"GET /v1/kv/key-%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
 STALE = b"GET /v1/kv/key-%d?consistency=eventual HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -80,7 +81,12 @@ async def measured(facade: Facade, request_line: bytes, put: bytes = PUT) -> tup
 
 @pytest.mark.parametrize(
     ("request_line", "calls_max"),
-    [pytest.param(PUT, 61.0, id="put"), pytest.param(GET, 56.0, id="get"), pytest.param(STALE, 61.0, id="stale")],
+    [
+        pytest.param(PUT, 61.0, id="put"),
+        pytest.param(GET, 56.0, id="get"),
+        pytest.param(STALE, 61.0, id="stale"),
+        pytest.param(CONDITIONAL, 154.0, id="conditional put"),
+    ],
 )
 async def test_calls_and_messages_per_operation(
     make_facade: Callable[..., Awaitable[Facade]], request_line: bytes, calls_max: float
