@@ -336,12 +336,12 @@ def test_the_part_is_built_first_when_there_is_time_for_both(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("seconds", "there", "takes_s", "code", "did", "said"),
     [
-        (timely.PART_S - 1, True, {}, 0, [], "needs up to 10 minutes, and 10 are left"),
+        (timely.PART_S - 1, True, {}, 0, [], "needs up to 15 minutes, and 15 are left"),
         (timely.BUILD_S + timely.PART_S - 1, False, {}, 0, [], "building takes up to 40 minutes, and 40 are left"),
         (-5, False, {}, 0, [], "and 0 are left"),
         (timely.BUILD_S + timely.PART_S, False, {"build": 9e9}, 0, [("build",)], "before everything was built"),
         (timely.BUILD_S + timely.PART_S, False, {}, 1, [("build",)], "could not be built"),
-        (700, True, {"test": 9e9}, 0, [PART, ("down",)], "ended after 12 minutes, without a verdict"),
+        (1000, True, {"test": 9e9}, 0, [PART, ("down",)], "ended after 17 minutes, without a verdict"),
     ],
 )
 def test_what_there_is_no_time_for_is_said(

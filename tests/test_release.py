@@ -65,6 +65,13 @@ def test_checksums_are_what_sha256sum_checks(tmp_path: Path) -> None:
     assert run.returncode == 0
 
 
+def test_packages_name_their_licences_as_far_as_they_tell_them() -> None:
+    document = {"components": [{"name": "httpx"}, {"name": "no-such-package"}]}
+    told, silent = release.with_licences(document)["components"]
+    assert "BSD" in told["licenses"][0]["license"]["name"]
+    assert "licenses" not in silent
+
+
 def test_a_client_that_does_not_work_alone_is_no_release(tmp_path: Path) -> None:
     """The wheel is installed, not looked at: one that is none makes pip fail."""
     (tmp_path / "dougdb-9.9.9-py3-none-any.whl").write_bytes(b"no wheel")

@@ -17,8 +17,10 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = ROOT / ".venv" / ".uv" / "bin" / "uv"
@@ -150,7 +152,27 @@ def bill_of_materials(version: str) -> str:
     words = ("--format", "cyclonedx1.5", "--quiet", "--frozen", "--no-dev", "--all-packages")
     document = json.loads(call(str(UV), "export", *words))
     document["metadata"]["component"]["version"] = version
-    return json.dumps(document, indent=2) + "\n"
+    return json.dumps(with_licences(document), indent=2) + "\n"
+
+
+def licence_of(name: str) -> str:
+    """What a package that is installed here says of its licence; empty if it says nothing, or is not installed."""
+    try:
+        told = metadata(name)
+    except PackageNotFoundError:
+        return ""
+    expression, plain = ((told.get_all(key) or [""])[0].strip() for key in ("License-Expression", "License"))
+    classes = [each.rpartition(" :: ")[2] for each in told.get_all("Classifier") or () if each.startswith("License ::")]
+    return expression or ", ".join(classes) or (plain if "\n" not in plain else "")
+
+
+def with_licences(document: dict[str, Any], find: Callable[[str], str] = licence_of) -> dict[str, Any]:
+    """A bill of materials in which each package names its licence, as far as it tells one."""
+    for component in document.get("components", ()):
+        licence = find(component["name"])
+        if licence:
+            component["licenses"] = [{"license": {"name": licence}}]
+    return document
 
 
 def release(out: Path, with_images: bool) -> str:

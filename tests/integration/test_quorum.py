@@ -214,6 +214,7 @@ def relays() -> Iterator[Relays]:
     made.close()
 
 
+@pytest.mark.slow
 def test_who_is_cut_off_is_never_served_past_its_bound_and_nobody_is_refused_for_it(
     cluster: Cluster, relays: Relays
 ) -> None:

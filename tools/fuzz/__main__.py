@@ -129,7 +129,7 @@ def fuzz(outcome: Outcome, cpu_s: float, stop: threading.Event) -> None:
     corpus = OUT / outcome.name
     corpus.mkdir(parents=True, exist_ok=True)
     for data in inputs_of(outcome.name):
-        (corpus / hashlib.sha1(data).hexdigest()).write_bytes(data)
+        (corpus / hashlib.sha1(data, usedforsecurity=False).hexdigest()).write_bytes(data)
     for _ in range(RESTARTS_MAX):
         if outcome.cpu_s >= cpu_s or not _one_worker(outcome, corpus, cpu_s - outcome.cpu_s, stop):
             break

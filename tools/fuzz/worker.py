@@ -62,7 +62,9 @@ class Findings:
     def _keep(self, place: str, what: str) -> None:
         if len(self.data) < self._sizes.get(place, sys.maxsize):
             self._sizes[place] = len(self.data)
-            path = self._folder / f"{self._name}-{hashlib.sha1(place.encode()).hexdigest()[:8]}.bin"
+            path = (
+                self._folder / f"{self._name}-{hashlib.sha1(place.encode(), usedforsecurity=False).hexdigest()[:8]}.bin"
+            )
             path.write_bytes(self.data)
             print("finding", path, f"{place}: {what}", flush=True)
 

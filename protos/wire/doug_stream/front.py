@@ -267,7 +267,10 @@ async def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, t
     """Where to listen for a host; None of its addresses twice."""
     if _is_wildcard(host):
         # As gRPC does: all addresses of both families by one socket.
-        return [(socket.AF_INET6 if _has_ipv6() else socket.AF_INET, ("::" if _has_ipv6() else "0.0.0.0", port))]  # noqa: S104
+        if _has_ipv6():
+            return [(socket.AF_INET6, ("::", port))]
+        # The settings ask for all addresses.
+        return [(socket.AF_INET, ("0.0.0.0", port))]  # noqa: S104  # nosec B104
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((info[0], (str(info[4][0]), int(info[4][1]))) for info in found))

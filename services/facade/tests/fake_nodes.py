@@ -111,6 +111,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         self.scan_code = ""
         """The ``doug-code`` with which it refuses scans."""
         self.scan_pages_until_break = -1
+        self.no_slots = False
         """After so many pages the scan under way expires, once; never when negative."""
         self.scan_pages = 0
         """How many pages it has made."""
@@ -402,6 +403,8 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         seen = set()
         for key in sorted(shard.data, reverse=request.reverse):
             if key < request.start or (request.end and key >= request.end) or not shard.owns(key, 0):
+                continue
+            if request.HasField("slot") and slots.slot_of(key) != request.slot and not self.no_slots:
                 continue
             value, content_type, revision, expires_at_ms, encoding = shard.data[key]
             at = key.find(request.delimiter, request.prefix_bytes) if request.delimiter else -1

@@ -6,6 +6,7 @@ asked; a test that does not look at that itself fails if there is anything.
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import importlib
 import importlib.util
@@ -93,8 +94,21 @@ SERVE_FAKES = Path(__file__).parents[3] / "services" / "facade" / "tests" / "ser
 @pytest.fixture(scope="module")
 def guarded(chromium_path: str) -> Iterator[Served]:
     """A facade that asks who somebody is, over fake nodes: as real as any for a browser, and there at once."""
+    with served_over_fakes("--auth") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def unguarded(chromium_path: str) -> Iterator[Served]:
+    """The same for everybody."""
+    with served_over_fakes() as served:
+        yield served
+
+
+@contextlib.contextmanager
+def served_over_fakes(*arguments: str) -> Iterator[Served]:
     process = subprocess.Popen(
-        [sys.executable, str(SERVE_FAKES), "--auth", "--endless"],
+        [sys.executable, str(SERVE_FAKES), "--endless", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -185,6 +199,20 @@ def tab(browser: Any, cluster: Cluster) -> Iterator[Callable[..., Tab]]:
         return opened[-1]
 
     yield open_tab
+    for each in opened:
+        each.context.close()
+
+
+@pytest.fixture
+def open_tab(browser: Any) -> Iterator[Callable[..., Tab]]:
+    """Opens tabs of whatever console a test names."""
+    opened: list[Tab] = []
+
+    def open_one(served: HasUrl, **options: Any) -> Tab:
+        opened.append(Tab(browser, served, **options))
+        return opened[-1]
+
+    yield open_one
     for each in opened:
         each.context.close()
 

@@ -40,6 +40,12 @@ def values(cluster: Cluster) -> None:
         put(cluster, key, body, content_type)
 
 
+@pytest.fixture(scope="module")
+def full(chromium_path: str, new_cluster: Callable[..., Cluster]) -> Cluster:
+    """A node that is to leave more room than any disk has."""
+    return new_cluster(shards=1, nodes=1, environment={"DOUGDB_RESERVE_BYTES": str(1 << 40)}).start()
+
+
 def put(cluster: Cluster, key: str, body: bytes, content_type: str = "text/plain") -> None:
     path = "/v1/kv/" + "".join(f"%{byte:02x}" for byte in key.encode())
     assert cluster.request("PUT", path, body, {"content-type": content_type}).status == 200
@@ -68,7 +74,7 @@ def serious(page: Any) -> list[str]:
         (1280, "light"),
         *(
             pytest.param(width, scheme, marks=pytest.mark.slow)
-            for width, scheme in ((360, "light"), (1280, "dark"), (2560, "light"), (2560, "dark"))
+            for width, scheme in ((360, "light"), (1280, "dark"), (3840, "light"), (3840, "dark"))
         ),
     ],
 )
@@ -76,13 +82,14 @@ def test_every_view_is_shown_and_can_be_read_by_everybody(
     tab: Callable[..., Any], pictures: Path, width: int, scheme: str
 ) -> None:
     # bypass_csp: axe-core is no file of the console, and has to be put in.
-    opened = tab(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    height = 2160 if width == 3840 else 900
+    opened = tab(viewport={"width": width, "height": height}, color_scheme=scheme, bypass_csp=True)
     for name, place in VIEWS.items():
         page = opened.show(place)
         page.wait_for_timeout(SETTLED_MS)
         page.screenshot(path=pictures / f"{name}-{width}-{scheme}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than the screen"
-        if width != 2560:
+        if width != 3840:
             assert serious(page) == [], name
     opened.check()
 
@@ -261,6 +268,48 @@ def stopped(cluster: Cluster) -> Iterator[Callable[[str], None]]:
     cluster.await_leader("0", 30.0)
 
 
+@pytest.mark.parametrize("width, scheme", [(360, "dark"), (1280, "light")])
+def test_full_disks_are_seen_and_what_they_refuse_is_told(
+    open_tab: Callable[..., Any], full: Cluster, pictures: Path, width: int, scheme: str
+) -> None:
+    opened = open_tab(full, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = opened.show("")
+    page.wait_for_selector(".badge >> text=disk full")
+    page.wait_for_selector(".flag >> text=disk full")
+    page.screenshot(path=pictures / f"full-disk-{width}-{scheme}.png")
+    page = opened.show("#/keys")
+    page.wait_for_selector("text=No key begins so.")
+    page.click("button:text-is('New key')")
+    page.fill("dialog label:has-text('Key') input >> nth=0", "no/room")
+    page.click("dialog button:text-is('Create')")
+    page.wait_for_selector("dialog .trouble >> text=507 disk_full")
+    page.screenshot(path=pictures / f"full-disk-keys-{width}-{scheme}.png")
+    opened.check("507 /v1/kv/no%2Froom")
+
+
+def test_the_keys_of_a_slot_are_shown(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
+    for number in range(3):
+        put(cluster, f"{{cart-7}}/{number}", b"v")
+    opened = tab()
+    page = opened.show("#/slots")
+    page.fill("input", "{cart-7}")
+    page.click("button:text-is('Find')")
+    page.wait_for_selector(".slot-keys >> text={cart-7}/2")
+    page.wait_for_selector("code >> text=dougctl shards")
+    page.screenshot(path=pictures / "slot-keys.png")
+    page.click("text=/of slot \\d+, with their values/")
+    page.wait_for_selector(".only-slot")
+    page.click(".tree >> text={cart-7}/1")
+    page.wait_for_selector(".one pre >> text=v")
+    page.screenshot(path=pictures / "keys-of-a-slot.png")
+    shown = page.locator(".tree .leaf .name").all_inner_texts()
+    assert {"{cart-7}/0", "{cart-7}/1", "{cart-7}/2"} <= set(shown)
+    assert "doc/" not in shown, "of one slot alone"
+    page.click("button:text-is('All slots')")
+    page.wait_for_selector(".tree >> text=doc/")
+    opened.check()
+
+
 def test_a_killed_leader_is_seen(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
     leader = cluster.await_leader("0").id
     opened = tab()
@@ -271,6 +320,24 @@ def test_a_killed_leader_is_seen(tab: Callable[..., Any], cluster: Cluster, pict
     page.screenshot(path=pictures / "leader-killed.png")
     page = opened.show("#/timeline?shard=0")
     page.wait_for_selector("table >> text=became_leader >> nth=0")
+    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 30.0, "all are back")
+    opened.check()
+
+
+def test_nodes_are_killed_and_paused_by_buttons(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
+    before = cluster.await_leader("0").id
+    opened = tab()
+    page = opened.show("#/try")
+    page.click(f"button:has-text('Kill the leader, {before}')")
+    page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
+    page.screenshot(path=pictures / "try-killed.png")
+    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 30.0, "all are back")
+    follower = next(view.id for view in cluster.shard_views("0") if view.role == "follower" and view.id != before)
+    row = page.locator(f".faults tr:has-text('{follower}')")
+    row.locator("button:has-text('Pause for a minute')").click()
+    page.wait_for_selector(f".faults tr:has-text('{follower}') >> .unreachable")
+    row.locator("button:has-text('Go on')").click()
+    page.wait_for_selector(f".faults tr:has-text('{follower}') >> :is(.follower, .leader)")
     wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 30.0, "all are back")
     opened.check()
 
@@ -287,16 +354,20 @@ def test_a_shard_without_a_quorum_is_seen(
     page.screenshot(path=pictures / "no-quorum.png")
     page = opened.show("#/keys")
     page.wait_for_selector(".trouble >> text=/503|504/")
+    page.screenshot(path=pictures / "no-quorum-keys.png")
     opened.check("503 /v1/kv", "504 /v1/kv", "503 /v1/shards/0/members", "504 /v1/shards/0/members")
 
 
-def test_a_facade_that_was_started_anew_is_found_again(tab: Callable[..., Any], cluster: Cluster) -> None:
+def test_a_facade_that_was_started_anew_is_found_again(
+    tab: Callable[..., Any], cluster: Cluster, pictures: Path
+) -> None:
     opened = tab()
     page = opened.show("")
     page.wait_for_selector(".connection.live")
     cluster.kill("facade")
     page.wait_for_selector(".connection.lost")
     page.wait_for_selector("text=What is shown is what was known last.")
+    page.screenshot(path=pictures / "facade-lost.png")
     page.wait_for_selector(".connection.live", timeout=30_000)
     page.wait_for_selector("text=healthy", timeout=30_000)
     assert {host for host in opened.hosts if host} == {cluster.url.removeprefix("http://")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from integration.browser.conftest import Served, Tab
 from integration.browser.foreign_site import ForeignSite
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds, pytest.mark.timeout(240)]
 
 ATTACK = """async (base) => {
     const tried = async (path, options) => {
@@ -41,16 +42,8 @@ ATTACK = """async (base) => {
 
 
 @pytest.fixture
-def open_console(browser: Any, guarded: Served) -> Any:
-    opened: list[Tab] = []
-
-    def make(**options: Any) -> Tab:
-        opened.append(Tab(browser, guarded, **options))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.context.close()
+def open_console(open_tab: Callable[..., Tab], guarded: Served) -> Callable[..., Tab]:
+    return functools.partial(open_tab, guarded)
 
 
 def sign_in(tab: Tab, token: str, place: str = "") -> Any:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from dougdb.dev.controls import RefusedWishError
 from dougdb.dev.session import SAME_SIGNAL_S, Signals
 from dougdb.dev.specs import ChildSpec
-from dougdb.dev.supervisor import EXIT_REFUSED, RESTART_MAX_S, STOP_S, Supervisor, describe_exit
+from dougdb.dev.supervisor import EXIT_REFUSED, PAUSE_S, RESTART_MAX_S, STOP_S, Supervisor, describe_exit
 
 
 class FakeProcess:
@@ -32,6 +33,12 @@ class FakeProcess:
     def kill(self) -> None:
         self._world.events.append(f"KILL {self._name}")
         self.code = -9
+
+    def pause(self) -> None:
+        self._world.events.append(f"STOP {self._name}")
+
+    def resume(self) -> None:
+        self._world.events.append(f"CONT {self._name}")
 
 
 class World:
@@ -240,3 +247,35 @@ def test_settings_that_were_taken_once_are_tried_again(world: World) -> None:
 )
 def test_exit_codes_in_words(code: int, words: str) -> None:
     assert describe_exit(code) == words
+
+
+def test_the_console_kills_a_node_which_comes_back(world: World) -> None:
+    world.supervisor.kill("shard-0-1")
+    world.step()
+    assert world.events == ["KILL shard-0-1"]
+    with pytest.raises(RefusedWishError, match="does not run"):
+        world.supervisor.kill("shard-0-1")
+    world.step(1.0)
+    assert world.processes["shard-0-1"].code is None
+    for name in ("facade", "shard-0-9", ""):
+        with pytest.raises(RefusedWishError, match="no node"):
+            world.supervisor.kill(name)
+
+
+def test_a_paused_node_goes_on_by_itself_or_when_it_is_to(world: World) -> None:
+    world.supervisor.pause("shard-0-0")
+    world.step(PAUSE_S - 1)
+    assert world.events == ["STOP shard-0-0"]
+    world.step(1)
+    world.step(PAUSE_S)
+    assert world.events == ["STOP shard-0-0", "CONT shard-0-0"]
+    world.supervisor.pause("shard-0-0")
+    world.supervisor.resume("shard-0-0")
+    world.step(PAUSE_S)
+    assert world.events[2:] == ["STOP shard-0-0", "CONT shard-0-0"]
+
+
+def test_a_paused_node_is_stopped_in_order(world: World) -> None:
+    world.supervisor.pause("shard-0-0")
+    assert world.supervisor.stop(lambda: False)
+    assert world.events == ["STOP shard-0-0", "TERM facade", "TERM shard-0-0", "CONT shard-0-0", "TERM shard-0-1"]

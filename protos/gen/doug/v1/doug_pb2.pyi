@@ -1138,6 +1138,7 @@ class ScanRequest(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     MIN_INDEX_FIELD_NUMBER: _builtins.int
     MAX_STALENESS_MS_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
     start: _builtins.bytes
     """The first key that is wanted."""
     end: _builtins.bytes
@@ -1165,6 +1166,8 @@ class ScanRequest(_message.Message):
     """As GetRequest.min_index."""
     max_staleness_ms: _builtins.int
     """As GetRequest.max_staleness_ms."""
+    slot: _builtins.int
+    """Only keys of this slot; without a delimiter."""
     def __init__(
         self,
         *,
@@ -1182,12 +1185,15 @@ class ScanRequest(_message.Message):
         messages: _builtins.bool = ...,
         min_index: _builtins.int = ...,
         max_staleness_ms: _builtins.int = ...,
+        slot: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slot", b"_slot", "slot", b"slot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "count_only", b"count_only", "delimiter", b"delimiter", "end", b"end", "forward", b"forward", "keys_only", b"keys_only", "limit", b"limit", "max_staleness_ms", b"max_staleness_ms", "messages", b"messages", "min_index", b"min_index", "page_bytes_max", b"page_bytes_max", "prefix_bytes", b"prefix_bytes", "reverse", b"reverse", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slot", b"_slot", "consistency", b"consistency", "count_only", b"count_only", "delimiter", b"delimiter", "end", b"end", "forward", b"forward", "keys_only", b"keys_only", "limit", b"limit", "max_staleness_ms", b"max_staleness_ms", "messages", b"messages", "min_index", b"min_index", "page_bytes_max", b"page_bytes_max", "prefix_bytes", b"prefix_bytes", "reverse", b"reverse", "slot", b"slot", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__slot: _TypeAlias = _typing.Literal["slot"]  # noqa: Y015
+    _WhichOneofArgType__slot: _TypeAlias = _typing.Literal["_slot", b"_slot"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slot) -> _WhichOneofReturnType__slot | None: ...
 
 Global___ScanRequest: _TypeAlias = ScanRequest  # noqa: Y015
 

@@ -7,6 +7,7 @@ value that makes no sense is refused, never corrected.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
@@ -47,6 +48,14 @@ def parse_address(text: str) -> Address:
     if not separator or not host or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
         raise ValueError(f"{text!r} is not host:port")
     return Address(host, int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this is an address of this machine that nobody else reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 AuthMode = Literal["none", "token", "mtls", "oidc"]
@@ -282,6 +291,10 @@ class Settings(BaseSettings):
     console_enabled: bool = True
     """Whether the console is served at /ui/, with what it needs at /v1/console/."""
 
+    dev_socket: str = ""
+    """Where the supervisor of ``dougctl dev`` listens, which sets it: the console then offers to kill and pause nodes.
+    Only where nothing but loopback is listened on."""
+
     backups_max: int = Field(default=2, ge=1, le=64)
     """Backups that are sent at a time; further ones are refused with 503."""
 
@@ -358,6 +371,14 @@ class Settings(BaseSettings):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is no origin such as https://app.example.com")
         return origins
+
+    @field_validator("dev_socket")
+    @classmethod
+    def _check_dev_socket(cls, value: str, info: ValidationInfo) -> str:
+        addresses: tuple[Address, ...] = info.data.get("listen", ())
+        if value and not all(each.host == "localhost" or is_loopback(each.host) for each in addresses):
+            raise ValueError("it is for a facade that listens on loopback alone")
+        return value
 
     @field_validator("tls_cert_file", "tls_key_file", "tls_ca_file")
     @classmethod

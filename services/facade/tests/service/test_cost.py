@@ -7,7 +7,9 @@ makes it dearer says why in the commit that raises them. ``make bench-guard`` co
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from facade_under_test import Facade
@@ -16,9 +18,12 @@ from raft_testing.calls import counted, report
 
 CONNECTIONS = 64
 ROUNDS = 20
+AUTH_CALLS_MAX = 5.5
+"""What a plain request may enter beside, where clients say who they are."""
 PACKAGES = ("src/facade", "wire/doug_stream", "wire/doug_wire")
 
 PUT = b"PUT /v1/kv/key-%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
+CONDITIONAL = PUT.replace(b"\r\n\r\n", b"\r\nIf-Match: *\r\n\r\n")
 GET = b"GET /v1/kv/key-%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
 STALE = b"GET /v1/kv/key-%d?consistency=eventual HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -50,28 +55,62 @@ async def ask_all(clients: list[Client], request: bytes) -> None:
         assert answer.startswith(b"HTTP/1.1 200 "), answer
 
 
-@pytest.mark.parametrize(
-    ("request_line", "calls_max"),
-    [pytest.param(PUT, 61.0, id="put"), pytest.param(GET, 56.0, id="get"), pytest.param(STALE, 61.0, id="stale")],
-)
-async def test_calls_and_messages_per_operation(
-    make_facade: Callable[..., Awaitable[Facade]], request_line: bytes, calls_max: float
-) -> None:
-    facade = await make_facade(nodes=1, pipe_gather_us=100_000)
+def shown(request: bytes, token: str) -> bytes:
+    """The same request with a token."""
+    return request.replace(b"\r\n\r\n", b"\r\nAuthorization: Bearer " + token.encode() + b"\r\n\r\n", 1)
+
+
+async def measured(facade: Facade, request_line: bytes, put: bytes = PUT) -> tuple[Counter[str], float]:
+    """What so many requests enter, and the messages that they need."""
     port = await facade.listen()
     loop = asyncio.get_running_loop()
     clients = [(await loop.create_connection(Client, "127.0.0.1", port))[1] for _ in range(CONNECTIONS)]
     for _ in range(3):
-        await ask_all(clients, PUT)
+        await ask_all(clients, put)
         await ask_all(clients, request_line)
     received = facade.metrics.messages_received
     before = received._value.get()
     with counted(*PACKAGES) as found:
         for _ in range(ROUNDS):
             await ask_all(clients, request_line)
-    operations = ROUNDS * CONNECTIONS
     for client in clients:
         assert client.transport is not None
         client.transport.close()
+    return found, received._value.get() - before
+
+
+@pytest.mark.parametrize(
+    ("request_line", "calls_max"),
+    [
+        pytest.param(PUT, 61.0, id="put"),
+        pytest.param(GET, 56.0, id="get"),
+        pytest.param(STALE, 61.0, id="stale"),
+        pytest.param(CONDITIONAL, 154.0, id="conditional put"),
+    ],
+)
+async def test_calls_and_messages_per_operation(
+    make_facade: Callable[..., Awaitable[Facade]], request_line: bytes, calls_max: float
+) -> None:
+    facade = await make_facade(nodes=1, pipe_gather_us=100_000)
+    found, messages = await measured(facade, request_line)
+    operations = ROUNDS * CONNECTIONS
     assert sum(found.values()) / operations <= calls_max, report(found, operations)
-    assert (received._value.get() - before) / operations <= 1.1 / CONNECTIONS
+    assert messages / operations <= 1.1 / CONNECTIONS
+
+
+@pytest.mark.parametrize("request_line", [pytest.param(PUT, id="put"), pytest.param(GET, id="get")])
+async def test_who_somebody_is_and_what_they_may_do_costs_a_plain_request_a_few_calls(
+    make_facade: Callable[..., Awaitable[Facade]], tmp_path: Path, request_line: bytes
+) -> None:
+    """What was proved once is remembered: a request costs a look into a dict, and whether a grant covers its key."""
+    token = "bootstrap-" + "b" * 32
+    path = tmp_path / "bootstrap.token"
+    path.write_text(token)
+    free = await make_facade(nodes=1, pipe_gather_us=100_000)
+    without, _ = await measured(free, request_line)
+    guarded = await make_facade(
+        nodes=1, pipe_gather_us=100_000, auth_mode="token", auth_bootstrap_file=str(path), auth_poll_ms=1500
+    )
+    within, _ = await measured(guarded, shown(request_line, token), shown(PUT, token))
+    more = (sum(within.values()) - sum(without.values())) / (ROUNDS * CONNECTIONS)
+    assert more <= AUTH_CALLS_MAX, report(within - without, ROUNDS * CONNECTIONS)

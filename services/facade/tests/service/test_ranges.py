@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fake_store import Entry
 
-from doug_wire.slots import SLOTS
+from doug_wire.slots import SLOTS, slot_of
 from facade.routes.ranges.request import DELETE_PARAMETERS, GET_PARAMETERS
 
 MakeFacade = Callable[..., Awaitable[Any]]
@@ -136,6 +136,38 @@ async def test_a_delimiter_gives_common_prefixes_once_though_shards_share_them(m
     found, trailer = await lines(facade, prefix="d/", delimiter="/")
     assert found[:2] == [{"prefix": "d/0/"}, {"prefix": "d/1/"}]
     assert trailer["count"] == 6
+
+
+async def test_the_keys_of_a_slot_come_from_its_owner_alone(make_facade: MakeFacade) -> None:
+    facade = await make_facade(shards=2, nodes=1)
+    tagged = [b"{k0000}/%d" % number for number in range(7)]
+    fill(facade, *numbered(50), *tagged)
+    slot = slot_of(b"k0000")
+    wanted = sorted(key for key in (*numbered(50), *tagged) if slot_of(key) == slot)
+    nodes = [node for shard in facade.cluster.shards for node in shard.nodes]
+    found = [key for page in await pages(facade, slot=slot, limit=3) for key in keys_of(page)]
+    assert found == wanted
+    assert sorted(len(node.scans) > 0 for node in nodes) == [False, True]
+    assert (await get(facade, slot=slot, count_only="true"))["count"] == len(wanted)
+    assert keys_of(await get(facade, slot=slot, prefix="{", reverse="true")) == tagged[::-1]
+    told, trailer = await lines(facade, slot=slot, keys_only="true")
+    assert ([line["key"].encode() for line in told], trailer["complete"]) == (wanted, True)
+    used = {slot_of(key) for key in (*numbered(50), *tagged)}
+    assert keys_of(await get(facade, slot=next(each for each in range(SLOTS) if each not in used))) == []
+
+
+async def test_a_slot_is_refused_where_it_makes_no_sense_or_nobody_knows_how(make_facade: MakeFacade) -> None:
+    facade = await make_facade(shards=1, nodes=1)
+    fill(facade, *numbered(9))
+    for wrong in ("1024", "-1", "x", "", "00001"):
+        assert (await get(facade, 400, slot=wrong))["code"] == "bad_parameter", wrong
+    assert (await get(facade, 400, slot=1, delimiter="/"))["code"] == "bad_range"
+    cursor = (await get(facade, limit=1))["next_cursor"]
+    assert (await get(facade, 400, slot=1, cursor=cursor))["code"] == "bad_cursor"
+    (node,) = facade.cluster.shards[0].nodes
+    node.no_slots = True
+    for asked in ({}, {"count_only": "true"}):
+        assert (await get(facade, 501, slot=slot_of(b"k0000"), **asked))["code"] == "not_implemented"
 
 
 async def test_counts(make_facade: MakeFacade) -> None:

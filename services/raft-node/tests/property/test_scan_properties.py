@@ -33,6 +33,7 @@ options = st.builds(
     delimiter=st.sampled_from([b"", b"", b"/", b"a/", b"\xff"]),
     prefix_bytes=st.integers(0, 3),
 )
+slots = st.one_of(st.none(), keys.filter(bool).map(slot_of))
 
 
 def stored(value: bytes, revision: int) -> bytes:
@@ -65,6 +66,8 @@ def expected(model: dict[bytes, tuple[bytes, int]], owned: set[int], asked: Scan
     """What is told, and whether there may be more."""
     found: list[object] = []
     for key in sorted(model, reverse=asked.reverse):
+        if asked.slot not in (None, slot_of(key)):
+            continue
         if slot_of(key) not in owned or key < asked.start or (asked.end is not None and key >= asked.end):
             continue
         value, revision = model[key]
@@ -97,10 +100,18 @@ def told(scan: Scan) -> tuple[list[object], int, bool]:
 
 
 @settings(max_examples=60)
-@given(writes, writes, writes, options, st.sets(st.integers(0, SLOTS - 1), max_size=5), st.booleans())
+@given(writes, writes, writes, options, st.sets(st.integers(0, SLOTS - 1), max_size=5), st.booleans(), slots)
 def test_a_scan_tells_what_was_visible_at_its_point_in_the_log(
-    first: list[Write], second: list[Write], later: list[Write], asked: ScanOptions, lost: set[int], some: bool
+    first: list[Write],
+    second: list[Write],
+    later: list[Write],
+    asked: ScanOptions,
+    lost: set[int],
+    some: bool,
+    slot: int | None,
 ) -> None:
+    if not asked.delimiter:
+        asked = asked._replace(slot=slot)
     store = Store()
     store.write(first)
     settle(store.engine, store.fs, "/data")

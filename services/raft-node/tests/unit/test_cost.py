@@ -8,6 +8,7 @@ it dearer says why in the commit that raises them. ``make bench-guard`` compares
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -29,12 +30,15 @@ def command(number: int) -> bytes:
     return commands.encode(Opcode.PUT, b"key-%d" % number, b"", b"v" * 100)
 
 
-async def lead(rig: Rig, batch: int) -> Counter[str]:
+def conditional(number: int) -> bytes:
+    return commands.encode(Opcode.PUT, b"key-%d" % number, b"", b"v" * 100, condition=commands.EXISTS)
+
+
+async def lead(rig: Rig, batch: int, make: Callable[[int], bytes] = command) -> Counter[str]:
     """Puts batches as a leader whose followers agree."""
     sink = ListSink()
-    submissions = [
-        Submission(sink, number, commands.checksum(command(number)), command(number)) for number in range(batch)
-    ]
+    made = [make(number) for number in range(batch)]
+    submissions = [Submission(sink, number, commands.checksum(each), each) for number, each in enumerate(made)]
     with counted(*PACKAGES) as found:
         for _ in range(BATCHES):
             rig.driver.submit(submissions)
@@ -66,6 +70,16 @@ async def test_a_leader(monkeypatch: pytest.MonkeyPatch, put_max: float, batch_m
     rig = Rig(monkeypatch, ALL)
     await rig.lead()
     judge(await lead(rig, SMALL), await lead(rig, LARGE), put_max, batch_max)
+
+
+@pytest.mark.parametrize(("put_max", "batch_max"), [pytest.param(45.5, 300.0, id="leader")])
+async def test_a_condition_that_is_judged_in_memory(
+    monkeypatch: pytest.MonkeyPatch, put_max: float, batch_max: float
+) -> None:
+    rig = Rig(monkeypatch, ALL)
+    await rig.lead()
+    await lead(rig, LARGE)
+    judge(await lead(rig, SMALL, conditional), await lead(rig, LARGE, conditional), put_max, batch_max)
 
 
 @pytest.mark.parametrize(("put_max", "batch_max"), [pytest.param(1.1, 140.0, id="follower")])

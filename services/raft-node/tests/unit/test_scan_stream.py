@@ -143,6 +143,8 @@ async def test_every_option_reaches_the_scan(make: Make) -> None:
         ({"delimiter": b"/"}, [b"a", b"b/", b"c", b"d"]),
         ({"delimiter": b"/", "prefix_bytes": 2}, [b"a", b"b/1", b"b/2", b"c", b"d"]),
         ({"page_bytes_max": 1}, [b"a", b"b/1", b"b/2", b"c", b"d"]),
+        ({"slot": slot_of(b"b/2")}, [b"b/2"]),
+        ({"slot": slot_of(b"b/2"), "end": b"b/2"}, []),
     ):
         assert [record.key for record in await rig.records(**asked)] == keys, asked
     assert {record.value for record in await rig.records(keys_only=True)} == {b""}
@@ -186,6 +188,8 @@ async def test_linearizable_scans_are_confirmed_and_eventual_ones_are_not(make: 
         {"end": bytes(1026)},
         {"delimiter": bytes(65)},
         {"prefix_bytes": 1},
+        {"slot": SLOTS},
+        {"slot": 0, "delimiter": b"/"},
         {"page_bytes_max": PAGE_BYTES_MAX + 1},
     ],
 )

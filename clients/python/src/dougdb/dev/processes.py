@@ -27,6 +27,12 @@ class Process(Protocol):
     def kill(self) -> None:
         """Ends it and its children at once."""
 
+    def pause(self) -> None:
+        """Has it and its children do nothing until they are to go on."""
+
+    def resume(self) -> None:
+        """Has it and its children go on."""
+
 
 class Launcher(Protocol):
     """Starts processes."""
@@ -63,8 +69,19 @@ class OsProcess:
 
     def kill(self) -> None:
         """Kills its whole session."""
+        self._signal(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Stops its whole session, which stays where it is."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Has its whole session go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self._popen.poll() is None:
-            os.killpg(self._popen.pid, signal.SIGKILL)
+            os.killpg(self._popen.pid, number)
 
 
 class OsLauncher:

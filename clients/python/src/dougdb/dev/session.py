@@ -5,6 +5,7 @@ Nothing is written before every check has passed, so that a refused start leaves
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from dougdb.client import DougClient
-from dougdb.dev import certificates
+from dougdb.dev import certificates, controls
 from dougdb.dev.layout import DataDirectory, Layout, RefusedError
 from dougdb.dev.ports import Listener, PortPlan, facade_id, join, loopback_hosts, taken
 from dougdb.dev.processes import Launcher
@@ -145,7 +146,7 @@ def run(
         prepare(data, plan, hosts, lambda: signals.stopping)
         if signals.stopping:
             return 0
-        options = _with_access(options, plan, data)
+        options = replace(_with_access(options, plan, data), controls=controls.path_in(data.run))
         nodes = node_specs(plan, data, os.environ, options)
         entries = facade_specs(plan, data, hosts, os.environ, options)
         supervisor = Supervisor(
@@ -187,10 +188,14 @@ def _supervise(
     )
     orderly = True
     try:
-        supervisor.start()
-        with Readiness(plan, options.tls, None if options.access is None else options.access.token) as readiness:
+        with contextlib.ExitStack() as stack:
+            asked = _controls(stack, options.controls, supervisor)
+            supervisor.start()
+            token = None if options.access is None else options.access.token
+            readiness = stack.enter_context(Readiness(plan, options.tls, token))
             while not signals.stopping and not supervisor.misused:
                 supervisor.step()
+                asked()
                 if not readiness.done:
                     readiness.step(time.monotonic())
                 time.sleep(STEP_S)
@@ -201,6 +206,18 @@ def _supervise(
     if supervisor.misused and not signals.stopping:
         raise RefusedError(supervisor.misused)
     return EXIT_FORCED if signals.urgent else 0
+
+
+def _controls(stack: contextlib.ExitStack, path: Path | None, supervisor: Supervisor) -> Callable[[], None]:
+    """What looks whether the console wants something, for as long as the stack is there."""
+    if path is None:
+        return lambda: None
+    wishes = {"kill": supervisor.kill, "pause": supervisor.pause, "resume": supervisor.resume}
+    try:
+        return stack.enter_context(controls.Controls(path, wishes, time.monotonic)).step
+    except OSError as error:
+        say(f"{path} cannot be listened at ({error.strerror or error}); the console cannot kill or pause nodes")
+        return lambda: None
 
 
 class Readiness:

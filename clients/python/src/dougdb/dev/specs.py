@@ -56,6 +56,8 @@ class Options:
     """Whether clients have to say who they are."""
     access: Access | None = None
     """What that takes, once it is made."""
+    controls: Path | None = None
+    """The socket where the console may have the supervisor kill and pause nodes."""
 
 
 def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str], options: Options) -> list[ChildSpec]:
@@ -103,6 +105,7 @@ def facade_specs(
         environment = {
             **_common(inherited, options, name),
             **_facade_access(options, data, name),
+            **({} if options.controls is None else {"DOUGDB_DEV_SOCKET": str(options.controls)}),
             "DOUGDB_FACADE_ID": name,
             "DOUGDB_NODES": json.dumps(nodes),
             "DOUGDB_LISTEN": ",".join(join(host, port) for host in hosts),

@@ -10,6 +10,7 @@ several times a second and never waits. Invariants:
 3. A child that refuses to start (exit code 3: its data is damaged, or not its own) is said to do so once, and is tried
    again only every ``RESTART_MAX_S``.
 4. Facades stop before nodes, so that no request meets a facade whose nodes are gone.
+5. A node that was paused goes on after ``PAUSE_S`` by itself, and before it is asked to stop.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dougdb.dev.controls import RefusedWishError
 from dougdb.dev.logs import Console, LogFile
 from dougdb.dev.processes import Launcher, Process
 from dougdb.dev.specs import ChildSpec
@@ -30,6 +32,7 @@ RESTART_MAX_S = 30.0
 QUICK_DEATH_S = 5.0
 STOP_S = 10.0
 POLL_S = 0.05
+PAUSE_S = 60.0
 EXIT_REFUSED = 3
 EXIT_USAGE = 2
 """A setting that makes no sense: starting it again cannot help."""
@@ -47,6 +50,7 @@ class Child:
         refused_with: What it said when it last refused to start.
         starts: How often it was started.
         pid_due_at: When to try again to write its pid file, or None when the file is right.
+        resume_at: When it shall go on, or None while it is not paused.
     """
 
     spec: ChildSpec
@@ -59,6 +63,7 @@ class Child:
     refused_with: str = field(default="")
     starts: int = 0
     pid_due_at: float | None = None
+    resume_at: float | None = None
 
 
 class Supervisor:
@@ -126,10 +131,46 @@ class Supervisor:
                 code = child.process.poll()
                 if code is not None:
                     self._bury(child, code)
+                elif child.resume_at is not None and self._clock() >= child.resume_at:
+                    self.resume(child.spec.id)
                 elif child.pid_due_at is not None and self._clock() >= child.pid_due_at:
                     self._note_pid(child)
             elif child.restart_at is not None and self._clock() >= child.restart_at:
                 self._start(child)
+
+    # What the console asks for.
+
+    def kill(self, name: str) -> None:
+        """Kills a node, as a crash would.
+
+        Raises:
+            RefusedWishError: There is no such node, or it does not run.
+        """
+        _, process = self._running(name)
+        self._say(f"killing {name}, as the console asks")
+        process.kill()
+
+    def pause(self, name: str) -> None:
+        """Has a node do nothing for a while; raises what ``kill`` does."""
+        child, process = self._running(name)
+        process.pause()
+        child.resume_at = self._clock() + PAUSE_S
+        self._say(f"{name} is paused for {PAUSE_S:.0f} s, as the console asks")
+
+    def resume(self, name: str) -> None:
+        """Has a node that is paused go on; raises what ``kill`` does."""
+        child, process = self._running(name)
+        process.resume()
+        child.resume_at = None
+        self._say(f"{name} goes on")
+
+    def _running(self, name: str) -> tuple[Child, Process]:
+        for child in self.nodes:
+            if child.spec.id == name:
+                if child.process is None or child.process.poll() is not None:
+                    raise RefusedWishError(f"{name} does not run now.")
+                return child, child.process
+        raise RefusedWishError(f"There is no node {name[:64]!r}.")
 
     def stop(self, is_urgent: Callable[[], bool]) -> bool:
         """Stops the facades, then the nodes, each group at once.
@@ -151,6 +192,8 @@ class Supervisor:
         for child in group:
             if child.process is not None:
                 child.process.terminate()
+                if child.resume_at is not None:
+                    child.process.resume()
         deadline = self._clock() + STOP_S
         while self._reap(group) and self._clock() < deadline and not is_urgent():
             self._sleep(POLL_S)
@@ -207,7 +250,7 @@ class Supervisor:
     def _bury(self, child: Child, code: int) -> None:
         """Decides what becomes of a child that has ended."""
         name, lived_s = child.spec.id, self._clock() - child.started_at
-        child.process, child.pid_due_at = None, None
+        child.process, child.pid_due_at, child.resume_at = None, None, None
         for line in child.log.read_lines():
             self._console.show(name, line)
         if code == EXIT_REFUSED:

@@ -147,13 +147,16 @@ class Application:
             self.front.quotas.take(principal, address)
 
     async def _serve_console(self, console: RawApp, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._gate is not None:
-            try:
+        method = scope["method"]
+        try:
+            self._origins.check(method, scope["raw_path"], scope["headers"])
+            if self._gate is not None:
                 self._gate.admit(scope)
-            except ProblemError as error:
-                self._metrics.request(scope["method"], error.status, "none", 0.0, console.route)
-                await refusal(error)(scope, receive, named(scope, send))
-                return
+        except ProblemError as error:
+            method = method if method in METHODS else "other"
+            self._metrics.request(method, error.status, "none", 0.0, console.route)
+            await refusal(error)(scope, receive, named(scope, send))
+            return
         await console(scope, receive, send)
 
     def _raw(self, raw_path: bytes, scope: Scope) -> RawApp | RangeApp | None:

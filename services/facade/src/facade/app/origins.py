@@ -18,7 +18,7 @@ from facade.errors import BadRequestError
 from facade.routes.raw import Send
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-OPERATORS = (b"/v1/shards/", b"/v1/auth/")
+OPERATORS = (b"/v1/shards/", b"/v1/auth/", b"/v1/console/")
 METHODS = b"GET, HEAD, PUT, POST, DELETE"
 MAX_AGE_S = 600
 

@@ -70,6 +70,7 @@ RULES = (
     _rule("/", "GET HEAD", Need.OPEN),
     _rule(_ASSETS, "GET HEAD", Need.OPEN),
     _rule("/v1/console/{what}", "GET HEAD", *LOOKING),
+    _rule("/v1/console/{what}", "POST", Verb.MEMBERS),
     _rule("/docs", "GET HEAD", Need.OPEN),
     _rule("/openapi.json", "GET HEAD", Need.OPEN),
     _rule(KEY_ROUTE, "GET HEAD PUT DELETE POST", Need.KEYS),

@@ -30,7 +30,7 @@ import grpc.aio
 from doug.v1 import doug_pb2
 from doug_wire.auth.grants import Verb
 from doug_wire.scan import PREFIX, ScanError, ScanRecord, after_prefix, decode_page
-from doug_wire.slots import SLOTS
+from doug_wire.slots import SLOTS, slot_of
 from facade.client.access import check, current, range_of
 from facade.client.directory import Directory
 from facade.client.modes import BOUNDED, LINEARIZABLE, SESSION, Freshness, ReadMode
@@ -38,7 +38,7 @@ from facade.client.node import Node, ScanCall
 from facade.client.replicas import BEHIND_S
 from facade.client.sessions import Seen, Session, entry_of, foreign_session
 from facade.client.shard import Shard
-from facade.errors import FacadeError, InternalError, NotAppliedError
+from facade.errors import FacadeError, InternalError, NotAppliedError, ProblemError
 
 PAGES_BYTES = 1 << 20
 """What the pages of all streams of one scan take, about."""
@@ -87,6 +87,7 @@ class ScanQuery(NamedTuple):
         asked: How fresh the answer must be.
         session: What the client's token says; None without one.
         verb: What whoever asks must be allowed to do with all keys of the range.
+        slot: Only keys of this slot, of which its owner alone is asked; None for all.
     """
 
     start: bytes = b""
@@ -100,6 +101,7 @@ class ScanQuery(NamedTuple):
     asked: Freshness = Freshness()
     session: Session | None = None
     verb: Verb = Verb.READ
+    slot: int | None = None
 
     @property
     def mode(self) -> ReadMode:
@@ -143,7 +145,15 @@ class _Stream:
     """
 
     def __init__(
-        self, shard: Shard, node: Node, call: ScanCall, *, strong: bool, reverse: bool, bound_ms: int = 0
+        self,
+        shard: Shard,
+        node: Node,
+        call: ScanCall,
+        *,
+        strong: bool,
+        reverse: bool,
+        bound_ms: int = 0,
+        slot: int | None = None,
     ) -> None:
         self._sent_s = asyncio.get_running_loop().time()
         self._bound_ms = bound_ms
@@ -151,6 +161,7 @@ class _Stream:
         self.node = node
         self._call = call
         self._reverse = reverse
+        self._slot = slot
         self._strong = strong
         self._next: asyncio.Task[doug_pb2.ScanPage] | None = None
         self.records: list[ScanRecord] = []
@@ -209,6 +220,9 @@ class _Stream:
                 self.records = decode_page(page.records)
             except ScanError as error:
                 raise InternalError("invalid_record", f"{self.node.id}: {error}.", shard=self.shard.id) from error
+            if self._slot is not None and any(slot_of(record.key) != self._slot for record in self.records):
+                detail = f"{self.node.id} is of a version that does not know how to look for a slot."
+                raise ProblemError("not_implemented", detail, status=501, shard=self.shard.id)
 
     def take(self, bound: bytes) -> list[ScanRecord]:
         """Takes the records up to a key, in the order of the scan."""
@@ -373,7 +387,7 @@ class Scans:
             partial(check, current.get(), query.verb, range_of(query.start, query.end)) if self._guarded else _nothing
         )
         look()
-        shards = self._shards()
+        shards = self._shards(query.slot)
         self._turn += 1
         async with contextlib.AsyncExitStack() as stack:
             streams = []
@@ -382,7 +396,15 @@ class Scans:
                 node = _choose(shard, asked.mode, self._turn)
                 call = node.open_scan(_request(query, len(shards), asked, min_index))
                 strong = asked.mode is LINEARIZABLE
-                stream = _Stream(shard, node, call, strong=strong, reverse=query.reverse, bound_ms=asked.bound_ms)
+                stream = _Stream(
+                    shard,
+                    node,
+                    call,
+                    strong=strong,
+                    reverse=query.reverse,
+                    bound_ms=asked.bound_ms,
+                    slot=query.slot,
+                )
                 stack.push_async_callback(stream.close)
                 streams.append(stream)
             await asyncio.gather(*(stream.begin() for stream in streams))
@@ -390,23 +412,29 @@ class Scans:
                 self._directory.sessions.heard(stream.shard.id, stream.receipt.generation)
             if self._directory.sessions.is_foreign(query.session):
                 raise foreign_session()
-            self._check_whole(streams)
+            self._check_whole(streams, query.slot)
             yield Scan(query, streams, look)
 
-    def _shards(self) -> list[Shard]:
+    def _shards(self, slot: int | None) -> list[Shard]:
         known = self._directory.map
         if known is None:
             raise NotAppliedError("starting", "The partition map is not loaded yet.")
         shards = []
-        for number in sorted({part.shard for part in known.ranges}):
+        owners = {part.shard for part in known.ranges} if slot is None else {known.owner_of_slot(slot)[0]}
+        for number in sorted(owners):
             shard = self._directory.shards.get(number)
             if shard is None:
                 raise NotAppliedError("unknown_shard", "It is not known where this shard's nodes are.", shard=number)
             shards.append(shard)
         return shards
 
-    def _check_whole(self, streams: Sequence[_Stream]) -> None:
+    def _check_whole(self, streams: Sequence[_Stream], slot: int | None) -> None:
         """Refuses a scan in which a slot is missing, or there twice, because it was moved in between."""
+        if slot is not None:
+            if not any(first <= slot <= last for stream in streams for first, last in stream.slots):
+                self._directory.stale.set()
+                raise ScanBrokenError("wrong_shard", f"slot {slot} is being moved")
+            return
         bounds = sorted(chain.from_iterable(stream.slots for stream in streams))
         firsts, lasts = [first for first, _ in bounds], [last + 1 for _, last in bounds]
         if [0, *lasts] != [*firsts, SLOTS]:
@@ -459,4 +487,5 @@ def _request(query: ScanQuery, shards: int, asked: Freshness, min_index: int) ->
         consistency=doug_pb2.CONSISTENCY_EVENTUAL if eventual else doug_pb2.CONSISTENCY_LINEARIZABLE,
         min_index=min_index,
         max_staleness_ms=asked.bound_ms,
+        slot=query.slot,
     )

@@ -3,7 +3,7 @@
 All else that a console shows or does goes through the routes that everybody uses. Must not know gRPC.
 
 ``GET /v1/console/stream`` server-sent events ``state``; ``/state`` the newest one; ``/history``, ``/slots``,
-``/events``, ``/locate``.
+``/events``, ``/locate``; ``POST /faults`` (``facade.console.faults``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.console.assets import PREFIX, AssetsApp
 from facade.console.collector import MINUTES, Collector
+from facade.console.faults import FaultsApp
 from facade.errors import BadRequestError, NotAppliedError
 from facade.routes import body as bodies
 from facade.routes.options import decode_key64, parse_query
@@ -55,11 +56,14 @@ class Console:
         self.collector = Collector(router, metrics, settings)
         self._assets = AssetsApp(metrics)
         self._data = DataApp(router, metrics, self.collector)
+        self._faults = FaultsApp(metrics, settings.dev_socket)
         self._stream = StreamApp(metrics, self.collector, guarded=settings.guarded)
 
     def app_of(self, raw_path: bytes, scope: Scope) -> RawApp | None:
         """What serves a path; None if it is not one of the console's."""
         if raw_path.startswith(DATA_PREFIX):
+            if raw_path == DATA_PREFIX + b"faults":
+                return self._faults
             return self._stream if raw_path == DATA_PREFIX + b"stream" else self._data
         if raw_path.startswith(PREFIX) or raw_path == PREFIX[:-1]:
             return self._assets

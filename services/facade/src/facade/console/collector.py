@@ -139,6 +139,7 @@ class Collector:
                 "ready": router.ready,
                 "missing": [] if router.ready else router.directory.missing(),
                 "consoles": self.watchers,
+                "faults": bool(self._settings.dev_socket),
             },
             "cluster_id": router.directory.cluster_id.decode("ascii", "backslashreplace"),
             "map": None

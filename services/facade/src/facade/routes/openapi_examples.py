@@ -37,6 +37,7 @@ EXAMPLES: dict[str, Any] = {
     "create_token": {"name": "app", "allow": ["read:app/", "write:app/"], "ttl": "30d"},
     "set_role": {"allow": ["read:app/"]},
     "give_role": {"principal": "user:ann", "role": "reader"},
+    "post_console_faults": {"node": "shard-0-1", "do": "kill"},
 }
 """By the operation's name, as it is before FastAPI puts the path behind it."""
 

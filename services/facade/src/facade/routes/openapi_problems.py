@@ -191,6 +191,16 @@ PROBLEMS: dict[tuple[str, str], tuple[Codes, ...]] = {
         for what in ("state", "history", "slots", "events", "locate")
     },
     ("get", "/v1/console/stream"): (),
+    ("post", "/v1/console/faults"): (
+        _JSON,
+        {
+            400: ("unknown_parameter",),
+            404: ("unknown_route",),
+            409: ("fault_refused",),
+            415: ("unsupported_media_type",),
+            503: ("unavailable",),
+        },
+    ),
     ("get", "/ui/{file}"): ({404: ("unknown_route",)},),
     ("head", "/ui/{file}"): ({404: ("unknown_route",)},),
     ("get", "/"): ({404: ("unknown_route",)},),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from doug_wire.slots import SLOTS
 from facade.routes.ranges.request import DELETE_LIMIT_DEFAULT, DELETE_LIMIT_MAX, LIMIT_DEFAULT, LIMIT_MAX
 
 Json = dict[str, Any]
@@ -70,6 +71,11 @@ _READ = [
     _parameter("keys_only", _FLAG, "Without values"),
     _parameter("count_only", _FLAG, "Only how many there are; of the whole range without a limit"),
     _parameter("reverse", _FLAG, "From the last key to the first"),
+    _parameter(
+        "slot",
+        {"type": "integer", "minimum": 0, "maximum": SLOTS - 1},
+        "Only keys of this slot: its owner alone looks through all keys of the range. Not with a delimiter",
+    ),
     _parameter(
         "delimiter",
         {"type": "string", "minLength": 1, "maxLength": 64},

@@ -67,6 +67,17 @@ def _both(name: str, summary: str, tag: str, responses: Json, parameters: list[J
     }
 
 
+_FAULT: Json = {
+    "type": "object",
+    "required": ["node", "do"],
+    "additionalProperties": False,
+    "properties": {
+        "node": {"type": "string", "minLength": 1, "maxLength": 253},
+        "do": {"type": "string", "enum": ["kill", "pause", "resume"]},
+    },
+}
+
+
 def _console_data() -> Json:
     """What the console asks for now and then."""
     told: Json = {
@@ -184,6 +195,15 @@ def stream_routes() -> Json:
                     "keys",
                     {"200": {"description": "Where it is", "content": {"application/json": {"schema": progress}}}},
                 )
+            },
+            "/v1/console/faults": {
+                "post": _operation(
+                    "post_console_faults",
+                    "Kill or pause a node of a cluster of `dougctl dev`; the route is nowhere else",
+                    "console",
+                    {"200": {"description": "It is done", "content": {"application/json": {"schema": _FAULT}}}},
+                )
+                | {"requestBody": {"required": True, "content": {"application/json": {"schema": _FAULT}}}}
             },
             "/v1/console/stream": {
                 "get": _operation(

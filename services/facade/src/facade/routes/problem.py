@@ -60,6 +60,7 @@ TITLES = {
     "future_watch_id": "The id is of the future",
     "foreign_watch_id": "The id is of another cluster",
     "empty_key": "Empty key",
+    "fault_refused": "It cannot be done to this process now",
     "forbidden": "Not allowed",
     "foreign_session": "A session of another cluster",
     "head_timeout": "The head of the request did not arrive in time",

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from doug_wire.scan import after_prefix, encode_entry, encode_prefix
+from doug_wire.slots import slot_of
 from raft_node.kv.keyspace import USER_PREFIX, StoredValue, user_key
 from raft_node.kv.visibility import find_visible
 from raft_node.storage.tables.iterators import Columns
@@ -52,7 +53,10 @@ class ScannedState(NamedTuple):
 
 
 class ScanOptions(NamedTuple):
-    """What is asked for; see ``ScanRequest`` in doug.proto. ``end`` None means no end, ``limit`` 0 no limit."""
+    """What is asked for; see ``ScanRequest`` in doug.proto. ``end`` None means no end, ``limit`` 0 no limit.
+
+    ``slot`` None means all slots; it does not go with a delimiter.
+    """
 
     start: bytes = b""
     end: bytes | None = None
@@ -63,6 +67,7 @@ class ScanOptions(NamedTuple):
     count_only: bool = False
     delimiter: bytes = b""
     prefix_bytes: int = 0
+    slot: int | None = None
 
 
 class Step(NamedTuple):
@@ -160,7 +165,7 @@ class Scan:
     def _plain(self) -> Iterator[bytes | None]:
         """The encoded entries; None where a piece was read."""
         state, options = self.state, self._options
-        reverse, keys_only, counting = options.reverse, options.keys_only, options.count_only
+        reverse, keys_only, counting, slot = options.reverse, options.keys_only, options.count_only, options.slot
         for piece in state.columns(self._start, self._end, reverse):
             yield None
             keys, values = piece.keys, piece.values
@@ -170,6 +175,8 @@ class Scan:
                 if data is None:
                     continue
                 key = stored_key[1:]
+                if slot is not None and slot_of(key) != slot:
+                    continue
                 found = visible(key, data, state)
                 if found is None:
                     continue

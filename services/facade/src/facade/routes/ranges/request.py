@@ -14,6 +14,7 @@ from typing import NamedTuple
 from doug_wire.auth.grants import Verb
 from doug_wire.command import KEY_BYTES_MAX
 from doug_wire.scan import DELIMITER_BYTES_MAX, after_prefix
+from doug_wire.slots import SLOTS
 from facade.client.scan import ScanQuery
 from facade.errors import BadRequestError
 from facade.routes.options import decode64, freshness_of, parse_query
@@ -27,7 +28,9 @@ _COUNT_MAX = (1 << 63) - 1
 
 _BOUNDS = ("prefix", "start", "end")
 _RANGE = (*_BOUNDS, *(name + "64" for name in _BOUNDS), "limit", "cursor")
-GET_PARAMETERS = frozenset((*_RANGE, "keys_only", "reverse", "count_only", "delimiter", "consistency", "max_staleness"))
+GET_PARAMETERS = frozenset(
+    (*_RANGE, "keys_only", "reverse", "count_only", "delimiter", "slot", "consistency", "max_staleness")
+)
 DELETE_PARAMETERS = frozenset((*_RANGE, "dry_run", "all"))
 
 
@@ -68,9 +71,11 @@ def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_ma
     delimiter = given.get("delimiter", b"")
     if "delimiter" in given and not 0 < len(delimiter) <= DELIMITER_BYTES_MAX:
         raise BadRequestError("bad_parameter", f"A delimiter has 1 to {DELIMITER_BYTES_MAX} bytes.")
+    slot = _slot(given)
     asked = ScanQuery(
         start=start,
         end=end,
+        slot=slot,
         reverse=flag_of(given, "reverse"),
         keys_only=flag_of(given, "keys_only"),
         count_only=flag_of(given, "count_only"),
@@ -79,7 +84,14 @@ def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_ma
         asked=freshness_of(given.get("consistency"), given.get("max_staleness"), consistency),
     )
     scope = cursors.scope_of(
-        b"read", cluster_id, start, b"" if end is None else end, b"%d" % asked.reverse, delimiter, prefix
+        b"read",
+        cluster_id,
+        start,
+        b"" if end is None else end,
+        b"%d" % asked.reverse,
+        delimiter,
+        prefix,
+        *(() if slot is None else (b"%d" % slot,)),
     )
     return RangeRequest(_go_on(asked, given, scope), _limit(given, limit_max), scope)
 
@@ -170,6 +182,17 @@ def flag_of(given: Mapping[str, bytes], name: str, *, default: bool = False) -> 
     if value not in (b"true", b"false"):
         raise BadRequestError("bad_parameter", f"{name} is true or false.")
     return value == b"true"
+
+
+def _slot(given: Mapping[str, bytes]) -> int | None:
+    text = given.get("slot")
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 4 or int(text) >= SLOTS:
+        raise BadRequestError("bad_parameter", f"slot is a number from 0 to {SLOTS - 1}.")
+    if "delimiter" in given:
+        raise BadRequestError("bad_range", "The keys of a slot have no common prefixes: slot and delimiter exclude.")
+    return int(text)
 
 
 def _limit(given: Mapping[str, bytes], limit_max: int) -> int:

@@ -212,10 +212,10 @@ class RangeApp:
     async def _try_count(self, query: ScanQuery) -> tuple[int, Scan | None]:
         if query.empty:
             return 0, None
-        if not query.delimiter:
+        if not query.delimiter and query.slot is None:
             async with self._router.scans.open(query._replace(count_only=True)) as scan:
                 return await scan.count(), scan
-        # Shards may share a common prefix, which counts once.
+        # Shards may share a common prefix, which counts once; of a slot's keys each is looked at.
         async with self._router.scans.open(query._replace(count_only=False, keys_only=True)) as scan:
             count = 0
             async for batch in scan.batches():

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire import scan as codec
+from doug_wire.slots import SLOTS
 from raft_node.kv.partitions import slot_ranges
 from raft_node.kv.scan import PAGE_BYTES, Scan, ScanOptions, Step
 from raft_node.rpc.doug.replica import Replica
@@ -52,6 +53,9 @@ def options_of(request: pb.ScanRequest) -> ScanOptions:
             raise ScanRequestError(f"{name} is {size}, and at most {limit}")
     if request.prefix_bytes and not request.delimiter:
         raise ScanRequestError("prefix_bytes without a delimiter")
+    slot = request.slot if request.HasField("slot") else None
+    if slot is not None and (slot >= SLOTS or request.delimiter):
+        raise ScanRequestError(f"slot {slot}, of {SLOTS}, and without a delimiter")
     return ScanOptions(
         start=request.start,
         end=request.end or None,
@@ -62,6 +66,7 @@ def options_of(request: pb.ScanRequest) -> ScanOptions:
         count_only=request.count_only,
         delimiter=request.delimiter,
         prefix_bytes=request.prefix_bytes,
+        slot=slot,
     )
 
 

@@ -70,3 +70,19 @@ export function same(one, other) {
 export function parameter(name, key) {
   return "text" in key ? `${name}=${encodeURIComponent(key.text)}` : `${name}64=${key.b64}`;
 }
+
+/** @param {string} text @returns {Key} What a link names: `b64:` and base64url, or text. */
+export function keyFromLink(text) {
+  if (!text.startsWith("b64:")) return textKey(text);
+  try {
+    const data = fromBase64(text.slice(4));
+    return textKey(new TextDecoder("utf-8", { fatal: true }).decode(data));
+  } catch {
+    return { b64: text.slice(4) };
+  }
+}
+
+/** @param {Key} key */
+export function keyForLink(key) {
+  return "text" in key && !key.text.startsWith("b64:") ? key.text : `b64:${base64url(key)}`;
+}

@@ -18,7 +18,7 @@ import { follow } from "./sse.js";
  *   peers?: PeerState[]}} NodeState
  * @typedef {{id: number, nodes: NodeState[]}} ShardState
  * @typedef {{time_us: number, facade: {id: string, version: string, uptime_ms: number, ready: boolean,
- *   missing: string[], consoles: number}, cluster_id: string,
+ *   missing: string[], consoles: number, faults: boolean}, cluster_id: string,
  *   map: {epoch: number, slots: [number, number, number][]} | null, shards: ShardState[]}} ClusterState
  * @typedef {{phase: "connecting" | "live" | "lost" | "denied", state: ClusterState | null, problem: Problem | null}} Live
  */

@@ -165,12 +165,14 @@ function ShardCard({ shard, state }) {
 function ShardList({ shards }) {
   const [text, setText] = useState("");
   const [troubled, setTroubled] = useState(false);
-  const [shown, setShown] = useState(LISTED);
+  const [page, setPage] = useState(0);
   const wanted = shards.filter(
     (shard) =>
       (!troubled || healthOf(shard).kind !== "good") &&
       (text === "" || `shard ${shard.id}`.includes(text) || shard.nodes.some((node) => node.id.includes(text))),
   );
+  const pages = Math.max(1, Math.ceil(wanted.length / LISTED));
+  const first = Math.min(page, pages - 1) * LISTED;
   const tools = html`
     <label class="inline">Find <input type="search" value=${text} placeholder="shard or node" onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>
     <label class="inline"><input type="checkbox" checked=${troubled} onChange=${(/** @type {any} */ event) => setTroubled(event.target.checked)} /> in trouble</label>
@@ -183,7 +185,7 @@ function ShardList({ shards }) {
           <th scope="col" class="number">Term</th><th scope="col" class="number">Commit</th><th scope="col" class="number">Entries/s</th></tr>
         </thead>
         <tbody>
-          ${wanted.slice(0, shown).map((shard) => {
+          ${wanted.slice(first, first + LISTED).map((shard) => {
             const leader = leaderOf(shard);
             const health = healthOf(shard);
             return html`<tr key=${shard.id}>
@@ -199,7 +201,11 @@ function ShardList({ shards }) {
         </tbody>
       </table>
     <//>
-    ${wanted.length > shown && html`<button type="button" onClick=${() => setShown(shown + LISTED)}>Show ${LISTED} more</button>`}
+    ${pages > 1 && html`<nav class="row pager" aria-label="Pages of shards">
+      <button type="button" disabled=${first === 0} onClick=${() => setPage(first / LISTED - 1)}>Before</button>
+      <span>${count(first + 1)} to ${count(Math.min(first + LISTED, wanted.length))} of ${count(wanted.length)}</span>
+      <button type="button" disabled=${first + LISTED >= wanted.length} onClick=${() => setPage(first / LISTED + 1)}>Next</button>
+    </nav>`}
   <//>`;
 }
 

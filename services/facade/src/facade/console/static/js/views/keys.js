@@ -4,7 +4,8 @@
  */
 
 import { read } from "../lib/api.js";
-import { base64url, bytesOf, fromBase64, keyOf, parameter, prefixOf, same, shown, textKey } from "../lib/keys.js";
+import { count } from "../lib/format.js";
+import { base64url, bytesOf, keyForLink, keyFromLink, keyOf, parameter, prefixOf, same, shown, textKey } from "../lib/keys.js";
 import { go, link } from "../lib/places.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
@@ -21,6 +22,8 @@ import { Changes, useChanges } from "./changes.js";
 /** @typedef {{prefix: Key} | {entry: Entry}} Row */
 
 const PAGE = 200;
+/** So many pages of a level are shown at a time: however many keys there are, the page has only so much in it. */
+const PAGES = 3;
 const DELIMITER = "dougdb.delimiter";
 
 /** @param {Key} one @param {Key} other In the order of the store: by bytes. */
@@ -40,22 +43,6 @@ function rowsOf(page) {
   return rows.sort((one, other) => compare(one.key, other.key)).map(({ row }) => row);
 }
 
-/** @param {string} text @returns {Key} What a link names: `b64:` and base64url, or text. */
-export function keyFromLink(text) {
-  if (!text.startsWith("b64:")) return textKey(text);
-  try {
-    const data = fromBase64(text.slice(4));
-    return textKey(new TextDecoder("utf-8", { fatal: true }).decode(data));
-  } catch {
-    return { b64: text.slice(4) };
-  }
-}
-
-/** @param {Key} key */
-export function keyForLink(key) {
-  return "text" in key && !key.text.startsWith("b64:") ? key.text : `b64:${base64url(key)}`;
-}
-
 /** @param {Key} key @param {Key} parent Only the last part is shown. */
 function lastPart(key, parent) {
   if (!("text" in key)) return shown(key);
@@ -63,20 +50,27 @@ function lastPart(key, parent) {
   return shown(key);
 }
 
-/** One level of the tree, page by page. @param {Key} prefix @param {string} delimiter @param {string} consistency @param {number} turn */
-function useLevel(prefix, delimiter, consistency, turn) {
-  const [rows, setRows] = useState(/** @type {Row[]} */ ([]));
-  const [cursor, setCursor] = useState(/** @type {string | null} */ (null));
+/** @typedef {{rows: Row[], from: string | null, next: string | null}} Shown A page, where it begins, and where the next one does. */
+
+/**
+ * One level of the tree, page by page; pages that are shown no more are asked for again.
+ * @param {Key} prefix @param {string} delimiter @param {string} consistency @param {number} turn @param {string} slot
+ */
+function useLevel(prefix, delimiter, consistency, turn, slot) {
+  const [pages, setPages] = useState(/** @type {Shown[]} */ ([]));
+  /** Where the pages before those that are shown begin. */
+  const [before, setBefore] = useState(/** @type {(string | null)[]} */ ([]));
   const [busy, setBusy] = useState(true);
   const [error, setError] = useState(/** @type {unknown} */ (null));
   const newest = useRef(0);
-  const load = async (/** @type {string | null} */ from) => {
+  const load = async (/** @type {string | null} */ from, /** @type {"first" | "behind" | "before"} */ where) => {
     const mine = ++newest.current;
     setBusy(true);
     setError(null);
     const query = [
       ...("text" in prefix && prefix.text === "" ? [] : [parameter("prefix", prefix)]),
-      ...(delimiter ? [`delimiter=${encodeURIComponent(delimiter)}`] : []),
+      ...(slot ? [`slot=${encodeURIComponent(slot)}`] : []),
+      ...(delimiter && !slot ? [`delimiter=${encodeURIComponent(delimiter)}`] : []),
       ...(from ? [`cursor=${from}`] : []),
       // Ranges are read from leaders or from any replica.
       `consistency=${consistency === "linearizable" ? consistency : "eventual"}`,
@@ -85,31 +79,50 @@ function useLevel(prefix, delimiter, consistency, turn) {
     try {
       const page = /** @type {Page} */ (await read(`/v1/kv?${query}`));
       if (mine !== newest.current) return;
-      setRows((before) => (from ? [...before, ...rowsOf(page)] : rowsOf(page)));
-      setCursor(page.next_cursor);
+      const shown = { rows: rowsOf(page), from, next: page.next_cursor };
+      if (where === "first") {
+        setPages([shown]);
+        setBefore([]);
+      } else if (where === "behind") {
+        setPages((held) => [...held, shown].slice(-PAGES));
+        setBefore((held) => (pages.length < PAGES ? held : [...held, pages[0].from]));
+      } else {
+        setPages((held) => [shown, ...held].slice(0, PAGES));
+        setBefore((held) => held.slice(0, -1));
+      }
     } catch (failed) {
       if (mine === newest.current) setError(failed);
     }
     if (mine === newest.current) setBusy(false);
   };
   useEffect(() => {
-    load(null);
+    load(null, "first");
     return () => {
       newest.current++;
     };
-  }, [base64url(prefix), delimiter, consistency, turn]);
-  return { rows, busy, error, more: cursor === null ? null : () => load(cursor), again: () => load(null) };
+  }, [base64url(prefix), delimiter, consistency, turn, slot]);
+  const next = pages.at(-1)?.next ?? null;
+  return {
+    rows: pages.flatMap((page) => page.rows),
+    passed: before.length * PAGE,
+    busy,
+    error,
+    more: next === null ? null : () => load(next, "behind"),
+    back: before.length ? () => load(before[before.length - 1], "before") : null,
+    again: () => load(null, "first"),
+  };
 }
 
 /**
- * @typedef {{prefix: Key, delimiter: string, consistency: string, turn: number, selected: Key | null,
+ * @typedef {{prefix: Key, delimiter: string, consistency: string, turn: number, slot: string, selected: Key | null,
  *   onSelect: (key: Key) => void, onPrefix: (prefix: Key) => void}} LevelProperties
  * @param {LevelProperties} properties
  */
 function Level(properties) {
-  const { prefix, delimiter, consistency, turn, selected, onSelect } = properties;
-  const { rows, busy, error, more, again } = useLevel(prefix, delimiter, consistency, turn);
+  const { prefix, delimiter, consistency, turn, slot, selected, onSelect } = properties;
+  const { rows, passed, busy, error, more, back, again } = useLevel(prefix, delimiter, consistency, turn, slot);
   return html`<ul class="tree" aria-busy=${busy}>
+    ${back && html`<li><button type="button" class="small" disabled=${busy} onClick=${back}>Show the ${PAGE} before these, of ${count(passed)}</button></li>`}
     ${rows.map((row) => {
       if ("prefix" in row) return html`<${Folder} key=${`p${base64url(row.prefix)}`} ...${properties} prefix=${row.prefix} parent=${prefix} />`;
       const key = keyOf(row.entry);
@@ -124,7 +137,7 @@ function Level(properties) {
     ${error && html`<li><${Trouble} error=${error} onRetry=${again} /></li>`}
     ${busy && html`<li class="quiet pad">Loading…</li>`}
     ${!busy && !error && rows.length === 0 && html`<li class="quiet pad">No key begins so.</li>`}
-    ${!busy && more && html`<li><button type="button" class="small" onClick=${more}>Load ${PAGE} more behind these ${rows.length}</button></li>`}
+    ${!busy && more && html`<li><button type="button" class="small" onClick=${more}>Load ${PAGE} more behind these ${count(passed + rows.length)}</button></li>`}
   </ul>`;
 }
 
@@ -165,17 +178,19 @@ export function KeysView({ place }) {
   const selectedText = place.query.get("key");
   const selected = selectedText === null ? null : keyFromLink(selectedText);
   const consistency = place.query.get("consistency") ?? CONSISTENCIES[0];
+  const slot = place.query.get("slot") ?? "";
   const [delimiter, setDelimiter] = useState(localStorage.getItem(DELIMITER) ?? "/");
   const [search, setSearch] = useState(shown(prefix));
   const [turn, setTurn] = useState(0);
   const [makes, setMakes] = useState(false);
   useEffect(() => setSearch("text" in prefix ? prefix.text : shown(prefix)), [prefixText]);
-  const to = (/** @type {{prefix?: Key, key?: Key | null, consistency?: string}} */ change) => {
+  const to = (/** @type {{prefix?: Key, key?: Key | null, consistency?: string, slot?: string}} */ change) => {
     const key = change.key === undefined ? selected : change.key;
     go(
       link(["keys"], {
         prefix: keyForLink(change.prefix ?? prefix),
         ...(key && { key: keyForLink(key) }),
+        slot: change.slot ?? slot,
         ...((change.consistency ?? consistency) !== CONSISTENCIES[0] && { consistency: change.consistency ?? consistency }),
       }),
     );
@@ -211,8 +226,9 @@ export function KeysView({ place }) {
           <label class="inline" title=${noWatch || undefined}><input type="checkbox" checked=${isLive} disabled=${noWatch !== "" && !isLive} onChange=${(/** @type {any} */ event) => setLive(event.target.checked)} /> live</label>
           <${PrefixTools} prefix=${prefix} onChange=${changed} />
         </div>
+        ${slot && html`<p class="row only-slot"><span class="badge">only slot ${slot}</span> <button type="button" class="small" onClick=${() => to({ slot: "" })}>All slots</button> <a href=${link(["slots"])}>Slots</a></p>`}
         ${isLive && html`<${Changes} changes=${changes} error=${watchError} onSelect=${(/** @type {Key} */ key) => to({ key })} />`}
-        <${Level} prefix=${prefix} delimiter=${delimiter} consistency=${consistency} turn=${turn} selected=${selected}
+        <${Level} prefix=${prefix} delimiter=${delimiter} consistency=${consistency} turn=${turn} slot=${slot} selected=${selected}
           onSelect=${(/** @type {Key} */ key) => to({ key })} onPrefix=${(/** @type {Key} */ next) => to({ prefix: next, key: null })} />
       </section>
       ${selected

@@ -3,9 +3,9 @@
  * @module
  */
 
-import { ask, read } from "../lib/api.js";
+import { ask, curl, read } from "../lib/api.js";
 import { count, rate } from "../lib/format.js";
-import { base64url, textKey } from "../lib/keys.js";
+import { base64url, keyForLink, keyOf, shown, textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
 import { html, useEffect, useState } from "../lib/preact.js";
 import { Card, Command, Trouble } from "../lib/ui.js";
@@ -14,6 +14,8 @@ const SIDE = 32;
 const SLOTS = SIDE * SIDE;
 const CELL = 20;
 const LOOK_MS = 2500;
+const KEYS = 20;
+const SETTLED_MS = 250;
 const HUES = [210, 32, 145, 330, 265, 80, 0, 180, 300, 110];
 
 /** @param {[number, number, number][]} ranges @returns {(number | null)[]} The owner of each slot. */
@@ -57,13 +59,42 @@ function useRates(minutesAgo) {
   return { found, error };
 }
 
+/** The first keys of a slot. @param {{slot: number}} properties */
+function SlotKeys({ slot }) {
+  const [found, setFound] = useState(/** @type {{items: any[], next_cursor: string | null} | null} */ (null));
+  const [error, setError] = useState(/** @type {unknown} */ (null));
+  useEffect(() => {
+    setFound(null);
+    setError(null);
+    const controller = new AbortController();
+    // Whoever walks over the grid with the arrows does not want the keys of every slot on the way.
+    const timer = setTimeout(() => {
+      read(`/v1/kv?slot=${slot}&keys_only=true&limit=${KEYS}&consistency=eventual`, controller.signal).then(setFound, (failed) => controller.signal.aborted || setError(failed));
+    }, SETTLED_MS);
+    return () => {
+      clearTimeout(timer);
+      controller.abort();
+    };
+  }, [slot]);
+  if (error) return html`<${Trouble} error=${error} />`;
+  if (found === null) return html`<p class="quiet">Looking for its keys…</p>`;
+  if (found.items.length === 0) return html`<p class="quiet">It has no keys.</p>`;
+  return html`<ul class="tree slot-keys">${found.items.map((item) => {
+      const key = keyOf(item);
+      return html`<li key=${base64url(key)}><a class="leaf mono" href=${link(["keys"], { slot: String(slot), key: keyForLink(key) })}>${shown(key)}</a></li>`;
+    })}</ul>
+    <p><a href=${link(["keys"], { slot: String(slot) })}>${found.next_cursor ? "All keys" : "These keys"} of slot ${slot}, with their values</a></p>`;
+}
+
 /** @param {{slot: number, owner: number | null, rate: number | null}} properties */
 function Chosen({ slot, owner, rate: perSecond }) {
   return html`<div>
     <p class="big">Slot ${slot}</p>
     <p>${owner === null ? "Nobody owns it." : html`It belongs to <a href=${link(["shard", String(owner)])}>shard ${owner}</a>.`}
     ${perSecond !== null && ` ${rate(perSecond)} operations a second came to it through this facade.`}</p>
+    <${SlotKeys} slot=${slot} />
     <p class="quiet">In a terminal:</p>
+    <${Command} text=${curl("GET", `/v1/kv?slot=${slot}&keys_only=true`)} />
     ${owner !== null && html`<${Command} text=${`dougctl members list --shard ${owner}`} />`}
     <${Command} text="dougctl shards" />
   </div>`;

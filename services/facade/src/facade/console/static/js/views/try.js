@@ -3,12 +3,13 @@
  * @module
  */
 
-import { curl, ownHeaders } from "../lib/api.js";
+import { ask, curl, ownHeaders } from "../lib/api.js";
 import { milliseconds } from "../lib/format.js";
 import { textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
 import { html, useState } from "../lib/preact.js";
-import { Card, Command } from "../lib/ui.js";
+import { useRights } from "../lib/rights.js";
+import { Act, Card, Command, Role, Trouble, Wide } from "../lib/ui.js";
 import { leaderOf } from "./cluster.js";
 import { Changes, useChanges } from "./changes.js";
 
@@ -132,6 +133,40 @@ function WatchStep() {
   <//>`;
 }
 
+/**
+ * What the supervisor of `dougctl dev` does to nodes; nothing of it is there elsewhere.
+ * @param {{shard: import("../lib/live.js").ShardState}} properties
+ */
+function Faults({ shard }) {
+  const [error, setError] = useState(/** @type {unknown} */ (null));
+  const [busy, setBusy] = useState(false);
+  const why = useRights().lacks("admin:members");
+  const leader = leaderOf(shard);
+  const act = async (/** @type {string} */ node, /** @type {string} */ wish) => {
+    setBusy(true);
+    setError(null);
+    try {
+      await ask("POST", "/v1/console/faults", { node, do: wish });
+    } catch (failed) {
+      setError(failed);
+    }
+    setBusy(false);
+  };
+  return html`<div class="faults">
+    ${leader && html`<${Act} class="danger" why=${why} onClick=${() => act(leader.id, "kill")}>Kill the leader, ${leader.id}<//>`}
+    <${Wide} label="What to do to nodes">
+      <table><tbody>
+        ${shard.nodes.map((node) => html`<tr key=${node.id}>
+          <th scope="row">${node.id}</th><td><${Role} role=${node.role} /></td>
+          <td><div class="row">${[["kill", "Kill"], ["pause", "Pause for a minute"], ["resume", "Go on"]].map(([wish, label]) => html`
+            <${Act} key=${wish} why=${why} onClick=${() => busy || act(node.id, wish)}>${label}<span class="hidden">: ${node.id}</span><//>`)}</div></td>
+        </tr>`)}
+      </tbody></table>
+    <//>
+    <${Trouble} error=${error} />
+  </div>`;
+}
+
 /** @param {{state: import("../lib/live.js").ClusterState}} properties */
 export function TryView({ state }) {
   const shard = state.shards[0];
@@ -143,6 +178,7 @@ export function TryView({ state }) {
       <${WatchStep} />
       <${Card} title=${`${STEPS.length + 2}. Lose a leader`}>
         <p>Move leadership of <a href=${link(["shard", String(shard?.id ?? 0)])}>shard ${shard?.id ?? 0}</a> on its page: no request fails for it. Where you run it yourself (<code>make run</code>), kill the leader: another node leads within a second, and the killed one comes back.</p>
+        ${shard && state.facade.faults && html`<${Faults} shard=${shard} />`}
         ${leader && html`<${Command} text=${`kill -9 $(cat data/run/${leader.id}.pid)`} />`}
         <p>Then see in the <a href=${link(["timeline"], { shard: String(shard?.id ?? 0) })}>timeline</a> what each node did and why: who asked for votes, who gave them, and who refused.</p>
       <//>
