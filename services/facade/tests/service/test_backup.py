@@ -121,7 +121,7 @@ async def test_a_node_that_is_gone_or_never_begins_is_passed_over(
     answer = await facade.http.get(PATH)
     assert (answer.status_code, silent.backups) == (200, 1)
     assert answer.headers["doug-served-by"] == "shard-0-0"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while silent.backups_open:
             await asyncio.sleep(0.01)
 
@@ -148,7 +148,7 @@ async def test_a_client_that_goes_away_ends_the_nodes_stream(make_facade: MakeFa
             async for _ in answer.aiter_raw():
                 break
             assert node.backups_open == 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while node.backups_open:
                 await asyncio.sleep(0.01)
 

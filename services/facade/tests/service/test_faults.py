@@ -28,7 +28,8 @@ async def test_follows_the_hint_to_a_new_leader(make_facade: MakeFacade) -> None
     shard.nodes[2].lead()
     answer = await facade.http.put("/v1/kv/k", content=b"2")
     assert (answer.status_code, answer.headers["doug-served-by"]) == (200, "shard-0-2")
-    assert retries(facade, "no_leader") == 1
+    # None where the machine was so slow that the facade heard of the new leader before it asked the old one.
+    assert retries(facade, "no_leader") <= 1
     assert (await facade.http.get("/v1/kv/k")).content == b"2"
 
 

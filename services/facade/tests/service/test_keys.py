@@ -72,7 +72,7 @@ async def test_json_view(make_facade: MakeFacade) -> None:
 
 
 async def test_many_at_once_travel_in_few_batches(make_facade: MakeFacade) -> None:
-    facade = await make_facade()
+    facade = await make_facade(request_timeout_ms=60_000)
     answers = await asyncio.gather(*(facade.http.put(f"/v1/kv/k{i}", content=b"v") for i in range(200)))
     assert {answer.status_code for answer in answers} == {200}
     leader = facade.cluster.shards[0].nodes[0]
