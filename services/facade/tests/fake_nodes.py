@@ -66,6 +66,9 @@ class FakeShard:
 class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
     """One raft-node. Its faults are attributes that a test sets."""
 
+    no_slots = False
+    """Whether it is of a version that does not know how to look for a slot."""
+
     def __init__(self, shard: FakeShard, number: int, port: int) -> None:
         self.shard = shard
         self.id = f"shard-{shard.id}-{number}"
@@ -111,7 +114,6 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         self.scan_code = ""
         """The ``doug-code`` with which it refuses scans."""
         self.scan_pages_until_break = -1
-        self.no_slots = False
         """After so many pages the scan under way expires, once; never when negative."""
         self.scan_pages = 0
         """How many pages it has made."""
