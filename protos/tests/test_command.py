@@ -61,6 +61,7 @@ def test_opcodes_are_frozen() -> None:
         ("EXPIRE", 9),
         ("SET_LIMITS", 10),
         ("SET_AUTH", 11),
+        ("RECOVER", 12),
     ]
     assert [(kind.name, kind.value) for kind in ConditionKind] == [("EXISTS", 1), ("ABSENT", 2), ("REVISION", 3)]
 
