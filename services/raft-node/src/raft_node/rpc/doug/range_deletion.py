@@ -52,11 +52,11 @@ class RangeDeletion:
         return cls(request.start, request.end or None, request.limit or LIMIT_DEFAULT, request.dry_run)
 
 
-async def delete(shard: Replica, asked: RangeDeletion, submit: Submit) -> pb.DeleteRangeResponse | Status:
+async def delete(replica: Replica, asked: RangeDeletion, submit: Submit) -> pb.DeleteRangeResponse | Status:
     """Deletes, or counts; gives a status when nothing was deleted because of it.
 
     Args:
-        shard: Whose keys.
+        replica: The replica whose keys are deleted.
         asked: Which.
         submit: Has a command decided by the shard.
 
@@ -66,7 +66,7 @@ async def delete(shard: Replica, asked: RangeDeletion, submit: Submit) -> pb.Del
     """
     start, found, deleted, complete = asked.start, 0, 0, False
     while not complete and found < asked.limit:
-        keys = await _keys(shard, asked, start, min(SLICE_KEYS, asked.limit - found))
+        keys = await _keys(replica, asked, start, min(SLICE_KEYS, asked.limit - found))
         if keys and not asked.dry_run:
             result = await submit(_deletions(keys))
             if result.status != Status.OK:
@@ -80,23 +80,23 @@ async def delete(shard: Replica, asked: RangeDeletion, submit: Submit) -> pb.Del
         # A replica that alone is a shard would never let others have their turn.
         await asyncio.sleep(0)
     if not complete and found >= asked.limit:
-        complete = not await _keys(shard, asked, start, 1)
+        complete = not await _keys(replica, asked, start, 1)
     return pb.DeleteRangeResponse(
         found=found,
         deleted=deleted,
         complete=complete,
         next_start=b"" if complete else start,
-        receipt=shard.receipt(),
+        receipt=replica.receipt(),
     )
 
 
-async def _keys(shard: Replica, asked: RangeDeletion, start: bytes, limit: int) -> list[bytes]:
+async def _keys(replica: Replica, asked: RangeDeletion, start: bytes, limit: int) -> list[bytes]:
     if asked.end is not None and start >= asked.end:
         return []
     options = ScanOptions(start=start, end=asked.end, limit=limit, keys_only=True)
     keys: list[bytes] = []
-    scans = shard.reader.scans
-    with scans.begin(shard.driver.machine, options) as scan:
+    scans = replica.reader.scans
+    with scans.begin(replica.driver.machine, options) as scan:
         while True:
             step = await scans.step(scan)
             keys += [record.key for record in codec.decode_page(b"".join(step.records))]

@@ -106,12 +106,12 @@ class Replica:
         return receipt
 
 
-def has_run_out(shard: Replica, found: StoredValue | Status | None) -> bool:
+def has_run_out(replica: Replica, found: StoredValue | Status | None) -> bool:
     """Whether what was found has expired by this leader's clock, though not yet by the log's.
 
     A linearizable read must not answer it before the log clock was moved on. A node that follows judges by the log
     alone: its leader moved the log clock on before it confirmed the read, and its own clock is nobody's.
     """
-    if not isinstance(found, StoredValue) or not found.expires_us or not shard.is_leader:
+    if not isinstance(found, StoredValue) or not found.expires_us or not replica.is_leader:
         return False
-    return found.expires_us <= shard.driver.now_us()
+    return found.expires_us <= replica.driver.now_us()

@@ -70,7 +70,7 @@ def options_of(request: pb.ScanRequest) -> ScanOptions:
     )
 
 
-async def send(shard: Replica, options: ScanOptions, write: Write, *, messages: bool) -> None:
+async def send(replica: Replica, options: ScanOptions, write: Write, *, messages: bool) -> None:
     """Sends a whole scan of what is applied now.
 
     Raises:
@@ -78,13 +78,13 @@ async def send(shard: Replica, options: ScanOptions, write: Write, *, messages: 
         ScanExpiredError: It took too long, or the caller took nothing for too long.
         UnavailableError: A block is damaged or cannot be read.
     """
-    scans = shard.reader.scans
+    scans = replica.reader.scans
     limits, loop = scans.limits, asyncio.get_running_loop()
-    machine = shard.driver.machine
+    machine = replica.driver.machine
     with scans.begin(machine, options) as scan:
         held_since_s = sent_s = loop.time()
         # At once: the caller learns of the point in the log, and that it is being served.
-        await _write(write, _first(shard, scan), scan, limits)
+        await _write(write, _first(replica, scan), scan, limits)
         waiting = 0
         while True:
             step = await scans.step(scan)
@@ -115,12 +115,12 @@ async def _write(write: Write, page: pb.ScanPage, scan: Scan, limits: ScanLimits
     await asyncio.sleep(0)
 
 
-def _first(shard: Replica, scan: Scan) -> pb.ScanPage:
+def _first(replica: Replica, scan: Scan) -> pb.ScanPage:
     slots = [
-        pb.SlotRange(**{"from": first, "to": last, "shard": shard.number, "epoch": epoch})
+        pb.SlotRange(**{"from": first, "to": last, "shard": replica.number, "epoch": epoch})
         for first, last, epoch in slot_ranges(scan.state.epochs)
     ]
-    return pb.ScanPage(receipt=shard.receipt(shard.freshness.proven_s), revision=scan.state.revision, slots=slots)
+    return pb.ScanPage(receipt=replica.receipt(replica.freshness.proven_s), revision=scan.state.revision, slots=slots)
 
 
 def _page(step: Step, count: int, *, messages: bool) -> pb.ScanPage:

@@ -71,7 +71,7 @@ def filter_of(request: pb.WatchRequest) -> Filter:
     return Filter(request.start, request.end or None, kinds, not request.keys_only)
 
 
-async def send(shard: Replica, request: pb.WatchRequest, write: Write) -> None:
+async def send(replica: Replica, request: pb.WatchRequest, write: Write) -> None:
     """Sends changes until the caller is gone.
 
     Raises:
@@ -82,7 +82,7 @@ async def send(shard: Replica, request: pb.WatchRequest, write: Write) -> None:
         UnavailableError: This node cannot tell how the shard stands.
     """
     position, wanted = position_of(request), filter_of(request)
-    watches = shard.watches
+    watches = replica.watches
     certain = request.consistency == pb.CONSISTENCY_LINEARIZABLE
     if certain and position is not None and position.mark >= watches.revision and position != (watches.revision, 0):
         raise FutureRevisionError(f"revision {position.revision} was not given out yet")
@@ -92,22 +92,24 @@ async def send(shard: Replica, request: pb.WatchRequest, write: Write) -> None:
     watch = watches.open(position, wanted)
     try:
         upto = min(watch.position.mark, watches.revision)
-        cluster_id = shard.peers.me.cluster_id
+        cluster_id = replica.peers.me.cluster_id
         # At once: the caller learns that it is being served, and from where on.
-        await write(pb.WatchBatch(revision=upto, oldest=watches.oldest, receipt=shard.receipt(), cluster_id=cluster_id))
-        await _tell(shard, watch, write, progress_s, messages=request.messages)
+        await write(
+            pb.WatchBatch(revision=upto, oldest=watches.oldest, receipt=replica.receipt(), cluster_id=cluster_id)
+        )
+        await _tell(replica, watch, write, progress_s, messages=request.messages)
     finally:
         watches.close(watch)
 
 
-async def _tell(shard: Replica, watch: Watch, write: Write, progress_s: float, *, messages: bool) -> None:
-    watches, loop = shard.watches, asyncio.get_running_loop()
+async def _tell(replica: Replica, watch: Watch, write: Write, progress_s: float, *, messages: bool) -> None:
+    watches, loop = replica.watches, asyncio.get_running_loop()
     sent_s = led_s = loop.time()
     while True:
         now_s = loop.time()
-        if shard.driver.node.leader is not None:
+        if replica.driver.node.leader is not None:
             led_s = now_s
-        if not shard.serves_local_reads or now_s - led_s > _LEADERLESS_S:
+        if not replica.serves_local_reads or now_s - led_s > _LEADERLESS_S:
             raise UnavailableError("this node does not know how the shard stands")
         told = await watches.step(watch)
         if told is None and now_s - sent_s < progress_s:
