@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 def install(loop: asyncio.AbstractEventLoop, end: Callable[[int], object] = os._exit) -> None:
-    """From now on a failed callback of the loop, or a failed thread, ends the process.
+    """Has a failed callback of the loop, or a failed thread, end the process from now on.
 
     Args:
         loop: The event loop.
