@@ -38,29 +38,29 @@ from raft_node.storage.engine import BlockNeeded
 
 _RESULT_BYTES_WAITING_MAX = 16 << 20
 _HOP_READS_MAX = 256
-"""So many reads go on together, that the event loop does not answer too many at once."""
+"""The number of reads that go to a thread together, so that the event loop does not answer too many at once."""
 
 _Waiting = tuple[ReadRecord, BlockNeeded, float]
-"""A read, what it needs, and the stamp of the proof that there was when it was looked up."""
+"""A read, the block that it needs, and the stamp of the newest proof when it was looked up."""
 
 
 class RecordObserver(Protocol):
-    """Who is told of every record of a stream, on the event loop."""
+    """Is told of every record of a stream, on the event loop."""
 
     def arrived(self, batch: pb.Batch) -> None:
-        """A batch came in; nothing of it was looked at."""
+        """Takes a batch that has come in, before any record of it was read."""
 
     def submitted(self, submissions: list[Submission]) -> list[Submission]:
-        """Writes are about to be proposed, in the form that is given back."""
+        """Takes writes that are about to be proposed; returns them in the form to be proposed."""
 
     def confirmed(self, records: list[ReadRecord]) -> None:
-        """It is known whether these reads may be served here; they are looked up now, or refused."""
+        """Takes reads that are about to be looked up, or refused: it is known now whether they may be served here."""
 
     def answered(self, record_id: int, status: int) -> None:
-        """A record has its answer."""
+        """Takes the answer to a record."""
 
     def ended(self) -> None:
-        """The stream has ended; nobody hears an answer any more."""
+        """Takes the end of the stream: no answer is heard any more."""
 
 
 class PipeSession:
@@ -78,8 +78,8 @@ class PipeSession:
         Args:
             replica: The replica that serves the stream.
             context: The stream.
-            metrics: Where messages are counted.
-            observer: Who is told of each record; mostly nobody, which costs nothing.
+            metrics: The metrics in which messages are counted.
+            observer: Is told of each record; None, as mostly, costs nothing.
         """
         self._observer = observer
         self._replica = replica
@@ -121,7 +121,7 @@ class PipeSession:
             await asyncio.gather(writer, *self._loads, return_exceptions=True)
 
     def tell_leader(self) -> None:
-        """Sends a message even if there is no result to carry: a node that was deposed says who leads now."""
+        """Sends a message even without a result, so that a node that was deposed says who leads now."""
         self._filled.set()
 
     def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
@@ -160,7 +160,7 @@ class PipeSession:
             raise PipeError(f"unknown kind of batch {batch.kind}")
 
     def _take_fresh_reads(self, batch: pb.Batch) -> None:
-        """Answers reads that say what they must see, each as soon as that is applied and proven here."""
+        """Answers session and bounded reads, each as soon as what it must see is applied, or proven, here."""
         ready = []
         for record in self._take_reads(batch):
             if not self._replica.serves_local_reads:
@@ -239,7 +239,7 @@ class PipeSession:
             task.add_done_callback(self._loads.discard)
 
     def _answer_now(self, records: deque[ReadRecord], linearizable: bool) -> deque[_Waiting]:
-        """Takes reads and answers them from memory, until too many answers wait; gives those that need the disk."""
+        """Answers reads from memory until too many answers wait; returns those that need the disk."""
         waiting = []
         while records and self._drained.is_set():
             record = records.popleft()
@@ -257,7 +257,7 @@ class PipeSession:
         return deque(waiting)
 
     def _answer_by_clock(self, record: ReadRecord) -> None:
-        """Answers a read of what has expired by this node's clock once the log says so, too."""
+        """Answers a read of a value that has expired by this node's clock, once it has by the log's clock, too."""
 
         def moved(done: bool) -> None:
             if done:
@@ -280,7 +280,7 @@ class PipeSession:
                 await self._answer_first(waiting, linearizable)
 
     async def _answer_first(self, waiting: deque[_Waiting], linearizable: bool) -> None:
-        """Goes on with the first of some reads; those that need yet another block are put behind the others."""
+        """Loads blocks for the first reads and answers them; puts those that need another block behind the others."""
         needed = [block for _, block, _ in islice(waiting, _HOP_READS_MAX)]
         started_s = perf_counter()
         for found in await self._replica.reader.load_first(needed):

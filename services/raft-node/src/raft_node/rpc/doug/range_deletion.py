@@ -28,7 +28,7 @@ Submit = Callable[[Command], Awaitable[ResultRecord]]
 
 @dataclass(frozen=True, slots=True)
 class RangeDeletion:
-    """What is asked for. ``end`` None means no end."""
+    """The range whose keys are to be deleted. ``end`` None means no end."""
 
     start: bytes
     end: bytes | None
@@ -40,7 +40,7 @@ class RangeDeletion:
         """Reads a request.
 
         Raises:
-            CommandError: It makes no sense, or it would delete everything and does not say so.
+            CommandError: The request makes no sense, or would delete all keys and does not say so.
         """
         for name, bound in (("start", request.start), ("end", request.end)):
             if len(bound) > commands.KEY_BYTES_MAX + 1:
@@ -53,11 +53,11 @@ class RangeDeletion:
 
 
 async def delete(replica: Replica, asked: RangeDeletion, submit: Submit) -> pb.DeleteRangeResponse | Status:
-    """Deletes, or counts; gives a status when nothing was deleted because of it.
+    """Deletes or counts the keys of a range; returns the status that stopped it if nothing was deleted.
 
     Args:
         replica: The replica whose keys are deleted.
-        asked: Which.
+        asked: The range.
         submit: Has a command decided by the shard.
 
     Raises:

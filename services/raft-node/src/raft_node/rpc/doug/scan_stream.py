@@ -25,7 +25,7 @@ from raft_node.runtime.reads.scans import ScanLimits
 Write = Callable[[pb.ScanPage], Awaitable[None]]
 
 PROGRESS_S = 1.0
-"""So often a caller hears of a scan that finds nothing."""
+"""The time between two messages of a scan that finds nothing."""
 
 
 class ScanRequestError(ValueError):
@@ -37,10 +37,10 @@ class ScanExpiredError(Exception):
 
 
 def options_of(request: pb.ScanRequest) -> ScanOptions:
-    """What a request asks for.
+    """The options of the scan that a request asks for.
 
     Raises:
-        ScanRequestError: It makes no sense.
+        ScanRequestError: The request makes no sense.
     """
     for name, size, limit in (
         ("start", len(request.start), commands.KEY_BYTES_MAX + 1),
@@ -75,7 +75,7 @@ async def send(replica: Replica, options: ScanOptions, write: Write, *, messages
 
     Raises:
         OverloadedError: Too many scans are under way.
-        ScanExpiredError: It took too long, or the caller took nothing for too long.
+        ScanExpiredError: The scan took too long, or the caller took nothing for too long.
         UnavailableError: A block is damaged or cannot be read.
     """
     scans = replica.reader.scans

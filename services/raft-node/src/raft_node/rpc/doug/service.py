@@ -103,16 +103,16 @@ class DougService(doug_pb2_grpc.DougServicer):
         }
 
     def attach(self, replica: Replica) -> None:
-        """From now on calls are served."""
+        """Gives the service its replica: from now on calls are served."""
         self._replica = replica
 
     def tell_leader(self) -> None:
-        """Tells everyone with an open stream who leads now."""
+        """Tells all facades with an open stream who leads now."""
         for session in self._sessions:
             session.tell_leader()
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
-        """Reads a key, by default after a quorum has confirmed this leader, or the one that it asks."""
+        """Reads a key, by default after a quorum has confirmed this leader, or with ``forward`` this node's leader."""
         self._received["Get"].inc()
         caller = None if self._traces is None else _caller(context)
         if self._traces is None or caller is None:
@@ -185,7 +185,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         )
 
     async def Txn(self, request: pb.TxnRequest, context: Context) -> pb.TxnResponse:  # noqa: N802
-        """Compares, then carries all of some operations out, or all of others."""
+        """Compares, then carries out all operations of one list or all of another, by the result."""
         command = await self._understand("Txn", operations.txn_command, request, context)
         replica, result = await self._decide(command, context)
         found = decode_txn_result(result.value)
@@ -215,7 +215,7 @@ class DougService(doug_pb2_grpc.DougServicer):
     async def FindOutcome(  # noqa: N802
         self, request: pb.FindOutcomeRequest, context: Context
     ) -> pb.FindOutcomeResponse:
-        """Looks up what became of an idempotency key."""
+        """Looks up the outcome of the write that had an idempotency key."""
         self._received["FindOutcome"].inc()
         try:
             token_id = operations.token_id(request.idempotency_key)
@@ -337,7 +337,7 @@ class DougService(doug_pb2_grpc.DougServicer):
     async def _look_up(
         self, replica: Replica, key: bytes, epoch: int, context: Context, token_id: bytes = b""
     ) -> StoredValue | None:
-        """What is applied under a key, or of a token in the slot of the key."""
+        """The applied value of a key, or with ``token_id`` the record of that token in the key's slot."""
         if not replica.driver.machine.created:
             await self._refuse(replica, Status.UNAVAILABLE, context)
         if not replica.driver.machine.owns(slot_of(key), epoch):
@@ -352,7 +352,7 @@ class DougService(doug_pb2_grpc.DougServicer):
     async def _understand(
         self, name: str, understand: Callable[[_Request], Command], request: _Request, context: Context
     ) -> Command:
-        """The command that a call asks for; counts the call."""
+        """Counts a call and decodes its command; aborts a call that makes no sense."""
         self._received[name].inc()
         try:
             return understand(request)
@@ -360,7 +360,7 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse_form(str(error), context)
 
     async def _decide(self, command: Command, context: Context) -> tuple[Replica, ResultRecord]:
-        """Has a command decided; one that is not carried out fails the call."""
+        """Has a command decided; fails the call if the command is not carried out."""
         replica = await self._admit(context)
         result = await self._submit(replica, context, command)
         if result.status != Status.OK:
@@ -368,7 +368,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         return replica, result
 
     async def _submit(self, replica: Replica, context: Context, command: Command) -> ResultRecord:
-        """Has a command decided, and gives what became of it."""
+        """Has a command decided, and returns its result."""
         encoded = commands.encode(*command)
         try:
             validate(encoded)
@@ -399,7 +399,7 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse(replica, Status.NOT_LEADER, context)
 
     async def _move_clock(self, replica: Replica, context: Context) -> None:
-        """Makes sure that nothing is seen whose time has passed by the leader's clock, though not yet by the log's.
+        """Makes sure that no value is seen that has expired by the leader's clock, though not yet by the log's.
 
         A node that follows has nothing to do: its leader did so before it confirmed the read.
         """
@@ -407,7 +407,7 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._await_clock(replica, context)
 
     async def _confirm(self, replica: Replica, context: Context, *, forward: bool = False) -> None:
-        """Returns once a quorum has confirmed that this node leads, and what it had committed is applied.
+        """Returns once a quorum has confirmed that this node leads, and all that it had committed is applied.
 
         With ``forward`` a node that follows has its leader confirmed instead.
         """
@@ -424,7 +424,7 @@ class DougService(doug_pb2_grpc.DougServicer):
     async def _wait_until_fresh(
         self, replica: Replica, request: pb.GetRequest | pb.ScanRequest, context: Context
     ) -> None:
-        """Returns once this replica may serve a local read, and contains what it asks for."""
+        """Returns once this replica may serve a local read, and has applied or proven what the request asks for."""
         if not replica.serves_local_reads:
             await self._refuse(replica, Status.UNAVAILABLE, context)
         asked = (request.min_index, request.max_staleness_ms / 1000)

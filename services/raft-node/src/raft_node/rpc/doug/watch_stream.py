@@ -25,9 +25,9 @@ from raft_node.runtime.reads.watches import HistoryGoneError, Position, Told, Wa
 Write = Callable[[pb.WatchBatch], Awaitable[None]]
 
 PROGRESS_S = 1.0
-"""So often a caller hears of a shard in which nothing changes."""
+"""The time between two messages of a watch while nothing changes."""
 _GATHER_S = 0.005
-"""What is applied so soon behind a batch goes together with what follows: a message costs more than its records."""
+"""The time for which changes are gathered into one message, for a message costs more than its records."""
 _LEADERLESS_S = 3.0
 _REVISION_MAX = (1 << 63) - 1
 
@@ -37,14 +37,14 @@ class WatchRequestError(ValueError):
 
 
 class FutureRevisionError(Exception):
-    """The revision was not given out yet."""
+    """A watch asks for a revision that was not given out yet."""
 
 
 def position_of(request: pb.WatchRequest) -> Position | None:
-    """Behind what changes are wanted; None for what is applied now.
+    """The position behind which changes are wanted; None for the present one.
 
     Raises:
-        WatchRequestError: It makes no sense.
+        WatchRequestError: The request makes no sense.
     """
     if request.now:
         if request.after or request.after_place:
@@ -56,10 +56,10 @@ def position_of(request: pb.WatchRequest) -> Position | None:
 
 
 def filter_of(request: pb.WatchRequest) -> Filter:
-    """Which changes are wanted.
+    """The filter for the changes that are wanted.
 
     Raises:
-        WatchRequestError: It makes no sense.
+        WatchRequestError: The request makes no sense.
     """
     for name, size in (("start", len(request.start)), ("end", len(request.end))):
         if size > commands.KEY_BYTES_MAX + 1:
@@ -76,8 +76,8 @@ async def send(replica: Replica, request: pb.WatchRequest, write: Write) -> None
 
     Raises:
         WatchRequestError: The request makes no sense.
-        FutureRevisionError: It asks for a revision that this node has not applied, and was to be sure of.
-        HistoryGoneError: What follows is not held any more.
+        FutureRevisionError: The request begins at a revision that even a confirmed leader has not applied.
+        HistoryGoneError: The changes that follow the position are not held any more.
         OverloadedError: There are too many watches.
         UnavailableError: This node cannot tell how the shard stands.
     """
