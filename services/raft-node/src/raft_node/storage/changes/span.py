@@ -14,9 +14,9 @@ class Span(NamedTuple):
 
     Attributes:
         after: The number of the last change before the batch.
-        upto: The number of its last change; ``after`` if it has none.
-        time_us: When, in microseconds; it never falls from batch to batch.
-        notes: What the writer notes beside the batch.
+        upto: The number of the batch's last change; ``after`` if it has none.
+        time_us: The time of the batch, in microseconds; it never falls from batch to batch.
+        notes: The bytes that the writer notes beside the batch.
     """
 
     after: int = 0
