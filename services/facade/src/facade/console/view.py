@@ -14,7 +14,7 @@ from facade.client.operators.cluster_status import Statuses
 
 
 class Counted(NamedTuple):
-    """What a node has counted since its process started, at one look."""
+    """The counts of a node since its process started, at one look."""
 
     time_s: float
     uptime_ms: int
