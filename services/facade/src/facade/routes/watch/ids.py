@@ -25,7 +25,7 @@ ID_CHARS_MAX = 48 << 10
 
 
 class WatchIdError(ValueError):
-    """It is no id of a watch."""
+    """The text is no id of a watch."""
 
 
 class WatchId(NamedTuple):
@@ -54,7 +54,7 @@ def part_of(shard: int, position: int) -> str:
 
 
 def head_of(cluster: str, epoch: int) -> str:
-    """What an id begins with."""
+    """The beginning of an id."""
     return f"w1-{cluster}-{epoch}-"
 
 
@@ -68,7 +68,7 @@ def decode(text: str) -> WatchId:
     """The opposite of ``encode``.
 
     Raises:
-        WatchIdError: It is something else.
+        WatchIdError: The text is no id.
     """
     match = _ID.match(text) if len(text) <= ID_CHARS_MAX else None
     if match is None:
