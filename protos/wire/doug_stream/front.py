@@ -72,7 +72,7 @@ class Front:
         self._callers: dict[int, str] = {}
 
     def caller(self, peer: str) -> str:
-        """Where a client of grpcio's server really is.
+        """The true address of a client of grpcio's server.
 
         Args:
             peer: Where it is as that server says it: an address of this machine, since its bytes are carried on. It is
@@ -264,7 +264,7 @@ class _Pipe(asyncio.Protocol):
 
 
 async def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-    """Where to listen for a host; None of its addresses twice."""
+    """The addresses at which to listen for a host, none of them twice."""
     if _is_wildcard(host):
         # As gRPC does: all addresses of both families by one socket.
         if _has_ipv6():

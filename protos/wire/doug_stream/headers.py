@@ -91,7 +91,7 @@ def is_grpc(head: Head) -> bool:
 
 
 class Request(NamedTuple):
-    """What a client asks for; ``refused`` is the HTTP status for what is none of gRPC, empty otherwise."""
+    """The request of a client; ``refused`` is the HTTP status for a request that is none of gRPC, else empty."""
 
     path: str
     metadata: Metadata
@@ -111,7 +111,7 @@ def read_request(fields: Fields) -> Request:
 
 
 class Answer(NamedTuple):
-    """What a server's head or trailers say: the end of the call if there is a status, else its beginning."""
+    """The head or the trailers of a server: the end of the call if there is a status, else its beginning."""
 
     status: StatusCode | None
     details: str

@@ -69,7 +69,7 @@ class ServerCall(Call):
         raise grpc.aio.AbortError(details)
 
     def invocation_metadata(self) -> Metadata:
-        """What the client told beside."""
+        """The metadata that the client sent with the call."""
         return self._metadata
 
     def code(self) -> grpc.StatusCode | None:
@@ -77,7 +77,7 @@ class ServerCall(Call):
         return None if self._outcome is None else self._outcome[0]
 
     def peer(self) -> str:
-        """Where the client is."""
+        """The address of the client."""
         return address_text(self._endpoint.about("peername"))
 
     def auth_context(self) -> Mapping[str, list[bytes]]:
@@ -185,7 +185,7 @@ class ServerEndpoint(Endpoint):
 
 
 class Server:
-    """What all connections of a port have in common.
+    """The common part of all connections of a port.
 
     Attributes:
         methods: By path.

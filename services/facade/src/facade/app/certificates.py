@@ -1,4 +1,4 @@
-"""Whose certificate a client has shown: the name in it by which roles are given, ``cert:NAME``.
+"""The owner of the certificate that a client has shown: the name by which roles are given, ``cert:NAME``.
 
 The name is the first of: an alternative name that is a URI (as SPIFFE has it), the subject's common name. The
 authority's signature was checked by TLS, when the connection began. Must not know what a name may do. Invariants:

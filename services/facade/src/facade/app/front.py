@@ -1,4 +1,4 @@
-"""What all connections of a facade share: names, limits, and what they hold together.
+"""The state that all connections of a facade share: names, limits, and counts of what they hold together.
 
 Must not know routes. It is made once and handed to every connection.
 """
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 class Front:
-    """What all connections share.
+    """The names, limits and counts that all connections share.
 
     Attributes:
         hosts: The host names under which the facade may be asked.

@@ -1,4 +1,4 @@
-"""What the head of a request must be before anything is done for it. Pure functions on bytes.
+"""The rules that the head of a request must keep before the request is handled. Pure functions on bytes.
 
 Must not know sockets or routes. The parser (llhttp) has already refused what is no HTTP at all; here is refused what it
 lets pass. Invariant: what is refused here was not handed to any route.

@@ -1,4 +1,4 @@
-"""What was written to one client and not taken by it yet.
+"""The bytes that were written to one client, and that the client has not taken yet.
 
 Must not know HTTP. Invariant: what the account says of a connection is what its transport held when it was last looked
 at, and what was written since; nothing once the connection is gone.

@@ -1,4 +1,4 @@
-"""What each route asks of whoever uses it. The one table: a route that is not in it is not served to anybody.
+"""The rights that each route demands of a sender. The one table: a route that is not in it is served to nobody.
 
 A route of keys is let in for everyone who is known, and each key and range that it touches is checked on its way
 (``facade.client.access``). Every other route asks for one of some rights here. Must not know who is who.

@@ -1,4 +1,4 @@
-"""What the settings say about TLS: the facade's certificates, and where it may speak plaintext.
+"""TLS by the settings: the facade's certificates, and the addresses at which it may speak plaintext.
 
 Must not know routes or shards. Invariant: a facade that listens or dials beyond its machine does so with TLS, or
 because DOUGDB_TLS_MODE is ``disabled``.

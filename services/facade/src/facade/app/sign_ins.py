@@ -1,4 +1,4 @@
-"""What a browser that has signed in shows instead of its token: a cookie, and a word that only our own page knows.
+"""The sessions of browsers that have signed in: a cookie instead of a token, and a word that only our own page knows.
 
 A browser sends a cookie whatever page asks for it, and a cookie of one port to every other port of the same host. So
 the cookie alone proves nothing: every request that comes with it also needs the header ``Doug-Csrf``, which no page of

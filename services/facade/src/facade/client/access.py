@@ -1,4 +1,4 @@
-"""Who sends a request, and the check that every operation passes before it is sent anywhere.
+"""The sender of a request with its rights, and the check that every operation passes before it is sent anywhere.
 
 ``Router`` and ``Scans`` call ``check`` for every key and range that they are asked for, so that no route can forget to:
 a route that says nothing acts for nobody, who may do nothing. What is allowed is decided by
@@ -163,7 +163,7 @@ def refusal(caller: Caller, verb: Verb, target: Target, others: Sequence[Verb] =
 
 
 def verb_of(opcode: int) -> Verb:
-    """What an operation on one key does to it."""
+    """The right that an operation on one key needs."""
     return Verb.READ if opcode == Opcode.GET else Verb.WRITE
 
 

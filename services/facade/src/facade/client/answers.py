@@ -1,4 +1,4 @@
-"""What a shard's answers mean: which statuses are final, which are tried again, and what a client is told at the end.
+"""The meaning of a shard's answers: final statuses, those that are tried again, and the error for the client.
 
 Must not know who sent an answer, or when. Invariant: a write is called not applied only if no try of it can have been.
 

@@ -1,4 +1,4 @@
-"""Who may do what, as shard 0 holds it: a copy that is kept new, and the way to change it.
+"""The document of users and rights, which shard 0 holds: a copy that is kept up to date, and the way to change it.
 
 Every facade asks shard 0's leader again and again. Whoever sees a new document gives it to the other shards too, so
 that their nodes judge by themselves. Must not know HTTP, nor what the document allows.

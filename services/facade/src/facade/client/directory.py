@@ -1,4 +1,4 @@
-"""Who owns a key, as far as this facade knows: the partition map as a cache, and the shards that discovery found.
+"""The owners of keys, as far as this facade knows: the partition map as a cache, and the shards from discovery.
 
 Never the authority: each shard checks by itself. Must not know operations or HTTP.
 

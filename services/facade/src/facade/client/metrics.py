@@ -223,7 +223,7 @@ class Metrics:
         self._answered.count((route, method, status, consistency), seconds)
 
     def totals(self) -> Totals:
-        """What was answered on the routes of keys since the start."""
+        """The answers to requests of keys since the start."""
         return self._answered.totals(KEY_ROUTE)
 
     def loop_late(self, seconds: float) -> None:

@@ -126,7 +126,7 @@ class ScanQuery(NamedTuple):
 
 
 def bound_behind(record: ScanRecord, *, reverse: bool) -> bytes | None:
-    """Where a scan goes on behind a record: the next start, or in reverse the next end; None when nothing follows."""
+    """The bound of a scan behind a record: the next start, or in reverse the next end; None if nothing follows."""
     if reverse:
         return record.key or None
     return after_prefix(record.key) if record.kind == PREFIX else record.key + b"\0"

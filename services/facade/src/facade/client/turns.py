@@ -1,4 +1,4 @@
-"""Whose turn it is: one client that asks for more than a shard can do leaves the others their share.
+"""The turns of clients: one that asks for more than a shard can do leaves the others their share.
 
 A client is a principal, or an address while nobody has to say who they are. What one client has under way alone is
 bounded by the shard's queue only. Once there are two, each has a share of a window for itself; what is beyond its share

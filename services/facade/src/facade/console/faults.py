@@ -1,4 +1,4 @@
-"""What a page may do to the processes of a cluster for trying things: kill a node, pause it, let it go on.
+"""The faults that a page may cause in a cluster for trying things: kill a node, pause it, let it go on.
 
 Only a facade of ``dougctl dev`` can: its supervisor owns the processes and listens at a socket in its data folder,
 which the settings name. Everywhere else the route is not there. Must not know processes.

@@ -1,4 +1,4 @@
-"""What the console shows of the nodes: their statuses as one JSON document, with rates between two looks.
+"""The documents that the console shows of the nodes: their statuses as JSON, with rates between two looks.
 
 Pure, but for what it remembers of the look before. Invariant: a figure that nobody knows is null, never 0.
 """

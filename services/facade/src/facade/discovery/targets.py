@@ -1,4 +1,4 @@
-"""What discovery says: where each node of each shard is to be reached."""
+"""The result of discovery: the target at which each node of each shard can be reached."""
 
 from __future__ import annotations
 

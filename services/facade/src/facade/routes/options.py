@@ -1,4 +1,4 @@
-"""What a request asks for beside its key: one parsed ``RequestOptions`` for every route that reads or writes keys.
+"""The options of a request beside its key: one parsed ``RequestOptions`` for every route that reads or writes keys.
 
 Must not know what the options do. Invariants: (1) what is not understood is refused, never ignored; (2) an option that
 is given twice, in two ways, is refused.

@@ -1,4 +1,4 @@
-"""What the raw ASGI routes share: one request with its answer, its count, and problems instead of errors.
+"""The base of the raw ASGI routes: one request with its answer, its count, and problems instead of errors.
 
 Must not know any route. Invariants: (1) every request is answered once, a refused one with a problem document; (2)
 every answer names its request (``Doug-Request-Id``).

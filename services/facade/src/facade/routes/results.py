@@ -1,4 +1,4 @@
-"""What a shard decided, as an answer to a client: a status, headers, or a problem.
+"""Turns a shard's result into an answer to a client: a status, headers, or a problem.
 
 Must not know how a result came here. Invariant: a replayed result gives the answer that the first one gave, and says
 that it is replayed.

@@ -1,4 +1,4 @@
-"""What every part of a node is built with, whatever else it needs."""
+"""The surroundings that every part of a node is built with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a running node has to do with its members: changes, how it stands, what others are told, and leading when unfit.
+"""The parts of a node that have to do with members: changes, its own standing, what peers are told, unfit leaders.
 
 It ties the parts together; each of them is described where it is. A node whose disk has forgotten what it had
 acknowledged ends here too: only the leader can say what that was, and it is asked at its own address, so that nobody

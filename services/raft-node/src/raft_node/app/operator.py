@@ -1,4 +1,4 @@
-"""What operators ask of one node: its status, leadership, draining, members. The Admin service is the way in.
+"""The calls of operators to one node: status, leadership, draining, members. The Admin service is the way in.
 
 It knows the running replica once ``attach`` has given it that; until then it says that the node is starting. Once a
 node is draining it hands leadership over whenever it gets it; only a new start takes that back.

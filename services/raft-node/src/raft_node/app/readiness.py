@@ -1,4 +1,4 @@
-"""What the gRPC health service answers: it serves, or it does not."""
+"""The gRPC health service of a node: it serves, or it does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the core and the log have to tell: as log lines, as counters, and on the timeline.
+"""The events of the core and the log: as log lines, as counters, and on the timeline.
 
 It does one thing besides: a node whose log has lost what it acknowledged ends, and never uses these volumes again.
 """

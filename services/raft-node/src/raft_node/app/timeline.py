@@ -1,4 +1,4 @@
-"""What happened at this node, each with the term in which it happened."""
+"""The events of this node, each with the term in which it happened."""
 
 from __future__ import annotations
 

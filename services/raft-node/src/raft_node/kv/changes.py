@@ -1,4 +1,4 @@
-"""What users' keys went through: the changes in a batch of effects, as watches tell them.
+"""The changes of users' keys in a batch of effects, as watches tell them.
 
 A put carries its revision in the stored value. A removal leaves nothing in the keyspace, so the state machine notes
 beside the batch which effects are removals, of which kind and revision. Everything else in a batch is the state

@@ -1,4 +1,4 @@
-"""What the commands of committed entries will read, fetched from the store before they are carried out.
+"""Fetches the values that the commands of committed entries read, before the commands are carried out.
 
 Applying waits for no disk: what is not in memory is asked for in ``needed``, and loaded off the event loop. And it
 takes bounded memory: a few bytes in the log may read a mebibyte each. It knows which keys commands name, and nothing

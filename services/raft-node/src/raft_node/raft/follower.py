@@ -1,4 +1,4 @@
-"""What a follower does with what a leader sends: it follows, takes the entries into its log, and answers.
+"""The follower's part: it takes a leader's messages, follows it, takes the entries into its log, and answers.
 
 Invariant: an answer to entries leaves once what it acknowledges is durable; an answer to a heartbeat promises nothing
 of the log and leaves at once.

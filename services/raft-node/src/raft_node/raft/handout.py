@@ -1,4 +1,4 @@
-"""What a member hands to its driver to be written and applied, and what comes of it.
+"""The writes and entries that a member hands to its driver to be written and applied, and their outcome.
 
 Invariants:
 

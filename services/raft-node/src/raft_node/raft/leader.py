@@ -1,4 +1,4 @@
-"""What a node is and does while it leads: replication, commit, heartbeats, check-quorum, read rounds.
+"""The leader's part, and its state: replication, commit, heartbeats, check-quorum, read rounds.
 
 One ``Leader`` lives from winning an election to losing the role; it holds the paper's "volatile state on leaders" and
 knows no other role. It writes messages into the outbox and moves the log's commit index; it never changes the role.

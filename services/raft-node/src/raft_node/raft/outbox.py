@@ -1,4 +1,4 @@
-"""What is on its way out of the core, and the barrier between it and the disk.
+"""The messages and events on their way out of the core, and the barrier between messages and the disk.
 
 Every change of what must be durable (term, vote, entries) gets a number. A message that speaks of the durable state is
 held until the newest change at the time it was written is durable; all others leave at once.

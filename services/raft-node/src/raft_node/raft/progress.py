@@ -1,4 +1,4 @@
-"""What a leader knows of one peer's log, and the window of AppendEntries to it.
+"""The leader's knowledge of one peer's log, and the window of AppendEntries to it.
 
 Pure bookkeeping without messages: the leader (``raft_node.raft.leader``) asks and tells.
 

@@ -1,4 +1,4 @@
-"""What a majority agrees on: pure functions of numbers and votes.
+"""The agreement of a majority: pure functions of numbers and votes.
 
 Reference: the paper, 5.2 and 5.3. Joint configurations are not used: members change one at a time (thesis, 4).
 """

@@ -1,4 +1,4 @@
-"""What the core wants done: the only way out of it.
+"""The duties that the core gives its driver: the only way out of it.
 
 The driver's duties, in this order, each time ``RaftNode.ready`` gives it something:
 

@@ -1,4 +1,4 @@
-"""What a member of a shard is at one moment: the one state that the parts of the Raft core share.
+"""The state of a member of a shard at one moment: the one state that the parts of the Raft core share.
 
 ``raft_node.raft.roles`` changes the role, ``voter`` answers who asks for votes, ``follower`` takes what a leader sends,
 ``inbox`` judges messages, ``handout`` gives out what is to be written and applied, and ``raft_node.raft.node`` is what

@@ -1,4 +1,4 @@
-"""What no correct node could have sent, whatever its state.
+"""The messages that no correct node could have sent, whatever its state.
 
 Pure functions. ``RaftNode.step`` asks before anything else looks at a message: what is malformed changes nothing.
 """

@@ -1,4 +1,4 @@
-"""What a member tells of the votes that it was asked for: each new answer, and the same one again only now and then.
+"""The reports of a member's votes: each new answer is told, and the same one again only now and then.
 
 A node that cannot be elected asks several times a second, for hours if need be. Who reads the timeline wants to know
 that, why it is refused, and what led to it.

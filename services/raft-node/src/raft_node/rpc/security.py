@@ -1,4 +1,4 @@
-"""What the settings say about TLS, made into ports that are secured or deliberately not, and into certificates.
+"""TLS by the settings: ports that are secured or deliberately not, and certificates.
 
 Between the nodes of a shard, and between facades and nodes, both ends show a certificate of the same authority, and the
 one that dials checks that the other's is made out to the name it dialled. The HTTP port for probes and Prometheus is

@@ -1,4 +1,4 @@
-"""What the driver needs of its surroundings: protocols alone, so that tests and the simulator can give it others."""
+"""The surroundings of the driver as protocols, so that tests and the simulator can give it others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node did and why: a ring in memory, from which operators read a timeline of the shard.
+"""The events of a node, with their reasons: a ring in memory, from which operators read a timeline of the shard.
 
 It keeps plain facts and knows nobody who makes or reads them; both clocks are given to it. It does not survive the
 process: a line of the log tells the same for longer.

@@ -1,4 +1,4 @@
-"""What lies in a log segment, a manifest or an SSTable, for people: read as far as it goes, damaged or not.
+"""The parts of a log segment, a manifest or an SSTable, for people: read as far as it goes, damaged or not.
 
 Each function yields ``Finding`` after ``Finding`` in the order of the file. Damage is a finding, after which the rest
 is read where its place can still be told: behind a damaged frame the next valid one is looked for, a damaged data block

@@ -1,4 +1,4 @@
-"""What every node says of itself, for those who watch the cluster.
+"""The statuses of all nodes, for clients that watch the cluster.
 
 Must not know HTTP. Invariant: nodes are asked at most every ``FRESH_S``, however many ask at once.
 """

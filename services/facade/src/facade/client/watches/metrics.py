@@ -1,4 +1,4 @@
-"""What is counted of watches: how many there are, what they were sent, and how far behind they are told.
+"""The metrics of watches: how many there are, how much they were sent, and how far behind they are.
 
 Plain numbers that others change, read when Prometheus asks. Must not know who watches what.
 """

@@ -1,4 +1,4 @@
-"""What a request for a range of keys asks for: ``GET`` and ``DELETE /v1/kv``. Pure functions on bytes.
+"""Reads requests for ranges of keys, ``GET`` and ``DELETE /v1/kv``. Pure functions on bytes.
 
 Invariant: what is not understood is refused, never ignored: an unknown parameter, one that is given twice, a range that
 is described in two ways, a cursor of something else.

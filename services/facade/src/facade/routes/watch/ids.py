@@ -48,7 +48,7 @@ def cluster_of(cluster_id: bytes) -> str:
 
 
 def part_of(shard: int, position: int) -> str:
-    """What an id says of one shard."""
+    """The position of one shard in an id."""
     revision, place = split(position)
     return f"{shard}:{revision}.{place}" if place else f"{shard}:{revision}"
 

@@ -1,4 +1,4 @@
-"""What a request for a watch asks for: ``GET /v1/watch``. Pure functions on bytes.
+"""Reads requests for watches, ``GET /v1/watch``. Pure functions on bytes.
 
 Invariant: what is not understood is refused, never ignored.
 
@@ -70,7 +70,7 @@ class WatchAsked(NamedTuple):
 
 
 def watch_of(query: bytes, accept: bytes | None, last_event_id: bytes | None) -> WatchAsked:
-    """What a request asks for.
+    """Reads the query and the headers of a request for a watch.
 
     Args:
         query: The query string.

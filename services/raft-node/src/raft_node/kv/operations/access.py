@@ -1,4 +1,4 @@
-"""Who may do what, as a part of the replicated state: a document with a number that grows with each change.
+"""The document of users and rights, a part of the replicated state, with a number that grows with each change.
 
 Shard 0's is the one that counts: it changes by comparing the number. Every other shard holds a copy, so that its nodes
 judge by themselves; a copy only ever becomes a newer one. What the document says is not looked at here: whoever

@@ -1,4 +1,4 @@
-"""Who may call Doug and Admin where clients have to say who they are: facades, and the cluster's own nodes.
+"""The callers of Doug and Admin where clients have to say who they are: facades and the cluster's nodes alone.
 
 A facade has judged a request before it sends it on; anybody else would go past that. A caller is told by the names in
 its certificate, which the authority has signed. Invariants: whoever cannot be told is refused, also on a connection

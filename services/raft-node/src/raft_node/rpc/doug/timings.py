@@ -1,4 +1,4 @@
-"""Where the time of the answers of one Pipe stream goes, told with each message while the facade asks for it.
+"""The times that the steps of one Pipe stream's answers take, told with each message while the facade asks for them.
 
 One figure stands for all answers of a message, so that a single one costs nothing. Must not know records. Invariant:
 the figures of a committed batch are told once on a stream, so that a message without writes tells none.

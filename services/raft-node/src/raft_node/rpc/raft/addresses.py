@@ -1,4 +1,4 @@
-"""Where members are reached: by the settings, or by the configuration that admitted them.
+"""The addresses of members: from the settings, or from the configuration that admitted them.
 
 Must not know connections. An address in the settings wins, so that whoever runs the nodes (a StatefulSet with its DNS
 names, say) stays in charge of them.

@@ -1,4 +1,4 @@
-"""Who this node is to its peers: what stands on every message, and what is checked of theirs.
+"""This node as its peers know it: the envelope of every message to them, and the check of theirs.
 
 Must not know connections. Invariant: nothing of a message is kept before somebody has said that its sender is who it
 says (``heard``), and what is kept is bounded.

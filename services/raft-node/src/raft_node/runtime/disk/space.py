@@ -125,12 +125,12 @@ class SpaceWatch:
         return self.free_bytes.get("data", 2 * self._reserve_bytes) - self._reserve_bytes
 
     def _tend_and_ask(self, noticed: bool) -> tuple[dict[str, int], list[int]]:
-        """What ``_tend`` gives, and what is free of each volume then, whatever it is meant for. Blocking."""
+        """The result of ``_tend``, and the free bytes of each volume afterwards, the reserve's included. Blocking."""
         free = self._tend(noticed)
         return free, [self._fs.free_bytes(path) for volume, path in self._volumes.items() if volume in free]
 
     def _tend(self, noticed: bool) -> dict[str, int]:
-        """What is free of each volume, besides a reserve that is there or is to be; keeps the reserve. Blocking."""
+        """The free bytes of each volume beside the reserve; makes or removes the reserve as needed. Blocking."""
         free: dict[str, int] = {}
         for volume, path in self._volumes.items():
             try:

@@ -1,4 +1,4 @@
-"""Who a node is: its name, and the incarnation that both of its volumes were given at their first start.
+"""The identity of a node: its name, and the incarnation that both of its volumes were given at their first start.
 
 Invariants:
 1. The identity file is durable on both volumes before the node says its incarnation to anybody.

@@ -1,4 +1,4 @@
-"""What a leader puts into the log by itself as time passes: the removal of what has expired, and the limits of tokens.
+"""The entries that a leader proposes by itself as time passes: the removal of expired keys, and the limits of tokens.
 
 Both must be the same on every replica, so both go through the log. The notes of what expires are an index by time in
 the keyspace (``keyspace.due_key``); the leader reads them from their beginning on a thread, a bounded number at a time.

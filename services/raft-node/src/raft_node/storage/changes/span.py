@@ -1,4 +1,4 @@
-"""What a batch of writes changes, as whoever writes it counts changes: a note that travels beside the batch.
+"""The changes in a batch of writes, as their writer counts changes: a note that travels beside the batch.
 
 This package stores the note and finds batches by it. What a change is, and what the note about removals says, only the
 writer knows (``raft_node.kv.changes``).

@@ -1,4 +1,4 @@
-"""What the node and its storage worker say to each other: tasks, results and errors.
+"""The messages between the node and its storage worker: tasks, results and errors.
 
 A message is a u32 length, little-endian, and so many bytes of JSON; keys are hexadecimal. Nothing here does any I/O but
 ``WorkerClient``, which talks over two byte streams and knows neither processes nor threads.

@@ -1,4 +1,4 @@
-"""What a node was about to install when it stopped: the note that tells a log that lags behind its state on purpose.
+"""The note of a snapshot that is being installed, which tells a start why the log lags behind the state on purpose.
 
 Installing a snapshot switches the state first and resets the log second. In between the log ends before the state, as
 it would if the log's volume had been wiped. The note ``INSTALLING`` in the data directory, durable before the switch

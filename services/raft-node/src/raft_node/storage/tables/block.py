@@ -277,7 +277,7 @@ class Block:
 
     @property
     def keys(self) -> list[bytes]:
-        """Its keys, ascending; cut up when they are of one size, so whoever needs them again keeps them."""
+        """The keys of the block, ascending. Keys of one size are cut up by each call: keep them to use them again."""
         if self._keys is not None:
             return self._keys
         return list(_splitter(self._key_bytes, self._count).unpack_from(self._raw, self._keys_at))

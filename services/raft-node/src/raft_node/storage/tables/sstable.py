@@ -196,7 +196,7 @@ class Table:
         return records(self.columns(start, end, reverse), reverse=reverse)
 
     def columns(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
-        """The same in pieces, for ``iterators.merge``: one block in memory at a time. Blocking.
+        """The records of a range in pieces, for ``iterators.merge``: one block in memory at a time. Blocking.
 
         Args:
             start: The first key that is wanted.

@@ -1,4 +1,4 @@
-"""Where the entries of the log lie, and which terms they have: what the WAL keeps in memory instead of entries.
+"""The places of the log's entries and their terms, which the WAL keeps in memory instead of entries.
 
 About 32 bytes for every 64 KiB of log, a pair of numbers for every change of term, one for every change of the members,
 and a few for every segment. This module must not touch files.
