@@ -169,7 +169,7 @@ class Endpoint(asyncio.Protocol):
     """One end of a connection.
 
     Attributes:
-        core: What speaks HTTP/2.
+        core: The HTTP/2 core of the connection.
         loop: The event loop.
         calls: The calls that go on, by stream.
         paused: Whether the socket takes no more.

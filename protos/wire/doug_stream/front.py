@@ -57,7 +57,7 @@ class Front:
 
         Args:
             server: The own server.
-            backend: Where grpcio's server listens.
+            backend: The address at which grpcio's server listens.
             context: Gives the newest TLS context for the own server; plaintext without.
             connections_max: How many connections there may be.
         """
@@ -95,7 +95,7 @@ class Front:
         """Listens on all addresses of a host.
 
         Raises:
-            OSError: It cannot.
+            OSError: The address cannot be used.
         """
         for family, address in await _addresses(host, port):
             self._listeners.append(_bind(family, address))
@@ -386,7 +386,7 @@ def _offered(hello: bytes) -> list[bytes]:
     """The protocols that a ClientHello offers.
 
     Raises:
-        ValueError: It is none, or cut off.
+        ValueError: The bytes are no ClientHello, or cut off.
     """
     reader = _Reader(hello)
     if reader.number(1) != 1:

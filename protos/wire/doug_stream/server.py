@@ -189,7 +189,7 @@ class Server:
 
     Attributes:
         methods: By path.
-        limits: What each client may do.
+        limits: The bounds of what each client may do.
         keepalive: When it is asked for a sign of life.
         endpoints: The connections that are open.
         tasks: The methods that run.

@@ -22,7 +22,7 @@ class Stream:
     """One stream.
 
     Attributes:
-        id: Its number.
+        id: The stream's number.
         send_window: How much the peer takes.
         pending: What waits for that.
         tail: The trailers that follow, if any.
