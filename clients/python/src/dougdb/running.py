@@ -45,6 +45,8 @@ class Command:
         self._left_s = left_s
         self._grace_s = grace_s
         self._child: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        """Signals that came while the command was being started."""
         self._ended = threading.Event()
         self.stopped = False
 
@@ -60,6 +62,8 @@ class Command:
             self._child = subprocess.Popen(  # noqa: S603 - the user's own command
                 self._argv, env=self._environment, process_group=None if _on_terminal() else 0
             )
+            for number in self._early:
+                self._send(number)
             watch = threading.Thread(target=self._watch, daemon=True, name="dougctl-lock")
             watch.start()
             code = self._child.wait()
@@ -96,7 +100,11 @@ class Command:
 
         def forward(number: int, frame: FrameType | None) -> None:
             # A terminal tells its whole group of an interrupt, the command included.
-            if not (number in (signal.SIGINT, signal.SIGQUIT) and _on_terminal()):
+            if number in (signal.SIGINT, signal.SIGQUIT) and _on_terminal():
+                return
+            if self._child is None:
+                self._early.append(number)
+            else:
                 self._send(number)
 
         before = {}

@@ -29,11 +29,10 @@ def verify(url: str, ca_file: str | None) -> ssl.SSLContext:
     if ca_file is None:
         return _everybody()
     try:
-        return _those_of(Path(ca_file).read_text(encoding="ascii"))
+        # Comments between the certificates may be in any language.
+        return _those_of(Path(ca_file).read_bytes().decode("ascii", "replace").replace("\ufffd", "?"))
     except OSError as error:  # ssl.SSLError is one, too.
         raise CertificateError(f"{ca_file}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise CertificateError(f"{ca_file}: it holds no certificate in PEM") from None
 
 
 # Making a context takes longer than a request.

@@ -398,6 +398,25 @@ def test_signals_reach_the_command(tmp_path: Path, number: signal.Signals) -> No
         assert process.wait(30) == 9
 
 
+def test_a_signal_that_comes_while_the_command_is_started_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, start = tmp_path / "ready", subprocess.Popen
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        child = start(*arguments, **options)
+        wait_until(ready.exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return child
+
+    monkeypatch.setattr("dougdb.running.subprocess.Popen", interrupted)
+    argv = ["sh", "-c", f"trap 'exit 9' TERM; touch {ready}; while :; do sleep 0.02; done"]
+    ends_s = time.monotonic() + 20
+    running = Command(argv, os.environ, left_s=lambda: 10.0 if time.monotonic() < ends_s else 0.0, grace_s=1.0)
+    assert running.run() == 9
+    assert not running.stopped
+
+
 def wait_until(holds: Callable[[], bool]) -> None:
     ends_s = time.monotonic() + 30
     while not holds():

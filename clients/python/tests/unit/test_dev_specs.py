@@ -196,6 +196,8 @@ def test_with_access_every_process_has_a_certificate_of_its_own_and_no_token_of_
     assert facade.environment["DOUGDB_HTTP_TLS"] == "off"
     assert "DOUGDB_AUTH_BOOTSTRAP_FILE" not in node.environment
     assert access.token.stat().st_mode & 0o777 == 0o600
-    first = access.token.read_text()
+    assert facade.environment["DOUGDB_AUTH_SESSION_KEY_FILE"] == str(access.session_key)
+    assert len(access.session_key.read_text().strip()) >= 32 and access.session_key.stat().st_mode & 0o777 == 0o600
+    first = access.token.read_text(), access.session_key.read_text()
     certificates.prepare(data.run, ["shard-0-0"], ["facade"])
-    assert access.token.read_text() == first, "a new start keeps the bootstrap token"
+    assert (access.token.read_text(), access.session_key.read_text()) == first, "a new start keeps the secrets"

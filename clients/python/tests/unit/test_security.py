@@ -32,6 +32,12 @@ def test_a_file_that_was_replaced_counts_for_the_next_client(tmp_path: Path) -> 
     ]
 
 
+def test_a_comment_beside_the_certificates_may_be_in_any_language(tmp_path: Path) -> None:
+    file = tmp_path / "ca.crt"
+    file.write_bytes("# Zürich\n".encode() + authority(tmp_path / "made"))
+    assert len(verify(URL, str(file)).get_ca_certs()) == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing", b"\xff\xfe"])
 def test_a_file_without_certificates_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "ca.crt"

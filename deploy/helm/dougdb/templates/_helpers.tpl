@@ -219,6 +219,7 @@ DOUGDB_AUTH_MODE: {{ .Values.auth.mode | quote }}
 {{- if $auth.bootstrapSecret }}
 DOUGDB_AUTH_BOOTSTRAP_FILE: /etc/dougdb/bootstrap/token
 {{- end }}
+DOUGDB_AUTH_SESSION_KEY_FILE: /etc/dougdb/session/key
 {{- if has "mtls" $modes }}
 DOUGDB_AUTH_CLIENT_CA_FILE: /etc/dougdb/client-ca/ca.crt
 {{- end }}
@@ -235,11 +236,15 @@ DOUGDB_AUTH_OIDC_JWKS_CA_FILE: /etc/dougdb/oidc-ca/ca.crt
 {{- end -}}
 {{- end -}}
 
+{{/* The Secret with the key that signs the console's sessions, the same for all facades. */}}
+{{- define "dougdb.sessionSecret" -}}{{- default (printf "%s-session" (include "dougdb.fullname" .)) .Values.auth.sessionKeySecret -}}{{- end -}}
+
 {{/* The Secrets that the facade mounts for it, as YAML: the folder below /etc/dougdb, and the Secret. */}}
 {{- define "dougdb.authSecrets" -}}
 {{- $auth := .Values.auth -}}
 {{- $modes := splitList "," $auth.mode -}}
 {{- $secrets := dict -}}
+{{- if include "dougdb.guarded" . -}}{{- $_ := set $secrets "session" (include "dougdb.sessionSecret" .) -}}{{- end -}}
 {{- if and (include "dougdb.guarded" .) $auth.bootstrapSecret -}}{{- $_ := set $secrets "bootstrap" $auth.bootstrapSecret -}}{{- end -}}
 {{- if has "mtls" $modes -}}{{- $_ := set $secrets "client-ca" $auth.clientCASecret -}}{{- end -}}
 {{- if and (has "oidc" $modes) $auth.oidc.caSecret -}}{{- $_ := set $secrets "oidc-ca" $auth.oidc.caSecret -}}{{- end -}}

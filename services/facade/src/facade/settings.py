@@ -375,7 +375,7 @@ class Settings(BaseSettings):
     @field_validator("dev_socket")
     @classmethod
     def _check_dev_socket(cls, value: str, info: ValidationInfo) -> str:
-        addresses: tuple[Address, ...] = info.data.get("listen", ())
+        addresses: tuple[Address, ...] = (*info.data.get("listen", ()), *info.data.get("shared_listen", ()))
         if value and not all(each.host == "localhost" or is_loopback(each.host) for each in addresses):
             raise ValueError("it is for a facade that listens on loopback alone")
         return value

@@ -144,6 +144,30 @@ async def test_a_request_in_two_pieces_is_parsed(make_facade: MakeFacade) -> Non
     one.writer.close()
 
 
+async def test_a_body_is_never_taken_for_a_request(make_facade: MakeFacade) -> None:
+    """Its head came with an earlier request, which is answered by now: whatever it looks like, it is a body."""
+    facade = await make_facade(nodes=1)
+    looks = found(facade)
+    one = await Connection.open(await facade.listen())
+    for _ in range(2):
+        await one.ask(PUT % (b"mine", b"abc"))
+    assert looks == [False]
+    body = PUT % (b"another", b"bad")
+    upload = PUT.replace(b"Length: 3", b"Length: %d" % len(body)) % (b"upload", b"")
+    assert (await one.ask(GET % b"mine" + upload))[-3:] == b"abc"
+    known = dict(facade.application.hot._known._heads)
+    assert (await one.ask(body))[:12] == b"HTTP/1.1 200"
+    assert (await one.ask(GET % b"upload")).endswith(b"\r\n\r\n" + body)
+    assert b"another" not in facade.cluster.shards[0].store.data
+    # Nor does anybody learn a head from it.
+    assert (await one.ask(GET % b"mine" + upload))[-3:] == b"abc"
+    one.writer.write(b"x" + body[1:] + PUT % (b"mine", b"def"))
+    assert (await one.ask(b""))[:12] == (await one.ask(b""))[:12] == b"HTTP/1.1 200"
+    assert all(head.length in (0, 3) for head in facade.application.hot._known._heads.values())
+    assert known.keys() <= facade.application.hot._known._heads.keys()
+    one.writer.close()
+
+
 HEAD = PlainHead(False, 0, None, b"", b"", None, None, False)
 
 
@@ -164,6 +188,7 @@ def test_a_head_that_was_read_otherwise_is_not_kept() -> None:
     known.learn((GET % b"k").replace(b": u", b": u\n"), HEAD, 2)
     known.learn(GET % b"k" + b"x", HEAD, 2)
     known.learn(GET % b"k", HEAD._replace(once=True), 2)
+    known.learn(GET % b"k", HEAD._replace(authorization=b"Bearer of somebody"), 2)
     assert not known._heads
 
 

@@ -204,7 +204,7 @@ async def test_nothing_of_a_session_is_logged(facade: Facade, tmp_path: Path) ->
         await browser.send("DELETE", "/v1/auth/session")
     audit = (tmp_path / "audit.jsonl").read_text()
     told = [json.loads(line) for line in audit.splitlines()]
-    assert [line["action"] for line in told if line["event"] == "auth"] == ["signed in", "signed out"]
+    assert [line["action"] for line in told if line["event"] == "session"] == ["signed in", "signed out"]
     assert [line["outcome"] for line in told if line["event"] == "refused"] == ["unauthenticated"] * 2
     secret = browser.cookie.split("=", 1)[1]
     for kept in (BOOTSTRAP, secret, secret.split(".")[1], browser.csrf):

@@ -85,3 +85,12 @@ def test_nodes_are_not_required_where_they_are_found(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DOUGDB_NODES", '{"1": {"a": "h:1"}}')
     with pytest.raises(SettingsError, match="shard 0"):
         environment.load()
+
+
+def test_faults_by_button_are_for_a_facade_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOUGDB_NODES", NODES)
+    monkeypatch.setenv("DOUGDB_DEV_SOCKET", "/run/dev.sock")
+    environment.load()
+    monkeypatch.setenv("DOUGDB_SHARED_LISTEN", "0.0.0.0:8080")
+    with pytest.raises(SettingsError, match="loopback alone"):
+        environment.load()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from raft_node import entry as entries
+from raft_node.app.parts import remove_all
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import DiskError, FatalError, NoSpaceError
 from raft_node.observability.metrics import Metrics
@@ -319,3 +320,17 @@ def test_history_that_is_given_up_leaves_the_disk_and_is_not_told_any_more() -> 
     assert not [name for name in fs.list_directory(D) if name.endswith(".hst")]
     assert engine.history.floor == 1
     assert engine.history.drop_kept() == []
+
+
+def test_a_file_that_cannot_be_removed_for_want_of_room_stays_and_ends_nothing() -> None:
+    """Some file systems need room for that, and it is done when there is none."""
+    removed = []
+
+    def remove(path: str) -> None:
+        if path == "/data/2":
+            raise DiskError(path, "remove", OSError(errno.ENOSPC, "No space left on device"))
+        removed.append(path)
+
+    files: Any = SimpleNamespace(remove=remove)
+    assert remove_all(files, ["/data/1", "/data/2", "/data/3"]) == ["/data/2"]
+    assert removed == ["/data/1", "/data/3"]

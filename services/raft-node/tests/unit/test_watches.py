@@ -432,3 +432,17 @@ async def test_no_watch_goes_on_behind_the_recovery_of_a_shard_that_may_have_los
     assert [change.revision for change in await told(node, Position(recovered))] == [recovered + 1]
     node.flush()
     assert node.watches.oldest == recovered
+
+
+async def test_a_watch_that_began_before_a_recovery_was_applied_does_not_go_on_behind_it() -> None:
+    """A replica that replays its log, or catches up, does not know yet that what its client has seen may be lost."""
+    node = Node(MemoryFileSystem())
+    put = commands.encode(Opcode.PUT, b"k", b"", b"v")
+    made = commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1))
+    node.apply([entry(1, made, 0), entry(2, put, 0)])
+    watch = node.watches.open(Position(5), EVERYTHING)
+    assert await node.watches.step(watch) is None
+    node.apply([entry(3, commands.encode(Opcode.RECOVER, b""), 0), entry(4, put, 0)])
+    with pytest.raises(HistoryGoneError):
+        await node.watches.step(watch)
+    node.watches.close_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import resource
 from collections.abc import Callable
@@ -299,6 +300,7 @@ def test_every_mode_reaches_the_facades_and_the_nodes(tools: None) -> None:
         "dougdb-facade": {
             "DOUGDB_AUTH_MODE": "token,mtls,oidc",
             "DOUGDB_AUTH_BOOTSTRAP_FILE": "/etc/dougdb/bootstrap/token",
+            "DOUGDB_AUTH_SESSION_KEY_FILE": "/etc/dougdb/session/key",
             "DOUGDB_AUTH_CLIENT_CA_FILE": "/etc/dougdb/client-ca/ca.crt",
             "DOUGDB_AUTH_OIDC_ISSUER": "https://issuer",
             "DOUGDB_AUTH_OIDC_AUDIENCE": "dougdb",
@@ -313,6 +315,7 @@ def test_every_mode_reaches_the_facades_and_the_nodes(tools: None) -> None:
     secrets = {one["name"]: one["secret"] for one in spec["volumes"] if "secret" in one and one["name"] != "tls"}
     assert {name: secret["secretName"] for name, secret in secrets.items()} == {
         "bootstrap": "boot",
+        "session": "dougdb-session",
         "client-ca": "clients",
         "oidc-ca": "issuer",
     }
@@ -323,6 +326,17 @@ def test_every_mode_reaches_the_facades_and_the_nodes(tools: None) -> None:
         assert "boot" not in {
             volume.get("secret", {}).get("secretName") for volume in node["spec"]["template"]["spec"]["volumes"]
         }
+
+
+def test_all_facades_sign_sessions_of_the_console_with_one_key(tools: None) -> None:
+    """A session that one facade gave would count at no other, and a Service takes any of them."""
+    (made,) = [one for one in render("--set", TOKENS) if one["metadata"]["name"] == "dougdb-session"]
+    assert len(base64.b64decode(made["data"]["key"])) >= 32
+    own = render("--set", f"{TOKENS},auth.sessionKeySecret=mine")
+    assert "dougdb-session" not in {one["metadata"]["name"] for one in own}
+    (facade,) = [one for one in own if one["kind"] == "Deployment"]
+    volumes = {one["name"]: one for one in facade["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["session"]["secret"]["secretName"] == "mine"
 
 
 def test_who_uses_the_facade_shows_a_token_of_a_secret(tools: None) -> None:

@@ -35,15 +35,17 @@ class Access:
     Attributes:
         tls: A folder for each process, with tls.crt, tls.key and ca.crt.
         token: The file of the bootstrap token.
+        session_key: The file of the key that signs the console's sessions.
     """
 
     tls: Path
     token: Path
+    session_key: Path
 
 
 def prepare(run: Path, nodes: Iterable[str], facades: Iterable[str]) -> Access:
-    """Makes the certificates of all processes, and the bootstrap token if there is none. Requires: a private umask."""
-    access = Access(run / "tls", run / "bootstrap.token")
+    """Makes the certificates of all processes, and the secrets that are not there yet. Requires: a private umask."""
+    access = Access(run / "tls", run / "bootstrap.token", run / "session.key")
     authority = _Authority()
     for name in nodes:
         authority.issue(access.tls / name, (name, *LOCAL))
@@ -51,7 +53,10 @@ def prepare(run: Path, nodes: Iterable[str], facades: Iterable[str]) -> Access:
         authority.issue(access.tls / name, (name, FACADE_NAME, *LOCAL))
     if not access.token.exists():
         _write(access.token, f"doug-bootstrap-{secrets.token_urlsafe(32)}\n".encode())
+    if not access.session_key.exists():
+        _write(access.session_key, f"{secrets.token_urlsafe(32)}\n".encode())
     access.token.chmod(0o600)
+    access.session_key.chmod(0o600)
     return access
 
 

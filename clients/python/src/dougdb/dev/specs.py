@@ -141,6 +141,7 @@ def _facade_access(options: Options, data: DataDirectory, name: str) -> dict[str
     return {
         "DOUGDB_AUTH_MODE": "token",
         "DOUGDB_AUTH_BOOTSTRAP_FILE": str(options.access.token),
+        "DOUGDB_AUTH_SESSION_KEY_FILE": str(options.access.session_key),
         "DOUGDB_AUDIT_FILE": str(data.run / f"{name}.audit.jsonl"),
         # Loopback alone is listened on, and curl needs no authority then.
         "DOUGDB_HTTP_TLS": "off",

@@ -153,6 +153,9 @@ class Watcher:
 
     def _take(self, event: Mapping[str, Any]) -> None:
         kind, data = event["event"], event["data"]
+        if kind == "refused":
+            self.told.undecided = f"the watch was refused: {data.get('detail') or data.get('title')}"
+            return
         if kind == "resync":
             self.told.undecided = f"shard {data['shard']} holds only the changes behind {data['oldest']}"
             return

@@ -168,6 +168,23 @@ async def test_a_watch_that_does_not_tell_what_was_written_is_found(
     assert check(load.history).good
 
 
+async def test_a_watch_that_is_refused_on_its_way_judges_nothing() -> None:
+    store = FakeStore()
+
+    class Revoked(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path == "/v1/watch":
+                told = {"event": "refused", "data": {"code": "unauthenticated", "detail": "The token was revoked."}}
+                return httpx.Response(200, content=json.dumps(told).encode() + b"\n")
+            return await store.handle_async_request(request)
+
+    async with httpx.AsyncClient(transport=Revoked()) as client:
+        ticks = itertools.count()
+        driver = Driver(client, ["http://one"], "p/", 1, lambda: TICK_S * next(ticks))
+        load = await driver.run(2, DURATION_S, lambda load: None)
+    assert load.violations == [] and "revoked" in load.watched.undecided
+
+
 async def test_what_watches_cannot_know_is_no_violation() -> None:
     store = FakeStore()
 

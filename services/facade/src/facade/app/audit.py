@@ -5,7 +5,7 @@ something is refused. Invariants:
 
 1. However much there is to tell, it is bounded in lines a second; what is left out is counted, and the next line of the
    same event says how much it was.
-2. Each event has a bound of its own: no stranger has lines of operators and changes left out.
+2. Each event has a bound of its own: nobody who may do nothing else has lines of operators and changes left out.
 
 Source: docs/auth.md, Audit log; OWASP, logging.
 """
@@ -29,7 +29,7 @@ from facade.settings import PREFIX
 
 LINES_PER_S = 100.0
 BURST = 1000.0
-EVENTS = ("refused", "admin", "auth")
+EVENTS = ("refused", "admin", "auth", "session")
 KEY_CHARACTERS_MAX = 256
 
 log = structlog.get_logger()
@@ -105,6 +105,10 @@ class Audit:
     def changed(self, caller: Caller, what: str, name: str) -> None:
         """Notes that a role, a user or a token was changed."""
         self._tell("auth", caller, {"action": what, "name": name[:KEY_CHARACTERS_MAX], "outcome": "done"})
+
+    def signed(self, caller: Caller, what: str, name: str) -> None:
+        """Somebody signed in or out: anybody with a token may, as often as they like."""
+        self._tell("session", caller, {"action": what, "name": name[:KEY_CHARACTERS_MAX], "outcome": "done"})
 
     def close(self) -> None:
         """Closes the file. Requires: nothing is noted afterwards."""

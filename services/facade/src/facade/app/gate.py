@@ -191,6 +191,7 @@ class Gate:
         expires_s = min(self._clock() + self._session_s, proof.expires_s or float("inf"))
         key = self._sign_ins.veiled(proof.key) if proof.kind == BOOTSTRAP else proof.key
         begun = self._sign_ins.begin(access.name, proof.kind, key, proof.principals, expires_s)
+        self.audit.signed(current.get(), "signed in", access.name)
         return Session(begun.csrf, set_cookie(begun.cookie, secure=secure), expires_s)
 
     def sign_out(self, access: Access, *, secure: bool) -> str:
@@ -201,6 +202,7 @@ class Gate:
         self._sign_ins.end(proof.session, proof.expires_s, self._clock())
         access.end()
         self.renew()
+        self.audit.signed(current.get(), "signed out", access.name)
         return set_cookie("", secure=secure)
 
     def _signed_in(self, facts: Facts) -> Access:
@@ -218,6 +220,8 @@ class Gate:
             key = digest
         else:
             self._check_fresh()
+            if facts.kind == TOKEN and "token" not in self._modes:
+                raise UnauthenticatedError(_SIGN_IN)
             if facts.kind != TOKEN and (self._bearers is None or not self._bearers.counts(key)):
                 raise UnauthenticatedError(_SIGN_IN)
         access = self._access(facts.name, _Proof(facts.kind, key, facts.principals, facts.expires_s, facts.id))

@@ -83,7 +83,8 @@ class KnownHeads:
         if head.once or end - line > HEAD_BYTES_MAX or len(data) != end + len(_END) + head.length:
             return
         raw = data[line : end + len(_END)]
-        if not raw.count(b"\n") == raw.count(b"\r") == raw.count(b"\r\n") == headers + 2:
+        lines = raw.count(b"\r\n")
+        if head.authorization not in raw or not raw.count(b"\n") == raw.count(b"\r") == lines == headers + 2:
             return  # The parser has read the lines in another way than they are looked for here.
         if len(self._heads) >= HEADS_MAX:
             self._heads.clear()

@@ -54,7 +54,7 @@ class LimitedProtocol(HttpToolsProtocol):
     head_since_s: float | None = None
     """Since when the rest of a request's head is awaited; None while no head is."""
     idle_since_s: float | None = None
-    """Since when all requests are answered and no other has begun; None while a request is under way."""
+    """Since when all requests are answered and no other has begun, not even in part; None at all other times."""
 
     def __init__(self, *arguments: Any, front: Front, hot: HotLane | None = None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -211,7 +211,7 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self._begun = 0
             self._feed(data)
-            if self._begun == 1 and self._plain is not None:
+            if self._begun == 1 and self._hot is None and self._plain is not None:
                 self._lane.learn(data, self._plain, len(self.headers))
 
     def _feed(self, data: bytes) -> None:
@@ -470,8 +470,8 @@ class LimitedProtocol(HttpToolsProtocol):
             now_s = self.loop.time()
             if self._in_head:
                 self.head_since_s = now_s  # Until now the client waited for us.
-            else:
-                self.idle_since_s = now_s
+            elif self._hot is None:
+                self.idle_since_s = now_s  # Else the body of the next request is on its way.
         if not self._later:
             self.flow.resume_reading()
 

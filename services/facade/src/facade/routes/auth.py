@@ -324,7 +324,7 @@ def make_router(
     routes = APIRouter(tags=["auth"], route_class=StrictRoute)
     users = _Users(state, tell, now_s)
     _add_questions(routes, settings, state)
-    _add_sessions(routes, sessions, tell)
+    _add_sessions(routes, sessions)
     _add_tokens(routes, users)
     _add_roles(routes, users)
     _add_users(routes, users)
@@ -368,7 +368,7 @@ def _by_tls(request: Request) -> bool:
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 
 
-def _add_sessions(routes: APIRouter, sessions: Sessions | None, tell: Tell) -> None:
+def _add_sessions(routes: APIRouter, sessions: Sessions | None) -> None:
     def kept() -> Sessions:
         if sessions is None:
             raise _disabled()
@@ -379,7 +379,6 @@ def _add_sessions(routes: APIRouter, sessions: Sessions | None, tell: Tell) -> N
         """Give a browser a session for the token that this is sent with: a cookie, and the word that goes with it."""
         caller = current.get()
         begun = kept().sign_in(caller.access, secure=_by_tls(request))
-        tell(caller, "signed in", caller.access.name)
         response.headers["set-cookie"] = begun.set_cookie
         response.headers["cache-control"] = "no-store"
         expires_at = timestamp(int(begun.expires_s * 1000))
@@ -390,7 +389,6 @@ def _add_sessions(routes: APIRouter, sessions: Sessions | None, tell: Tell) -> N
         """End the session that this is sent with."""
         caller = current.get()
         response.headers["set-cookie"] = kept().sign_out(caller.access, secure=_by_tls(request))
-        tell(caller, "signed out", caller.access.name)
 
 
 def _add_tokens(routes: APIRouter, users: _Users) -> None:

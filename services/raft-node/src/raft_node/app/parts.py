@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,6 +22,7 @@ from raft_node.app.ports import Ports
 from raft_node.app.reports import Reports
 from raft_node.app.snapshots import SnapshotParts
 from raft_node.app.storage import Opened
+from raft_node.errors import DiskError
 from raft_node.kv.operations.work import Limits
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import follow_term
@@ -252,14 +253,24 @@ async def _give_up_history(context: Context, engine: Engine) -> bool:
     """Gives the history of changes up to make room for writes; returns whether there was any."""
     names = engine.history.drop_kept()
     if names:
-        context.timeline.record("history_given_up", files=len(names))
-        await asyncio.to_thread(_remove, context.fs, [f"{context.settings.data_dir}/{name}" for name in names])
+        paths = [f"{context.settings.data_dir}/{name}" for name in names]
+        left = await asyncio.to_thread(remove_all, context.fs, paths)
+        context.timeline.record("history_given_up", files=len(names), left=len(left))
     return bool(names)
 
 
-def _remove(fs: FileSystem, paths: list[str]) -> None:
+def remove_all(fs: FileSystem, paths: Iterable[str]) -> list[str]:
+    """Removes files that nobody needs any more; returns those that stay, which take room and do no other harm.
+
+    Some file systems need room to remove a file, and this is done when there is none.
+    """
+    left = []
     for path in paths:
-        fs.remove(path)
+        try:
+            fs.remove(path)
+        except DiskError:
+            left.append(path)
+    return left
 
 
 def _build_maintenance(context: Context, engine: Engine, worker: WorkerProcess, wires: _Wires) -> Maintenance:

@@ -162,6 +162,9 @@ class Watches:
             HistoryGoneError: The changes that follow are not held any more.
         """
         history = self._engine.history
+        if watch.position.mark < self._machine().floor:
+            # A recovery was applied since the watch began: what it has told may be lost.
+            raise HistoryGoneError(self.oldest)
         found = history.behind(watch.position.mark, STEP_BATCHES)
         if found is None:
             raise HistoryGoneError(history.floor)
