@@ -37,7 +37,7 @@ class BlockReader:
     """Collects blocks.
 
     Attributes:
-        stream_id: Whose block has begun and not ended; 0 for none.
+        stream_id: The stream whose block has begun and not ended; 0 for none.
     """
 
     def __init__(self, limits: Limits) -> None:

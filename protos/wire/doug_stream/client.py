@@ -96,7 +96,7 @@ class ClientEndpoint(Endpoint):
             path: The method, as ``/package.Service/Method``.
             encode: Makes bytes of a request.
             decode: Makes an answer of bytes.
-            metadata: What the server is told beside.
+            metadata: The metadata that is sent with the call.
             timeout_s: How long the call may take; for ever if None.
 
         Raises:
@@ -127,10 +127,10 @@ async def connect(
 
     Args:
         host: A name or an address.
-        port: Its port.
-        context: For TLS; plaintext without.
+        port: The server's port.
+        context: The TLS context; None for plaintext.
         name: The name that the server's certificate must carry, if it is not the host.
-        limits: What the server may do.
+        limits: The bounds of what the server may do.
         keepalive: When it is asked for a sign of life.
         timeout_s: How long to try.
 
@@ -169,7 +169,7 @@ async def _reach(factory: Callable[[], ClientEndpoint], host: str, port: int, op
     """Connects to the first address of the host that answers.
 
     Raises:
-        OSError: It has no address, or none answers; of several the last one's reason.
+        OSError: The host has no address, or none answers; of several the last one's reason.
     """
     loop = asyncio.get_running_loop()
     *others, last = await names().addresses(host, port)
@@ -197,7 +197,7 @@ async def open_call(
     """One call over a connection of its own, which ends with ``cancel``. See ``connect`` and ``ClientEndpoint.call``.
 
     Raises:
-        CallError: It cannot be connected.
+        CallError: The server cannot be reached.
     """
     endpoint = await connect(host, port, context, name=name, timeout_s=timeout_s)
     call = endpoint.call(path, encode, decode)

@@ -96,7 +96,7 @@ _OF_HTTP = {
 
 
 def status_of_reset(code: int) -> StatusCode:
-    """What an RST_STREAM says about a call."""
+    """The status of a call that an RST_STREAM ended."""
     try:
         return _OF_RESET.get(ErrorCode(code), StatusCode.INTERNAL)
     except ValueError:
@@ -104,12 +104,12 @@ def status_of_reset(code: int) -> StatusCode:
 
 
 def status_of_http(status: int) -> StatusCode:
-    """What an HTTP status other than 200 says about a call."""
+    """The status of a call that was answered with an HTTP status other than 200."""
     return _OF_HTTP.get(status, StatusCode.UNKNOWN)
 
 
 def status_of_trailer(text: str | None) -> StatusCode:
-    """What ``grpc-status`` says; UNKNOWN if it is missing or no code."""
+    """The status in ``grpc-status``; UNKNOWN if it is missing or no code."""
     try:
         return StatusCode.UNKNOWN if text is None else StatusCode(int(text))
     except ValueError:

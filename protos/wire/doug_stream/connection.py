@@ -78,7 +78,7 @@ class Connection:
 
         Args:
             client: Whether this end opens the streams.
-            limits: What the peer may do.
+            limits: The bounds of what the peer may do.
             mark: Whether to tell the server, in SETTINGS, that this is a client of this package.
         """
         self._client = client

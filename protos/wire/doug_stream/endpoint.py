@@ -30,7 +30,7 @@ from doug_stream.events import CallEnded, Drained, Event, MessageReceived, Ready
 from doug_stream.headers import Metadata
 
 _SOCKET_BYTES_MAX = 256 << 10
-"""What may lie in front of a socket before writers wait."""
+"""The bytes that may wait in front of a socket before writers wait."""
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
@@ -50,7 +50,7 @@ class Keepalive:
     """When a silent peer is asked for a sign of life.
 
     Attributes:
-        after_s: After how long.
+        after_s: The seconds of silence after which the peer is asked.
         wait_s: How long it has for it.
     """
 
@@ -59,14 +59,14 @@ class Keepalive:
 
 
 class Call:
-    """What both ends of a call have in common."""
+    """The common part of both ends of a call."""
 
     def __init__(self, endpoint: Endpoint, stream_id: int, encode: Encode, decode: Decode) -> None:
         """Joins a call of the core.
 
         Args:
-            endpoint: Whose call it is.
-            stream_id: Its stream.
+            endpoint: The end of the connection that the call belongs to.
+            stream_id: The id of the call's stream.
             encode: Makes bytes of a message that goes out.
             decode: Makes a message of the bytes that came in.
         """
@@ -169,7 +169,7 @@ class Endpoint(asyncio.Protocol):
     """One end of a connection.
 
     Attributes:
-        core: What speaks HTTP/2.
+        core: The HTTP/2 core of the connection.
         loop: The event loop.
         calls: The calls that go on, by stream.
         paused: Whether the socket takes no more.
@@ -264,7 +264,7 @@ class Endpoint(asyncio.Protocol):
             self._transport.abort()
 
     def about(self, name: str) -> Any:
-        """What asyncio knows about the connection."""
+        """The facts that asyncio knows about the connection."""
         return None if self._transport is None else self._transport.get_extra_info(name)
 
     def handle(self, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong on a connection or in a call.
+"""The errors of a connection or a call.
 
 Exception
 +-- ProtocolError     the peer broke the rules of HTTP/2: the connection ends

@@ -120,7 +120,7 @@ def word(payload: bytes, what: str) -> int:
     """The one number of a WINDOW_UPDATE or RST_STREAM.
 
     Raises:
-        ProtocolError: It has another length.
+        ProtocolError: The payload has another length.
     """
     if len(payload) != _WORD.size:
         raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"{what} has {len(payload)} bytes")
@@ -132,7 +132,7 @@ def goaway_fields(payload: bytes) -> tuple[int, int, bytes]:
     """The last stream, the code and the debug data of a GOAWAY.
 
     Raises:
-        ProtocolError: It is too short.
+        ProtocolError: The payload is too short.
     """
     if len(payload) < _PAIR.size:
         raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY that is too short")
@@ -144,7 +144,7 @@ def settings_fields(payload: bytes) -> list[tuple[int, int]]:
     """The parameters and values of a SETTINGS.
 
     Raises:
-        ProtocolError: It has a length that no SETTINGS can have.
+        ProtocolError: The payload has a length that no SETTINGS can have.
     """
     if len(payload) % SETTING.size:
         raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"SETTINGS of {len(payload)} bytes")

@@ -57,7 +57,7 @@ class Front:
 
         Args:
             server: The own server.
-            backend: Where grpcio's server listens.
+            backend: The address at which grpcio's server listens.
             context: Gives the newest TLS context for the own server; plaintext without.
             connections_max: How many connections there may be.
         """
@@ -72,7 +72,7 @@ class Front:
         self._callers: dict[int, str] = {}
 
     def caller(self, peer: str) -> str:
-        """Where a client of grpcio's server really is.
+        """The true address of a client of grpcio's server.
 
         Args:
             peer: Where it is as that server says it: an address of this machine, since its bytes are carried on. It is
@@ -95,7 +95,7 @@ class Front:
         """Listens on all addresses of a host.
 
         Raises:
-            OSError: It cannot.
+            OSError: The address cannot be used.
         """
         for family, address in await _addresses(host, port):
             self._listeners.append(_bind(family, address))
@@ -264,7 +264,7 @@ class _Pipe(asyncio.Protocol):
 
 
 async def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-    """Where to listen for a host; None of its addresses twice."""
+    """The addresses at which to listen for a host, none of them twice."""
     if _is_wildcard(host):
         # As gRPC does: all addresses of both families by one socket.
         if _has_ipv6():
@@ -386,7 +386,7 @@ def _offered(hello: bytes) -> list[bytes]:
     """The protocols that a ClientHello offers.
 
     Raises:
-        ValueError: It is none, or cut off.
+        ValueError: The bytes are no ClientHello, or cut off.
     """
     reader = _Reader(hello)
     if reader.number(1) != 1:

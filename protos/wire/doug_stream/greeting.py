@@ -14,7 +14,7 @@ def first_frames(limits: Limits, window_bytes: int, *, client: bool, mark: bool)
     """The bytes that an end sends before anything else.
 
     Args:
-        limits: What the peer may do.
+        limits: The bounds of what the peer may do.
         window_bytes: How much the peer may send on all streams together before it is told of more room.
         client: Whether this end opens the streams.
         mark: Whether to tell the server that this is a client of this package.

@@ -57,7 +57,7 @@ def check(fields: Iterable[tuple[str, str]], *, request: bool, trailers: bool) -
         trailers: Whether it ends a stream that had a head before.
 
     Raises:
-        ProtocolError: It is malformed.
+        ProtocolError: The head is malformed.
     """
     known = frozenset() if trailers else (_OF_REQUESTS if request else _OF_RESPONSES)
     pseudo: dict[str, str] = {}
@@ -91,7 +91,7 @@ def is_grpc(head: Head) -> bool:
 
 
 class Request(NamedTuple):
-    """What a client asks for; ``refused`` is the HTTP status for what is none of gRPC, empty otherwise."""
+    """The request of a client; ``refused`` is the HTTP status for a request that is none of gRPC, else empty."""
 
     path: str
     metadata: Metadata
@@ -103,7 +103,7 @@ def read_request(fields: Fields) -> Request:
     """Reads the head of a request.
 
     Raises:
-        ProtocolError: It is malformed.
+        ProtocolError: The head is malformed.
     """
     head = check(fields, request=True, trailers=False)
     refused = "405" if head.pseudo[":method"] != "POST" else ("" if is_grpc(head) else "415")
@@ -111,7 +111,7 @@ def read_request(fields: Fields) -> Request:
 
 
 class Answer(NamedTuple):
-    """What a server's head or trailers say: the end of the call if there is a status, else its beginning."""
+    """The head or the trailers of a server: the end of the call if there is a status, else its beginning."""
 
     status: StatusCode | None
     details: str
@@ -211,7 +211,7 @@ def decode_timeout(text: str | None) -> float | None:
     """The other way, in seconds; None if there is none.
 
     Raises:
-        ProtocolError: It is no timeout.
+        ProtocolError: The text is no timeout.
     """
     if text is None:
         return None

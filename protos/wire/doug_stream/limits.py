@@ -1,4 +1,4 @@
-"""What a peer may make this end hold or do.
+"""The bounds of what a peer may make this end hold or do.
 
 Without limits, small frames are a weapon: each PING and each SETTINGS wants an answer, each stream that is opened and
 reset at once costs a start and an end (CVE-2023-44487), a header block may go on for ever (CVE-2024-27316). Counting

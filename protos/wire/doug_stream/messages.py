@@ -16,7 +16,7 @@ PREFIX_BYTES = 5
 
 
 def prefix(size: int) -> bytes:
-    """What stands before a message of this size."""
+    """The prefix of a message of this size."""
     return b"\0" + size.to_bytes(4, "big")
 
 

@@ -23,12 +23,12 @@ Find = Callable[[str, int], list[str]]
 """Looks a name up and blocks: the addresses of a host for a port.
 
 Raises:
-    OSError: It has none.
+    OSError: The name has no address.
 """
 
 
 def find(host: str, port: int) -> list[str]:
-    """What the system says. See ``Find``."""
+    """The addresses that the system gives for a name. See ``Find``."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
@@ -47,7 +47,7 @@ class Names:
         Who stops waiting ends no lookup: the next who asks for the same name waits for it too.
 
         Raises:
-            OSError: It has none.
+            OSError: The name has no address.
         """
         if _is_address(host):
             return [host]

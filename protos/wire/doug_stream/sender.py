@@ -38,7 +38,7 @@ class Sender:
     """Packs what goes out.
 
     Attributes:
-        initial_window: What the peer takes of each new stream.
+        initial_window: The bytes that the peer takes of each new stream.
         streams_max: How many streams the peer takes at a time.
     """
 

@@ -69,7 +69,7 @@ class ServerCall(Call):
         raise grpc.aio.AbortError(details)
 
     def invocation_metadata(self) -> Metadata:
-        """What the client told beside."""
+        """The metadata that the client sent with the call."""
         return self._metadata
 
     def code(self) -> grpc.StatusCode | None:
@@ -77,7 +77,7 @@ class ServerCall(Call):
         return None if self._outcome is None else self._outcome[0]
 
     def peer(self) -> str:
-        """Where the client is."""
+        """The address of the client."""
         return address_text(self._endpoint.about("peername"))
 
     def auth_context(self) -> Mapping[str, list[bytes]]:
@@ -185,11 +185,11 @@ class ServerEndpoint(Endpoint):
 
 
 class Server:
-    """What all connections of a port have in common.
+    """The common part of all connections of a port.
 
     Attributes:
         methods: By path.
-        limits: What each client may do.
+        limits: The bounds of what each client may do.
         keepalive: When it is asked for a sign of life.
         endpoints: The connections that are open.
         tasks: The methods that run.

@@ -1,4 +1,4 @@
-"""What a connection remembers of one stream: what is still to be sent, and what may still come in.
+"""The state of one stream of a connection: the bytes still to be sent, and the bytes that may still come in.
 
 Must not know frames other than the bytes that it hands out.
 
@@ -22,7 +22,7 @@ class Stream:
     """One stream.
 
     Attributes:
-        id: Its number.
+        id: The stream's number.
         send_window: How much the peer takes.
         pending: What waits for that.
         tail: The trailers that follow, if any.
@@ -70,7 +70,7 @@ class Stream:
         return self._receive_window >= 0
 
     def owed(self, message: bytes) -> int:
-        """What is to be given back to the peer once this message, the next one, was taken."""
+        """The bytes of the window to give back to the peer once the next message was taken."""
         owed = len(message) + 5 - self._early
         self._early = 0
         self._unread += 1

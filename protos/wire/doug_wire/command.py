@@ -45,15 +45,15 @@ VALUE_BYTES_MAX = 1 << 20
 CONTENT_TYPE_BYTES_MAX = 255
 CONTENT_ENCODING_BYTES_MAX = 64
 TOKEN_BYTES_MAX = 512
-"""Client identity, a zero byte and the client's key together."""
+"""The most bytes of a token's id: the client's identity, a zero byte, and the client's key."""
 TTL_MS_MAX = 100 * 366 * 24 * 3600 * 1000
-"""A hundred years."""
+"""The longest time to live: a hundred years."""
 KEEP = -1
-"""As a ``ttl``: the key keeps the expiry that it has."""
+"""The value of ``ttl`` with which a key keeps the expiry that it has."""
 
 
 class Opcode(IntEnum):
-    """What a command does. DO NOT CHANGE THESE VALUES: they are in every log."""
+    """The kinds of commands. DO NOT CHANGE THESE VALUES: they are in every log."""
 
     PUT = 1
     DELETE = 2
@@ -72,15 +72,15 @@ class Opcode(IntEnum):
     EXPIRE = 9
     """Removes keys and tokens whose time has passed; the leader proposes it (``raft_node.kv.operations.expiry``)."""
     SET_LIMITS = 10
-    """For how long and how many tokens are kept; the leader proposes it (``raft_node.kv.operations.tokens``)."""
+    """Sets how many tokens are kept, and for how long; the leader proposes it (``raft_node.kv.operations.tokens``)."""
     SET_AUTH = 11
-    """Who may do what (``raft_node.kv.operations.access``); through Admin alone."""
+    """Sets the document of users and rights (``raft_node.kv.operations.access``); through Admin alone."""
     RECOVER = 12
-    """The shard goes on without what it had acknowledged; ``raft_node.app.recovery`` alone writes it."""
+    """Has the shard go on without entries that it had acknowledged; ``raft_node.app.recovery`` alone writes it."""
 
 
 class ConditionKind(IntEnum):
-    """What a condition asks of the key. DO NOT CHANGE THESE VALUES: they are in every log."""
+    """The kinds of conditions on a key. DO NOT CHANGE THESE VALUES: they are in every log."""
 
     EXISTS = 1
     ABSENT = 2
@@ -89,7 +89,7 @@ class ConditionKind(IntEnum):
 
 
 class Condition(NamedTuple):
-    """Under which condition a command is carried out; it is judged when the command is applied."""
+    """The condition under which a command is carried out; it is judged when the command is applied."""
 
     kind: int
     revision: int = 0
@@ -100,7 +100,7 @@ ABSENT = Condition(ConditionKind.ABSENT)
 
 
 class Token(NamedTuple):
-    """What makes a command be carried out once, however often it is sent.
+    """The token of a command that is to be carried out once, however often it is sent.
 
     Attributes:
         id: The client's identity, a zero byte, and the key that the client chose: see ``token_id``.
@@ -120,9 +120,9 @@ class Command(NamedTuple):
         content_type: The content type of the value.
         value: The value, or what the opcode has in its place.
         epoch: The epoch of the key's slot as the sender knows it; 0 for no check.
-        condition: Under which condition it is carried out; None for always.
-        ttl: After how many milliseconds the key expires; ``KEEP``, or 0 when nothing was said.
-        token: See ``Token``; None for none.
+        condition: The condition under which the command is carried out; None for always.
+        ttl: The milliseconds after which the key expires; ``KEEP``, or 0 if the request named none.
+        token: The token that makes it happen once; None without one.
         content_encoding: The content encoding of the value.
     """
 
@@ -147,10 +147,10 @@ def revision(number: int) -> Condition:
 
 
 def token_id(identity: str, key: str) -> bytes:
-    """What a token is known by: whose it is, and what this client calls it.
+    """The id of a token: the client that it belongs to, and the key that this client chose.
 
     Args:
-        identity: Who sent the request; empty for anyone.
+        identity: The identity of the client; empty while clients share their keys.
         key: The idempotency key of the request.
     """
     return identity.encode() + b"\0" + key.encode()

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 LIMIT_MAX = 1 << 16
-"""More is of no use here, and some systems take long to close all that might be open."""
+"""The highest limit that is set: more is of no use, and some systems take long to close all that might be open."""
 RESERVE = 128
-"""For connections to nodes, for files, and for what the libraries hold."""
+"""The descriptors that are kept for connections to nodes, for files, and for the libraries."""
 CONNECTIONS_MIN = 8
 _OPEN = (Path("/proc/self/fd"), Path("/dev/fd"))
 

@@ -29,7 +29,7 @@ def with_token(wanted: Command, identity: str, key: str) -> Command:
 
     Args:
         wanted: The command; its epoch and token do not count.
-        identity: Who sends it; empty for anyone.
+        identity: The identity of the client; empty while clients share their keys.
         key: The idempotency key.
     """
     bare = command.encode(*wanted._replace(epoch=0, token=None))

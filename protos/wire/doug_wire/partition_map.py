@@ -40,11 +40,11 @@ class SlotRange(NamedTuple):
 
 
 class PartitionMap:
-    """Slot -> (shard, epoch).
+    """The map from every slot to its shard and epoch.
 
     Attributes:
         epoch: The map's own epoch; a larger one is newer.
-        ranges: What it was built from, in slot order.
+        ranges: The ranges that it was built from, in slot order.
     """
 
     __slots__ = ("_owners", "epoch", "ranges")
@@ -76,12 +76,12 @@ class PartitionMap:
         """The opposite of ``encode``.
 
         Raises:
-            PartitionMapError: It is something else.
+            PartitionMapError: The bytes are no map.
         """
         return cls(*decode_ranges(data))
 
     def encode(self) -> bytes:
-        """Its bytes."""
+        """The bytes of the map."""
         return encode_ranges(self.epoch, self.ranges)
 
     def owner(self, key: bytes) -> tuple[int, int]:

@@ -35,27 +35,27 @@ _COMPARE = struct.Struct("<BQHI")
 
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 TXN_OPERATIONS_MAX = 128
-"""Compares, success operations and failure operations, each."""
+"""The most compares of a transaction, and as many success and as many failure operations."""
 BATCH_OPERATIONS_MAX = 10_000
 BATCH_COSTLY_MAX = 1_000
-"""So many operations of one batch may be more than plain puts and deletes: every replica carries it out in one go."""
+"""The most operations of a batch other than plain puts and deletes: every replica carries it out in one go."""
 PLAIN = (bytes((Opcode.PUT, 0)), bytes((Opcode.DELETE, 0)))
-"""How the others begin: the opcode, and the flags of its options."""
+"""The first bytes of plain puts and deletes: the opcode, and flags without an option."""
 PAYLOAD_BYTES_MAX = 2 << 20
-"""What a transaction or a batch may take in one command: two values of the greatest size, or many small ones."""
+"""The most bytes of a transaction or batch in one command: two values of the greatest size, or many small ones."""
 RESULT_BYTES_MAX = 1 << 20
-"""What the results of one transaction or batch may take; one that would give more is refused and changes nothing."""
+"""The most bytes of the results of a transaction or batch; one that would give more is refused, unapplied."""
 
 
 class Increment(NamedTuple):
-    """What is added to a number, and what a key that is not there counts as."""
+    """The number that is added to a value, and the number that a missing key counts as."""
 
     by: int
     initial: int = 0
 
 
 class CompareKind(IntEnum):
-    """What a transaction compares. DO NOT CHANGE THESE VALUES: they are in every log."""
+    """The kinds of comparisons in a transaction. DO NOT CHANGE THESE VALUES: they are in every log."""
 
     EXISTS = 1
     ABSENT = 2
@@ -81,7 +81,7 @@ class Txn(NamedTuple):
 
 
 class TxnResult(NamedTuple):
-    """What became of a transaction: whether its compares held, and the results of what was carried out."""
+    """The result of a transaction: whether its compares held, and the results of the operations carried out."""
 
     succeeded: bool
     results: tuple[ResultRecord, ...]
@@ -96,7 +96,7 @@ def decode_increment(value: bytes) -> Increment:
     """The opposite of ``encode_increment``.
 
     Raises:
-        CommandError: It is something else.
+        CommandError: The bytes are something else.
     """
     if len(value) != _INCREMENT.size:
         raise CommandError(f"an increment of {len(value)} bytes")
@@ -112,7 +112,7 @@ def decode_batch(value: bytes) -> tuple[bytes, ...]:
     """The opposite of ``encode_batch``.
 
     Raises:
-        CommandError: It is something else.
+        CommandError: The bytes are something else.
     """
     if len(value) < _COUNT.size:
         raise CommandError("a batch is shorter than its header")
@@ -123,7 +123,7 @@ def decode_batch(value: bytes) -> tuple[bytes, ...]:
 
 
 def frees_space(command: bytes) -> bool:
-    """Whether a command only removes: what nodes take while they have no room for others. Requires: it is valid."""
+    """Whether a command only removes, so that a node with a full disk takes it. Requires: the command is valid."""
     opcode = command[0]
     if opcode == Opcode.BATCH:
         return all(map(frees_space, decode_batch(commands.decode(command).value)))
@@ -146,7 +146,7 @@ def decode_txn(value: bytes) -> Txn:
     """The opposite of ``encode_txn``.
 
     Raises:
-        CommandError: It is something else.
+        CommandError: The bytes are something else.
     """
     if len(value) < _TXN.size:
         raise CommandError("a transaction is shorter than its header")
@@ -172,7 +172,7 @@ def decode_txn_result(payload: bytes) -> TxnResult:
     """The opposite of ``encode_txn_result``.
 
     Raises:
-        PipeError: It is something else.
+        PipeError: The bytes are something else.
     """
     if payload[:1] not in (b"\0", b"\1"):
         raise PipeError("the answer to a transaction does not say whether it succeeded")
@@ -188,7 +188,7 @@ def decode_batch_result(payload: bytes) -> tuple[ResultRecord, ...]:
     """The opposite of ``encode_results``.
 
     Raises:
-        PipeError: It is something else.
+        PipeError: The bytes are something else.
     """
     return tuple(pipe.decode_results(payload))
 
@@ -198,7 +198,7 @@ def _join(operations: Sequence[bytes]) -> bytes:
 
 
 def _cut(value: bytes, position: int, count: int) -> tuple[tuple[bytes, ...], int]:
-    """So many operations from ``position`` on, and where they end."""
+    """The next ``count`` operations from ``position`` on, and the offset of their end."""
     operations: list[bytes] = []
     for _ in range(count):
         start = position + _COUNT.size

@@ -51,7 +51,7 @@ GRPC_MESSAGE_BYTES_MAX = 8 << 20
 
 
 class Status(IntEnum):
-    """What became of one record. DO NOT CHANGE THESE VALUES."""
+    """The outcomes of records. DO NOT CHANGE THESE VALUES."""
 
     OK = 0
     NOT_FOUND = 1
@@ -60,11 +60,11 @@ class Status(IntEnum):
     WRONG_SHARD = 3
     """The slot is not this shard's, or the epoch is outdated: certainly not applied."""
     NOT_APPLIED = 4
-    """Another leader's entry took its place in the log: certainly not applied."""
+    """Another leader's entry took the place of the write's in the log: certainly not applied."""
     OVERLOADED = 5
     """Refused before it was proposed, because too much is waiting: certainly not applied."""
     UNKNOWN = 6
-    """It was proposed, and this node cannot say what became of it."""
+    """The write was proposed, and this node cannot say whether it was applied."""
     INVALID = 7
     """The record is malformed: certainly not applied."""
     UNAVAILABLE = 8
@@ -74,7 +74,7 @@ class Status(IntEnum):
     PRECONDITION_FAILED = 10
     """The condition does not hold: nothing was changed. ``revision`` is the key's, 0 when there is no such key."""
     NOT_A_NUMBER = 11
-    """An increment of something that is no decimal integer of 64 bits: nothing was changed."""
+    """An increment of a value that is no decimal integer of 64 bits: nothing was changed."""
     OVERFLOW = 12
     """An increment beyond 64 bits: nothing was changed."""
     TOKEN_REUSED = 13
@@ -82,11 +82,11 @@ class Status(IntEnum):
     TOKENS_FULL = 14
     """The shard keeps as many tokens as it may: nothing was changed."""
     TOKEN_EXPIRED = 15
-    """The token is older than tokens are kept: nothing was changed now, and what became of it earlier is forgotten."""
+    """The token is older than tokens are kept: nothing was changed now, and its earlier outcome is forgotten."""
     RESULT_TOO_LARGE = 16
     """The results of a transaction or a batch take too much: nothing was changed."""
     NOT_FRESH = 17
-    """A read whose answer must contain more than this replica has applied, or can prove to have."""
+    """A read that must see more than this replica has applied, or can prove that it has applied."""
 
 
 NOT_APPLIED = frozenset(
@@ -133,12 +133,12 @@ class ReadRecord(NamedTuple):
     """One read.
 
     Attributes:
-        id: The sender's.
+        id: The number that the sender gave the record.
         epoch: The epoch of the key's slot as the sender knows it; 0 for no check.
-        key: What is read.
-        min_index: Answer only with what was applied up to this entry at least; 0 for anything.
-        token: Look up what became of this token instead of the key; empty for a plain read.
-        bound_ms: Answer only with everything that was acknowledged longer ago than this; 0 for no such bound.
+        key: The key that is read.
+        min_index: The entry up to which the replica must have applied its log, at least; 0 for no demand.
+        token: The id of a token whose outcome is read instead of the key; empty for a plain read.
+        bound_ms: The age from which on the read must see all that was acknowledged; 0 for no bound.
     """
 
     id: int
@@ -150,12 +150,12 @@ class ReadRecord(NamedTuple):
 
 
 class ResultRecord(NamedTuple):
-    """What became of one write or read.
+    """The result of one write or read.
 
     Attributes:
-        id: The sender's.
+        id: The number that the sender gave the record.
         status: A ``Status``.
-        revision: That of the write, or of the value read; 0 otherwise.
+        revision: The revision of the write, or of the value read; 0 otherwise.
         content_type: The content type of the value.
         value: The value read; of an increment the number in decimal digits; of a transaction, a batch and a token see
             ``doug_wire.payload``.
@@ -286,7 +286,7 @@ def decode_results(blob: bytes) -> Iterator[ResultRecord]:
 
 
 def _decode_read_options(blob: bytes, position: int, flags: int) -> tuple[tuple[int, bytes, int], int]:
-    """The optional fields of a read record, and where they end."""
+    """The optional fields of a read record, and the offset of their end."""
     if flags & ~(_READ_MIN_INDEX | _READ_TOKEN | _READ_BOUND):
         raise PipeError(f"unknown flags {flags:#x} of a read record")
     min_index, token, bound_ms = 0, b"", 0
@@ -310,7 +310,7 @@ def _decode_read_options(blob: bytes, position: int, flags: int) -> tuple[tuple[
 
 
 def _decode_result_options(blob: bytes, position: int, flags: int) -> tuple[tuple[int, bytes, bool], int]:
-    """The optional fields of a result record, and where they end."""
+    """The optional fields of a result record, and the offset of their end."""
     if flags & ~(_RESULT_EXPIRES | _RESULT_ENCODING | _RESULT_REPLAYED):
         raise PipeError(f"unknown flags {flags:#x} of a result record")
     expires_at_ms, content_encoding = 0, b""

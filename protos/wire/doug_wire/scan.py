@@ -30,7 +30,7 @@ class ScanError(ValueError):
 
 
 class ScanRecord(NamedTuple):
-    """An entry, or the common prefix of some."""
+    """An entry, or the common prefix of some keys."""
 
     kind: int
     key: bytes
@@ -89,6 +89,6 @@ def decode_page(page: bytes) -> list[ScanRecord]:
 
 
 def after_prefix(prefix: bytes) -> bytes | None:
-    """The first key behind all those that begin with a prefix; None when there is none."""
+    """The first key behind all keys with a prefix; None if there is none."""
     kept = prefix.rstrip(b"\xff")
     return kept[:-1] + bytes((kept[-1] + 1,)) if kept else None

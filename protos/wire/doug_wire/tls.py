@@ -40,11 +40,11 @@ class TlsError(Exception):
 
 
 class PlaintextError(Exception):
-    """Plaintext would leave the machine, and nobody said that it may."""
+    """Plaintext would leave the machine, and the settings do not allow it."""
 
 
 class Files(NamedTuple):
-    """Where the PEM files are: the own certificate with its chain, its key, and the authority.
+    """The paths of the PEM files: the own certificate with its chain, its key, and the authority.
 
     ``client_ca`` is the authority of clients that come over HTTPS. It is never that of nodes and facades: who
     has a certificate of theirs may speak Raft.
@@ -57,7 +57,7 @@ class Files(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """What the files held at one moment."""
+    """The content of the files at one moment."""
 
     certificate: bytes
     key: bytes
@@ -66,7 +66,7 @@ class _Read(NamedTuple):
 
 
 class _Stamp(NamedTuple):
-    """By what a change of the files is noticed. A link that points elsewhere, as Kubernetes does it, counts."""
+    """The marks by which a change of the files is noticed. A link that points elsewhere, as in Kubernetes, counts."""
 
     files: tuple[tuple[int, int, int], ...]
 
@@ -85,11 +85,11 @@ def check_plaintext(mode: str, hosts: Iterable[str]) -> list[str]:
     """The hosts beyond this machine, if plaintext to them was asked for.
 
     Args:
-        mode: What the settings say: ``disabled``, ``mutual``, or nothing.
-        hosts: Where is listened and whom is spoken to.
+        mode: The mode in the settings: ``disabled``, ``mutual``, or empty.
+        hosts: The hosts at which this process listens, and those to which it speaks.
 
     Raises:
-        PlaintextError: There are some, and it was not.
+        PlaintextError: There are such hosts, and plaintext was not asked for.
     """
     beyond = sorted({host for host in hosts if not is_loopback(host)})
     if mode == "" and beyond:
@@ -104,7 +104,7 @@ class Certificates:
     """A certificate, its key and an authority, kept up to date with their files.
 
     Attributes:
-        version: Grows with every change that was taken over.
+        version: A number that grows with every change of the files that was taken over.
         expires: When the certificate ends.
     """
 
@@ -112,7 +112,7 @@ class Certificates:
         """Reads the files.
 
         Raises:
-            TlsError: They cannot be used.
+            TlsError: The files cannot be used.
         """
         self._files = files
         self._stamp = self._look()
@@ -131,7 +131,7 @@ class Certificates:
     # For servers.
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """For a gRPC port that takes only clients with a certificate of the authority."""
+        """The credentials of a gRPC port that takes only clients with a certificate of the authority."""
         known = self.version
 
         def configuration() -> grpc.ServerCertificateConfiguration:
@@ -154,11 +154,11 @@ class Certificates:
         )
 
     def https_context(self) -> ssl.SSLContext:
-        """For an HTTPS port, which asks nobody for a certificate."""
+        """The context of an HTTPS port that asks no client for a certificate."""
         return self._front
 
     def client_context(self) -> ssl.SSLContext:
-        """For an HTTPS port that takes clients with a certificate of their authority, and clients without one.
+        """The context of an HTTPS port for clients with a certificate of their authority, and for clients without one.
 
         A new authority counts for new connections, as a new certificate does. Requires: ``client_ca`` is a file.
         """
@@ -169,7 +169,7 @@ class Certificates:
         return self._front
 
     def stream_context(self) -> ssl.SSLContext:
-        """For a port of the own streams, which takes only clients with a certificate of the authority.
+        """The context of a port of the own streams, which takes only clients with a certificate of the authority.
 
         New connections each get the newest one.
         """
@@ -181,21 +181,21 @@ class Certificates:
     # For clients.
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """For a channel. It keeps them for its whole life: a newer ``version`` needs a new channel."""
+        """The credentials of a channel, which keeps them for its life: a newer ``version`` needs a new channel."""
         read = self._read
         return grpc.ssl_channel_credentials(read.ca, read.key, read.certificate)
 
     def dialling_context(self) -> ssl.SSLContext:
-        """For an own stream: it takes only a server with a certificate of the authority for the name that it dials."""
+        """The context of an own stream, which takes only a server whose certificate has the dialled name."""
         return self._dialling
 
     # The files.
 
     def refresh(self) -> bool:
-        """Takes new files over, if there are any; says whether there were.
+        """Takes new files over, if there are any; returns whether there were.
 
         Raises:
-            TlsError: There are, and they cannot be used. What was read before stays in use.
+            TlsError: The new files cannot be used. The old ones stay in use.
         """
         stamp = self._look()
         if stamp == self._stamp:
@@ -215,7 +215,7 @@ class Certificates:
         """Looks at the files again and again, until cancelled.
 
         Args:
-            every_s: How often.
+            every_s: The seconds between two looks.
             tell: Is told of new certificates.
             warn: Is told, once, of files that cannot be used.
         """
@@ -289,7 +289,7 @@ def not_after(pem: bytes) -> datetime:
     """When the first certificate of a PEM file ends.
 
     Raises:
-        TlsError: It holds none.
+        TlsError: The file holds no certificate.
     """
     try:
         body = pem.split(b"-----BEGIN CERTIFICATE-----", 1)[1].split(b"-----END CERTIFICATE-----", 1)[0]
@@ -326,7 +326,7 @@ def open_channel(
     """A channel to ``host:port``: TLS with certificates, plaintext without.
 
     Args:
-        certificates: Who this end is, and which authority signs the other end.
+        certificates: The certificate of this end, and the authority that signs the other end's; None for plaintext.
         address: The host and port to dial.
         options: gRPC's options.
         name: The name that the other end's certificate must carry, if it is not the host of the address.

@@ -18,11 +18,11 @@ TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 
 TRACES_MAX = 64
-"""Contexts in one message, 2 KiB of them: a batch may hold thousands of records, and who samples all of them has enough
-of them anyway."""
+"""The most contexts in one message, 2 KiB of them: a batch may hold thousands of records, and a client that samples all
+of them has enough of them anyway."""
 
 TRACESTATE_MAX = 512
-"""What must be passed on at least (3.3.1.5); a longer one is left out."""
+"""The longest ``tracestate`` that is passed on (3.3.1.5 demands as much); a longer one is left out."""
 
 _HEADER = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _FIRST_VERSION = b"00"
@@ -39,8 +39,8 @@ class TraceContext(NamedTuple):
     Attributes:
         trace_id: 128 bits, not zero.
         span_id: 64 bits, not zero.
-        sampled: Whether whoever made it records it.
-        state: The ``tracestate`` that came with it.
+        sampled: Whether the maker of the span records it.
+        state: The ``tracestate`` that came with the span.
     """
 
     trace_id: int
@@ -75,7 +75,7 @@ def encode_traces(traces: Iterable[tuple[int, TraceContext]]) -> bytes:
 
 
 def decode_traces(blob: bytes) -> dict[int, TraceContext]:
-    """The contexts of a blob by number, the first ``TRACES_MAX`` of them; none of one that is damaged."""
+    """The contexts of a blob by number, the first ``TRACES_MAX`` of them; none if the blob is damaged."""
     if len(blob) % _TRACE.size:
         return {}
     found: dict[int, TraceContext] = {}

@@ -38,11 +38,11 @@ class TracingUnavailableError(Exception):
 
 
 class Span:
-    """Something that takes time. What is said of it after its end is ignored.
+    """The span of an action that takes time. Calls after its end are ignored.
 
     Attributes:
-        context: How others refer to it.
-        recording: Whether anybody will ever see it.
+        context: The context by which other spans refer to it.
+        recording: Whether the span is kept at all.
     """
 
     __slots__ = ("_span", "context", "recording")
@@ -54,26 +54,26 @@ class Span:
         self.context = TraceContext(context.trace_id, context.span_id, context.trace_flags.sampled)
 
     def set(self, name: str, value: Value) -> None:
-        """Gives it an attribute."""
+        """Gives the span an attribute."""
         self._span.set_attribute(name, value)
 
     def rename(self, name: str) -> None:
-        """Gives it another name, one of few."""
+        """Gives the span another name, one of few."""
         self._span.update_name(name)
 
     def event(self, name: str, attributes: Mapping[str, Value] | None = None) -> None:
-        """Notes that something happens now."""
+        """Notes an event that happens now."""
         self._span.add_event(name, attributes)
 
     def fail(self, what: str) -> None:
-        """Marks it as failed; ``what`` is one of few words."""
+        """Marks the span as failed; ``what`` is one of few words."""
         from opentelemetry.trace import StatusCode  # noqa: PLC0415  # Whoever made the span has imported it.
 
         self._span.set_attribute("error.type", what)
         self._span.set_status(StatusCode.ERROR, what)
 
     def end(self) -> None:
-        """Ends it."""
+        """Ends the span."""
         self._span.end()
 
 
@@ -81,7 +81,7 @@ class Tracing:
     """Makes spans."""
 
     def __init__(self, provider: TracerProvider, scope: str, version: str) -> None:
-        """Spans go where the provider's processors send them; ``scope`` and ``version`` are whose they are."""
+        """Makes spans of a provider, whose processors send them; ``scope`` and ``version`` name their maker."""
         from opentelemetry import context, trace  # noqa: PLC0415  # See the module's text.
 
         self._trace = trace
@@ -107,10 +107,10 @@ class Tracing:
         """Begins a span now.
 
         Args:
-            name: What it is, one of few.
-            kind: Which side of a call.
-            parents: What it is done for. The first is its parent; a span that serves several has links to the others.
-            attributes: What is known of it already.
+            name: The name of the span, one of few.
+            kind: The side of a call that it is.
+            parents: The spans for which it is done: the first is its parent, and it has links to the others.
+            attributes: The attributes that are known already.
             remote: Whether the parents are of another process.
         """
         context: Context = self._root
@@ -129,7 +129,7 @@ class Tracing:
         return made
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Sends what waits, and gives up after a time. Blocking."""
+        """Sends the spans that wait, and gives up after a time. Blocking."""
         # On a thread: the SDK's own limit is half a minute, and an export under way cannot be interrupted.
         closing = threading.Thread(target=self._provider.shutdown, name="tracing-close", daemon=True)
         closing.start()
@@ -150,8 +150,8 @@ def open_tracing(
         version: ``service.version``.
         endpoint: The collector's URL for traces; when empty, ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` or
             ``OTEL_EXPORTER_OTLP_ENDPOINT`` or else port 4318 of this machine.
-        roots: Whether a span without a parent is sampled: whoever makes one has decided that; or none is.
-        attributes: What else every span says of where it comes from.
+        roots: Whether spans without a parent are sampled, since their maker has decided that; else none is.
+        attributes: Further attributes of every span that say where it comes from.
 
     Raises:
         TracingUnavailableError: The packages are not installed.

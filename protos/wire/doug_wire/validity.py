@@ -25,7 +25,7 @@ def validate(data: bytes) -> Command:
     """Decodes a command that a client sent and checks that a client may send it.
 
     Raises:
-        CommandError: It is malformed, too large, or not one that clients may send.
+        CommandError: The command is malformed, too large, or not one that clients may send.
     """
     command = commands.decode(data)
     if command.opcode == Opcode.PUT:

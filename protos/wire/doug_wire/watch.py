@@ -22,7 +22,7 @@ PLACE_MAX = (1 << 16) - 1
 
 
 class ChangeKind(enum.IntEnum):
-    """What became of a key. DO NOT CHANGE the numbers: they are in change segments and on the wire."""
+    """The kinds of changes of a key. DO NOT CHANGE the numbers: they are in change segments and on the wire."""
 
     PUT = 1
     DELETE = 2
@@ -41,14 +41,14 @@ class Change(NamedTuple):
 
     Attributes:
         kind: A ``ChangeKind``.
-        last: Whether it is the last one of its revision.
-        place: Its place among those of its revision.
+        last: Whether the change is the last one of its revision.
+        place: The place of the change among those of its revision.
         key: The key.
         revision: The revision.
-        value: What it is now.
-        content_type: The content type of that.
-        content_encoding: Its content encoding.
-        expires_at: When it expires, in milliseconds since the epoch; 0 for never.
+        value: The value after the change; empty if the key is gone.
+        content_type: The value's content type.
+        content_encoding: The value's content encoding.
+        expires_at: When the value expires, in milliseconds since the epoch; 0 for never.
     """
 
     kind: int

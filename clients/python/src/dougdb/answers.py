@@ -31,7 +31,7 @@ from dougdb.errors import (
 )
 
 STORED_ENCODING = "Doug-Stored-Encoding"
-"""Where the client keeps a ``Content-Encoding``, so that httpx does not undo it: a value stays as it was stored."""
+"""The header to which ``Content-Encoding`` is renamed, so that httpx does not undo it: values stay as stored."""
 # These did not get as far as the request: no byte of it was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
 _REJECTED: Mapping[str, type[RejectedError]] = {
@@ -67,7 +67,7 @@ class Answer(NamedTuple):
         """The body as a JSON object.
 
         Raises:
-            ServerError: It is something else.
+            ServerError: The body is no JSON object.
         """
         try:
             document = json.loads(self.content)
@@ -142,7 +142,7 @@ def _error_of(status: int, problem: Mapping[str, Any], *, write: bool, key: str)
 
 
 def error_of_transport(error: httpx.RequestError, url: str, *, write: bool) -> DougdbError:
-    """The error that a failure on the way stands for."""
+    """The error for a failure of the connection."""
     reason = str(error) or type(error).__name__
     if isinstance(error, _NOT_SENT) or not write:
         unavailable = UnavailableError(f"{url} cannot be reached: {reason}")
@@ -162,7 +162,7 @@ def _problem_of(answer: Answer) -> dict[str, Any]:
 
 
 def _is_distrusted(error: BaseException | None) -> bool:
-    """Whether the facade's certificate is why it cannot be reached."""
+    """Whether the facade cannot be reached because its certificate is not trusted."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True

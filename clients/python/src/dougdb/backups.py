@@ -84,12 +84,12 @@ class ShardCut:
     """The state of one shard as of one log entry.
 
     Attributes:
-        shard: Which.
+        shard: The shard's number.
         index: The last log entry that it includes.
         log_time_us: The log time as of that entry, microseconds since the epoch.
         voters: The names of the voters as of that entry.
-        node: Whose copy it is.
-        files: What it consists of.
+        node: The node that sent its copy.
+        files: The files of the copy.
         document: All that is known of it, as it stands in the manifest.
     """
 
@@ -114,7 +114,7 @@ class Backup:
     Attributes:
         path: Its directory.
         backup_id: What no other is called; its directory's name, unless somebody renamed that.
-        cluster_id: Whose it is.
+        cluster_id: The id of the cluster that was backed up.
         begun_us: When it was begun: every write that was acknowledged before is in it.
         shards: All of them, by number.
         document: The manifest.

@@ -17,7 +17,7 @@ from dougdb.operations import Operation, Result, document_of
 
 OPERATIONS_MAX = 10_000
 BYTES_MAX = 15 << 20
-"""A request may have 16 MiB; this leaves room for what stands around the operations."""
+"""The most bytes of operations in a request, which may have 16 MiB with all that stands around them."""
 
 Group = Sequence[tuple[Operation, str]]
 
@@ -26,8 +26,8 @@ def groups(operations: Iterable[Operation]) -> Iterator[Group]:
     """Splits operations into groups that a request takes, each with its JSON.
 
     Raises:
-        TypeError: One makes no sense.
-        InvalidArgumentError: One makes no sense.
+        TypeError: An operation has a wrong type.
+        InvalidArgumentError: An operation makes no sense.
     """
     group: list[tuple[Operation, str]] = []
     size = 0
@@ -48,12 +48,12 @@ class BatchRun:
 
     Args:
         group: The operations.
-        token: Its idempotency key.
-        own_key: Whether the client made the key: then it may go without one where a shard has no room for keys.
+        token: The idempotency key of the group; None without one.
+        own_key: Whether the client made the key: then the group may go without one if a shard has no room for keys.
 
     Attributes:
-        call: What is to be sent next.
-        answered: Whether anything has been answered.
+        call: The call to be sent next.
+        answered: Whether any operation was answered.
     """
 
     def __init__(self, group: Group, token: str | None, *, own_key: bool) -> None:
@@ -67,11 +67,11 @@ class BatchRun:
 
     @property
     def results(self) -> list[Result]:
-        """What became of every operation."""
+        """The results of all operations."""
         return self._results
 
     def take(self, found: list[Result]) -> DougdbError | None:
-        """Takes an answer in; returns why the rest is to be sent again after a pause, or None when nothing is."""
+        """Takes an answer; returns the error for which the rest is to be sent again after a pause, or None."""
         self.answered = True
         for place, result in zip(self._left, found, strict=True):
             self._results[place] = result
@@ -88,7 +88,7 @@ class BatchRun:
         return first if isinstance(first, OutcomeUnknownError) else UnavailableError(str(first))
 
     def fail(self, error: DougdbError) -> None:
-        """The operations that are left could not be sent once more."""
+        """Gives the operations that are left this error: they are not sent once more."""
         for place in self._left:
             before = self._results[place].error
             if before is not None and self._may_help(before):

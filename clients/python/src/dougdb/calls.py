@@ -42,22 +42,22 @@ _KEY_HEADER = "Idempotency-Key"
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R]):
-    """A request, and what its answer means.
+    """A request, and how its answer is read.
 
     Attributes:
         method: The HTTP method.
-        path: Below the facade's URL, percent-encoded.
+        path: The path below the facade's URL, percent-encoded.
         read: Reads the answer.
         params: The query.
         headers: The header fields.
         content: The body.
-        write: Whether it changes anything.
-        key: The key that it is for, as messages show it.
+        write: Whether the request changes anything.
+        key: The key that the request is for, as messages show it.
         token: The idempotency key; None for a request that has none.
         harmless: Whether a write may be sent again without an idempotency key.
-        repeats: Whether it is sent again at all.
+        repeats: Whether the request is sent again at all.
         codes: Statuses beside 2xx that ``read`` understands.
-        reads: Whether it reads what a session has seen, unless it asks for another consistency.
+        reads: Whether it is a read in the consistency of a session, unless it asks for another one.
     """
 
     method: str
@@ -75,17 +75,17 @@ class Call(Generic[R]):
     reads: bool = False
 
     def keyed(self, token: str | None) -> Call[R]:
-        """The same with an idempotency key; without one for None."""
+        """The same call with an idempotency key; without one for None."""
         headers = {name: value for name, value in self.headers.items() if name != _KEY_HEADER}
         if token is not None:
             headers[_KEY_HEADER] = checks.idempotency_key(token)
         return replace(self, token=token, headers=headers)
 
     def result(self, answer: Answer) -> R:
-        """What an answer means.
+        """Reads the result out of an answer.
 
         Raises:
-            ServerError: Nobody understands it; what became of a write is then unknown.
+            ServerError: The answer cannot be understood; the outcome of a write is then unknown.
         """
         try:
             return self.read(answer)
@@ -96,13 +96,13 @@ class Call(Generic[R]):
 
     @property
     def repeatable(self) -> bool:
-        """Whether it may be sent again although it may have been applied."""
+        """Whether the request may be sent again although it may have been applied."""
         return not self.write or self.harmless or self.token is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """What an increment came to."""
+    """The result of an increment."""
 
     value: int
     receipt: Receipt
@@ -110,12 +110,12 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class OperationState:
-    """What became of a write that had an idempotency key.
+    """The outcome of a write that had an idempotency key.
 
     Attributes:
         state: ``applied`` if the shard decided it, ``unknown`` if it remembers nothing.
-        status: The HTTP status of its outcome, 200 for any success.
-        revision: The revision that it made.
+        status: The HTTP status of the outcome, 200 for any success.
+        revision: The revision that the write made.
     """
 
     state: str
@@ -136,7 +136,7 @@ def conditions(if_revision: str | int | None, *, if_absent: bool = False, if_exi
     """The header fields of a condition.
 
     Raises:
-        InvalidArgumentError: There are two.
+        InvalidArgumentError: There are two conditions.
     """
     if (if_revision is not None) + bool(if_absent) + bool(if_exists) > 1:
         raise InvalidArgumentError("there is one condition at most: if_revision, if_absent or if_exists")
@@ -291,7 +291,7 @@ def txn(
 
 
 def operation_state(token: str, key: str | Bytes) -> Call[OperationState]:
-    """What became of a write."""
+    """Asks for the outcome of a write."""
     path = f"/v1/ops/{quote(checks.idempotency_key(token), safe='')}"
     return Call("GET", path, _state_of, bytes_fields(checks.key_bytes(key), "for"), JSON)
 

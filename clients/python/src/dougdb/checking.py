@@ -31,9 +31,9 @@ def check_files(backup: Backup, on_bytes: OnBytes, identities: Identities | None
     """What is wrong with the files of a backup; nothing when their sizes and checksums are those of the manifest.
 
     Args:
-        backup: Which.
+        backup: The backup to check.
         on_bytes: Is told how many bytes were read.
-        identities: Who can read encrypted files: then what is in them is checked, too.
+        identities: The keys that can read encrypted files; with these the contents are checked, too.
     """
     for cut in backup.shards:
         for file in cut.files:

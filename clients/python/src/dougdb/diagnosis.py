@@ -64,9 +64,9 @@ class Facade:
     """One facade, as it was asked.
 
     Attributes:
-        url: Where.
+        url: The URL of the facade.
         said: What it says of itself; None if it did not answer.
-        error: Why not.
+        error: Why the facade did not answer.
     """
 
     url: str

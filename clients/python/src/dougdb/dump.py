@@ -41,7 +41,7 @@ class Problem:
     Attributes:
         number: The line that it stands on.
         key: The entry's key.
-        reason: Why.
+        reason: What is wrong with the entry.
     """
 
     number: int
@@ -59,8 +59,8 @@ class Tally:
         expired: Entries whose time had passed.
         verified: Entries that were read back equal.
         changed: Entries that somebody has written or removed since they were exported.
-        done_lines: So many lines of the file are dealt with, from its beginning.
-        done_bytes: The same in bytes.
+        done_lines: How many lines of the file are done, from its beginning.
+        done_bytes: How many bytes of the input are done.
     """
 
     stored: int = 0
@@ -81,7 +81,7 @@ class Importer:
 
     Args:
         client: The store; it need not make idempotency keys.
-        tally: Where it is counted.
+        tally: The counts of the import.
         only_absent: Keys that are there stay as they are.
         store: Whether to store at all; otherwise it only compares.
         verify: Whether to read everything back.

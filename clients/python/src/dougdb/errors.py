@@ -42,7 +42,7 @@ class DougdbError(Exception):
         outcome: ``not_applied`` if certainly nothing was changed, ``unknown`` if a write may have been applied.
         status: The HTTP status, where there was an answer.
         code: The problem document's code; empty without one.
-        request_id: What the logs of the facade call the request; empty without an answer.
+        request_id: The id of the request in the logs of the facade; empty without an answer.
     """
 
     outcome: Outcome = "not_applied"
@@ -127,11 +127,11 @@ class CrossShardError(RejectedError):
 
 
 class UnavailableError(DougdbError):
-    """Nobody could serve it now; a write was certainly not applied, so that it is safe to repeat.
+    """No node could serve the request now; a write was certainly not applied, so that it is safe to repeat.
 
     Attributes:
-        retry_after_s: When the server says that it is worth another try; 0 when it says nothing.
-        passing: Whether another try may help; a certificate that nobody trusts is not going to be trusted.
+        retry_after_s: The seconds after which the server suggests another try; 0 if it suggests none.
+        passing: Whether another try may help; it does not against a certificate that is not trusted.
     """
 
     retry_after_s: float = 0.0
@@ -153,7 +153,7 @@ class HistoryGoneError(DougdbError):
 
 
 class WaitTimeoutError(DougdbError, TimeoutError):
-    """What was waited for did not come in time."""
+    """The condition of ``wait_for`` was not fulfilled in time."""
 
 
 class LockTimeoutError(DougdbError):

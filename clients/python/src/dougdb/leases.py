@@ -18,22 +18,22 @@ LOCK_PREFIX = "locks/"
 ELECTION_PREFIX = "elections/"
 DEFAULT_TTL_S = 15.0
 TTL_MIN_S = 0.5
-"""A shorter one could not be renewed through an election."""
+"""The shortest time to live: a shorter lease could not be renewed through an election."""
 RENEWALS = 3
-"""So often a lease is renewed within its time to live."""
+"""How often a lease is renewed within its time to live."""
 POLL_MIN_S, POLL_MAX_S = 0.05, 1.0
 CONTENT_TYPE = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lock.
+    """The holder of a lock.
 
     Attributes:
         name: The lock's name.
-        owner: What the holder calls itself.
+        owner: The name that the holder gives itself.
         revision: The lock's revision; every renewal makes a greater one.
-        document: What else the holder says.
+        document: All that the holder says of itself.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Holder:
 
 
 def default_owner() -> str:
-    """What a holder calls itself when it says nothing: its machine and process."""
+    """The name of a holder that gives itself none: its machine and process."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
@@ -53,7 +53,7 @@ def encode_holder(owner: str, nonce: str) -> bytes:
 
 
 def holder_of(name: str, value: Value) -> Holder:
-    """Who holds a lock, by its value."""
+    """The holder of a lock, by the lock's value."""
     try:
         document = json.loads(value.data)
     except ValueError:
@@ -64,11 +64,11 @@ def holder_of(name: str, value: Value) -> Holder:
 
 
 class Lease:
-    """Until when a lock is surely held.
+    """The time for which a lock is surely held.
 
     Args:
         ttl_s: The time to live.
-        revision: What taking it made: the fencing token.
+        revision: The revision that taking the lock made: the fencing token.
         sent_s: When the request was sent first, by the holder's clock.
     """
 
@@ -81,26 +81,26 @@ class Lease:
 
     @property
     def ends_s(self) -> float:
-        """When it runs out unless it is renewed."""
+        """When the lease runs out unless it is renewed."""
         return self._sent_s + self._ttl_s
 
     def renewed(self, revision: str, sent_s: float) -> None:
-        """It was renewed by a request that was sent then."""
+        """Notes that the lease was renewed by a request that was sent at ``sent_s``."""
         self.revision = revision
         self._sent_s = sent_s
 
     def lose(self) -> None:
-        """Somebody else may have it."""
+        """Notes that the lock may have another holder."""
         self._lost = True
 
     def holds(self, now_s: float) -> bool:
-        """Whether it is surely held."""
+        """Whether the lock is surely held."""
         return not self._lost and now_s < self.ends_s
 
     def left_s(self, now_s: float) -> float:
-        """For how long it is surely held, unless it is renewed."""
+        """For how many seconds the lock is surely held unless it is renewed."""
         return max(0.0, self.ends_s - now_s) if not self._lost else 0.0
 
     def pause_s(self, now_s: float) -> float:
-        """How long to wait before it is renewed."""
+        """How long to wait before the next renewal."""
         return max(0.0, min(self._ttl_s / RENEWALS, self.ends_s - now_s))

@@ -35,9 +35,9 @@ class _Conditional:
     """A write that may have one condition.
 
     Attributes:
-        if_revision: It happens only if the key has this revision.
-        if_absent: It happens only if there is no such key.
-        if_exists: It happens only if there is such a key.
+        if_revision: The write happens only if the key has this revision.
+        if_absent: The write happens only if there is no such key.
+        if_exists: The write happens only if there is such a key.
     """
 
     if_revision: str | int | None = None
@@ -86,13 +86,13 @@ Operation = Get | Put | Delete | Increment | Touch
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """What a transaction asks of a key: exactly one of the following.
+    """A comparison in a transaction: of a key, and exactly one of the others.
 
     Attributes:
         key: The key.
         exists: Whether there is such a key.
-        revision: The revision that it has.
-        value: The bytes that it has.
+        revision: The revision that the key must have.
+        value: The bytes that the value must have.
     """
 
     key: str | Bytes
@@ -103,18 +103,18 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one operation among others.
+    """The result of one operation among others.
 
     Attributes:
-        status: The HTTP status that it would have had alone.
-        error: Why it failed; None for a success.
+        status: The HTTP status that the operation would have had alone.
+        error: The error with which it failed; None for a success.
         revision: The revision that it read or made.
         data: The bytes that a ``Get`` read.
-        number: What an ``Increment`` came to.
-        content_type: Of what a ``Get`` read.
-        content_encoding: Of what a ``Get`` read.
+        number: The result of an ``Increment``.
+        content_type: The content type of the value that a ``Get`` read.
+        content_encoding: The content encoding of that value.
         expires_at: When the key expires, if it does.
-        replayed: Whether it had happened before, under the same idempotency key.
+        replayed: Whether the operation had happened before, under the same idempotency key.
     """
 
     status: int
@@ -129,18 +129,18 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether it was a success."""
+        """Whether the operation was a success."""
         return self.error is None
 
 
 @dataclass(frozen=True, slots=True)
 class TxnResult:
-    """What became of a transaction.
+    """The result of a transaction.
 
     Attributes:
         succeeded: Whether all comparisons held.
-        results: Those of the operations that were carried out.
-        revision: The shard's revision after it.
+        results: The results of the operations that were carried out.
+        revision: The shard's revision after the transaction.
     """
 
     succeeded: bool
@@ -175,7 +175,7 @@ def condition_fields(if_revision: str | int | None, if_absent: bool, if_exists: 
     """A condition in a document.
 
     Raises:
-        InvalidArgumentError: There are two.
+        InvalidArgumentError: There are two conditions.
     """
     named = [
         name
@@ -197,8 +197,8 @@ def document_of(operation: Operation) -> dict[str, Any]:
     """An operation as JSON has it.
 
     Raises:
-        TypeError: It is none, or a member has a wrong type.
-        InvalidArgumentError: It makes no sense.
+        TypeError: It is no operation, or a member has a wrong type.
+        InvalidArgumentError: The operation makes no sense.
     """
     if not isinstance(operation, Operation):
         raise TypeError(f"an operation is a Get, Put, Delete, Increment or Touch, not {type(operation).__name__}")
@@ -220,7 +220,7 @@ def document_of(operation: Operation) -> dict[str, Any]:
 
 
 def increment_fields(by: int, initial: int) -> dict[str, str]:
-    """By how much to count, as strings: not every JSON library keeps all digits of 64 bits."""
+    """The numbers of an increment as strings, since not every JSON library keeps all digits of 64 bits."""
     for name, number in (("by", by), ("initial", initial)):
         if isinstance(number, bool) or not isinstance(number, int):
             raise TypeError(f"{name} is an int, not {type(number).__name__}")
@@ -233,7 +233,7 @@ def compare_document(compare: Compare) -> dict[str, Any]:
     """A comparison as JSON has it.
 
     Raises:
-        InvalidArgumentError: It asks for nothing, or for two things.
+        InvalidArgumentError: The comparison asks for nothing, or for two things.
         TypeError: It is no comparison.
     """
     if not isinstance(compare, Compare):
@@ -251,7 +251,7 @@ def compare_document(compare: Compare) -> dict[str, Any]:
 
 
 def is_write(operation: Operation) -> bool:
-    """Whether an operation changes anything."""
+    """Whether an operation is a write."""
     return not isinstance(operation, Get)
 
 
@@ -259,7 +259,7 @@ def result_of(operation: Operation, document: Mapping[str, Any]) -> Result:
     """Reads the result of an operation.
 
     Raises:
-        ServerError: It does not have the form that is documented.
+        ServerError: The document does not have the documented form.
     """
     try:
         status = int(document["status"])
@@ -287,9 +287,9 @@ def bytes_of(document: Mapping[str, Any]) -> bytes:
     """The value in an entry.
 
     Raises:
-        KeyError: There is none.
-        TypeError: It is no text.
-        ValueError: It is malformed.
+        KeyError: There is no value.
+        TypeError: The value is no text.
+        ValueError: The value is malformed.
     """
     text = _text(document, "value")
     encoding = document.get("encoding", "utf-8")
@@ -304,9 +304,9 @@ def key_of(document: Mapping[str, Any], name: str = "key") -> bytes:
     """The key in an entry.
 
     Raises:
-        KeyError: There is none.
-        TypeError: It is no text.
-        ValueError: It is malformed.
+        KeyError: There is no key.
+        TypeError: The key is no text.
+        ValueError: The key is malformed.
     """
     if name in document:
         return _text(document, name).encode()

@@ -32,9 +32,9 @@ class Attempts:
 
     Args:
         repeatable: Whether a write may be sent again although it may have been applied.
-        deadline_s: For how long a further attempt may begin.
-        now_s: When the first one begins, by any clock that only goes forward.
-        draw: Gives a number from 0 to 1, so that clients do not come back all at once.
+        deadline_s: The time from the first attempt on in which further ones may begin.
+        now_s: When the first attempt begins, by any clock that only goes forward.
+        draw: Gives a random number from 0 to 1, so that clients do not come back all at once.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Attempts:
         return self._uncertain is not None
 
     def progress(self, now_s: float) -> None:
-        """Something was answered: the time begins anew, as for a stream that went on."""
+        """Begins the time anew, because a part of the answer came, as of a stream that went on."""
         self._ends_s = now_s + self._deadline_s
         self._pause_s = PAUSE_MIN_S
 
@@ -61,7 +61,7 @@ class Attempts:
         """How long to wait before the next attempt.
 
         Raises:
-            DougdbError: There is none; what became of the request as a whole.
+            DougdbError: There is no further attempt; the error tells the outcome of the whole request.
         """
         if isinstance(error, OutcomeUnknownError):
             self._uncertain = error

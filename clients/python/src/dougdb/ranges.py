@@ -17,21 +17,21 @@ from dougdb.operations import bytes_fields, bytes_of, key_of, value_fields
 from dougdb.shapes import Consistency, consistency_params, shown_time, time_of
 
 STEP_LIMIT = 10_000
-"""So many keys one step of a deletion removes."""
+"""The number of keys that one step of a deletion removes."""
 _LINES = {"Accept": "application/x-ndjson"}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key and what it has.
+    """A key with its value.
 
     Attributes:
-        key: Its bytes.
-        data: The value; empty when only keys were asked for.
+        key: The key's bytes.
+        data: The value; empty if only keys were asked for.
         revision: The value's revision.
-        content_type: Kept with the value.
-        content_encoding: Kept with the value; None when it has none.
-        expires_at: When it expires, if it does.
+        content_type: The content type, which was stored with the value.
+        content_encoding: The content encoding, which was stored with the value; None if it has none.
+        expires_at: When the key expires; None for never.
     """
 
     key: bytes
@@ -43,7 +43,7 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """The key as text; what is no UTF-8 is shown escaped."""
+        """The key as text; bytes that are no UTF-8 are shown escaped."""
         return self.key.decode(errors="backslashreplace")
 
 
@@ -54,8 +54,8 @@ class Page:
     Attributes:
         items: The entries, in the order of their keys.
         prefixes: The common prefixes, when a delimiter was given.
-        next_cursor: Where the next page begins; None at the end.
-        revisions: By shard, its revision at that point.
+        next_cursor: The cursor of the next page; None at the end.
+        revisions: By shard, the shard's revision at that point.
     """
 
     items: tuple[Entry, ...]
@@ -66,13 +66,13 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What a deletion of a range did.
+    """The result of a deletion of a range.
 
     Attributes:
-        keys: How many keys went; with a dry run, how many would have. A step whose answer was lost is repeated, and
-            what it had deleted is not counted then.
-        complete: Whether nothing is left.
-        dry_run: Whether nothing was deleted.
+        keys: How many keys were deleted, or with a dry run would have been. A step whose answer was lost is repeated,
+            and the keys that it had deleted are not counted then.
+        complete: Whether no key of the range is left.
+        dry_run: Whether the keys were only counted.
     """
 
     keys: int
@@ -100,7 +100,7 @@ class Range:
         """A range by prefix, or by its bounds.
 
         Raises:
-            InvalidArgumentError: It is named in both ways.
+            InvalidArgumentError: Both a prefix and bounds are given.
         """
         if prefix is not None:
             if start is not None or end is not None:
@@ -111,18 +111,18 @@ class Range:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no key can lie in it."""
+        """Whether no key can lie in the range."""
         return self.start is not None and self.end is not None and self.start >= self.end
 
     def behind(self, key: bytes) -> Range:
-        """What is left of it once a key was seen."""
+        """The rest of the range behind a key."""
         if self.reverse:
             return replace(self, end=key)
         following = key_after(key)
         return Range(key, key) if following is None else replace(self, start=following)
 
     def params(self) -> dict[str, str]:
-        """The query."""
+        """The query parameters of the range."""
         query = {} if self.start is None else bytes_fields(self.start, "start")
         if self.end is not None:
             query |= bytes_fields(self.end, "end")
@@ -134,13 +134,13 @@ def _bound(text: str | Bytes) -> bytes:
 
 
 def prefix_end(prefix: bytes) -> bytes | None:
-    """The first key behind all that begin with a prefix; None when there is none."""
+    """The first key behind all keys with a prefix; None if there is none."""
     bare = prefix.rstrip(b"\xff")
     return bare[:-1] + bytes([bare[-1] + 1]) if bare else None
 
 
 def key_after(key: bytes) -> bytes | None:
-    """The first key that is greater; None when there is none."""
+    """The first key behind a key; None if there is none."""
     return key + b"\0" if len(key) < KEY_BYTES_MAX else prefix_end(key)
 
 
@@ -160,7 +160,7 @@ def entry_of(document: Mapping[str, Any]) -> Entry:
     """Reads an entry.
 
     Raises:
-        ServerError: It does not have the form that is documented.
+        ServerError: The document does not have the documented form.
     """
     try:
         return Entry(
@@ -186,7 +186,7 @@ def entry_of_line(line: bytes) -> Entry | bool:
 
     Raises:
         DougdbError: The line says that the stream was given up, and why.
-        ServerError: It is something else.
+        ServerError: The line is something else.
     """
     try:
         document = json.loads(line)
@@ -236,7 +236,7 @@ def _page_of(answer: Answer) -> Page:
 
 
 def count(wanted: Range, *, consistency: Consistency | str | None) -> Call[int]:
-    """How many keys a range has."""
+    """Counts the keys of a range."""
 
     def read(answer: Answer) -> int:
         try:
@@ -251,7 +251,7 @@ def count(wanted: Range, *, consistency: Consistency | str | None) -> Call[int]:
 def deletion(
     wanted: Range, *, everything: bool, limit: int, dry_run: bool, cursor: str | None
 ) -> Call[tuple[int, str | None]]:
-    """One step of the deletion of a range: how many keys went, and where it goes on.
+    """One step of the deletion of a range: its result is how many keys went, and the cursor to go on with.
 
     Raises:
         InvalidArgumentError: The range has no bound, and it was not said that everything is meant; or it has one, and
@@ -291,5 +291,5 @@ def _options(limit: int | None, keys_only: bool, consistency: Consistency | str 
 
 
 def broken_off() -> UnavailableError:
-    """What a stream that ends without its last line is."""
+    """The error for a stream that ends without its last line."""
     return UnavailableError("the stream broke off before its last line")

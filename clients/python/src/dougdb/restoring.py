@@ -42,9 +42,9 @@ class Plan:
     """What is to be made.
 
     Attributes:
-        backup: Of what.
-        data: Where.
-        layout: Which nodes.
+        backup: The backup to restore.
+        data: The data directory of the new cluster.
+        layout: The nodes of the new cluster.
         restore_id: What all nodes are given.
     """
 

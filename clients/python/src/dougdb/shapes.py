@@ -22,21 +22,21 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 class Consistency(StrEnum):
-    """What a read promises."""
+    """The consistencies of a read: what it promises to see."""
 
     LINEARIZABLE = "linearizable"
-    """It sees every write that was acknowledged before the read began."""
+    """The read sees every write that was acknowledged before the read began."""
     SESSION = "session"
-    """It sees what this session has read and written, from whichever replica has caught up."""
+    """The read sees all that this session has read and written, from any replica that has caught up."""
     EVENTUAL = "eventual"
-    """It sees some applied state, from whichever replica answers."""
+    """The read sees some applied state, of any replica."""
 
 
 def bounded(max_staleness: float | str | timedelta) -> str:
-    """The consistency of a read that sees everything that was acknowledged longer ago than this.
+    """The consistency of a read that sees all that was acknowledged longer ago than ``max_staleness``.
 
     Raises:
-        InvalidArgumentError: It is no time.
+        InvalidArgumentError: The bound is no time.
     """
     return f"bounded; max_staleness={ttl(max_staleness, may_keep=False, name='max_staleness')}"
 
@@ -52,7 +52,7 @@ def consistency_params(consistency: Consistency | str | None) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Who answered, and what became of the key.
+    """What an answer says beside its body: the node that answered, and the state of the key.
 
     Attributes:
         shard: The id of the shard that owns the key.
@@ -60,7 +60,7 @@ class Receipt:
         revision: The value's revision, where the answer names one.
         expires_at: When the key expires, if it does.
         replayed: Whether this is the answer to an earlier request with the same idempotency key.
-        timing: Where the time went, in milliseconds by step (docs/api.md, Server-Timing); empty when it was not told.
+        timing: The duration of each step in milliseconds (docs/api.md, Server-Timing); empty if it was not told.
     """
 
     shard: str
@@ -76,10 +76,10 @@ class Value:
     """A stored value as it was read.
 
     Attributes:
-        data: Its bytes, as they were stored.
-        content_type: Kept with the value.
-        receipt: Who answered, and the value's revision.
-        content_encoding: Kept with the value; None when it has none.
+        data: The value's bytes, as they were stored.
+        content_type: The content type, which was stored with the value.
+        receipt: The node that answered, and the value's revision.
+        content_encoding: The content encoding, which was stored with the value; None if it has none.
     """
 
     data: bytes
@@ -94,7 +94,7 @@ class Value:
 
     @property
     def expires_at(self) -> datetime | None:
-        """When it expires, if it does."""
+        """When the value expires; None for never."""
         return self.receipt.expires_at
 
 
@@ -111,9 +111,9 @@ class NodeStatus:
     applied_index: int | None
     last_log_index: int | None
     vitals: Mapping[str, Any] | None = None
-    """How it is, as documents of ``/v1/cluster?vitals=true`` say it; None where nobody asked, or it did not answer."""
+    """The node's vitals, as in ``/v1/cluster?vitals=true``; None if they were not asked for, or it did not answer."""
     trouble: str | None = None
-    """Why it cannot be reached, where the facade knows: ``certificate_expired``, ``certificate_refused``."""
+    """Why the facade cannot reach the node, if it knows: ``certificate_expired``, ``certificate_refused``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +143,11 @@ class Event:
     """One event of one node; see ``GET /v1/shards/{id}/events``.
 
     Attributes:
-        shard: The id of its shard.
-        time_us: The node's wall clock, microseconds since the epoch, when it happened first.
-        last_time_us: The same, when it happened last.
-        count: How often it happened in a row.
-        identity: What no other event has: node, start of its process, number.
+        shard: The id of the node's shard.
+        time_us: The node's wall clock, microseconds since the epoch, when the event happened first.
+        last_time_us: The node's wall clock when the event happened last.
+        count: How often the event happened in a row.
+        identity: The node, the start of its process and a number, which no other event has together.
         document: The event as it was answered.
     """
 
@@ -185,9 +185,9 @@ class LeaderMoved:
 
     Attributes:
         shard: The shard's id.
-        leader: Who leads now.
-        term: Since which term.
-        previous: Who led before; empty when that is not known.
+        leader: The name of the new leader.
+        term: The term since which it leads.
+        previous: The name of the leader before; empty if it is not known.
     """
 
     shard: str
@@ -202,14 +202,14 @@ class Member:
 
     Attributes:
         name: The node's name.
-        incarnation: Its disk's; another disk has another one.
+        incarnation: The incarnation of the node's disk; another disk has another one.
         role: ``voter`` or ``learner``.
-        leader: Whether it leads.
-        address: Its Raft address; empty when the leader does not know it.
-        match_index: Up to here its log is known to be the leader's.
-        lag: How many entries of the leader's log lie behind that.
-        state: How entries are sent to it: ``probe``, ``replicate`` or ``snapshot``; empty for the leader.
-        healthy: Whether it was heard lately.
+        leader: Whether the member leads.
+        address: The member's Raft address; empty if the leader does not know it.
+        match_index: The last entry up to which its log is known to be the leader's.
+        lag: How many entries of the leader's log lie behind ``match_index``.
+        state: How entries are sent to the member: ``probe``, ``replicate`` or ``snapshot``; empty for the leader.
+        healthy: Whether the leader has heard the member lately.
     """
 
     name: str
@@ -229,7 +229,7 @@ class Members:
 
     Attributes:
         shard: The id of the shard.
-        last_log_index: Where the leader's log ends.
+        last_log_index: The last entry of the leader's log.
         changing: Whether the newest change is not committed yet.
         document: The answer itself.
     """
@@ -250,9 +250,9 @@ class MemberChange:
     """A change of members that has come to stay.
 
     Attributes:
-        name: Who was admitted or removed.
-        incarnation: Of which disk.
-        removed_incarnation: What made place for it, when it was replaced; else empty.
+        name: The name of the node that was admitted or removed.
+        incarnation: The incarnation of its disk.
+        removed_incarnation: The incarnation that was replaced; empty if none was.
         document: The answer itself.
     """
 
@@ -266,7 +266,7 @@ def encode_key(key: str | Bytes) -> str:
     """The percent-encoded path of a key that is text.
 
     Raises:
-        InvalidKeyError: It is empty, longer than 1 KiB, or not UTF-8.
+        InvalidKeyError: The key is empty, longer than 1 KiB, or not UTF-8.
     """
     raw = key_bytes(key)
     try:
@@ -281,7 +281,7 @@ def time_of(text: str | None) -> datetime | None:
     """A time in UTC as answers name it, or None.
 
     Raises:
-        ServerError: It is something else.
+        ServerError: The text is no time.
     """
     if not text:
         return None
@@ -329,7 +329,7 @@ def cluster_of(document: dict[str, Any]) -> ClusterStatus:
     """Reads the answer of ``/v1/cluster``.
 
     Raises:
-        ServerError: It does not have the form that is documented.
+        ServerError: The document does not have the documented form.
     """
     try:
         shards = tuple(
@@ -360,7 +360,7 @@ def timeline_of(document: dict[str, Any]) -> Timeline:
     """Reads the answer of ``/v1/shards/{id}/events``.
 
     Raises:
-        ServerError: It does not have the form that is documented.
+        ServerError: The document does not have the documented form.
     """
     try:
         shard = str(document["shard"])
@@ -393,7 +393,7 @@ def leader_moved_of(document: dict[str, Any]) -> LeaderMoved:
     """Reads the answer of ``POST /v1/shards/{id}/leader``.
 
     Raises:
-        ServerError: It does not have the form that is documented.
+        ServerError: The document does not have the documented form.
     """
     try:
         return LeaderMoved(
@@ -407,7 +407,7 @@ def members_of(document: dict[str, Any]) -> Members:
     """Reads the answer of ``GET /v1/shards/{id}/members``.
 
     Raises:
-        ServerError: It does not have the form that is documented.
+        ServerError: The document does not have the documented form.
     """
     try:
         return Members(
@@ -439,7 +439,7 @@ def member_change_of(document: dict[str, Any]) -> MemberChange:
     """Reads the answer to a change of members.
 
     Raises:
-        ServerError: It does not have the form that is documented.
+        ServerError: The document does not have the documented form.
     """
     try:
         return MemberChange(

@@ -66,7 +66,7 @@ class HotSlot(NamedTuple):
 
     Attributes:
         slot: Its number.
-        shard: Who owns it.
+        shard: The shard that owns the slot.
         rate: How often a second, at the facade that was asked.
     """
 

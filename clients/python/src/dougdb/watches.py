@@ -26,15 +26,16 @@ class Change:
     """A change of a key.
 
     Attributes:
-        kind: ``put``, ``delete`` or ``expire``; ``progress`` for none: everything up to here was sent.
-        id: Where a watch goes on behind it, at any facade; empty for what was there at the beginning.
+        kind: ``put``, ``delete`` or ``expire``; ``progress`` is no change, and tells that all changes up to it were
+            sent.
+        id: The id behind which a watch can go on, at any facade; empty for keys that were there at the beginning.
         key: The key.
         revision: The revision that the change made.
         shard: The shard of the key.
-        data: The value of a put; empty when no values were asked for.
-        content_type: Of a put.
-        content_encoding: Of a put; None when it has none.
-        expires_at: When what was put expires, if it does.
+        data: The value of a put; empty if no values were asked for.
+        content_type: The content type of a put.
+        content_encoding: The content encoding of a put; None if it has none.
+        expires_at: When the value of a put expires; None for never.
     """
 
     kind: str
@@ -49,7 +50,7 @@ class Change:
 
     @property
     def text(self) -> str:
-        """The key as text; what is no UTF-8 is shown escaped."""
+        """The key as text; bytes that are no UTF-8 are shown escaped."""
         return self.key.decode(errors="backslashreplace")
 
 
@@ -66,7 +67,7 @@ def watch(
     """The changes of a key or a range as a stream of lines; ``change_of_line`` reads them.
 
     Raises:
-        InvalidArgumentError: It makes no sense.
+        InvalidArgumentError: The arguments make no sense.
     """
     if key is not None:
         if not (prefix is None and start is None and end is None):
@@ -91,7 +92,7 @@ def change_of_line(line: bytes) -> Change:
 
     Raises:
         HistoryGoneError: The changes that follow are not held any more.
-        ServerError: It is something else.
+        ServerError: The line is something else.
     """
     try:
         document = json.loads(line)

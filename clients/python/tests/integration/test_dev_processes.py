@@ -147,10 +147,11 @@ def test_a_second_start_is_refused_and_touches_nothing(start: Start) -> None:
     assert dev.end(signal.SIGINT) == 0
 
 
-def test_the_children_follow_a_supervisor_that_was_killed(start: Start) -> None:
+def test_the_children_follow_a_supervisor_that_was_killed_also_one_that_was_paused(start: Start) -> None:
     first = start()
     first.wait_until_ready()
     pids = first.pids()
+    os.kill(pids["shard-0-1"], signal.SIGSTOP)
     first.process.kill()
     second = start()
     second.wait_until_ready()

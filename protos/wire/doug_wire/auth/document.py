@@ -45,7 +45,7 @@ BUILT_IN: Mapping[str, tuple[Grant, ...]] = MappingProxyType(
 
 
 class DocumentError(ValueError):
-    """This is no document, or cannot be done with this one; the message says why."""
+    """The bytes are no document, or a change of it is not possible; the message says why."""
 
 
 class MissingError(DocumentError):
@@ -58,7 +58,7 @@ class TakenError(DocumentError):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one user has: grants of its own, and roles."""
+    """The grants and the roles of one user."""
 
     allow: tuple[Grant, ...] = ()
     roles: tuple[str, ...] = ()
@@ -66,16 +66,16 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """What is kept of a token.
+    """The kept record of a token.
 
     Attributes:
-        id: What it is found by.
-        salt: See ``doug_wire.auth.tokens``.
-        digest: The same.
-        held: What it may do.
-        created_ms: When it was made, in milliseconds since the epoch.
-        expires_ms: When it ends; 0 for never.
-        used_ms: When it was last used, as far as that was noted; 0 for never.
+        id: The id by which the token is found.
+        salt: The salt of the digest: see ``doug_wire.auth.tokens``.
+        digest: The hash of the secret: see ``doug_wire.auth.tokens``.
+        held: The grants and roles of the token.
+        created_ms: When the token was made, in milliseconds since the epoch.
+        expires_ms: When the token ends; 0 for never.
+        used_ms: When the token was last used, as far as that was noted; 0 for never.
     """
 
     id: str
@@ -89,11 +89,12 @@ class TokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Roles, users and tokens.
+    """The roles, users and tokens of a cluster.
 
     Attributes:
-        roles: The roles that somebody made.
-        users: What principals have, by their names (``cert:NAME``, ``oidc:SUBJECT``, ``group:NAME``, ``token:NAME``).
+        roles: The roles that are not built in.
+        users: The grants and roles of principals, by their names (``cert:NAME``, ``oidc:SUBJECT``, ``group:NAME``,
+            ``token:NAME``).
         tokens: The tokens by name.
     """
 
@@ -108,7 +109,7 @@ class Document:
         return BUILT_IN.get(name) or self.roles.get(name)
 
     def rights(self, principals: Iterable[str], held: Held | None = None) -> Rights:
-        """What somebody may do who is known by these names; with the grants of a token, if it has shown one."""
+        """The rights of a sender with these principals, and with those of the token that it has shown, if any."""
         found: list[Grant] = []
         for each in (held, *(self.users.get(name) for name in principals)):
             if each is not None:
@@ -127,7 +128,7 @@ class Document:
         """Adds a token.
 
         Raises:
-            DocumentError: The name is none or taken, or it names a role that does not exist.
+            DocumentError: The name is no name or taken, or the record names a role that does not exist.
         """
         check_name(name, "token")
         if name in self.tokens:
@@ -136,17 +137,17 @@ class Document:
         return replace(self, tokens={**self.tokens, name: record})
 
     def without_token(self, name: str) -> Document:
-        """Removes a token, and whatever its principal was given.
+        """Removes a token, and the rights that its principal was given.
 
         Raises:
-            MissingError: There is none.
+            MissingError: There is none of this name.
         """
         if name not in self.tokens:
             raise MissingError(f"there is no token {name}")
         return replace(self, tokens=_without(self.tokens, name), users=_without(self.users, f"{TOKEN}:{name}"))
 
     def with_uses(self, used_ms: Mapping[str, int]) -> Document:
-        """Notes when tokens were last used; those that are gone are left out."""
+        """Notes when tokens were last used; tokens that are gone are left out."""
         tokens = dict(self.tokens)
         for name, at_ms in used_ms.items():
             if name in tokens:
@@ -157,7 +158,7 @@ class Document:
         """Makes a role, or gives it other grants.
 
         Raises:
-            DocumentError: The name is none, or that of a built-in role.
+            DocumentError: The name is no name, or that of a built-in role.
         """
         check_name(name, "role")
         if name in BUILT_IN:
@@ -165,10 +166,10 @@ class Document:
         return replace(self, roles={**self.roles, name: tuple(sorted(set(grants)))})
 
     def without_role(self, name: str) -> Document:
-        """Removes a role, and takes it from whoever has it.
+        """Removes a role, and takes it from all that have it.
 
         Raises:
-            MissingError: There is none.
+            MissingError: There is none of this name.
         """
         if name in BUILT_IN:
             raise TakenError(f"the role {name} is built in and does not change")
@@ -197,7 +198,7 @@ class Document:
         """Takes a role from a principal.
 
         Raises:
-            MissingError: It does not have it.
+            MissingError: The principal does not have the role.
         """
         held = self.users.get(principal, Held())
         if role not in held.roles:
@@ -214,10 +215,10 @@ class Document:
     # Bytes.
 
     def encode(self) -> bytes:
-        """Its bytes: the same for equal documents.
+        """The bytes of the document, the same for equal documents.
 
         Raises:
-            DocumentError: It would be too large.
+            DocumentError: The document would be too large.
         """
         view = {
             "format": FORMAT,
@@ -248,10 +249,10 @@ def _token_view(record: TokenRecord) -> dict[str, Any]:
 
 
 def check_name(name: str, what: str) -> None:
-    """Refuses what is no name of a role or a token.
+    """Refuses a text that cannot be the name of a role or a token.
 
     Raises:
-        DocumentError: It is none.
+        DocumentError: The text is no such name.
     """
     if not _NAME.match(name):
         raise DocumentError(
@@ -260,10 +261,10 @@ def check_name(name: str, what: str) -> None:
 
 
 def check_principal(principal: str) -> None:
-    """Refuses what is no name of a principal.
+    """Refuses a text that cannot be the name of a principal.
 
     Raises:
-        DocumentError: It is none.
+        DocumentError: The text is no such name.
     """
     kind, _, name = principal.partition(":")
     if kind not in KINDS or not 0 < len(principal) <= PRINCIPAL_CHARACTERS_MAX or not name or not name.isprintable():
@@ -278,7 +279,7 @@ def decode(data: bytes) -> Document:
     """Reads a document.
 
     Raises:
-        DocumentError: It is none, or contradicts itself.
+        DocumentError: The bytes are no document, or contradict themselves.
     """
     if len(data) > DOCUMENT_BYTES_MAX:
         raise DocumentError("the document is too large")

@@ -27,7 +27,7 @@ _SAFE = "/:{}@!$&'()+,;=#^~|<>"
 
 
 class Verb(StrEnum):
-    """What somebody may do. DO NOT CHANGE THE VALUES: they are in the replicated state."""
+    """The actions that can be granted. DO NOT CHANGE THE VALUES: they are in the replicated state."""
 
     READ = "read"
     WRITE = "write"
@@ -47,15 +47,15 @@ KEYED = frozenset({Verb.READ, Verb.WRITE, Verb.WATCH})
 
 
 class GrantError(ValueError):
-    """This is no grant."""
+    """The text is no grant."""
 
 
 class Grant(NamedTuple):
-    """One thing that is allowed.
+    """One action that is allowed.
 
     Attributes:
-        verb: What.
-        prefix: With which keys; empty for all of them, and for the verbs that have no prefix.
+        verb: The action.
+        prefix: The prefix of the keys for which it is allowed; empty for all keys, and for verbs without a prefix.
     """
 
     verb: Verb
@@ -84,14 +84,14 @@ class KeyRange(NamedTuple):
 
 
 Target = bytes | KeyRange | None
-"""What is asked for: a key, a range of keys, or, for the verbs without a prefix, None."""
+"""The object of an action: a key, a range of keys, or, for verbs without a prefix, None."""
 
 
 def parse_grant(text: str) -> Grant:
     """Reads ``read:config/``, ``write:*`` or ``admin:backup``. In a prefix, ``%XX`` is one byte.
 
     Raises:
-        GrantError: It is something else; the message says what.
+        GrantError: The text is no grant; the message says why.
     """
     if len(text) > GRANT_CHARACTERS_MAX:
         raise GrantError("the grant is too long")
@@ -141,12 +141,13 @@ ALL = Rights(Grant(verb) for verb in Verb)
 
 
 def authorize(rights: Rights, verb: Verb, target: Target = None) -> bool:
-    """Whether these rights allow something. The one rule: what is not allowed by it is not done.
+    """Whether these rights allow an action. This is the one rule: nothing is done that it does not allow.
 
     Args:
-        rights: Whose.
-        verb: What is to be done.
-        target: With what; a verb of keys without a key or a range is refused, and so is any other verb with one.
+        rights: The rights of the sender.
+        verb: The action.
+        target: The object of the action; a verb of keys without a key or a range is refused, and so is any other verb
+            with one.
     """
     prefixes = rights.prefixes.get(verb)
     if prefixes is None:

@@ -26,9 +26,9 @@ class Minted(NamedTuple):
 
     Attributes:
         text: The token itself; nobody keeps it.
-        id: Its id.
-        salt: The salt.
-        digest: The hash.
+        id: The token's id.
+        salt: The salt of the hash.
+        digest: The hash of the secret, with the salt.
     """
 
     text: str
@@ -50,11 +50,11 @@ def digest_of(salt: bytes, secret: str) -> bytes:
 
 
 def parse(text: str) -> tuple[str, str] | None:
-    """Id and secret of a token; None for what is none."""
+    """The id and the secret of a token; None if the text is no token."""
     found = _TOKEN.match(text) if len(text) <= TOKEN_CHARACTERS_MAX else None
     return None if found is None else (found[1], found[2])
 
 
 def is_secret(secret: str, salt: bytes, digest: bytes) -> bool:
-    """Whether this is the secret that the hash was made of; takes the same time whatever the secret is."""
+    """Whether a secret is the one that the hash was made of; takes the same time for every secret."""
     return hmac.compare_digest(digest_of(salt, secret), digest)

@@ -113,7 +113,7 @@ class BadRequestError(ProblemError):
 
 
 class UnauthenticatedError(ProblemError):
-    """It is not known who sent the request."""
+    """The sender of the request is not known."""
 
     status = 401
 
@@ -122,7 +122,7 @@ class UnauthenticatedError(ProblemError):
 
 
 class ForbiddenError(ProblemError):
-    """Whoever sent the request may not do this.
+    """The sender of the request has not the right to it.
 
     Attributes:
         verb: The right that is missing; empty when no right would do.
@@ -152,7 +152,7 @@ class NotAppliedError(ProblemError):
 
 
 class TooManyRequestsError(NotAppliedError):
-    """Whoever sent the request asks for more than their part; refused before it was proposed.
+    """The sender of the request asks for more than its part; refused before it was proposed.
 
     Others are served meanwhile.
     """

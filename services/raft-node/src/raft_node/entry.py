@@ -28,7 +28,7 @@ FORMAT = 1
 
 
 class EntryKind(IntEnum):
-    """What an entry is for. DO NOT CHANGE THESE VALUES. Zero is reserved for preallocated files."""
+    """The kinds of entries. DO NOT CHANGE THESE VALUES. Zero is reserved for preallocated files."""
 
     NOOP = 1
     """The first entry of a new leader's term."""
@@ -39,7 +39,7 @@ class EntryKind(IntEnum):
     CLOCK = 4
     """Moves the log time on without a change."""
     STATE_HASH = 5
-    """Has replicas compare what they hold (raft_node.kv.state_hash)."""
+    """Has replicas compare their states (raft_node.kv.state_hash)."""
 
 
 class Entry(NamedTuple):
@@ -58,7 +58,7 @@ class Entry(NamedTuple):
 
 
 class EntryError(ValueError):
-    """The bytes are not an entry. ``position`` is where the bad one begins in the blob."""
+    """The bytes are not an entry. ``position`` is the offset in the blob at which the bad entry begins."""
 
     def __init__(self, position: int, what: str) -> None:
         super().__init__(f"at byte {position}: {what}")
@@ -72,11 +72,11 @@ def encode(
     """Gives an entry its final bytes.
 
     Args:
-        index: Its place in the log, from 1.
+        index: The entry's place in the log, from 1.
         term: The leader's term.
         kind: An ``EntryKind``.
         timestamp_us: The log time in microseconds since the epoch, never less than the entry before.
-        command: What it carries.
+        command: The bytes that the entry carries.
         command_crc: The CRC32C that came with the command; computed when there is none.
     """
     if command_crc is None:
@@ -89,7 +89,7 @@ def decode(blob: bytes, start: int = 0) -> Entry:
     """Decodes and checks the entry at ``start``; it ends at ``start + len(entry.data)``.
 
     Raises:
-        EntryError: It is cut off, or a checksum does not fit.
+        EntryError: The entry is cut off, or a checksum does not fit.
     """
     body_end = start + HEADER_BYTES
     if body_end > len(blob):
@@ -149,13 +149,13 @@ def decode_run(blob: bytes, start: int, count: int | None, bytes_max: int) -> Ru
     """Decodes and checks entries as ``decode`` does each.
 
     Args:
-        blob: What they lie in.
-        start: Where the first one begins.
-        count: How many to decode; None for as many as fill the blob.
+        blob: The bytes with the entries.
+        start: The offset of the first entry.
+        count: How many entries to decode; None for as many as fill the blob.
         bytes_max: The run is cut behind the entry with which it reaches this size.
 
     Raises:
-        EntryError: One of them is cut off, or a checksum does not fit; or the blob holds fewer than ``count``.
+        EntryError: An entry is cut off, or a checksum does not fit; or the blob holds fewer than ``count``.
     """
     # A start decodes hundreds of thousands: no call of Python's own, no look-up by name and no view for each of them.
     unpack, checksum, new, cls = _HEADER.unpack_from, crc32c, tuple.__new__, Entry
@@ -192,7 +192,7 @@ def decode_all(blob: bytes) -> list[Entry]:
     """Decodes and checks entries that lie one behind the other and fill the blob.
 
     Raises:
-        EntryError: One of them is damaged.
+        EntryError: An entry is damaged.
     """
     return decode_run(blob, 0, None, len(blob)).entries
 

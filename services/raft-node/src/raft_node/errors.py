@@ -66,10 +66,10 @@ class NotLeaderError(RefusedError):
 
 
 class ChangedError(RefusedError):
-    """What a change was made from is not there any more.
+    """The revision from which a change was made is not the present one.
 
     Attributes:
-        revision: What is there.
+        revision: The present revision.
     """
 
     def __init__(self, revision: int) -> None:
@@ -95,7 +95,7 @@ class SupersededError(RefusedError):
 
 
 class TransferRefusedError(RefusedError):
-    """Leadership cannot go to that member. The leader goes on as before."""
+    """Leadership cannot go to the member that was named. The leader goes on as before."""
 
 
 class AlreadyLeaderError(TransferRefusedError):
@@ -139,11 +139,11 @@ class AlreadyMemberError(ConfigurationRefusedError):
 
 
 class UnreachableError(ConfigurationRefusedError):
-    """Nobody answers at the address of the node that is to be admitted."""
+    """No node answers at the address of the node that is to be admitted."""
 
 
 class WrongNodeError(ConfigurationRefusedError):
-    """Another node answers there, or the address contradicts the settings."""
+    """Another node answers at the address, or the address contradicts the settings."""
 
 
 class InvalidCommandError(RefusedError):
@@ -151,14 +151,14 @@ class InvalidCommandError(RefusedError):
 
 
 class TransferFailedError(DougError):
-    """Leadership was to be handed over, and nobody was seen to take it in time. It may still move later."""
+    """Leadership was to be handed over, and no node was seen to take it in time. It may still move later."""
 
 
 class NoSpaceError(DougError):
-    """A disk is full. It is certain that nothing which counts was changed, and the same can be tried again.
+    """A disk is full. Certainly nothing that counts was changed, and the operation can be tried again.
 
     Attributes:
-        path: What was to be written.
+        path: The file that was to be written.
     """
 
     def __init__(self, path: str) -> None:
@@ -167,7 +167,7 @@ class NoSpaceError(DougError):
 
 
 class OutcomeUnknownError(DougError):
-    """It was proposed, and may or may not be applied later."""
+    """A command was proposed, and may or may not be applied later."""
 
 
 class UnavailableError(DougError):
@@ -179,12 +179,12 @@ class FatalError(DougError):
 
 
 class CorruptionError(FatalError):
-    """A file does not hold what was written. The file is left as it is.
+    """A file is not what was written. It is left as it is.
 
     Attributes:
         path: The damaged file.
-        offset: Where in it the damaged part begins, in bytes.
-        what: What does not fit.
+        offset: The offset of the damaged part, in bytes.
+        what: The part of the file that does not fit.
     """
 
     def __init__(self, path: str, offset: int, what: str) -> None:
@@ -195,11 +195,11 @@ class CorruptionError(FatalError):
 
 
 class DiskError(FatalError):
-    """A write, fsync or rename failed. What lies on disk is not known any more.
+    """A write, fsync or rename failed. The content of the disk is not known any more.
 
     Attributes:
         path: The file or directory.
-        operation: What was tried.
+        operation: The operation that was tried.
     """
 
     def __init__(self, path: str, operation: str, cause: OSError) -> None:
@@ -210,7 +210,7 @@ class DiskError(FatalError):
 
     @property
     def no_space(self) -> bool:
-        """Whether it failed because the disk is full; a sync is never forgiven, whatever it failed for."""
+        """Whether the operation failed because the disk is full; never so for a sync, which is not forgiven."""
         return self.errno in _NO_SPACE and not self.operation.startswith("sync")
 
 

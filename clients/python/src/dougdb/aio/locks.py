@@ -58,13 +58,13 @@ class AsyncLocks(AsyncSender):
         owner: str | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> AsyncLock:
-        """A lock that one holds at a time. Use it in an ``async with`` block.
+        """A lock that has one holder at a time. Use it in an ``async with`` block.
 
         Args:
             name: The lock's name; its key is ``locks/`` and the name.
-            ttl: How long it stays taken when its holder is gone. It is renewed three times in that time.
-            wait_s: How long to wait for it; without it as long as it takes, with 0 not at all.
-            owner: What the holder calls itself, for those who look; the machine and the process without it.
+            ttl: How long the lock stays taken when its holder is gone. It is renewed three times in that time.
+            wait_s: How long to wait for the lock; None for as long as it takes, 0 for not at all.
+            owner: The name of the holder, shown to others; None for the machine and the process.
             on_lost: Called once if the lock is lost while it is held.
         """
         return AsyncLock(self, LOCK_PREFIX, name, ttl=ttl, wait_s=wait_s, owner=owner, on_lost=on_lost)
@@ -78,11 +78,11 @@ class AsyncLocks(AsyncSender):
         wait_s: float | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> AsyncLock:
-        """Leadership of something: a lock whose holder others ask for with ``leader``.
+        """An election: a lock whose holder leads, and is found with ``leader``.
 
         Args:
-            name: Of what; its key is ``elections/`` and the name.
-            candidate: What others read who leads; the machine and the process without it.
+            name: The name of the election; its key is ``elections/`` and the name.
+            candidate: The name of the candidate, shown to others; None for the machine and the process.
             ttl: As for ``lock``.
             wait_s: As for ``lock``.
             on_lost: As for ``lock``.
@@ -90,11 +90,11 @@ class AsyncLocks(AsyncSender):
         return AsyncLock(self, ELECTION_PREFIX, name, ttl=ttl, wait_s=wait_s, owner=candidate, on_lost=on_lost)
 
     async def lock_holder(self, name: str) -> Holder | None:
-        """Who holds a lock, or None."""
+        """The holder of a lock; None if nobody holds it."""
         return await self._holder(LOCK_PREFIX, name)
 
     async def leader(self, name: str) -> Holder | None:
-        """Who was elected, or None."""
+        """The elected leader; None if there is none."""
         return await self._holder(ELECTION_PREFIX, name)
 
     async def _holder(self, prefix: str, name: str) -> Holder | None:
@@ -152,19 +152,19 @@ class AsyncLock:
 
     @property
     def held(self) -> bool:
-        """Whether it is surely held, now."""
+        """Whether the lock is surely held now."""
         return self._lease is not None and self._lease.holds(self._pace.now())
 
     @property
     def left_s(self) -> float:
-        """For how long it is surely held, should no renewal reach the store any more."""
+        """For how many seconds the lock is surely held if no renewal reaches the store any more."""
         return 0.0 if self._lease is None else self._lease.left_s(self._pace.now())
 
     def check(self) -> None:
-        """Asserts that it is held: to be called before whatever must not happen without it.
+        """Asserts that the lock is held: to be called before any action that must not happen without it.
 
         Raises:
-            LockLostError: It is not.
+            LockLostError: The lock is not held.
         """
         if not self.held:
             raise LockLostError(f"the lock {self.name} is not held any more")
@@ -185,8 +185,8 @@ class AsyncLock:
         """Takes the lock, and begins to renew it.
 
         Raises:
-            LockTimeoutError: Somebody else held it for as long as was to be waited.
-            UnavailableError: Nobody could serve it.
+            LockTimeoutError: Another holder kept the lock for the whole time of waiting.
+            UnavailableError: No node could serve the request.
         """
         self._nonce, self._was_lost, self._background = new_key(), False, self._pace.background()
         try:
@@ -200,7 +200,7 @@ class AsyncLock:
         self._background.start(self._renew_on)
 
     async def _wait_for_it(self) -> None:
-        """Tries until it is held; raises what ``acquire`` does."""
+        """Tries until the lock is held; raises what ``acquire`` does."""
         ends_s = None if self._wait_s is None else self._pace.now() + self._wait_s
         pause_s = POLL_MIN_S
         while True:
@@ -216,7 +216,7 @@ class AsyncLock:
             pause_s = min(2 * pause_s, POLL_MAX_S, self._ttl_s / RENEWALS)
 
     async def release(self) -> None:
-        """Gives the lock back; one that is lost already is left alone."""
+        """Gives the lock back; does nothing if it is lost already."""
         await self._background.stop()
         lease, self._lease = self._lease, None
         if lease is None or self._was_lost:
@@ -230,7 +230,7 @@ class AsyncLock:
             await self._client._call(call, deadline_s=min(self._ttl_s, 5.0))
 
     async def _give_up(self) -> None:
-        """Gives back what may have been taken; what cannot be given back runs out by itself."""
+        """Gives a lock back that may have been taken; one that cannot be given back runs out by itself."""
         with contextlib.suppress(DougdbError):
             value = await self._client._call(calls.get(self._key), deadline_s=0.0, timeout_s=1.0)
             if holder_of(self.name, value).document.get("nonce") == self._nonce:
@@ -238,7 +238,7 @@ class AsyncLock:
                 await self._client._call(call, deadline_s=0.0, timeout_s=1.0)
 
     async def _try(self) -> Holder | None:
-        """Takes the lock if it is free; returns who holds it otherwise, as far as that is known."""
+        """Takes the lock if it is free; otherwise returns its holder, as far as that is known."""
         sent_s = self._pace.now()
         value = encode_holder(self._owner, self._nonce)
         call = calls.put(
@@ -282,9 +282,9 @@ class AsyncLock:
         """Renews the lock once, trying for as long as it is held.
 
         Raises:
-            LockLostError: It is somebody else's, or nobody's.
-            UnavailableError: It could not be renewed in time.
-            OutcomeUnknownError: It may have been renewed, and may not.
+            LockLostError: Another holder has the lock, or nobody.
+            UnavailableError: The lock could not be renewed in time.
+            OutcomeUnknownError: The lock may or may not have been renewed.
         """
         sent_s = self._pace.now()
         call = calls.touch(self._key, self._ttl_s, condition=conditions(lease.revision), token=AUTO)

@@ -15,7 +15,7 @@ from dougdb.errors import DougdbError
 from dougdb.shapes import ClusterStatus, LeaderMoved, MemberChange, Members, Timeline
 
 BACKUP_TIMEOUT_S = 180.0
-"""A node flushes what is in memory first, and reads all its tables once for their checksums."""
+"""The longest step of a backup: a node first flushes its memory, and reads all its tables for their checksums."""
 EVENTS_MAX = 10_000
 """The most events that one request may ask for."""
 
@@ -27,17 +27,17 @@ class AsyncOperators(AsyncSender):
         """Every shard with its nodes, their roles, terms and indexes.
 
         Args:
-            vitals: Also how every node is, and the facade: clocks, disks, certificates, versions.
+            vitals: Whether to tell also how the nodes and the facade are: clocks, disks, certificates, versions.
         """
         return await self._call(operating.cluster(vitals))
 
     async def events(self, shard: str | int, *, since_us: int = 0, limit: int = EVENTS_MAX) -> Timeline:
-        """What the nodes of a shard did and why, oldest first.
+        """The events of a shard's nodes: what they did and why, oldest first.
 
         Args:
             shard: The shard's id.
-            since_us: Only what happened at or after this time, microseconds since the epoch.
-            limit: At most so many, the newest.
+            since_us: The time from which on events are wanted, microseconds since the epoch.
+            limit: The most events, the newest ones.
         """
         return await self._call(operating.events(shard, since_us, limit))
 
@@ -46,12 +46,12 @@ class AsyncOperators(AsyncSender):
 
         Args:
             shard: The shard's id.
-            to: The node that is to lead; the most caught-up one without it.
+            to: The node that is to lead; None for the most caught-up one.
 
         Raises:
-            RejectedError: It cannot go there: no such shard or node, or that node leads already.
+            RejectedError: Leadership cannot go there: no such shard or node, or the node leads already.
             UnavailableError: The shard has no leader.
-            OutcomeUnknownError: Nobody was seen to take over in time.
+            OutcomeUnknownError: No other node was seen to take over in time.
         """
         return await self._call(operating.transfer_leadership(shard, to))
 
@@ -60,7 +60,7 @@ class AsyncOperators(AsyncSender):
 
         Raises:
             RejectedError: There is no such shard.
-            UnavailableError: It has no leader.
+            UnavailableError: The shard has no leader.
         """
         return await self._call(operating.members(shard))
 
@@ -70,12 +70,12 @@ class AsyncOperators(AsyncSender):
         Args:
             shard: The shard's id.
             name: The node's name.
-            address: Its Raft address, host:port.
+            address: The node's Raft address, host:port.
 
         Raises:
-            RejectedError: It cannot be admitted: it is a member, nobody or another node is at the address.
-            UnavailableError: Certainly not changed: no leader, or another change came first.
-            OutcomeUnknownError: Nobody can tell; ``members`` shows what became of it.
+            RejectedError: The node cannot be admitted: it is a member, or no node or another one is at the address.
+            UnavailableError: The members were certainly not changed: no leader, or another change came first.
+            OutcomeUnknownError: The members may have been changed; ``members`` shows it.
         """
         return await self._call(operating.add_member(shard, name, address))
 
@@ -85,20 +85,20 @@ class AsyncOperators(AsyncSender):
         Args:
             shard: The shard's id.
             name: The node's name.
-            force: Also when the others cannot form a healthy quorum now.
+            force: Whether to do it even if the others cannot form a healthy quorum now.
         """
         return await self._call(operating.remove_member(shard, name, force))
 
     async def replace_member(
         self, shard: str | int, name: str, address: str | None = None, *, force: bool = False
     ) -> MemberChange:
-        """Admits a node whose disk was wiped or replaced, in place of what it was; raises what ``add_member`` does.
+        """Admits a node with a wiped or replaced disk in place of its old incarnation; raises what ``add_member`` does.
 
         Args:
             shard: The shard's id.
             name: The node's name.
-            address: Its Raft address; the one that is known without it.
-            force: Also when the others cannot form a healthy quorum now.
+            address: The node's Raft address; None for the one that is known.
+            force: Whether to do it even if the others cannot form a healthy quorum now.
         """
         return await self._call(operating.replace_member(shard, name, address, force))
 
@@ -121,7 +121,7 @@ class AsyncOperators(AsyncSender):
         """The partition map: which shard owns which slots, and its epoch.
 
         Args:
-            counts: Also how often the facade was asked for each slot since its start.
+            counts: Whether to tell also how often the facade was asked for each slot since its start.
         """
         return await self._call(operating.partitions(counts))
 

@@ -27,18 +27,18 @@ R = TypeVar("R")
 DEFAULT_TIMEOUT_S = 15.0
 DEFAULT_DEADLINE_S = 30.0
 IN_FLIGHT = 64
-"""More requests at once make a facade no faster, and every connection costs both sides memory."""
+"""The requests at once: more make a facade no faster, and every connection costs both sides memory."""
 FULL_S = 60.0
-"""For so long writes are sent without a key of the client's own, once a shard had no room for one."""
+"""For how long writes are sent without a key of the client's own after a shard had no room for one."""
 SESSION = "Doug-Session"
 
 
 class Session:
-    """What a client has seen and written, as the facades tell it.
+    """The session of a client: the newest token of what it has seen and written.
 
     Attributes:
         token: The newest token; empty before the first answer.
-        turn: Held while a request is under way: a token tells of all requests before it only when they end before.
+        turn: A lock that a request holds while it is under way: only after its end a token tells of it.
     """
 
     def __init__(self, token: str) -> None:
@@ -50,14 +50,14 @@ class AsyncSender:
     """A client without its calls. Use it in an ``async with`` block, or call ``close``.
 
     Args:
-        url: Where the facade listens; several, and each is tried when the one before cannot be reached.
+        url: The facade's URL, or several, of which each is tried when the one before cannot be reached.
         timeout_s: How long one step of a request (connect, send, receive) may take.
-        deadline_s: For how long a call that failed may be begun again; 0 for never.
+        deadline_s: How long after its begin a failed call may be begun again; 0 for never.
         exactly_once: Whether the client makes an idempotency key for every write, so that a write whose outcome is
             unknown may be repeated. A shard keeps a bounded number of keys for a day; where it has no room for another
             one, a write goes without, and is then not repeated once it may have been applied.
-        ca_file: The authority that signs the facade's certificate (PEM), for HTTPS; those of the system without it.
-        token: What is shown to say who asks; that of the environment variable DOUGDB_TOKEN without it.
+        ca_file: The authority that signs the facade's certificate (PEM), for HTTPS; None for those of the system.
+        token: The token that is shown to the facade; None for that of the environment variable DOUGDB_TOKEN.
         in_flight: How many requests may be on their way at once. Any more wait for their turn, and their time has not
             begun until they have it.
         transport: Another httpx transport, for tests.
@@ -107,7 +107,7 @@ class AsyncSender:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections; those of a session are the client's."""
+        """Closes the connections; a session has none of its own, and closes nothing."""
         if not self._is_view:
             await self._http.aclose()
 
@@ -123,11 +123,11 @@ class AsyncSender:
 
         Args:
             call: The call.
-            deadline_s: For how long it may be begun again, if not for the client's ``deadline_s``.
-            timeout_s: How long a step may take, if not the client's ``timeout_s``.
+            deadline_s: How long after its begin the call may be begun again; None for the client's ``deadline_s``.
+            timeout_s: How long a step may take; None for the client's ``timeout_s``.
 
         Raises:
-            DougdbError: What became of it.
+            DougdbError: The call failed; the class tells its outcome.
         """
         own_key = call.token is AUTO
         if own_key:
@@ -148,7 +148,7 @@ class AsyncSender:
                 await self._pace.sleep(attempts.pause_after(error, self._pace.now()))
 
     def _own_key(self) -> str | None:
-        """An idempotency key of the client's own, where it makes them and there was room for the last one."""
+        """A new idempotency key; None if the client makes none, or a shard lately had no room for one."""
         return new_key() if self._exactly_once and self._pace.now() >= self._full_until_s else None
 
     def _attempts(self, call: Call[R], deadline_s: float | None = None) -> Attempts:
@@ -158,7 +158,7 @@ class AsyncSender:
         )
 
     async def _exchange(self, call: Call[R], timeout_s: float | httpx.Timeout | None) -> Answer:
-        """Sends a call once; those of a session one after the other."""
+        """Sends a call once; the calls of a session go one after the other."""
         if self._session is None:
             return await self._send(call, timeout_s)
         async with self._session.turn:
@@ -216,7 +216,7 @@ class AsyncSender:
         )
 
     def _headers(self, call: Call[R]) -> dict[str, str]:
-        """The call's header fields, and those of the session."""
+        """The header fields of a call and of the session."""
         headers = dict(call.headers)
         if self._session is not None and (call.reads or call.write):
             if self._session.token:

@@ -36,7 +36,7 @@ class Endpoint(NamedTuple):
     Attributes:
         host: Its name or address.
         port: Its port.
-        trust: Whom to trust; None for plaintext.
+        trust: The authorities that are trusted; None for plaintext.
     """
 
     host: str

@@ -43,24 +43,24 @@ class DougClient(Watches, Locks):
 
         Args:
             key: The key.
-            consistency: What the read promises; linearizable without it.
-            if_revision: Only if the key has this revision.
+            consistency: The consistency of the read; None for linearizable.
+            if_revision: Read only if the key has this revision.
 
         Raises:
-            KeyNotFoundError: There is none.
-            PreconditionFailedError: It has another revision.
-            UnavailableError: Nobody could serve the read in this consistency.
+            KeyNotFoundError: There is no such key.
+            PreconditionFailedError: The key has another revision.
+            UnavailableError: No node could serve the read in this consistency.
         """
         return self._call(calls.get(key, consistency=consistency, if_revision=if_revision))
 
     def get_if_changed(
         self, key: str | Bytes, revision: str | int, *, consistency: Consistency | str | None = None
     ) -> Value | None:
-        """Reads a value unless it has a revision that the caller knows already: then None.
+        """Reads a value, or returns None if it has the revision that the caller knows already.
 
         Raises:
-            KeyNotFoundError: There is none.
-            UnavailableError: Nobody could serve the read in this consistency.
+            KeyNotFoundError: There is no such key.
+            UnavailableError: No node could serve the read in this consistency.
         """
         return self._call(calls.get_if_changed(key, revision, consistency=consistency))
 
@@ -82,19 +82,19 @@ class DougClient(Watches, Locks):
         Args:
             key: The key.
             value: The value.
-            content_type: Kept with the value.
-            content_encoding: Kept with the value, which stays as it is.
-            ttl: How long it lives: seconds, a ``timedelta``, text like ``500ms``, or ``keep`` for what the key had;
-                for ever without it.
-            if_revision: Only if the key has this revision: compare and set.
-            if_absent: Only if there is no such key.
-            if_exists: Only if there is such a key.
-            idempotency_key: The caller's own; None for none.
+            content_type: The content type, which is kept with the value.
+            content_encoding: The content encoding, which is kept with the value; the value stays as it is.
+            ttl: How long the key lives: seconds, a ``timedelta``, text like ``500ms``, or ``keep`` for the expiry that
+                it had; None for ever.
+            if_revision: Store only if the key has this revision: compare and set.
+            if_absent: Store only if there is no such key.
+            if_exists: Store only if there is such a key.
+            idempotency_key: An idempotency key of the caller's own; None for none.
 
         Raises:
             PreconditionFailedError: The condition does not hold.
-            UnavailableError: It was certainly not stored.
-            OutcomeUnknownError: It may have been stored, or may be later.
+            UnavailableError: The value was certainly not stored.
+            OutcomeUnknownError: The value may have been stored, or may be later.
         """
         condition = conditions(if_revision, if_absent=if_absent, if_exists=if_exists)
         call = calls.put(
@@ -116,18 +116,18 @@ class DougClient(Watches, Locks):
         if_exists: bool = False,
         idempotency_key: IdempotencyKey = AUTO,
     ) -> Receipt:
-        """Removes a key; that it does not exist is no error.
+        """Removes a key; a missing key is no error.
 
         Args:
             key: The key.
-            if_revision: Only if the key has this revision.
-            if_exists: Only if there is such a key: then it is an error.
-            idempotency_key: The caller's own; None for none.
+            if_revision: Remove only if the key has this revision.
+            if_exists: Make a missing key a ``PreconditionFailedError``.
+            idempotency_key: An idempotency key of the caller's own; None for none.
 
         Raises:
             PreconditionFailedError: The condition does not hold.
-            UnavailableError: It was certainly not removed.
-            OutcomeUnknownError: It may have been removed, or may be later.
+            UnavailableError: The key was certainly not removed.
+            OutcomeUnknownError: The key may have been removed, or may be later.
         """
         condition = conditions(if_revision, if_exists=if_exists)
         return self._call(calls.delete(key, condition=condition, token=idempotency_key))
@@ -148,20 +148,20 @@ class DougClient(Watches, Locks):
 
         Args:
             key: The key.
-            by: How much; it may be negative.
-            initial: What a key that does not exist counts as.
-            ttl: As for ``put``; without it the key keeps what it had.
-            if_revision: Only if the key has this revision.
-            if_absent: Only if there is no such key.
-            if_exists: Only if there is such a key.
-            idempotency_key: The caller's own; None for none.
+            by: The number to add; it may be negative.
+            initial: The number that a missing key counts as.
+            ttl: As for ``put``; without it the key keeps the expiry that it had.
+            if_revision: Add only if the key has this revision.
+            if_absent: Add only if there is no such key.
+            if_exists: Add only if there is such a key.
+            idempotency_key: An idempotency key of the caller's own; None for none.
 
         Raises:
-            NotANumberError: The value is something else.
+            NotANumberError: The value is no decimal integer of 64 bits.
             CounterOverflowError: The sum does not fit into 64 bits.
             PreconditionFailedError: The condition does not hold.
-            UnavailableError: It was certainly not counted.
-            OutcomeUnknownError: It may have been counted, or may be later.
+            UnavailableError: The number was certainly not added.
+            OutcomeUnknownError: The number may have been added, or may be later.
         """
         condition = conditions(if_revision, if_absent=if_absent, if_exists=if_exists)
         return self._call(
@@ -181,16 +181,16 @@ class DougClient(Watches, Locks):
 
         Args:
             key: The key.
-            ttl: How long it lives from now on.
-            if_revision: Only if the key has this revision: how a lease is renewed.
-            if_exists: A missing key is a ``PreconditionFailedError`` then.
-            idempotency_key: The caller's own; None for none.
+            ttl: How long the key lives from now on.
+            if_revision: Change it only if the key has this revision; so a lease is renewed.
+            if_exists: Make a missing key a ``PreconditionFailedError``.
+            idempotency_key: An idempotency key of the caller's own; None for none.
 
         Raises:
             KeyNotFoundError: There is no such key.
             PreconditionFailedError: The condition does not hold.
-            UnavailableError: It certainly kept the expiry that it had.
-            OutcomeUnknownError: It may have got the new one, or may later.
+            UnavailableError: The key certainly kept the expiry that it had.
+            OutcomeUnknownError: The key may have got the new expiry, or may get it later.
         """
         condition = conditions(if_revision, if_exists=if_exists)
         return self._call(calls.touch(key, ttl, condition=condition, token=idempotency_key))
@@ -199,15 +199,15 @@ class DougClient(Watches, Locks):
         """Carries out many operations, each as if alone; nothing is atomic. Their results come in the same order.
 
         Any number may be given: they are sent in requests of a size that the facade takes. An operation that failed is
-        no exception here, but a result with an ``error``; those that could not be served are repeated within the
-        deadline, as a call alone is.
+        no exception here, but a result with an ``error``; operations that could not be served are repeated within the
+        deadline, as single calls are.
 
         Args:
-            operations: What is to be done. Operations on one key happen in their order.
-            idempotency_key: The caller's own, for a batch of one request; None for none.
+            operations: The operations. Those on one key happen in their order.
+            idempotency_key: An idempotency key of the caller's own, for a batch of one request; None for none.
 
         Raises:
-            UnavailableError: None of the operations that are left was applied.
+            UnavailableError: No operation was applied.
             OutcomeUnknownError: Nobody can tell which operations were applied.
         """
         split: Iterable[Group] = groups(operations)
@@ -259,17 +259,17 @@ class DougClient(Watches, Locks):
 
         Raises:
             CrossShardError: The keys belong to several shards.
-            RejectedError: It makes no sense.
-            UnavailableError: Nothing was applied.
-            OutcomeUnknownError: It may have been applied, or may be later.
+            RejectedError: The transaction makes no sense.
+            UnavailableError: The transaction was certainly not applied.
+            OutcomeUnknownError: The transaction may have been applied, or may be later.
         """
         return self._call(calls.txn(compare, success, failure, token=idempotency_key))
 
     def operation_state(self, idempotency_key: str, key: str | Bytes) -> OperationState:
-        """What became of a write.
+        """Asks for the outcome of a write with an idempotency key.
 
         Args:
-            idempotency_key: The key that the write had.
+            idempotency_key: The idempotency key that the write had.
             key: The key that the write was for.
         """
         return self._call(calls.operation_state(idempotency_key, key))
@@ -281,7 +281,7 @@ class DougClient(Watches, Locks):
         that one.
 
         Args:
-            token: That of another session to go on with, also of another process.
+            token: The token of another session, also of another process, to go on with; empty begins anew.
         """
         view = copy.copy(self)
         view._session = Session(token)
@@ -290,7 +290,7 @@ class DougClient(Watches, Locks):
 
     @property
     def session_token(self) -> str:
-        """What another client can go on with; empty outside of a session, and before its first answer."""
+        """The token with which another client can go on; empty outside of a session, and before its first answer."""
         return self._session.token if self._session is not None else ""
 
     def limits(self) -> dict[str, Any]:

@@ -37,16 +37,16 @@ class Ranges(Operators):
         along comes exactly once. To leave the loop early, use ``contextlib.closing``.
 
         Args:
-            prefix: Keys that begin with it; or:
-            start: Keys from here on,
-            end: up to before this one.
-            limit: At most so many.
-            keys_only: Without values: ``data`` is empty.
-            reverse: From the last key to the first.
-            consistency: What the read promises; linearizable without it.
+            prefix: The prefix of the keys; or else:
+            start: The first key of the range; None for no bound.
+            end: The first key behind the range; None for no bound.
+            limit: The most entries; None for all.
+            keys_only: Whether values are left out: ``data`` is empty then.
+            reverse: Whether to go from the last key to the first.
+            consistency: The consistency of the read; None for linearizable.
 
         Raises:
-            UnavailableError: A shard stayed away for longer than the deadline.
+            UnavailableError: A shard could not be reached for longer than the deadline.
         """
         wanted = Range.of(prefix, start, end, reverse=reverse)
         left = limit
@@ -112,15 +112,15 @@ class Ranges(Operators):
         """Reads a range page by page; each page is one point in the log of each shard.
 
         Args:
-            prefix: Keys that begin with it; or:
-            start: Keys from here on,
-            end: up to before this one.
-            delimiter: Keys that share what they have up to it, behind the prefix, are told once, in ``prefixes``.
-            limit: At most so many entries and common prefixes per page.
-            keys_only: Without values.
-            reverse: From the last key to the first.
-            cursor: Where an earlier page said that the next one begins.
-            consistency: What the read promises; linearizable without it.
+            prefix: The prefix of the keys; or else:
+            start: The first key of the range; None for no bound.
+            end: The first key behind the range; None for no bound.
+            delimiter: Keys that are alike up to it, behind the prefix, are told once, in ``prefixes``.
+            limit: The most entries and common prefixes of a page; None for the facade's limit.
+            keys_only: Whether values are left out.
+            reverse: Whether to go from the last key to the first.
+            cursor: The ``next_cursor`` of an earlier page, behind which to go on; None for the beginning.
+            consistency: The consistency of the read; None for linearizable.
         """
         wanted = Range.of(prefix, start, end, reverse=reverse)
         raw = key_bytes(prefix) if prefix else None
@@ -149,7 +149,7 @@ class Ranges(Operators):
         end: str | Bytes | None = None,
         consistency: Consistency | str | None = None,
     ) -> int:
-        """How many keys a range has."""
+        """Counts the keys of a range."""
         return self._call(ranges.count(Range.of(prefix, start, end), consistency=consistency))
 
     def delete_range(
@@ -165,16 +165,16 @@ class Ranges(Operators):
         """Removes the keys of a range, in steps; it is no transaction.
 
         Args:
-            prefix: Keys that begin with it; or:
-            start: Keys from here on,
-            end: up to before this one.
-            everything: Every key is meant: needed for a range without any bound.
-            limit: At most so many.
-            dry_run: Only count them.
+            prefix: The prefix of the keys; or else:
+            start: The first key of the range; None for no bound.
+            end: The first key behind the range; None for no bound.
+            everything: Whether every key is meant: needed for a range without any bound.
+            limit: The most keys to remove; None for all.
+            dry_run: Whether the keys are only counted.
 
         Raises:
-            ValueError: The range has no bound, and it was not said that everything is meant.
-            UnavailableError: A shard stayed away for longer than the deadline; some keys may have gone.
+            ValueError: The range has no bound, and ``everything`` was not given.
+            UnavailableError: A shard could not be reached for longer than the deadline; some keys may have gone.
         """
         wanted = Range.of(prefix, start, end)
         keys, cursor = 0, None

@@ -19,7 +19,7 @@ from dougdb.shapes import Value
 from dougdb.watches import KINDS, NOW, PROGRESS, Change, change_of_line
 
 SILENT_S = 15.0
-"""A facade tells the progress of a watch every five seconds."""
+"""How long a watch may be silent: a facade tells its progress every five seconds."""
 
 
 class Watches(Ranges):
@@ -43,10 +43,10 @@ class Watches(Ranges):
         meanwhile, as long as the nodes hold what follows. To leave the loop, use ``contextlib.closing``.
 
         Args:
-            key: One key; or:
-            prefix: Keys that begin with it; or:
-            start: Keys from here on,
-            end: up to before this one. Nothing means every key.
+            key: The key to watch; or else:
+            prefix: The prefix of the keys; or else:
+            start: The first key of the range; None for no bound.
+            end: The first key behind the range; None for no bound. Without any of these all keys are watched.
             begin: ``now``; ``start`` for what is there first, as puts without an ``id``, and then every change since
                 (what is there may come again when the connection breaks before all of it has come); or the ``id`` of a
                 change, behind which it goes on.
@@ -56,8 +56,8 @@ class Watches(Ranges):
                 ``progress``: its ``id`` is good to go on from.
 
         Raises:
-            HistoryGoneError: What follows is not held any more.
-            UnavailableError: Nothing came for longer than the deadline.
+            HistoryGoneError: The changes that follow are not held any more.
+            UnavailableError: No message came for longer than the deadline.
         """
         attempts = Attempts(repeatable=True, deadline_s=self._deadline_s, now_s=self._pace.now())
         while True:
@@ -81,16 +81,16 @@ class Watches(Ranges):
     def wait_for(
         self, key: str | Bytes, until: Callable[[Value | None], bool], *, timeout_s: float | None = None
     ) -> Value | None:
-        """Waits until a key is as it should be, and returns it.
+        """Waits until a key's value fulfils a condition, and returns the value.
 
         Args:
             key: The key.
-            until: Is asked for the value as it is, and again after every change; None means that there is none.
-            timeout_s: How long to wait; for as long as it takes without it.
+            until: The condition: called with the present value, and again after every change; None is a missing key.
+            timeout_s: How long to wait; None for as long as it takes.
 
         Raises:
-            WaitTimeoutError: It did not become so in time.
-            UnavailableError: Nothing came for longer than the deadline.
+            WaitTimeoutError: The condition was not fulfilled in time.
+            UnavailableError: No message came for longer than the deadline.
         """
         ends_s = None if timeout_s is None else self._pace.now() + timeout_s
         changes = watches.watch(key=key, prefix=None, start=None, end=None, begin=NOW, kinds=KINDS, values=False)
@@ -124,7 +124,7 @@ class Watches(Ranges):
         return None
 
     def _watch_timeout(self, ends_s: float | None = None) -> httpx.Timeout:
-        """How long a stream may be silent: it tells its progress every few seconds; and not longer than is waited."""
+        """The timeouts of a stream, which tells its progress every few seconds; at most the rest of the waiting."""
         steps = self._http.timeout
         read_s = SILENT_S if steps.read is None else max(steps.read, SILENT_S)
         if ends_s is not None:

@@ -104,6 +104,10 @@ def prepare(data: DataDirectory, plan: PortPlan, hosts: list[str], stopping: Cal
         # The nodes of a supervisor that was killed are about to stop; anybody else will not go away by waiting.
         if not orphans or time.monotonic() > waited_until or stopping():
             break
+        for owner in orphans:
+            # One that was paused does not notice that its supervisor is gone.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(running[owner], signal.SIGCONT)
         time.sleep(ASK_EVERY_S)
     if blocked:
         raise RefusedError("\n".join(_describe_taken(listener, why, running) for listener, why in blocked[:8]))

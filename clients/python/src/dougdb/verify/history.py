@@ -99,8 +99,8 @@ class Recorded:
     """A request of a history.
 
     Attributes:
-        process: Who asked; one process asks one thing at a time.
-        request: What was asked.
+        process: The number of the client that asked, which asks one thing at a time.
+        request: The request.
         began: When.
         ended: When the answer came; infinity when none did.
         outcome: The answer; None when it is not known what became of it.

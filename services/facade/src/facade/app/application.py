@@ -44,7 +44,7 @@ from facade.settings import Settings
 _KEYS = KEY_PREFIX + b"/"
 _ACTIONS = KEY_PREFIX + b":"
 _OF_KEYS = (KEY_PREFIX, b"/v1/batch", b"/v1/txn", b"/v1/watch", OPS_PREFIX)
-"""What is counted: operators and probes must get through while clients send too much."""
+"""The paths whose requests are counted: operators and probes must get through while clients send too much."""
 log = structlog.get_logger()
 
 READING = frozenset({"GET", "POST"})
@@ -52,12 +52,12 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 
 
 class Application:
-    """Raw routes to their handlers, everything else to FastAPI.
+    """The application: hands raw routes to their handlers, and everything else to FastAPI.
 
     Attributes:
         console: The console, if it is enabled.
-        front: What connections share.
-        audience: The watches that have seen everything; somebody has to ``run`` it.
+        front: The limits and counts that all connections share.
+        audience: The watches that have seen all changes so far. Requires: a task calls its ``run``.
         hot: The short way for plain requests, for connections that use it.
     """
 
@@ -134,10 +134,10 @@ class Application:
             self._metrics.inflight -= 1
 
     def _count(self, raw_path: bytes, scope: Scope) -> None:
-        """Says whose share the request takes, and counts it if it is one of keys.
+        """Notes whose share the request takes, and counts a request of keys.
 
         Raises:
-            TooManyRequestsError: Its client or address has used up its share.
+            TooManyRequestsError: The client or address has used up its share.
         """
         address: str = scope["client"][0] if scope.get("client") else ""
         principal = "" if self._gate is None else current.get().access.name
@@ -160,7 +160,7 @@ class Application:
         await console(scope, receive, send)
 
     def _raw(self, raw_path: bytes, scope: Scope) -> RawApp | RangeApp | None:
-        """The raw route of a path that is not below the keys; None for FastAPI's."""
+        """The raw handler of a path that is not below the keys; None for paths that FastAPI serves."""
         if raw_path == KEY_PREFIX:
             # One key of any bytes, or a range of keys.
             return self._keys if b"key64=" in scope["query_string"] else self._ranges
@@ -169,7 +169,7 @@ class Application:
         return self._ops if raw_path.startswith(OPS_PREFIX) else self._exact.get(raw_path)
 
     async def _tell_defect(self, error: Exception, route: str, scope: Scope, send: Send) -> None:
-        """A raw route failed with what it does not expect: logged, counted, and answered unless it was already."""
+        """Handles an unexpected error of a raw route: logs it, counts it, and answers if nothing has answered yet."""
         problem_error = UnexpectedError()
         method, request_id = scope["method"], request_id_of(scope)
         log.error("request.failed", method=method, request=request_id.decode(), reason=repr(error), exc_info=error)
@@ -212,7 +212,7 @@ def _place(router: Router) -> tuple[str, int]:
 
 
 def _untold(caller: Caller, what: str, name: str) -> None:
-    """Nobody says who they are, and so nothing is changed."""
+    """Does nothing: stands for the audit log while clients need not say who they are."""
 
 
 def make_fastapi(
@@ -222,7 +222,7 @@ def make_fastapi(
     state: AuthState | None = None,
     gate: Gate | None = None,
 ) -> FastAPI:
-    """Everything but the key routes; without ``state`` and ``gate`` for anyone."""
+    """Makes the application that serves all but the raw routes; without ``state`` and ``gate`` it serves anyone."""
     app = FastAPI(
         title="DougDB",
         version=__version__,

@@ -40,10 +40,10 @@ def _shown(key: bytes) -> str:
 
 
 class _Room:
-    """How many lines of one event may be written.
+    """The room for lines of one kind of event.
 
     Attributes:
-        left_out: How many were left out since the last one.
+        left_out: The number of lines that were left out since the last one.
     """
 
     def __init__(self, now_s: float) -> None:
@@ -52,7 +52,7 @@ class _Room:
         self.left_out = 0
 
     def take(self, now_s: float) -> bool:
-        """Whether there is room for a line; it is taken."""
+        """Takes room for a line; returns whether there was any."""
         self._lines = min(BURST, self._lines + max(0.0, now_s - self._looked_s) * LINES_PER_S)
         self._looked_s = now_s
         if self._lines < 1:
@@ -63,10 +63,10 @@ class _Room:
 
 
 class Audit:
-    """Writes the lines."""
+    """Writes the audit log, a line for each event."""
 
     def __init__(self, path: str, registry: CollectorRegistry, clock: Callable[[], float] = time.time) -> None:
-        """Opens the file for appending; without one the lines go to the log.
+        """Opens the file for appending; without a path the lines go to the facade's log.
 
         Raises:
             SettingsError: The file cannot be written to.
@@ -95,15 +95,15 @@ class Audit:
         self._tell("refused", caller, fields)
 
     def unknown(self, caller: Caller, reason: str) -> None:
-        """Nobody knows who sent this."""
+        """Notes that a request was refused because its sender is not known."""
         self._tell("refused", caller, {"outcome": "unauthenticated", "reason": reason})
 
     def acted(self, caller: Caller, path: str, status: int) -> None:
-        """An operator did something, or tried to."""
+        """Notes what an operator did, or tried to do."""
         self._tell("admin", caller, {"path": path[:KEY_CHARACTERS_MAX], "outcome": str(status)})
 
     def changed(self, caller: Caller, what: str, name: str) -> None:
-        """Roles, users or tokens were changed."""
+        """Notes that a role, a user or a token was changed."""
         self._tell("auth", caller, {"action": what, "name": name[:KEY_CHARACTERS_MAX], "outcome": "done"})
 
     def signed(self, caller: Caller, what: str, name: str) -> None:
@@ -111,7 +111,7 @@ class Audit:
         self._tell("session", caller, {"action": what, "name": name[:KEY_CHARACTERS_MAX], "outcome": "done"})
 
     def close(self) -> None:
-        """Closes the file; nothing is told afterwards."""
+        """Closes the file. Requires: nothing is noted afterwards."""
         if self._file is not None:
             self._file.close()
 

@@ -40,9 +40,9 @@ GROUPS_MAX = 256
 READ_EVERY_S = 60.0
 READ_AGAIN_S = 5.0
 READ_TIMEOUT_S = 5.0
-"""So long a connection may be silent."""
+"""How long the connection to the issuer's server may be silent."""
 READ_ALL_S = 10.0
-"""So long it takes at most in all."""
+"""How long reading the issuer's keys may take in all."""
 LEEWAY_S = 30
 TIME_MAX = 1 << 53
 
@@ -50,17 +50,17 @@ log = structlog.get_logger()
 
 
 class BearerError(Exception):
-    """This JWT does not count; the message says why, and holds nothing of it."""
+    """A JWT does not count. The message says why, and holds nothing of the token."""
 
 
 class Bearer(NamedTuple):
-    """Whom a JWT is about.
+    """The owner of a JWT.
 
     Attributes:
-        name: The principal.
-        principals: It and its groups.
-        expires_s: When it ends, in seconds since the epoch.
-        mark: Tells the key that has signed it from all others.
+        name: The principal's name.
+        principals: The names of the principal and of its groups.
+        expires_s: When the JWT ends, in seconds since the epoch.
+        mark: The mark of the key that has signed the JWT: see ``Key``.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Key(NamedTuple):
 
     Attributes:
         key: The key itself.
-        mark: The hash of what the set says of it.
+        mark: The hash of what the issuer's set says of the key; it tells the key from all others.
     """
 
     key: jwt.PyJWK
@@ -82,14 +82,14 @@ class Key(NamedTuple):
 
 
 class Bearers:
-    """Judges JWTs.
+    """Judges JWTs by the issuer's keys.
 
     Attributes:
-        on_change: Called when the issuer's keys are others.
+        on_change: Called when the issuer's keys have changed.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        """Reads nothing yet.
+        """Reads the settings, and no keys before ``read``.
 
         Raises:
             SettingsError: The settings do not say whose tokens count.
@@ -111,10 +111,10 @@ class Bearers:
         self._wanted = asyncio.Event()
 
     def judge(self, text: str) -> Bearer:
-        """Whom a JWT is about.
+        """Checks a JWT, and returns its owner.
 
         Raises:
-            BearerError: It does not count.
+            BearerError: The JWT does not count.
         """
         if len(text) > TOKEN_CHARACTERS_MAX:
             raise BearerError("the token is too long")
@@ -144,7 +144,7 @@ class Bearers:
         return self._bearer(claims, found.mark)
 
     def counts(self, mark: str) -> bool:
-        """Whether a key is in the issuer's set still."""
+        """Whether the key with this mark is still in the issuer's set."""
         return any(key.mark == mark for key in self._keys.values())
 
     def _bearer(self, claims: Mapping[str, Any], mark: str) -> Bearer:
@@ -197,12 +197,12 @@ class Bearers:
         self.on_change()
 
     async def _fetch(self) -> bytes:
-        """The set as it is now.
+        """Fetches the issuer's set of keys.
 
         Raises:
-            OSError: It cannot be read, or not in time.
-            http.client.HTTPException: What its server says is no HTTP.
-            ValueError: The same of what it says of itself.
+            OSError: The set cannot be read, or not in time.
+            http.client.HTTPException: The server's answer is no HTTP.
+            ValueError: A part of the server's answer, such as its length, makes no sense.
         """
         if self._reading is not None and not self._reading.done():
             # A file system that hangs must not take one thread after the other.
@@ -218,13 +218,13 @@ class Bearers:
 
 
 def _heard(reading: asyncio.Future[bytes]) -> None:
-    """Nobody may wait any more for what became of it."""
+    """Takes the outcome of a read that nobody may wait for any more, so that asyncio does not complain."""
     if not reading.cancelled():
         reading.exception()
 
 
 class Source:
-    """Where the set of keys is: a file, or a page that is read over https alone."""
+    """The place of the issuer's set of keys: a file, or a page that is read over https alone."""
 
     def __init__(self, place: str, ca_file: str) -> None:
         self._place, self._ca_file = place, ca_file
@@ -232,7 +232,7 @@ class Source:
         self._stopped = False
 
     def read(self) -> bytes:
-        """Its bytes, at most one more than are taken. Blocking; raises what ``Bearers._fetch`` does."""
+        """Reads the set's bytes, at most one more than are accepted. Blocking; raises what ``Bearers._fetch`` does."""
         if not self._place.startswith("https:"):
             with Path(self._place).open("rb") as file:
                 return file.read(SET_BYTES_MAX + 1)
@@ -242,17 +242,17 @@ class Source:
             return found
 
     def context(self) -> ssl.SSLContext:
-        """Which authorities count."""
+        """The TLS context of the connection, with the authorities that are trusted."""
         return ssl.create_default_context(cafile=self._ca_file or None)
 
     def connected(self, connection: socket.socket) -> None:
-        """This connection is the one over which it is read now."""
+        """Notes the connection over which the set is being read, so that ``stop`` can end it."""
         self._socket = connection
         if self._stopped:
             self.stop()
 
     def stop(self) -> None:
-        """Has a read that goes on in its thread end soon: a server that drips would keep it for ever."""
+        """Ends a read that goes on in its thread: a server that sends drop by drop would keep it for ever."""
         self._stopped = True
         if self._socket is not None:
             with contextlib.suppress(OSError):
@@ -260,7 +260,7 @@ class Source:
 
 
 class _Https(urllib.request.HTTPSHandler):
-    """Connections that a ``Source`` knows of."""
+    """Opens https connections, and tells a ``Source`` of each."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(context=source.context())
@@ -278,7 +278,7 @@ class _Https(urllib.request.HTTPSHandler):
 
 
 class HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect to what anybody on the way could have written."""
+    """Follows no redirect that leaves https, for anybody on the way could have written what stands there."""
 
     def redirect_request(
         self,
@@ -289,10 +289,10 @@ class HttpsOnly(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """The next request.
+        """The request that a redirect asks for.
 
         Raises:
-            URLError: It would not be over https.
+            URLError: The redirect leaves https.
         """
         if not newurl.lower().startswith("https:"):
             raise urllib.error.URLError("it redirects to what is not https")
@@ -303,7 +303,7 @@ def keys_of(raw: bytes) -> dict[str, Key]:
     """The keys of a JSON Web Key Set that can sign, by their ids; a key without one has the empty id.
 
     Raises:
-        ValueError: It is no set of keys.
+        ValueError: The bytes are no set of keys.
     """
     if len(raw) > SET_BYTES_MAX:
         raise ValueError("the set of keys is too large")

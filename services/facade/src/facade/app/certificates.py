@@ -1,4 +1,4 @@
-"""Whose certificate a client has shown: the name in it by which roles are given, ``cert:NAME``.
+"""The owner of the certificate that a client has shown: the name by which roles are given, ``cert:NAME``.
 
 The name is the first of: an alternative name that is a URI (as SPIFFE has it), the subject's common name. The
 authority's signature was checked by TLS, when the connection began. Must not know what a name may do. Invariants:
@@ -20,11 +20,11 @@ from doug_wire.auth.document import CERTIFICATE, DocumentError, check_principal
 
 
 class Certificate(NamedTuple):
-    """What counts of a certificate.
+    """The parts of a client's certificate that count.
 
     Attributes:
-        name: Whose it is; empty if there is none.
-        expires_s: When it ends, in seconds since the epoch.
+        name: The owner's name; empty if there is no certificate, or none with a usable name.
+        expires_s: When the certificate ends, in seconds since the epoch.
     """
 
     name: str = ""
@@ -35,13 +35,13 @@ NONE = Certificate()
 
 
 def shown_by(transport: asyncio.BaseTransport) -> Certificate:
-    """The certificate of a connection."""
+    """The certificate that the client of a connection has shown."""
     connection = transport.get_extra_info("ssl_object")
     return NONE if connection is None else read(connection.getpeercert() or {})
 
 
 def read(certificate: Mapping[str, Any]) -> Certificate:
-    """What counts of a certificate, as ``ssl`` tells it."""
+    """Reads a certificate as ``ssl`` gives it."""
     name = name_of(certificate)
     try:
         expires_s = float(ssl.cert_time_to_seconds(certificate["notAfter"]))
@@ -51,7 +51,7 @@ def read(certificate: Mapping[str, Any]) -> Certificate:
 
 
 def name_of(certificate: Mapping[str, Any]) -> str:
-    """The name of a certificate, as ``ssl`` tells it; empty if it has none that can be used."""
+    """The owner's name in a certificate as ``ssl`` gives it; empty if it has none that can be used."""
     uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     names = [value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"]
     if len(uris) > 1 or (not uris and len(names) != 1):

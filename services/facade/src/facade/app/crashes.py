@@ -1,4 +1,4 @@
-"""What a defect does to the facade: the process ends at once and says why, and whoever runs it starts it again.
+"""The end of the facade by a defect: the process ends at once and says why, and its supervisor starts it again.
 
 A callback or a thread that failed has left something undone, and nobody knows what: a facade that went on would answer
 some requests and never answer others. What a client sends cannot bring this about: requests have their own error path
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 def install(loop: asyncio.AbstractEventLoop, end: Callable[[int], object] = os._exit) -> None:
-    """From now on a failed callback of the loop, or a failed thread, ends the process.
+    """Has a failed callback of the loop, or a failed thread, end the process from now on.
 
     Args:
         loop: The event loop.

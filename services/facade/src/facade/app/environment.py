@@ -16,7 +16,7 @@ def load() -> Settings:
     """Reads the settings.
 
     Raises:
-        SettingsError: One is missing or makes no sense; the message names it.
+        SettingsError: A setting is missing or makes no sense; the message names it.
     """
     try:
         return Settings()

@@ -43,8 +43,8 @@ class Exchange(RequestResponseCycle):
     """One request and its answer.
 
     Attributes:
-        broken: Why the rest of its body cannot be read.
-        stopping: Whether the facade stops.
+        broken: Why the rest of the request's body cannot be read; None while it can.
+        stopping: Whether the facade is stopping.
     """
 
     broken: ProblemError | None = None
@@ -59,14 +59,14 @@ class Exchange(RequestResponseCycle):
         scope[SCOPE_EXCHANGE] = self
 
     def stop(self) -> None:
-        """The facade stops: an answer without an end shall find one."""
+        """Tells the request that the facade stops, so that an answer without an end finds one."""
         self.stopping = True
         self.message_event.set()
 
     def push(self, data: bytes) -> int:
-        """Sends bytes of the answer's body, framed already, without waiting; how many wait for the client now.
+        """Sends bytes of the answer's body, framed already, without waiting; returns how many now wait for the client.
 
-        Requires: the answer has begun, has no known length, and nobody sends a part of it at the same time.
+        Requires: the answer has begun, has no known length, and no other part of it is being sent at the same time.
         """
         if self._over:
             return 0
@@ -80,13 +80,13 @@ class Exchange(RequestResponseCycle):
             await self.flow.drain()
 
     def break_off(self, error: ProblemError) -> None:
-        """The rest of the body will not come."""
+        """Notes that the rest of the request's body will not come, and why."""
         self.broken = error
         self.keep_alive = False
         self.message_event.set()
 
     async def run_asgi(self, app: App) -> None:  # type: ignore[override]  # uvicorn's types of scopes are narrower.
-        """Has the request answered."""
+        """Has an ASGI application answer the request."""
 
         async def answer(scope: Message, receive: Receive, send: Send) -> None:
             try:
@@ -112,7 +112,7 @@ class Exchange(RequestResponseCycle):
             scope.pop(SCOPE_EXCHANGE, None)
 
     async def receive(self) -> Any:
-        """What comes next of the request."""
+        """The next ASGI message of the request: a piece of its body, or that the client is gone."""
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(CONTINUE)
             self.waiting_for_100_continue = False
@@ -146,7 +146,7 @@ class Exchange(RequestResponseCycle):
         await super().send(message)
 
     def _may_be_replaced(self, message: Message) -> bool:
-        """Whether an answer changes nothing by not being told, and is large enough to matter."""
+        """Whether an answer may be left out: its request changed nothing, and it is large enough to matter."""
         if self.scope["method"] != "GET" or not self.scope["raw_path"].startswith(DATA_PREFIX):
             return False
         sizes = [int(value) for name, value in message["headers"] if name == b"content-length"]
@@ -158,7 +158,7 @@ class Exchange(RequestResponseCycle):
 
 
 def timed(headers: Iterable[tuple[bytes, bytes]], duration_s: float) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer with what the whole of it took, before what else is told of its time."""
+    """An answer's headers with the facade's time in ``Server-Timing``, in front of the times that are there already."""
     kept = [header for header in headers if header[0] != SERVER_TIMING]
     rest = [value for name, value in headers if name == SERVER_TIMING]
     return [*kept, (SERVER_TIMING, b", ".join([b"facade;dur=%.2f" % (1000 * duration_s), *rest]))]

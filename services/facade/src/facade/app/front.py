@@ -1,4 +1,4 @@
-"""What all connections of a facade share: names, limits, and what they hold together.
+"""The state that all connections of a facade share: names, limits, and counts of what they hold together.
 
 Must not know routes. It is made once and handed to every connection.
 """
@@ -16,28 +16,28 @@ from facade.errors import NotAppliedError
 from facade.settings import Settings
 
 MANY = 0.8
-"""From this part of a limit on, somebody is told."""
+"""The part of a limit from which on a warning is logged."""
 FEW = 0.7
-"""Below this part of it, they may be told again."""
+"""The part of a limit below which the next warning becomes possible."""
 
 log = structlog.get_logger()
 
 
 class Front:
-    """What all connections share.
+    """The names, limits and counts that all connections share.
 
     Attributes:
-        hosts: The names under which the facade may be asked.
-        unread: Bytes of answers that clients have not taken.
-        arriving: Bytes of bodies that are not here to their end.
-        quotas: What each principal and address may send.
+        hosts: The host names under which the facade may be asked.
+        unread: The bytes of answers that clients have not taken.
+        arriving: The bytes of bodies that have not come to their end.
+        quotas: The rates and connections that each principal and address may have.
         connections_max: How many connections there may be.
-        connections_refused: How many were refused.
-        timed: Whether answers say where their time went.
+        connections_refused: How many connections were refused.
+        timed: Whether answers say how their time was spent.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        """Reads the settings, and registers what they hold."""
+        """Takes the limits from the settings."""
         self.hosts = Hosts(settings.allowed_hosts)
         self.quotas = Quotas(settings)
         self.unread = Account(settings.unread_bytes_max)
@@ -71,10 +71,10 @@ class Front:
             self._told.discard(what)
 
     def check_unread(self) -> None:
-        """Refuses to get more for clients, who do not take what there is.
+        """Refuses to read a value while clients leave too many answers unread.
 
         Raises:
-            NotAppliedError: Too much waits for them.
+            NotAppliedError: Too many bytes of answers wait for clients.
         """
         if self.unread.full:
             self.unread.refused += 1
@@ -82,5 +82,5 @@ class Front:
 
 
 def too_much_unread() -> NotAppliedError:
-    """Why a client gets no answer that others leave unread."""
+    """The error for a client that is refused because clients leave too many answers unread."""
     return NotAppliedError("overloaded", "Clients have left too much of their answers unread.")

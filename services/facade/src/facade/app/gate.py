@@ -44,7 +44,7 @@ from facade.routes.raw import request_id_of
 from facade.settings import PREFIX, Settings
 
 SCOPE_CERTIFICATE = "dougdb.certificate"
-"""Where a connection tells which certificate it has, in a scope's state."""
+"""The key in a scope's state under which a connection tells the client's certificate."""
 SCOPE_RULE = "dougdb.rule"
 
 REMEMBERED_MAX = 10_000
@@ -52,7 +52,7 @@ BOOTSTRAP = "bootstrap"
 BOOTSTRAP_CHARACTERS_MIN = 32
 USES_EVERY_S = 60.0
 USE_AGE_MS = 600_000
-"""So old may be what is noted of a token's last use."""
+"""How far the noted time of a token's last use may lie behind the true one."""
 
 _HOW = "Send Authorization: Bearer TOKEN."
 _ONE_SPACE = "There is one space before a token, and none in it or behind it."
@@ -64,15 +64,15 @@ log = structlog.get_logger()
 
 
 class _Proof(NamedTuple):
-    """What an ``Access`` rests on.
+    """The proof that an ``Access`` rests on.
 
     Attributes:
-        kind: How it was proved.
+        kind: How the sender has proved who it is.
         key: The token's id, the digest of the bootstrap token, or the mark of the key that signed a JWT; empty for
             certificates.
-        principals: The names that rights are given to.
-        expires_s: When it ends, in seconds since the epoch; 0 for never.
-        session: The id of a browser's session that rests on the same; empty without one.
+        principals: The names by which the sender is given rights.
+        expires_s: When the proof ends, in seconds since the epoch; 0 for never.
+        session: The id of the browser's session that was shown in place of the proof; empty without one.
     """
 
     kind: str
@@ -83,7 +83,7 @@ class _Proof(NamedTuple):
 
 
 class Gate:
-    """The gate."""
+    """Finds out who sends a request, and lets it in if its route is for that sender."""
 
     def __init__(
         self,
@@ -122,12 +122,12 @@ class Gate:
     # What requests ask.
 
     def admit(self, scope: MutableMapping[str, Any]) -> None:
-        """Lets a request in: from here on its operations are those of whoever sent it.
+        """Lets a request in: from here on its operations count as those of its sender.
 
         Raises:
             UnauthenticatedError: The request's sender is not known.
-            ForbiddenError: Its route is not for them.
-            BadRequestError: 404 or 405; there is no rule for it.
+            ForbiddenError: The sender has not the right that the route needs.
+            BadRequestError: 404 or 405; there is no rule for the request.
             NotAppliedError: This facade has not read yet who has which rights.
         """
         method, raw_path, path = scope["method"], scope["raw_path"], scope["path"]
@@ -144,14 +144,14 @@ class Gate:
         current.set(caller)
 
     def known(self, authorization: bytes, certificate: Certificate) -> Caller | None:
-        """Who sends a plain request, if that was proved before; for the short way."""
+        """The sender of a plain request, if it was proved before, else None; for the short way."""
         found = self._remembered.get(_key(authorization, certificate))
         if found is not None:
             found.access.used = True
         return found
 
     def done(self, scope: Mapping[str, Any], status: int) -> None:
-        """Notes what came of a request that was let in."""
+        """Notes the answer to a request that was let in, in the audit log if its route asks for that."""
         rule: Rule | None = scope.get(SCOPE_RULE)
         if rule is not None and rule.is_admin:
             self.audit.acted(current.get(), scope["path"], status)
@@ -206,10 +206,10 @@ class Gate:
         return set_cookie("", secure=secure)
 
     def _signed_in(self, facts: Facts) -> Access:
-        """Whose session this is, if what it rests on still counts.
+        """The access of a browser's session, if the proof behind the session still counts.
 
         Raises:
-            UnauthenticatedError: It does not.
+            UnauthenticatedError: The proof does not count any more.
             NotAppliedError: This facade does not know now who has which rights.
         """
         key = facts.key
@@ -235,10 +235,10 @@ class Gate:
     # Proofs.
 
     def _prove(self, authorization: bytes, certificate: Certificate) -> Access:
-        """Finds out who somebody is.
+        """Finds out who a sender is.
 
         Raises:
-            UnauthenticatedError: Nobody knows.
+            UnauthenticatedError: The sender cannot be told.
             NotAppliedError: This facade has not read yet who has which rights.
         """
         if not authorization and not certificate.name:
@@ -306,7 +306,7 @@ class Gate:
         return age_s is not None and age_s <= self._stale_s
 
     def _renew(self, access: Access, proof: _Proof, now_s: float, *, anew: bool) -> None:
-        """Ends what has ended; gives somebody the rights that count now if they are to be found out anew."""
+        """Ends an access whose proof has ended; with ``anew`` gives it the rights that count now."""
         if proof.expires_s and proof.expires_s <= now_s:
             access.end()
             return
@@ -334,10 +334,10 @@ class Gate:
         self.renew(anew=True)
 
     def renew(self, *, anew: bool = False) -> None:
-        """Has everything that was proved follow what counts now.
+        """Brings every access up to date with the users, the keys and the time.
 
         Args:
-            anew: Whether there is another document; else nobody's rights are others, but some may have ended.
+            anew: Whether the document of users has changed; else no rights have, but some proofs may have ended.
         """
         now_s, fresh = self._clock(), self._is_fresh()
         for access, proof in list(self._proofs.items()):
@@ -350,7 +350,7 @@ class Gate:
         self._remembered = {header: caller for header, caller in self._remembered.items() if not caller.access.ended}
 
     def _forget_bearers(self) -> None:
-        """The issuer has other keys: who came by one that is gone is nobody, and nothing ends for the others."""
+        """Ends the accesses by JWTs whose key has left the issuer's set; nothing changes for the others."""
         assert self._bearers is not None
         for access, proof in list(self._proofs.items()):
             if proof.kind == "oidc" and not self._bearers.counts(proof.key):
@@ -358,7 +358,7 @@ class Gate:
         self.renew()
 
     async def run(self) -> None:
-        """Keeps everything new; ends only by cancellation.
+        """Keeps users, keys and files up to date; ends only by cancellation.
 
         Each part has a task of its own: an issuer, a file system or a shard that hangs must not keep the others.
         """
@@ -383,7 +383,7 @@ class Gate:
         self.renew()  # So that the old token ends as the new one begins.
 
     async def _note_uses(self) -> None:
-        """Has shard 0 know, now and then, when tokens were last used."""
+        """Tells shard 0, now and then, when tokens were last used."""
         now_ms = int(self._clock() * 1000)
         for access, proof in list(self._proofs.items()):
             if access.used:
@@ -414,27 +414,27 @@ _STRANGER = Access("", NOTHING)
 
 
 def _key(authorization: bytes, certificate: Certificate) -> bytes:
-    """Under what a proof is remembered. No header holds a zero byte, so that none stands for a certificate."""
+    """The key under which a proof is remembered. No header holds a zero byte, so that none stands for a certificate."""
     shown = authorization or b"\0%s %r" % (certificate.name.encode(), certificate.expires_s)
     return hashlib.sha256(shown).digest()
 
 
 class _NoTokenError(ValueError):
-    """The file is empty."""
+    """The file of the bootstrap token is empty."""
 
 
 class _Bootstrap:
     """The token of the first hour, in a file that may be replaced at any time; none without a file.
 
     Attributes:
-        digest: Of the token; empty while there is none.
+        digest: The hash of the token; empty while there is none.
     """
 
     def __init__(self, path: str) -> None:
         """Reads the file.
 
         Raises:
-            SettingsError: It is there and cannot be read, or its token is too short.
+            SettingsError: The file is there and cannot be read, or its token is too short.
         """
         self._path = Path(path) if path else None
         self.digest = b""
@@ -456,7 +456,7 @@ class _Bootstrap:
         self.digest = hashlib.sha256(text).digest()
 
     def refresh(self) -> None:
-        """Reads it anew; one that is gone or too short counts no more. Blocking."""
+        """Reads the file anew; a token that is gone or too short counts no more. Blocking."""
         try:
             self._read()
         except (OSError, ValueError) as error:
@@ -465,6 +465,6 @@ class _Bootstrap:
             self.digest = b""
 
     def is_it(self, text: str) -> bool:
-        """Whether this is the token; takes the same time whatever it is."""
+        """Whether a text is the token; takes the same time for every text."""
         found = hashlib.sha256(text.encode()).digest()
         return hmac.compare_digest(found, self.digest)

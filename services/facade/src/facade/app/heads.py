@@ -1,4 +1,4 @@
-"""What the head of a request must be before anything is done for it. Pure functions on bytes.
+"""The rules that the head of a request must keep before the request is handled. Pure functions on bytes.
 
 Must not know sockets or routes. The parser (llhttp) has already refused what is no HTTP at all; here is refused what it
 lets pass. Invariant: what is refused here was not handed to any route.
@@ -16,7 +16,7 @@ Header = tuple[bytes, bytes]
 
 HEAD_BYTES_MAX = 32 << 10
 LINE_BYTES = 4
-"""What a header costs beside its name and value: a colon, a space, and the end of the line."""
+"""The bytes that a header has beside its name and value: a colon, a space, and the end of the line."""
 
 VERSIONS = frozenset({"1.1", "1.0"})
 
@@ -41,7 +41,7 @@ _OF_PARSER = {"Invalid HTTP version": bad_version, "Pause on PRI/Upgrade": bad_v
 
 
 def of_parser(error: Exception) -> BadRequestError:
-    """What a client is told of what the parser did not take."""
+    """The error that a client is told when the parser refused its request."""
     return _OF_PARSER.get(str(error), malformed)()
 
 
@@ -49,7 +49,7 @@ def check_framing(version: str, headers: Sequence[Header]) -> None:
     """Refuses a head that leaves open where its request ends: nothing behind it on its connection can be read.
 
     Raises:
-        BadRequestError: It is of another version, or its body is in a coding that is not known.
+        BadRequestError: The head is of another version, or its body is in a coding that is not known.
     """
     if version not in VERSIONS:
         raise bad_version()
@@ -62,10 +62,10 @@ def check_framing(version: str, headers: Sequence[Header]) -> None:
 
 
 def check(version: str, headers: Sequence[Header]) -> None:
-    """Refuses a head whose request can be read past.
+    """Refuses a head that is wrong, but shows where its request ends, so that the next one can be read.
 
     Raises:
-        BadRequestError: It expects what cannot be given, or does not say its host once.
+        BadRequestError: The head expects what the facade does not do, or does not name its host exactly once.
     """
     for name, value in headers:
         if name == b"expect" and value.lower() != b"100-continue":
@@ -76,7 +76,7 @@ def check(version: str, headers: Sequence[Header]) -> None:
 
 
 def hosts_of(headers: Sequence[Header]) -> list[bytes]:
-    """Every ``Host``."""
+    """The values of all ``Host`` headers."""
     return [value for name, value in headers if name == b"host"]
 
 
@@ -95,7 +95,7 @@ def without_upgrade(headers: Sequence[Header]) -> list[Header]:
 
 
 def encode(method: bytes, target: bytes, version: str, headers: Sequence[Header]) -> bytes:
-    """A head in its bytes."""
+    """The bytes of a head."""
     lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
     lines.extend(b"%s: %s" % header for header in headers)
     return b"\r\n".join([*lines, b"", b""])

@@ -44,7 +44,7 @@ def _is_address(name: str) -> bool:
 
 
 class Hosts:
-    """The names that are ours."""
+    """The host names under which this facade may be asked."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         """Takes names, ``*.example.com`` for all below one, ``*`` for any.
@@ -58,7 +58,7 @@ class Hosts:
         self.knows = functools.lru_cache(_CACHED)(self._knows)
 
     def _knows(self, host: bytes) -> bool:
-        """Whether a ``Host`` is ours."""
+        """Whether a ``Host`` names this facade."""
         name = name_of(host.decode("latin-1"))
         if not name:
             return False
@@ -68,7 +68,7 @@ class Hosts:
         """Refuses a request for a host that is not ours.
 
         Raises:
-            BadRequestError: 421.
+            BadRequestError: 421; a host is not this facade's.
         """
         for host in hosts:
             if not self.knows(host):

@@ -57,10 +57,10 @@ PLAIN = frozenset(
         SESSION,
     }
 )
-"""The headers of a plain request: those that have a meaning here, and those that have none for a key."""
+"""The headers that a plain request may have: those that the short way handles, and those that change nothing."""
 
 PLAIN_KNOWN = PLAIN | {b"authorization"}
-"""Those of somebody who was known before by the very same header."""
+"""The headers that a plain request may have whose sender was proved before by the same ``Authorization``."""
 
 _KEYS = KEY_PREFIX + b"/"
 _READ_MODES = {name: mode for name, mode in READ_MODES.items() if mode is not BOUNDED}
@@ -76,10 +76,10 @@ class HotRequest:
 
     Attributes:
         address: The client's address.
-        caller: Who sent it; None while that does not count.
-        keep_alive: Whether the connection goes on behind its answer.
-        body: The pieces of its body.
-        size: Their length.
+        caller: The sender; None while clients need not say who they are.
+        keep_alive: Whether the connection goes on behind the answer.
+        body: The pieces of the request's body.
+        size: The bytes of the body that have come.
     """
 
     __slots__ = (
@@ -114,7 +114,7 @@ class HotRequest:
 
 
 def _mode_of(query: bytes | None, header: bytes | None) -> ReadMode | None:
-    """The consistency that is asked for; None if it is not that alone, or told in two ways."""
+    """The consistency that query and header ask for; None if the query says more, or the two differ."""
     if query is None:
         return _READ_MODES.get(header or b"")
     named = query[12:]
@@ -159,14 +159,14 @@ class HotLane:
     def take(
         self, method: bytes, target: bytes, headers: list[Header], certificate: Certificate = NONE, *, keep_alive: bool
     ) -> tuple[HotRequest, PlainHead] | None:
-        """The request of a head, if it is a plain one.
+        """Makes a request of a head that the parser has read, if the head is plain.
 
         Args:
-            method: Its method.
-            target: Path and query.
-            headers: Its headers.
+            method: The request's method.
+            target: The request's path and query.
+            headers: The request's headers.
             certificate: The certificate of the connection.
-            keep_alive: Whether the connection goes on behind it.
+            keep_alive: Whether the connection goes on behind the request.
         """
         put = method == b"PUT"
         if not (put or method == b"GET") or not target.startswith(_KEYS) or not target.isascii():
@@ -180,7 +180,7 @@ class HotLane:
         self._known.learn(data, head, headers)
 
     def again(self, data: bytes, certificate: Certificate = NONE) -> HotRequest | None:
-        """The request of these bytes, if they are exactly one and it repeats a head that is known."""
+        """The request in these bytes, if they are exactly one request whose head is known; else None."""
         found = self._known.find(data)
         if found is None:
             return None
@@ -191,7 +191,7 @@ class HotLane:
         return request
 
     def _head(self, headers: list[Header], *, put: bool, keep_alive: bool) -> PlainHead | None:
-        """What headers say, if they are those of a plain request."""
+        """Reads the headers of a plain request; None if the request is not plain."""
         found = dict(headers)
         if len(found) != len(headers) or not PLAIN_KNOWN.issuperset(found):
             return None
@@ -219,7 +219,7 @@ class HotLane:
         )
 
     def _request(self, head: PlainHead, target: bytes, certificate: Certificate) -> HotRequest | None:
-        """The request of a head and a target, if nothing forbids that it is carried out at once."""
+        """Makes a request of a head and a target, if nothing speaks against carrying it out at once; else None."""
         caller = None if self._gate is None else self._gate.known(head.authorization, certificate)
         if caller is None and (head.authorization or self._gate is not None):
             return None
@@ -243,10 +243,10 @@ class HotLane:
         return request
 
     def _session(self, token: bytes) -> Session:
-        """What a token says, if it can be gone by at once.
+        """Reads a session token, if this facade's map is as new as the token.
 
         Raises:
-            ProblemError: It cannot.
+            ProblemError: The token cannot be read, or the map is older.
         """
         self._router.directory.check_loaded()
         sessions = self._router.directory.sessions
@@ -259,10 +259,10 @@ class HotLane:
         """Has a whole request carried out.
 
         Raises:
-            NotAppliedError: It is not admitted.
-            TooManyRequestsError: Its client asks for more than their part.
+            NotAppliedError: The operation is not admitted.
+            TooManyRequestsError: The client asks for more than its part.
             UnauthenticatedError: The request's sender is not known any more.
-            ForbiddenError: They may not do it any more.
+            ForbiddenError: The sender has lost the right to it.
         """
         request.started_s = perf_counter()
         self._metrics.inflight += 1
@@ -290,8 +290,8 @@ class HotLane:
         """The bytes of the answer, and whether the connection goes on behind it; counts the request.
 
         Args:
-            request: What was asked.
-            result: What became of it.
+            request: The request.
+            result: The outcome of its operation, or the error.
             defaults: The headers that every answer of this server has.
         """
         if defaults is not self._defaults:
@@ -348,7 +348,7 @@ class HotLane:
         return 200, [head, value]
 
     def _lines_of(self, operation: Operation, *, strong: bool) -> bytes:
-        """The lines of an operation's receipt."""
+        """The header lines of an operation's receipt."""
         receipt = operation.receipt
         assert receipt is not None
         if operation.session is not None:
@@ -362,7 +362,7 @@ class HotLane:
     def _decided_with_more(
         self, request: HotRequest, operation: Operation, result: ResultRecord
     ) -> tuple[int, list[bytes]]:
-        """What has more to say than most: no value, an expiry, an encoding."""
+        """The answer to an operation that has more to say than most: no value, an expiry, an encoding."""
         mode = LINEARIZABLE if request.put else request.mode
         shown = receipt(operation, result, mode)
         error = problem_of(result, operation.shard, uncertain=operation.uncertain, shown=shown)
@@ -383,7 +383,7 @@ _JSON = ((b"content-type", b"application/json"),)
 
 
 def of_future(future: asyncio.Future[ResultRecord]) -> ResultRecord | ProblemError:
-    """What became of an operation."""
+    """The result of an operation that is over, or the error with which it ended."""
     error = future.exception()
     if error is None:
         return future.result()

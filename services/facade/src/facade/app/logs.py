@@ -17,7 +17,7 @@ ALWAYS_SHOWN = frozenset({"shard.leader_changed"})
 
 
 def _only_what_matters(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """On a console, only warnings and leader changes."""
+    """Drops all lines but warnings and leader changes, for a console."""
     if method in {"debug", "info"} and event.get("event") not in ALWAYS_SHOWN:
         raise structlog.DropEvent
     return event

@@ -34,7 +34,7 @@ Header = tuple[bytes, bytes]
 
 
 class Seen:
-    """What a request says of the page that sent it."""
+    """The headers of a request that tell which page sent it."""
 
     __slots__ = ("custom", "host", "json", "origin", "requested_headers", "requested_method", "site")
 
@@ -95,7 +95,7 @@ class Origins:
         """Refuses a request that a foreign page may have had sent, if it may change something.
 
         Raises:
-            BadRequestError: 403.
+            BadRequestError: 403; a foreign page may have sent the request.
         """
         if method in SAFE:
             return
@@ -136,7 +136,7 @@ class Origins:
         return answer
 
     def sharing(self, headers: Iterable[Header], send: Send) -> Send:
-        """What sends answers so that the page that asks may read them, if the settings name its origin."""
+        """Wraps ``send`` so that the page that asks may read the answer, if the settings name the page's origin."""
         seen = Seen(headers)
         if not self.allows(seen.origin):
             return send

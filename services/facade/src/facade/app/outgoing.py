@@ -1,4 +1,4 @@
-"""What was written to one client and not taken by it yet.
+"""The bytes that were written to one client, and that the client has not taken yet.
 
 Must not know HTTP. Invariant: what the account says of a connection is what its transport held when it was last looked
 at, and what was written since; nothing once the connection is gone.
@@ -11,11 +11,11 @@ import asyncio
 from facade.app.progress import Account, Progress
 
 HIGH_WATER_BYTES = 16 << 10
-"""Up to here an answer is left to the transport uncounted: the kernel holds more than that for every connection."""
+"""The bytes that may wait in a transport uncounted: the kernel holds more than that for every connection."""
 
 
 class Outgoing:
-    """The way out to one client."""
+    """Writes to one client, and counts the bytes that the client has not taken."""
 
     __slots__ = ("_account", "_closing_since_s", "_counted", "_progress", "_transport", "_written")
 
@@ -29,25 +29,25 @@ class Outgoing:
         self._closing_since_s: float | None = None
 
     def write(self, data: bytes) -> None:
-        """Sends."""
+        """Sends bytes to the client."""
         self._written += len(data)
         self._transport.write(data)
         if self._progress.since_s is not None:
             self._count(self._counted + len(data))
 
     def pause(self, now_s: float) -> None:
-        """The client takes less than is written."""
+        """Notes that the client takes less than is written."""
         waiting = self._transport.get_write_buffer_size()
         self._count(waiting)
         self._progress.begin(now_s, self._written - waiting)
 
     def resume(self) -> None:
-        """It has taken most of it; or it is gone."""
+        """Notes that the client has taken most of what was written, or is gone."""
         self._progress.end()
         self._count(0)
 
     def is_too_slow(self, now_s: float, window_s: float, bytes_per_s: int) -> bool:
-        """Whether the client takes too little, or the connection does not end for it."""
+        """Whether the client takes bytes too slowly, also those that keep a connection from ending."""
         if self._progress.since_s is not None:
             waiting = self._transport.get_write_buffer_size()
             self._count(waiting)

@@ -23,7 +23,7 @@ from facade.routes.key import KEY_PREFIX
 
 HEADS_MAX = 1024
 HEAD_BYTES_MAX = 2048
-"""A longer head is none that clients repeat for a plain request."""
+"""The longest head that is kept: clients repeat no longer one for plain requests."""
 LINE_BYTES_MAX = 4096
 
 ONCE = frozenset({SESSION, b"x-request-id", b"traceparent", b"tracestate", b"baggage"})
@@ -35,17 +35,17 @@ _END = b"\r\n\r\n"
 
 
 class PlainHead(NamedTuple):
-    """What the short way needs to know of the headers of a request.
+    """The parts of a request's headers that the short way needs.
 
     Attributes:
         put: Whether it is a PUT; else it is a GET.
-        length: How long its body is.
+        length: The bytes of the request's body.
         consistency: What ``Doug-Consistency`` says; None without it.
         content_type: What ``Content-Type`` says; empty without it.
         authorization: What ``Authorization`` says; empty without it.
         session: What ``Doug-Session`` says; None without it.
         named: What ``X-Request-Id`` says; None without it.
-        once: Whether it has a header that differs from request to request.
+        once: Whether the head has a header that differs from request to request.
         keep_alive: Whether the connection goes on behind the request.
     """
 
@@ -75,8 +75,8 @@ class KnownHeads:
         """Keeps a head that the parser has read.
 
         Args:
-            data: What was parsed, from the first byte of the request on.
-            head: What was found in it.
+            data: The bytes that were parsed, from the first byte of the request on.
+            head: What the headers say.
             headers: How many headers the parser found.
         """
         line, end = data.find(b"\r\n"), data.find(_END)
@@ -91,7 +91,7 @@ class KnownHeads:
         self._heads[raw] = head
 
     def find(self, data: bytes) -> tuple[PlainHead, bytes, bytes] | None:
-        """The head, the target and the body of a request, if this is exactly one with a head that is known."""
+        """The head, the target and the body of a request, if the data is exactly one request with a known head."""
         line = _LINE.match(data, 0, LINE_BYTES_MAX)
         if line is None:
             return None

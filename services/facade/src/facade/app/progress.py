@@ -10,26 +10,26 @@ from __future__ import annotations
 
 
 class Progress:
-    """Of one direction of one connection."""
+    """Watches whether bytes move fast enough in one direction of one connection."""
 
     __slots__ = ("_moved", "since_s")
 
     def __init__(self) -> None:
         self._moved = 0
         self.since_s: float | None = None
-        """Since when the window runs; None while nothing is waited for."""
+        """When the present window began; None while no bytes are waited for."""
 
     def begin(self, now_s: float, moved: int) -> None:
-        """Waits from now on; ``moved`` counts all bytes that have moved so far."""
+        """Begins to wait for bytes; ``moved`` counts all bytes that have moved so far."""
         self.since_s = now_s
         self._moved = moved
 
     def end(self) -> None:
-        """Nothing is waited for."""
+        """Stops waiting for bytes."""
         self.since_s = None
 
     def is_too_slow(self, now_s: float, moved: int, window_s: float, bytes_per_s: int) -> bool:
-        """Whether a whole window has passed with too few bytes. Begins the next one if they were enough."""
+        """Whether a whole window has passed with too few bytes; begins the next window if there were enough."""
         if self.since_s is None or now_s - self.since_s < window_s:
             return False
         if moved - self._moved < bytes_per_s * (now_s - self.since_s):
@@ -39,11 +39,11 @@ class Progress:
 
 
 class Account:
-    """Bytes that all connections together hold, of one kind.
+    """The bytes of one kind that all connections hold together.
 
     Attributes:
-        held: How many they are.
-        limit: How many they may be.
+        held: How many bytes are held.
+        limit: How many bytes may be held.
         refused: How often there was no room.
     """
 
@@ -56,5 +56,5 @@ class Account:
 
     @property
     def full(self) -> bool:
-        """Whether no more may be held."""
+        """Whether no more bytes may be held."""
         return self.held > self.limit

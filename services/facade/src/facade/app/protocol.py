@@ -39,22 +39,22 @@ from facade.errors import BadRequestError, NotAppliedError, ProblemError, TooMan
 log = structlog.get_logger()
 
 SLICE_BYTES = 16 << 10
-"""What is parsed at once while no body is read, so that few requests can be parsed before the first is answered."""
+"""The bytes that are parsed at once outside of bodies, so that few requests are parsed before the first is answered."""
 BODY_SLICE_BYTES = 256 << 10
 UNPARSED_BYTES_MAX = 64 << 10
 BODY_WINDOW_S = 5.0
-"""In this time a body must grow."""
+"""The time in which a body must grow by the least rate."""
 LINGER_S = 2.0
 """How long an ended connection is still read, so that its client sees the last answer instead of a reset."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection."""
+    """Serves one connection."""
 
     head_since_s: float | None = None
-    """Since when the head of a request is awaited; None while none is."""
+    """Since when the rest of a request's head is awaited; None while no head is."""
     idle_since_s: float | None = None
-    """Since when everything is answered and nothing more was asked, in part or whole; None while it is not so."""
+    """Since when all requests are answered and no other has begun, not even in part; None at all other times."""
 
     def __init__(self, *arguments: Any, front: Front, hot: HotLane | None = None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -83,7 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # The connection.
 
     def connection_made(self, transport: object) -> None:
-        """A connection that never says anything is late too."""
+        """Begins to wait for the first head, or refuses the connection if there are too many."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self.head_since_s = self.loop.time()
         self._certificate = certificates.shown_by(self.transport)
@@ -99,7 +99,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()  # Without lingering, for that would keep what there is too little of.
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells whoever answers that nobody reads it."""
+        """Tells the handlers of open requests that nobody reads their answers."""
         self.connections.discard(self)
         self._front.quotas.disconnect(self._address)
         self._later.clear()
@@ -117,7 +117,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._ended = True
 
     def shutdown(self) -> None:
-        """Ends once everything that has come is answered."""
+        """Ends the connection once all requests that have come are answered."""
         last = self._hot or self._receiving or (self._later[-1] if self._later else self._current)
         if last is None:
             self.transport.close()
@@ -153,12 +153,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self._break_off(heads.slow_body())
 
     def pause_writing(self) -> None:
-        """The client takes less than is written."""
+        """Notes that the client takes less than is written."""
         super().pause_writing()
         self._outgoing.pause(self.loop.time())
 
     def resume_writing(self) -> None:
-        """The client has taken most of it."""
+        """Notes that the client has taken most of what was written."""
         super().resume_writing()
         self._outgoing.resume()
 
@@ -168,7 +168,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._outgoing.write(data)
 
     def get_write_buffer_size(self) -> int:
-        """How much of what was written the client has not taken."""
+        """How many bytes the client has not taken of what was written."""
         return self.transport.get_write_buffer_size()
 
     def is_closing(self) -> bool:
@@ -192,7 +192,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # Bytes come in.
 
     def data_received(self, data: bytes) -> None:
-        """Parses, or puts aside what comes behind a request that waits for its turn."""
+        """Parses bytes, or puts them aside while a request waits for its turn."""
         if self._ended:
             return
         if self._later or self._unparsed:
@@ -236,7 +236,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 return
 
     def _ignore_upgrade(self) -> None:
-        """The parser stops at an upgrade: another one goes on, as if it had not been asked for."""
+        """Replaces the parser, which stops at an upgrade, by one that reads on as if there had been none."""
         method = self.parser.get_method()
         if method == b"CONNECT":
             self._break_off(heads.no_tunnel())
@@ -250,7 +250,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # What the parser finds.
 
     def on_message_begin(self) -> None:
-        """The head begins."""
+        """Begins a head."""
         self.url = b""
         self.headers = []
         self._plain = None
@@ -269,7 +269,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Counts. What stands behind a body is no header: by then the request is being answered."""
+        """Takes a header, and counts its bytes. Trailers are no headers: the request is being answered by then."""
         self._head_bytes += len(name) + len(value) + heads.LINE_BYTES
         if self._head_bytes > heads.HEAD_BYTES_MAX:
             raise heads.large()
@@ -277,7 +277,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """The head is here: has it answered, now or in its turn."""
+        """Takes a request whose head is complete, and has it answered, now or in its turn."""
         self.head_since_s = None
         self._in_head = False
         if self._ended:
@@ -311,7 +311,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._later.append((exchange, app))
 
     def _make_scope(self, version: str) -> BadRequestError | None:
-        """Makes what ASGI calls a scope of the head, and returns what is wrong with it."""
+        """Makes an ASGI scope of the head; returns the error if the head is wrong."""
         target = Target.of(self.url)
         self.scope = {
             "type": "http",
@@ -352,7 +352,7 @@ class LimitedProtocol(HttpToolsProtocol):
         )
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body; nobody wants it once the request is answered."""
+        """Takes a piece of a body; drops it if the request is answered already."""
         if self._hot is not None:
             self._hold_body(len(body))
             self._hot.body.append(body)
@@ -367,7 +367,7 @@ class LimitedProtocol(HttpToolsProtocol):
         exchange.message_event.set()
 
     def _hold_body(self, size: int) -> None:
-        """Counts what has arrived: a sender holds no room with what it only announces."""
+        """Counts the bytes of a body that have arrived: those that are only announced hold no room."""
         arriving = self._front.arriving
         self._body_bytes += size
         self._body_held += size
@@ -381,7 +381,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_held = 0
 
     def on_message_complete(self) -> None:
-        """The request is here to its end."""
+        """Takes the end of a request."""
         self._release_body()
         if self._hot is not None:
             hot, self._hot = self._hot, None
@@ -439,7 +439,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.on_response_complete()
 
     def _leave_lane(self) -> None:
-        """The body of a request takes its time: the application waits for it, with its limits."""
+        """Moves a request whose body takes its time from the short way to the application, which has limits for it."""
         assert self._hot is not None
         request, self._hot = self._hot, None
         self._begin_exchange("1.1")
@@ -449,7 +449,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._receiving.message_event.set()
 
     def on_response_complete(self) -> None:
-        """The next request's turn."""
+        """Ends an answer: begins the next request that waits, or goes on parsing."""
         self.server_state.total_requests += 1
         self._current = None
         if self.is_closing():
@@ -476,7 +476,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _break_off(self, error: ProblemError) -> None:
-        """Nothing more can be read. Tells why, in its turn, and ends the connection."""
+        """Reads no more, tells the client why when it is the request's turn, and ends the connection."""
         if self._ended:
             return
         self._ended = True

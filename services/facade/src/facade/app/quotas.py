@@ -22,14 +22,14 @@ CLIENTS_MAX = 10_000
 
 
 class Rate:
-    """Requests a second of each of many clients."""
+    """Bounds the requests a second of each of many clients."""
 
     def __init__(self, per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """``per_s`` of each, and as many at once; 0 for any number."""
+        """Lets each client send ``per_s`` requests a second, and as many at once; 0 for any number."""
         self._per_s = per_s
         self._clock = clock
         self._full_s: dict[str, float] = {}
-        """When a client's bucket will be full again."""
+        """By client, when its bucket will be full again."""
         self.refused = 0
 
     def take(self, client: str) -> None:
@@ -58,7 +58,7 @@ class Rate:
 
 
 class Quotas:
-    """The rates, and the connections of each address.
+    """The limits of clients: their rates, and the connections of each address.
 
     Attributes:
         counts: Whether requests are counted at all.
@@ -83,7 +83,7 @@ class Quotas:
         """Counts one request of keys.
 
         Args:
-            principal: Who sends it; empty while nobody has to say.
+            principal: The sender; empty while clients need not say who they are.
             address: The client's address.
 
         Raises:
@@ -94,7 +94,7 @@ class Quotas:
             self._principals.take(principal)
 
     def connect(self, address: str) -> bool:
-        """Whether an address may have one more connection; it is counted either way, until ``disconnect``."""
+        """Counts a connection of an address until ``disconnect``; returns whether the address may have it."""
         if not self._connections_max:
             return True
         count = self._connections[address] = self._connections.get(address, 0) + 1
@@ -104,7 +104,7 @@ class Quotas:
         return False
 
     def disconnect(self, address: str) -> None:
-        """A connection that was counted has ended."""
+        """Counts a connection of an address no more, because it has ended."""
         if self._connections_max:
             count = self._connections.get(address, 0) - 1
             if count > 0:

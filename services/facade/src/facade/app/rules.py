@@ -1,4 +1,4 @@
-"""What each route asks of whoever uses it. The one table: a route that is not in it is not served to anybody.
+"""The rights that each route demands of a sender. The one table: a route that is not in it is served to nobody.
 
 A route of keys is let in for everyone who is known, and each key and range that it touches is checked on its way
 (``facade.client.access``). Every other route asks for one of some rights here. Must not know who is who.
@@ -26,23 +26,23 @@ from facade.routes.ops import OPS_PREFIX
 
 
 class Need(Enum):
-    """What is asked for, where it is no single right."""
+    """What a route demands of a sender, where that is no single right."""
 
     OPEN = "nothing"
-    """Strangers may: probes, and what describes the interface."""
+    """Nothing, so that strangers may use it: probes, and what describes the interface."""
     KNOWN = "to be known"
-    """Everyone may who has said who they are."""
+    """That the sender has proved who it is; no right is needed."""
     KEYS = "a right for each key"
-    """The operations behind the route ask, key by key."""
+    """The rights that the operations behind the route check, key by key."""
 
 
 class Rule(NamedTuple):
-    """What a route asks for.
+    """What a route demands of a sender.
 
     Attributes:
-        route: Its template.
-        methods: Its methods.
-        need: See ``Need``, or the rights one of which is needed.
+        route: The route's template.
+        methods: The methods of the route that the rule is for.
+        need: The demand: a ``Need``, or the rights one of which is needed.
     """
 
     route: str
@@ -51,7 +51,7 @@ class Rule(NamedTuple):
 
     @property
     def is_admin(self) -> bool:
-        """Whether its use is noted in the audit log, whatever comes of it."""
+        """Whether every use of the route is noted in the audit log, also one that is refused or fails."""
         return isinstance(self.need, frozenset) and Verb.METRICS not in self.need
 
 
@@ -118,17 +118,17 @@ class Rules:
         ]
 
     def find(self, method: str, raw_path: bytes, path: str) -> Rule | None:
-        """The rule of a request; None if there is none for it.
+        """The rule for a request; None if there is none.
 
         Args:
-            method: Its method.
-            raw_path: Its path as it was sent, by which the routes of keys are told.
-            path: The same, percent-decoded, by which all others are.
+            method: The request's method.
+            raw_path: The path as it was sent, by which the routes of keys are found.
+            path: The path percent-decoded, by which all other routes are found.
         """
         return next((rule for rule in self._of(raw_path, path) if method in rule.methods), None)
 
     def methods(self, raw_path: bytes, path: str) -> list[str]:
-        """The methods that there are rules for at a path."""
+        """The methods for which there are rules at a path."""
         found = {method for rule in self._of(raw_path, path) for method in rule.methods}
         if raw_path.startswith(KEY_PREFIX + b"/") and not raw_path.endswith((INCREMENT, TOUCH)):
             found.discard("POST")

@@ -1,4 +1,4 @@
-"""What the settings say about TLS: the facade's certificates, and where it may speak plaintext.
+"""TLS by the settings: the facade's certificates, and the addresses at which it may speak plaintext.
 
 Must not know routes or shards. Invariant: a facade that listens or dials beyond its machine does so with TLS, or
 because DOUGDB_TLS_MODE is ``disabled``.
@@ -25,10 +25,11 @@ ELSEWHERE = "the nodes that discovery finds"
 
 
 def load(settings: Settings) -> Certificates | None:
-    """The certificates; None for plaintext.
+    """Loads the facade's certificates; None for plaintext.
 
     Raises:
-        SettingsError: They cannot be used, or plaintext would leave this machine without having been asked for.
+        SettingsError: The certificates cannot be used, or plaintext would leave this machine without having been asked
+            for.
     """
     hosts = [address.host for address in settings.addresses]
     hosts += [parse_address(address).host for nodes in settings.nodes.values() for address in nodes.values()]
@@ -56,10 +57,10 @@ def load(settings: Settings) -> Certificates | None:
 
 
 def _check_guarded(settings: Settings) -> None:
-    """What has to be so where clients have to say who they are, and a loud word where they do not.
+    """Checks the settings of a facade whose clients have to say who they are; warns loudly of one whose need not.
 
     Raises:
-        SettingsError: It is not so.
+        SettingsError: A setting contradicts ``DOUGDB_AUTH_MODE``.
     """
     beyond = [str(address) for address in settings.addresses if not tls.is_loopback(address.host)]
     if not settings.guarded:
@@ -85,7 +86,7 @@ def _check_guarded(settings: Settings) -> None:
 
 
 def https(settings: Settings, certificates: Certificates | None) -> Callable[..., ssl.SSLContext] | None:
-    """What makes the context of the HTTPS port, as uvicorn wants it; None for HTTP."""
+    """The function that makes the TLS context of the HTTPS port, as uvicorn wants it; None for HTTP."""
     if certificates is None or settings.http_tls == "off":
         return None
     found = certificates

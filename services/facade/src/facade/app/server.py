@@ -83,7 +83,7 @@ def bind(addresses: Sequence[Address], shared: Sequence[Address] = ()) -> list[s
 
 
 def _is_spared(address: Address, addresses: Sequence[Address]) -> bool:
-    """Whether one may do without it: IPv6 always, IPv4 beside IPv6, since a host may have either alone."""
+    """Whether the facade may do without an address: IPv6 always, IPv4 beside IPv6, since a host may have one alone."""
     return ":" in address.host or any(":" in other.host for other in addresses)
 
 
@@ -110,14 +110,14 @@ class _Server(uvicorn.Server):
 
     _leaving = False
     on_stop: Callable[[], None] = staticmethod(lambda: None)
-    """Called when it is told to stop: what would never end by itself ends now."""
+    """Called when the server is told to stop, to end the streams that would never end by themselves."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     def stop(self) -> None:
-        """Ends in order; a second call ends without waiting for clients to leave."""
+        """Ends the server in order; a second call ends it without waiting for clients to leave."""
         if self.should_exit or self._leaving:
             self.should_exit = True
             return
@@ -130,7 +130,7 @@ class _Server(uvicorn.Server):
         self._leave(loop, loop.time() + LEAVE_S)
 
     def _leave(self, loop: asyncio.AbstractEventLoop, until_s: float) -> None:
-        """Exits when no client is left, or after a while: those that asked were told, the others are idle."""
+        """Exits when no client is left, or at ``until_s``: those that asked were told to leave, the others are idle."""
         if not self.server_state.connections or loop.time() >= until_s:
             self.should_exit = True
         else:
@@ -149,7 +149,7 @@ async def serve(
     certificates: Certificates | None = None,
     tracing: Tracing | None = None,
 ) -> None:
-    """Serves until it is told to stop: HTTPS with certificates, HTTP without."""
+    """Serves until the process is told to stop: HTTPS with certificates, HTTP without."""
     loop = asyncio.get_running_loop()
     crashes.install(loop)
     metrics = Metrics(settings.build_commit)
@@ -205,7 +205,7 @@ async def serve(
 
 
 def make_gate(settings: Settings, metrics: Metrics, router: Router) -> tuple[AuthState | None, Gate | None]:
-    """What lets requests in, and what it asks; nothing while nobody has to say who they are.
+    """Makes the gate, and the state of the users that it asks; None for both while clients need not say who they are.
 
     Raises:
         SettingsError: A file is missing or makes no sense.
@@ -217,7 +217,7 @@ def make_gate(settings: Settings, metrics: Metrics, router: Router) -> tuple[Aut
 
 
 def _calm_garbage_collector() -> None:
-    """Keeps full collections away: what lives now lives on, and a request leaves hardly any cycles."""
+    """Makes full collections rare: the objects of now live on, and a request leaves hardly any cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 1_000)
@@ -235,7 +235,7 @@ async def _check_times(server: _Server, front: Front, metrics: Metrics) -> None:
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, server: _Server) -> None:
-    """Stops the server when stdin ends: whoever held its other end is gone."""
+    """Stops the server when stdin ends, because the process that held its other end is gone."""
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             pass

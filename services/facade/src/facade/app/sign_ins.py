@@ -1,4 +1,4 @@
-"""What a browser that has signed in shows instead of its token: a cookie, and a word that only our own page knows.
+"""The sessions of browsers that have signed in: a cookie instead of a token, and a word that only our own page knows.
 
 A browser sends a cookie whatever page asks for it, and a cookie of one port to every other port of the same host. So
 the cookie alone proves nothing: every request that comes with it also needs the header ``Doug-Csrf``, which no page of
@@ -34,27 +34,27 @@ from facade.settings import PREFIX
 
 COOKIE = b"dougdb-session"
 SECURE_COOKIE = b"__Host-dougdb-session"
-"""Its name over TLS: a browser takes one of this name from the host itself alone."""
+"""The cookie's name over TLS: a browser accepts a cookie of this name from the host itself alone."""
 CSRF = b"doug-csrf"
 KEY_BYTES_MIN = 32
 COOKIE_CHARACTERS_MAX = 3800
-"""Browsers keep 4096 with the name and what else is said of it."""
+"""The longest cookie: browsers keep 4096 characters with the name and the attributes."""
 TRIED_MAX = 4
-"""A page of a neighbouring host may have a browser send several cookies of the same name."""
+"""How many cookies are tried: a page of a neighbouring host may have a browser send several of the same name."""
 ENDED_MAX = 10_000
 
 Header = tuple[bytes, bytes]
 
 
 class Facts(NamedTuple):
-    """What a session says.
+    """The content of a browser's session.
 
     Attributes:
-        id: The session's own.
-        name: Whose it is.
-        kind: How they proved who they are.
-        key: What that rests on, as the gate names it.
-        principals: The names that rights are given to.
+        id: The session's id.
+        name: The principal that has signed in.
+        kind: How the principal has proved who it is.
+        key: The key of that proof, as the gate names it.
+        principals: The names by which the principal is given rights.
         expires_s: When the session ends, in seconds since the epoch.
     """
 
@@ -70,9 +70,9 @@ class Begun(NamedTuple):
     """A session that has begun.
 
     Attributes:
-        facts: What it says.
+        facts: The content of the session.
         cookie: The cookie's value.
-        csrf: What has to be in ``Doug-Csrf``.
+        csrf: The word that requests have to carry in ``Doug-Csrf``.
     """
 
     facts: Facts
@@ -81,10 +81,10 @@ class Begun(NamedTuple):
 
 
 class SignIns:
-    """Makes sessions, and reads them."""
+    """Begins, reads and ends the sessions of browsers."""
 
     def __init__(self, key_file: str = "") -> None:
-        """Reads the key; without a file it is drawn anew, and sessions end with this process.
+        """Reads the key that signs sessions; without a file draws one, and sessions end with this process.
 
         Raises:
             SettingsError: The file cannot be read, or holds too little.
@@ -96,7 +96,7 @@ class SignIns:
         """Makes a session.
 
         Raises:
-            BadRequestError: It would not fit into a cookie.
+            BadRequestError: The session would not fit into a cookie.
         """
         facts = Facts(secrets.token_urlsafe(18), name, kind, key, principals, expires_s)
         content = _b64(orjson.dumps([*facts]))
@@ -107,14 +107,14 @@ class SignIns:
         return Begun(facts, cookie, self.csrf_of(facts))
 
     def csrf_of(self, facts: Facts) -> str:
-        """What has to be in ``Doug-Csrf``."""
+        """The word that requests of a session have to carry in ``Doug-Csrf``."""
         return self._sign(b"csrf", facts.id.encode())
 
     def read(self, headers: Iterable[Header], method: str, now_s: float) -> Facts | None:
         """The session that a request shows; None if it shows none that counts.
 
         Raises:
-            BadRequestError: 403; it shows one, and may have been sent by a page that is not the console's.
+            BadRequestError: 403; the request shows a session, and a page may have sent it that is not the console's.
         """
         given = list(headers)
         found = [facts for text in _cookies(given) if (facts := self._facts(text, now_s)) is not None]
@@ -131,7 +131,7 @@ class SignIns:
         raise BadRequestError("csrf", detail, status=403)
 
     def end(self, facts_id: str, expires_s: float, now_s: float) -> None:
-        """Has a session count no more, here and now."""
+        """Ends a session, at this facade and at once."""
         if len(self._ended) >= ENDED_MAX:
             self._ended = {each: end_s for each, end_s in self._ended.items() if end_s > now_s}
         if len(self._ended) >= ENDED_MAX:
@@ -139,7 +139,7 @@ class SignIns:
         self._ended[facts_id] = expires_s
 
     def veiled(self, text: str) -> str:
-        """Stands for a secret's digest in a cookie, so that nobody can try out secrets against it."""
+        """A stand-in for a secret's digest in a cookie, against which nobody can try out secrets."""
         return self._sign(b"veil", text.encode())
 
     def _facts(self, text: bytes, now_s: float) -> Facts | None:

@@ -32,14 +32,14 @@ TRACE_ID_HEADER = b"doug-trace-id"
 SERVER_ERROR = 500
 _TRACEPARENT, _TRACESTATE = TRACEPARENT.encode(), TRACESTATE.encode()
 _UNASKED = frozenset({b"/livez", b"/readyz", b"/metrics"})
-"""What machines ask for every few seconds begins no trace of its own."""
+"""The paths that machines ask for every few seconds, which begin no trace."""
 
 
 def load(settings: Settings) -> Tracing | None:
-    """What makes spans; None while tracing is off.
+    """Loads the library that makes spans; None while tracing is off.
 
     Raises:
-        SettingsError: It is on, and what it needs is not installed.
+        SettingsError: Tracing is on, and the packages that it needs are not installed.
     """
     if not settings.tracing_enabled:
         return None
@@ -77,9 +77,9 @@ class TracedApplication:
         """Wraps an application.
 
         Args:
-            application: What serves the requests.
-            tracing: What makes spans.
-            ratio: Which part of the requests without a trace begins one, from 0 to 1.
+            application: The application that serves the requests.
+            tracing: The library that makes spans.
+            ratio: The part of the requests without a trace that begin one, from 0 to 1.
             draw: Gives numbers from 0 to 1, without the 1.
         """
         self._application = application
@@ -129,7 +129,7 @@ def _route(scope: Scope) -> str:
 
 
 class _Answer:
-    """Reads what is answered on its way out, and adds the trace's id to it."""
+    """Reads the status of an answer on its way out, and adds the trace's id to its headers."""
 
     def __init__(self, send: Send, span: Span) -> None:
         self._send = send
@@ -138,7 +138,7 @@ class _Answer:
         self._problem: bytearray | None = None
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        """Passes a message on."""
+        """Passes a message of the answer on."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             headers = list(message.get("headers", ()))
@@ -157,7 +157,7 @@ class _Answer:
         await self._send(message)
 
     def conclude(self) -> None:
-        """Says on the span how the request ended."""
+        """Notes on the span how the request ended."""
         span = self._span
         if not self._status:
             span.fail("unanswered")  # The client left, or the request was cancelled.

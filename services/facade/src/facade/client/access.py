@@ -1,4 +1,4 @@
-"""Who sends a request, and the check that every operation passes before it is sent anywhere.
+"""The sender of a request with its rights, and the check that every operation passes before it is sent anywhere.
 
 ``Router`` and ``Scans`` call ``check`` for every key and range that they are asked for, so that no route can forget to:
 a route that says nothing acts for nobody, who may do nothing. What is allowed is decided by
@@ -30,7 +30,7 @@ Wanted = tuple[Verb, Target]
 
 
 IDENTITY_BYTES_MAX = 200
-"""Beside the longest idempotency key there is room for so much (``doug_wire.command.TOKEN_BYTES_MAX``)."""
+"""The longest identity that fits into a token beside the longest idempotency key (``TOKEN_BYTES_MAX``)."""
 
 
 def _hashed(name: str) -> str:
@@ -38,14 +38,14 @@ def _hashed(name: str) -> str:
 
 
 class Access:
-    """Somebody, and what they may do. It changes in place, so that whatever they have under way follows.
+    """A principal and its present rights. It changes in place, so that requests that are under way follow.
 
     Attributes:
-        identity: The owner of the idempotency keys; empty while all clients share them.
-        name: Who: ``token:app``, ``cert:NAME``, ``oidc:SUBJECT``, ``bootstrap``; empty for anyone.
-        rights: What they may do now.
-        ended: Whether they have to prove anew who they are.
-        used: Whether they have sent something since somebody looked.
+        identity: The owner of the principal's idempotency keys; empty while all clients share their keys.
+        name: The principal's name: ``token:app``, ``cert:NAME``, ``oidc:SUBJECT``, ``bootstrap``; empty for anyone.
+        rights: What the principal may do now.
+        ended: Whether the proof has ended, so that the principal has to sign in anew.
+        used: Whether the principal has sent a request since this was last read and cleared.
     """
 
     __slots__ = ("__weakref__", "_followers", "ended", "identity", "name", "rights", "used")
@@ -59,20 +59,20 @@ class Access:
         self._followers: set[Callable[[], None]] = set()
 
     def give(self, rights: Rights) -> None:
-        """From now on these are the rights."""
+        """Gives the principal these rights, from now on."""
         if rights.grants != self.rights.grants:
             self.rights = rights
             for changed in tuple(self._followers):
                 changed()
 
     def end(self) -> None:
-        """From now on nothing is allowed."""
+        """Takes all rights from the principal, from now on."""
         self.ended = True
         self.give(NOTHING)
 
     @contextlib.contextmanager
     def followed(self, changed: Callable[[], None]) -> Iterator[None]:
-        """Meanwhile something is called when the rights change: for what goes on without asking, as a watch does."""
+        """Calls ``changed`` whenever the rights change within the block: a watch goes on without asking for them."""
         self._followers.add(changed)
         try:
             yield
@@ -81,15 +81,15 @@ class Access:
 
 
 class Caller(NamedTuple):
-    """Who sends a request, and which one it is.
+    """The sender of a request, and the request itself as far as the audit log names it.
 
     Attributes:
-        access: Who they are.
+        access: The sender and its rights.
         request_id: The request's id.
         address: The client's address.
-        method: Its method.
-        route: The template of its route.
-        audit: Is told of what is refused.
+        method: The request's method.
+        route: The template of the request's route.
+        audit: The audit log, which is told of every refusal.
     """
 
     access: Access
@@ -109,49 +109,49 @@ LOOKING = (Verb.METRICS, Verb.MEMBERS)
 """The rights one of which is needed to see how the cluster is."""
 
 ANYONE = Caller(Access("", ALL))
-"""Whoever comes, while nobody has to say who they are."""
+"""The sender of every request while clients need not say who they are."""
 NOBODY = Caller(Access("", NOTHING))
-"""Who acts where nobody was told: a request that was let in without being looked at."""
+"""The sender of a request that no gate has looked at: it has no rights at all."""
 
 current: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
-"""Who sends the request that is being served."""
+"""The sender of the request that is being served."""
 
 sender: ContextVar[str] = ContextVar("sender", default="")
-"""Whose share of the facade the request takes that is being served: a principal's, or an address's."""
+"""The principal or address whose share of the facade the request takes that is being served."""
 
 peer: ContextVar[str] = ContextVar("peer", default="")
-"""The address from which it came."""
+"""The address from which the request came that is being served."""
 
 
 def check(caller: Caller, verb: Verb, target: Target = None) -> None:
-    """Refuses what somebody may not do.
+    """Refuses an action that the caller may not do.
 
     Raises:
-        UnauthenticatedError: They have to prove anew who they are.
-        ForbiddenError: They may not.
+        UnauthenticatedError: The caller has to prove anew who it is.
+        ForbiddenError: The caller has not the right.
     """
     if not authorize(caller.access.rights, verb, target):
         raise refusal(caller, verb, target)
 
 
 def allowed(caller: Caller, verb: Verb, target: Target = None) -> bool:
-    """Whether somebody may do something now; nobody is told of it."""
+    """Whether the caller may do something now; the audit log is not told of the question."""
     return authorize(caller.access.rights, verb, target)
 
 
 _LEAST_FIRST = (Verb.METRICS, Verb.READ, Verb.WATCH, Verb.WRITE, Verb.BACKUP, Verb.MEMBERS, Verb.AUTH)
-"""Of several rights that would do, the one to ask for is the one that gives away least."""
+"""All verbs, the one that gives away least first: a refusal names the first of those that would do."""
 
 
 def check_any(caller: Caller, verbs: Iterable[Verb], target: Target = None) -> None:
-    """Refuses what somebody may do by none of some verbs; raises what ``check`` does."""
+    """Refuses an action unless the caller has the right to one of these verbs; raises what ``check`` does."""
     wanted = sorted(verbs, key=_LEAST_FIRST.index)
     if not any(authorize(caller.access.rights, verb, target) for verb in wanted):
         raise refusal(caller, wanted[0], target, wanted[1:])
 
 
 def refusal(caller: Caller, verb: Verb, target: Target, others: Sequence[Verb] = ()) -> ProblemError:
-    """Why somebody may not do something; the audit log is told. One of ``others`` would do as well."""
+    """The error for a caller that may not do something; tells the audit log. One of ``others`` would do as well."""
     if caller.audit is not None:
         caller.audit(caller, verb, target)
     if caller.access.ended:
@@ -163,7 +163,7 @@ def refusal(caller: Caller, verb: Verb, target: Target, others: Sequence[Verb] =
 
 
 def verb_of(opcode: int) -> Verb:
-    """What an operation on one key does to it."""
+    """The right that an operation on one key needs."""
     return Verb.READ if opcode == Opcode.GET else Verb.WRITE
 
 
@@ -172,13 +172,13 @@ _MANY = (Opcode.TXN, Opcode.BATCH)
 
 
 def check_write(caller: Caller, opcode: int, key: bytes, value: bytes) -> None:
-    """Refuses a command of which somebody may not do every part; raises what ``check`` does.
+    """Refuses a command unless the caller may do every part of it; raises what ``check`` does.
 
     Args:
-        caller: Who.
-        opcode: What it does.
-        key: Its key; of a transaction or a batch one of its keys.
-        value: Its value, or what the opcode has in its place.
+        caller: The sender of the command.
+        opcode: The command's opcode.
+        key: The command's key; of a transaction or a batch one of its keys.
+        value: The command's value, or what the opcode has in its place.
     """
     if opcode not in _MANY:  # As nearly all of them are: what follows would cost several calls more.
         verb = Verb.READ if opcode == Opcode.GET else Verb.WRITE

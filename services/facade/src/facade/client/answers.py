@@ -1,4 +1,4 @@
-"""What a shard's answers mean: which statuses are final, which are tried again, and what a client is told at the end.
+"""The meaning of a shard's answers: final statuses, those that are tried again, and the error for the client.
 
 Must not know who sent an answer, or when. Invariant: a write is called not applied only if no try of it can have been.
 
@@ -40,12 +40,12 @@ DETAIL_OF_REASON = {
 
 
 def unknown(operation: Operation, detail: str, code: str = "outcome_unknown") -> OutcomeUnknownError:
-    """A write may be applied, or not."""
+    """The error for a write that may or may not have been applied."""
     return OutcomeUnknownError(code, detail, shard=operation.shard)
 
 
 def malformed(operation: Operation) -> ProblemError:
-    """A node called the record malformed: an older one does not know all operations."""
+    """The error for an operation that a node called malformed: an older node does not know all operations."""
     if operation.uncertain:
         return unknown(operation, "An earlier try of the write was not answered, and this node does not know it.")
     if operation.extended:
@@ -55,7 +55,7 @@ def malformed(operation: Operation) -> ProblemError:
 
 
 def gave_up(operation: Operation) -> ProblemError:
-    """An operation that is not under way is not tried any more."""
+    """The error for an operation that is not under way and is not tried any more."""
     if operation.uncertain:
         return unknown(operation, "An earlier try of the write was not answered, and no later one was in time.")
     if operation.reason == "disk_full":
@@ -67,7 +67,7 @@ def gave_up(operation: Operation) -> ProblemError:
 
 
 def too_late(operation: Operation) -> ProblemError:
-    """The time of an operation that is under way is over."""
+    """The error for an operation whose deadline came while it was under way."""
     if operation.kind is Kind.WRITE:
         detail = "The write was sent to the shard and not answered in time; it may or may not be applied."
         return unknown(operation, detail, "deadline_exceeded")

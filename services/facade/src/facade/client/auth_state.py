@@ -1,4 +1,4 @@
-"""Who may do what, as shard 0 holds it: a copy that is kept new, and the way to change it.
+"""The document of users and rights, which shard 0 holds: a copy that is kept up to date, and the way to change it.
 
 Every facade asks shard 0's leader again and again. Whoever sees a new document gives it to the other shards too, so
 that their nodes judge by themselves. Must not know HTTP, nor what the document allows.
@@ -30,20 +30,20 @@ CALL_S = 1.0
 CHANGE_S = 5.0
 CHANGE_TRIES = 10
 USE_BYTES = 16
-"""So much more may a token take once it is noted when it was last used."""
+"""The bytes by which a token may grow when the time of its last use is noted."""
 COPY_EVERY = 60
-"""After so many looks it is made sure again that the other shards have their copies."""
+"""The number of looks after which the copies of the other shards are checked again."""
 
 log = structlog.get_logger()
 
 
 class AuthState:
-    """The copy.
+    """This facade's copy of the document of users and rights, which shard 0 holds.
 
     Attributes:
-        document: What shard 0 said last; empty while nobody has set anything up.
-        revision: Its number; 0 while nobody has.
-        on_change: Called when there is a new one.
+        document: The newest document from shard 0; empty while there is none.
+        revision: The revision of the document; 0 while there is none.
+        on_change: Called when there is a new document.
     """
 
     def __init__(self, directory: Directory, poll_s: float) -> None:
@@ -58,17 +58,17 @@ class AuthState:
         self.on_change: Callable[[], None] = lambda: None
 
     def age_s(self) -> float | None:
-        """How long ago shard 0 said that this is what counts; None if it never did."""
+        """How many seconds ago shard 0 confirmed the document; None if it never did."""
         return None if self._heard_s is None else asyncio.get_running_loop().time() - self._heard_s
 
     async def run(self) -> None:
-        """Keeps the copy new; ends only by cancellation."""
+        """Keeps the copy up to date; ends only by cancellation."""
         while True:
             await self.look()
             await asyncio.sleep(self._poll_s)
 
     async def look(self) -> None:
-        """Asks once, and hands a new document on."""
+        """Asks shard 0 once, and takes over a new document."""
         shard = self._directory.shards.get(0)
         if shard is None:
             return
@@ -99,7 +99,7 @@ class AuthState:
         return True
 
     async def _copy(self) -> None:
-        """Gives the other shards what shard 0 holds."""
+        """Gives the other shards copies of the document of shard 0."""
         behind = [
             shard
             for number, shard in self._directory.shards.items()
@@ -123,15 +123,15 @@ class AuthState:
     # Changes.
 
     async def change(self, make: Callable[[Document], Document], *, to_the_brim: bool = False) -> Document:
-        """Changes what shard 0 holds, and has every shard told; returns what is held now.
+        """Changes the document of shard 0, and has every shard copy it; returns the new document.
 
         Args:
-            make: Makes another document of the one that is held; called again when somebody else was faster.
+            make: Makes the new document of the present one; called again if another change came first.
             to_the_brim: Whether the room for the uses of tokens may be taken, too.
 
         Raises:
-            DocumentError: What ``make`` raises.
-            ProblemError: It cannot be changed now, it would be too large, or nobody knows whether it was changed.
+            DocumentError: The error that ``make`` raised.
+            ProblemError: The document cannot be changed now, would be too large, or may or may not have been changed.
         """
         shard = self._directory.shards.get(0)
         if shard is None:
@@ -156,7 +156,7 @@ class AuthState:
 
     @staticmethod
     async def _set(shard: Shard, request: admin_pb2.SetAuthRequest) -> bool:
-        """Changes it; False if somebody else did meanwhile."""
+        """Sets the document of a shard; returns False if it was changed meanwhile."""
 
         async def call(node: Node, left_s: float) -> bool:
             await node.set_auth(request, left_s)
@@ -174,7 +174,7 @@ def _decoded(held: admin_pb2.GetAuthResponse) -> Document:
 
 
 def _encoded(made: Document, bytes_before: int, *, to_the_brim: bool) -> bytes:
-    """The bytes of a document, if there is room for them; whatever makes it smaller is taken all the same."""
+    """The bytes of a document, if there is room for them; a change that makes it smaller is always taken."""
     try:
         data = made.encode()
     except DocumentError as error:

@@ -55,7 +55,7 @@ class Channels:
 
     @property
     def version(self) -> int:
-        """Grows whenever channels that are opened from now on differ from earlier ones."""
+        """A number that grows with every new certificate, since channels of before still use the old one."""
         return 0 if self._certificates is None else self._certificates.version
 
     def open(self, target: Target, options: Sequence[tuple[str, int]] = CHANNEL_OPTIONS) -> grpc.aio.Channel:

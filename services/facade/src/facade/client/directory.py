@@ -1,4 +1,4 @@
-"""Who owns a key, as far as this facade knows: the partition map as a cache, and the shards that discovery found.
+"""The owners of keys, as far as this facade knows: the partition map as a cache, and the shards from discovery.
 
 Never the authority: each shard checks by itself. Must not know operations or HTTP.
 
@@ -31,15 +31,15 @@ log = structlog.get_logger()
 
 
 class Directory:
-    """Which shards there are, and which slots they own.
+    """Knows the shards of the cluster, and which slots each of them owns.
 
     Attributes:
         map: The partition map; None until it was loaded.
         cluster_id: The cluster's id, as it came with the map; a restored cluster has another one.
         shards: The shards by number.
         sessions: Makes and reads the session tokens of this cluster.
-        stale: Set when somebody found the map to be outdated.
-        slot_counts: How often each slot was asked for here.
+        stale: An event that is set when an answer showed that the map is outdated.
+        slot_counts: By slot, how many operations this facade was asked for.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, channels: Channels) -> None:
@@ -66,7 +66,7 @@ class Directory:
         return self._was_ready
 
     def missing(self) -> list[str]:
-        """What is not known yet, for whoever waits for ``ready``."""
+        """The things that must be found out before ``ready`` becomes true, in words."""
         if not self.shards:
             return ["the addresses of all nodes"]
         found = []
@@ -83,7 +83,7 @@ class Directory:
         return found
 
     def locate(self, key: bytes, *, counted: bool = True) -> tuple[Shard, int]:
-        """The shard of a key, and the epoch of its slot; its slot is counted as asked for, unless it was already.
+        """The shard that owns a key, and the epoch of the key's slot; ``counted``: counts the slot as asked for.
 
         Raises:
             NotAppliedError: The map is not loaded, or nobody knows where the shard's nodes are.
@@ -100,16 +100,16 @@ class Directory:
         return shard, epoch
 
     def check_loaded(self) -> None:
-        """Refuses what needs a map.
+        """Refuses an operation while there is no map.
 
         Raises:
-            NotAppliedError: It is not loaded.
+            NotAppliedError: The map is not loaded yet.
         """
         if self.map is None:
             raise NotAppliedError("starting", "The partition map is not loaded yet.")
 
     def update(self, targets: Targets) -> list[Shard]:
-        """Takes what discovery says about some shards, each of them whole; returns those that are new."""
+        """Takes over the nodes that discovery names for some shards, all nodes of each; returns the new shards."""
         new = []
         for shard_id, nodes in sorted(targets.items()):
             shard = self.shards.get(shard_id)
@@ -123,7 +123,7 @@ class Directory:
         return new
 
     async def load_map(self) -> bool:
-        """Asks shard 0's leader for the map; whether what is known now is as new as that leader's."""
+        """Asks shard 0's leader for the map; returns whether the map is now at least as new as that leader's."""
         shard = self.shards.get(0)
         if shard is None:
             return False
@@ -147,5 +147,5 @@ class Directory:
         return True
 
     def map_age_s(self) -> float | None:
-        """Since when the map was not confirmed; None before it was loaded."""
+        """How many seconds ago a leader last gave or confirmed the map; None before it was loaded."""
         return None if self.map is None else self._loop.time() - self._loaded_s

@@ -30,30 +30,30 @@ from facade.client.sessions import Seen, Session, grown
 from facade.errors import BadRequestError, InternalError, NotAppliedError, ProblemError
 
 CHUNK_BYTES_MAX = 1 << 20
-"""One entry of a shard's log holds at most so many bytes of a batch, or one operation."""
+"""The most bytes of a batch that go into one entry of a shard's log, unless one operation alone has more."""
 
 COSTLY_MAX = BATCH_COSTLY_MAX
-"""One entry holds at most so many operations other than puts and deletes without options: each takes a replica tens of
-microseconds, and nothing else happens there meanwhile."""
+"""The most operations other than puts and deletes without options in one entry: each takes a replica tens of
+microseconds, in which the replica does nothing else."""
 RESULT_BYTES_MAX = 16 << 20
-"""How many bytes of values one run reads at most."""
+"""The most bytes of values that one run reads."""
 
 READS_SAFE = RESULT_BYTES_MAX // commands.VALUE_BYTES_MAX
-"""So many reads are never too large."""
+"""The number of reads whose values are never too large together."""
 
 YIELD_EVERY = 512
-"""After so many operations others get their turn on the event loop."""
+"""The number of operations after which the event loop gets to do something else."""
 
 REROUTE_S = 0.05
 
 
 class Outcome(NamedTuple):
-    """What became of one operation.
+    """The outcome of one operation of a batch.
 
     Attributes:
-        result: What the shard said, or why it said nothing.
-        shard: The shard; -1 if none was asked.
-        uncertain: Whether an earlier try may have been applied.
+        result: The shard's answer, or the error for which there is none.
+        shard: The shard that was asked; -1 if none was.
+        uncertain: Whether an earlier try of the operation may have been applied.
     """
 
     result: ResultRecord | ProblemError
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
 
 
 class ResultTooLargeError(BadRequestError):
-    """A value was not kept: those of the same run before it are as many bytes as one may read."""
+    """The values of one run have too many bytes together, so this one was not kept."""
 
     def __init__(self) -> None:
         detail = f"The values that one batch reads have at most {RESULT_BYTES_MAX} bytes together."
@@ -71,7 +71,7 @@ class ResultTooLargeError(BadRequestError):
 
 
 def _seen(operation: Operation) -> Seen | None:
-    """What an operation's answer has shown of its shard."""
+    """How far an operation's answer has shown the log of its shard; None without an answer."""
     receipt = operation.receipt
     if receipt is None:
         return None
@@ -79,7 +79,7 @@ def _seen(operation: Operation) -> Seen | None:
 
 
 class Part(NamedTuple):
-    """One operation of a batch: its place in the request, and what it is; or why it is refused."""
+    """One operation of a batch: its place in the request, and its command, or the error with which it is refused."""
 
     place: int
     wanted: Command | ProblemError
@@ -89,9 +89,9 @@ class Wishes(NamedTuple):
     """How a batch is carried out.
 
     Attributes:
-        asked: How new reads must be.
-        idempotency_key: Makes every write of it happen once; the place of each is part of its own key.
-        deadline_s: When all must be answered, on the loop's clock.
+        asked: How fresh the batch's reads must be.
+        idempotency_key: The key that makes every write of the batch happen once; each write adds its place to it.
+        deadline_s: When all operations must be answered, on the loop's clock.
     """
 
     asked: Freshness
@@ -100,7 +100,7 @@ class Wishes(NamedTuple):
 
 
 def _waves(parts: Sequence[Part]) -> list[list[Part]]:
-    """Parts that may be under way together: none reads a key that another one of its wave writes."""
+    """Sorts parts into waves that may be under way together: no part reads a key that another of its wave writes."""
     waves: list[list[Part]] = [[]]
     seen: dict[bytes, tuple[int, bool]] = {}
     for part in parts:
@@ -119,7 +119,7 @@ def _waves(parts: Sequence[Part]) -> list[list[Part]]:
 
 
 def _allowed(part: Part, caller: Caller) -> Part:
-    """The part, or that it is refused."""
+    """The part itself, or the same part as a refusal if the caller has not the right to it."""
     wanted = part.wanted
     if isinstance(wanted, ProblemError):
         return part
@@ -135,7 +135,7 @@ class Fanout:
 
     Attributes:
         held: How many bytes of values are held for all requests.
-        held_max: How many may be.
+        held_max: How many bytes of values may be held.
     """
 
     def __init__(self, router: Router, held_max: int) -> None:
@@ -144,19 +144,19 @@ class Fanout:
         self.held_max = max(held_max, RESULT_BYTES_MAX)
 
     def room(self) -> Room:
-        """Room for the values of one request; to be left when they were sent."""
+        """Makes room for the values of one request, which must be left once they were sent."""
         return Room(self)
 
     async def run(self, parts: Sequence[Part], wishes: Wishes, session: Session | None, room: Room) -> list[Outcome]:
         """Carries out a batch and returns an outcome for each part, in their order.
 
-        Values that are too many end as ``ResultTooLargeError``; up to ``READS_SAFE`` reads are never too many.
+        Reads whose values are too large together end as ``ResultTooLargeError``; up to ``READS_SAFE`` reads never do.
 
         Args:
             parts: The operations; places are unique within a request.
             wishes: How to carry them out.
-            session: What the client's token says; the map is as new.
-            room: For the values that are read.
+            session: What the client's session token says. Requires: the map is as new as the token.
+            room: The room for the values that are read.
         """
         found = await self._carry_out(parts, wishes, session, room, partly=False)
         return [each for each in found if each is not None]
@@ -164,7 +164,7 @@ class Fanout:
     async def run_partly(
         self, parts: Sequence[Part], wishes: Wishes, session: Session | None, room: Room
     ) -> list[Outcome | None]:
-        """The same, but leaves the rest for another run when values are too many: it has None for outcomes.
+        """Like ``run``, but once values are too large it leaves the rest for another run, with None for outcomes.
 
         Of that rest no write was begun, and nothing that it reads was changed by what stands behind it.
         """
@@ -197,10 +197,10 @@ def _kept(outcome: Outcome | None) -> Outcome | None:
 
 
 class Room:
-    """How many bytes of values a request may still read; given back when it is left.
+    """The bytes of values that a request may still read; a context, at whose end they are given back.
 
     Attributes:
-        left: How many they are.
+        left: How many bytes the present run may still read.
     """
 
     def __init__(self, fanout: Fanout) -> None:
@@ -215,11 +215,11 @@ class Room:
         self._fanout.held -= self._held
 
     def renew(self) -> None:
-        """The next run begins; what this request holds stays counted."""
+        """Begins the next run; the bytes that the request holds stay counted."""
         self.left = RESULT_BYTES_MAX
 
     def take(self, size: int) -> ProblemError | None:
-        """Takes a value in, or says why not."""
+        """Counts the bytes of a value, or returns the error if there is no room for them."""
         if size > self.left:
             return ResultTooLargeError()
         if self._fanout.held + size > self._fanout.held_max:
@@ -231,10 +231,10 @@ class Room:
 
 
 class _Reads:
-    """Reads that are under way together. What is too large is given up when it comes, not when all have come.
+    """Reads that are under way together. A value that is too large is given up when it comes, not when all have come.
 
     Attributes:
-        full: Whether a value was not kept; none is from then on.
+        full: Whether a value was not kept; from then on none is kept.
     """
 
     def __init__(self, router: Router, outcomes: dict[int, Outcome], room: Room) -> None:
@@ -247,7 +247,7 @@ class _Reads:
         self._none_goes.set()
 
     def add(self, place: int, operation: Operation) -> None:
-        """One more."""
+        """Adds a read that is under way."""
         self._going[place] = operation
         self._none_goes.clear()
         operation.future.add_done_callback(lambda future: self._done(place, future))
@@ -255,7 +255,7 @@ class _Reads:
             self._registry.give_up(operation, ResultTooLargeError())
 
     async def wait(self) -> None:
-        """Until all have an outcome."""
+        """Waits until all reads have an outcome."""
         try:
             await self._none_goes.wait()
         finally:
@@ -285,10 +285,10 @@ class _Reads:
 
 
 class _Wave:
-    """Operations that are under way together.
+    """The operations of one wave, which are under way together.
 
     Attributes:
-        full: Whether the values that were read are too many.
+        full: Whether the values that were read are too large together.
     """
 
     def __init__(
@@ -307,7 +307,7 @@ class _Wave:
         self._asked, self._idempotency_key, self._deadline_s = wishes
 
     async def run(self, parts: list[Part]) -> None:
-        """Carries them out."""
+        """Carries out the operations of the wave."""
         reads: list[tuple[int, Command]] = []
         while parts:
             writes: dict[int, list[tuple[int, Command]]] = {}
@@ -349,7 +349,7 @@ class _Wave:
         self.full = self.full or under_way.full
 
     async def _write(self, shard: int, writes: list[tuple[int, Command]]) -> list[tuple[int, Command]]:
-        """Sends the writes of a shard, one entry after the other; returns those that are not that shard's any more."""
+        """Sends writes to a shard, one entry after the other; returns those whose keys it does not own any more."""
         moved: list[tuple[int, Command]] = []
         for chunk, encoded in self._chunks(writes):
             moved.extend(await self._send(shard, chunk, encoded))

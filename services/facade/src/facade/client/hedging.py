@@ -30,16 +30,16 @@ RESERVE = 10.0
 
 
 class Hedging:
-    """Sends copies."""
+    """Sends a copy of an eventual read that takes long to a second replica."""
 
     def __init__(self, registry: Registry, metrics: Metrics, after_s: float, share: float) -> None:
-        """Sends none yet.
+        """Sends no copy before ``look`` is called.
 
         Args:
-            registry: Who owns the operations.
-            metrics: Where copies are counted.
+            registry: The owner of the operations, by which copies are admitted and ended.
+            metrics: The metrics in which copies are counted.
             after_s: How long a read may take before a copy is sent.
-            share: How large a part of the reads copies may be, of 1.
+            share: The largest share of all reads that may be copied, from 0 to 1.
         """
         self._registry = registry
         self._metrics = metrics
@@ -48,7 +48,7 @@ class Hedging:
         self._reserve = RESERVE
 
     def admitted(self) -> None:
-        """A read came in that may be hedged."""
+        """Counts a read that may be hedged, which allows for more copies."""
         self._reserve = min(RESERVE, self._reserve + self._share)
 
     def look(self, shard: Shard, now_s: float) -> None:
@@ -63,7 +63,7 @@ class Hedging:
                     return
 
     def _hedge(self, shard: Shard, node: Node, operation: Operation, now_s: float) -> bool:
-        """Sends a copy; False if there can be none now, of any read."""
+        """Sends a copy of one read; False if no copy of any read can be sent now."""
         if self._reserve < 1:
             self._metrics.hedged("over_budget")
             return False
@@ -102,7 +102,7 @@ class Hedging:
         self._registry.finish(operation, copy.future.result())
 
     def _end(self, copy: Operation) -> None:
-        """The read is over: nobody waits for its copy."""
+        """Ends a copy, because its read was answered."""
         if not copy.future.done():
             self._take_back(copy)
             copy.future.cancel()

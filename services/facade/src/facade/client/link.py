@@ -31,12 +31,12 @@ class OpenBatch:
     """A batch with unanswered items.
 
     Attributes:
-        id: Unique on the stream.
+        id: The batch's number, unique on the stream.
         link: The link that it was cut for.
         kind: The kind of operations whose window the batch counts in.
         remaining: How many of its items are unanswered.
-        sent_at_s: When it was cut.
-        open: Whether it still counts in its window.
+        sent_at_s: When the batch was cut, on the loop's clock.
+        open: Whether the batch still takes up room in its window.
     """
 
     __slots__ = ("id", "kind", "link", "open", "remaining", "sent_at_s")
@@ -92,7 +92,7 @@ class Link:
         return self._open[kind] < self._window_batches and self._items[kind] < self._items_max
 
     def gather(self, kind: Kind, items: int, now_s: float) -> None:
-        """Answers went out: the next batch of the kind waits until ``items`` wait, or for so long as batches do."""
+        """Has the next batch of a kind wait until ``items`` operations wait, or until ``gather_s`` have passed."""
         self._wanted[kind] = items
         self._gather_until_s[kind] = now_s + self._gather_s
 
@@ -104,7 +104,7 @@ class Link:
         return until_s if until_s > now_s else 0.0
 
     def cut(self, kind: Kind, queue: deque[Operation], now_s: float) -> OutgoingBatch | None:
-        """Takes the next batch from the front of a queue; operations that are over fall out.
+        """Makes a batch of the operations at the front of a queue; drops those that are over already.
 
         Requires: ``has_room(kind)``.
         """
@@ -163,7 +163,7 @@ class Link:
             self._open[batch.kind] -= 1
 
     def close_aged(self, now_s: float) -> bool:
-        """Takes batches of 50 ms out of their windows; says whether there were any."""
+        """Has batches that are 50 ms old take up no room in their windows; returns whether there were any."""
         limit_s = now_s - pipe.WINDOW_OPEN_MS / 1000
         aged = [batch for batch in self._batches.values() if batch.open and batch.sent_at_s <= limit_s]
         for batch in aged:
@@ -171,7 +171,7 @@ class Link:
         return bool(aged)
 
     def silent_s(self, now_s: float) -> float:
-        """For how long the node has owed an answer without saying anything at all; 0 when it owes none."""
+        """For how many seconds the node has owed an answer and sent nothing at all; 0 when it owes none."""
         if not self._batches:
             return 0.0
         oldest = next(iter(self._batches.values()))

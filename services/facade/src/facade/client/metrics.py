@@ -45,12 +45,12 @@ RETRY_REASONS = (
 
 
 class Totals(NamedTuple):
-    """What was answered on the routes of keys since the start.
+    """The answers to requests of keys since the start.
 
     Attributes:
-        requests: How many requests.
-        errors: How many of them with 5xx.
-        buckets: How many took how long, by ``LATENCY_BUCKETS_S``; the last one has no bound.
+        requests: The number of requests.
+        errors: The number of those that were answered with 5xx.
+        buckets: The numbers of requests by duration, as ``LATENCY_BUCKETS_S`` has it; the last one has no bound.
     """
 
     requests: int
@@ -59,7 +59,7 @@ class Totals(NamedTuple):
 
 
 class ShardState(NamedTuple):
-    """What is read of a shard when somebody asks for the metrics."""
+    """The figures of a shard that are read when Prometheus asks for the metrics."""
 
     items: int
     size: int
@@ -71,14 +71,14 @@ class Metrics:
     """The metrics of one facade, in a registry of their own.
 
     Attributes:
-        watches: What is counted of watches.
+        watches: The metrics of watches.
         inflight: Requests that are being answered; a plain number, because every request changes it twice.
-        places: What bounds how many scans, watches and long polls a client has.
+        places: The places that bound how many scans, watches and long polls a client has.
         loop_lag_s: How late the last timer of the event loop was.
     """
 
     def __init__(self, commit: str = "") -> None:
-        """``commit`` is which commit was built; empty when that is not known."""
+        """Makes the metrics; ``commit`` is the commit that was built, empty when it is not known."""
         self.registry = CollectorRegistry()
         self.inflight = 0
         self.places: list[Places] = []
@@ -164,13 +164,13 @@ class Metrics:
         self._limited_counted = {"rate": 0, "share": 0, "connections": 0, "places": 0, "waited": 0}
 
     def quotas(self, requests: int, connections: int) -> None:
-        """Sets how many were refused by the limits of principals and addresses; called now and then, with totals."""
+        """Sets how many requests and connections the limits of clients refused; called now and then, with totals."""
         self._count_up("rate", self._limited.labels("rate"), requests)
         self._count_up("connections", self._limited.labels("connections"), connections)
         self._count_up("places", self._limited.labels("places"), sum(each.refused for each in self.places))
 
     def turns(self, waiting: int, waited: int, refused: int) -> None:
-        """Sets who waits for their turn; called now and then, with totals."""
+        """Sets how many operations wait for their turn; called now and then, with totals."""
         self._turns_waiting.set(waiting)
         self._count_up("waited", self._turns_waited, waited)
         self._count_up("share", self._limited.labels("share"), refused)
@@ -180,7 +180,7 @@ class Metrics:
         self._limited_counted[what] = total
 
     def front(self, connections: int, connections_max: int, refused: int, unread: int, unread_refused: int) -> None:
-        """Sets what clients' connections are like; called now and then, with totals."""
+        """Sets the figures of clients' connections; called now and then, with totals."""
         self._connections.set(connections)
         self._connections_max.set(connections_max)
         self._unread.set(unread)
@@ -223,7 +223,7 @@ class Metrics:
         self._answered.count((route, method, status, consistency), seconds)
 
     def totals(self) -> Totals:
-        """What was answered on the routes of keys since the start."""
+        """The answers to requests of keys since the start."""
         return self._answered.totals(KEY_ROUTE)
 
     def loop_late(self, seconds: float) -> None:
@@ -240,14 +240,14 @@ class Metrics:
         self.messages_sent.inc()
 
     def upstream(self, shard: int, kind: str, seconds: float) -> None:
-        """Counts one batch that was answered to the end."""
+        """Counts one batch of which every operation was answered."""
         child = self._upstream_children.get((shard, kind))
         if child is None:
             child = self._upstream_children[shard, kind] = self._upstream.labels(str(shard), kind)
         child.observe(seconds)
 
     def hedged(self, outcome: str) -> None:
-        """Counts what became of a copy of a read."""
+        """Counts one copy of a read by its outcome."""
         self._hedged.labels(outcome).inc()
 
     def retry(self, reason: str) -> None:
@@ -259,7 +259,7 @@ class Metrics:
         self._redirects.labels(str(shard)).inc()
 
     def shard(self, shard: int, state: ShardState) -> None:
-        """Sets what a shard is like; called when the metrics are read."""
+        """Sets the gauges of a shard; called when the metrics are read."""
         label = str(shard)
         self._pending_items.labels(label).set(state.items)
         self._pending_bytes.labels(label).set(state.size)
@@ -294,7 +294,7 @@ class Metrics:
 
 
 class _Row:
-    """What is counted of requests that were answered alike."""
+    """The counts of requests with the same route, method, status and consistency."""
 
     __slots__ = ("buckets", "count", "seconds")
 

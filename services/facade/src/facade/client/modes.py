@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 
 class Kind(IntEnum):
-    """What windows tell apart. The values are those of doug.v1.BatchKind."""
+    """The kinds of operations, each with windows of its own. The values are those of doug.v1.BatchKind."""
 
     WRITE = 1
     READ_LINEARIZABLE = 2
     READ_LOCAL = 3
     READ_FRESH = 4
-    """Of any replica that has applied, or can prove, what its record says."""
+    """A read that any replica may serve which has applied, or can prove, what the read's record demands."""
 
 
 KIND_LABELS = {
@@ -27,7 +27,7 @@ KIND_LABELS = {
     Kind.READ_LOCAL: "read_local",
     Kind.READ_FRESH: "read_fresh",
 }
-"""How metrics name the kinds."""
+"""The names of the kinds in metrics."""
 
 LEADER_KINDS = (Kind.READ_LINEARIZABLE, Kind.WRITE)
 """The kinds that go to a shard's leader, in the order in which they are sent."""
@@ -40,12 +40,12 @@ READ_KINDS = (*REPLICA_KINDS, Kind.READ_LINEARIZABLE)
 
 
 class ReadMode(NamedTuple):
-    """What a client may ask of a read.
+    """A consistency that a client may ask for, and the way in which such reads travel.
 
     Attributes:
-        name: How clients name the mode, and metrics label it.
-        kind: How an operation of this mode travels.
-        headers: The response headers that say that this mode was used, and what it promises by itself.
+        name: The mode's name, for clients and as a label of metrics.
+        kind: The kind of operation that a read of this mode becomes.
+        headers: The response headers that name this mode and what it promises by itself.
     """
 
     name: str
@@ -58,7 +58,7 @@ def _mode(name: str, kind: Kind, *more: tuple[bytes, bytes]) -> ReadMode:
 
 
 LINEARIZABLE = _mode("linearizable", Kind.READ_LINEARIZABLE, (b"doug-staleness-ms", b"0"))
-"""It sees all that was acknowledged before it began: that is what staleness counts from."""
+"""A linearizable read sees all that was acknowledged before it began, so its staleness is 0."""
 SESSION = _mode("session", Kind.READ_FRESH)
 BOUNDED = _mode("bounded", Kind.READ_FRESH)
 EVENTUAL = _mode("eventual", Kind.READ_LOCAL)
@@ -67,11 +67,11 @@ READ_MODES = {mode.name.encode(): mode for mode in (LINEARIZABLE, SESSION, BOUND
 
 
 class Freshness(NamedTuple):
-    """What a read asks for.
+    """The freshness that one read asks for.
 
     Attributes:
-        mode: The mode.
-        bound_ms: Of a bounded read, how old the answer may be.
+        mode: The consistency.
+        bound_ms: How old the answer to a bounded read may be; 0 in the other modes.
     """
 
     mode: ReadMode = LINEARIZABLE

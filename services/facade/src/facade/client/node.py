@@ -29,10 +29,10 @@ from facade.discovery.targets import Target
 from facade.settings import parse_address
 
 RETIRED_S = 6.0
-"""The longest that a unary call takes."""
+"""How long a channel that is given up stays open: no unary call on it takes longer."""
 
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 1.0
-"""Between two tries to reach a node; longer each time."""
+"""The shortest and the longest pause between two tries to reach a node; each pause is longer than the one before."""
 
 Trouble: TypeAlias = Literal["certificate_expired", "certificate_refused"]
 ScanCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.ScanRequest, doug_pb2.ScanPage]"
@@ -40,11 +40,11 @@ WatchCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.WatchRequest, doug_pb2
 
 
 class Clock(NamedTuple):
-    """How one wall clock is beside another.
+    """The difference between a node's wall clock and this facade's.
 
     Attributes:
-        ahead_ms: How far it is ahead; negative for behind.
-        error_ms: By how much that can be wrong: half of the way to it and back.
+        ahead_ms: How far the node's clock is ahead; negative for behind.
+        error_ms: By how much ``ahead_ms`` can be wrong: half of the time that the question and its answer took.
     """
 
     ahead_ms: float
@@ -52,13 +52,13 @@ class Clock(NamedTuple):
 
 
 def clock_between(asked_us: int, said_us: int, heard_us: int) -> Clock:
-    """How a clock is that was said between two looks at one's own."""
+    """The difference to a clock that was told between two looks at the own clock."""
     error_us = max(0, heard_us - asked_us) / 2
     return Clock((said_us - asked_us - error_us) / 1000, error_us / 1000)
 
 
 def trouble_of(details: str) -> Trouble | None:
-    """What gRPC says of a connection that did not come about, as far as it concerns certificates.
+    """The trouble with certificates that gRPC's text about a failed connection tells of; None if it tells of none.
 
     There is nothing but the text; one that is another in a later version is no finding, and breaks nothing.
     """
@@ -73,26 +73,26 @@ class Node:
     """One raft-node.
 
     Attributes:
-        id: Its name.
+        id: The node's name.
         target: The node's name and address, as discovery gives them.
-        address: Its Doug address.
-        admin: Its admin HTTP address, once it was seen.
-        clock: How its wall clock was beside this facade's, by its last vitals; None before that.
-        incarnation: Which disk it runs on, by its last status; 0 before that.
-        trouble: Why it could not be reached when it was asked last, where that is known.
-        link: The windows of its stream.
-        up: Whether the stream is open.
-        suspect: Whether it owed an answer for too long, and has said nothing since.
-        granted: Of which kinds of reads it is this node's turn to take what waits.
-        copies: Second copies of reads, which it is to serve (``facade.client.hedging``).
-        behind_until_s: It has said that it is not fresh enough: others are asked first, until this time.
-        slow_until_s: It took long to answer: others are asked first, until this time.
-        zone: Where it runs, by its own word; empty before it said so.
-        doubted_term: Others are not believed when they say that it leads in this term or an older one,
-        doubted_until_s: before this time: it said that it does not, or it was lost.
-        applied_index: How far it had applied its log, by its last receipt.
-        unlisted: Discovery does not name it any more; it goes when its stream ends.
-        retired: It is no node of its shard any more.
+        address: The host and port at which the node serves Doug.
+        admin: The node's admin HTTP address, once a status told it.
+        clock: The difference between its wall clock and this facade's, by its last vitals; None before that.
+        incarnation: The incarnation of the node, which is its disks, by its last status; 0 before that.
+        trouble: Why the node could not be reached when it was last asked; None if it could, or the reason is unknown.
+        link: The windows of the node's Pipe stream.
+        up: Whether the node's Pipe stream is open.
+        suspect: Whether the node owed an answer for too long, and has sent nothing since.
+        granted: The kinds of waiting reads that it is this node's turn to take.
+        copies: Second copies of reads that this node is to serve (``facade.client.hedging``).
+        behind_until_s: Until when other replicas are asked first, because this one was not fresh enough.
+        slow_until_s: Until when other replicas are asked first, because this one took long to answer.
+        zone: The zone in which the node says that it runs; empty before it said so.
+        doubted_term: Other nodes are not believed when they say that this one leads in this term or an older one,
+        doubted_until_s: before this time: this node said that it does not lead, or its stream was lost.
+        applied_index: The last entry that the node had applied, by its last receipt.
+        unlisted: Whether discovery names the node no more; it is forgotten when its stream ends.
+        retired: Whether the node belongs to its shard no more.
     """
 
     def __init__(self, node_id: str, target: Target, link: Link, channels: Channels) -> None:
@@ -153,13 +153,13 @@ class Node:
         self._connect()
 
     def _leave(self, channel: grpc.aio.Channel) -> None:
-        """Has a channel closed, once what is under way on it had its time."""
+        """Closes a channel after the calls that are under way on it have had their time."""
         task = asyncio.create_task(channel.close(RETIRED_S))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     def is_moved(self, target: Target) -> bool:
-        """Whether the target is another place than this node's.
+        """Whether a target that discovery names for this node is at another address than the present one.
 
         A pod that was dialled by its name and is told by its address now is the same place, as long as it answers.
         """
@@ -171,16 +171,16 @@ class Node:
         return True
 
     def want(self) -> None:
-        """Asks for the stream to be opened and kept open."""
+        """Has the node's session open the Pipe stream and keep it open."""
         self._wanted.set()
 
     def wake(self) -> None:
-        """Lets the writer look for a batch; everything that arrives in this turn of the loop will be in it."""
+        """Has the stream's writer look for a batch; all operations of this turn of the event loop will be in it."""
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     def wake_at(self, time_s: float) -> None:
-        """The same at a time of the loop's clock. Of several times the first one counts until it has come."""
+        """Wakes the writer at a time of the loop's clock. Of several times the first one counts until it has come."""
         if self._alarm is None:
             self._alarm = asyncio.get_running_loop().call_at(time_s, self._ring)
 
@@ -189,7 +189,7 @@ class Node:
         self.wake()
 
     def heard(self, message: doug_pb2.BatchResult, sessions: Sessions, now_s: float, *, timed: bool) -> Receipt:
-        """Notes the receipt of a message, and gives what clients are told of it; ``timed``: also where time went."""
+        """Notes the receipt of a message; returns what clients are told of it, with ``timed`` also where time went."""
         said = message.receipt
         self.suspect = False
         self.link.last_heard_s = now_s
@@ -213,7 +213,7 @@ class Node:
         return receipt
 
     def retire(self) -> None:
-        """It is no node of its shard any more: nothing is sent to it, and what it still says does not count."""
+        """Ends the node's part in its shard: nothing is sent to it any more, and its answers do not count."""
         self.retired = True
         self.up = False
         self.granted.clear()
@@ -255,13 +255,13 @@ class Node:
         """Admin.TransferLeadership; answers once another node leads.
 
         Raises:
-            grpc.aio.AioRpcError: It did not come about; ``doug-code`` in the trailing metadata says why.
+            grpc.aio.AioRpcError: Leadership did not move; ``doug-code`` in the trailing metadata says why.
         """
         request = admin_pb2.TransferLeadershipRequest(target=target)
         return await self._admin.TransferLeadership(request, timeout=timeout_s)
 
     async def members(self, timeout_s: float) -> admin_pb2.MembersResponse:
-        """Admin.Members; this and the changes raise ``AioRpcError`` with a ``doug-code`` when it does not lead."""
+        """Admin.Members; this and the changes raise ``AioRpcError`` with a ``doug-code`` unless the node leads."""
         return await self._admin.Members(admin_pb2.MembersRequest(), timeout=timeout_s)
 
     async def add_member(
@@ -283,7 +283,7 @@ class Node:
         return await self._admin.ReplaceMember(request, timeout=timeout_s)
 
     async def get_auth(self, known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
-        """Admin.GetAuth; this and the change raise ``AioRpcError`` with a ``doug-code`` when it does not lead."""
+        """Admin.GetAuth; this and the change raise ``AioRpcError`` with a ``doug-code`` unless the node leads."""
         return await self._admin.GetAuth(admin_pb2.GetAuthRequest(known_revision=known_revision), timeout=timeout_s)
 
     async def set_auth(self, request: admin_pb2.SetAuthRequest, timeout_s: float) -> admin_pb2.SetAuthResponse:
@@ -314,7 +314,7 @@ class Node:
         return doug_pb2_grpc.DougStub(self._scans).Scan(request)
 
     def drop_scans(self) -> None:
-        """The connection of scans is of no use: the next scan opens another one."""
+        """Gives up the connection of scans, which is of no use any more: the next scan opens another one."""
         if self._scans is not None:
             self._leave(self._scans)
             self._scans = None
@@ -329,7 +329,7 @@ class Node:
         return doug_pb2_grpc.DougStub(self._watches).Watch(request)
 
     def drop_watches(self) -> None:
-        """The connection of watches is of no use: the next watch opens another one."""
+        """Gives up the connection of watches, which is of no use any more: the next watch opens another one."""
         if self._watches is not None:
             self._leave(self._watches)
             self._watches = None
@@ -338,16 +338,16 @@ class Node:
         """Doug.Partitions.
 
         Raises:
-            grpc.aio.AioRpcError: It did not answer, or does not lead shard 0.
+            grpc.aio.AioRpcError: The node did not answer, or does not lead shard 0.
         """
         return await self._doug.Partitions(doug_pb2.PartitionsRequest(), timeout=timeout_s)
 
     async def wanted(self) -> None:
-        """Waits until somebody wants the stream."""
+        """Waits until ``want`` was called: until then the stream is not opened."""
         await self._wanted.wait()
 
     async def open_pipe(self) -> ClientCall:
-        """Opens the stream, however long that takes. Requires: no other stream is open."""
+        """Opens the Pipe stream, however long that takes. Requires: no other Pipe stream to the node is open."""
         pause_s = RETRY_MIN_S
         while True:
             try:
@@ -365,7 +365,7 @@ class Node:
             self._wake = None
 
     async def close(self) -> None:
-        """Ends its channel.
+        """Closes the node's channel and its connections.
 
         Calls that others still wait for get their own time; a call that is cut off looks like a cancellation.
         """

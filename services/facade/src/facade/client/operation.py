@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 
 
 class OperationTrace(Protocol):
-    """What a sampled operation tells of its way.
+    """The trace of a sampled operation, which is told of every step on its way.
 
     Attributes:
-        context: What the node that serves it is told.
+        context: The trace context that is sent to the node with the operation.
     """
 
     context: TraceContext
 
     def sent(self, node: str, items: int) -> None:
-        """It leaves for a node, in a batch of so many."""
+        """Notes that the operation is sent to a node, in a batch of ``items`` operations."""
 
     def sent_back(self, reason: str) -> None:
-        """It left no trace there, and is tried again."""
+        """Notes that the operation was not carried out there, and is tried again."""
 
 
 class Load:
     """How much of one shard waits or is in flight.
 
     Attributes:
-        items: Operations.
-        size: The bytes of their records.
-        turns: Whose turn it is; None where nobody looks at who sends what.
+        items: The number of its operations.
+        size: The bytes of the operations' records.
+        turns: The shares of the shard's clients; None where clients have no shares.
     """
 
     __slots__ = ("items", "size", "turns")
@@ -64,26 +64,26 @@ class Operation:
 
     Attributes:
         id: Unique in this facade.
-        kind: Its window.
+        kind: The kind that says in which window the operation counts.
         shard: The shard that it is counted under.
-        load: Where it is counted.
+        load: The load of the shard under which the operation is counted.
         key: The key's bytes.
         record: The encoded record (doug_wire.pipe); empty once the operation is over.
         deadline_s: When it must be answered, on the loop's clock.
         future: Resolved with the result record, or with a ProblemError.
         repeatable: Whether sending it twice does no harm: it is a read, or a write with an idempotency token.
         uncertain: Whether an earlier try of this write may have been applied.
-        client: Whose it is, as its shard's ``Turns`` knows them; None where nobody looks at that.
-        inside: Whether it counts in the window of these.
+        client: The client that sent it, as the shard's ``Turns`` counts it; None where clients have no shares.
+        inside: Whether it counts in the window of ``Turns``, so that it does not wait for its turn.
         batch: The batch that it is in flight with.
         hedged: Whether it has a copy, or is one (``facade.client.hedging``).
-        bound_ms: How old its answer may be, of a bounded read; 0 of others.
-        session: What its client's token says; None without one.
+        bound_ms: How old the answer to a bounded read may be; 0 for other operations.
+        session: What the client's session token says; None without one.
         sent_s: When it was last sent to a node.
         receipt: What the node that answered last said of itself; set before ``future`` is resolved.
         reason: Why it was last sent back: the code to report when time runs out.
         tries: How often it was sent back.
-        trace: Where it tells of its way, if it is sampled.
+        trace: The operation's trace if it is sampled, else None.
     """
 
     __slots__ = (
@@ -146,24 +146,24 @@ class Operation:
 
     @property
     def opcode(self) -> int:
-        """What a write does; 0 of a read."""
+        """The opcode of a write; 0 for a read."""
         return self.record[pipe.WRITE.size] if self.kind is Kind.WRITE else 0
 
     @property
     def extended(self) -> bool:
-        """Whether its record says more than the first version's could: other operations, or options."""
+        """Whether the record needs a node newer than the first version: it has another opcode, or options."""
         if self.kind is Kind.WRITE:
             return self.opcode > command.Opcode.DELETE or self.record[pipe.WRITE.size + 1] != 0
         return self.record[pipe.READ.size - 1] != 0
 
     def is_fresh(self, staleness_ms: int | None, now_s: float) -> bool:
-        """Whether an answer of this age to a bounded read counts, with all the time that it may have travelled."""
+        """Whether an answer to a bounded read is young enough, counted with all the time that it may have travelled."""
         if staleness_ms is None:
             return False
         return staleness_ms + 1000 * (now_s - self.sent_s) <= self.bound_ms
 
     def sent_back(self, reason: str) -> None:
-        """Notes that it is to be tried again."""
+        """Notes that the operation is to be tried again, and why."""
         self.reason = reason
         self.tries += 1
         if self.trace is not None:

@@ -19,26 +19,26 @@ from facade.client.access import peer, sender
 from facade.errors import NotAppliedError, TooManyRequestsError
 
 PART = 3 / 4
-"""Which part of all places one client may take, unless the settings say another number."""
+"""The part of all places that one client may take, unless the settings name a number."""
 
 
 class Places:
-    """The places of one kind.
+    """The places of one kind, such as those for watches: each holds one stream of a client.
 
     Attributes:
-        taken: How many are taken.
-        refused: How often somebody was refused for having too many.
+        taken: The number of places that are taken.
+        refused: How often a client or address was refused because it had too many.
     """
 
     def __init__(self, what: str, total: int, of_client: int = 0, of_address: int = 0) -> None:
         """Starts with none taken.
 
         Args:
-            what: What they are for, as whoever is refused is told: "ranges are being read".
-            total: How many there are.
-            of_client: How many of them one client may have; 0 for ``PART``. A client is a principal, or an address
+            what: What the places are for, in the words of a refusal: "ranges are being read".
+            total: The number of places.
+            of_client: How many places one client may have; 0 for ``PART``. A client is a principal, or an address
                 while nobody has to say who they are.
-            of_address: How many of them one address may have; 0 for any number.
+            of_address: How many places one address may have; 0 for any number.
         """
         self._what = what
         self._total = total
@@ -51,11 +51,11 @@ class Places:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Holds a place for whoever sends the request that is being served.
+        """Holds a place for the sender of the request that is being served.
 
         Raises:
-            NotAppliedError: None is left.
-            TooManyRequestsError: They, or their address, have too many already.
+            NotAppliedError: No place is left.
+            TooManyRequestsError: The sender, or its address, has too many already.
         """
         if self.taken >= self._total:
             raise NotAppliedError("overloaded", f"Too many {self._what}.")

@@ -24,32 +24,32 @@ async def until(event: asyncio.Event, seconds: float) -> None:
 
 
 class Questions:
-    """Who is being asked; as a context, at whose end nobody is asked any more."""
+    """Asks nodes side by side, each once at a time; a context at whose end all questions are given up."""
 
     def __init__(self, ask: Callable[[Node], Awaitable[None]]) -> None:
-        """Args: ask: Asks one node, and comes to an end by itself. Requires: a running loop."""
+        """Asks by ``ask``, which asks one node and comes to an end by itself. Requires: a running loop."""
         self._ask = ask
         self._under_way: dict[Node, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
-        """Nobody is asked yet."""
+        """Begins without a question."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Asks nobody any more."""
+        """Gives up all questions that are under way."""
         for task in self._under_way.values():
             task.cancel()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
     async def ask(self, nodes: Iterable[Node], patience_s: float, enough: Callable[[], bool]) -> None:
-        """Asks those that are not being asked, and waits for the answers.
+        """Asks the nodes that no question is under way to, and waits for the answers.
 
         Args:
-            nodes: Whom.
-            patience_s: How long whoever is silent is waited for, unless what was heard is enough: then there is time.
-            enough: Whether it is.
+            nodes: The nodes to ask.
+            patience_s: How long to wait for silent nodes before ``enough`` is asked; after a yes the wait goes on.
+            enough: Tells whether the answers so far are enough, so that nothing hurries.
         """
         for node in nodes:
             if node not in self._under_way:

@@ -30,12 +30,12 @@ class Receipt:
     """What a node said of itself with some answers.
 
     Attributes:
-        shard: Its shard.
-        entry: How far it had applied its log, as session tokens name it.
-        staleness_ms: How old its local answers can be at most, by the time that they came here; None if not proven.
-        headers: Who answered, as headers.
-        heard_s: When it came, on the loop's clock; 0 while nobody wants to know where the time goes.
-        timings: Where the time went on the node; None if it did not say.
+        shard: The node's shard.
+        entry: The last entry that the node had applied, as session tokens name it.
+        staleness_ms: How old the node's local answers can be at most, when they came here; None if not proven.
+        headers: The response headers that name the node.
+        heard_s: When the receipt came, on the loop's clock; 0 while answers do not say where the time went.
+        timings: How the node spent the time; None if it did not say.
     """
 
     __slots__ = ("_sessions", "_steps", "entry", "headers", "heard_s", "shard", "staleness_ms", "timings")
@@ -51,7 +51,7 @@ class Receipt:
         self._sessions = sessions
 
     def of(self, operation: Operation) -> Headers:
-        """All headers of an operation's receipt, but those that go with its mode."""
+        """All response headers that an operation's receipt gives, but those that its mode gives."""
         strong = operation.kind in LEADER_KINDS
         headers = self.headers
         if not strong and self.staleness_ms is not None:
@@ -60,7 +60,7 @@ class Receipt:
         return (*headers, (SESSION, token)) if token else headers
 
     def timing(self, operation: Operation) -> bytes:
-        """Where the time of an operation went, as metrics of ``Server-Timing``; empty if nobody wants to know."""
+        """How the time of an operation was spent, as metrics of ``Server-Timing``; empty if that is switched off."""
         if not self.heard_s:
             return b""
         wrote = operation.kind is Kind.WRITE
@@ -70,7 +70,7 @@ class Receipt:
         return b"route;dur=%.2f%b" % (1000 * (self.heard_s - operation.sent_s), steps)
 
     def session(self, known: Session | None, *, strong: bool) -> bytes:
-        """The token behind an answer of this receipt."""
+        """The session token that goes with an answer of this receipt."""
         if known is None:
             return self._sessions.issue(self.shard, self.entry)
         return self._sessions.add(known, (Seen(self.shard, self.entry, strong),))
@@ -89,5 +89,5 @@ def timing_of(operation: Operation) -> bytes:
 
 
 def of_operation(operation: Operation) -> Headers:
-    """The headers of what an operation's last answer said; none before there was one."""
+    """The response headers of an operation's last answer; none before there was an answer."""
     return () if operation.receipt is None else operation.receipt.of(operation)

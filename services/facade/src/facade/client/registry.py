@@ -51,7 +51,7 @@ class Registry:
     """All operations that are not over.
 
     Attributes:
-        timeout_s: How long an operation may take if nothing else was said.
+        timeout_s: How long an operation may take that has no deadline of its own.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Registry:
         self._loads: dict[int, Load] = {}
 
     def load(self, shard_id: int) -> Load:
-        """How much of a shard waits or is in flight."""
+        """The operations of a shard that wait or are in flight, in numbers and bytes."""
         load = self._loads.get(shard_id)
         if load is None:
             turns = None
@@ -95,7 +95,7 @@ class Registry:
         return load
 
     def sample_turns(self) -> None:
-        """Has the metrics know who waits for their turn, and how often somebody was refused for holding too much."""
+        """Sets the metrics of the operations that wait for their turn, and of those refused for a share."""
         turns = [load.turns for load in self._loads.values() if load.turns is not None]
         self._metrics.turns(
             sum(each.waiting for each in turns), sum(each.waited for each in turns), sum(each.refused for each in turns)
@@ -108,7 +108,7 @@ class Registry:
         return next(self._ids)
 
     def check_room(self, shard: Shard, size: int) -> Load:
-        """Refuses what would be too much.
+        """Refuses an operation for which its shard has no room.
 
         Raises:
             NotAppliedError: Too much of this shard is waiting.
@@ -136,17 +136,17 @@ class Registry:
         Args:
             shard: The shard that owns the key.
             operation_id: From ``next_id``; the record carries it.
-            kind: Its window.
+            kind: The kind that says in which window the operation counts.
             key: The key that says where it belongs.
             record: The encoded record.
             deadline_s: When it must be answered; 0 for the usual time from now on.
             repeatable: Whether sending it twice does no harm.
-            client: Who sends it, as far as shares are concerned.
-            to: Of the copy of a read, which has no share: the node that is to serve it (``facade.client.hedging``).
+            client: The principal or address whose share the operation takes.
+            to: For the copy of a read, which takes no share: the node that is to serve it (``facade.client.hedging``).
 
         Raises:
             NotAppliedError: Too much of this shard is waiting, or the deadline is over.
-            TooManyRequestsError: The client has more under way than its part.
+            TooManyRequestsError: The client has more under way than its share.
         """
         size = len(record)
         load = self.check_room(shard, size)
@@ -192,7 +192,7 @@ class Registry:
     # Operations end.
 
     def finish(self, operation: Operation, result: pipe.ResultRecord | ProblemError) -> None:
-        """The operation is over."""
+        """Ends an operation with its answer; does nothing if it is over already."""
         if self._pending.pop(operation.id, None) is None:
             return
         load, size = operation.load, len(operation.record)
@@ -210,7 +210,7 @@ class Registry:
             future.set_result(result)
 
     def _pass_on(self, load: Load, operation: Operation, size: int) -> None:
-        """An operation is over, or belongs elsewhere now: it is the turn of others."""
+        """Takes an operation out of its client's share, and queues those whose turn it is now."""
         client, turns = operation.client, load.turns
         assert client is not None and turns is not None
         operation.client = None
@@ -218,7 +218,7 @@ class Registry:
             self._directory.shards[ready.shard].submit(ready)
 
     def settle(self, answers: Iterable[Answer]) -> None:
-        """Takes what a node has answered; the operations are not in flight any more."""
+        """Takes the answers of a node: ends the operations, or tries them again. They are not in flight any more."""
         if self._directory.sessions.recovered:
             answers = self._unless_lost(answers)
         refused: list[Answer] = []
@@ -232,7 +232,7 @@ class Registry:
             self._refused(operation, result)
 
     def _unless_lost(self, answers: Iterable[Answer]) -> list[Answer]:
-        """The answers but for those to reads whose clients have seen what is lost: they get that for an answer."""
+        """The answers, without those to reads whose sessions have seen a lost entry: these get ``foreign_session``."""
         left: list[Answer] = []
         for operation, result in answers:
             if operation.kind is not Kind.WRITE and self._directory.sessions.is_foreign(operation.session):
@@ -258,7 +258,7 @@ class Registry:
             self._retry(operation, RETRIED.get(status, "unavailable"), backoff=backoff)
 
     def lost(self, node_id: str, operations: Iterable[Operation]) -> None:
-        """A node's stream has ended; these operations were in flight on it, oldest first."""
+        """Takes the operations that were in flight on a node's stream when it ended, oldest first."""
         # Who comes back may be of a restored cluster, whose session tokens are others.
         self._directory.stale.set()
         for operation in reversed(list(operations)):
@@ -268,7 +268,7 @@ class Registry:
                 self._retry(operation, "stream_broken", backoff=False)
 
     def _unanswered(self, operation: Operation, detail: str) -> None:
-        """A write may be applied: only an idempotency token makes it safe to ask again."""
+        """Handles a write that may have been applied: only with an idempotency token it is safe to send it again."""
         if not operation.repeatable:
             self.finish(operation, unknown(operation, detail))
             return
@@ -276,7 +276,7 @@ class Registry:
         self._retry(operation, "unanswered", backoff=True)
 
     def _retry(self, operation: Operation, reason: str, *, backoff: bool) -> None:
-        """Tries an operation again, behind nobody who came later."""
+        """Tries an operation again, in front of those that came later."""
         operation.sent_back(reason)
         self._metrics.retry(reason)
         if backoff:
@@ -315,7 +315,7 @@ class Registry:
                 self._hedging.look(shard, now_s)
 
     def give_up(self, read: Operation, error: ProblemError) -> None:
-        """Ends a read whose answer nobody wants any more."""
+        """Ends a read because its answer is not wanted any more."""
         if read.batch is not None:
             read.batch.link.take(read.id)
         self.finish(read, error)
@@ -331,7 +331,7 @@ class Registry:
     # Slots move.
 
     def _reroute(self, operation: Operation) -> None:
-        """The key is not that shard's, by its answer: asks for a newer map and tries again."""
+        """Handles a shard's answer that it does not own the key: asks for a newer map, and tries again with that."""
         operation.sent_back("wrong_shard")
         self._metrics.retry("wrong_shard")
         self._directory.stale.set()
@@ -342,7 +342,7 @@ class Registry:
         self._stranded.append(operation)
 
     def send_stranded(self) -> None:
-        """The map was loaded: sends what a shard said is not its own to whoever owns it now."""
+        """Sends the operations whose shards did not own their keys to the owners by the map that was just loaded."""
         stranded, self._stranded = self._stranded, []
         for operation in stranded:
             if operation.future.done():

@@ -29,7 +29,7 @@ SLOW_FOR_S = 1.0
 
 
 def answers(node: Node, now_s: float) -> bool:
-    """Whether the node is worth sending to: it owes nothing, or not for long."""
+    """Whether a node is worth sending to: it owes no answer, or not for long."""
     return not node.suspect and node.link.silent_s(now_s) <= SILENT_S
 
 
@@ -45,7 +45,7 @@ class Replicas:
         return node in self._turns
 
     def add(self, node: Node) -> None:
-        """It may be asked too."""
+        """Adds a node: reads may go to it, too."""
         self._turns.append(node)
 
     def remove(self, node: Node) -> None:
@@ -54,12 +54,12 @@ class Replicas:
             self._turns.remove(node)
 
     def choose(self, kind: Kind, now_s: float, but: Node | None = None) -> Node | None:
-        """Whose turn it is; None if nobody can take a batch of this kind now.
+        """The replica whose turn it is; None if no replica can take a batch of this kind now.
 
         Args:
             kind: The kind of the reads.
             now_s: The loop's clock.
-            but: Who is not asked whatever comes.
+            but: A node that is not chosen in any case; None for no such node.
         """
         best: Node | None = None
         best_rank = (True, True, True, 0)

@@ -13,7 +13,7 @@ from doug_wire.command import Command, token_id
 
 
 def token_of(identity: str, key: str) -> bytes:
-    """What a shard knows an idempotency key by: whose it is, and how they call it; empty for anyone's."""
+    """The bytes by which a shard knows an idempotency key: the key with its owner, empty where clients share keys."""
     return token_id(identity, key)
 
 

@@ -43,20 +43,20 @@ MAP_RETRY_MAX_S = 1.0
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """Does nothing: stands for a callback that was not set."""
 
 
 class Router:
-    """Sends every operation to its key's shard.
+    """Sends every operation to the shard that owns its key.
 
     Attributes:
-        directory: Who owns a key.
-        registry: All operations that are not over.
-        cluster: How the nodes are.
-        scans: Who begins scans.
-        guarded: Whether it counts who sends something.
+        directory: Knows the shards, and which of them owns a key.
+        registry: Owns all operations that are not over.
+        cluster: Tells how the nodes are.
+        scans: Begins scans.
+        guarded: Whether the rights of the sender are checked.
         feeds: The changes of the shards that somebody watches.
-        on_unreachable: Called when a node may be somewhere else by now.
+        on_unreachable: Called when a node does not answer, so that discovery looks whether it has moved.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Router:
             await self.feeds.close()
 
     def update(self, targets: Targets) -> None:
-        """Takes what discovery says about some shards, each of them whole."""
+        """Takes over the nodes that discovery names for some shards, all nodes of each."""
         for shard in self.directory.update(targets):
             if self._group is not None:
                 self._start_shard(self._group, shard)
@@ -119,7 +119,7 @@ class Router:
         group.create_task(self._tell_unreachable(shard))
 
     async def _keep_sessions(self, group: asyncio.TaskGroup, shard: Shard) -> None:
-        """Gives every node of a shard its session, and ends those of nodes that are gone."""
+        """Keeps a session for every node of a shard, and ends those of nodes that are gone."""
         sessions: dict[Node, asyncio.Task[None]] = {}
         while True:
             shard.changed.clear()
@@ -144,7 +144,7 @@ class Router:
             self.on_unreachable()
 
     async def _keep_map(self) -> None:
-        """Loads the map, again and again, and sends what waits for a newer one."""
+        """Loads the map again and again, and each time sends the operations that waited for a newer one."""
         delay_s = MAP_RETRY_MIN_S
         stale = self.directory.stale
         while True:
@@ -185,23 +185,24 @@ class Router:
         """Admits a write.
 
         Args:
-            opcode: What it does; for the others see ``doug_wire.command.Command``.
-            key: The key that it belongs to.
+            opcode: The opcode of the command; the parts of a command are those of ``doug_wire.command.Command``.
+            key: The key that says which shard the write belongs to.
             content_type: The content type of the value.
             value: The value, or what the opcode has in its place.
-            condition: Under which condition.
-            ttl: For how many milliseconds.
+            condition: The condition under which the write is applied; None for none.
+            ttl: The time to live in milliseconds, as commands have it.
             content_encoding: The content encoding of the value.
-            idempotency_key: What makes it happen once, however often it is sent; then it is tried again by itself.
-            deadline_s: When it must be answered, on the loop's clock; 0 for the usual time from now on.
-            repeatable: Whether it may be sent twice without an idempotency key of its own.
-            caller: Who wants it; whoever sends the request that is being served when nothing is said.
-            client: Whose share it takes; that of whoever sends the request that is being served when nothing is said.
+            idempotency_key: The key that makes the write happen once, however often it is sent; the facade then repeats
+                it.
+            deadline_s: When the write must be answered, on the loop's clock; 0 for the usual time from now on.
+            repeatable: Whether the write may be sent twice without an idempotency key of its own.
+            caller: The sender, whose rights count; None for the sender of the request that is being served.
+            client: The client whose share it takes; empty for the sender of the request that is being served.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
             UnauthenticatedError: The request's sender is not known.
-            ForbiddenError: They may not.
+            ForbiddenError: The sender has not the right.
         """
         if self.guarded:
             check_write(caller or current.get(), opcode, key, value)
@@ -241,18 +242,18 @@ class Router:
         """Admits a read.
 
         Args:
-            key: What is read.
-            mode: How new the answer must be.
-            deadline_s: When it must be answered, on the loop's clock; 0 for the usual time from now on.
-            session: What its client's token says; requires that the map is as new as the token: see ``catch_up``.
-            bound_ms: Of a bounded read, how old the answer may be.
-            caller: Who wants it; whoever sends the request that is being served when nothing is said.
-            client: Whose share it takes; that of whoever sends the request that is being served when nothing is said.
+            key: The key that is read.
+            mode: The consistency of the read.
+            deadline_s: When the read must be answered, on the loop's clock; 0 for the usual time from now on.
+            session: What the client's session token says. Requires: the map is as new as the token, see ``catch_up``.
+            bound_ms: How old the answer to a bounded read may be.
+            caller: The sender, whose rights count; None for the sender of the request that is being served.
+            client: The client whose share it takes; empty for the sender of the request that is being served.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
             UnauthenticatedError: The request's sender is not known.
-            ForbiddenError: They may not.
+            ForbiddenError: The sender has not the right.
         """
         if self.guarded:
             check(caller or current.get(), Verb.READ, key)
@@ -276,10 +277,10 @@ class Router:
         return operation
 
     async def catch_up(self, session: Session | None) -> None:
-        """Waits until the map is as new as the one that a token was made by.
+        """Waits until the partition map is as new as the one by which a session token was made.
 
         Raises:
-            NotAppliedError: It is not, in the time that a request may take.
+            NotAppliedError: No such map could be loaded in the time that a request may take.
         """
         directory = self.directory
         if session is None or session.epoch <= directory.sessions.epoch:
@@ -295,9 +296,9 @@ class Router:
             ) from None
 
     def read_token(self, key: bytes, idempotency_key: str) -> Operation:
-        """Asks what became of the write of a key that had an idempotency key; raises what ``write`` does.
+        """Asks for the outcome of a write of a key with an idempotency key; raises what ``write`` does.
 
-        Whoever may read or write the key may ask, and is told of their own writes alone.
+        A caller may ask that may read or write the key, and is told of its own writes alone.
         """
         if self.guarded:
             check_any(current.get(), (Verb.WRITE, Verb.READ), key)
@@ -309,11 +310,11 @@ class Router:
         )
 
     def shard_of(self, key: bytes) -> int | None:
-        """The shard of a key, as far as the map is known."""
+        """The number of the shard that owns a key; None while the map is not loaded."""
         return None if self.map is None else self.map.owner(key)[0]
 
     def check_room(self, key: bytes, size: int) -> None:
-        """Refuses early what would be refused once its body is here.
+        """Refuses a write before its body is read that would be refused afterwards.
 
         Raises:
             NotAppliedError: The map is not loaded, or too much is waiting.
@@ -322,7 +323,7 @@ class Router:
         self.registry.check_room(shard, size)
 
     def sample_metrics(self) -> None:
-        """Sets the gauges that are only worth setting when somebody reads them."""
+        """Sets the gauges that are only worth setting when Prometheus reads them."""
         for shard in self.shards.values():
             self._metrics.shard(shard.id, shard.state(self.registry.load(shard.id)))
         self.registry.sample_turns()

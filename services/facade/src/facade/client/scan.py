@@ -41,11 +41,11 @@ from facade.client.shard import Shard
 from facade.errors import FacadeError, InternalError, NotAppliedError, ProblemError
 
 PAGES_BYTES = 1 << 20
-"""What the pages of all streams of one scan take, about."""
+"""About how many bytes the pages of all streams of one scan take."""
 PAGE_BYTES_MIN, PAGE_BYTES_MAX = 16 << 10, 128 << 10
 
 READ_TIMEOUT_S = 5.0
-"""A node that has found nothing yet says so every second."""
+"""After this silence a stream counts as broken: a node that has found nothing yet says so every second."""
 
 _REASONS = {
     "NOT_LEADER": "no_leader",
@@ -62,8 +62,8 @@ class ScanBrokenError(FacadeError):
     """A stream of a scan ended before its end, or could not begin; another scan may go on behind its last key.
 
     Attributes:
-        reason: The code that tells why, for a client.
-        shard: Whose stream it was; None when it is about all of them.
+        reason: The code that tells a client why.
+        shard: The shard whose stream ended; None when all of them did.
     """
 
     def __init__(self, reason: str, detail: str, shard: int | None = None) -> None:
@@ -73,21 +73,21 @@ class ScanBrokenError(FacadeError):
 
 
 class ScanQuery(NamedTuple):
-    """What is asked for.
+    """The keys that a scan is asked for, and how.
 
     Attributes:
-        start: The first key that is wanted.
-        end: The first key behind it that is not; None for no end.
-        reverse: From the last key to the first.
+        start: The first key of the range.
+        end: The first key behind the range; None for no end.
+        reverse: Whether the scan goes from the last key to the first.
         limit: How many entries and common prefixes are wanted; 0 for all.
-        keys_only: Without values.
-        count_only: Only how many there are.
-        delimiter: Keys that share what they have up to it are told as one common prefix.
-        prefix_bytes: It is looked for behind so many bytes of a key.
+        keys_only: Whether values are left out.
+        count_only: Whether only the number of keys is wanted.
+        delimiter: The bytes up to which keys that are alike there are told as one common prefix; empty for none.
+        prefix_bytes: The number of a key's first bytes in which the delimiter is not looked for.
         asked: How fresh the answer must be.
-        session: What the client's token says; None without one.
-        verb: What whoever asks must be allowed to do with all keys of the range.
-        slot: Only keys of this slot, of which its owner alone is asked; None for all.
+        session: What the client's session token says; None without one.
+        verb: The right that the sender needs for all keys of the range.
+        slot: The only slot whose keys are wanted, for which its owner alone is asked; None for all slots.
     """
 
     start: bytes = b""
@@ -105,7 +105,7 @@ class ScanQuery(NamedTuple):
 
     @property
     def mode(self) -> ReadMode:
-        """The mode of its reads."""
+        """The consistency of the scan."""
         return self.asked.mode
 
     @property
@@ -114,34 +114,34 @@ class ScanQuery(NamedTuple):
         return self.end is not None and self.end <= self.start
 
     def behind(self, record: ScanRecord) -> ScanQuery | None:
-        """What is left of the range behind a record; None when nothing is."""
+        """The rest of the range behind a record; None when nothing is left."""
         bound = bound_behind(record, reverse=self.reverse)
         return None if bound is None else self.bounded(bound)
 
     def bounded(self, bound: bytes) -> ScanQuery:
-        """The same range, gone on with at a bound: see ``bound_behind``."""
+        """The rest of the range from a bound on: see ``bound_behind``."""
         if self.reverse:
             return self._replace(end=bound if self.end is None else min(bound, self.end))
         return self._replace(start=max(bound, self.start))
 
 
 def bound_behind(record: ScanRecord, *, reverse: bool) -> bytes | None:
-    """Where a scan goes on behind a record: the next start, or in reverse the next end; None when nothing follows."""
+    """The bound of a scan behind a record: the next start, or in reverse the next end; None if nothing follows."""
     if reverse:
         return record.key or None
     return after_prefix(record.key) if record.kind == PREFIX else record.key + b"\0"
 
 
 class _Stream:
-    """The keys of one shard.
+    """The stream of keys from one shard.
 
     Attributes:
-        records: What was received and not taken yet, in the order asked for; never empty while ``open``.
-        open: Whether there is more.
+        records: The records that were received and not taken yet, in the scan's order; never empty while ``open``.
+        open: Whether more records will come.
         counted: How many records were counted, with ``count_only``.
         revision: The shard's last revision at its point in the log.
-        receipt: What the node said of itself there.
-        slots: Which slots it owned there.
+        receipt: What the node said of itself at that point.
+        slots: The slots that the shard owned at that point.
     """
 
     def __init__(
@@ -175,7 +175,8 @@ class _Stream:
         """Reads the first page.
 
         Raises:
-            ScanBrokenError: The node does not serve it, or its answer was on its way for so long that it is too old.
+            ScanBrokenError: The node does not serve the scan, or its answer was under way for so long that it is too
+                old.
         """
         first = await self._read()
         if first.receipt.shard != self.shard.id:
@@ -187,7 +188,7 @@ class _Stream:
         self._ahead()
 
     def _age(self) -> None:
-        """Counts the way as staleness, all of it: nobody knows when the node looked."""
+        """Adds the whole time of the first answer to its staleness: nobody knows when the node looked."""
         if self._strong or not self.receipt.HasField("staleness_ms"):
             return
         self.receipt.staleness_ms += ceil(1000 * (asyncio.get_running_loop().time() - self._sent_s))
@@ -199,11 +200,11 @@ class _Stream:
 
     @property
     def seen(self) -> Seen:
-        """What the stream shows of its shard."""
+        """How far the stream shows the log of its shard, for session tokens."""
         return Seen(self.shard.id, entry_of(self.receipt.generation, self.receipt.applied_index), self._strong)
 
     async def fill(self) -> None:
-        """Reads on until there are records, or none will come.
+        """Reads pages until there are records to take, or the stream has ended.
 
         Raises:
             ScanBrokenError: The stream ended before its end.
@@ -289,17 +290,17 @@ class Scan:
 
     @property
     def revisions(self) -> dict[int, int]:
-        """By shard, its last revision at the scan's point in its log."""
+        """By shard, the last revision at the scan's point in the shard's log."""
         return {stream.shard.id: stream.revision for stream in self._streams}
 
     @property
     def seen(self) -> list[Seen]:
-        """What the scan shows of each shard."""
+        """How far the scan shows the log of each shard, for session tokens."""
         return [stream.seen for stream in self._streams]
 
     @property
     def receipt(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Who answers, as headers: of each shard one member of a list, in the order of the shards."""
+        """The response headers that name the nodes: each is a list with one member for each shard, in their order."""
         receipts = [stream.receipt for stream in self._streams]
         told = {
             "doug-shard": [str(each.shard) for each in receipts],
@@ -313,7 +314,7 @@ class Scan:
         return tuple((name.encode(), ", ".join(values).encode()) for name, values in told.items())
 
     async def count(self) -> int:
-        """How many entries and common prefixes there are.
+        """Counts the entries and common prefixes.
 
         Raises:
             ScanBrokenError: A stream ended before its end.
@@ -322,7 +323,7 @@ class Scan:
         return sum(stream.counted for stream in self._streams)
 
     async def batches(self) -> AsyncIterator[list[ScanRecord]]:
-        """All records, in the order asked for, some at a time; each list has at least one.
+        """Yields all records in the order asked for, some at a time; each list has at least one.
 
         Raises:
             ScanBrokenError: A stream ended before its end.
@@ -356,7 +357,7 @@ async def _fill(streams: Sequence[_Stream]) -> None:
 
 
 def _once(records: list[ScanRecord]) -> list[ScanRecord]:
-    """Without the common prefixes that another shard has told too."""
+    """The records, with each common prefix once that several shards have told."""
     return [
         record
         for place, record in enumerate(records)
@@ -365,21 +366,21 @@ def _once(records: list[ScanRecord]) -> list[ScanRecord]:
 
 
 class Scans:
-    """Begins scans."""
+    """Begins scans over all shards that a query needs."""
 
     def __init__(self, directory: Directory, *, guarded: bool = False) -> None:
-        """Asks the shards of ``directory``; ``guarded`` is whether it counts who wants to know."""
+        """Asks the shards of ``directory``; ``guarded`` says whether the rights of the sender are checked."""
         self._guarded = guarded
         self._directory = directory
         self._turn = 0
 
     @contextlib.asynccontextmanager
     async def open(self, query: ScanQuery) -> AsyncIterator[Scan]:
-        """A scan of all shards as of now; it ends with the block.
+        """Begins a scan of all shards as of now, which ends with the block.
 
         Raises:
             NotAppliedError: The map is not loaded, or it is not known where a shard's nodes are.
-            ScanBrokenError: A shard cannot serve it now.
+            ScanBrokenError: A shard cannot serve the scan now.
             ForbiddenError: The sender may not read all of the range.
             UnauthenticatedError: The request's sender is not known.
         """
@@ -443,7 +444,7 @@ class Scans:
 
 
 def _nothing() -> None:
-    """Everybody may."""
+    """Does nothing: stands for the check of rights where everybody has all of them."""
 
 
 def _choose(shard: Shard, mode: ReadMode, turn: int) -> Node:
@@ -465,7 +466,7 @@ def _choose(shard: Shard, mode: ReadMode, turn: int) -> Node:
 
 
 def _demand(query: ScanQuery, shard: Shard) -> tuple[Freshness, int]:
-    """What is asked of a shard, and up to which entry its replica must have applied its log."""
+    """The freshness to ask a shard for, and the entry up to which its replica must have applied the log."""
     if query.mode is not SESSION or query.session is None:
         return query.asked, 0
     demand = query.session.demand(shard.id)

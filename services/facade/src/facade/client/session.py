@@ -19,13 +19,13 @@ from facade.client.registry import Registry
 from facade.client.shard import Shard
 
 REOPEN_S = 0.05
-"""Between the end of a stream and the next try."""
+"""The pause between the end of a stream and the next try to open one."""
 
 log = structlog.get_logger()
 
 
 class Session:
-    """The streams of one node, one after the other."""
+    """Keeps the Pipe stream to one node: opens it again whenever it has ended."""
 
     def __init__(self, shard: Shard, node: Node, registry: Registry) -> None:
         self._shard = shard
@@ -33,7 +33,7 @@ class Session:
         self._registry = registry
 
     async def run(self) -> None:
-        """Keeps the stream open from the moment that it is wanted; ends only by cancellation."""
+        """Opens the stream once somebody wants it, and keeps it open; ends only by cancellation."""
         node = self._node
         try:
             await node.wanted()

@@ -52,12 +52,12 @@ _U64_MAX = (1 << 64) - 1
 
 
 class Seen(NamedTuple):
-    """What an answer has shown of a shard.
+    """How far an answer has shown the log of a shard.
 
     Attributes:
-        shard: The shard.
-        entry: Everything up to this entry of its log, at least: see ``entry_of``.
-        strong: Whether that includes all that was acknowledged before: it was a write or a linearizable read.
+        shard: The shard's number.
+        entry: The entry up to which, at least, the answer shows the log: see ``entry_of``.
+        strong: Whether that includes all that was acknowledged before, as after a write or a linearizable read.
     """
 
     shard: int
@@ -66,12 +66,12 @@ class Seen(NamedTuple):
 
 
 class Session(NamedTuple):
-    """What a token says.
+    """The content of a session token.
 
     Attributes:
-        epoch: The newest map that it was made by.
-        indexes: By shard, up to which entry its log is known; the shard that was used last is the last one.
-        partial: Whether other shards may be known too.
+        epoch: The epoch of the newest map by which the token was made.
+        indexes: By shard, the last entry that the client may know; the shard that was used last is the last one.
+        partial: Whether the client may know entries of other shards, too.
     """
 
     epoch: int
@@ -87,12 +87,12 @@ class Session(NamedTuple):
 
 
 def entry_of(generation: int, index: int) -> int:
-    """An entry of a shard's log, as tokens name it."""
+    """The number by which tokens name an entry of a shard's log."""
     return generation << _INDEX_BITS | index
 
 
 def grown(session: Session | None, seen: Iterable[Seen]) -> Session:
-    """What a client knows behind an answer: what it knew before, and what was shown, the strong ones first."""
+    """A client's session after an answer: what it knew before, and what the answer has shown, strong parts first."""
     before = Session(0, {}) if session is None else session
     indexes = dict(before.indexes)
     for shard, index, strong in seen:
@@ -137,7 +137,7 @@ def _malformed() -> BadRequestError:
 
 
 def foreign_session() -> BadRequestError:
-    """A token of another cluster, or of one that is not any more what it was."""
+    """The error for a token of another cluster, or of one that has lost entries since."""
     return BadRequestError(
         "foreign_session",
         "The session is of another cluster, or from before this one was restored or recovered; begin a new one.",
@@ -149,7 +149,7 @@ class Sessions:
     """Makes and reads the tokens of the cluster that this facade serves.
 
     Attributes:
-        epoch: The epoch of the map that this facade goes by; 0 before it was loaded.
+        epoch: The epoch of the map that this facade uses; 0 before it was loaded.
     """
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class Sessions:
         self._generations: dict[int, int] = {}
 
     def know(self, cluster_id: bytes, epoch: int) -> None:
-        """The map was loaded."""
+        """Takes the cluster's id and the map's epoch, whenever the map was loaded."""
         tag = hashlib.sha256(cluster_id).digest()[:_TAG_BYTES]
         if (tag, epoch) != (self._tag, self.epoch):
             if tag != self._tag:
@@ -168,7 +168,7 @@ class Sessions:
             self._issued.clear()
 
     def issue(self, shard: int, index: int) -> bytes:
-        """The token of a client of whom nothing else is known; empty before the map was loaded."""
+        """The token of a client that has seen this one entry alone; empty before the map was loaded."""
         if not self._tag:
             return b""
         known = self._issued.get(shard)
@@ -179,11 +179,11 @@ class Sessions:
         return token
 
     def add(self, session: Session | None, seen: Iterable[Seen]) -> bytes:
-        """The token behind an answer: what was known before, and what the answer has shown.
+        """The token that goes with an answer: what the client knew before, and what the answer has shown.
 
         Args:
             session: What the request's token said; None without one.
-            seen: What was shown, of each shard that took part.
+            seen: What the answer has shown, of each shard that took part.
         """
         if not self._tag:
             return b""
@@ -191,10 +191,10 @@ class Sessions:
         return self._encode(after._replace(epoch=max(after.epoch, self.epoch)))
 
     def read(self, text: bytes) -> Session:
-        """What a token says.
+        """Reads a token.
 
         Raises:
-            BadRequestError: It is no token, or one of another cluster (``foreign_session``).
+            BadRequestError: The text is no token, or a token of another cluster (``foreign_session``).
         """
         if len(text) > TOKEN_BYTES_MAX:
             raise _malformed()
@@ -218,7 +218,7 @@ class Sessions:
         return session
 
     def heard(self, shard: int, generation: int) -> None:
-        """A node of a shard has told its generation."""
+        """Takes the generation that a node of a shard has told."""
         if generation > self._generations.get(shard, 0):
             self._generations[shard] = generation
 
@@ -228,7 +228,7 @@ class Sessions:
         return bool(self._generations)
 
     def is_foreign(self, session: Session | None) -> bool:
-        """Whether a token names an older generation of a shard than was heard of."""
+        """Whether a token names an older generation of a shard than a node has told."""
         generations = self._generations
         if not generations or session is None:
             return False

@@ -39,12 +39,12 @@ from facade.discovery.targets import Target
 from facade.settings import Settings
 
 REFUSED_S = 0.03
-"""For this long others are not believed about a node that just said it does not lead in that term."""
+"""For this long no other node is believed that a node leads which just said that it does not lead in that term."""
 
 STATUS_TIMEOUT_S = 0.2
 SEARCH_S = 0.05
 SEARCH_IDLE_S = 0.5
-"""Between two rounds of asking all nodes who leads: while something waits, and while nothing does."""
+"""The pauses between two rounds of asking all nodes who leads: while operations wait, and while none does."""
 
 log = structlog.get_logger()
 
@@ -56,14 +56,14 @@ class Shard:
     """One Raft cluster.
 
     Attributes:
-        id: Its number.
-        nodes: Its nodes by id.
+        id: The shard's number.
+        nodes: The shard's nodes by name.
         members: The names of the members as a leader last told them; None before that.
-        leader: Who is believed to lead.
+        leader: The node that is believed to lead; None while no node is.
         leader_term: The newest term that anybody was believed to lead in.
-        ever_led: Whether a leader was ever found.
-        changed: Set when nodes came or went: each needs a session.
-        unreachable: Set when a node does not answer where it is said to be.
+        ever_led: Whether a leader has ever been found.
+        changed: An event that is set when nodes came or went, since each needs a session.
+        unreachable: An event that is set when a node does not answer at the address that discovery names.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Shard:
         return [node for node in self.nodes.values() if node.id in names]
 
     def update(self, targets: Mapping[str, Target]) -> None:
-        """Takes all nodes that discovery names now. An empty list changes nothing: it is more likely wrong."""
+        """Takes over all nodes that discovery names now. An empty list changes nothing, for it is more likely wrong."""
         if not targets:
             return
         gone = [self.nodes[node_id] for node_id in self._listed if node_id not in targets]
@@ -152,7 +152,7 @@ class Shard:
         return node
 
     def _remove(self, node: Node) -> None:
-        """Forgets a node. What is in flight there comes back when its session ends."""
+        """Forgets a node. The operations in flight there come back when its session ends."""
         self._end_local_reads(node)
         del self.nodes[node.id]
         node.retire()
@@ -264,7 +264,7 @@ class Shard:
     # Answers come back.
 
     def take_answers(self, node: Node, message: doug_pb2.BatchResult) -> list[Answer]:
-        """Takes what was answered out of flight, and believes or doubts leaders.
+        """Takes answered operations out of flight and returns them; notes what the message says of the leader.
 
         Raises:
             PipeError: The message is malformed; nothing of it counts.
@@ -311,7 +311,7 @@ class Shard:
         return taken
 
     def node_up(self, node: Node) -> None:
-        """The node's stream is open."""
+        """Notes that the node's stream is open."""
         node.link.reset(self._loop.time())
         node.up, node.suspect = not node.retired, False
         # It may run on another disk now: it tells with its status.
@@ -320,7 +320,7 @@ class Shard:
         self._grant()
 
     def node_down(self, node: Node) -> list[Operation]:
-        """The node's stream has ended; gives back what was in flight on it, oldest first."""
+        """Notes that the node's stream has ended; returns the operations in flight on it, oldest first."""
         node.up = False
         node.granted.clear()
         lost = node.link.reset(self._loop.time())
@@ -332,7 +332,7 @@ class Shard:
         return lost
 
     def _doubt(self, node: Node) -> None:
-        """Whoever says that the node leads in this term is outdated: it was lost."""
+        """Believes nobody any more that a node leads in this term, because the node was lost."""
         node.doubted_term, node.doubted_until_s = self.leader_term, inf
         if self.leader is node:
             self._set_leader(None, self.leader_term)
@@ -362,7 +362,7 @@ class Shard:
         self._grant()
 
     def _take_back(self, node: Node, kinds: tuple[Kind, ...]) -> None:
-        """Takes what is repeatable away from a node that does not answer, to try it elsewhere."""
+        """Takes repeatable operations away from a node that does not answer, to try them elsewhere."""
         found = [each for each in node.link.in_flight.values() if each.kind in kinds and each.repeatable]
         for operation in reversed(found):
             self._again(operation, "silent")
@@ -384,15 +384,15 @@ class Shard:
         self._set_leader(target, term)
 
     def pointed_elsewhere(self, node: Node, leader_id: str, address: str) -> None:
-        """A unary call to ``node`` was refused with a hint instead of a receipt."""
+        """Takes the hint to another leader with which ``node`` refused a unary call."""
         self._hear_of_leader(node, self.leader_term, leader_id, address, refused=True)
 
     def leader_moved(self, node: Node, term: int, leader_id: str, address: str) -> None:
-        """``node`` has handed leadership over and says to whom."""
+        """Takes over the leader to which ``node`` says that it has handed leadership."""
         self._hear_of_leader(node, term, leader_id, address, refused=True)
 
     def learn_members(self, answer: admin_pb2.MembersResponse) -> None:
-        """Goes by what a leader says of the members: new ones are asked too, and who left serves no local reads."""
+        """Takes the members from a leader's answer: asks new ones, too, and none that left for local reads."""
         self.members = frozenset(member.name for member in answer.members)
         self._incarnations = {member.name: member.incarnation for member in answer.members}
         for member in answer.members:
@@ -407,14 +407,14 @@ class Shard:
                     self._end_local_reads(node)
 
     def _judge(self, node: Node) -> None:
-        """Gives a member local reads, and an old disk none that came back under the member's name."""
+        """Lets a member serve local reads, but not an old disk that came back under the member's name."""
         if node.incarnation and node.incarnation != self._incarnations.get(node.id, node.incarnation):
             self._end_local_reads(node)
         elif node not in self.replicas and node.id in self._incarnations:
             self.replicas.add(node)
 
     def _end_local_reads(self, node: Node) -> None:
-        """Gives a node no local reads any more."""
+        """Has a node serve no local reads any more."""
         node.granted.clear()
         self.replicas.remove(node)
 
@@ -457,7 +457,7 @@ class Shard:
             self._hear_of_leader(node, status.term, status.leader_id, status.leader_address, refused=False)
 
     def state(self, load: Load) -> ShardState:
-        """What the metrics show of this shard."""
+        """The figures that the metrics show of this shard."""
         age_s = None if self.leader is None else self._loop.time() - self._leader_since_s
         return ShardState(load.items, load.size, not self._leader_in_doubt(), age_s)
 
@@ -466,7 +466,7 @@ class Shard:
         return leader is None or not leader.up or not answers(leader, self._loop.time())
 
     async def search(self) -> None:
-        """Asks all nodes who leads, as long as nobody is known to or somebody is silent; ends by cancellation."""
+        """Asks all nodes who leads, while no leader is known or a node is silent; ends only by cancellation."""
         async with Questions(self._ask) as questions:
             while True:
                 await self._search.wait()

@@ -50,7 +50,7 @@ class SpanTrace:
         self._span.event("sent back", {"dougdb.reason": reason})
 
     def finish(self, operation: Operation, future: asyncio.Future[pipe.ResultRecord]) -> None:
-        """Ends the span with what became of the operation."""
+        """Ends the span with the operation's outcome."""
         span = self._span
         span.set("dougdb.shard", operation.shard)
         span.set("dougdb.tries", operation.tries)
@@ -70,7 +70,7 @@ class OperationTracing:
         self._tracing = tracing
 
     def begin(self, operation: Operation) -> OperationTrace | None:
-        """The trace of an operation that was just made, if the request that it is for is sampled."""
+        """The trace of a new operation if its request is sampled, else None."""
         request = current_request.get()
         if request is None:
             return None
@@ -81,7 +81,7 @@ class OperationTracing:
 
 
 def contexts_for(traced: Sequence[Operation], node: str, items: int) -> bytes:
-    """Notes that operations go to a node in one batch, and encodes their contexts for it."""
+    """Notes on the traces that operations go to a node in one batch; encodes their contexts for the node."""
     found = []
     for operation in traced:
         trace = operation.trace

@@ -1,4 +1,4 @@
-"""Whose turn it is: one client that asks for more than a shard can do leaves the others their share.
+"""The turns of clients: one that asks for more than a shard can do leaves the others their share.
 
 A client is a principal, or an address while nobody has to say who they are. What one client has under way alone is
 bounded by the shard's queue only. Once there are two, each has a share of a window for itself; what is beyond its share
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 SHARE_MIN = 32
 """A share of a window is at least so many operations, however many clients there are."""
 RESERVE = 1 / 8
-"""So much beyond a shard's room there is for those who come while one client has all of it."""
+"""The part of a shard's room that exists beyond it, for clients that come while one client has all of it."""
 
 
 class Client:
-    """What one client has under way in a shard.
+    """One client, and its operations that are under way in a shard.
 
     Attributes:
-        name: Who.
-        items: Its operations, in the window and in the line.
-        size: Their bytes.
-        inside: How many are in the window.
-        line: Those that wait for their turn, oldest first; some may be over.
+        name: The principal, or the address.
+        items: The number of the client's operations, in the window and in the line.
+        size: The bytes of these operations.
+        inside: The number of its operations in the window.
+        line: Its operations that wait for their turn, oldest first; some may be over.
     """
 
     __slots__ = ("inside", "items", "line", "name", "size")
@@ -56,7 +56,7 @@ class Turns:
     """The clients of one shard.
 
     Attributes:
-        refused: How often a client was refused.
+        refused: How often an operation was refused because its client held more than its part.
         waited: How many operations have waited for their turn.
     """
 
@@ -67,10 +67,10 @@ class Turns:
         """Starts without clients.
 
         Args:
-            window: Operations of all clients together that are passed on without a turn.
-            items_max: Operations that the shard has room for.
-            bytes_max: The same in bytes.
-            bytes_limit: Bytes that a client may have under way, alone or not; 0 for no limit.
+            window: How many operations of all clients together are passed on without a turn.
+            items_max: How many operations the shard has room for.
+            bytes_max: For how many bytes of operations the shard has room.
+            bytes_limit: How many bytes a client may have under way, alone or not; 0 for no limit.
         """
         self._window = window
         self._items_max = items_max
@@ -88,16 +88,16 @@ class Turns:
         return sum(client.items - client.inside for client in self._waiting.values())
 
     def admit(self, name: str, items: int, size: int, taken: int) -> Client:
-        """Counts one more operation of a client; ``enter`` says whether it is its turn.
+        """Counts one more operation of a client, or refuses it; ``enter`` then says whether it is its turn.
 
         Args:
-            name: Who.
+            name: The client: a principal, or an address.
             items: How many operations the shard has already.
-            size: How large this one is.
+            size: The bytes of this operation.
             taken: How many bytes the shard has already.
 
         Raises:
-            TooManyRequestsError: They hold more than their part.
+            TooManyRequestsError: The client holds more than its part.
         """
         client = self._clients.get(name)
         if client is None:
@@ -110,7 +110,7 @@ class Turns:
         return client
 
     def take(self, name: str, operation: Operation, size: int) -> Client:
-        """Takes an operation over that was admitted elsewhere: it has waited for its turn already."""
+        """Takes over an operation that another shard's ``Turns`` had admitted: it has waited for its turn already."""
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = Client(name)
@@ -131,7 +131,7 @@ class Turns:
             raise TooManyRequestsError("Too many of your requests are under way.")
 
     def enter(self, client: Client, operation: Operation) -> bool:
-        """Whether an operation that was admitted is passed on now; else it waits in its client's line."""
+        """Returns whether an admitted operation is passed on now; else puts it into its client's line."""
         count = len(self._clients)
         if count > 1 and (client.line or (self._inside >= self._window and client.inside >= self._share(count))):
             client.line.append(operation)
@@ -144,7 +144,7 @@ class Turns:
         return True
 
     def leave(self, client: Client, operation: Operation, size: int) -> list[Operation]:
-        """An operation is over, wherever it was; returns those whose turn it is now."""
+        """Takes out an operation that is over, waiting or not; returns the operations whose turn it is now."""
         client.items -= 1
         client.size -= size
         if operation.inside:
@@ -167,7 +167,7 @@ class Turns:
         return ready
 
     def _let_in(self, client: Client, ready: list[Operation]) -> None:
-        """Lets the first of a line in that is not over, and puts the client behind all others that wait."""
+        """Lets in the first operation of a client's line that is not over; puts the client behind all others."""
         self._waiting.pop(client.name, None)
         line = client.line
         while line:

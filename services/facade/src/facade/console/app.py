@@ -45,7 +45,7 @@ def _number(given: Mapping[bytes, bytes], name: bytes, largest: int, default: in
 
 
 class Console:
-    """Everything of the console.
+    """The parts of the console.
 
     Attributes:
         collector: Asks the nodes.
@@ -60,7 +60,7 @@ class Console:
         self._stream = StreamApp(metrics, self.collector, guarded=settings.guarded)
 
     def app_of(self, raw_path: bytes, scope: Scope) -> RawApp | None:
-        """What serves a path; None if it is not one of the console's."""
+        """The handler of a path; None if it is not one of the console's."""
         if raw_path.startswith(DATA_PREFIX):
             if raw_path == DATA_PREFIX + b"faults":
                 return self._faults
@@ -75,7 +75,7 @@ class Console:
 
 
 class DataApp(RawApp):
-    """What the console asks for now and then."""
+    """Serves the data that the console asks for now and then."""
 
     route = "/v1/console/{what}"
     methods = frozenset({"GET", "HEAD"})
@@ -130,7 +130,7 @@ class DataApp(RawApp):
         return orjson.dumps(document | {"events": events})
 
     async def _locate(self, query: bytes) -> bytes:
-        """Which slot and shard a key belongs to."""
+        """The slot and the shard to which a key belongs."""
         given = parse_query(query, frozenset({b"key64"}))
         key = decode_key64(given.get(b"key64", b""))
         partitions: PartitionMap | None = self._router.map
@@ -139,7 +139,7 @@ class DataApp(RawApp):
 
 
 class StreamApp(RawApp):
-    """The stream of states.
+    """Serves the stream of states.
 
     It is counted when it begins, by how long that took: what a stream lasts says nothing about anything.
     """

@@ -21,7 +21,7 @@ PREFIX = b"/ui/"
 STATIC = Path(__file__).parent / "static"
 PAGE = "index.html"
 BASE = b"{{base}}"
-"""What stands in the page for the folder of all other files."""
+"""The text in the page that stands for the folder of all other files."""
 
 TYPES = {
     ".html": b"text/html; charset=utf-8",
@@ -46,7 +46,7 @@ _PACKED_FROM = 1024
 
 
 class Asset(NamedTuple):
-    """One file, and what goes with it."""
+    """One file, plain and compressed, with its content type and its header for caches."""
 
     content_type: bytes
     content: bytes

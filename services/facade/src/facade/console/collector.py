@@ -28,7 +28,7 @@ from facade.settings import Settings
 
 LIVE_S = 0.5
 LIVE_BYTES = 256 << 10
-"""A state of more bytes is made less often, so that a large cluster costs no more to look at."""
+"""The bytes of a state beyond which it is made less often, so that a large cluster costs no more to look at."""
 EVENTS_FRESH_S = 1.0
 EVENTS_MAX = 2000
 MINUTE_S = 60.0
@@ -40,12 +40,12 @@ def _now_us() -> int:
 
 
 class Collector:
-    """What all consoles see.
+    """Collects the state that all consoles see.
 
     Attributes:
         history: The last hour.
         state: The newest state, encoded; empty before the first.
-        watchers: How many look.
+        watchers: How many browsers watch.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Collector:
         settings: Settings,
         now_us: Callable[[], int] = _now_us,
     ) -> None:
-        """Asks nobody yet. Requires: a running loop."""
+        """Begins without a look. Requires: a running loop."""
         self.history = History()
         self.state = b""
         self.watchers = 0
@@ -91,7 +91,7 @@ class Collector:
                 continue
 
     async def look(self) -> float:
-        """Looks once, and returns after how long to look again unless somebody comes."""
+        """Looks once; returns the seconds until the next look, unless a browser comes before."""
         statuses = await self._router.cluster.read()
         now_s = self._loop.time()
         shards = self._views.shards(statuses, now_s)
@@ -114,13 +114,13 @@ class Collector:
         news.set_result(None)
 
     def enter(self) -> None:
-        """One browser more watches the cluster."""
+        """Counts one more browser that watches the cluster."""
         self.watchers += 1
         if self.watchers == 1:
             self._wanted.set()
 
     def leave(self) -> None:
-        """One browser less watches the cluster."""
+        """Counts one less browser that watches the cluster."""
         self.watchers -= 1
 
     async def changed(self) -> None:
@@ -193,7 +193,7 @@ class Collector:
     # What the nodes did.
 
     async def events(self, shard: int) -> dict[str, Any]:
-        """What the nodes of a shard did, as they said at most ``EVENTS_FRESH_S`` ago."""
+        """The events of a shard's nodes, as they told them at most ``EVENTS_FRESH_S`` ago."""
         known = self._events.get(shard)
         now_s = self._loop.time()
         if known is None or (known[1].done() and now_s - known[0] >= EVENTS_FRESH_S):

@@ -1,4 +1,4 @@
-"""What a page may do to the processes of a cluster for trying things: kill a node, pause it, let it go on.
+"""The faults that a page may cause in a cluster for trying things: kill a node, pause it, let it go on.
 
 Only a facade of ``dougctl dev`` can: its supervisor owns the processes and listens at a socket in its data folder,
 which the settings name. Everywhere else the route is not there. Must not know processes.
@@ -40,7 +40,7 @@ class FaultsApp(RawApp):
     methods = frozenset({"POST"})
 
     def __init__(self, metrics: Metrics, socket: str) -> None:
-        """``socket`` is the supervisor's; empty where there is none."""
+        """Takes the path of the supervisor's ``socket``; empty where there is no supervisor."""
         super().__init__(metrics)
         self._socket = socket
 
@@ -71,7 +71,7 @@ class FaultsApp(RawApp):
         await request.answer_json(200, orjson.dumps(asked), ((b"cache-control", b"no-store"),))
 
     async def _ask(self, asked: dict[str, str]) -> dict[str, Any]:
-        """What the supervisor says to it."""
+        """The supervisor's answer to a request."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 reader, writer = await asyncio.open_unix_connection(self._socket)
@@ -90,10 +90,10 @@ class FaultsApp(RawApp):
 
 
 def _asked(document: object) -> dict[str, str]:
-    """What is asked for.
+    """Reads the node and the fault of a request.
 
     Raises:
-        BadRequestError: It is not understood.
+        BadRequestError: The request makes no sense.
     """
     if not isinstance(document, dict) or set(document) != {"node", "do"}:
         raise BadRequestError("bad_request", "The body is an object with node and do.")
@@ -104,10 +104,10 @@ def _asked(document: object) -> dict[str, str]:
 
 
 def _check_sender(scope: Scope) -> None:
-    """Refuses whoever is not on this machine, and pages of other origins.
+    """Refuses senders that are not on this machine, and pages of other origins.
 
     Raises:
-        BadRequestError: 403.
+        BadRequestError: 403; the sender is one of these.
     """
     headers = dict(scope["headers"])
     near = is_loopback(scope["client"][0] if scope.get("client") else "")

@@ -19,7 +19,7 @@ SHARD = ("term", "commits", "lag", "sync_ms", "commit_ms", "memory_bytes", "comp
 
 
 def percentile_ms(counts: Sequence[int], bounds_s: Sequence[float], share: float) -> float:
-    """About how long that share of all requests took at most; NaN without any.
+    """About the longest time that a share of all requests took; NaN without requests.
 
     Within a bucket all lengths are taken to be equally many; what is beyond the last bound counts as that bound.
     """
@@ -39,7 +39,7 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 
 def shard_sample(nodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The figures of one shard, of what its nodes said."""
+    """The figures of one shard, by what its nodes said."""
     up = [node for node in nodes if node["role"] != "unreachable"]
     if not up:
         return dict.fromkeys(SHARD, nan) | {"up": 0}
@@ -63,7 +63,7 @@ class _Table:
     """A ring of rows of figures."""
 
     def __init__(self, names: Sequence[str], at: int) -> None:
-        """``at`` is how many samples came before, of which nothing is known."""
+        """Begins behind ``at`` samples of which no figures are known."""
         self._columns = {name: array("f", [nan]) * min(at, SAMPLES) for name in names}
 
     def add(self, row: Mapping[str, float]) -> None:
@@ -77,7 +77,7 @@ class _Table:
 
 
 class History:
-    """The last hour.
+    """The figures of the last hour.
 
     Attributes:
         times: When each sample was taken, seconds since the epoch.
@@ -101,7 +101,7 @@ class History:
             table.add(shards.get(shard, {}))
 
     def document(self, shards: Iterable[int]) -> dict[str, Any]:
-        """What is known, of the facade and of some shards."""
+        """The figures of the facade and of some shards, as a document."""
         return {
             "step_s": STEP_S,
             "times": self.times,

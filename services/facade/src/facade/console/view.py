@@ -1,4 +1,4 @@
-"""What the console shows of the nodes: their statuses as one JSON document, with rates between two looks.
+"""The documents that the console shows of the nodes: their statuses as JSON, with rates between two looks.
 
 Pure, but for what it remembers of the look before. Invariant: a figure that nobody knows is null, never 0.
 """
@@ -14,7 +14,7 @@ from facade.client.operators.cluster_status import Statuses
 
 
 class Counted(NamedTuple):
-    """What a node has counted since its process started, at one look."""
+    """The counts of a node since its process started, at one look."""
 
     time_s: float
     uptime_ms: int

@@ -23,10 +23,10 @@ TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 def mode_of(settings: Settings, environment: Mapping[str, str] = os.environ, token_file: Path = TOKEN_FILE) -> str:
-    """The source that is used: ``static``, ``dns`` or ``kubernetes``.
+    """The name of the source that is used: ``static``, ``dns`` or ``kubernetes``.
 
     Raises:
-        SettingsError: There is none.
+        SettingsError: There is no source.
     """
     if settings.discovery != "auto":
         return settings.discovery
@@ -45,7 +45,7 @@ def choose(settings: Settings, registry: CollectorRegistry) -> Discovery:
     """Builds the source. Requires: a running event loop.
 
     Raises:
-        SettingsError: There is none, or it cannot be used here.
+        SettingsError: There is no source, or it cannot be used here.
     """
     mode = mode_of(settings)
     static = StaticDiscovery(targets_of(settings.nodes)) if settings.nodes else None

@@ -44,14 +44,14 @@ class DnsDiscovery:
         pause_s: float = PAUSE_MIN_S,
         resolver: dns.asyncresolver.Resolver | None = None,
     ) -> None:
-        """Prepares it.
+        """Takes the names to look up.
 
         Args:
             names: The headless Service of each shard, as a DNS name.
             port_name: The port of these Services where the nodes serve Doug.
             metrics: The figures of discovery.
-            refresh_s: How often it asks while all is well.
-            pause_s: How long it waits at least between two rounds.
+            refresh_s: The seconds between two rounds while all is well.
+            pause_s: The shortest pause between two rounds.
             resolver: The DNS server to ask; None takes the one that the system names.
         """
         self._names = dict(names)
@@ -66,7 +66,7 @@ class DnsDiscovery:
         self._hurried = asyncio.Event()
 
     def hurry(self) -> None:
-        """Asks again as soon as it may."""
+        """Begins another round as soon as the shortest pause is over."""
         self._hurried.set()
 
     async def run(self, publish: Publish) -> None:

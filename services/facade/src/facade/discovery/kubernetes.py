@@ -42,7 +42,7 @@ LIST_S = 10.0
 BACKOFF_MIN_S = 1.0
 BACKOFF_MAX_S = 30.0
 PATIENCE_S = 2.0
-"""For so long nobody else is asked at the start: names would only be replaced by addresses a moment later."""
+"""How long a start waits for the API server alone: names would only be replaced by addresses a moment later."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 log = structlog.get_logger()
@@ -53,7 +53,7 @@ class _GoneError(Exception):
 
 
 class _ForbiddenError(Exception):
-    """We may not do this; ``verb`` says what."""
+    """The service account has not the right to the action that ``verb`` names."""
 
     def __init__(self, verb: str) -> None:
         super().__init__(verb)
@@ -61,15 +61,15 @@ class _ForbiddenError(Exception):
 
 
 class _AnswerError(Exception):
-    """The API server answered with what is no answer."""
+    """The API server's answer makes no sense."""
 
 
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError, api.ApiException, _AnswerError)
-"""What a try may end with while the server is away, restarts or talks nonsense."""
+"""The errors of a try while the server is away, restarts or talks nonsense."""
 
 
 def in_cluster() -> api.Configuration:
-    """How a pod reaches the API server with its service account; the token is read again as it is renewed.
+    """The configuration by which a pod reaches the API server with its service account; renewed tokens are read.
 
     Raises:
         SettingsError: This is no pod with a service account.
@@ -110,16 +110,16 @@ class KubernetesDiscovery:
         watch_s: int = WATCH_S,
         backoff_s: tuple[float, float] = (BACKOFF_MIN_S, BACKOFF_MAX_S),
     ) -> None:
-        """Prepares it.
+        """Takes the settings of the watch.
 
         Args:
-            configuration: How the API server is reached.
-            namespace: Where the slices are.
-            selector: Which slices, by label.
+            configuration: The address and credentials of the API server.
+            namespace: The namespace of the slices.
+            selector: The labels of the slices.
             port_name: The port of the Services where the nodes serve Doug.
             metrics: The figures of discovery.
-            domains: Under which domain the nodes of a shard have their names; that of the slice's Service if missing.
-            instead: Who is asked as long as the API server has not answered at all.
+            domains: By shard, the domain of its nodes' names; where it is missing, that of the slice's Service.
+            instead: The source that is asked for as long as the API server has not answered at all.
             watch_s: How long one watch lasts.
             backoff_s: The shortest and the longest pause after a failure.
         """
@@ -138,7 +138,7 @@ class KubernetesDiscovery:
         self._failed = asyncio.Event()
 
     def hurry(self) -> None:
-        """A change is told by the watch anyway; only who is asked instead has to look."""
+        """Has the source that is asked instead look again; the watch tells changes by itself."""
         if self._instead is not None:
             self._instead.hurry()
 
@@ -149,7 +149,7 @@ class KubernetesDiscovery:
             await self._run(api.DiscoveryV1Api(client), publish, substitute)
 
     async def _stand_in(self, publish: Publish) -> None:
-        """Asks somebody else once the API server has failed to answer. ``_run`` ends this when it does answer."""
+        """Asks the other source once the API server has failed to answer. ``_run`` ends this when it does answer."""
         if self._instead is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):

@@ -33,9 +33,9 @@ class _Found(NamedTuple):
     """One endpoint. Of several of one pod the largest counts.
 
     Attributes:
-        alive: Not terminating: a pod that comes back may be listed twice for a while.
-        named: It has a DNS name of its own: its certificate is made out to that.
-        ipv4: IPv4 rather than IPv6, so that the choice is stable.
+        alive: Whether the pod is not terminating: one that comes back may be listed twice for a while.
+        named: Whether the pod has a DNS name of its own, to which its certificate is made out.
+        ipv4: Whether the address is IPv4, which is preferred, so that the choice is stable.
     """
 
     alive: bool
@@ -50,11 +50,11 @@ class Slices:
     """The slices of one namespace that are known."""
 
     def __init__(self, port_name: str, domains: Mapping[int, str]) -> None:
-        """Knows none yet.
+        """Begins without slices.
 
         Args:
             port_name: The port of the Services where the nodes serve Doug.
-            domains: Under which domain the nodes of a shard have their names; that of the slice's Service if missing.
+            domains: By shard, the domain of its nodes' names; where it is missing, that of the slice's Service.
         """
         self._port_name = port_name
         self._domains = domains
@@ -78,13 +78,13 @@ class Slices:
         return _compared(before, self._nodes())
 
     def _nodes(self) -> dict[tuple[int, str], Target]:
-        """Where each node of each shard is."""
+        """The target of each node of each shard."""
         return {
             (shard, node_id): target for shard, nodes in self.targets().items() for node_id, target in nodes.items()
         }
 
     def targets(self) -> dict[int, dict[str, Target]]:
-        """Where the nodes are, by shard. A shard without any address is left out."""
+        """The targets of the nodes by shard. A shard without any address is left out."""
         best: dict[str, _Found] = {}
         for item in self._slices.values():
             for found in self._endpoints(item):

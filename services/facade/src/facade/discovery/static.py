@@ -13,14 +13,14 @@ def targets_of(nodes: Mapping[int, Mapping[str, str]]) -> Targets:
 
 
 class StaticDiscovery:
-    """What the settings say."""
+    """The source that publishes the nodes in the settings."""
 
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
 
     def hurry(self) -> None:
-        """Nothing can be looked up."""
+        """Does nothing, since nothing can be looked up."""
 
     async def run(self, publish: Publish) -> None:
-        """Publishes."""
+        """Publishes the nodes in the settings, once."""
         publish(self._targets)

@@ -1,4 +1,4 @@
-"""What discovery says: where each node of each shard is to be reached."""
+"""The result of discovery: the target at which each node of each shard can be reached."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple, Protocol
 
 
 class Target(NamedTuple):
-    """Where one node is to be reached.
+    """The place at which one node can be reached.
 
     Attributes:
-        address: Its Doug address, ``host:port``.
-        name: The name that its certificate must carry; empty for the host of the address.
+        address: The node's Doug address, ``host:port``.
+        name: The name that the node's certificate must carry; empty for the host of the address.
     """
 
     address: str
@@ -28,7 +28,7 @@ class Discovery(Protocol):
     """A source of targets."""
 
     async def run(self, publish: Publish) -> None:
-        """Publishes what it knows, and again whenever that changes. It may end once nothing can change any more."""
+        """Publishes the targets, and again whenever they change. It may end once they cannot change any more."""
 
     def hurry(self) -> None:
-        """A node cannot be reached where it was said to be: look again soon."""
+        """Has the source look again soon, because a node cannot be reached at its target."""

@@ -42,19 +42,19 @@ from facade.settings import Settings
 
 BODY_BYTES_MAX = 16 << 20
 LINE_BYTES_MAX = 2 << 20
-"""A value of a mebibyte in base64, its key and the rest."""
+"""The longest line of a stream: a value of a mebibyte in base64, its key and the rest."""
 
 GROUP_ITEMS, GROUP_BYTES = 2_000, 1 << 20
-"""So much of a stream is carried out together."""
+"""The most operations and bytes of a stream that are carried out together."""
 
 YIELD_EVERY = 256
-"""After so many operations others get their turn on the event loop."""
+"""The number of operations after which the event loop gets to do something else."""
 
 PARAMETERS = frozenset({b"consistency", b"max_staleness"})
 
 
 def parse_part(place: int, document: object) -> Part:
-    """One operation of a batch, or why it is refused."""
+    """Reads one operation of a batch; the part has its command, or the error with which it is refused."""
     try:
         return Part(place, parse_operation(document))
     except BadRequestError as error:
@@ -62,7 +62,7 @@ def parse_part(place: int, document: object) -> Part:
 
 
 def parse_line(place: int, line: bytes) -> Part:
-    """One line of a stream."""
+    """Reads one line of a stream, as ``parse_part`` does."""
     try:
         document = bodies.parse_json(line)
     except BadRequestError as error:
@@ -83,7 +83,7 @@ async def show(parts: Sequence[Part], outcomes: Sequence[Outcome]) -> list[bytes
 
 
 def _few_reads(parts: list[Part]) -> tuple[list[Part], list[Part]]:
-    """The first parts, with so few reads that their values are never too many; and the others."""
+    """The first parts, with so few reads that their values are never too large together; and the rest."""
     reads = 0
     for number, part in enumerate(parts):
         if isinstance(part.wanted, Command) and part.wanted.opcode == Opcode.GET:
@@ -97,7 +97,7 @@ class BatchApp(RawApp):
     """The route.
 
     Attributes:
-        fanout: What carries batches out.
+        fanout: Carries batches out.
     """
 
     route = "/v1/batch"
@@ -134,10 +134,10 @@ class BatchApp(RawApp):
             await self._whole(request, options, session)
 
     def _hold(self, size: int) -> _Held:
-        """Counts what a request may keep in memory.
+        """Counts the bytes that a request may keep in memory.
 
         Raises:
-            NotAppliedError: Others keep too much already.
+            NotAppliedError: Other requests keep too many bytes already.
         """
         if self._held + size > self._held_max:
             raise NotAppliedError("overloaded", "Too many batches are being carried out.")
@@ -183,7 +183,7 @@ class BatchApp(RawApp):
     async def _in_rounds(
         self, group: Sequence[Part], options: RequestOptions, session: Session | None
     ) -> AsyncIterator[tuple[list[bytes], list[Seen]]]:
-        """Carries out a part of a stream: what it reads may be more than is held at a time."""
+        """Carries out a part of a stream in rounds, since its reads may be more than is held at a time."""
         waiting, later = list(group), list[Part]()
         done: dict[int, bytes] = {}
         place = group[0].place
@@ -266,7 +266,7 @@ class BatchApp(RawApp):
 
 
 class _Held:
-    """What a request keeps in memory, until its end."""
+    """The bytes that a request keeps in memory, counted until its end."""
 
     def __init__(self, app: BatchApp, size: int) -> None:
         self._app = app

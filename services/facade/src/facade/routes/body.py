@@ -17,11 +17,11 @@ from facade.errors import BadRequestError
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 DRAINED_BYTES_MAX = 64 << 20
-"""A refused body up to this long is read past, so that its sender sees the answer; beyond, the connection ends."""
+"""The longest refused body that is read to its end, so that its sender sees the answer; else the connection ends."""
 
 
 class DisconnectedError(Exception):
-    """The client went away before its body was here. Nobody is there to be told."""
+    """The client went away before its body was here. No answer can reach it."""
 
 
 def too_large(limit: int, announced: int = 0, *, close: bool = False) -> BadRequestError:
@@ -39,7 +39,7 @@ async def read(receive: Receive, limit: int, timeout_s: float) -> bytes:
     """Reads a whole body.
 
     Raises:
-        BadRequestError: It is too large (413) or too slow (408).
+        BadRequestError: The body is too large (413) or too slow (408).
         DisconnectedError: The client went away.
     """
     try:
@@ -77,7 +77,7 @@ def parse_json(body: bytes) -> Any:
     """Reads a JSON body strictly: UTF-8, no NaN, nothing behind it.
 
     Raises:
-        BadRequestError: It is not JSON.
+        BadRequestError: The body is not JSON.
     """
     try:
         return orjson.loads(body)

@@ -21,7 +21,7 @@ _REVISION = re.compile(rb"(?:0|[1-9][0-9]{0,19})\Z")
 
 
 class Tags:
-    """What a header lists: any existing value (``*``), or some revisions."""
+    """The entity tags of a header: any existing value (``*``), or some revisions."""
 
     __slots__ = ("any", "revisions")
 
@@ -30,7 +30,7 @@ class Tags:
         self.revisions = revisions or frozenset[int]()
 
     def match(self, revision: int) -> bool:
-        """Whether a value with this revision is meant; 0 when there is none."""
+        """Whether the tags match a value with this revision; 0 stands for a missing key."""
         return revision > 0 and (self.any or revision in self.revisions)
 
 
@@ -45,11 +45,11 @@ def parse_tags(name: str, text: bytes, *, weak: bool) -> Tags:
 
     Args:
         name: The header's name.
-        text: Its value.
+        text: The header's value.
         weak: Whether weak tags count as the strong ones: for If-None-Match of reads they do.
 
     Raises:
-        BadRequestError: It is malformed, or has weak tags where they can never match.
+        BadRequestError: The header is malformed, or has weak tags where they can never match.
     """
     if text.strip(b" \t") == b"*":
         return Tags(None)
@@ -76,7 +76,7 @@ def write_condition(if_match: bytes | None, if_none_match: bytes | None) -> Cond
     """The condition of a write.
 
     Raises:
-        BadRequestError: It is malformed, or not one that a write can have.
+        BadRequestError: The header is malformed, or the condition is not one that a write can have.
     """
     if if_match is not None and if_none_match is not None:
         raise BadRequestError("bad_condition", "A write has If-Match or If-None-Match, not both.")

@@ -22,7 +22,7 @@ def ttl_ms(text: bytes, *, may_keep: bool) -> int:
         Milliseconds, or ``KEEP``.
 
     Raises:
-        BadRequestError: It is none of these, or not between 1 ms and a hundred years.
+        BadRequestError: The text is none of these, or not between 1 ms and a hundred years.
     """
     if text == b"keep" and may_keep:
         return KEEP

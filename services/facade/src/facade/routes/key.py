@@ -37,7 +37,7 @@ def key_of(raw_path: bytes) -> bytes:
     """The key in a raw path ``/v1/kv/...``.
 
     Raises:
-        BadRequestError: It is empty, too long, badly escaped, or not UTF-8.
+        BadRequestError: The key is empty, too long, badly escaped, or not UTF-8.
     """
     key = raw_path[len(KEY_PREFIX) + 1 :]
     if b"%" in key:

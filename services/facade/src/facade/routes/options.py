@@ -1,4 +1,4 @@
-"""What a request asks for beside its key: one parsed ``RequestOptions`` for every route that reads or writes keys.
+"""The options of a request beside its key: one parsed ``RequestOptions`` for every route that reads or writes keys.
 
 Must not know what the options do. Invariants: (1) what is not understood is refused, never ignored; (2) an option that
 is given twice, in two ways, is refused.
@@ -32,7 +32,7 @@ _REVISION_DIGITS = 18
 
 
 class Headers:
-    """The headers of a request that mean something here; None for those that are not there.
+    """The headers of a request that the routes of keys know; None for a header that is not there.
 
     Those that may be a list are joined; any other that comes twice must say the same twice.
     """
@@ -71,7 +71,7 @@ class Headers:
         """Reads the headers of a request, with names in lower case.
 
         Raises:
-            BadRequestError: One that has one value comes with two.
+            BadRequestError: A header that has one value comes with two.
         """
         for slot in self.__slots__:
             setattr(self, slot, None)
@@ -94,31 +94,31 @@ _LISTS = frozenset({"accept", "if_match", "if_none_match", "content_encoding", "
 
 
 FRESH = Freshness()
-"""What is not asked for otherwise: a linearizable read."""
+"""The freshness of a read that asks for none: linearizable."""
 
 STALENESS_MS_MAX = 24 * 3_600_000
 
 
 class Wait(NamedTuple):
-    """That a read waits so long for another revision than one: 0 for none, None for the present one."""
+    """A long poll: how long a read waits, and the revision that it knows: 0 for no key, None for the present one."""
 
     wait_ms: int
     after: int | None
 
 
 class RequestOptions(NamedTuple):
-    """What a request asks for.
+    """The options of a request of keys.
 
     Attributes:
-        asked: How new a read must be.
+        asked: How fresh a read must be.
         condition: The condition of a write; None for none.
-        only_if: If-Match of a read.
-        unless: If-None-Match of a read.
-        ttl: Milliseconds, ``KEEP``, or 0 when nothing was said.
-        idempotency_key: What makes a write happen once; empty for nothing.
+        only_if: The If-Match of a read.
+        unless: The If-None-Match of a read.
+        ttl: The time to live in milliseconds, ``KEEP``, or 0 if none was named.
+        idempotency_key: The key that makes a write happen once; empty without one.
         as_json: Whether the JSON view is asked for.
         key: The key, if the query names it (``key64``).
-        wait: Whether a read waits for a change.
+        wait: How long a read waits for a change, and behind which revision; None if it does not wait.
         session: The session token; None without one.
     """
 
@@ -164,7 +164,7 @@ def parse_query(query: bytes, known: frozenset[bytes]) -> dict[bytes, bytes]:
 
 
 def freshness_of(named: bytes | None, staleness: bytes | None, header: bytes | None) -> Freshness:
-    """How new an answer must be, by the query and the header Doug-Consistency.
+    """The freshness that a read asks for, by the query and the header Doug-Consistency.
 
     Args:
         named: The query's ``consistency``.
@@ -172,7 +172,7 @@ def freshness_of(named: bytes | None, staleness: bytes | None, header: bytes | N
         header: The header; ``bounded; max_staleness=2s`` names both.
 
     Raises:
-        BadRequestError: It is unknown, makes no sense, or is named in two ways.
+        BadRequestError: The consistency is unknown, makes no sense, or is named in two ways.
     """
     if named is None and staleness is None and header is None:
         return FRESH
@@ -215,8 +215,8 @@ def decode64(name: str, text: bytes, code: str) -> bytes:
     """Decodes base64url, with or without its padding.
 
     Args:
-        name: The parameter.
-        text: Its value.
+        name: The name of the parameter.
+        text: The value of the parameter.
         code: The code of the problem.
 
     Raises:
@@ -238,16 +238,16 @@ def decode_key64(text: bytes) -> bytes:
     """Decodes a key of any bytes in base64url.
 
     Raises:
-        BadRequestError: It is something else, or no key.
+        BadRequestError: The text is no base64url, or the bytes are no key.
     """
     return check_key(decode64("key64", text, "bad_key64"))
 
 
 def check_key(key: bytes) -> bytes:
-    """Refuses what is no key.
+    """Refuses bytes that are no key.
 
     Raises:
-        BadRequestError: It is empty or too long.
+        BadRequestError: The key is empty or too long.
     """
     if not key:
         raise BadRequestError("empty_key", "The key is empty.")
@@ -260,7 +260,7 @@ def parse_idempotency_key(text: bytes | None) -> str:
     """The idempotency key; empty for none. A string in quotes, as the draft has it, or the bare text.
 
     Raises:
-        BadRequestError: It is empty, too long, or not printable ASCII.
+        BadRequestError: The idempotency key is empty, too long, or not printable ASCII.
     """
     if text is None:
         return ""
@@ -279,7 +279,7 @@ def parse_read(query: bytes, headers: Headers) -> RequestOptions:
     """The options of GET and HEAD.
 
     Raises:
-        BadRequestError: They make no sense.
+        BadRequestError: The options make no sense.
     """
     if not query and headers.consistency is None and headers.if_none_match is None and headers.if_match is None:
         return RequestOptions(as_json=wants_json(headers.accept), session=headers.session)
@@ -296,10 +296,10 @@ def parse_read(query: bytes, headers: Headers) -> RequestOptions:
 
 
 def parse_wait(wait: bytes | None, after: bytes | None) -> Wait | None:
-    """For how long a read waits for a change, and behind which revision; None if it does not.
+    """How long a read waits for a change, and behind which revision; None if it does not wait.
 
     Raises:
-        BadRequestError: They make no sense.
+        BadRequestError: The options make no sense.
     """
     if wait is None:
         if after is not None:
@@ -322,11 +322,11 @@ def parse_write(
     Args:
         query: The raw query.
         headers: The headers.
-        parameters: Which query parameters there are.
+        parameters: The query parameters that the route knows.
         may_keep: Whether ``ttl=keep`` makes sense.
 
     Raises:
-        BadRequestError: They make no sense.
+        BadRequestError: The options make no sense.
     """
     if headers.if_unmodified_since is not None:
         detail = "If-Unmodified-Since is not kept, for values have no dates: use If-Match with the ETag."

@@ -1,4 +1,4 @@
-"""What the raw ASGI routes share: one request with its answer, its count, and problems instead of errors.
+"""The base of the raw ASGI routes: one request with its answer, its count, and problems instead of errors.
 
 Must not know any route. Invariants: (1) every request is answered once, a refused one with a problem document; (2)
 every answer names its request (``Doug-Request-Id``).
@@ -27,7 +27,7 @@ JSON_TYPE = b"application/json"
 NDJSON_TYPE = b"application/x-ndjson"
 CLOSE = (b"connection", b"close")
 CLIENT_WENT_AWAY = 499
-"""As nginx counts it; nobody reads the answer."""
+"""The status under which a request is counted whose client is gone, as nginx does."""
 
 REQUEST_ID = b"doug-request-id"
 SCOPE_REQUEST_ID = "dougdb.request_id"
@@ -39,14 +39,14 @@ _START = secrets.token_hex(6).encode()
 
 
 def request_id(asked: bytes | None) -> bytes:
-    """The id of a request: what its client calls it when that is sane, else one of ours."""
+    """The id of a request: the one that its client has named if it is sane, else a new one."""
     if asked is not None and _SANE_ID.match(asked):
         return asked
     return b"%b-%x" % (_START, next(_numbers))
 
 
 def request_id_of(scope: Scope) -> bytes:
-    """The id of a request: the client's ``X-Request-Id`` when it is sane, else one of ours."""
+    """The id of a request: the client's ``X-Request-Id`` if it is sane, else a new one."""
     known: bytes | None = scope.get(SCOPE_REQUEST_ID)
     if known is not None:
         return known
@@ -61,7 +61,7 @@ def request_id_of(scope: Scope) -> bytes:
 
 
 def named(scope: Scope, send: Send) -> Send:
-    """Has every answer name its request."""
+    """Wraps ``send`` so that every answer names its request."""
 
     async def send_named(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -75,13 +75,13 @@ class RawRequest:
     """One request.
 
     Attributes:
-        method: Its method.
+        method: The request's method.
         raw_path: The path as it was sent.
         query: The raw query.
-        raw_headers: Names in lower case, and values.
-        receive: Gives its body.
-        label: The consistency that it is counted under.
-        status: What it was answered with; 0 before.
+        raw_headers: The headers: names in lower case, and values.
+        receive: Gives the body of the request.
+        label: The consistency under which the request is counted.
+        status: The status of the answer; 0 before there is one.
     """
 
     __slots__ = ("_scope", "_send", "label", "method", "query", "raw_headers", "raw_path", "receive", "status")
@@ -99,12 +99,12 @@ class RawRequest:
 
     @property
     def exchange(self) -> Any:
-        """The connection's side of this request (``facade.app.exchange``), for who sends without being waited for."""
+        """The connection's side of this request (``facade.app.exchange``), to send without waiting for the client."""
         return self._scope[SCOPE_EXCHANGE]
 
     @property
     def stopping(self) -> bool:
-        """Whether the facade stops; never without a connection of its own."""
+        """Whether the facade is stopping; always False without a connection of its own."""
         exchange = self._scope.get(SCOPE_EXCHANGE)
         return exchange is not None and bool(exchange.stopping)
 
@@ -119,12 +119,12 @@ class RawRequest:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:
-        """Answers."""
+        """Sends a whole answer."""
         await self.start(status, headers)
         await self.send(body)
 
     async def answer_json(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Answers with JSON."""
+        """Sends a whole answer of JSON."""
         fixed = ((b"content-type", JSON_TYPE), (b"content-length", b"%d" % len(body)))
         await self.answer(status, (*fixed, *headers), body)
 
@@ -138,10 +138,10 @@ class RawRequest:
 
 
 class RawApp:
-    """A route, or some of one kind."""
+    """The handler of one route, or of several of one kind."""
 
     route = ""
-    """Its template, for the metrics."""
+    """The template of the route, for the metrics."""
 
     methods: frozenset[str] = frozenset()
 
@@ -149,14 +149,14 @@ class RawApp:
         self._metrics = metrics
 
     def methods_at(self, raw_path: bytes) -> frozenset[str]:
-        """The methods that there are at a path."""
+        """The methods that the route has at a path."""
         return self.methods
 
     async def serve(self, request: RawRequest) -> None:
         """Answers a request whose method is one of ``methods``.
 
         Raises:
-            ProblemError: It is refused.
+            ProblemError: The request is refused.
         """
         raise NotImplementedError
 
@@ -188,7 +188,7 @@ def check_media_type(content_type: bytes | None, allowed: tuple[bytes, ...]) -> 
     """The media type of a body, if it is one of those that can be read here.
 
     Raises:
-        BadRequestError: 415; it is not.
+        BadRequestError: 415; the media type is another one.
     """
     found = media_type(content_type)
     if found not in allowed:
@@ -200,10 +200,10 @@ def check_media_type(content_type: bytes | None, allowed: tuple[bytes, ...]) -> 
 
 
 def check_acceptable(accept: bytes | None, offered: bytes) -> None:
-    """Refuses a request whose Accept leaves no room for what would be answered.
+    """Refuses a request whose Accept does not allow the media type of the answer.
 
     Raises:
-        BadRequestError: 406.
+        BadRequestError: 406; the media type is not allowed.
     """
     if accept is None or not accept.strip():
         return
@@ -217,7 +217,7 @@ def check_acceptable(accept: bytes | None, offered: bytes) -> None:
 
 
 def check_length(content_length: bytes | None, transfer_encoding: bytes | None) -> int:
-    """How long the body says it is; 0 when it does not say.
+    """The announced length of a body; 0 if it is not announced.
 
     Raises:
         BadRequestError: 411; a body is needed, and there is none.

@@ -1,4 +1,4 @@
-"""What a shard decided, as an answer to a client: a status, headers, or a problem.
+"""Turns a shard's result into an answer to a client: a status, headers, or a problem.
 
 Must not know how a result came here. Invariant: a replayed result gives the answer that the first one gave, and says
 that it is replayed.
@@ -52,7 +52,7 @@ def shard_header(shard: int) -> tuple[bytes, bytes]:
 
 
 def receipt(operation: Operation, result: ResultRecord, mode: ReadMode = LINEARIZABLE) -> Headers:
-    """The headers that say who answered, and what else is to be known of the result."""
+    """The headers that name the node that answered, and tell the other facts of the result."""
     if operation.kind in LEADER_KINDS:
         mode = LINEARIZABLE  # Whatever was asked for: a session that may know more than its token says gets this.
     shown: Headers = (shard_header(operation.shard), *mode.headers, *of_operation(operation))
@@ -69,11 +69,11 @@ def etag(revision: int) -> tuple[bytes, bytes]:
 def problem_of(
     result: ResultRecord, shard: int, *, uncertain: bool = False, shown: Headers = ()
 ) -> ProblemError | None:
-    """The problem that a result is, or None if it is a success.
+    """The problem that a result stands for; None if it is a success.
 
     Args:
-        result: What the shard said.
-        shard: Its number.
+        result: The shard's result.
+        shard: The shard's number.
         uncertain: Whether an earlier try of the same write may have been applied.
         shown: Further headers.
     """
@@ -119,16 +119,16 @@ def shown_content_type(result: ResultRecord) -> bytes:
 
 
 def timing(operation: Operation) -> Headers:
-    """The header that says where an operation's time went, but for the facade's own; none if that is not wanted."""
+    """The header that tells how an operation's time was spent, but for the facade's own; none if it is switched off."""
     told = timing_of(operation)
     return ((SERVER_TIMING, told),) if told else ()
 
 
 async def answer_of(operation: Operation) -> ResultRecord:
-    """Waits for what a shard says.
+    """Waits for the shard's answer to an operation.
 
     Raises:
-        ProblemError: It said nothing that counts; the problem tells who answered last, if anybody did.
+        ProblemError: There was no answer that counts; the problem names the node that answered last, if any did.
     """
     try:
         return await operation.future
@@ -159,7 +159,7 @@ _SUCCESS: dict[int, int] = {Opcode.DELETE: 204}
 def item_view(
     opcode: int, key: bytes, result: ResultRecord | ProblemError, shard: int, *, uncertain: bool = False
 ) -> bytes:
-    """The result of one operation among others, as JSON: its status as if it were alone, and what goes with it."""
+    """The result of one operation among others, as JSON: its status as if it were alone, with value or problem."""
     if isinstance(result, ProblemError):
         return orjson.dumps(_problem_view(result))
     if result.status == Status.OK and opcode == Opcode.PUT and not result.replayed and not result.expires_at_ms:

@@ -17,17 +17,17 @@ from facade.routes.options import RequestOptions
 
 
 async def begin_session(router: Router, options: RequestOptions) -> Session | None:
-    """What a request's token says; None without one.
+    """Reads the session token of a request; None without one.
 
     Raises:
-        BadRequestError: It is no token, or one of another cluster.
+        BadRequestError: The text is no token, or one of another cluster.
         NotAppliedError: The map is not loaded, or older than the token and cannot be loaded in time.
     """
     return None if options.session is None else await read_session(router, options.session)
 
 
 async def read_session(router: Router, token: bytes) -> Session:
-    """What a token says; raises as ``begin_session``."""
+    """Reads a session token; raises what ``begin_session`` does."""
     router.directory.check_loaded()
     session = router.directory.sessions.read(token)
     await router.catch_up(session)
@@ -35,13 +35,13 @@ async def read_session(router: Router, token: bytes) -> Session:
 
 
 def session_header(router: Router, session: Session | None, seen: Sequence[Seen]) -> Headers:
-    """The token behind an answer that several shards gave."""
+    """The header with the session token that goes with an answer of several shards."""
     token = router.directory.sessions.add(session, seen)
     return ((SESSION, token),) if token else ()
 
 
 def seen_by(outcomes: Sequence[Outcome]) -> list[Seen]:
-    """What the outcomes of a batch have shown, once for each shard and kind."""
+    """How far the outcomes of a batch show the logs of shards, once for each shard and kind."""
     newest: dict[tuple[int, bool], Seen] = {}
     for outcome in outcomes:
         seen = outcome.seen

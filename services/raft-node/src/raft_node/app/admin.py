@@ -21,7 +21,7 @@ from raft_node.errors import SettingsError
 from raft_node.settings import parse_address
 
 HEAD_S = 10.0
-"""A connection that has sent no whole request for so long is closed."""
+"""The time after which a connection is closed that has sent no whole request."""
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Any]
@@ -33,7 +33,7 @@ class _Server(uvicorn.Server):
     stopping: asyncio.Event
 
     async def main_loop(self) -> None:
-        """Waits for the end. uvicorn's own loop wakes up ten times a second, which a quiet node feels."""
+        """Waits for the end of the server. uvicorn's own loop wakes up ten times a second, which a quiet node feels."""
         await self.on_tick(0)
         while not self.should_exit:
             await self.stopping.wait()
@@ -44,12 +44,12 @@ class _Server(uvicorn.Server):
 
 
 class _Bounded(H11Protocol):
-    """A connection that is closed when there are too many, or when it has said nothing whole for too long."""
+    """A connection that is closed if there are too many, or if it sends no whole request for too long."""
 
     connections_max = 64
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Takes it, or closes it at once."""
+        """Takes the connection, or closes it at once."""
         super().connection_made(transport)
         if len(self.connections) > self.connections_max:
             transport.close()
@@ -69,7 +69,7 @@ class _Bounded(H11Protocol):
 
 
 class AdminServer:
-    """Serves one node."""
+    """Serves the admin HTTP port of one node."""
 
     def __init__(
         self,
@@ -84,10 +84,10 @@ class AdminServer:
 
         Args:
             listen: ``host:port``.
-            registry: What /metrics shows.
-            ready: Why the node is not ready, empty when it is.
-            started: Whether the log has been read and the Raft loop runs.
-            https: For HTTPS instead of HTTP.
+            registry: The metrics that /metrics shows.
+            ready: Gives the reason why the node is not ready; empty if it is ready.
+            started: Tells whether the log has been read and the Raft loop runs.
+            https: The TLS context for HTTPS; None for HTTP.
             connections_max: How many connections there may be at a time.
 
         Raises:

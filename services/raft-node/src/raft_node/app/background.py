@@ -21,14 +21,14 @@ class Background:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, *work: Coroutine[Any, Any, None]) -> None:
-        """Runs something until it ends by itself, or ``close`` ends it."""
+        """Runs coroutines until they end by themselves, or ``close`` ends them."""
         for each in work:
             task = asyncio.create_task(each)
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 
     async def close(self) -> None:
-        """Cancels all and waits for them."""
+        """Cancels all tasks and waits for them."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -40,14 +40,14 @@ FIRST_TERM = 1
 _POLL_S = 0.1
 _CALL_TIMEOUT_S = 0.5
 _CALL_TIMEOUT_MAX_S = 4.0
-"""Calls get more time from round to round: where a name's lookup alone takes a second, none would ever be answered."""
+"""The longest time for a call, which grows from round to round: looking a name up alone may take a second."""
 _TELL_EVERY_S = 5.0
 
 _log = get_logger()
 
 
 class First(NamedTuple):
-    """What a new node starts with; without an entry it has to be admitted by the shard's leader."""
+    """The cluster's id and the first entry of a new node; without an entry the shard's leader has to admit it."""
 
     cluster_id: str
     entry: Entry | None
@@ -59,13 +59,13 @@ class Bootstrap:
     def __init__(
         self, settings: NodeSettings, me: NodeId, cluster_id: str, certificates: Certificates | None = None
     ) -> None:
-        """Prepares it.
+        """Takes the settings, and asks nobody yet.
 
         Args:
-            settings: Who the first members are, and where shard 0 is.
+            settings: The settings, which name the first members and the nodes of shard 0.
             me: This member.
             cluster_id: The cluster's id if an earlier, interrupted start already knew it; empty otherwise.
-            certificates: For the connections to the others; plaintext without.
+            certificates: The certificates for connections to other nodes; None for plaintext.
         """
         self._settings = settings
         self._me = me
@@ -78,7 +78,7 @@ class Bootstrap:
         """Returns once the first configuration is known.
 
         Raises:
-            IdentityError: The shard exists already, in another cluster than this node's; or what it tells is damaged.
+            IdentityError: The shard exists already in another cluster, or its answer is damaged.
         """
         peers = {name: a for name, a in self._settings.peer_addresses.items() if name != self._me.name}
         lowest = min(self._settings.peer_addresses) == self._me.name
@@ -116,7 +116,7 @@ class Bootstrap:
             _log.warning("bootstrap.waiting", waits_for=", ".join(missing), incarnation=self._me.incarnation)
 
     async def _ask(self, channels: Mapping[str, Dialled]) -> dict[str, pb.IdentifyResponse]:
-        """Who of the given members answers, and what; answers of other members or shards do not count."""
+        """The answers of the given members by name; answers of other members or shards do not count."""
         for dialled in channels.values():
             dialled.renew(self._timeout_s)
         responses = await asyncio.gather(*(self._identify(dialled.channel) for dialled in channels.values()))

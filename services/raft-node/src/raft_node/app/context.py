@@ -1,4 +1,4 @@
-"""What every part of a node is built with, whatever else it needs."""
+"""The surroundings that every part of a node is built with."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Context:
     Attributes:
         settings: The node's settings.
         fs: The disks.
-        start_id: Names this start of the process; what it writes for a while lies in a folder of that name.
-        metrics: What is counted.
-        security: Certificates, for connections in both directions.
-        timeline: What happened here.
-        space: How much room the disks have.
-        fail: Ends the node, because nothing may be promised any more.
-        traces: Where sampled requests tell of their way; None while tracing is off.
+        start_id: The name of this start of the process, and of the directory of its temporary files.
+        metrics: The metrics of the node.
+        security: The certificates, for connections in both directions.
+        timeline: The newest events of the node.
+        space: Watches how much room the disks have.
+        fail: Ends the node because of an error after which it may promise nothing.
+        traces: The spans of sampled requests; None while tracing is off.
     """
 
     settings: NodeSettings

@@ -20,7 +20,7 @@ _log = get_logger()
 
 
 class Shares(NamedTuple):
-    """Connections at a time, by port."""
+    """The most connections at a time, by port."""
 
     peers: int
     clients: int
@@ -28,7 +28,7 @@ class Shares(NamedTuple):
 
 
 def shares(limit: int) -> Shares:
-    """What of a limit of descriptors the ports may take."""
+    """The descriptors that each port may take, out of a limit."""
     return Shares(peers=max(8, limit // 8), clients=max(8, limit // 4), admin=max(8, min(128, limit // 16)))
 
 

@@ -16,7 +16,7 @@ from raft_node.runtime.members.identity import Identity, join_cluster
 
 
 class Joined(NamedTuple):
-    """Who this node is within its cluster, and the members of its shard as of what it has applied."""
+    """The identity of this node within its cluster, and the members of its shard as of its applied state."""
 
     identity: Identity
     configuration: Configuration
@@ -25,7 +25,7 @@ class Joined(NamedTuple):
 async def join(
     context: Context, identity: Identity, opened: Opened, service: RaftService, stopping: asyncio.Event
 ) -> Joined | None:
-    """Finds or makes the first configuration at a shard's first start; tells the others what is known here.
+    """Finds or makes the first configuration at a shard's first start, and has the service tell it to other nodes.
 
     Returns:
         None when the node was stopped while it waited for the others.

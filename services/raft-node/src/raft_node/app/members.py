@@ -1,4 +1,4 @@
-"""What a running node has to do with its members: changes, how it stands, what others are told, and leading when unfit.
+"""The parts of a node that have to do with members: changes, its own standing, what peers are told, unfit leaders.
 
 It ties the parts together; each of them is described where it is. A node whose disk has forgotten what it had
 acknowledged ends here too: only the leader can say what that was, and it is asked at its own address, so that nobody
@@ -28,18 +28,18 @@ from raft_node.runtime.members.identity import Identity
 
 _IDENTIFY_TIMEOUT_S = 2.0
 VOUCH_TIMEOUT_S = 0.5
-"""Shorter than a call that asks for a vote."""
+"""How long a peer's answer about a sender is waited for: less than for a vote."""
 
 _log = get_logger()
 
 
 class Members:
-    """The parts of one node.
+    """The parts of one node that have to do with members.
 
     Attributes:
-        membership: What operators change.
+        membership: Changes the members for operators.
         standing: Whether this node is a member, as its peers know it.
-        unfit: Moves leadership away when this node should not have it.
+        unfit: Moves leadership away when this node should not lead.
     """
 
     def __init__(
@@ -50,14 +50,15 @@ class Members:
         book: AddressBook,
         on_lost: Callable[[int, int], None],
     ) -> None:
-        """Builds them; ``duties`` run them.
+        """Builds the parts; ``duties`` run them.
 
         Args:
             context: The node's surroundings.
-            identity: Who it is.
+            identity: The node's identity.
             driver: The running loop.
-            book: Where members are.
-            on_lost: Told for certain that the disk has lost what was acknowledged: up to where, and where the log ends.
+            book: The addresses of members.
+            on_lost: Called if the disk has certainly lost entries: with the last acknowledged one, and the last of the
+                log.
         """
         settings, security, record = context.settings, context.security, context.timeline.record
         space = context.space
@@ -100,7 +101,7 @@ class Members:
         self.unfit = UnfitLeader(driver, self._disk_low, book.find, self._ask, settings.drain_timeout_ms / 1000)
 
     def tell(self, service: RaftService) -> None:
-        """From now on the service tells others how this node stands."""
+        """Has the Raft service tell other nodes how this node stands."""
         core = self._driver.node
         service.members = lambda: (core.applied_configuration, core.applied_index)
         service.disk_low = self._disk_low
@@ -110,11 +111,11 @@ class Members:
         service.is_member = self._vouching.is_member
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
-        """What is to run for as long as the node does."""
+        """The coroutines that run for as long as the node does."""
         return [self.standing.run(), self.unfit.run()]
 
     def heard(self, event: Event) -> None:
-        """Takes what the core has to tell."""
+        """Takes an event of the core."""
         if event.name == "configuration_committed":
             self._events.committed(self._driver.node.configuration)
         elif event.name == "log_lost" and self._checking is None:
@@ -124,7 +125,7 @@ class Members:
             self._checking.add_done_callback(self._checked)
 
     async def close(self) -> None:
-        """Ends what is under way."""
+        """Ends the work that is under way."""
         if self._checking is not None:
             self._checking.cancel()
             await asyncio.gather(self._checking, return_exceptions=True)
@@ -148,7 +149,7 @@ class Members:
         return 0 if progress is None else progress.match_index
 
     async def _check_loss(self, claimed: int) -> None:
-        """Somebody said that this node had acknowledged more than it has: the leader itself is asked."""
+        """Asks the leader itself whether this node had acknowledged more than it has, as a message has claimed."""
         core = self._driver.node
         leader = core.leader
         address = None if leader is None else self._book.find(leader)

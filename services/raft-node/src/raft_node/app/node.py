@@ -50,7 +50,7 @@ class Node:
     """One replica of a shard, as a process."""
 
     def __init__(self, settings: NodeSettings, fs: DiskFileSystem, traces: NodeTraces | None = None) -> None:
-        """Prepares it; ``run`` does everything. Requires: both volumes exist and are locked."""
+        """Prepares the node; ``run`` does the work. Requires: both volumes exist and are locked."""
         volumes = {"wal": settings.wal_dir, "data": settings.data_dir}
         metrics = Metrics(settings.shard_id, settings.build_commit)
         timeline = Timeline(EventRing(settings.events_max, settings.events_bytes_max))
@@ -82,7 +82,7 @@ class Node:
         self._stopping.set()
 
     def fail(self, error: FatalError) -> None:
-        """Has ``run`` end because nothing may be promised any more."""
+        """Has ``run`` end because of an error after which the node may promise nothing."""
         if self._fatal is None:
             self._fatal = error
             _log.error("node.fatal", reason=str(error))
@@ -94,7 +94,7 @@ class Node:
         """Runs the node until it is stopped.
 
         Raises:
-            FatalError: It had to stop.
+            FatalError: The node had to stop.
         """
         context, settings = self._context, self._context.settings
         identity = identities.load_or_create(
@@ -147,7 +147,7 @@ class Node:
         return opened
 
     def _start(self, stack: contextlib.AsyncExitStack, parts: Parts, ports: Ports) -> None:
-        """Sets the parts going, and has the services and the operators ask them."""
+        """Starts the parts, and connects the services and the operators to them."""
         context = self._context
         self._operator.attach(
             RunningParts(parts.replica, parts.log, parts.members.membership, parts.book, parts.snapshots.backups)
@@ -188,12 +188,12 @@ class Node:
         parts.driver.stop()
 
     async def _flush(self, parts: Parts) -> None:
-        """Has what is in memory written as an SSTable, so that the next start replays little."""
+        """Flushes the memtable, so that the next start replays little."""
         flushed = await parts.maintenance.flush(self._context.settings.stop_flush_timeout_ms / 1000)
         self._context.timeline.record("flushed_for_stop", in_time=flushed)
 
     async def _tend(self, parts: Parts) -> None:
-        """What has to be looked at now and then."""
+        """Does the checks that are made now and then."""
         shown = False
         while True:
             await asyncio.sleep(_TEND_EVERY_S)

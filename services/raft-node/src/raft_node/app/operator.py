@@ -1,4 +1,4 @@
-"""What operators ask of one node: its status, leadership, draining, members. The Admin service is the way in.
+"""The calls of operators to one node: status, leadership, draining, members. The Admin service is the way in.
 
 It knows the running replica once ``attach`` has given it that; until then it says that the node is starting. Once a
 node is draining it hands leadership over whenever it gets it; only a new start takes that back.
@@ -38,7 +38,7 @@ from raft_node.settings import NodeSettings
 _log = get_logger()
 
 WAITING = "waiting"
-"""The role of a node that is no member as it is, beside the core's own."""
+"""The role, beside the core's own, of a node that waits to be admitted as a member."""
 
 
 class RunningParts(NamedTuple):
@@ -55,20 +55,20 @@ class Operator:
     """The node as its operators see it.
 
     Attributes:
-        incarnation: Whose volumes these are; 0 before that is known.
+        incarnation: The node's incarnation; 0 before it is known.
         draining: Whether the node is about to be stopped.
-        is_waiting: Tells whether the node is no member as it is, and waits to be admitted.
+        is_waiting: Tells whether the node is no member, and waits to be admitted.
         vitals: Tells how the node is; None while it is starting.
     """
 
     def __init__(
         self, settings: NodeSettings, record: Recorder, show_readiness: Callable[[bool], Awaitable[None]]
     ) -> None:
-        """Starts detached.
+        """Begins without the parts of a running node: ``attach`` gives them.
 
         Args:
             settings: The node's settings.
-            record: Notes what happened.
+            record: Notes events in the timeline.
             show_readiness: Tells the health service whether the node is ready.
         """
         self._settings = settings
@@ -82,7 +82,7 @@ class Operator:
         self.vitals: Callable[[], admin_pb2.Vitals | None] = lambda: None
 
     def attach(self, parts: RunningParts) -> None:
-        """From now on the running node is asked."""
+        """Takes the parts of the running node, which answer from now on."""
         self._parts = parts
 
     def status(self, *, vitals: bool) -> admin_pb2.StatusResponse:
@@ -150,7 +150,7 @@ class Operator:
         return self._leadership(replica)
 
     async def settle(self, hold: Hold) -> None:
-        """Hands leadership over and waits until what was proposed is answered. Requires: a replica.
+        """Hands leadership over and waits until all proposals are answered. Requires: a replica.
 
         Args:
             hold: Holds the driver's requests back; the caller ends it.
@@ -163,7 +163,7 @@ class Operator:
         _log.info("node.drained", leader=leader.name if leader else "", unanswered=left)
 
     async def settle_again(self) -> None:
-        """A drained node was elected all the same: the others could not, or an operator asked for it."""
+        """Hands over again the leadership to which a drained node was elected all the same."""
         with self._running().replica.driver.hold() as hold:
             await self.settle(hold)
 

@@ -58,16 +58,16 @@ class Parts:
 
     Attributes:
         log: The write-ahead log, with its writer thread.
-        engine: The state on disk.
+        engine: The storage engine, with the state.
         maintenance: Has flushes and compactions made.
         peers: The streams to the other nodes.
-        book: Where the other nodes are.
+        book: The addresses of the other nodes.
         driver: Runs the core.
-        snapshots: Everything about snapshots and backups.
+        snapshots: The parts that have to do with snapshots and backups.
         members: Changes of the members, and how this node stands among them.
         scrubber: Reads all tables again and again.
-        upkeep: Has what has expired removed, while this node leads.
-        replica: What the services ask.
+        upkeep: Removes expired keys through the log, while this node leads.
+        replica: The replica, as the services use it.
     """
 
     log: LogStore
@@ -85,7 +85,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Wires:
-    """Calls to parts that are built later than whoever calls."""
+    """The calls from parts to others that are built later."""
 
     durable: Wire[[int]] = field(default_factory=Wire)
     slow_append: Wire[[float, int]] = field(default_factory=Wire)
@@ -124,9 +124,9 @@ def build(
     """Builds all parts; nothing runs yet. Requires: a running event loop.
 
     Args:
-        stack: Closes what has to be closed.
+        stack: Takes the parts that have to be closed.
         context: The node's surroundings.
-        joined: Who this node is, and who the members are.
+        joined: The identity of this node, and the members.
         opened: The log and the engine.
         worker: The helper process.
         on_elected: Called when this node has become the leader.
@@ -183,7 +183,7 @@ def build(
 
 
 def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) -> None:
-    """Who tells whom."""
+    """Connects the wires: says which part tells which other one."""
     parts.replica.is_known_member = lambda: parts.members.standing.is_member
     driver, maintenance, snapshots = parts.driver, parts.maintenance, parts.snapshots
     core = driver.node
@@ -206,7 +206,7 @@ def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) ->
 
 
 def attach(parts: Parts, ports: Ports) -> None:
-    """From now on the services do what they are asked for."""
+    """Gives the services their parts, so that they serve calls from now on."""
     parts.members.tell(ports.raft)
     ports.raft.attach(parts.peers, parts.driver.receive, parts.snapshots.service)
     ports.doug.attach(parts.replica)
@@ -250,7 +250,7 @@ def _build_peers(context: Context, joined: Joined) -> Peers:
 
 
 async def _give_up_history(context: Context, engine: Engine) -> bool:
-    """Makes room for writes; watches that need what is gone are told so."""
+    """Gives the history of changes up to make room for writes; returns whether there was any."""
     names = engine.history.drop_kept()
     if names:
         paths = [f"{context.settings.data_dir}/{name}" for name in names]

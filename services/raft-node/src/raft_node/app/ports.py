@@ -41,8 +41,8 @@ class Ports:
     """The open gRPC ports and their services.
 
     Attributes:
-        raft: What the other nodes call.
-        doug: What clients call.
+        raft: The service that other nodes call.
+        doug: The service that clients call.
         clients: The port of Doug and Admin.
     """
 
@@ -59,7 +59,7 @@ async def open_ports(
     readiness: Readiness,
     admin: AdminServer,
 ) -> Ports:
-    """Opens all of them; the stack closes them.
+    """Opens all ports; the stack closes them.
 
     Raises:
         SettingsError: A port is taken.

@@ -1,4 +1,4 @@
-"""What the gRPC health service answers: it serves, or it does not."""
+"""The gRPC health service of a node: it serves, or it does not."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ class Readiness:
     """The health service of one node: ``""`` and ``readiness``, ``startup``, ``liveness``.
 
     Attributes:
-        servicer: What a gRPC server is given.
+        servicer: The service to be added to gRPC servers.
     """
 
     def __init__(self) -> None:
         self.servicer = health.aio.HealthServicer()
 
     async def begin(self) -> None:
-        """The process lives, and nothing else is ready yet."""
+        """Shows that the process lives, and that nothing else is ready yet."""
         await self._show(False, ("", "readiness", "startup"))
         await self._show(True, ("liveness",))
 
     async def started(self) -> None:
-        """The log was read, and Raft runs."""
+        """Shows that the log was read, and that Raft runs."""
         await self._show(True, ("startup",))
 
     async def show(self, ready: bool) -> None:
-        """Whether the node is ready."""
+        """Shows whether the node is ready."""
         await self._show(ready, ("", "readiness"))
 
     async def show_readiness(self, ready: bool) -> None:
-        """Whether new connections shall come here; a node that drains still serves those that it has."""
+        """Shows whether new connections should come here; a node that drains still serves those that it has."""
         await self._show(ready, ("readiness",))
 
     async def stop(self) -> None:
-        """Nothing is ready any more, for good."""
+        """Shows for good that nothing is ready any more."""
         await self.servicer.enter_graceful_shutdown()
 
     async def _show(self, serving: bool, services: Iterable[str]) -> None:

@@ -46,14 +46,14 @@ _SCAN_BYTES = 4 << 20
 
 
 class Plan(NamedTuple):
-    """What one survivor holds, and what would be made of it.
+    """The state of one survivor, and what a recovery would make of it.
 
     Attributes:
-        node: The survivor, as it is known so far.
-        shard: Its shard.
-        cluster_id: Its cluster.
+        node: The survivor, under its present name and incarnation.
+        shard: The number of its shard.
+        cluster_id: The id of its cluster.
         configuration: The members as of its log.
-        term: The latest term it knows.
+        term: The latest term that it knows.
         last_term: The term of its last entry. Of several survivors the one with the greatest pair of this ...
         last_index: ... and the index of its last entry has lost the least.
         commit_index: Up to here it knows that a quorum had it; what lies behind may have been acknowledged or not.
@@ -74,7 +74,7 @@ class Plan(NamedTuple):
 
     @property
     def token(self) -> str:
-        """What confirms exactly this plan."""
+        """The text by which an operator confirms exactly this plan."""
         return xxhash.xxh3_64_hexdigest(repr(tuple(self)).encode())[:12]
 
     @property
@@ -84,7 +84,7 @@ class Plan(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What a node's SSTables say of the members and of time."""
+    """The members and the log time in a node's SSTables."""
 
     flushed_index: int
     configuration: bytes | None
@@ -140,16 +140,16 @@ def carry_out(fs: FileSystem, wal_dir: str, data_dir: str, shown: Plan) -> NodeI
     """Makes the survivor the only member of its shard; BLOCKING.
 
     Args:
-        fs: Where.
-        wal_dir: The volume of its log.
+        fs: The file system.
+        wal_dir: The volume of the survivor's log.
         data_dir: The volume of its SSTables.
         shown: The plan that the operator has agreed to.
 
     Returns:
-        Its new identity.
+        The new identity of the survivor.
 
     Raises:
-        RecoveryRefusedError: The volumes are not what the plan says any more, or it is the only member already.
+        RecoveryRefusedError: The volumes do not fit the plan any more, or the survivor is the only member already.
         FatalError: See ``plan``; or the disk failed.
     """
     if plan(fs, wal_dir, data_dir) != shown:
@@ -164,7 +164,7 @@ def carry_out(fs: FileSystem, wal_dir: str, data_dir: str, shown: Plan) -> NodeI
 
 
 def _append(fs: FileSystem, wal_dir: str, shown: Plan, alone: NodeId) -> None:
-    """One frame with all of it, so that a crash leaves the log as it was or recovered."""
+    """Appends all of the recovery as one frame, so that a crash leaves the log as it was or recovered."""
     wal = Wal.open(fs, wal_dir, WalOptions())
     try:
         # A term that nobody has voted in: no leader of an older configuration can have entries in it.

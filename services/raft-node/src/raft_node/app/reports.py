@@ -1,4 +1,4 @@
-"""What the core and the log have to tell: as log lines, as counters, and on the timeline.
+"""The events of the core and the log: as log lines, as counters, and on the timeline.
 
 It does one thing besides: a node whose log has lost what it acknowledged ends, and never uses these volumes again.
 """
@@ -18,18 +18,18 @@ _log = get_logger()
 
 
 class Reports:
-    """Takes what the parts of one node tell."""
+    """Takes the events of a node's parts to its log, its metrics and its timeline."""
 
     def __init__(
         self, context: Context, log: LogStore, on_elected: Callable[[], None], on_event: Callable[[Event], None]
     ) -> None:
-        """Tells nothing yet.
+        """Takes the node's surroundings.
 
         Args:
             context: The node's surroundings.
-            log: Whose compactions these are.
+            log: The log, whose compactions are reported.
             on_elected: Called when this node has become the leader.
-            on_event: Told of every event of the core as well.
+            on_event: Takes every event of the core as well.
         """
         self._context = context
         self._log = log
@@ -37,7 +37,7 @@ class Reports:
         self._on_event = on_event
 
     def event(self, event: Event) -> None:
-        """The core tells something."""
+        """Reports an event of the core."""
         metrics = self._context.metrics
         if event.name == "became_leader":
             metrics.elections.labels(metrics.shard, "won").inc()
@@ -52,20 +52,20 @@ class Reports:
             self._on_elected()
 
     def slow_disk(self, duration_s: float, entries: int) -> None:
-        """An append to the log took long."""
+        """Reports an append to the log that took long."""
         # The duration is left out of what is compared, so that a disk that stays slow is one event with a count.
         _log.warning("wal.slow_append", duration_ms=round(duration_s * 1000), entries=entries)
         self._context.timeline.record("slow_disk", longer_than_ms=self._context.settings.slow_append_ms)
 
     def log_compacted(self, before: int, after: int) -> None:
-        """The log began with the entry ``before``, and begins with ``after`` now."""
+        """Reports that the log, which began with the entry ``before``, begins with ``after`` now."""
         self._context.metrics.log_compactions.inc()
         _log.debug("log.compacted", first_before=before, first_after=after, disk_bytes=self._log.size_bytes)
         # Named as the entries that are gone: from, to.
         self._context.timeline.record("log_compacted", **{"from": before, "to": after - 1})
 
     def log_lost(self, acknowledged: int, last_index: int) -> None:
-        """It is certain that the log has lost what was acknowledged: the node ends for ever."""
+        """Ends the node for ever, because its log has certainly lost acknowledged entries."""
         settings = self._context.settings
         directories = (settings.wal_dir, settings.data_dir)
         reason = log_lost(settings.node_id, settings.shard_id, directories, acknowledged, last_index)

@@ -28,11 +28,11 @@ from raft_node.storage.merges.tasks import tmp_directory
 
 
 class SnapshotParts:
-    """All of it, for one node.
+    """The parts of one node that have to do with snapshots and backups.
 
     Attributes:
-        service: Where the Raft service hands snapshots that come in.
-        backups: Sends this node's state to whoever makes a backup.
+        service: Receives the snapshots that come in on the Raft service.
+        backups: Sends this node's state for a backup.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class SnapshotParts:
         maintenance: Maintenance,
         peers: Peers,
     ) -> None:
-        """Builds it. Requires: a running event loop."""
+        """Builds the parts. Requires: a running event loop."""
         settings, fs, metrics = context.settings, context.fs, context.metrics
         record, on_failure = context.timeline.record, context.fail
         # Receiving and installing in order on one thread; making and reading what is sent on others.
@@ -98,11 +98,11 @@ class SnapshotParts:
         )
 
     def wanted(self, peers: Sequence[NodeId]) -> None:
-        """The core names peers that need a snapshot."""
+        """Sends snapshots to the peers that the core has named."""
         self._sender.wanted(peers)
 
     def flushed(self) -> None:
-        """A flush or a compaction has ended: applying may go on, and some of the log may go."""
+        """Lets applying go on and trims the log, since a flush or a compaction has ended."""
         self._driver.wake()
         self._compact()
 
@@ -111,12 +111,12 @@ class SnapshotParts:
             self._log_trimmer.look()
 
     async def tidy(self) -> None:
-        """Called now and then."""
+        """Trims the log, and removes snapshots that nobody uses; called now and then."""
         self._compact()
         await self._snapshots.tidy()
 
     async def close(self) -> None:
-        """Ends what is under way. Requires: the driver was stopped."""
+        """Ends all transfers. Requires: the driver was stopped."""
         await self._sender.close()
         await self.service.close()
         self._sending.shutdown()

@@ -29,7 +29,7 @@ _log = get_logger()
 
 
 class Verdict(NamedTuple):
-    """What a configuration says of a node: the event that tells it, and the words; both empty for a member."""
+    """What a configuration makes of a node: the name of the event and its text; both empty for a member."""
 
     event: str
     reason: str
@@ -39,7 +39,7 @@ MEMBER = Verdict("", "")
 
 
 def verdict(configuration: Configuration, me: NodeId, shard: int, address: str = "") -> Verdict:
-    """What a configuration says of this incarnation, whose Raft address is this, as far as it is known."""
+    """The verdict of a configuration on this node; ``address`` is its Raft address, as far as it is known."""
     known = next((member for member in members_of(configuration) if member.name == me.name), None)
     if known == me:
         return MEMBER
@@ -48,7 +48,7 @@ def verdict(configuration: Configuration, me: NodeId, shard: int, address: str =
 
 
 def told(answer: pb.IdentifyResponse, me: NodeId, shard: int, address: str = "") -> Verdict:
-    """What a member of the shard says of this incarnation. Requires: it says something."""
+    """The verdict in a member's answer about this node. Requires: the answer has one."""
     if answer.standing == pb.STANDING_MEMBER:
         return MEMBER
     if answer.standing == pb.STANDING_NO_MEMBER:
@@ -63,7 +63,7 @@ def told(answer: pb.IdentifyResponse, me: NodeId, shard: int, address: str = "")
 def newest(
     answers: Iterable[pb.IdentifyResponse], shard: int, cluster_id: bytes, since: int = 0
 ) -> pb.IdentifyResponse | None:
-    """The answer of whoever of this shard has applied the most, ``since`` or more; None when there is none."""
+    """The answer of the member that has applied the most, at least ``since``; None if there is none."""
     found, reached = None, since - 1
     for answer in answers:
         known = answer.standing in (pb.STANDING_MEMBER, pb.STANDING_NO_MEMBER, pb.STANDING_OTHER_INCARNATION)
@@ -77,7 +77,7 @@ class Standing:
 
     Attributes:
         reason: Why this node is not ready; empty while nothing speaks against it.
-        is_member: Whether it was found to be one: by its peers, or by itself when none of them knows better.
+        is_member: Whether this node is a member: as its peers know it, or by its own log if none of them knows better.
     """
 
     def __init__(
@@ -91,17 +91,17 @@ class Standing:
         record: Recorder,
         certificates: Certificates | None = None,
     ) -> None:
-        """Asks nobody yet.
+        """Begins without a question to anybody.
 
         Args:
             me: This node.
-            shard: Its shard's number.
-            cluster_id: Its cluster.
-            configuration: Gives the configuration in force here, and an index that whoever knows better has applied.
-            has_leader: Whether a leader is known here.
+            shard: The number of this node's shard.
+            cluster_id: The id of its cluster.
+            configuration: Gives the configuration in force here, and the index that a better answer must have applied.
+            has_leader: Tells whether this node knows a leader.
             addresses: Gives the Raft addresses that are worth asking, by name.
             record: Notes what happened.
-            certificates: For the connections to the peers; plaintext without.
+            certificates: The certificates for connections to peers; None for plaintext.
         """
         self._certificates = certificates
         self._me = me
@@ -117,7 +117,7 @@ class Standing:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether this node is known to be no member as it is, and waits to be admitted."""
+        """Whether this node is known to be no member, and waits to be admitted."""
         return self._told != MEMBER
 
     async def run(self) -> None:

@@ -22,16 +22,16 @@ def read_state(
     *,
     disk_low: bool,
 ) -> NodeState:
-    """Everything that ``StateCollector`` shows.
+    """Reads the state that ``StateCollector`` shows.
 
     Args:
         replica: The replica.
-        engine: Its storage.
-        log: Its write-ahead log.
-        metrics: What was counted already.
+        engine: The replica's storage engine.
+        log: The replica's write-ahead log.
+        metrics: The metrics of the node.
         wal_replay_s: How long reading the log took at the start.
-        volumes: How full its disks are.
-        disk_low: Whether writes are refused for that.
+        volumes: How full the node's disks are.
+        disk_low: Whether writes are refused for want of space.
     """
     core = replica.driver.node
     stats = engine.stats()

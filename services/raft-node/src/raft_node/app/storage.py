@@ -26,11 +26,11 @@ from raft_node.storage.tables.manifest import replace_file
 from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 
 FIRST_CONFIGURATION = "FIRST-CONFIGURATION"
-"""The bytes of log entry 1, for members that have not started yet when the log no longer holds it."""
+"""The file with the bytes of entry 1, for members that start only when the log no longer holds that entry."""
 
 
 class Opened(NamedTuple):
-    """What was opened, what the state machine and the core begin with, and what had to be mended."""
+    """The opened log and engine, the states with which state machine and core begin, and the repairs that were made."""
 
     wal: Wal
     engine: Engine
@@ -102,7 +102,7 @@ def _hard_state_behind(state: WalHardState, index: int, term: int) -> WalHardSta
 
 
 def first_configuration(fs: FileSystem, data_dir: str, wal: Wal) -> bytes:
-    """The finished bytes of entry 1, kept in a file for when the log begins later; empty if never known here. Blocking.
+    """The final bytes of entry 1, from the log or the file that keeps them; empty if never known here. Blocking.
 
     Raises:
         CorruptionError: The file, or the entry, is damaged.

@@ -1,4 +1,4 @@
-"""What happened at this node, each with the term in which it happened."""
+"""The events of this node, each with the term in which it happened."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from raft_node.runtime.events import EventRing
 
 
 class Timeline:
-    """Notes events.
+    """Notes the events of one node.
 
     Attributes:
-        events: The newest ones.
+        events: The newest events.
     """
 
     def __init__(self, events: EventRing) -> None:
@@ -18,11 +18,11 @@ class Timeline:
         self._core: RaftNode | None = None
 
     def follow(self, core: RaftNode) -> None:
-        """From now on events have the term of this core; before that they have the term 0."""
+        """Gives events the term of this core from now on; before that they have the term 0."""
         self._core = core
 
     def record(self, name: str, **details: object) -> None:
-        """Notes what happened; an event of the core brings the term that it speaks of."""
+        """Notes an event; an event of the core brings its own term."""
         term = details.pop("term", None)
         if not isinstance(term, int):
             term = 0 if self._core is None else self._core.term

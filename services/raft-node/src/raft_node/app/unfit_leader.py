@@ -20,11 +20,11 @@ from raft_node.raft.types import NodeId, Role
 
 LOOK_EVERY_S = 0.2
 TRY_EVERY_S = 3.0
-"""Between two attempts; each disturbs the shard a little."""
+"""The pause between two attempts to hand over, each of which disturbs the shard a little."""
 CALL_TIMEOUT_S = 0.5
 STALLED_S = 0.8
-"""Applying waits for flushes now and then when much is written; longer, and something stands still. With the look, the
-question and the transfer, leadership has moved within 2 s."""
+"""How long applying may wait for flushes, as it does now and then when much is written, before the engine counts as
+standing still. With the look, the question and the transfer, leadership has moved within 2 s."""
 
 Ask = Callable[[str], Awaitable[pb.IdentifyResponse | None]]
 """Asks the node at a Raft address how it stands; None when it does not answer in time."""
@@ -33,7 +33,7 @@ _log = get_logger()
 
 
 class Led(Protocol):
-    """The driver, as far as it is needed here."""
+    """The driver as this module sees it."""
 
     @property
     def node(self) -> RaftNode:
@@ -45,14 +45,14 @@ class Led(Protocol):
 
     @property
     def present_stall_s(self) -> float:
-        """For how long applying has waited by now; 0 when it does not."""
+        """For how long applying has waited by now; 0 if it does not wait."""
 
     async def hand_over(self, target: NodeId | None, timeout_s: float) -> NodeId:
         """See ``Driver``."""
 
 
 class UnfitLeader:
-    """Looks at one node, and acts while it leads."""
+    """Hands leadership over when this node leads and cannot serve: its disk is full, or its engine stands still."""
 
     def __init__(
         self,
@@ -62,12 +62,12 @@ class UnfitLeader:
         ask: Ask,
         timeout_s: float,
     ) -> None:
-        """Looks at nothing yet.
+        """Takes the node's parts.
 
         Args:
             driver: The running loop.
-            disk_low: Whether writes are refused for want of space.
-            address_of: A member's Raft address, None while it is not known.
+            disk_low: Tells whether writes are refused for want of space.
+            address_of: Gives a member's Raft address; None while it is not known.
             ask: Asks another node how it stands.
             timeout_s: How long a transfer may take.
         """
@@ -88,7 +88,7 @@ class UnfitLeader:
             await sleep(TRY_EVERY_S if await self.look() else LOOK_EVERY_S)
 
     async def look(self) -> bool:
-        """Looks once; says whether this node leads and should not."""
+        """Looks once; returns whether this node leads and should not."""
         fault = "disk_low" if self._disk_low() else "stalled" if self.stalled else ""
         if not fault or self._driver.node.role is not Role.LEADER or self._driver.holding:
             return False
@@ -98,7 +98,7 @@ class UnfitLeader:
         return True
 
     async def _find_fit(self) -> NodeId | None:
-        """The voter with the longest log among those that can serve; None when there is none."""
+        """The voter with the longest log among those that can serve; None if there is none."""
         core = self._driver.node
         voters = [voter for voter in core.configuration.voters if voter != core.id]
         addresses = [(voter, address) for voter in voters if (address := self._address_of(voter)) is not None]

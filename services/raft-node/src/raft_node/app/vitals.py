@@ -32,9 +32,9 @@ class Vitals:
         """Counts the uptime from now on.
 
         Args:
-            metrics: What was counted already.
+            metrics: The metrics of the node.
             tick_ms: The grain of the core's time.
-            certificates: Those of this node; None without TLS.
+            certificates: The certificates of this node; None without TLS.
         """
         self._metrics = metrics
         self._certificates = certificates
@@ -45,9 +45,9 @@ class Vitals:
         """How the node is now.
 
         Args:
-            core: Its Raft core.
-            state: Its figures.
-            draining: Whether it is about to be stopped.
+            core: The node's Raft core.
+            state: The node's figures.
+            draining: Whether the node is about to be stopped.
         """
         syncs, sync_s = total_of(self._metrics.wal_fsync)
         commits, commit_s = total_of(self._metrics.commit_duration)

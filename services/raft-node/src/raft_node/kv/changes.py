@@ -1,4 +1,4 @@
-"""What users' keys went through: the changes in a batch of effects, as watches tell them.
+"""The changes of users' keys in a batch of effects, as watches tell them.
 
 A put carries its revision in the stored value. A removal leaves nothing in the keyspace, so the state machine notes
 beside the batch which effects are removals, of which kind and revision. Everything else in a batch is the state
@@ -28,7 +28,7 @@ _REMOVALS = (int(ChangeKind.DELETE), int(ChangeKind.EXPIRE))
 
 
 class Removal(NamedTuple):
-    """That an effect of a batch removes a user's value.
+    """The note that an effect of a batch removes a user's value.
 
     Attributes:
         place: The place of the effect in its batch.
@@ -42,7 +42,7 @@ class Removal(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """Which changes are wanted: keys from ``start`` to before ``end`` (None: no end), and of these kinds."""
+    """The changes that a watch wants: of keys from ``start`` to before ``end`` (None: no end), and of some kinds."""
 
     start: bytes = b""
     end: bytes | None = None
@@ -51,7 +51,7 @@ class Filter(NamedTuple):
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is left out."""
+        """Whether the filter lets every change through."""
         return self == EVERYTHING
 
     def wants(self, kind: int, key: bytes) -> bool:
@@ -63,16 +63,16 @@ EVERYTHING = Filter()
 
 
 def encode_removals(removals: Sequence[Removal]) -> bytes:
-    """What is noted beside a batch."""
+    """The bytes that are noted beside a batch: its removals."""
     pack = _REMOVAL.pack
     return b"".join([pack(*removal) for removal in removals])
 
 
 def decode_removals(notes: bytes) -> dict[int, tuple[int, int]]:
-    """By the place of the effect, kind and revision of each removal.
+    """The kind and the revision of each removal, by the place of its effect.
 
     Raises:
-        CorruptionError: These are no such notes.
+        CorruptionError: The bytes are no such notes.
     """
     if len(notes) % _REMOVAL.size:
         raise CorruptionError("history", 0, f"notes of {len(notes)} bytes")
@@ -96,9 +96,9 @@ def changes_in(
 
     Args:
         batch: The effects.
-        notes: What was noted beside them.
-        after: All changes up to a revision; with a place p greater than 0, only the first p of that revision.
-        wanted: Which are wanted.
+        notes: The notes beside the batch.
+        after: The position: a revision, and how many of its changes are told already; 0 for all of them.
+        wanted: The changes that are wanted.
 
     Raises:
         CorruptionError: The batch or its notes are damaged.

@@ -1,4 +1,4 @@
-"""What the commands of committed entries will read, fetched from the store before they are carried out.
+"""Fetches the values that the commands of committed entries read, before the commands are carried out.
 
 Applying waits for no disk: what is not in memory is asked for in ``needed``, and loaded off the event loop. And it
 takes bounded memory: a few bytes in the log may read a mebibyte each. It knows which keys commands name, and nothing
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from raft_node.storage.tables.reads import BlockNeeded
 
 ENTRIES_MAX = 256
-"""Entries are looked at so many at a time."""
+"""The number of entries that are looked at together."""
 _STEP_KEYS = 32
 _NEEDED_MAX = 64
-"""So many blocks are loaded at a time, each perhaps for a value of a mebibyte."""
+"""The number of blocks that are loaded at a time, each perhaps for a value of a mebibyte."""
 
 _COMMAND_START = HEADER_BYTES + commands.HEADER.size
 _COMMAND_KIND = int(EntryKind.COMMAND)
@@ -38,41 +38,41 @@ _MANY = (Opcode.TXN, Opcode.BATCH, Opcode.EXPIRE)
 
 
 class Readable(Protocol):
-    """Where values are."""
+    """The store that holds the values."""
 
     def multi_get(self, keys: Sequence[bytes]) -> Sequence[bytes | BlockNeeded | None]:
-        """Reads keys from memory; where the disk must be asked, says what is to be loaded."""
+        """Reads keys from memory; for a key on disk returns the block that must be loaded."""
 
 
 class Fetching:
-    """What was fetched of one store.
+    """Fetches the values that commands read from one store.
 
     Attributes:
-        values: By key.
-        needed: What is to be loaded before anything can be applied.
+        values: The fetched values by key.
+        needed: The blocks to be loaded before an entry can be applied.
     """
 
     def __init__(self, store: Readable) -> None:
-        """Nothing is fetched yet."""
+        """Begins without values."""
         self.values: dict[bytes, bytes | None] = {}
         self.needed: list[BlockNeeded] = []
         self._store = store
 
     def forget(self) -> None:
-        """The store is about to be written to."""
+        """Forgets all values, since the store is about to be written to."""
         self.values = {}
 
     def loaded(self, found: Sequence[tuple[bytes, bytes | None]]) -> None:
-        """Takes the keys and values of all that was needed."""
+        """Takes the keys and values of all blocks that were needed."""
         self.values.update(found)
         self.needed = []
 
     def fetch(self, entries: Sequence[Entry], *, ask: bool) -> int:
-        """Fetches what the first of some entries read, and gives how many of them can be carried out.
+        """Fetches the values that entries read; returns how many entries, from the first on, can be carried out.
 
         Args:
             entries: The entries.
-            ask: Whether what must be loaded is asked for, if it is needed for the very first.
+            ask: Whether the blocks that the very first entry needs are put into ``needed``.
         """
         entries = entries[:ENTRIES_MAX]
         wanted = [keys_to_read(entry) for entry in entries]
@@ -121,7 +121,7 @@ class Fetching:
         return True
 
     def _take_some(self, entry: Entry, keys: Sequence[bytes], needed: list[BlockNeeded]) -> int:
-        """Takes what one entry reads, of a command for many keys as much as it may read; gives the bytes."""
+        """Takes the values that one entry reads, but no more than it may read; returns their bytes."""
         if not keys:
             return 0  # It may be no command at all.
         values = self.values
@@ -149,7 +149,7 @@ def keys_to_read(entry: Entry) -> list[bytes]:
     """The keys that the command of an entry reads, in order and perhaps several times.
 
     Raises:
-        CorruptionError: It is malformed.
+        CorruptionError: The command is malformed.
     """
     data = entry.data
     if entry.kind != _COMMAND_KIND or len(data) < _COMMAND_START:
@@ -169,7 +169,7 @@ def decode(entry: Entry) -> Command:
     """The command of an entry.
 
     Raises:
-        CorruptionError: It is malformed.
+        CorruptionError: The command is malformed.
     """
     try:
         return commands.decode(entry.data, HEADER_BYTES)
@@ -178,5 +178,5 @@ def decode(entry: Entry) -> Command:
 
 
 def unknown(entry: Entry, what: str) -> CorruptionError:
-    """That an entry holds what this version does not know."""
+    """The error for an entry with a content that this version does not know."""
     return CorruptionError("log", entry.index, f"entry {entry.index} holds {what}")

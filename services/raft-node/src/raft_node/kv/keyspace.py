@@ -15,22 +15,22 @@ USER_PREFIX = b"\x01"
 STATE_KEY = b"\x00state"
 """The log clock and the revision counter."""
 SLOTS_KEY = b"\x00slots"
-"""Which slots this shard owns, and at which epoch."""
+"""The slots that this shard owns, each with its epoch."""
 PARTITION_MAP_KEY = b"\x00partition-map"
-"""Slot -> shard for the whole cluster; in shard 0 only."""
+"""The partition map of the whole cluster; in shard 0 only."""
 CONFIGURATION_KEY = b"\x00configuration"
 """The members of the shard, as of the applied index."""
 STATE_HASH_KEY = b"\x00state-hash"
-"""Where the hash over all effects stands (raft_node.kv.state_hash); absent before the first mark."""
+"""The hash over all effects so far (raft_node.kv.state_hash); absent before the first mark."""
 
 LIMITS_KEY = b"\x00limits"
 """How many tokens are kept, and for how long (raft_node.kv.operations.tokens); absent while the defaults count."""
 AUTH_KEY = b"\x00auth"
-"""Who may do what (raft_node.kv.operations.access); absent while nobody has said."""
+"""The document of users and rights (raft_node.kv.operations.access); absent before there is one."""
 TOKEN_PREFIX = b"\x00token/"
-"""Then the slot, in two bytes, and the token's id: what became of a command with a token."""
+"""Before a slot, in two bytes, and a token's id: the outcome of the command with that token."""
 DUE_PREFIX = b"\x00due/"
-"""Then a deadline, in eight bytes, and a key of this keyspace, which may have expired by then: an index by time."""
+"""Before a deadline, in eight bytes, and a key of this keyspace that may expire then: an index by time."""
 
 _STATE = struct.Struct("<QQQQQQ")
 _OLD_STATES = (16, 24, 32)
@@ -38,7 +38,7 @@ _DEADLINE = struct.Struct(">Q")
 _SLOT = struct.Struct(">H")
 _U64 = struct.Struct("<Q")
 VALUE_HEADER = struct.Struct("<BBHIQ")
-"""What stands before a value: the format, flags, the bytes of the content type, the slot's epoch, the revision."""
+"""The header of a value: the format, flags, the bytes of the content type, the slot's epoch, the revision."""
 VALUE_FORMAT = 2
 VALUE_HEADER_BYTES = VALUE_HEADER.size
 FLAG_EXPIRES = 1
@@ -49,12 +49,12 @@ class State(NamedTuple):
     """The counters of a shard.
 
     Attributes:
-        clock_us: Its log time, in microseconds since the epoch.
+        clock_us: The shard's log time, in microseconds since the epoch.
         revision: The last revision given out.
         tokens: How many tokens are kept.
-        token_bytes: How many bytes they take, with their keys.
-        generation: How often the shard has gone on without what it had acknowledged.
-        floor: No watch goes on behind an older revision: of those, some were lost. 0 in the first generation.
+        token_bytes: How many bytes the tokens take, with their keys.
+        generation: How often the shard has gone on without entries that it had acknowledged.
+        floor: No watch goes on behind an older revision, since some of those were lost. 0 in the first generation.
     """
 
     clock_us: int = 0
@@ -65,7 +65,7 @@ class State(NamedTuple):
     floor: int = 0
 
     def encode(self) -> bytes:
-        """Its bytes, as stored under ``STATE_KEY``."""
+        """The bytes of the counters, as stored under ``STATE_KEY``."""
         return _STATE.pack(*self)
 
     @classmethod
@@ -73,7 +73,7 @@ class State(NamedTuple):
         """The opposite of ``encode``.
 
         Raises:
-            CorruptionError: It is not what ``encode`` makes.
+            CorruptionError: The bytes are not what ``encode`` makes.
         """
         if len(data) in _OLD_STATES:
             raise CorruptionError("state", 0, "an older version of DougDB wrote it, whose data this one cannot read")
@@ -86,12 +86,12 @@ class StoredValue(NamedTuple):
     """A user's value as it lies in the engine.
 
     Attributes:
-        revision: That of the write.
-        content_type: Its content type.
+        revision: The revision of the write.
+        content_type: The value's content type.
         value: The value itself.
-        epoch: The epoch of its slot when it was written.
-        expires_us: From which log time on it does not exist any more; 0 for never.
-        content_encoding: Its content encoding.
+        epoch: The epoch of the key's slot when the value was written.
+        expires_us: The log time from which on the value does not exist any more; 0 for never.
+        content_encoding: The value's content encoding.
     """
 
     revision: int
@@ -103,12 +103,12 @@ class StoredValue(NamedTuple):
 
     @property
     def expires_at_ms(self) -> int:
-        """When it expires in milliseconds since the epoch; 0 for never."""
+        """When the value expires, in milliseconds since the epoch; 0 for never."""
         return self.expires_us // 1000
 
 
 def user_key(key: bytes) -> bytes:
-    """Where a user's key lies in the keyspace."""
+    """The key in the keyspace for a user's key."""
     return USER_PREFIX + key
 
 
@@ -126,7 +126,7 @@ def split_due_key(due: bytes) -> tuple[int, bytes]:
     """The opposite of ``due_key``.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The key is no such note.
     """
     start = len(DUE_PREFIX) + _DEADLINE.size
     if not due.startswith(DUE_PREFIX) or len(due) <= start:
@@ -151,7 +151,7 @@ def decode_value(data: bytes) -> StoredValue:
     """Decodes a stored user value.
 
     Raises:
-        CorruptionError: It is of no known format.
+        CorruptionError: The value is of no known format.
     """
     if len(data) < VALUE_HEADER_BYTES:
         raise CorruptionError("state", 0, f"a value of {len(data)} bytes")

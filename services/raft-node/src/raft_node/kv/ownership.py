@@ -21,9 +21,9 @@ class Ownership:
     """The slots of one shard.
 
     Attributes:
-        epoch: That of the partition map which it was taken from.
+        epoch: The epoch of the partition map from which the ranges were taken.
         ranges: The owned ranges; none before the shard is created.
-        epochs: The epoch of every slot, by slot; 0 where it is not owned.
+        epochs: By slot, the epoch at which the shard owns it; 0 for slots of others.
     """
 
     __slots__ = ("epoch", "epochs", "ranges")
@@ -37,7 +37,7 @@ class Ownership:
             self.epochs[first : last + 1] = [slot_epoch] * (last + 1 - first)
 
     def encode(self) -> bytes:
-        """Its bytes, as stored under ``SLOTS_KEY``."""
+        """The bytes of the ownership, as stored under ``SLOTS_KEY``."""
         return encode_ranges(self.epoch, self.ranges)
 
     @classmethod
@@ -45,7 +45,7 @@ class Ownership:
         """The opposite of ``encode``.
 
         Raises:
-            CorruptionError: It is something else.
+            CorruptionError: The bytes are not what ``encode`` makes.
         """
         try:
             return cls(*decode_ranges(data))
@@ -63,13 +63,13 @@ class Ownership:
         return owned != 0 and epoch in (0, owned)
 
     def owns_key(self, key: bytes, epoch: int = 0) -> bool:
-        """The same for the slot of a key."""
+        """Whether a request for a key, at the epoch of its slot that its sender knows, is for this shard."""
         return self.owns(slot_of(key), epoch)
 
     def is_present(self, key: bytes, epoch: int) -> bool:
-        """Whether a value that was written at this epoch of its slot belongs to the present ownership of it."""
+        """Whether a value that was written at an epoch of its slot belongs to the present ownership of that slot."""
         return epoch != 0 and epoch == self.epochs[slot_of(key)]
 
 
 NOTHING = Ownership(0, ())
-"""What a shard owns before it is created."""
+"""The ownership of a shard that is not created yet."""

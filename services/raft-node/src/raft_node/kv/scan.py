@@ -24,11 +24,11 @@ from raft_node.kv.visibility import find_visible
 from raft_node.storage.tables.iterators import Columns
 
 PAGE_BYTES = 128 << 10
-"""A page takes about a millisecond to make, and as long to take apart: small enough for any event loop."""
+"""The bytes of a page, which takes about a millisecond to make or to read: small enough for any event loop."""
 
 _STEP_PIECES_MAX = 16
 _PIECES_PASSED_MAX = 2
-"""So many pieces of keys below a common prefix are passed over; after that, looking beyond them is cheaper."""
+"""The number of pieces of keys below a common prefix that are passed over before the scan seeks behind them."""
 
 _USER_END = bytes((USER_PREFIX[0] + 1,))
 
@@ -40,7 +40,7 @@ class ScannedState(NamedTuple):
     """The state of a shard at one point in its log.
 
     Attributes:
-        columns: Its records.
+        columns: Gives the records.
         epochs: By slot, the epoch at which the shard owned it; 0 for the others.
         clock_us: The log time.
         revision: The last revision given out.
@@ -53,7 +53,7 @@ class ScannedState(NamedTuple):
 
 
 class ScanOptions(NamedTuple):
-    """What is asked for; see ``ScanRequest`` in doug.proto. ``end`` None means no end, ``limit`` 0 no limit.
+    """The keys that a scan wants; see ``ScanRequest`` in doug.proto. ``end`` None means no end, ``limit`` 0 no limit.
 
     ``slot`` None means all slots; it does not go with a delimiter.
     """
@@ -71,13 +71,13 @@ class ScanOptions(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one step brought.
+    """The result of one step of a scan.
 
     Attributes:
         records: Encoded records; none with ``count_only``.
-        found: How many entries and common prefixes these are.
+        found: How many entries and common prefixes the step has found.
         last: Whether the scan is at its end.
-        limited: Whether that is because of the limit, so that there may be more.
+        limited: Whether it ended because of its limit, so that there may be more keys.
     """
 
     records: Sequence[bytes]
@@ -87,15 +87,15 @@ class Step(NamedTuple):
 
 
 def visible(key: bytes, data: bytes, state: ScannedState) -> StoredValue | None:
-    """The value that lies under a user's key, if it counts at that point in the log.
+    """The value of a user's key, if it counts at the state's point in the log; else None.
 
     Args:
         key: The key, without the prefix of the keyspace.
-        data: What is stored.
+        data: The stored bytes.
         state: The state at one point in the log.
 
     Raises:
-        CorruptionError: It is of no known format.
+        CorruptionError: The value is of no known format.
     """
     return find_visible(key, data, state.clock_us, state.epochs)
 
@@ -105,10 +105,10 @@ def _nothing(start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns
 
 
 class Scan:
-    """One scan. Not for two threads at once."""
+    """One scan of a shard's state. Not for two threads at once."""
 
     def __init__(self, state: ScannedState, options: ScanOptions) -> None:
-        """Begins a scan; nothing is read yet."""
+        """Begins a scan, without reading."""
         self.state = state
         self._options = options
         self._start = user_key(options.start)
@@ -119,7 +119,7 @@ class Scan:
         self._found: Iterator[bytes | None] = found
 
     def step(self) -> Step:
-        """Goes on, as far as a page or a bounded amount of work reaches. Blocking.
+        """Reads on, until a page is full or a bounded amount of work is done. Blocking.
 
         Raises:
             CorruptionError: A block or a value is damaged.
@@ -152,13 +152,13 @@ class Scan:
         return Step(records, count, last=True, limited=False)
 
     def release(self) -> None:
-        """Lets the state go; no step may follow. Requires: none is being taken."""
+        """Releases the state; no step may follow. Requires: no step is being taken."""
         self._found = iter(())
         self._held = None
         self.state = ScannedState(_nothing, (), 0, 0)
 
     def _take_one(self) -> bool:
-        """Counts one; whether the limit is reached."""
+        """Counts an entry or a common prefix; returns whether the limit is reached."""
         self._left -= 1
         return self._left == 0
 
@@ -183,7 +183,7 @@ class Scan:
                 yield b"" if counting else encode(key, found, keys_only=keys_only)
 
     def _grouped(self) -> Iterator[bytes | None]:
-        """The same where keys with a common prefix are told as one."""
+        """Like ``_plain``, with keys that have a common prefix told as one."""
         passed = 0
         bound: bytes | None = None
         again = True
@@ -211,7 +211,7 @@ class Scan:
                     place = self._place(piece.keys, bound)
 
     def _group(self, key: bytes, data: bytes | None) -> tuple[bytes | None, bytes | None]:
-        """What becomes of one record: the common prefix that it begins, and what is told of it."""
+        """The common prefix that a record begins, if any, and the encoded record that is told for it, if any."""
         options = self._options
         found = None if data is None else visible(key, data, self.state)
         if found is None:
@@ -223,7 +223,7 @@ class Scan:
         return prefix, b"" if options.count_only else encode_prefix(prefix)
 
     def _pass(self, prefix: bytes) -> bytes:
-        """Leaves out everything below a common prefix; the new bound of the range."""
+        """Passes over all keys below a common prefix; returns the new bound of the range."""
         if self._options.reverse:
             self._end = user_key(prefix)
             return self._end
@@ -232,7 +232,7 @@ class Scan:
         return self._start
 
     def _place(self, keys: Sequence[bytes], bound: bytes | None) -> int:
-        """Where in ascending keys the scan goes on."""
+        """The position in ascending keys at which the scan goes on."""
         if self._options.reverse:
             return (len(keys) if bound is None else bisect_left(keys, bound)) - 1
         return 0 if bound is None else bisect_left(keys, bound)

@@ -22,7 +22,7 @@ FORMAT = 1
 _MARK = struct.Struct("<B7xQQ")
 _CHAIN_STATE = struct.Struct("<QQQ")
 _REMOVED = b"\x00"
-"""Stands for a removal; no stored value is that short."""
+"""The stand-in for a removal in the hash; no stored value is that short."""
 
 
 class Mark(NamedTuple):
@@ -32,7 +32,7 @@ class Mark(NamedTuple):
     value: int = 0
 
     def encode(self) -> bytes:
-        """Its bytes, as the command of an entry."""
+        """The bytes of the mark, as the command of an entry."""
         return _MARK.pack(FORMAT, self.at, self.value)
 
     @classmethod
@@ -40,7 +40,7 @@ class Mark(NamedTuple):
         """The opposite of ``encode``.
 
         Raises:
-            ValueError: It is no mark of a known format.
+            ValueError: The bytes are no mark of a known format.
         """
         if len(data) != _MARK.size or data != _MARK.pack(FORMAT, *_MARK.unpack(data)[1:]):
             raise ValueError("not a mark of a known format")
@@ -48,7 +48,7 @@ class Mark(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    """Two replicas differ: as of the entry ``at`` this one has the hash ``own``, and its leader ``leader``."""
+    """A difference of two replicas: as of the entry ``at`` this one has the hash ``own``, and its leader ``leader``."""
 
     at: int
     own: int
@@ -56,13 +56,13 @@ class Divergence(NamedTuple):
 
 
 class ChainState(NamedTuple):
-    """Where the chain stands: the hash as of now, and the last mark."""
+    """The state of the chain of hashes: the hash as of now, and the last mark."""
 
     value: int
     mark: Mark
 
     def encode(self) -> bytes:
-        """Its bytes, as stored in the keyspace."""
+        """The bytes of the state, as stored in the keyspace."""
         return _CHAIN_STATE.pack(self.value, *self.mark)
 
     @classmethod
@@ -70,7 +70,7 @@ class ChainState(NamedTuple):
         """The opposite of ``encode``.
 
         Raises:
-            CorruptionError: It is not what ``encode`` makes.
+            CorruptionError: The bytes are not what ``encode`` makes.
         """
         if len(data) != _CHAIN_STATE.size:
             raise CorruptionError("state", 0, f"where the hash stands, in {len(data)} bytes")

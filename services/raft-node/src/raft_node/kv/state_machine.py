@@ -63,8 +63,8 @@ _COMMAND_KIND = int(EntryKind.COMMAND)
 _PUT, _DELETE, _DELETED = int(Opcode.PUT), int(Opcode.DELETE), int(ChangeKind.DELETE)
 
 REVISIONS_LOST_MAX = 1 << 40
-"""So many revisions are passed over when a shard goes on without what it had acknowledged: those that are lost and were
-seen by somebody are not given out again."""
+"""The number of revisions that a shard skips when it goes on without what it had acknowledged: those that are lost and
+were seen by somebody are not given out again."""
 _STEPS_MAX = 2000
 """A call of ``apply`` ends behind the entry with so many reads and stores of values, about 50 ms, or so many bytes."""
 _BYTES_MAX = 4 << 20
@@ -73,7 +73,7 @@ Effects = list[tuple[bytes, bytes | None]]
 
 
 class Store(Protocol):
-    """What the state machine asks of the storage engine."""
+    """The storage engine as the state machine sees it."""
 
     @property
     def applied_index(self) -> int:
@@ -85,24 +85,24 @@ class Store(Protocol):
         """Makes the changes and the applied index visible together."""
 
     def multi_get(self, keys: Sequence[bytes]) -> Sequence[bytes | BlockNeeded | None]:
-        """Reads keys from memory; where the disk must be asked, says what is to be loaded."""
+        """Reads keys from memory; for a key on disk returns the block that must be loaded."""
 
 
 class BlockingStore(Store, Protocol):
-    """A store that may be waited for: what starts have, and nothing that the event loop runs."""
+    """A store whose disk may be waited for. Starts have one; nothing that runs on the event loop does."""
 
     def get_blocking(self, key: bytes) -> bytes | None:
         """Reads a key, from disk if need be."""
 
 
 StoredState = Mapping[bytes, bytes | None]
-"""What a state machine takes up: the values of ``STATE_KEYS``, None for those that are not there."""
+"""The stored values with which a state machine begins: those of ``STATE_KEYS``, None for a missing one."""
 
 STATE_KEYS = (STATE_KEY, STATE_HASH_KEY, SLOTS_KEY, LIMITS_KEY, PARTITION_MAP_KEY, AUTH_KEY)
 
 
 def read_state(store: BlockingStore) -> StoredState:
-    """Reads what a state machine takes up. Blocking."""
+    """Reads the stored values with which a state machine begins. Blocking."""
     return {key: store.get_blocking(key) for key in STATE_KEYS}
 
 
@@ -117,22 +117,24 @@ class StateMachine:
         clock_us: The log time: the timestamp of the last applied entry, in microseconds since the epoch.
         revision: The last revision given to a write.
         tokens: How many tokens are kept.
-        token_bytes: How many bytes they take.
-        limits: How many of both may be, and for how long.
-        generation: How often the shard has gone on without what it had acknowledged.
+        token_bytes: How many bytes the tokens take.
+        limits: How many tokens and bytes of tokens may be kept, and for how long.
+        generation: How often the shard has gone on without entries that it had acknowledged.
         floor: The revision from which on watches may go on.
         ownership: The slots of this shard.
-        auth: Who may do what, as this shard was told.
+        auth: The document of users and rights, as this shard holds it.
         mark: The hash as of the last STATE_HASH entry.
-        divergences: Where this replica was found to differ from its leaders; whoever tells of them empties it.
-        next_due_us: Nothing expires before this. 0 at first, for nobody knows; whoever looks for what has expired sets
+        divergences: The differences from its leaders that were found; ``raft_node.runtime.divergence`` empties it.
+        next_due_us: No key expires before this log time; 0 at first, before anybody knows. The upkeep of the leader
+            sets
             it anew.
-        looking: Whether somebody looks for what has expired right now; ``next_due_us`` tells only of what is written
+        looking: Whether the upkeep looks for expired keys right now; ``next_due_us`` tells only of keys that are
+            written
             meanwhile.
     """
 
     def __init__(self, store: Store, stored: StoredState) -> None:
-        """Takes up the state that the store holds, which was read before: nothing here waits for a disk."""
+        """Begins with the stored state, which was read before: nothing here waits for a disk."""
         self._store = store
         state = stored[STATE_KEY]
         counters = State.decode(state) if state is not None else State()
@@ -157,26 +159,26 @@ class StateMachine:
 
     @classmethod
     def open(cls, store: BlockingStore) -> StateMachine:
-        """Takes up the state that the store holds. Blocking."""
+        """Begins with the state that the store holds. Blocking."""
         return cls(store, read_state(store))
 
     @property
     def created(self) -> bool:
-        """Whether this shard knows which slots it owns; false only until its first leader has told."""
+        """Whether this shard knows which slots it owns; False only until its first leader has told."""
         return self.ownership.known
 
     def may_be_due(self, now_us: int) -> bool:
-        """Whether something that is still visible may have expired by a clock that shows ``now_us``."""
+        """Whether a key that is still visible may have expired by a clock that shows ``now_us``."""
         return self.clock_us < now_us and (self.looking or self.next_due_us <= now_us)
 
     @property
     def visibility(self) -> Visibility:
-        """What can be seen as of the last applied entry."""
+        """The rules of which values count as of the last applied entry."""
         return Visibility(self.clock_us, self.ownership.epochs)
 
     @property
     def epochs(self) -> Sequence[int]:
-        """By slot, the epoch at which this shard owns it, 0 for the others. What it gives never changes."""
+        """By slot, the epoch at which this shard owns it, 0 for the others. The returned sequence never changes."""
         return self.ownership.epochs
 
     def owns(self, slot: int, epoch: int) -> bool:
@@ -194,7 +196,7 @@ class StateMachine:
             entries: Committed entries, at least one.
 
         Returns:
-            What became of each that was applied. If these are fewer than ``entries``, have all of ``needed``, which may
+            The outcome of each applied entry. If these are fewer than ``entries``, have all of ``needed``, which may
             be nothing, ``loaded``, and apply the rest; nothing else may be applied in between.
 
         Raises:
@@ -238,12 +240,12 @@ class StateMachine:
         return outcomes
 
     def loaded(self, found: Sequence[tuple[bytes, bytes | None]]) -> None:
-        """Takes the keys and values of all that was ``needed``; what was left of the entries can be applied."""
+        """Takes the keys and values of all blocks that were ``needed``; then the rest of the entries can be applied."""
         self._fetching.loaded(found)
 
     @property
     def needed(self) -> Sequence[BlockNeeded]:
-        """What must be loaded before more can be applied; empty unless ``apply`` has left entries."""
+        """The blocks that must be loaded before more entries are applied; empty unless ``apply`` has left entries."""
         return self._fetching.needed
 
     def _write(self, last: Entry, batch: Effects, hashed: int) -> None:
@@ -263,7 +265,7 @@ class StateMachine:
         return State(clock_us, self.revision, self.tokens, self.token_bytes, self.generation, self.floor)
 
     def _apply_plain(self, remaining: Iterator[Entry], batch: Effects, outcomes: list[Outcome]) -> Entry | None:
-        """Applies puts and deletes without options up to an entry of another kind, which it gives."""
+        """Applies puts and deletes without options up to an entry of another kind, which it returns."""
         # Five replicas do this for every write, and a start for the whole log: hence no look-up by name within.
         unpack, pack, slot, new = _COMMAND.unpack_from, VALUE_HEADER.pack, slot_of, tuple.__new__
         applied, write, cls, ok, prefix = outcomes.append, batch.append, Outcome, Status.OK, USER_PREFIX
@@ -310,7 +312,7 @@ class StateMachine:
         return work
 
     def _try(self, entry: Entry, work: Work, *, ask: bool) -> Outcome | None:
-        """Carries an entry out; None if something must be loaded first."""
+        """Carries an entry out; None if blocks must be loaded first."""
         before = Before(len(work.effects), self.revision, self.tokens, self.token_bytes)
         while True:
             try:

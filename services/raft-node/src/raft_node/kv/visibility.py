@@ -15,7 +15,7 @@ from raft_node.kv.keyspace import StoredValue, decode_value
 
 
 class Visibility(NamedTuple):
-    """What can be seen as of one applied entry.
+    """The rules of which values count as of one applied entry.
 
     Attributes:
         clock_us: The log clock, in microseconds since the epoch.
@@ -31,16 +31,16 @@ class Visibility(NamedTuple):
 
 
 def find_visible(key: bytes, data: bytes | None, clock_us: int, epochs: Sequence[int]) -> StoredValue | None:
-    """The value of a user's key, if there is one to be seen.
+    """The value of a user's key, if it counts; None if it is missing, expired, or of another ownership of its slot.
 
     Args:
         key: The key, without the prefix of the keyspace.
-        data: What is stored under it.
+        data: The stored bytes; None if there are none.
         clock_us: The log clock, in microseconds since the epoch.
         epochs: By slot, the epoch at which the shard owns it; 0 for the others.
 
     Raises:
-        CorruptionError: It is of no known format.
+        CorruptionError: The value is of no known format.
     """
     if data is None:
         return None

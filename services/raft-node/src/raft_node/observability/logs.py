@@ -16,11 +16,11 @@ import structlog
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 _live: dict[str, Callable[[], object]] = {}
-"""Fields whose value is asked for with every line."""
+"""The fields whose values are read for every line, by name."""
 
 
 def follow_term(read: Callable[[], int]) -> None:
-    """From now on every line carries what ``read`` gives as ``term``. It is called on any thread."""
+    """Gives every line a field ``term`` from now on, with the value of ``read``, which is called on any thread."""
     _live["term"] = read
 
 

@@ -18,14 +18,14 @@ from raft_node import __version__
 
 _APPEND_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _FSYNC_BUCKETS = tuple(0.0005 * 2**step for step in range(15))
-"""0.5 ms to 8 s, each the double of the one before."""
+"""Buckets from 0.5 ms to 8 s, each the double of the one before."""
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _APPLY_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _LAG_BUCKETS = (
     *(0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.04, 0.05),
     *(0.075, 0.1, 0.15, 0.25, 0.5, 1.0),
 )
-"""Fine around 20 ms, which `make bench-stall` judges by."""
+"""Buckets that are fine around 20 ms, by which `make bench-stall` judges."""
 _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _APPEND = "append_entries"
 _SNAPSHOT_OPS = ("create", "send", "install")
@@ -33,12 +33,12 @@ _STATES = ("leader", "follower", "candidate", "pre-candidate", "learner")
 
 
 def _message_type(method: str) -> str:
-    """A method of the Raft service as the type of what it carries: ``request_vote``."""
+    """The type of message that a method of the Raft service carries: ``request_vote``."""
     return _APPEND if method == "Replicate" else re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
 
 
 def total_of(histogram: Histogram) -> tuple[int, float]:
-    """How often a histogram without labels, or a child of one, was told something, and the sum of that."""
+    """The count and the sum of the values of a histogram without labels, or of a child of one."""
     samples = {
         sample.name.rpartition("_")[2]: sample.value for family in histogram.collect() for sample in family.samples
     }
@@ -46,12 +46,12 @@ def total_of(histogram: Histogram) -> tuple[int, float]:
 
 
 def value_of(counter: Counter) -> float:
-    """What a counter without labels, or a child of one, has counted."""
+    """The value of a counter without labels, or of a child of one."""
     return next(sample.value for family in counter.collect() for sample in family.samples)
 
 
 class NodeState(NamedTuple):
-    """What ``StateCollector`` reads at a scrape."""
+    """The figures that ``StateCollector`` reads at a scrape."""
 
     role: str
     term: int
@@ -104,8 +104,8 @@ class Metrics:
         """Registers every metric.
 
         Args:
-            shard: The shard's number, the constant label of all of them.
-            commit: Which commit was built; empty when that is not known.
+            shard: The shard's number, the constant label of all metrics.
+            commit: The commit that was built; empty if it is not known.
         """
         self.registry = CollectorRegistry()
         self.shard = str(shard)
@@ -287,7 +287,7 @@ class Metrics:
         self.snapshot_size.set(size_bytes)
 
     def raft_messages_sent(self) -> dict[str, float]:
-        """How many messages were sent to peers, by type: what the streams and calls have counted."""
+        """How many messages were sent to peers, by type, over streams and unary calls."""
         samples = [sample for family in self.grpc_messages_sent.collect() for sample in family.samples]
         return {
             _message_type(sample.labels["method"]): sample.value
@@ -323,7 +323,7 @@ class StateCollector(Collector):
     """Reads a node's state when Prometheus asks."""
 
     def __init__(self, shard: int, read: Callable[[], NodeState | None]) -> None:
-        """Args are the shard's number, and what gives the state: None while the node is starting."""
+        """Takes the shard's number, and a function that gives the state, or None while the node is starting."""
         self._shard = str(shard)
         self._read = read
 

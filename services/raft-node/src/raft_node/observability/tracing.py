@@ -30,25 +30,25 @@ from raft_node.raft.messages import AppendEntries, AppendEntriesResponse
 from raft_node.settings import NodeSettings
 
 ENTRIES_MAX = 256
-"""How many entries' contexts are kept, the newest."""
+"""The number of entries whose contexts are kept, the newest ones."""
 
 ENTRY_KEPT_S = 10.0
-"""A follower that gets an entry later than this after its leader is catching up; no request waits for that."""
+"""How long an entry's context is kept: a follower that gets it later is catching up, and no request waits for that."""
 
 APPENDS_MAX = 64
-"""Appends of a follower that wait for their sync; a leader has fewer under way."""
+"""The most appends of a follower that wait for their sync; a leader has fewer under way."""
 
 PROPOSALS_MAX = 4096
-"""Sampled writes between proposal and answer; more are traced without the times of commit and apply."""
+"""The most sampled writes between proposal and answer; more are traced without the times of commit and apply."""
 
 _GOOD = (Status.OK, Status.NOT_FOUND)
 
 
 def load(settings: NodeSettings) -> NodeTraces | None:
-    """What makes spans; None while tracing is off.
+    """Loads the library that makes spans; None while tracing is off.
 
     Raises:
-        SettingsError: It is on, and what it needs is not installed.
+        SettingsError: Tracing is on, and the packages that it needs are not installed.
     """
     if not settings.tracing_enabled:
         return None
@@ -78,11 +78,11 @@ class EntryTraces:
         self._contexts: OrderedDict[int, tuple[int, TraceContext, float]] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """How many contexts are kept."""
         return len(self._contexts)
 
     def note(self, index: int, term: int, context: TraceContext) -> None:
-        """Keeps the context of an entry; those of entries that it or its followers took the place of go."""
+        """Keeps the context of an entry; drops those of entries that it and later ones have replaced."""
         contexts = self._contexts
         while contexts and next(reversed(contexts)) >= index:
             contexts.popitem()
@@ -110,29 +110,29 @@ class RequestTrace:
     """A request at the node that serves it.
 
     Attributes:
-        ended: Whether it was answered, or nobody waits for that any more.
+        ended: Whether the request was answered, or its answer is not waited for any more.
     """
 
     def __init__(self, tracing: Tracing, name: str, parent: TraceContext) -> None:
-        """Begins its span."""
+        """Begins the span of the request."""
         self._tracing = tracing
         self.span = tracing.start(name, "server", (parent,), remote=True)
         self.ended = False
         self._part: Span | None = None
 
     def begin(self, name: str, attributes: Mapping[str, Value] | None = None) -> Span:
-        """Begins a part of it, which ends with ``finish`` or with the request."""
+        """Begins the span of a part of the request, which ends with ``finish`` or with the request."""
         self._part = self._tracing.start(name, "internal", (self.span.context,), attributes)
         return self._part
 
     def finish(self) -> None:
-        """The part is over."""
+        """Ends the span of the part."""
         if self._part is not None:
             self._part.end()
             self._part = None
 
     def end(self, status: int | None, failure: str = "client_left") -> None:
-        """The request was answered with a status, or not at all, because of the failure."""
+        """Ends the span: the request was answered with a status, or not at all because of the failure."""
         if self.ended:
             return
         self.ended = True
@@ -154,13 +154,13 @@ class WriteTrace(RequestTrace):
     """
 
     def __init__(self, traces: NodeTraces, parent: TraceContext) -> None:
-        """Begins its span."""
+        """Begins the span of the request."""
         super().__init__(traces.tracing, "doug write", parent)
         self._traces = traces
         self.place: tuple[int, int] | None = None
 
     def proposed(self, index: int, term: int) -> TraceContext:
-        """It stands in this leader's log; gives what its replication is referred to by."""
+        """Notes the entry of the write in this leader's log; returns the context for spans of its replication."""
         self.place = index, term
         attributes: dict[str, Value] = {"dougdb.index": index, "dougdb.term": term}
         self.span.event("proposed", attributes)
@@ -177,7 +177,7 @@ class NodeTraces:
     """All spans of one node.
 
     Attributes:
-        tracing: What makes them.
+        tracing: The library that makes the spans.
         entries: The contexts of entries on their way.
     """
 
@@ -189,23 +189,23 @@ class NodeTraces:
         self._appends: deque[tuple[int, Span]] = deque()
 
     def close(self) -> None:
-        """Sends what waits; see ``Tracing.close``."""
+        """Sends the spans that wait; see ``Tracing.close``."""
         self.tracing.close()
 
     # Requests.
 
     def read(self, parent: TraceContext) -> RequestTrace:
-        """A read begins."""
+        """Begins the span of a read."""
         return RequestTrace(self.tracing, "doug read", parent)
 
     def write(self, parent: TraceContext) -> WriteTrace:
-        """A write begins."""
+        """Begins the span of a write."""
         return WriteTrace(self, parent)
 
     # Writes of this leader.
 
     def proposed(self, first_index: int, term: int, traces: Sequence[WriteTrace | None]) -> None:
-        """Writes were given the indexes from ``first_index`` on; those that are not sampled are None."""
+        """Notes that writes were given the indexes from ``first_index`` on; writes that are not sampled are None."""
         for index, trace in enumerate(traces, first_index):
             if trace is not None and not trace.ended:
                 self.entries.note(index, term, trace.proposed(index, term))
@@ -213,13 +213,13 @@ class NodeTraces:
                     self._proposals[index] = trace
 
     def committed(self, entries: Sequence[Entry]) -> None:
-        """Entries are on a majority of the disks."""
+        """Notes that entries are on a majority of the disks."""
         for trace in self._of(entries):
             trace.span.event("committed")
             trace.finish()
 
     def applied(self, entries: Sequence[Entry]) -> None:
-        """Entries are applied here."""
+        """Notes that entries are applied here."""
         for trace in self._of(entries):
             trace.span.event("applied")
 
@@ -231,19 +231,19 @@ class NodeTraces:
         return [trace for trace in found if trace.place and entries[trace.place[0] - first].term == trace.place[1]]
 
     def forget(self, trace: WriteTrace) -> None:
-        """A write was answered."""
+        """Forgets a write that was answered."""
         if trace.place is not None and self._proposals.get(trace.place[0]) is trace:
             del self._proposals[trace.place[0]]
 
     # Appends.
 
     def encoded(self, entries: Sequence[Entry]) -> bytes:
-        """What AppendEntries carries beside entries; mostly nothing."""
+        """The encoded contexts that AppendEntries carries beside entries; mostly none."""
         found = self.entries.of(entries)
         return encode_traces(found) if found else b""
 
     def received(self, message: AppendEntries, contexts: Mapping[int, TraceContext]) -> None:
-        """A follower got AppendEntries with sampled entries."""
+        """Begins the spans of a follower that got AppendEntries with sampled entries."""
         first = message.prev_log_index + 1
         known = [(index, contexts[index]) for index in sorted(contexts) if 0 <= index - first < len(message.entries)]
         if not known:
@@ -267,7 +267,7 @@ class NodeTraces:
         self._appends.append((message.prev_log_index + len(message.entries), span))
 
     def acknowledged(self, message: AppendEntriesResponse) -> None:
-        """A follower answers AppendEntries; on success, all up to ``match_index`` is on its disk."""
+        """Ends spans of AppendEntries that a follower answers; on success, all to ``match_index`` is on its disk."""
         while self._appends and (not message.success or self._appends[0][0] <= message.match_index):
             _, span = self._appends.popleft()
             if not message.success:
@@ -275,7 +275,7 @@ class NodeTraces:
             span.end()
 
     def log_write(self, entries: Sequence[Entry]) -> Span | None:
-        """Entries go to the writer of this node's log; whoever gets a span ends it once they are durable."""
+        """Begins the span of a write to this node's log; the caller ends it once the entries are durable."""
         found = self.entries.of(entries)
         if not found:
             return None

@@ -13,16 +13,16 @@ from raft_node.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class RaftConfig:
-    """How patient the core is, and how much it may hold.
+    """The settings of the core: how patient it is, and how much it may hold.
 
     Attributes:
         election_timeout_ticks: The shortest election timeout; also how long a leader that was heard protects its term.
         election_timeout_ticks_max: The timeout is drawn anew each time from [shortest, this); also how long a leader
             goes on without having heard from a quorum.
-        heartbeat_ticks: A peer that got nothing for so long is sent a heartbeat.
+        heartbeat_ticks: The time after which a peer that was sent nothing is sent a heartbeat.
         inflight_appends_max: AppendEntries per peer that wait for an answer. One makes the largest batches; a long way
             between the nodes wants more.
-        inflight_bytes_max: The same window in bytes.
+        inflight_bytes_max: Bytes of AppendEntries per peer that wait for an answer.
         append_bytes_max: An AppendEntries ends with the entry that reaches this size.
         committed_bytes_max: A chunk of committed entries ends with the entry that reaches this size.
         uncommitted_bytes_max: Proposals are refused while so much is in the log that was not yet applied.
@@ -49,7 +49,7 @@ class RaftConfig:
         """Refuses values that contradict each other.
 
         Raises:
-            SettingsError: They do.
+            SettingsError: Two values contradict each other.
         """
         if not 0 < self.heartbeat_ticks < self.election_timeout_ticks < self.election_timeout_ticks_max:
             raise SettingsError(

@@ -36,7 +36,7 @@ def encode_configuration(configuration: Configuration) -> bytes:
     """The bytes of a configuration.
 
     Raises:
-        ConfigurationError: A name appears twice or is empty, there is no voter, or an address is nobody's.
+        ConfigurationError: A name appears twice or is empty, there is no voter, or an address has no member.
     """
     check_configuration(configuration)
     addresses = dict(configuration.addresses)
@@ -54,10 +54,10 @@ def encode_configuration(configuration: Configuration) -> bytes:
 
 
 def decode_configuration(data: bytes) -> Configuration:
-    """The configuration that the bytes stand for.
+    """Decodes a configuration.
 
     Raises:
-        ConfigurationError: They stand for none.
+        ConfigurationError: The bytes are no configuration.
     """
     try:
         form, voters, learners = _HEAD.unpack_from(data)
@@ -96,7 +96,7 @@ def check_configuration(configuration: Configuration) -> None:
     """Checks the rules that any configuration keeps.
 
     Raises:
-        ConfigurationError: A name appears twice or is empty, there is no voter, or an address is nobody's.
+        ConfigurationError: A name appears twice or is empty, there is no voter, or an address has no member.
     """
     names = [member.name for member in (*configuration.voters, *configuration.learners)]
     if not configuration.voters:

@@ -16,8 +16,8 @@ class Election:
     """The votes of one campaign.
 
     Attributes:
-        term: The term that is campaigned for; of a pre-vote, the one that would follow.
-        pre_vote: Whether it only asks who would vote.
+        term: The term for which the node campaigns; in a pre-vote the term that it would begin.
+        pre_vote: Whether the campaign only asks who would vote.
     """
 
     __slots__ = ("_voters", "_votes", "pre_vote", "term")
@@ -34,10 +34,10 @@ class Election:
 
     @property
     def outcome(self) -> bool | None:
-        """Won, lost, or open."""
+        """True if the election is won, False if it is lost, None while it is open."""
         return vote_outcome(self._voters, self._votes)
 
 
 def up_to_date(last_log_term: int, last_log_index: int, own_last_term: int, own_last_index: int) -> bool:
-    """Whether a candidate's log is at least as complete as one's own (the paper, 5.4.1)."""
+    """Whether a candidate's log is at least as complete as the own one (the paper, 5.4.1)."""
     return (last_log_term, last_log_index) >= (own_last_term, own_last_index)

@@ -1,4 +1,4 @@
-"""What a follower does with what a leader sends: it follows, takes the entries into its log, and answers.
+"""The follower's part: it takes a leader's messages, follows it, takes the entries into its log, and answers.
 
 Invariant: an answer to entries leaves once what it acknowledges is durable; an answer to a heartbeat promises nothing
 of the log and leaves at once.
@@ -25,7 +25,7 @@ class Follower:
         self._roles = roles
 
     def append_entries(self, message: AppendEntries) -> None:
-        """The paper, 5.3. The answer waits until what it acknowledges is durable."""
+        """Takes entries of a leader (the paper, 5.3). The answer waits until all that it acknowledges is durable."""
         state = self._state
         if message.term < state.term:
             # The sender is deposed, and learns it from the term.
@@ -47,7 +47,7 @@ class Follower:
         state.outbox.send_when_durable(answer)
 
     def heartbeat(self, message: Heartbeat) -> None:
-        """Answered at once: the answer promises nothing of the log."""
+        """Answers a heartbeat at once, for the answer promises nothing of the log."""
         state = self._state
         if message.term >= state.term:
             if not self._roles.follow(message.term, message.sender):
@@ -73,14 +73,14 @@ class Follower:
 
 
 def refusal(message: AppendEntries, term: int, hint_index: int, hint_term: int) -> AppendEntriesResponse:
-    """The answer to entries that are not taken."""
+    """The answer to entries that the member does not take."""
     return AppendEntriesResponse(
         message.receiver, message.sender, term, False, 0, message.prev_log_index, hint_index, hint_term
     )
 
 
 def take_entries(log: RaftLog, message: AppendEntries, term: int) -> tuple[AppendEntriesResponse, bool]:
-    """Takes over what a leader of this term sent, as far as it fits; gives the answer, and whether the log changed."""
+    """Takes over entries of this term's leader as far as they fit; returns the answer, and whether the log changed."""
     entries, prev = message.entries, message.prev_log_index
     last_new = prev + len(entries)
     if prev < log.commit_index:

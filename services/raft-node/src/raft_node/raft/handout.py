@@ -1,4 +1,4 @@
-"""What a member hands to its driver to be written and applied, and what comes of it.
+"""The writes and entries that a member hands to its driver to be written and applied, and their outcome.
 
 Invariants:
 
@@ -19,10 +19,10 @@ from raft_node.raft.types import HardState, Write
 
 
 class Handout:
-    """The write and the chunk of entries that are out at the moment.
+    """Hands out writes and committed entries, and knows which of them are out now.
 
     Attributes:
-        hard_state: The newest one that was handed out.
+        hard_state: The newest hard state that was handed out.
     """
 
     def __init__(self, state: State, hard_state: HardState) -> None:
@@ -47,7 +47,7 @@ class Handout:
         return Write(self._sequence, hard_state if changed else None, truncate_from, entries)
 
     def persisted(self, sequence: int) -> list[Message]:
-        """The write with this sequence is durable; gives the messages that waited for it."""
+        """Notes that the write with this sequence is durable; returns the messages that waited for it."""
         assert self._change is not None and sequence == self._sequence, "not the write under way"
         self._state.log.end_write()
         released = self._state.outbox.persisted(self._change)
@@ -55,7 +55,7 @@ class Handout:
         return released
 
     def take_committed(self) -> Sequence[Entry]:
-        """The next chunk to apply; only entries that are durable here, so that no state is ahead of its log."""
+        """The next chunk of entries to apply; all are durable here, so that no state is ahead of its log."""
         log = self._state.log
         if self._applying_index is not None:
             return ()
@@ -67,7 +67,7 @@ class Handout:
         return committed
 
     def applied(self, index: int) -> None:
-        """The committed entries up to ``index`` have been applied."""
+        """Notes that the committed entries up to ``index`` have been applied."""
         assert self._applying_index is not None and index <= self._applying_index, "not handed out"
         self._state.log.applied_to(index)
         self._state.configurations.settle(index)
@@ -75,5 +75,5 @@ class Handout:
             self._applying_index = None
 
     def recall(self) -> None:
-        """Entries that were handed out to be applied are void: a snapshot takes their place."""
+        """Takes back the entries that were handed out to be applied: a snapshot takes their place."""
         self._applying_index = None

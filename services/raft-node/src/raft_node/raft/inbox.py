@@ -53,7 +53,7 @@ class Inbox:
             self.dispatch(message)
 
     def _admits(self, message: Message) -> bool:
-        """Whether the sender may say this.
+        """Whether the sender may send such a message.
 
         A node outside the configuration may belong to a newer one that this node has still to learn of, and may need
         its vote for that (thesis, 4.1). So an elected leader is heard when it sends entries, and a candidate when it
@@ -77,7 +77,7 @@ class Inbox:
                 return False
 
     def dispatch(self, message: Message) -> None:
-        """Takes a message that is known to be well-formed, and from somebody who may say it."""
+        """Hands a message to the part that it is for. Requires: it is well-formed, and its sender may send it."""
         match message:
             case RequestVote():
                 self._voter.request_vote(message)
@@ -119,7 +119,7 @@ class Inbox:
             state.leadership.heartbeat_response(message, state.now)
 
     def _read_index_request(self, message: ReadIndexRequest) -> None:
-        """Only the leader of that very term answers; whoever asked another one will hear who leads, and ask again."""
+        """Takes a forwarded read if this node leads in its term; a member that asked another node will ask again."""
         state = self._state
         if state.leadership is not None and message.term == state.term:
             state.leadership.read_index_request(message)

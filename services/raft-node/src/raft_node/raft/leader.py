@@ -1,4 +1,4 @@
-"""What a node is and does while it leads: replication, commit, heartbeats, check-quorum, read rounds.
+"""The leader's part, and its state: replication, commit, heartbeats, check-quorum, read rounds.
 
 One ``Leader`` lives from winning an election to losing the role; it holds the paper's "volatile state on leaders" and
 knows no other role. It writes messages into the outbox and moves the log's commit index; it never changes the role.
@@ -39,7 +39,7 @@ from raft_node.raft.read_index import ReadIndexRounds
 from raft_node.raft.types import Configuration, NodeId, ReadState
 
 _DEPARTING_TIMEOUTS = 10
-"""So many election timeouts long a removed node that does not answer is still sent the entry that removed it."""
+"""The number of election timeouts for which a removed node that does not answer is still sent its removal."""
 
 
 @dataclass(slots=True)
@@ -47,8 +47,8 @@ class Transfer:
     """A hand-over of leadership that is under way.
 
     Attributes:
-        target: Who is to lead.
-        deadline_tick: When it is given up.
+        target: The member that is to lead.
+        deadline_tick: When the transfer is given up.
         sent_tick: When the target was last asked to campaign; None before it has caught up.
     """
 
@@ -62,8 +62,8 @@ class CatchUp:
     """How closely a learner follows, measured in rounds (thesis, 4.2.1).
 
     Attributes:
-        goal_index: Where the log ended when the round began.
-        goal_tick: When that was.
+        goal_index: The last entry of the log when the round began.
+        goal_tick: When the round began.
         caught_up: Whether the last round took no longer than an election timeout.
     """
 
@@ -74,12 +74,12 @@ class CatchUp:
 
 @dataclass(slots=True)
 class Departing:
-    """A node that was removed and is still told so.
+    """A node that was removed, and that still is to learn of its removal.
 
     Attributes:
         removal_index: The entry that removed it.
-        deadline_tick: When it is given up.
-        told_tick: When it was first told that this entry is committed.
+        deadline_tick: When the leader gives up telling it.
+        told_tick: When the node was first told that this entry is committed; None before that.
     """
 
     removal_index: int
@@ -91,10 +91,10 @@ class Leader:
     """The state of one leadership.
 
     Attributes:
-        progress: What is known of each peer: the other members, and nodes that still have to learn of their removal.
-        reads: The linearizable reads.
-        lease: Until when reads need no round.
-        transfer: The hand-over that is under way; no proposals are taken meanwhile.
+        progress: The state of each peer: the other members, and nodes that still have to learn of their removal.
+        reads: The rounds that confirm linearizable reads.
+        lease: The lease, while which reads need no round.
+        transfer: The hand-over that is under way, in which no proposals are taken; None without one.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Leader:
                 self._outbox.send(Heartbeat(self._id, node, self._term, commit_index, 0, answer=False))
 
     def ticks_to_deadline(self, now: int) -> int:
-        """How long nothing is due; at least 1."""
+        """How many ticks pass before the leader has to act; at least 1."""
         deadline = self._quorum_heard_tick(now) + self._config.election_timeout_ticks_max
         interval = self._config.heartbeat_ticks
         if self.transfer is not None:
@@ -189,7 +189,7 @@ class Leader:
     # Messages in.
 
     def append_entries_response(self, message: AppendEntriesResponse, now: int) -> None:
-        """A peer acknowledged or refused entries."""
+        """Takes a peer's answer to entries: it acknowledges or refuses them."""
         peer = self._heard(message.sender, now)
         if message.success:
             peer.accepted(message.match_index)
@@ -205,7 +205,7 @@ class Leader:
             peer.rejected(message.rejected_index, hint + 1)
 
     def heartbeat_response(self, message: HeartbeatResponse, now: int) -> None:
-        """A peer is alive; it may confirm a read round, and show that an AppendEntries or its answer was lost."""
+        """Takes a peer's answer to a heartbeat: it may confirm a read round, or show that an AppendEntries was lost."""
         peer = self._heard(message.sender, now)
         if message.read_token:
             self.reads.acknowledge(message.sender, message.read_token, keeps_vote=message.keeps_vote)
@@ -218,23 +218,23 @@ class Leader:
                 peer.lost()
 
     def read_index_request(self, message: ReadIndexRequest) -> None:
-        """A member that follows wants to serve reads; the next round is for it too."""
+        """Takes the request of a member that follows and wants to serve reads; the next round confirms them, too."""
         self.reads.forward(message.sender, message.token)
 
     def snapshot_sent(self, node: NodeId, index: int) -> None:
-        """A peer has installed a snapshot of everything up to ``index``."""
+        """Notes that a peer has installed a snapshot of everything up to ``index``."""
         peer = self.progress.get(node)
         if peer is not None and peer.state is ProgressState.SNAPSHOT:
             peer.snapshot_sent(index)
 
     def snapshot_failed(self, node: NodeId) -> None:
-        """A snapshot could not be sent to a peer."""
+        """Notes that a snapshot could not be sent to a peer."""
         peer = self.progress.get(node)
         if peer is not None and peer.state is ProgressState.SNAPSHOT:
             peer.snapshot_failed()
 
     def peer_unreachable(self, node: NodeId) -> None:
-        """The transport lost the stream to a peer, and what was in it."""
+        """Notes that the transport lost the stream to a peer, with the messages in it."""
         peer = self.progress.get(node)
         if peer is not None:
             peer.lost()
@@ -244,7 +244,7 @@ class Leader:
     # Members.
 
     def reconfigure(self, configuration: Configuration, index: int, now: int) -> None:
-        """Goes on with other members; ``index``, the last entry of the log, brought them."""
+        """Goes on with the members of a new configuration, which is the entry at ``index``, the last of the log."""
         # What a quorum of the former voters promised need not bind a quorum of the next but one.
         self.lease.interrupt()
         former = set(self.progress)
@@ -313,7 +313,7 @@ class Leader:
         """Takes a read: confirmed at once while the lease holds, by the next round otherwise.
 
         Args:
-            context: Which read it is.
+            context: The number that names the read in ``Ready``.
             clock: The monotonic clock in ticks, read after the read came; None asks for a round.
             now: The tick.
         """
@@ -329,14 +329,14 @@ class Leader:
     # What follows from it.
 
     def advance_commit(self) -> None:
-        """Commits what a quorum has on disk, if it is of the own term."""
+        """Commits the entries that a quorum has on disk, if the last of them is of the own term."""
         own = self._log.stable_index
         index = quorum_value([own if v == self._id else self.progress[v].match_index for v in self._voters])
         if index >= self._term_start_index:
             self._log.commit_to(index)
 
     def send(self, now: int) -> list[ReadState]:
-        """Sends the entries that the windows have room for, and begins a read round; gives the confirmed reads."""
+        """Sends the entries that the windows have room for, and begins a read round; returns the confirmed reads."""
         last = self._log.last_index
         slices: dict[int, tuple[Sequence[Entry], int]] = {}
         appends_max, bytes_max = self._config.inflight_appends_max, self._config.inflight_bytes_max
@@ -389,7 +389,7 @@ class Leader:
             catch_up.caught_up = False
 
     def _let_go(self, now: int) -> None:
-        """Forgets removed nodes that have been told, or that cannot be."""
+        """Forgets the removed nodes that have learned of it, or that cannot be reached."""
         for node, departing in list(self._departing.items()):
             peer = self.progress[node]
             if departing.told_tick is None and peer.told_commit_index >= departing.removal_index:
@@ -411,7 +411,7 @@ class Leader:
         return quorum_value([now if v == self._id else self.progress[v].heard_tick for v in self._voters])
 
     def _owes_commit_index(self, peer: Progress) -> bool:
-        """Whether nothing is on the way or about to be that could carry the commit index.
+        """Whether the commit index must be sent by itself, since no message to the peer will carry it soon.
 
         In a stream of proposals the next AppendEntries carries it, and when the stream ends the next heartbeat.
         """
@@ -459,7 +459,7 @@ class Leader:
         )
 
     def _hand_over(self, now: int) -> None:
-        """Asks the target of a transfer to campaign, once it has everything; again when that seems to be lost."""
+        """Asks the target of a transfer to campaign once it has all entries; asks again if that seems to be lost."""
         transfer = self.transfer
         if transfer is None or self.progress[transfer.target].match_index < self._log.last_index:
             return
@@ -485,7 +485,7 @@ class Leader:
         return states
 
     def _end_round(self) -> list[ReadState]:
-        """Answers whoever forwarded reads if the round is confirmed, and gives the leader's own."""
+        """Ends a confirmed read round: answers the members that forwarded reads, and returns the leader's own reads."""
         confirmed = self.reads.take_confirmed(self._voters)
         if confirmed is None:
             return []

@@ -24,12 +24,12 @@ from typing import NamedTuple
 
 
 class Reading(NamedTuple):
-    """A moment, by both clocks.
+    """A reading of both clocks at one moment.
 
     Attributes:
         clock: The monotonic clock, in ticks with fractions.
         tick: The core's own count of ticks.
-        era: Which stretch between two interruptions it belongs to.
+        era: The number of the stretch between two interruptions in which it was made.
     """
 
     clock: float
@@ -41,7 +41,7 @@ class Lease:
     """The lease of one leadership.
 
     Attributes:
-        surrendered: Whether there is none for the rest of the term.
+        surrendered: Whether the lease was given up for the rest of the term.
     """
 
     __slots__ = ("_began", "_duration", "_era", "_newest_clock", "surrendered")
@@ -54,14 +54,14 @@ class Lease:
         self._began: Reading | None = None
 
     def read(self, clock: float, tick: int) -> Reading:
-        """Notes what the clock shows now. A clock that went back ends the lease: what it said before is void."""
+        """Makes a reading of the clocks. A clock that went back ends the lease, for its readings of before are void."""
         if clock < self._newest_clock:
             self.interrupt()
         self._newest_clock = clock
         return Reading(clock, tick, self._era)
 
     def holds(self, now: Reading) -> bool:
-        """Whether no other node can lead at this moment, which was read after the question came."""
+        """Whether no other node can lead at this moment. Requires: the reading is from after the question came."""
         began = self._began
         return (
             began is not None
@@ -72,15 +72,15 @@ class Lease:
         )
 
     def renew(self, began: Reading) -> None:
-        """A quorum of voters that keep their votes for it has answered heartbeats that left after ``began``."""
+        """Renews the lease: a quorum that keeps its votes for it has answered heartbeats that left after ``began``."""
         if began.era == self._era:
             self._began = began
 
     def interrupt(self) -> None:
-        """Ends it, and has no round that is under way renew it; the next one may."""
+        """Ends the lease; rounds that are under way do not renew it, later ones may."""
         self._era += 1
         self._began = None
 
     def surrender(self) -> None:
-        """Ends it for the rest of the term."""
+        """Ends the lease for the rest of the term."""
         self.surrendered = True

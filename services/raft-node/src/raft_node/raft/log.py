@@ -30,7 +30,7 @@ from raft_node.raft.types import LogReader
 _DATA = attrgetter("data")
 
 _ENTRY_OBJECT_BYTES = 300
-"""What an entry costs in memory beside its bytes: the tuple, its numbers, and two places in lists."""
+"""The memory that an entry takes beside its bytes: the tuple, its numbers, and two places in lists."""
 
 
 class RaftLog:
@@ -38,7 +38,7 @@ class RaftLog:
 
     Attributes:
         last_index: The last entry, durable or not.
-        stable_index: The last entry up to which the store agrees.
+        stable_index: The last entry up to which the stored log is the same.
         commit_index: The last entry known to be committed.
         applied_index: The last entry that the state machine has applied.
         last_timestamp_us: The log time of the last entry.
@@ -71,7 +71,7 @@ class RaftLog:
 
     @property
     def first_index(self) -> int:
-        """The first entry that is still there."""
+        """The first entry that the log holds."""
         return max(self._reader.first_index, self._snapshot_index + 1)
 
     @property
@@ -124,7 +124,7 @@ class RaftLog:
         return self.first_index - 1 <= index <= self.last_index and self.term(index) == term
 
     def merge(self, entries: Sequence[Entry]) -> bool:
-        """Takes over what a leader sent, where it differs; False if all of it was there already.
+        """Takes over a leader's entries where the log differs; returns False if all of them were there already.
 
         Entries are dropped only from the first that really conflicts (the paper, 5.3): a late or repeated message
         must not cut off what came after it.
@@ -166,7 +166,7 @@ class RaftLog:
         return low
 
     def commit_to(self, index: int) -> bool:
-        """Moves the commit index on, never back; True if it moved."""
+        """Moves the commit index on, never back; returns whether it moved."""
         assert index <= self.last_index, "what is committed must be in the log"
         if index <= self.commit_index:
             return False
@@ -208,7 +208,7 @@ class RaftLog:
         return keeps
 
     def begin_write(self) -> tuple[int | None, Sequence[Entry]]:
-        """What the store lacks: from where it must drop its entries, and those to append.
+        """The next write to the store: the index from which it must drop its entries, and the entries to append.
 
         Requires: no write is under way.
         """
@@ -264,7 +264,7 @@ class RaftLog:
             self._writing_index = min(self._writing_index, self.last_index)
 
     def _evict(self) -> None:
-        """Lets go of old entries that the store holds, down to three quarters of the bound."""
+        """Drops from memory old entries that the store holds, down to three quarters of the bound."""
         count = len(self._entries)
         if not count:
             return

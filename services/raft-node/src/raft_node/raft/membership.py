@@ -60,11 +60,11 @@ class ConfigurationHistory:
 
     @property
     def previous(self) -> Configuration:
-        """The one before, as far as it is known here."""
+        """The configuration before the one in force, as far as this node knows it."""
         return self._tail[-2].configuration if len(self._tail) > 1 else self.applied
 
     def lost(self, node: NodeId) -> bool:
-        """Whether a node was a member before, as far as that is known here, and is none any more."""
+        """Whether a node was a member before, as far as this node knows, and is none now."""
         earlier = [self.applied, *(adopted.configuration for adopted in self._tail)]
         return node not in members_of(earlier.pop()) and any(node in members_of(each) for each in earlier)
 
@@ -78,7 +78,7 @@ class ConfigurationHistory:
         self.append(log.stored_configurations())
 
     def append(self, entries: Iterable[Entry]) -> bool:
-        """Adopts the configurations among entries that are in the log now; True if there was a new one."""
+        """Adopts the configurations among entries that are in the log now; returns whether there was a new one."""
         found = [
             Adopted(entry.index, entry.term, decode_configuration(entry.command))
             for entry in entries
@@ -88,7 +88,7 @@ class ConfigurationHistory:
         return bool(found)
 
     def rollback(self, log: RaftLog) -> bool:
-        """Gives up the configurations whose entries were cut off; True if there were any."""
+        """Gives up the configurations whose entries were cut off; returns whether there were any."""
         tail = self._tail
         before = len(tail)
         while tail and not log.matches(tail[-1].entry_index, tail[-1].term):
@@ -96,12 +96,12 @@ class ConfigurationHistory:
         return len(tail) < before
 
     def settle(self, applied_index: int) -> None:
-        """Notes what was applied: it is never cut off again."""
+        """Notes that entries up to an index were applied: they are never cut off again."""
         while self._tail and self._tail[0].entry_index <= applied_index:
             self._applied_entry_index, _, self.applied = self._tail.pop(0)
 
     def restore(self, index: int, configuration: Configuration, *, keeps_tail: bool) -> None:
-        """Begins anew with the configuration of a snapshot up to ``index``; what lies behind may stay."""
+        """Begins anew with the configuration of a snapshot up to ``index``; later ones stay if ``keeps_tail``."""
         self._tail = [adopted for adopted in self._tail if keeps_tail and adopted.entry_index > index]
         self.applied = configuration
         self._applied_entry_index = 0
@@ -113,7 +113,7 @@ def members_of(configuration: Configuration) -> frozenset[NodeId]:
 
 
 def with_learner(configuration: Configuration, node: NodeId, address: str = "") -> Configuration:
-    """The configuration with a learner more: the first step of whoever joins. Its address may come with it."""
+    """The configuration with one learner more, the first step of joining. Its address may come with it."""
     addresses = (*configuration.addresses, (node.name, address)) if address else configuration.addresses
     return Configuration(configuration.voters, (*configuration.learners, node), tuple(sorted(addresses)))
 
@@ -134,7 +134,7 @@ def without(configuration: Configuration, member: NodeId) -> Configuration:
 
 
 def check_change(current: Configuration, wanted: Configuration) -> NodeId | None:
-    """Checks that one member differs; gives the learner that is to become a voter, if that is the change.
+    """Checks that one member differs; returns the learner that is to become a voter, if that is the change.
 
     Raises:
         ConfigurationRefusedError: It is no configuration, or not one step away: a learner added, a learner made a

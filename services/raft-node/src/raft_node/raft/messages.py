@@ -60,7 +60,7 @@ class AppendEntries(NamedTuple):
 
 
 class AppendEntriesResponse(NamedTuple):
-    """Answers AppendEntries once what it acknowledges is durable."""
+    """Answers AppendEntries once the entries that it acknowledges are durable."""
 
     sender: NodeId
     receiver: NodeId
@@ -102,7 +102,7 @@ class HeartbeatResponse(NamedTuple):
 
 
 class ReadIndexRequest(NamedTuple):
-    """A member that does not lead asks the leader of ``term`` up to where it must have applied to serve its reads.
+    """A member that does not lead asks the leader of ``term`` which entry it must have applied to serve its reads.
 
     ``token`` is unique for each request of this sender; a request that is repeated keeps it.
     """

@@ -62,11 +62,11 @@ class RaftNode:
 
         Args:
             config: Settings.
-            node_id: Who it is.
+            node_id: The member's name and incarnation.
             reader: The stored log.
-            hard_state: What was stored with it.
+            hard_state: The hard state that was stored with the log.
             configuration: The members as of ``applied_index``; changes behind that are found in the log.
-            applied_index: What the stored state includes.
+            applied_index: The last entry that the stored state includes.
             random: Draws election timeouts.
             timestamp_us: The log time of the stored state, for a log that begins behind it.
         """
@@ -83,27 +83,27 @@ class RaftNode:
 
     @property
     def id(self) -> NodeId:
-        """Who this is."""
+        """The member's name and incarnation."""
         return self._state.id
 
     @property
     def role(self) -> Role:
-        """What this node is at the moment."""
+        """The present role of this node."""
         return self._state.role
 
     @property
     def term(self) -> int:
-        """The latest term that it has seen."""
+        """The latest term that this node has seen."""
         return self._state.term
 
     @property
     def voted_for(self) -> NodeId | None:
-        """Who got its vote in this term."""
+        """The candidate that got this node's vote in this term; None if none did."""
         return self._state.voted_for
 
     @property
     def leader(self) -> NodeId | None:
-        """The leader of this term, if known."""
+        """The leader of this term; None while it is not known."""
         return self._state.leader
 
     @property
@@ -128,7 +128,7 @@ class RaftNode:
 
     @property
     def is_member(self) -> bool:
-        """Whether this node is among them; one that was removed learns nothing new any more."""
+        """Whether this node is a member by its own log; a node that was removed learns nothing new any more."""
         return self._state.id in self._state.members
 
     @property
@@ -143,9 +143,9 @@ class RaftNode:
 
     @property
     def peers(self) -> frozenset[NodeId]:
-        """Whom messages may go to by themselves: the other members, and those that are about to learn that they left.
+        """The nodes to which messages may go unasked: the other members, and those that are to learn that they left.
 
-        Answers go to whoever asked.
+        Answers go to any node that has asked.
         """
         leaving = self._state.leadership.progress if self._state.leadership is not None else ()
         return self._state.members.union(leaving) - {self._state.id}
@@ -177,9 +177,9 @@ class RaftNode:
 
     @property
     def slowest_healthy_match(self) -> int | None:
-        """While it leads, the least that is known to be stored by a peer that was heard within an election timeout.
+        """While this node leads, the last entry of the slowest peer that was heard within an election timeout.
 
-        None when there is none. Peers that wait for a snapshot do not count: the log is of no use to them.
+        None without such a peer. Peers that wait for a snapshot do not count: the log is of no use to them.
         """
         if self._state.leadership is None:
             return None
@@ -195,13 +195,13 @@ class RaftNode:
 
     @property
     def ignored_messages(self) -> int:
-        """How many messages changed nothing because of who sent them to whom, or of what they said."""
+        """How many messages changed nothing because of their sender, their receiver or their content."""
         return self._state.ignored_messages
 
     def ticks_since_heard(self, peer: NodeId | None = None) -> int | None:
-        """How long ago a peer was heard by this leader, or without ``peer`` the leader by this member.
+        """How many ticks ago this leader heard a peer, or without ``peer`` this member heard the leader.
 
-        None when nobody knows: never heard, not a leader, no such peer.
+        None if it was never heard, if this node does not lead, or if there is no such peer.
         """
         state = self._state
         if peer is None:
@@ -211,7 +211,7 @@ class RaftNode:
 
     @property
     def leader_commit_index(self) -> int:
-        """The highest commit index that a leader told; heartbeats clip it to what this node holds."""
+        """The highest commit index that a leader told; heartbeats clip it to the entries that this node holds."""
         return self._state.leader_commit_index
 
     # Time.
@@ -246,7 +246,7 @@ class RaftNode:
     # The driver's side.
 
     def propose(self, commands: Sequence[Proposal], timestamp_us: int) -> tuple[int, int]:
-        """Appends commands to the log, one entry each; gives the first one's index, and the term.
+        """Appends commands to the log, one entry each; returns the index of the first one, and the term.
 
         They are committed once entries with those indexes **and** this term come out of ``Ready.committed``.
 
@@ -277,7 +277,7 @@ class RaftNode:
         return first, term
 
     def propose_configuration(self, configuration: Configuration, timestamp_us: int) -> tuple[int, int]:
-        """Changes the members by one; gives the entry's index, and the term.
+        """Changes the members by one; returns the entry's index, and the term.
 
         The new configuration is in force at once, here and wherever the entry comes, and is undone if the entry is cut
         off. It has come to stay once an entry with that index **and** term comes out of ``Ready.committed``.
@@ -285,7 +285,8 @@ class RaftNode:
         Raises:
             NotLeaderError: Another node leads, or none.
             OverloadedError: Leadership is being handed over.
-            ConfigurationRefusedError: It is not one step from the present one; or the leader has not committed an
+            ConfigurationRefusedError: The configuration is not one step from the present one; or the leader has not
+                committed an
                 entry of its own term yet; or the change before is not committed; or the learner that is to become a
                 voter has not caught up.
         """
@@ -333,7 +334,7 @@ class RaftNode:
         the next one, and drops it if none answers within two of the longest election timeouts.
 
         Args:
-            context: What names the read in ``Ready``.
+            context: The number that names the read in ``Ready``.
             clock: A monotonic clock in ticks with fractions, which goes on while the process stands still; read after
                 the read came in and immediately before this call. A lease is judged by it alone; without it, or
                 without leases, every read takes a round.
@@ -364,25 +365,25 @@ class RaftNode:
         return lease.holds(lease.read(clock, state.now))
 
     def peer_unreachable(self, peer: NodeId) -> None:
-        """The transport lost the stream to a peer, with whatever was in it."""
+        """Notes that the transport lost the stream to a peer, with the messages in it."""
         state = self._state
         if state.leadership is not None:
             state.leadership.peer_unreachable(peer)
 
     def snapshot_sent(self, peer: NodeId, index: int) -> None:
-        """A peer of ``Ready.snapshots_wanted`` has installed a snapshot of everything up to ``index``."""
+        """Notes that a peer of ``Ready.snapshots_wanted`` has installed a snapshot of everything up to ``index``."""
         state = self._state
         if state.leadership is not None:
             state.leadership.snapshot_sent(peer, index)
 
     def snapshot_failed(self, peer: NodeId) -> None:
-        """A peer of ``Ready.snapshots_wanted`` got none; it is named again once it is heard."""
+        """Notes that a peer of ``Ready.snapshots_wanted`` got none; it is named again once it is heard."""
         state = self._state
         if state.leadership is not None:
             state.leadership.snapshot_failed(peer)
 
     def restore(self, index: int, term: int, configuration: Configuration, timestamp_us: int = 0) -> bool:
-        """Takes over a snapshot that is complete on disk; False if it is of no use here, and is to be thrown away.
+        """Takes over a snapshot that is complete on disk; returns False if it is of no use, and is to be thrown away.
 
         After True, the driver switches state and log before anything else is written or applied: entries that were
         handed out before are void, and ``LogReader`` begins at ``index + 1``, with the old entries behind it if theirs
@@ -390,7 +391,7 @@ class RaftNode:
 
         Args:
             index: The last entry that the snapshot includes.
-            term: Its term.
+            term: The term of that entry.
             configuration: The members as of ``index``.
             timestamp_us: The log time as of ``index``.
         """
@@ -418,11 +419,11 @@ class RaftNode:
             self._roles.become_follower(state.term, None)
 
     def applied(self, index: int) -> None:
-        """The committed entries up to ``index`` have been applied."""
+        """Notes that the committed entries up to ``index`` have been applied."""
         self._handout.applied(index)
 
     def persisted(self, sequence: int) -> None:
-        """The write with this sequence is durable, and the ``LogReader`` shows it."""
+        """Notes that the write with this sequence is durable. Requires: the ``LogReader`` shows it."""
         state = self._state
         for message in self._handout.persisted(sequence):
             if message.receiver == state.id:
@@ -435,7 +436,7 @@ class RaftNode:
             state.leadership.advance_commit()
 
     def ready(self, writer_idle: bool) -> Ready | None:
-        """What is to be done now, if anything; see ``raft_node.raft.ready``."""
+        """The duties of the driver now, None if there are none; see ``raft_node.raft.ready``."""
         state = self._state
         if state.changing_index and state.changing_index <= state.log.commit_index:
             self._roles.configuration_committed()
@@ -469,7 +470,7 @@ class RaftNode:
     # Helpers.
 
     def _ask_leader(self, leader: NodeId) -> None:
-        """Forwards the reads that wait; again when the request or its answer seems to be lost."""
+        """Forwards the reads that wait to the leader; again if the request or its answer seems to be lost."""
         state = self._state
         token = state.forwarded.ask(leader, state.term, state.now)
         if token:

@@ -1,4 +1,4 @@
-"""What is on its way out of the core, and the barrier between it and the disk.
+"""The messages and events on their way out of the core, and the barrier between messages and the disk.
 
 Every change of what must be durable (term, vote, entries) gets a number. A message that speaks of the durable state is
 held until the newest change at the time it was written is durable; all others leave at once.
@@ -22,7 +22,7 @@ from raft_node.raft.types import NodeId
 
 
 class Outbox:
-    """Messages, events, peers that want a snapshot, and those messages that wait for a write."""
+    """What leaves the core: messages, also those that wait for a write, events, and peers that want a snapshot."""
 
     __slots__ = ("_held", "change", "durable_change", "events", "messages", "snapshots_wanted")
 
@@ -35,11 +35,11 @@ class Outbox:
         self._held: deque[tuple[int, Message]] = deque()
 
     def send(self, message: Message) -> None:
-        """Sends at once."""
+        """Sends a message at once."""
         self.messages.append(message)
 
     def send_when_durable(self, message: Message) -> None:
-        """Sends once all changes up to now are durable; at once if they are."""
+        """Sends a message once all changes up to now are durable; at once if they are."""
         if self.change == self.durable_change:
             self.messages.append(message)
         elif not self._held or self._held[-1][1] != message:
@@ -47,7 +47,7 @@ class Outbox:
             self._held.append((self.change, message))
 
     def hold(self, message: Message) -> None:
-        """Keeps a message to oneself until all changes up to now are durable; ``persisted`` gives it back.
+        """Keeps a message until all changes up to now are durable; ``persisted`` then returns it.
 
         Requires: something is not durable yet.
         """
@@ -55,7 +55,7 @@ class Outbox:
         self._held.append((self.change, message))
 
     def persisted(self, change: int) -> list[Message]:
-        """Notes what is durable, and gives the messages that waited for it."""
+        """Notes that a change is durable; returns the messages that waited for it."""
         assert self.durable_change < change <= self.change, "writes become durable in order"
         self.durable_change = change
         released = []

@@ -1,4 +1,4 @@
-"""What a leader knows of one peer's log, and the window of AppendEntries to it.
+"""The leader's knowledge of one peer's log, and the window of AppendEntries to it.
 
 Pure bookkeeping without messages: the leader (``raft_node.raft.leader``) asks and tells.
 
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 
 class ProgressState(StrEnum):
-    """How the leader sends to a peer."""
+    """The ways in which a leader sends entries to a peer."""
 
     PROBE = "probe"
     REPLICATE = "replicate"
@@ -39,21 +39,21 @@ class Inflight(NamedTuple):
 
 @dataclass(slots=True)
 class Progress:
-    """One peer.
+    """The leader's view of one peer.
 
     Attributes:
         next_index: The next entry to send.
-        match_index: The last entry known to be equal and durable there.
-        state: How to send.
-        cautious: Send a probe without entries first: something was lost, or the peer's log is not known to match.
-        paused: The transport cannot reach the peer: nothing but heartbeats until it is heard again.
-        inflights: What was not answered, oldest first.
-        inflight_bytes: The entries' bytes in it.
+        match_index: The last entry that is known to be the same, and durable, at the peer.
+        state: How entries are sent.
+        cautious: Whether a probe without entries goes first: a message was lost, or the logs are not known to match.
+        paused: Whether the peer is sent heartbeats alone until it is heard, since the transport cannot reach it.
+        inflights: The AppendEntries that were not answered, oldest first.
+        inflight_bytes: The bytes of the entries in them.
         heard_tick: When the peer last answered anything in this term.
-        sent_tick: When it was last sent something that it answers.
-        heartbeat_tick: When it was last sent a heartbeat that it answers.
-        told_commit_index: The commit index that it knows of if nothing got lost.
-        probed_tick: When it was last probed although it was silent.
+        sent_tick: When the peer was last sent a message that it answers.
+        heartbeat_tick: When the peer was last sent a heartbeat that it answers.
+        told_commit_index: The commit index that the peer knows if no message got lost.
+        probed_tick: When the peer was last probed although it was silent.
     """
 
     next_index: int
@@ -88,7 +88,7 @@ class Progress:
             self.next_index = last_index + 1
 
     def accepted(self, match_index: int) -> bool:
-        """Notes that the peer holds everything up to ``match_index``; True if that was news."""
+        """Notes that the peer holds everything up to ``match_index``; returns whether that was new."""
         news = match_index > self.match_index
         if news:
             self.match_index = match_index
@@ -109,9 +109,9 @@ class Progress:
         return news
 
     def rejected(self, rejected_index: int, next_index: int) -> None:
-        """Notes that the entry before those sent did not fit there, and where to try next.
+        """Notes that the peer's log did not fit before the entries that were sent, and which entry to try next.
 
-        Answers to something older than what is in flight are ignored: they say nothing about now.
+        Answers to older messages than those in flight are ignored: they say nothing about the present.
         """
         if self.state is ProgressState.REPLICATE:
             if rejected_index > self.match_index:
@@ -121,31 +121,31 @@ class Progress:
             self._probe(max(self.match_index + 1, min(rejected_index, next_index)))
 
     def lost(self) -> None:
-        """Gives up what is in flight, and probes."""
+        """Gives up the messages in flight, and probes."""
         if self.state is ProgressState.SNAPSHOT:
             return
         self._probe(self.match_index + 1 if self.state is ProgressState.REPLICATE else self.next_index)
         self.cautious = True
 
     def probe_again(self, tick: int) -> None:
-        """Gives up on all that a silent peer did not answer, and tries once more."""
+        """Gives up all messages that a silent peer did not answer, and probes once more."""
         self.probed_tick = tick
         self.paused = False
         self.lost()
 
     def needs_snapshot(self) -> None:
-        """The log does not reach back to ``next_index`` any more."""
+        """Has the peer get a snapshot, since the log does not reach back to ``next_index`` any more."""
         self._clear()
         self.state = ProgressState.SNAPSHOT
 
     def snapshot_sent(self, index: int) -> None:
-        """The peer has a snapshot up to ``index``: what lies behind is tried next, cautiously."""
+        """Notes that the peer has a snapshot up to ``index``: the entries behind it are tried next, cautiously."""
         self._probe(max(index, self.match_index) + 1)
         self.cautious = True
         self.paused = False
 
     def snapshot_failed(self) -> None:
-        """The peer got no snapshot; it is tried again once the peer is heard, not at once."""
+        """Notes that the peer got no snapshot; another is tried once the peer is heard, not at once."""
         self._probe(self.match_index + 1)
         self.cautious = True
         self.paused = True

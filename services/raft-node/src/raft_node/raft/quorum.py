@@ -1,4 +1,4 @@
-"""What a majority agrees on: pure functions of numbers and votes.
+"""The agreement of a majority: pure functions of numbers and votes.
 
 Reference: the paper, 5.2 and 5.3. Joint configurations are not used: members change one at a time (thesis, 4).
 """
@@ -11,7 +11,7 @@ from raft_node.raft.types import NodeId
 
 
 def majority(members: int) -> int:
-    """How many of so many members are a majority."""
+    """The smallest number of ``members`` members that is a majority."""
     return members // 2 + 1
 
 
@@ -22,7 +22,7 @@ def quorum_value(values: Sequence[int]) -> int:
 
 
 def vote_outcome(voters: Collection[NodeId], votes: Mapping[NodeId, bool]) -> bool | None:
-    """True when a majority granted, False when none can grant any more, None while it is open.
+    """True if a majority granted its votes, False if none can do so any more, None while it is open.
 
     Votes of others than the voters do not count.
     """

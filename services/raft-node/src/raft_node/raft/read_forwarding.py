@@ -31,7 +31,7 @@ _TOKEN_BITS = 62
 
 
 class _Read(NamedTuple):
-    """A read, and when it is given up."""
+    """A read, and the tick at which it is given up."""
 
     context: int
     deadline_tick: int
@@ -39,7 +39,7 @@ class _Read(NamedTuple):
 
 @dataclass(slots=True)
 class _Request:
-    """The request that is under way."""
+    """A request to the leader that is under way."""
 
     token: int
     leader: NodeId
@@ -49,7 +49,7 @@ class _Request:
 
 
 class ForwardedReads:
-    """The reads of one node that it cannot confirm by itself."""
+    """The reads that a node cannot confirm by itself, and so asks its leader for."""
 
     __slots__ = ("_asked", "_patience_ticks", "_random", "_retry_ticks", "_token", "_waiting")
 
@@ -58,8 +58,8 @@ class ForwardedReads:
 
         Args:
             random: Draws the first token.
-            patience_ticks: After so long a read is given up.
-            retry_ticks: After so long a request is sent again.
+            patience_ticks: The time after which a read is given up.
+            retry_ticks: The time after which a request is sent again.
         """
         self._random = random
         self._patience_ticks = patience_ticks
@@ -69,7 +69,7 @@ class ForwardedReads:
         self._waiting: deque[_Read] = deque()
 
     def __len__(self) -> int:
-        """How many reads wait or are asked for."""
+        """How many reads wait, or are part of a request under way."""
         return len(self._waiting) + (len(self._asked.reads) if self._asked else 0)
 
     def add(self, context: int, now: int) -> None:
@@ -77,7 +77,7 @@ class ForwardedReads:
         self._waiting.append(_Read(context, now + self._patience_ticks))
 
     def ask(self, leader: NodeId, term: int, now: int) -> int:
-        """The token of a request to the leader that is due now; 0 when none is."""
+        """Begins a request to the leader, or repeats it, if that is due; returns its token, else 0."""
         asked = self._asked
         if asked is not None and (asked.leader, asked.term) != (leader, term):
             # Whoever was asked leads no more; what it may still answer is not waited for.
@@ -99,7 +99,7 @@ class ForwardedReads:
         return self._token
 
     def answered(self, token: int) -> list[int]:
-        """The reads that an answer confirms; none when its token is not that of the request under way."""
+        """The reads that an answer confirms; none if its token is not that of the request under way."""
         asked = self._asked
         if asked is None or token != asked.token:
             return []
@@ -118,14 +118,14 @@ class ForwardedReads:
         return expired
 
     def take_all(self) -> list[int]:
-        """All reads, in the order in which they came: this node leads now, and confirms them itself."""
+        """Removes and returns all reads, oldest first: this node leads now, and confirms them itself."""
         reads = [*(self._asked.reads if self._asked else ()), *self._waiting]
         self._asked = None
         self._waiting.clear()
         return [read.context for read in reads]
 
     def deadline(self) -> int | None:
-        """The tick at which something is due; None without reads."""
+        """The tick at which a read is given up or a request is due; None without reads."""
         asked = self._asked
         deadlines = [reads[0].deadline_tick for reads in (asked.reads if asked else (), self._waiting) if reads]
         if asked is not None:

@@ -25,16 +25,16 @@ from raft_node.raft.types import NodeId, ReadState
 
 
 class ReadRound:
-    """One round: who has answered its token.
+    """One round of heartbeats with a token, and the nodes that have answered it.
 
     Attributes:
-        token: What its heartbeats carry.
-        read_index: What was committed when it began.
+        token: The token that its heartbeats carry.
+        read_index: The commit index when the round began.
         contexts: The leader's own reads.
         forwarded: The requests of members that follow, by their sender.
-        acknowledged: Who has answered, the leader itself among them.
-        keep_votes: Who of them promised to keep its vote for a while.
-        began: A reading of the clocks from before its heartbeats left; None without one.
+        acknowledged: The nodes that have answered, with the leader itself.
+        keep_votes: Those of them that promised to keep their votes for a while.
+        began: A reading of the clocks from before the round's heartbeats left; None without leases.
     """
 
     __slots__ = ("acknowledged", "began", "contexts", "forwarded", "keep_votes", "read_index", "token")
@@ -58,17 +58,17 @@ class ReadRound:
 
     @property
     def read_states(self) -> list[ReadState]:
-        """The leader's own reads, once it is confirmed."""
+        """The leader's own reads. Requires: the round is confirmed."""
         return [ReadState(context, self.read_index) for context in self.contexts]
 
 
 class ReadIndexRounds:
-    """The reads of one leader: those of the round in flight, and those that wait for the next.
+    """The linearizable reads of one leader: those of the round in flight, and those that wait for the next.
 
     Attributes:
         current: The round in flight.
         waiting: The leader's own reads that wait.
-        asked: A reading of the clocks from after the newest of them came; None without one.
+        asked: A reading of the clocks from after the newest waiting read came; None without one.
     """
 
     __slots__ = ("_forwarded", "_token", "asked", "current", "waiting")
@@ -92,7 +92,7 @@ class ReadIndexRounds:
 
     @property
     def due(self) -> bool:
-        """Whether a round may begin: something waits, and none is in flight."""
+        """Whether a round may begin: reads wait, and no round is in flight."""
         return self.current is None and bool(self.waiting or self._forwarded)
 
     def forward(self, member: NodeId, token: int) -> None:
@@ -100,9 +100,9 @@ class ReadIndexRounds:
         self._forwarded[member] = token
 
     def begin(self, commit_index: int, leader: NodeId) -> None:
-        """Begins a round with all that is waiting.
+        """Begins a round with all reads that wait.
 
-        Requires: it is due, and an entry of the leader's own term is committed.
+        Requires: a round is due, and an entry of the leader's own term is committed.
         """
         assert self.due, "one round at a time, and none without reads"
         self._token += 1
@@ -120,7 +120,7 @@ class ReadIndexRounds:
                 self.current.keep_votes.add(node)
 
     def take_confirmed(self, voters: Collection[NodeId]) -> ReadRound | None:
-        """Ends the round if a quorum has answered, and gives it."""
+        """Ends the round and returns it if a quorum has answered; else returns None."""
         confirmed = self.current
         if confirmed is None or not is_quorum(voters, confirmed.acknowledged):
             return None
@@ -128,9 +128,9 @@ class ReadIndexRounds:
         return confirmed
 
     def drop(self) -> list[int]:
-        """Gives up all reads, and gives the leader's own in the order in which they came.
+        """Gives up all reads; returns the leader's own in the order in which they came.
 
-        Members that forwarded theirs ask whoever leads next.
+        Members that forwarded theirs ask the next leader.
         """
         dropped = (self.current.contexts if self.current else []) + self.waiting
         self.current = None

@@ -1,4 +1,4 @@
-"""What the core wants done: the only way out of it.
+"""The duties that the core gives its driver: the only way out of it.
 
 The driver's duties, in this order, each time ``RaftNode.ready`` gives it something:
 
@@ -25,14 +25,14 @@ from raft_node.raft.types import NodeId, ReadState, Role, Write
 
 
 class Event(NamedTuple):
-    """Something worth a log line, such as ``became_leader``; ``fields`` are names and plain values."""
+    """An event worth a log line, such as ``became_leader``; ``fields`` are names and plain values."""
 
     name: str
     fields: dict[str, object]
 
 
 class SoftState(NamedTuple):
-    """What need not be durable. ``leader`` is the leader's name, empty while none is known."""
+    """The state that need not be durable. ``leader`` is the leader's name, empty while none is known."""
 
     role: Role
     term: int

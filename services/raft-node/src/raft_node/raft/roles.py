@@ -59,7 +59,7 @@ class Roles:
             self.restart_election_timer()
 
     def become_pre_candidate(self) -> None:
-        """Asks who would vote for it, before it disturbs anybody (thesis, 9.6)."""
+        """Asks who would vote for this node, before it disturbs anybody (thesis, 9.6)."""
         state = self._state
         reason = "no leader is known" if state.leader is None else f"{state.leader.name} is silent"
         state.role = Role.PRE_CANDIDATE
@@ -99,7 +99,7 @@ class Roles:
                 send(RequestVote(state.id, voter, election.term, log.last_index, log.last_term, pre_vote, transfer))
 
     def conclude(self, election: Election) -> None:
-        """Goes on from an election whose outcome is known; an open one changes nothing."""
+        """Takes the outcome of an election; an open one changes nothing."""
         state = self._state
         outcome = election.outcome
         if outcome is None:
@@ -140,7 +140,7 @@ class Roles:
     # Members.
 
     def adopt_configuration(self) -> None:
-        """Goes by the newest configuration in the log from now on (thesis, 4.1)."""
+        """Uses the newest configuration in the log from now on (thesis, 4.1)."""
         state = self._state
         state.configuration = configuration = state.configurations.current
         state.members = members_of(configuration)
@@ -154,7 +154,7 @@ class Roles:
         self.restart_election_timer()
 
     def configuration_committed(self) -> None:
-        """The newest configuration has come to stay; whoever is not in it leaves its role."""
+        """Notes that the newest configuration is committed; a node that is not in it leaves its role."""
         state = self._state
         state.changing_index = 0
         self._configuration_event("configuration_committed")
@@ -186,7 +186,7 @@ class Roles:
     # The leader of the term, and the time that it is given.
 
     def follow(self, term: int, leader_id: NodeId) -> bool:
-        """Accepts the leader of a term that is not older than the own one; False if there is another already."""
+        """Accepts the leader of a term that is not older than the own one; returns False if another leads in it."""
         state = self._state
         if term == state.term and state.leader is not None and state.leader != leader_id:
             state.ignored_messages += 1
@@ -199,7 +199,7 @@ class Roles:
         return True
 
     def restart_election_timer(self) -> None:
-        """Draws the timeout anew each time, so that split votes do not repeat (the paper, 5.2)."""
+        """Restarts the election timer with a timeout drawn anew, so that split votes do not repeat (the paper, 5.2)."""
         state = self._state
         config = state.config
         timeout = state.random.randrange(config.election_timeout_ticks, config.election_timeout_ticks_max)

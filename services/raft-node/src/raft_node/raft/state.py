@@ -1,4 +1,4 @@
-"""What a member of a shard is at one moment: the one state that the parts of the Raft core share.
+"""The state of a member of a shard at one moment: the one state that the parts of the Raft core share.
 
 ``raft_node.raft.roles`` changes the role, ``voter`` answers who asks for votes, ``follower`` takes what a leader sends,
 ``inbox`` judges messages, ``handout`` gives out what is to be written and applied, and ``raft_node.raft.node`` is what
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 _READ_PATIENCE_TIMEOUTS = 2
-"""So many of the longest election timeouts a read is asked of leaders; that is enough to find a new one."""
+"""The number of longest election timeouts for which leaders are asked for a read: enough to find a new leader."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,30 +45,30 @@ class State:
 
     Attributes:
         config: Settings.
-        id: Who this is.
+        id: The member's name and incarnation.
         random: Draws election timeouts and the first token of forwarded reads.
         log: The log.
         configurations: The configurations in the log's tail.
-        configuration: The one in force.
-        members: Its members, voters and learners.
-        forwarded: The reads that are asked of the leader.
+        configuration: The configuration in force.
+        members: The members of that configuration, voters and learners.
+        forwarded: The reads for which this member asks its leader.
         term: The latest term that this member has seen.
-        voted_for: Who got its vote in this term.
-        outbox: What is on its way out, and the barrier between it and the disk.
+        voted_for: The candidate that got this member's vote in this term; None if none did.
+        outbox: The messages and events that leave the core, and the barrier between messages and the disk.
         changing_index: The entry of the newest change of the members, until it is committed; 0 when there is none.
         introduced: A node outside the configuration whose pre-vote was granted: it may be of a newer configuration.
-        role: What this member is at the moment.
-        leader: The leader of this term, if known.
-        leadership: What it does as a leader.
-        election: The votes that it asked for.
+        role: The present role of this member.
+        leader: The leader of this term; None while it is not known.
+        leadership: The state of this member's leadership; None while it does not lead.
+        election: The votes of this member's campaign; None without one.
         last_read_token: The newest token of a read round of an earlier leadership.
         read_states: Confirmed reads that are not handed out yet.
-        reads_dropped: Reads that were given up, likewise.
+        reads_dropped: Reads that were given up and are not handed out yet.
         now: The time in ticks since the start.
         leader_heard_tick: When a leader was heard last; None when none was.
         election_deadline: When this member campaigns, unless it hears a leader or gives its vote.
-        ignored_messages: How many messages changed nothing because of who sent them to whom, or of what they said.
-        leader_commit_index: The highest commit index that a leader told; heartbeats clip it to what this node holds.
+        ignored_messages: How many messages changed nothing because of their sender, receiver or content.
+        leader_commit_index: The highest commit index that a leader told; heartbeats clip it to the entries held here.
     """
 
     config: RaftConfig

@@ -24,7 +24,7 @@ class NodeId(NamedTuple):
 
 
 class Role(Enum):
-    """What a node is at the moment."""
+    """The roles that a node can have."""
 
     FOLLOWER = "follower"
     PRE_CANDIDATE = "pre-candidate"
@@ -34,7 +34,7 @@ class Role(Enum):
 
 
 class HardState(NamedTuple):
-    """What must be durable before a vote or an append is answered (the paper, figure 2).
+    """The state that must be durable before a vote or an append is answered (the paper, figure 2).
 
     ``commit_index`` is a hint that spares work after a restart; losing it is harmless.
     """
@@ -49,8 +49,8 @@ class Configuration:
     """The members of a shard. Invariant: no name appears twice.
 
     Attributes:
-        voters: Who counts for a quorum.
-        learners: Who only follows.
+        voters: The members that count for a quorum.
+        learners: The members that only follow.
         addresses: Names and Raft addresses, sorted, of those members whose address came with them; the settings name
             the others.
     """
@@ -61,15 +61,15 @@ class Configuration:
 
 
 NO_MEMBERS = Configuration(())
-"""What a node knows that starts without a log, to be admitted by the leader of a shard. It is never proposed."""
+"""The configuration of a node that starts without a log, to be admitted by a shard's leader. It is never proposed."""
 
 
 class LogReader(Protocol):
-    """What the core asks of the stored log. Every answer is about durable entries only."""
+    """The stored log as the core reads it. Every answer is about durable entries only."""
 
     @property
     def first_index(self) -> int:
-        """The first entry that is still there; 1 before any compaction."""
+        """The first entry that the log holds; 1 before any compaction."""
 
     @property
     def last_index(self) -> int:

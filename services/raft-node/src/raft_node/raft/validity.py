@@ -1,4 +1,4 @@
-"""What no correct node could have sent, whatever its state.
+"""The messages that no correct node could have sent, whatever its state.
 
 Pure functions. ``RaftNode.step`` asks before anything else looks at a message: what is malformed changes nothing.
 """
@@ -19,11 +19,11 @@ from raft_node.raft.messages import (
 )
 
 _NUMBER_MAX = (1 << 63) - 1
-"""No correct node reaches such a term or index; a message that names a greater one is malformed."""
+"""The greatest term or index of a message: no correct node reaches it, and a greater one is malformed."""
 
 
 TERMS_AHEAD_MAX = 1 << 32
-"""How far ahead of its own term a node believes another one to be.
+"""How far ahead of a node's own term another node's term may be for it to be believed.
 
 An election takes a shortest election timeout at least, and no setting makes that shorter than 10 ms: at a hundred
 failed elections a second it takes more than a year to come so far. Whoever was away for less is heard when it comes

@@ -1,4 +1,4 @@
-"""What a member tells of the votes that it was asked for: each new answer, and the same one again only now and then.
+"""The reports of a member's votes: each new answer is told, and the same one again only now and then.
 
 A node that cannot be elected asks several times a second, for hours if need be. Who reads the timeline wants to know
 that, why it is refused, and what led to it.
@@ -21,7 +21,7 @@ _ASKERS_MAX = 64
 
 @dataclass(slots=True)
 class _Told:
-    """What was told last: which answer, when, and how often it was given since."""
+    """The last report: which answer it told, when, and how often that answer was given since."""
 
     answer: tuple[int, str]
     tick: int
@@ -29,7 +29,7 @@ class _Told:
 
 
 class VoteReports:
-    """The events of one member's votes."""
+    """Reports the votes that a member gave or refused, as events, but not each repetition."""
 
     __slots__ = ("_outbox", "_repeat_ticks", "_told")
 
@@ -39,17 +39,17 @@ class VoteReports:
         self._told: dict[tuple[NodeId, bool], _Told] = {}
 
     def given(self, message: RequestVote, term: int, now: int) -> None:
-        """The asker got the vote, or would get it."""
+        """Reports that a candidate got the vote, or would get it."""
         self._tell("vote_given", "", "", message, term, now)
 
     def refused(self, why: str, details: str, message: RequestVote, term: int, now: int) -> None:
-        """The asker did not get it.
+        """Reports that a candidate did not get the vote.
 
         Args:
-            why: The kind of reason; the same again is not told again at once.
-            details: What belongs to the reason and may differ each time.
-            message: The question.
-            term: The own term.
+            why: The kind of reason; a repetition of the same is not reported at once.
+            details: The details of the reason, which may differ each time.
+            message: The request for the vote.
+            term: The member's own term.
             now: The tick.
         """
         self._tell("vote_refused", why, details, message, term, now)

@@ -27,7 +27,7 @@ class Voter:
         self._reports = VoteReports(state.outbox, state.config.election_timeout_ticks_max)
 
     def request_vote(self, message: RequestVote) -> None:
-        """The paper, 5.2 and 5.4.1, with pre-vote (thesis, 9.6)."""
+        """Answers a request for a vote (the paper, 5.2 and 5.4.1), also for a pre-vote (thesis, 9.6)."""
         state = self._state
         if message.term > state.term:
             if self.protects_leader() and not message.transfer:
@@ -61,7 +61,7 @@ class Voter:
         state.outbox.send_when_durable(RequestVoteResponse(state.id, message.sender, state.term, granted, False))
 
     def _objection(self, message: RequestVote, *, complete: bool) -> tuple[str, str]:
-        """Why a vote is refused that no leader stands against."""
+        """The reason, with details, for which a vote is refused that no leader stands against."""
         state = self._state
         if message.term < state.term or (message.pre_vote and message.term == state.term):
             return "its term is not newer", ""
@@ -84,7 +84,7 @@ class Voter:
         return f"{who}, {state.now - state.leader_heard_tick} ticks ago"
 
     def refuse(self, message: RequestVote, why: str, details: str = "") -> None:
-        """Tells of a vote that was refused, and why."""
+        """Reports a vote that was refused, and why."""
         state = self._state
         self._reports.refused(why, details, message, state.term, state.now)
 
@@ -105,7 +105,7 @@ class Voter:
         self._roles.conclude(election)
 
     def timeout_now(self, message: TimeoutNow) -> None:
-        """The leader wants this node to lead: it campaigns at once, without asking first (thesis, 3.10)."""
+        """Takes the leader's wish that this node leads: campaigns at once, without a pre-vote (thesis, 3.10)."""
         state = self._state
         if message.term < state.term or not state.may_campaign():
             return
@@ -113,7 +113,7 @@ class Voter:
             self._roles.become_candidate(transfer=True)
 
     def protects_leader(self) -> bool:
-        """Whether a leader that was heard lately keeps its term against whoever asks for votes (thesis, 4.2.3)."""
+        """Whether a leader that was heard lately keeps its term against candidates (thesis, 4.2.3)."""
         state = self._state
         if state.leadership is not None:
             return True

@@ -62,11 +62,11 @@ CODES: tuple[tuple[type[DougError], str, grpc.StatusCode], ...] = (
     (SupersededError, "NOT_APPLIED", grpc.StatusCode.ABORTED),
     (OutcomeUnknownError, "UNKNOWN", grpc.StatusCode.DEADLINE_EXCEEDED),
 )
-"""``doug-code`` and status of each refusal; the first class that fits."""
+"""The ``doug-code`` and the status of each refusal, by its class; the first class that fits counts."""
 
 
 class Leadership(NamedTuple):
-    """Who leads, as far as a node knows; empty while it does not."""
+    """The leader's name and address, as far as a node knows them; empty while it knows no leader."""
 
     leader_id: str
     leader_address: str
@@ -74,18 +74,18 @@ class Leadership(NamedTuple):
 
 
 class Operated(Protocol):
-    """The node as its operators see it."""
+    """The node, as far as the service of operators asks it."""
 
     def status(self, *, vitals: bool) -> pb.StatusResponse:
-        """The role, the term and the indexes; with ``vitals``, how the node is besides."""
+        """The node's role, term and indexes; with ``vitals`` also how the node is."""
 
     async def transfer_leadership(self, target: str) -> Leadership:
-        """Hands leadership over to a voter, empty for the most caught-up one; returns who leads then.
+        """Hands leadership over to a voter, empty for the most caught-up one; returns the leader of afterwards.
 
         Raises:
             NotLeaderError: Another node leads, or none.
-            TransferRefusedError: It cannot go there.
-            TransferFailedError: Nobody was seen to take over in time.
+            TransferRefusedError: The target cannot take over.
+            TransferFailedError: No other node was seen to take over in time.
             UnavailableError: The node is starting.
         """
 
@@ -100,9 +100,9 @@ class Operated(Protocol):
 
         Raises:
             NotLeaderError: Another node leads, or none.
-            ConfigurationRefusedError: It cannot be, or not now; nothing was changed.
+            ConfigurationRefusedError: The node cannot be admitted, or not now; nothing was changed.
             SupersededError: A new leader has cut the change off.
-            OutcomeUnknownError: Nobody can tell whether it will come to stay.
+            OutcomeUnknownError: Nobody can tell whether the change will come to stay.
             UnavailableError: The node is starting.
         """
 
@@ -116,14 +116,14 @@ class Operated(Protocol):
         """Sends this node's state, as of now.
 
         Raises:
-            UnavailableError: It cannot be made, or not be sent, here and now.
+            UnavailableError: The backup cannot be made, or not be sent, here and now.
         """
 
     async def auth(self) -> Stored:
-        """Who may do what, as the leader holds it; raises NotLeaderError or UnavailableError."""
+        """The document of users and rights, as the leader holds it; raises NotLeaderError or UnavailableError."""
 
     async def set_auth(self, stored: Stored, expected: int) -> int:
-        """Changes that; raises what ``raft_node.runtime.access.change`` does."""
+        """Changes the document of users and rights; raises what ``raft_node.runtime.access.change`` does."""
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
@@ -134,9 +134,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
         Args:
             node_id: This node's name.
-            shard: Its shard's number.
-            node: What is asked and told.
-            events: What it remembers.
+            shard: The number of the node's shard.
+            node: The node that answers the calls.
+            events: The newest events of this process.
         """
         self._node_id = node_id
         self._shard = shard
@@ -230,7 +230,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 await self._refuse(error, context)
 
     async def GetAuth(self, request: pb.GetAuthRequest, context: Context) -> pb.GetAuthResponse:  # noqa: N802
-        """Tells who may do what, as this shard holds it."""
+        """Tells the document of users and rights that this shard holds."""
         try:
             held = await self._node.auth()
         except DougError as error:
@@ -239,7 +239,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         return pb.GetAuthResponse(revision=held.revision, document=b"" if known else held.document)
 
     async def SetAuth(self, request: pb.SetAuthRequest, context: Context) -> pb.SetAuthResponse:  # noqa: N802
-        """Changes it, if it is still what the change was made from."""
+        """Changes the document of users and rights, if it still has the revision that the change was made from."""
         try:
             documents.decode(request.document)
         except documents.DocumentError as error:

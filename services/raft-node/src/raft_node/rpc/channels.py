@@ -54,18 +54,18 @@ def open_channel(address: str, certificates: Certificates | None = None) -> grpc
 
 
 REOPEN_S = 1.0
-"""A channel that does not lead to its peer is opened anew this often at most: a connection needs time to come about."""
+"""The least time between two channels to a peer that cannot be reached: a connection needs time to come about."""
 
 
 class Dialled:
-    """A channel to one peer that can be opened anew: with newer certificates, or because it does not lead there.
+    """A channel to one peer that can be opened anew: with newer certificates, or when it does not reach the peer.
 
     Attributes:
-        channel: The channel to use now.
+        channel: The present channel.
     """
 
     def __init__(self, address: str, certificates: Certificates | None) -> None:
-        """Opens it."""
+        """Opens the first channel."""
         self._address = address
         self._certificates = certificates
         self._version = 0 if certificates is None else certificates.version
@@ -84,7 +84,7 @@ class Dialled:
         self._lost = True
 
     def renew(self, grace_s: float) -> None:
-        """Opens it anew if that helps. What is under way gets ``grace_s``, then it is cut off."""
+        """Opens the channel anew if that helps. Calls under way on the old one are cut off after ``grace_s``."""
         version = 0 if self._certificates is None else self._certificates.version
         outdated = self._lost and self._loop.time() - self._opened_s >= REOPEN_S
         if self._version == version and not outdated:
@@ -97,5 +97,5 @@ class Dialled:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Closes it."""
+        """Closes the channel."""
         await asyncio.gather(self.channel.close(), *self._closing)

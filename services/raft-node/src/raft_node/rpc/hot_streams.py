@@ -49,7 +49,7 @@ async def dial(address: str, stream: HotStream, certificates: Certificates | Non
     """Opens a stream over a connection of its own, with the newest certificates; plaintext without.
 
     Raises:
-        CallError: The peer is not to be reached.
+        CallError: The peer cannot be reached.
     """
     try:
         host, port = parse_address(address)

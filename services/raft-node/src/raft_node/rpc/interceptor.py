@@ -41,12 +41,12 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         on_failure: Callable[[FatalError], None],
         admit: Callable[[Context, str, str], Awaitable[None]] | None = None,
     ) -> None:
-        """Counts nothing yet.
+        """Begins without a count.
 
         Args:
-            metrics: Holds the three.
-            on_failure: Told when a method says that the node must stop.
-            admit: Is given a call's service and method, and aborts those of who may not call; everybody may without it.
+            metrics: The metrics in which calls are counted.
+            on_failure: Called when a method fails in a way that must stop the node.
+            admit: Aborts calls of callers that may not call a method of a service; None admits everybody.
         """
         self._metrics = metrics
         self._on_failure = on_failure

@@ -26,7 +26,7 @@ from raft_node.settings import parse_address
 
 
 class Listener:
-    """One port."""
+    """Serves one gRPC port."""
 
     def __init__(
         self,
@@ -38,10 +38,10 @@ class Listener:
         """Builds it; ``open`` has it listen.
 
         Args:
-            server: Serves everything. Not started yet.
-            streams: What the own server serves too, and by what.
-            counting: Counts its calls.
-            certificates: For mutual TLS; plaintext without.
+            server: grpcio's server, which serves all methods. Not started yet.
+            streams: The streams that the own server serves, too, each with the method that serves it.
+            counting: Counts the calls of the own server.
+            certificates: The certificates for mutual TLS; None for plaintext.
         """
         self._grpc = server
         self._certificates = certificates
@@ -56,7 +56,7 @@ class Listener:
         """Listens on ``host:port``.
 
         Raises:
-            SettingsError: It cannot; ``what`` says which port it would have been.
+            SettingsError: The address cannot be used; ``what`` names the port in the message.
         """
         host, port = parse_address(address)
         backend = self._add_inner_port()
@@ -77,14 +77,14 @@ class Listener:
             return "::1", tls.add_port(self._certificates, self._grpc, "[::1]:0")
 
     def caller(self, context: Any) -> str:
-        """Where a caller really is: grpcio's server sees only who carries its bytes on."""
+        """The true address of a caller: grpcio's server only sees the address from which its bytes are carried on."""
         peer: str = context.peer()
         if self._front is None or isinstance(context, ServerCall):
             return peer
         return self._front.caller(peer)
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no more connections and calls; those that go on get some time."""
+        """Takes no more connections and calls; those under way are cut off after ``grace_s``."""
         if self._front is not None:
             await self._front.stop()
         await asyncio.gather(self._own.stop(grace_s), self._grpc.stop(grace_s))

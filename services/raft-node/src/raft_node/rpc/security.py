@@ -1,4 +1,4 @@
-"""What the settings say about TLS, made into ports that are secured or deliberately not, and into certificates.
+"""TLS by the settings: ports that are secured or deliberately not, and certificates.
 
 Between the nodes of a shard, and between facades and nodes, both ends show a certificate of the same authority, and the
 one that dials checks that the other's is made out to the name it dialled. The HTTP port for probes and Prometheus is
@@ -29,14 +29,15 @@ class Security:
     """Opens ports as the settings want them.
 
     Attributes:
-        certificates: For ports and channels; None for plaintext.
+        certificates: The certificates for ports and channels; None for plaintext.
     """
 
     def __init__(self, settings: NodeSettings, registry: CollectorRegistry) -> None:
         """Reads the certificates.
 
         Raises:
-            SettingsError: They cannot be used, or plaintext would leave this machine without having been asked for.
+            SettingsError: The certificates cannot be used, or plaintext would leave this machine without having been
+                asked for.
         """
         self._mode = settings.tls_mode
         self._reload_s = settings.tls_reload_ms / 1000
@@ -60,14 +61,14 @@ class Security:
 
     @property
     def https(self) -> ssl.SSLContext | None:
-        """For an HTTPS port; None for HTTP."""
+        """The TLS context of an HTTPS port; None for HTTP."""
         return None if self.certificates is None else self.certificates.https_context()
 
     def check_address(self, address: str) -> None:
-        """Makes sure that a node may be spoken to at an address that somebody asks for, by the rule of the settings.
+        """Makes sure that, by the settings, this node may speak to a node at an address that an operator names.
 
         Raises:
-            ConfigurationRefusedError: It is none, or plaintext to it would leave this machine unasked for.
+            ConfigurationRefusedError: It is no address, or plaintext to it would leave this machine unasked for.
         """
         try:
             tls.check_plaintext(self._mode, [parse_address(address)[0]])
@@ -76,7 +77,7 @@ class Security:
 
     @contextlib.asynccontextmanager
     async def reloading(self) -> AsyncIterator[None]:
-        """Looks for new certificates meanwhile."""
+        """Reloads certificates that have been replaced, for as long as the block lasts."""
         if self.certificates is None:
             yield
             return

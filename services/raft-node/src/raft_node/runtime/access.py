@@ -20,7 +20,7 @@ from raft_node.runtime.writes.proposals import Submission
 
 
 class _Sink:
-    """Takes what became of a change."""
+    """Takes the outcome of a change into a future."""
 
     def __init__(self) -> None:
         self.result: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
@@ -33,7 +33,7 @@ class _Sink:
 
 
 async def read(driver: Driver) -> Stored:
-    """What the shard holds now.
+    """The document of users and rights that the shard holds.
 
     Raises:
         NotLeaderError: Another node leads, or none.
@@ -54,18 +54,18 @@ async def read(driver: Driver) -> Stored:
 
 
 async def change(driver: Driver, stored: Stored, expected: int) -> int:
-    """Changes what the shard holds; returns the revision.
+    """Changes the document that the shard holds; returns its revision.
 
     Args:
-        driver: Proposes it.
-        stored: What is to be held.
-        expected: The revision that it was made from, or ``access.COPY``.
+        driver: The driver, which proposes the change.
+        stored: The new document.
+        expected: The revision from which the new document was made, or ``access.COPY``.
 
     Raises:
-        ChangedError: It is not held any more, or something newer is; nothing was changed.
+        ChangedError: The shard holds another revision; nothing was changed.
         NotLeaderError: Another node leads, or none; nothing was changed.
-        OutcomeUnknownError: Nobody can tell whether it was changed.
-        UnavailableError: It cannot be changed now; nothing was changed.
+        OutcomeUnknownError: Nobody can tell whether the document was changed.
+        UnavailableError: The document cannot be changed now; nothing was changed.
     """
     if not driver.machine.created:
         raise UnavailableError("the shard is being made")

@@ -11,7 +11,7 @@ _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def boot_s() -> float:
-    """Seconds by the clock that nobody can set and that goes on while the machine is suspended, where there is one."""
+    """The seconds of a clock that nobody can set and that, where possible, goes on while the machine is suspended."""
     return time.clock_gettime(_BOOT_CLOCK)
 
 
@@ -23,11 +23,11 @@ class WallClock:
     """
 
     def __init__(self) -> None:
-        """Starts from now."""
+        """Begins with the wall clock of now."""
         self.rebase()
 
     def rebase(self, log_us: int = 0) -> int:
-        """Looks at the wall clock again; done when this node becomes leader.
+        """Reads the wall clock again, when this node becomes leader.
 
         Args:
             log_us: The time of the last entry in the log.
@@ -41,7 +41,7 @@ class WallClock:
         return self._wall_us - wall_us
 
     def now_us(self) -> int:
-        """Microseconds since the epoch."""
+        """The present time, in microseconds since the epoch."""
         return self._wall_us + time.monotonic_ns() // 1000 - self._monotonic_us
 
 
@@ -53,10 +53,10 @@ class LeaseClock:
     """
 
     def __init__(self, tick_ms: int) -> None:
-        """Counts in ticks of this length."""
+        """Takes the length of a tick."""
         self._tick_ns = tick_ms * 1_000_000
         self._clock = _BOOT_CLOCK
 
     def now(self) -> float:
-        """What it shows."""
+        """The present time, in ticks."""
         return time.clock_gettime_ns(self._clock) / self._tick_ns

@@ -28,7 +28,7 @@ class MarkedMachine(Protocol):
 
 
 class StateMarks:
-    """Sets the marks of one node, and tells what comparisons found."""
+    """Proposes the marks at which replicas compare their states, and reports differences that were found."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class StateMarks:
         Args:
             every: How many entries lie between two marks; 0 for no marks.
             standing: Gives the role, the term, the applied index and the state machine of this node.
-            propose: Proposes an entry; says whether it could be.
-            metrics: Where differences are counted.
-            record: Told of each.
+            propose: Proposes an entry; returns whether it was proposed.
+            metrics: The metrics in which differences are counted.
+            record: Notes each difference in the timeline.
         """
         self._every = every
         self._standing = standing
@@ -57,7 +57,7 @@ class StateMarks:
         """The term and the last mark of the newest proposal: a mark is proposed once in a term."""
 
     def look(self) -> None:
-        """Called after entries were applied."""
+        """Proposes a mark if one is due, and reports new differences; called after entries were applied."""
         role, term, applied, machine = self._standing()
         if machine.divergences:
             found, machine.divergences = machine.divergences, []

@@ -47,10 +47,10 @@ from raft_node.runtime.writes.proposals import PendingProposals, Sink, Submissio
 from raft_node.runtime.writes.waiting import WaitingWrites
 
 READS_WAITING_MAX = 50_000
-"""Reads that wait for a quorum; more are refused."""
+"""The most reads that wait for a quorum; more are refused."""
 
 HUNG_WRITE_S = 1.0
-"""A leader whose log write takes longer steps down: its followers would go on, and its clients wait for its disk."""
+"""A leader steps down when a log write takes longer: its clients wait for its disk, and followers could go on."""
 
 
 _NO_CRC = commands.checksum(b"")
@@ -60,7 +60,7 @@ class Driver:
     """Runs one ``RaftNode``.
 
     Attributes:
-        times: Where the time of the newest answers went.
+        times: The times that the steps of the newest answers took.
     """
 
     def __init__(
@@ -90,24 +90,24 @@ class Driver:
 
         Args:
             node: The core.
-            log: Its log.
-            machine: What committed entries are applied to.
+            log: The core's log.
+            machine: The state machine, which committed entries are applied to.
             engine: Tells when applying must wait.
-            transport: Where messages go.
-            metrics: What is counted.
+            transport: Sends messages to peers.
+            metrics: The metrics of the node.
             tick_ms: The grain of the core's time.
-            proposal_timeout_ms: When an unanswered proposal becomes unknown.
+            proposal_timeout_ms: The time after which an unanswered proposal becomes unknown.
             shard: This shard's number, for the entry that creates it.
-            shards: How many shards a new cluster starts with, for the same.
-            on_event: Takes what the core has to tell.
-            on_applied: Called after entries were applied, so that flushes can be looked after.
-            on_snapshots_wanted: Told of peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends it.
-            on_failure: Told when the node must stop; the driver has stopped then.
-            lease_clock: What leases are judged by, in ticks; None without leases.
-            load: Loads what the state machine needs, off the event loop; only None if it never needs anything.
-            disk_full: Whether writes are refused for want of space; asked for every batch.
-            taken_when_full: Whether a command is taken all the same, because it frees space.
-            traces: Where sampled writes tell of their way; None while tracing is off.
+            shards: How many shards a new cluster starts with, for the same entry.
+            on_event: Takes the core's events.
+            on_applied: Called after entries were applied, so that flushes are seen to.
+            on_snapshots_wanted: Takes peers that need a snapshot; ``snapshot_sent`` or ``snapshot_failed`` ends that.
+            on_failure: Called when the node must stop; the driver has stopped then.
+            lease_clock: The clock that leases are judged by, in ticks; None without leases.
+            load: Loads blocks for the state machine, off the event loop; None only if it never needs any.
+            disk_full: Tells whether writes are refused for want of space; asked for every batch.
+            taken_when_full: Tells whether a command is taken on a full disk, because it frees space.
+            traces: The spans of sampled writes; None while tracing is off.
         """
         self.node, self.machine, self.pending = node, machine, PendingProposals()
         self._log = log
@@ -137,7 +137,7 @@ class Driver:
     # What comes in.
 
     def start(self) -> None:
-        """Applies what is known to be committed, and lets time begin."""
+        """Starts the clock of the core, and applies the entries that are known to be committed."""
         self._ticks.begin()
         self.wake()
 
@@ -157,20 +157,20 @@ class Driver:
         self.wake()
 
     def peer_unreachable(self, peer: NodeId) -> None:
-        """Notes that what was under way to a peer is lost."""
+        """Notes that the messages under way to a peer are lost."""
         if not self._stopped:
             self.node.peer_unreachable(peer)
             self.wake()
 
     def submit(self, submissions: Sequence[Submission]) -> None:
-        """Proposes writes; each sink hears once what became of its own."""
+        """Proposes writes; each write's sink is told its outcome, once."""
         if not self._takes_requests():
             self._waiting.refuse(submissions, Status.NOT_LEADER, "not_leader")
         elif self._waiting.take(submissions):
             self.wake()
 
     def propose(self, kind: EntryKind, command: bytes) -> bool:
-        """Proposes an entry of the node itself, which nobody waits for; says whether it could be."""
+        """Proposes an entry of the node itself, which nobody waits for; returns whether it was proposed."""
         if self._stopped or self.holding or not self._waiting.has_room_for(command):
             return False
         try:
@@ -181,7 +181,7 @@ class Driver:
         return True
 
     def change_members(self, configuration: Configuration, sink: Sink) -> tuple[int, int]:
-        """Proposes other members; gives the entry's index and term. The sink hears once what became of it.
+        """Proposes other members; returns the entry's index and term. The sink is told the outcome, once.
 
         Raises:
             NotLeaderError: Another node leads, or none.
@@ -218,8 +218,8 @@ class Driver:
         """Asks for a linearizable read; reads that come while a round is under way share the next one.
 
         Args:
-            callback: Hears once whether the read may be served here.
-            forward: Whether a node that follows asks its leader, instead of refusing.
+            callback: Called once, with whether the read may be served here.
+            forward: Whether a node that follows asks its leader, instead of refusing the read.
         """
         takes = self._takes_requests() or (forward and not self._stopped and self.node.leader is not None)
         if not takes or len(self.reads) >= READS_WAITING_MAX:
@@ -234,23 +234,23 @@ class Driver:
         return bool(self._holds)
 
     def hold(self) -> Hold:
-        """Proposes nothing until the hold ends; what comes meanwhile waits for that, or is refused by ``stop``.
+        """Proposes nothing until the hold ends; requests that come meanwhile wait for that, or ``stop`` refuses them.
 
-        Once no hold is left, what waits is proposed if this node leads, and refused otherwise.
+        Once no hold is left, the requests that wait are proposed if this node leads, and refused otherwise.
         """
         return Hold(self._holds, self.wake)
 
     async def hand_over(self, target: NodeId | None, timeout_s: float) -> NodeId:
-        """Hands leadership over; returns who leads then, which under ill luck is another than was asked for.
+        """Hands leadership over; returns the new leader, which under ill luck is another node than the target.
 
         Args:
             target: A voter; None for the most caught-up one.
-            timeout_s: How long to wait until a leader is known. What is held back waits no longer either.
+            timeout_s: How long to wait until a leader is known, and how long requests are held back at most.
 
         Raises:
             NotLeaderError: Another node leads, or none.
-            TransferRefusedError: It cannot go there.
-            TransferFailedError: Nobody was seen to take over in time.
+            TransferRefusedError: The target cannot take over.
+            TransferFailedError: No other node was seen to take over in time.
         """
         if self._stopped:
             raise NotLeaderError
@@ -267,7 +267,7 @@ class Driver:
             self.wake()
 
     def expire(self) -> None:
-        """Answers what has waited too long, and leaves the lead when the disk hangs; called now and then."""
+        """Answers requests that have waited too long, and leaves the lead if the disk hangs; called now and then."""
         now_s = self._loop.time()
         expired = self.pending.expire(now_s)
         if expired:
@@ -285,13 +285,13 @@ class Driver:
     # Snapshots.
 
     def snapshot_sent(self, peer: NodeId, index: int) -> None:
-        """A peer that needed a snapshot has everything up to ``index``."""
+        """Notes that a peer which needed a snapshot has everything up to ``index``."""
         if not self._stopped:
             self.node.snapshot_sent(peer, index)
             self.wake()
 
     def snapshot_failed(self, peer: NodeId) -> None:
-        """A peer that needed a snapshot got none."""
+        """Notes that a peer which needed a snapshot got none."""
         if not self._stopped:
             self.node.snapshot_failed(peer)
             self.wake()
@@ -313,13 +313,13 @@ class Driver:
         return HardState(self.node.term, self.node.voted_for, index)
 
     def take_state(self, machine: StateMachine, index: int) -> None:
-        """The state is that of the snapshot now; the log is still to follow."""
+        """Takes the snapshot's state machine; the log is reset afterwards."""
         assert self._restoring_from is not None
         self._restoring_from = index
         self.machine = machine
 
     def end_restore(self) -> None:
-        """State and log begin behind the snapshot: writing and applying go on."""
+        """Goes on writing and applying: state and log are those of the snapshot now."""
         assert self._restoring_from is not None
         self._restoring_from = None
         self.wake()
@@ -336,7 +336,7 @@ class Driver:
 
     @property
     def stalled_s(self) -> float:
-        """For how long applying has waited so since the start."""
+        """For how long in all applying has waited for flushes and compactions since the start."""
         return self._stalls.total_s
 
     def wake(self) -> None:
@@ -348,7 +348,7 @@ class Driver:
     # One turn.
 
     def _guarded(self, act: Callable[[], None]) -> None:
-        """Everything that the loop has the driver do begins here: the one way out of it for what ends the node."""
+        """Runs every callback of the driver; an error that must end the node leaves the driver here alone."""
         try:
             act()
         except FatalError as error:
@@ -392,7 +392,7 @@ class Driver:
         return self._restoring_from is not None or self._engine.stalled or self._loading
 
     def _note_stall(self) -> None:
-        """Looked at twice a turn: the engine may begin or end to hold applying up within it."""
+        """Notes whether the engine holds applying up; called twice a turn, since that may change within one."""
         self._stalls.note(self._engine.stalled, self.node.applied_index)
 
     def _step(self) -> None:
@@ -453,7 +453,7 @@ class Driver:
         self._on_applied()
 
     def _keep(self, entries: Sequence[Entry]) -> None:
-        """Holds entries back: until what they need is loaded, or until others had their turn on the event loop."""
+        """Holds entries back until the blocks that they need are loaded, or the event loop has done other work."""
         machine, self._held = self.machine, entries
         if not machine.needed:
             self.wake()
@@ -471,7 +471,7 @@ class Driver:
         self._load(machine.needed, loaded)
 
     def _propose_creation(self) -> None:
-        """Once an entry of its own term is applied, a new shard's leader says which slots the shard owns."""
+        """Proposes the entry that says which slots a new shard owns, once in each term of this leader."""
         if self.node.role is Role.LEADER and self._create_shard_term != self.node.term:
             self._create_shard_term = self.node.term
             command = commands.encode(Opcode.CREATE_SHARD, b"", value=self._create_shard)

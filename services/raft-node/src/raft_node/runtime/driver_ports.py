@@ -1,4 +1,4 @@
-"""What the driver needs of its surroundings: protocols alone, so that tests and the simulator can give it others."""
+"""The surroundings of the driver as protocols, so that tests and the simulator can give it others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Transport(Protocol):
 
 
 LoadBlocks = Callable[[Sequence[BlockNeeded], Callable[[Sequence[tuple[bytes, bytes | None]]], None]], None]
-"""Loads what is needed, and calls back on the event loop with the keys and values; if it cannot, the node stops."""
+"""Loads blocks, and calls back on the event loop with keys and values; the node stops if a block cannot be read."""
 
 
 class Stallable(Protocol):
@@ -30,7 +30,7 @@ class Stallable(Protocol):
 
 
 class NoSink:
-    """For proposals of the node itself, which nobody waits for."""
+    """The sink of proposals of the node itself, whose results nobody waits for."""
 
     def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
         """Forgets the result."""

@@ -1,4 +1,4 @@
-"""What a node did and why: a ring in memory, from which operators read a timeline of the shard.
+"""The events of a node, with their reasons: a ring in memory, from which operators read a timeline of the shard.
 
 It keeps plain facts and knows nobody who makes or reads them; both clocks are given to it. It does not survive the
 process: a line of the log tells the same for longer.
@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 _OVERHEAD_BYTES = 200
-"""About what an event takes in memory besides its texts."""
+"""About how many bytes an event takes in memory besides its texts."""
 
 
 class Recorder(Protocol):
-    """How the parts of a node tell what happened."""
+    """The function by which the parts of a node note events."""
 
     def __call__(self, name: str, **details: object) -> None:
         """Notes an event with plain values."""
@@ -36,14 +36,14 @@ class Record:
     """One event.
 
     Attributes:
-        sequence: Its number in this ring, from 1.
-        time_us: The wall clock, microseconds since the epoch, when it happened first.
+        sequence: The event's number in this ring, from 1.
+        time_us: The wall clock, microseconds since the epoch, when the event happened first.
         monotonic_us: The monotonic clock at that moment.
         term: The node's term.
-        name: What happened.
-        details: A JSON object.
-        count: How often it happened in a row.
-        last_time_us: The wall clock when it happened last.
+        name: The name of the event, such as ``became_leader``.
+        details: The event's details, as a JSON object.
+        count: How often the event happened in a row.
+        last_time_us: The wall clock when the event happened last.
     """
 
     sequence: int
@@ -57,7 +57,7 @@ class Record:
 
     @property
     def size(self) -> int:
-        """What it counts for."""
+        """The bytes for which the event counts in the ring."""
         return _OVERHEAD_BYTES + len(self.name) + len(self.details)
 
 
@@ -72,8 +72,8 @@ class EventRing:
     """The newest events of one process.
 
     Attributes:
-        start_id: Random, of this ring alone.
-        forgotten: How many events have given way.
+        start_id: A random id of this ring, which tells it from those of other starts.
+        forgotten: How many old events were dropped for newer ones.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class EventRing:
 
         Args:
             count_max: How many events are held.
-            bytes_max: How many bytes they take, about.
+            bytes_max: About how many bytes the events may take.
             wall_us: The wall clock.
             monotonic_us: The monotonic clock.
-            start_id: What tells this ring from others; drawn at random when it is left out.
+            start_id: The ring's id; None draws one at random.
         """
         self.start_id = start_id or secrets.token_hex(8)
         self.forgotten = 0
@@ -109,7 +109,7 @@ class EventRing:
 
     @property
     def size(self) -> int:
-        """The bytes that they take, about."""
+        """About how many bytes the held events take."""
         return self._bytes
 
     def now_us(self) -> int:
@@ -141,7 +141,7 @@ class EventRing:
 
         Args:
             time_us: Microseconds since the epoch.
-            limit: At most so many, the newest; 0 for all.
+            limit: How many events are returned at most, the newest ones; 0 for all.
         """
         found = [record for record in self._records if record.last_time_us >= time_us]
         if limit and len(found) > limit:

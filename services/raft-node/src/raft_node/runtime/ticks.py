@@ -18,7 +18,7 @@ from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Role
 
 LATE_S = 0.03
-"""A timer that is later than this tells that the process stood still, and that its sockets may hold news."""
+"""A timer that is later than this shows that the process stood still, and that its sockets may hold messages."""
 
 
 class Ticks:
@@ -37,8 +37,8 @@ class Ticks:
         Args:
             node: The core.
             tick_s: The length of a tick.
-            metrics: Where lateness is counted.
-            guarded: Runs what the timer brings about; the way out for what ends the node.
+            metrics: The metrics in which lateness is counted.
+            guarded: Runs a callback of the timer, and handles errors that end the node.
             turn: Called after the core was given ticks at a deadline; it sets the timer again.
         """
         self._node, self._tick_s, self._metrics = node, tick_s, metrics
@@ -50,11 +50,11 @@ class Ticks:
         self._gave_way = False
 
     def begin(self) -> None:
-        """Counts from now on."""
+        """Begins to count time."""
         self._counted_until_s = self._loop.time()
 
     def stop(self) -> None:
-        """The timer fires no more."""
+        """Stops the timer."""
         if self._timer is not None:
             self._timer.cancel()
 

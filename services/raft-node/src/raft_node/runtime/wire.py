@@ -14,7 +14,7 @@ Arguments = ParamSpec("Arguments")
 
 
 class Wire(Generic[Arguments]):
-    """One such call. Requires: it is led somewhere before it is called."""
+    """A call whose receivers are named later. Requires: ``lead_to`` names them before the first call."""
 
     __slots__ = ("_ends",)
 
@@ -22,12 +22,12 @@ class Wire(Generic[Arguments]):
         self._ends: tuple[Callable[Arguments, None], ...] = ()
 
     def lead_to(self, *ends: Callable[Arguments, None]) -> None:
-        """From now on a call reaches these, in this order."""
+        """Names the functions that a call reaches from now on, in this order."""
         assert not self._ends, "a wire is led once"
         self._ends = ends
 
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        """Calls all ends."""
+        """Calls all functions that ``lead_to`` has named."""
         assert self._ends, "the wire leads nowhere yet"
         for end in self._ends:
             end(*args, **kwargs)

@@ -53,10 +53,10 @@ class _Generation(NamedTuple):
 
 
 class Engine:
-    """See the module. Open one with ``Engine.open``.
+    """The storage engine of one node: see the module. Open it with ``Engine.open``.
 
     Attributes:
-        written_bytes: What was written since then, bookkeeping of memtables included.
+        written_bytes: How many bytes were written since it was opened, with the bookkeeping of memtables.
         history: The changes that are still held, in memory and in kept segments.
     """
 
@@ -102,13 +102,13 @@ class Engine:
     def open(cls, fs: FileSystem, directory: str, options: EngineOptions, start_id: str) -> Engine:
         """Opens the store in a directory, or creates one when the directory is empty. Blocking.
 
-        Nothing is changed before everything was checked. Then a new manifest begins, and whatever it does not refer to
+        No file is changed before all were checked. Then a new manifest begins, and every file that it does not refer to
         is removed: tables that were never installed, change segments (the log has their writes), old ``tmp/``.
 
         Args:
-            fs: Where.
-            directory: The data directory. The caller holds it alone.
-            options: Any; see ``EngineOptions``.
+            fs: The file system of the directory.
+            directory: The data directory. Requires: no other process uses it.
+            options: The options of the engine, which may differ from those of earlier starts.
             start_id: A name that no earlier start has used.
 
         Raises:
@@ -135,7 +135,7 @@ class Engine:
 
     @property
     def applied_term(self) -> int:
-        """The term of that entry."""
+        """The term of that last entry."""
         return self._active.memtable.applied_term
 
     @property
@@ -145,7 +145,7 @@ class Engine:
 
     @property
     def flushed_term(self) -> int:
-        """The term of that entry."""
+        """The term of that last entry."""
         return self._view.version.flushed_term
 
     @property
@@ -157,13 +157,13 @@ class Engine:
         )
 
     def begin_replay(self, index: int) -> None:
-        """Notes that the log is about to be replayed up to an entry; until its flushes have followed, more may wait."""
+        """Notes that the log is replayed up to an entry: until its flushes are done, more memtables may wait."""
         if index > self.applied_index:
             self._replay_until = index
             self._immutables_max = self._options.replay_immutables_max
 
     def begin_history(self, mark: int) -> None:
-        """Says what the last change in the tables is; once after ``open`` and after ``finish_adoption``."""
+        """Takes the number of the last change in the tables; called once after ``open`` or ``finish_adoption``."""
         self._garbage += self.history.begin(mark)
 
     def give_up_history(self) -> None:
@@ -171,7 +171,7 @@ class Engine:
         self._garbage += self.history.drop_kept()
 
     def write(self, batch: Batch, applied_index: int, applied_term: int, span: Span = NO_SPAN) -> None:
-        """Applies the writes of the log up to an entry; ``span`` is what they change.
+        """Applies the writes of the log up to an entry; ``span`` names the changes in them.
 
         Requires: the batch does not change afterwards; the index is greater than that of the last write; no adoption
         is under way.
@@ -189,7 +189,7 @@ class Engine:
             self.rotate()
 
     def rotate(self) -> None:
-        """Begins a new memtable, so that the old one can be flushed. Does nothing when nothing was written."""
+        """Begins a new memtable, so that the old one can be flushed; does nothing while the memtable is empty."""
         memtable, changes = self._active
         previous = self._immutables[-1].memtable.applied_index if self._immutables else self.flushed_index
         if memtable.applied_index == previous:
@@ -216,7 +216,7 @@ class Engine:
 
     @property
     def changes_due(self) -> bool:
-        """Whether ``take_changes`` has something to give; cheap enough to ask after every write."""
+        """Whether ``take_changes`` has a piece to write; cheap enough to ask after every write."""
         if self._change_write is not None:
             return False
         return self._active.changes.due or any(generation.changes.due for generation in self._immutables)
@@ -235,7 +235,7 @@ class Engine:
         return self._change_write
 
     def changes_done(self, change_write: ChangeWrite) -> None:
-        """What ``take_changes`` gave was written."""
+        """Notes that the piece which ``take_changes`` gave was written."""
         assert change_write is self._change_write
         change_write.done()
         self._change_write = None
@@ -252,9 +252,9 @@ class Engine:
         return reads.find(key, self._view.runs, self._cache)
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | BlockNeeded | None]:
-        """What ``get`` gives for each key, all as of this call.
+        """The results of ``get`` for many keys, all as of this call.
 
-        Where the disk must be asked, ``load_blocks`` asks for all of them at once; then ``resume`` each.
+        For keys on disk, ``load_blocks`` reads the blocks of all of them at once; then ``resume`` each.
         """
         return reads.find_many(keys, self._memory, self._view.runs, self._cache)
 
@@ -269,7 +269,7 @@ class Engine:
 
     @staticmethod
     def load_blocks(needed: Sequence[BlockNeeded]) -> list[LoadedBlock]:
-        """The same for many reads, in their order. Blocking; on any thread.
+        """Reads the blocks that many reads need, in their order. Blocking; on any thread.
 
         Each block is read once, and none that came into the cache meanwhile.
 
@@ -283,7 +283,7 @@ class Engine:
         self._cache.put(loaded.needed.table.cached, loaded.needed.position, loaded.block)
 
     def resume(self, loaded: LoadedBlock) -> bytes | BlockNeeded | None:
-        """Goes on with the read that needed the block, as of the moment when it began; keeps the block as well."""
+        """Goes on with the read that needed a block, as of the moment when the read began; keeps the block as well."""
         self.cache_block(loaded)
         return reads.go_on(loaded.needed, loaded.block, self._cache)
 
@@ -295,7 +295,7 @@ class Engine:
         return value
 
     def multi_get_blocking(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of the keys, None for one that has none. Blocking; reads each block that it needs once."""
+        """The values of the keys, None for a key without one. Blocking; reads each block that it needs once."""
         found = self.multi_get(keys)
         while waiting := [place for place, value in enumerate(found) if isinstance(value, BlockNeeded)]:
             needed = [value for value in found if isinstance(value, BlockNeeded)]
@@ -312,21 +312,21 @@ class Engine:
         return live(self.hold().columns(start, end, reverse), reverse=reverse)
 
     def hold(self) -> HeldView:
-        """The records as of this call, for whoever reads them on another thread."""
+        """The records as of this call, held for a reader on another thread."""
         memtables = [self._active.memtable, *(generation.memtable for generation in reversed(self._immutables))]
         return HeldView([memtable.snapshot() for memtable in memtables if memtable.entries], self._view)
 
     def tables(self) -> list[Table]:
-        """The tables in use; they can be read as long as somebody holds on to them."""
+        """The tables in use; they can be read for as long as a reader refers to them."""
         return list(self._view.tables.values())
 
     # Tasks.
 
     def next_task(self, *, idle: bool = False) -> Task | None:
-        """The next flush or compaction for the worker, or None when none is due or one is under way.
+        """The next flush or compaction for the worker; None if none is due, or one is under way.
 
         It ends with ``finish_install`` or ``task_failed``. Flushes come first: writes wait for them. With ``idle``
-        compactions are due, too, for which nothing is in need but reads.
+        compactions are due, too, that only make reads faster.
         """
         if self._task is not None or self._adoption is not None:
             return None
@@ -337,7 +337,7 @@ class Engine:
         return self._task
 
     def task_failed(self, task: Task) -> None:
-        """The worker did not finish the task; it, or a more urgent one, will be given again."""
+        """Notes that the worker did not finish the task; ``next_task`` gives it, or a more urgent one, again."""
         assert task is self._task
         self._task = None
 
@@ -345,7 +345,7 @@ class Engine:
         """Makes the outcome of a task durable. Blocking, on one background thread; touches nothing that reads use.
 
         Raises:
-            CorruptionError: An output is not what the worker said, or does not fit.
+            CorruptionError: An output file is not what the worker said, or does not fit.
             DiskError: The disk failed.
         """
         assert task is self._task and task.task_id == result.task_id
@@ -376,7 +376,7 @@ class Engine:
     # Snapshots.
 
     def checkpoint(self, path: str) -> CheckpointWrite:
-        """A checkpoint of the state as of ``flushed_index``; its ``run``, which blocks, makes it in that directory.
+        """Begins a checkpoint of the state as of ``flushed_index``; its ``run``, which blocks, makes it in a directory.
 
         To have it include the writes up to now, ``rotate`` first, and wait until ``flushed_index`` is there.
         """
@@ -385,11 +385,11 @@ class Engine:
     def adopt(self, checkpoint: Checkpoint) -> Adoption | None:
         """Begins to take over the state of another node; None while a task is under way: then ask again after it.
 
-        Call ``run`` of it on the background thread, then ``finish_adoption`` here. Until then reads see the old state,
-        and nothing may be written. A failure of ``run`` is one for which the node must stop.
+        Call its ``run`` on the background thread, then ``finish_adoption`` here. Until then reads see the old state,
+        and nothing may be written. If ``run`` fails, the node must stop.
 
         Args:
-            checkpoint: What ``verify_checkpoint`` gave.
+            checkpoint: The checkpoint, as ``verify_checkpoint`` returned it.
 
         Raises:
             StaleCheckpointError: This engine has applied as much, or more. Nothing was changed.
@@ -403,7 +403,7 @@ class Engine:
         return self._adoption
 
     def finish_adoption(self, adoption: Adoption) -> None:
-        """Makes the adopted state visible. The memtables go, for it includes what they hold."""
+        """Makes the adopted state visible. The memtables are dropped, for the state includes their writes."""
         assert adoption is self._adoption and adoption.view is not None, "the adoption was not run"
         self._adoption = None
         self._cache.drop_tables([table.cached for table in self.tables()])
@@ -419,12 +419,12 @@ class Engine:
                 self._abandon(generation.changes)
 
     def _abandon(self, changes: ChangeSegment) -> None:
-        """Closes a change segment that nobody will flush, and leaves its removal to the next background step."""
+        """Closes a change segment whose memtable will not be flushed; the next background step removes it."""
         changes.close()
         self._garbage.append(changes.name)
 
     def stats(self) -> EngineStats:
-        """Figures for metrics."""
+        """The figures of the engine for metrics."""
         version = self._view.version
         return EngineStats(
             level_tables=tuple(map(len, version.levels)),
@@ -449,7 +449,7 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Closes all files. What is not flushed is in the log. Requires: nothing of the engine is under way."""
+        """Closes all files; writes that are not flushed are in the log. Requires: no work of it is under way."""
         self._manifest.close()
         for generation in (*self._immutables, self._active):
             generation.changes.close()

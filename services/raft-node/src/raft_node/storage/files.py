@@ -27,7 +27,7 @@ if sys.platform == "darwin":
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
 _PARTS_MAX = 512
-"""Parts of one pwritev call; POSIX promises only 16, Linux and macOS take 1024."""
+"""The most parts of one pwritev call; POSIX promises only 16, Linux and macOS take 1024."""
 
 _FILL_BYTES = 1 << 20
 
@@ -35,7 +35,7 @@ WORKER_NICENESS = 10
 
 DESCRIPTOR_PAUSE_S = 0.05
 DESCRIPTOR_TRIES = 1200
-"""For a minute a descriptor is waited for."""
+"""The tries to get a descriptor, which take a minute."""
 
 
 class WritableFile(Protocol):
@@ -43,16 +43,16 @@ class WritableFile(Protocol):
 
     @property
     def path(self) -> str:
-        """Its path, for messages."""
+        """The path of the file, for messages."""
 
     def write_at(self, offset: int, parts: Sequence[bytes]) -> None:
         """Writes all parts one behind the other from ``offset`` on. Not durable before ``sync_data``."""
 
     def sync_data(self) -> None:
-        """Makes what was written durable (fdatasync; F_FULLFSYNC on macOS). Metadata needed to read it included."""
+        """Makes all writes durable (fdatasync; F_FULLFSYNC on macOS), with the metadata that reading them needs."""
 
     def close(self) -> None:
-        """Closes it without a sync."""
+        """Closes the file without a sync."""
 
 
 class ReadableFile(Protocol):
@@ -60,17 +60,17 @@ class ReadableFile(Protocol):
 
     @property
     def path(self) -> str:
-        """Its path, for messages."""
+        """The path of the file, for messages."""
 
     @property
     def size(self) -> int:
-        """Its size in bytes when it was opened."""
+        """The size of the file in bytes when it was opened."""
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes from ``offset``; fewer only at the end of the file."""
 
     def close(self) -> None:
-        """Closes it."""
+        """Closes the file."""
 
 
 class FileSystem(Protocol):
@@ -114,10 +114,10 @@ class FileSystem(Protocol):
 
 
 class Volume(Protocol):
-    """How much room there is, and a file that takes some of it; for whoever refuses work before a disk is full."""
+    """The free room of a disk, and files that reserve some of it, for code that refuses work before a disk is full."""
 
     def free_bytes(self, path: str) -> int:
-        """What this process may still write on the file system of a directory."""
+        """How many bytes this process may still write on the file system of a directory."""
 
     def exists(self, path: str) -> bool:
         """Whether a file or directory is there."""
@@ -130,11 +130,11 @@ class Volume(Protocol):
 
 
 class DiskFileSystem(FileSystem, Volume, Protocol):
-    """Both, as a disk gives it."""
+    """A file system that is also a volume, as a disk is."""
 
 
 def discard(descriptor: int) -> None:
-    """Has whatever is still written to a descriptor, such as a broken pipe, go nowhere."""
+    """Sends all further writes to a descriptor, such as a broken pipe, nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
@@ -370,7 +370,7 @@ class OsFileSystem:
             os.close(descriptor)
 
     def free_bytes(self, path: str) -> int:
-        """What this process may still write on the file system of a directory."""
+        """How many bytes this process may still write on the file system of a directory."""
         try:
             status = os.statvfs(path)
         except OSError as error:

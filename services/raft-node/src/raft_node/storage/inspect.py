@@ -1,4 +1,4 @@
-"""What lies in a log segment, a manifest or an SSTable, for people: read as far as it goes, damaged or not.
+"""The parts of a log segment, a manifest or an SSTable, for people: read as far as it goes, damaged or not.
 
 Each function yields ``Finding`` after ``Finding`` in the order of the file. Damage is a finding, after which the rest
 is read where its place can still be told: behind a damaged frame the next valid one is looked for, a damaged data block
@@ -29,12 +29,13 @@ Fields = dict[str, object]
 
 
 class Finding(NamedTuple):
-    """One thing that a file holds.
+    """One part of a file, as an offline tool shows it.
 
     Attributes:
-        offset: Where in the file it begins, in bytes.
-        kind: What it is; ``damaged`` for what is not what was written, ``torn`` for a last write that a crash cut.
-        fields: Names and plain values.
+        offset: The offset in the file at which the part begins, in bytes.
+        kind: The kind of the part; ``damaged`` if it is not what was written, ``torn`` for a last write that a crash
+            cut.
+        fields: The fields of the part, as names and plain values.
     """
 
     offset: int
@@ -43,7 +44,7 @@ class Finding(NamedTuple):
 
 
 def segment(fs: FileSystem, path: str) -> Iterator[Finding]:
-    """A segment of the log: its header, its frames, and the entries in them.
+    """The parts of a segment of the log: its header, its frames, and the entries in them.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -114,7 +115,7 @@ def _frame(data: bytes, position: int, frame: record.Frame) -> Iterator[Finding]
 
 
 def manifest(fs: FileSystem, path: str) -> Iterator[Finding]:
-    """A manifest: its edits and seals.
+    """The parts of a manifest: its edits and seals.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -150,7 +151,7 @@ def manifest(fs: FileSystem, path: str) -> Iterator[Finding]:
 
 
 def table(fs: FileSystem, path: str, *, records: bool) -> Iterator[Finding]:
-    """An SSTable: its layout, properties, blocks and, if wanted, their records; all of it is checked.
+    """The parts of an SSTable: its layout, properties, blocks and, if wanted, their records; all of it is checked.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -21,23 +21,23 @@ Batch = Sequence[tuple[bytes, bytes | None]]
 """Key and value, None for a delete. A later item of the same key wins."""
 
 ENTRY_OVERHEAD_BYTES = 110
-"""Two bytes objects and a place in a dict."""
+"""The bytes that a record takes beside its key and value: two bytes objects and a place in a dict."""
 
 _MERGE_BELOW = 4
 _PIECE_KEYS = 256
 _SORTED_KEYS = 4096
-"""So many keys are sorted at once: a sort holds the interpreter from its beginning to its end."""
+"""The number of keys that are sorted at once: a sort holds the interpreter from its beginning to its end."""
 
 
 class Memtable:
-    """The newest writes.
+    """The newest writes, in memory.
 
     Attributes:
         entries: Key to value, None for a tombstone. Readers may look up; only ``write`` changes it.
-        size_bytes: What was written, bookkeeping included.
+        size_bytes: The bytes that were written, bookkeeping included.
         deletes: How many of these writes were deletes: an upper bound of the tombstones.
-        applied_index: The last log entry it includes.
-        applied_term: That entry's term.
+        applied_index: The last log entry whose writes the memtable includes.
+        applied_term: The term of that entry.
     """
 
     __slots__ = ("_order", "_snapshot", "applied_index", "applied_term", "deletes", "entries", "size_bytes")
@@ -65,13 +65,13 @@ class Memtable:
         self._snapshot = None
 
     def snapshot(self) -> MemtableSnapshot:
-        """What it holds now. Shared until the next write; the copy costs about a millisecond per 100,000 keys."""
+        """The present records. Shared until the next write; the copy costs about a millisecond per 100,000 keys."""
         if self._snapshot is None:
             self._snapshot = MemtableSnapshot(self.entries.copy(), self._order)
         return self._snapshot
 
     def freeze(self) -> None:
-        """No write will follow, so that snapshots need no copy."""
+        """Notes that no write will follow, so that snapshots need no copy."""
         self._snapshot = MemtableSnapshot(self.entries, self._order)
 
 
@@ -89,7 +89,7 @@ class MemtableSnapshot:
         return records(self.columns(start, end, reverse), reverse=reverse)
 
     def columns(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
-        """The same in pieces, for ``iterators.merge``; lazily sorted."""
+        """The records of a range in pieces, for ``iterators.merge``; lazily sorted."""
         sources = []
         for run in self._order.of(self._entries):
             first = bisect_left(run, start)
@@ -107,7 +107,7 @@ class MemtableSnapshot:
 
 
 class _Order:
-    """Sorted runs of the keys that a memtable had when it was last scanned; each scan sorts what is new.
+    """Sorted runs of the keys that a memtable had when it was last scanned; each scan sorts the keys that are new.
 
     Any thread may ask: what it finds is replaced as a whole, and never changed.
     """

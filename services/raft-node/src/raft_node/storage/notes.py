@@ -30,7 +30,7 @@ def read_note(fs: FileSystem, directory: str, name: str) -> dict[str, object] | 
     """Reads a note; None when there is none. Blocking.
 
     Raises:
-        CorruptionError: It is not what was written.
+        CorruptionError: The note is not what was written.
     """
     path = f"{directory}/{name}"
     try:
@@ -44,10 +44,10 @@ def read_note(fs: FileSystem, directory: str, name: str) -> dict[str, object] | 
 
 
 def decode_object(path: str, body: bytes) -> dict[str, object]:
-    """The JSON object that is all of a text.
+    """Decodes a text that is one JSON object.
 
     Raises:
-        CorruptionError: It is not one. The path is for its message.
+        CorruptionError: The text is no JSON object. The path is for the message.
     """
     try:
         fields = json.loads(body)

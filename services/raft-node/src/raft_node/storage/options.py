@@ -11,15 +11,15 @@ from dataclasses import dataclass
 COMPRESSIONS = ("none", "lz4", "zstd")
 
 WAL_PAGE_BYTES = 4096
-"""Segments of the log are made of whole pages."""
+"""The size of a page; segments of the log are made of whole pages."""
 
 
 @dataclass(frozen=True, slots=True)
 class WalOptions:
-    """How the log is cut into files.
+    """The settings by which the log is cut into files.
 
     Attributes:
-        segment_bytes: The size of a segment. A frame that is larger than this gets a segment of its own size.
+        segment_bytes: The size of a segment. A frame that is larger gets a segment of its own size.
     """
 
     segment_bytes: int = 8 << 20
@@ -31,14 +31,14 @@ class WalOptions:
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """How SSTables are written; a task carries it to the process that writes them.
+    """The settings by which SSTables are written; a task carries them to the process that writes.
 
     Attributes:
         block_bytes: A data block is closed once it holds this much before compression.
         compression: One of ``COMPRESSIONS``; a block that hardly shrinks is stored as it is.
         bloom_bits_per_key: Bits of the Bloom filter for each key; 0 writes no filter.
         table_bytes: A compaction starts the next table once this much was written to one, or its keys have this size.
-        table_keys_max: The same by the number of keys; both bound the memory for the Bloom filter's keys.
+        table_keys_max: The most keys of a table; this and ``table_bytes`` bound the memory for its Bloom filter's keys.
     """
 
     block_bytes: int = 16 << 10
@@ -59,17 +59,17 @@ class EngineOptions:
 
     Attributes:
         memtable_bytes: The memtable rotates once it holds this much, bookkeeping included.
-        immutables_max: With so many memtables waiting for their flush the engine is stalled.
-        replay_immutables_max: The same while a start replays the log: caches are empty then, and applying soon counts.
+        immutables_max: The number of memtables that wait for their flush with which the engine is stalled.
+        replay_immutables_max: That number while a start replays the log: caches are empty then, and haste counts.
         block_bytes: See ``TableOptions``.
         compression: See ``TableOptions``.
         bloom_bits_per_key: See ``TableOptions``.
-        block_cache_bytes: What the decoded blocks that are kept may take.
+        block_cache_bytes: The most memory that the block cache may take.
         table_bytes: See ``TableOptions``.
         table_keys_max: See ``TableOptions``.
-        l0_tables_trigger: So many tables at level 0 start a compaction.
-        l0_tables_max: With so many tables at level 0 the engine is stalled.
-        l0_inputs_max: A compaction of level 0 takes at most so many tables of it, the oldest; bounds its memory.
+        l0_tables_trigger: The number of tables at level 0 that starts a compaction.
+        l0_tables_max: The number of tables at level 0 with which the engine is stalled.
+        l0_inputs_max: The most tables that a compaction of level 0 takes, the oldest; bounds its memory.
         merge_ratio: A merge of level 0 takes the next level too while that is at most so many times as large as what
             the merge has so far.
         idle_merge_ratio: The same while little is written, beyond ``level_base_bytes`` together; by itself a table goes
@@ -81,8 +81,8 @@ class EngineOptions:
         open_tables_max: So many table files are kept open, beside those that are being read and those that have been
             replaced while somebody reads them. With more tables, some reads open a file first.
         manifest_bytes: The manifest is written anew once it has grown by this much.
-        history_bytes_max: So many bytes of change segments are kept after their flush; 0 for none.
-        history_age_us: For so long, in microseconds by the times of the batches.
+        history_bytes_max: The bytes of change segments that are kept after their flush; 0 for none.
+        history_age_us: How long change segments are kept, in microseconds by the times of the batches.
     """
 
     memtable_bytes: int = 16 << 20

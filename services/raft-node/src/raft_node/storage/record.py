@@ -35,12 +35,12 @@ ALIGNMENT = 8
 _PADDINGS = [bytes([PADDING_BYTE]) * (ALIGNMENT - used) for used in range(ALIGNMENT)]
 
 SECTOR_BYTES = 512
-"""The least that a disk writes as one; a file system may lose any sector of a write."""
+"""The smallest part that a disk writes as one; a file system may lose any sector of a write."""
 
 PAYLOAD_BYTES_MAX = (1 << 32) - 1
 ZERO_SECTORS_MAX = (1 << 16) - 1
 SEQUENCE_MAX = (1 << 64) - 2
-"""Nobody counts so far; what says more has no number for the frame behind it."""
+"""The greatest sequence of a frame: no file counts so far, and behind a greater one there would be no number."""
 
 _ZERO_SECTOR = bytes(SECTOR_BYTES)
 _ZEROS = bytes(64 << 10)
@@ -57,16 +57,16 @@ class Frame(NamedTuple):
 
     @property
     def frame_bytes(self) -> int:
-        """Its size with header and padding."""
+        """The size of the frame with header and padding."""
         return frame_bytes(self.payload_bytes)
 
 
 class Framing(NamedTuple):
-    """What sets the frames of one file apart from those of every other."""
+    """The numbers that tell the frames of one file from those of every other."""
 
     file_id: int
     seed: int
-    """What the checksums start from."""
+    """The number that the checksums start from."""
 
 
 def framing_of(file_id: int) -> Framing:
@@ -94,7 +94,7 @@ def encode(framing: Framing, sequence: int, flags: int, payload: Sequence[bytes]
 
 
 def decode_header(data: bytes, position: int, framing: Framing) -> Frame | None:
-    """The header at ``position``, or None when there is no valid one."""
+    """The frame header at ``position``; None if there is no valid one."""
     end = position + HEADER_BYTES
     if end > len(data):
         return None
@@ -127,13 +127,13 @@ def is_whole(data: bytes, position: int, frame: Frame, framing: Framing) -> bool
 
 
 def find(data: bytes, position: int, framing: Framing, sequence: int) -> int | None:
-    """Where the next valid frame of this file begins at or behind ``position``; None when there is none.
+    """The offset of the next valid frame of this file at or behind ``position``; None if there is none.
 
     Args:
         data: The whole file.
-        position: Where to begin.
-        framing: The file's.
-        sequence: Frames with a smaller one do not count.
+        position: The offset at which to begin.
+        framing: The framing of the file.
+        sequence: The smallest sequence of a frame that counts.
     """
     position = -(-position // ALIGNMENT) * ALIGNMENT
     needle = _ID.pack(framing.file_id)
@@ -149,14 +149,14 @@ def find(data: bytes, position: int, framing: Framing, sequence: int) -> int | N
 
 
 class Damage(NamedTuple):
-    """What no torn write explains, and where it begins."""
+    """A damage that no torn write explains, and the offset at which it begins."""
 
     offset: int
     what: str
 
 
 def is_zero(data: bytes, start: int = 0) -> bool:
-    """Whether there are only zeros from ``start`` on."""
+    """Whether the data has only zeros from ``start`` on."""
     # In pieces: the newest segment is zero for the most part, and whoever compares that at once keeps the interpreter.
     for position in range(start, len(data), len(_ZEROS)):
         piece = data[position : position + len(_ZEROS)]
@@ -169,10 +169,10 @@ def judge_tail(data: bytes, position: int, framing: Framing, sequence: int) -> D
     """Tells a torn last frame from damage.
 
     Args:
-        data: The whole file, with zeros for what was cut off at its end.
-        position: Where the first frame that is not valid begins.
-        framing: The file's.
-        sequence: The one that the frame at ``position`` must have.
+        data: The whole file, with zeros for the part that was cut off at its end.
+        position: The offset of the first frame that is not valid.
+        framing: The framing of the file.
+        sequence: The sequence that the frame at ``position`` must have.
 
     Returns:
         None when a single torn write of that frame explains all that is there, which may be nothing at all.
@@ -194,7 +194,7 @@ def judge_tail(data: bytes, position: int, framing: Framing, sequence: int) -> D
 
 
 def _judge_payload(data: bytes, position: int, frame: Frame, framing: Framing, sequence: int) -> Damage | None:
-    """As ``judge_tail``, when the header at ``position`` is valid."""
+    """Judges as ``judge_tail`` does. Requires: the header at ``position`` is valid."""
     end = position + frame.frame_bytes
     if frame.sequence != sequence:
         return Damage(position, f"frame {frame.sequence} stands where frame {sequence} belongs")

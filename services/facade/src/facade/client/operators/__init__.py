@@ -1,1 +1,1 @@
-"""What operators ask of a shard: its leader, its members, its state, and what its nodes say."""
+"""The calls of operators to a shard: its leader, its members, its state, and the statuses of its nodes."""

@@ -27,10 +27,10 @@ from facade.errors import FacadeError, NotAppliedError
 
 STATUS_TIMEOUT_S = 0.5
 HEADER_TIMEOUT_S = 120.0
-"""A node flushes what is in memory first, and reads all its tables once for their checksums."""
+"""How long a header is waited for: a node first flushes its memory, and reads all its tables for their checksums."""
 CHUNK_TIMEOUT_S = 30.0
 LAG_MAX = 10_000
-"""A follower that is more entries behind the others is asked after the leader."""
+"""The lag in entries beyond which a follower is asked only after the leader."""
 CHUNK_BYTES_MAX = 256 << 10
 _NAME = re.compile(r"CHECKPOINT|[0-9]{6,20}\.sst")
 
@@ -38,14 +38,14 @@ log = structlog.get_logger()
 
 
 class BackupBrokenError(FacadeError):
-    """The transfer broke off after it had begun; what was sent so far is of no use."""
+    """The transfer broke off after it had begun; the part that was sent is of no use."""
 
 
 class ShardBackup:
     """The state of a shard while it is received: a header, then the bytes of all files, one behind the other.
 
     Attributes:
-        header: What it consists of.
+        header: The parts of the state.
     """
 
     def __init__(self, node: Node, call: grpc.aio.UnaryStreamCall, header: admin_pb2.BackupHeader) -> None:  # type: ignore[type-arg]
@@ -58,7 +58,7 @@ class ShardBackup:
         """The number of a file and a piece of it, in order; ends only after the last byte of the last file.
 
         Raises:
-            BackupBrokenError: It broke off, or is not what was announced.
+            BackupBrokenError: The transfer broke off, or is not what the header announced.
         """
         try:
             for number, file in enumerate(self.header.files):
@@ -89,7 +89,7 @@ class ShardBackup:
 
 @contextlib.asynccontextmanager
 async def open_backup(shard: Shard) -> AsyncIterator[ShardBackup]:
-    """The state of a shard as of now, from the best replica that can send it; ends the transfer at its end.
+    """Opens the state of a shard as of now, from the best replica that can send it; the transfer ends with the block.
 
     Raises:
         NotAppliedError: 503; no replica can send it now. Nothing was begun.

@@ -1,4 +1,4 @@
-"""What every node says of itself, for those who watch the cluster.
+"""The statuses of all nodes, for clients that watch the cluster.
 
 Must not know HTTP. Invariant: nodes are asked at most every ``FRESH_S``, however many ask at once.
 """
@@ -22,7 +22,7 @@ Events = list[tuple[Node, admin_pb2.EventsResponse | None]]
 
 
 async def learn_members(shard: Shard) -> None:
-    """Has a shard's leader tell who the members are; what was known before is kept if there is no answer."""
+    """Asks a shard's leader for the members; without an answer the members of before are kept."""
     answer = await call_leader(shard, lambda leader: leader.members(STATUS_TIMEOUT_S))
     if answer is not None and not isinstance(answer, Refusal):
         shard.learn_members(answer)
@@ -46,7 +46,7 @@ async def ask_statuses(shards: list[Shard]) -> Statuses:
 async def ask_events(shard: Shard, since_us: int, limit: int) -> Events:
     """Asks every node of a shard for its newest events, all at once.
 
-    Nodes that were removed are asked too, and missed by nobody when they do not answer.
+    Nodes that were removed are asked too, but do not count as missing when they do not answer.
     """
     nodes = tuple(shard.nodes.values())
     answers = await asyncio.gather(*(node.events(since_us, limit, EVENTS_TIMEOUT_S) for node in nodes))
@@ -67,7 +67,7 @@ class ClusterStatus:
         self._round: asyncio.Task[Statuses] | None = None
 
     async def read(self) -> Statuses:
-        """What the nodes said less than ``FRESH_S`` ago, or say now."""
+        """The statuses from less than ``FRESH_S`` ago, or else those of now."""
         now_s = self._loop.time()
         if self._round is None or (self._round.done() and now_s - self._asked_s >= FRESH_S):
             self._asked_s = now_s

@@ -24,13 +24,13 @@ T = TypeVar("T")
 
 
 class Refusal(NamedTuple):
-    """Why a node did not do what it was asked.
+    """The refusal of a call by a node.
 
     Attributes:
-        code: Its ``doug-code``; empty when the connection failed, or the node does not know the call.
-        detail: What it says, as a sentence.
+        code: The node's ``doug-code``; empty if the connection failed, or the node does not know the call.
+        detail: The node's reason, as a sentence.
         status: The status of the call.
-        node: Who was asked.
+        node: The node that was asked.
     """
 
     code: str
@@ -40,7 +40,7 @@ class Refusal(NamedTuple):
 
 
 async def call_leader(shard: Shard, call: Callable[[Node], Awaitable[T]]) -> T | Refusal | None:
-    """Asks the leader once, and goes by its hint if it leads no more; None while no leader is known."""
+    """Asks the leader once, or the node to which it points if it leads no more; None while no leader is known."""
     leader = shard.leader
     if leader is None:
         return None
@@ -66,17 +66,17 @@ async def ask_leader(
     judge: Callable[[Refusal], ProblemError | T | None],
     late: Callable[[], ProblemError],
 ) -> T:
-    """Asks the leader until somebody answers.
+    """Asks the leader, or the next one, until there is an answer.
 
     Args:
         shard: The shard whose leader is asked.
         call: Asks a node, within some seconds.
-        timeout_s: How long in all.
-        judge: What a refusal means: an error, an answer after all, or None when it is worth another try.
-        late: The error when the time is over.
+        timeout_s: How long all tries may take together.
+        judge: Turns a refusal into an error, into an answer after all, or into None if it is worth another try.
+        late: Makes the error for the end of the time.
 
     Raises:
-        ProblemError: What ``judge`` or ``late`` say.
+        ProblemError: The error that ``judge`` or ``late`` made.
     """
     loop = asyncio.get_running_loop()
     ends_s = loop.time() + timeout_s

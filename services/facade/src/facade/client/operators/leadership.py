@@ -16,11 +16,11 @@ from facade.client.shard import Shard
 from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError, ProblemError
 
 TIMEOUT_S = 5.0
-"""A node gives a transfer up after 3 s at most by its own settings."""
+"""How long a transfer may take; a node gives it up after 3 s by its own settings, unless these were changed."""
 
 
 class Moved(NamedTuple):
-    """Who leads now, since which term, and who did before."""
+    """The leader of now, its term, and the leader before."""
 
     leader: str
     term: int
@@ -60,7 +60,7 @@ def _too_late(shard: Shard, *, asked: bool) -> ProblemError:
 
 
 def _problem(shard: Shard, refusal: Refusal) -> ProblemError | None:
-    """What a refusal means for the client; None when it is worth another try."""
+    """The error for the client after a refusal; None if it is worth another try."""
     code, detail = refusal.code, refusal.detail
     if code == "ALREADY_LEADER":
         return BadRequestError("already_leader", detail, status=409, shard=shard.id)

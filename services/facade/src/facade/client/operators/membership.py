@@ -18,7 +18,7 @@ from facade.client.shard import Shard
 from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError, ProblemError
 
 TIMEOUT_S = 10.0
-"""A change takes milliseconds once it is proposed; before that the leader asks the new node who it is, for 2 s."""
+"""How long a change may take: the leader first asks the new node who it is, for 2 s; the rest takes milliseconds."""
 
 T = TypeVar("T")
 
@@ -31,10 +31,10 @@ REFUSALS = {
     "WRONG_NODE": ("wrong_node", 409),
     "MEMBERS_REFUSED": ("members_refused", 409),
 }
-"""Codes of the leader that asking again does not change: the problem's code and status."""
+"""The final refusals by the leader's code: the problem's code and status."""
 
 RETRIED = {"NOT_LEADER": "no_leader", "UNAVAILABLE": "no_leader", "CHANGE_UNDER_WAY": "change_under_way"}
-"""Codes that say that nothing was proposed, and that it may be in a moment."""
+"""The refusals that are worth another try, since nothing was proposed: the problem's code."""
 
 
 async def list_members(shard: Shard) -> admin_pb2.MembersResponse:
@@ -93,7 +93,7 @@ async def _ask(shard: Shard, call: Callable[[Node, float], Awaitable[T]], *, rea
 
 
 def _problem(shard: Shard, refusal: Refusal) -> ProblemError:
-    """What a refusal means for the client."""
+    """The error for the client after a refusal."""
     code, detail = refusal.code, refusal.detail
     known = REFUSALS.get(code)
     if known is not None:

@@ -37,21 +37,21 @@ from facade.client.watches.stream import (
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 1.0
 LAG_S = 2.0
-"""A replica that stays behind what this facade has told already for so long is left for another one."""
+"""How long a replica may stay behind what this facade has told already, before another one is taken."""
 _EVENT_BYTES = 400
-"""What a change takes in memory beside its key and its value."""
+"""The bytes that a change takes in memory beside its key and its value."""
 
 log = structlog.get_logger()
 
 
 class Event:
-    """A change, with what was made of it for clients; that is made once and kept with it.
+    """A change with the forms in which clients are shown it; each form is made once and kept.
 
     Attributes:
         shard: The shard that changed.
         change: The change.
-        order: Where it stands.
-        shown: What it is shown as, by the form; for whoever shows it.
+        order: The position of the change among those of its shard.
+        shown: The bytes in which the change is shown, by form.
     """
 
     __slots__ = ("change", "order", "shard", "shown")
@@ -64,7 +64,7 @@ class Event:
 
     @property
     def size(self) -> int:
-        """About what it takes: the value is there twice, once as it is shown."""
+        """About how many bytes the event takes: the value is there twice, once as it is shown."""
         return _EVENT_BYTES + 2 * (len(self.change.key) + len(self.change.value))
 
 
@@ -77,8 +77,8 @@ class Feed:
 
     Attributes:
         shard: The shard.
-        position: Everything before it was told; None until a node was reached.
-        floor: Everything from here to ``position`` is in the ring.
+        position: The position before which all changes were told; None until a node was reached.
+        floor: The position from which on all changes up to ``position`` are in the ring.
         connected: Whether a stream is open.
     """
 
@@ -94,10 +94,10 @@ class Feed:
 
         Args:
             shard: The shard whose changes these are.
-            cluster_id: Of which cluster; empty while that is not known.
-            ring_bytes_max: How much of them is kept in memory.
-            on_events: Told of what has come; called in one piece with it.
-            on_gone: Told when changes were lost, because no node holds them any more.
+            cluster_id: Gives the id of the cluster; empty while it is not known.
+            ring_bytes_max: How many bytes of changes are kept in memory.
+            on_events: Takes the events that have come, in the same turn of the event loop.
+            on_gone: Called when changes were lost, because no node holds them any more.
         """
         self.shard = shard
         self.position: int | None = None
@@ -115,8 +115,8 @@ class Feed:
         """Events from a position on and where they end; None if the ring does not reach back so far.
 
         Args:
-            position: Where to begin.
-            bytes_max: About how large they may be together, as ``Event.size`` says; one is given whatever its size.
+            position: The position at which to begin.
+            bytes_max: About how large the events may be together, by ``Event.size``; the first one may have any size.
         """
         if self.position is None or position >= self.position:
             return [], position
@@ -133,14 +133,14 @@ class Feed:
 
     @property
     def lag(self) -> int:
-        """How many entries some node was seen to have applied that were not told here yet."""
+        """How many entries a node is known to have applied whose changes were not told here yet."""
         if self.position is None:
             return 0
         newest = max((node.applied_index for node in self.shard.nodes.values()), default=0)
         return max(0, newest - split(self.position)[0])
 
     async def moved(self) -> None:
-        """Waits until ``position`` has moved, or something else has happened to the stream."""
+        """Waits until ``position`` has moved, or the stream has begun or ended."""
         if self._moved is None:
             self._moved = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._moved)
@@ -187,7 +187,7 @@ class Feed:
             delay_s = min(RETRY_MAX_S, 2 * delay_s)
 
     async def _follow(self, stream: WatchStream) -> bool:
-        """Takes what a stream tells until that replica lags behind what was told already."""
+        """Takes the changes of a stream until its replica lags behind those that were told already."""
         loop = asyncio.get_running_loop()
         try:
             await stream.begin(self._cluster_id())
@@ -206,7 +206,7 @@ class Feed:
             stream.close()
 
     def _take(self, changes: Sequence[Change], upto: int) -> None:
-        """Takes changes, and that everything before ``upto`` was told with them."""
+        """Takes changes, with which everything before ``upto`` was told."""
         position = self.position
         assert position is not None, "a stream has begun"
         events: list[Event] = []
@@ -230,7 +230,7 @@ class Feed:
         self._tell_moved()
 
     def _begin_anew(self, error: HistoryGoneError) -> None:
-        """Changes were lost: whoever follows must be told, and what comes from now on is told again."""
+        """Begins anew after changes were lost: tells all that follow, and goes on with the present changes."""
         log.warning("watch.history_gone", shard=self.shard.id, oldest=error.oldest)
         self._on_gone(error)
         self._ring.clear()

@@ -39,15 +39,15 @@ log = structlog.get_logger()
 
 
 def _nothing(*_: object) -> None:
-    """Nobody wants to know."""
+    """Does nothing: stands for a callback that was not set."""
 
 
 class Feeds:
-    """See the module.
+    """The feeds of all shards that clients watch: see the module.
 
     Attributes:
-        on_events: Told of what has come from a shard; set before the first shard is followed.
-        on_gone: Told of changes that were lost; the same.
+        on_events: Takes the events of a shard; set before the first shard is followed.
+        on_gone: Called when changes were lost; set likewise.
         catching_up: How many clients have a stream of their own.
     """
 
@@ -67,7 +67,7 @@ class Feeds:
 
     @property
     def open_feeds(self) -> list[Feed]:
-        """Those that are followed."""
+        """The feeds that are followed."""
         return list(self._feeds.values())
 
     def numbers(self) -> list[int]:
@@ -82,7 +82,7 @@ class Feeds:
         return sorted({part.shard for part in known.ranges})
 
     def feed(self, number: int) -> Feed:
-        """The feed of a shard that somebody uses."""
+        """The feed of a shard. Requires: the shard is being followed."""
         return self._feeds[number]
 
     def shard_of(self, key: bytes) -> int:
@@ -98,7 +98,7 @@ class Feeds:
 
     @contextlib.asynccontextmanager
     async def using(self, numbers: Iterable[int], timeout_s: float) -> AsyncIterator[dict[int, Feed]]:
-        """Has some shards followed, and waits until they are.
+        """Follows some shards for as long as the block lasts, and waits until their feeds have begun.
 
         Raises:
             NotAppliedError: A shard cannot be reached in time.
@@ -146,7 +146,7 @@ class Feeds:
         self._tasks[number] = asyncio.create_task(feed.run())
 
     def look_at_cluster(self) -> None:
-        """The map was loaded: if it is of another cluster than before, everything begins anew."""
+        """Looks at the map that was just loaded: if it is of another cluster than before, all feeds begin anew."""
         before, self._cluster_id = self._cluster_id, self._directory.cluster_id
         if before in (b"", self._cluster_id):
             return
@@ -168,7 +168,7 @@ class Feeds:
         del self._feeds[number]
 
     async def close(self) -> None:
-        """Ends all of them."""
+        """Ends all feeds."""
         for ending in self._ends.values():
             ending.cancel()
         tasks = list(self._tasks.values())
@@ -182,10 +182,10 @@ class Feeds:
     async def catch_up(
         self, request: doug_pb2.WatchRequest, number: int, timeout_s: float
     ) -> AsyncIterator[WatchStream]:
-        """A stream from where a client stands, of any node that holds it; it ends with the block.
+        """A stream from a client's position on, from any node that holds the changes; it ends with the block.
 
         Raises:
-            HistoryGoneError: No node does.
+            HistoryGoneError: No node holds the changes.
             NotAppliedError: No node answers, or too many clients catch up already.
         """
         shard = self._directory.shards[number]
@@ -241,7 +241,7 @@ class Feeds:
         return dict(zip(wanted, found, strict=True))
 
     async def is_future(self, number: int, position: int, timeout_s: float) -> bool:
-        """Whether a position lies behind everything that was changed so far, by the word of the leader."""
+        """Whether a position lies behind all changes so far, by what the leader says."""
         return position > await self._head(number, timeout_s)
 
     async def _head(self, number: int, timeout_s: float) -> int:

@@ -1,4 +1,4 @@
-"""What is counted of watches: how many there are, what they were sent, and how far behind they are told.
+"""The metrics of watches: how many there are, how much they were sent, and how far behind they are.
 
 Plain numbers that others change, read when Prometheus asks. Must not know who watches what.
 """
@@ -13,19 +13,19 @@ from prometheus_client.registry import Collector
 
 
 class WatchMetrics(Collector):
-    """The watches of one facade.
+    """The metrics of the watches of one facade.
 
     Attributes:
-        open: Watches that are open.
-        events: Changes that were sent, for each watch that they were sent to.
-        resyncs: Watches that ended because changes were lost for them.
+        open: How many watches are open.
+        events: How many changes were sent, counted for each watch.
+        resyncs: How many watches ended because changes were lost for them.
         left_behind: How often a watch was left behind by the others, because its client did not read.
-        catching_up: Tells how many read older changes from nodes by a stream of their own.
-        lags: Tells for each shard that is followed how many entries were applied somewhere and not told here yet.
+        catching_up: Gives how many watches read older changes by a stream of their own.
+        lags: Gives, by shard that is followed, how many entries a node has applied that were not told here yet.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Registers itself; nothing was counted."""
+        """Registers the metrics, all at zero."""
         self.open = 0
         self.events = 0
         self.resyncs = 0

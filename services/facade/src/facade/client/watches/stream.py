@@ -29,7 +29,7 @@ class WatchBrokenError(FacadeError):
     """A stream ended, or could not begin; another one can go on at its position.
 
     Attributes:
-        code: What the node called it; empty if it said nothing.
+        code: The node's code for the reason; empty if it gave none.
     """
 
     def __init__(self, code: str, detail: str) -> None:
@@ -38,7 +38,7 @@ class WatchBrokenError(FacadeError):
 
 
 class HistoryGoneError(FacadeError):
-    """No node holds what follows a position.
+    """No node holds the changes that follow a position.
 
     Attributes:
         oldest: The revision behind which all changes are held.
@@ -52,21 +52,21 @@ class HistoryGoneError(FacadeError):
 
 
 class FuturePositionError(FacadeError):
-    """A position lies behind everything that was changed so far."""
+    """A position lies behind all changes so far."""
 
 
 def behind(revision: int) -> int:
-    """Where a stream goes on that has told a whole revision, and all before it."""
+    """The position of a stream that has told a whole revision, and all before it."""
     return (revision + 1) << _PLACE_BITS
 
 
 def order_of(change: Change) -> int:
-    """Where a change stands."""
+    """The position of a change."""
     return change.revision << _PLACE_BITS | change.place
 
 
 def next_of(change: Change) -> int:
-    """Where a stream goes on behind a change."""
+    """The position behind a change."""
     return behind(change.revision) if change.last else order_of(change) + 1
 
 
@@ -78,7 +78,7 @@ def split(position: int) -> tuple[int, int]:
 
 
 def whole(position: int) -> int:
-    """The last revision of which everything lies before a position."""
+    """The last revision of which all changes lie before a position."""
     return (position >> _PLACE_BITS) - 1
 
 
@@ -92,7 +92,7 @@ class WatchStream:
     """
 
     def __init__(self, shard: Shard, node: Node, request: doug_pb2.WatchRequest) -> None:
-        """Asks for it."""
+        """Opens the stream."""
         self.node = node
         self.position = 0
         self.oldest = 0
@@ -103,8 +103,8 @@ class WatchStream:
         """Reads the first batch, which says from where on it tells.
 
         Raises:
-            WatchBrokenError: The node does not serve it, or is of another shard or cluster.
-            HistoryGoneError: The node does not hold what follows.
+            WatchBrokenError: The node does not serve the watch, or is of another shard or cluster.
+            HistoryGoneError: The node does not hold the changes that follow.
             FuturePositionError: There is no such revision yet.
         """
         first = await self._read()
@@ -117,8 +117,8 @@ class WatchStream:
         """The next changes, maybe none; ``position`` moves behind them.
 
         Raises:
-            WatchBrokenError: It has ended.
-            HistoryGoneError: The node does not hold what follows any more.
+            WatchBrokenError: The stream has ended.
+            HistoryGoneError: The node does not hold the changes that follow any more.
         """
         batch = await self._read()
         try:
@@ -130,7 +130,7 @@ class WatchStream:
         return changes
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the stream."""
         self._call.cancel()
 
     async def _read(self) -> doug_pb2.WatchBatch:
@@ -170,7 +170,7 @@ class WatchStream:
 
 
 def request_from(position: int | None) -> doug_pb2.WatchRequest:
-    """A request for everything that goes on at a position, or for what is applied from now on."""
+    """A request for all changes from a position on, or without one for those from now on."""
     if position is None:
         return doug_pb2.WatchRequest(now=True)
     revision, place = split(position)
@@ -184,8 +184,8 @@ def candidates(shard: Shard, turn: int, failed: Collection[Node] = ()) -> list[N
 
     Args:
         shard: The shard.
-        turn: Where among equals to begin.
-        failed: Those that have failed just now.
+        turn: The number of the equal node with which to begin.
+        failed: The nodes that have failed just now.
     """
     nodes = shard.expected
     if not nodes:

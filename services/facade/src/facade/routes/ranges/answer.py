@@ -24,7 +24,7 @@ class Answer:
 
     Attributes:
         status: The status that was sent.
-        begun: Whether its head was.
+        begun: Whether the head of the answer was sent.
     """
 
     def __init__(self, send: Send, idle_s: float, others: Callable[[], bool]) -> None:
@@ -35,7 +35,7 @@ class Answer:
         self.begun = False
 
     async def whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], content: bytes) -> None:
-        """Sends all of it."""
+        """Sends the whole answer."""
         if not any(name == b"content-length" for name, _ in headers):
             headers = [*headers, (b"content-length", b"%d" % len(content))]
         await self.begin(status, headers)

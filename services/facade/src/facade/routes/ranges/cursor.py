@@ -28,14 +28,14 @@ _BOUND_BYTES_MAX = KEY_BYTES_MAX + 1
 
 
 class CursorError(ValueError):
-    """It is no cursor, or not one of this scan."""
+    """The text is no cursor, or none of this scan."""
 
 
 def scope_of(*parts: bytes) -> int:
-    """What a cursor belongs to, as a number.
+    """The scope of a cursor, as a number: scans of the same scope share cursors.
 
     Args:
-        *parts: Everything that two scans must share to share cursors, in a fixed order.
+        *parts: All that two scans must have in common to share cursors, in a fixed order.
     """
     return xxh3_64_intdigest(b"".join(struct.pack("<I", len(part)) + part for part in parts))
 
@@ -51,7 +51,7 @@ def decode(text: str, scope: int) -> bytes:
     """The bound of a cursor.
 
     Raises:
-        CursorError: It is damaged, of an unknown version, or of another scan.
+        CursorError: The cursor is damaged, of an unknown version, or of another scan.
     """
     try:
         raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), b"-_", validate=True)

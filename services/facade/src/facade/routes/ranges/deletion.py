@@ -26,12 +26,12 @@ SLICE = 2_000
 
 
 class Done(NamedTuple):
-    """How far it went.
+    """How far a deletion has come.
 
     Attributes:
         keys: How many keys were found, and deleted unless they were only counted.
-        bound: The key at which the rest begins; None when nothing is left.
-        revisions: By shard, its revision at the last scan's point in its log.
+        bound: The key at which the rest begins; None if nothing is left.
+        revisions: By shard, the shard's revision at the last scan's point in its log.
     """
 
     keys: int
@@ -51,7 +51,7 @@ class RangeDeletion:
         """Deletes or counts up to the limit, or as much as there is time for.
 
         Raises:
-            ProblemError: It failed before anything was deleted.
+            ProblemError: The deletion failed before any key was deleted.
         """
         ends_s = asyncio.get_running_loop().time() + self._timeout_s
         keys, revisions = 0, dict[int, int]()
@@ -77,7 +77,7 @@ class RangeDeletion:
             query = query.bounded(bound)
 
     async def _read(self, query: ScanQuery, limit: int) -> tuple[list[bytes], bytes | None, dict[int, int]]:
-        """The first keys, where it goes on behind them, and the revisions of the shards."""
+        """The first keys of a range, the bound behind them, and the revisions of the shards."""
         if query.empty:
             return [], None, {}
         keys: list[bytes] = []
@@ -90,7 +90,7 @@ class RangeDeletion:
             return keys, None, scan.revisions
 
     async def _delete(self, keys: list[bytes]) -> tuple[int, ProblemError | None]:
-        """Deletes keys; how many were, and what became of one that was not.
+        """Deletes keys; returns how many were deleted, and the problem of one that was not.
 
         Of several reasons it is the one that says the least: a shard that certainly did nothing does not speak for one
         of which nobody knows.

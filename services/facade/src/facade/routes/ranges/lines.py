@@ -24,7 +24,7 @@ from facade.routes.ranges.entries import line
 from facade.routes.ranges.request import RangeRequest
 
 SLICE = 256
-"""So many records are encoded before others have their turn."""
+"""The number of records that are encoded before the event loop gets to do something else."""
 
 _BEHIND_ALL = b"\xff" * (KEY_BYTES_MAX + 1)
 
@@ -36,7 +36,7 @@ def slices(records: Sequence[ScanRecord], size: int = SLICE) -> Iterator[Sequenc
 
 
 class LineStream:
-    """A stream of lines: what was sent of it, and what is left."""
+    """A stream of lines, which knows what was sent and which rest of the range is left."""
 
     def __init__(self, asked: RangeRequest, answer: Answer) -> None:
         self._asked = asked
@@ -50,17 +50,17 @@ class LineStream:
         self._over = self._complete
 
     def ended(self) -> bool:
-        """Whether nothing more is to be sent but the trailer."""
+        """Whether only the last line is still to be sent."""
         return self._over
 
     def rest(self) -> ScanQuery:
-        """What is left of the range."""
+        """The rest of the range that was not sent."""
         assert self._query is not None
         # One more than is wanted, to know whether there is one.
         return self._query._replace(limit=self._asked.limit and self._asked.limit + 1 - self._sent)
 
     def begun(self, revisions: dict[int, int]) -> None:
-        """A scan of the rest has begun."""
+        """Notes that a scan of the rest has begun, and its revisions."""
         # Also with the same revisions: keys may have expired in between.
         self._changed = self._changed or self._sent > 0
         self._revisions = revisions
@@ -82,7 +82,7 @@ class LineStream:
             self.finish()
 
     def finish(self) -> None:
-        """There is no more in the range."""
+        """Notes that the range has no more keys."""
         self._over = self._complete = True
 
     def trailer(self, error: ProblemError | None) -> bytes:

@@ -26,7 +26,7 @@ DETAILS = {
 
 
 class Patience:
-    """How long a scan that breaks is begun again: some time since it last made progress."""
+    """Decides whether a scan that broke is begun again: for some time since it last made progress."""
 
     def __init__(self, timeout_s: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -36,7 +36,7 @@ class Patience:
         self.ends_s = self._loop.time() + timeout_s
 
     def progress(self) -> None:
-        """It went on."""
+        """Notes that the scan made progress."""
         self._delay_s = BACKOFF_MIN_S
         self.ends_s = self._loop.time() + self._timeout_s
 
@@ -53,7 +53,7 @@ class Patience:
         self._delay_s = min(BACKOFF_MAX_S, 2 * self._delay_s)
 
     def late(self) -> ProblemError:
-        """Why there is no answer in time."""
+        """The error for a scan that gave no answer in time."""
         error = self._broken
         if error is None:
             return ReadTimeoutError("deadline_exceeded", "The range could not be read in time.")
@@ -61,10 +61,10 @@ class Patience:
 
 
 async def again(timeout_s: float, attempt: Callable[[], Awaitable[T]]) -> T:
-    """Has something tried until it does not break, or the time is over.
+    """Calls ``attempt`` until its scan does not break, or the time is over.
 
     Raises:
-        ProblemError: It failed, or there was no time left.
+        ProblemError: The attempt failed, or there was no time left.
     """
     patience = Patience(timeout_s)
     try:

@@ -1,4 +1,4 @@
-"""What a request for a range of keys asks for: ``GET`` and ``DELETE /v1/kv``. Pure functions on bytes.
+"""Reads requests for ranges of keys, ``GET`` and ``DELETE /v1/kv``. Pure functions on bytes.
 
 Invariant: what is not understood is refused, never ignored: an unknown parameter, one that is given twice, a range that
 is described in two ways, a cursor of something else.
@@ -35,12 +35,12 @@ DELETE_PARAMETERS = frozenset((*_RANGE, "dry_run", "all"))
 
 
 class RangeRequest(NamedTuple):
-    """What is asked for.
+    """A request for a range.
 
     Attributes:
         query: The range, gone on with at the cursor; its ``limit`` is 0.
-        limit: How many entries and common prefixes are wanted at most; 0 when nothing was said.
-        scope: What its cursors belong to.
+        limit: How many entries and common prefixes are wanted at most; 0 if the request named no limit.
+        scope: The scope of its cursors.
         dry_run: Whether a deletion only counts.
     """
 
@@ -50,12 +50,12 @@ class RangeRequest(NamedTuple):
     dry_run: bool = False
 
     def cursor(self, bound: bytes | None) -> str | None:
-        """The cursor of what is left behind a bound; None when nothing is."""
+        """The cursor for the rest behind a bound; None if nothing is left."""
         return None if bound is None else cursors.encode(bound, self.scope)
 
 
 def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_max: int) -> RangeRequest:
-    """What a GET asks for.
+    """Reads the range of a GET.
 
     Args:
         query: The query string.
@@ -64,7 +64,7 @@ def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_ma
         limit_max: The greatest limit.
 
     Raises:
-        BadRequestError: It is not understood.
+        BadRequestError: The query makes no sense.
     """
     given = parameters_of(query, GET_PARAMETERS)
     start, end, prefix = bounds_of(given)
@@ -97,10 +97,10 @@ def read_of(query: bytes, consistency: bytes | None, cluster_id: bytes, limit_ma
 
 
 def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
-    """What a DELETE asks for.
+    """Reads the range of a DELETE.
 
     Raises:
-        BadRequestError: It is not understood, or it would delete everything and does not say so.
+        BadRequestError: The query makes no sense, or would delete all keys and does not say so.
     """
     given = parameters_of(query, DELETE_PARAMETERS)
     start, end, _ = bounds_of(given)
@@ -131,7 +131,7 @@ def parameters_of(query: bytes, known: frozenset[str]) -> dict[str, bytes]:
     """The parameters of a query, each of which must be known and be given once.
 
     Raises:
-        BadRequestError: One is not.
+        BadRequestError: A parameter is not known, or given twice.
     """
     found = parse_query(query, frozenset(name.encode() for name in known))
     return {name.decode(): value for name, value in found.items()}
@@ -141,7 +141,7 @@ def bounds_of(given: Mapping[str, bytes]) -> tuple[bytes, bytes | None, bytes]:
     """Start, end and prefix of the range.
 
     Raises:
-        BadRequestError: It is described in two ways, or holds no key.
+        BadRequestError: The range is described in two ways, or can hold no key.
     """
     found = {name: _key(given, name) for name in _BOUNDS}
     prefix, start, end = found["prefix"], found["start"], found["end"]

@@ -49,7 +49,7 @@ Scope = Any
 METHODS = frozenset({"GET", "DELETE"})
 ALLOW = ((b"allow", b"GET, DELETE"),)
 PAGE_BYTES_MAX = 4 << 20
-"""The entries of a page, encoded; or one entry."""
+"""The most bytes of the encoded entries of a page, unless one entry alone has more."""
 
 _JSON = (b"content-type", b"application/json")
 _LINES = (b"content-type", b"application/x-ndjson")
@@ -57,13 +57,13 @@ _VARY = (b"vary", b"accept")
 
 
 class _Page(NamedTuple):
-    """What became of a scan with a limit.
+    """The result of a scan with a limit.
 
     Attributes:
         items: The entries, encoded.
         prefixes: The common prefixes, encoded.
-        bound: The key at which the rest begins; None when nothing is left.
-        scan: What was read; None when nothing had to be.
+        bound: The key at which the rest begins; None if nothing is left.
+        scan: The scan that was read; None if none was needed.
     """
 
     items: Sequence[bytes]
@@ -81,7 +81,7 @@ class RangeApp:
     """The routes of ranges.
 
     Attributes:
-        route: Their template, for the metrics.
+        route: The template of the routes, for the metrics.
     """
 
     route = RANGE_ROUTE
@@ -167,7 +167,7 @@ class RangeApp:
             await answer.whole(200, [_JSON, _VARY, *self._receipt(query, page.scan)], content)
 
     def _receipt(self, query: ScanQuery, scan: Scan | None) -> tuple[tuple[bytes, bytes], ...]:
-        """The headers that say who answered, and what the client knows from now on."""
+        """The headers that name the nodes that answered, and the session token of what the client knows now."""
         seen = () if scan is None else scan.seen
         shown = () if scan is None else scan.receipt
         return (*query.mode.headers, *shown, *session_header(self._router, query.session, seen))
@@ -279,7 +279,7 @@ def _revisions(revisions: dict[int, int]) -> bytes:
 
 
 def _end(asked: RangeRequest, bound: bytes | None, revisions: dict[int, int]) -> bytes:
-    """The rest of an answer, behind what was found."""
+    """The end of an answer, behind the entries that were found."""
     cursor = asked.cursor(bound)
     return b'"next_cursor":%b,"complete":%b,"revisions":%b}' % (
         orjson.dumps(cursor),

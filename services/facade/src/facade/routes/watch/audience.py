@@ -28,29 +28,29 @@ from facade.routes.watch.request import Form, Selection
 PROGRESS_S = 5.0
 COMMENT_S = 15.0
 _SLICE = 500
-"""So many watchers are told of progress before others have their turn."""
+"""The number of watchers that are told of progress before the event loop gets to do something else."""
 
 
 class Watcher(Protocol):
-    """Somebody who watches."""
+    """A client that watches, and has seen all changes so far."""
 
     @property
     def selection(self) -> Selection:
-        """What is wanted."""
+        """The changes that the watcher wants."""
 
     @property
     def form(self) -> Form:
-        """How it is shown."""
+        """The form in which it is shown them."""
 
     def push(self, data: bytes) -> bool:
         """Takes bytes for the client; False if too many wait for it already, these included."""
 
     def left_behind(self, positions: dict[int, int]) -> None:
-        """It is not here any more; so far it was told."""
+        """Tells the watcher that it is not in the audience any more, and the positions up to which it was told."""
 
 
 class _Group:
-    """Those who want the same in the same form."""
+    """The watchers that want the same changes in the same form."""
 
     __slots__ = ("form", "selection", "watchers")
 
@@ -61,12 +61,12 @@ class _Group:
 
 
 class Place(NamedTuple):
-    """Where all who are here stand.
+    """The place in the changes of all shards at which the audience is.
 
     Attributes:
         cluster: The cluster, as ids name it.
         epoch: The epoch of the partition map.
-        positions: By shard, where its feed goes on.
+        positions: By shard, the position at which its feed goes on.
     """
 
     cluster: str
@@ -75,29 +75,29 @@ class Place(NamedTuple):
 
 
 def progress_frame(place: Place, form: Form, *, told: bool = True) -> bytes:
-    """The event that everything up to a place was sent; without its id while nobody could go on behind it."""
+    """The event that all changes up to a place were sent; without its id while no watch could go on behind it."""
     identity = watch_ids.encode(*place).encode() if told else b""
     return frame(b"progress", identity, progress_data(place.positions), form)
 
 
 def progress_data(positions: dict[int, int]) -> bytes:
-    """How far it is, by shard: a revision of which only the first changes were sent is not among what was sent."""
+    """The last revision by shard of which all changes were sent."""
     revisions = {str(shard): str(whole(position)) for shard, position in sorted(positions.items())}
     return orjson.dumps({"revisions": revisions})
 
 
 class Audience:
-    """See the module."""
+    """The watchers that have seen all changes so far: see the module."""
 
     def __init__(
         self, feeds: Callable[[], Iterable[Feed]], place: Callable[[], tuple[str, int]], counts: WatchMetrics
     ) -> None:
-        """Nobody watches yet.
+        """Begins without watchers.
 
         Args:
-            feeds: Gives those that are open.
-            place: The cluster, and the epoch of its map.
-            counts: What is counted.
+            feeds: Gives the open feeds.
+            place: Gives the cluster, and the epoch of its map.
+            counts: The metrics of watches.
         """
         self._feeds = feeds
         self._place = place
@@ -111,18 +111,18 @@ class Audience:
 
     @property
     def size(self) -> int:
-        """How many are here."""
+        """How many watchers are in the audience."""
         return sum(len(group.watchers) for group in self._groups.values())
 
     def place(self) -> Place:
-        """Where all who are here stand."""
+        """The place at which the audience is."""
         positions = {feed.shard.id: feed.position for feed in self._feeds() if feed.position is not None}
         return Place(*self._place(), positions)
 
     # Who is here.
 
     def join(self, watcher: Watcher) -> None:
-        """One who has seen everything up to the present place."""
+        """Adds a watcher. Requires: it has seen all changes up to the present place."""
         selection, form = watcher.selection, watcher.form
         group = self._groups.get((selection, form))
         if group is None:
@@ -162,7 +162,7 @@ class Audience:
             del groups[name]
 
     def wait_for(self, key: bytes, changed: asyncio.Event) -> Callable[[], None]:
-        """Has an event set when a key changes; what it gives ends that."""
+        """Has an event set when a key changes, until the returned function is called."""
         self._waits.setdefault(key, set()).add(changed)
 
         def end() -> None:
@@ -176,7 +176,7 @@ class Audience:
     # What comes.
 
     def publish(self, feed: Feed, events: Sequence[Event]) -> None:
-        """Writes what has come to all who want it."""
+        """Writes new events to all watchers that want them."""
         if self._waits:
             for event in events:
                 for changed in self._waits.get(event.change.key, ()):
@@ -212,7 +212,7 @@ class Audience:
         return found
 
     def _identities(self, feed: Feed, events: Sequence[Event]) -> list[bytes]:
-        """The id behind each of the events, while the other shards stand where they are."""
+        """The id behind each of the events, with the other shards at their present positions."""
         cluster, epoch, positions = self.place()
         parts = {shard: watch_ids.part_of(shard, position) for shard, position in sorted(positions.items())}
         head, mine = watch_ids.head_of(cluster, epoch), feed.shard.id
@@ -230,7 +230,7 @@ class Audience:
                 watcher.left_behind(positions)
 
     def lost(self, shard: int) -> None:
-        """Changes of a shard were lost: all who watch it have to see for themselves what is left."""
+        """Lets all watchers go, because changes of a shard were lost: each has to find out what is left."""
         positions = self.place().positions
         for group in list(self._groups.values()):
             for watcher in list(group.watchers):
@@ -244,7 +244,7 @@ class Audience:
     # Time passes.
 
     async def tell_progress(self, *, comment: bool = False) -> None:
-        """Tells all who are here that everything up to here was sent."""
+        """Tells all watchers that all changes up to the present place were sent."""
         watchers = [watcher for group in self._groups.values() for watcher in group.watchers]
         for first in range(0, len(watchers), _SLICE):
             # Made anew for each slice: it must hold at the moment when it is written.

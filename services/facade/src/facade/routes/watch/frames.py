@@ -33,7 +33,7 @@ def chunk(content: bytes) -> bytes:
 
 
 def data_of(shard: int, change: Change, *, values: bool) -> bytes:
-    """What is said of a change: one line of JSON."""
+    """The line of JSON that tells a change."""
     try:
         shown: dict[str, Any] = {"key": change.key.decode()}
     except UnicodeDecodeError:
@@ -56,7 +56,7 @@ def data_of(shard: int, change: Change, *, values: bool) -> bytes:
 
 
 def shown(event: Event, form: Form) -> bytes:
-    """What is said of an event's change; made once."""
+    """The line of JSON that tells an event's change, which is made once."""
     known = event.shown.get(form.values)
     if known is None:
         known = event.shown[form.values] = data_of(event.shard, event.change, values=form.values)
@@ -78,10 +78,10 @@ def change_frame(event: Event, identity: bytes, form: Form) -> bytes:
 
 
 def progress_frame(identity: bytes, form: Form) -> bytes:
-    """That everything up to here was sent."""
+    """The event that all changes up to here were sent."""
     return frame(b"progress", identity, b'{"id":"%b"}' % identity, form)
 
 
 def resync_frame(shard: int, oldest: int, form: Form) -> bytes:
-    """That changes are gone."""
+    """The event that changes are gone."""
     return frame(b"resync", b"", b'{"shard":%d,"oldest":"%d"}' % (shard, oldest), form)

@@ -25,7 +25,7 @@ ID_CHARS_MAX = 48 << 10
 
 
 class WatchIdError(ValueError):
-    """It is no id of a watch."""
+    """The text is no id of a watch."""
 
 
 class WatchId(NamedTuple):
@@ -48,13 +48,13 @@ def cluster_of(cluster_id: bytes) -> str:
 
 
 def part_of(shard: int, position: int) -> str:
-    """What an id says of one shard."""
+    """The position of one shard in an id."""
     revision, place = split(position)
     return f"{shard}:{revision}.{place}" if place else f"{shard}:{revision}"
 
 
 def head_of(cluster: str, epoch: int) -> str:
-    """What an id begins with."""
+    """The beginning of an id."""
     return f"w1-{cluster}-{epoch}-"
 
 
@@ -68,7 +68,7 @@ def decode(text: str) -> WatchId:
     """The opposite of ``encode``.
 
     Raises:
-        WatchIdError: It is something else.
+        WatchIdError: The text is no id.
     """
     match = _ID.match(text) if len(text) <= ID_CHARS_MAX else None
     if match is None:

@@ -1,4 +1,4 @@
-"""What a request for a watch asks for: ``GET /v1/watch``. Pure functions on bytes.
+"""Reads requests for watches, ``GET /v1/watch``. Pure functions on bytes.
 
 Invariant: what is not understood is refused, never ignored.
 
@@ -25,14 +25,14 @@ ALL_KINDS = frozenset(EVENTS.values())
 
 
 class Selection(NamedTuple):
-    """Which changes are wanted.
+    """The changes that a watch wants.
 
     Attributes:
         start: The first key.
         end: The first key behind it that is not wanted; None for no end.
-        kinds: Which kinds of changes.
+        kinds: The kinds of changes that are wanted.
         key: The only key that is wanted; None if there may be more.
-        prefix: What all wanted keys begin with; None if they are named otherwise.
+        prefix: The prefix of all wanted keys; None if they are named otherwise.
     """
 
     start: bytes = b""
@@ -54,7 +54,7 @@ class Form(NamedTuple):
 
 
 class WatchAsked(NamedTuple):
-    """What is asked for.
+    """A request for a watch.
 
     Attributes:
         selection: Which changes.
@@ -70,7 +70,7 @@ class WatchAsked(NamedTuple):
 
 
 def watch_of(query: bytes, accept: bytes | None, last_event_id: bytes | None) -> WatchAsked:
-    """What a request asks for.
+    """Reads the query and the headers of a request for a watch.
 
     Args:
         query: The query string.
@@ -78,7 +78,7 @@ def watch_of(query: bytes, accept: bytes | None, last_event_id: bytes | None) ->
         last_event_id: The header Last-Event-ID, which goes before ``from``: a browser sends it when it comes again.
 
     Raises:
-        BadRequestError: It is not understood.
+        BadRequestError: The request makes no sense.
     """
     given = parameters_of(query, PARAMETERS)
     form = Form(values=flag_of(given, "values", default=True), lines=wants_lines(accept))

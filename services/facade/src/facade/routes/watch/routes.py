@@ -111,11 +111,11 @@ class WatchApp(RawApp):
         return self._feeds.numbers() if key is None else [self._feeds.shard_of(key)]
 
     async def _positions(self, asked: WatchAsked, origin: WatchId, numbers: Iterable[int]) -> dict[int, int]:
-        """Where a watch goes on that comes with an id.
+        """The positions at which a watch goes on that comes with an id.
 
         Raises:
             BadRequestError: The id is of another cluster, or names what has not happened, or what is gone.
-            NotAppliedError: Nobody can tell in time.
+            NotAppliedError: No leader could tell in time.
         """
         cluster, epoch = self._audience.place()[:2]
         if origin.cluster != cluster:

@@ -88,7 +88,7 @@ class Session:
 
     @property
     def selection(self) -> Selection:
-        """What is wanted."""
+        """The changes that the client wants."""
         return self._asked.selection
 
     @property
@@ -116,7 +116,7 @@ class Session:
         return self._refused or bool(self._exchange.stopping)
 
     def left_behind(self, positions: dict[int, int]) -> None:
-        """It is not with the others any more; so far it was told."""
+        """Takes the positions up to which it was told: it is not in the audience any more."""
         self._here = False
         self.positions = {shard: positions.get(shard, self.positions[shard]) for shard in self._feeds}
         self._exchange.message_event.set()
@@ -142,7 +142,7 @@ class Session:
         await self._request.send(b"")
 
     async def _tell(self) -> None:
-        """Everything that it sends while nothing is wrong."""
+        """Sends the changes, for as long as nothing goes wrong."""
         if not self.form.lines:
             await self._write(RETRY)
         if self._asked.snapshot:
@@ -260,7 +260,7 @@ class Session:
 
         Raises:
             DisconnectedError: The client is gone.
-            _RefusedError: It may not see it any more.
+            _RefusedError: The client has lost the right to see them.
         """
         if self._refused:
             raise _RefusedError

@@ -25,7 +25,7 @@ from raft_node.storage.snapshots.checkpoint import CHECKPOINT, CheckpointFile, l
 MANIFEST = "BACKUP.json"
 FORMAT = 1
 ENCRYPTED_FORMAT = 2
-"""Of backups that dougctl alone can read."""
+"""The format of encrypted backups, which dougctl alone can read."""
 _FILE_NAME = re.compile(r"CHECKPOINT|[0-9]{6,20}\.sst")
 
 
@@ -33,9 +33,9 @@ class ShardCut(NamedTuple):
     """The state of one shard in a backup.
 
     Attributes:
-        shard: Which.
-        last_index: The last log entry that it includes.
-        last_term: That entry's term.
+        shard: The shard's number.
+        last_index: The last log entry that the state includes.
+        last_term: The term of that entry.
         log_time_us: The log time as of that entry, microseconds since the epoch.
         voters: The names of the voters as of that entry.
         files: The file ``CHECKPOINT`` and the tables.
@@ -50,7 +50,7 @@ class ShardCut(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The name of its directory in the backup."""
+        """The name of the shard's directory in the backup."""
         return f"shard-{self.shard}"
 
 
@@ -58,9 +58,9 @@ class Backup(NamedTuple):
     """A whole backup.
 
     Attributes:
-        backup_id: What no other backup is called.
-        cluster_id: Whose it is.
-        shards: All of them.
+        backup_id: The backup's id, which no other backup has.
+        cluster_id: The id of the cluster that was backed up.
+        shards: The states of all shards.
     """
 
     backup_id: str
@@ -73,10 +73,10 @@ class Backup(NamedTuple):
 
 
 def load_backup(fs: FileSystem, path: str) -> Backup:
-    """Reads what a backup consists of, but not its files.
+    """Reads a backup's manifest, but not its files.
 
     Raises:
-        CorruptionError: It is damaged, or was never finished.
+        CorruptionError: The backup is damaged, or was never finished.
         DiskError: A read failed.
     """
     name = f"{path}/{MANIFEST}"
@@ -120,9 +120,9 @@ def check_cut(fs: FileSystem, path: str, cut: ShardCut) -> StateFacts:
     """Reads every byte of a shard's files, wherever they were put, and compares them with the manifest.
 
     Args:
-        fs: Where.
+        fs: The file system.
         path: The directory with the files.
-        cut: What they shall be.
+        cut: The state that the files must hold, by the manifest.
 
     Raises:
         CorruptionError: A file is missing, damaged, or another one.
@@ -144,7 +144,7 @@ def check_cut(fs: FileSystem, path: str, cut: ShardCut) -> StateFacts:
 
 
 def damages(fs: FileSystem, path: str, cut: ShardCut) -> Iterator[str]:
-    """What is wrong with a shard of a backup, down to the single blocks of its tables; nothing when it is whole."""
+    """Yields the damages of a shard's backup, down to single blocks of its tables; none if it is whole."""
     folder = f"{path}/{cut.folder}"
     try:
         check_cut(fs, folder, cut)

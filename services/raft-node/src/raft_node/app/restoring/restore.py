@@ -46,12 +46,12 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class Restored(NamedTuple):
-    """What was made.
+    """The result of a restore.
 
     Attributes:
-        identity: Whose volumes these are now.
-        last_index: Where the log ends: the entry with the new members.
-        already: Whether an earlier run had done it.
+        identity: The identity of the node whose volumes were made.
+        last_index: The last entry of the log, which has the new members.
+        already: Whether an earlier run had made the volumes.
     """
 
     identity: Identity
@@ -73,7 +73,7 @@ def cluster_id_of(backup_id: str, restore_id: str) -> str:
 
 
 def incarnation_of(backup_id: str, restore_id: str, shard: int, name: str) -> int:
-    """The incarnation of a member of it: 63 bits and never 0, as if it had been drawn."""
+    """The incarnation of a member of that cluster: 63 bits and never 0, as if it had been drawn."""
     return xxhash.xxh3_64_intdigest(f"{backup_id}\n{restore_id}\n{shard}\n{name}".encode()) >> 1 | 1
 
 
@@ -83,13 +83,13 @@ def restore(
     """Makes a member's volumes; BLOCKING. Requires: both directories exist and are locked.
 
     Args:
-        fs: Where.
+        fs: The file system.
         source: The shard's directory in the backup; the backup's manifest lies above it.
-        wal_dir: The volume of its log.
+        wal_dir: The volume of the member's log.
         data_dir: The volume of its SSTables.
         node: The member's name.
         members: The names of all members of the new shard, this one included.
-        restore_id: What all members of all shards are given, and no other restore of this backup was.
+        restore_id: The id of this restore: the same for all members of all shards, and of no other restore.
 
     Raises:
         RestoreRefusedError: The volumes are not empty, or the arguments contradict each other. Nothing was changed.
@@ -139,7 +139,7 @@ def _plan(fs: FileSystem, source: str, node: str, members: tuple[str, ...], rest
 
 
 def _prepare(fs: FileSystem, plan: _Plan, wal_dir: str, data_dir: str) -> bool:
-    """Makes sure that nothing is lost by what follows; False when it was all done before."""
+    """Makes sure that the restore overwrites nothing; returns False if an earlier run has done all of it."""
     directories = (wal_dir, data_dir)
     found = {directory: identities.read(fs, directory) for directory in directories}
     for directory in directories:
@@ -175,7 +175,7 @@ def _prepare(fs: FileSystem, plan: _Plan, wal_dir: str, data_dir: str) -> bool:
 
 
 def _content(fs: FileSystem, directory: str) -> list[str]:
-    """What is in a volume, but for what may be in an empty one, a note that was never finished among it."""
+    """The names in a volume that an empty one would not have; a note that was never finished may be in an empty one."""
     return [name for name in fs.list_directory(directory) if name not in _KEPT and name != f"{RESTORING}.tmp"]
 
 

@@ -1,4 +1,4 @@
-"""Who may do what, as a part of the replicated state: a document with a number that grows with each change.
+"""The document of users and rights, a part of the replicated state, with a number that grows with each change.
 
 Shard 0's is the one that counts: it changes by comparing the number. Every other shard holds a copy, so that its nodes
 judge by themselves; a copy only ever becomes a newer one. What the document says is not looked at here: whoever
@@ -15,28 +15,28 @@ from typing import NamedTuple
 from raft_node.errors import CorruptionError
 
 COPY = (1 << 64) - 1
-"""As ``expected``: a copy of what shard 0 holds."""
+"""The value of ``expected`` for a copy of the document that shard 0 holds."""
 
 _STORED = struct.Struct("<Q")
 _VALUE = struct.Struct("<QQ")
 
 
 class Stored(NamedTuple):
-    """The document as this shard holds it; revision 0 and no bytes before it was given any."""
+    """The document of users and rights as this shard holds it; revision 0 and no bytes before there is one."""
 
     revision: int = 0
     document: bytes = b""
 
     def encode(self) -> bytes:
-        """Its bytes, as stored under ``AUTH_KEY``."""
+        """The bytes of the document with its revision, as stored under ``AUTH_KEY``."""
         return _STORED.pack(self.revision) + self.document
 
     @classmethod
     def decode(cls, data: bytes | None) -> Stored:
-        """The opposite of ``encode``; None is nothing.
+        """The opposite of ``encode``; None means that there is no document.
 
         Raises:
-            CorruptionError: It is something else.
+            CorruptionError: The bytes are not what ``encode`` makes.
         """
         if data is None:
             return cls()
@@ -50,17 +50,17 @@ def encode_change(expected: int, revision: int, document: bytes) -> bytes:
 
     Args:
         expected: The revision that the document was made from, or ``COPY``.
-        revision: The document's own.
-        document: Its bytes.
+        revision: The document's own revision.
+        document: The document's bytes.
     """
     return _VALUE.pack(expected, revision) + document
 
 
 def change(stored: Stored, value: bytes) -> Stored | None:
-    """What is stored after a SET_AUTH command; None if it changes nothing.
+    """The document that is stored after a SET_AUTH command; None if the command changes nothing.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The value is not that of a SET_AUTH command.
     """
     if len(value) <= _VALUE.size:
         raise ValueError(f"a change of who may do what, in {len(value)} bytes")

@@ -75,7 +75,7 @@ def keys_to_read(command: Command) -> list[bytes]:
 
 
 def _put(work: Work, operation: bytes) -> tuple[int, int]:
-    """As ``plain.put`` does a put without options: a batch is mostly made of these, thousands of them."""
+    """Carries out a put without options, as ``plain.put`` does: a batch is mostly made of these, of thousands."""
     _, _, key_bytes, type_bytes, _, epoch = commands.HEADER.unpack_from(operation)
     key_end = _HEADER_BYTES + key_bytes
     key = operation[_HEADER_BYTES:key_end]

@@ -41,7 +41,7 @@ def increment(work: Work, command: Command, epoch: int) -> Outcome:
 
 
 def _number(stored: StoredValue) -> int | None:
-    """The number that a value is; None if it is none."""
+    """The number that a value holds; None if it holds none."""
     if stored.content_encoding or not _INTEGER.fullmatch(stored.value):
         return None
     number = int(stored.value)

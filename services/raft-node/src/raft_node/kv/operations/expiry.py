@@ -27,11 +27,11 @@ _COUNT = struct.Struct("<I")
 _LENGTH = struct.Struct("<H")
 
 NOTES_MAX = 512
-"""So many notes are looked after by one entry."""
+"""The most notes that one EXPIRE entry judges."""
 
 
 def encode_expire(notes: Sequence[bytes]) -> bytes:
-    """The value of an EXPIRE command: the notes of what may have expired, as ``keyspace.due_key`` makes them."""
+    """The value of an EXPIRE command: the notes of keys that may have expired, as ``keyspace.due_key`` makes them."""
     return _COUNT.pack(len(notes)) + b"".join([_LENGTH.pack(len(note)) + note for note in notes])
 
 
@@ -39,7 +39,7 @@ def decode_expire(value: bytes) -> list[bytes]:
     """The opposite of ``encode_expire``.
 
     Raises:
-        CommandError: It is something else.
+        CommandError: The value is not that of an EXPIRE command.
     """
     if len(value) < _COUNT.size:
         raise CommandError("notes that are shorter than their count")
@@ -62,12 +62,12 @@ def decode_expire(value: bytes) -> list[bytes]:
 
 
 def keys_to_read(command: Command) -> list[bytes]:
-    """What the notes are about."""
+    """The keys that the notes are about."""
     return [split_due_key(note)[1] for note in decode_expire(command.value)]
 
 
 def expire(work: Work, command: Command) -> Outcome:
-    """Removes what has expired of the noted keys, and the notes; ``revision`` tells how many notes it has looked at."""
+    """Removes the noted keys that have expired, and the notes; ``revision`` tells how many notes it has judged."""
     notes = decode_expire(command.value)
     bytes_end = work.bytes + READ_BYTES_MAX
     for place, note in enumerate(notes):

@@ -35,7 +35,7 @@ def put(work: Work, command: Command, epoch: int) -> Outcome:
 
 
 def delete(work: Work, command: Command, epoch: int) -> Outcome:
-    """Removes a key; one that is not there is fine, unless a condition says otherwise."""
+    """Removes a key; a missing key is fine, unless a condition says otherwise."""
     del epoch
     if command.condition is not None:
         current = work.current(command.key)
@@ -72,7 +72,7 @@ def get(work: Work, command: Command, epoch: int) -> Outcome:
 
 
 def found(stored: StoredValue) -> Outcome:
-    """The outcome of a read that found something."""
+    """The outcome of a read that found a value."""
     details = Details(stored.content_type, stored.value, stored.expires_at_ms, stored.content_encoding)
     return Outcome(Status.OK, stored.revision, details)
 

@@ -29,7 +29,7 @@ _KEYS: dict[int, _Keys] = {
 
 
 def is_known(opcode: int) -> bool:
-    """Whether there is such a command."""
+    """Whether there is a command with this opcode."""
     return opcode in _HANDLERS
 
 
@@ -37,7 +37,7 @@ def keys_to_read(command: Command) -> list[bytes]:
     """The keys of the keyspace that must be fetched before a command is carried out.
 
     Raises:
-        CommandError: It is malformed.
+        CommandError: The command is malformed.
     """
     keys = _KEYS[command.opcode](command)
     if command.token is not None:
@@ -49,7 +49,7 @@ def carry_out(work: Work, command: Command) -> Outcome:
     """Carries a command out, once if it has a token.
 
     Raises:
-        CommandError: It is malformed.
+        CommandError: The command is malformed.
     """
     handler, token = _HANDLERS[command.opcode], command.token
     if token is None:

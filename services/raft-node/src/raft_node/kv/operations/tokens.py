@@ -34,7 +34,7 @@ _RECORD = struct.Struct("<BQQ")
 _LIMITS = struct.Struct("<QQQ")
 _FORMAT = 1
 _SMALL_BYTES = _RECORD.size + 128 + commands.CONTENT_TYPE_BYTES_MAX
-"""No record of a command for one key is larger: it tells a number, its type and a time at most."""
+"""The largest record of a command for one key, which tells at most a number, its type and a time."""
 _MANY = (Opcode.TXN, Opcode.BATCH)
 _FULL = Outcome(Status.TOKENS_FULL, 0)
 # Facades derive the keys of a batch's operations from the key of the batch: a slash, and the place within it.
@@ -47,11 +47,11 @@ _KEPT = frozenset(
 
 
 class TokenRecord(NamedTuple):
-    """What became of a token.
+    """The kept outcome of a command with a token.
 
     Attributes:
-        deadline_us: The log time from which on it is forgotten.
-        fingerprint: That of the request.
+        deadline_us: The log time from which on the token is forgotten.
+        fingerprint: The fingerprint of the request.
         result: The outcome, as a result record with id 0.
     """
 
@@ -60,7 +60,7 @@ class TokenRecord(NamedTuple):
     result: ResultRecord
 
     def encode(self) -> bytes:
-        """Its bytes, as stored."""
+        """The stored bytes of the record."""
         return _RECORD.pack(_FORMAT, self.deadline_us, self.fingerprint) + pipe.encode_result(*self.result)
 
     @classmethod
@@ -68,7 +68,7 @@ class TokenRecord(NamedTuple):
         """The opposite of ``encode``.
 
         Raises:
-            CorruptionError: It is something else.
+            CorruptionError: The bytes are not what ``encode`` makes.
         """
         if len(data) < _RECORD.size or data[0] != _FORMAT:
             raise CorruptionError("state", 0, f"a token of {len(data)} bytes, or of an unknown format")
@@ -86,7 +86,7 @@ def key_of(command: Command, token: Token) -> bytes:
 
 
 def known(work: Work, command: Command, token: Token) -> Outcome | None:
-    """The outcome of a command whose token decides it; None if the command is to be carried out.
+    """The outcome that a command's token has already decided; None if the command is to be carried out.
 
     Requires: the slot of the command's key is owned.
     """
@@ -108,7 +108,7 @@ def known(work: Work, command: Command, token: Token) -> Outcome | None:
 
 
 def keep(work: Work, command: Command, token: Token, outcome: Outcome) -> bool:
-    """Keeps what became of a command that was carried out, if it is to be kept; False if there is no room for it."""
+    """Keeps the outcome of a command that was carried out, if it must be kept; returns False if there is no room."""
     if outcome.status not in _KEPT:
         return True
     key = key_of(command, token)
@@ -128,7 +128,7 @@ def keep(work: Work, command: Command, token: Token, outcome: Outcome) -> bool:
 
 
 def carry_out_once(work: Work, command: Command, handler: Callable[[Work, Command], Outcome]) -> Outcome:
-    """Carries out a command that has a token, unless that decides it.
+    """Carries out a command that has a token, unless the token has already decided it.
 
     Requires: the command is for one key, or stands alone in its entry, so that its effects can be undone.
     """
@@ -146,7 +146,7 @@ def carry_out_once(work: Work, command: Command, handler: Callable[[Work, Comman
 
 
 def size_of(key: bytes, record: bytes) -> int:
-    """What a token counts for: the bytes of its key and its record."""
+    """The bytes for which a token counts: those of its key and its record."""
     return len(key) + len(record)
 
 
@@ -158,7 +158,7 @@ def replayed(record: TokenRecord) -> Outcome:
 
 
 def encode_limits(limits: Limits) -> bytes:
-    """The value of a SET_LIMITS command, and what is stored under ``LIMITS_KEY``."""
+    """The value of a SET_LIMITS command, which is also what is stored under ``LIMITS_KEY``."""
     return _LIMITS.pack(*limits)
 
 
@@ -166,7 +166,7 @@ def decode_limits(data: bytes) -> Limits:
     """The opposite of ``encode_limits``.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The bytes are not what ``encode_limits`` makes.
     """
     if len(data) != _LIMITS.size:
         raise ValueError(f"limits in {len(data)} bytes")

@@ -25,7 +25,7 @@ from raft_node.kv.operations import singles
 from raft_node.kv.operations.work import WRONG_SHARD, Details, Mark, Outcome, TooMuchReadError, Work
 
 _GOES_ON = (Status.OK, Status.NOT_FOUND)
-"""After these a transaction goes on; every other outcome of an operation undoes it."""
+"""The outcomes of operations after which a transaction goes on; every other one undoes it."""
 
 
 def transact(work: Work, command: Command) -> Outcome:

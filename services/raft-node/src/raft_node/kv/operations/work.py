@@ -24,15 +24,15 @@ from raft_node.kv.visibility import find_visible
 NEVER_US = 1 << 63
 """Later than any deadline."""
 READ_BYTES_MAX = 16 << 20
-"""What one transaction or one batch may read and store; one that would do more is refused and changes nothing."""
+"""The bytes that one transaction or batch may read and store; one that would do more is refused, unapplied."""
 _UNBOUNDED = 1 << 63
 
 
 class NotFetchedError(Exception):
-    """A command reads what was not fetched; it is to be undone, and carried out anew with that."""
+    """A command reads a key that was not fetched; it is undone, and carried out anew with that key."""
 
     def __init__(self, key: bytes) -> None:
-        """``key`` is what it reads."""
+        """Takes the key that the command reads."""
         super().__init__()
         self.key = key
 
@@ -42,7 +42,7 @@ class TooMuchReadError(Exception):
 
 
 class Details(NamedTuple):
-    """What an outcome says beside its status and revision; see ``doug_wire.pipe.ResultRecord``."""
+    """The parts of an outcome beside its status and revision; see ``doug_wire.pipe.ResultRecord``."""
 
     content_type: bytes = b""
     value: bytes = b""
@@ -52,12 +52,12 @@ class Details(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What applying one entry did.
+    """The outcome of applying one entry.
 
     Attributes:
         status: A ``doug_wire.pipe.Status``.
-        revision: The revision that it was given; see ``Status`` for what it is otherwise.
-        details: What there is to say beside; None for nothing.
+        revision: The revision that the entry was given; ``Status`` says what it means for other statuses.
+        details: The other parts of the outcome; None if there are none.
     """
 
     status: int
@@ -96,14 +96,14 @@ class Work:
         clock_us: The log time as of the entry that is applied.
         revision: The last revision given out.
         tokens: How many tokens are kept.
-        token_bytes: How many bytes they take.
-        limits: How many of both may be.
+        token_bytes: How many bytes the tokens take.
+        limits: How many tokens and bytes of tokens may be kept.
         ownership: The slots of the shard.
-        effects: What is to be written, in order; None for a removal.
-        removals: Which of them remove users' values, and as which changes.
-        next_due_us: No key that was written here expires before this.
+        effects: The keys and values to be written, in order; None for a removal.
+        removals: The effects that remove users' values, with the changes that they are.
+        next_due_us: No key that was written here expires before this log time.
         steps: How many values were read and stored.
-        bytes: How many bytes they had.
+        bytes: How many bytes these values had.
     """
 
     __slots__ = (
@@ -128,7 +128,7 @@ class Work:
     )
 
     def __init__(self, ownership: Ownership, limits: Limits, revision: int, tokens: int, token_bytes: int = 0) -> None:
-        """Begins with the state as it is."""
+        """Begins with the present state of the shard."""
         self.clock_us = 0
         self.revision = revision
         self.tokens, self.token_bytes = tokens, token_bytes
@@ -159,10 +159,10 @@ class Work:
         self._fetched = fetched
 
     def read(self, key: bytes) -> bytes | None:
-        """What is stored under a key of the keyspace.
+        """The stored bytes of a key of the keyspace; None if there are none.
 
         Raises:
-            NotFetchedError: It was not fetched.
+            NotFetchedError: The key was not fetched.
         """
         if self._seen < len(self.effects):
             self._see()
@@ -178,17 +178,17 @@ class Work:
         return data
 
     def count(self, size: int) -> None:
-        """Counts bytes that a command reads or stores. What cannot be seen does not count: compactions remove it.
+        """Counts bytes that a command reads or stores; values that cannot be seen do not count, since merges drop them.
 
         Raises:
-            TooMuchReadError: This is more than a transaction or a batch may read.
+            TooMuchReadError: Together these are more bytes than a transaction or a batch may read.
         """
         self.bytes += size
         if self.bytes > self._bytes_end:
             raise TooMuchReadError
 
     def _see(self) -> None:
-        """Takes in the effects that were not looked at yet."""
+        """Takes the newest effects into account in reads."""
         effects, seen = self.effects, self._seen
         if seen < self._marked:
             self._overlay.update(effects[seen : self._marked])
@@ -211,7 +211,7 @@ class Work:
         self.effects.append((key, value))
 
     def remove(self, key: bytes, kind: int) -> int:
-        """Removes a user's value as a change of this kind, and gives the revision that this has."""
+        """Removes a user's value as a change of this kind; returns the revision of the change."""
         revision = self.next_revision()
         self.removals.append(Removal(len(self.effects), revision, kind))
         self.effects.append((user_key(key), None))
@@ -227,12 +227,12 @@ class Work:
             self.note_due(stored.expires_us, user_key(key))
 
     def note_due(self, deadline_us: int, key: bytes) -> None:
-        """Notes that a key of the keyspace may expire then."""
+        """Notes that a key of the keyspace may expire at ``deadline_us``."""
         self.effects.append((due_key(deadline_us, key), b""))
         self.next_due_us = min(self.next_due_us, deadline_us)
 
     def forget_due(self, stored: StoredValue | None, key: bytes) -> None:
-        """Takes the note of a user's value back, which is about to be replaced; others are left to ``expiry``."""
+        """Removes the note of a user's value that is about to be replaced; other notes are left to ``expiry``."""
         if stored is not None and stored.expires_us:
             self.effects.append((due_key(stored.expires_us, user_key(key)), None))
 
@@ -243,7 +243,7 @@ class Work:
         return self.revision
 
     def expiry(self, ttl: int, current: StoredValue | None) -> int:
-        """When a key expires that is written with a time to live; 0 for never."""
+        """The log time at which a key expires that is written with a time to live; 0 for never."""
         if ttl == KEEP:
             return 0 if current is None else current.expires_us
         return self.clock_us + ttl * 1000 if ttl else 0
@@ -251,14 +251,14 @@ class Work:
     # Transactions.
 
     def begin_transaction(self) -> Mark:
-        """From here on all changes have one revision."""
+        """Gives all changes one revision from here on."""
         mark = self.mark()
         self.revision += 1
         self._one_revision = True
         return mark
 
     def end_transaction(self, mark: Mark) -> None:
-        """Ends what ``begin_transaction`` began; if nothing was changed, no revision was given out."""
+        """Ends the transaction; if it changed nothing, no revision was given out."""
         self._one_revision = False
         self.end_bound()
         if len(self.effects) == mark.effects:
@@ -278,7 +278,7 @@ class Work:
         self._bytes_end = _UNBOUNDED
 
     def undo(self, mark: Mark) -> None:
-        """Goes back to the last mark, at the cost of what was done since; the bound on bytes ends."""
+        """Undoes all that was done since the last mark, at that cost; ends the bound on bytes."""
         assert mark.effects == self._marked, "not the last mark"
         self.end_bound()
         del self.effects[mark.effects :]
@@ -290,7 +290,7 @@ class Work:
         self._seen = min(self._seen, mark.effects)
 
     def undo_all(self, before: Mark) -> None:
-        """Goes back to a point before the last mark, at the cost of all that was done by all entries."""
+        """Undoes all that was done since a point before the last mark, at the cost of the work of all entries."""
         self._marked = before.effects
         self.undo(before)
         self._overlay = {}
@@ -298,7 +298,7 @@ class Work:
 
 
 def failed(condition: Condition | None, current: StoredValue | None) -> Outcome | None:
-    """The outcome of a command whose condition does not hold; None if it does."""
+    """The outcome of a command whose condition does not hold; None if the condition holds."""
     if condition is None:
         return None
     revision = 0 if current is None else current.revision
@@ -313,5 +313,5 @@ def failed(condition: Condition | None, current: StoredValue | None) -> Outcome 
 
 
 def reads_value(command: Command) -> bool:
-    """Whether a put or a delete must know what is there."""
+    """Whether a put or a delete must know the present value of its key."""
     return command.condition is not None or command.ttl == KEEP

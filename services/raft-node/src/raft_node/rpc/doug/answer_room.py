@@ -28,16 +28,16 @@ WAITING_BYTES_MAX = 8 << 20
 _MANY = (Opcode.TXN, Opcode.BATCH)
 _RESULT_BYTES = pipe.RESULT.size
 _OTHER_BYTES = 512
-"""A number or a time, with a content type."""
+"""The room for the answer to an operation that gives a number or a time, with a content type."""
 
 
 def answers_much(command: Command) -> bool:
-    """Whether room for the answer of a command is to be reserved."""
+    """Whether the answer to a command may be large, so that room for it must be reserved."""
     return command.opcode in _MANY
 
 
 def answer_bytes(command: Command) -> int:
-    """What the answer to a transaction or a batch takes at most. Requires: it is valid."""
+    """The most bytes that the answer to a transaction or a batch may take. Requires: the command is valid."""
     if command.opcode == Opcode.BATCH:
         return _size(decode_batch(command.value))
     txn = decode_txn(command.value)
@@ -54,7 +54,7 @@ def _size(operations: tuple[bytes, ...]) -> int:
 
 
 class _Reserved:
-    """Gives the room of one answer back when that is there."""
+    """A sink that gives the room of one answer back once the answer has come."""
 
     def __init__(self, room: AnswerRoom, sink: Sink, size: int) -> None:
         self._room = room
@@ -73,15 +73,15 @@ class AnswerRoom:
     """The room of one stream.
 
     Attributes:
-        reserved: The bytes of answers that may come.
+        reserved: The bytes that are reserved for answers that may come.
     """
 
     def __init__(self, submit: Callable[[list[Submission]], None], unsent: Callable[[], int]) -> None:
         """Nothing is reserved yet.
 
         Args:
-            submit: Proposes what has waited.
-            unsent: How many bytes of answers wait to be sent.
+            submit: Proposes writes that have waited.
+            unsent: Tells how many bytes of answers wait to be sent.
         """
         self.reserved = 0
         self._submit = submit
@@ -91,7 +91,7 @@ class AnswerRoom:
         self._goes_on = False
 
     def take(self, submission: Submission, command: Command) -> Submission | None:
-        """Takes a write: gives it as it is to be proposed, or None if it has to wait, or was refused."""
+        """Takes a write; returns it in the form to be proposed, or None if it has to wait or was refused."""
         size = answer_bytes(command)
         if not self._waiting and self._fits(size):
             return self._reserve(submission, size)
@@ -104,7 +104,7 @@ class AnswerRoom:
         return None
 
     def go_on(self) -> None:
-        """Proposes what finds room now; to be called when answers were sent."""
+        """Proposes the waiting writes for whose answers there is room now; called when answers were sent."""
         if not self._waiting or self._goes_on:
             return
         # Whoever refuses what is proposed does so at once, which comes back here.
@@ -121,7 +121,7 @@ class AnswerRoom:
             self._goes_on = False
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Forgets the writes that wait: they are never proposed."""
         self._waiting.clear()
         self._waiting_bytes = 0
 

@@ -32,10 +32,10 @@ from doug_wire.validity import validate
 from raft_node.rpc.doug import operations
 
 SLICE = 200
-"""So many operations are understood, or answered, in one turn of the event loop."""
+"""The number of operations that are decoded, or answered, in one turn of the event loop."""
 PART = BATCH_COSTLY_MAX
 _ANSWER_BYTES_MAX = 4 * RESULT_BYTES_MAX
-"""What the answer to one call may take: it must fit one message."""
+"""The most bytes of the answer to one call, which must fit one message."""
 
 Submit = Callable[[Command], Awaitable[ResultRecord]]
 
@@ -44,7 +44,7 @@ async def understand(request: pb.ExecuteBatchRequest) -> list[Command]:
     """The batches that a call asks for, each for an entry of its own.
 
     Raises:
-        CommandError: It makes no sense.
+        CommandError: An operation makes no sense.
     """
     count = len(request.operations)
     if not 0 < count <= BATCH_OPERATIONS_MAX:
@@ -69,10 +69,10 @@ async def understand(request: pb.ExecuteBatchRequest) -> list[Command]:
 
 
 async def carry_out(parts: Sequence[Command], submit: Submit) -> list[pb.OperationResult] | ResultRecord:
-    """Carries batches out, one behind the other; the results of all operations, or why there are none.
+    """Carries batches out, one behind the other; returns the results of all operations, or one result that refuses all.
 
     Args:
-        parts: See ``understand``.
+        parts: The batches, as ``understand`` returns them.
         submit: Has a command decided.
     """
     answers: list[pb.OperationResult] = []

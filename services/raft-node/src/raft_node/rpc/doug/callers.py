@@ -1,4 +1,4 @@
-"""Who may call Doug and Admin where clients have to say who they are: facades, and the cluster's own nodes.
+"""The callers of Doug and Admin where clients have to say who they are: facades and the cluster's nodes alone.
 
 A facade has judged a request before it sends it on; anybody else would go past that. A caller is told by the names in
 its certificate, which the authority has signed. Invariants: whoever cannot be told is refused, also on a connection
@@ -55,14 +55,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Callers:
-    """Lets those in whose certificate has one of some names."""
+    """Admits callers whose certificates have the names of facades or nodes."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        """The names are those of facades and nodes."""
+        """Takes the names of facades and nodes."""
         self._names = frozenset(name.lower() for name in names)
 
     async def admit(self, context: Context, service: str, method: str) -> None:
-        """Refuses a call of somebody else, or of what has no rule: it is aborted, and gRPC raises out of it."""
+        """Aborts a call of any other caller, or of a method without a rule; gRPC's exception leaves this function."""
         if method not in RULES.get(service, {}):
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,

@@ -25,23 +25,23 @@ from doug_wire.payload import (
 from doug_wire.pipe import ResultRecord
 
 ANYONE = ""
-"""The identity of clients, as long as nobody has to say who they are."""
+"""The identity of all clients while they need not say who they are."""
 
 
 def get_command(request: pb.OperationGet) -> Command:
-    """A read within a transaction or a batch.
+    """The command for a read within a transaction or a batch.
 
     Raises:
-        CommandError: It makes no sense.
+        CommandError: The request makes no sense.
     """
     return _sized(Command(Opcode.GET, request.key, b"", b"", request.epoch))
 
 
 def put_command(request: pb.PutRequest) -> Command:
-    """A put.
+    """The command for a put.
 
     Raises:
-        CommandError: It makes no sense.
+        CommandError: The request makes no sense.
     """
     if request.keep_expiry and request.ttl_ms:
         raise CommandError("ttl_ms and keep_expiry are two expiries")
@@ -58,19 +58,19 @@ def put_command(request: pb.PutRequest) -> Command:
 
 
 def delete_command(request: pb.DeleteRequest) -> Command:
-    """A delete.
+    """The command for a delete.
 
     Raises:
-        CommandError: It makes no sense.
+        CommandError: The request makes no sense.
     """
     return _with_options(Command(Opcode.DELETE, request.key, b"", b"", request.epoch), request.options)
 
 
 def increment_command(request: pb.IncrementRequest) -> Command:
-    """An increment.
+    """The command for an increment.
 
     Raises:
-        CommandError: It makes no sense.
+        CommandError: The request makes no sense.
     """
     value = encode_increment(request.by if request.HasField("by") else 1, request.initial)
     wanted = Command(Opcode.INCREMENT, request.key, b"", value, request.epoch, ttl=_ttl(request.ttl_ms))
@@ -78,20 +78,20 @@ def increment_command(request: pb.IncrementRequest) -> Command:
 
 
 def touch_command(request: pb.TouchRequest) -> Command:
-    """A touch.
+    """The command for a touch.
 
     Raises:
-        CommandError: It makes no sense.
+        CommandError: The request makes no sense.
     """
     wanted = Command(Opcode.TOUCH, request.key, b"", b"", request.epoch, ttl=_ttl(request.ttl_ms))
     return _with_options(wanted, request.options)
 
 
 def txn_command(request: pb.TxnRequest) -> Command:
-    """A transaction; the first key that it names says where it belongs.
+    """The command for a transaction; its key is the first key that the request names.
 
     Raises:
-        CommandError: It makes no sense.
+        CommandError: The request makes no sense.
     """
     _check_count("compares", len(request.compare), TXN_OPERATIONS_MAX)
     compares = tuple(_compare(each) for each in request.compare)
@@ -105,7 +105,7 @@ def txn_command(request: pb.TxnRequest) -> Command:
 
 
 def result_message(result: ResultRecord) -> pb.OperationResult:
-    """What became of one operation."""
+    """The message that tells the result of one operation."""
     return pb.OperationResult(
         status=result.status,  # type: ignore[arg-type]  # The enumeration has the numbers of doug_wire.pipe.Status.
         revision=result.revision,
@@ -118,10 +118,10 @@ def result_message(result: ResultRecord) -> pb.OperationResult:
 
 
 def token_id(key: str) -> bytes:
-    """What a shard knows an idempotency key by.
+    """The bytes by which a shard knows an idempotency key.
 
     Raises:
-        CommandError: It makes no sense.
+        CommandError: The request makes no sense.
     """
     _check_key(key)
     return commands.token_id(ANYONE, key)
@@ -134,7 +134,7 @@ def _ttl(ttl_ms: int) -> int:
 
 
 def _sized(wanted: Command) -> Command:
-    """Refuses what cannot even be encoded; everything else is left to ``doug_wire.validity``."""
+    """Refuses a command that cannot even be encoded; the other rules are those of ``doug_wire.validity``."""
     _check_size("key", wanted.key, commands.KEY_BYTES_MAX)
     _check_size("content type", wanted.content_type, commands.CONTENT_TYPE_BYTES_MAX)
     _check_size("content encoding", wanted.content_encoding, commands.CONTENT_ENCODING_BYTES_MAX)
@@ -178,10 +178,10 @@ def _operations(operations: Sequence[pb.Operation], count_max: int) -> list[Comm
 
 
 def operation(place: int, asked: pb.Operation) -> Command:
-    """One operation of a transaction or a batch.
+    """The command for one operation of a transaction or a batch.
 
     Raises:
-        CommandError: It makes no sense.
+        CommandError: The request makes no sense.
     """
     match asked.WhichOneof("kind"):
         case "get":

@@ -38,29 +38,29 @@ from raft_node.storage.engine import BlockNeeded
 
 _RESULT_BYTES_WAITING_MAX = 16 << 20
 _HOP_READS_MAX = 256
-"""So many reads go on together, that the event loop does not answer too many at once."""
+"""The number of reads that go to a thread together, so that the event loop does not answer too many at once."""
 
 _Waiting = tuple[ReadRecord, BlockNeeded, float]
-"""A read, what it needs, and the stamp of the proof that there was when it was looked up."""
+"""A read, the block that it needs, and the stamp of the newest proof when it was looked up."""
 
 
 class RecordObserver(Protocol):
-    """Who is told of every record of a stream, on the event loop."""
+    """Is told of every record of a stream, on the event loop."""
 
     def arrived(self, batch: pb.Batch) -> None:
-        """A batch came in; nothing of it was looked at."""
+        """Takes a batch that has come in, before any record of it was read."""
 
     def submitted(self, submissions: list[Submission]) -> list[Submission]:
-        """Writes are about to be proposed, in the form that is given back."""
+        """Takes writes that are about to be proposed; returns them in the form to be proposed."""
 
     def confirmed(self, records: list[ReadRecord]) -> None:
-        """It is known whether these reads may be served here; they are looked up now, or refused."""
+        """Takes reads that are about to be looked up, or refused: it is known now whether they may be served here."""
 
     def answered(self, record_id: int, status: int) -> None:
-        """A record has its answer."""
+        """Takes the answer to a record."""
 
     def ended(self) -> None:
-        """The stream has ended; nobody hears an answer any more."""
+        """Takes the end of the stream: no answer is heard any more."""
 
 
 class PipeSession:
@@ -68,7 +68,7 @@ class PipeSession:
 
     def __init__(
         self,
-        shard: Replica,
+        replica: Replica,
         context: grpc.aio.ServicerContext[Any, Any],
         metrics: Metrics,
         observer: RecordObserver | None = None,
@@ -76,13 +76,13 @@ class PipeSession:
         """Builds it; ``run`` serves until the stream ends.
 
         Args:
-            shard: The replica.
+            replica: The replica that serves the stream.
             context: The stream.
-            metrics: Where messages are counted.
-            observer: Who is told of each record; mostly nobody, which costs nothing.
+            metrics: The metrics in which messages are counted.
+            observer: Is told of each record; None, as mostly, costs nothing.
         """
         self._observer = observer
-        self._shard = shard
+        self._replica = replica
         self._context = context
         self._results: deque[bytes] = deque()
         self._result_bytes = 0
@@ -93,7 +93,7 @@ class PipeSession:
         self._drained.set()
         self._loads: set[asyncio.Task[None]] = set()
         self._room = AnswerRoom(self._submit, lambda: self._result_bytes)
-        self._timings = StreamTimings(shard.driver.times)
+        self._timings = StreamTimings(replica.driver.times)
         self._received = metrics.received("Doug", "Pipe")
         self._sent = metrics.sent("Doug", "Pipe")
 
@@ -121,7 +121,7 @@ class PipeSession:
             await asyncio.gather(writer, *self._loads, return_exceptions=True)
 
     def tell_leader(self) -> None:
-        """Sends a message even if there is no result to carry: a node that was deposed says who leads now."""
+        """Sends a message even without a result, so that a node that was deposed says who leads now."""
         self._filled.set()
 
     def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
@@ -143,13 +143,13 @@ class PipeSession:
             records = self._take_reads(batch)
             if not records:
                 return
-            if self._shard.takes_requests or batch.forward:
-                self._shard.driver.read(lambda confirmed: self._serve(records, confirmed), forward=batch.forward)
+            if self._replica.takes_requests or batch.forward:
+                self._replica.driver.read(lambda confirmed: self._serve(records, confirmed), forward=batch.forward)
             else:
                 self._serve(records, confirmed=False)
         elif batch.kind == pb.BATCH_KIND_READ_LOCAL:
             records = self._take_reads(batch)
-            if self._shard.serves_local_reads:
+            if self._replica.serves_local_reads:
                 self._serve(records, confirmed=True, linearizable=False)
             else:
                 for record in records:
@@ -160,12 +160,12 @@ class PipeSession:
             raise PipeError(f"unknown kind of batch {batch.kind}")
 
     def _take_fresh_reads(self, batch: pb.Batch) -> None:
-        """Answers reads that say what they must see, each as soon as that is applied and proven here."""
+        """Answers session and bounded reads, each as soon as what it must see is applied, or proven, here."""
         ready = []
         for record in self._take_reads(batch):
-            if not self._shard.serves_local_reads:
+            if not self._replica.serves_local_reads:
                 self.resolve(record.id, Status.UNAVAILABLE, 0)
-            elif self._shard.freshness.serves(record.min_index, record.bound_ms / 1000):
+            elif self._replica.freshness.serves(record.min_index, record.bound_ms / 1000):
                 ready.append(record)
             else:
                 self._wait_for(record)
@@ -174,15 +174,15 @@ class PipeSession:
 
     def _wait_for(self, record: ReadRecord) -> None:
         def settle(fresh: bool) -> None:
-            if fresh and self._shard.serves_local_reads:
+            if fresh and self._replica.serves_local_reads:
                 self._serve([record], confirmed=True, linearizable=False)
             else:
                 self.resolve(record.id, Status.NOT_FRESH, 0)
 
-        self._shard.freshness.wait(record.min_index, record.bound_ms / 1000, settle)
+        self._replica.freshness.wait(record.min_index, record.bound_ms / 1000, settle)
 
     def _take_writes(self, batch: pb.Batch) -> None:
-        machine = self._shard.driver.machine
+        machine = self._replica.driver.machine
         submissions: list[Submission] = []
         for record in pipe.decode_writes(batch.records):
             try:
@@ -194,7 +194,7 @@ class PipeSession:
                 self.resolve(record.id, Status.INVALID, 0)
             elif not machine.created:
                 self.resolve(record.id, Status.NOT_LEADER, 0)
-            elif batch.shard != self._shard.number or not machine.owns(slot_of(command.key), command.epoch):
+            elif batch.shard != self._replica.number or not machine.owns(slot_of(command.key), command.epoch):
                 self.resolve(record.id, Status.WRONG_SHARD, 0)
             else:
                 submission = Submission(self, record.id, record.crc, record.command)
@@ -207,11 +207,11 @@ class PipeSession:
     def _submit(self, submissions: list[Submission]) -> None:
         if self._observer is not None:
             submissions = self._observer.submitted(submissions)
-        self._shard.driver.submit(submissions)
+        self._replica.driver.submit(submissions)
 
     def _take_reads(self, batch: pb.Batch) -> list[ReadRecord]:
         records = list(pipe.decode_reads(batch.records))
-        if batch.shard == self._shard.number:
+        if batch.shard == self._replica.number:
             return records
         for record in records:
             self.resolve(record.id, Status.WRONG_SHARD, 0)
@@ -222,7 +222,7 @@ class PipeSession:
             return
         if self._observer is not None:
             self._observer.confirmed(records)
-        if not confirmed or not self._shard.driver.machine.created:
+        if not confirmed or not self._replica.driver.machine.created:
             status = Status.UNAVAILABLE if confirmed else Status.NOT_LEADER
             for record in records:
                 self.resolve(record.id, status, 0)
@@ -239,15 +239,15 @@ class PipeSession:
             task.add_done_callback(self._loads.discard)
 
     def _answer_now(self, records: deque[ReadRecord], linearizable: bool) -> deque[_Waiting]:
-        """Takes reads and answers them from memory, until too many answers wait; gives those that need the disk."""
+        """Answers reads from memory until too many answers wait; returns those that need the disk."""
         waiting = []
         while records and self._drained.is_set():
             record = records.popleft()
             found = self._look_up(record)
-            proven_s = inf if linearizable else self._shard.freshness.proven_s
+            proven_s = inf if linearizable else self._replica.freshness.proven_s
             if isinstance(found, BlockNeeded):
                 waiting.append((record, found, proven_s))
-            elif linearizable and has_run_out(self._shard, found):
+            elif linearizable and has_run_out(self._replica, found):
                 self._answer_by_clock(record)
             else:
                 self._proven_s = min(self._proven_s, proven_s)
@@ -257,7 +257,7 @@ class PipeSession:
         return deque(waiting)
 
     def _answer_by_clock(self, record: ReadRecord) -> None:
-        """Answers a read of what has expired by this node's clock once the log says so, too."""
+        """Answers a read of a value that has expired by this node's clock, once it has by the log's clock, too."""
 
         def moved(done: bool) -> None:
             if done:
@@ -265,7 +265,7 @@ class PipeSession:
             else:
                 self.resolve(record.id, Status.NOT_LEADER, 0)
 
-        self._shard.driver.move_clock(moved)
+        self._replica.driver.move_clock(moved)
 
     async def _answer_later(self, records: deque[ReadRecord], waiting: deque[_Waiting], linearizable: bool) -> None:
         """Answers reads that need the disk, and those that came while too many answers waited."""
@@ -280,10 +280,10 @@ class PipeSession:
                 await self._answer_first(waiting, linearizable)
 
     async def _answer_first(self, waiting: deque[_Waiting], linearizable: bool) -> None:
-        """Goes on with the first of some reads; those that need yet another block are put behind the others."""
+        """Loads blocks for the first reads and answers them; puts those that need another block behind the others."""
         needed = [block for _, block, _ in islice(waiting, _HOP_READS_MAX)]
         started_s = perf_counter()
-        for found in await self._shard.reader.load_first(needed):
+        for found in await self._replica.reader.load_first(needed):
             record, _, proven_s = waiting.popleft()
             if isinstance(found, BlockNeeded):
                 waiting.append((record, found, proven_s))
@@ -292,7 +292,7 @@ class PipeSession:
             self._proven_s = min(self._proven_s, proven_s)
             if isinstance(found, UnavailableError):
                 self._answer(record, Status.UNAVAILABLE)
-            elif linearizable and has_run_out(self._shard, found):
+            elif linearizable and has_run_out(self._replica, found):
                 self._answer_by_clock(record)
             else:
                 self._answer(record, found)
@@ -300,7 +300,7 @@ class PipeSession:
 
     def _look_up(self, record: ReadRecord) -> StoredValue | BlockNeeded | Status:
         # Looked up after the quorum has confirmed, so it is at least as new as what was confirmed.
-        driver, reader = self._shard.driver, self._shard.reader
+        driver, reader = self._replica.driver, self._replica.reader
         if not driver.machine.owns(slot_of(record.key), record.epoch):
             return Status.WRONG_SHARD
         if record.min_index > driver.applied_index:
@@ -358,13 +358,13 @@ class PipeSession:
             size += len(results[0])
             taken.append(results.popleft())
         self._result_bytes -= size
-        receipt = self._shard.receipt() if self._proven_s == inf else self._shard.receipt(self._proven_s)
+        receipt = self._replica.receipt() if self._proven_s == inf else self._replica.receipt(self._proven_s)
         if not results:
             self._filled.clear()
             self._proven_s = inf
         message = pb.BatchResult(results=b"".join(taken), receipt=receipt)
-        if not self._shard.is_leader:
-            message.leader_id, message.leader_address = self._shard.leader()
+        if not self._replica.is_leader:
+            message.leader_id, message.leader_address = self._replica.leader()
         if self._timings.wanted:
             self._timings.put_into(message)
         return message

@@ -28,7 +28,7 @@ Submit = Callable[[Command], Awaitable[ResultRecord]]
 
 @dataclass(frozen=True, slots=True)
 class RangeDeletion:
-    """What is asked for. ``end`` None means no end."""
+    """The range whose keys are to be deleted. ``end`` None means no end."""
 
     start: bytes
     end: bytes | None
@@ -40,7 +40,7 @@ class RangeDeletion:
         """Reads a request.
 
         Raises:
-            CommandError: It makes no sense, or it would delete everything and does not say so.
+            CommandError: The request makes no sense, or would delete all keys and does not say so.
         """
         for name, bound in (("start", request.start), ("end", request.end)):
             if len(bound) > commands.KEY_BYTES_MAX + 1:
@@ -52,12 +52,12 @@ class RangeDeletion:
         return cls(request.start, request.end or None, request.limit or LIMIT_DEFAULT, request.dry_run)
 
 
-async def delete(shard: Replica, asked: RangeDeletion, submit: Submit) -> pb.DeleteRangeResponse | Status:
-    """Deletes, or counts; gives a status when nothing was deleted because of it.
+async def delete(replica: Replica, asked: RangeDeletion, submit: Submit) -> pb.DeleteRangeResponse | Status:
+    """Deletes or counts the keys of a range; returns the status that stopped it if nothing was deleted.
 
     Args:
-        shard: Whose keys.
-        asked: Which.
+        replica: The replica whose keys are deleted.
+        asked: The range.
         submit: Has a command decided by the shard.
 
     Raises:
@@ -66,7 +66,7 @@ async def delete(shard: Replica, asked: RangeDeletion, submit: Submit) -> pb.Del
     """
     start, found, deleted, complete = asked.start, 0, 0, False
     while not complete and found < asked.limit:
-        keys = await _keys(shard, asked, start, min(SLICE_KEYS, asked.limit - found))
+        keys = await _keys(replica, asked, start, min(SLICE_KEYS, asked.limit - found))
         if keys and not asked.dry_run:
             result = await submit(_deletions(keys))
             if result.status != Status.OK:
@@ -80,23 +80,23 @@ async def delete(shard: Replica, asked: RangeDeletion, submit: Submit) -> pb.Del
         # A replica that alone is a shard would never let others have their turn.
         await asyncio.sleep(0)
     if not complete and found >= asked.limit:
-        complete = not await _keys(shard, asked, start, 1)
+        complete = not await _keys(replica, asked, start, 1)
     return pb.DeleteRangeResponse(
         found=found,
         deleted=deleted,
         complete=complete,
         next_start=b"" if complete else start,
-        receipt=shard.receipt(),
+        receipt=replica.receipt(),
     )
 
 
-async def _keys(shard: Replica, asked: RangeDeletion, start: bytes, limit: int) -> list[bytes]:
+async def _keys(replica: Replica, asked: RangeDeletion, start: bytes, limit: int) -> list[bytes]:
     if asked.end is not None and start >= asked.end:
         return []
     options = ScanOptions(start=start, end=asked.end, limit=limit, keys_only=True)
     keys: list[bytes] = []
-    scans = shard.reader.scans
-    with scans.begin(shard.driver.machine, options) as scan:
+    scans = replica.reader.scans
+    with scans.begin(replica.driver.machine, options) as scan:
         while True:
             step = await scans.step(scan)
             keys += [record.key for record in codec.decode_page(b"".join(step.records))]

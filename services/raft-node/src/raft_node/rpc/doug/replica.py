@@ -25,7 +25,7 @@ class LeaderHint(NamedTuple):
 
 
 class Replica:
-    """One running replica."""
+    """The running replica of this node, as the services use it."""
 
     def __init__(
         self,
@@ -43,12 +43,12 @@ class Replica:
         Args:
             node_id: This node's name.
             number: The shard's number.
-            driver: Where writes are proposed and reads confirmed.
-            reader: Where values are looked up.
-            peers: Who knows the leader's Doug address.
+            driver: Proposes writes and confirms reads.
+            reader: Looks values up.
+            peers: Knows the leader's Doug address.
             watches: The watches that are open.
-            freshness: Who knows how old the state can be.
-            zone: Where this node runs; empty when nobody said.
+            freshness: Knows how old the applied state can be.
+            zone: The zone in which this node runs; empty when the settings name none.
         """
         self.node_id = node_id
         self.number = number
@@ -67,12 +67,12 @@ class Replica:
 
     @property
     def takes_requests(self) -> bool:
-        """Whether requests for the leader are taken: this node leads, or will soon be able to say who does."""
+        """Whether the replica takes requests for the leader: it leads, or will soon be able to say who does."""
         return self.is_leader or self.driver.holding
 
     @property
     def serves_local_reads(self) -> bool:
-        """Whether what this node has applied is worth reading: a node outside of the shard would answer the past.
+        """Whether local reads may be served: a node that left the shard would answer with the past.
 
         An old disk that comes back under its old name still holds itself for a member; its peers know better.
         """
@@ -86,10 +86,10 @@ class Replica:
         return LeaderHint(leader.name, self.peers.client_addresses.get(leader.name, ""))
 
     def receipt(self, proven_s: float = -inf) -> pb.Receipt:
-        """Who answers, and how far it has applied.
+        """The receipt that goes with answers: which node answers, and how far it has applied its log.
 
         Args:
-            proven_s: The stamp of what proves how old the answer can be; minus infinity when nothing does.
+            proven_s: The stamp of the proof of how old the answer can be; minus infinity without a proof.
         """
         node = self.driver.node
         receipt = pb.Receipt(
@@ -106,12 +106,12 @@ class Replica:
         return receipt
 
 
-def has_run_out(shard: Replica, found: StoredValue | Status | None) -> bool:
-    """Whether what was found has expired by this leader's clock, though not yet by the log's.
+def has_run_out(replica: Replica, found: StoredValue | Status | None) -> bool:
+    """Whether a value has expired by this leader's clock, though not yet by the log's.
 
     A linearizable read must not answer it before the log clock was moved on. A node that follows judges by the log
     alone: its leader moved the log clock on before it confirmed the read, and its own clock is nobody's.
     """
-    if not isinstance(found, StoredValue) or not found.expires_us or not shard.is_leader:
+    if not isinstance(found, StoredValue) or not found.expires_us or not replica.is_leader:
         return False
-    return found.expires_us <= shard.driver.now_us()
+    return found.expires_us <= replica.driver.now_us()

@@ -25,7 +25,7 @@ from raft_node.runtime.reads.scans import ScanLimits
 Write = Callable[[pb.ScanPage], Awaitable[None]]
 
 PROGRESS_S = 1.0
-"""So often a caller hears of a scan that finds nothing."""
+"""The time between two messages of a scan that finds nothing."""
 
 
 class ScanRequestError(ValueError):
@@ -37,10 +37,10 @@ class ScanExpiredError(Exception):
 
 
 def options_of(request: pb.ScanRequest) -> ScanOptions:
-    """What a request asks for.
+    """The options of the scan that a request asks for.
 
     Raises:
-        ScanRequestError: It makes no sense.
+        ScanRequestError: The request makes no sense.
     """
     for name, size, limit in (
         ("start", len(request.start), commands.KEY_BYTES_MAX + 1),
@@ -70,21 +70,21 @@ def options_of(request: pb.ScanRequest) -> ScanOptions:
     )
 
 
-async def send(shard: Replica, options: ScanOptions, write: Write, *, messages: bool) -> None:
+async def send(replica: Replica, options: ScanOptions, write: Write, *, messages: bool) -> None:
     """Sends a whole scan of what is applied now.
 
     Raises:
         OverloadedError: Too many scans are under way.
-        ScanExpiredError: It took too long, or the caller took nothing for too long.
+        ScanExpiredError: The scan took too long, or the caller took nothing for too long.
         UnavailableError: A block is damaged or cannot be read.
     """
-    scans = shard.reader.scans
+    scans = replica.reader.scans
     limits, loop = scans.limits, asyncio.get_running_loop()
-    machine = shard.driver.machine
+    machine = replica.driver.machine
     with scans.begin(machine, options) as scan:
         held_since_s = sent_s = loop.time()
         # At once: the caller learns of the point in the log, and that it is being served.
-        await _write(write, _first(shard, scan), scan, limits)
+        await _write(write, _first(replica, scan), scan, limits)
         waiting = 0
         while True:
             step = await scans.step(scan)
@@ -115,12 +115,12 @@ async def _write(write: Write, page: pb.ScanPage, scan: Scan, limits: ScanLimits
     await asyncio.sleep(0)
 
 
-def _first(shard: Replica, scan: Scan) -> pb.ScanPage:
+def _first(replica: Replica, scan: Scan) -> pb.ScanPage:
     slots = [
-        pb.SlotRange(**{"from": first, "to": last, "shard": shard.number, "epoch": epoch})
+        pb.SlotRange(**{"from": first, "to": last, "shard": replica.number, "epoch": epoch})
         for first, last, epoch in slot_ranges(scan.state.epochs)
     ]
-    return pb.ScanPage(receipt=shard.receipt(shard.freshness.proven_s), revision=scan.state.revision, slots=slots)
+    return pb.ScanPage(receipt=replica.receipt(replica.freshness.proven_s), revision=scan.state.revision, slots=slots)
 
 
 def _page(step: Step, count: int, *, messages: bool) -> pb.ScanPage:

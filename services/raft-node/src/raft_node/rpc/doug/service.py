@@ -94,7 +94,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         """Starts detached."""
         self._metrics = metrics
         self._traces = traces
-        self._shard: Replica | None = None
+        self._replica: Replica | None = None
         self._sessions: set[PipeSession] = set()
         self._received = {
             method.name: metrics.received("Doug", method.name)
@@ -102,17 +102,17 @@ class DougService(doug_pb2_grpc.DougServicer):
             if not method.client_streaming
         }
 
-    def attach(self, shard: Replica) -> None:
-        """From now on calls are served."""
-        self._shard = shard
+    def attach(self, replica: Replica) -> None:
+        """Gives the service its replica: from now on calls are served."""
+        self._replica = replica
 
     def tell_leader(self) -> None:
-        """Tells everyone with an open stream who leads now."""
+        """Tells all facades with an open stream who leads now."""
         for session in self._sessions:
             session.tell_leader()
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
-        """Reads a key, by default after a quorum has confirmed this leader, or the one that it asks."""
+        """Reads a key, by default after a quorum has confirmed this leader, or with ``forward`` this node's leader."""
         self._received["Get"].inc()
         caller = None if self._traces is None else _caller(context)
         if self._traces is None or caller is None:
@@ -126,31 +126,31 @@ class DougService(doug_pb2_grpc.DougServicer):
         return response
 
     async def _get(self, request: pb.GetRequest, context: Context, trace: RequestTrace | None) -> pb.GetResponse:
-        shard = await self._admit(context)
+        replica = await self._admit(context)
         await self._check_key(request.key, context)
         if request.consistency != pb.CONSISTENCY_EVENTUAL:
             if trace is not None:
                 trace.begin("raft read_index")
-            await self._confirm(shard, context, forward=request.forward)
+            await self._confirm(replica, context, forward=request.forward)
             if trace is not None:
                 trace.finish()
         else:
-            await self._wait_until_fresh(shard, request, context)
+            await self._wait_until_fresh(replica, request, context)
         linearizable = request.consistency != pb.CONSISTENCY_EVENTUAL
-        proven_s = shard.freshness.proven_s
-        found = await self._look_up(shard, request.key, request.epoch, context)
-        if linearizable and has_run_out(shard, found):
-            await self._await_clock(shard, context)
-            found = await self._look_up(shard, request.key, request.epoch, context)
-        return self._get_response(shard.receipt(proven_s), found)
+        proven_s = replica.freshness.proven_s
+        found = await self._look_up(replica, request.key, request.epoch, context)
+        if linearizable and has_run_out(replica, found):
+            await self._await_clock(replica, context)
+            found = await self._look_up(replica, request.key, request.epoch, context)
+        return self._get_response(replica.receipt(proven_s), found)
 
     async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:  # noqa: N802
         """Writes a key."""
         command = await self._understand("Put", operations.put_command, request, context)
-        shard, result = await self._decide(command, context)
+        replica, result = await self._decide(command, context)
         return pb.PutResponse(
             revision=result.revision,
-            receipt=shard.receipt(),
+            receipt=replica.receipt(),
             expires_at_ms=result.expires_at_ms,
             replayed=result.replayed,
         )
@@ -158,17 +158,17 @@ class DougService(doug_pb2_grpc.DougServicer):
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: N802
         """Deletes a key; a missing one is fine, unless a condition says otherwise."""
         command = await self._understand("Delete", operations.delete_command, request, context)
-        shard, result = await self._decide(command, context)
-        return pb.DeleteResponse(revision=result.revision, receipt=shard.receipt(), replayed=result.replayed)
+        replica, result = await self._decide(command, context)
+        return pb.DeleteResponse(revision=result.revision, receipt=replica.receipt(), replayed=result.replayed)
 
     async def Increment(self, request: pb.IncrementRequest, context: Context) -> pb.IncrementResponse:  # noqa: N802
         """Adds to a number."""
         command = await self._understand("Increment", operations.increment_command, request, context)
-        shard, result = await self._decide(command, context)
+        replica, result = await self._decide(command, context)
         return pb.IncrementResponse(
             value=int(result.value),
             revision=result.revision,
-            receipt=shard.receipt(),
+            receipt=replica.receipt(),
             expires_at_ms=result.expires_at_ms,
             replayed=result.replayed,
         )
@@ -176,24 +176,24 @@ class DougService(doug_pb2_grpc.DougServicer):
     async def Touch(self, request: pb.TouchRequest, context: Context) -> pb.TouchResponse:  # noqa: N802
         """Gives a key another expiry."""
         command = await self._understand("Touch", operations.touch_command, request, context)
-        shard, result = await self._decide(command, context)
+        replica, result = await self._decide(command, context)
         return pb.TouchResponse(
             revision=result.revision,
-            receipt=shard.receipt(),
+            receipt=replica.receipt(),
             expires_at_ms=result.expires_at_ms,
             replayed=result.replayed,
         )
 
     async def Txn(self, request: pb.TxnRequest, context: Context) -> pb.TxnResponse:  # noqa: N802
-        """Compares, then carries all of some operations out, or all of others."""
+        """Compares, then carries out all operations of one list or all of another, by the result."""
         command = await self._understand("Txn", operations.txn_command, request, context)
-        shard, result = await self._decide(command, context)
+        replica, result = await self._decide(command, context)
         found = decode_txn_result(result.value)
         return pb.TxnResponse(
             succeeded=found.succeeded,
             results=map(operations.result_message, found.results),
             revision=result.revision,
-            receipt=shard.receipt(),
+            receipt=replica.receipt(),
             replayed=result.replayed,
         )
 
@@ -206,59 +206,59 @@ class DougService(doug_pb2_grpc.DougServicer):
             parts = await batch_execution.understand(request)
         except CommandError as error:
             await self._refuse_form(str(error), context)
-        shard = await self._admit(context)
-        done = await batch_execution.carry_out(parts, partial(self._submit, shard, context))
+        replica = await self._admit(context)
+        done = await batch_execution.carry_out(parts, partial(self._submit, replica, context))
         if isinstance(done, ResultRecord):
-            await self._refuse(shard, Status(done.status), context, done)
-        return pb.ExecuteBatchResponse(results=done, receipt=shard.receipt())
+            await self._refuse(replica, Status(done.status), context, done)
+        return pb.ExecuteBatchResponse(results=done, receipt=replica.receipt())
 
     async def FindOutcome(  # noqa: N802
         self, request: pb.FindOutcomeRequest, context: Context
     ) -> pb.FindOutcomeResponse:
-        """Looks up what became of an idempotency key."""
+        """Looks up the outcome of the write that had an idempotency key."""
         self._received["FindOutcome"].inc()
         try:
             token_id = operations.token_id(request.idempotency_key)
         except CommandError as error:
             await self._refuse_form(str(error), context)
-        shard = await self._admit(context)
+        replica = await self._admit(context)
         await self._check_key(request.key, context)
-        await self._confirm(shard, context)
-        found = await self._look_up(shard, request.key, request.epoch, context, token_id)
+        await self._confirm(replica, context)
+        found = await self._look_up(replica, request.key, request.epoch, context, token_id)
         if found is None:
-            return pb.FindOutcomeResponse(receipt=shard.receipt())
+            return pb.FindOutcomeResponse(receipt=replica.receipt())
         (result,) = pipe.decode_results(found.value)
-        return pb.FindOutcomeResponse(found=True, result=operations.result_message(result), receipt=shard.receipt())
+        return pb.FindOutcomeResponse(found=True, result=operations.result_message(result), receipt=replica.receipt())
 
     async def DeleteRange(  # noqa: N802
         self, request: pb.DeleteRangeRequest, context: Context
     ) -> pb.DeleteRangeResponse:
         """Deletes the keys of a range, in steps."""
         self._received["DeleteRange"].inc()
-        shard = await self._admit(context)
+        replica = await self._admit(context)
         try:
             asked = range_deletion.RangeDeletion.of(request)
         except CommandError as error:
             await self._refuse_form(str(error), context)
-        await self._confirm(shard, context)
-        await self._move_clock(shard, context)
+        await self._confirm(replica, context)
+        await self._move_clock(replica, context)
         try:
-            done = await range_deletion.delete(shard, asked, partial(self._submit, shard, context))
+            done = await range_deletion.delete(replica, asked, partial(self._submit, replica, context))
         except OverloadedError:
-            await self._refuse(shard, Status.OVERLOADED, context)
+            await self._refuse(replica, Status.OVERLOADED, context)
         except UnavailableError:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+            await self._refuse(replica, Status.UNAVAILABLE, context)
         if isinstance(done, Status):
-            await self._refuse(shard, done, context)
+            await self._refuse(replica, done, context)
         return done
 
     async def Pipe(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[pb.Batch], context: Context
     ) -> None:
         """Serves a stream of batches."""
-        shard = await self._admit(context)
+        replica = await self._admit(context)
         observer = None if self._traces is None else RecordSpans(self._traces)
-        session = PipeSession(shard, context, self._metrics, observer)
+        session = PipeSession(replica, context, self._metrics, observer)
         self._sessions.add(session)
         try:
             await session.run()
@@ -270,24 +270,24 @@ class DougService(doug_pb2_grpc.DougServicer):
     ) -> None:
         """Sends keys in order, as of one point in the log."""
         self._received["Scan"].inc()
-        shard = await self._admit(context)
+        replica = await self._admit(context)
         try:
             options = scan_stream.options_of(request)
         except scan_stream.ScanRequestError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {error}", (("doug-code", "INVALID"),))
         if request.consistency != pb.CONSISTENCY_EVENTUAL:
-            await self._confirm(shard, context, forward=request.forward)
-            await self._move_clock(shard, context)
+            await self._confirm(replica, context, forward=request.forward)
+            await self._move_clock(replica, context)
         else:
-            await self._wait_until_fresh(shard, request, context)
-        if not shard.driver.machine.created:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+            await self._wait_until_fresh(replica, request, context)
+        if not replica.driver.machine.created:
+            await self._refuse(replica, Status.UNAVAILABLE, context)
         try:
-            await scan_stream.send(shard, options, context.write, messages=request.messages)
+            await scan_stream.send(replica, options, context.write, messages=request.messages)
         except OverloadedError:
-            await self._refuse(shard, Status.OVERLOADED, context)
+            await self._refuse(replica, Status.OVERLOADED, context)
         except UnavailableError:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+            await self._refuse(replica, Status.UNAVAILABLE, context)
         except scan_stream.ScanExpiredError as error:
             await context.abort(grpc.StatusCode.ABORTED, f"SCAN_EXPIRED: {error}", (("doug-code", "SCAN_EXPIRED"),))
         except BROKEN:
@@ -298,61 +298,61 @@ class DougService(doug_pb2_grpc.DougServicer):
     ) -> None:
         """Sends changes as they are applied, for as long as the caller stays."""
         self._received["Watch"].inc()
-        shard = await self._admit(context)
+        replica = await self._admit(context)
         if request.consistency == pb.CONSISTENCY_LINEARIZABLE:
-            await self._confirm(shard, context)
-        if not shard.serves_local_reads:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+            await self._confirm(replica, context)
+        if not replica.serves_local_reads:
+            await self._refuse(replica, Status.UNAVAILABLE, context)
         try:
-            await watch_stream.send(shard, request, context.write)
+            await watch_stream.send(replica, request, context.write)
         except watch_stream.WatchRequestError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {error}", (("doug-code", "INVALID"),))
         except (watch_stream.FutureRevisionError, HistoryGoneError) as error:
             code = "HISTORY_GONE" if isinstance(error, HistoryGoneError) else "FUTURE_REVISION"
-            oldest = ("doug-oldest", str(shard.watches.oldest))
+            oldest = ("doug-oldest", str(replica.watches.oldest))
             await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"{code}: {error}", (("doug-code", code), oldest))
         except OverloadedError:
-            await self._refuse(shard, Status.OVERLOADED, context)
+            await self._refuse(replica, Status.OVERLOADED, context)
         except UnavailableError:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+            await self._refuse(replica, Status.UNAVAILABLE, context)
         except BROKEN:
             return  # Nobody reads on.
 
     async def Partitions(self, request: pb.PartitionsRequest, context: Context) -> pb.PartitionsResponse:  # noqa: N802
         """The partition map, from shard 0's leader, confirmed by a quorum."""
         self._received["Partitions"].inc()
-        shard = await self._admit(context)
-        if shard.number != 0:
-            await self._refuse(shard, Status.WRONG_SHARD, context)
-        await self._confirm(shard, context)
-        partition_map = shard.driver.machine.partition_map()
+        replica = await self._admit(context)
+        if replica.number != 0:
+            await self._refuse(replica, Status.WRONG_SHARD, context)
+        await self._confirm(replica, context)
+        partition_map = replica.driver.machine.partition_map()
         if partition_map is None:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+            await self._refuse(replica, Status.UNAVAILABLE, context)
         ranges = [
             pb.SlotRange(**{"from": entry.first, "to": entry.last, "shard": entry.shard, "epoch": entry.epoch})
             for entry in partition_map.ranges
         ]
-        return pb.PartitionsResponse(epoch=partition_map.epoch, slots=ranges, cluster_id=shard.peers.me.cluster_id)
+        return pb.PartitionsResponse(epoch=partition_map.epoch, slots=ranges, cluster_id=replica.peers.me.cluster_id)
 
     async def _look_up(
-        self, shard: Replica, key: bytes, epoch: int, context: Context, token_id: bytes = b""
+        self, replica: Replica, key: bytes, epoch: int, context: Context, token_id: bytes = b""
     ) -> StoredValue | None:
-        """What is applied under a key, or of a token in the slot of the key."""
-        if not shard.driver.machine.created:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
-        if not shard.driver.machine.owns(slot_of(key), epoch):
-            await self._refuse(shard, Status.WRONG_SHARD, context)
-        reader = shard.reader
+        """The applied value of a key, or with ``token_id`` the record of that token in the key's slot."""
+        if not replica.driver.machine.created:
+            await self._refuse(replica, Status.UNAVAILABLE, context)
+        if not replica.driver.machine.owns(slot_of(key), epoch):
+            await self._refuse(replica, Status.WRONG_SHARD, context)
+        reader = replica.reader
         try:
             found = reader.get_token(key, token_id) if token_id else reader.get(key)
             return await reader.load(found) if isinstance(found, BlockNeeded) else found
         except UnavailableError:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+            await self._refuse(replica, Status.UNAVAILABLE, context)
 
     async def _understand(
         self, name: str, understand: Callable[[_Request], Command], request: _Request, context: Context
     ) -> Command:
-        """The command that a call asks for; counts the call."""
+        """Counts a call and decodes its command; aborts a call that makes no sense."""
         self._received[name].inc()
         try:
             return understand(request)
@@ -360,22 +360,22 @@ class DougService(doug_pb2_grpc.DougServicer):
             await self._refuse_form(str(error), context)
 
     async def _decide(self, command: Command, context: Context) -> tuple[Replica, ResultRecord]:
-        """Has a command decided; one that is not carried out fails the call."""
-        shard = await self._admit(context)
-        result = await self._submit(shard, context, command)
+        """Has a command decided; fails the call if the command is not carried out."""
+        replica = await self._admit(context)
+        result = await self._submit(replica, context, command)
         if result.status != Status.OK:
-            await self._refuse(shard, Status(result.status), context, result)
-        return shard, result
+            await self._refuse(replica, Status(result.status), context, result)
+        return replica, result
 
-    async def _submit(self, shard: Replica, context: Context, command: Command) -> ResultRecord:
-        """Has a command decided, and gives what became of it."""
+    async def _submit(self, replica: Replica, context: Context, command: Command) -> ResultRecord:
+        """Has a command decided, and returns its result."""
         encoded = commands.encode(*command)
         try:
             validate(encoded)
         except CommandError as error:
             await self._refuse_form(str(error), context)
-        machine = shard.driver.machine
-        if not shard.takes_requests or not machine.created:
+        machine = replica.driver.machine
+        if not replica.takes_requests or not machine.created:
             return ResultRecord(0, Status.NOT_LEADER, 0, b"", b"")
         if not machine.owns(slot_of(command.key), command.epoch):
             return ResultRecord(0, Status.WRONG_SHARD, 0, b"", b"")
@@ -383,10 +383,10 @@ class DougService(doug_pb2_grpc.DougServicer):
         trace = None if self._traces is None or caller is None else self._traces.write(caller)
         sink = _FutureSink(trace)
         submission = Submission(sink, 0, commands.checksum(encoded), encoded)
-        shard.driver.submit([submission if trace is None else TracedSubmission.of(submission, trace)])
+        replica.driver.submit([submission if trace is None else TracedSubmission.of(submission, trace)])
         return await sink.result
 
-    async def _await_clock(self, shard: Replica, context: Context) -> None:
+    async def _await_clock(self, replica: Replica, context: Context) -> None:
         """Has the log clock moved up to now; see ``raft_node.runtime.reads.log_clock``."""
         moved: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -394,20 +394,20 @@ class DougService(doug_pb2_grpc.DougServicer):
             if not moved.done():
                 moved.set_result(done)
 
-        shard.driver.move_clock(settle)
+        replica.driver.move_clock(settle)
         if not await moved:
-            await self._refuse(shard, Status.NOT_LEADER, context)
+            await self._refuse(replica, Status.NOT_LEADER, context)
 
-    async def _move_clock(self, shard: Replica, context: Context) -> None:
-        """Makes sure that nothing is seen whose time has passed by the leader's clock, though not yet by the log's.
+    async def _move_clock(self, replica: Replica, context: Context) -> None:
+        """Makes sure that no value is seen that has expired by the leader's clock, though not yet by the log's.
 
         A node that follows has nothing to do: its leader did so before it confirmed the read.
         """
-        if shard.is_leader and shard.driver.machine.may_be_due(shard.driver.now_us()):
-            await self._await_clock(shard, context)
+        if replica.is_leader and replica.driver.machine.may_be_due(replica.driver.now_us()):
+            await self._await_clock(replica, context)
 
-    async def _confirm(self, shard: Replica, context: Context, *, forward: bool = False) -> None:
-        """Returns once a quorum has confirmed that this node leads, and what it had committed is applied.
+    async def _confirm(self, replica: Replica, context: Context, *, forward: bool = False) -> None:
+        """Returns once a quorum has confirmed that this node leads, and all that it had committed is applied.
 
         With ``forward`` a node that follows has its leader confirmed instead.
         """
@@ -417,18 +417,18 @@ class DougService(doug_pb2_grpc.DougServicer):
             if not confirmed.done():
                 confirmed.set_result(ok)
 
-        shard.driver.read(settle, forward=forward)
+        replica.driver.read(settle, forward=forward)
         if not await confirmed:
-            await self._refuse(shard, Status.NOT_LEADER, context)
+            await self._refuse(replica, Status.NOT_LEADER, context)
 
     async def _wait_until_fresh(
-        self, shard: Replica, request: pb.GetRequest | pb.ScanRequest, context: Context
+        self, replica: Replica, request: pb.GetRequest | pb.ScanRequest, context: Context
     ) -> None:
-        """Returns once this replica may serve a local read, and contains what it asks for."""
-        if not shard.serves_local_reads:
-            await self._refuse(shard, Status.UNAVAILABLE, context)
+        """Returns once this replica may serve a local read, and has applied or proven what the request asks for."""
+        if not replica.serves_local_reads:
+            await self._refuse(replica, Status.UNAVAILABLE, context)
         asked = (request.min_index, request.max_staleness_ms / 1000)
-        if shard.freshness.serves(*asked):
+        if replica.freshness.serves(*asked):
             return
         fresh: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -436,16 +436,16 @@ class DougService(doug_pb2_grpc.DougServicer):
             if not fresh.done():
                 fresh.set_result(ok)
 
-        shard.freshness.wait(*asked, settle)
-        if not await fresh or not shard.serves_local_reads:
-            await self._refuse(shard, Status.NOT_FRESH, context)
+        replica.freshness.wait(*asked, settle)
+        if not await fresh or not replica.serves_local_reads:
+            await self._refuse(replica, Status.NOT_FRESH, context)
 
     async def _admit(self, context: Context) -> Replica:
-        if self._shard is None:
+        if self._replica is None:
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: the node is starting", (("doug-code", "UNAVAILABLE"),)
             )
-        return self._shard
+        return self._replica
 
     async def _check_key(self, key: bytes, context: Context) -> None:
         if not 0 < len(key) <= commands.KEY_BYTES_MAX:
@@ -456,12 +456,12 @@ class DougService(doug_pb2_grpc.DougServicer):
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"INVALID: {why}", (("doug-code", "INVALID"),))
 
     async def _refuse(
-        self, shard: Replica, status: Status, context: Context, result: ResultRecord | None = None
+        self, replica: Replica, status: Status, context: Context, result: ResultRecord | None = None
     ) -> NoReturn:
         details = status.name
-        metadata: tuple[tuple[str, str], ...] = (("doug-code", status.name), ("doug-shard", str(shard.number)))
+        metadata: tuple[tuple[str, str], ...] = (("doug-code", status.name), ("doug-shard", str(replica.number)))
         if status is Status.NOT_LEADER:
-            leader = shard.leader()
+            leader = replica.leader()
             details = f"NOT_LEADER: the leader is {leader.id or 'not known'} {leader.address}".rstrip()
             metadata = (*metadata, ("doug-leader-id", leader.id), ("doug-leader-address", leader.address))
         elif result is not None and status is Status.PRECONDITION_FAILED:

@@ -1,4 +1,4 @@
-"""Where the time of the answers of one Pipe stream goes, told with each message while the facade asks for it.
+"""The times that the steps of one Pipe stream's answers take, told with each message while the facade asks for them.
 
 One figure stands for all answers of a message, so that a single one costs nothing. Must not know records. Invariant:
 the figures of a committed batch are told once on a stream, so that a message without writes tells none.
@@ -23,7 +23,7 @@ class StreamTimings:
     """The timings of one stream.
 
     Attributes:
-        wanted: Whether the facade asks for them.
+        wanted: Whether the facade asks for timings.
     """
 
     __slots__ = ("_confirm_s", "_read_s", "_times", "_told", "wanted")
@@ -35,15 +35,15 @@ class StreamTimings:
         self.wanted = False
 
     def confirmed(self) -> None:
-        """Linearizable reads may be served; this is called while they are told so."""
+        """Notes that linearizable reads were confirmed; called while they are told so."""
         self._confirm_s = max(self._confirm_s, self._times.confirm_s)
 
     def looked_up(self, duration_s: float) -> None:
-        """Keys were looked up."""
+        """Notes how long looking up keys took."""
         self._read_s = max(self._read_s, duration_s)
 
     def put_into(self, message: pb.BatchResult) -> None:
-        """Tells what happened since the last message."""
+        """Puts the times since the last message into a message."""
         timings = message.timings
         write = self._times.write
         if write is not self._told and write is not None:

@@ -12,14 +12,14 @@ from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
 from raft_node.runtime.writes.proposals import Submission, TracedSubmission
 
 SPANS_MAX = 4096
-"""Sampled records of one stream without an answer; further ones have no span."""
+"""The most sampled records of one stream without an answer that have a span; further ones have none."""
 
 
 class RecordSpans:
-    """A ``RecordObserver`` for one stream."""
+    """Makes spans of the sampled records of one stream, as its ``RecordObserver``."""
 
     def __init__(self, traces: NodeTraces) -> None:
-        """No record has a span yet."""
+        """Begins without spans."""
         self._traces = traces
         self._spans: dict[int, RequestTrace] = {}
 

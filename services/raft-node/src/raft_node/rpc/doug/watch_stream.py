@@ -25,9 +25,9 @@ from raft_node.runtime.reads.watches import HistoryGoneError, Position, Told, Wa
 Write = Callable[[pb.WatchBatch], Awaitable[None]]
 
 PROGRESS_S = 1.0
-"""So often a caller hears of a shard in which nothing changes."""
+"""The time between two messages of a watch while nothing changes."""
 _GATHER_S = 0.005
-"""What is applied so soon behind a batch goes together with what follows: a message costs more than its records."""
+"""The time for which changes are gathered into one message, for a message costs more than its records."""
 _LEADERLESS_S = 3.0
 _REVISION_MAX = (1 << 63) - 1
 
@@ -37,14 +37,14 @@ class WatchRequestError(ValueError):
 
 
 class FutureRevisionError(Exception):
-    """The revision was not given out yet."""
+    """A watch asks for a revision that was not given out yet."""
 
 
 def position_of(request: pb.WatchRequest) -> Position | None:
-    """Behind what changes are wanted; None for what is applied now.
+    """The position behind which changes are wanted; None for the present one.
 
     Raises:
-        WatchRequestError: It makes no sense.
+        WatchRequestError: The request makes no sense.
     """
     if request.now:
         if request.after or request.after_place:
@@ -56,10 +56,10 @@ def position_of(request: pb.WatchRequest) -> Position | None:
 
 
 def filter_of(request: pb.WatchRequest) -> Filter:
-    """Which changes are wanted.
+    """The filter for the changes that are wanted.
 
     Raises:
-        WatchRequestError: It makes no sense.
+        WatchRequestError: The request makes no sense.
     """
     for name, size in (("start", len(request.start)), ("end", len(request.end))):
         if size > commands.KEY_BYTES_MAX + 1:
@@ -71,18 +71,18 @@ def filter_of(request: pb.WatchRequest) -> Filter:
     return Filter(request.start, request.end or None, kinds, not request.keys_only)
 
 
-async def send(shard: Replica, request: pb.WatchRequest, write: Write) -> None:
+async def send(replica: Replica, request: pb.WatchRequest, write: Write) -> None:
     """Sends changes until the caller is gone.
 
     Raises:
         WatchRequestError: The request makes no sense.
-        FutureRevisionError: It asks for a revision that this node has not applied, and was to be sure of.
-        HistoryGoneError: What follows is not held any more.
+        FutureRevisionError: The request begins at a revision that even a confirmed leader has not applied.
+        HistoryGoneError: The changes that follow the position are not held any more.
         OverloadedError: There are too many watches.
         UnavailableError: This node cannot tell how the shard stands.
     """
     position, wanted = position_of(request), filter_of(request)
-    watches = shard.watches
+    watches = replica.watches
     certain = request.consistency == pb.CONSISTENCY_LINEARIZABLE
     if certain and position is not None and position.mark >= watches.revision and position != (watches.revision, 0):
         raise FutureRevisionError(f"revision {position.revision} was not given out yet")
@@ -92,22 +92,24 @@ async def send(shard: Replica, request: pb.WatchRequest, write: Write) -> None:
     watch = watches.open(position, wanted)
     try:
         upto = min(watch.position.mark, watches.revision)
-        cluster_id = shard.peers.me.cluster_id
+        cluster_id = replica.peers.me.cluster_id
         # At once: the caller learns that it is being served, and from where on.
-        await write(pb.WatchBatch(revision=upto, oldest=watches.oldest, receipt=shard.receipt(), cluster_id=cluster_id))
-        await _tell(shard, watch, write, progress_s, messages=request.messages)
+        await write(
+            pb.WatchBatch(revision=upto, oldest=watches.oldest, receipt=replica.receipt(), cluster_id=cluster_id)
+        )
+        await _tell(replica, watch, write, progress_s, messages=request.messages)
     finally:
         watches.close(watch)
 
 
-async def _tell(shard: Replica, watch: Watch, write: Write, progress_s: float, *, messages: bool) -> None:
-    watches, loop = shard.watches, asyncio.get_running_loop()
+async def _tell(replica: Replica, watch: Watch, write: Write, progress_s: float, *, messages: bool) -> None:
+    watches, loop = replica.watches, asyncio.get_running_loop()
     sent_s = led_s = loop.time()
     while True:
         now_s = loop.time()
-        if shard.driver.node.leader is not None:
+        if replica.driver.node.leader is not None:
             led_s = now_s
-        if not shard.serves_local_reads or now_s - led_s > _LEADERLESS_S:
+        if not replica.serves_local_reads or now_s - led_s > _LEADERLESS_S:
             raise UnavailableError("this node does not know how the shard stands")
         told = await watches.step(watch)
         if told is None and now_s - sent_s < progress_s:

@@ -1,4 +1,4 @@
-"""Where members are reached: by the settings, or by the configuration that admitted them.
+"""The addresses of members: from the settings, or from the configuration that admitted them.
 
 Must not know connections. An address in the settings wins, so that whoever runs the nodes (a StatefulSet with its DNS
 names, say) stays in charge of them.
@@ -15,13 +15,13 @@ _REMEMBERED_MAX = 256
 
 
 class AddressBook:
-    """Raft addresses by member. Those of nodes that were removed are remembered, so that they can be told."""
+    """Raft addresses by member. It remembers those of removed nodes, so that these can be told of their removal."""
 
     def __init__(self, settings: Mapping[str, str], configuration: Callable[[], Configuration]) -> None:
-        """Looks nothing up yet.
+        """Takes the sources of addresses.
 
         Args:
-            settings: Addresses by name.
+            settings: The addresses by name that the settings give.
             configuration: Gives the configuration in force.
         """
         self._settings = settings
@@ -30,16 +30,16 @@ class AddressBook:
         self._learned: dict[NodeId, str] = {}
 
     def find(self, node: NodeId) -> str | None:
-        """The address of a member, of one that was, or of whoever the settings name."""
+        """The address of a member, of a former member, or of a node that the settings name; else None."""
         self._learn()
         return self._settings.get(node.name) or self._learned.get(node)
 
     def configured(self, name: str) -> str | None:
-        """The address that the settings give this name."""
+        """The address that the settings give a name."""
         return self._settings.get(name)
 
     def all(self) -> dict[str, str]:
-        """Every address that is worth asking, by name."""
+        """All known addresses by name, of members and of nodes that the settings name."""
         return {**dict(self._configuration().addresses), **self._settings}
 
     def _learn(self) -> None:

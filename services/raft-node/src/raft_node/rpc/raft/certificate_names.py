@@ -26,13 +26,13 @@ def names_of(context: grpc.aio.ServicerContext[Any, Any]) -> Collection[str] | N
 
 
 def speaks_for(names: Collection[str] | None, member: str, address: str, caller: str) -> bool:
-    """Whether a certificate with these names is a member's.
+    """Whether a certificate with these names is that of a member.
 
     Args:
-        names: Its names; None for a plaintext connection, which proves nothing and is allowed as such.
+        names: The names in the certificate; None for a plaintext connection, which proves nothing and is allowed.
         member: The member's name.
-        address: Its Raft address, ``host:port``; empty while that is not known.
-        caller: Where the connection comes from, as gRPC says it. It stands for the address while that is not known.
+        address: The member's Raft address, ``host:port``; empty while it is not known.
+        caller: The address of the caller, as gRPC writes it; used instead of the Raft address while that is not known.
     """
     if names is None:
         return True
@@ -52,7 +52,7 @@ def _host(address: str) -> str:
 
 
 def _caller_address(caller: str) -> str:
-    """GRPC says ``ipv4:1.2.3.4:5`` or ``ipv6:%5B::1%5D:5``."""
+    """The ``host:port`` in an address as gRPC writes it: ``ipv4:1.2.3.4:5`` or ``ipv6:%5B::1%5D:5``."""
     return unquote(caller).partition(":")[2]
 
 

@@ -23,7 +23,7 @@ from raft_node.raft.messages import (
 from raft_node.raft.types import NodeId
 
 FORMAT_VERSION = 1
-"""What this version writes and reads; told to every peer in every envelope."""
+"""The format that this version writes and reads; every envelope tells it."""
 
 
 class MessageError(ValueError):
@@ -31,7 +31,7 @@ class MessageError(ValueError):
 
 
 def sender(envelope: pb.Envelope) -> NodeId:
-    """Who sent a message."""
+    """The node that sent a message."""
     return NodeId(envelope.sender.name, envelope.sender.incarnation)
 
 

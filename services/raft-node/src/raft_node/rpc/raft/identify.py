@@ -15,14 +15,14 @@ from raft_node.rpc.channels import open_channel
 async def identify(
     address: str, shard: int, sender: NodeId, timeout_s: float, certificates: Certificates | None = None
 ) -> pb.IdentifyResponse | None:
-    """What the node at an address answers; None when it does not in time.
+    """The answer of the node at an address; None if it does not answer in time.
 
     Args:
-        address: Its Raft address.
-        shard: The asker's shard.
-        sender: The asker, by whose standing it is told more or less.
+        address: The Raft address of the node.
+        shard: The number of the asker's shard.
+        sender: The asker, which is told more if it is a member.
         timeout_s: How long to wait.
-        certificates: For the connection; plaintext without.
+        certificates: The certificates for the connection; None for plaintext.
     """
     channel = open_channel(address, certificates)
     try:
@@ -32,7 +32,7 @@ async def identify(
 
 
 async def ask(channel: grpc.aio.Channel, shard: int, sender: NodeId, timeout_s: float) -> pb.IdentifyResponse | None:
-    """The same on a channel that is kept."""
+    """Asks as ``identify`` does, over a channel that the caller keeps."""
     request = pb.IdentifyRequest(shard=shard, sender=sender.name, incarnation=sender.incarnation)
     try:
         return await pb_grpc.RaftStub(channel).Identify(request, timeout=timeout_s)

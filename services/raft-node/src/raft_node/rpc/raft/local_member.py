@@ -1,4 +1,4 @@
-"""Who this node is to its peers: what stands on every message, and what is checked of theirs.
+"""This node as its peers know it: the envelope of every message to them, and the check of theirs.
 
 Must not know connections. Invariant: nothing of a message is kept before somebody has said that its sender is who it
 says (``heard``), and what is kept is bounded.
@@ -12,18 +12,18 @@ from raft_node.rpc.raft import codec
 from raft_node.rpc.raft.codec import MessageError
 
 _ADDRESSES_MAX = 64
-"""Members whose Doug addresses are kept: more than a shard has, whoever comes and goes."""
+"""The number of members whose Doug addresses are kept: more than a shard has while members come and go."""
 
 
 class LocalMember:
-    """Who this node is to its peers: what every envelope says.
+    """This node as its peers know it: makes the envelopes of its messages, and checks those of others.
 
     Attributes:
-        client_addresses: The Doug addresses by name, its own and those that peers told of themselves.
+        client_addresses: The Doug addresses by name: this node's own, and those that peers told of themselves.
     """
 
     def __init__(self, node_id: NodeId, cluster_id: bytes, shard: int, client_address: str) -> None:
-        """Keeps what is the same in all envelopes."""
+        """Takes the fields that are the same in all envelopes."""
         self.node_id = node_id
         self.cluster_id = cluster_id
         self.shard = shard
@@ -31,7 +31,7 @@ class LocalMember:
         self.client_addresses = {node_id.name: client_address}
 
     def envelope(self, peer: NodeId) -> pb.Envelope:
-        """What stands on every message to a peer."""
+        """The envelope of every message to a peer."""
         return pb.Envelope(
             cluster_id=self.cluster_id,
             shard=self.shard,
@@ -42,10 +42,11 @@ class LocalMember:
         )
 
     def check(self, envelope: pb.Envelope) -> NodeId:
-        """Who sent a message that is for this node.
+        """Checks that a message is for this node; returns its sender.
 
         Raises:
-            MessageError: It is from another cluster or shard, for another incarnation, or of an unknown format.
+            MessageError: The message is from another cluster or shard, for another incarnation, or of an unknown
+                format.
         """
         source = codec.sender(envelope)
         if envelope.cluster_id != self.cluster_id or envelope.shard != self.shard:
@@ -60,7 +61,7 @@ class LocalMember:
         return source
 
     def heard(self, envelope: pb.Envelope) -> None:
-        """Keeps where the sender of a message serves Doug. Requires: it was checked, and is who it says."""
+        """Keeps the Doug address of a message's sender. Requires: the message was checked, and the sender is proven."""
         address, known = envelope.client_address, self.client_addresses
         if not address or known.get(envelope.sender.name) == address or envelope.sender.name == self.node_id.name:
             return

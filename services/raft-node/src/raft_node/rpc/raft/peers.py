@@ -50,7 +50,7 @@ from raft_node.rpc.raft.streams import Call, ClientStream, SendQueue
 
 _VOTE_TIMEOUT_S = 1.0
 _RENEWAL_GRACE_S = 2.0
-"""Longer than any unary call to a peer."""
+"""How long the calls on a replaced channel may go on: longer than any unary call to a peer."""
 _APPENDS_WAITING_MAX = 64
 _HEARTBEATS_WAITING_MAX = 8
 _READS_WAITING_MAX = 8
@@ -132,7 +132,7 @@ class Peer:
         return await dial(self.address, stream, self._certificates)
 
     def _stub(self) -> pb_grpc.RaftAsyncStub:
-        """For unary calls, with the newest certificates."""
+        """The stub for unary calls, with the newest certificates."""
         self._control.renew(_RENEWAL_GRACE_S)
         return pb_grpc.RaftStub(self._control.channel)
 
@@ -165,7 +165,7 @@ class Peer:
         task.add_done_callback(self._calls.discard)
 
     def timeout_now(self, message: TimeoutNow) -> None:
-        """Asks the peer to campaign. The core asks again while it wants it, so that a loss needs no care here."""
+        """Asks the peer to campaign. The core repeats its wish, so that a lost message needs no care here."""
         self._start(self._hand_over(message))
 
     async def _hand_over(self, message: TimeoutNow) -> None:
@@ -260,12 +260,12 @@ class Peers:
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[NodeId], None],
     ) -> None:
-        """Says how peers are reached, and who hears of them.
+        """Takes the functions that find peers and that take their messages.
 
         Args:
-            find_address: A peer's Raft address, None while it is not known.
-            on_message: Takes every answer.
-            on_unreachable: Told when what was under way to a peer is lost.
+            find_address: Gives a peer's Raft address; None while it is not known.
+            on_message: Takes every answer of a peer.
+            on_unreachable: Called when the messages under way to a peer are lost.
         """
         self._find_address = find_address
         self._on_message = on_message
@@ -273,7 +273,7 @@ class Peers:
 
     @property
     def client_addresses(self) -> dict[str, str]:
-        """The Doug addresses by name, as far as they were heard."""
+        """The Doug addresses of members by name, as far as their messages have told them."""
         return self.me.client_addresses
 
     @property
@@ -282,7 +282,7 @@ class Peers:
         return frozenset(self._peers)
 
     def retain(self, peers: Collection[NodeId]) -> None:
-        """Disconnects all but these, and those whose address has changed: they are connected again when needed."""
+        """Disconnects all peers but these, and those with another address: they are connected again when needed."""
         for node_id, peer in list(self._peers.items()):
             if node_id not in peers or self._find_address(node_id) not in (None, peer.address):
                 self._disconnect(node_id)
@@ -305,7 +305,7 @@ class Peers:
             self._group = None
 
     def _peer(self, node_id: NodeId) -> Peer | None:
-        """The connection to a peer, made now if it has to be; None while nobody knows where it is."""
+        """The connection to a peer, opened now if there is none; None while the peer's address is not known."""
         peer = self._peers.get(node_id)
         if peer is not None:
             return peer
@@ -345,7 +345,7 @@ class Peers:
         _log.info("raft.peer_disconnected", peer=node_id.name, incarnation=node_id.incarnation)
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Queues messages, each where it belongs. What is for a peer whose address is not known is dropped."""
+        """Queues each message on its peer's stream; drops those for peers whose address is not known."""
         # The core gives peers that are equally far the same list: it is joined once.
         blobs: dict[int, bytes] = {}
         for message in messages:
@@ -404,29 +404,29 @@ class Peers:
                 assert_never(message)
 
     def envelope(self, peer: NodeId) -> pb.Envelope:
-        """What stands on every answer to a peer."""
+        """The envelope of every answer to a peer."""
         envelope = self._envelopes.get(peer)
         if envelope is None:
             envelope = self._envelopes[peer] = self.me.envelope(peer)
         return envelope
 
     def open_append_answers(self, peer: NodeId) -> SendQueue[pb.AppendEntriesResponse]:
-        """Where answers to a peer's AppendEntries go from now on: the newest stream counts."""
+        """Makes the queue for answers to a peer's AppendEntries; it replaces that of an older stream."""
         outbox = self._append_answers[peer] = SendQueue(_APPENDS_WAITING_MAX)
         return outbox
 
     def open_heartbeat_answers(self, peer: NodeId) -> SendQueue[pb.HeartbeatResponse]:
-        """Where answers to a peer's heartbeats go from now on."""
+        """Makes the queue for answers to a peer's heartbeats; it replaces that of an older stream."""
         outbox = self._heartbeat_answers[peer] = SendQueue(_HEARTBEATS_WAITING_MAX)
         return outbox
 
     def open_read_answers(self, peer: NodeId) -> SendQueue[pb.ReadIndexResponse]:
-        """Where answers to a peer's forwarded reads go from now on."""
+        """Makes the queue for answers to a peer's forwarded reads; it replaces that of an older stream."""
         outbox = self._read_answers[peer] = SendQueue(_READS_WAITING_MAX)
         return outbox
 
     def expect_vote(self, message: RequestVote) -> asyncio.Future[RequestVoteResponse]:
-        """What the core will answer to a vote that was just asked for."""
+        """A future that takes the core's answer to a request for a vote."""
         key = (message.sender, message.term, message.pre_vote)
         future = self._votes.get(key)
         if future is None or future.done():
@@ -434,7 +434,7 @@ class Peers:
         return future
 
     def forget_vote(self, message: RequestVote) -> None:
-        """Nobody waits any more for what the core answers to a question for a vote."""
+        """Forgets the future of a request for a vote: nobody waits for the answer any more."""
         self._votes.pop((message.sender, message.term, message.pre_vote), None)
 
     def _answer_vote(self, message: RequestVoteResponse) -> None:

@@ -15,14 +15,14 @@ from collections.abc import Callable
 
 EVERY_S = 0.1
 MISSING_S = 5.0
-"""An answer that has not come by now never will."""
+"""The time after which an answer is not expected any more."""
 
 
 class RoundTrips:
-    """The heartbeats to one peer."""
+    """Measures the round trips of heartbeats to one peer."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:
-        """``observe`` takes the seconds of each measured round trip."""
+        """Begins without heartbeats; ``observe`` takes the seconds of each measured round trip."""
         self._observe = observe
         self._sent = 0
         self._answered = 0
@@ -32,7 +32,7 @@ class RoundTrips:
         self._missing = False
 
     def sent(self, now_s: float) -> None:
-        """A heartbeat that wants an answer is about to be written. What waits in a queue may never be."""
+        """Notes that a heartbeat that wants an answer is about to be written, for one in a queue may never be."""
         self._sent += 1
         if self._measured:
             self._missing = self._missing or now_s - self._measured_at_s > MISSING_S
@@ -41,13 +41,13 @@ class RoundTrips:
             self._next_s = now_s + EVERY_S
 
     def answered(self, now_s: float) -> None:
-        """An answer arrived."""
+        """Notes that an answer arrived, and measures its round trip."""
         self._answered += 1
         if self._answered == self._measured and not self._missing:
             self._measured = 0
             self._observe(now_s - self._measured_at_s)
 
     def broken(self) -> None:
-        """The stream ended: nothing of it will be answered."""
+        """Forgets the heartbeats under way, because their stream has ended."""
         self._sent = self._answered = self._measured = 0
         self._missing = False

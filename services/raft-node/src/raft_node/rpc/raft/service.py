@@ -49,19 +49,19 @@ class RaftService(pb_grpc.RaftServicer):
     """Serves the peers. ``attach`` gives it the node once that runs.
 
     Attributes:
-        first_configuration: The finished bytes of entry 1; empty before this member has it.
+        first_configuration: The final bytes of entry 1; empty before this member has that entry.
         cluster_id: The cluster's id; empty before this member knows it.
         disk_low: Whether this node refuses writes for want of space.
-        stalled: Whether it does not apply what is committed.
+        stalled: Whether this node cannot apply what is committed.
         members: Gives the applied configuration, and the index that it is as of; without members before there is one.
-        acknowledged: Up to where a member has acknowledged the log to this node, if this node leads; 0 otherwise.
-        address_of: A member's address, None while it is not known.
-        caller_of: Where a caller is, as gRPC says it.
-        is_member: Whether a sender is a member; asked on connections whose certificates prove names.
+        acknowledged: Gives the last entry that a member has acknowledged to this node; 0 if this node does not lead.
+        address_of: Gives a member's address; None while it is not known.
+        caller_of: Gives the address of a caller, as gRPC writes it.
+        is_member: Tells whether a sender is a member; asked on connections whose certificates prove names.
     """
 
     def __init__(self, node_id: NodeId, shard: int, metrics: Metrics, traces: NodeTraces | None = None) -> None:
-        """Starts detached."""
+        """Begins without a node: ``attach`` gives it one."""
         self._node_id = node_id
         self._shard = shard
         self._metrics = metrics
@@ -83,7 +83,7 @@ class RaftService(pb_grpc.RaftServicer):
     def attach(
         self, peers: Peers, receive: Callable[[Message], None], snapshots: SnapshotService | None = None
     ) -> None:
-        """From now on messages are handed to ``receive``, and snapshots to ``snapshots`` if it takes any."""
+        """Gives the service its node: messages go to ``receive`` from now on, and snapshots to ``snapshots``."""
         self._attached = Attached(peers, receive, snapshots)
 
     async def Identify(  # noqa: N802 - the method's name in the proto file
@@ -115,7 +115,7 @@ class RaftService(pb_grpc.RaftServicer):
         )
 
     def _members(self) -> tuple[Configuration, int]:
-        """The members as far as they are known; before the core runs, those of the first configuration."""
+        """The members as far as this node knows them; before the core runs, those of the first configuration."""
         members, applied_index = self.members()
         if members == NO_MEMBERS and self.first_configuration:
             return decode_configuration(decode(self.first_configuration).command), 0

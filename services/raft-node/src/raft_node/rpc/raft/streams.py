@@ -23,7 +23,7 @@ _BACKOFF_MAX_S = 0.5
 
 
 class SendQueue(Generic[Sent]):
-    """Messages on their way out. Only the event loop touches it."""
+    """A queue of messages that wait for the network. Only the event loop touches it."""
 
     def __init__(self, limit: int) -> None:
         """Holds at most ``limit`` messages."""
@@ -32,7 +32,7 @@ class SendQueue(Generic[Sent]):
         self._filled = asyncio.Event()
 
     def put(self, message: Sent) -> bool:
-        """Adds a message; False when an older one had to give way."""
+        """Adds a message; returns False if the oldest one was dropped for it."""
         full = len(self._messages) >= self._limit
         if full:
             self._messages.popleft()
@@ -58,7 +58,7 @@ class SendQueue(Generic[Sent]):
 
 
 class Call(Protocol):
-    """What a bidirectional call looks like from the client; grpc.aio's own type differs between its versions."""
+    """A bidirectional call as its client sees it; grpc.aio's own type differs between its versions."""
 
     async def write(self, request: Any) -> None:
         """Sends one message."""
@@ -78,11 +78,11 @@ BROKEN = (
     grpc.aio.InternalError,
     asyncio.InvalidStateError,
 )
-"""What a broken call raises while it is opened, read or written: one of the own streams, or of gRPC's."""
+"""The exceptions of a broken call that is opened, read or written, on an own stream or on one of gRPC's."""
 
 
 class ClientStream(Generic[Sent, Received]):
-    """A stream to a peer: opened when there is something to say, and again after it broke.
+    """A stream to a peer: opened when there is a message to send, and again after it broke.
 
     Attributes:
         open: Whether a call is under way.
@@ -101,13 +101,13 @@ class ClientStream(Generic[Sent, Received]):
         """Builds it; ``run`` sets it going.
 
         Args:
-            open_call: Starts the RPC.
+            open_call: Starts the call.
             limit: How many messages may wait.
-            on_received: Takes each answer.
+            on_received: Takes each answer of the peer.
             on_sent: Called for each message that was written.
-            on_broken: Called when what was under way is lost.
+            on_broken: Called when the messages under way are lost.
             on_leaving: Called with each message before it is written, so before any answer to it.
-            on_unanswered: Called when a call has ended before the peer said anything.
+            on_unanswered: Called when a call has ended before the peer sent anything.
         """
         self.outbox: SendQueue[Sent] = SendQueue(limit)
         self._open_call = open_call

@@ -30,7 +30,7 @@ REMEMBERED_MAX = 64
 
 
 class Vouching:
-    """Tells members from others."""
+    """Tells members from other senders, by what this node or its peers know."""
 
     def __init__(
         self,
@@ -41,15 +41,15 @@ class Vouching:
         addresses: Callable[[], Mapping[str, str]],
         ask: Ask,
     ) -> None:
-        """Asks nobody yet.
+        """Begins without a question to anybody.
 
         Args:
             me: This node.
-            shard: Its shard's number.
-            cluster_id: Its cluster.
+            shard: The number of this node's shard.
+            cluster_id: The id of this node's cluster.
             configurations: Gives the configuration in force here, and the applied one.
             addresses: Gives the Raft addresses that are worth asking, by name.
-            ask: Asks the node at an address how a sender stands.
+            ask: Asks the node at an address whether a sender is a member.
         """
         self._me = me
         self._shard = shard
@@ -62,7 +62,7 @@ class Vouching:
         self._as_of = NO_MEMBERS
 
     async def is_member(self, sender: NodeId) -> bool:
-        """Whether somebody is a member, by what this node knows or is told now."""
+        """Whether a sender is a member, by what this node knows or its peers tell it now."""
         current, applied = self._configurations()
         if sender in members_of(current) or sender in members_of(applied):
             return True

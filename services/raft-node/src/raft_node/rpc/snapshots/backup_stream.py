@@ -35,7 +35,7 @@ Write = Callable[[pb.BackupResponse], Awaitable[None]]
 
 
 class BackupStream:
-    """Sends the state of one node to whoever makes a backup."""
+    """Sends the state of one node to a client that makes a backup."""
 
     def __init__(
         self,
@@ -50,13 +50,13 @@ class BackupStream:
         """Ties the parts together.
 
         Args:
-            backups: Where the snapshots come from.
-            me: Whose state it is.
-            settings: How much goes into a message, and how long the receiver may take nothing.
-            fs: Where the files are.
-            threads: Runs what blocks.
-            record: Notes what happened.
-            on_failure: Told when the node must stop.
+            backups: Makes the snapshots that are sent.
+            me: This node.
+            settings: The settings: how much goes into a message, and how long the receiver may take nothing.
+            fs: The file system of the snapshots.
+            threads: Runs blocking work.
+            record: Notes events in the timeline.
+            on_failure: Called when the node must stop.
         """
         self._backups = backups
         self._me = me
@@ -69,10 +69,10 @@ class BackupStream:
         self._on_failure = on_failure
 
     async def send(self, write: Write) -> None:
-        """Sends all of it.
+        """Sends the whole state.
 
         Raises:
-            UnavailableError: It cannot be made, or not be sent, here and now.
+            UnavailableError: The snapshot cannot be made, or not be sent, here and now.
         """
         try:
             await self._send(write)

@@ -31,10 +31,10 @@ def encode_header(header: SnapshotHeader, envelope: pb.Envelope, term: int) -> p
 
 
 def decode_header(header: pb.SnapshotHeader) -> SnapshotHeader:
-    """What a snapshot consists of.
+    """Decodes the header of a snapshot.
 
     Raises:
-        MessageError: It cannot be a snapshot.
+        MessageError: The header cannot be that of a snapshot.
     """
     decoded = SnapshotHeader(
         header.snapshot_id.hex(),
@@ -52,12 +52,12 @@ def decode_header(header: pb.SnapshotHeader) -> SnapshotHeader:
 
 
 def encode_chunk(file: int, offset: int, data: bytes) -> pb.InstallSnapshotRequest:
-    """A piece of a file."""
+    """The message with a piece of a file."""
     return pb.InstallSnapshotRequest(
         chunk=pb.SnapshotChunk(file=file, offset=offset, data=data, crc32c=crc32c(data)),
     )
 
 
 def is_sound(chunk: pb.SnapshotChunk) -> bool:
-    """Whether a piece is what was sent."""
+    """Whether a piece is as it was sent, by its checksum."""
     return crc32c(chunk.data) == chunk.crc32c

@@ -41,7 +41,7 @@ CONNECT_TIMEOUT_S = 2.0
 PAUSE_FIRST_S = 0.2
 PAUSE_MAX_S = 5.0
 LOOK_EVERY_S = 0.5
-"""While it waits for the receiver, it looks this often whether it still leads."""
+"""While the sender waits for the receiver, it checks this often whether the node still leads."""
 
 _log = get_logger()
 
@@ -63,14 +63,14 @@ class Sends(Protocol):
 
 
 class SenderLimits(NamedTuple):
-    """How it sends: the size of a chunk, and when a transfer without progress is given up."""
+    """The limits of a transfer: the size of a chunk, and when one without progress is given up."""
 
     chunk_bytes: int
     timeout_s: float
 
 
 class _Answers:
-    """What the receiver said last."""
+    """The newest answer of the receiver."""
 
     def __init__(self) -> None:
         self.news = asyncio.Event()
@@ -100,7 +100,7 @@ class SnapshotSender:
         on_failure: Callable[[FatalError], None],
         certificates: Certificates | None = None,
     ) -> None:
-        """Ties the parts together; ``wanted`` sets it going."""
+        """Ties the parts together; ``wanted`` begins transfers."""
         self._snapshots = snapshots
         self._driver = driver
         self._me = me
@@ -122,7 +122,7 @@ class SnapshotSender:
         return len(self._transfers)
 
     def wanted(self, peers: Sequence[NodeId]) -> None:
-        """Sends a snapshot to each; one that is still under way, for an earlier term, ends first."""
+        """Sends a snapshot to each peer; a transfer that is still under way for an earlier term ends first."""
         for peer in peers:
             task = asyncio.create_task(self._serve(peer, self._driver.node.term, self._transfers.get(peer)))
             self._transfers[peer] = task
@@ -212,7 +212,7 @@ class SnapshotSender:
         return header.last_index
 
     async def _send_files(self, call: Call, peer: NodeId, term: int, snapshot: HeldSnapshot, answers: _Answers) -> None:
-        """Sends from where the receiver asks until it says that it has all."""
+        """Sends chunks from the position that the receiver asks for, until it says that it has all files."""
         files = snapshot.header.files
         loop = asyncio.get_running_loop()
         sent = self._metrics.snapshot_bytes.labels(self._metrics.shard, "sent")

@@ -33,11 +33,11 @@ from raft_node.storage.files import FileSystem
 from raft_node.storage.snapshots.incoming import INCOMING, IncomingError, IncomingSnapshot, SnapshotHeader, Taken
 
 TELL_EVERY_S = 1.0
-"""How often the sender is told that a step which takes long is still under way."""
+"""The time between two messages that tell the sender that a long step is still under way."""
 DAMAGES_MAX = 8
-"""A transfer with more damaged chunks and files is refused: the sender's own files may be damaged."""
+"""The most damaged chunks and files of a transfer; with more it is refused, for the sender's files may be damaged."""
 INSTALL_PATIENCE_S = 10.0
-"""How long a stop waits for an installation; what is left of it is done by the next start."""
+"""How long a stop waits for an installation; the next start does the rest of it."""
 
 _log = get_logger()
 Result = TypeVar("Result")
@@ -55,11 +55,11 @@ class Installs(Protocol):
         """Whether a snapshot would bring this node forward."""
 
     async def install(self, incoming: IncomingSnapshot) -> bool:
-        """Installs what was received."""
+        """Installs a received snapshot."""
 
 
 class _Transfer(NamedTuple):
-    """One stream."""
+    """One transfer: its stream, its sender and its header."""
 
     context: Context
     source: NodeId
@@ -85,16 +85,16 @@ class SnapshotService:
         """Ties the parts together.
 
         Args:
-            fs: Where it is written.
-            data_dir: Below which directory.
-            installer: Takes what is complete.
-            threads: One thread, which runs what blocks, in order.
+            fs: The file system of the received files.
+            data_dir: The data directory, below which they are written.
+            installer: Installs complete snapshots.
+            threads: One thread, which runs blocking work in order.
             me: This node.
-            term: Its term.
-            metrics: What is counted.
-            record: Told of what happens.
+            term: Gives this node's term.
+            metrics: The metrics of the node.
+            record: Notes events in the timeline.
             on_failure: Called when the node must stop.
-            room_bytes: How much may be received without filling the disk.
+            room_bytes: Tells how many bytes may be received without filling the disk.
         """
         self._room_bytes = room_bytes
         self._fs = fs
@@ -205,12 +205,12 @@ class SnapshotService:
             self._threads.submit(incoming.close)
 
     async def _give_way(self, transfer: _Transfer) -> None:
-        """Refuses a snapshot that the disk has no room for, and leaves it nothing of the room that there is."""
+        """Refuses a snapshot that the disk has no room for, and removes what was received of it."""
         await self._run(self._fs.remove_tree, f"{self._data_dir}/{INCOMING}")
         await self._refuse(transfer, "the disk is full")
 
     async def _take_all(self, transfer: _Transfer, incoming: IncomingSnapshot) -> bool:
-        """Takes chunks until all files are here; False when the stream ended, or too much was damaged."""
+        """Takes chunks until all files are here; returns False if the stream ended before, or too much was damaged."""
         damages = 0
         received = self._metrics.snapshot_bytes.labels(self._metrics.shard, "received")
         await self._answer(transfer, pb.SNAPSHOT_STATE_SEND, *incoming.position)
@@ -257,7 +257,7 @@ class SnapshotService:
             await self._answer(transfer, pb.SNAPSHOT_STATE_INSTALLED)
 
     async def _have_installed(self, transfer: _Transfer, incoming: IncomingSnapshot) -> str:
-        """Installs what was received; gives the reason if it cannot be."""
+        """Installs a received snapshot; returns the reason if it cannot be installed."""
         header = transfer.header
         started_s = asyncio.get_running_loop().time()
         try:

@@ -32,7 +32,7 @@ _log = get_logger()
 
 
 class Maintenance:
-    """The background work of one engine."""
+    """Does the background work of one engine: flushes, compactions, merges while idle."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class Maintenance:
         Args:
             engine: The engine to look after.
             worker: The helper process.
-            metrics: Where durations are counted.
+            metrics: The metrics in which durations are counted.
             on_progress: Called on the event loop when a task was installed; applying may go on.
             on_failure: Called on the event loop when the node must stop.
-            record: Told of every flush and compaction.
+            record: Notes every flush and compaction in the timeline.
             on_full: Called on the event loop when there was no room for a piece of work.
-            retry_s: After how long that is tried again.
-            idle_s: When little was written for so long, one merge is made that can wait; 0 for never.
-            room_bytes: What such a merge may take of the disk until it is installed.
+            retry_s: The pause before that is tried again.
+            idle_s: How long little must have been written before a merge is made that could wait; 0 for never.
+            room_bytes: How much of the disk such a merge may take until it is installed.
             sleep: Waits for so many seconds.
         """
         self._engine = engine
@@ -82,7 +82,7 @@ class Maintenance:
         self._progress = asyncio.Condition()
 
     def poke(self) -> None:
-        """Notes that something was written. Two threads wake up for it only when there is enough to do."""
+        """Notes that entries were written; the two threads wake up only when there is enough to do."""
         if self._engine.changes_due:
             self._changes_wanted.set()
 
@@ -98,7 +98,7 @@ class Maintenance:
         self._task_wanted.set()
 
     async def flush(self, timeout_s: float) -> bool:
-        """Flushes what was written up to now; False if that took too long, and goes on."""
+        """Flushes what was written up to now; returns False if that takes longer, and goes on flushing."""
         engine = self._engine
         target = engine.applied_index
         engine.rotate()
@@ -225,7 +225,7 @@ class Maintenance:
 
 
 def _output_bytes(task: CompactionTask) -> int:
-    """What a merge is likely to write: each tombstone goes, and takes a record along.
+    """The bytes that a merge is likely to write: each tombstone goes, and takes a record along.
 
     When it hides nothing after all, the merge may find no room; then it is thrown away, as any other.
     """

@@ -17,7 +17,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.runtime.events import Recorder
 
 FIRST_AFTER_S = 60.0
-"""A start has better things to do than this."""
+"""The pause before the first check: a start has better things to do."""
 STEP_BYTES = 256 << 10
 
 _log = get_logger()
@@ -29,7 +29,7 @@ class CheckedTable(Protocol):
     path: str
 
     def check(self) -> Iterator[int]:
-        """Reads and checks it, a part at a time; gives how much each part took. Blocking."""
+        """Reads and checks the table, a part at a time; yields the bytes of each part. Blocking."""
 
 
 class Scrubber:
@@ -48,10 +48,10 @@ class Scrubber:
 
         Args:
             tables: Gives the tables that are in use; called on the event loop.
-            bytes_per_s: How fast; 0 to check nothing.
-            every_s: How long to rest after all of them.
-            metrics: Where bytes, rounds and damages are counted.
-            record: Told of damages.
+            bytes_per_s: How many bytes are checked in a second; 0 to check nothing.
+            every_s: How long to rest after all tables were checked.
+            metrics: The metrics in which bytes, rounds and damages are counted.
+            record: Notes damages in the timeline.
             sleep: Waits for some seconds.
         """
         self._tables = tables
@@ -71,7 +71,7 @@ class Scrubber:
             await self._sleep(self._every_s)
 
     async def look(self) -> None:
-        """Checks every table once that is there now, and is still there when its turn comes."""
+        """Checks once every table of now that is still in use when its turn comes."""
         damaged = 0
         for table in self._tables():
             # A compaction may have taken its place meanwhile; the new ones are for the next round.
@@ -95,7 +95,7 @@ class Scrubber:
 
 
 def _step(parts: Iterator[int]) -> int:
-    """Takes as many parts as are worth a switch to another thread; 0 at the end."""
+    """Checks as many parts as are worth a switch to another thread; returns their bytes, 0 at the end."""
     size = 0
     for part in parts:
         size += part

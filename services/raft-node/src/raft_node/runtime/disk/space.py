@@ -28,13 +28,13 @@ from raft_node.storage.files import Volume
 RESERVE = "RESERVE"
 LOOK_EVERY_S = 0.5
 NOTICED_S = 5.0
-"""For so long writes are refused after somebody found no room, whatever the file system says of itself."""
+"""How long writes are refused after one has found no room, whatever the file system says is free."""
 
 _log = get_logger()
 
 
 def release_for_start(fs: Volume, data_dir: str, reserve_bytes: int) -> None:
-    """Gives a start room for the few small files that it writes. Blocking."""
+    """Frees room for the few small files that a start writes. Blocking."""
     if fs.free_bytes(data_dir) < reserve_bytes // 2:
         fs.remove(f"{data_dir}/{RESERVE}")
 
@@ -49,8 +49,8 @@ class SpaceWatch:
     Attributes:
         low: Whether writes are to be refused now.
         full: Whether deletes are to be refused as well: there is no room to note them.
-        free_bytes: What the last look found on each volume.
-        give_way: Makes room on the data volume by what can be done without; whether there was any of that.
+        free_bytes: By volume, how many bytes the last look found free.
+        give_way: Deletes files of the data volume that can be done without; returns whether there were any.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class SpaceWatch:
         """Looks at nothing yet.
 
         Args:
-            fs: Where.
+            fs: The file system of the volumes.
             volumes: A directory on each volume, by the volume's name.
-            data_dir: Where the reserve file lies.
-            reserve_bytes: Its size, and how much must be free besides; 0 to refuse only when a disk was found full.
-            record: Told when writes are refused, and when they are taken again.
+            data_dir: The directory of the reserve file.
+            reserve_bytes: The reserve's size, and how much must be free besides; 0 to refuse only when a disk was full.
+            record: Notes in the timeline when writes are refused, and when they are taken again.
             now_s: A monotonic clock.
         """
         self.low = self.full = False
@@ -86,7 +86,7 @@ class SpaceWatch:
         self._looks = asyncio.Event()
 
     def notice(self, error: NoSpaceError) -> None:
-        """Somebody found no room; called on the event loop."""
+        """Notes that a write found no room; called on the event loop."""
         self._noticed_until_s = self._now_s() + NOTICED_S
         self._set_low(True, path=error.path)
         self._looks.set()
@@ -117,20 +117,20 @@ class SpaceWatch:
 
     @property
     def _needed(self) -> int:
-        """How much must be free, of each volume."""
+        """How many bytes must be free on each volume."""
         return self._reserve_bytes + (self._reserve_bytes // 4 if self.low else 0)
 
     def room_bytes(self) -> int:
-        """What may be written to the data volume at once, for something that is not needed; as of the last look."""
+        """How many bytes dispensable work may write to the data volume, as of the last look."""
         return self.free_bytes.get("data", 2 * self._reserve_bytes) - self._reserve_bytes
 
     def _tend_and_ask(self, noticed: bool) -> tuple[dict[str, int], list[int]]:
-        """What ``_tend`` gives, and what is free of each volume then, whatever it is meant for. Blocking."""
+        """The result of ``_tend``, and the free bytes of each volume afterwards, the reserve's included. Blocking."""
         free = self._tend(noticed)
         return free, [self._fs.free_bytes(path) for volume, path in self._volumes.items() if volume in free]
 
     def _tend(self, noticed: bool) -> dict[str, int]:
-        """What is free of each volume, besides a reserve that is there or is to be; keeps the reserve. Blocking."""
+        """The free bytes of each volume beside the reserve; makes or removes the reserve as needed. Blocking."""
         free: dict[str, int] = {}
         for volume, path in self._volumes.items():
             try:

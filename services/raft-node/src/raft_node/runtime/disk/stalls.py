@@ -11,14 +11,14 @@ from raft_node.raft.ready import Event
 
 
 class Stalls:
-    """Keeps the time."""
+    """Measures for how long the engine holds applying up."""
 
     def __init__(self, now_s: Callable[[], float], on_event: Callable[[Event], None]) -> None:
-        """Starts with none.
+        """Begins without a stall.
 
         Args:
             now_s: The loop's clock.
-            on_event: Told when one begins and ends.
+            on_event: Takes an event when a stall begins and when it ends.
         """
         self._now_s = now_s
         self._on_event = on_event
@@ -27,16 +27,16 @@ class Stalls:
 
     @property
     def present_s(self) -> float:
-        """For how long it has lasted by now; 0 when there is none."""
+        """For how long the present stall has lasted; 0 when there is none."""
         return 0.0 if self._since_s is None else self._now_s() - self._since_s
 
     @property
     def total_s(self) -> float:
-        """For how long all of them have lasted since the start."""
+        """For how long all stalls since the start have lasted together."""
         return self._past_s + self.present_s
 
     def note(self, stalled: bool, applied_index: int) -> None:
-        """Takes how it stands now."""
+        """Notes whether the engine holds applying up now."""
         if stalled == (self._since_s is not None):
             return
         if self._since_s is None:

@@ -20,8 +20,8 @@ def locked(*directories: str) -> Generator[None, None, None]:
     """Holds the lock of each directory.
 
     Raises:
-        IdentityError: Another process holds one of them.
-        DiskError: It cannot be opened for writing.
+        IdentityError: Another process holds one of the locks.
+        DiskError: A lock file cannot be opened for writing.
     """
     held: list[int] = []
     try:

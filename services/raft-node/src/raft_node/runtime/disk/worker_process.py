@@ -29,13 +29,13 @@ from raft_node.storage.merges.tasks import (
 )
 
 DEADLINE_S = 20.0
-"""What the smallest task may take: a machine that swaps, or a disk that recovers, needs seconds."""
+"""How long the smallest task may take: a machine that swaps, or a disk that recovers, needs seconds."""
 BYTES_PER_S_MIN = 1 << 20
-"""A disk that takes longer than a second for a mebibyte, with everything around it, serves nobody."""
+"""The slowest pace of a task: a disk that needs over a second for a mebibyte, all told, serves nobody."""
 PATIENCE_MAX = 16
-"""How many times the deadline a task is given at most, after some that were too short."""
+"""The largest factor by which a task's deadline grows after deadlines that were too short."""
 _END_TIMEOUT_S = 1.0
-"""A process that waits for a disk which stands still ends only when that goes on."""
+"""How long the end of the process is waited for: while its disk stands still, it cannot end."""
 
 _log = get_logger()
 
@@ -47,8 +47,8 @@ class WorkerProcess:
         """Starts the process, before gRPC has threads.
 
         Args:
-            data_dir: Where the tables lie.
-            deadline_s: What the smallest task may take before the process is given up.
+            data_dir: The directory of the tables.
+            deadline_s: How long the smallest task may take before the process is given up.
         """
         self._data_dir = data_dir
         self._deadline_s = deadline_s
@@ -60,7 +60,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process that runs now, or the last one that did."""
+        """The id of the process that runs now, or of the last one that did."""
         return self._pid
 
     def run(self, task: Task) -> TaskResult:
@@ -95,7 +95,7 @@ class WorkerProcess:
         return result
 
     def close(self) -> None:
-        """Ends the process; whatever it was doing is of no use any more."""
+        """Ends the process, whatever it is doing."""
         with self._lock:
             self._closed = True
             if self._process is not None:
@@ -148,7 +148,7 @@ class WorkerProcess:
 
 
 class _Patient:
-    """What a process answers; the first byte is waited for no longer than the deadline.
+    """Reads the answer of the process; waits for its first byte no longer than the deadline.
 
     A process that waits for a disk cannot even be killed, so that its end of the pipe may stay open.
     """
@@ -158,7 +158,7 @@ class _Patient:
         self._timeout_s: float | None = timeout_s
 
     def read(self, size: int, /) -> bytes:
-        """See ``ByteSource``; says that the stream ended when nothing came in time."""
+        """See ``ByteSource``; behaves as at the end of the stream if nothing came in time."""
         if self._timeout_s is not None:
             poll = select.poll()
             poll.register(self._stream, select.POLLIN)

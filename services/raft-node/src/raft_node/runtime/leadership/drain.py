@@ -17,7 +17,7 @@ from raft_node.runtime.leadership.holds import Hold
 ATTEMPTS = 3
 """A target may be on its way down itself; each attempt asks the most caught-up voter of that moment."""
 ELECTIONS_WAITED = 3
-"""For so many longest election timeouts a new leader is waited for."""
+"""The number of longest election timeouts for which a new leader is waited for."""
 POLL_S = 0.005
 
 
@@ -28,7 +28,7 @@ async def drain(
     election_timeout_s: float,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> NodeId | None:
-    """Hands leadership over if this node has it; returns who leads now, None when nobody is known to.
+    """Hands leadership over if this node leads; returns the leader of now, None if none is known.
 
     The hold is released as soon as this node does not lead. If it still leads at the end, writes stay held back, until
     the caller ends the hold or stops the driver.

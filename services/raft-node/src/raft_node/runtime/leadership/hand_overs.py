@@ -16,19 +16,19 @@ from raft_node.raft.types import NodeId
 from raft_node.runtime.leadership.holds import Hold
 
 _ENDS = ("transfer_aborted", "became_leader")
-"""The core's events after which leadership stays, or is back."""
+"""The events of the core after which this node goes on leading, or leads again."""
 
 
 class HandOvers:
     """The transfers that somebody waits for."""
 
     def __init__(self, node: RaftNode, metrics: Metrics, wake: Callable[[], None]) -> None:
-        """Starts with none.
+        """Begins without a transfer.
 
         Args:
             node: The core.
-            metrics: Where transfers are counted.
-            wake: Has the core's wishes carried out soon.
+            metrics: The metrics in which transfers are counted.
+            wake: Has the driver take a turn soon.
         """
         self._node = node
         self._metrics = metrics
@@ -36,7 +36,7 @@ class HandOvers:
         self._waiting: set[asyncio.Future[NodeId]] = set()
 
     async def run(self, target: NodeId | None, timeout_s: float, hold: Callable[[], Hold]) -> NodeId:
-        """Hands leadership over, while what clients ask for is held back; see ``Driver.hand_over``."""
+        """Hands leadership over while requests of clients are held back; see ``Driver.hand_over``."""
         try:
             self._node.transfer_leadership(target)
         except TransferRefusedError:
@@ -59,7 +59,7 @@ class HandOvers:
                 self._waiting.discard(concluded)
 
     def conclude(self) -> None:
-        """Tells who leads, if it is another node."""
+        """Ends the transfers that wait, if another node leads now."""
         leader = self._node.leader
         if self._waiting and leader is not None and leader != self._node.id:
             for concluded in self._waiting:
@@ -72,7 +72,7 @@ class HandOvers:
             self.fail(str(event.fields.get("reason", "this node leads again")))
 
     def fail(self, reason: str) -> None:
-        """Tells that leadership stays here."""
+        """Fails the transfers that wait: this node keeps the lead."""
         for concluded in self._waiting:
             if not concluded.done():
                 concluded.set_exception(TransferFailedError(f"leadership stays here: {reason}"))

@@ -10,13 +10,13 @@ class Hold:
     """Holds requests back, from its making to its release; a second release does nothing."""
 
     def __init__(self, holds: set[Hold], on_released: Callable[[], None]) -> None:
-        """Begins. ``holds`` are those that go on, ``on_released`` is called when this one ends."""
+        """Begins the hold, and adds it to ``holds``; ``on_released`` is called when it ends."""
         self._holds = holds
         self._on_released = on_released
         holds.add(self)
 
     def release(self) -> None:
-        """Ends it."""
+        """Ends the hold."""
         if self in self._holds:
             self._holds.remove(self)
             self._on_released()

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 
 class WriteTimes(NamedTuple):
-    """Where the time of a committed batch went, in seconds.
+    """How long the steps of a committed batch took, in seconds.
 
     Attributes:
-        append_s: Writing it to the leader's own log, without the sync; 0 if it was committed without that disk.
-        fsync_s: Syncing it there; as before.
-        commit_s: From the proposal until a majority had it.
+        append_s: The write to the leader's own log, without the sync; 0 if the others committed the batch before it.
+        fsync_s: The sync of that write; 0 likewise.
+        commit_s: The time from the proposal until a majority had the batch.
     """
 
     append_s: float
@@ -28,10 +28,10 @@ class WriteTimes(NamedTuple):
 
 
 class NodeTimes:
-    """Where the time of the newest answers went, for those who want to know (``raft_node.rpc.doug.timings``).
+    """How long the steps of the newest answers took, for ``raft_node.rpc.doug.timings``.
 
     Attributes:
-        write: Of the newest committed batch of writes; a new object for each. None before there was one.
+        write: The times of the newest committed batch of writes, a new object for each; None before there was one.
         apply_s: How long applying the newest entries took.
         confirm_s: How long the reads that are being answered have waited since a majority was asked.
     """
@@ -58,7 +58,7 @@ class CommitTimes:
     """The batches of one leader that are not committed yet, oldest first."""
 
     def __init__(self, observe: Callable[[float], None], times: NodeTimes | None = None) -> None:
-        """``observe`` takes the seconds of each batch, ``times`` those of the newest."""
+        """Begins empty; ``observe`` is told the seconds of each batch, and ``times`` keeps those of the newest."""
         self._observe = observe
         self._times = times or NodeTimes()
         self._batches: deque[_Batch] = deque()

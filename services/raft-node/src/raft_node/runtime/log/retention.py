@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 
 class LogFigures(NamedTuple):
-    """What the decision rests on.
+    """The figures by which the beginning of the log is chosen.
 
     Attributes:
         flushed_index: The last entry that is durable in SSTables and manifest.
-        keep_from: The first entry of those that are kept in any case.
-        bound_from: The first entry of those that may be kept at most.
-        slowest_match: What the slowest healthy follower is known to hold; None without one.
-        snapshots: The last entries of the snapshots that are held for others.
+        keep_from: The first of the entries that are kept in any case.
+        bound_from: The first of the entries that may be kept at most.
+        slowest_match: The last entry that the slowest healthy follower is known to hold; None without one.
+        snapshots: The last entries of the snapshots that are held for followers.
     """
 
     flushed_index: int
@@ -29,7 +29,7 @@ class LogFigures(NamedTuple):
 
 
 def first_index_to_keep(figures: LogFigures) -> int:
-    """The entry that the log may begin with.
+    """The index of the entry with which the log may begin.
 
     What a start replays is never dropped, whatever it takes. Above that, ``keep_from`` is where the log would be cut; a
     slow but healthy follower, and whoever is being sent a snapshot, hold that back as far as ``bound_from``.

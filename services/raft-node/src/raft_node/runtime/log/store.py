@@ -32,13 +32,13 @@ from raft_node.storage.wal.log import Appended, PrefixDrop, Wal, WalHardState
 _CLOSE_TIMEOUT_S = 2.0
 
 RETRY_S = 1.0
-"""After how long a write that found no room for a segment is tried again."""
+"""The pause before a write that found no room for a segment is tried again."""
 
 
 PIECE_BYTES_MAX = 4 << 20
 PIECE_BYTES_MIN = 64 << 10
 PIECE_S = 0.25
-"""One append hands the disk so much at most, and what that takes in so long: a write of 32 MiB on a slow disk would
+"""One append hands the disk at most these bytes, and what it takes in this time: a write of 32 MiB on a slow disk would
 otherwise look like one that hangs, and cost the leader its office."""
 
 
@@ -56,7 +56,7 @@ def to_wal(state: HardState) -> WalHardState:
 
 @dataclass(frozen=True, slots=True)
 class _Reset:
-    """The log is to go on behind a snapshot."""
+    """An order to have the log go on behind a snapshot."""
 
     index: int
     term: int
@@ -68,7 +68,7 @@ class LogStore:
     """The log of one node: a ``LogReader`` to the core, and its writer thread.
 
     Attributes:
-        last_write_s: How long the newest durable write took: without its sync, and the sync.
+        last_write_s: How long the newest durable write took: first without its sync, then the sync.
     """
 
     def __init__(
@@ -89,15 +89,15 @@ class LogStore:
 
         Args:
             wal: The open log.
-            metrics: Where durations and batch sizes are counted.
+            metrics: The metrics in which durations and batch sizes are counted.
             on_durable: Called on the event loop with the sequence of a write that is durable.
             on_failure: Called on the event loop when the node must stop.
-            slow_s: An append that takes longer than this is worth telling.
+            slow_s: The duration from which on an append is reported as slow.
             on_slow: Called on the event loop with such an append's duration and number of entries.
             on_compacted: Called on the event loop with the first index before and after entries were dropped.
             on_full: Called on the event loop when there was no room for a segment.
-            retry_s: After how long that is tried again.
-            traces: Where writes with sampled entries tell how long they take; None while tracing is off.
+            retry_s: The pause before that is tried again.
+            traces: The spans of writes with sampled entries; None while tracing is off.
         """
         self._wal = wal
         self._metrics = metrics
@@ -154,17 +154,17 @@ class LogStore:
 
     @property
     def bytes_written(self) -> int:
-        """Bytes that were written to the log since the start."""
+        """How many bytes were written to the log since the start."""
         return self._wal.bytes_written
 
     @property
     def syncs(self) -> int:
-        """Syncs of the log since the start."""
+        """How often the log was synced since the start."""
         return self._wal.syncs
 
     @property
     def size_bytes(self) -> int:
-        """What the files of the log take on disk."""
+        """How many bytes the log's files take on disk."""
         return self._wal.size_bytes
 
     @property
@@ -174,15 +174,15 @@ class LogStore:
 
     @property
     def hard_state(self) -> HardState:
-        """The last one that is durable."""
+        """The newest hard state that is durable."""
         return to_raft(self._wal.hard_state)
 
     def first_index_within(self, bytes_max: int) -> int:
-        """The smallest index with which the files of the log take at most so much."""
+        """The smallest first index with which the log's files take at most ``bytes_max``."""
         return self._wal.first_index_within(bytes_max)
 
     def drop_prefix(self, first_index: int) -> None:
-        """Lets the entries below ``first_index`` go once the next segment begins; see ``Wal.drop_prefix``."""
+        """Drops the entries below ``first_index`` once the next segment begins; see ``Wal.drop_prefix``."""
         self._wal.drop_prefix(first_index)
 
     def write(self, write: Write) -> None:
@@ -270,12 +270,12 @@ class LogStore:
         return hard_state, write.truncate_from if first == 0 else None, entries
 
     def _learn_speed(self, size: int, duration_s: float) -> None:
-        """What this disk takes in ``PIECE_S`` is the next piece."""
+        """Sets the next piece to as many bytes as this disk takes in ``PIECE_S``."""
         wanted = int(size * PIECE_S / max(duration_s, 1e-6))
         self._piece_bytes = max(PIECE_BYTES_MIN, min(wanted, PIECE_BYTES_MAX, 2 * self._piece_bytes))
 
     def _progressed(self) -> None:
-        """A part of the write under way is durable: a slow disk that goes on is no disk that hangs."""
+        """Notes that a piece of the write under way is durable: a slow disk that goes on does not hang."""
         if self._writing:
             self._started_s = self._loop.time()
         self._prepare_if_wanted()
@@ -315,7 +315,7 @@ class LogStore:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Begins what is to be done beside the writes."""
+        """Begins the work that is done beside the writes: dropping files, preparing a segment."""
         self._prepare_if_wanted()
         if self._wal.wants_drop:
             drop = self._wal.take_drop()
@@ -341,7 +341,7 @@ class LogStore:
         self._loop.call_soon_threadsafe(self._prepared)
 
     def _not_prepared(self, error: NoSpaceError) -> None:
-        """There was no room. The log has the rest of its segment; a later write has this tried again."""
+        """Notes that there was no room to prepare a segment; a later write has that tried again."""
         self._on_full(error)
         self._loop.call_later(self._retry_s, self._prepared)
 

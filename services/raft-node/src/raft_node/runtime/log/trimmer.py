@@ -17,17 +17,17 @@ class TrimmedLog(Protocol):
 
     @property
     def first_index(self) -> int:
-        """The first entry that is still there."""
+        """The first entry that the log holds."""
 
     @property
     def size_bytes(self) -> int:
-        """What its files take."""
+        """How many bytes the log's files take."""
 
     def first_index_within(self, bytes_max: int) -> int:
-        """The smallest index with which the files take at most so much."""
+        """The smallest first index with which the files take at most ``bytes_max``."""
 
     def drop_prefix(self, first_index: int) -> None:
-        """Lets the entries before it go."""
+        """Drops the entries before ``first_index``."""
 
 
 class FlushedEngine(Protocol):
@@ -38,11 +38,11 @@ class FlushedEngine(Protocol):
         """The last entry in the SSTables."""
 
     def rotate(self) -> None:
-        """Has what is in memory flushed."""
+        """Has the memtable flushed."""
 
 
 class LogTrimmer:
-    """Decides for one node."""
+    """Decides where one node's log may begin."""
 
     def __init__(
         self,
@@ -58,11 +58,11 @@ class LogTrimmer:
 
         Args:
             log: The log.
-            engine: What is durable elsewhere.
-            keep_bytes: So much of the log is kept for followers that lag behind or restart.
-            bytes_max: So much of it is kept at most for a follower that is healthy but slow.
-            slowest_match: What the slowest healthy follower holds, while this node leads.
-            snapshots: The last entries of the snapshots that are held for others.
+            engine: The engine, whose tables make the log's beginning dispensable.
+            keep_bytes: How many bytes of the log are kept for followers that lag behind or restart.
+            bytes_max: How many bytes are kept at most for a follower that is healthy but slow.
+            slowest_match: Gives the last entry of the slowest healthy follower, while this node leads.
+            snapshots: Gives the last entries of the snapshots that are held for followers.
             on_rotated: Called when a flush was asked for.
         """
         self._log = log

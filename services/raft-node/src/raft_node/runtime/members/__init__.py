@@ -1,1 +1,1 @@
-"""Who a node is, and who the members of its shard are."""
+"""The identity of a node, and the members of its shard."""

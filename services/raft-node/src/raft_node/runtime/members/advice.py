@@ -9,10 +9,10 @@ UNKNOWN_ADDRESS = "HOST:PORT"
 
 
 def add_command(name: str, shard: int, address: str = "") -> str:
-    """How a node is admitted, ready to be run; ``HOST:PORT`` where its Raft address is not known."""
+    """The command that admits a node, ready to be run; with ``HOST:PORT`` if its Raft address is not known."""
     return f"`dougctl members add {name} --shard {shard} --address {address or UNKNOWN_ADDRESS}`"
 
 
 def replace_command(name: str, shard: int) -> str:
-    """How the new incarnation of a member is admitted in place of the old one, ready to be run."""
+    """The command that admits a member's new incarnation in place of the old one, ready to be run."""
     return f"`dougctl members replace {name} --shard {shard}`"

@@ -42,7 +42,7 @@ from raft_node.runtime.writes.proposals import Sink
 
 
 class Identified(NamedTuple):
-    """Who answers at an address; ``cluster_id`` is empty before it belongs to any."""
+    """The node that answers at an address; its ``cluster_id`` is empty before it belongs to a cluster."""
 
     member: NodeId
     shard: int
@@ -50,11 +50,11 @@ class Identified(NamedTuple):
 
 
 Identify = Callable[[str], Awaitable[Identified | None]]
-"""Asks the node at a Raft address who it is; None when nobody answers."""
+"""Asks the node at a Raft address who it is; None if there is no answer."""
 
 
 class Proposer(Protocol):
-    """The driver, as far as it is needed here."""
+    """The driver as this module sees it."""
 
     @property
     def node(self) -> RaftNode:
@@ -72,13 +72,13 @@ class MemberView(NamedTuple):
     """A member as the leader sees it.
 
     Attributes:
-        member: Who it is.
-        voter: Whether it counts for a quorum.
-        leader: Whether it is the leader itself.
-        match_index: Up to here its log is known to be the leader's.
-        lag: How many entries of the leader's log lie behind that.
-        state: How entries are sent to it; empty for the leader.
-        healthy: Whether it was heard within the longest election timeout.
+        member: The member's name and incarnation.
+        voter: Whether the member counts for a quorum.
+        leader: Whether the member is the leader itself.
+        match_index: The last entry up to which its log is known to be the leader's.
+        lag: How many entries of the leader's log lie behind ``match_index``.
+        state: How entries are sent to the member; empty for the leader.
+        healthy: Whether the leader heard the member within the longest election timeout.
     """
 
     member: NodeId
@@ -100,7 +100,7 @@ class MemberChange(NamedTuple):
 
 
 class _Result:
-    """Takes what became of a proposal."""
+    """Takes the outcome of a proposal into a future."""
 
     def __init__(self) -> None:
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -116,7 +116,7 @@ def _named(configuration: Configuration, name: str) -> NodeId | None:
 
 
 class Membership:
-    """What operators ask of a leader about members, and the promotion of learners."""
+    """Lists and changes the members for operators, and promotes learners."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Membership:
             cluster_id: The cluster that new members must belong to, if they belong to any.
             identify: Asks who is at an address.
             configured: The addresses of the settings by name, which win over any other.
-            check_address: Raises ``ConfigurationRefusedError`` for one that this node must not speak to.
+            check_address: Raises ``ConfigurationRefusedError`` for an address that this node must not speak to.
         """
         self._driver = driver
         self._shard = shard
@@ -168,15 +168,15 @@ class Membership:
         """Admits the node at an address as a learner; returns once that is committed.
 
         Args:
-            name: Who it is.
-            address: Where it is.
-            incarnation: Its incarnation, if whoever asks knows it; needed for one that belongs to no cluster yet.
+            name: The node's name.
+            address: The node's Raft address.
+            incarnation: The node's incarnation, or 0; needed for a node that belongs to no cluster yet.
 
         Raises:
             NotLeaderError: Another node leads, or none.
-            ConfigurationRefusedError: It cannot be admitted, or not now; the class says why. Nothing was changed.
+            ConfigurationRefusedError: The node cannot be admitted, or not now; the class says why. Nothing was changed.
             SupersededError: A new leader has cut the change off.
-            OutcomeUnknownError: Nobody can tell whether it will come to stay.
+            OutcomeUnknownError: Nobody can tell whether the change will come to stay.
         """
         core = self._leading()
         known = _named(core.configuration, name)
@@ -196,8 +196,8 @@ class Membership:
         """Removes a member; returns once that is committed. Raises what ``add`` does.
 
         Args:
-            name: Who is to go.
-            force: Also when the others cannot form a healthy quorum now.
+            name: The member to remove.
+            force: Whether to do it even if the others cannot form a healthy quorum now.
         """
         core = self._leading()
         member = _named(core.configuration, name)
@@ -211,9 +211,9 @@ class Membership:
         """Admits a node's new incarnation in place of the one that is a member. Raises what ``add`` does.
 
         Args:
-            name: Whose disk was wiped or replaced.
-            address: Where it is; empty for where it was.
-            force: Also when the others cannot form a healthy quorum now.
+            name: The member whose disk was wiped or replaced.
+            address: The node's Raft address; empty for that of the old incarnation.
+            force: Whether to do it even if the others cannot form a healthy quorum now.
             incarnation: As for ``add``.
         """
         core = self._leading()
@@ -353,7 +353,7 @@ class MemberEvents:
         self._record = record
 
     def committed(self, configuration: Configuration) -> None:
-        """Notes who was added, promoted or removed. What a new node only replays is not news."""
+        """Notes the members that were added, promoted or removed, but no changes that a new node only replays."""
         before, self._configuration = self._configuration, configuration
         if before == NO_MEMBERS:
             return

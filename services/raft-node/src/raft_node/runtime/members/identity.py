@@ -1,4 +1,4 @@
-"""Who a node is: its name, and the incarnation that both of its volumes were given at their first start.
+"""The identity of a node: its name, and the incarnation that both of its volumes were given at their first start.
 
 Invariants:
 1. The identity file is durable on both volumes before the node says its incarnation to anybody.
@@ -28,7 +28,7 @@ _IGNORED = frozenset({"LOCK", "lost+found", FILE_NAME, FILE_NAME + ".tmp"})
 
 
 class Identity(NamedTuple):
-    """What a volume knows of its node."""
+    """The identity of a node, as each of its volumes holds it."""
 
     name: str
     incarnation: int
@@ -170,7 +170,7 @@ def replace(fs: FileSystem, wal_dir: str, data_dir: str, identity: Identity) -> 
 
 
 def log_lost(name: str, shard: int, directories: tuple[str, str], acknowledged: object, last_index: object) -> str:
-    """Why a node whose log ends before what it had acknowledged must not go on, and what an operator does then."""
+    """Says why a node whose log ends before what it had acknowledged stops, and what an operator does then."""
     return (
         f"{name} had acknowledged entry {acknowledged}, and its log ends at {last_index}: its disk is an older copy, "
         f"or lost what was synced, so it must not vote again. Wipe both volumes ({', '.join(directories)}), start it, "

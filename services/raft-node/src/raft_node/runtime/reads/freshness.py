@@ -26,16 +26,16 @@ from typing import Protocol
 from raft_node.runtime.clocks import boot_s
 
 WAIT_S = 0.2
-"""How long a read waits here; a facade takes a node that says nothing for half a second to be stuck."""
+"""How long a read waits here: a facade believes that a node is stuck which is silent for half a second."""
 
 WAITING_MAX = 20_000
-"""Reads that wait; more are refused."""
+"""The most reads that wait; more are refused."""
 
 AHEAD = 0.5
-"""A proof that is older than this share of a bound is renewed while it still serves."""
+"""The share of a bound from whose age on a proof is renewed while it still serves."""
 
 _EVERY_S = 0.02
-"""While reads wait, proofs are asked for and times looked at so often."""
+"""The time between two looks at waiting reads, at which proofs are asked for."""
 
 Callback = Callable[[bool], None]
 
@@ -52,7 +52,7 @@ class Reads(Protocol):
 
 
 class _Waiting:
-    """A read that waits."""
+    """A read that waits until this replica is fresh enough."""
 
     __slots__ = ("bound_s", "callback", "deadline_s", "min_index")
 
@@ -64,14 +64,14 @@ class _Waiting:
 
 
 class Freshness:
-    """What this replica can promise of its state."""
+    """Tells whether this replica's state is fresh enough for a read, and has reads wait until it is."""
 
     def __init__(self, reads: Reads, proven: Callable[[], float], clock: Callable[[], float] = boot_s) -> None:
         """Nothing waits yet.
 
         Args:
-            reads: Who confirms rounds, and knows what is applied.
-            proven: The stamp of the newest proof; minus infinity without one.
+            reads: The driver, which confirms rounds and knows what is applied.
+            proven: Gives the stamp of the newest proof; minus infinity without one.
             clock: The clock of the proofs.
         """
         self._reads = reads
@@ -93,15 +93,15 @@ class Freshness:
         return self._proven()
 
     def age_s(self, stamp_s: float) -> float:
-        """How long ago a stamp is by now."""
+        """How many seconds ago a stamp was made."""
         return self._clock() - stamp_s
 
     def serves(self, min_index: int, bound_s: float) -> bool:
-        """Whether what is applied now contains what is asked for.
+        """Whether the applied state contains all that a read must see.
 
         Args:
-            min_index: Everything up to this entry; 0 for anything.
-            bound_s: Everything that was acknowledged longer ago; 0 for no such bound.
+            min_index: The read must see everything up to this entry; 0 for no demand.
+            bound_s: The read must see everything that was acknowledged longer ago; 0 for no bound.
         """
         if min_index > self._reads.applied_index:
             return False
@@ -113,7 +113,7 @@ class Freshness:
         return age_s <= bound_s
 
     def wait(self, min_index: int, bound_s: float, callback: Callback) -> None:
-        """Calls back with True once what is asked for is here, with False when that takes too long.
+        """Calls back with True once the state contains what the read must see, with False if that takes too long.
 
         Requires: ``serves`` said no; a running loop.
         """
@@ -130,13 +130,13 @@ class Freshness:
             self._timer = loop.call_later(_EVERY_S, self._tick)
 
     def applied(self) -> None:
-        """Something was applied."""
+        """Looks at the waiting reads again, since entries were applied."""
         index = self._reads.applied_index
         while self._by_index and self._by_index[0][0] <= index:
             heapq.heappop(self._by_index)[2].callback(True)
 
     def stop(self) -> None:
-        """Answers everything: nothing will become fresher here."""
+        """Refuses all waiting reads: nothing will become fresher here."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -20,14 +20,14 @@ from raft_node.kv.operations.work import Details
 from raft_node.raft.messages import Message, ReadIndexRequest
 
 ClockCallback = Callable[[bool], None]
-"""Called with True once the log clock is as late as the leader's clock was when it was asked for; False: it cannot."""
+"""Called with True once the log clock has come to the time of the question, with False if it cannot be moved."""
 
 
 class LogClock:
     """The reads that wait for the log clock of one node. Also the ``Sink`` of its entries."""
 
     def __init__(self, propose: Callable[[LogClock], bool]) -> None:
-        """Begins with none; ``propose`` puts a CLOCK entry into the log, or says that it cannot."""
+        """Begins without reads; ``propose`` puts a CLOCK entry into the log, and returns whether it could."""
         self._propose = propose
         self._waiting: list[ClockCallback] = []
         self._asked: list[ClockCallback] = []
@@ -38,7 +38,7 @@ class LogClock:
         self._ask()
 
     def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
-        """See ``Sink``: the entry is applied, or nobody knows."""
+        """See ``Sink``: takes the outcome of a CLOCK entry."""
         del record_id, revision, details
         asked, self._asked = self._asked, []
         for callback in asked:
@@ -58,16 +58,16 @@ class LogClock:
 class TimedRequests:
     """Requests for a read index that wait until the log says what this leader's clock says.
 
-    Whoever asks is no leader, and so judges what has expired by the log alone.
+    The nodes that ask do not lead, and so judge what has expired by the log alone.
     """
 
     def __init__(self, clock: LogClock, may_be_due: Callable[[], bool], wake: Callable[[], None]) -> None:
-        """Begins with none.
+        """Begins without requests.
 
         Args:
             clock: Moves the log clock on.
-            may_be_due: Whether something may have expired by this node's clock, and not by the log's.
-            wake: Called when some are to be taken.
+            may_be_due: Tells whether a value may have expired by this node's clock, and not by the log's.
+            wake: Called when requests are ready to be taken.
         """
         self._clock = clock
         self._may_be_due = may_be_due
@@ -75,11 +75,11 @@ class TimedRequests:
         self._timed: list[Message] = []
 
     def __bool__(self) -> bool:
-        """Whether some are to be taken."""
+        """Whether requests are ready to be taken."""
         return bool(self._timed)
 
     def take(self, inbox: Sequence[Message]) -> list[Message]:
-        """The messages that the core may have now: of what came in all but those that wait, and those that did."""
+        """The messages that the core may have now: the inbox but for requests that must wait, and those that did."""
         taken, self._timed = self._timed, []
         for message in inbox:
             if type(message) is ReadIndexRequest and self._may_be_due():

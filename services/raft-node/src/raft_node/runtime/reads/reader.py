@@ -26,14 +26,14 @@ _HOP_BLOCKS_MAX = 16
 _HOP_BYTES_MAX = 1 << 20
 
 Found = StoredValue | BlockNeeded | UnavailableError | None
-"""What came of a read: its value or none, what it needs next, or why it failed."""
+"""The result of a read: its value or None, the block that it needs next, or the error."""
 
 
 class Reader:
     """Looks keys up in the engine.
 
     Attributes:
-        scans: Who reads many keys in order.
+        scans: Reads many keys in order.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Reader:
         """Builds it; disk reads share two threads.
 
         Args:
-            engine: Where values are.
-            on_failure: Told when the node must stop.
-            visibility: What can be seen as of what is applied.
-            scan_limits: How many scans there may be, and for how long.
+            engine: The engine that holds the values.
+            on_failure: Called when the node must stop.
+            visibility: Gives the rules of which values count in the applied state.
+            scan_limits: How many scans there may be, and how long each may last.
         """
         self.scans = Scans(engine, on_failure, scan_limits)
         self._engine = engine
@@ -61,15 +61,15 @@ class Reader:
         """A user's value, None when there is none, or the block that must be read first: see ``load``.
 
         Raises:
-            UnavailableError: It is of no known format; the node stops.
+            UnavailableError: The value is of no known format; the node stops.
         """
         return self._get(user_key(key))
 
     def get_token(self, key: bytes, token_id: bytes) -> StoredValue | BlockNeeded | None:
-        """The same for a token, in the slot of a user's key: its value is the result record of its command.
+        """Like ``get``, for a token in the slot of a user's key: its value is the result record of its command.
 
         Raises:
-            UnavailableError: It is of no known format; the node stops.
+            UnavailableError: The value is of no known format; the node stops.
         """
         return self._get(token_key(slot_of(key), token_id))
 
@@ -98,13 +98,13 @@ class Reader:
         return found
 
     async def load_first(self, needed: Sequence[BlockNeeded]) -> list[Found]:
-        """Goes on with the first of many reads, in one hop to a thread.
+        """Loads the blocks of the first of many reads, in one hop to a thread.
 
         Args:
             needed: The reads, at least one; those that need the same block should lie together.
 
         Returns:
-            What came of the first of them, in their order: of at least one. When it is an ``UnavailableError``, a block
+            The results of the first reads, in their order, at least one. After an ``UnavailableError`` a block
             is damaged or cannot be read, and the node stops.
         """
         hop = first_hop(needed)
@@ -150,7 +150,7 @@ def _token_value(record: TokenRecord, clock_us: int) -> StoredValue | None:
 
 
 def first_hop(needed: Sequence[BlockNeeded]) -> Sequence[BlockNeeded]:
-    """The first of these reads, those that one hop serves."""
+    """The first of these reads, as many as one hop serves."""
     places: set[tuple[int, int]] = set()
     size = 0
     for count, each in enumerate(needed):

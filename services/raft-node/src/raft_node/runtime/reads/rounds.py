@@ -27,11 +27,11 @@ from raft_node.runtime.clocks import boot_s
 from raft_node.runtime.log.commit_times import NodeTimes
 
 ReadCallback = Callable[[bool], None]
-"""Called with True once a read may be served, with False when it must be asked for again elsewhere."""
+"""Called with True once a read may be served, with False if the client must ask again elsewhere."""
 
 
 class _Asked(NamedTuple):
-    """The reads that a context stands for, when the core was asked, and the stamp of the proof that they bring."""
+    """The reads that a context stands for, the time when the core was asked, and the stamp of the proof from them."""
 
     callbacks: list[ReadCallback]
     asked_s: float
@@ -39,7 +39,7 @@ class _Asked(NamedTuple):
 
 
 class _Confirmed(NamedTuple):
-    """Confirmed reads that wait until their index is applied; in the order of these."""
+    """Confirmed reads that wait until their index is applied; they are ordered by it."""
 
     read_index: int
     context: int
@@ -68,11 +68,11 @@ class PendingReads:
 
         Args:
             node: The core.
-            metrics: What is counted.
+            metrics: The metrics of the node.
             now_s: The loop's clock, for reads that wait too long.
             lease_clock: The clock that leases are judged by, in ticks; None without leases.
             proof_clock: The clock of ``proven_s``.
-            times: Where it is told how long reads wait.
+            times: Takes how long reads wait.
         """
         self._proof_clock = proof_clock
         self.proven_s = -inf
@@ -98,7 +98,7 @@ class PendingReads:
         (self._forwardable if forward else self._waiting).append(callback)
 
     def ask(self) -> None:
-        """Has one context stand for all reads that wait."""
+        """Asks the core for one read index for all reads that wait."""
         callbacks, self._waiting = self._waiting, []
         if self._node.role is not Role.LEADER:
             self._answer(callbacks, confirmed=False)
@@ -121,7 +121,7 @@ class PendingReads:
         self._asked[context] = _Asked(callbacks, self._now_s(), stamp_s)
 
     def take(self, ready: Ready, *, keep: bool) -> None:
-        """Notes which reads were confirmed, and lets go of those that were dropped; with ``keep`` they wait anew."""
+        """Notes the reads that the core confirmed; refuses those that it dropped, with ``keep`` lets them wait anew."""
         for state in ready.read_states:
             asked = self._asked.pop(state.context, None)
             # One that was given up as too late may be confirmed later still.
@@ -147,11 +147,11 @@ class PendingReads:
             self._answer(confirmed.callbacks, confirmed=True)
 
     def expire(self, asked_before_s: float) -> None:
-        """Gives up what was asked for before a time, as the loop's clock tells it."""
+        """Refuses the reads that were asked for before a time of the loop's clock."""
         self._drop([context for context, asked in self._asked.items() if asked.asked_s <= asked_before_s])
 
     def stop(self) -> None:
-        """Answers everything: nothing will be confirmed any more."""
+        """Refuses all reads: none will be confirmed any more."""
         self._drop([*self._asked])
         waiting, self._waiting, self._forwardable = self._waiting + self._forwardable, [], []
         self._answer(waiting, confirmed=False)
@@ -165,7 +165,7 @@ class PendingReads:
 
     @property
     def waiting(self) -> bool:
-        """Whether any read waits for its turn."""
+        """Whether any read waits for the core to be asked."""
         return bool(self._waiting or self._forwardable)
 
     def _drop(self, contexts: Sequence[int]) -> None:

@@ -24,12 +24,12 @@ from raft_node.storage.engine import Engine
 
 
 class ScanLimits(NamedTuple):
-    """Bounds of scans.
+    """The bounds of scans.
 
     Attributes:
-        scans_max: How many may be under way.
-        hold_s: How long one may hold its state.
-        idle_s: How long its client may take nothing.
+        scans_max: How many scans may be under way.
+        hold_s: How long a scan may hold its state.
+        idle_s: How long the client of a scan may take nothing.
     """
 
     scans_max: int = 16
@@ -41,12 +41,12 @@ class Scans:
     """The scans of one node.
 
     Attributes:
-        limits: Their bounds.
-        under_way: How many there are.
+        limits: The bounds of the scans.
+        under_way: How many scans are under way.
     """
 
     def __init__(self, engine: Engine, on_failure: Callable[[FatalError], None], limits: ScanLimits) -> None:
-        """Reads from ``engine``; ``on_failure`` is told when the node must stop."""
+        """Reads from ``engine``; ``on_failure`` is called when the node must stop."""
         self._engine = engine
         self._on_failure = on_failure
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="scan")
@@ -55,14 +55,14 @@ class Scans:
 
     @contextlib.contextmanager
     def begin(self, machine: StateMachine, options: ScanOptions) -> Iterator[Scan]:
-        """A scan of what is applied now; it ends with the block.
+        """Begins a scan of the applied state as of now, which ends with the block.
 
         Args:
             machine: The state machine that was applied to the engine.
-            options: What is asked for.
+            options: The keys that are asked for, and how.
 
         Raises:
-            OverloadedError: Too many are under way.
+            OverloadedError: Too many scans are under way.
         """
         if self.under_way >= self.limits.scans_max:
             raise OverloadedError(f"{self.under_way} scans are under way")

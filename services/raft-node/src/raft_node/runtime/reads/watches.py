@@ -27,15 +27,15 @@ from raft_node.storage.engine import Engine
 
 STEP_BATCHES = 64
 STEP_BYTES = 128 << 10
-"""About so much is told at once: a millisecond or two of work."""
+"""About how many bytes one step tells: a millisecond or two of work."""
 _ENCODED_BYTES = 1 << 20
 
 
 class HistoryGoneError(DougError):
-    """What follows a position is not held any more.
+    """The changes that follow a position are not held any more.
 
     Attributes:
-        oldest: All changes behind this revision are.
+        oldest: The revision behind which all changes are held.
     """
 
     def __init__(self, oldest: int) -> None:
@@ -51,16 +51,16 @@ class Position(NamedTuple):
 
     @property
     def mark(self) -> int:
-        """The last revision of which all was told."""
+        """The last revision of which all changes were told."""
         return self.revision - 1 if self.place else self.revision
 
 
 class Told(NamedTuple):
-    """What one step brought.
+    """The changes of one step.
 
     Attributes:
-        records: The encoded changes that are wanted.
-        upto: All changes up to this revision are told with them.
+        records: The encoded changes that the watch wants.
+        upto: The revision up to which all changes are told with them.
     """
 
     records: bytes
@@ -78,11 +78,11 @@ class Watch:
         self._offset = 0
 
     def place_in(self, kept: Kept) -> int:
-        """Where in a kept segment it goes on."""
+        """The offset in a kept segment at which the watch goes on."""
         return self._offset if kept.name == (self._kept and self._kept.name) else 0
 
     def stands_in(self, kept: Kept, offset: int) -> None:
-        """It goes on there."""
+        """Has the watch go on at an offset in a kept segment."""
         self._kept, self._offset = (kept, offset) if offset else (None, 0)
 
 
@@ -90,13 +90,13 @@ class Watches:
     """The watches of one node.
 
     Attributes:
-        bytes_told: How many bytes of records they were told.
+        bytes_told: How many bytes of changes the watches were told.
     """
 
     def __init__(
         self, engine: Engine, machine: Callable[[], StateMachine], watches_max: int, on_damaged: Callable[[str], None]
     ) -> None:
-        """Reads the history of ``engine``; ``on_damaged`` is told why some of it was given up."""
+        """Reads the history of ``engine``; ``on_damaged`` is told the reason if a part of it was given up."""
         self._engine = engine
         self._machine = machine
         self._max = watches_max
@@ -114,19 +114,19 @@ class Watches:
 
     @property
     def revision(self) -> int:
-        """The last change that is applied."""
+        """The revision of the last change that is applied."""
         return self._machine().revision
 
     @property
     def oldest(self) -> int:
-        """All changes behind this revision are held."""
+        """The revision behind which all changes are held."""
         return max(self._engine.history.floor, self._machine().floor)
 
     def open(self, position: Position | None, wanted: Filter) -> Watch:
-        """Begins a watch behind a position, or behind what is applied now; ``close`` ends it.
+        """Begins a watch behind a position, or without one behind the present revision; ``close`` ends it.
 
         Raises:
-            OverloadedError: There are too many.
+            OverloadedError: There are too many watches.
         """
         if len(self._watches) >= self._max:
             raise OverloadedError(f"{len(self._watches)} watches are open")
@@ -145,7 +145,7 @@ class Watches:
                 watch.wake.set_result(None)
 
     async def wait(self, watch: Watch, timeout_s: float) -> None:
-        """Waits until something was applied, or for so long."""
+        """Waits until changes were applied, but no longer than ``timeout_s``."""
         watch.wake = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s):
@@ -156,10 +156,10 @@ class Watches:
             watch.wake = None
 
     async def step(self, watch: Watch) -> Told | None:
-        """Goes on by a bounded number of changes; None when there is nothing new.
+        """Reads the next changes of a watch, a bounded number; None when there are no new ones.
 
         Raises:
-            HistoryGoneError: What follows is not held any more.
+            HistoryGoneError: The changes that follow are not held any more.
         """
         history = self._engine.history
         if watch.position.mark < self._machine().floor:
@@ -204,7 +204,7 @@ class Watches:
         return records
 
     async def _read(self, watch: Watch, kept: Kept) -> Told:
-        """Goes on in a kept segment."""
+        """Reads the next changes of a watch from a kept segment."""
         history, position = self._engine.history, watch.position
 
         def read() -> tuple[bytes, int, int]:
@@ -226,7 +226,7 @@ class Watches:
         return self._told(watch, records, upto)
 
     def close_all(self) -> None:
-        """Ends the thread."""
+        """Ends the thread that reads kept segments."""
         self._threads.shutdown(cancel_futures=True)
 
 

@@ -18,7 +18,7 @@ from raft_node.runtime.reads.rounds import ReadCallback
 from raft_node.runtime.snapshots.keeper import HeldSnapshot, Snapshots
 
 CONFIRM_TIMEOUT_S = 5.0
-"""An election in between takes well under that."""
+"""How long a leader's confirmation is waited for: an election in between takes well under that."""
 CONFIRM_RETRY_S = 0.05
 FLUSH_TIMEOUT_S = 60.0
 
@@ -45,9 +45,9 @@ class Backups:
         """Ties the parts together.
 
         Args:
-            driver: Confirms how far this node has to be.
-            flush: Flushes what was applied up to now; False when that took longer than it is given.
-            snapshots: Makes and holds them.
+            driver: Confirms how far this node must have applied the log.
+            flush: Flushes what was applied up to now; returns False if that takes longer than it is given.
+            snapshots: Makes and holds snapshots.
         """
         self._driver = driver
         self._flush = flush
@@ -58,7 +58,7 @@ class Backups:
         """A snapshot whose files stay as they are within the block.
 
         Raises:
-            UnavailableError: No leader confirmed it, or the disk is too slow; nothing was changed.
+            UnavailableError: No leader confirmed the read, or the disk is too slow; nothing was changed.
             FatalError: This node's own tables are damaged, or its disk failed; the node must stop.
         """
         await self._confirm()

@@ -47,7 +47,7 @@ class Installer:
         maintenance: Maintenance,
         threads: Executor,
     ) -> None:
-        """Ties the parts together; ``threads`` runs what blocks."""
+        """Ties the parts together; ``threads`` runs blocking work."""
         self._fs = fs
         self._data_dir = data_dir
         self._driver = driver
@@ -67,10 +67,10 @@ class Installer:
         return header.last_index > self._driver.node.commit_index
 
     async def install(self, incoming: IncomingSnapshot) -> bool:
-        """Installs what was received; False if this node got as far by other means. Its files are gone afterwards.
+        """Installs a received snapshot, whose files are gone then; False if this node got as far by other means.
 
         Raises:
-            CorruptionError: It is not what its header says. Nothing was changed, and its files are gone.
+            CorruptionError: The snapshot is not what its header says. Nothing was changed, and its files are gone.
             FatalError: The node must stop.
         """
         async with self._installing:

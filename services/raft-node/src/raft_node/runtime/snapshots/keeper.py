@@ -33,15 +33,15 @@ from raft_node.storage.snapshots.checkpoint import (
 from raft_node.storage.snapshots.incoming import SnapshotHeader
 
 LINGER_S = 60.0
-"""So long a snapshot stays that nobody uses."""
+"""How long a snapshot is kept that nobody uses."""
 
 
 class StateFacts(NamedTuple):
-    """What a checkpoint's own keyspace says that the log must know behind it.
+    """The facts in a checkpoint's keyspace that a log behind it needs.
 
     Attributes:
-        configuration: The bytes of the members.
-        timestamp_us: The log time.
+        configuration: The encoded members.
+        timestamp_us: The log time of the checkpoint's last entry.
     """
 
     configuration: bytes
@@ -52,7 +52,7 @@ def facts_of(fs: FileSystem, checkpoint: Checkpoint) -> StateFacts:
     """Reads a checkpoint's facts. Blocking.
 
     Raises:
-        CorruptionError: It is damaged, or holds no state of a shard.
+        CorruptionError: The checkpoint is damaged, or holds no state of a shard.
     """
     configuration, state = read_checkpoint(fs, checkpoint, (CONFIGURATION_KEY, STATE_KEY))
     if configuration is None or state is None:
@@ -65,10 +65,10 @@ class HeldSnapshot:
     """A snapshot that can be sent.
 
     Attributes:
-        header: What it consists of.
-        path: Where its files are.
-        users: How many use it.
-        unused_since_s: When the last one let it go.
+        header: The parts of the snapshot.
+        path: The directory of its files.
+        users: How many users it has.
+        unused_since_s: When the last user released it.
     """
 
     header: SnapshotHeader
@@ -85,7 +85,7 @@ class CheckpointSource(Protocol):
         """The last entry in the SSTables."""
 
     def checkpoint(self, path: str) -> CheckpointWrite:
-        """A checkpoint of the state as of that entry."""
+        """Makes a checkpoint of the state as of ``flushed_index``."""
 
 
 class Snapshots:
@@ -100,15 +100,15 @@ class Snapshots:
         now_s: Callable[[], float],
         on_made: Callable[[float, int], None] = lambda duration_s, size_bytes: None,
     ) -> None:
-        """Starts without any.
+        """Begins without a snapshot.
 
         Args:
-            fs: Where.
-            engine: What they are made of.
-            directory: Where they lie; on the file system of the engine, and removed with its next start.
-            threads: Runs what blocks.
+            fs: The file system of the engine.
+            engine: The engine from whose files snapshots are made.
+            directory: The directory of the snapshots, on the same file system; the engine's next start removes it.
+            threads: Runs blocking work.
             now_s: A monotonic clock.
-            on_made: Told how long making one has taken, and its size.
+            on_made: Told how long making a snapshot has taken, and its size.
         """
         self._fs = fs
         self._engine = engine
@@ -122,15 +122,15 @@ class Snapshots:
 
     @property
     def indexes(self) -> Sequence[int]:
-        """The last entries of all that are held, or are being made: the log behind them is of use."""
+        """The last entries of all snapshots that are held or being made: the log behind them is of use."""
         return [*self._pins, *(held.header.last_index for held in self._held)]
 
     async def acquire(self, first_index: int) -> HeldSnapshot:
-        """A snapshot that a log beginning with ``first_index`` continues; ends with ``release``.
+        """Takes into use a snapshot that a log beginning with ``first_index`` continues; ``release`` ends the use.
 
         Raises:
             CorruptionError: This node's own tables are damaged; the node must stop.
-            NoSpaceError: There is no room for it; what was made of it is removed.
+            NoSpaceError: There is no room for the snapshot; the files made so far are removed.
             DiskError: The disk failed; the node must stop.
         """
         async with self._making:
@@ -142,12 +142,12 @@ class Snapshots:
             return found
 
     def release(self, snapshot: HeldSnapshot) -> None:
-        """One user less."""
+        """Ends one use of a snapshot."""
         snapshot.users -= 1
         snapshot.unused_since_s = self._now_s()
 
     async def tidy(self, *, linger_s: float = LINGER_S) -> None:
-        """Removes those that were unused for long; called now and then."""
+        """Removes the snapshots that were unused for long; called now and then."""
         until_s = self._now_s() - linger_s
         old = [held for held in self._held if held.users == 0 and held.unused_since_s <= until_s]
         for held in old:

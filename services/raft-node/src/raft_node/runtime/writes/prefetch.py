@@ -22,7 +22,7 @@ class Prefetcher:
     """Loads blocks for one engine."""
 
     def __init__(self, engine: Engine, on_failure: Callable[[FatalError], None]) -> None:
-        """Begins idle; ``on_failure`` is told when the node must stop."""
+        """Begins idle; ``on_failure`` is called when the node must stop."""
         self._engine = engine
         self._on_failure = on_failure
         # Of its own: clients' reads must not hold up what the whole shard waits for.
@@ -30,13 +30,13 @@ class Prefetcher:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def load(self, needed: Sequence[BlockNeeded], done: Callable[[Found], None]) -> None:
-        """Loads what reads need, and hands their keys and values over."""
+        """Loads the blocks that reads need, and calls ``done`` with the keys and values."""
         task = asyncio.create_task(self._load(needed, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Gives up what is under way, and ends the thread."""
+        """Gives up the loads under way, and ends the thread."""
         for task in self._tasks:
             task.cancel()
         self._threads.shutdown()

@@ -17,7 +17,7 @@ from raft_node.observability.tracing import WriteTrace
 
 
 class Sink(Protocol):
-    """Where the result of a write goes."""
+    """Takes the results of writes."""
 
     def resolve(self, record_id: int, status: int, revision: int, details: Details | None = None) -> None:
         """Takes the result of one record. Called once for each, on the event loop.
@@ -27,7 +27,7 @@ class Sink(Protocol):
 
 
 class Submission(NamedTuple):
-    """A write on its way: whom to answer, under which id, and the command with its CRC32C."""
+    """A write on its way: the sink and the id for its answer, and the command with its CRC32C."""
 
     sink: Sink
     record_id: int
@@ -36,7 +36,7 @@ class Submission(NamedTuple):
 
     @property
     def trace(self) -> WriteTrace | None:
-        """Where a sampled write tells of its way; mostly there is none, and that costs nothing."""
+        """The trace of a sampled write; None for others, which costs nothing."""
         return None
 
 
@@ -73,7 +73,7 @@ class PendingProposals:
         self._pending: dict[int, _Pending] = {}
 
     def __len__(self) -> int:
-        """How many wait."""
+        """How many proposals wait."""
         return len(self._pending)
 
     def add(self, first_index: int, term: int, submissions: Sequence[Submission], deadline_s: float) -> None:
@@ -90,7 +90,7 @@ class PendingProposals:
             pending[index] = _Pending(term, submission.sink, submission.record_id, deadline_s)
 
     def applied(self, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> int:
-        """Answers those whose index has been applied; returns how many were committed."""
+        """Answers the proposals whose indexes were applied; returns how many of them were committed."""
         pending = self._pending
         if not pending:
             return 0
@@ -107,7 +107,7 @@ class PendingProposals:
         return committed
 
     def expire(self, now_s: float) -> int:
-        """Answers those whose deadline has passed as unknown; returns how many."""
+        """Answers the proposals whose deadline has passed, as unknown; returns how many they were."""
         late = [index for index, waiting in self._pending.items() if waiting.deadline_s <= now_s]
         for index in late:
             waiting = self._pending.pop(index)

@@ -1,4 +1,4 @@
-"""What a leader puts into the log by itself as time passes: the removal of what has expired, and the limits of tokens.
+"""The entries that a leader proposes by itself as time passes: the removal of expired keys, and the limits of tokens.
 
 Both must be the same on every replica, so both go through the log. The notes of what expires are an index by time in
 the keyspace (``keyspace.due_key``); the leader reads them from their beginning on a thread, a bounded number at a time.
@@ -29,9 +29,9 @@ from raft_node.storage.engine import Engine
 
 _NOTES_END = DUE_PREFIX[:-1] + bytes((DUE_PREFIX[-1] + 1,))
 _LOOK_EVERY_S = 1.0
-"""At the latest so long after it has become one, a leader looks."""
+"""The longest pause between two looks at what has expired, and the longest time until a new leader's first."""
 _PAUSE_S = 0.01
-"""At the least so long lies between two looks."""
+"""The shortest pause between two looks."""
 
 
 class _ResultSink:
@@ -47,7 +47,7 @@ class _ResultSink:
 
 
 class Upkeep:
-    """The upkeep of one replica while it leads."""
+    """Removes what has expired and keeps the limits of tokens, through the log, while this replica leads."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Upkeep:
         """Builds it; ``run`` sets it going.
 
         Args:
-            driver: Where entries are proposed.
-            engine: Where the notes are.
-            limits: What is to count for tokens.
+            driver: Proposes entries.
+            engine: Holds the notes of what expires.
+            limits: The limits of tokens that are to count.
             sleep: Waits for so many seconds.
         """
         self._driver = driver
@@ -108,7 +108,7 @@ class Upkeep:
                 machine.looking = False
 
     async def _expire(self, machine: StateMachine) -> None:
-        """Has what is due removed, as much as goes into one entry."""
+        """Removes the keys whose notes are due, as many as go into one entry."""
         now_us = self._driver.now_us()
         # What is written from here on is not in what is read.
         machine.next_due_us = NEVER_US
@@ -133,14 +133,14 @@ class Upkeep:
         machine.next_due_us = min(machine.next_due_us, next_us)
 
     async def _propose(self, opcode: Opcode, value: bytes) -> tuple[int, int]:
-        """Has a command decided; its status and revision."""
+        """Has a command decided; returns its status and revision."""
         command = commands.encode(opcode, b"", value=value)
         sink = _ResultSink()
         self._driver.submit([Submission(sink, 0, commands.checksum(command), command)])
         return await sink.result
 
     async def _rest(self) -> None:
-        """Waits until something is due, or a second."""
+        """Waits until a note is due, but no longer than a second."""
         due_in_s = (self._driver.machine.next_due_us - self._driver.now_us()) / 1e6 if self._leads else _LOOK_EVERY_S
         rest_s = min(max(due_in_s, _PAUSE_S), _LOOK_EVERY_S)
         self._until_us = self._driver.now_us() + int(rest_s * 1e6)
@@ -155,5 +155,5 @@ class Upkeep:
 
 
 def _first_notes(records: Iterator[tuple[bytes, bytes]]) -> list[bytes]:
-    """The notes that come first, and one more than go into an entry. Blocking."""
+    """The first notes by time, one more than go into an entry. Blocking."""
     return [key for key, _ in islice(records, NOTES_MAX + 1)]

@@ -32,10 +32,10 @@ class WaitingWrites:
         """Nothing waits yet.
 
         Args:
-            metrics: Where refusals are counted.
-            stalled: Whether the engine applies nothing at this time.
-            disk_full: Whether writes are refused for want of space.
-            taken_when_full: Whether a command is taken all the same, because it frees space.
+            metrics: The metrics in which refusals are counted.
+            stalled: Tells whether the engine can apply nothing now.
+            disk_full: Tells whether writes are refused for want of space.
+            taken_when_full: Tells whether a command is taken on a full disk, because it frees space.
         """
         self._metrics = metrics
         self._stalled = stalled
@@ -48,7 +48,7 @@ class WaitingWrites:
         return len(self._waiting)
 
     def take(self, submissions: Sequence[Submission]) -> bool:
-        """Takes writes or refuses them; whether any was taken."""
+        """Takes writes or refuses them; returns whether any was taken."""
         if self._disk_full():
             submissions = self._those_that_free(submissions)
         size = sum([len(submission.command) for submission in submissions])
@@ -69,7 +69,7 @@ class WaitingWrites:
         self._waiting.append(submission)
 
     def pop(self) -> list[Submission]:
-        """All that waits, which does so no longer."""
+        """Removes and returns all writes that wait."""
         waiting, self._waiting, self._bytes = self._waiting, [], 0
         return waiting
 
@@ -83,7 +83,7 @@ class WaitingWrites:
         Args:
             submissions: The writes.
             status: The answer.
-            reason: Under which they are counted.
+            reason: The reason under which they are counted.
         """
         self._metrics.proposals_failed.labels(self._metrics.shard, reason).inc(len(submissions))
         for submission in submissions:

@@ -39,7 +39,7 @@ _READ_BYTES = 256 << 10
 
 
 class Limits(NamedTuple):
-    """How much history is kept on disk: bytes of segments (0: none), and microseconds by the time of the batches."""
+    """The limits of the history on disk: bytes of segments (0: none), and microseconds by the time of the batches."""
 
     bytes_max: int = 0
     age_us: int = 0
@@ -49,10 +49,10 @@ class Written(NamedTuple):
     """A batch that was written.
 
     Attributes:
-        upto: Its last change.
+        upto: The last change of the batch.
         batch: The batch.
-        notes: What was noted beside it.
-        after: The last change before it; -1 where that is not known.
+        notes: The notes beside the batch.
+        after: The last change before the batch; -1 if that is not known.
     """
 
     upto: int
@@ -65,10 +65,10 @@ class Kept(NamedTuple):
     """A segment that stays after its flush.
 
     Attributes:
-        after: The last change before it.
-        upto: Its last change.
+        after: The last change before the segment.
+        upto: The last change in it.
         time_us: The time of its last batch.
-        size_bytes: Its size; 0 if not known yet.
+        size_bytes: The size of the segment; 0 if it is not known yet.
     """
 
     after: int
@@ -78,7 +78,7 @@ class Kept(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its file name."""
+        """The file name of the segment."""
         return f"{self.after:016x}-{self.upto:016x}-{self.time_us:016x}{SUFFIX}"
 
 
@@ -87,7 +87,7 @@ class Piece(NamedTuple):
 
     Attributes:
         written: The batches.
-        offset: Where in the file the next one begins; 0 at its end.
+        offset: The offset in the file of the next batch; 0 at its end.
     """
 
     written: list[Written]
@@ -113,10 +113,10 @@ _upto = attrgetter("upto")
 
 
 class History:
-    """See the module."""
+    """The history of changes of one engine: see the module."""
 
     def __init__(self, fs: FileSystem, directory: str, limits: Limits) -> None:
-        """Finds the kept segments. Blocking. ``begin`` decides which of them count."""
+        """Finds the kept segments, of which ``begin`` chooses those that count. Blocking."""
         self._fs = fs
         self._directory = directory
         self._limits = limits
@@ -136,18 +136,18 @@ class History:
 
     @property
     def upto(self) -> int:
-        """The last change."""
+        """The number of the last change."""
         return self._chapters[-1].upto
 
     @property
     def floor(self) -> int:
-        """All changes behind this one are held."""
+        """The change behind which all changes are held."""
         return self._kept[0].after if self._kept else self._chapters[0].after
 
     # Writing.
 
     def begin(self, mark: int) -> list[str]:
-        """Says what the last change in the tables is, before anything is written; gives files that do not count."""
+        """Takes the last change in the tables, before any write; returns the files of segments that do not count."""
         assert len(self._chapters) == 1 and not self._chapters[0].written, "something was written already"
         self._chapters = deque((_Chapter(mark),))
         dropped = []
@@ -169,18 +169,18 @@ class History:
         chapter.time_us = span.time_us
 
     def rotate(self) -> None:
-        """A new memtable begins."""
+        """Begins the history of a new memtable."""
         self._chapters.append(_Chapter(self.upto))
 
     def to_keep(self) -> str:
-        """Under which name the segment of the oldest memtable stays; empty if it need not."""
+        """The name under which the segment of the oldest memtable stays; empty if it need not stay."""
         chapter = self._chapters[0]
         if not self.keeps or not chapter.written:
             return ""
         return Kept(chapter.after, chapter.upto, chapter.time_us).name
 
     def flushed(self, size_bytes: int) -> list[str]:
-        """The oldest memtable is in the tables, and its segment has the name ``to_keep``; gives files that may go."""
+        """Notes that the oldest memtable was flushed, and its segment named ``to_keep``; returns files that may go."""
         chapter = self._chapters.popleft()
         if not chapter.written:
             return []
@@ -190,11 +190,11 @@ class History:
         return self._prune(chapter.time_us)
 
     def reset(self) -> None:
-        """Another state took the place of what was written; ``begin`` follows."""
+        """Forgets all changes, because another state took the place of this one; ``begin`` follows."""
         self._chapters = deque((_Chapter(0),))
 
     def drop_kept(self) -> list[str]:
-        """Gives the kept segments up, because one of them cannot be read; gives the files that may go."""
+        """Gives up the kept segments, because one cannot be read or room is short; returns the files that may go."""
         dropped = list(self._kept)
         self._kept.clear()
         return self._forget(dropped)
@@ -214,7 +214,7 @@ class History:
     # Reading.
 
     def behind(self, mark: int, count_max: int) -> list[Written] | Kept | None:
-        """What follows a change: batches in memory, else the segment that holds it, or None when it is gone.
+        """The changes behind a change: batches in memory, else the segment that holds them, or None if they are gone.
 
         The first batch may begin with changes up to the mark.
         """
@@ -237,12 +237,12 @@ class History:
         Args:
             kept: The segment.
             mark: The change.
-            offset: Where to go on, as the piece before has said; 0 for the beginning.
+            offset: The offset at which to go on, as the last piece has named it; 0 for the beginning.
             bytes_max: About how much to read; a batch at least.
 
         Raises:
-            FileNotFoundError: It was dropped meanwhile.
-            CorruptionError: It is damaged; nothing but the history is lost with it.
+            FileNotFoundError: The segment was dropped meanwhile.
+            CorruptionError: The segment is damaged; nothing but history is lost with it.
         """
         path = f"{self._directory}/{kept.name}"
         file = self._fs.open_for_read(path)

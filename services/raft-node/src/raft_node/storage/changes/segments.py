@@ -32,7 +32,7 @@ MAGIC = b"DOUG-CHG"
 FORMAT = 2
 FILE_HEADER_BYTES = 16
 _FRAME = struct.Struct("<IIQQQII")
-"""CRC32C of all behind it, body bytes, applied index and term, last change, count, bytes of the notes."""
+"""A frame's header: CRC32C of all behind it, body bytes, applied index and term, last change, count, notes' bytes."""
 FRAME_BYTES = _FRAME.size
 _UPTO_AT = 24
 _RECORD_BYTES = 6
@@ -84,7 +84,7 @@ def encode_frame(batch: Batch, applied_index: int, applied_term: int, span: Span
 
 
 def frame_bytes(data: bytes, at: int) -> int:
-    """The size of the frame that begins there. Requires: its head is there."""
+    """The size of the frame that begins at an offset. Requires: its header is there."""
     return FRAME_BYTES + int.from_bytes(data[at + 4 : at + 8], "little")
 
 
@@ -98,11 +98,11 @@ def decode_frame(path: str, offset: int, frame: bytes) -> tuple[Batch, int, byte
 
     Args:
         path: The segment, for the error.
-        offset: Where in it the frame lies, for the error.
-        frame: Its bytes.
+        offset: The offset of the frame in the segment, for the error.
+        frame: The bytes of the frame.
 
     Raises:
-        CorruptionError: It is damaged.
+        CorruptionError: The frame is damaged.
     """
     crc, _, _, _, upto, count, notes_bytes = _FRAME.unpack_from(frame)
     if crc32c(memoryview(frame)[4:]) != crc:
@@ -127,9 +127,9 @@ class ChangeSegment:
     """The change segment of one memtable, as it grows.
 
     Attributes:
-        name: Its file name.
-        size_bytes: What was written; settled once ``complete``.
-        complete: The memtable takes no more writes, and all of them were written here.
+        name: The file name of the segment.
+        size_bytes: How many bytes were written; settled once ``complete``.
+        complete: Whether the memtable takes no more writes, and all of them were written here.
     """
 
     __slots__ = (
@@ -137,7 +137,7 @@ class ChangeSegment:
     )  # fmt: skip
 
     def __init__(self, fs: FileSystem, directory: str, number: int, *, durable: bool = False) -> None:
-        """Begins one; with ``durable`` it is synced once it is whole."""
+        """Begins a segment; with ``durable`` it is synced once it is whole."""
         self._durable = durable
         self.name = change_name(number)
         self.size_bytes = 0
@@ -156,7 +156,7 @@ class ChangeSegment:
         self._queue_bytes += size_bytes
 
     def seal(self) -> None:
-        """No batch will be added."""
+        """Notes that no batch will be added."""
         self._sealed = True
 
     @property
@@ -168,14 +168,14 @@ class ChangeSegment:
         return self._queue_bytes >= _WRITE_BYTES or (self._sealed and not self.complete)
 
     def take(self) -> ChangeWrite | None:
-        """What is to be written next, if that is worth it."""
+        """The next piece to be written; None if it is not worth a switch to another thread."""
         if not self.due:
             return None
         queue, self._queue, self._queue_bytes = self._queue, [], 0
         return ChangeWrite(self, queue, self._sealed)
 
     def write(self, changes: list[_Change], last: bool) -> None:
-        """Writes what was taken, all or nothing as far as ``size_bytes`` tells. Blocking; see ``ChangeWrite.run``."""
+        """Writes a piece, all or nothing as far as ``size_bytes`` tells. Blocking; see ``ChangeWrite.run``."""
         before = self.size_bytes
         try:
             self._write_all(changes)
@@ -232,25 +232,25 @@ class ChangeWrite:
 
     @property
     def segment(self) -> ChangeSegment:
-        """The segment that it is a piece of."""
+        """The segment to which the piece belongs."""
         return self._segment
 
     def run(self) -> None:
-        """Writes it. Blocking; on any thread, but one at a time and in the order in which they were taken.
+        """Writes the piece. Blocking; on any thread, but one piece at a time and in the order of ``take``.
 
         Raises:
-            NoSpaceError: There is no room; it can be run again.
+            NoSpaceError: There is no room; the piece can be written again.
             DiskError: The disk failed.
         """
         self._segment.write(self._changes, self._last)
 
     def done(self) -> None:
-        """It was written."""
+        """Notes that the piece was written."""
         self._segment.complete = self._last
 
 
 class Position(NamedTuple):
-    """Where in a segment a big value lies."""
+    """The place of a big value in a segment."""
 
     offset: int
     size: int
@@ -261,16 +261,16 @@ class ChangeReader:
     """The last write of each key in a segment; big values stay in the file.
 
     Attributes:
-        entries: Key to value, None for a tombstone, or where the value lies.
-        applied_index: The last entry in the segment, 0 when there is none.
-        applied_term: That entry's term.
+        entries: Key to value, None for a tombstone, or the place of a big value.
+        applied_index: The last entry in the segment; 0 if there is none.
+        applied_term: The term of that entry.
     """
 
     def __init__(self, fs: FileSystem, path: str, size: int) -> None:
         """Reads and checks a segment.
 
         Raises:
-            CorruptionError: It is missing, damaged, or not of that size.
+            CorruptionError: The segment is missing, damaged, or not of that size.
         """
         self.entries: dict[bytes, bytes | Position | None] = {}
         self.applied_index = 0
@@ -297,7 +297,7 @@ class ChangeReader:
         return content
 
     def columns(self) -> Iterator[Columns]:
-        """All of it in key order, in pieces; a big value is a piece of its own. Blocking."""
+        """All records in key order, in pieces; a big value is a piece of its own. Blocking."""
         entries = self.entries
         keys = sorted(entries)
         for first in range(0, len(keys), _PIECE_KEYS):
@@ -367,7 +367,7 @@ class ChangeReader:
         self.applied_index, self.applied_term = applied_index, applied_term
 
     def _take_values(self, keys: list[bytes], frame: bytes, at: int, lengths: array[int], offset: int) -> int:
-        """Takes values of many sizes, the first one at ``at``; where the last one ends."""
+        """Takes values of many sizes, the first one at ``at``; returns the end of the last one."""
         entries = self.entries
         for key, length in zip(keys, lengths, strict=False):
             if length >= TOMBSTONE:

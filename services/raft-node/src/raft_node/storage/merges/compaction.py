@@ -36,19 +36,19 @@ from raft_node.storage.tables.version import LEVELS, TableMeta, Version
 Run = tuple[TableMeta, ...]
 
 _TOMBSTONE_WEIGHT = 3
-"""A tombstone counts as so many records of its own table more, at least: with it goes an older one, and both their
-bytes come back."""
+"""The number of records of its own table for which a tombstone counts more, at least: with it goes an older one, and
+both their bytes come back."""
 
 _SPANNED_KEYS_MIN = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """What to merge.
+    """A merge that was chosen: its inputs, and the level of its outputs.
 
     Attributes:
-        runs: The inputs as sorted runs, newest first; none when nothing is to be written.
-        output_level: Where the outputs go.
+        runs: The inputs as sorted runs, newest first; none if nothing is to be written.
+        output_level: The level of the outputs.
         deeper: The key ranges of deeper tables that may hold a key of the inputs.
         moved: Tables that go to the output level as they are: they overlap no input, nor each other.
     """
@@ -60,7 +60,7 @@ class Compaction:
 
 
 def level_bytes_max(version: Version, level: int, options: EngineOptions) -> int | None:
-    """What a level below 0 may hold before a table of it moves down; None when nothing lies below it."""
+    """The bytes that a level below 0 may hold before a table of it moves down; None if no level lies below it."""
     for below in range(level + 1, LEVELS):
         if version.levels[below]:
             share: int = version.level_bytes(below) // options.level_multiplier
@@ -69,7 +69,7 @@ def level_bytes_max(version: Version, level: int, options: EngineOptions) -> int
 
 
 def pending_bytes(version: Version, options: EngineOptions) -> int:
-    """What waits to move down: a full level 0, and what deeper levels hold beyond their size."""
+    """The bytes that wait to move down: a full level 0, and the excess of deeper levels over their size."""
     waiting = version.level_bytes(0) if len(version.levels[0]) >= options.l0_tables_trigger else 0
     for level in range(1, LEVELS):
         bound = level_bytes_max(version, level, options)
@@ -79,7 +79,7 @@ def pending_bytes(version: Version, options: EngineOptions) -> int:
 
 
 def pick(version: Version, options: EngineOptions) -> Compaction | None:
-    """The most urgent compaction, or None."""
+    """The most urgent compaction; None if none is due."""
     urgent, urgency = 0, len(version.levels[0]) / options.l0_tables_trigger
     for level in range(1, LEVELS):
         bound = level_bytes_max(version, level, options)
@@ -122,11 +122,11 @@ def pick_idle(version: Version, options: EngineOptions) -> Compaction | None:
 
 
 class _Worth(NamedTuple):
-    """When a level is merged whole with what lies above it.
+    """The bounds within which a level is merged whole with the levels above it.
 
     Attributes:
-        ratio: When it is at most so many times as large.
-        small_bytes: When both together are not larger than this, whatever the ratio.
+        ratio: The most times as large as those above that the level may be.
+        small_bytes: The size of both together up to which the ratio does not matter.
     """
 
     ratio: float
@@ -137,8 +137,8 @@ class _Taken(NamedTuple):
     """Whole levels that are to be merged.
 
     Attributes:
-        runs: The sorted runs of them, newest first.
-        output_level: Where the outputs go: just above the first level that stays.
+        runs: The sorted runs of the levels, newest first.
+        output_level: The level of the outputs: just above the first level that stays.
     """
 
     runs: list[Run]
@@ -146,7 +146,7 @@ class _Taken(NamedTuple):
 
 
 def _take_levels(version: Version, first: int, worth: _Worth, options: EngineOptions, last: int = 0) -> _Taken:
-    """A level and those below it, while each is above ``last`` or worth it."""
+    """Takes a level, and the levels below it as long as each is above ``last`` or worth the merge."""
     # The oldest ones of level 0: a newer table may stay above an older one, never the other way round.
     tables = version.levels[first] if first else version.levels[0][-options.l0_inputs_max :]
     runs: list[Run] = [tables] if first else [(table,) for table in tables]
@@ -177,7 +177,7 @@ def _pick_level_0(version: Version, worth: _Worth, options: EngineOptions) -> Co
 
 
 def record_bytes(version: Version) -> float:
-    """What a record that is no tombstone takes in the mean; 0 without one."""
+    """The mean bytes of a record that is no tombstone; 0 without one."""
     tables = version.tables()
     records = sum(table.entries - table.tombstones for table in tables)
     return sum(table.size_bytes for table in tables) / records if records else 0.0
@@ -191,11 +191,11 @@ def keys_max(version: Version, options: EngineOptions) -> int:
 
 
 def _weight(table: TableMeta, record: float) -> float:
-    """What a table counts, for the question whether to merge it with what is older: tombstones count more.
+    """The weight of a table in the choice whether to merge it with older ones: its tombstones count more.
 
     Args:
         table: The table.
-        record: What a tombstone hides; see ``record_bytes``.
+        record: The bytes that a tombstone hides; see ``record_bytes``.
     """
     if not table.tombstones:
         return table.size_bytes

@@ -34,13 +34,13 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Where the results of one engine's tasks go.
+    """Puts the results of one engine's tasks in force.
 
     Attributes:
-        fs: Where.
-        directory: The engine's.
-        start_id: Names this start; the worker has written below ``tmp/`` of that name.
-        manifest: Which tables are in use.
+        fs: The file system of the engine.
+        directory: The data directory of the engine.
+        start_id: The name of this start; the worker writes to the directory below ``tmp/`` of that name.
+        manifest: The manifest, which names the tables in use.
         open_files: The files of tables that are open.
     """
 
@@ -54,13 +54,13 @@ class Results:
         """Makes the outcome of a task durable. Blocking; touches nothing that reads use.
 
         Args:
-            task: What was asked for.
-            result: What the worker has written.
-            view: What is in use now.
+            task: The task.
+            result: The files that the worker has written.
+            view: The tables that are in use now.
             keep_as: The name under which a flush leaves its change segment; empty to remove it.
 
         Raises:
-            CorruptionError: An output is not what the worker said, or does not fit.
+            CorruptionError: An output file is not what the worker said, or does not fit.
             DiskError: The disk failed.
         """
         version = view.version

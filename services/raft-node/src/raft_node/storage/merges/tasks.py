@@ -1,4 +1,4 @@
-"""What the node and its storage worker say to each other: tasks, results and errors.
+"""The messages between the node and its storage worker: tasks, results and errors.
 
 A message is a u32 length, little-endian, and so many bytes of JSON; keys are hexadecimal. Nothing here does any I/O but
 ``WorkerClient``, which talks over two byte streams and knows neither processes nor threads.
@@ -23,7 +23,7 @@ MESSAGE_BYTES_MAX = 64 << 20
 
 
 class WorkerGoneError(DougError):
-    """The storage worker ended or does not speak sense. The task can be given to another one."""
+    """The storage worker ended, or its answer makes no sense. The task can be given to another worker."""
 
 
 class WorkerHungError(WorkerGoneError):
@@ -35,13 +35,13 @@ class FlushTask:
     """Write the SSTable of one memtable, from its change segment.
 
     Attributes:
-        task_id: Counts the tasks of one start of the node; part of the outputs' names.
-        start_id: Names the directory under ``tmp/`` for the outputs.
+        task_id: The number of the task within one start of the node; part of the outputs' names.
+        start_id: The name of the directory under ``tmp/`` for the outputs.
         change_name: The change segment's file name in the data directory.
         change_bytes: The size of the change segment.
-        applied_index: The last entry in it.
-        applied_term: That entry's term.
-        options: How to write tables.
+        applied_index: The last entry in the change segment.
+        applied_term: The term of that entry.
+        options: The settings by which tables are written.
     """
 
     task_id: int
@@ -61,10 +61,10 @@ class CompactionTask:
         task_id: See ``FlushTask``.
         start_id: See ``FlushTask``.
         runs: The inputs as sorted runs, newest first.
-        output_level: Where the outputs go.
+        output_level: The level of the outputs.
         deeper: The key ranges of deeper tables; a tombstone outside of them has nothing left to hide.
-        moved: Tables that go to the output level as they are; the worker has nothing to do with them.
-        options: How to write tables.
+        moved: Tables that go to the output level as they are; the worker does not touch them.
+        options: The settings by which tables are written.
     """
 
     task_id: int
@@ -85,13 +85,13 @@ Task = FlushTask | CompactionTask
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What a worker has written.
+    """The result of a task.
 
     Attributes:
-        task_id: Which task it was.
+        task_id: The number of the task.
         outputs: The new tables in key order; their numbers count from 1 and are part of ``output_name``.
-        read_bytes: What was read from files.
-        written_bytes: What was written to files.
+        read_bytes: How many bytes were read from files.
+        written_bytes: How many bytes were written to files.
     """
 
     task_id: int
@@ -101,7 +101,7 @@ class TaskResult:
 
 
 def tmp_directory(directory: str, start_id: str) -> str:
-    """Where the outputs of one start of the node are written."""
+    """The directory to which the outputs of one start of the node are written."""
     return f"{directory}/{TMP}/{start_id}"
 
 
@@ -138,7 +138,7 @@ def decode_task(message: bytes) -> Task:
     """Decodes ``encode_task``.
 
     Raises:
-        WorkerGoneError: It is not a task.
+        WorkerGoneError: The message is no task.
     """
     try:
         ((kind, fields),) = json.loads(message).items()
@@ -164,7 +164,7 @@ def encode_result(result: TaskResult) -> bytes:
 
 
 def encode_error(error: CorruptionError | DiskError | NoSpaceError) -> bytes:
-    """A failure that no other worker would be spared, as a message without its length."""
+    """A failure that every worker would meet, as a message without its length."""
     fields: dict[str, object]
     if isinstance(error, NoSpaceError):
         fields = {"kind": "no_space", "path": error.path}
@@ -180,9 +180,9 @@ def decode_result(message: bytes) -> TaskResult:
 
     Raises:
         CorruptionError: The worker found damage.
-        NoSpaceError: There was no room; nothing is left of the task.
+        NoSpaceError: There was no room for the outputs, which were removed.
         DiskError: A write of the worker failed.
-        WorkerGoneError: It is not an answer.
+        WorkerGoneError: The message is no answer.
     """
     try:
         ((kind, fields),) = json.loads(message).items()
@@ -214,17 +214,17 @@ class ByteSource(Protocol):
     """A stream that is read: fewer bytes than asked for only at its end."""
 
     def read(self, size: int, /) -> bytes | None:
-        """Reads."""
+        """Reads up to ``size`` bytes."""
 
 
 class ByteSink(Protocol):
     """A stream that is written."""
 
     def write(self, data: bytes, /) -> int | None:
-        """Writes."""
+        """Writes bytes."""
 
     def flush(self) -> None:
-        """Sends what was written."""
+        """Sends all bytes that were written."""
 
 
 def read_message(stream: ByteSource) -> bytes | None:
@@ -288,7 +288,7 @@ _RESULT_FIELDS: dict[str, type] = {"task_id": int, "read_bytes": int, "written_b
 
 
 def _of(types: dict[str, type], fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields, if these are all and have their types."""
+    """Checks that these are all the fields, each of its type, and returns them."""
     if {name: type(value) for name, value in fields.items()} != types:
         raise ValueError(f"other fields than {', '.join(types)}")
     return fields

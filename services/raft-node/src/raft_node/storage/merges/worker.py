@@ -46,9 +46,9 @@ def run_task(fs: FileSystem, directory: str, task: Task) -> TaskResult:
     """Does a task. Blocking.
 
     Args:
-        fs: Where.
+        fs: The file system of the data directory.
         directory: The data directory.
-        task: What to do.
+        task: The task.
 
     Raises:
         CorruptionError: An input is damaged or missing.

@@ -51,7 +51,7 @@ _OPEN_TABLES_MAX = 16
 
 
 class StaleCheckpointError(DougError):
-    """The store is as late as the checkpoint, or later. Nothing was changed.
+    """The store has applied as much as the checkpoint, or more. Nothing was changed.
 
     Attributes:
         checkpoint_index: The last entry in the checkpoint.
@@ -69,7 +69,7 @@ class CheckpointFile:
     """A table in a checkpoint.
 
     Attributes:
-        name: Its file name.
+        name: The file name of the table.
         size_bytes: The size of the file.
         xxh3: The XXH3_64 of the whole file.
     """
@@ -81,10 +81,10 @@ class CheckpointFile:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint consists of.
+    """The parts of a checkpoint.
 
     Attributes:
-        path: Its directory.
+        path: The directory of the checkpoint.
         edit: The edit that makes its version from an empty one.
         files: Its tables, in the order of the edit. The file ``CHECKPOINT`` comes on top.
     """
@@ -100,12 +100,12 @@ class Checkpoint:
 
     @property
     def applied_term(self) -> int:
-        """That entry's term."""
+        """The term of that entry."""
         return self.edit.flushed_term
 
     @property
     def size_bytes(self) -> int:
-        """What the tables take."""
+        """How many bytes the tables take."""
         return sum(file.size_bytes for file in self.files)
 
 
@@ -122,10 +122,10 @@ def decode_checkpoint(path: str, content: bytes) -> Checkpoint:
 
     Args:
         path: The checkpoint's directory.
-        content: What was read, or received.
+        content: The bytes that were read, or received.
 
     Raises:
-        CorruptionError: It is damaged.
+        CorruptionError: The list is damaged.
     """
     name = f"{path}/{CHECKPOINT}"
     if len(content) < _HEAD.size:
@@ -151,10 +151,10 @@ def decode_checkpoint(path: str, content: bytes) -> Checkpoint:
 
 
 def load_checkpoint(fs: FileSystem, path: str) -> Checkpoint:
-    """Reads what a checkpoint consists of, but not its tables. Blocking.
+    """Reads the list of a checkpoint, but not its tables. Blocking.
 
     Raises:
-        CorruptionError: There is none, it is not finished, or its list is damaged.
+        CorruptionError: There is no checkpoint, it is not finished, or its list is damaged.
     """
     name = f"{path}/{CHECKPOINT}"
     try:
@@ -222,7 +222,7 @@ class CheckpointWrite:
         self._view = view
 
     def run(self) -> Checkpoint:
-        """Makes it; what was at its path is removed first. Blocking, on any thread; anything may go on meanwhile.
+        """Makes the checkpoint, and first removes what was at its path. Blocking, on any thread; all else may go on.
 
         Raises:
             DiskError: The disk failed.
@@ -259,7 +259,7 @@ class CheckpointWrite:
 
 
 def _link_tables(fs: FileSystem, directory: str, checkpoint: Checkpoint, first_number: int) -> Version:
-    """Gives the tables of a checkpoint names in a data directory; gives the version that they make.
+    """Links the tables of a checkpoint into a data directory; returns the version that they make.
 
     The names are not durable before a new manifest has synced the directory, which it does before it is in force.
     """
@@ -286,13 +286,13 @@ def install_checkpoint(fs: FileSystem, directory: str, path: str) -> Checkpoint:
     touched: see ``Wal.reset`` for what is to follow.
 
     Args:
-        fs: Where.
+        fs: The file system of both directories.
         directory: The data directory; no engine has it open.
         path: The checkpoint's directory, on the same file system.
 
     Raises:
         CorruptionError: The checkpoint, or the store's manifest, is damaged. Nothing was changed.
-        StaleCheckpointError: The store is as late, or later.
+        StaleCheckpointError: The store has applied as much, or more.
         DiskError: The disk failed.
     """
     checkpoint = verify_checkpoint(fs, path)
@@ -320,7 +320,7 @@ class Adoption:
     """A checkpoint that is to take the place of what an open engine holds; see ``Engine.adopt``.
 
     Attributes:
-        checkpoint: What is adopted.
+        checkpoint: The checkpoint that is adopted.
         view: The new tables; None before ``run`` has ended.
     """
 

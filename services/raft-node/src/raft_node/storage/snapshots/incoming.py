@@ -28,27 +28,27 @@ _TABLE_NAME = re.compile(r"[0-9]{6,20}\.sst")
 
 
 class IncomingError(DougError):
-    """What was announced or sent is no snapshot; nothing of it was taken."""
+    """The header or the piece is not that of a snapshot; nothing of it was taken."""
 
 
 class Taken(Enum):
-    """What became of a piece."""
+    """The outcomes of taking a piece."""
 
     TAKEN = "taken"
     IGNORED = "ignored"
     DAMAGED = "damaged"
-    """It completed a file whose checksum does not fit; that file is gone, and is asked for again."""
+    """The piece completed a file whose checksum does not fit; that file was removed, and is asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotHeader:
-    """What a snapshot consists of.
+    """The header of a snapshot: its parts.
 
     Attributes:
-        snapshot_id: Random, in hexadecimal digits.
+        snapshot_id: A random id, in hexadecimal digits.
         last_index: The last log entry that the state includes.
-        last_term: That entry's term.
-        configuration: The bytes of the members as of that entry.
+        last_term: The term of that entry.
+        configuration: The encoded members as of that entry.
         timestamp_us: The log time as of that entry.
         files: The file ``CHECKPOINT`` and the tables that it lists.
     """
@@ -62,14 +62,14 @@ class SnapshotHeader:
 
     @property
     def size_bytes(self) -> int:
-        """What all files take."""
+        """How many bytes all files take."""
         return sum(file.size_bytes for file in self.files)
 
     def check(self) -> None:
-        """Makes sure that it can be a snapshot.
+        """Makes sure that the header can be that of a snapshot.
 
         Raises:
-            IncomingError: It cannot.
+            IncomingError: The header cannot be that of a snapshot.
         """
         names = [file.name for file in self.files]
         if names.count(CHECKPOINT) != 1 or len(set(names)) != len(names):
@@ -83,7 +83,7 @@ class SnapshotHeader:
             raise IncomingError("it names no log entry, or has no id")
 
     def as_fields(self) -> dict[str, object]:
-        """For its note."""
+        """The header as fields of a note."""
         return {
             "snapshot_id": self.snapshot_id,
             "last_index": self.last_index,
@@ -98,7 +98,7 @@ class IncomingSnapshot:
     """One snapshot while it is received.
 
     Attributes:
-        header: What it consists of.
+        header: The header of the snapshot.
         damaged_files: How many whole files were found damaged and dropped.
     """
 
@@ -148,7 +148,7 @@ class IncomingSnapshot:
         """Takes a piece, if it is the one that is to come next.
 
         Raises:
-            IncomingError: It goes beyond the end of its file.
+            IncomingError: The piece goes beyond the end of its file.
             DiskError: The disk failed.
         """
         if (file, offset) != self.position or self.complete or not data:
@@ -172,10 +172,10 @@ class IncomingSnapshot:
         return Taken.TAKEN if self.damaged_files == damaged_before else Taken.DAMAGED
 
     def finish(self) -> Checkpoint:
-        """What was received, as a checkpoint whose every byte was checked. Requires: ``complete``.
+        """Checks every byte of the received files, and returns them as a checkpoint. Requires: ``complete``.
 
         Raises:
-            CorruptionError: The files do not fit each other or the header. They are gone.
+            CorruptionError: The files do not fit each other or the header. They were removed.
             DiskError: The disk failed.
         """
         assert self.complete, "a part is still to come"
@@ -194,13 +194,13 @@ class IncomingSnapshot:
         return checkpoint
 
     def close(self) -> None:
-        """Closes the file that is being written; what was received stays."""
+        """Closes the file that is being written; the received files stay."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _pass_over(self) -> None:
-        """Moves on to the first byte that is not here, and drops whole files that are damaged."""
+        """Moves on to the first byte that was not received, and drops whole files that are damaged."""
         while not self.complete:
             expected = self.header.files[self._number]
             path = f"{self._directory}/{expected.name}"
@@ -225,12 +225,12 @@ class IncomingSnapshot:
 
 
 def discard(fs: FileSystem, data_dir: str) -> None:
-    """Removes whatever was received."""
+    """Removes all received files."""
     fs.remove_tree(f"{data_dir}/{INCOMING}")
 
 
 def discard_outdated(fs: FileSystem, data_dir: str, applied_index: int) -> None:
-    """Removes what was received if the state includes it already, or if nobody can tell what it is."""
+    """Removes a received snapshot if the state includes it already, or if its note cannot be read."""
     directory = f"{data_dir}/{INCOMING}"
     if not fs.exists(directory):
         return

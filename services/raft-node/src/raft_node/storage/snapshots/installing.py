@@ -1,4 +1,4 @@
-"""What a node was about to install when it stopped: the note that tells a log that lags behind its state on purpose.
+"""The note of a snapshot that is being installed, which tells a start why the log lags behind the state on purpose.
 
 Installing a snapshot switches the state first and resets the log second. In between the log ends before the state, as
 it would if the log's volume had been wiped. The note ``INSTALLING`` in the data directory, durable before the switch
@@ -24,9 +24,9 @@ class Installing:
     """A snapshot that is being installed.
 
     Attributes:
-        index: The last entry that it includes.
-        term: That entry's term.
-        log_term: The term in the log's hard state when it began.
+        index: The last entry that the snapshot includes.
+        term: The term of that entry.
+        log_term: The term in the log's hard state when the installation began.
     """
 
     index: int
@@ -43,7 +43,7 @@ def read_installing(fs: FileSystem, data_dir: str) -> Installing | None:
     """Reads the note; None when nothing was being installed. Blocking.
 
     Raises:
-        CorruptionError: It is not what was written.
+        CorruptionError: The note is not what was written.
     """
     fields = read_note(fs, data_dir, INSTALLING)
     if fields is None:

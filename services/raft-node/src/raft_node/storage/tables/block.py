@@ -45,20 +45,20 @@ _KEY_OVERHEAD_BYTES = 49  # A bytes object, and the pointer to it.
 _BLOCK_OVERHEAD_BYTES = 400
 _OBJECT_BYTES = 33
 _STEP = 16
-"""Of so many keys of one size one is cut out; between two of these a key is looked for in the bytes."""
+"""The step at which keys of one size are cut out; between two of these a key is looked for in the bytes."""
 
 _LZ4_RATIO_MAX = 255
-"""Each byte more of a match's length makes it 255 bytes longer at most."""
+"""The most that LZ4 compresses: each further byte of a match's length makes it at most 255 bytes longer."""
 
 _ZSTD_RATIO_MAX = 1 << 15
-"""A block of a frame holds up to 128 KiB and takes at least four bytes."""
+"""The most that Zstandard compresses: a block of a frame holds up to 128 KiB and takes at least four bytes."""
 
 _ZSTD_LEVEL = 1
-"""The higher levels gain a few percent on a block and take half as long again."""
+"""The level of compression: higher ones gain a few percent on a block and take half as long again."""
 
 _compressors: list[zstandard.ZstdCompressor] = []
 _decompressors: list[zstandard.ZstdDecompressor] = []
-"""Those that nobody uses now: each serves one thread at a time, and making one costs more than using it."""
+"""The idle decompressors: each serves one thread at a time, and making one costs more than using it."""
 
 
 _T = TypeVar("_T")
@@ -88,9 +88,9 @@ def encode_block(keys: Sequence[bytes], values: Sequence[bytes | None], sizes: t
 
 
 def one_size(parts: Sequence[bytes | None]) -> int:
-    """The size that each of these has; -1 when they differ, or one is None.
+    """The size that all these parts have; -1 if their sizes differ, or one is None.
 
-    Requires: at least one.
+    Requires: there is a part.
     """
     try:
         sizes = list(map(len, parts))  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def open_sealed(sealed: bytes) -> bytes:
     """Checks what ``seal`` has made and returns the payload.
 
     Raises:
-        BlockError: It is damaged.
+        BlockError: The block is damaged.
     """
     end = len(sealed) - TRAILER_BYTES
     if end < 0:
@@ -184,10 +184,10 @@ class Block:
     again as the block. Blocks of other keys are cut up at once.
 
     Attributes:
-        tombstones: Whether there are any.
-        cost_bytes: What it takes in memory.
-        last_key: The last one of its keys.
-        uses: How often the cache has given it out.
+        tombstones: Whether the block has tombstones.
+        cost_bytes: How many bytes the block takes in memory.
+        last_key: The last key of the block.
+        uses: How often the cache has given the block out.
     """
 
     __slots__ = (
@@ -211,7 +211,7 @@ class Block:
         """Decodes a payload.
 
         Raises:
-            BlockError: Its parts do not fill it.
+            BlockError: The parts of the payload do not fill it.
         """
         if len(raw) < _COUNT.size:
             raise BlockError("it is shorter than its header")
@@ -248,7 +248,7 @@ class Block:
             self.cost_bytes += (values_at - keys_at) + count * _KEY_OVERHEAD_BYTES
 
     def _index_values(self, lengths_raw: bytes) -> int:
-        """Notes where the values are; the end of the last one."""
+        """Notes where the values are; returns the end of the last one."""
         length = same(lengths_raw, 4)
         if 0 <= length < TOMBSTONE:
             self.tombstones = False
@@ -272,12 +272,12 @@ class Block:
 
     @property
     def payload_bytes(self) -> int:
-        """The size of what it was decoded from."""
+        """The size of the payload from which the block was decoded."""
         return len(self._raw)
 
     @property
     def keys(self) -> list[bytes]:
-        """Its keys, ascending; cut up when they are of one size, so whoever needs them again keeps them."""
+        """The keys of the block, ascending. Keys of one size are cut up by each call: keep them to use them again."""
         if self._keys is not None:
             return self._keys
         return list(_splitter(self._key_bytes, self._count).unpack_from(self._raw, self._keys_at))
@@ -346,8 +346,8 @@ class IndexedBlock:
 
     Attributes:
         entries: The values by key.
-        tombstones: Whether there are any.
-        cost_bytes: What it takes in memory.
+        tombstones: Whether the block has tombstones.
+        cost_bytes: How many bytes the block takes in memory.
     """
 
     __slots__ = ("cost_bytes", "entries", "tombstones")
@@ -373,13 +373,13 @@ class IndexedBlock:
 
 
 def span(keys: Sequence[bytes], start: bytes, end: bytes | None) -> range:
-    """Where in ascending keys those with ``start <= key < end`` are."""
+    """The positions of the keys with ``start <= key < end`` among ascending keys."""
     first = bisect_left(keys, start)
     return range(first, len(keys) if end is None else max(first, bisect_left(keys, end)))
 
 
 def same(lengths_raw: bytes, width: int) -> int:
-    """The number that each of these encoded ones is, each ``width`` bytes wide; -1 when they differ."""
+    """The value of all these encoded numbers, each ``width`` bytes wide; -1 if they differ."""
     one = lengths_raw[:width]
     return int.from_bytes(one, "little") if one * (len(lengths_raw) // width) == lengths_raw else -1
 
@@ -389,7 +389,7 @@ def cut(raw: bytes, start: int, lengths_raw: bytes, width: int) -> list[bytes]:
 
     Args:
         raw: The bytes.
-        start: Where the first part begins.
+        start: The offset of the first part.
         lengths_raw: The sizes of the parts, little-endian.
         width: How many bytes each of these sizes takes: 2 or 4.
     """

@@ -27,19 +27,19 @@ _INDEX_AFTER_USES = 8
 
 
 class CachedBlocks:
-    """Which blocks of one table are in memory, by position. It belongs to the block cache.
+    """The blocks of one table that are in memory, by position. The block cache owns it.
 
     Attributes:
         blocks: The blocks; None for those that are not in memory.
-        dicts: The entries of those that became dicts, None for all others: a read looks here first.
-        used: 1 for those that were used since the hand came by.
-        dropped: Whether the table is gone; then no block is kept any more.
+        dicts: The entries of blocks that became dicts, None for all others: a read looks here first.
+        used: 1 for blocks that were used since the hand of the clock came by.
+        dropped: Whether the table is gone, so that no block of it is kept any more.
     """
 
     __slots__ = ("blocks", "dicts", "dropped", "used")
 
     def __init__(self, count: int) -> None:
-        """None of so many blocks is in memory."""
+        """Begins with none of ``count`` blocks in memory."""
         self.blocks: list[Block | IndexedBlock | None] = [None] * count
         self.dicts: list[dict[bytes, bytes | None] | None] = [None] * count
         self.used = bytearray(count)
@@ -50,11 +50,11 @@ class BlockCache:
     """Decoded blocks of all tables.
 
     Attributes:
-        used_bytes: What the blocks take.
-        hits: How often a block was there; also kept by ``storage.reads``.
-        misses: How often not.
-        filter_negatives: How often a Bloom filter spared a look into a table; kept by ``storage.reads``.
-        filter_false_positives: How often it did not, and the key was not there.
+        used_bytes: How many bytes the blocks take.
+        hits: How often a block was in the cache; also counted by ``storage.tables.reads``.
+        misses: How often a block was not in the cache.
+        filter_negatives: How often a Bloom filter spared a look into a table; counted by ``storage.tables.reads``.
+        filter_false_positives: How often a Bloom filter let a read look into a table without the key.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -71,7 +71,7 @@ class BlockCache:
         return len(self._ring)
 
     def get(self, cached: CachedBlocks, position: int) -> Block | IndexedBlock | None:
-        """The block, or None."""
+        """The block at a position; None if it is not in the cache."""
         block = cached.blocks[position]
         if block is None:
             self.misses += 1
@@ -85,7 +85,7 @@ class BlockCache:
         return block
 
     def put(self, cached: CachedBlocks, position: int, block: Block | IndexedBlock) -> None:
-        """Keeps a block, and drops others for it. One that is there already stays; one of a gone table is not kept."""
+        """Keeps a block, and drops others for it. One that is there already stays; those of a gone table go."""
         if cached.dropped or cached.blocks[position] is not None:
             return
         cached.blocks[position] = block
@@ -102,7 +102,7 @@ class BlockCache:
         return indexed
 
     def _make_room(self, kept: CachedBlocks, kept_position: int) -> None:
-        """Drops blocks until the rest fits, but for one."""
+        """Drops blocks until the rest fits, but never the one that was just kept."""
         ring = self._ring
         while self.used_bytes > self._budget_bytes and len(ring) > 1:
             cached, position = place = ring.popleft()
@@ -121,7 +121,7 @@ class BlockCache:
         self.used_bytes -= block.cost_bytes
 
     def drop_tables(self, tables: Collection[CachedBlocks]) -> None:
-        """Drops all blocks of tables that are gone. A read that is under way may still bring one; it is not kept."""
+        """Drops all blocks of tables that are gone. Blocks that reads under way still bring are not kept."""
         for cached in tables:
             cached.dropped = True
         stay: deque[tuple[CachedBlocks, int]] = deque()

@@ -20,12 +20,12 @@ Record = tuple[bytes, bytes | None]
 
 
 class Columns(NamedTuple):
-    """Some records; at least one.
+    """Some records by column; at least one.
 
     Attributes:
-        keys: Their keys, strictly ascending.
+        keys: The keys of the records, strictly ascending.
         values: Their values, None for a tombstone.
-        tombstones: Whether there may be any.
+        tombstones: Whether there may be tombstones.
     """
 
     keys: Sequence[bytes]
@@ -39,7 +39,7 @@ class Columns(NamedTuple):
         return Columns(self.keys[first:last], self.values[first:last], self.tombstones)
 
     def where(self, wanted: Sequence[bool]) -> Columns:
-        """Those that are wanted, perhaps none."""
+        """The records that are wanted, perhaps none."""
         return Columns(list(compress(self.keys, wanted)), list(compress(self.values, wanted)), self.tombstones)
 
 
@@ -47,7 +47,7 @@ def merge(sources: Sequence[Iterable[Columns]], *, reverse: bool = False) -> Ite
     """The newest record of each key, in key order, tombstones included.
 
     Args:
-        sources: Newest first, each in the order asked for.
+        sources: The sources of records, newest first, each in the order asked for.
         reverse: Whether the order is descending.
     """
     if len(sources) == 1:
@@ -106,7 +106,7 @@ def _step(heads: list[Columns]) -> Columns:
 
 
 def _step_back(heads: list[Columns]) -> Columns:
-    """The same from the other end."""
+    """Like ``_step``, for the descending order."""
     bound = max([head.keys[0] for head in heads])
     parts = []
     for place, head in enumerate(heads):

@@ -36,11 +36,11 @@ _TABLE = struct.Struct("<BQQQQHH")  # Level, number, file bytes, entries, tombst
 CURRENT = "CURRENT"
 MANIFEST_PREFIX = "MANIFEST-"
 _DIGITS_MAX = 20
-"""As many as a number of 64 bits has."""
+"""The most digits of a number of 64 bits."""
 
 
 class RecordKind(IntEnum):
-    """What a record is. DO NOT CHANGE THESE VALUES."""
+    """The kinds of records. DO NOT CHANGE THESE VALUES."""
 
     EDIT = 1
     """A version edit."""
@@ -57,7 +57,7 @@ class ManifestRecord(NamedTuple):
 
 
 class Recovered(NamedTuple):
-    """What recovery found.
+    """The state that recovery found.
 
     Attributes:
         version: The version as of the last whole record.
@@ -101,7 +101,7 @@ def decode_edit(payload: bytes) -> VersionEdit:
     """Decodes the payload of an edit record.
 
     Raises:
-        VersionError: It is not one.
+        VersionError: The payload is no edit.
     """
     try:
         flushed_index, flushed_term, next_number, removed_count, added_count = _EDIT.unpack_from(payload)
@@ -170,7 +170,7 @@ def recover(fs: FileSystem, directory: str) -> Recovered | None:
     """Reads CURRENT and the manifest it names; None for a directory without a store.
 
     Raises:
-        CorruptionError: Something that was acknowledged is damaged or missing.
+        CorruptionError: A part that was acknowledged is damaged or missing.
     """
     path = f"{directory}/{CURRENT}"
     try:
@@ -193,7 +193,7 @@ def recover(fs: FileSystem, directory: str) -> Recovered | None:
 
 
 def _require_new_store(fs: FileSystem, directory: str) -> None:
-    """Without CURRENT there may be nothing but the first manifest of a creation that was interrupted."""
+    """Makes sure that without CURRENT there is at most the first manifest of a creation that was interrupted."""
     for name in fs.list_directory(directory):
         if name.endswith(".sst") or (name.startswith(MANIFEST_PREFIX) and name != manifest_name(1)):
             raise CorruptionError(f"{directory}/{CURRENT}", 0, f"it is missing, but there is {name}")
@@ -257,11 +257,11 @@ class Manifest:
         """Begins a new manifest with the whole version and makes it the one in force.
 
         Args:
-            fs: Where.
+            fs: The file system of the data directory.
             directory: The data directory.
-            number: Its number, greater than that of the one before.
-            bytes_max: After so many bytes of edits it is written anew.
-            version: What it says at first.
+            number: The number of the manifest, greater than that of the one before.
+            bytes_max: The bytes of edits after which the manifest is written anew.
+            version: The version with which it begins.
         """
         self._fs = fs
         self._directory = directory
@@ -297,7 +297,7 @@ class Manifest:
         self._fs.remove(f"{self._directory}/{manifest_name(before)}")
 
     def close(self) -> None:
-        """Closes the file; everything in it is durable."""
+        """Closes the file, all of which is durable."""
         self._file.close()
 
     def _begin(self, number: int, version: Version) -> None:

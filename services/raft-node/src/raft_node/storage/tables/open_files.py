@@ -18,7 +18,7 @@ from raft_node.storage.files import FileSystem, ReadableFile
 
 
 class OpenFiles:
-    """Open files by path, the one that was used last behind all others.
+    """The open files by path; the one that was used last is the last one.
 
     Attributes:
         opens: How often a file had to be opened for a read.
@@ -38,7 +38,7 @@ class OpenFiles:
         """The open file, for the caller alone until it is given back. Blocking.
 
         Raises:
-            FileNotFoundError: It is not there.
+            FileNotFoundError: There is no such file.
         """
         file = self._files.pop(path, None)
         if file is None:
@@ -47,7 +47,7 @@ class OpenFiles:
         return file
 
     def give(self, file: ReadableFile) -> None:
-        """Gives a file back, or in."""
+        """Gives a file back, or adds one."""
         if self._files.setdefault(file.path, file) is not file:
             # Two readers had opened it.
             file.close()
@@ -60,7 +60,7 @@ class OpenFiles:
             oldest.close()
 
     def forget(self, path: str) -> None:
-        """Closes a file, if nobody has taken it."""
+        """Closes a file that no caller has taken."""
         file = self._files.pop(path, None)
         if file is not None:
             file.close()
@@ -70,8 +70,8 @@ class SharedFile:
     """A file that is open now and then, or pinned.
 
     Attributes:
-        path: Its path.
-        size: Its size.
+        path: The path of the file.
+        size: The size of the file.
     """
 
     __slots__ = ("_closed", "_files", "_pinned", "path", "size")
@@ -81,7 +81,7 @@ class SharedFile:
 
         Args:
             file: The file; it is pinned at first.
-            files: Where it is kept open once ``share`` was called; None leaves it pinned for good.
+            files: The open files among which it is kept after ``share``; None leaves it pinned for good.
         """
         self.path = file.path
         self.size = file.size
@@ -137,7 +137,7 @@ class SharedFile:
             self._files.forget(self.path)
 
     def close(self) -> None:
-        """Closes it for good. Requires: nobody reads any more."""
+        """Closes the file for good. Requires: no reader uses it any more."""
         self._closed = True
         if self._pinned is not None:
             self._pinned.close()

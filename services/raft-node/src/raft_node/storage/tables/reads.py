@@ -21,7 +21,7 @@ from raft_node.storage.tables.view import Run
 
 
 class _Absent(Enum):
-    """Says that a key is not in a block, while None says that it was deleted there."""
+    """The mark for a key that is not in a block, while None means that it was deleted there."""
 
     ABSENT = 0
 
@@ -33,11 +33,11 @@ class BlockNeeded:
     """A read that cannot go on before a block is loaded.
 
     Attributes:
-        key: What is looked for.
-        table: Where it may be.
-        position: In which data block of it.
+        key: The key that is looked for.
+        table: The table that may hold it.
+        position: The data block of the table that may hold it.
         rest: The runs to look at afterwards.
-        context: What whoever reads wants to have at hand when it goes on; it means nothing here.
+        context: A value that the reader wants at hand when the read goes on; it means nothing here.
     """
 
     __slots__ = ("context", "key", "position", "rest", "table")
@@ -51,7 +51,7 @@ class BlockNeeded:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Where the block lies: the number of its table, and the position there. Ascends with the keys of a table."""
+        """The place of the block: the number of its table, and its position there. Ascends with the keys of a table."""
         return self.table.number, self.position
 
 

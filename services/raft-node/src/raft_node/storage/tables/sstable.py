@@ -42,13 +42,13 @@ from raft_node.storage.tables.version import TableMeta, table_name
 _READ_BYTES = 1 << 20
 _PIECE_BYTES = 64 << 10
 _PIECE_BLOCKS = 4
-"""What a merge takes of a table at once: enough records that the interpreter's work for a piece is little for each."""
+"""The blocks that a merge takes at once: so many records that the interpreter's work for a piece is little for each."""
 _BLOCK_OVERHEAD_BYTES = 33 + 32 + 4 * 8 + 1
-"""What a block takes that is not in memory, beside the bytes of its last key: two objects, and places in four lists."""
+"""The memory for a block that is not in memory, beside its last key: two objects, and places in four lists."""
 
 
 class Layout(NamedTuple):
-    """Where the filter, the properties and the index of a table lie, in this order."""
+    """The places of the filter, the properties and the index of a table, in this order."""
 
     offsets: tuple[int, int, int]
     sizes: tuple[int, int, int]
@@ -58,13 +58,13 @@ def open_table(fs: FileSystem, directory: str, meta: TableMeta, files: OpenFiles
     """Opens a table of a version.
 
     Args:
-        fs: Where.
+        fs: The file system of the data directory.
         directory: The data directory.
-        meta: What is known of it.
-        files: Where its file is kept open; None keeps it open until ``close``.
+        meta: The facts of the table in the version.
+        files: The open files among which its file is kept; None keeps it open until ``close``.
 
     Raises:
-        CorruptionError: It is missing, damaged, or another one.
+        CorruptionError: The table is missing, damaged, or another one.
     """
     table = Table(fs, f"{directory}/{table_name(meta.number)}", meta.number, files)
     properties = table.properties
@@ -79,11 +79,11 @@ class Table:
     """An open SSTable.
 
     Attributes:
-        number: The number in its name.
-        path: Its file.
-        properties: What it says of itself.
+        number: The number in the table's name.
+        path: The path of the table's file.
+        properties: The properties in the file.
         last_keys: The last key of each data block.
-        cached: Its blocks that are in memory; the block cache's.
+        cached: The table's blocks that are in memory; the block cache owns it.
         may_contain: The Bloom filter: false only when the key is certainly not here.
         size_bytes: The size of the file.
         memory_bytes: About what its index and its filter take in memory.
@@ -151,14 +151,14 @@ class Table:
         return position if position < len(self.last_keys) and key >= self.properties.smallest else -1
 
     def block_bytes(self, position: int) -> int:
-        """What a data block takes in the file."""
+        """How many bytes a data block takes in the file."""
         return self._offsets[position + 1] - self._offsets[position]
 
     def read_block(self, position: int) -> Block:
         """Reads, checks and decodes a data block. Blocking.
 
         Raises:
-            CorruptionError: It is damaged.
+            CorruptionError: The block is damaged.
         """
         start, end = self._offsets[position], self._offsets[position + 1]
         return self._decode(position, self._file.read_at(start, end - start))
@@ -181,7 +181,7 @@ class Table:
 
         Raises:
             CorruptionError: A part is damaged.
-            DiskError: It cannot be read.
+            DiskError: The file cannot be read.
         """
         offsets, sizes = self._read_footer()
         for what, offset, size in zip(("filter", "properties", "index"), offsets, sizes, strict=True):
@@ -196,7 +196,7 @@ class Table:
         return records(self.columns(start, end, reverse), reverse=reverse)
 
     def columns(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[Columns]:
-        """The same in pieces, for ``iterators.merge``: one block in memory at a time. Blocking.
+        """The records of a range in pieces, for ``iterators.merge``: one block in memory at a time. Blocking.
 
         Args:
             start: The first key that is wanted.
@@ -220,7 +220,7 @@ class Table:
                 yield Columns(keys[wanted.start : wanted.stop], values, block.tombstones)
 
     def all_columns(self) -> Iterator[Columns]:
-        """All records, for whoever reads the table through: in pieces of a few blocks, or of one large block. Blocking.
+        """All records, for a merge that reads all of it: in pieces of a few blocks, or of one large block. Blocking.
 
         Raises:
             CorruptionError: A block is damaged.
@@ -257,11 +257,11 @@ class Table:
         return self._file_xxh3
 
     def pin(self) -> None:
-        """Keeps the file open for those who still read it, so that its name can be removed. Blocking."""
+        """Keeps the file open for present readers, so that its name can be removed. Blocking."""
         self._file.pin()
 
     def close(self) -> None:
-        """Closes the file now; nobody may read any more."""
+        """Closes the file. Requires: no reader uses the table any more."""
         self._close()
 
     def _damaged(self, offset: int, what: str) -> CorruptionError:
@@ -303,14 +303,14 @@ class Table:
 
 
 def decode_footer(footer: bytes, start: int) -> Layout:
-    """Where the parts of a table lie.
+    """Decodes the footer of a table: the places of its parts.
 
     Args:
         footer: The last ``FOOTER_BYTES`` of the file.
-        start: Where they begin.
+        start: The offset of the footer in the file.
 
     Raises:
-        BlockError: It is damaged, or of another format.
+        BlockError: The footer is damaged, or of another format.
     """
     size = FOOTER_BODY.size
     body, (crc,) = footer[:size], FOOTER_CRC.unpack_from(footer, size)
@@ -329,7 +329,7 @@ def decode_properties(payload: bytes) -> TableProperties:
     """The opposite of ``TableProperties.encode``.
 
     Raises:
-        BlockError: It is damaged.
+        BlockError: The payload is damaged.
     """
     if len(payload) < PROPERTIES.size:
         raise BlockError("too short")
@@ -342,10 +342,10 @@ def decode_properties(payload: bytes) -> TableProperties:
 
 
 def decode_index(payload: bytes) -> tuple[list[bytes], list[int]]:
-    """The last key of each data block, and where each begins; one offset more for the end of the last.
+    """The last key and the offset of each data block, with one offset more for the end of the last.
 
     Raises:
-        BlockError: It is damaged.
+        BlockError: The payload is damaged.
     """
     if len(payload) < INDEX_COUNT.size:
         raise BlockError("too short")

@@ -47,15 +47,15 @@ _WRITE_BYTES = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class TableProperties:
-    """What a table says of itself.
+    """The properties of a table, as its file holds them.
 
     Attributes:
-        entries: How many keys, tombstones included.
-        tombstones: How many of them are tombstones.
+        entries: How many keys the table has, tombstones included.
+        tombstones: How many of the keys are tombstones.
         key_bytes: The sum of the keys' sizes.
         value_bytes: The sum of the values' sizes.
-        data_bytes: What the data blocks take in the file.
-        blocks: How many data blocks there are.
+        data_bytes: How many bytes the data blocks take in the file.
+        blocks: How many data blocks the table has.
         smallest: The first key.
         largest: The last key.
     """
@@ -100,7 +100,7 @@ class TableWriter:
     """Writes one table to a new file.
 
     Attributes:
-        size_bytes: What the file will have with all that was added, the open block not included.
+        size_bytes: The size of the file with all records that were added, but for the open block.
         key_bytes: The sum of the sizes of the keys, which it keeps for the filter.
     """
 
@@ -128,7 +128,7 @@ class TableWriter:
 
     @property
     def full(self) -> bool:
-        """Whether the table is large enough. Long keys can be many although the file is small: they compress well."""
+        """Whether the table is large enough: in bytes, or in the sizes of its keys, which may compress well."""
         options = self._options
         return max(self.size_bytes, self.key_bytes) >= options.table_bytes or len(self._keys) >= options.table_keys_max
 
@@ -145,7 +145,7 @@ class TableWriter:
             until_full: Whether to stop once the table is ``full``.
 
         Returns:
-            How many were added: fewer only when the table is full.
+            How many records were added: fewer only if the table is full.
         """
         assert all(map(lt, keys, islice(keys, 1, None))), "keys must ascend"
         assert not self._keys or self._keys[-1] < keys[0], "keys must ascend"
@@ -176,7 +176,7 @@ class TableWriter:
         return first
 
     def finish(self) -> TableProperties:
-        """Writes what is left and syncs the file. Its name is not durable before its directory is synced."""
+        """Writes the rest and syncs the file. Its name is not durable before its directory is synced."""
         assert self._keys, "a table has at least one key"
         if self._values:
             self._close_block()
@@ -221,7 +221,7 @@ class TableWriter:
         return len(sealed)
 
     def _put(self, part: bytes) -> None:
-        """Adds bytes to the file, which gets them with others: a call for each block costs more than its bytes."""
+        """Queues bytes for the file, which are written with others: a call for each block costs more than its bytes."""
         self._waiting.append(part)
         self.size_bytes += len(part)
         if self.size_bytes - self._written_bytes >= _WRITE_BYTES:
@@ -234,12 +234,12 @@ class TableWriter:
 
 
 class _Places(NamedTuple):
-    """Where records end, were all laid one behind the other; the first one begins at 0.
+    """The ends of records, if all were laid one behind the other; the first one begins at 0.
 
     Attributes:
-        keys: Where each key ends among the keys.
-        values: The same of the values.
-        records: The same of whole records, each with its header.
+        keys: The end of each key among all keys.
+        values: The end of each value among all values.
+        records: The end of each whole record with its header.
         sizes: The size of every key and that of every value; None when they differ.
     """
 

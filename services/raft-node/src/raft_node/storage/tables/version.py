@@ -24,15 +24,15 @@ class VersionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TableMeta:
-    """What is known of a table without opening it.
+    """The facts of a table that are known without opening it.
 
     Attributes:
-        number: Its number; the file is ``table_name(number)``.
+        number: The table's number; its file is ``table_name(number)``.
         size_bytes: The size of the file.
-        entries: How many keys it holds, tombstones included.
+        entries: How many keys the table holds, tombstones included.
         tombstones: How many of these are tombstones.
-        smallest: Its first key.
-        largest: Its last key.
+        smallest: The first key.
+        largest: The last key.
     """
 
     number: int
@@ -43,7 +43,7 @@ class TableMeta:
     largest: bytes
 
     def overlaps(self, smallest: bytes, largest: bytes) -> bool:
-        """Whether it may hold a key in ``[smallest, largest]``."""
+        """Whether the table may hold a key in ``[smallest, largest]``."""
         return self.smallest <= largest and smallest <= self.largest
 
 
@@ -58,9 +58,9 @@ class VersionEdit:
 
     Attributes:
         removed: Numbers of the tables that are no longer part of the state.
-        added: Level and table of those that are new; at level 0 the last one is the newest.
-        flushed_index: The state includes the log up to this entry.
-        flushed_term: That entry's term.
+        added: The new tables, each with its level; at level 0 the last one is the newest.
+        flushed_index: The last log entry that the state includes.
+        flushed_term: The term of that entry.
         next_table_number: The first number that was not yet given to a table.
     """
 
@@ -89,7 +89,7 @@ class Version:
         """The version after an edit.
 
         Raises:
-            VersionError: It removes what is not there, adds what may not be there, or goes back.
+            VersionError: The edit removes a table that is not there, adds one that may not be, or goes back.
         """
         if edit.flushed_index < self.flushed_index or edit.next_table_number < self.next_table_number:
             raise VersionError(f"an edit goes back from entry {self.flushed_index} to {edit.flushed_index}")

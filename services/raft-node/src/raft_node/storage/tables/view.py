@@ -21,9 +21,9 @@ class Run(NamedTuple):
     """Tables that do not overlap, in key order: one of level 0, or a whole deeper level.
 
     Attributes:
-        largest: The last key of each.
-        smallest: The first key of each.
-        probes: The Bloom filter of each.
+        largest: The last key of each table.
+        smallest: The first key of each table.
+        probes: The Bloom filter of each table.
         tables: The tables themselves.
     """
 
@@ -37,9 +37,9 @@ class View:
     """A version with its open tables.
 
     Attributes:
-        version: Which tables these are.
-        tables: The open ones by number.
-        runs: The same arranged for reads, newest first.
+        version: The version, which names the tables.
+        tables: The open tables by number.
+        runs: The tables arranged for reads, newest first.
     """
 
     __slots__ = ("runs", "tables", "version")
@@ -87,7 +87,7 @@ class View:
 
 
 class HeldView:
-    """All records at one moment, memtables included. Its tables stay open as long as somebody holds on to it."""
+    """All records at one moment, memtables included. Its tables stay open as long as a reader refers to it."""
 
     __slots__ = ("_memtables", "_view")
 

@@ -30,9 +30,9 @@ class SegmentFiles:
         """Starts without a prepared file.
 
         Args:
-            fs: Where.
-            directory: The log's.
-            segment_bytes: How large a segment is, unless a frame needs more.
+            fs: The file system of the log.
+            directory: The directory of the log.
+            segment_bytes: The size of a segment, unless a frame needs more.
         """
         self._fs = fs
         self._directory = directory
@@ -52,7 +52,7 @@ class SegmentFiles:
         """Fills the file that the next segment will use with zeros; BLOCKING. Requires: ``wants_one``.
 
         Raises:
-            NoSpaceError: There is no room.
+            NoSpaceError: There is no room for the file.
             DiskError: A write or sync failed.
         """
         self._preparing = True
@@ -70,10 +70,10 @@ class SegmentFiles:
         self._prepared_bytes = self._segment_bytes
 
     def take(self, path: str, needed_bytes: int) -> tuple[WritableFile, int]:
-        """A file under the given name with room for so much, open, and its size; BLOCKING. Its name is not durable yet.
+        """Makes a file with enough room; returns it open, with its size; BLOCKING. Its name is not durable yet.
 
         Raises:
-            NoSpaceError: There is no room.
+            NoSpaceError: There is no room for the file.
             DiskError: A write or sync failed.
         """
         prepared_bytes = self._prepared_bytes
@@ -89,7 +89,7 @@ class SegmentFiles:
         """A new file of that size, zero-filled and synced; BLOCKING.
 
         Raises:
-            NoSpaceError: There is no room.
+            NoSpaceError: There is no room for the file.
             DiskError: A write or sync failed.
         """
         return self._create(path, size, recycled=False)

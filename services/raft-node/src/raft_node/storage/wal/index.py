@@ -1,4 +1,4 @@
-"""Where the entries of the log lie, and which terms they have: what the WAL keeps in memory instead of entries.
+"""The places of the log's entries and their terms, which the WAL keeps in memory instead of entries.
 
 About 32 bytes for every 64 KiB of log, a pair of numbers for every change of term, one for every change of the members,
 and a few for every segment. This module must not touch files.
@@ -42,10 +42,10 @@ class Segment:
     """One file of the log.
 
     Attributes:
-        segment_id: Its number.
+        segment_id: The segment's number.
         segment_bytes: The size of the file.
-        previous_index: The last entry before it.
-        previous_term: That entry's term.
+        previous_index: The last entry before the segment.
+        previous_term: The term of that entry.
         can_begin: Whether the log can begin with it. It cannot once a truncation, here or later, reached back before
             it: then the entries that follow on the truncation need the ones before it.
     """
@@ -58,7 +58,7 @@ class Segment:
 
 
 class Summary(NamedTuple):
-    """Where the entries of one frame lie, and the terms they bring."""
+    """The places of the entries of one frame, and their terms."""
 
     extents: list[Extent]
     runs: list[tuple[int, int]]
@@ -80,7 +80,7 @@ def summarise(positions: Iterable[tuple[int, int, int, int, int]], segment_id: i
     """Cuts the entries of one frame, as ``entry.scan`` gives them, into extents and runs of equal terms.
 
     Raises:
-        ValueError: Their indexes have a gap, or their terms fall.
+        ValueError: The indexes of the entries have a gap, or their terms fall.
     """
     extents: list[Extent] = []
     runs: list[tuple[int, int]] = []
@@ -165,13 +165,13 @@ class Terms:
 
 
 class WalIndex:
-    """The entries that readers may see.
+    """The index of the entries that readers may see.
 
     Attributes:
-        first_index: The first one.
-        segments: The files that hold them.
-        terms: Their terms.
-        configurations: Which of them change the members, so that a start need not read all others for these.
+        first_index: The first entry.
+        segments: The files that hold the entries.
+        terms: The terms of the entries.
+        configurations: The indexes of entries that change the members, which a start so finds without reading all.
     """
 
     def __init__(self, previous_index: int, previous_term: int) -> None:
@@ -215,7 +215,7 @@ class WalIndex:
         return self.segments[0]
 
     def drop_before(self, segment_id: int) -> list[Segment]:
-        """Lets the log begin with that segment, which can; gives those before it."""
+        """Lets the log begin with a segment; returns the segments before it. Requires: the log can begin with it."""
         place = next((place for place, one in enumerate(self.segments) if one.segment_id >= segment_id), 0)
         dropped, self.segments = self.segments[:place], self.segments[place:]
         first = self.segments[0]

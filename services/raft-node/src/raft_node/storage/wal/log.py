@@ -39,13 +39,13 @@ __all__ = ["Appended", "PrefixDrop", "Wal", "WalHardState", "WalOptions"]
 
 
 class Appended(NamedTuple):
-    """What one append or reset made durable; ``Wal.publish`` makes it visible."""
+    """The parts that one append or reset made durable; ``Wal.publish`` makes them visible."""
 
     hard_state: WalHardState | None
     truncate_from: int | None
     summary: Summary | None
     header: SegmentHeader | None = None
-    """That of the segment that was begun for it."""
+    """The header of the segment that was begun for it; None if none was."""
 
 
 class PrefixDrop:
@@ -58,11 +58,11 @@ class PrefixDrop:
 
     @property
     def segment_count(self) -> int:
-        """How many segments these are."""
+        """How many segments are to be removed."""
         return len(self._segments)
 
     def run(self) -> None:
-        """Removes the files; BLOCKING, on any thread. Nothing is synced: what a crash brings back is ignored.
+        """Removes the files; BLOCKING, on any thread. Nothing is synced: segments that a crash brings back are ignored.
 
         Raises:
             DiskError: A removal failed; the node must stop.
@@ -74,7 +74,7 @@ class Wal:
     """The log of one node. See the module for which thread may call what.
 
     Attributes:
-        recovery_notes: What ``open`` had to mend, for the operator's log.
+        recovery_notes: The repairs that ``open`` made, for the operator's log.
         bytes_written: How many bytes appends wrote.
         syncs: How many fdatasync calls were made by appends.
     """
@@ -131,7 +131,7 @@ class Wal:
         """Opens the log, or creates an empty one; BLOCKING: it reads and checks everything.
 
         Raises:
-            CorruptionError: A file does not hold what was written. No file was changed.
+            CorruptionError: A file is not what was written. No file was changed.
             DiskError: Mending a torn tail, or creating the first segment, failed.
         """
         fs.make_directory(directory)
@@ -148,7 +148,7 @@ class Wal:
         """Opens a log that is not in use for reading alone; changes nothing, a torn tail stays; BLOCKING.
 
         Raises:
-            CorruptionError: A file does not hold what was written.
+            CorruptionError: A file is not what was written.
         """
         return cls(fs, directory, WalOptions(), wal_recovery.scan(fs, directory), None, lambda: 0.0)
 
@@ -156,12 +156,12 @@ class Wal:
 
     @property
     def hard_state(self) -> WalHardState:
-        """The last one that was published, or recovered."""
+        """The hard state that was published last, or recovered."""
         return self._hard_state
 
     @property
     def first_index(self) -> int:
-        """The first entry that is still there; 1 before any compaction."""
+        """The first entry that the log holds; 1 before any compaction."""
         return self._index.first_index
 
     @property
@@ -171,7 +171,7 @@ class Wal:
 
     @property
     def size_bytes(self) -> int:
-        """What the files of the log take, those that are about to be removed included."""
+        """How many bytes the files of the log take, those that are about to be removed included."""
         dropping = self._dropping._segments if self._dropping is not None else []
         return sum([segment.segment_bytes for segment in (*self._index.segments, *self._cut_off, *dropping)])
 
@@ -206,7 +206,7 @@ class Wal:
         return self._reader.entries(self._index, start, end, bytes_max)
 
     def publish(self, appended: Appended) -> None:
-        """Makes an append or a reset visible to the readers. Requires: they are published in their order."""
+        """Makes an append or a reset visible to readers. Requires: appends and resets are published in their order."""
         if appended.header is not None:
             self._publish_segment(appended.header)
         if appended.truncate_from is not None:
@@ -222,7 +222,7 @@ class Wal:
         return self._files.wants_one and self._failure is None and self._position > self._segment_bytes // 2
 
     def first_index_within(self, bytes_max: int) -> int:
-        """For ``drop_prefix``: the smallest index with which the files of the log take at most so much.
+        """The smallest index for ``drop_prefix`` with which the files of the log take at most ``bytes_max``.
 
         The newest segment is never dropped, so the log may take more.
         """
@@ -237,9 +237,9 @@ class Wal:
         return max(self.first_index, min(chosen.previous_index, self.last_index) + 1)
 
     def drop_prefix(self, first_index: int) -> None:
-        """Lets the entries below ``first_index`` go, as far as they fill whole segments.
+        """Drops the entries below ``first_index``, as far as they fill whole segments.
 
-        They can be read until ``take_drop``, which has something to give once the next segment was begun.
+        They can be read until ``take_drop``, which has files to give once the next segment was begun.
 
         Requires: all of them are committed, and part of a state that is durable elsewhere.
         """
@@ -250,7 +250,7 @@ class Wal:
 
     @property
     def wants_drop(self) -> bool:
-        """Whether ``take_drop`` should be called, and what it gives be run on a thread of its own."""
+        """Whether ``take_drop`` should be called, and its drop be run on a thread of its own."""
         return (
             self._dropping is None
             and self._failure is None
@@ -258,7 +258,7 @@ class Wal:
         )
 
     def take_drop(self) -> PrefixDrop:
-        """Hides the entries that are to go, and gives the files to be removed. Requires: ``wants_drop``."""
+        """Hides the dropped entries, and returns the files to be removed. Requires: ``wants_drop``."""
         assert self.wants_drop, "nothing is to be dropped, or a drop is under way"
         dropped, self._cut_off = self._cut_off, []
         if self._index.segments[0].segment_id < self._durable_first_segment:
@@ -269,7 +269,7 @@ class Wal:
         return self._dropping
 
     def drop_done(self, drop: PrefixDrop) -> None:
-        """What ``take_drop`` gave was run."""
+        """Notes that a drop which ``take_drop`` returned was run."""
         assert drop is self._dropping
         self._dropping = None
 
@@ -286,15 +286,15 @@ class Wal:
         """Makes a hard state, a truncation and the entries behind it durable, all or nothing; BLOCKING.
 
         Args:
-            hard_state: The new one; None when it did not change.
+            hard_state: The new hard state; None if it did not change.
             truncate_from: Entries from this index on are dropped first.
-            entries: What is appended. Requires: they continue the log.
+            entries: The entries to append. Requires: they continue the log.
 
         Returns:
-            What ``publish`` needs.
+            The parts that ``publish`` needs.
 
         Raises:
-            NoSpaceError: It needs a new segment, and there is no room. Nothing was written: it can be tried again.
+            NoSpaceError: There is no room for a new segment. Nothing was written: the call can be repeated.
             DiskError: A write or sync failed, now or before. What is durable is not known; the node must stop.
         """
         self._require_sound()
@@ -331,11 +331,11 @@ class Wal:
 
         Args:
             index: The last entry that the snapshot includes. Requires: at least ``first_index - 1``.
-            term: That entry's term.
-            hard_state: The new one. Requires: its term is not less than that of the last one.
+            term: The term of that entry.
+            hard_state: The new hard state. Requires: its term is not less than that of the last one.
 
         Returns:
-            What ``publish`` needs. ``wants_drop`` tells afterwards that files are to be removed.
+            The parts that ``publish`` needs. ``wants_drop`` tells afterwards that files are to be removed.
 
         Raises:
             NoSpaceError: As for ``append``.
@@ -379,7 +379,7 @@ class Wal:
         return summary
 
     def _begin_segment(self, frame_bytes: int) -> None:
-        """Goes on in a new segment that has room for a frame of that size."""
+        """Goes on in a new segment that has room for a frame of ``frame_bytes``."""
         segment_id = self._segment_id + 1
         path = wal_recovery.path_of(self._directory, segment_id)
         file, segment_bytes = self._files.take(path, wal_segment.HEADER_BYTES + frame_bytes)

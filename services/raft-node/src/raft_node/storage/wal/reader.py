@@ -25,14 +25,14 @@ _SIZE_OFFSET = 8
 _SIZE = Struct("<I")
 OPEN_SEGMENTS_MAX = 8
 _READ_BYTES = 256 << 10
-"""What is read at once, if so much is asked for."""
+"""The most bytes that are read at once."""
 
 
 class WalReader:
     """The segments of one log, open for reading."""
 
     def __init__(self, fs: FileSystem, directory: str) -> None:
-        """Opens nothing yet."""
+        """Begins without open segments."""
         self._fs = fs
         self._directory = directory
         self._files: dict[int, ReadableFile] = {}
@@ -74,13 +74,13 @@ class WalReader:
         return entries
 
     def forget(self, segment_id: int) -> None:
-        """Closes a segment that is about to go."""
+        """Closes a segment that is about to be removed."""
         file = self._files.pop(segment_id, None)
         if file is not None:
             file.close()
 
     def close(self) -> None:
-        """Closes all of them."""
+        """Closes all segments."""
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -100,7 +100,7 @@ class WalReader:
 
 
 def _skip(blob: bytes, position: int, count: int) -> int:
-    """Where the entry begins that lies ``count`` entries behind the one at ``position``."""
+    """The offset of the entry that lies ``count`` entries behind the one at ``position``."""
     for _ in range(count):
         if position + entry.HEADER_BYTES > len(blob):
             raise entry.EntryError(position, "the entry is shorter than its header")

@@ -23,18 +23,18 @@ _ZEROS = bytes(1 << 20)
 
 
 class Newest(NamedTuple):
-    """The segment that appends go on in, and what has to be mended there first."""
+    """The newest segment, in which appends go on, and the parts of it that have to be mended first."""
 
     header: SegmentHeader
     path: str
     last_frame: tuple[int, int]
-    """Where the last frame lies, ``[start, end)``; the segment's header when there is no frame."""
+    """The place of the last frame, ``[start, end)``; that of the segment's header if there is no frame."""
     last_frame_data: bytes
 
 
 @dataclass
 class Scanned:
-    """What was read. Invariant: nothing in it stems from a frame that is not whole."""
+    """The content of the log as it was read. Invariant: no part of it stems from a frame that is not whole."""
 
     index: WalIndex
     hard_state: WalHardState = NO_HARD_STATE
@@ -48,7 +48,7 @@ class Scanned:
     first_segment: int = 1
     """The segment that the log begins with, as of the header read last."""
     first_index: int = 1
-    """What that header says of the first entry."""
+    """The first entry of the log, by that header."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -69,13 +69,13 @@ def zero_new(fs: FileSystem, path: str, size: int, *, recycled: bool = False) ->
     """Makes a file of zeros, durably, which nothing refers to yet; BLOCKING.
 
     Args:
-        fs: Where.
-        path: Its name; that is not synced.
-        size: Its size.
-        recycled: It is there, and its blocks are used again.
+        fs: The file system.
+        path: The path of the file; the name is not synced.
+        size: The size of the file.
+        recycled: Whether the file is there already, so that its blocks are used again.
 
     Raises:
-        NoSpaceError: There is no room for it. It was removed, so that nothing is as if this had not been tried.
+        NoSpaceError: There is no room for the file, which was removed.
         DiskError: The disk failed.
     """
     try:
@@ -203,7 +203,7 @@ class _Segment:
         scanned.notes.append(f"{self._path}: removed a segment that was not yet in use")
 
     def _expected_header(self, scanned: Scanned) -> SegmentHeader:
-        """What this segment's header must say, but for its size, and for where the log begins from then on."""
+        """The header that this segment must have, but for its size, and for where the log begins from then on."""
         terms = scanned.index.terms
         return SegmentHeader(
             self._segment_id,
@@ -241,7 +241,7 @@ class _Segment:
             raise self._damaged(0, "the header does not continue the segment before; frames are missing there")
 
     def _pad(self, header: SegmentHeader) -> None:
-        """Brings a newest segment that was cut off back to its size, here in memory."""
+        """Fills a newest segment that was cut off up to its size, in memory alone."""
         missing = header.segment_bytes - self._file_bytes
         if missing < 0:
             raise self._damaged(header.segment_bytes, "the segment is longer than its header says")
@@ -298,7 +298,7 @@ class _Segment:
 
 
 def mend(fs: FileSystem, directory: str, scanned: Scanned) -> WritableFile | None:
-    """Makes what was read durable, and the rest of the newest segment zero.
+    """Makes the log durable as it was read, and the rest of the newest segment zero.
 
     Returns:
         The newest segment, open for appends; None when there is none.

@@ -31,7 +31,7 @@ VERSION = 1
 HEADER_BYTES = 512
 NAME_BYTES_MAX = 255
 MISSING_BYTES_MAX = 1 << 30
-"""What a segment that was cut off may lack: the largest size that segments are given, whatever its header says."""
+"""The most bytes that a cut-off segment may lack: the largest size of segments, whatever its header says."""
 FLAG_HARD_STATE = 1
 FLAG_TRUNCATE = 2
 FLAG_ENTRIES = 4
@@ -45,12 +45,12 @@ PREPARED_NAME = "prepared.tmp"
 RECYCLED_NAME = "recycled.tmp"
 RESET_NAME = "reset.tmp"
 TEMPORARY_NAMES = (PREPARED_NAME, RECYCLED_NAME, RESET_NAME)
-"""Files that hold nothing; a start removes them."""
+"""The names of files without content that counts; a start removes them."""
 _ID_DIGITS = 20
 
 
 class WalHardState(NamedTuple):
-    """What Raft must find again after a restart. An empty name means that nobody was voted for."""
+    """The state that Raft must find again after a restart. An empty name means that there was no vote."""
 
     term: int
     voted_for_name: str
@@ -62,13 +62,13 @@ NO_HARD_STATE = WalHardState(0, "", 0, 0)
 
 
 class SegmentHeader(NamedTuple):
-    """What was so when the segment's first frame was about to be written."""
+    """The facts of the log at the moment before the segment's first frame was written."""
 
     segment_id: int
     segment_bytes: int
     """The size of the file."""
     first_sequence: int
-    """That of the first frame."""
+    """The sequence of the first frame."""
     previous_index: int
     """The last entry before this segment."""
     previous_term: int
@@ -76,11 +76,11 @@ class SegmentHeader(NamedTuple):
     """The first entry of the log that had not been compacted away."""
     hard_state: WalHardState
     first_segment: int = 1
-    """The segment that this entry was, or is to be, the first one of. What lies before that segment does not count."""
+    """The segment with which the log begins, which holds that entry first. Segments before it do not count."""
 
 
 class SegmentFormatError(ValueError):
-    """The bytes are not what they should be; ``position`` is where in them."""
+    """The bytes are not what they should be from the offset ``position`` on."""
 
     def __init__(self, position: int, what: str) -> None:
         super().__init__(f"at byte {position}: {what}")
@@ -89,7 +89,7 @@ class SegmentFormatError(ValueError):
 
 
 class Payload(NamedTuple):
-    """What a frame carries. The entries fill it from ``entries_start`` to its end."""
+    """The payload of a frame. Entries fill it from ``entries_start`` to its end."""
 
     hard_state: WalHardState | None
     truncate_from: int | None
@@ -139,7 +139,7 @@ def decode_header(data: bytes) -> SegmentHeader | None:
     """The header at the start of a segment, or None when its checksum does not fit.
 
     Raises:
-        SegmentFormatError: It is whole, but of a format that this program does not know.
+        SegmentFormatError: The header is whole, but of a format that this program does not know.
     """
     if len(data) < HEADER_BYTES:
         return None
@@ -185,7 +185,7 @@ def is_torn_header(data: bytes, expected: SegmentHeader) -> bool:
 def encode_payload(
     hard_state: WalHardState | None, truncate_from: int | None, entries: Sequence[Entry]
 ) -> tuple[int, list[bytes], int]:
-    """Encodes what one append carries.
+    """Encodes the payload of one append.
 
     Returns:
         The frame's flags, the parts of its payload, and where in the payload the entries begin.
@@ -213,7 +213,7 @@ def decode_payload(flags: int, data: bytes, start: int, end: int) -> Payload:
     """Decodes the payload ``[start, end)`` of a frame; its entries are left to ``entry.scan``.
 
     Raises:
-        SegmentFormatError: It is not what ``encode_payload`` makes.
+        SegmentFormatError: The payload is not what ``encode_payload`` makes.
     """
     if not flags or flags & ~_FLAGS_KNOWN:
         raise SegmentFormatError(start, f"unknown frame flags {flags:#x}")
