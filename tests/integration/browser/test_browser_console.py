@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from bench.cluster import Cluster, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.seconds, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
 AXE = Path(__file__).parent / "vendor" / "axe-4.14.1.min.js"
 VIEWS = {

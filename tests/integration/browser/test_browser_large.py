@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from integration.browser.conftest import Served, Tab
 
-pytestmark = [pytest.mark.integration, pytest.mark.seconds, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SHARDS = 1000
 NODES = 5

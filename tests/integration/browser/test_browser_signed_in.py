@@ -13,7 +13,7 @@ import pytest
 from integration.browser.conftest import Served, Tab
 from integration.browser.foreign_site import ForeignSite
 
-pytestmark = [pytest.mark.integration, pytest.mark.seconds, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
 ATTACK = """async (base) => {
     const tried = async (path, options) => {
