@@ -135,7 +135,9 @@ def main() -> int:
     with fakes(auth=arguments.role is not None, plant=arguments.plant) as (url, tokens):
         stranger = arguments.role == "stranger"
         token = tokens.get(arguments.role or "")
-        more += ("--max-failures", "1") if arguments.plant else ()
+        if arguments.plant:
+            # A stranger who is served is one failure, always the same; the others show themselves in several ways.
+            more += ("--max-failures", "1" if arguments.plant == "open" else "6")
         return run(url, seed=seed, token=token, more=more, stranger=stranger, **limits)
 
 
