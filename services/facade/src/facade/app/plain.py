@@ -2,12 +2,14 @@
 
 A client sends the same headers with every request, byte for byte, and only the line above them differs. So what the
 parser and the rules found in a head is kept under its bytes, and a request that repeats a known head is told from its
-first line alone. Whatever is not exactly one whole request with a known head goes to the parser.
+first line alone. Two headers of plain writes, a revision in ``If-Match`` and an ``Idempotency-Key``, have another value
+each time: a head with them is kept without these values, and repeated by one that is the same around others.
+Whatever is not exactly one whole request with a known head goes to the parser.
 
 Must not know connections or operations. Invariants: (1) a head is kept only when the parser read it and found nothing
 but plain headers in it, each on a line of its own; (2) a request that repeats it is one that the parser would have read
 in the same way; (3) what is kept is bounded in number and bytes; (4) it says nothing of who somebody is: each request
-asks that anew.
+asks that anew; (5) a value that is left out is one that is read in one way alone, and the request's own is put back.
 
 Source: RFC 9112, 2.1 and 3; measured in docs/performance.md.
 """
@@ -18,6 +20,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+from doug_wire.command import Condition, ConditionKind
 from facade.client.receipts import SESSION
 from facade.routes.key import KEY_PREFIX
 
@@ -29,16 +32,25 @@ LINE_BYTES_MAX = 4096
 ONCE = frozenset({SESSION, b"x-request-id", b"traceparent", b"tracestate", b"baggage"})
 """The headers that differ from request to request: to keep a head that has one would only drive others out."""
 
-_LINE = re.compile(rb'(GET|PUT) (%b/[!-"$-~]+) HTTP/1\.1\r\n' % KEY_PREFIX)
+_LINE = re.compile(rb'(GET|PUT|DELETE) (%b/[!-"$-~]+) HTTP/1\.1\r\n' % KEY_PREFIX)
 """A line that the parser takes: every visible character of ASCII but #, which would begin a fragment."""
 _END = b"\r\n\r\n"
+_VARYING = re.compile(
+    rb'\r\n(?:If-Match: "([1-9][0-9]{0,18})"|Idempotency-Key: ([0-9A-Za-z._:/+-]{1,255}))(?=\r\n)', re.IGNORECASE
+)
+"""A header whose value is left out: a revision, or an idempotency key without quotes, on a line of its own."""
+_TAG = 1
+_REVISION = int(ConditionKind.REVISION)
+
+Raw = bytes | tuple[bytes, ...]
+"""A head as it is kept, behind its method: its bytes, or the pieces that are left when values are taken out."""
 
 
 class PlainHead(NamedTuple):
     """The parts of a request's headers that the short way needs.
 
     Attributes:
-        put: Whether it is a PUT; else it is a GET.
+        method: ``GET``, ``PUT`` or ``DELETE``.
         length: The bytes of the request's body.
         consistency: What ``Doug-Consistency`` says; None without it.
         content_type: What ``Content-Type`` says; empty without it.
@@ -47,9 +59,11 @@ class PlainHead(NamedTuple):
         named: What ``X-Request-Id`` says; None without it.
         once: Whether the head has a header that differs from request to request.
         keep_alive: Whether the connection goes on behind the request.
+        condition: The condition of a write; None for none.
+        idempotency_key: The key that makes a write happen once; empty without one.
     """
 
-    put: bool
+    method: bytes
     length: int
     consistency: bytes | None
     content_type: bytes
@@ -58,6 +72,8 @@ class PlainHead(NamedTuple):
     named: bytes | None
     once: bool
     keep_alive: bool = True
+    condition: Condition | None = None
+    idempotency_key: str = ""
 
 
 def has_once(names: Collection[bytes]) -> bool:
@@ -69,7 +85,7 @@ class KnownHeads:
     """The heads that were seen before, of all connections."""
 
     def __init__(self) -> None:
-        self._heads: dict[bytes, PlainHead] = {}
+        self._heads: dict[Raw, PlainHead] = {}
 
     def learn(self, data: bytes, head: PlainHead, headers: int) -> None:
         """Keeps a head that the parser has read.
@@ -82,10 +98,16 @@ class KnownHeads:
         line, end = data.find(b"\r\n"), data.find(_END)
         if head.once or end - line > HEAD_BYTES_MAX or len(data) != end + len(_END) + head.length:
             return
-        raw = data[line : end + len(_END)]
+        raw: Raw = head.method + data[line : end + len(_END)]
         lines = raw.count(b"\r\n")
         if head.authorization not in raw or not raw.count(b"\n") == raw.count(b"\r") == lines == headers + 2:
             return  # The parser has read the lines in another way than they are looked for here.
+        if head.idempotency_key or (head.condition is not None and head.condition.kind == _REVISION):
+            raw, condition, idempotency_key = _without_values(raw)
+            if idempotency_key != head.idempotency_key or (condition or head.condition) != head.condition:
+                return  # They are spelled in another way, and would be kept with their values.
+            if condition is None and head.condition is not None and head.condition.kind == _REVISION:
+                return
         if len(self._heads) >= HEADS_MAX:
             self._heads.clear()
         self._heads[raw] = head
@@ -95,8 +117,38 @@ class KnownHeads:
         line = _LINE.match(data, 0, LINE_BYTES_MAX)
         if line is None:
             return None
-        end = data.find(_END, line.end() - 2)
-        head = self._heads.get(data[line.end() - 2 : end + 4])
-        if head is None or len(data) - end - 4 != head.length or (line[1] == b"PUT") is not head.put:
+        start = line.end() - 2
+        end = data.find(_END, start)
+        raw = line[1] + data[start : end + 4]
+        head = self._heads.get(raw)
+        if head is None:
+            head = self._find_with_values(raw)
+        if head is None or len(data) - end - 4 != head.length:
             return None
         return head, line[2], data[end + 4 :]
+
+    def _find_with_values(self, raw: bytes) -> PlainHead | None:
+        """A head that was kept without the values that differ each time, with those of this request."""
+        if len(raw) > 2 * HEAD_BYTES_MAX:
+            return None
+        pieces, condition, idempotency_key = _without_values(raw)
+        head = self._heads.get(pieces)
+        if head is None:
+            return None
+        return head._replace(condition=condition or head.condition, idempotency_key=idempotency_key)
+
+
+def _without_values(raw: bytes) -> tuple[tuple[bytes, ...], Condition | None, str]:
+    """The pieces of a head around the values that differ each time, and what these values say."""
+    pieces, start = [], 0
+    condition, idempotency_key = None, ""
+    for found in _VARYING.finditer(raw):
+        which = found.lastindex or _TAG
+        pieces.append(raw[start : found.start(which)])
+        start = found.end(which)
+        if which == _TAG:
+            condition = Condition(_REVISION, int(found[which]))
+        else:
+            idempotency_key = found[which].decode()
+    pieces.append(raw[start:])
+    return tuple(pieces), condition, idempotency_key
