@@ -99,7 +99,7 @@ async def measured(facade: Facade, request_line: bytes, put: bytes = PUT) -> tup
         pytest.param(PUT, 61.0, id="put"),
         pytest.param(GET, 56.0, id="get"),
         pytest.param(STALE, 61.0, id="stale"),
-        pytest.param(KEYED, 154.0, id="keyed put"),
+        pytest.param(KEYED, 70.0, id="keyed put"),
     ],
 )
 async def test_calls_and_messages_per_operation(

@@ -93,7 +93,7 @@ def drawn(chance: random.Random) -> list[Entry]:
         if chance.random() < 0.7:
             key = chance.choice((*KEYS, b"of other shards"))
             kind = chance.choice(tuple(ConditionKind))
-            number = index - chance.choice((1, 2, 3, 5)) if kind == ConditionKind.REVISION else 0
+            number = max(index - chance.choice((1, 2, 3, 5)), 0) if kind == ConditionKind.REVISION else 0
             opcode = chance.choice((Opcode.PUT, Opcode.PUT, Opcode.DELETE))
             value = b"v%d" % index if opcode == Opcode.PUT else b""
             encoding = b"gzip" if opcode == Opcode.PUT and chance.random() < 0.05 else b""

@@ -98,19 +98,20 @@ class KnownHeads:
         line, end = data.find(b"\r\n"), data.find(_END)
         if head.once or end - line > HEAD_BYTES_MAX or len(data) != end + len(_END) + head.length:
             return
-        raw: Raw = head.method + data[line : end + len(_END)]
+        raw = head.method + data[line : end + len(_END)]
         lines = raw.count(b"\r\n")
         if head.authorization not in raw or not raw.count(b"\n") == raw.count(b"\r") == lines == headers + 2:
             return  # The parser has read the lines in another way than they are looked for here.
+        known: Raw = raw
         if head.idempotency_key or (head.condition is not None and head.condition.kind == _REVISION):
-            raw, condition, idempotency_key = _without_values(raw)
+            known, condition, idempotency_key = _without_values(raw)
             if idempotency_key != head.idempotency_key or (condition or head.condition) != head.condition:
                 return  # They are spelled in another way, and would be kept with their values.
             if condition is None and head.condition is not None and head.condition.kind == _REVISION:
                 return
         if len(self._heads) >= HEADS_MAX:
             self._heads.clear()
-        self._heads[raw] = head
+        self._heads[known] = head
 
     def find(self, data: bytes) -> tuple[PlainHead, bytes, bytes] | None:
         """The head, the target and the body of a request, if the data is exactly one request with a known head."""
