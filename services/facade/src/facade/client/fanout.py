@@ -32,7 +32,7 @@ from facade.errors import BadRequestError, InternalError, NotAppliedError, Probl
 PART_BYTES_MAX = 1 << 20
 """The most bytes of a batch that go into one entry of a shard's log, unless one operation alone has more."""
 
-PARTS_AT_ONCE = 4
+PARTS_AT_ONCE = 2
 """The number of parts that are under way to a shard at a time, if no key comes twice: a part that is sent again because
 leadership moved may come behind a later one."""
 
