@@ -39,43 +39,39 @@ _PUT, _DELETE, _DELETED = int(Opcode.PUT), int(Opcode.DELETE), int(ChangeKind.DE
 _EXISTS, _ABSENT, _REVISION = int(ConditionKind.EXISTS), int(ConditionKind.ABSENT), int(ConditionKind.REVISION)
 
 
-class Newest:
-    """The values that the effects of one call of ``apply`` hold, as far as conditions have looked at them.
+class Run:
+    """One call of ``apply``: what its entries have done so far, and what conditions have looked at.
 
     Attributes:
-        values: The values by key; None for a removal.
-        seen: How many of the effects are among them.
+        effects: The keys and values to be written.
+        removals: The effects that remove users' values.
+        outcomes: The outcomes of the entries.
+        newest: The values that effects hold, by key, as far as conditions have looked at them; None for a removal.
+        seen: How many of the effects are among these.
         steps: How many conditions were judged.
         bytes: How many bytes they have read and stored.
     """
 
-    __slots__ = ("bytes", "seen", "steps", "values")
+    __slots__ = ("bytes", "effects", "newest", "outcomes", "removals", "seen", "steps")
 
-    def __init__(self) -> None:
-        """Begins before all effects."""
-        self.values: dict[bytes, bytes | None] = {}
+    def __init__(
+        self, effects: list[tuple[bytes, bytes | None]], removals: list[Removal], outcomes: list[Outcome]
+    ) -> None:
+        """Takes the lists that are added to."""
+        self.effects, self.removals, self.outcomes = effects, removals, outcomes
+        self.newest: dict[bytes, bytes | None] = {}
         self.seen = self.steps = self.bytes = 0
 
 
 def carry_out(  # noqa: PLR0912 - one loop: five replicas do this for every such write
-    entries: Iterable[Entry],
-    effects: list[tuple[bytes, bytes | None]],
-    removals: list[Removal],
-    outcomes: list[Outcome],
-    fetched: Mapping[bytes, bytes | None],
-    newest: Newest,
-    epochs: Sequence[int],
-    revision: int,
+    entries: Iterable[Entry], run: Run, fetched: Mapping[bytes, bytes | None], epochs: Sequence[int], revision: int
 ) -> tuple[Entry | None, int]:
     """Carries entries out up to one that is not of this module, or cannot be carried out here.
 
     Args:
         entries: The entries.
-        effects: The keys and values to be written by the entries before; those of these are added.
-        removals: The effects that remove users' values; those of these are added.
-        outcomes: The outcomes of the entries before; those of these are added.
+        run: The call of ``apply``.
         fetched: The values that the store has under the keys that are read.
-        newest: The values of ``effects``, the same in all calls with the same ``effects``.
         epochs: By slot, the epoch at which the shard owns it; 0 for the others.
         revision: The last revision given out.
 
@@ -83,12 +79,10 @@ def carry_out(  # noqa: PLR0912 - one loop: five replicas do this for every such
         The entry that was left, None if there is none, and the last revision given out.
     """
     # No look-up by name within, as in ``StateMachine._apply_plain``.
-    unpack, unpack_value, pack, slot, new = (
-        _LAYOUT.unpack_from, VALUE_HEADER.unpack_from, VALUE_HEADER.pack, slot_of, tuple.__new__,
-    )  # fmt: skip
-    applied, write, cls, ok, failed = outcomes.append, effects.append, Outcome, Status.OK, Status.PRECONDITION_FAILED
-    values, seen, steps, size = newest.values, newest.seen, newest.steps, newest.bytes
-    prefix, value_format, header_bytes, start = USER_PREFIX, VALUE_FORMAT, VALUE_HEADER_BYTES, KEY_START
+    unpack, unpack_value, pack, slot = _LAYOUT.unpack_from, VALUE_HEADER.unpack_from, VALUE_HEADER.pack, slot_of
+    applied, effects, cls, ok, failed = run.outcomes.append, run.effects, Outcome, Status.OK, Status.PRECONDITION_FAILED
+    newest, write, seen, steps, size = run.newest, effects.append, run.seen, run.steps, run.bytes
+    prefix, header_bytes, start, new = USER_PREFIX, VALUE_HEADER_BYTES, KEY_START, tuple.__new__
     for entry in entries:
         _, _, kind, _, data = entry
         if kind != _COMMAND_KIND or len(data) < start or steps >= STEPS_MAX or size >= BYTES_MAX:
@@ -106,16 +100,16 @@ def carry_out(  # noqa: PLR0912 - one loop: five replicas do this for every such
             continue
         key = prefix + key
         if seen < len(effects):
-            values.update(effects[seen:])
+            newest.update(effects[seen:])
             seen = len(effects)
         # No value is as short as what stands for one that was not fetched.
-        found = values[key] if key in values else fetched.get(key, b"")
+        found = newest[key] if key in newest else fetched.get(key, b"")
         exists, current = False, 0
         if found is not None:
             if len(found) < header_bytes:
                 break
             form, more, found_type_bytes, found_epoch, current = unpack_value(found)
-            if more or form != value_format or header_bytes + found_type_bytes > len(found):
+            if more or form != VALUE_FORMAT or header_bytes + found_type_bytes > len(found):
                 break
             exists = found_epoch == owned
             size += len(found)
@@ -127,12 +121,12 @@ def carry_out(  # noqa: PLR0912 - one loop: five replicas do this for every such
         revision += 1
         if opcode == _PUT:
             size += value_bytes
-            write((key, pack(value_format, 0, type_bytes, owned, revision) + data[key_end:]))
+            write((key, pack(VALUE_FORMAT, 0, type_bytes, owned, revision) + data[key_end:]))
         else:
-            removals.append(Removal(len(effects), revision, _DELETED))
+            run.removals.append(Removal(len(effects), revision, _DELETED))
             write((key, None))
         applied(new(cls, (ok, revision, None)))
     else:
         entry = None
-    newest.seen, newest.steps, newest.bytes = seen, steps, size
+    run.seen, run.steps, run.bytes = seen, steps, size
     return entry, revision

@@ -33,7 +33,7 @@ from raft_node.entry import HEADER_BYTES, Entry, EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv import conditional
 from raft_node.kv.changes import Removal, encode_removals
-from raft_node.kv.conditional import BYTES_MAX, STEPS_MAX, Newest
+from raft_node.kv.conditional import BYTES_MAX, STEPS_MAX, Run
 from raft_node.kv.fetching import Fetching, unknown
 from raft_node.kv.keyspace import (
     AUTH_KEY,
@@ -212,19 +212,19 @@ class StateMachine:
         outcomes: list[Outcome] = []
         work: Work | None = None
         hashed = results = 0
-        remaining, newest = iter(entries), Newest()
+        remaining, run = iter(entries), Run(batch, self._removals, outcomes)
         left: tuple[Entry, ...] = ()  # What was taken from the iterator, and not applied.
         while (entry := self._apply_plain(chain(left, remaining), batch, outcomes)) is not None:
             left = ()
             if entry.kind == _COMMAND_KIND:
                 if work is None:
                     work = self._begin_work(batch)
-                elif work.steps + newest.steps >= STEPS_MAX or work.bytes + newest.bytes + results >= BYTES_MAX:
+                elif work.steps + run.steps >= STEPS_MAX or work.bytes + run.bytes + results >= BYTES_MAX:
                     break
                 if len(outcomes) >= ready:
                     ready = len(outcomes) + self._fetching.fetch(entries[len(outcomes) :], ask=not outcomes)
                 if len(outcomes) < ready and entry.data[_FLAGS] == commands.FLAG_CONDITION:
-                    rest = self._judge(chain((entry,), remaining), batch, outcomes, newest)
+                    rest = self._judge(chain((entry,), remaining), run)
                     if rest is not entry:
                         left = () if rest is None else (rest,)
                         continue
@@ -319,11 +319,10 @@ class StateMachine:
 
     # Commands that may read.
 
-    def _judge(self, entries: Iterable[Entry], batch: Effects, outcomes: list[Outcome], newest: Newest) -> Entry | None:
+    def _judge(self, entries: Iterable[Entry], run: Run) -> Entry | None:
         """Applies puts and deletes with a condition alone up to another entry, or one that must be decoded."""
-        rest, self.revision = conditional.carry_out(
-            entries, batch, self._removals, outcomes, self._fetching.values, newest, self.epochs, self.revision
-        )
+        values = self._fetching.values
+        rest, self.revision = conditional.carry_out(entries, run, values, self.epochs, self.revision)
         return rest
 
     def _begin_work(self, batch: Effects) -> Work:
