@@ -63,7 +63,7 @@ def test_every_member_has_the_version_of_the_workspace(member: str) -> None:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_program_tells_its_version(program: str) -> None:
     command = Path(sys.executable).parent / program
-    shown = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    shown = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60, check=False)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith(f"{program} {project('.')['version']}")
 

@@ -346,7 +346,7 @@ async def test_a_client_that_reads_nothing_makes_nobody_work_and_its_answer_ends
         return await asyncio.Event().wait()
 
     scope = {"type": "http", "method": "GET", "raw_path": b"/v1/kv", "query_string": b"", "headers": _raw(LINES)}
-    await asyncio.wait_for(facade.application(scope, receive, send), 10)
+    await asyncio.wait_for(facade.application(scope, receive, send), 60)
     assert node.scan_pages < 50, "2,000 values are in hundreds of pages"
     assert facade.metrics.inflight == 0
 
@@ -366,7 +366,7 @@ async def test_nothing_more_is_made_for_a_client_that_is_gone(make_facade: MakeF
         return {"type": "http.disconnect"}
 
     scope = {"type": "http", "method": "GET", "raw_path": b"/v1/kv", "query_string": b"", "headers": _raw(LINES)}
-    await asyncio.wait_for(facade.application(scope, receive, send), 10)
+    await asyncio.wait_for(facade.application(scope, receive, send), 60)
     assert node.scan_pages < 500, "there are a thousand"
 
 
