@@ -51,6 +51,10 @@ class ClusterError(Exception):
     """The cluster did not do what it was told; the message ends with what it printed."""
 
 
+class ClusterTooLate(ClusterError):  # noqa: N818 - it says what happened, as TooLate does
+    """The cluster did not do in time what it was waited for; nothing is said to be lost or wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """A node as ``GET /v1/cluster`` shows it."""
@@ -74,12 +78,12 @@ def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> 
     """Waits until ``condition`` gives something true, and returns that.
 
     Raises:
-        ClusterError: It did not in time.
+        ClusterTooLate: It did not in time.
     """
     ends = time.monotonic() + timeout_s
     while not (found := condition()):
         if time.monotonic() > ends:
-            raise ClusterError(f"waited {timeout_s} s in vain: {what}")
+            raise ClusterTooLate(f"waited {timeout_s} s in vain: {what}")
         time.sleep(POLL_S)
     return found
 
@@ -240,7 +244,7 @@ class Cluster:
             if process.poll() is not None:
                 raise ClusterError(f"dev ended with exit code {process.returncode}\n{self.tail()}")
             if time.monotonic() > ends:
-                raise ClusterError(f"not ready within {timeout_s} s\n{self.tail()}")
+                raise ClusterTooLate(f"not ready within {timeout_s} s\n{self.tail()}")
             time.sleep(POLL_S)
         return self
 
@@ -254,11 +258,7 @@ class Cluster:
         return ready and all(self._seen(partial(self.leader, shard)) is not None for shard in self.shard_ids())
 
     def stop(self, signal_number: int = signal.SIGTERM, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Asks it to stop and returns its exit code.
-
-        Raises:
-            ClusterError: It did not end in time.
-        """
+        """Asks it to stop and returns its exit code; raises ``ClusterTooLate`` if it does not in time."""
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal_number)
@@ -274,7 +274,7 @@ class Cluster:
         try:
             return process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise ClusterError(f"did not stop within {timeout_s} s\n{self.tail()}") from error
+            raise ClusterTooLate(f"did not stop within {timeout_s} s\n{self.tail()}") from error
 
     def kill_all(self) -> None:
         """Kills every process of the cluster with SIGKILL, at one moment as far as they can tell.

@@ -27,6 +27,10 @@ FILE = "witness"
 WATCHING = "watching\n"
 
 
+class TooLate(AssertionError):  # noqa: N818 - it fails a test, as any assertion does
+    """Something took longer than it may, on a machine that went on; nothing is said to be lost or wrong."""
+
+
 class Stall(NamedTuple):
     """A time in which the machine stood still, in seconds of ``time.monotonic``."""
 

@@ -17,7 +17,7 @@ from bench.cluster import Cluster, wait_for
 from bench.http11 import Client
 from bench.meter import MemorySampler
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.slow, pytest.mark.timeout(900)]
 
 VALUES = 600
 VALUE_BYTES = 1_000_000

@@ -27,7 +27,7 @@ from bench.witness import Witness
 from doug.v1 import doug_pb2, doug_pb2_grpc
 from raft_testing.linearizability import check_history
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.slow, pytest.mark.timeout(600)]
 
 CLIENTS = 3
 SHARD = "0"

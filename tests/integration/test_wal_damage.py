@@ -21,7 +21,7 @@ from bench.launch import Launch
 from raft_node.storage import record
 from raft_node.storage.wal import segment as wal_segment
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.safety]
 
 NODE = "shard-0-1"
 PUTS = 30
