@@ -85,8 +85,8 @@ tidy: setup
 # The scenarios need containers or a cluster; `make test-containers` and `make test-kind` run them. What is slow by nature
 # is in `make test-slow`, which CI runs in the same run.
 test: check ## What every change must pass, in under 15 minutes on 2 cores
-	$(PYTEST) $(SLOWEST) $(SIDE_BY_SIDE) -m "not slow and not integration" $(MEMBER_TESTS) tests $(NOT_HERE)
-	$(PYTEST) $(SLOWEST) -m "not slow and integration" $(MEMBER_TESTS) tests $(NOT_HERE)
+	$(PYTEST) $(SLOWEST) $(SIDE_BY_SIDE) -m "not slow and (not integration or light)" $(MEMBER_TESTS) tests $(NOT_HERE)
+	$(PYTEST) $(SLOWEST) -m "not slow and integration and not light" $(MEMBER_TESTS) tests $(NOT_HERE)
 
 test-slow: setup ## What is slow by nature: storms, long simulations, planted bugs; CI runs it after `make test`
 	$(PYTEST) $(SLOWEST) --numprocesses 2 -m "slow and not integration" $(MEMBER_TESTS) tests $(NOT_HERE)

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,18 +167,24 @@ def test_a_new_cluster_made_of_it_has_all_that_was_acknowledged_before(
     made.start()
     wait_for(lambda: serves(made), WAIT_S, "the new cluster to serve")
 
-    async def compare() -> None:
+    async def read(numbers: Iterator[int]) -> None:
         async with Client("127.0.0.1", made.port) as client:
-            for number in range(KEYS):
+            for number in numbers:
                 answer = await client.request("GET", f"/v1/kv/key-{number}")
                 assert (answer.status, answer.body) == (200, value_of(number)), number
+
+    async def compare() -> None:
+        numbers = iter(range(KEYS))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WRITERS):
+                group.create_task(read(numbers))
+        async with Client("127.0.0.1", made.port) as client:
             for number in range(LIVE):
                 answer = await client.request("GET", f"/v1/kv/live-{number}")
                 assert saved.at_least[number] <= int(answer.body) <= saved.at_most[number]
 
     asyncio.run(compare())
-    for shard in range(SHARDS):
-        made.await_equal(str(shard))
+    made.await_all_equal()
     new_id = json.loads(restored.stdout)["cluster_id"]
     old_id = json.loads((saved.path / "BACKUP.json").read_text())["cluster_id"]
     assert old_id != new_id

@@ -13,7 +13,7 @@ import pytest
 from bench.cluster import TOKEN_VARIABLE, Cluster, ClusterError, carries_token, paused, wait_for
 from bench.meter import MemorySampler, cpu_s, family, family_pss_bytes, parse_metrics, rss_bytes, total
 
-pytestmark = [pytest.mark.integration, pytest.mark.seconds]
+pytestmark = [pytest.mark.integration, pytest.mark.light, pytest.mark.seconds]
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_dev.py")))
 

@@ -18,7 +18,7 @@ from bench.recorder import KeyRing, Recorder, RegisterClient, problem, run_clien
 
 from raft_testing.linearizability import check_history
 
-pytestmark = [pytest.mark.integration, pytest.mark.seconds]
+pytestmark = [pytest.mark.integration, pytest.mark.light, pytest.mark.seconds]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)"),
 ]
 NODES, FACADES = 6, 1
-LOAD_S = 6.0
+LOAD_S = 3.0
 WAIT_S = 60.0
 
 

@@ -22,7 +22,7 @@ from doug_stream.limits import Limits
 from doug_stream.server import Method, Server
 from doug_wire import tls
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.light]
 
 PATH = "/test.Test/Talk"
 

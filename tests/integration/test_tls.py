@@ -25,7 +25,7 @@ from facade.discovery.targets import Target
 from raft_node.app.admin import AdminServer
 from raft_node.rpc.channels import SERVER_OPTIONS, Dialled, open_channel
 
-pytestmark = [pytest.mark.integration, pytest.mark.seconds]
+pytestmark = [pytest.mark.integration, pytest.mark.light, pytest.mark.seconds]
 
 LOCAL = ["127.0.0.1", "localhost", "::1"]
 POD = "s0-0.s0-peers.ns.svc"

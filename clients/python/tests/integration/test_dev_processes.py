@@ -18,7 +18,7 @@ from dougdb.dev.layout import Layout
 from dougdb.dev.ports import PortPlan, taken
 from dougdb.dev.session import SAME_SIGNAL_S
 
-pytestmark = [pytest.mark.integration, pytest.mark.seconds]
+pytestmark = [pytest.mark.integration, pytest.mark.light, pytest.mark.seconds]
 LAYOUT = Layout(2, 3)
 START_S = 60.0
 NAMES = ["facade", *(LAYOUT.node_id(*place) for place in LAYOUT.places())]

@@ -252,7 +252,7 @@ def test_leadership_moves_to_a_node_with_room(start: Callable[..., list[Node]]) 
     # What was begun before the last of them was full may still end.
     for _ in range(5):
         before = sum(node.moves() for node in nodes)
-        time.sleep(4)
+        time.sleep(3)
         if sum(node.moves() for node in nodes) == before:
             break
     else:

@@ -28,7 +28,7 @@ from raft_node.storage.files import OsFileSystem
 from raft_node.storage.merges.tasks import FlushTask, WorkerGoneError, WorkerHungError, encode_task, frame
 from raft_node.storage.options import EngineOptions, TableOptions
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.light]
 
 WAIT_S = 60.0
 
