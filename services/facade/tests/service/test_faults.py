@@ -89,7 +89,7 @@ async def test_a_stream_that_breaks_leaves_writes_unknown_and_reads_repeated(mak
 
 
 async def test_a_stopped_leader_is_given_up_for_a_newer_one(make_facade: MakeFacade) -> None:
-    facade = await make_facade(nodes=3, request_timeout_ms=10000)
+    facade = await make_facade(nodes=3, request_timeout_ms=4000)
     shard = facade.cluster.shards[0]
     await facade.http.put("/v1/kv/k", content=b"1")
     shard.nodes[0].silent = True
