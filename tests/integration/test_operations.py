@@ -196,11 +196,11 @@ def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster, sec
             done += [] if written is None else [written]
         return done
 
-    stop = threading.Event()
     owner = cluster.slot_owners()(slot_of(key.encode()))
 
     def disturb() -> None:
-        while time.monotonic() < ends and not stop.wait(seconds / 4):
+        for _ in range(3):
+            time.sleep(seconds / 4)
             cluster.kill(cluster.await_leader(owner).id)
 
     disturber = threading.Thread(target=disturb)
@@ -208,7 +208,6 @@ def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster, sec
     with ThreadPoolExecutor(CLIENTS) as clients:
         for done in clients.map(raise_it, range(CLIENTS)):
             history += done
-    stop.set()
     disturber.join()
     first = min(access.revision for access in history if access.kind == "get")
     history.append(Access(key, "put", 0.0, 0.0, "ok", first, 0))
