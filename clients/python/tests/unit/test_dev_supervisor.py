@@ -27,7 +27,7 @@ class FakeProcess:
 
     def terminate(self) -> None:
         self._world.events.append(f"TERM {self._name}")
-        if self._name not in self._world.stubborn:
+        if self.code is None and self._name not in self._world.stubborn:
             self.code = 0
 
     def kill(self) -> None:
