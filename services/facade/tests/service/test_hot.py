@@ -69,7 +69,7 @@ class BothWays:
 
 @pytest.fixture
 async def both(make_facade: MakeFacade) -> BothWays:
-    facade = await make_facade(nodes=1, request_timeout_ms=2000)
+    facade = await make_facade(nodes=1, request_timeout_ms=1000)
     await facade.http.put("/v1/kv/text", content=b"value", headers={"content-type": "text/plain"})
     await facade.http.put("/v1/kv/page", content=b"<p>", headers={"content-type": "text/html"})
     await facade.http.put("/v1/kv/bytes", content=b"\xff" * 40_000)
