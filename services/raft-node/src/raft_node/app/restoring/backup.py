@@ -101,6 +101,8 @@ def manifest_of(document: Any, name: str) -> Backup:
         CorruptionError: The manifest is damaged, or of another format.
     """
     try:
+        if not isinstance(document, dict):
+            raise ValueError("it is no object")
         document = dict(document)
         expected = document.pop("xxh3")
         # The same text as whoever wrote it had hashed: sorted names, no blanks.
