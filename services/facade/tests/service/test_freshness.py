@@ -141,7 +141,7 @@ async def test_a_node_from_before_the_recovery_is_not_believed(make_facade: Make
     assert old.batches, "it was asked, too"
     for _ in range(4):
         answer = await facade.http.get("/v1/kv?prefix=k", headers={"doug-consistency": "eventual"})
-        assert (answer.status_code, len(answer.json()["entries"])) == (200, 1)
+        assert (answer.status_code, len(answer.json()["items"])) == (200, 1)
     # Nor is a leader of that time.
     leader.generation, old.generation = 0, 0
     refused = await facade.http.put("/v1/kv/k", content=b"w")

@@ -48,5 +48,7 @@ def test_more_principals_than_there_is_room_for_end_the_sessions_that_end_first(
     assert PRINCIPALS_MAX // 2 < len(sign_outs._ended) <= PRINCIPALS_MAX
     assert all(sign_outs.has(f"oidc:{number}", "s", 1000.0 + number) for number in range(PRINCIPALS_MAX + 10))
     assert not sign_outs.has("oidc:20000", "s", 1000.0 + PRINCIPALS_MAX)
-    sign_outs.add("oidc:late", "s", 90_000.0, 80_000.0)
-    assert len(sign_outs._ended) == 1
+    for number in range(PRINCIPALS_MAX):
+        sign_outs.add(f"cert:{number}", "s", 90_000.0, 80_000.0)
+    assert all(name.startswith("cert:") for name in sign_outs._ended), "what is over by itself went first"
+    assert not sign_outs.has("cert:new", "s", 80_001.0)
