@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import xxhash
 
@@ -84,9 +84,8 @@ def run_program(arguments: Sequence[str], feed: Feed | None = None) -> subproces
     with subprocess.Popen(argv, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # noqa: S603 - its own program
         try:
             if feed is not None:
-                assert process.stdin is not None
                 with contextlib.suppress(BrokenPipeError):
-                    feed(process.stdin)
+                    feed(cast(BinaryIO, process.stdin))
         finally:
             output, errors = (text.decode(errors="replace") for text in process.communicate())
     return subprocess.CompletedProcess(argv, process.returncode, output, errors)

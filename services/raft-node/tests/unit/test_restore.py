@@ -29,6 +29,7 @@ from raft_node.runtime.log.store import to_raft
 from raft_node.runtime.members import identity as identities
 from raft_node.runtime.members.identity import RESTORING
 from raft_node.settings import NodeSettings
+from raft_node.storage import inspect
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import DiskFileSystem, FileSystem, OsFileSystem
 from raft_node.storage.inspect import Finding
@@ -424,7 +425,7 @@ def test_blocks_that_nobody_could_look_at_before_are_looked_through(monkeypatch:
         asked.append(path)
         return [Finding(5, "damaged", {"what": "rotten"})] if path.endswith(table.rpartition("/")[2]) else []
 
-    monkeypatch.setattr(backups.inspect, "table", look)
+    monkeypatch.setattr(inspect, "table", look)
     with pytest.raises(CorruptionError, match="rotten"):
         run_sent(fs, sent(fs))
     assert asked

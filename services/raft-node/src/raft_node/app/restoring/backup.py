@@ -168,8 +168,8 @@ def damages(fs: FileSystem, path: str, cut: ShardCut) -> Iterator[str]:
         check_cut(fs, folder, cut)
     except CorruptionError as error:
         yield str(error)
-    for error in _damaged_blocks(fs, folder, cut):
-        yield f"{error.path}: at byte {error.offset}: {error.what}"
+    for damage in _damaged_blocks(fs, folder, cut):
+        yield f"{damage.path}: at byte {damage.offset}: {damage.what}"
 
 
 def check_blocks(fs: FileSystem, folder: str, cut: ShardCut) -> None:
@@ -178,8 +178,8 @@ def check_blocks(fs: FileSystem, folder: str, cut: ShardCut) -> None:
     Raises:
         CorruptionError: One is damaged.
     """
-    for error in _damaged_blocks(fs, folder, cut):
-        raise error
+    for damage in _damaged_blocks(fs, folder, cut):
+        raise damage
 
 
 def _damaged_blocks(fs: FileSystem, folder: str, cut: ShardCut) -> Iterator[CorruptionError]:
