@@ -4,18 +4,21 @@ A client sends the same headers with every request, byte for byte, and only the 
 parser and the rules found in a head is kept under its bytes, and a request that repeats a known head is told from its
 first line alone. Two headers of plain writes, a revision in ``If-Match`` and an ``Idempotency-Key``, have another value
 each time: a head with them is kept without these values, and repeated by one that is the same around others.
-Whatever is not exactly one whole request with a known head goes to the parser.
+Whatever is not exactly one whole request with a known head goes to the parser. Where clients show tokens, a head is
+kept under its hash, and what it shows as the hash that the gate knows it by: no token stays here.
 
 Must not know connections or operations. Invariants: (1) a head is kept only when the parser read it and found nothing
 but plain headers in it, each on a line of its own; (2) a request that repeats it is one that the parser would have read
 in the same way; (3) what is kept is bounded in number and bytes; (4) it says nothing of who somebody is: each request
-asks that anew; (5) a value that is left out is one that is read in one way alone, and the request's own is put back.
+asks that anew; (5) without ``secret`` no head with ``Authorization`` is ever plain, so none is kept; (6) a value is left
+out only if it can be read in one way alone, and the request's own is put in its place.
 
 Source: RFC 9112, 2.1 and 3; measured in docs/performance.md.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection
 from typing import NamedTuple
@@ -42,9 +45,6 @@ _VARYING = re.compile(
 _TAG = 1
 _REVISION = int(ConditionKind.REVISION)
 
-Raw = bytes | tuple[bytes, ...]
-"""A head as it is kept, behind its method: its bytes, or the pieces that are left when values are taken out."""
-
 
 class PlainHead(NamedTuple):
     """The parts of a request's headers that the short way needs.
@@ -54,7 +54,7 @@ class PlainHead(NamedTuple):
         length: The bytes of the request's body.
         consistency: What ``Doug-Consistency`` says; None without it.
         content_type: What ``Content-Type`` says; empty without it.
-        authorization: What ``Authorization`` says; empty without it.
+        proof: The hash of what ``Authorization`` says (``proof_of``); empty without it.
         session: What ``Doug-Session`` says; None without it.
         named: What ``X-Request-Id`` says; None without it.
         once: Whether the head has a header that differs from request to request.
@@ -67,13 +67,18 @@ class PlainHead(NamedTuple):
     length: int
     consistency: bytes | None
     content_type: bytes
-    authorization: bytes
+    proof: bytes
     session: bytes | None
     named: bytes | None
     once: bool
     keep_alive: bool = True
     condition: Condition | None = None
     idempotency_key: str = ""
+
+
+def proof_of(authorization: bytes) -> bytes:
+    """The hash under which the gate remembers what ``Authorization`` says; empty for nothing."""
+    return hashlib.sha256(authorization).digest() if authorization else b""
 
 
 def has_once(names: Collection[bytes]) -> bool:
@@ -84,8 +89,10 @@ def has_once(names: Collection[bytes]) -> bool:
 class KnownHeads:
     """The heads that were seen before, of all connections."""
 
-    def __init__(self) -> None:
-        self._heads: dict[Raw, PlainHead] = {}
+    def __init__(self, *, secret: bool = False) -> None:
+        """Starts with none; with ``secret`` heads may hold tokens, and none of their bytes is kept."""
+        self._secret = secret
+        self._heads: dict[bytes, PlainHead] = {}
 
     def learn(self, data: bytes, head: PlainHead, headers: int) -> None:
         """Keeps a head that the parser has read.
@@ -100,9 +107,9 @@ class KnownHeads:
             return
         raw = head.method + data[line : end + len(_END)]
         lines = raw.count(b"\r\n")
-        if head.authorization not in raw or not raw.count(b"\n") == raw.count(b"\r") == lines == headers + 2:
+        if not raw.count(b"\n") == raw.count(b"\r") == lines == headers + 2 or proof_of(_shown(raw)) != head.proof:
             return  # The parser has read the lines in another way than they are looked for here.
-        known: Raw = raw
+        known = raw
         if head.idempotency_key or (head.condition is not None and head.condition.kind == _REVISION):
             known, condition, idempotency_key = _without_values(raw)
             if idempotency_key != head.idempotency_key or (condition or head.condition) != head.condition:
@@ -111,7 +118,7 @@ class KnownHeads:
                 return
         if len(self._heads) >= HEADS_MAX:
             self._heads.clear()
-        self._heads[known] = head
+        self._heads[hashlib.sha256(known).digest() if self._secret else known] = head
 
     def find(self, data: bytes) -> tuple[PlainHead, bytes, bytes] | None:
         """The head, the target and the body of a request, if the data is exactly one request with a known head."""
@@ -121,7 +128,7 @@ class KnownHeads:
         start = line.end() - 2
         end = data.find(_END, start)
         raw = line[1] + data[start : end + 4]
-        head = self._heads.get(raw)
+        head = self._heads.get(hashlib.sha256(raw).digest() if self._secret else raw)
         if head is None:
             head = self._find_with_values(raw)
         if head is None or len(data) - end - 4 != head.length:
@@ -132,24 +139,38 @@ class KnownHeads:
         """A head that was kept without the values that differ each time, with those of this request."""
         if len(raw) > 2 * HEAD_BYTES_MAX:
             return None
-        pieces, condition, idempotency_key = _without_values(raw)
-        head = self._heads.get(pieces)
+        known, condition, idempotency_key = _without_values(raw)
+        head = self._heads.get(hashlib.sha256(known).digest() if self._secret else known)
         if head is None:
             return None
         return head._replace(condition=condition or head.condition, idempotency_key=idempotency_key)
 
 
-def _without_values(raw: bytes) -> tuple[tuple[bytes, ...], Condition | None, str]:
-    """The pieces of a head around the values that differ each time, and what these values say."""
+def _without_values(raw: bytes) -> tuple[bytes, Condition | None, str]:
+    """A head without the values that differ each time, and what these say.
+
+    The pieces around the values are put together with their lengths, so that no other head has the same, and a whole
+    one, which begins with its method, is never taken for one of these.
+    """
     pieces, start = [], 0
     condition, idempotency_key = None, ""
     for found in _VARYING.finditer(raw):
         which = found.lastindex or _TAG
-        pieces.append(raw[start : found.start(which)])
+        end = found.start(which)
+        pieces.append(b"%d:%b" % (end - start, raw[start:end]))
         start = found.end(which)
         if which == _TAG:
             condition = Condition(_REVISION, int(found[which]))
         else:
             idempotency_key = found[which].decode()
-    pieces.append(raw[start:])
-    return tuple(pieces), condition, idempotency_key
+    pieces.append(b"%d:%b" % (len(raw) - start, raw[start:]))
+    return b"".join(pieces), condition, idempotency_key
+
+
+def _shown(raw: bytes) -> bytes:
+    """What ``Authorization`` says in a head's bytes; empty without it."""
+    for line in raw.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"authorization":
+            return value.strip(b" \t")
+    return b""
