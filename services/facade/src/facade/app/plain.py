@@ -10,8 +10,8 @@ kept under its hash, and what it shows as the hash that the gate knows it by: no
 Must not know connections or operations. Invariants: (1) a head is kept only when the parser read it and found nothing
 but plain headers in it, each on a line of its own; (2) a request that repeats it is one that the parser would have read
 in the same way; (3) what is kept is bounded in number and bytes; (4) it says nothing of who somebody is: each request
-asks that anew; (5) without ``secret`` no head with ``Authorization`` is ever plain, so none is kept; (6) a value is left
-out only if it can be read in one way alone, and the request's own is put in its place.
+asks that anew; (5) without ``secret`` no head with ``Authorization`` is ever plain, so none is kept; (6) only a value
+that can be read in one way alone is left out, and the request's own is put in its place.
 
 Source: RFC 9112, 2.1 and 3; measured in docs/performance.md.
 """
