@@ -103,7 +103,7 @@ class Levels:
         self.tables: dict[int, Records] = {}
 
     def flush(self, records: Records) -> tuple[int, int]:
-        """Takes a memtable, and compacts until nothing is due; returns the records written in all and at most at once."""
+        """Takes a memtable, and compacts until nothing is due; returns the records written, and the most at once."""
         self._apply((), (), [(0, records)])
         written, longest = self._compact(self._pick)
         return len(records) + written, max(len(records), longest)

@@ -146,7 +146,7 @@ class Shard:
         return str(self._folder / str(node) / "wal")
 
     def await_applied(self, process: subprocess.Popen[bytes], node: int, index: int) -> tuple[float, float, str]:
-        """Waits until a node has applied an index; returns the seconds until it was ready and had done so, and metrics."""
+        """Waits until a node has applied an index; returns the seconds to ready and to the index, and metrics."""
         admin_port, started_s, ready_s = ports_of(self._port, node)[2], time.perf_counter(), 0.0
         while True:
             elapsed_s = time.perf_counter() - started_s
