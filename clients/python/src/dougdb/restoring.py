@@ -150,7 +150,7 @@ def readable(plan: Plan, identities: Identities | None) -> Iterator[Plan]:
         return
     folder, begun = plan.data.root / UNSEALED, any((plan.data.root / name).exists() for name in _nodes(plan))
     try:
-        # One that was cut off may have left it.
+        # An interrupted restore may have left it.
         shutil.rmtree(folder, ignore_errors=True)
         plain = checking.unseal(plan.backup, identities, folder, lambda count: None)
         damaged = verify_deeply(plain)

@@ -85,7 +85,7 @@ class KnownHeads:
         raw = data[line : end + len(_END)]
         lines = raw.count(b"\r\n")
         if head.authorization not in raw or not raw.count(b"\n") == raw.count(b"\r") == lines == headers + 2:
-            return  # The parser has read the lines in another way than they are looked for here.
+            return  # The parser has split the lines differently than this search expects.
         if len(self._heads) >= HEADS_MAX:
             self._heads.clear()
         self._heads[raw] = head

@@ -76,7 +76,7 @@ def node_view(node: Node, status: admin_pb2.StatusResponse | None, *, vitals: bo
         view = NodeView(id=node.id, address=node.address, role="unreachable", admin=node.admin)
     else:
         view = _answered(node, status)
-    # What was not set is not shown.
+    # Members that were not set are left out.
     told = {name: getattr(view, name) for name in NodeView.model_fields if name not in ("vitals", "trouble")}
     if vitals and status is not None:
         told["vitals"] = vitals_view(node, status)

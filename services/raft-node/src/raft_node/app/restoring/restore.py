@@ -165,7 +165,7 @@ def _prepare(fs: FileSystem, plan: _Plan, wal_dir: str, data_dir: str) -> bool:
     if found[data_dir] is not None:
         raise RestoreRefusedError(f"{wal_dir} was emptied since it was restored: empty both volumes")
     for directory in directories:
-        # What is here without an identity is of an earlier run, which the note tells.
+        # Files without an identity are of an earlier run, which the note shows.
         for name in _content(fs, directory):
             if name == _COPY:
                 fs.remove_tree(f"{directory}/{name}")
@@ -185,7 +185,7 @@ def _put_state(fs: FileSystem, source: str, data_dir: str, cut: ShardCut) -> Sta
     for file in cut.files:
         _copy(fs, f"{source}/{file.name}", f"{copy}/{file.name}", file.size_bytes)
     fs.sync_directory(copy)
-    # The copies, so that also a fault on the way to this disk is found.
+    # The copies are checked, so that a fault on the way to this disk is found, too.
     facts = check_cut(fs, copy, cut)
     install_checkpoint(fs, data_dir, copy)
     fs.remove_tree(copy)
@@ -204,7 +204,7 @@ def _copy(fs: FileSystem, source: str, target: str, size_bytes: int) -> None:
         try:
             for offset in range(0, size_bytes, _COPY_BYTES):
                 written.write_at(offset, [read.read_at(offset, min(_COPY_BYTES, size_bytes - offset))])
-            # The state that is put in force consists of these very blocks.
+            # The installed state consists of these very blocks.
             written.sync_data()
         finally:
             written.close()
@@ -217,7 +217,7 @@ def _put_log(fs: FileSystem, wal_dir: str, plan: _Plan, facts: StateFacts) -> No
     wal = Wal.open(fs, wal_dir, WalOptions())
     try:
         wal.publish(wal.reset(cut.last_index, cut.last_term, WalHardState(cut.last_term, "", 0, cut.last_index)))
-        # All members have these very bytes, in a term that nobody has led or voted in.
+        # All members have these very bytes, in a term in which no node has led or voted.
         term, index = cut.last_term + 1, cut.last_index + 1
         command = encode_configuration(Configuration(plan.members))
         entry = entries.encode(index, term, EntryKind.CONFIGURATION, facts.timestamp_us, command)
