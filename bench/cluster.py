@@ -50,6 +50,10 @@ class ClusterError(Exception):
     """The cluster did not do as it was told; the message ends with its output."""
 
 
+class ClusterTooLate(ClusterError):  # noqa: N818 - it says what happened, as TooLate does
+    """A condition did not become true in time; this does not mean that data are lost or wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """A node as ``GET /v1/cluster`` shows it."""
@@ -73,7 +77,7 @@ def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> 
     """Waits until ``condition`` returns a true value, and returns that.
 
     Raises:
-        ClusterError: The condition did not become true in time.
+        ClusterTooLate: The condition did not become true in time.
     """
     ends = time.monotonic() + timeout_s
     while True:
@@ -81,7 +85,7 @@ def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> 
         if found:
             return found
         if time.monotonic() > ends:
-            raise ClusterError(f"waited {timeout_s} s in vain: {what}")
+            raise ClusterTooLate(f"waited {timeout_s} s in vain: {what}")
         time.sleep(POLL_S)
 
 
@@ -241,7 +245,7 @@ class Cluster:
             if process.poll() is not None:
                 raise ClusterError(f"dev ended with exit code {process.returncode}\n{self.tail()}")
             if time.monotonic() > ends:
-                raise ClusterError(f"not ready within {timeout_s} s\n{self.tail()}")
+                raise ClusterTooLate(f"not ready within {timeout_s} s\n{self.tail()}")
             time.sleep(POLL_S)
         return self
 
@@ -266,7 +270,7 @@ class Cluster:
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise ClusterError(f"did not stop within {timeout_s} s\n{self.tail()}") from error
+            raise ClusterTooLate(f"did not stop within {timeout_s} s\n{self.tail()}") from error
 
     def interrupt(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Does what Ctrl-C in a terminal does: SIGINT to the whole foreground group. Returns the exit code."""
@@ -275,7 +279,7 @@ class Cluster:
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise ClusterError(f"did not stop within {timeout_s} s\n{self.tail()}") from error
+            raise ClusterTooLate(f"did not stop within {timeout_s} s\n{self.tail()}") from error
 
     def kill_all(self) -> None:
         """Kills every process of the cluster with SIGKILL, at one moment as far as they can tell.

@@ -26,6 +26,10 @@ EVERY_S = 0.01
 FILE = "witness"
 
 
+class TooLate(AssertionError):  # noqa: N818 - it fails a test, as any assertion does
+    """Something took longer than it may, on a machine that went on; nothing is said to be lost or wrong."""
+
+
 class Stall(NamedTuple):
     """The beginning and the end of a stall of the machine, in seconds of ``time.monotonic``."""
 

@@ -22,7 +22,7 @@ from bench.http11 import Client, HttpError
 from raft_node.app.restoring import backup as node_side
 from raft_node.storage.files import OsFileSystem
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(300)]
 
 SHARDS, NODES = 2, 3
 KEYS = 3000

@@ -20,7 +20,7 @@ from bench.cluster import Cluster
 
 from dougdb import DougClient, Increment, OutcomeUnknownError, Put
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS, EACH = 8, 25

@@ -27,7 +27,7 @@ from bench.cluster import STATUS_AGE_S, Cluster, paused, wait_for
 from bench.http11 import HttpError
 from bench.meter import scrape
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(300)]
 
 SEED = 60_611
 ROUNDS = int(os.environ.get("EXPIRY_ROUNDS", "3"))

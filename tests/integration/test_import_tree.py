@@ -21,7 +21,7 @@ import pytest
 from bench.cluster import Cluster
 from bench.http11 import Client
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(300)]
 
 VALUE_BYTES_MAX = 1 << 20
 READERS = 16

@@ -16,7 +16,7 @@ from bench.cluster import Cluster
 from bench.http11 import Client
 from bench.meter import MemorySampler
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.slow, pytest.mark.timeout(420)]
 
 VALUES = 600
 VALUE_BYTES = 1_000_000

@@ -16,7 +16,7 @@ from bench.cluster import Cluster, dougctl, wait_for
 from bench.http11 import HttpError, fetch
 from bench.launch import Launch
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.slow, pytest.mark.timeout(180)]
 
 SHARD = "0"
 KEYS = 40

@@ -25,7 +25,7 @@ from bench.recorder import KeyRing, Recorder, run_client
 from doug.v1 import doug_pb2, doug_pb2_grpc
 from raft_testing.linearizability import check_history
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.slow, pytest.mark.timeout(240)]
 
 CLIENTS = 3
 SHARD = "0"

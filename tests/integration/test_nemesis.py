@@ -29,7 +29,12 @@ PAUSE_S = 0.01
 """Between two operations of a client, so that nodes which start do not starve."""
 KIB = 1024
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120 + TURNS * TURN_S_MAX)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.safety,
+    pytest.mark.slow,
+    pytest.mark.timeout(120 + TURNS * TURN_S_MAX),
+]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from doug_wire.slots import slot_of
 from dougdb.verify import Cas, Get, Outcome, Put, Recorded, check
 from raft_testing.versions import Access, check_versions
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(240)]
 
 INCREMENTS = int(os.environ.get("INCREMENTS", "1000"))
 """More of them make a soak test."""

@@ -18,12 +18,12 @@ from bench.cluster import Cluster, paused, wait_for
 from bench.http11 import Client, HttpError, Response
 from bench.recorder import problem
 from bench.relays import Relays
-from bench.witness import Witness
+from bench.witness import TooLate, Witness
 
 from doug.v1 import doug_pb2, doug_pb2_grpc
 from doug_wire.slots import slot_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(180)]
 
 DEADLINE_S = 5.0
 """DOUGDB_REQUEST_TIMEOUT_MS as it is by default."""
@@ -84,18 +84,19 @@ async def assert_refuses_in_time(cluster: Cluster, shard: str, known: str, folde
     answers = [(response, ended - begun - witness.stalled_s(begun, ended)) for response, begun, ended in asked]
     print([(response.status, round(elapsed_s, 2)) for response, elapsed_s in answers])
     unknown = []
-    for number, (response, elapsed_s) in enumerate(answers[:10]):
+    for number, (response, _) in enumerate(answers[:10]):
         assert response.status in (503, 504)
-        assert elapsed_s < DEADLINE_S + GRACE_S
         document = problem(response)
         assert document["code"]
         if number < 5:
             assert document["outcome"] == {503: "not_applied", 504: "unknown"}[response.status]
             if response.status == 504:
                 unknown.append(keys[number])
-    for response, elapsed_s in answers[10:]:
+    for response, _ in answers[10:]:
         assert (response.status, response.body) == (200, b"known"), response
-        assert elapsed_s < DEADLINE_S + GRACE_S
+    slowest_s = max(elapsed_s for _, elapsed_s in answers)
+    if slowest_s >= DEADLINE_S + GRACE_S:
+        raise TooLate(f"an answer took {slowest_s:.2f} s")
     refused = [key for key in keys if key not in unknown]
     print(f"{len(refused)} writes refused, {len(unknown)} unknown")
     return refused

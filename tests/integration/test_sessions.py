@@ -9,7 +9,7 @@ import httpx
 import pytest
 from bench.cluster import Cluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(300)]
 
 PAIRS = int(os.environ.get("SESSION_PAIRS", "300"))
 """Of a write and a read each. More of them make a soak test."""

@@ -21,7 +21,7 @@ from bench.launch import Launch
 from raft_node.storage import record
 from raft_node.storage.wal import segment as wal_segment
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(120)]
 
 NODE = "shard-0-1"
 PUTS = 30

@@ -24,7 +24,7 @@ from bench.http11 import HttpError, Response
 WRITES = int(os.environ.get("WATCH_WRITES", "600"))
 """More of them make a soak test: 20,000 as the issue has it."""
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300 + WRITES // 4)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(300 + WRITES // 4)]
 
 KEYS = 40
 CLIENTS = 8

@@ -17,7 +17,7 @@ import pytest
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(120)]
 
 MIB = 1 << 20
 WAIT_S = 30.0

@@ -240,6 +240,7 @@ def test_each_port_serves_its_own_methods_and_no_others(node: Node) -> None:
     assert node.http("/readyz")[0] == 200
 
 
+@pytest.mark.safety
 def test_what_was_acknowledged_is_found_again(node: Node) -> None:
     """A stop in order writes nothing that a kill would not have written: both are started from log and tables alone."""
     node.start()

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bench.http11 import HttpError, Secure
+from bench.witness import TooLate
 from tools.rendering import Object, named, of_kind, render
 
 STEPS = ("names", "nodes", "facades")
@@ -70,7 +71,7 @@ def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> 
     """Waits until ``condition`` gives something true; while nobody answers, it is not.
 
     Raises:
-        AssertionError: It did not in time.
+        TooLate: It did not in time.
     """
     ends_s = time.monotonic() + timeout_s
     while True:
@@ -80,7 +81,8 @@ def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> 
             found = None
         if found:
             return found
-        assert time.monotonic() < ends_s, f"waited {timeout_s:g} s in vain: {what}"
+        if time.monotonic() > ends_s:
+            raise TooLate(f"waited {timeout_s:g} s in vain: {what}")
         time.sleep(POLL_S)
 
 
@@ -258,8 +260,8 @@ class Cluster(abc.ABC):
 
         try:
             wait_for(ready, timeout_s, "every pod to be ready")
-        except AssertionError as error:
-            raise AssertionError(f"{error}; not ready: {waiting}") from error
+        except TooLate as error:
+            raise TooLate(f"{error}; not ready: {waiting}") from error
 
     def members(self, shard: int) -> dict[str, dict[str, Any]]:
         """The nodes of a shard by name, as a facade sees them."""

@@ -14,6 +14,7 @@ from integration.kubernetes.cluster.podman import podman_cluster
 from tools.helm_chart import CHART
 
 LAPTOP = ("--values", str(CHART / "values-kind.yaml"))
+SAFETY = {"test_backups.py", "test_outages.py", "test_restarts.py"}
 LIVE: list[Cluster] = []
 NewCluster = Callable[..., contextlib.AbstractContextManager[Cluster]]
 
@@ -25,6 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.integration)
             item.add_marker(pytest.mark.seconds)
             item.add_marker(pytest.mark.timeout(2400))
+        if item.path.name in SAFETY:
+            item.add_marker(pytest.mark.safety)
 
 
 @pytest.fixture(scope="session")
