@@ -413,6 +413,10 @@ class Scans:
                 self._directory.sessions.heard(stream.shard.id, stream.receipt.generation)
             if self._directory.sessions.is_foreign(query.session):
                 raise foreign_session()
+            for stream in streams:
+                if self._directory.sessions.is_behind(*stream.seen[:2]):
+                    detail = f"{stream.node.id} is from before its shard was recovered"
+                    raise ScanBrokenError("unavailable", detail, stream.shard.id)
             self._check_whole(streams, query.slot)
             yield Scan(query, streams, look)
 

@@ -21,6 +21,8 @@ Must not know HTTP or nodes. Invariants:
     1. A token never promises less than one that it was made from.
     2. What is no token of this cluster is refused, never ignored; so is one that names an older generation of a shard,
        for some of what it has seen is lost.
+    3. Whoever is of an older generation than a node has told is told apart (``is_behind``): a disk from before a
+       recovery may have come back.
 
 Source: DESIGN 7.
 """
@@ -222,6 +224,10 @@ class Sessions:
         """Takes the generation that a node of a shard has told."""
         if generation > self._generations.get(shard, 0):
             self._generations[shard] = generation
+
+    def is_behind(self, shard: int, entry: int) -> bool:
+        """Whether who shows this entry has not heard of its shard's last recovery: nothing that it says counts."""
+        return entry >> _INDEX_BITS < self._generations.get(shard, 0)
 
     @property
     def recovered(self) -> bool:
