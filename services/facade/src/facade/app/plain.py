@@ -108,7 +108,7 @@ class KnownHeads:
         raw = head.method + data[line : end + len(_END)]
         lines = raw.count(b"\r\n")
         if not raw.count(b"\n") == raw.count(b"\r") == lines == headers + 2 or proof_of(_shown(raw)) != head.proof:
-            return  # The parser has read the lines in another way than they are looked for here.
+            return  # The parser has split the lines differently than this search expects.
         known = raw
         if head.idempotency_key or (head.condition is not None and head.condition.kind == _REVISION):
             known, condition, idempotency_key = _without_values(raw)
