@@ -26,7 +26,7 @@ WRITES = int(os.environ.get("WATCH_WRITES", "600"))
 
 pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(300 + WRITES // 4)]
 
-KEYS = 40
+KEYS = min(200, max(40, WRITES // 100))
 CLIENTS = 8
 READERS = 3
 PATIENCE_S = 90.0

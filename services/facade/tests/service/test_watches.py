@@ -14,6 +14,7 @@ import pytest
 from fake_store import FakeStore
 
 from doug_wire.watch import Change, ChangeKind
+from facade.routes.watch import session as session_module
 
 MakeFacade = Callable[..., Awaitable[Any]]
 LINES = {"accept": "application/x-ndjson"}
@@ -488,6 +489,102 @@ async def test_metrics_tell_of_watches_and_what_they_were_sent(make: MakeFacade)
     await first.close()
     await second.close()
     await facade.until(lambda: value("watchers") == 0, "both watches to be over")
+
+
+async def test_how_far_watches_are_behind_is_counted_in_entries_also_after_a_recovery(make: MakeFacade) -> None:
+    """A recovery lets revisions jump beyond all indexes, and not every entry has a revision."""
+    for revision in (0, 1 << 40):
+        facade = await make(shards=1, nodes=1)
+        shard = facade.cluster.shards[0]
+        shard.store.revision, shard.nodes[0].log_index = revision, 500
+        client = await Client(facade).begun()
+        await put(facade, "a")
+        await client.has(1)
+        feed, node = facade.router.feeds.feed(0), next(iter(facade.router.shards[0].nodes.values()))
+        assert (node.applied_index, feed.lag) == (500, 0)
+        node.applied_index += 40
+        assert feed.lag == 40
+        # What a node that is gone had applied may be lost.
+        node.up = False
+        assert feed.lag == 0
+        await client.close()
+
+
+async def test_progress_is_told_while_what_was_missed_keeps_coming(
+    make: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facade = await make(shards=1, nodes=1, watch_ring_bytes=1 << 16)
+    first = await Client(facade).begun()
+    origin = first.ids[0]
+    for number in range(60):
+        await facade.http.put(f"/v1/kv/k{number}", content=b"x" * 2000)
+    await first.has(60)
+    facade.cluster.shards[0].nodes[0].page_records = 5
+    # As if every step took longer than the time between two tellings.
+    monkeypatch.setattr(session_module, "PROGRESS_S", 0.0)
+    late = await Client(facade, f"from={origin}").begun()
+    await late.has(60)
+    assert late.changes == told(facade)
+    within = late.events[1 : late.events.index(next(each for each in late.events if each["data"].get("key") == "k59"))]
+    progress = [each for each in within if each["event"] == "progress"]
+    assert len(progress) >= 5, "nothing was told on the way"
+    reached = 0
+    for event in late.events:
+        if event["event"] == "progress":
+            assert event["data"]["revisions"] == {"0": str(reached)}, "it tells of what was sent"
+        else:
+            reached = int(event["data"]["revision"])
+    await first.close()
+    await late.close()
+
+
+async def test_who_does_not_read_takes_no_place_from_those_that_catch_up(
+    make: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "HOLD_S", 0.01)
+    facade = await make(shards=1, nodes=1, watch_ring_bytes=1 << 16, watch_catch_ups_max=1)
+    first = await Client(facade).begun()
+    origin, count = first.ids[0], 200
+    for number in range(count):
+        await facade.http.put(f"/v1/kv/k{number}", content=b"x" * 20_000)
+    await first.has(count)
+    facade.cluster.shards[0].nodes[0].page_records = 20
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
+    sock.connect(("127.0.0.1", facade.http.base_url.port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 10)
+    writer.write(
+        f"GET /v1/watch?from={origin} HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n".encode()
+    )
+    await reader.readexactly(12)
+    late = await Client(facade, f"from={origin}").begun()
+    await late.has(count)
+    assert late.changes == told(facade)
+    # It has lost nothing itself.
+    revisions: list[bytes] = []
+    data = b""
+    while len(revisions) < count:
+        data += await asyncio.wait_for(reader.read(1 << 20), 20)
+        *lines, data = data.split(b"\n")
+        revisions += [found[1] for line in lines if (found := re.search(rb'"revision":"(\d+)"', line))]
+    assert revisions == [b"%d" % number for number in range(1, count + 1)]
+    writer.close()
+    for each in (first, late):
+        await each.close()
+
+
+async def test_a_facade_that_stops_ends_a_watch_that_cannot_begin(make: MakeFacade) -> None:
+    """What is there at the beginning cannot be read, and is tried again and again."""
+    facade = await make(shards=1, nodes=1)
+    await put(facade, *[f"k{number:02d}" for number in range(30)])
+    facade.cluster.shards[0].nodes[0].scan_code = "UNAVAILABLE"
+    client = Client(facade, "from=start")
+    await facade.until(lambda: client.status == 200, "the answer has begun")
+    for _, state in facade._servers:
+        for connection in list(state.connections):
+            connection.shutdown()
+    await facade.until(lambda: client.ended, "it has ended")
+    assert not [each for each in client.events if each["event"] == "progress"], "it has not told everything"
 
 
 async def test_a_restored_cluster_ends_what_watched_the_old_one(make: MakeFacade) -> None:

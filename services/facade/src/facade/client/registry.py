@@ -28,7 +28,7 @@ from facade.client.metrics import Metrics
 from facade.client.modes import Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
-from facade.client.sessions import foreign_session
+from facade.client.sessions import foreign_session, generation_of
 from facade.client.shard import Answer, Shard
 from facade.client.tracing import OperationTracing
 from facade.client.turns import RESERVE, Turns
@@ -232,13 +232,21 @@ class Registry:
             self._refused(operation, result)
 
     def _unless_lost(self, answers: Iterable[Answer]) -> list[Answer]:
-        """The answers, without those to reads whose sessions have seen a lost entry: these get ``foreign_session``."""
+        """The answers, without those to reads whose sessions have seen a lost entry: these get ``foreign_session``.
+
+        What a node of before the loss says to a session of after it is no answer.
+        """
+        sessions = self._directory.sessions
         left: list[Answer] = []
         for operation, result in answers:
-            if operation.kind is not Kind.WRITE and self._directory.sessions.is_foreign(operation.session):
+            session, receipt = operation.session, operation.receipt
+            if operation.kind is not Kind.WRITE and sessions.is_foreign(session):
                 self.finish(operation, foreign_session())
-            else:
-                left.append((operation, result))
+                continue
+            generation = 0 if receipt is None else generation_of(receipt.entry)
+            if operation.kind is Kind.READ_FRESH and sessions.is_past(session, operation.shard, generation):
+                result = result._replace(status=Status.NOT_FRESH)  # noqa: PLW2901
+            left.append((operation, result))
         return left
 
     def _refused(self, operation: Operation, result: pipe.ResultRecord) -> None:

@@ -36,7 +36,7 @@ from facade.client.directory import Directory
 from facade.client.modes import BOUNDED, LINEARIZABLE, SESSION, Freshness, ReadMode
 from facade.client.node import Node, ScanCall
 from facade.client.replicas import BEHIND_S
-from facade.client.sessions import Seen, Session, entry_of, foreign_session
+from facade.client.sessions import Seen, Session, Sessions, entry_of, foreign_session
 from facade.client.shard import Shard
 from facade.errors import FacadeError, InternalError, NotAppliedError, ProblemError
 
@@ -189,7 +189,11 @@ class _Stream:
 
     def _age(self) -> None:
         """Adds the whole time of the first answer to its staleness: nobody knows when the node looked."""
-        if self._strong or not self.receipt.HasField("staleness_ms"):
+        if self._strong:
+            return
+        if not self.receipt.HasField("staleness_ms"):
+            if self._bound_ms:
+                raise ScanBrokenError("not_fresh_enough", f"{self.node.id} can prove nothing", self.shard.id)
             return
         self.receipt.staleness_ms += ceil(1000 * (asyncio.get_running_loop().time() - self._sent_s))
         if self._bound_ms and self.receipt.staleness_ms > self._bound_ms:
@@ -413,6 +417,10 @@ class Scans:
                 self._directory.sessions.heard(stream.shard.id, stream.receipt.generation)
             if self._directory.sessions.is_foreign(query.session):
                 raise foreign_session()
+            for stream in streams:
+                number, told = stream.shard.id, stream.receipt.generation
+                if query.mode is SESSION and Sessions.is_past(query.session, number, told):
+                    raise ScanBrokenError("not_fresh_enough", f"{stream.node.id} is of before a recovery", number)
             self._check_whole(streams, query.slot)
             yield Scan(query, streams, look)
 

@@ -21,6 +21,7 @@ Must not know HTTP or nodes. Invariants:
     1. A token never promises less than one that it was made from.
     2. What is no token of this cluster is refused, never ignored; so is one that names an older generation of a shard,
        for some of what it has seen is lost.
+    3. A node of an older generation than the token names serves no read of it: its indexes are those of another log.
 
 Source: DESIGN 7.
 """
@@ -91,6 +92,11 @@ def entry_of(generation: int, index: int) -> int:
     return generation << _INDEX_BITS | index
 
 
+def generation_of(entry: int) -> int:
+    """The generation in such a number."""
+    return entry >> _INDEX_BITS
+
+
 def grown(session: Session | None, seen: Iterable[Seen]) -> Session:
     """A client's session after an answer: what it knew before, and what the answer has shown, strong parts first."""
     before = Session(0, {}) if session is None else session
@@ -150,6 +156,7 @@ class Sessions:
 
     Attributes:
         epoch: The epoch of the map that this facade uses; 0 before it was loaded.
+        recovered: Whether any shard has been recovered without its quorum, by what nodes or tokens said.
     """
 
     def __init__(self) -> None:
@@ -157,6 +164,7 @@ class Sessions:
         self._tag = b""
         self._issued: dict[int, tuple[int, int, bytes]] = {}
         self._generations: dict[int, int] = {}
+        self.recovered = False
 
     def know(self, cluster_id: bytes, epoch: int) -> None:
         """Takes the cluster's id and the map's epoch, whenever the map was loaded."""
@@ -164,6 +172,7 @@ class Sessions:
         if (tag, epoch) != (self._tag, self.epoch):
             if tag != self._tag:
                 self._generations.clear()
+                self.recovered = False
             self._tag, self.epoch = tag, epoch
             self._issued.clear()
 
@@ -215,17 +224,16 @@ class Sessions:
         session = Session(epoch, indexes, bool(raw[1] & _PARTIAL))
         if self.is_foreign(session):
             raise foreign_session()
+        if any(entry >> _INDEX_BITS for entry in indexes.values()):
+            # Another facade has heard of it. Only nodes say which tokens are too old: these words are not signed.
+            self.recovered = True
         return session
 
     def heard(self, shard: int, generation: int) -> None:
         """Takes the generation that a node of a shard has told."""
         if generation > self._generations.get(shard, 0):
             self._generations[shard] = generation
-
-    @property
-    def recovered(self) -> bool:
-        """Whether any shard has been recovered without its quorum."""
-        return bool(self._generations)
+            self.recovered = True
 
     def is_foreign(self, session: Session | None) -> bool:
         """Whether a token names an older generation of a shard than a node has told."""
@@ -237,6 +245,11 @@ class Sessions:
             for shard, generation in generations.items()
             if shard in session.indexes
         )
+
+    @staticmethod
+    def is_past(session: Session | None, shard: int, generation: int) -> bool:
+        """Whether a token names a newer generation of a shard than a node that answers."""
+        return session is not None and session.indexes.get(shard, 0) >> _INDEX_BITS > generation
 
     def _encode(self, session: Session) -> bytes:
         epoch = bytearray()

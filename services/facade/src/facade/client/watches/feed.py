@@ -32,7 +32,6 @@ from facade.client.watches.stream import (
     next_of,
     order_of,
     request_from,
-    split,
 )
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 1.0
@@ -109,6 +108,7 @@ class Feed:
         self._ring_bytes_max = ring_bytes_max
         self._on_events, self._on_gone = on_events, on_gone
         self._turn = 0
+        self._entry = 0
         self._moved: asyncio.Future[None] | None = None
 
     def since(self, position: int, bytes_max: int) -> tuple[list[Event], int] | None:
@@ -133,11 +133,14 @@ class Feed:
 
     @property
     def lag(self) -> int:
-        """How many entries a node is known to have applied whose changes were not told here yet."""
-        if self.position is None:
+        """How many entries a node is known to have applied whose changes were not told here yet.
+
+        Entries, not revisions: these jump when a shard was recovered, and not every entry changes a key.
+        """
+        if not self._entry:
             return 0
-        newest = max((node.applied_index for node in self.shard.nodes.values()), default=0)
-        return max(0, newest - split(self.position)[0])
+        newest = max((node.applied_index for node in self.shard.nodes.values() if node.up), default=0)
+        return max(0, newest - self._entry)
 
     async def moved(self) -> None:
         """Waits until ``position`` has moved, or the stream has begun or ended."""
@@ -194,10 +197,12 @@ class Feed:
             self.connected = True
             if self.position is None:
                 self.position = self.floor = stream.position
+            self._entry = max(self._entry, stream.entry)
             self._tell_moved()
             current_s = loop.time()
             while True:
                 self._take(await stream.changes(), stream.position)
+                self._entry = max(self._entry, stream.entry)
                 if stream.position >= self.position:
                     current_s = loop.time()
                 elif loop.time() - current_s > LAG_S:
@@ -234,5 +239,5 @@ class Feed:
         log.warning("watch.history_gone", shard=self.shard.id, oldest=error.oldest)
         self._on_gone(error)
         self._ring.clear()
-        self._ring_bytes = 0
+        self._ring_bytes = self._entry = 0
         self.position = None

@@ -89,6 +89,7 @@ class WatchStream:
         node: The node that sends the changes.
         position: The position to go on from; all changes before it were told.
         oldest: The revision behind which the node holds all changes, as it said last.
+        entry: The last entry of the log of which it is known that all changes up to it were told; 0 before that.
     """
 
     def __init__(self, shard: Shard, node: Node, request: doug_pb2.WatchRequest) -> None:
@@ -96,6 +97,7 @@ class WatchStream:
         self.node = node
         self.position = 0
         self.oldest = 0
+        self.entry = 0
         self._shard = shard
         self._call: WatchCall = node.open_watch(request)
 
@@ -112,6 +114,7 @@ class WatchStream:
             raise WatchBrokenError("WRONG_SHARD", f"{self.node.id} is of another shard or cluster")
         self.position = behind(first.revision)
         self.oldest = first.oldest
+        self.entry = first.applied_index
 
     async def changes(self) -> list[Change]:
         """The next changes, maybe none; ``position`` moves behind them.
@@ -127,6 +130,7 @@ class WatchStream:
             raise WatchBrokenError("INVALID", f"{self.node.id}: {error}") from error
         self.position = max(self.position, behind(batch.revision))
         self.oldest = batch.oldest
+        self.entry = max(self.entry, batch.applied_index)
         return changes
 
     def close(self) -> None:
