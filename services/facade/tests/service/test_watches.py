@@ -14,6 +14,8 @@ import pytest
 from fake_store import FakeStore
 
 from doug_wire.watch import Change, ChangeKind
+from facade.client.watches import stream as stream_module
+from facade.routes.watch import routes as routes_module
 from facade.routes.watch import session as session_module
 
 MakeFacade = Callable[..., Awaitable[Any]]
@@ -299,6 +301,55 @@ async def test_history_that_is_gone_is_410_at_connect_and_resync_within(make: Ma
     assert found.status == 200 and found.changes == told(facade)[5:]
     for each in (client, at, above, found):
         await each.close()
+
+
+async def test_a_node_that_is_away_for_a_moment_may_hold_what_the_others_do_not(
+    make: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was just killed comes back with its history: 410 would have clients begin anew for nothing."""
+    monkeypatch.setattr(routes_module, "OPEN_S", 0.3)
+    monkeypatch.setattr(session_module, "OPEN_S", 0.3)
+    facade = await make(shards=1, nodes=2, watch_ring_bytes=1 << 16)
+    one, away = facade.cluster.shards[0].nodes
+    client = await Client(facade).begun()
+    origin = client.ids[0]
+    for number in range(60):
+        await facade.http.put(f"/v1/kv/k{number}", content=b"x" * 2000)
+    await client.has(60)
+    one.history_floor, away.watch_code = 10, "UNAVAILABLE"
+    refused = await Client(facade, f"from={origin}").begun()
+    assert (refused.status, refused.problem["code"]) == (503, "unavailable")
+    away.watch_code = ""
+    found = await Client(facade, f"from={origin}").begun()
+    await found.has(60)
+    assert found.changes == told(facade)
+    # Nobody waits for ever for one that does not come.
+    away.watch_code = "UNAVAILABLE"
+    monkeypatch.setattr(stream_module, "AWAY_S", 0.0)
+    gone = await Client(facade, f"from={origin}").begun()
+    assert (gone.status, gone.problem["code"]) == (410, "history_gone")
+    for each in (client, found):
+        await each.close()
+
+
+async def test_a_feed_waits_for_a_node_that_may_hold_what_the_others_do_not(make: MakeFacade) -> None:
+    facade = await make(shards=1, nodes=2)
+    shard = facade.cluster.shards[0]
+    one, away = shard.nodes
+    client = await Client(facade).begun()
+    await put(facade, "a")
+    await client.has(1)
+    one.watch_code = away.watch_code = "UNAVAILABLE"
+    await facade.until(lambda: not any(node.watches_open for node in shard.nodes), "nobody serves")
+    await put(facade, "b", "c", "d")
+    asked = len(one.watches)
+    one.history_floor, one.watch_code = 3, ""
+    await facade.until(lambda: len(one.watches) >= asked + 3, "it was asked again and again")
+    assert not client.ended
+    away.watch_code = ""
+    await client.has(4)
+    assert client.changes == told(facade)
+    await client.close()
 
 
 async def test_changes_that_nobody_holds_any_more_end_in_resync(make: MakeFacade) -> None:

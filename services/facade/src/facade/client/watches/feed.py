@@ -26,6 +26,7 @@ from facade.client.shard import Shard
 from facade.client.watches.stream import (
     FuturePositionError,
     HistoryGoneError,
+    Holders,
     WatchBrokenError,
     WatchStream,
     candidates,
@@ -155,8 +156,9 @@ class Feed:
 
     async def run(self) -> None:
         """Follows the shard until it is cancelled."""
+        loop = asyncio.get_running_loop()
         delay_s = RETRY_MIN_S
-        gone: list[HistoryGoneError] = []
+        holders = Holders()
         failed: set[Node] = set()
         while True:
             if len(failed) >= len(self.shard.expected):
@@ -171,19 +173,23 @@ class Feed:
                 began = await self._follow(WatchStream(self.shard, nodes[0], request_from(self.position)))
             except HistoryGoneError as error:
                 failed.add(nodes[0])
-                gone.append(error)
-                if len(gone) >= len(nodes):
-                    self._begin_anew(min(gone, key=lambda each: each.oldest))
-                    gone = []
-                continue
+                holders.hold_not(nodes[0], error)
+                lost = holders.verdict(nodes, loop.time())
+                if lost is not None:
+                    self._begin_anew(lost)
+                    holders = holders.asked_anew()
+                if lost is not None or len(failed) < len(nodes):
+                    continue
             except (WatchBrokenError, FuturePositionError) as error:
                 log.debug("watch.stream_ended", shard=self.shard.id, node=nodes[0].id, reason=str(error))
                 began = self.connected
+                holders.away(nodes[0], loop.time())
             finally:
                 self.connected = False
                 self._tell_moved()
             if began:
-                gone, delay_s = [], RETRY_MIN_S
+                holders.serves(nodes[0])
+                delay_s = RETRY_MIN_S
                 failed.clear()
             failed.add(nodes[0])
             await asyncio.sleep(delay_s)
