@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 BIN := .venv/bin
-PYTEST := $(BIN)/pytest
+PYTEST ?= $(BIN)/pytest
 MYPY := $(BIN)/mypy
 SOURCES := protos/wire services/raft-node/src services/raft-node-testing/src services/facade/src clients/python/src
 # Each folder of tests is checked by itself: their modules are not packages and may share names.

@@ -58,11 +58,12 @@ class Watcher(asyncio.Protocol):
         """Counts what has come; a name that is cut in two counts when its rest is there."""
         data = self._left + data
         if not self.begun:
-            if b"event: progress" not in data:
+            good = data.startswith(b"HTTP/1.1 200 ") or len(data) < len(b"HTTP/1.1 200 ")
+            if good and b"event: progress" not in data:
                 self._left = data
                 return
             self.begun = True
-            self._audience.one_has_begun(data.startswith(b"HTTP/1.1 200 "))
+            self._audience.one_has_begun(good)
         self._left = data[-len(b"event: put") + 1 :]
         for _ in range(data.count(b"event: put")):
             self._audience.one_was_told()

@@ -9,6 +9,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -182,6 +183,46 @@ def test_a_new_cluster_made_of_it_has_all_that_was_acknowledged_before(
     # The state can be backed up again, from the new cluster, under its own id.
     second = dougctl_run(made, "backup", "create", str(saved.folder), "--json")
     assert json.loads(second.stdout)["cluster_id"] == new_id
+
+
+def tables_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*.sst")}
+
+
+def test_an_encrypted_one_is_restored_for_all_nodes_or_sent_to_one(saved: Saved, tmp_path: Path) -> None:
+    key, public, data = tmp_path / "backup.key", tmp_path / "backup.pub", tmp_path / "new"
+    public.write_text(dougctl_run(saved.cluster, "backup", "keygen", str(key)).stdout)
+    created = dougctl_run(
+        saved.cluster, "backup", "create", str(tmp_path / "kept"), "--encrypt-to", str(public), "--json"
+    )
+    path = json.loads(created.stdout)["path"]
+    restored = dougctl_run(
+        saved.cluster, "backup", "restore", path, "--data", str(data), "--identity", str(key), "--json"
+    )
+    assert restored.returncode == 0
+    made = [tables_of(data / f"shard-1-{number}" / "data") for number in range(NODES)]
+    assert made[0] and made[0] == made[1] == made[2]
+    verified = dougctl_run(saved.cluster, "sst", "verify", str(data / "shard-1-0" / "data"))
+    assert verified.returncode == 0
+    # A node of its own gets the same through a pipe, and has no key.
+    volumes = ["--wal-dir", str(tmp_path / "alone" / "wal"), "--data-dir", str(tmp_path / "alone" / "data")]
+    words = ["--node-id", "a", "--members", "a,b,c", "--restore-id", "one", "--backup", "-"]
+    with subprocess.Popen(
+        [dougctl(), "backup", "send", path, "--shard", "1", "--identity", str(key)],
+        env=saved.cluster.environment,
+        stdout=subprocess.PIPE,
+    ) as sender:
+        alone = subprocess.run(
+            [sys.executable, "-m", "raft_node", "restore", *volumes, *words],
+            stdin=sender.stdout,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert sender.wait(120) == 0
+    assert alone.returncode == 0, alone.stderr
+    assert tables_of(tmp_path / "alone" / "data") == made[0]
 
 
 def test_a_damaged_backup_is_named_and_refused(saved: Saved, tmp_path: Path) -> None:

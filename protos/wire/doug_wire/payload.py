@@ -39,6 +39,9 @@ TXN_OPERATIONS_MAX = 128
 BATCH_OPERATIONS_MAX = 10_000
 BATCH_COSTLY_MAX = 1_000
 """The most operations of a batch other than plain puts and deletes: every replica carries it out in one go."""
+BATCH_PART = 250
+"""The number of operations of a batch that become one entry of a shard's log. A replica applies an entry in one go and
+answers nobody meanwhile: where cores are few, 10,000 operations at once cost elections."""
 PLAIN = (bytes((Opcode.PUT, 0)), bytes((Opcode.DELETE, 0)))
 """The first bytes of plain puts and deletes: the opcode, and flags without an option."""
 PAYLOAD_BYTES_MAX = 2 << 20

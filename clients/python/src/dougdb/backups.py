@@ -363,7 +363,7 @@ def write_manifest(path: Path, document: dict[str, Any]) -> None:
     """
     temporary = path / f".{MANIFEST}.tmp"
     with temporary.open("w") as target:
-        target.write(json.dumps({**document, "xxh3": _hash_of(document)}, indent=2) + "\n")
+        target.write(json.dumps(with_hash(document), indent=2) + "\n")
         target.flush()
         os.fsync(target.fileno())
     # Names of all shards before the manifest that speaks of them.
@@ -371,6 +371,11 @@ def write_manifest(path: Path, document: dict[str, Any]) -> None:
     temporary.replace(path / MANIFEST)
     sync_folder(path)
     sync_folder(path.parent)
+
+
+def with_hash(document: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with its checksum."""
+    return {**document, "xxh3": _hash_of(document)}
 
 
 def _hash_of(document: dict[str, Any]) -> str:

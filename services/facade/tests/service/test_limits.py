@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -153,6 +154,21 @@ async def test_rates_are_refused_before_anything_is_proposed_and_probes_and_oper
     assert count >= len(refused) + 1
     store = facade.cluster.shards[0].store
     assert store.revision == 8 - len(refused), "what was refused has left no trace"
+
+
+async def test_strangers_have_a_rate_whatever_they_ask_for(make_facade: MakeFacade, tmp_path: Path) -> None:
+    """Whoever tries tokens is told to slow down; who has one asks on, from the same address, too."""
+    token = "bootstrap-" + "b" * 32
+    (tmp_path / "token").write_text(token)
+    facade = await make_facade(
+        nodes=1, auth_mode="token", auth_bootstrap_file=str(tmp_path / "token"), address_requests_per_s=5
+    )
+    facade.application.front.quotas._addresses._clock = lambda: 1000.0
+    wrong, right = {"authorization": f"Bearer {token[:-1]}"}, {"authorization": f"Bearer {token}"}
+    paths = ["/v1/auth/whoami", "/v1/console/state"] * 4
+    tried = [(await facade.http.get(path, headers=wrong)).status_code for path in paths]
+    assert tried == [401] * 5 + [429] * 3
+    assert (await facade.http.get("/v1/auth/whoami", headers=right)).status_code == 200
 
 
 async def test_an_address_that_has_too_many_connections_is_told_so(make_facade: MakeFacade) -> None:

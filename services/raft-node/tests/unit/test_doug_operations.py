@@ -13,7 +13,7 @@ import pytest
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire.command import Opcode
-from doug_wire.payload import BATCH_COSTLY_MAX, TXN_OPERATIONS_MAX
+from doug_wire.payload import BATCH_PART, TXN_OPERATIONS_MAX
 from doug_wire.pipe import Status
 from raft_node import entry as entries
 from raft_node.entry import EntryKind
@@ -391,12 +391,12 @@ async def test_many_costly_operations_of_a_batch_never_have_the_event_loop_for_l
     done.set()
     await other
     assert [int(each.value) for each in told.results] == list(range(1, count + 1))
-    assert rig.index - first == count // BATCH_COSTLY_MAX, "no entry has more of them"
+    assert rig.index - first == count // BATCH_PART, "no entry has more of them"
     assert turns[0] >= 2 * count // SLICE
 
 
 async def test_a_batch_that_is_refused_half_way_is_unknown_and_one_at_its_beginning_is_not(rig: Rig) -> None:
-    puts = [put(b"%d" % number) for number in range(2 * BATCH_COSTLY_MAX)]
+    puts = [put(b"%d" % number) for number in range(2 * BATCH_PART)]
     rig.refuses_at = rig.index + 1
     refused = await rig.refusal(rig.service.ExecuteBatch, pb.ExecuteBatchRequest(operations=puts))
     assert refused.metadata["doug-code"] == "UNKNOWN"
@@ -407,8 +407,8 @@ async def test_a_batch_that_is_refused_half_way_is_unknown_and_one_at_its_beginn
 
 async def test_a_batch_is_understood_as_a_whole_before_anything_of_it_is_done(rig: Rig) -> None:
     before = rig.index
-    puts = [put(b"%d" % number) for number in range(2 * BATCH_COSTLY_MAX)]
-    for wrong in ([*puts, put(b"")], [*puts, put(b"k", b"v" * (1 << 20)), put(b"k", b"v" * (1 << 20))], puts * 6):
+    puts = [put(b"%d" % number) for number in range(2 * BATCH_PART)]
+    for wrong in ([*puts, put(b"")], [*puts, put(b"k", b"v" * (1 << 20)), put(b"k", b"v" * (1 << 20))], puts * 21):
         refused = await rig.refusal(rig.service.ExecuteBatch, pb.ExecuteBatchRequest(operations=wrong))
         assert refused.metadata["doug-code"] == "INVALID"
     assert rig.index == before

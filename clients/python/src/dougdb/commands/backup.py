@@ -246,11 +246,8 @@ def restore(
             if damaged:
                 raise RefusedError(f"the backup is damaged, and nothing was restored: {damaged[0]}")
             restoring.occupy(plan)
-            with (
-                restoring.readable(plan, identities) as readable,
-                _progress("restoring", len(plan.layout.places()), quiet=as_json, nodes=True) as on_node,
-            ):
-                restoring.carry_out(readable, on_node)
+            with _progress("restoring", len(plan.layout.places()), quiet=as_json, nodes=True) as on_node:
+                restoring.carry_out(plan, on_node, identities=identities)
     except RefusedError as error:
         fail(str(error), ExitCode.FAILURE)
     start = f"dougctl dev --data {data} --shards {plan.layout.shards} --nodes {plan.layout.nodes}"
@@ -259,6 +256,33 @@ def restore(
         print_json({**document, "cluster_id": plan.cluster_id, "start": start})
     else:
         print(f"restored {plan.layout} into {data} as the new cluster {plan.cluster_id}; start it with\n  {start}")
+
+
+@app.command()
+@command
+def send(
+    *,
+    path: BackupArgument,
+    shard: Annotated[int, typer.Option("--shard", min=0, help="The shard's number.", show_default=False)],
+    identity: IdentityOption = None,
+) -> None:
+    """Write one shard to stdout, for `raft-node restore --backup -` on a machine that has no copy of the backup.
+
+    What is encrypted is decrypted on the way, so that the secret key stays here and nothing lies in plain anywhere but
+    in the node's volumes.
+    """
+    whole = _load(path)
+    identities = _identities(whole, identity)
+    if whole.encrypted and identities is None:
+        fail(f"{path} is encrypted: give the file of a secret key with --identity", ExitCode.USAGE)
+    if sys.stdout.isatty():
+        fail("this is for raft-node restore --backup -, and no terminal", ExitCode.USAGE)
+    try:
+        checking.send(whole, shard, identities, sys.stdout.buffer)
+    except (SealingError, BackupError) as error:
+        fail(str(error), ExitCode.FAILURE)
+    except OSError as error:
+        fail(f"{error.filename or 'stdout'}: {error.strerror}", ExitCode.FAILURE)
 
 
 @app.command()

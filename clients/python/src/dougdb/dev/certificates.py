@@ -127,6 +127,7 @@ def _alternative(name: str) -> x509.GeneralName:
 
 def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600, exist_ok=False)
     temporary.write_bytes(data)
-    temporary.chmod(0o600)
     temporary.replace(path)

@@ -34,6 +34,7 @@ from doug_wire.auth.grants import ALL, NOTHING
 from facade.app.audit import Audit
 from facade.app.bearers import BearerError, Bearers
 from facade.app.certificates import NONE, Certificate
+from facade.app.plain import proof_of
 from facade.app.rules import Need, Rule, Rules
 from facade.app.sign_ins import Facts, SignIns, set_cookie
 from facade.client.access import Access, Caller, check_any, current
@@ -143,9 +144,14 @@ class Gate:
             check_any(caller, sorted(rule.need))
         current.set(caller)
 
-    def known(self, authorization: bytes, certificate: Certificate) -> Caller | None:
-        """The sender of a plain request, if it was proved before, else None; for the short way."""
-        found = self._remembered.get(_key(authorization, certificate))
+    def known(self, proof: bytes, certificate: Certificate) -> Caller | None:
+        """The sender of a plain request, if it was proved before, else None; for the short way.
+
+        Args:
+            proof: The hash of what ``Authorization`` says; empty without it.
+            certificate: The certificate of the connection.
+        """
+        found = self._remembered.get(proof or _key(b"", certificate))
         if found is not None:
             found.access.used = True
         return found
@@ -174,7 +180,7 @@ class Gate:
             shown = self._sign_ins.read(scope["headers"], made.method, self._clock()) if not headers else None
             if shown is not None:
                 return made._replace(access=self._signed_in(shown))
-            found = self.known(headers[0] if headers else b"", certificate)
+            found = self.known(proof_of(headers[0]) if headers else b"", certificate)
             access = self._prove(headers[0] if headers else b"", certificate) if found is None else found.access
         except (UnauthenticatedError, BadRequestError) as error:
             self.audit.unknown(made, error.detail)
@@ -199,7 +205,7 @@ class Gate:
         proof = self._proofs.get(access)
         if proof is None or not proof.session:
             raise BadRequestError("bad_auth", "This was sent with no session that could end.")
-        self._sign_ins.end(proof.session, proof.expires_s, self._clock())
+        self._sign_ins.end(access.name, proof.session, proof.expires_s, self._clock())
         access.end()
         self.renew()
         self.audit.signed(current.get(), "signed out", access.name)
@@ -415,8 +421,7 @@ _STRANGER = Access("", NOTHING)
 
 def _key(authorization: bytes, certificate: Certificate) -> bytes:
     """The key under which a proof is remembered. No header holds a zero byte, so that none stands for a certificate."""
-    shown = authorization or b"\0%s %r" % (certificate.name.encode(), certificate.expires_s)
-    return hashlib.sha256(shown).digest()
+    return proof_of(authorization or b"\0%s %r" % (certificate.name.encode(), certificate.expires_s))
 
 
 class _NoTokenError(ValueError):

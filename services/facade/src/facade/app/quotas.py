@@ -93,6 +93,14 @@ class Quotas:
         if principal:
             self._principals.take(principal)
 
+    def take_stranger(self, address: str) -> None:
+        """Counts a request, whatever it was for, of somebody who could not be told who they are.
+
+        Raises:
+            TooManyRequestsError: The address has used up its share.
+        """
+        self._addresses.take(address)
+
     def connect(self, address: str) -> bool:
         """Counts a connection of an address until ``disconnect``; returns whether the address may have it."""
         if not self._connections_max:

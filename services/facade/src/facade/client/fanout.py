@@ -1,8 +1,8 @@
 """Many operations of one request, beside the way of single ones: split by shard, sent in parallel, answered in order.
 
 Operations on the same key happen in the order in which they are given; of others nothing is promised but that each
-happens as if alone. Writes of a shard travel together, a mebibyte at a time, each as one entry of its log. Must not
-know HTTP. Invariants:
+happens as if alone. Writes of a shard travel in parts of at most a mebibyte and ``BATCH_PART`` operations, each as one
+entry of its log, and some of them at once where no key comes twice. Must not know HTTP. Invariants:
 
     1. Every operation gets its own outcome, whatever becomes of the others.
     2. The values that are read for one run have ``RESULT_BYTES_MAX`` together, whatever was asked for: a request of a
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from doug_wire import command as commands
 from doug_wire.command import Command, Opcode
-from doug_wire.payload import BATCH_COSTLY_MAX, BATCH_OPERATIONS_MAX, PLAIN, decode_batch_result, encode_batch
+from doug_wire.payload import BATCH_PART, decode_batch_result, encode_batch
 from doug_wire.pipe import PipeError, ResultRecord, Status
 from facade.client.access import Caller, check, current, verb_of
 from facade.client.modes import LEADER_KINDS, SESSION, Freshness
@@ -29,12 +29,13 @@ from facade.client.router import Router
 from facade.client.sessions import Seen, Session, grown
 from facade.errors import BadRequestError, InternalError, NotAppliedError, ProblemError
 
-CHUNK_BYTES_MAX = 1 << 20
+PART_BYTES_MAX = 1 << 20
 """The most bytes of a batch that go into one entry of a shard's log, unless one operation alone has more."""
 
-COSTLY_MAX = BATCH_COSTLY_MAX
-"""The most operations other than puts and deletes without options in one entry: each takes a replica tens of
-microseconds, in which the replica does nothing else."""
+PARTS_AT_ONCE = 2
+"""The number of parts that are under way to a shard at a time, if no key comes twice: a part that is sent again because
+leadership moved may come behind a later one."""
+
 RESULT_BYTES_MAX = 16 << 20
 """The most bytes of values that one run reads."""
 
@@ -349,67 +350,69 @@ class _Wave:
         self.full = self.full or under_way.full
 
     async def _write(self, shard: int, writes: list[tuple[int, Command]]) -> list[tuple[int, Command]]:
-        """Sends writes to a shard, one entry after the other; returns those whose keys it does not own any more."""
-        moved: list[tuple[int, Command]] = []
-        for chunk, encoded in self._chunks(writes):
-            moved.extend(await self._send(shard, chunk, encoded))
-        return moved
+        """Sends writes to a shard, part after part; returns those whose keys it does not own any more."""
+        once = len({wanted.key for _, wanted in writes}) == len(writes)
+        turns = asyncio.Semaphore(PARTS_AT_ONCE if once else 1)
+        tasks = []
+        async with asyncio.TaskGroup() as group:
+            for part, encoded in self._parts(writes):
+                await turns.acquire()
+                task = group.create_task(self._send(shard, part, encoded))
+                task.add_done_callback(lambda _: turns.release())
+                tasks.append(task)
+        return [each for task in tasks for each in task.result()]
 
-    def _chunks(self, writes: list[tuple[int, Command]]) -> Iterator[tuple[list[tuple[int, Command]], list[bytes]]]:
-        chunk: list[tuple[int, Command]] = []
+    def _parts(self, writes: list[tuple[int, Command]]) -> Iterator[tuple[list[tuple[int, Command]], list[bytes]]]:
+        part: list[tuple[int, Command]] = []
         encoded: list[bytes] = []
-        size = costly = 0
+        size = 0
         key, encode, identity = self._idempotency_key, commands.encode, self._router.identity()
         for place, wanted in writes:
             data = encode(*(with_token(wanted, identity, f"{key}/{place}") if key else wanted))
-            full = size + len(data) > CHUNK_BYTES_MAX or len(chunk) == BATCH_OPERATIONS_MAX
-            # The two bytes tell the opcode and the flags of its options.
-            plain = data[:2] in PLAIN
-            if chunk and (full or (costly == COSTLY_MAX and not plain)):
-                yield chunk, encoded
-                chunk, encoded, size, costly = [], [], 0, 0
-            costly += not plain
-            chunk.append((place, wanted))
+            if part and (size + len(data) > PART_BYTES_MAX or len(part) == BATCH_PART):
+                yield part, encoded
+                part, encoded, size = [], [], 0
+            part.append((place, wanted))
             encoded.append(data)
             size += len(data) + 4
-        if chunk:
-            yield chunk, encoded
+        if part:
+            yield part, encoded
 
     async def _send(
-        self, shard: int, chunk: list[tuple[int, Command]], encoded: list[bytes]
+        self, shard: int, part: list[tuple[int, Command]], encoded: list[bytes]
     ) -> list[tuple[int, Command]]:
         outcomes = self._outcomes
         uncertain, seen = False, None
         try:
             operation = self._router.write(
                 Opcode.BATCH,
-                chunk[0][1].key,
+                part[0][1].key,
                 value=encode_batch(encoded),
                 deadline_s=self._deadline_s,
                 repeatable=bool(self._idempotency_key),
             )
             result = await operation.future
             uncertain, seen = operation.uncertain, _seen(operation)
-            if result.status == Status.RESULT_TOO_LARGE and len(chunk) > 1:
+            if result.status == Status.RESULT_TOO_LARGE and len(part) > 1:
                 # Together they read more than an entry may; nothing of them was done.
-                half = len(chunk) // 2
-                moved = await self._send(shard, chunk[:half], encoded[:half])
-                return moved + await self._send(shard, chunk[half:], encoded[half:])
+                half = len(part) // 2
+                moved = await self._send(shard, part[:half], encoded[:half])
+                return moved + await self._send(shard, part[half:], encoded[half:])
             if result.status != Status.OK:
-                outcomes.update((place, Outcome(result, shard, uncertain, seen)) for place, _ in chunk)
+                outcomes.update((place, Outcome(result, shard, uncertain, seen)) for place, _ in part)
                 return []
             results = decode_batch_result(result.value)
         except ProblemError as error:
             if error.code == "wrong_shard" and asyncio.get_running_loop().time() < self._deadline_s:
-                return chunk
-            outcomes.update((place, Outcome(error, shard)) for place, _ in chunk)
+                return part
+            outcomes.update((place, Outcome(error, shard)) for place, _ in part)
             return []
         except PipeError:
             results = ()
-        if len(results) != len(chunk):
+        if len(results) != len(part):
             broken = InternalError("invalid_record", "A raft-node answered a batch with something else.", shard=shard)
-            outcomes.update((place, Outcome(broken, shard)) for place, _ in chunk)
+            outcomes.update((place, Outcome(broken, shard)) for place, _ in part)
             return []
-        for (place, _), each in zip(chunk, results, strict=True):
+        for (place, _), each in zip(part, results, strict=True):
             outcomes[place] = Outcome(each, shard, uncertain, seen)
         return []

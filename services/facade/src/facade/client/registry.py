@@ -28,7 +28,7 @@ from facade.client.metrics import Metrics
 from facade.client.modes import Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
-from facade.client.sessions import foreign_session, generation_of
+from facade.client.sessions import foreign_session
 from facade.client.shard import Answer, Shard
 from facade.client.tracing import OperationTracing
 from facade.client.turns import RESERVE, Turns
@@ -220,7 +220,7 @@ class Registry:
     def settle(self, answers: Iterable[Answer]) -> None:
         """Takes the answers of a node: ends the operations, or tries them again. They are not in flight any more."""
         if self._directory.sessions.recovered:
-            answers = self._unless_lost(answers)
+            answers = self._unless_recovered(answers)
         refused: list[Answer] = []
         finish, decided = self.finish, pipe.DECIDED
         for answer in answers:
@@ -231,22 +231,25 @@ class Registry:
         for operation, result in reversed(refused):
             self._refused(operation, result)
 
-    def _unless_lost(self, answers: Iterable[Answer]) -> list[Answer]:
-        """The answers, without those to reads whose sessions have seen a lost entry: these get ``foreign_session``.
+    def _unless_recovered(self, answers: Iterable[Answer]) -> list[Answer]:
+        """The answers that count although a shard has been recovered without its quorum.
 
-        What a node of before the loss says to a session of after it is no answer.
+        Reads whose sessions have seen a lost entry get ``foreign_session``. What a node from before the recovery has
+        decided, is asked of others.
         """
         sessions = self._directory.sessions
         left: list[Answer] = []
         for operation, result in answers:
-            session, receipt = operation.session, operation.receipt
-            if operation.kind is not Kind.WRITE and sessions.is_foreign(session):
+            receipt = operation.receipt
+            behind = receipt is not None and sessions.is_behind(receipt.shard, receipt.entry, operation.session)
+            if operation.kind is not Kind.WRITE and sessions.is_foreign(operation.session):
                 self.finish(operation, foreign_session())
-                continue
-            generation = 0 if receipt is None else generation_of(receipt.entry)
-            if operation.kind is Kind.READ_FRESH and sessions.is_past(session, operation.shard, generation):
-                result = result._replace(status=Status.NOT_FRESH)  # noqa: PLW2901
-            left.append((operation, result))
+            elif not behind or result.status not in pipe.DECIDED:
+                left.append((operation, result))
+            elif operation.kind is Kind.WRITE:
+                self._unanswered(operation, "The node that answered is from before the shard was recovered.")
+            else:
+                self._retry(operation, RETRIED[Status.NOT_FRESH], backoff=True)
         return left
 
     def _refused(self, operation: Operation, result: pipe.ResultRecord) -> None:

@@ -36,7 +36,7 @@ from facade.client.directory import Directory
 from facade.client.modes import BOUNDED, LINEARIZABLE, SESSION, Freshness, ReadMode
 from facade.client.node import Node, ScanCall
 from facade.client.replicas import BEHIND_S
-from facade.client.sessions import Seen, Session, Sessions, entry_of, foreign_session
+from facade.client.sessions import Seen, Session, entry_of, foreign_session
 from facade.client.shard import Shard
 from facade.errors import FacadeError, InternalError, NotAppliedError, ProblemError
 
@@ -418,9 +418,9 @@ class Scans:
             if self._directory.sessions.is_foreign(query.session):
                 raise foreign_session()
             for stream in streams:
-                number, told = stream.shard.id, stream.receipt.generation
-                if query.mode is SESSION and Sessions.is_past(query.session, number, told):
-                    raise ScanBrokenError("not_fresh_enough", f"{stream.node.id} is of before a recovery", number)
+                if self._directory.sessions.is_behind(*stream.seen[:2], query.session):
+                    detail = f"{stream.node.id} is from before its shard was recovered"
+                    raise ScanBrokenError("unavailable", detail, stream.shard.id)
             self._check_whole(streams, query.slot)
             yield Scan(query, streams, look)
 

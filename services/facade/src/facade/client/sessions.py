@@ -21,7 +21,8 @@ Must not know HTTP or nodes. Invariants:
     1. A token never promises less than one that it was made from.
     2. What is no token of this cluster is refused, never ignored; so is one that names an older generation of a shard,
        for some of what it has seen is lost.
-    3. A node of an older generation than the token names serves no read of it: its indexes are those of another log.
+    3. Whoever is of an older generation than a node has told is told apart (``is_behind``): a disk from before a
+       recovery may have come back.
 
 Source: DESIGN 7.
 """
@@ -90,11 +91,6 @@ class Session(NamedTuple):
 def entry_of(generation: int, index: int) -> int:
     """The number by which tokens name an entry of a shard's log."""
     return generation << _INDEX_BITS | index
-
-
-def generation_of(entry: int) -> int:
-    """The generation in such a number."""
-    return entry >> _INDEX_BITS
 
 
 def grown(session: Session | None, seen: Iterable[Seen]) -> Session:
@@ -235,6 +231,16 @@ class Sessions:
             self._generations[shard] = generation
             self.recovered = True
 
+    def is_behind(self, shard: int, entry: int, session: Session | None = None) -> bool:
+        """Whether who shows this entry has not heard of its shard's last recovery: nothing that it says counts.
+
+        Of that recovery a node has told, or the token of the session for which it is asked.
+        """
+        generation = entry >> _INDEX_BITS
+        if generation < self._generations.get(shard, 0):
+            return True
+        return session is not None and generation < session.indexes.get(shard, 0) >> _INDEX_BITS
+
     def is_foreign(self, session: Session | None) -> bool:
         """Whether a token names an older generation of a shard than a node has told."""
         generations = self._generations
@@ -245,11 +251,6 @@ class Sessions:
             for shard, generation in generations.items()
             if shard in session.indexes
         )
-
-    @staticmethod
-    def is_past(session: Session | None, shard: int, generation: int) -> bool:
-        """Whether a token names a newer generation of a shard than a node that answers."""
-        return session is not None and session.indexes.get(shard, 0) >> _INDEX_BITS > generation
 
     def _encode(self, session: Session) -> bytes:
         epoch = bytearray()

@@ -57,6 +57,7 @@ class Shard:
 
     Attributes:
         id: The shard's number.
+        sessions: What is known of the generations of all shards.
         nodes: The shard's nodes by name.
         members: The names of the members as a leader last told them; None before that.
         leader: The node that is believed to lead; None while no node is.
@@ -77,9 +78,7 @@ class Shard:
     ) -> None:
         self.id = shard_id
         self._settings = settings
-        self._metrics = metrics
-        self._channels = channels
-        self._sessions = sessions
+        self._metrics, self._channels, self.sessions = metrics, channels, sessions
         self._spread_items = settings.spread_reads_items
         self._loop = asyncio.get_running_loop()
         self.nodes = {node_id: self._make_node(node_id, target) for node_id, target in targets.items()}
@@ -272,7 +271,7 @@ class Shard:
         self._metrics.messages_received.inc()
         receipt = message.receipt
         now_s = self._loop.time()
-        shown = node.heard(message, self._sessions, now_s, timed=self._settings.server_timing_enabled)
+        shown = node.heard(message, self.sessions, now_s, timed=self._settings.server_timing_enabled)
         link = node.link
         link.finished.clear()  # What was given up meanwhile says nothing of how long answers take.
         taken: list[Answer] = []
@@ -305,7 +304,8 @@ class Shard:
         for batch in link.finished:
             self._metrics.upstream(self.id, KIND_LABELS[batch.kind], now_s - batch.sent_at_s)
         if not node.retired:
-            self._hear_of_leader(node, receipt.term, message.leader_id, message.leader_address, refused=not_leader)
+            leader_id = "" if self.sessions.is_behind(self.id, shown.entry) else message.leader_id
+            self._hear_of_leader(node, receipt.term, leader_id, message.leader_address, refused=not_leader)
         node.wake()
         self._grant()
         return taken

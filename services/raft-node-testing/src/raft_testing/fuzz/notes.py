@@ -11,6 +11,7 @@ import xxhash
 from crc32c import crc32c
 
 from raft_node.app.restoring.backup import MANIFEST, load_backup
+from raft_node.app.restoring.sources import StreamSource
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.runtime.members import identity as identities
 from raft_node.runtime.members.identity import FILE_NAME, Identity
@@ -213,11 +214,45 @@ def seeds_backup() -> Iterable[bytes]:
     yield repair_backup(json.dumps(document).encode())
 
 
+def check_sent(content: bytes) -> None:
+    """A shard that is sent to a restore has a manifest with that shard, or is refused."""
+    stream = io.BytesIO(content)
+    try:
+        source = StreamSource(stream)
+        for number, file in enumerate(source.cut.files):
+            source.copy(disk({}), file, f"/{number}")
+        source.finish()
+    except CorruptionError:
+        return
+    assert source.cut in source.backup.shards
+    assert stream.tell() == len(content)
+
+
+def repair_sent(content: bytes) -> bytes:
+    """Makes the checksum of the manifest fit, if there is one."""
+    head, line, rest = content.partition(b"\n")
+    try:
+        document = json.loads(head)
+        manifest = json.loads(repair_backup(json.dumps(document["manifest"]).encode()))
+        head = json.dumps({**document, "manifest": manifest}).encode()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return content
+    return head + line + rest
+
+
+def seeds_sent() -> Iterable[bytes]:
+    """The one shard of the other seed, with its files."""
+    for manifest in seeds_backup():
+        head = {"stream": 1, "shard": 0, "manifest": json.loads(manifest)}
+        yield json.dumps(head).encode() + b"\n" + b"12345" + b"678"
+
+
 TARGETS = (
     Target("note", "notes", check_note, seeds_note, repair_note),
     Target("identity", "identities of volumes", check_identity, seeds_identity, repair_note),
     Target("installation", "the note of an installation", check_installation, seeds_note, repair_note),
     Target("message", "what node and storage worker say to each other", check_message, seeds_message),
     Target("incoming", "pieces of a snapshot that comes in", check_incoming, seeds_incoming),
+    Target("sent", "a shard that is sent to a restore", check_sent, seeds_sent, repair_sent),
     Target("backup", "the manifest of a backup, as a restore reads it", check_backup, seeds_backup, repair_backup),
 )

@@ -108,7 +108,7 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
         uncommitted_bytes_max=settings.uncommitted_bytes_max,
         cache_bytes_max=settings.log_cache_bytes,
         # Applied in one go: some milliseconds of small entries, in which the event loop does nothing else.
-        committed_bytes_max=256 << 10,
+        committed_bytes_max=64 << 10,
         lease_ticks=settings.lease_ticks if settings.leader_lease_enabled else 0,
     )
 

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query
 
 from doug.v1 import admin_pb2
 from facade import __version__
+from facade.client.access import LOOKING, check_any, current
 from facade.client.metrics import Metrics
 from facade.client.node import Node
 from facade.client.router import Router
@@ -123,9 +124,16 @@ def make_router(router: Router, settings: Settings, metrics: Metrics) -> APIRout
         )
         return ClusterView(shards=shards, facade=facade)
 
-    @routes.get("/v1/partitions", responses={503: {"model": Problem}}, response_model_exclude_unset=True)
+    @routes.get(
+        "/v1/partitions",
+        responses={403: {"model": Problem}, 503: {"model": Problem}},
+        response_model_exclude_unset=True,
+    )
     async def partitions(counts: CountsQuery = False) -> PartitionsView:
         """Which shard owns which slots, as this facade knows it."""
+        if counts and router.guarded:
+            # Which slots others ask for tells of their keys.
+            check_any(current.get(), LOOKING)
         if router.map is None:
             raise NotAppliedError("starting", "The partition map is not loaded yet.")
         slots = [

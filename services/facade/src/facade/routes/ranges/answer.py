@@ -15,7 +15,7 @@ from facade.routes import body as bodies
 Message = dict[str, Any]
 Send = Callable[[Any], Awaitable[None]]
 
-PAUSE_SHARE, PAUSE_S_MAX = 1.5, 0.005
+PAUSE_SHARE, PAUSE_S_MAX = 2.5, 0.005
 """While other requests are being answered, a stream rests so many times as long as its parts take to make."""
 
 

@@ -23,7 +23,7 @@ from facade.routes.ranges.answer import Answer
 from facade.routes.ranges.entries import line
 from facade.routes.ranges.request import RangeRequest
 
-SLICE = 256
+SLICE = 128
 """The number of records that are encoded before the event loop gets to do something else."""
 
 _BEHIND_ALL = b"\xff" * (KEY_BYTES_MAX + 1)

@@ -20,8 +20,8 @@ from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire.command import Command, CommandError, Opcode
 from doug_wire.payload import (
-    BATCH_COSTLY_MAX,
     BATCH_OPERATIONS_MAX,
+    BATCH_PART,
     PAYLOAD_BYTES_MAX,
     RESULT_BYTES_MAX,
     decode_batch_result,
@@ -33,7 +33,6 @@ from raft_node.rpc.doug import operations
 
 SLICE = 200
 """The number of operations that are decoded, or answered, in one turn of the event loop."""
-PART = BATCH_COSTLY_MAX
 _ANSWER_BYTES_MAX = 4 * RESULT_BYTES_MAX
 """The most bytes of the answer to one call, which must fit one message."""
 
@@ -90,6 +89,6 @@ async def carry_out(parts: Sequence[Command], submit: Submit) -> list[pb.Operati
 
 
 def _parts(understood: Sequence[tuple[bytes, bytes]]) -> Iterator[Command]:
-    for start in range(0, len(understood), PART):
-        part = understood[start : start + PART]
+    for start in range(0, len(understood), BATCH_PART):
+        part = understood[start : start + BATCH_PART]
         yield Command(Opcode.BATCH, part[0][0], b"", encode_batch([encoded for _, encoded in part]), 0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from doug_wire import command as commands
 from doug_wire.command import Command, Opcode
-from doug_wire.payload import decode_batch, encode_increment, encode_results
+from doug_wire.payload import BATCH_PART, decode_batch, encode_increment, encode_results
 from doug_wire.pipe import ResultRecord, Status
-from facade.client.fanout import COSTLY_MAX, Outcome, _Wave
+from facade.client.fanout import PARTS_AT_ONCE, Outcome, _Wave
 
 PUT = Command(Opcode.PUT, b"k", b"", b"v", 0)
 INCREMENT = Command(Opcode.INCREMENT, b"n", b"", encode_increment(1), 0)
@@ -21,8 +23,17 @@ class FakeOperation:
     uncertain, receipt, kind = False, None, 0
 
     def __init__(self, result: ResultRecord) -> None:
+        self._result = result
+        self.withhold()
+        self.answer()
+
+    def withhold(self) -> None:
+        """Takes the answer back."""
         self.future: asyncio.Future[ResultRecord] = asyncio.get_running_loop().create_future()
-        self.future.set_result(result)
+
+    def answer(self) -> None:
+        """Gives the answer."""
+        self.future.set_result(self._result)
 
 
 class FakeRouter:
@@ -54,15 +65,53 @@ def wave(router: FakeRouter, outcomes: dict[int, Outcome], key: str = "") -> Any
 
 
 def sizes(writes: list[Command], key: str = "") -> list[int]:
-    return [len(chunk) for chunk, _ in wave(FakeRouter(), {}, key)._chunks(list(enumerate(writes)))]
+    return [len(part) for part, _ in wave(FakeRouter(), {}, key)._parts(list(enumerate(writes)))]
 
 
-def test_an_entry_has_few_costly_operations_and_many_plain_ones() -> None:
-    assert sizes([PUT] * 3000) == [3000]
-    assert sizes([INCREMENT] * 2500) == [COSTLY_MAX, COSTLY_MAX, 500]
-    assert sizes([PUT] * 2500, "key") == [COSTLY_MAX, COSTLY_MAX, 500]
-    mixed = [INCREMENT] * COSTLY_MAX + [PUT] * 500
-    assert sizes([*mixed, INCREMENT, PUT]) == [len(mixed), 2]
+@pytest.mark.parametrize("key", ["", "key"])
+@pytest.mark.parametrize("command", [PUT, INCREMENT])
+def test_an_entry_has_few_operations(command: Command, key: str) -> None:
+    assert sizes([command] * (2 * BATCH_PART + 1), key) == [BATCH_PART, BATCH_PART, 1]
+
+
+def test_an_entry_has_few_bytes() -> None:
+    large = PUT._replace(value=bytes(400_000))
+    assert sizes([large] * 5) == [2, 2, 1]
+    assert sizes([PUT, PUT._replace(value=bytes(1 << 20)), PUT]) == [1, 1, 1]
+
+
+class PatientRouter(FakeRouter):
+    """A shard that answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[FakeOperation] = []
+
+    def write(self, opcode: Opcode, key: bytes, *, value: bytes, deadline_s: float, repeatable: bool) -> FakeOperation:
+        answered = super().write(opcode, key, value=value, deadline_s=deadline_s, repeatable=repeatable)
+        self.waiting.append(FakeOperation(answered.future.result()))
+        self.waiting[-1].withhold()
+        return self.waiting[-1]
+
+
+@pytest.mark.parametrize(("twice", "at_once"), [(False, PARTS_AT_ONCE), (True, 1)])
+async def test_some_parts_are_under_way_at_once_unless_a_key_comes_twice(twice: bool, at_once: int) -> None:
+    router, outcomes = PatientRouter(), dict[int, Outcome]()
+    keys = [b"%d" % number for number in range(6 * BATCH_PART)]
+    if twice:
+        keys[-1] = keys[0]
+    sending = asyncio.create_task(
+        wave(router, outcomes)._write(0, list(enumerate(PUT._replace(key=key) for key in keys)))
+    )
+    answered = 0
+    while answered < 6:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(router.waiting) == min(6, answered + at_once)
+        router.waiting[answered].answer()
+        answered += 1
+    assert await sending == []
+    assert len(outcomes) == len(keys)
 
 
 async def test_what_is_too_large_together_is_sent_in_parts() -> None:
