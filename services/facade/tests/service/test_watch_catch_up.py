@@ -1,4 +1,4 @@
-"""Watches that are behind, in front of fake nodes: whatever breaks, is held or is not read, nothing is lost or told twice."""
+"""Watches that are behind, in front of fake nodes: whatever breaks or is not read, nothing is lost or told twice."""
 
 from __future__ import annotations
 
