@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,8 +38,8 @@ NODE_PORTS = (22_000, 24_000)
 FACADE_PORTS = (24_000, 25_000)
 NODE_PORTS_STRIDE = 50
 FACADE_PORTS_STRIDE = 10
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
 POLL_S = 0.05
 EXEC_LOOKS = 50
 """How often a process without an environment is looked at again; few have none for long."""
@@ -80,13 +81,11 @@ def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> 
         ClusterTooLate: It did not in time.
     """
     ends = time.monotonic() + timeout_s
-    while True:
-        found = condition()
-        if found:
-            return found
+    while not (found := condition()):
         if time.monotonic() > ends:
             raise ClusterTooLate(f"waited {timeout_s} s in vain: {what}")
         time.sleep(POLL_S)
+    return found
 
 
 def is_free(port: int) -> bool:
@@ -256,28 +255,24 @@ class Cluster:
             ready = fetch(self.port, "GET", "/readyz", timeout_s=2).status == 200
         except HttpError:
             return False
-        return ready and all(self.leader(shard) is not None for shard in self.shard_ids())
+        return ready and all(self._seen(partial(self.leader, shard)) is not None for shard in self.shard_ids())
 
     def stop(self, signal_number: int = signal.SIGTERM, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Asks it to stop and returns its exit code.
-
-        Raises:
-            ClusterError: It did not end in time.
-        """
+        """Asks it to stop and returns its exit code; raises ``ClusterTooLate`` if it does not in time."""
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal_number)
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise ClusterTooLate(f"did not stop within {timeout_s} s\n{self.tail()}") from error
+        return self._await_end(self.process, timeout_s)
 
     def interrupt(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Does what Ctrl-C in a terminal does: SIGINT to the whole foreground group. Returns the exit code."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGINT)
+        return self._await_end(self.process, timeout_s)
+
+    def _await_end(self, process: subprocess.Popen[bytes], timeout_s: float) -> int:
         try:
-            return self.process.wait(timeout_s)
+            return process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
             raise ClusterTooLate(f"did not stop within {timeout_s} s\n{self.tail()}") from error
 
@@ -293,7 +288,7 @@ class Cluster:
                 with contextlib.suppress(psutil.Error):
                     process.suspend()
             self.process.kill()
-        ends = time.monotonic() + 10
+        ends = time.monotonic() + 60
         while left := self.processes():
             for process in left:
                 with contextlib.suppress(psutil.Error):
@@ -349,7 +344,7 @@ class Cluster:
         """Kills a node or facade with SIGKILL and waits until it is gone."""
         process = self.member(name)
         process.kill()
-        wait_for(lambda: not is_alive(process), 5, f"{name} to be gone")
+        wait_for(lambda: not is_alive(process), 30, f"{name} to be gone")
         return process
 
     def launch_of(self, name: str) -> Launch:
@@ -404,7 +399,7 @@ class Cluster:
 
     def shard_ids(self) -> list[str]:
         """The shards' ids, in order."""
-        return [str(shard["id"]) for shard in self.status()["shards"]]
+        return [str(shard) for shard in range(self.shards)]
 
     def shard_views(self, shard: str) -> list[NodeView]:
         """The nodes of one shard."""
@@ -424,31 +419,40 @@ class Cluster:
         process = self.find(name)
         return process is not None and time.time() - process.create_time() > STATUS_AGE_S
 
-    def await_leader(self, shard: str, timeout_s: float = 30.0) -> NodeView:
-        """Waits until a shard has a leader."""
-        return wait_for(lambda: self.leader(shard), timeout_s, f"a leader of shard {shard}")
+    def await_leader(self, shard: str, timeout_s: float = 60.0) -> NodeView:
+        """Waits until a shard has a leader; a facade that was just killed may be on its way back."""
+        return wait_for(lambda: self._seen(lambda: self.leader(shard)), timeout_s, f"a leader of shard {shard}")
 
-    def await_equal(self, shard: str, timeout_s: float = 60.0) -> list[NodeView]:
+    @staticmethod
+    def _seen(look: Callable[[], T | None]) -> T | None:
+        """What a look at the facade gives, or None while there is no facade that answers."""
+        try:
+            return look()
+        except (HttpError, ClusterError):
+            return None
+
+    def await_equal(self, shard: str, timeout_s: float = 120.0) -> list[NodeView]:
         """Waits until every node of a shard is there and has applied what its leader has committed by now."""
-        begun_s = time.monotonic()
+        return self.await_all_equal([shard], timeout_s)[shard]
 
-        def equal() -> list[NodeView] | None:
-            views = self.shard_views(shard)
-            commit = max(view.commit_index for view in views)
-            settled = all(view.role in ("leader", "follower") and view.applied_index == commit for view in views)
+    def await_all_equal(self, shards: Sequence[str] = (), timeout_s: float = 120.0) -> dict[str, list[NodeView]]:
+        """The same for several shards at one moment; for all of them without a list."""
+        begun_s, wanted = time.monotonic(), shards or self.shard_ids()
+
+        def equal() -> dict[str, list[NodeView]] | None:
+            seen = self.views()
+            found = {shard: [view for view in seen if view.shard == shard] for shard in wanted}
             # The facade may answer with what it saw a while ago.
             fresh = time.monotonic() - begun_s > STATUS_AGE_S
-            return views if fresh and settled and any(view.role == "leader" for view in views) else None
+            return found if fresh and all(map(_is_settled, found.values())) else None
 
-        return wait_for(equal, timeout_s, f"all nodes of shard {shard} to apply the same")
+        return wait_for(lambda: self._seen(equal), timeout_s, f"all nodes of the shards {wanted} to apply the same")
 
     def terms(self) -> dict[str, int]:
         """The term of each shard: the highest that one of its nodes knows by now."""
         time.sleep(STATUS_AGE_S)
-        terms: dict[str, int] = {}
-        for view in self.views():
-            terms[view.shard] = max(view.term, terms.get(view.shard, 0))
-        return terms
+        views = self.views()
+        return {shard: max(view.term for view in views if view.shard == shard) for shard in self.shard_ids()}
 
     def slot_owners(self) -> Callable[[int], str]:
         """A function from a slot to the id of the shard that owns it, by ``GET /v1/partitions``."""
@@ -472,6 +476,13 @@ class Cluster:
     def files(self, node_id: str, pattern: str) -> list[Path]:
         """Files below a node's folder."""
         return sorted((self.data / node_id).glob(pattern))
+
+
+def _is_settled(views: Sequence[NodeView]) -> bool:
+    """Whether the nodes of a shard are all there, one leads, and all have applied what is committed."""
+    commit = max((view.commit_index for view in views), default=0)
+    settled = all(view.role in ("leader", "follower") and view.applied_index == commit for view in views)
+    return settled and any(view.role == "leader" for view in views)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def assert_replicas_agree(cluster: Cluster, shard: str, keys: list[str]) -> None
             requests = [
                 doug_pb2.GetRequest(key=key.encode(), consistency=doug_pb2.CONSISTENCY_EVENTUAL) for key in keys
             ]
-            answers = [stub.Get(request, timeout=5) for request in requests]
+            answers = [stub.Get(request, timeout=30) for request in requests]
             seen.append([(answer.found, answer.value, answer.revision) for answer in answers])
     assert all(values == seen[0] for values in seen), f"the replicas of shard {shard} differ"
 
@@ -42,7 +42,7 @@ async def judge(cluster: Cluster, recorder: Recorder, keys: dict[str, list[str]]
     """
     reader = RegisterClient(recorder, "127.0.0.1", cluster.port)
     for shard, names in keys.items():
-        await asyncio.to_thread(cluster.await_equal, shard, 30.0)
+        await asyncio.to_thread(cluster.await_equal, shard)
         for name in names:
             assert succeeded(await reader.get(name)), "the last reads have to succeed, or the judgement is void"
         await asyncio.to_thread(assert_replicas_agree, cluster, shard, names)

@@ -24,6 +24,7 @@ from typing import NamedTuple, Self
 STALL_MIN_S = 0.05
 EVERY_S = 0.01
 FILE = "witness"
+WATCHING = "watching\n"
 
 
 class TooLate(AssertionError):  # noqa: N818 - it fails a test, as any assertion does
@@ -60,6 +61,9 @@ class Witness:
         root = Path(__file__).resolve().parent.parent
         command = [sys.executable, "-m", "bench.witness", str(self._folder)]
         self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        # What comes before it watches would count as the cluster's.
+        assert self._process.stdout.readline() == WATCHING, "the witness did not begin"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -107,6 +111,7 @@ def main(folder: Path) -> None:
 
         steps = (write, lambda: time.sleep(EVERY_S))
         threads = [threading.Thread(target=watch, args=(step, tell, stopped)) for step in steps]
+        print(WATCHING, end="", flush=True)
         for thread in threads:
             thread.start()
         sys.stdin.read()

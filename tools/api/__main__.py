@@ -90,7 +90,9 @@ def run(
             "--max-time",
             str(seconds),
         ),
-        *("--max-examples", str(examples), "--generation-database", "none", "--request-timeout", "20"),
+        *("--max-examples", str(examples), "--generation-database", "none", "--request-timeout", "60"),
+        # How long it takes to think of a request says nothing about the answers.
+        *("--suppress-health-check", "too_slow"),
         *("--continue-on-failure", "--no-color", "--warnings", "off", *more),
     ]
     if token is not None:

@@ -8,7 +8,7 @@ several times a second and never waits. Invariants:
 2. A child that was killed from outside is back after ``RESTART_S``. One that keeps dying by itself soon after its start
    is restarted ever more slowly, up to ``RESTART_MAX_S``.
 3. A child that refuses to start (exit code 3: its data is damaged, or not its own) is said to do so once, and is tried
-   again only every ``RESTART_MAX_S``.
+   again only every ``RESTART_MAX_S``. One that refuses while everything stops is said to do so as well.
 4. Facades stop before nodes, so that no request meets a facade whose nodes are gone.
 5. A node that was paused goes on after ``PAUSE_S`` by itself, and before it is asked to stop.
 """
@@ -214,11 +214,15 @@ class Supervisor:
         """Removes the pid files of those that have ended; returns those that still run."""
         left = []
         for child in group:
-            if child.process is None or child.process.poll() is not None:
-                child.process = None
-                child.pid_path.unlink(missing_ok=True)
-            else:
+            code = None if child.process is None else child.process.poll()
+            if child.process is not None and code is None:
                 left.append(child)
+                continue
+            if code == EXIT_REFUSED and (refusal := self._refusal(child)):
+                # Nobody has looked since it ended; whoever stops everything for it would never know why.
+                self._say(refusal)
+            child.process = None
+            child.pid_path.unlink(missing_ok=True)
         return left
 
     def _start(self, child: Child) -> None:
@@ -254,7 +258,7 @@ class Supervisor:
         for line in child.log.read_lines():
             self._console.show(name, line)
         if code == EXIT_REFUSED:
-            self._bury_refused(child)
+            self._lose(child, self._refusal(child), RESTART_MAX_S)
             return
         if code == EXIT_USAGE and child.starts == 1:
             self.misused = self.misused or f"{name} refuses its settings: {child.log.last_words() or child.log.path}"
@@ -266,12 +270,13 @@ class Supervisor:
         death = f"{name} died ({describe_exit(code)}{f': {words}' if words else ''})"
         self._lose(child, death, self._delay_s(child))
 
-    def _bury_refused(self, child: Child) -> None:
+    @staticmethod
+    def _refusal(child: Child) -> str:
+        """That a child refuses to start, and why; empty if that was said before."""
         words = child.log.last_words()
         again = words == child.refused_with
         child.refused_with = words
-        message = f"{child.spec.id} refuses to start: {words or 'see ' + str(child.log.path)}"
-        self._lose(child, "" if again else message, RESTART_MAX_S)
+        return "" if again else f"{child.spec.id} refuses to start: {words or 'see ' + str(child.log.path)}"
 
     def _lose(self, child: Child, message: str, delay_s: float) -> None:
         """Says that a child is gone, and when it will be back."""
