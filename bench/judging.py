@@ -14,7 +14,7 @@ from doug.v1 import doug_pb2, doug_pb2_grpc
 from raft_testing.linearizability import check_history
 
 UNKNOWN_SHARE_MAX = 0.05
-"""More unknown outcomes than that would explain away too much."""
+"""The largest allowed fraction of unknown outcomes: with more, the judgement would mean little."""
 
 
 def assert_replicas_agree(cluster: Cluster, shard: str, keys: list[str]) -> None:
@@ -36,9 +36,9 @@ async def judge(cluster: Cluster, recorder: Recorder, keys: dict[str, list[str]]
 
     Args:
         cluster: All of its nodes are up, and no fault is active any more.
-        recorder: What the clients were told.
-        keys: Those that they used, by shard.
-        folder: Where the history is kept if it is not linearizable.
+        recorder: The clients' history.
+        keys: The keys that the clients used, by shard.
+        folder: The folder in which the history is kept if it is not linearizable.
     """
     reader = RegisterClient(recorder, "127.0.0.1", cluster.port)
     for shard, names in keys.items():

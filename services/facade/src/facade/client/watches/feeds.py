@@ -139,7 +139,7 @@ class Feeds:
         cluster_id = self._directory.cluster_id
         feed = self._feeds[number] = Feed(
             shard,
-            # Before the map was loaded, whatever cluster answers is the one.
+            # Before the map is loaded, the cluster that answers is accepted.
             lambda: cluster_id or self._directory.cluster_id,
             self._ring_bytes_max,
             self.on_events,
