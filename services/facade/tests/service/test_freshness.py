@@ -41,7 +41,7 @@ async def test_a_session_reads_what_it_wrote_from_whoever_has_it(make_facade: Ma
 
 @both
 async def test_a_session_that_nobody_has_caught_up_with_is_refused_in_time(make_facade: MakeFacade) -> None:
-    facade = await make_facade(nodes=2, request_timeout_ms=300)
+    facade = await make_facade(nodes=2, request_timeout_ms=1000)
     leader, _ = nodes_of(facade)
     leader.log_index = 20
     token = (await facade.http.put("/v1/kv/k", content=b"v")).headers["doug-session"]
@@ -222,13 +222,13 @@ async def test_a_bounded_read_goes_to_who_can_prove_it(make_facade: MakeFacade) 
 
 @both
 async def test_a_bounded_read_that_nobody_can_prove_is_refused_in_time(make_facade: MakeFacade) -> None:
-    facade = await make_facade(nodes=2, request_timeout_ms=300)
+    facade = await make_facade(nodes=2, request_timeout_ms=1000)
     answer = await facade.http.get("/v1/kv/k", params=BOUNDED)
     assert (answer.status_code, answer.json()["code"]) == (503, "not_fresh_enough")
 
 
 async def test_an_answer_counts_only_if_it_is_fresh_enough_when_it_is_here(make_facade: MakeFacade) -> None:
-    facade = await make_facade(nodes=1, request_timeout_ms=300)
+    facade = await make_facade(nodes=1, request_timeout_ms=1000)
     # Fresh enough when it left the node, and older by the time on its way since.
     nodes_of(facade)[0].staleness_ms = 100
     answer = await facade.http.get("/v1/kv/k", params={"consistency": "bounded", "max_staleness": "100ms"})

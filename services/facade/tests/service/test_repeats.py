@@ -32,14 +32,14 @@ class Connection:
 
     async def ask(self, data: bytes) -> bytes:
         self.writer.write(data)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             head = await self._reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"content-length: (\d+)", head)
             assert length is not None
             return head + await self._reader.readexactly(int(length[1]))
 
     async def rest(self) -> bytes:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self._reader.read()
 
 

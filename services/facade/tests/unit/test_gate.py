@@ -195,7 +195,7 @@ async def test_neither_an_issuer_nor_a_file_system_that_hangs_keeps_the_rest(
     monkeypatch.setattr(rig.gate._bootstrap, "refresh", refresh)
     task = asyncio.create_task(rig.gate.run())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await rig.state.runs.wait()
             await hangs.wait()
             with access.followed(ended.set):

@@ -102,7 +102,7 @@ class Application:
         raw_path: bytes = scope["raw_path"]
         method: str = scope["method"]
         if self.console is not None and (console := self.console.app_of(raw_path, scope)) is not None:
-            # Not among the requests that are under way: a stream of the console would be one for ever.
+            # Not counted among the requests under way: a stream of the console would count for ever.
             await self._serve_console(console, scope, receive, send)
             return
         if self._origins.share:
@@ -126,7 +126,7 @@ class Application:
                 await app(scope, receive, send)
             except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
                 await self._tell_defect(error, app.route, scope, send)
-        except ProblemError as error:  # Of the two above: routes tell their own errors.
+        except ProblemError as error:  # Raised by the two calls above: routes answer their own errors.
             self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
             await refusal(error)(scope, receive, named(scope, send))
         finally:
@@ -206,7 +206,7 @@ class Application:
         try:
             await send({"type": "http.response.start", "status": problem_error.status, "headers": headers})
         except RuntimeError:
-            # The answer had begun. uvicorn cuts the connection off, so that nobody takes a part for the whole.
+            # The answer had begun. uvicorn cuts the connection, so that no client takes a part for the whole.
             raise error from None
         await send({"type": "http.response.body", "body": content})
 
@@ -255,9 +255,9 @@ def make_fastapi(
         version=__version__,
         description="A distributed key-value store: keys are partitioned over several Raft clusters.",
         redirect_slashes=False,
-        docs_url=None,  # Those of FastAPI load scripts from elsewhere.
+        docs_url=None,  # FastAPI's own page loads scripts from another server.
         redoc_url=None,
-        # What FastAPI would trace and count by itself, without a sampler of ours (docs/tracing.md).
+        # FastAPI would trace and count by itself, without our sampler (docs/tracing.md).
         telemetry={
             "tracing": False,
             "metrics": False,

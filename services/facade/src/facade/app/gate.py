@@ -120,7 +120,7 @@ class Gate:
             self._bearers.on_change = self._forget_bearers
         state.on_change = self._changed
 
-    # What requests ask.
+    # Authorization of requests.
 
     def admit(self, scope: MutableMapping[str, Any]) -> None:
         """Lets a request in: from here on its operations count as those of its sender.
@@ -231,7 +231,7 @@ class Gate:
             if facts.kind != TOKEN and (self._bearers is None or not self._bearers.counts(key)):
                 raise UnauthenticatedError(_SIGN_IN)
         access = self._access(facts.name, _Proof(facts.kind, key, facts.principals, facts.expires_s, facts.id))
-        # Only what is remembered is kept; the session itself is remembered by the browser.
+        # Dropping remembered callers ends no session: the browser keeps it.
         if len(self._remembered) >= REMEMBERED_MAX:
             self._remembered.clear()
         self._remembered[_key(b"\0session " + facts.id.encode(), NONE)] = Caller(access, audit=self.audit.refused)
@@ -296,7 +296,7 @@ class Gate:
     def _proof_of_token(self, token_id: str, secret: str) -> tuple[str, _Proof]:
         self._check_fresh()
         name, record = self._by_id.get(token_id, ("", None))
-        # Also for an id that is not there, so that the time tells nothing.
+        # The hash is compared for an unknown id, too, so that the time reveals nothing.
         salt, digest = (record.salt, record.digest) if record is not None else (b"\0" * 16, b"\0" * 32)
         if not tokens.is_secret(secret, salt, digest) or record is None:
             raise UnauthenticatedError(_WRONG)
@@ -386,7 +386,7 @@ class Gate:
 
     async def _look_at_bootstrap(self) -> None:
         await asyncio.to_thread(self._bootstrap.refresh)
-        self.renew()  # So that the old token ends as the new one begins.
+        self.renew()  # The old token ends as the new one begins.
 
     async def _note_uses(self) -> None:
         """Tells shard 0, now and then, when tokens were last used."""

@@ -295,7 +295,7 @@ class HotLane:
             defaults: The headers that every answer of this server has.
         """
         if defaults is not self._defaults:
-            # uvicorn makes a new list every second, with the date.
+            # uvicorn makes a new list of headers every second, with the date.
             self._defaults = defaults
             self._default_lines = _lines(defaults)
             self._leaving = any(name == b"connection" for name, _ in defaults)

@@ -94,7 +94,7 @@ class KnownHeads:
         raw = data[line : end + len(_END)]
         lines = raw.count(b"\r\n")
         if not raw.count(b"\n") == raw.count(b"\r") == lines == headers + 2 or proof_of(_shown(raw)) != head.proof:
-            return  # The parser has read the lines in another way than they are looked for here.
+            return  # The parser has split the lines differently than this search expects.
         if len(self._heads) >= HEADS_MAX:
             self._heads.clear()
         self._heads[hashlib.sha256(raw).digest() if self._secret else raw] = head

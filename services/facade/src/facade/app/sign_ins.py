@@ -143,7 +143,7 @@ class SignIns:
         content, _, signature = text.partition(b".")
         if not hmac.compare_digest(signature, self._sign(b"cookie", content).encode()):
             return None
-        # What is signed was made here, by this version or by another one that has the same key.
+        # Signed content was made by this version, or by another one with the same key.
         try:
             session, name, kind, key, principals, expires_s = orjson.loads(urlsafe_b64decode(content + b"=="))
         except (binascii.Error, ValueError, TypeError):

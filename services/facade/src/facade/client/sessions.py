@@ -100,10 +100,11 @@ def grown(session: Session | None, seen: Iterable[Seen]) -> Session:
     for shard, index, strong in seen:
         known = indexes.pop(shard, None)
         if known is None and before.partial and not strong:
-            # More of this shard may have been seen than this answer shows.
+            # The session may have seen more of this shard than this answer shows.
             continue
         if known is not None and known >> _INDEX_BITS < index >> _INDEX_BITS:
-            indexes[shard] = known  # Of an older generation: it stays what it is, and is refused when it comes again.
+            # An index of an older generation is kept, and is refused when the token is sent again.
+            indexes[shard] = known
             continue
         indexes[shard] = index if known is None else max(known, index)
     return before._replace(indexes=indexes)

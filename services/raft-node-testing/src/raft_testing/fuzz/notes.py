@@ -1,4 +1,4 @@
-"""Fuzz targets of what is JSON on a disk or between two processes: notes, identities, worker messages, backups."""
+"""Fuzz targets of JSON on disk or between two processes: notes, identities, worker messages, backups."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def seeds_note() -> Iterable[bytes]:
 
 
 def check_identity(content: bytes) -> None:
-    """An identity has the types that it should have, or is refused."""
+    """An identity has the right types, or is refused."""
     fs = disk({f"{_DIRECTORY}/{FILE_NAME}": content})
     try:
         identity = identities.read(fs, _DIRECTORY)
@@ -90,7 +90,7 @@ def seeds_identity() -> Iterable[bytes]:
 
 
 def check_installation(content: bytes) -> None:
-    """What is being installed is known, or the note is refused."""
+    """A note of an installation tells the snapshot that is being installed, or is refused."""
     fs = disk({f"{_DIRECTORY}/INSTALLING": content})
     try:
         read_installing(fs, _DIRECTORY)
@@ -99,7 +99,7 @@ def check_installation(content: bytes) -> None:
 
 
 def check_message(message: bytes) -> None:
-    """A task or an answer has the types that it should have, or the worker does not speak sense."""
+    """A task or an answer has the right types, or is refused."""
     try:
         task = decode_task(message)
     except WorkerGoneError:

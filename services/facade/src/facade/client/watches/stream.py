@@ -149,7 +149,7 @@ class WatchStream:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # The connection was closed under the call, which looks the same.
+            # The connection was closed during the call, which looks like a cancellation.
             raise WatchBrokenError("", f"{node.id} is somewhere else now") from None
         except grpc.aio.AioRpcError as error:
             raise self._ended(error) from None

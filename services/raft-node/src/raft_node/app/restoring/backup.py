@@ -105,7 +105,7 @@ def manifest_of(document: Any, name: str) -> Backup:
             raise ValueError("it is no object")
         document = dict(document)
         expected = document.pop("xxh3")
-        # The same text as whoever wrote it had hashed: sorted names, no blanks.
+        # The same text that the writer hashed: sorted names, no blanks.
         body = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
         if xxhash.xxh3_64_hexdigest(body) != expected:
             raise CorruptionError(name, 0, "its checksum does not fit")

@@ -162,7 +162,7 @@ def _prepare(fs: FileSystem, plan: _Plan, wal_dir: str, data_dir: str) -> bool:
     if found[data_dir] is not None:
         raise RestoreRefusedError(f"{wal_dir} was emptied since it was restored: empty both volumes")
     for directory in directories:
-        # What is here without an identity is of an earlier run, which the note tells.
+        # Files without an identity are of an earlier run, which the note shows.
         for name in _content(fs, directory):
             if name == _COPY:
                 fs.remove_tree(f"{directory}/{name}")
@@ -184,12 +184,12 @@ def _put_state(fs: FileSystem, source: Source, data_dir: str) -> StateFacts:
             source.copy(fs, file, f"{copy}/{file.name}")
         source.finish()
         fs.sync_directory(copy)
-        # The copies, so that also a fault on the way to this disk is found.
+        # The copies are checked, so that a fault on the way to this disk is found, too.
         facts = check_cut(fs, copy, cut)
         if not source.looked_through:
             check_blocks(fs, copy, cut)
     except CorruptionError:
-        # It may be all that there is in plain of an encrypted backup.
+        # The copy may be the only plain data of an encrypted backup.
         fs.remove_tree(copy)
         raise
     install_checkpoint(fs, data_dir, copy)
@@ -202,7 +202,7 @@ def _put_log(fs: FileSystem, wal_dir: str, plan: _Plan, facts: StateFacts) -> No
     wal = Wal.open(fs, wal_dir, WalOptions())
     try:
         wal.publish(wal.reset(cut.last_index, cut.last_term, WalHardState(cut.last_term, "", 0, cut.last_index)))
-        # All members have these very bytes, in a term that nobody has led or voted in.
+        # All members have these very bytes, in a term in which no node has led or voted.
         term, index = cut.last_term + 1, cut.last_index + 1
         command = encode_configuration(Configuration(plan.members))
         entry = entries.encode(index, term, EntryKind.CONFIGURATION, facts.timestamp_us, command)
