@@ -30,6 +30,8 @@ ROUNDS = int(os.environ.get("ROLLING_ROUNDS", "1"))
 CLIENTS = 8
 SHARD = "0"
 GAP_MAX_S = 0.3
+CALM = 2
+"""So many threads that want to run for each processor are this test's own."""
 STALL_S = 0.1
 """A machine that stands still for longer may have a follower campaign, and what it held up comes late altogether."""
 STALL_BEFORE_S = 1.0
@@ -131,7 +133,9 @@ async def test_a_rolling_restart_fails_no_request(cluster: Cluster, tmp_path: Pa
     with Witness(tmp_path) as witness:
         stops = await roll(cluster, recorder)
         ended = time.monotonic()
-    print(witness.told())
+    # The witness needs next to nothing, and gets it at once; where many wait for the processors, a node waits as well.
+    crowd = max(1.0, os.getloadavg()[0] / (CALM * (os.cpu_count() or 1)))
+    print(f"{witness.told()}; the time that a gap may take is multiplied by {crowd:.1f}")
     for stop in stops:
         longest = gaps_of(recorder, witness, stop.began_s - 0.1, stop.back_s)[0]
         print(
@@ -158,5 +162,5 @@ async def test_a_rolling_restart_fails_no_request(cluster: Cluster, tmp_path: Pa
         for gap in gaps
         if witness.stalled_s(gap.began_s - STALL_BEFORE_S, gap.began_s + gap.length_s + gap.stalled_s) < STALL_S
     ]
-    if owed and owed[0].length_s > GAP_MAX_S:
+    if owed and owed[0].length_s > GAP_MAX_S * crowd:
         raise TooLate(f"no write was acknowledged: {owed[0]}")

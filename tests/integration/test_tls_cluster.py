@@ -335,9 +335,10 @@ def test_plaintext_beyond_the_machine_is_refused_without_a_choice(tmp_path: Path
     )
     # Two at a time: most of it is the start of an interpreter.
     with ThreadPoolExecutor(2) as pool:
-        for said in pool.map(lambda change: refused("raft_node", **{**node, **change}), nodes):
+        folders = [{"DOUGDB_WAL_DIR": f"{tmp_path}/wal-{n}", "DOUGDB_DATA_DIR": f"{tmp_path}/{n}"} for n in range(4)]
+        for said in pool.map(lambda one, own: refused("raft_node", **{**node, **one, **own}), nodes, folders):
             assert "plaintext would leave this machine" in said
-        for said in pool.map(lambda change: refused("facade", **{**facade, **change}), facades):
+        for said in pool.map(lambda one: refused("facade", **{**facade, **one}), facades):
             assert said.startswith("facade: DOUGDB_TLS_MODE: ")
             assert "plaintext would leave this machine" in said
     absent = {"DOUGDB_TLS_MODE": "mutual", "DOUGDB_TLS_KEY_FILE": "k", "DOUGDB_TLS_CA_FILE": "a"}
