@@ -96,8 +96,8 @@ async def measured(facade: Facade, request_line: bytes, put: bytes = PUT) -> tup
 @pytest.mark.parametrize(
     ("request_line", "calls_max"),
     [
-        pytest.param(PUT, 61.0, id="put"),
-        pytest.param(GET, 56.0, id="get"),
+        pytest.param(PUT, 59.0, id="put"),
+        pytest.param(GET, 54.0, id="get"),
         pytest.param(STALE, 61.0, id="stale"),
         pytest.param(KEYED, 70.0, id="keyed put"),
     ],

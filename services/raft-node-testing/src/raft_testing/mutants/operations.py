@@ -176,7 +176,7 @@ MUTANTS = (
         _REFERENCE,
     ),
     Mutant(
-        "M103",
+        "M105",
         "a condition does not see what the entries before it in the same call have written",
         (16,),
         "kv/conditional.py",
@@ -186,7 +186,7 @@ MUTANTS = (
         by_seeds=False,
     ),
     Mutant(
-        "M104",
+        "M106",
         "a condition sees a value of an earlier ownership of its slot",
         (16,),
         "kv/conditional.py",
@@ -196,7 +196,7 @@ MUTANTS = (
         by_seeds=False,
     ),
     Mutant(
-        "M105",
+        "M107",
         "a put with a condition leaves the note of the expiry that it clears",
         (18,),
         "kv/conditional.py",
@@ -206,7 +206,7 @@ MUTANTS = (
         by_seeds=False,
     ),
     Mutant(
-        "M106",
+        "M108",
         "a command that was kept stands for another one with the same index",
         (22,),
         "kv/fetching.py",
@@ -216,7 +216,7 @@ MUTANTS = (
         by_seeds=False,
     ),
     Mutant(
-        "M107",
+        "M109",
         "a request that repeats a head has the revision of the first one",
         (16,),
         "app/plain.py",
@@ -227,7 +227,7 @@ MUTANTS = (
         by_seeds=False,
     ),
     Mutant(
-        "M108",
+        "M110",
         "a request that repeats a head has the idempotency key of the first one",
         (17,),
         "app/plain.py",
