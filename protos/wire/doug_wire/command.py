@@ -17,8 +17,8 @@ transactions and batches hold is told in ``doug_wire.payload``. This module know
 
 Invariants:
 1. One sequence of bytes stands for a command, and one command for a sequence of bytes.
-2. Whoever needs a field of a command asks ``decode``. ``raft_node.kv.state_machine`` alone reads the header of a
-   command without flags by itself, for it does so for every write of a shard.
+2. Whoever needs a field of a command asks ``decode``. ``raft_node.kv`` alone reads commands without flags, and those
+   with a condition alone, by itself, for every replica does that for every write.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 HEADER = struct.Struct("<BBHHIQ")
-_CONDITION = struct.Struct("<BQ")
+CONDITION = struct.Struct("<BQ")
 _TTL = struct.Struct("<Q")
 _TOKEN = struct.Struct("<HQ")
 
-_FLAG_CONDITION = 1
+FLAG_CONDITION = 1
 _FLAG_TTL = 2
 _FLAG_TOKEN = 4
 _FLAG_ENCODING = 8
-_FLAGS = _FLAG_CONDITION | _FLAG_TTL | _FLAG_TOKEN | _FLAG_ENCODING
+_FLAGS = FLAG_CONDITION | _FLAG_TTL | _FLAG_TOKEN | _FLAG_ENCODING
 
 KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 1 << 20
@@ -97,6 +97,9 @@ class Condition(NamedTuple):
 
 EXISTS = Condition(ConditionKind.EXISTS)
 ABSENT = Condition(ConditionKind.ABSENT)
+
+_REVISION = int(ConditionKind.REVISION)
+_WITHOUT_REVISION = (EXISTS, ABSENT)
 
 
 class Token(NamedTuple):
@@ -171,12 +174,15 @@ def encode(
 
     Requires: the lengths are within the limits above; the caller has already told its user otherwise.
     """
-    if condition is None and not ttl and token is None and not content_encoding:
-        return HEADER.pack(opcode, 0, len(key), len(content_type), len(value), epoch) + key + content_type + value
+    if not ttl and token is None and not content_encoding:
+        if condition is None:
+            return HEADER.pack(opcode, 0, len(key), len(content_type), len(value), epoch) + key + content_type + value
+        header = HEADER.pack(opcode, FLAG_CONDITION, len(key), len(content_type), len(value), epoch)
+        return b"".join((header, CONDITION.pack(*condition), key, content_type, value))
     flags, optional = 0, b""
     if condition is not None:
-        flags |= _FLAG_CONDITION
-        optional = _CONDITION.pack(*condition)
+        flags |= FLAG_CONDITION
+        optional = CONDITION.pack(*condition)
     if ttl:
         flags |= _FLAG_TTL
         optional += _TTL.pack(0 if ttl == KEEP else ttl)
@@ -212,8 +218,10 @@ def decode(data: bytes, start: int = 0) -> Command:
     value_start = type_start + type_bytes
     if value_start + value_bytes != len(data):
         raise CommandError("the lengths in a command do not add up to its size")
-    command = Command(opcode, data[key_start:type_start], data[type_start:value_start], data[value_start:], epoch)
-    return command if optional is None else Command(*command[:5], *optional)
+    key, content_type, value = data[key_start:type_start], data[type_start:value_start], data[value_start:]
+    if optional is None:
+        return Command(opcode, key, content_type, value, epoch)
+    return Command(opcode, key, content_type, value, epoch, *optional)
 
 
 _Optional = tuple[Condition | None, int, Token | None, bytes]
@@ -226,9 +234,9 @@ def _decode_optional(data: bytes, flags: int, position: int) -> tuple[_Optional,
         raise CommandError(f"unknown command flags {flags:#x}")
     condition, ttl, token, content_encoding = _NOTHING
     try:
-        if flags & _FLAG_CONDITION:
-            condition = Condition(*_CONDITION.unpack_from(data, position))
-            position += _CONDITION.size
+        if flags & FLAG_CONDITION:
+            condition = Condition(*CONDITION.unpack_from(data, position))
+            position += CONDITION.size
         if flags & _FLAG_TTL:
             (ttl,) = _TTL.unpack_from(data, position)
             position += _TTL.size
@@ -248,14 +256,8 @@ def _decode_optional(data: bytes, flags: int, position: int) -> tuple[_Optional,
             position = end
     except (struct.error, IndexError):
         raise CommandError("a command is shorter than its optional fields") from None
-    if condition is not None and not _is_condition(condition):
+    if condition is not None and condition.kind != _REVISION and condition not in _WITHOUT_REVISION:
         raise CommandError(f"unknown condition {condition.kind} with revision {condition.revision}")
     if flags & _FLAG_ENCODING and not 0 < len(content_encoding) <= CONTENT_ENCODING_BYTES_MAX:
         raise CommandError(f"a content encoding has 1 to {CONTENT_ENCODING_BYTES_MAX} bytes")
     return (condition, ttl, token, content_encoding), position
-
-
-def _is_condition(condition: Condition) -> bool:
-    if condition.kind == ConditionKind.REVISION:
-        return True
-    return condition in (EXISTS, ABSENT)

@@ -14,6 +14,8 @@ MakeFacade = Callable[..., Awaitable[Any]]
 
 KEY = "/v1/kv/k"
 
+pytestmark = pytest.mark.parametrize("make_facade", ["asgi", "sockets"], indirect=True)
+
 
 async def test_conditions_of_a_put(make_facade: MakeFacade) -> None:
     http = (await make_facade()).http

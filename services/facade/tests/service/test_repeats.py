@@ -7,10 +7,13 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from facade_under_test import comparable
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from doug_wire import command as commands
+from doug_wire.command import Condition
 from facade.app.plain import HEAD_BYTES_MAX, HEADS_MAX, KnownHeads, PlainHead, proof_of
 
 MakeFacade = Callable[..., Awaitable[Any]]
@@ -127,6 +130,120 @@ async def test_what_nearly_repeats_one_is_answered_as_without_any(make_facade: M
     assert sum(looks) >= 2 * len(NEARLY) - 2, "the requests before were not found"
 
 
+CONDITIONAL = b"PUT /v1/kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n%b\r\n\r\nabc"
+REPEATED = [
+    (b'If-Match: "%d"', 1, 2, 3, 9, 1 << 62),
+    (b'if-match: "%d"\r\nUser-Agent: u', 1, 2, 3, 9),
+    (b'Idempotency-Key: i-%d\r\nIf-Match: "1"', 1, 1, 2, 3),
+    (b'If-Match: "1"\r\nIdempotency-Key: 018f.%d/7:a_b+C', 1, 2, 2),
+    (b"Idempotency-Key: %d", 1, 2, 3, 2),
+    (b"Idempotency-Key: %d\r\nIf-Match: *", 1, 2, 1),
+    (b"If-None-Match: *\r\nIdempotency-Key: %d", 1, 2, 1),
+]
+OTHERWISE = [
+    b"If-Match: *",
+    b"If-Match: 2",
+    b'If-Match: "02"',
+    b'If-Match: ""',
+    b'If-Match: "2',
+    b'If-Match: "2" ',
+    b'If-Match:"2"',
+    b'If-Match:  "2"',
+    b'If-Match : "2"',
+    b'If-Match: W/"2"',
+    b'If-Match: "2", "x"',
+    b'If-Match: "2", "3"',
+    b'If-Match: "x,2"',
+    b'If-Match: "2"\r\nIf-Match: "2"',
+    b'If-Match: "2"\r\nIf-Match: "3"',
+    b'If-Match: "2"\r\nIf-None-Match: *',
+    b'If-None-Match: "2"',
+    b'If-Match: "2"\r\n "3"',
+    b'If-Match: "2"\r\nIdempotency-Key: "a"',
+    b'If-Match: "2"\r\nIdempotency-Key: a\r\nIdempotency-Key: b',
+    b'Idempotency-Key: a b\r\nIf-Match: "2"',
+    b'Idempotency-Key: "a\\"b"',
+    b"Idempotency-Key: \x00",
+    b"Idempotency-Key: " + b"i" * 256,
+    b'X: If-Match: "2"',
+    b'If-Match: "18446744073709551616"',
+    b'If-Match: "99999999999999999999999"',
+]
+
+
+def cleared(facade: Any) -> Any:
+    """The store of the facade's shard, empty."""
+    store = facade.cluster.shards[0].store
+    store.data.clear()
+    store.tokens.clear()
+    store.revision = 0
+    return store
+
+
+@pytest.mark.parametrize("repeated", REPEATED, ids=lambda repeated: repeated[0].decode())
+async def test_a_head_is_repeated_by_one_with_another_revision_and_idempotency_key(
+    make_facade: MakeFacade, repeated: tuple[Any, ...]
+) -> None:
+    facade = await make_facade(nodes=1)
+    ports = [await facade.listen(), await facade.listen(hot=False)]
+    looks = found(facade)
+    template, *numbers = repeated
+    answers, stored = [], []
+    for port in ports:
+        store = cleared(facade)
+        one = await Connection.open(port)
+        asked = [PUT % (b"k", b"old"), *(CONDITIONAL % (template % number) for number in numbers)]
+        answers.append([comparable(await one.ask(data)) for data in asked])
+        stored.append((dict(store.data), dict(store.tokens)))
+        one.writer.close()
+    assert answers[0] == answers[1]
+    assert stored[0] == stored[1]
+    assert looks == [False] + [True] * (len(numbers) - 1)
+
+
+async def test_what_nearly_repeats_one_with_another_revision_is_answered_as_without_any(
+    make_facade: MakeFacade,
+) -> None:
+    facade = await make_facade(nodes=1)
+    ports = [await facade.listen(), await facade.listen(hot=False)]
+    looks = found(facade)
+    before = [b'If-Match: "1"', b'If-Match: "2"', b'If-Match: "3"\r\nIdempotency-Key: q', b"Idempotency-Key: q"]
+    for head in OTHERWISE:
+        answers, stored = [], []
+        for port in ports:
+            store = cleared(facade)
+            one = await Connection.open(port)
+            for data in (PUT % (b"k", b"old"), *(CONDITIONAL % each for each in before)):
+                await one.ask(data)
+            seen = len(looks)
+            one.writer.write(CONDITIONAL % head)
+            one.writer.write(LAST)
+            answers.append(comparable(await one.rest()))
+            stored.append((dict(store.data), dict(store.tokens)))
+            assert not any(looks[seen:]), head
+            one.writer.close()
+        assert answers[0] == answers[1], head
+        assert stored[0] == stored[1], head
+
+
+async def test_values_that_differ_each_time_drive_no_head_out(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    one = await Connection.open(await facade.listen())
+    await one.ask(PUT % (b"k", b"old"))
+    known = facade.application.hot._known._heads
+    for number in range(3):
+        for head in (
+            b'If-Match: "%d"',
+            b'If-Match:"%d"',
+            b'If-Match: "x%d"',
+            b"Idempotency-Key: %d",
+            b'Idempotency-Key: "%d"',
+        ):
+            await one.ask(CONDITIONAL % (head % number))
+    assert len(known) == 2
+    one.writer.close()
+
+
 async def test_a_request_in_two_pieces_is_parsed(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     looks = found(facade)
@@ -168,7 +285,7 @@ async def test_a_body_is_never_taken_for_a_request(make_facade: MakeFacade) -> N
     one.writer.close()
 
 
-HEAD = PlainHead(False, 0, None, b"", b"", None, None, False)
+HEAD = PlainHead(b"GET", 0, None, b"", b"", None, None, False)
 
 
 def test_what_is_kept_is_bounded() -> None:
@@ -221,3 +338,42 @@ def test_a_request_that_is_found_differs_in_its_target_alone(put_in: bytes, at: 
     head, target, body = got
     assert (head, body) == (HEAD, b"")
     assert data == GET.replace(b"/v1/kv/%b", target) and re.fullmatch(rb'/v1/kv/[!-"$-~]+', target)
+
+
+VALUES = re.compile(rb'\r\n(?:If-Match: "([1-9][0-9]{0,18})"|Idempotency-Key: ([0-9A-Za-z._:/+-]+))(?=\r\n)')
+KEYED = CONDITIONAL % b'If-Match: "17"\r\nIdempotency-Key: abc'
+KEYED_HEAD = HEAD._replace(method=b"PUT", length=3, condition=commands.revision(17), idempotency_key="abc")
+
+
+@given(
+    st.sampled_from([b"", b"1", b'"', b"0", b", ", b"\r\n", b'If-Match: "3"\r\n']),
+    st.integers(50, 110),
+    st.integers(0, 9),
+)
+@example(b"8", KEYED.index(b"17"), 2)
+@example(b"x/2", KEYED.index(b"abc"), 3)
+def test_a_head_that_is_found_differs_in_its_values_alone_and_has_its_own(
+    put_in: bytes, at: int, taken_out: int
+) -> None:
+    known = KnownHeads()
+    known.learn(KEYED, KEYED_HEAD, 4)
+    data = KEYED[:at] + put_in + KEYED[at + taken_out :]
+    got = known.find(data)
+    if got is None:
+        return
+    head, _, body = got
+    tags = [found[1] for found in VALUES.finditer(data) if found[1]]
+    keys = [found[2] for found in VALUES.finditer(data) if found[2]]
+    assert (len(tags), len(keys), body) == (1, 1, data[-3:])
+    assert head == KEYED_HEAD._replace(condition=commands.revision(int(tags[0])), idempotency_key=keys[0].decode())
+    assert VALUES.sub(b"", data)[:-3] == VALUES.sub(b"", KEYED)[:-3]
+
+
+@pytest.mark.parametrize(
+    ("condition", "key"),
+    [(commands.revision(18), "abc"), (None, "abc"), (commands.EXISTS, "abc"), (commands.revision(17), "")],
+)
+def test_a_head_whose_values_were_read_otherwise_is_not_kept(condition: Condition | None, key: str) -> None:
+    known = KnownHeads()
+    known.learn(KEYED, KEYED_HEAD._replace(condition=condition, idempotency_key=key), 4)
+    assert not known._heads

@@ -67,7 +67,11 @@ def batch(*operations: bytes) -> bytes:
     return commands.encode(Opcode.BATCH, b"k", b"", encode_batch(operations))
 
 
-@pytest.mark.parametrize("command", [txn(GET), batch(GET), txn(TOUCH), TOUCH], ids=["txn", "batch", "touches", "touch"])
+CONDITIONAL = commands.encode(Opcode.PUT, b"k", b"", LARGE, condition=commands.EXISTS)
+READING = {"txn": txn(GET), "batch": batch(GET), "touches": txn(TOUCH), "touch": TOUCH, "condition": CONDITIONAL}
+
+
+@pytest.mark.parametrize("command", READING.values(), ids=READING)
 def test_a_chunk_of_entries_that_read_much_is_applied_in_parts(shard: Shard, command: bytes) -> None:
     shard.put(b"k", LARGE)
     chunk = [shard.entry(command, n) for n in range(1, 41)]

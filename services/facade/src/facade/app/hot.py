@@ -1,13 +1,14 @@
-"""The short way: plain GET and PUT of a key, answered from the parser's callbacks.
+"""The short way: plain GET, PUT and DELETE of a key, answered from the parser's callbacks.
 
 Through ASGI a request costs a task, a scope, an event and a dozen awaits, which is three times what its own work costs.
-Nearly all requests are a GET or a small PUT without any option; these are recognised by their head, admitted as soon as
-they are whole, and answered by the callback of their operation in one write. Everything else, whatever it is, goes
-through the application: a header that is not known here is reason enough. So this module knows no rule of its own; it
-uses the routes' rules, and leaves a request that breaks one to them.
+Nearly all requests are a GET, a small PUT or a DELETE; these are recognised by their head, admitted as soon as they are
+whole, and answered by the callback of their operation in one write. Writes may have a condition, an idempotency key and
+a time to live, which go into their command. Everything else, whatever it is, goes through the application: a header
+that is not known here is reason enough. So this module knows no rule of its own; it uses the routes' rules, and leaves
+a request that breaks one to them.
 
 Must not know sockets or the order of requests: ``app.protocol`` does. Invariants: (1) a request that is taken is
-answered as the application would answer it, header for header; (2) no request is taken that asks for an option, is
+answered as the application would answer it, header for header; (2) no request is taken that asks for another option, is
 refused before its operation, or needs an answer other than the plain one to be allowed.
 
 Source: DESIGN 3; performance.md, rule 3 and "Second round"; measured in docs/performance.md.
@@ -40,7 +41,10 @@ from facade.client.router import Router
 from facade.client.sessions import Session
 from facade.errors import BadRequestError, DecidedError, NotAppliedError, ProblemError, UnexpectedError
 from facade.routes import problem
+from facade.routes.conditions import write_condition
+from facade.routes.durations import ttl_ms
 from facade.routes.key import KEY_PREFIX, key_of
+from facade.routes.options import parse_idempotency_key
 from facade.routes.raw import request_id
 from facade.routes.results import problem_of, receipt, shown_content_type
 from facade.routes.values import guards
@@ -59,8 +63,11 @@ PLAIN = frozenset(
 )
 """The headers that a plain request may have: those that the short way handles, and those that change nothing."""
 
-PLAIN_KNOWN = PLAIN | {b"authorization"}
-"""The headers that a plain request may have whose sender was proved before by the same ``Authorization``."""
+OF_WRITES = frozenset({b"if-match", b"if-none-match", b"idempotency-key"})
+"""The headers that a plain write may have beside."""
+
+PLAIN_KNOWN = PLAIN | OF_WRITES | {b"authorization"}
+"""All of these, and the one by which the sender of a plain request was proved before."""
 
 _KEYS = KEY_PREFIX + b"/"
 _READ_MODES = {name: mode for name, mode in READ_MODES.items() if mode is not BOUNDED}
@@ -68,6 +75,8 @@ _MODES = {b"consistency=" + name: mode for name, mode in _READ_MODES.items()}
 _CACHED = 1024
 _FACADE_ALONE = b"server-timing: facade;dur=%.2f%b\r\n"
 _END = b"\r\n"
+_TTL = b"ttl="
+_METHODS = {b"GET": "GET", b"PUT": "PUT", b"DELETE": "DELETE"}
 
 Header = tuple[bytes, bytes]
 
@@ -76,6 +85,7 @@ class HotRequest:
     """One request on the short way.
 
     Attributes:
+        method: The request's method.
         address: The client's address.
         caller: The sender; None while clients need not say who they are.
         keep_alive: Whether the connection goes on behind the answer.
@@ -84,30 +94,25 @@ class HotRequest:
     """
 
     __slots__ = (
-        "address", "body", "caller", "content_type", "keep_alive", "key", "mode", "operation", "put", "request_id",
-        "session", "size", "started_s",
+        "address", "body", "caller", "condition", "content_type", "idempotency_key", "keep_alive", "key", "method",
+        "mode", "operation", "request_id", "session", "size", "started_s", "ttl",
     )  # fmt: skip
 
     def __init__(
-        self,
-        key: bytes,
-        mode: ReadMode,
-        content_type: bytes,
-        named: bytes,
-        session: Session | None,
-        caller: Caller | None,
-        *,
-        put: bool,
+        self, head: PlainHead, key: bytes, mode: ReadMode, session: Session | None, caller: Caller | None, ttl: int = 0
     ) -> None:
-        self.put = put
+        self.method = _METHODS[head.method]
         self.caller = caller
         self.key = key
         self.mode = mode
-        self.content_type = content_type
-        self.request_id = named
+        self.content_type = head.content_type
+        self.condition = head.condition
+        self.idempotency_key = head.idempotency_key
+        self.ttl = ttl
+        self.request_id = request_id(head.named)
         self.session = session
         self.address = ""
-        self.keep_alive = True
+        self.keep_alive = head.keep_alive
         self.body: list[bytes] = []
         self.size = 0
         self.started_s = 0.0
@@ -164,10 +169,9 @@ class HotLane:
             certificate: The certificate of the connection.
             keep_alive: Whether the connection goes on behind the request.
         """
-        put = method == b"PUT"
-        if not (put or method == b"GET") or not target.startswith(_KEYS) or not target.isascii():
+        if method not in _METHODS or not target.startswith(_KEYS) or not target.isascii():
             return None
-        head = self._head(headers, put=put, keep_alive=keep_alive)
+        head = self._head(method, headers, keep_alive=keep_alive)
         request = None if head is None else self._request(head, target, certificate)
         return None if head is None or request is None else (request, head)
 
@@ -186,7 +190,7 @@ class HotLane:
             request.body.append(body)
         return request
 
-    def _head(self, headers: list[Header], *, put: bool, keep_alive: bool) -> PlainHead | None:
+    def _head(self, method: bytes, headers: list[Header], *, keep_alive: bool) -> PlainHead | None:
         """Reads the headers of a plain request; None if the request is not plain."""
         found = dict(headers)
         if len(found) != len(headers) or not PLAIN_KNOWN.issuperset(found):
@@ -195,23 +199,35 @@ class HotLane:
             return None
         length = int(found.get(b"content-length", b"-1"))
         content_type = found.get(b"content-type", b"")
-        if put:
+        if method == b"PUT":
             if not 0 <= length <= BODY_BYTES_MAX:
                 return None
             if len(content_type) > CONTENT_TYPE_BYTES_MAX or not is_printable(content_type):
                 return None
-        elif length > 0 or b"json" in found.get(b"accept", b"").lower():
+        elif length > 0:
             return None
+        condition, idempotency_key = None, ""
+        if method == b"GET":
+            if b"json" in found.get(b"accept", b"").lower() or not OF_WRITES.isdisjoint(found):
+                return None
+        elif not OF_WRITES.isdisjoint(found):
+            try:
+                condition = write_condition(found.get(b"if-match"), found.get(b"if-none-match"))
+                idempotency_key = parse_idempotency_key(found.get(b"idempotency-key"))
+            except BadRequestError:
+                return None
         return PlainHead(
-            put,
+            method,
             max(length, 0),
             found.get(b"doug-consistency"),
-            content_type,
+            content_type if method == b"PUT" else b"",
             proof_of(found.get(b"authorization", b"")),
             found.get(SESSION),
             found.get(b"x-request-id"),
             has_once(found),
             keep_alive,
+            condition,
+            idempotency_key,
         )
 
     def _request(self, head: PlainHead, target: bytes, certificate: Certificate) -> HotRequest | None:
@@ -219,24 +235,26 @@ class HotLane:
         caller = None if self._gate is None else self._gate.known(head.proof, certificate)
         if caller is None and (head.proof or self._gate is not None):
             return None
-        if not head.put and self._front.unread.full:
+        reads = head.method == b"GET"
+        if reads and self._front.unread.full:
             return None
         path, separator, query = target.partition(b"?")
         mode: ReadMode | None = LINEARIZABLE
-        if separator or head.consistency is not None:
-            mode = _mode_of(query if separator else None, head.consistency)
+        expires = bool(separator) and query.startswith(_TTL) and head.method == b"PUT"
+        named = query if separator and not expires else None
+        if named is not None or head.consistency is not None:
+            mode = _mode_of(named, head.consistency)
         if mode is None:
             return None
         try:
             key = key_of(path)
+            ttl = ttl_ms(query[len(_TTL) :], may_keep=True) if expires else 0
             session = None if head.session is None else self._session(head.session)
         except ProblemError:
             return None
-        if caller is not None and not authorize(caller.access.rights, Verb.WRITE if head.put else Verb.READ, key):
+        if caller is not None and not authorize(caller.access.rights, Verb.READ if reads else Verb.WRITE, key):
             return None
-        request = HotRequest(key, mode, head.content_type, request_id(head.named), session, caller, put=head.put)
-        request.keep_alive = head.keep_alive
-        return request
+        return HotRequest(head, key, mode, session, caller, ttl)
 
     def _session(self, token: bytes) -> Session:
         """Reads a session token, if this facade's map is as new as the token.
@@ -267,14 +285,22 @@ class HotLane:
         client = address if caller is None else caller.access.name
         if self._front.quotas.counts:
             self._front.quotas.take("" if caller is None else client, address)
-        if request.put:
-            value = body[0] if len(body) == 1 else b"".join(body)
-            operation = self._router.write(
-                Opcode.PUT, request.key, request.content_type, value, caller=caller, client=client
-            )
-        else:
+        if request.method == "GET":
             operation = self._router.read(
                 request.key, request.mode, session=request.session, caller=caller, client=client
+            )
+        else:
+            operation = self._router.write(
+                Opcode.PUT if request.method == "PUT" else Opcode.DELETE,
+                request.key,
+                request.content_type,
+                body[0] if len(body) == 1 else b"".join(body),
+                request.condition,
+                request.ttl,
+                b"",
+                request.idempotency_key,
+                caller=caller,
+                client=client,
             )
         request.operation = operation
         operation.session = request.session
@@ -315,7 +341,7 @@ class HotLane:
         )  # fmt: skip
         metrics = self._metrics
         metrics.inflight -= 1
-        metrics.request("PUT" if request.put else "GET", status, request.mode.name, duration_s)
+        metrics.request(request.method, status, request.mode.name, duration_s)
         return parts, keep_alive
 
     def _refused(self, request: HotRequest, error: ProblemError) -> tuple[int, list[bytes]]:
@@ -332,12 +358,14 @@ class HotLane:
         strong = operation.kind in LEADER_KINDS
         mode = LINEARIZABLE if strong else request.mode
         shown = _shard_lines(operation.shard, mode) + self._lines_of(operation, strong=strong)
-        if request.put:
+        if request.method == "PUT":
             content = b'{"revision":"%d"}' % result.revision
             head = b'content-type: application/json\r\ncontent-length: %d\r\netag: "%d"\r\n%b' % (
                 len(content), result.revision, shown,
             )  # fmt: skip
             return 200, [head, content]
+        if request.method == "DELETE":
+            return 204, [shown, b""]
         value = result.value
         if len(value) > HIGH_WATER_BYTES and self._front.unread.full:
             self._front.unread.refused += 1
@@ -363,13 +391,15 @@ class HotLane:
         self, request: HotRequest, operation: Operation, result: ResultRecord
     ) -> tuple[int, list[bytes]]:
         """The answer to an operation that has more to say than most: no value, an expiry, an encoding."""
-        mode = LINEARIZABLE if request.put else request.mode
+        mode = request.mode if request.method == "GET" else LINEARIZABLE
         shown = receipt(operation, result, mode)
         error = problem_of(result, operation.shard, uncertain=operation.uncertain, shown=shown)
         if error is not None:
             return self._refused(request, error)
+        if request.method == "DELETE":
+            return 204, [_lines(shown), b""]
         tag = (b"etag", b'"%d"' % result.revision)
-        if request.put:
+        if request.method == "PUT":
             content = b'{"revision":"%d"}' % result.revision
             return 200, [_lines((*_JSON, (b"content-length", b"%d" % len(content)), tag, *shown)), content]
         encoding: tuple[Header, ...] = ()

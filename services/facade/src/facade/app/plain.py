@@ -2,13 +2,16 @@
 
 A client sends the same headers with every request, byte for byte, and only the line above them differs. So what the
 parser and the rules found in a head is kept under its bytes, and a request that repeats a known head is told from its
-first line alone. Whatever is not exactly one whole request with a known head goes to the parser. Where clients show
-tokens, a head is kept under its hash, and what it shows as the hash that the gate knows it by: no token stays here.
+first line alone. Two headers of plain writes, a revision in ``If-Match`` and an ``Idempotency-Key``, have another value
+each time: a head with them is kept without these values, and repeated by one that is the same around others.
+Whatever is not exactly one whole request with a known head goes to the parser. Where clients show tokens, a head is
+kept under its hash, and what it shows as the hash that the gate knows it by: no token stays here.
 
 Must not know connections or operations. Invariants: (1) a head is kept only when the parser read it and found nothing
 but plain headers in it, each on a line of its own; (2) a request that repeats it is one that the parser would have read
 in the same way; (3) what is kept is bounded in number and bytes; (4) it says nothing of who somebody is: each request
-asks that anew; (5) without ``secret`` no head with ``Authorization`` is ever plain, so none is kept.
+asks that anew; (5) without ``secret`` no head with ``Authorization`` is ever plain, so none is kept; (6) only a value
+that can be read in one way alone is left out, and the request's own is put in its place.
 
 Source: RFC 9112, 2.1 and 3; measured in docs/performance.md.
 """
@@ -20,6 +23,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+from doug_wire.command import Condition, ConditionKind
 from facade.client.receipts import SESSION
 from facade.routes.key import KEY_PREFIX
 
@@ -31,16 +35,22 @@ LINE_BYTES_MAX = 4096
 ONCE = frozenset({SESSION, b"x-request-id", b"traceparent", b"tracestate", b"baggage"})
 """The headers that differ from request to request: to keep a head that has one would only drive others out."""
 
-_LINE = re.compile(rb'(GET|PUT) (%b/[!-"$-~]+) HTTP/1\.1\r\n' % KEY_PREFIX)
+_LINE = re.compile(rb'(GET|PUT|DELETE) (%b/[!-"$-~]+) HTTP/1\.1\r\n' % KEY_PREFIX)
 """A line that the parser takes: every visible character of ASCII but #, which would begin a fragment."""
 _END = b"\r\n\r\n"
+_VARYING = re.compile(
+    rb'\r\n(?:If-Match: "([1-9][0-9]{0,18})"|Idempotency-Key: ([0-9A-Za-z._:/+-]{1,255}))(?=\r\n)', re.IGNORECASE
+)
+"""A header whose value is left out: a revision, or an idempotency key without quotes, on a line of its own."""
+_TAG = 1
+_REVISION = int(ConditionKind.REVISION)
 
 
 class PlainHead(NamedTuple):
     """The parts of a request's headers that the short way needs.
 
     Attributes:
-        put: Whether it is a PUT; else it is a GET.
+        method: ``GET``, ``PUT`` or ``DELETE``.
         length: The bytes of the request's body.
         consistency: What ``Doug-Consistency`` says; None without it.
         content_type: What ``Content-Type`` says; empty without it.
@@ -49,9 +59,11 @@ class PlainHead(NamedTuple):
         named: What ``X-Request-Id`` says; None without it.
         once: Whether the head has a header that differs from request to request.
         keep_alive: Whether the connection goes on behind the request.
+        condition: The condition of a write; None for none.
+        idempotency_key: The key that makes a write happen once; empty without one.
     """
 
-    put: bool
+    method: bytes
     length: int
     consistency: bytes | None
     content_type: bytes
@@ -60,6 +72,8 @@ class PlainHead(NamedTuple):
     named: bytes | None
     once: bool
     keep_alive: bool = True
+    condition: Condition | None = None
+    idempotency_key: str = ""
 
 
 def proof_of(authorization: bytes) -> bytes:
@@ -91,25 +105,66 @@ class KnownHeads:
         line, end = data.find(b"\r\n"), data.find(_END)
         if head.once or end - line > HEAD_BYTES_MAX or len(data) != end + len(_END) + head.length:
             return
-        raw = data[line : end + len(_END)]
+        raw = head.method + data[line : end + len(_END)]
         lines = raw.count(b"\r\n")
         if not raw.count(b"\n") == raw.count(b"\r") == lines == headers + 2 or proof_of(_shown(raw)) != head.proof:
             return  # The parser has split the lines differently than this search expects.
+        known = raw
+        if head.idempotency_key or (head.condition is not None and head.condition.kind == _REVISION):
+            known, condition, idempotency_key = _without_values(raw)
+            if idempotency_key != head.idempotency_key or (condition or head.condition) != head.condition:
+                return  # They are spelled in another way, and would be kept with their values.
+            if condition is None and head.condition is not None and head.condition.kind == _REVISION:
+                return
         if len(self._heads) >= HEADS_MAX:
             self._heads.clear()
-        self._heads[hashlib.sha256(raw).digest() if self._secret else raw] = head
+        self._heads[hashlib.sha256(known).digest() if self._secret else known] = head
 
     def find(self, data: bytes) -> tuple[PlainHead, bytes, bytes] | None:
         """The head, the target and the body of a request, if the data is exactly one request with a known head."""
         line = _LINE.match(data, 0, LINE_BYTES_MAX)
         if line is None:
             return None
-        end = data.find(_END, line.end() - 2)
-        raw = data[line.end() - 2 : end + 4]
+        start = line.end() - 2
+        end = data.find(_END, start)
+        raw = line[1] + data[start : end + 4]
         head = self._heads.get(hashlib.sha256(raw).digest() if self._secret else raw)
-        if head is None or len(data) - end - 4 != head.length or (line[1] == b"PUT") is not head.put:
+        if head is None:
+            head = self._find_with_values(raw)
+        if head is None or len(data) - end - 4 != head.length:
             return None
         return head, line[2], data[end + 4 :]
+
+    def _find_with_values(self, raw: bytes) -> PlainHead | None:
+        """A head that was kept without the values that differ each time, with those of this request."""
+        if len(raw) > 2 * HEAD_BYTES_MAX:
+            return None
+        known, condition, idempotency_key = _without_values(raw)
+        head = self._heads.get(hashlib.sha256(known).digest() if self._secret else known)
+        if head is None:
+            return None
+        return head._replace(condition=condition or head.condition, idempotency_key=idempotency_key)
+
+
+def _without_values(raw: bytes) -> tuple[bytes, Condition | None, str]:
+    """A head without the values that differ each time, and what these say.
+
+    The pieces around the values are put together with their lengths, so that no other head has the same, and a whole
+    one, which begins with its method, is never taken for one of these.
+    """
+    pieces, start = [], 0
+    condition, idempotency_key = None, ""
+    for found in _VARYING.finditer(raw):
+        which = found.lastindex or _TAG
+        end = found.start(which)
+        pieces.append(b"%d:%b" % (end - start, raw[start:end]))
+        start = found.end(which)
+        if which == _TAG:
+            condition = Condition(_REVISION, int(found[which]))
+        else:
+            idempotency_key = found[which].decode()
+    pieces.append(b"%d:%b" % (len(raw) - start, raw[start:]))
+    return b"".join(pieces), condition, idempotency_key
 
 
 def _shown(raw: bytes) -> bytes:

@@ -417,7 +417,7 @@ class LimitedProtocol(HttpToolsProtocol):
             # Not at once: with many requests that came together, each answer would begin within the one before.
             self.loop.call_soon(self._end_hot, request, error)
         except Exception as error:
-            log.error("request.failed", method="PUT" if request.put else "GET", reason=repr(error), exc_info=error)
+            log.error("request.failed", method=request.method, reason=repr(error), exc_info=error)
             self.loop.call_soon(self._end_hot, request, UnexpectedError())
         else:
             future.add_done_callback(lambda done: self._end_hot(request, of_future(done)))

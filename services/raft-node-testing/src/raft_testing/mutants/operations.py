@@ -7,6 +7,8 @@ from raft_testing.mutants.mutant import Mutant
 _REFERENCE = (
     "property/test_reference_properties.py::test_whatever_is_sent_the_state_machine_does_what_the_reference_does"
 )
+_CONDITIONAL = "property/test_conditional_properties.py::test_commands_do_the_same_however_they_are_read"
+_REPEATED = "service/test_repeats.py::test_a_head_is_repeated_by_one_with_another_revision_and_idempotency_key"
 
 MUTANTS = (
     Mutant(
@@ -172,5 +174,67 @@ MUTANTS = (
         "    return find_visible(key, data, state.clock_us, state.epochs)\n",
         "    return find_visible(key, data, 0, state.epochs)\n",
         _REFERENCE,
+    ),
+    Mutant(
+        "M105",
+        "a condition does not see what the entries before it in the same call have written",
+        (16,),
+        "kv/conditional.py",
+        "        if seen < len(effects):\n",
+        "        if seen > len(effects):\n",
+        _CONDITIONAL,
+        by_seeds=False,
+    ),
+    Mutant(
+        "M106",
+        "a condition sees a value of an earlier ownership of its slot",
+        (16,),
+        "kv/conditional.py",
+        "exists = found_epoch == owned",
+        "exists = found_epoch > 0",
+        _CONDITIONAL,
+        by_seeds=False,
+    ),
+    Mutant(
+        "M107",
+        "a put with a condition leaves the note of the expiry that it clears",
+        (18,),
+        "kv/conditional.py",
+        "            if more or form",
+        "            if form",
+        _CONDITIONAL,
+        by_seeds=False,
+    ),
+    Mutant(
+        "M108",
+        "a command that was kept stands for another one with the same index",
+        (22,),
+        "kv/fetching.py",
+        "kept is not None and kept[0] is entry.data",
+        "kept is not None and kept[0] is not None",
+        "property/test_conditional_properties.py::test_a_kept_command_counts_for_its_bytes_alone_and_is_bounded",
+        by_seeds=False,
+    ),
+    Mutant(
+        "M109",
+        "a request that repeats a head has the revision of the first one",
+        (16,),
+        "app/plain.py",
+        "condition=condition or head.condition",
+        "condition=head.condition or condition",
+        _REPEATED,
+        "facade",
+        by_seeds=False,
+    ),
+    Mutant(
+        "M110",
+        "a request that repeats a head has the idempotency key of the first one",
+        (17,),
+        "app/plain.py",
+        "idempotency_key=idempotency_key)",
+        "idempotency_key=head.idempotency_key)",
+        _REPEATED,
+        "facade",
+        by_seeds=False,
     ),
 )

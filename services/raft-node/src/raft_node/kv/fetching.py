@@ -2,12 +2,14 @@
 
 Applying waits for no disk: what is not in memory is asked for in ``needed``, and loaded off the event loop. And it
 takes bounded memory: a few bytes in the log may read a mebibyte each. It knows which keys commands name, and nothing
-else of them.
+else of them. What had to be decoded to find that out is kept until it is carried out, so that it is decoded once.
 
 Invariants:
 1. ``values`` holds what the store holds. Whoever writes to the store has it forgotten.
 2. ``needed`` is empty unless nothing can be applied without it.
 3. What is fetched has no effect on what commands do: ``Work.read`` raises for what was not, and is asked again.
+4. ``command`` gives what ``decode`` gives, whatever is kept: a kept command counts for the very bytes that it was
+   decoded from. What is kept is bounded in bytes, and forgotten with the values.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from doug_wire import command as commands
 from doug_wire.command import Command, CommandError, Opcode
 from raft_node.entry import HEADER_BYTES, Entry, EntryKind
 from raft_node.errors import CorruptionError
+from raft_node.kv import conditional
+from raft_node.kv.keyspace import USER_PREFIX
 from raft_node.kv.operations import table
 from raft_node.kv.operations.work import READ_BYTES_MAX
 
@@ -31,9 +35,12 @@ _STEP_KEYS = 32
 _NEEDED_MAX = 64
 """The number of blocks that are loaded at a time, each perhaps for a value of a mebibyte."""
 
+KEPT_BYTES_MAX = 4 << 20
+"""The bytes of the entries whose commands are kept: more than the entries at hand have, but for a huge one."""
+
 _COMMAND_START = HEADER_BYTES + commands.HEADER.size
 _COMMAND_KIND = int(EntryKind.COMMAND)
-_DELETE = int(Opcode.DELETE)
+_DELETE, _CONDITION = int(Opcode.DELETE), commands.FLAG_CONDITION
 _MANY = (Opcode.TXN, Opcode.BATCH, Opcode.EXPIRE)
 
 
@@ -57,10 +64,30 @@ class Fetching:
         self.values: dict[bytes, bytes | None] = {}
         self.needed: list[BlockNeeded] = []
         self._store = store
+        self._commands: dict[int, tuple[bytes, Command]] = {}
+        self._kept_bytes = 0
 
     def forget(self) -> None:
-        """Forgets all values, since the store is about to be written to."""
+        """Forgets all values, since the store is about to be written to, and all commands."""
         self.values = {}
+        if self._commands:
+            self._commands = {}
+            self._kept_bytes = 0
+
+    def command(self, entry: Entry) -> Command:
+        """The command of an entry, which may have been decoded before.
+
+        Raises:
+            CorruptionError: The command is malformed.
+        """
+        kept = self._commands.get(entry.index)
+        if kept is not None and kept[0] is entry.data:
+            return kept[1]
+        command = decode(entry)
+        self._kept_bytes += len(entry.data)
+        if self._kept_bytes <= KEPT_BYTES_MAX:
+            self._commands[entry.index] = entry.data, command
+        return command
 
     def loaded(self, found: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Takes the keys and values of all blocks that were needed."""
@@ -75,13 +102,12 @@ class Fetching:
             ask: Whether the blocks that the very first entry needs are put into ``needed``.
         """
         entries = entries[:ENTRIES_MAX]
-        wanted = [keys_to_read(entry) for entry in entries]
-        if self._take([key for keys in wanted for key in keys]):
+        if self._take(self._all_keys_to_read(entries)):
             return len(entries)
         size = ready = 0
         needed: list[BlockNeeded] = []
-        for entry, keys in zip(entries, wanted, strict=True):
-            size += self._take_some(entry, keys, needed)
+        for entry in entries:
+            size += self._take_some(entry, self._keys_to_read(entry), needed)
             if not needed:
                 ready += 1
             elif ready or len(needed) >= _NEEDED_MAX:
@@ -91,6 +117,41 @@ class Fetching:
         if not ready and ask:
             self.needed = needed
         return ready
+
+    def _all_keys_to_read(self, entries: Sequence[Entry]) -> list[bytes]:
+        """The keys that the commands of entries read, in order and perhaps several times."""
+        found: list[bytes] = []
+        unpack, prefix, start = commands.HEADER.unpack_from, USER_PREFIX, conditional.KEY_START
+        for entry in entries:
+            _, _, kind, _, data = entry
+            if kind != _COMMAND_KIND or len(data) < _COMMAND_START:
+                continue
+            opcode, flags, key_bytes, _, _, _ = unpack(data, HEADER_BYTES)
+            if opcode > _DELETE or flags > _CONDITION:
+                found += self._keys_to_read(entry)
+            elif flags:
+                # A malformed one names any key here, and is refused when it is applied.
+                found.append(prefix + data[start : start + key_bytes])
+        return found
+
+    def _keys_to_read(self, entry: Entry) -> list[bytes]:
+        """The keys that the command of an entry reads, in order and perhaps several times.
+
+        Raises:
+            CorruptionError: The command is malformed.
+        """
+        data = entry.data
+        if entry.kind != _COMMAND_KIND or len(data) < _COMMAND_START:
+            return []
+        if not data[HEADER_BYTES + 1] and data[HEADER_BYTES] <= _DELETE:
+            return []
+        command = self.command(entry)
+        if not table.is_known(command.opcode):
+            return []
+        try:
+            return table.keys_to_read(command)
+        except CommandError as error:
+            raise unknown(entry, str(error)) from error
 
     def fetch_key(self, key: bytes, *, ask: bool) -> bool:
         """Fetches a key that was left out; False if it must be loaded, which is asked for if ``ask``."""
@@ -143,26 +204,6 @@ class Fetching:
             if len(needed) >= _NEEDED_MAX:
                 break
         return size
-
-
-def keys_to_read(entry: Entry) -> list[bytes]:
-    """The keys that the command of an entry reads, in order and perhaps several times.
-
-    Raises:
-        CorruptionError: The command is malformed.
-    """
-    data = entry.data
-    if entry.kind != _COMMAND_KIND or len(data) < _COMMAND_START:
-        return []
-    if not data[HEADER_BYTES + 1] and data[HEADER_BYTES] <= _DELETE:
-        return []
-    command = decode(entry)
-    if not table.is_known(command.opcode):
-        return []
-    try:
-        return table.keys_to_read(command)
-    except CommandError as error:
-        raise unknown(entry, str(error)) from error
 
 
 def decode(entry: Entry) -> Command:

@@ -3,8 +3,9 @@
 In three steps. What commands will read is fetched from the store (``raft_node.kv.fetching``); if that needs the disk,
 ``apply`` ends before the entry and says in ``needed`` what is to be loaded first. Then each command is carried out by a
 pure function of the state and of itself (``raft_node.kv.operations``). At last all effects are written at once. A put
-and a delete without options read nothing: they are done here, and cost nothing of this. What reads and stores much, or
-takes long, ends a call of ``apply`` early, that neither memory nor the event loop are taken by a few bytes of the log.
+and a delete without options read nothing: they are done here, and cost nothing of this; those with a condition alone
+are done by ``raft_node.kv.conditional``. What reads and stores much, or takes long, ends a call of ``apply`` early, so
+that neither memory nor the event loop are taken by a few bytes of the log.
 
 Invariants:
 1. What an entry does depends on the entries before it and on nothing else.
@@ -18,7 +19,8 @@ Invariants:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from doug_wire import command as commands
@@ -29,8 +31,10 @@ from doug_wire.slots import slot_of
 from doug_wire.watch import ChangeKind
 from raft_node.entry import HEADER_BYTES, Entry, EntryKind
 from raft_node.errors import CorruptionError
+from raft_node.kv import conditional
 from raft_node.kv.changes import Removal, encode_removals
-from raft_node.kv.fetching import Fetching, decode, unknown
+from raft_node.kv.conditional import BYTES_MAX, STEPS_MAX, Run
+from raft_node.kv.fetching import Fetching, unknown
 from raft_node.kv.keyspace import (
     AUTH_KEY,
     CONFIGURATION_KEY,
@@ -58,6 +62,8 @@ if TYPE_CHECKING:
 
 _COMMAND: struct.Struct = commands.HEADER
 _COMMAND_START = HEADER_BYTES + _COMMAND.size
+_FLAGS = HEADER_BYTES + 1
+"""Where the flags of a command lie in its entry."""
 # Plain numbers: a member of an enumeration takes twice as long to compare.
 _COMMAND_KIND = int(EntryKind.COMMAND)
 _PUT, _DELETE, _DELETED = int(Opcode.PUT), int(Opcode.DELETE), int(ChangeKind.DELETE)
@@ -65,9 +71,6 @@ _PUT, _DELETE, _DELETED = int(Opcode.PUT), int(Opcode.DELETE), int(ChangeKind.DE
 REVISIONS_LOST_MAX = 1 << 40
 """The number of revisions that a shard skips when it goes on without what it had acknowledged: those that are lost and
 were seen by somebody are not given out again."""
-_STEPS_MAX = 2000
-"""A call of ``apply`` ends behind the entry with so many reads and stores of values, about 50 ms, or so many bytes."""
-_BYTES_MAX = 4 << 20
 
 Effects = list[tuple[bytes, bytes | None]]
 
@@ -209,29 +212,29 @@ class StateMachine:
         outcomes: list[Outcome] = []
         work: Work | None = None
         hashed = results = 0
-        remaining = iter(entries)
-        while (entry := self._apply_plain(remaining, batch, outcomes)) is not None:
-            kind = entry.kind
-            if kind == _COMMAND_KIND:
+        remaining, run = iter(entries), Run(batch, self._removals, outcomes)
+        left: tuple[Entry, ...] = ()  # What was taken from the iterator, and not applied.
+        while (entry := self._apply_plain(chain(left, remaining), batch, outcomes)) is not None:
+            left = ()
+            if entry.kind == _COMMAND_KIND:
                 if work is None:
                     work = self._begin_work(batch)
-                elif work.steps >= _STEPS_MAX or work.bytes + results >= _BYTES_MAX:
+                elif work.steps + run.steps >= STEPS_MAX or work.bytes + run.bytes + results >= BYTES_MAX:
                     break
                 if len(outcomes) >= ready:
                     ready = len(outcomes) + self._fetching.fetch(entries[len(outcomes) :], ask=not outcomes)
+                if len(outcomes) < ready and entry.data[_FLAGS] == commands.FLAG_CONDITION:
+                    rest = self._judge(chain((entry,), remaining), run)
+                    if rest is not entry:
+                        left = () if rest is None else (rest,)
+                        continue
                 outcome = self._try(entry, work, ask=not outcomes) if len(outcomes) < ready else None
                 if outcome is None:
                     break
                 results += len(outcome.details.value) if outcome.details is not None else 0
                 outcomes.append(outcome)
                 continue
-            if kind == EntryKind.CONFIGURATION:
-                batch.append((CONFIGURATION_KEY, entry.command))
-            elif kind == EntryKind.STATE_HASH:
-                self._compare(entry, batch[hashed:])
-                hashed = len(batch)
-            elif kind not in (EntryKind.NOOP, EntryKind.CLOCK):
-                raise CorruptionError("log", entry.index, f"entry {entry.index} is of the unknown kind {kind}")
+            hashed = self._apply_own(entry, batch, hashed)
             outcomes.append(_APPLIED_NOTHING)
         if outcomes:
             self._write(entries[len(outcomes) - 1], batch, hashed)
@@ -264,7 +267,7 @@ class StateMachine:
     def _counters(self, clock_us: int) -> State:
         return State(clock_us, self.revision, self.tokens, self.token_bytes, self.generation, self.floor)
 
-    def _apply_plain(self, remaining: Iterator[Entry], batch: Effects, outcomes: list[Outcome]) -> Entry | None:
+    def _apply_plain(self, remaining: Iterable[Entry], batch: Effects, outcomes: list[Outcome]) -> Entry | None:
         """Applies puts and deletes without options up to an entry of another kind, which it returns."""
         # Five replicas do this for every write, and a start for the whole log: hence no look-up by name within.
         unpack, pack, slot, new = _COMMAND.unpack_from, VALUE_HEADER.pack, slot_of, tuple.__new__
@@ -302,7 +305,25 @@ class StateMachine:
         self.revision = revision
         return entry
 
+    def _apply_own(self, entry: Entry, batch: Effects, hashed: int) -> int:
+        """Applies an entry of Raft's or the leader's own; returns how many effects a hash has been taken of."""
+        kind = entry.kind
+        if kind == EntryKind.CONFIGURATION:
+            batch.append((CONFIGURATION_KEY, entry.command))
+        elif kind == EntryKind.STATE_HASH:
+            self._compare(entry, batch[hashed:])
+            return len(batch)
+        elif kind not in (EntryKind.NOOP, EntryKind.CLOCK):
+            raise CorruptionError("log", entry.index, f"entry {entry.index} is of the unknown kind {kind}")
+        return hashed
+
     # Commands that may read.
+
+    def _judge(self, entries: Iterable[Entry], run: Run) -> Entry | None:
+        """Applies puts and deletes with a condition alone up to another entry, or one that must be decoded."""
+        values = self._fetching.values
+        rest, self.revision = conditional.carry_out(entries, run, values, self.epochs, self.revision)
+        return rest
 
     def _begin_work(self, batch: Effects) -> Work:
         work = Work(self.ownership, self.limits, self.revision, self.tokens, self.token_bytes)
@@ -323,7 +344,7 @@ class StateMachine:
                     return None
 
     def _carry_out(self, entry: Entry, work: Work) -> Outcome:
-        command = decode(entry)
+        command = self._fetching.command(entry)
         opcode = command.opcode
         if opcode == Opcode.CREATE_SHARD:
             outcome = self._create_shard(entry, command.value, work.effects)
