@@ -127,11 +127,15 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def told(error: DougdbError) -> str:
-    """An error in words, with what the key has where a condition did not hold."""
-    if not isinstance(error, PreconditionFailedError):
+    """An error in words, with what the key has where a condition did not hold, and how to say who one is."""
+    if isinstance(error, PreconditionFailedError):
+        now = error.current_revision
+        more = "there is no such key" if now is None else f"the key has revision {now}"
+    elif error.code == "unauthenticated":
+        more = "DOUGDB_TOKEN, or a file that --token-file names, has the token that dougctl shows"
+    else:
         return str(error)
-    now = error.current_revision
-    return f"{error}; {'there is no such key' if now is None else f'the key has revision {now}'}"
+    return f"{str(error).removesuffix('.')}; {more}"
 
 
 def remote(function: Callable[..., R]) -> Callable[..., R]:
