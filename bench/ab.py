@@ -1,10 +1,10 @@
-"""Two versions beside each other: ``make bench-ab REF=<commit>``, or ``python -m bench.ab --ref <commit>``.
+"""Compares two versions side by side: ``make bench-ab REF=<commit>``, or ``python -m bench.ab --ref <commit>``.
 
-The other version is taken out of git into ``out/ab/`` and set up there once. A cluster of each is started, and they
+The other version is checked out of git into ``out/ab/`` and set up there once. A cluster of each is started, and they
 get the same load in turn, so that whatever else the machine does hits both; each pair gives one ratio, and the median
-of the ratios is what counts. With ``--limit`` it is a guard: it ends with exit code 1 if this version spends more CPU
-or messages per operation than so many times what the other one does. On a machine that does other work too, one measure
-may be wrong by as much: with ``--attempts`` a load counts as too dear only when all pairs of all attempts say so
+of the ratios is the result. With ``--limit`` it is a guard: it ends with exit code 1 if this version spends more CPU
+or messages per operation than the limit times those of the other one. On a machine that does other work, too, one
+measure may be wrong by as much: with ``--attempts`` a load counts as too dear only if all pairs of all attempts show it
 together. Neither rates nor latencies are judged.
 
 It must not tune anything: both run with the defaults that users get.
@@ -36,7 +36,7 @@ WARM_UP_OPERATIONS = 20_000
 
 
 class Load(NamedTuple):
-    """What is compared: ``put``, or ``get`` by a consistency, at a number of connections."""
+    """A load to compare: ``put``, or ``get`` with a consistency, at a number of connections."""
 
     kind: str
     consistency: str
@@ -44,11 +44,11 @@ class Load(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As tables show it."""
+        """The name of the load in tables."""
         return f"{self.consistency or self.kind} {self.connections}"
 
     def workload(self, options: argparse.Namespace) -> Workload:
-        """For the load generator."""
+        """The workload for the load generator."""
         return Workload(
             kind=self.kind,
             consistency=self.consistency,
@@ -61,10 +61,10 @@ class Load(NamedTuple):
 
 
 def take_out(ref: str) -> Path:
-    """The folder of another version, set up.
+    """Checks out another version and sets it up; returns its folder.
 
     Raises:
-        ClusterError: There is no such version, or it cannot be set up.
+        ClusterError: The version does not exist, or cannot be set up.
     """
     told = subprocess.run(
         ("git", "rev-parse", "--verify", f"{ref}^{{commit}}"), cwd=ROOT, capture_output=True, text=True, check=False
@@ -103,15 +103,15 @@ class Comparison:
         self.this: list[dict[str, Any]] = []
 
     def ratio(self, name: str) -> float:
-        """By how much this version's figure is the other's."""
+        """The ratio of this version's figure to the other's."""
         return ratio_of((each[name] for each in self.this), (each[name] for each in self.other))
 
     def cpu_ratio(self) -> float:
-        """The same for the CPU per operation."""
+        """The ratio of the CPU per operation."""
         return ratio_of(map(spent_us, self.this), map(spent_us, self.other))
 
     def summary(self) -> dict[str, Any]:
-        """All of it, for files."""
+        """All figures, for files."""
         return {
             "load": self.load.name,
             "rate_ratio": round(self.ratio("operations_per_s"), 3),
@@ -176,7 +176,7 @@ def compare(other: Cluster, this: Cluster, options: argparse.Namespace) -> list[
             if attempt:
                 print(f"{comparison.load.name} spends too much; it is measured again", flush=True)
             for pair in range(options.pairs):
-                # Whoever comes second finds a warmer machine: they take turns.
+                # The second one finds a warmer machine, so the order alternates.
                 for turn in (0, 1) if pair % 2 else (1, 0):
                     load = comparison.load
                     _, figures = measure(clusters[turn], meters[turn], load.name, load.workload(options))
@@ -188,7 +188,7 @@ def compare(other: Cluster, this: Cluster, options: argparse.Namespace) -> list[
 
 
 def overspent(comparison: Comparison, limit: float) -> list[str]:
-    """What this version spends more of than the limit allows; nothing without a limit."""
+    """The measures of which this version spends more than the limit allows; empty without a limit."""
     spent = {"CPU": comparison.cpu_ratio(), "messages": comparison.ratio("grpc_messages_per_operation")}
     return [
         f"{comparison.load.name}: {ratio:.2f} times the {what} per operation"
@@ -198,7 +198,7 @@ def overspent(comparison: Comparison, limit: float) -> list[str]:
 
 
 def judge(found: list[Comparison], limit: float) -> list[str]:
-    """What is wrong: failed operations, elections, and more spent than the limit allows."""
+    """The faults of the run: failed operations, elections, and costs beyond the limit."""
     wrong = []
     for comparison in found:
         for figures in (*comparison.other, *comparison.this):

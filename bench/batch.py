@@ -1,8 +1,8 @@
-"""Batches of many puts in one piece: ``make bench-batch``, or ``python -m bench.batch``.
+"""Measures batches of many puts: ``make bench-batch``, or ``python -m bench.batch``.
 
-It sends ``POST /v1/batch`` with 10,000 puts, eight of them in flight, to a fresh local cluster, and says how many puts
-a second that gives and what each costs in CPU by group of processes. With ``--check`` it ends with exit code 1 below
-the limit. On a machine that does other things too, only the CPU tells.
+It sends ``POST /v1/batch`` with 10,000 puts, eight requests in flight, to a fresh local cluster, and prints how many
+puts per second that gives, and the CPU of each by group of processes. With ``--check`` it ends with exit code 1 below
+the limit. On a machine that does other work, too, only the CPU is meaningful.
 
 It must not tune anything: the cluster runs with the defaults that users get.
 """
@@ -46,7 +46,7 @@ async def _send(url: str, options: argparse.Namespace) -> float:
     parts = urlsplit(url)
     assert parts.hostname is not None and parts.port is not None
     host, port = parts.hostname, parts.port
-    # Made before: what the client costs is not what is measured.
+    # The bodies are made before, since the client's cost is not measured.
     bodies = [body_of(number, options.puts, options.value_bytes) for number in range(options.batches)]
 
     async def worker() -> None:

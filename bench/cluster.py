@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,26 +33,26 @@ from bench.launch import Launch
 
 TOKEN_VARIABLE = "BENCH_CLUSTER_TOKEN"
 STATUS_AGE_S = 0.6
-"""How old the facade's view of a cluster may be: it asks the nodes every half second at most."""
+"""How old the facade's view of a cluster may be: it asks the nodes at most every half second."""
 NODE_PORTS = (22_000, 24_000)
 FACADE_PORTS = (24_000, 25_000)
 NODE_PORTS_STRIDE = 50
 FACADE_PORTS_STRIDE = 10
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
 POLL_S = 0.05
 EXEC_LOOKS = 50
-"""How often a process without an environment is looked at again; few have none for long."""
+"""How often a process without an environment is read again; few have none for long."""
 
 T = TypeVar("T")
 
 
 class ClusterError(Exception):
-    """The cluster did not do what it was told; the message ends with what it printed."""
+    """The cluster did not do as it was told; the message ends with its output."""
 
 
 class ClusterTooLate(ClusterError):  # noqa: N818 - it says what happened, as TooLate does
-    """The cluster did not do in time what it was waited for; nothing is said to be lost or wrong."""
+    """A condition did not become true in time; this does not mean that data are lost or wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +75,17 @@ class NodeView:
 
 
 def wait_for(condition: Callable[[], T | None], timeout_s: float, what: str) -> T:
-    """Waits until ``condition`` gives something true, and returns that.
+    """Waits until ``condition`` returns a true value, and returns that.
 
     Raises:
-        ClusterTooLate: It did not in time.
+        ClusterTooLate: The condition did not become true in time.
     """
     ends = time.monotonic() + timeout_s
-    while True:
-        found = condition()
-        if found:
-            return found
+    while not (found := condition()):
         if time.monotonic() > ends:
             raise ClusterTooLate(f"waited {timeout_s} s in vain: {what}")
         time.sleep(POLL_S)
+    return found
 
 
 def is_free(port: int) -> bool:
@@ -125,8 +124,8 @@ def carries_token(process: psutil.Process, token: str) -> bool:
     try:
         environment = process.environ()
         for _ in range(EXEC_LOOKS):
-            # In the middle of an exec a process has its program already, and its environment not yet. Whoever started
-            # it may have been told that it runs.
+            # In the middle of an exec a process has its program already, but not its environment yet. Its starter may
+            # believe already that it runs.
             if environment or not process.exe():
                 break
             time.sleep(0.001)
@@ -161,13 +160,13 @@ class Cluster:
         """Describes a cluster; ``start`` starts it.
 
         Args:
-            folder: Where its data and its output go.
-            shards: How many shards.
+            folder: The folder of its data and its output.
+            shards: How many shards it has.
             nodes: How many nodes each shard has.
             facades: How many facades there are; several of them serve one port together.
             options: Further options of ``dougctl dev``.
             environment: Variables set for every process.
-            command: What to run in place of ``dougctl dev``.
+            command: The command to run in place of ``dougctl dev``; None for that one.
         """
         self.folder = folder
         self.data = folder / "data"
@@ -190,7 +189,7 @@ class Cluster:
 
     @property
     def shared_port(self) -> int:
-        """The port that all facades serve: that of the only one, or the one behind their own."""
+        """The port that all facades serve: that of the only facade, or the one after the facades' own ports."""
         return self.port if self.facades == 1 else self.port + self.facades
 
     @property
@@ -233,10 +232,10 @@ class Cluster:
         return self.process
 
     def start(self, timeout_s: float = START_TIMEOUT_S) -> Cluster:
-        """Starts it and waits until it has printed its address and every shard has a leader.
+        """Starts the cluster and waits until it has printed its address and every shard has a leader.
 
         Raises:
-            ClusterError: It ended, or was not ready in time.
+            ClusterError: The cluster ended, or was not ready in time.
         """
         printed_before = self.output.stat().st_size if self.output.exists() else 0
         process = self.launch()
@@ -256,36 +255,32 @@ class Cluster:
             ready = fetch(self.port, "GET", "/readyz", timeout_s=2).status == 200
         except HttpError:
             return False
-        return ready and all(self.leader(shard) is not None for shard in self.shard_ids())
+        return ready and all(self._seen(partial(self.leader, shard)) is not None for shard in self.shard_ids())
 
     def stop(self, signal_number: int = signal.SIGTERM, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Asks it to stop and returns its exit code.
-
-        Raises:
-            ClusterError: It did not end in time.
-        """
+        """Asks the cluster to stop and returns its exit code; raises ``ClusterTooLate`` if it does not end in time."""
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal_number)
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise ClusterTooLate(f"did not stop within {timeout_s} s\n{self.tail()}") from error
+        return self._await_end(self.process, timeout_s)
 
     def interrupt(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Does what Ctrl-C in a terminal does: SIGINT to the whole foreground group. Returns the exit code."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGINT)
+        return self._await_end(self.process, timeout_s)
+
+    def _await_end(self, process: subprocess.Popen[bytes], timeout_s: float) -> int:
         try:
-            return self.process.wait(timeout_s)
+            return process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
             raise ClusterTooLate(f"did not stop within {timeout_s} s\n{self.tail()}") from error
 
     def kill_all(self) -> None:
         """Kills every process of the cluster with SIGKILL, at one moment as far as they can tell.
 
-        The supervisor is stopped first, so that it restarts none, and then all are, before any is killed: a node that
-        saw its supervisor die would stop in good order, and flush what this is to take from it.
+        The supervisor is paused first, so that it restarts none, and then all others, before any is killed: a node that
+        saw its supervisor die would stop in good order, and flush the memtable, which is to be lost.
         """
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGSTOP)
@@ -293,7 +288,7 @@ class Cluster:
                 with contextlib.suppress(psutil.Error):
                     process.suspend()
             self.process.kill()
-        ends = time.monotonic() + 10
+        ends = time.monotonic() + 60
         while left := self.processes():
             for process in left:
                 with contextlib.suppress(psutil.Error):
@@ -306,7 +301,7 @@ class Cluster:
             self.process.wait()
 
     def close(self) -> None:
-        """Ends whatever is left of it."""
+        """Ends all processes of the cluster that are left."""
         self.kill_all()
         for extra in self._extra:
             extra.wait()
@@ -338,7 +333,7 @@ class Cluster:
         """The living process of a node or facade.
 
         Raises:
-            ClusterError: There is none.
+            ClusterError: No such process runs.
         """
         process = self.find(name)
         if process is None:
@@ -349,16 +344,16 @@ class Cluster:
         """Kills a node or facade with SIGKILL and waits until it is gone."""
         process = self.member(name)
         process.kill()
-        wait_for(lambda: not is_alive(process), 5, f"{name} to be gone")
+        wait_for(lambda: not is_alive(process), 30, f"{name} to be gone")
         return process
 
     def launch_of(self, name: str) -> Launch:
-        """How a running node or facade was started."""
+        """The command and the environment with which a running node or facade was started."""
         process = self.member(name)
         return Launch(process.cmdline(), process.environ(), process.cwd())
 
     def start_again(self, name: str, launch: Launch) -> subprocess.Popen[bytes]:
-        """Starts a node that was left down, as the supervisor had started it, and rewrites its pid file."""
+        """Starts a node that is down as the supervisor had started it, and rewrites its pid file."""
         process = launch.start(self.data / "run" / f"{name}.log")
         self._extra.append(process)
         self.pid_file(name).write_text(f"{process.pid}\n")
@@ -404,51 +399,60 @@ class Cluster:
 
     def shard_ids(self) -> list[str]:
         """The shards' ids, in order."""
-        return [str(shard["id"]) for shard in self.status()["shards"]]
+        return [str(shard) for shard in range(self.shards)]
 
     def shard_views(self, shard: str) -> list[NodeView]:
         """The nodes of one shard."""
         return [view for view in self.views() if view.shard == shard]
 
     def leader(self, shard: str) -> NodeView | None:
-        """The leader of a shard: of several that claim to be, the one with the highest term.
+        """The leader of a shard: of several nodes that claim to lead, the one with the highest term; None if none does.
 
-        A node that was killed meanwhile, or is another process since, is none: the facade may tell what it saw before.
+        A node that was killed or restarted meanwhile does not count: the facade may tell an older state.
         """
         claims = [view for view in self.shard_views(shard) if view.role == "leader"]
         leaders = [view for view in claims if self._was_seen_alive(view.id)]
         return max(leaders, key=lambda view: view.term, default=None)
 
     def _was_seen_alive(self, name: str) -> bool:
-        """Whether what the facade says of a node is of the process that runs now."""
+        """Whether the facade's view of a node is of the process that runs now."""
         process = self.find(name)
         return process is not None and time.time() - process.create_time() > STATUS_AGE_S
 
-    def await_leader(self, shard: str, timeout_s: float = 30.0) -> NodeView:
-        """Waits until a shard has a leader."""
-        return wait_for(lambda: self.leader(shard), timeout_s, f"a leader of shard {shard}")
+    def await_leader(self, shard: str, timeout_s: float = 60.0) -> NodeView:
+        """Waits until a shard has a leader; a facade that was just killed may be on its way back."""
+        return wait_for(lambda: self._seen(lambda: self.leader(shard)), timeout_s, f"a leader of shard {shard}")
 
-    def await_equal(self, shard: str, timeout_s: float = 60.0) -> list[NodeView]:
-        """Waits until every node of a shard is there and has applied what its leader has committed by now."""
-        begun_s = time.monotonic()
+    @staticmethod
+    def _seen(look: Callable[[], T | None]) -> T | None:
+        """The result of a look at the facade; None while no facade answers."""
+        try:
+            return look()
+        except (HttpError, ClusterError):
+            return None
 
-        def equal() -> list[NodeView] | None:
-            views = self.shard_views(shard)
-            commit = max(view.commit_index for view in views)
-            settled = all(view.role in ("leader", "follower") and view.applied_index == commit for view in views)
-            # The facade may answer with what it saw a while ago.
+    def await_equal(self, shard: str, timeout_s: float = 120.0) -> list[NodeView]:
+        """Waits until every node of a shard answers and has applied all entries that its leader has committed."""
+        return self.await_all_equal([shard], timeout_s)[shard]
+
+    def await_all_equal(self, shards: Sequence[str] = (), timeout_s: float = 120.0) -> dict[str, list[NodeView]]:
+        """Does the same for several shards at one moment; for all shards if the list is empty."""
+        begun_s, wanted = time.monotonic(), shards or self.shard_ids()
+
+        def equal() -> dict[str, list[NodeView]] | None:
+            seen = self.views()
+            found = {shard: [view for view in seen if view.shard == shard] for shard in wanted}
+            # The facade may answer with an older state.
             fresh = time.monotonic() - begun_s > STATUS_AGE_S
-            return views if fresh and settled and any(view.role == "leader" for view in views) else None
+            return found if fresh and all(map(_is_settled, found.values())) else None
 
-        return wait_for(equal, timeout_s, f"all nodes of shard {shard} to apply the same")
+        return wait_for(lambda: self._seen(equal), timeout_s, f"all nodes of the shards {wanted} to apply the same")
 
     def terms(self) -> dict[str, int]:
         """The term of each shard: the highest that one of its nodes knows by now."""
         time.sleep(STATUS_AGE_S)
-        terms: dict[str, int] = {}
-        for view in self.views():
-            terms[view.shard] = max(view.term, terms.get(view.shard, 0))
-        return terms
+        views = self.views()
+        return {shard: max(view.term for view in views if view.shard == shard) for shard in self.shard_ids()}
 
     def slot_owners(self) -> Callable[[int], str]:
         """A function from a slot to the id of the shard that owns it, by ``GET /v1/partitions``."""
@@ -474,12 +478,19 @@ class Cluster:
         return sorted((self.data / node_id).glob(pattern))
 
 
+def _is_settled(views: Sequence[NodeView]) -> bool:
+    """Whether the nodes of a shard are all there, one leads, and all have applied what is committed."""
+    commit = max((view.commit_index for view in views), default=0)
+    settled = all(view.role in ("leader", "follower") and view.applied_index == commit for view in views)
+    return settled and any(view.role == "leader" for view in views)
+
+
 @contextlib.contextmanager
 def paused(processes: Sequence[psutil.Process]) -> Iterator[None]:
     """Stops processes with SIGSTOP and lets them go on at the end."""
     try:
         for process in processes:
-            # One that was about to end may have done so.
+            # A process that was about to end may have ended.
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
         yield

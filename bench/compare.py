@@ -1,4 +1,4 @@
-"""DougDB beside etcd and NATS JetStream: ``make bench``, or ``python -m bench.compare``.
+"""Compares DougDB with etcd and NATS JetStream: ``make bench``, or ``python -m bench.compare``.
 
 All systems run at once and get each load in turn, so that whatever else the machine does hits all of them; each turn
 gives one ratio, and the median of the ratios counts. It prints a Markdown table and, with ``--json``, writes every
@@ -28,7 +28,7 @@ NAMES = ("dougdb", "etcd", "etcd-json", "nats")
 
 
 def machine() -> str:
-    """What the figures are of."""
+    """The machine on which the figures were measured, in words."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -44,13 +44,13 @@ class Table:
         self.runs: dict[str, list[Figures]] = {}
 
     def ratio(self, other: str, figure: str) -> float:
-        """DougDB's figure to another system's: the median of the ratios, turn by turn."""
+        """The ratio of DougDB's figure to another system's: the median over the turns."""
         pairs = zip(self.runs["DougDB"], self.runs[other], strict=True)
         ratios = [float(getattr(ours, figure) / max(1e-9, getattr(theirs, figure))) for ours, theirs in pairs]
         return statistics.median(ratios)
 
     def document(self) -> dict[str, Any]:
-        """All of it, for files."""
+        """All runs, for files."""
         runs = {name: [run._asdict() for run in found] for name, found in self.runs.items()}
         return {"load": self.load._asdict(), "runs": runs}
 
@@ -94,7 +94,7 @@ def compare(systems: list[System], options: argparse.Namespace) -> list[Table]:
                 table = Table(Load(kind, connections, value_bytes, options.keys, options.seconds))
                 asked = [system for system in systems if kind in system.kinds()]
                 for turn in range(options.turns):
-                    # Whoever comes second finds a warmer machine: they take turns.
+                    # The second one finds a warmer machine, so the order alternates.
                     for system in asked[turn % len(asked) :] + asked[: turn % len(asked)]:
                         table.runs.setdefault(system.name, []).append(system.run(table.load))
                 table.runs = {system.name: table.runs[system.name] for system in asked}

@@ -1,4 +1,4 @@
-"""What is left on disk of keys that have expired: ``make bench-expiry``, or ``python -m bench.expiry``.
+"""Measures the bytes that expired keys leave on disk: ``make bench-expiry``, or ``python -m bench.expiry``.
 
 It puts many keys with a time to live through the state machine into the engine, on a real disk and with the options
 that users get, has the log's clock pass their time, removes them as a leader does, and then has flushes and merges done
@@ -88,7 +88,7 @@ class Replica:
             )
 
     def expire(self, now_us: int) -> int:
-        """Removes what has expired, as ``raft_node.runtime`` does; gives how many entries it took."""
+        """Removes the expired keys, as ``raft_node.runtime`` does; returns how many entries that took."""
         count, after = 0, keyspace.DUE_PREFIX
         while True:
             found = [note for note, _ in islice(self.engine.scan(after, NOTES_END), NOTES_MAX)]
@@ -99,14 +99,14 @@ class Replica:
             count, after = count + 1, due[-1]
 
     def rest(self) -> None:
-        """Does what is done while nothing is written."""
+        """Runs the flushes and merges that a node runs while nothing is written."""
         settle(self.engine, self._fs, self._directory, idle=True)
         if self.engine.hides_much:
             self.engine.rotate()
             settle(self.engine, self._fs, self._directory, idle=True)
 
     def left(self) -> dict[str, int]:
-        """What is there: bytes and records of SSTables, and keys and notes that reads find."""
+        """The bytes and records of SSTables, and the keys and notes that reads find."""
         tables = self.engine.tables()
         return {
             "table_bytes": sum(table.size_bytes for table in tables),
@@ -140,7 +140,7 @@ def run(fs: FileSystem, directory: str, keys: int, value_bytes: int, options: En
 
 
 def beyond(figures: dict[str, Any]) -> list[str]:
-    """What is left that should be gone."""
+    """The remains that are beyond the limits, as sentences."""
     before, after = figures["before"], figures["after"]
     judged = {
         "keys or notes are left": after["keys"] + after["notes"] > 0,

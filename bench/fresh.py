@@ -22,7 +22,7 @@ Run = Callable[[Cluster, argparse.Namespace], Figures]
 
 
 def add_layout(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say which cluster is made."""
+    """Adds the options for the layout of the cluster."""
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--nodes", type=int, default=5)
 
@@ -30,12 +30,12 @@ def add_layout(parser: argparse.ArgumentParser) -> None:
 def on_fresh_cluster(
     run: Run, options: argparse.Namespace, limit_s: float, environment: Mapping[str, str] | None = None
 ) -> Figures | None:
-    """What ``run`` finds; None, and its reason on stderr, if it found nothing that counts.
+    """Runs a measurement on a fresh cluster; returns its figures, or None if there are none; the reason is on stderr.
 
     Args:
         run: The measurement.
-        options: Those of the command line, with ``add_layout``.
-        limit_s: When it is given up.
+        options: The options of the command line, with those of ``add_layout``.
+        limit_s: After how many seconds the measurement is given up.
         environment: Variables set for every process.
     """
     for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM):

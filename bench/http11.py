@@ -1,7 +1,7 @@
 """HTTP/1.1 for tests and benchmarks: an asynchronous client on one connection, and a raw exchange for odd requests.
 
-It must not know DougDB. It never retries, never follows, never reads proxy variables, and sends a request target
-exactly as it was given, because most of what is tested with it would be mended or refused by a kinder client.
+It must not know DougDB. It never retries, never follows redirects, never reads proxy variables, and sends a request
+target exactly as it is given, because other clients would correct or refuse most requests that are tested with it.
 
 Invariants:
     1. One request is under way on a connection at a time.
@@ -25,7 +25,7 @@ import httptools
 
 
 class HttpError(Exception):
-    """The exchange broke off: refused, reset, cut off or not understood. What the server did is not known."""
+    """The exchange broke off: refused, reset, cut off or not understood. It is not known what the server did."""
 
 
 class HttpTimeoutError(HttpError):
@@ -45,7 +45,7 @@ class Response(NamedTuple):
 
 
 class Secure(NamedTuple):
-    """What makes an exchange one over TLS: whom the context trusts, and the name that the server must prove to have."""
+    """The TLS settings of an exchange: the context with the trusted authorities, and the server's required name."""
 
     context: ssl.SSLContext
     name: str
@@ -91,7 +91,7 @@ class _Exchange(asyncio.Protocol):
         return self._waiting
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class, only by behaviour.
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the base class.
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -103,7 +103,7 @@ class _Exchange(asyncio.Protocol):
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        if self._bodiless:  # The parser cannot know that HEAD was asked and would wait for a body.
+        if self._bodiless:  # The parser does not know that the method is HEAD, and would wait for a body.
             self._finish()
 
     def on_body(self, data: bytes) -> None:
@@ -155,7 +155,7 @@ class Client:
         """Sends one request and waits for its whole answer.
 
         Raises:
-            HttpTimeoutError: It did not come in time.
+            HttpTimeoutError: The answer did not come in time.
             HttpError: The exchange broke off.
         """
         limit_s = self._timeout_s if timeout_s is None else timeout_s
@@ -228,7 +228,7 @@ def exchange_raw(
 
     Raises:
         HttpTimeoutError: The answer did not come in time.
-        HttpError: The exchange broke off before a whole answer, or the server has not proved who it is.
+        HttpError: The exchange broke off before a whole answer, or the server's certificate was refused.
     """
     try:
         with contextlib.ExitStack() as stack:

@@ -14,7 +14,7 @@ from doug.v1 import doug_pb2, doug_pb2_grpc
 from raft_testing.linearizability import check_history
 
 UNKNOWN_SHARE_MAX = 0.05
-"""More unknown outcomes than that would explain away too much."""
+"""The largest allowed fraction of unknown outcomes: with more, the judgement would mean little."""
 
 
 def assert_replicas_agree(cluster: Cluster, shard: str, keys: list[str]) -> None:
@@ -26,7 +26,7 @@ def assert_replicas_agree(cluster: Cluster, shard: str, keys: list[str]) -> None
             requests = [
                 doug_pb2.GetRequest(key=key.encode(), consistency=doug_pb2.CONSISTENCY_EVENTUAL) for key in keys
             ]
-            answers = [stub.Get(request, timeout=5) for request in requests]
+            answers = [stub.Get(request, timeout=30) for request in requests]
             seen.append([(answer.found, answer.value, answer.revision) for answer in answers])
     assert all(values == seen[0] for values in seen), f"the replicas of shard {shard} differ"
 
@@ -36,13 +36,13 @@ async def judge(cluster: Cluster, recorder: Recorder, keys: dict[str, list[str]]
 
     Args:
         cluster: All of its nodes are up, and no fault is active any more.
-        recorder: What the clients were told.
-        keys: Those that they used, by shard.
-        folder: Where the history is kept if it is not linearizable.
+        recorder: The clients' history.
+        keys: The keys that the clients used, by shard.
+        folder: The folder in which the history is kept if it is not linearizable.
     """
     reader = RegisterClient(recorder, "127.0.0.1", cluster.port)
     for shard, names in keys.items():
-        await asyncio.to_thread(cluster.await_equal, shard, 30.0)
+        await asyncio.to_thread(cluster.await_equal, shard)
         for name in names:
             assert succeeded(await reader.get(name)), "the last reads have to succeed, or the judgement is void"
         await asyncio.to_thread(assert_replicas_agree, cluster, shard, names)

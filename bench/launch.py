@@ -1,4 +1,4 @@
-"""How a process of a cluster was started, so that a test can start it again, with something changed or not."""
+"""Reads how a process of a cluster was started, so that a test can start it again, unchanged or changed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a process was started, so that it can be started again in the same way."""
+    """The command line, environment and folder with which a process was started."""
 
     argv: list[str]
     environment: dict[str, str]
     folder: str
 
     def replaced(self, old: str, new: str) -> Launch:
-        """The same with one path put in place of another everywhere."""
+        """A copy in which one path is replaced by another everywhere."""
         return Launch(
             [word.replace(old, new) for word in self.argv],
             {name: value.replace(old, new) for name, value in self.environment.items()},
@@ -24,7 +24,7 @@ class Launch:
         )
 
     def start(self, output: Path) -> subprocess.Popen[bytes]:
-        """Starts it again, with what it prints in ``output``; its stdin stays open until the caller closes it."""
+        """Starts the process again, with its output in ``output``; its stdin stays open until the caller closes it."""
         with output.open("ab") as file:
             return subprocess.Popen(
                 self.argv,

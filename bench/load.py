@@ -1,7 +1,7 @@
 """A load generator: as many requests as a fixed number of keep-alive connections can keep under way.
 
 It must not know DougDB beyond the paths of the key routes, and it must cost little: on two cores every microsecond that
-it takes per operation is missing where the load is meant to arrive (``cpu_us_per_operation`` says what it took).
+it takes per operation is missing for the cluster (``cpu_us_per_operation`` tells its own cost).
 
 Invariants:
     1. Each connection has at most one request under way (a closed loop), so the load never exceeds ``connections``.
@@ -39,20 +39,20 @@ RECONNECT_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What to ask for.
+    """The requests of a run.
 
     Attributes:
         kind: ``put`` or ``get``.
-        connections: How many keep-alive connections.
-        seconds: When to begin no further operation.
-        operations: After how many to stop, if that comes first; 0 sets no limit.
-        keys: How many distinct keys.
-        known: Of how many of them, in the order in which they are put, reads choose; 0 means all.
-        value_bytes: How long each value is.
+        connections: How many keep-alive connections are used.
+        seconds: After how many seconds no further operation is begun.
+        operations: After how many operations to stop, if that comes first; 0: no limit.
+        keys: How many distinct keys are used.
+        known: From how many keys, in the order in which they are put, reads choose; 0: from all.
+        value_bytes: How many bytes a value has.
         consistency: The consistency of reads; empty leaves it out of the request.
-        prefix: What each key begins with.
-        timeout_s: When an operation is given up and its connection closed.
-        seed: Of the order in which keys are read and of the values.
+        prefix: The prefix of all keys.
+        timeout_s: After how many seconds an operation is given up and its connection closed.
+        seed: The seed of the order in which keys are read, and of the values.
     """
 
     kind: str
@@ -78,16 +78,16 @@ class Workload:
 
 @dataclass(slots=True)
 class LoadResult:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         begun: How many operations were begun.
         ok: How many were answered with a 2xx status.
-        seconds: From the first request to the last answer.
-        cpu_s: What this process spent meanwhile.
+        seconds: The seconds from the first request to the last answer.
+        cpu_s: The CPU seconds of this process meanwhile.
         statuses: Answers by status, and ``timeout``, ``cut off`` and ``not connected``.
-        latencies_ns: Of all answers, in order of arrival.
-        answered_ns: When each of them came, since the start.
+        latencies_ns: The latencies of all answers, in order of arrival.
+        answered_ns: When each answer came, in nanoseconds since the start.
     """
 
     begun: int = 0
@@ -135,7 +135,7 @@ class LoadResult:
 
 
 class _Run:
-    """Hands out requests and gathers what becomes of them."""
+    """Hands out requests and gathers their results."""
 
     def __init__(self, workload: Workload, host: str) -> None:
         self._workload = workload

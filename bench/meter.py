@@ -1,8 +1,8 @@
-"""What processes cost: CPU time and memory from ``/proc``, and counters from ``/metrics``.
+"""Measures processes: CPU time and memory from ``/proc``, and counters from ``/metrics``.
 
 Invariants:
     1. A node's figures include its children: the helper processes belong to it.
-    2. Memory is PSS where the kernel tells it, so that shared pages are counted once over all processes.
+    2. Memory is PSS if the kernel tells it, so that shared pages are counted once over all processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?P<labels>\{[^}]*\})?\
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:
-    """A process and all that descend from it and are alive."""
+    """A process and all its living descendants."""
     try:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -29,7 +29,7 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """The CPU time that processes took so far, children that have ended included."""
+    """The CPU seconds of processes so far, including children that have ended."""
     total = 0.0
     for process in processes:
         try:
@@ -41,7 +41,7 @@ def cpu_s(processes: Iterable[psutil.Process]) -> float:
 
 
 def waited_for_core_s(pid: int) -> float:
-    """For how long the main thread of a process could have run while others had the cores; 0 where nobody tells."""
+    """How many seconds the main thread of a process waited for a core; 0 if the kernel does not tell."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
     except (OSError, IndexError):
@@ -49,7 +49,7 @@ def waited_for_core_s(pid: int) -> float:
 
 
 def pss_bytes(process: psutil.Process) -> int:
-    """The proportional share of memory of one process; 0 when it is gone.
+    """The proportional share of memory of one process; 0 if it has ended.
 
     Requires: Linux, which tells it in ``/proc/<pid>/smaps_rollup``.
     """
@@ -81,7 +81,7 @@ class MemorySampler(threading.Thread):
     """Watches the memory of some processes until it is stopped and keeps the highest figure of each.
 
     Args:
-        find: Gives the living process of each name; asked anew for every sample, so that restarts are followed.
+        find: Gives the living process of each name; called again for every sample, so that restarts are noticed.
         interval_s: The pause between two samples of all.
     """
 
@@ -102,7 +102,7 @@ class MemorySampler(threading.Thread):
             self._over.wait(self._interval_s)
 
     def stop(self) -> None:
-        """Ends it and waits for the last sample."""
+        """Ends the thread and waits for the last sample."""
         self._over.set()
         self.join()
 
@@ -115,7 +115,7 @@ class MemorySampler(threading.Thread):
 
 
 def parse_metrics(text: str) -> dict[str, dict[str, float]]:
-    """The samples of a Prometheus text: name, then labels as they stand there, then value."""
+    """The samples of a Prometheus text: the value by name and by the text of the labels."""
     metrics: dict[str, dict[str, float]] = defaultdict(dict)
     for line in text.splitlines():
         match = SAMPLE.match(line)
@@ -135,7 +135,7 @@ def total(metrics: Mapping[str, Mapping[str, float]], name: str) -> float:
     """The sum of a metric over all its labels.
 
     Raises:
-        KeyError: There is no such metric.
+        KeyError: No metric has this name.
     """
     if name not in metrics:
         raise KeyError(f"no metric {name} among {sorted(metrics)}")

@@ -1,11 +1,11 @@
-"""The cost model: what an operation costs by the shape of the cluster and of the load. ``make bench-model``.
+"""Measures the cost of an operation by the shape of the cluster and of the load: ``make bench-model``.
 
 A put needs a facade, a leader, and followers, each of which may have a machine of its own. So the CPU that each of them
-spends on an operation, measured here on one machine for all, tells how much a larger cluster can do: a process has one
+spends on an operation, measured here on one machine for all, shows how much a larger cluster can do: a process has one
 core. The shape changes what an operation costs, since it changes how many operations share a message; so each row is a
 fresh cluster, or another load on the same one.
 
-It must not tune anything: clusters run with the defaults that users get, but for the number of shards and nodes.
+It must not tune anything: clusters run with the defaults that users get, except for the number of shards and nodes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ CORE_US = 1_000_000
 KEYS = 10_007
 FILL = 4_000
 VALUES_BYTES_MAX = 32 << 20
-"""How much a fill may put: large values have few keys."""
+"""How many bytes a fill may put: with large values there are few keys."""
 
 
 class Shape(NamedTuple):
-    """A cluster, and the load that is put on it."""
+    """A cluster and its load."""
 
     shards: int = 1
     nodes: int = 5
@@ -42,7 +42,7 @@ class Shape(NamedTuple):
 
     @property
     def cluster(self) -> tuple[int, int, int]:
-        """What decides whether the same cluster will do."""
+        """The shape of the cluster; rows with the same one share a cluster."""
         return self.shards, self.nodes, self.facades
 
 
@@ -58,7 +58,7 @@ KINDS = (("put", ""), ("get", "linearizable"), ("get", "eventual"))
 
 
 def cost(figures: dict[str, Any], shape: Shape) -> dict[str, Any]:
-    """A row: what one operation costs, and how many of them the busiest process could do if it had a core."""
+    """A row: the cost of one operation, and how many the busiest process could do with a core of its own."""
     spent = figures["cpu_us_per_operation"]
     followers = max(1, shape.shards * (shape.nodes - 1))
     # Every shard gets its part of the operations.
@@ -90,7 +90,7 @@ HEAD = (
 
 
 def line(row: dict[str, Any]) -> str:
-    """The row in a Markdown table."""
+    """The row as a line of a Markdown table."""
     spent = " | ".join(f"{us:.0f}" for us in row["cpu_us"].values())
     return (
         f"| {row['shards']} | {row['nodes']} | {row['facades']} | {row['connections']} | {row['value_bytes']:,} "
@@ -100,7 +100,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def measure_shape(cluster: Cluster, meter: Meter, shape: Shape, seconds: float) -> list[dict[str, Any]]:
-    """The three loads, on a cluster that runs."""
+    """Puts the three loads on a running cluster; returns a row for each."""
     known = max(32, min(FILL, VALUES_BYTES_MAX // shape.value_bytes))
     fill = Workload(kind="put", seconds=60, operations=known, connections=64, value_bytes=shape.value_bytes, keys=KEYS)
     measure(cluster, meter, "fill", fill)
@@ -122,7 +122,7 @@ def measure_shape(cluster: Cluster, meter: Meter, shape: Shape, seconds: float) 
 
 
 def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """All tables that are wanted. A cluster serves the shapes that it fits, one after the other."""
+    """Measures all requested tables; a cluster serves all shapes that fit it, one after the other."""
     rows: list[dict[str, Any]] = []
     for table in options.tables:
         print(f"\n{table}\n\n{HEAD}", flush=True)

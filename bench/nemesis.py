@@ -1,13 +1,13 @@
-"""Faults and operators' work on one shard of a real cluster, in an order that a seed draws.
+"""Causes faults and does operators' work on one shard of a real cluster, in a random order that a seed determines.
 
 Processes are killed, paused and asked to stop; leaders are moved; members are removed and admitted again, and their
 disks are wiped and replaced. It uses what operators have: signals, files, and ``dougctl``. The supervisor of
-``dougctl dev`` starts again what died.
+``dougctl dev`` restarts dead processes.
 
 Invariants:
     1. Kinds are dealt from a shuffled deck: after as many turns as there are kinds, each had its turn.
     2. A turn ends with no process paused, and with all members in the configuration; some may still be starting.
-    3. Nothing is done that may lose an acknowledged write: at most one disk is lost at a time, and its member is
+    3. No turn may lose an acknowledged write: at most one disk is lost at a time, and its member is
        replaced before the next turn.
 """
 
@@ -26,14 +26,14 @@ import psutil
 from bench.cluster import Cluster, dougctl, paused
 
 PAUSES_S = (0.1, 0.3, 0.6, 1.5, 3.0)
-"""Shorter than an election timeout, about one, and longer than several."""
+"""The lengths of pauses: shorter than an election timeout, about one, and longer than several."""
 COMMAND_TIMEOUT_S = 60.0
 OPERATOR_PATIENCE_S = 60.0
 OPERATOR_PAUSE_S = 0.5
 
 
 class NemesisError(Exception):
-    """What an operator does about a fault did not help in time; the message ends with the last answer."""
+    """The operator's repair of a fault did not succeed in time; the message ends with the last answer."""
 
 
 class Nemesis:
@@ -70,7 +70,7 @@ class Nemesis:
         return list(self._kinds)
 
     def act(self) -> str:
-        """Does the next thing, and returns a line that says what.
+        """Takes the next turn, and returns a line that describes it.
 
         Raises:
             NemesisError: A member could not be admitted or replaced.
@@ -88,7 +88,7 @@ class Nemesis:
         """How long to leave the cluster alone before the next turn, seconds."""
         return self._random.uniform(0.2, 1.5)
 
-    # -- whom it meets ----------------------------------------------------------------------------------------------
+    # -- the targets ------------------------------------------------------------------------------------------------
 
     def _some(self, number: int) -> list[str]:
         return self._random.sample(self._names, number)
@@ -98,10 +98,10 @@ class Nemesis:
         return leader.id if leader is not None else self._random.choice(self._names)
 
     def _living(self, names: list[str]) -> list[psutil.Process]:
-        """The processes of those that run just now; the supervisor may not have started the others yet."""
+        """The processes of the named nodes that run now; the supervisor may not have restarted the others yet."""
         return [process for name in names if (process := self._cluster.find(name)) is not None]
 
-    # -- what it does -----------------------------------------------------------------------------------------------
+    # -- the turns --------------------------------------------------------------------------------------------------
 
     def _kill(self, names: list[str]) -> str:
         for process in self._living(names):
@@ -123,7 +123,7 @@ class Nemesis:
         return name
 
     def _hand_over(self) -> str:
-        # It may be refused, and its outcome may be unknown, when other members are just starting.
+        # The transfer may be refused, or its outcome be unknown, while other members are starting.
         return self._dougctl("leader", "transfer", "--shard", self._shard)[1]
 
     def _remove_and_add(self) -> str:
@@ -142,7 +142,7 @@ class Nemesis:
         return self._until_done(["members", "replace", name], "nothing to replace")
 
     def _until_done(self, arguments: list[str], done_already: str) -> str:
-        """Runs a command until it succeeds, as an operator does whose shard has no leader just now."""
+        """Runs a command until it succeeds, as an operator does while the shard has no leader."""
         ends = time.monotonic() + OPERATOR_PATIENCE_S
         while True:
             code, told = self._dougctl(*arguments, "--shard", self._shard)

@@ -1,7 +1,7 @@
-"""Ten times what a fresh cluster can do: ``make bench-overload``, or ``python -m bench.overload``.
+"""Puts ten times the possible load on a fresh cluster: ``make bench-overload``, or ``python -m bench.overload``.
 
-It measures what the cluster does with a few clients, then has many times as many ask at once, and measures again within
-five seconds. It says what was answered meanwhile, whether a term changed, and what the memory of every process grew by.
+It measures the cluster with a few clients, then lets many times as many ask at once, and measures again within
+five seconds. It prints the answers meanwhile, whether a term changed, and by how much the memory of every process grew.
 With ``--check`` it ends with exit code 1 beyond the limits below.
 
 It must not tune anything: the cluster runs with the defaults that users get.
@@ -26,10 +26,10 @@ from bench.meter import MemorySampler, family_pss_bytes
 from bench.smoke import Meter
 
 ALLOWED = frozenset({"429", "503"})
-"""What an overloaded facade may say beside success: refused before anything was proposed."""
+"""The statuses that an overloaded facade may answer beside success: refused before anything was proposed."""
 GROWTH_MB_MAX = 256.0
 RECOVERED_MIN = 0.7
-"""Of what was done before, so much at least is done again right after."""
+"""The fraction of the rate before the overload that must be reached right after it."""
 
 
 def run(cluster: Cluster, options: argparse.Namespace) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _shown(result: LoadResult) -> dict[str, Any]:
 
 
 def beyond(figures: dict[str, Any]) -> list[str]:
-    """Which limits were not kept."""
+    """The limits that were not kept, as sentences."""
     grown = max(figures["growth_mb"].values())
     others = sorted(set(figures["during"]["errors"]) - ALLOWED)
     recovered = figures["after"]["operations_per_s"] / max(1, figures["before"]["operations_per_s"])

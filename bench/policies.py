@@ -1,12 +1,12 @@
-"""Policies of compaction, simulated: ``python -m bench.policies``. docs/adr has what followed from it.
+"""Simulates policies of compaction: ``python -m bench.policies``. docs/adr has the decisions that followed.
 
 Tables are sets of keys, and time is counted in memtables, so that hours of writes take seconds. Ours is the real one,
-``raft_node.storage.merges.compaction.pick``, on real versions; the leveled one is what it was before (docs/adr/0005);
-the tiered ones merge so many runs of one tier into one run of the next. Everything is 74 times smaller than with
-default options: a memtable holds 1,000 records.
+``raft_node.storage.merges.compaction.pick``, on real versions; the leveled one is the policy of before (docs/adr/0005);
+the tiered ones merge a fixed number of runs of one tier into one run of the next. Everything is 74 times smaller than
+with default options: a memtable holds 1,000 records.
 
 Amplifications are counted in records: written by flushes and compactions for each one that a user wrote; stored for
-each one that lives; and sorted runs that a read of a missing key, or a scan, has to look at.
+each live one; and sorted runs that a read of a missing key, or a scan, has to search.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ OPTIONS = replace(
     table_bytes=DEFAULT.table_bytes // SCALE,
 )
 LEVELED = replace(OPTIONS, level_base_bytes=(128 << 20) // SCALE)
-"""As it was."""
+"""The options of the leveled policy."""
 Pick = Callable[[Version, EngineOptions], Compaction | None]
 Records = dict[bytes, bool]
-"""Key to whether it lives; a dead one is a tombstone."""
+"""Maps each key to whether it is live; a key that is not is a tombstone."""
 
 
 @dataclass
 class Figures:
-    """What a policy has cost."""
+    """The costs of a policy."""
 
     written: int = 0
     user: int = 0
@@ -61,7 +61,7 @@ class Figures:
 
 
 def leveled(version: Version, options: EngineOptions) -> Compaction | None:
-    """What was done before: a full level 0 goes into level 1, and a level over its size gives a table to the next."""
+    """The policy of before: a full level 0 goes into level 1, and a level over its size gives a table to the next."""
 
     def bound(level: int) -> int:
         size: int = options.level_base_bytes * options.level_multiplier ** (level - 1)
@@ -103,13 +103,13 @@ class Levels:
         self.tables: dict[int, Records] = {}
 
     def flush(self, records: Records) -> tuple[int, int]:
-        """Takes a memtable, and compacts until nothing is due; records written, and the most in one compaction."""
+        """Takes a memtable, and compacts until nothing is due; returns the records written, and the most at once."""
         self._apply((), (), [(0, records)])
         written, longest = self._compact(self._pick)
         return len(records) + written, max(len(records), longest)
 
     def rest(self) -> tuple[int, int]:
-        """Does what is due while nothing is written."""
+        """Runs the compactions of an idle node; returns the same as ``flush``."""
         return self._compact(self._pick_idle)
 
     def _compact(self, policy: Pick) -> tuple[int, int]:
@@ -133,11 +133,11 @@ class Levels:
         return written, longest
 
     def runs(self) -> int:
-        """Sorted runs."""
+        """The number of sorted runs."""
         return len(self.version.levels[0]) + sum(bool(level) for level in self.version.levels[1:])
 
     def stored(self) -> int:
-        """Records in all tables."""
+        """The number of records in all tables."""
         return sum(map(len, self.tables.values()))
 
     def _apply(self, removed: Run, moved: Run, added: list[tuple[int, Records]], level: int = 0) -> None:
@@ -156,7 +156,7 @@ class Levels:
 
 
 class Tiered:
-    """So many runs of one tier become one of the next."""
+    """A policy that merges a fixed number of runs of one tier into one run of the next."""
 
     def __init__(self, runs_max: int) -> None:
         self._runs_max = runs_max
@@ -184,15 +184,15 @@ class Tiered:
             incoming, tier = merged, tier + 1
 
     def rest(self) -> tuple[int, int]:
-        """See ``Levels.rest``; nothing."""
+        """See ``Levels.rest``; does nothing."""
         return 0, 0
 
     def runs(self) -> int:
-        """Sorted runs."""
+        """The number of sorted runs."""
         return sum(map(len, self._tiers))
 
     def stored(self) -> int:
-        """Records in all runs."""
+        """The number of records in all runs."""
         return sum(len(run) for runs in self._tiers for run in runs)
 
 
@@ -207,7 +207,7 @@ def fill(rng: random.Random) -> Iterator[tuple[bytes, bool]]:
 
 
 def overwrite(rng: random.Random) -> Iterator[tuple[bytes, bool]]:
-    """Any of 60,000 keys, each as often as the others."""
+    """Any of 60,000 keys, all equally often."""
     while True:
         yield _key(rng.randrange(60_000)), True
 
@@ -219,7 +219,7 @@ def hot(rng: random.Random) -> Iterator[tuple[bytes, bool]]:
 
 
 def ascending(rng: random.Random) -> Iterator[tuple[bytes, bool]]:
-    """Keys that begin with the time."""
+    """Keys in ascending order, as those that begin with the time."""
     number = 0
     while True:
         number += rng.randrange(1, 5)
@@ -244,7 +244,7 @@ WORKLOADS: tuple[Callable[[random.Random], Iterator[tuple[bytes, bool]]], ...] =
 
 
 def simulate(policy: Levels | Tiered, changes: Iterator[tuple[bytes, bool]], memtables: int, rest: int) -> Figures:
-    """Writes so many memtables, with a rest behind each ``rest`` of them, and counts; 0 for none."""
+    """Writes ``memtables`` memtables, with a pause after every ``rest`` of them (0: none); returns the costs."""
     figures = Figures()
     live: set[bytes] = set()
     for number in range(1, memtables + 1):

@@ -1,12 +1,12 @@
-"""Clients that put and get unique values through the facade and record what they were told.
+"""Clients that put and get unique values through the facade and record the answers.
 
 It knows the key routes and problem documents of the facade, and nothing of how it works inside; whether a history is
 linearizable is judged by ``raft_testing.linearizability``.
 
 Invariants:
     1. A written value is unique in the whole run: the client's number, then a counter.
-    2. A write counts as refused only when its answer says so (``outcome: not_applied``); whatever else is not a success
-       is unknown, a lost connection and a late answer included.
+    2. A write counts as refused only if its answer says so (``outcome: not_applied``); any other answer but a success
+       makes its outcome unknown, as do a lost connection and a late answer.
     3. After an unknown outcome the client goes on under a new number, as a new client would.
     4. A key is used by one group of clients for a bounded number of operations, then the group moves on to a fresh key,
        which keeps each judgement, and each report of a violation, small.
@@ -32,12 +32,12 @@ OPERATIONS_PER_KEY = 200
 PAUSE_AFTER_ERROR_S = 0.005
 
 REFUSALS = {503: "not_applied", 504: "unknown"}
-"""What the answer to a failed write says of its outcome, by status. There are no other refusals of a sound write."""
+"""The outcome of a failed write by the status of its answer. A valid write is never refused otherwise."""
 
 
 @dataclass(slots=True)
 class Recorder:
-    """The history so far, and what looked wrong beside it.
+    """The history so far, and answers that looked wrong.
 
     Attributes:
         statuses: Answers by kind and status.
@@ -61,12 +61,12 @@ class Recorder:
         return f"{client}:{next(self._values)}"
 
     def unknown_share(self) -> float:
-        """Which share of the puts has an unknown outcome."""
+        """The fraction of puts with an unknown outcome."""
         puts = [operation for operation in self.history.operations if operation.kind == "put"]
         return sum(operation.returned is None for operation in puts) / max(1, len(puts))
 
     def save(self, path: Path) -> None:
-        """Writes the history for a later look at it, one JSON object on a line."""
+        """Writes the history to a file, one JSON object per line."""
         with path.open("w", encoding="utf-8") as file:
             for operation in self.history.operations:
                 file.write(json.dumps(asdict(operation)) + "\n")
@@ -154,7 +154,7 @@ def succeeded(operation: Operation) -> bool:
 
 
 def problem(response: Response) -> dict[str, Any]:
-    """The problem document of an answer; empty when it has none."""
+    """The problem document of an answer; empty if it has none."""
     if not response.headers.get("content-type", "").startswith("application/problem+json"):
         return {}
     try:

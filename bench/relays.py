@@ -1,6 +1,6 @@
-"""Relays around one node, so that it can be cut off from its peers while clients and facades still reach it.
+"""Puts relays around one node, so that it can be cut off from its peers while clients and facades still reach it.
 
-The node is started anew behind them: what its peers open to it, and what it opens to them, goes through a relay. When
+The node is started again behind them: connections between it and its peers, in both directions, go through relays. When
 it is cut off, bytes stop in both directions and no connection is closed, as when a network drops packets.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from bench.cluster import Cluster, wait_for
 
 BEHIND = "127.0.0.2"
-"""Where the node listens for its peers then, at the port that it had; its relay has its old place."""
+"""The host at which the node then listens for its peers, at its old port; the relay has its old address."""
 _READ_BYTES = 65_536
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class Relays:
     """The relays of one node, on a thread of their own."""
 
     def __init__(self) -> None:
-        """Relays nothing yet."""
+        """Creates the thread; nothing is relayed yet."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="relays", daemon=True)
         self._thread.start()
@@ -35,7 +35,7 @@ class Relays:
         self._open.set()
 
     def put_around(self, cluster: Cluster, name: str) -> None:
-        """Kills a node and starts it again behind relays. Requires: nobody else starts it again."""
+        """Kills a node and starts it again behind relays. Requires: no supervisor restarts it."""
         launch = cluster.launch_of(name)
         environment = dict(launch.environment)
         peers = dict(part.split("=", 1) for part in environment["DOUGDB_PEERS"].split(","))
@@ -52,7 +52,7 @@ class Relays:
 
     @contextlib.contextmanager
     def cut(self) -> Iterator[None]:
-        """Nothing passes meanwhile."""
+        """Stops all bytes for the time of the block."""
         self._do(self._pass(passes=False))
         try:
             yield
@@ -60,14 +60,14 @@ class Relays:
             self._do(self._pass(passes=True))
 
     def close(self) -> None:
-        """Ends all of it."""
+        """Ends all relays and the thread."""
         self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def _takes(self, host: str, port: int) -> bool:
-        """Listens in the place of the node; False while threads of the killed process still have the socket."""
+        """Listens at the node's address; returns False while threads of the killed process still have the socket."""
         try:
             self._do(self._listen(host, port, BEHIND, port))
         except OSError:
@@ -86,7 +86,7 @@ class Relays:
             self._open.clear()
 
     async def _listen(self, host: str, port: int, to_host: str, to_port: int) -> int:
-        """Relays what comes in at a place to another one; gives the port."""
+        """Relays connections to an address to another one; returns the port."""
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._relay(reader, writer, to_host, to_port)
@@ -109,7 +109,7 @@ class Relays:
             for other in others:
                 other.cancel()
         except OSError:
-            return  # Nobody is there just now; whoever came sees the connection end, and comes again.
+            return  # The target does not listen now; the client sees its connection end, and connects again.
         finally:
             for each in writers:
                 each.transport.abort()

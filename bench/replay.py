@@ -1,10 +1,10 @@
-"""How long a node takes to open after a crash with much of its log to replay: ``make bench-replay``.
+"""Measures how long a node takes to open after a crash with a long log to replay: ``make bench-replay``.
 
 A shard of one node, or of five (``--nodes 5``), makes its first entries and is stopped. Then entries are put behind
 them in the logs directly, committed and not applied, as a crash before the first flush would leave them. The first one
 is a mark of the state hash, as any log of some length has it, so that replaying includes hashing. The other nodes, if
 any, are started and let replay theirs. Measured is the time from the start of the process of one node until it is
-ready and has applied all of it, while its liveness is asked for all the time.
+ready and has applied all entries, while its liveness is asked for all the time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FRAME_ENTRIES = 64
 START_S = 120.0
 STOP_S = 30.0
 POLL_S = 0.05
-"""Between two looks at a node's metrics, which cost the node a few milliseconds each."""
+"""How often a node's metrics are read, which costs the node a few milliseconds each time."""
 LIVENESS_EVERY_S = 0.02
 PORTS_PER_NODE = 3
 LIMIT_S = 5.0
@@ -75,7 +75,7 @@ def environment(folder: Path, port: int, nodes: int, node: int) -> dict[str, str
 
 
 def ask(admin_port: int, path: str) -> str:
-    """What the admin port answers; empty when it is not 200."""
+    """The answer of the admin port; empty if the status is not 200."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}{path}", timeout=5) as answer:
             return str(answer.read().decode())
@@ -84,7 +84,7 @@ def ask(admin_port: int, path: str) -> str:
 
 
 class Liveness(threading.Thread):
-    """Asks a node whether it lives until it is told to stop, and keeps the longest time that an answer took."""
+    """Asks for a node's liveness until it is stopped, and keeps the longest time that an answer took."""
 
     def __init__(self, admin_port: int) -> None:
         super().__init__(name="liveness", daemon=True)
@@ -94,7 +94,7 @@ class Liveness(threading.Thread):
         self.longest_s = 0.0
 
     def run(self) -> None:
-        """Asks; what is refused because nothing listens yet does not count."""
+        """Asks again and again; connections that are refused because the node does not listen yet do not count."""
         while not self._over.wait(LIVENESS_EVERY_S):
             asked_s = time.perf_counter()
             if ask(self._admin_port, "/livez"):
@@ -119,7 +119,7 @@ class Shard:
 
     @contextmanager
     def running(self, node: int) -> Iterator[subprocess.Popen[bytes]]:
-        """One node, from its start to its stop."""
+        """Starts a node, and stops it at the end of the block."""
         with self.log(node).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "raft_node"],
@@ -138,15 +138,15 @@ class Shard:
                 process.wait()
 
     def log(self, node: int) -> Path:
-        """What a node prints."""
+        """The file with a node's output."""
         return self._folder / str(node) / "log"
 
     def wal_dir(self, node: int) -> str:
-        """Where its log lies."""
+        """The folder of a node's log."""
         return str(self._folder / str(node) / "wal")
 
     def await_applied(self, process: subprocess.Popen[bytes], node: int, index: int) -> tuple[float, float, str]:
-        """Waits until a node has applied so much; after how long it was ready, had applied it, and its metrics then."""
+        """Waits until a node has applied an index; returns the seconds to ready and to the index, and metrics."""
         admin_port, started_s, ready_s = ports_of(self._port, node)[2], time.perf_counter(), 0.0
         while True:
             elapsed_s = time.perf_counter() - started_s
@@ -160,7 +160,7 @@ class Shard:
             time.sleep(POLL_S)
 
     def measure(self, node: int, index: int) -> dict[str, float]:
-        """Starts a node, waits until it is ready and has applied so much, and stops it."""
+        """Starts a node, waits until it is ready and has applied an index, and stops it; returns the figures."""
         liveness = Liveness(ports_of(self._port, node)[2])
         with self.running(node) as process:
             liveness.start()
@@ -186,7 +186,7 @@ class Shard:
 
 
 def batches(first_index: int, term: int, size_bytes: int, value_bytes: int) -> Iterator[list[Entry]]:
-    """The entries of one frame after the other: a mark of the state hash, then puts."""
+    """The entries of each frame in turn: first a mark of the state hash, then puts."""
     draws = random.Random(1)
     index, written, timestamp_us = first_index, 0, time.time_ns() // 1000
     yield [entries.encode(index, term, EntryKind.STATE_HASH, timestamp_us, Mark().encode())]
@@ -215,7 +215,7 @@ def even_out(wals: Sequence[Wal]) -> None:
 
 
 def extend_logs(directories: Sequence[str], size_bytes: int, value_bytes: int) -> int:
-    """Puts committed entries behind those of stopped nodes; gives the index of the last one."""
+    """Appends committed entries to the logs of stopped nodes; returns the index of the last one."""
     wals = [Wal.open(UnsyncedFileSystem(), directory, WalOptions()) for directory in directories]
     even_out(wals)
     term = max(wal.hard_state.term for wal in wals)
@@ -228,13 +228,13 @@ def extend_logs(directories: Sequence[str], size_bytes: int, value_bytes: int) -
             wal.publish(wal.append(WalHardState(term, *voted_for, last), None, frame))
     for wal in wals:
         wal.close()
-    # What is measured must not wait for what was written here.
+    # The measured node must not wait for these writes.
     os.sync()
     return last
 
 
 def run_once(port: int, nodes: int, size_bytes: int, value_bytes: int) -> dict[str, float]:
-    """Makes a shard, crashes it with so much to replay, and measures its last node."""
+    """Makes a shard, crashes it with ``size_bytes`` to replay, and measures its last node."""
     with tempfile.TemporaryDirectory(prefix="doug-replay-") as name:
         shard = Shard(Path(name), port, nodes)
         with ExitStack() as stack:
@@ -254,7 +254,7 @@ def _give_up(signal_number: int, _: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Measures, prints the figures of each run, and whether the fastest one holds the limit."""
+    """Measures, prints the figures of each run, and whether the fastest one keeps the limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=64, help="how much of the log is to be replayed (default: 64)")
     parser.add_argument("--value-bytes", type=int, default=100, help="the size of each value (default: 100)")
@@ -262,7 +262,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1, help="how often to measure (default: 1)")
     parser.add_argument("--port", type=int, default=26_970, help="the first of three ports a node (default: 26970)")
     arguments = parser.parse_args()
-    # Whatever ends it, the nodes end too.
+    # The nodes end with this process, whatever ends it.
     signal.signal(signal.SIGTERM, _give_up)
     best_s = undisturbed_s = START_S
     for _ in range(arguments.runs):

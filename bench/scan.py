@@ -1,7 +1,7 @@
-"""A scan of a whole fresh cluster as a stream of lines: ``make bench-scan``, or ``python -m bench.scan``.
+"""Measures a scan of a whole fresh cluster as a stream of lines: ``make bench-scan``, or ``python -m bench.scan``.
 
 It fills a local cluster, then reads all of it through the facade while a few other clients go on, and says how many
-entries came in a second, what the memory of facade and nodes grew by, how long the other clients waited without and
+entries came per second, by how much the memory of facade and nodes grew, how long the other clients waited without and
 with the scan, and whether a term changed. With ``--check`` it ends with exit code 1 beyond the limits below.
 
 It must not tune anything: the cluster runs with the defaults that users get.
@@ -54,7 +54,7 @@ def key_of(number: int) -> bytes:
 
 
 async def _fill_shard(address: str, shard: int, keys: Iterator[bytes], value_bytes: int) -> None:
-    """Puts keys to the leader of a shard, one batch at a time; what is refused is sent again."""
+    """Puts keys to the leader of a shard, one batch at a time; refused keys are sent again."""
     async with grpc.aio.insecure_channel(address) as channel:
         call = doug_pb2_grpc.DougStub(channel).Pipe()
         last = False
@@ -76,7 +76,7 @@ async def _fill_shard(address: str, shard: int, keys: Iterator[bytes], value_byt
 
 
 async def _take_answers(call: Any, waiting: dict[int, bytes]) -> None:
-    """Reads until every record was answered, and takes out what was written."""
+    """Reads until every record was answered, and removes the written keys from ``waiting``."""
     answered = 0
     expected = len(waiting)
     overloaded = False
@@ -153,7 +153,7 @@ def run(cluster: Cluster, options: argparse.Namespace) -> dict[str, Any]:
     terms = meter.terms()
     argv = [sys.executable, str(Path(__file__).resolve()), "--read", f"{cluster.url}/v1/kv?prefix={PREFIX.decode()}"]
     with MemorySampler(lambda: processes, 0.2) as memory:
-        # Once by itself for its speed, and once beside others for their waits.
+        # The scan runs once alone for its speed, and once beside other clients for their waits.
         scanned = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as reading:
             beside = run_blocking(cluster.url, others)
@@ -184,7 +184,7 @@ def _waits(result: LoadResult) -> dict[str, Any]:
 
 
 def beyond(figures: dict[str, Any], keys: int) -> list[str]:
-    """Which limits were not kept."""
+    """The limits that were not kept, as sentences."""
     ratio = figures["others_beside"]["p99_ms"] / max(0.001, figures["others_alone"]["p99_ms"])
     grown = max(figures["growth_mb"].values())
     judged = {

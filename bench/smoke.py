@@ -28,11 +28,11 @@ from bench.meter import cpu_s, family, family_pss_bytes, rss_bytes, scrape, tota
 
 MESSAGES = "dougdb_grpc_messages_received_total"
 BOUND_S = 120
-"""What start, stop and measuring may take beyond the load itself."""
+"""How long start, stop and measuring may take beyond the load itself."""
 
 
 class Meter:
-    """Reads what the groups of processes of a cluster have spent, and what they have received."""
+    """Reads the CPU time that the groups of processes of a cluster have spent, and the messages they have received."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._views = cluster.views()

@@ -1,4 +1,4 @@
-"""What flushes and compactions do to a cluster under full write load: ``make bench-stall``.
+"""Measures the effect of flushes and compactions on a cluster under full write load: ``make bench-stall``.
 
 The same load is put on two kinds of cluster in turn, each fresh: one whose memtables are so large that nothing is
 flushed, and one whose memtables are so small that flushes and compactions run all the time. Three limits are judged:
@@ -7,9 +7,9 @@ flushed, and one whose memtables are so small that flushes and compactions run a
 2. no election begins meanwhile;
 3. the p99 of puts is less than twice that without flushes and compactions.
 
-It ends with exit code 1 when one of them does not hold, or when the measurement is none: a put failed, something was
-flushed where nothing should be, or some node flushed or compacted for less than a quarter of the time. Its time is
-bounded. Everything is set by the nodes' ordinary settings, and read from what they show to anybody.
+It ends with exit code 1 if one of them does not hold, or if the measurement is invalid: a put failed, a memtable was
+flushed where none should be, or some node flushed or compacted for less than a quarter of the time. Its time is
+bounded. It uses only the nodes' ordinary settings, metrics and events.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ UNREST = (
     "slow_disk",
     "stall_began",
 )
-"""What the timeline tells of elections and of what leads to them."""
+"""The events of the timeline that show elections and their causes."""
 UNREST_SHOWN_MAX = 20
 SAMPLE_EVERY_S = 2.0
-"""Showing its metrics takes a node some milliseconds of its event loop, which are part of the lag."""
+"""How often metrics are read; each time takes some milliseconds of a node's event loop, which are part of the lag."""
 WARM_UP_S = 2.0
 WITHOUT_MEMTABLE_BYTES = 1 << 30
 START_BOUND_S = 90
@@ -68,17 +68,17 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Lags:
-    """How late timers were.
+    """The lateness of timers.
 
     Attributes:
-        counts: How many were at most so late, by the upper bound of a bucket in seconds.
+        counts: How many timers were at most as late as the upper bound of a bucket, by that bound in seconds.
     """
 
     counts: dict[float, float]
 
     @classmethod
     def of(cls, nodes: Iterable[Metrics]) -> Lags:
-        """What nodes have counted, together."""
+        """The sum of the counts of some nodes."""
         counts: dict[float, float] = {}
         for metrics in nodes:
             for labels, count in metrics.get(LAG, {}).items():
@@ -87,7 +87,7 @@ class Lags:
         return cls(dict(sorted(counts.items())))
 
     def since(self, before: Lags) -> Lags:
-        """What was added."""
+        """The counts since an earlier sample."""
         return Lags({bound: count - before.counts.get(bound, 0.0) for bound, count in self.counts.items()})
 
     @property
@@ -96,11 +96,11 @@ class Lags:
         return max(self.counts.values(), default=0.0)
 
     def share_within(self, bound_s: float) -> float:
-        """The share of timers that were at most so late. Requires: it is the bound of a bucket."""
+        """The fraction of timers that were at most ``bound_s`` late. Requires: that is the bound of a bucket."""
         return self.counts[bound_s] / self.timers if self.timers else 0.0
 
     def percentile_s(self, share: float) -> float:
-        """The lag that a share of the timers did not exceed, even between the bounds of its bucket."""
+        """The lag that a fraction of the timers did not exceed, interpolated within a bucket."""
         wanted, lower, below = share * self.timers, 0.0, 0.0
         for bound, count in self.counts.items():
             if count >= wanted and count:
@@ -122,21 +122,21 @@ class Span(NamedTuple):
 
 @dataclass(slots=True)
 class Phase:
-    """What one load came to.
+    """The results of one load.
 
     Attributes:
         name: ``without`` or ``with``.
-        load: The puts.
-        lags: How late the timers of all nodes were.
-        lags_over_time: The same for each piece of the load: its end in seconds since the load began, and the lags.
-        spans: Flushes and compactions.
-        unrest: What the timeline tells of elections and stalls, one line each.
-        elections: How many were begun.
-        flushes: How many were done.
-        compactions: How many were done.
-        stalled_s: For how long nodes held applying up, summed.
-        waited_share: For which share of the load a node's main thread could have run and had no core, on average.
-        cpu_us: What each group of processes spent for each put.
+        load: The result of the puts.
+        lags: The lateness of the timers of all nodes.
+        lags_over_time: For each piece of the load, its end in seconds since the load began, and the lags.
+        spans: The flushes and compactions.
+        unrest: The elections and stalls of the timeline, one line each.
+        elections: How many elections were begun.
+        flushes: How many flushes were done.
+        compactions: How many compactions were done.
+        stalled_s: How many seconds nodes held up applying, summed over the nodes.
+        waited_share: The fraction of the load for which a node's main thread waited for a core, on average.
+        cpu_us: The CPU microseconds of each group of processes per put.
     """
 
     name: str
@@ -153,7 +153,7 @@ class Phase:
     cpu_us: dict[str, float] = field(default_factory=dict)
 
     def busy_share(self) -> float:
-        """For which share of the load some node flushed or compacted."""
+        """The fraction of the load for which some node flushed or compacted."""
         return covered_s([(span.start_s, span.end_s) for span in self.spans], self.load.seconds) / self.load.seconds
 
     def summary(self) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def unrest_of(events: Iterable[Mapping[str, Any]], begun_us: int) -> list[str]:
 
 
 class Sampler(threading.Thread):
-    """Fetches the metrics of all nodes now and then. They are read afterwards only: the load shares this process."""
+    """Fetches the metrics of all nodes now and then. They are parsed afterwards, since the load shares this process."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         super().__init__(name="sampler", daemon=True)
@@ -276,7 +276,7 @@ def measure(cluster: Cluster, name: str, options: argparse.Namespace) -> Phase:
 
 
 def read_samples(name: str, load: LoadResult, samples: Sequence[tuple[float, Sequence[Metrics]]]) -> Phase:
-    """What the nodes counted between the first sample and the last one."""
+    """The phase that the samples show, from the first one to the last one."""
     first, last = samples[0][1], samples[-1][1]
 
     def added(metric: str) -> float:
@@ -300,7 +300,7 @@ def _started(metrics: Metrics) -> float:
 
 
 class Verdict(NamedTuple):
-    """What is said of one limit."""
+    """The verdict on one limit."""
 
     holds: bool
     text: str
@@ -337,7 +337,7 @@ def put_p99_ms(phases: Iterable[Phase]) -> float:
 
 
 def problems(without: Sequence[Phase], busy: Sequence[Phase]) -> list[str]:
-    """Why the figures are no measurement, if so."""
+    """The reasons why the figures are no valid measurement; empty if they are."""
     found = [f"puts failed in a phase {p.name}: {p.load.errors}" for p in (*without, *busy) if p.load.errors]
     if any(phase.flushes or phase.compactions for phase in without):
         found.append("something was flushed or compacted where nothing should be")

@@ -1,4 +1,4 @@
-"""Draws what ``bench.stall`` measured: latency of puts and lag of event loops over time, with and without flushes.
+"""Draws the results of ``bench.stall``: latency of puts and lag of event loops over time, with and without flushes.
 
 matplotlib is in the dependency group ``bench``; it is imported only when a picture is drawn.
 """

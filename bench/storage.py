@@ -1,13 +1,13 @@
-"""Our storage engine, RocksDB and LevelDB side by side: ``make bench-storage``, or ``python -m bench.storage``.
+"""Compares our storage engine with RocksDB and LevelDB: ``make bench-storage``, or ``python -m bench.storage``.
 
 Each engine lives in a process of its own, and the phases of the run are interleaved: every engine does a phase before
-any begins the next, so that what else the machine does falls on all of them. It prints a table with the ratios to
-RocksDB, and writes JSON when asked. It must not tune our engine: it runs with the defaults that nodes get, but for the
-size of the block cache, which is the same for all.
+any begins the next, so that other work of the machine hits all of them. It prints a table with the ratios to
+RocksDB, and writes JSON when asked. It must not tune our engine: it runs with the defaults that nodes get, except for
+the size of the block cache, which is the same for all engines.
 
 Invariants:
     1. All engines get the same keys and values in the same order, made from ``--seed``.
-    2. Every value that is read is compared, outside of what is timed or by its size.
+    2. Every value that is read is compared, outside of the timed part or by its size.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PHASES = (
 )
 REPEATED = {"hit", "miss", "multi_get", "scan", "scan_back", "scan_100"}
 ROUNDS = 3
-"""Short phases are done so often, in turn, and the median counts."""
+"""How often short phases are done, in turn; the median counts."""
 
 ROWS = (
     ("write", "rate", "batch of 100, no sync", "ops/s"),
@@ -85,7 +85,7 @@ ROWS = (
 
 
 class Run:
-    """One engine in its own process: does a phase after the other."""
+    """One engine in its own process, which runs one phase after the other."""
 
     def __init__(self, engine: str, directory: Path, keys: int, seed: int, compression: str) -> None:
         self._engine = engine
@@ -99,14 +99,14 @@ class Run:
         self._reads = min(keys, READS_MAX)
         self._process = psutil.Process()
         gc.collect()
-        # Neither engine shall pay for the collector walking over the data of the benchmark.
+        # No engine must pay for the garbage collector's walk over the data of the benchmark.
         gc.freeze()
         self._base_bytes = rss_bytes(self._process)
         self._store = self._open("main", WARM_CACHE_BYTES)
         self._main_bytes = 0
 
     def phase(self, name: str) -> dict[str, float]:
-        """Does one phase and says what it took."""
+        """Runs one phase and returns its figures."""
         return getattr(self, f"_{name}")()  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ class Run:
         before, (_, read_before, written_before) = self._written_bytes(), self._store.compacted()
         figures = self._timed(len(self._pairs), self._store.idle)
         _, read, written = self._store.compacted()
-        # Not a rate of what users do.
+        # This is no rate of users' operations.
         del figures["rate"]
         return figures | {
             "read_mb": (read - read_before) / 1e6,
@@ -265,7 +265,7 @@ class Run:
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """The process of one engine: a phase's name in, its figures out."""
+    """The process of one engine: reads names of phases, and prints their figures."""
     run = Run(arguments.child, Path(arguments.directory), arguments.keys, arguments.seed, arguments.compression)
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
@@ -275,7 +275,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 class Child:
-    """The process of one engine, seen from here."""
+    """The parent's side of the process of one engine."""
 
     def __init__(self, engine: str, directory: Path, arguments: argparse.Namespace) -> None:
         command = [sys.executable, "-m", "bench.storage", "--child", engine, "--directory", str(directory / engine)]
@@ -288,14 +288,14 @@ class Child:
         self.answer()
 
     def ask(self, phase: str) -> dict[str, float]:
-        """Has a phase done."""
+        """Asks for a phase."""
         assert self._process.stdin is not None
         self._process.stdin.write(phase + "\n")
         self._process.stdin.flush()
         return self.answer()
 
     def answer(self) -> dict[str, float]:
-        """The next line that it says."""
+        """The figures in the next line of the process."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -303,7 +303,7 @@ class Child:
         return json.loads(line)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Lets it end, or ends it."""
+        """Lets the process end, or kills it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -340,7 +340,7 @@ def _gist(figures: dict[str, float]) -> str:
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The figures as Markdown, with the ratio to RocksDB where there is one."""
+    """The figures as Markdown, with the ratio to RocksDB if that was measured."""
     engines = list(results)
     reference = results.get("rocksdict", {})
     lines = ["| | unit | " + " | ".join(engines) + " | ratio | ratio of CPU |", "|---" * (len(engines) + 4) + "|"]
@@ -356,9 +356,9 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def against(results: dict[str, dict[str, dict[str, float]]], before: dict[str, dict[str, dict[str, float]]]) -> str:
-    """What became of each rate since another run, as Markdown: the ratio of the rates, and that of CPU per operation.
+    """Compares the rates with those of another run, as Markdown: the ratio of the rates, and that of CPU per operation.
 
-    A ratio is below 1 where this run is slower. Where a machine does other things too, that of the CPU says more.
+    A ratio is below 1 if this run is slower. On a machine that does other work, too, the ratio of CPU is more reliable.
     """
     engines = [engine for engine in results if engine in before]
     titles = [f"{engine}{what}" for engine in engines for what in (", rate", ", CPU")]

@@ -1,10 +1,10 @@
-"""Three storage engines behind one face, for ``bench.storage``: ours, RocksDB (rocksdict) and LevelDB (plyvel).
+"""Three storage engines behind one interface, for ``bench.storage``: ours, RocksDB (rocksdict) and LevelDB (plyvel).
 
 Ours is driven as a node drives it: each batch is appended to the write-ahead log and then written to the engine, change
 segments and installs run on background threads, flushes and compactions in the helper process. All have the same
 Bloom filters and a block cache of the same size; each has its own fast compression (lz4, lz4, snappy).
 
-It must not choose what is measured, nor know how long anything takes.
+It must not choose the measurements, nor measure time.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Store(Protocol):
         """Writes a batch, atomically; durable on return when ``sync``."""
 
     def drain(self) -> None:
-        """Waits until what is in memory is in tables."""
+        """Waits until all memtables are in tables."""
 
     def settle(self) -> None:
         """Waits until no compaction is due."""
 
     def idle(self) -> None:
-        """Waits until all is done that a store does by itself when little is written to it."""
+        """Waits until the store has done all work that it does by itself while little is written."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key."""
@@ -58,7 +58,7 @@ class Store(Protocol):
         """The records from ``start`` on, or all backwards."""
 
     def compacted(self) -> tuple[float, int, int]:
-        """What compactions took in seconds, and the bytes they have read and written; zeros where nobody tells."""
+        """The seconds of all compactions, and the bytes read and written by them; zeros if the engine does not tell."""
 
     def close(self) -> None:
         """Closes it."""
@@ -74,11 +74,11 @@ class _UnsyncedFile:
         self.close = file.close
 
     def sync_data(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class UnsyncedFileSystem(OsFileSystem):
-    """For a log that need not survive a loss of power, or only one after an ``os.sync``."""
+    """Files for a log that need not survive a power cut, or only after an ``os.sync``."""
 
     def create(self, path: str) -> WritableFile:
         return _UnsyncedFile(super().create(path))
@@ -93,7 +93,7 @@ class DougStore:
     def __init__(self, directory: Path, cache_bytes: int, sync: bool, compression: str = "lz4") -> None:
         data = str(directory / "data")
         options = EngineOptions(block_cache_bytes=cache_bytes, compression=compression)
-        # Its start is no part of opening: the node begins to serve without it.
+        # The start of the helper process is no part of opening: a node begins to serve without it.
         self.worker = WorkerProcess(data)
         self._wal = Wal.open(
             OsFileSystem() if sync else UnsyncedFileSystem(),
@@ -147,7 +147,7 @@ class DougStore:
         return self._engine.scan(start, None, reverse=reverse)
 
     def stats(self) -> EngineStats:
-        """What the engine says of itself."""
+        """The statistics of the engine."""
         return self._engine.stats()
 
     def compacted(self) -> tuple[float, int, int]:
@@ -168,7 +168,7 @@ class DougStore:
             self._pump()
 
     def _done(self, name: str) -> Any:
-        """The future of this name if it has just ended; it is forgotten."""
+        """The result of the background work of this name if it has just ended; None otherwise."""
         future = self._pending.get(name)
         if future is None or not future.done():
             return None
@@ -177,7 +177,7 @@ class DougStore:
         return future
 
     def _pump(self) -> None:
-        """Takes up what the background has done, and gives it more; never waits."""
+        """Takes the results of background work, and begins more of it; never waits."""
         engine, wal, pending = self._engine, self._wal, self._pending
         if self._done("change"):
             engine.changes_done(self._change)
@@ -209,7 +209,7 @@ class DougStore:
 
 
 class RocksStore:
-    """RocksDB by rocksdict, with its defaults but for what the module names."""
+    """RocksDB by rocksdict, with its defaults except for those that the module names."""
 
     def __init__(self, directory: Path, cache_bytes: int) -> None:
         rocksdict = importlib.import_module("rocksdict")
@@ -251,7 +251,7 @@ class RocksStore:
             time.sleep(0.02)
 
     def idle(self) -> None:
-        """Nothing more: with its defaults it merges what was written, not because of the time that has passed."""
+        """Does nothing: with its defaults RocksDB merges after writes, not after time."""
 
     def scan(self, start: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         if reverse:
@@ -266,7 +266,7 @@ class RocksStore:
 
 
 class LevelStore:
-    """LevelDB by plyvel, with its defaults but for what the module names."""
+    """LevelDB by plyvel, with its defaults except for those that the module names."""
 
     def __init__(self, directory: Path, cache_bytes: int) -> None:
         plyvel = importlib.import_module("plyvel")
@@ -282,10 +282,10 @@ class LevelStore:
                 put(key, value)
 
     def drain(self) -> None:
-        """LevelDB has no call for it: what is in memory is at most one buffer of 4 MiB."""
+        """Does nothing, since LevelDB has no call for it: at most one buffer of 4 MiB is in memory."""
 
     def settle(self) -> None:
-        """Nor one for this: its work is over when its process has taken no CPU for a while."""
+        """Waits until the process has taken no CPU for a while, since LevelDB has no call for it."""
         process = psutil.Process()
         before, quiet = sum(process.cpu_times()[:2]), 0
         while quiet < 5:
@@ -295,7 +295,7 @@ class LevelStore:
             before = now
 
     def idle(self) -> None:
-        """Nothing more."""
+        """Does nothing."""
 
     def multi_get(self, keys: list[bytes]) -> list[bytes | None]:
         return [self.get(key) for key in keys]
@@ -322,7 +322,7 @@ def open_store(engine: str, directory: Path, cache_bytes: int, *, sync: bool = F
 
 
 def disk_bytes(directory: Path) -> int:
-    """What the tables of a store take: no logs, no change segments."""
+    """The bytes of a store's tables, without logs and change segments."""
     kept = {".sst", ".ldb"}
     return sum(path.stat().st_size for path in directory.rglob("*") if path.suffix in kept)
 

@@ -1,10 +1,10 @@
 """The systems that ``make bench`` compares: DougDB, etcd and NATS JetStream, five members each on loopback.
 
 etcd and NATS are linked into one program with their own Go clients (``bench/peers``), which is built where Go is;
-DougDB and etcd's JSON gateway are asked by wrk. Every system runs with its own defaults, and each must have a put on
+DougDB and etcd's JSON gateway are loaded by wrk. Every system runs with its own defaults, and each must have a put on
 the disks of a majority before it acknowledges it: NATS syncs only now and then by default and is told to sync always.
 
-A load is answered with the same figures whatever the system: rate, latencies, errors, CPU by group of processes.
+Each load gives the same figures for every system: rate, latencies, errors, CPU by group of processes.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ SCRIPT = Path(__file__).with_name("load.lua")
 
 
 class Load(NamedTuple):
-    """What every system is asked for.
+    """The load that every system gets.
 
     Attributes:
         kind: ``put``, ``linearizable`` or ``stale`` (reads), ``mixed`` (half puts, half linearizable reads), ``batch``.
-        connections: Requests under way at a time.
+        connections: How many requests are under way at the same time.
         value_bytes: The size of each value.
-        keys: How many keys; all of them are there.
-        seconds: How long.
+        keys: How many keys are used; all of them exist.
+        seconds: How many seconds the load lasts.
         batch: How many puts a batch has.
     """
 
@@ -58,13 +58,13 @@ class Load(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As tables show it."""
+        """The name of the load in tables."""
         size = "" if self.value_bytes == 100 else f", {self.value_bytes} B"
         return f"{self.kind} {self.connections}{size}"
 
 
 class Figures(NamedTuple):
-    """What came of one load: rates per second, latencies in ms, CPU in us per operation by group of processes."""
+    """The figures of one load: rates per second, latencies in ms, CPU in us per operation by group of processes."""
 
     operations_per_s: float
     p50_ms: float
@@ -75,12 +75,12 @@ class Figures(NamedTuple):
 
 
 class System(Protocol):
-    """One of the systems, running."""
+    """One of the systems while it runs."""
 
     name: str
 
     def kinds(self) -> frozenset[str]:
-        """The kinds of load that it has an answer to."""
+        """The kinds of load that the system supports."""
 
     def fill(self, load: Load) -> None:
         """Puts every key once."""
@@ -89,14 +89,14 @@ class System(Protocol):
         """Puts one load on it."""
 
     def memory_mb(self) -> float:
-        """PSS of all members together, without what clients need."""
+        """The PSS of all members together, without that of clients, in MB."""
 
     def close(self) -> None:
-        """Ends all of its processes."""
+        """Ends all processes of the system."""
 
 
 def peers_program() -> Path | None:
-    """The program with etcd, NATS and their clients, built if it must be; None where Go is not."""
+    """The program with etcd, NATS and their clients, built if needed; None without Go."""
     go = shutil.which("go")
     if go is None:
         return None
@@ -116,7 +116,7 @@ class Spent:
         self._before = {name: cpu_s(processes) for name, processes in groups.items()}
 
     def per_operation_us(self, operations: float) -> dict[str, float]:
-        """Since it was made, by group."""
+        """The CPU microseconds per operation since this object was made, by group."""
         return {
             name: round((cpu_s(processes) - self._before[name]) * 1e6 / max(1.0, operations), 1)
             for name, processes in self._groups.items()
@@ -150,7 +150,7 @@ def run_wrk(url: str, load: Load, arguments: Sequence[str]) -> tuple[dict[str, A
 
 
 def wrk_figures(found: dict[str, Any], spent_s: float, spent: Spent, each: int) -> Figures:
-    """Figures of what wrk found; ``each`` is the number of operations in a request."""
+    """Turns the results of wrk into figures; ``each`` is the number of operations in a request."""
     operations = found["requests"] * each
     errors = {name: count for name, count in found["errors"].items() if count}
     cpu = spent.per_operation_us(operations)
@@ -160,7 +160,7 @@ def wrk_figures(found: dict[str, Any], spent_s: float, spent: Spent, each: int) 
 
 
 class DougDB:
-    """This checkout, one shard of five nodes and its facades, asked by wrk over HTTP."""
+    """This checkout, one shard of five nodes and its facades, loaded by wrk over HTTP."""
 
     name = "DougDB"
 
@@ -169,7 +169,7 @@ class DougDB:
         self._meter = Meter(self._cluster)
 
     def kinds(self) -> frozenset[str]:
-        """All of them."""
+        """All kinds."""
         return frozenset({"put", "linearizable", "stale", "mixed", "batch"})
 
     def fill(self, load: Load) -> None:
@@ -186,7 +186,7 @@ class DougDB:
                 raise ClusterError(f"the keys could not be put: {answer.body[:300]!r}")
 
     def run(self, load: Load) -> Figures:
-        """One load, by wrk."""
+        """Puts one load on it by wrk."""
         terms, spent = self._meter.terms(), Spent(self._meter.groups())
         found, spent_s = run_wrk(self._cluster.shared_url, load, ("dougdb", *lua_arguments(load)))
         figures = wrk_figures(found, spent_s, spent, load.batch if load.kind == "batch" else 1)
@@ -195,17 +195,17 @@ class DougDB:
         return figures
 
     def memory_mb(self) -> float:
-        """Of the five nodes with their helper processes."""
+        """The PSS of the five nodes with their helper processes, in MB."""
         nodes = [self._cluster.member(name) for name in self._cluster.node_ids]
         return sum(family_pss_bytes(process) for process in nodes) / 1e6
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the processes."""
         self._cluster.close()
 
 
 def lua_arguments(load: Load) -> tuple[str, ...]:
-    """What ``load.lua`` must know of a load."""
+    """The arguments of ``load.lua`` for a load."""
     return (load.kind, str(load.keys), str(load.value_bytes), str(load.batch))
 
 
@@ -217,7 +217,7 @@ def is_listening(port: int) -> bool:
 
 
 class Members:
-    """Five processes of a peer, ended by their pids."""
+    """The five processes of a peer; they are ended by their pids."""
 
     def __init__(self, commands: Sequence[Sequence[str]], ports: Sequence[int], folder: Path) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -241,11 +241,11 @@ class Members:
         return [each for process in self.processes for each in family(psutil.Process(process.pid))]
 
     def memory_mb(self) -> float:
-        """PSS of all of them."""
+        """The PSS of all five together, in MB."""
         return sum(family_pss_bytes(psutil.Process(process.pid)) for process in self.processes) / 1e6
 
     def close(self) -> None:
-        """Ends them."""
+        """Ends the processes."""
         for process in self.processes:
             process.kill()
         for process in self.processes:
@@ -256,7 +256,7 @@ def run_client(program: Path, arguments: Sequence[str], seconds: float) -> dict[
     """One run of the Go load generator.
 
     Raises:
-        ClusterError: It failed.
+        ClusterError: The program failed.
     """
     told = subprocess.run(
         (str(program), "load", *arguments), capture_output=True, text=True, timeout=seconds + 120, check=False
@@ -268,7 +268,7 @@ def run_client(program: Path, arguments: Sequence[str], seconds: float) -> dict[
 
 
 class GoPeer:
-    """A peer that is asked by its own Go client."""
+    """A peer that is loaded by its own Go client."""
 
     peer = ""
     name = ""
@@ -285,7 +285,7 @@ class GoPeer:
         return run_client(self._program, (*arguments, *sizes, *run, *more), load.seconds)
 
     def kinds(self) -> frozenset[str]:
-        """What its client can do."""
+        """The kinds that its client supports."""
         raise NotImplementedError
 
     def fill(self, load: Load) -> None:
@@ -295,7 +295,7 @@ class GoPeer:
             raise ClusterError(f"{self.name}: the keys could not be put: {errors}")
 
     def run(self, load: Load) -> Figures:
-        """One load."""
+        """Puts one load on it by its client."""
         spent = Spent({"members": self.members.families()})
         found = self._client(load)
         rate = found["operations_per_s"]
@@ -304,11 +304,11 @@ class GoPeer:
         return Figures(rate, found["p50_ms"], found["p99_ms"], found["p99.9_ms"], found["errors"], cpu)
 
     def memory_mb(self) -> float:
-        """Of its five members."""
+        """The PSS of its five members, in MB."""
         return self.members.memory_mb()
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the processes."""
         self.members.close()
 
 
@@ -344,7 +344,7 @@ class EtcdGrpc(GoPeer):
 
 
 class EtcdJson:
-    """The same etcd by its JSON gateway, asked by wrk at its first member. It needs the other one running."""
+    """The etcd of ``EtcdGrpc`` by its JSON gateway, loaded by wrk at its first member. Requires: that one runs."""
 
     name = "etcd JSON"
 
@@ -352,14 +352,14 @@ class EtcdJson:
         self._etcd = etcd
 
     def kinds(self) -> frozenset[str]:
-        """What the gateway is asked for."""
+        """The kinds for which the gateway is measured."""
         return frozenset({"put", "linearizable", "stale"})
 
     def fill(self, load: Load) -> None:
-        """The keys are there: both ways lead to the same store."""
+        """Does nothing: the keys exist, since both interfaces have the same store."""
 
     def run(self, load: Load) -> Figures:
-        """One load, by wrk."""
+        """Puts one load on it by wrk."""
         spent = Spent({"members": self._etcd.members.families()})
         value = base64.b64encode(b"v" * load.value_bytes).decode()
         url = f"http://127.0.0.1:{self._etcd.ports[0]}"
@@ -367,11 +367,11 @@ class EtcdJson:
         return wrk_figures(found, spent_s, spent, 1)
 
     def memory_mb(self) -> float:
-        """The same processes."""
+        """The PSS of the same five members, in MB."""
         return self._etcd.memory_mb()
 
     def close(self) -> None:
-        """The other one ends them."""
+        """Does nothing: ``EtcdGrpc`` ends the processes."""
 
 
 class Nats(GoPeer):
@@ -407,7 +407,7 @@ class Nats(GoPeer):
 def running(names: Sequence[str], folder: Path, facades: int = 1) -> Iterator[list[System]]:
     """Starts the systems with these names (``dougdb``, ``etcd``, ``etcd-json``, ``nats``) and ends them.
 
-    A peer that cannot be built here is left out, and said.
+    A peer that cannot be built here is left out, which is printed.
     """
     systems: list[System] = []
     program = peers_program() if set(names) - {"dougdb"} else None

@@ -1,10 +1,10 @@
-"""A witness of the machine: a process of its own that notes when the disk or the processor stood still for everybody.
+"""A witness of the machine: a process of its own that notes when the disk or the processor stalled for all processes.
 
-A test that bounds the time in which a cluster answers nothing measures two things, the cluster and the machine under
+A test that bounds the time in which a cluster does not answer measures two things, the cluster and the machine under
 it. On a shared machine one fsync may take over a second, for every process on the disk, and no replica can hide that.
-The witness does nothing but a small write with fdatasync in one thread and a short sleep in another, over and over, on
-the disk of the cluster. What either needed beyond ``STALL_MIN_S`` is a stall of the machine, and the test takes it off
-the times that it judges. A cluster that is slow by itself does not slow the witness.
+The witness repeats a small write with fdatasync in one thread and a short sleep in another, on
+the disk of the cluster. The time that either needed beyond ``STALL_MIN_S`` is a stall of the machine, and the test
+subtracts it from the times that it judges. A cluster that is slow by itself does not slow the witness.
 
 The times are those of ``time.monotonic``, which all processes of a Linux machine share.
 """
@@ -24,6 +24,7 @@ from typing import NamedTuple, Self
 STALL_MIN_S = 0.05
 EVERY_S = 0.01
 FILE = "witness"
+WATCHING = "watching\n"
 
 
 class TooLate(AssertionError):  # noqa: N818 - it fails a test, as any assertion does
@@ -31,14 +32,14 @@ class TooLate(AssertionError):  # noqa: N818 - it fails a test, as any assertion
 
 
 class Stall(NamedTuple):
-    """A time in which the machine stood still, in seconds of ``time.monotonic``."""
+    """The beginning and the end of a stall of the machine, in seconds of ``time.monotonic``."""
 
     began_s: float
     ended_s: float
 
 
 def stalled_s(stalls: Iterable[Stall], since_s: float, until_s: float) -> float:
-    """How much of a time the machine stood still; stalls that overlap, as disk and processor may, count once."""
+    """How many seconds of a time the machine stalled; overlapping stalls, of disk and processor, count once."""
     total, seen_s = 0.0, since_s
     for stall in sorted(stalls):
         began_s, ended_s = max(stall.began_s, seen_s), min(stall.ended_s, until_s)
@@ -49,7 +50,7 @@ def stalled_s(stalls: Iterable[Stall], since_s: float, until_s: float) -> float:
 
 
 class Witness:
-    """Watches the machine while the block runs; what it saw is there when the block has ended."""
+    """Watches the machine while the block runs; the stalls are known when the block has ended."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -60,6 +61,9 @@ class Witness:
         root = Path(__file__).resolve().parent.parent
         command = [sys.executable, "-m", "bench.witness", str(self._folder)]
         self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        # What comes before it watches would count as the cluster's.
+        assert self._process.stdout.readline() == WATCHING, "the witness did not begin"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -68,21 +72,21 @@ class Witness:
         self.stalls = [Stall(*map(float, line.split())) for line in told.splitlines()]
 
     def stalled_s(self, since_s: float, until_s: float) -> float:
-        """How much of a time the machine stood still."""
+        """How many seconds of a time the machine stalled."""
         return stalled_s(self.stalls, since_s, until_s)
 
     def longest_s(self) -> float:
-        """How long the machine stood still at most."""
+        """The longest stall in seconds; 0 if there was none."""
         return max((stall.ended_s - stall.began_s for stall in self.stalls), default=0.0)
 
     def told(self) -> str:
-        """What the machine did, in a line for the output of a test."""
+        """The stalls in one line, for the output of a test."""
         lengths = sorted((round((stall.ended_s - stall.began_s) * 1000) for stall in self.stalls), reverse=True)
         return f"the machine stood still {len(lengths)} times, in ms: {lengths[:8]}"
 
 
 def watch(step: Callable[[], None], told: Callable[[Stall], None], stopped: threading.Event) -> None:
-    """Repeats a step that takes next to no time, and tells whenever it took some."""
+    """Repeats a short step until ``stopped``, and calls ``told`` whenever it took long."""
     while not stopped.wait(EVERY_S):
         began_s = time.monotonic()
         step()
@@ -92,7 +96,7 @@ def watch(step: Callable[[], None], told: Callable[[Stall], None], stopped: thre
 
 
 def main(folder: Path) -> None:
-    """Watches until standard input ends, as it does too when the test that began this is killed."""
+    """Watches until standard input ends, as it also does if the test that started this process is killed."""
     stopped, lock = threading.Event(), threading.Lock()
 
     def tell(stall: Stall) -> None:
@@ -107,6 +111,7 @@ def main(folder: Path) -> None:
 
         steps = (write, lambda: time.sleep(EVERY_S))
         threads = [threading.Thread(target=watch, args=(step, tell, stopped)) for step in steps]
+        print(WATCHING, end="", flush=True)
         for thread in threads:
             thread.start()
         sys.stdin.read()

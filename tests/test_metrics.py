@@ -75,7 +75,7 @@ def test_prometheus_finds_nothing_to_say_about_them(section: str) -> None:
         ["promtool", "check", "metrics"],
         input=generate_latest(REGISTRIES[section]()),
         capture_output=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     remarks = {line.split()[0]: line for line in (checked.stderr + checked.stdout).decode().splitlines()}

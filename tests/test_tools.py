@@ -109,7 +109,7 @@ def run_in_terminal(command: list[str], *, interrupt_after: bytes) -> tuple[int,
     )
     process = subprocess.Popen([sys.executable, "-c", script, *command], stdin=writer, stdout=writer, stderr=writer)
     os.close(writer)
-    output, deadline, typed = b"", time.monotonic() + 20, False
+    output, deadline, typed = b"", time.monotonic() + 60, False
     try:
         while time.monotonic() < deadline:
             if select.select([reader], [], [], 0.1)[0]:
@@ -121,7 +121,7 @@ def run_in_terminal(command: list[str], *, interrupt_after: bytes) -> tuple[int,
             if interrupt_after in output and not typed:
                 os.write(reader, b"\x03")
                 typed = True
-        return process.wait(10), output.decode()
+        return process.wait(60), output.decode()
     finally:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)

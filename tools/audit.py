@@ -1,7 +1,7 @@
-"""Asks pip-audit whether anything that uv.lock names has a known vulnerability: ``make audit``.
+"""Asks pip-audit whether a package in uv.lock has a known vulnerability: ``make audit``.
 
-Exit code 0: all were looked at, and nothing is known. 1: something is, and is printed. 3: some or all were not looked
-at: the data are those of PyPI's JSON API, which a mirror of packages alone does not have, or answers without them.
+Exit code 0: all packages were checked, and none has one. 1: some have, and are printed. 3: some or all were not
+checked: the data are those of PyPI's JSON API, which a mirror of packages may not have.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FOUND, NOT_CHECKED = 1, 3
 
 
 class AuditError(Exception):
-    """pip-audit did not come to an end; the message has the end of what it said."""
+    """pip-audit failed; the message has the end of its output."""
 
 
 def reachable(url: str = SERVICE) -> str:
-    """Why the data cannot be reached; empty if they can."""
+    """The reason why the data cannot be reached; empty if they can."""
     try:
-        # https, and written above.
+        # The URL is the constant above, with https.
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # nosec B310
             if b'"vulnerabilities"' not in answer.read():
                 return "the answer says nothing of vulnerabilities"
@@ -40,10 +40,10 @@ def reachable(url: str = SERVICE) -> str:
 
 
 def audit() -> dict[str, Any]:
-    """What pip-audit says of all that is locked.
+    """The report of pip-audit on all locked packages.
 
     Raises:
-        AuditError: It says nothing.
+        AuditError: There is no report.
     """
     with tempfile.TemporaryDirectory() as folder:
         locked, found = Path(folder) / "requirements.txt", Path(folder) / "found.json"
@@ -68,7 +68,7 @@ def audit() -> dict[str, Any]:
 
 
 def judge(document: dict[str, Any]) -> tuple[int, list[str]]:
-    """The exit code for what pip-audit said, and what to print."""
+    """The exit code for a report, and the lines to print."""
     lines, skipped = [], []
     for each in document["dependencies"]:
         if "skip_reason" in each:

@@ -1,8 +1,9 @@
 """Installs the packages of a dependency group into .venv, in the versions of uv.lock: ``bench``, or the one named.
 
 ``make bench-storage``, ``make fuzz-storage`` and ``make browser-tools`` call it. A later call finds them there and does
-nothing. The normal setup removes nothing of it before uv.lock changes, and does not need it. What has no wheel for this
-Python and machine is left out by the group's own conditions; whoever needs it says so.
+nothing. The normal setup does not remove these packages before uv.lock changes, and does not need them. Packages
+without a wheel for this Python and machine are left out by the group's own conditions; the program that needs one says
+so.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> int:
     with tempfile.NamedTemporaryFile(suffix=".txt") as requirements:
         uv, python = str(TOOLS / "uv"), str(TOOLS / "python")
         export = [uv, "export", "--quiet", "--frozen", "--only-group", group, "-o", requirements.name]
-        # pip, and not uv, for the user's configuration of pip applies: the package index may be a mirror.
+        # pip and not uv, since the user's configuration of pip applies: the package index may be a mirror.
         pip = [python, "-m", "pip", "--python", sys.executable, "--disable-pip-version-check", "install", "--quiet"]
         install = [*pip, "--require-hashes", "-r", requirements.name]
         for command in (export, install):

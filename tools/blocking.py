@@ -1,7 +1,8 @@
-"""Makes the blocking client of the one for asyncio: ``make client``; with ``--check`` it only compares.
+"""Generates the blocking client from the one for asyncio: ``make client``; with ``--check`` it only compares.
 
-It takes the words of asyncio out of each module, token by token, so that comments and layout stay, and has ruff format
-the result. It must not know what the modules do: what differs by nature is in ``runtime``, which it leaves alone.
+It removes the words of asyncio from each module, token by token, so that comments and layout stay, and lets ruff format
+the result. It must not know what the modules do: the parts that differ by nature are in ``runtime``, which it leaves
+alone.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ HEADER = "# Made by tools/blocking.py of aio/{name}; change that, and run `make 
 
 
 def blocking(source: str, name: str) -> str:
-    """The blocking module that a module of ``aio`` gives, not formatted yet."""
+    """The text of the blocking module for a module of ``aio``, not formatted yet."""
     tokens = []
     skip_space = False
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -58,7 +59,7 @@ def blocking(source: str, name: str) -> str:
             continue
         start = token.start
         if skip_space:
-            # The space behind the word goes with it.
+            # The space behind the word is removed, too.
             last_start = tokens[-1][0]
             tokens[-1] = (last_start, start, "")
             skip_space = False
@@ -102,7 +103,7 @@ def formatted(text: str, path: Path) -> str:
 
 
 def modules() -> dict[Path, str]:
-    """Every module that is made, with its text."""
+    """Every generated module, with its text."""
     made = {}
     for source in sorted(SOURCE.glob("*.py")):
         if source.name not in BY_HAND:
@@ -112,7 +113,7 @@ def modules() -> dict[Path, str]:
 
 
 def stale() -> list[str]:
-    """The modules that are not what their source gives, also those that have no source any more."""
+    """The modules that differ from the generated text, and those that have no source any more."""
     made = modules()
     strangers = [path for path in TARGET.glob("*.py") if path.name not in BY_HAND and path not in made]
     changed = [path for path, text in made.items() if not path.exists() or path.read_text() != text]

@@ -1,13 +1,13 @@
 # ruff: noqa: UP010, UP024, UP032, RUF005, PTH100, PTH107, PTH110, PTH112, PTH118, PTH120, PTH123
 """Makes .venv from nothing but a Python, its venv module, and a package index.
 
-It is started with whatever Python there is, so it must parse under any since 2.7: no annotations, no f-strings. It
-looks for a fitting one, makes .venv with it, installs a pinned uv beside it (.venv/.uv, for the lock does not list uv
-and a sync would remove it), and lets uv install what uv.lock says. A second call sees from .venv/.stamp that there is
-nothing to do.
+It may be started with any Python, so it must parse under all versions since 2.7: no annotations, no f-strings. It
+looks for a fitting Python, makes .venv with it, installs a pinned uv beside it (.venv/.uv, since the lock does not list
+uv and a sync would remove it), and lets uv install what uv.lock says. A second call sees from .venv/.stamp that there
+is nothing to do.
 
-Invariants: the stamp is written last, so that an interrupted call is simply repeated; whatever is half made is made
-anew. Settings come from the user's: pip's configuration applies to pip, and is handed on to uv.
+Invariants: the stamp is written last, so that an interrupted call is simply repeated; a half-made environment is made
+again. The user's configuration of pip applies to pip, and is passed on to uv.
 """
 
 from __future__ import print_function
@@ -75,7 +75,7 @@ def _lock(fd):
 
         fcntl.flock(fd, fcntl.LOCK_EX)
     except (ImportError, OSError, IOError):
-        # A file system without locks: two calls at once are then the user's own care.
+        # The file system has no locks: the user must then avoid two calls at once.
         pass
 
 
@@ -152,7 +152,7 @@ def _uv_environment():
     # type: () -> dict[str, str]
     """The environment of uv: the user's, and what their pip is configured to use."""
     environment = dict(os.environ)
-    # A virtual environment that is active in the user's shell has no say in ours.
+    # A virtual environment that is active in the user's shell must not influence ours.
     for name in ("VIRTUAL_ENV", "UV_PYTHON", "CONDA_PREFIX", "UV_FROZEN", "UV_LOCKED"):
         environment.pop(name, None)
     environment["UV_PROJECT_ENVIRONMENT"] = VENV
@@ -180,7 +180,7 @@ def _uv_environment():
 
 def _pip_settings():
     # type: () -> dict[str, str]
-    """What pip is configured to use, by its files and by the environment."""
+    """The user's settings of pip, from its files and from the environment."""
     pip = os.path.join(TOOLS, "bin", "python")
     settings = {}  # type: dict[str, str]
     for line in _output([pip, "-m", "pip", "config", "list"]).splitlines():

@@ -1,4 +1,4 @@
-"""Makes an authority and a certificate, for trying TLS locally. Not for production: nobody guards the keys.
+"""Makes an authority and a certificate, for trying TLS locally. Not for production: the keys are not protected.
 
     python tools/certs.py [--out certs] [--name NAME ...]
 
@@ -25,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 SKEW = timedelta(hours=1)
-"""Clocks of other machines may be late."""
+"""How far in the past certificates begin to be valid, since clocks of other machines may be late."""
 
 
 def _subject(name: str, organization: str = "") -> x509.Name:
@@ -55,7 +55,7 @@ class Authority:
 
     @classmethod
     def make(cls, name: str = "DougDB local authority", days: int = 3650) -> Authority:
-        """A new one, signed by itself."""
+        """Makes a new authority, whose certificate is signed by itself."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         usage = x509.KeyUsage(
@@ -79,19 +79,19 @@ class Authority:
 
     @classmethod
     def load(cls, folder: Path) -> Authority:
-        """The one that ``write`` has put into a folder."""
+        """Reads the authority that ``write`` has put into a folder."""
         key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return cls(key, x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes()))
 
     @property
     def pem(self) -> bytes:
-        """Its certificate."""
+        """The authority's certificate, as PEM."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
     @property
     def key_pem(self) -> bytes:
-        """Its key."""
+        """The authority's private key, as PEM."""
         return _pem(self._key)
 
     def issue(
@@ -100,10 +100,10 @@ class Authority:
         """Makes a new key and a certificate.
 
         Args:
-            names: Names and addresses that it is good for. None is enough for a client.
-            days: How long it is good.
-            common_name: Who it is, if not the first of the names.
-            organization: The group it is in, for who reads that out of a certificate, as Kubernetes does.
+            names: The names and addresses for which the certificate is valid. A client's may have none.
+            days: How many days it is valid.
+            common_name: The common name; empty: the first of the names.
+            organization: The organization, from which Kubernetes reads the group; empty: none.
 
         Returns:
             Certificate and key, as PEM.
@@ -132,19 +132,19 @@ class Authority:
         return certificate.public_bytes(serialization.Encoding.PEM), _pem(key)
 
     def write(self, folder: Path) -> None:
-        """Puts certificate and key into a folder."""
+        """Writes certificate and key into a folder."""
         write(folder / "ca.key", self.key_pem)
         write(folder / "ca.crt", self.pem)
 
     def write_certificate(self, folder: Path, names: Sequence[str], days: float = 90) -> None:
-        """Issues a certificate and puts it with its key into a folder, each file whole or not at all."""
+        """Issues a certificate and writes it with its key into a folder, each file whole or not at all."""
         certificate, key = self.issue(names, days)
         write(folder / "tls.key", key)
         write(folder / "tls.crt", certificate)
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replaces a file; a key is for its owner alone."""
+    """Replaces a file; only its owner can read a key."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     mode = 0o600 if path.suffix == ".key" else 0o644

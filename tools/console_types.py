@@ -1,6 +1,6 @@
 """Checks the types of the console's modules, which stand in their comments, by TypeScript. It needs npm.
 
-``make console-types`` runs it. What others wrote is not checked: only what is said of our own files counts.
+``make console-types`` runs it. Only complaints about our own files count, not those about other people's modules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OTHERS = "static/vendor/"
 
 
 def main() -> int:
-    """Checks them; the exit code is 1 when something is wrong, 0 when nothing is or npm is missing."""
+    """Checks the types; the exit code is 1 if one is wrong, 0 if none is or npm is missing."""
     if shutil.which("npm") is None:
         print("console-types: there is no npm, so the types of the console are not checked", file=sys.stderr)
         return 0

@@ -1,10 +1,10 @@
-"""Draws the dashboards as pictures for docs/images, from what a real Prometheus holds.
+"""Draws the dashboards as pictures for docs/images, from the series of a real Prometheus.
 
 Usage: python -m tools.dashboard_pictures PROMETHEUS_URL [MINUTES]
 
 The panels' expressions, titles, units and places are the dashboards' own; the drawing is matplotlib's and only
 resembles Grafana. matplotlib is not a dependency of anything here: install it in an environment of its own
-(``pip install matplotlib``) when the pictures are to be made anew, from a ``make observe`` with a load.
+(``pip install matplotlib``) to make the pictures again, from a ``make observe`` with a load.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def outputs() -> dict[str, str]:
 
 
 def stale(target: Path) -> list[str]:
-    """Which files below ``target`` are not what generation gives, those that it does not give included."""
+    """The files below ``target`` that differ from the generated ones, and those that are not generated at all."""
     wanted = outputs()
     known = {
         path.relative_to(target).as_posix()

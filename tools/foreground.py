@@ -1,8 +1,8 @@
 """Runs a command in the terminal's foreground, alone, so that Ctrl-C reaches it and not the make that started it.
 
-make ends with an error when it is interrupted itself, however well its child ended. In a terminal the command therefore
+make ends with an error if it is interrupted itself, even if its child ended well. In a terminal the command therefore
 gets a process group of its own, which becomes the foreground group; afterwards the terminal is handed back. Without a
-terminal the command simply takes this process's place.
+terminal the command simply replaces this process.
 
 Usage: python tools/foreground.py COMMAND [ARGUMENT]...
 """

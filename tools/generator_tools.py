@@ -1,8 +1,8 @@
-"""Installs what makes a client of the served OpenAPI into .venv/.generator, for a test alone.
+"""Installs a generator of clients for the served OpenAPI into .venv/.generator, for one test.
 
-It is written by others, so that the document is judged by somebody who knows nothing but the document. It comes from
+The generator is written by others, so that it knows nothing but the document. It comes from
 the package index, pinned, and apart from the environment of the code, whose lock does not list it: it wants another
-version of a library than dougctl does. A second call finds that nothing is to be done.
+version of a library than dougctl. A second call does nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TOOLS = ROOT / ".venv" / ".generator"
 STAMP = TOOLS / "stamp"
 PROGRAM = TOOLS / "bin" / "openapi-python-client"
 PACKAGES = ("openapi-python-client==0.29.1", "httpx==0.28.1", "attrs==26.1.0")
-"""The generator, and what the clients that it makes import."""
+"""The generator, and the packages that its clients import."""
 
 
 def main() -> int:

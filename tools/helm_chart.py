@@ -1,4 +1,4 @@
-"""Makes what is made from the Helm chart, or checks that the committed files are that.
+"""Generates the files that come from the Helm chart, or checks that the committed ones are the generated ones.
 
 Usage: python tools/helm_chart.py [--check]
 
@@ -24,7 +24,7 @@ _KEY = re.compile(r"^( *)([A-Za-z]\w*):(?: (.*))?$")
 
 
 def find_helm() -> str | None:
-    """The helm to call: the one of the chart's tools, else the one in PATH."""
+    """The helm to call: that of the chart's tools, or else that in PATH; None if there is none."""
     own = ROOT / ".venv" / ".chart" / "bin" / "helm"
     return str(own) if own.exists() else shutil.which("helm")
 
@@ -32,7 +32,7 @@ def find_helm() -> str | None:
 def run_helm(
     *words: str, environment: dict[str, str] | None = None, program: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Calls helm, or another program of it, with scratch folders of its own: nothing of the user's has a say.
+    """Calls helm, or another program of it, with scratch folders of its own: the user's configuration has no influence.
 
     Raises:
         FileNotFoundError: There is no helm.

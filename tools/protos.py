@@ -1,4 +1,4 @@
-"""Generates the gRPC stubs from protos/doug/v1, or checks that the committed ones are what generation gives.
+"""Generates the gRPC stubs from protos/doug/v1, or checks that the committed ones are the generated ones.
 
 Usage: python tools/protos.py [--check]
 """

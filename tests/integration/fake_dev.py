@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
-SLEEPER = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+SLEEPER = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from bench.cluster import Cluster
 
 from dougdb import DougClient, Increment, OutcomeUnknownError, Put
 
-pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS, EACH = 8, 25
@@ -139,7 +139,7 @@ def test_an_export_is_imported_again(cluster: Cluster, tmp_path: Path) -> None:
     path = tmp_path / "all.ndjson"
     keys = {b"dump/%d" % number: bytes([number % 256]) * number for number in range(1500)}
     keys[b"dump/\xff\x01"] = "\u2028\x85".encode()
-    with DougClient(url_of(cluster), exactly_once=False, deadline_s=60) as client:
+    with DougClient(url_of(cluster), deadline_s=60) as client:
         assert all(each.ok for each in client.batch(Put(key, value, "a/b", ttl="1h") for key, value in keys.items()))
         exported = dougctl(cluster, "export", str(path), "--prefix", "dump/", "--verify", "--json")
         assert exported.returncode == 0, exported.stderr

@@ -14,10 +14,10 @@ import pytest
 from bench.cluster import Cluster, is_alive, wait_for
 from bench.http11 import HttpError, fetch
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.integration
 
-RESTART_S = 10.0
-END_S = 15.0
+RESTART_S = 60.0
+END_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 def refused(cluster: Cluster) -> str:
     """Starts what has to be refused, and returns what it printed."""
     printed_before = len(cluster.output.read_text()) if cluster.output.exists() else 0
-    assert cluster.launch().wait(20) != 0
+    assert cluster.launch().wait(END_S) != 0
     assert cluster.processes() == []
     return cluster.output.read_text()[printed_before:]
 
@@ -68,7 +68,7 @@ def test_it_prints_the_address_and_three_examples(cluster: Cluster) -> None:
     examples = [line.strip() for line in printed.splitlines() if line.strip().startswith("curl")]
     assert len(examples) == 3
     for example in examples:
-        answer = subprocess.run([*example.split(), "-sS", "--fail"], capture_output=True, timeout=10, check=False)
+        answer = subprocess.run([*example.split(), "-sS", "--fail"], capture_output=True, timeout=60, check=False)
         assert answer.returncode == 0, (example, answer.stderr)
 
 
@@ -94,7 +94,7 @@ def test_the_facade_listens_on_ipv6_loopback_too(cluster: Cluster) -> None:
 def test_the_command_line_client_ignores_proxies_on_loopback(cluster: Cluster) -> None:
     def dougctl(*words: str) -> subprocess.CompletedProcess[bytes]:
         command = [cluster.command[0], *words, "--url", cluster.url]
-        return subprocess.run(command, env=cluster.environment, capture_output=True, timeout=20, check=False)
+        return subprocess.run(command, env=cluster.environment, capture_output=True, timeout=60, check=False)
 
     assert dougctl("put", "by-command", "value").returncode == 0
     assert dougctl("get", "by-command").stdout.rstrip(b"\n") == b"value"
@@ -115,8 +115,7 @@ def test_a_killed_process_is_started_again(cluster: Cluster, name: str) -> None:
     restarted = wait_for(lambda: cluster.find(name), RESTART_S, f"{name} to be started again")
     assert restarted.pid != killed.pid
     lines = cluster.output.read_text()[printed_before:].splitlines()
-    assert len([line for line in lines if name in line]) <= 2, "it is said in one line, and in another that it is back"
-    assert any(name in line for line in lines)
+    assert len([line for line in lines if line.startswith(f"{name} died ")]) == 1, "it is said in one line"
     cluster_port = cluster.port + (1 if name == "facade-1" else 0)
 
     def serves() -> bool:
@@ -133,7 +132,7 @@ def test_a_helper_process_dies_with_its_node(cluster: Cluster) -> None:
     helpers = cluster.member("shard-0-2").children(recursive=True)
     assert helpers, "every node has its helper process from the start"
     cluster.kill("shard-0-2")
-    wait_for(lambda: not any(is_alive(helper) for helper in helpers), 5, "the helper to end")
+    wait_for(lambda: not any(is_alive(helper) for helper in helpers), 30, "the helper to end")
     cluster.await_equal("0")
 
 

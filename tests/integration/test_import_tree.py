@@ -21,11 +21,11 @@ import pytest
 from bench.cluster import Cluster
 from bench.http11 import Client
 
-pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(600)]
 
 VALUE_BYTES_MAX = 1 << 20
 READERS = 16
-CONVERGED_S = 30.0
+CONVERGED_S = 120.0
 
 
 PART = "encodings"
@@ -92,7 +92,7 @@ async def test_the_standard_library_goes_in_and_comes_back(cluster: Cluster, tre
 
     command = [cluster.command[0], "import-tree", str(tree), "--url", cluster.url, "--skip-too-large", "--json"]
     begun = time.monotonic()
-    loaded = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=120, check=False)
+    loaded = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=240, check=False)
     print(f"imported in {time.monotonic() - begun:.1f} s")
     assert loaded.returncode == 0, loaded.stderr[-2000:]
     report = json.loads(loaded.stdout)

@@ -16,11 +16,11 @@ from bench.cluster import Cluster, dougctl, wait_for
 from bench.http11 import HttpError, fetch
 from bench.launch import Launch
 
-pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SHARD = "0"
 KEYS = 40
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def command(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[st
         env=cluster.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_S,
         check=False,
     )
     print(f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")

@@ -80,7 +80,7 @@ async def test_a_storm_of_faults_loses_nothing(cluster: Cluster, tmp_path: Path)
         finally:
             running = False
     await judge(cluster, recorder, {SHARD: [key for ring in rings for key in ring.used]}, tmp_path)
-    assert len(recorder.history.operations) > 100 * TURNS, "there was hardly any load"
+    assert len(recorder.history.operations) > 20 * TURNS, "there was hardly any load"
     assert len(nemesis.kinds) > TURNS or set(nemesis.turns) == set(nemesis.kinds)
     metrics = [scrape(view.admin_port) for view in cluster.views()]
     assert len(metrics) == 5

@@ -22,7 +22,7 @@ from doug_wire.slots import slot_of
 from dougdb.verify import Cas, Get, Outcome, Put, Recorded, check
 from raft_testing.versions import Access, check_versions
 
-pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(600)]
 
 INCREMENTS = int(os.environ.get("INCREMENTS", "1000"))
 """More of them make a soak test."""
@@ -31,7 +31,7 @@ CONDITIONS_S = float(os.environ.get("CONDITIONS_S", "20"))
 """The longer, the more of a soak test."""
 BRIEFLY_S = 5.0
 CHECKED = 1_000
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 JSON = {"Content-Type": "application/json"}
 
 
@@ -88,11 +88,11 @@ def test_increments_that_are_sent_twice_count_once_through_kills_and_a_restart(c
             if len(kills) % 3 == 1:
                 victims = ["facade"]
             else:
-                victims = [cluster.await_leader(shard, 30).id for shard in cluster.shard_ids()]
+                victims = [cluster.await_leader(shard).id for shard in cluster.shard_ids()]
             for victim in victims:
                 cluster.kill(victim)
             kills.append(victims)
-            wait_for(lambda: answers_at_all(cluster), 30, "the facade to be back")
+            wait_for(lambda: answers_at_all(cluster), PATIENCE_S, "the facade to be back")
 
     disturber = threading.Thread(target=disturb)
     disturber.start()
@@ -150,6 +150,7 @@ def beginning(history: list[Recorded]) -> list[Recorded]:
 def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster, seconds: float) -> None:
     """Sixteen clients read, add one and write under If-Match while leaders die; the history must be linearizable."""
     history: list[Access] = []
+    raised = threading.Event()
     ends = time.monotonic() + seconds
     key = f"shared/{seconds}"
     assert repeated(cluster, "PUT", f"/v1/kv/{key}", b"0", {}).status == 200
@@ -173,6 +174,7 @@ def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster, sec
             return Access(key, "put", called, math.inf, "unknown", 0, value, expected)
         returned = time.monotonic()
         if answer.status == 200:
+            raised.set()
             return Access(key, "put", called, returned, "ok", int(answer.json()["revision"]), value, expected)
         if answer.status == 412:
             met = int(answer.json()["current_revision"])
@@ -183,7 +185,8 @@ def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster, sec
 
     def raise_it(_: int) -> list[Access]:
         done: list[Access] = []
-        while time.monotonic() < ends:
+        # However slow the machine is, somebody succeeds.
+        while time.monotonic() < (ends if raised.is_set() else ends + PATIENCE_S):
             seen = read()
             if seen is None:
                 continue
@@ -193,11 +196,11 @@ def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster, sec
             done += [] if written is None else [written]
         return done
 
-    stop = threading.Event()
     owner = cluster.slot_owners()(slot_of(key.encode()))
 
     def disturb() -> None:
-        while not stop.wait(seconds / 4):
+        for _ in range(3):
+            time.sleep(seconds / 4)
             cluster.kill(cluster.await_leader(owner).id)
 
     disturber = threading.Thread(target=disturb)
@@ -205,7 +208,6 @@ def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster, sec
     with ThreadPoolExecutor(CLIENTS) as clients:
         for done in clients.map(raise_it, range(CLIENTS)):
             history += done
-    stop.set()
     disturber.join()
     first = min(access.revision for access in history if access.kind == "get")
     history.append(Access(key, "put", 0.0, 0.0, "ok", first, 0))
@@ -235,7 +237,7 @@ def test_what_must_be_read_from_disk_for_a_condition_is_read(cluster: Cluster) -
         )
     assert {answer.status for answer in created} == {412}
     assert {answer.status for answer in replaced} == {200}
-    ends = time.monotonic() + 15
+    ends = time.monotonic() + PATIENCE_S
     while repeated(cluster, "GET", "/v1/kv/short", b"", {}).status != 404:
         assert time.monotonic() < ends
         time.sleep(0.1)

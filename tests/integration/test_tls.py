@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,9 +25,8 @@ from facade.discovery.targets import Target
 from raft_node.app.admin import AdminServer
 from raft_node.rpc.channels import SERVER_OPTIONS, Dialled, open_channel
 
-pytestmark = [pytest.mark.integration, pytest.mark.seconds]
+pytestmark = [pytest.mark.integration, pytest.mark.light, pytest.mark.seconds]
 
-_ports = itertools.count(25_700)
 LOCAL = ["127.0.0.1", "localhost", "::1"]
 POD = "s0-0.s0-peers.ns.svc"
 
@@ -60,10 +58,9 @@ class Server:
 
     def __init__(self, certificates: tls.Certificates | None) -> None:
         self.servicer = health.aio.HealthServicer()
-        self.address = f"127.0.0.1:{next(_ports)}"
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         health_pb2_grpc.add_HealthServicer_to_server(self.servicer, self._server)
-        tls.add_port(certificates, self._server, self.address)
+        self.address = f"127.0.0.1:{tls.add_port(certificates, self._server, '127.0.0.1:0')}"
 
     async def __aenter__(self) -> Server:
         await self.servicer.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -83,7 +80,7 @@ async def server(place: Place) -> AsyncIterator[Server]:
 async def ask(channel: grpc.aio.Channel) -> str:
     """What becomes of a call over a channel: ``served``, or why not."""
     try:
-        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=3)
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
     except grpc.aio.AioRpcError as error:
         assert error.code() is grpc.StatusCode.UNAVAILABLE, error
         return error.details() or "refused"
@@ -273,6 +270,9 @@ async def test_files_that_cannot_be_used_leave_the_old_ones_in_use(place: Place,
             0.01, lambda event, **f: told.append((event, f)), lambda event, **f: told.append((event, f))
         )
     )
+    async with asyncio.timeout(60):
+        while not told:
+            await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     assert [event for event, _ in told] == ["tls.not_reloaded"], "told once"
     assert str(place.folder) in told[0][1]["reason"]
@@ -284,7 +284,7 @@ async def test_files_that_cannot_be_used_leave_the_old_ones_in_use(place: Place,
     assert await presented(server.address, place) == old
     assert place.certificates.version == 1
     Authority.make().write_certificate(place.folder, LOCAL)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(told) < 2:
             await asyncio.sleep(0.01)
     assert told[1][0] == "tls.reloaded"
@@ -299,12 +299,13 @@ async def test_the_end_of_a_certificate_is_read_from_it(place: Place, authority:
 
 
 async def test_the_port_for_probes_and_metrics_speaks_https(place: Place, authority: Authority) -> None:
-    address = f"127.0.0.1:{next(_ports)}"
-    admin = AdminServer(address, CollectorRegistry(), lambda: "", lambda: True, place.certificates.https_context())
+    context = place.certificates.https_context()
+    admin = AdminServer("127.0.0.1:0", CollectorRegistry(), lambda: "", lambda: True, context)
+    address = f"127.0.0.1:{admin._socket.getsockname()[1]}"
     task = asyncio.create_task(admin.run())
     context = ssl.create_default_context(cafile=str(place.files.ca))
     host, port = address.split(":")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 reader, writer = await asyncio.open_connection(host, int(port), ssl=context)

@@ -21,12 +21,12 @@ from bench.launch import Launch
 from raft_node.storage import record
 from raft_node.storage.wal import segment as wal_segment
 
-pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety]
 
 NODE = "shard-0-1"
 PUTS = 30
 EXIT_REFUSED = 3
-START_S = 15.0
+START_S = 60.0
 
 
 class Stopped(NamedTuple):

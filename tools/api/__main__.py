@@ -1,11 +1,12 @@
-"""``make fuzz-api``: sends what the served OpenAPI allows, and what it forbids, and judges every answer.
+"""``make fuzz-api``: sends requests that the served OpenAPI allows and others that it forbids, and judges the answers.
 
-All checks of schemathesis and those of ``tools.api.checks``: no defect, nothing undocumented, no bad input taken, no
-good input refused. The facade is one over fake nodes that this starts, or the one that ``--url`` names. With ``--role``
-everybody has to say who they are, and the requests come from somebody with that role, or from a stranger.
+All checks of schemathesis and those of ``tools.api.checks`` are made: no defect, nothing undocumented, no bad input
+taken, no good input refused. The facade is one over fake nodes that this command starts, or the one that ``--url``
+names. With ``--role`` clients must authenticate themselves, and the requests come from a client with that role, or from
+a stranger.
 
-The seed is printed, and so is the command that repeats the run. Exit codes: 0 nothing was found; 1 something was; 2 it
-could not be started.
+The seed is printed, and so is the command that repeats the run. Exit codes: 0 no failure was found; 1 one was; 2 the
+run could not be started.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ HERE = Path(__file__).resolve().parent
 SERVER = ROOT / "services/facade/tests/serve_fakes.py"
 ROLES = ("stranger", "reader", "writer", "admin")
 ENDLESS = ("/v1/watch", "/v1/console/stream")
-"""Streams without an end: only fakes end them after a moment, so at others they are left out."""
+"""The paths of endless streams. Only fakes end them after a moment, so they are left out with real nodes."""
 EXAMPLES_MAX = 1000
 REPLACED = "not_a_server_error,positive_data_acceptance,allow_header_conformance,unsupported_method"
 """The first two by healthy_nodes_serve and allowed_requests_are_taken of ``tools.api.checks``, which says why. Which
 methods there are, and what ``Allow`` names, is in ``test_openapi_complete.py``: a path that ends with an action is a
 key's as well, which OpenAPI cannot tell, and a stranger is not told which methods there are."""
 NOTHING = "No test cases were generated"
-"""What schemathesis says, and calls a success, when its time was over before it began."""
+"""The text that schemathesis prints, with exit code 0, if its time was over before it began."""
 
 
 @contextlib.contextmanager
 def fakes(*, auth: bool, plant: str = "") -> Iterator[tuple[str, dict[str, str]]]:
-    """A facade over fake nodes, with a fault or without: its URL, and tokens by role."""
+    """Starts a facade over fake nodes, with a planted fault or without; yields its URL, and tokens by role."""
     command = [sys.executable, str(SERVER), *(["--auth"] if auth else []), "--plant", plant]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None and server.stdout is not None
@@ -65,16 +66,16 @@ def run(
     """One run of schemathesis.
 
     Args:
-        url: Of the facade.
-        seed: Of what is generated.
-        seconds: How long it may take.
-        token: Of whoever sends the requests.
-        examples: How many requests of each kind for each operation at most.
+        url: The URL of the facade.
+        seed: The seed of the generated requests.
+        seconds: How long the run may take.
+        token: The token of the requests; None for none.
+        examples: How many requests of each kind are sent for each operation at most.
         more: Further arguments of schemathesis.
-        stranger: Whether the requests come from nobody who is known.
+        stranger: Whether the requests come from a client that is not authenticated.
 
     Returns:
-        0 if nothing was found; 2 if nothing was sent either.
+        0 if no failure was found; 2 if no request was sent either.
     """
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml")),
@@ -90,7 +91,9 @@ def run(
             "--max-time",
             str(seconds),
         ),
-        *("--max-examples", str(examples), "--generation-database", "none", "--request-timeout", "20"),
+        *("--max-examples", str(examples), "--generation-database", "none", "--request-timeout", "60"),
+        # How long it takes to think of a request says nothing about the answers.
+        *("--suppress-health-check", "too_slow"),
         *("--continue-on-failure", "--no-color", "--warnings", "off", *more),
     ]
     if token is not None:
@@ -136,7 +139,7 @@ def main() -> int:
         stranger = arguments.role == "stranger"
         token = tokens.get(arguments.role or "")
         if arguments.plant:
-            # A stranger who is served is one failure, always the same; the others show themselves in several ways.
+            # A stranger that is served is always the same failure; the others may show in several ways.
             more += ("--max-failures", "1" if arguments.plant == "open" else "6")
         return run(url, seed=seed, token=token, more=more, stranger=stranger, **limits)
 

@@ -1,10 +1,10 @@
-"""What schemathesis checks beside its own: it loads this file by ``schemathesis.toml`` in this folder.
+"""Our own checks for schemathesis, which loads this file by ``schemathesis.toml`` in this folder.
 
-Must not import the facade: all it knows is the document that is served.
+Must not import the facade: it knows only the served document.
 
 Two of its own checks are replaced here, because they would have to be switched off for whole statuses:
 ``positive_data_acceptance`` (OpenAPI cannot say that one parameter excludes another) and ``not_a_server_error``
-(501 answers what was asked for and is not there).
+(501 is the right answer for features that are not there).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ UNSAYABLE = frozenset(
         "bad_request",  # for beside for64; a key for a verb that has none.
     }
 )
-"""Codes of 400 that a request may get which the document allows: rules that OpenAPI has no words for."""
+"""The codes of 400 that a request may get although the document allows it: rules that OpenAPI cannot express."""
 
 REFUSED = frozenset({405, 406, 411, 415, 417, 421, 431})
-"""Statuses that no request gets which the document allows."""
+"""The statuses that no request gets that the document allows."""
 
 
 def _code(response: Any) -> str | None:
@@ -49,7 +49,7 @@ def _code(response: Any) -> str | None:
 
 @schemathesis.hook
 def map_query(context: Any, query: Any) -> Any:
-    """Nobody waits for changes that do not come: a wait that is allowed is a short one."""
+    """Shortens allowed waits, since no changes come for which a request could wait."""
     if query and isinstance(query.get("wait"), str) and query["wait"].rstrip("s").isdigit():
         query["wait"] = "10ms"
     return query
@@ -64,7 +64,7 @@ def problem_codes_are_documented(ctx: Any, response: Any, case: Any) -> None:
     if told != "application/problem+json":
         raise Failure(operation=case.operation.label, title="An error that is no problem document", message=told)
     if response.request.method.lower() != case.operation.method.lower():
-        return  # Another method than the operation's was tried.
+        return  # The request has another method than the operation.
     declared = case.operation.definition.raw["responses"].get(str(response.status_code), {})
     codes = declared.get("content", {}).get(told, {}).get("examples", {})
     code = _code(response)
@@ -82,7 +82,7 @@ def answers_name_their_request(ctx: Any, response: Any, case: Any) -> None:
 
 @schemathesis.check
 def healthy_nodes_serve(ctx: Any, response: Any, case: Any) -> None:
-    """No 5xx but 501, and 503 for a bound of staleness that nobody can prove in time."""
+    """No 5xx is answered but 501, and 503 for a bound of staleness that no node can prove in time."""
     status, code = response.status_code, _code(response)
     if status < 500 or status == 501:
         return
@@ -94,7 +94,7 @@ def healthy_nodes_serve(ctx: Any, response: Any, case: Any) -> None:
 
 @schemathesis.check
 def allowed_requests_are_taken(ctx: Any, response: Any, case: Any) -> None:
-    """What the document allows is refused only by rules that it cannot tell."""
+    """A request that the document allows is refused only by rules that OpenAPI cannot express."""
     if case.meta is None or case.meta.generation.mode != GenerationMode.POSITIVE:
         return
     status, code = response.status_code, _code(response)

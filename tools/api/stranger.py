@@ -1,4 +1,4 @@
-"""The checks for a stranger: beside those of ``tools.api.checks``, 401 everywhere but at what is open to everyone."""
+"""The checks for a stranger: beside those of ``tools.api.checks``, 401 on every route that is not open to everyone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tools.api import checks  # noqa: F401 - it is loaded for what it checks.
 
 OPEN = frozenset({"/livez", "/readyz", "/", "/ui/{file}", "/docs", "/openapi.json"})
 EARLIER = frozenset({400, 403, 405, 408, 413, 417, 421, 431, 501})
-"""What is wrong with the request itself, or with where it comes from, may be told before it is asked who sends it."""
+"""The statuses for faults of the request itself or its origin, which may be answered before authentication."""
 
 
 @schemathesis.check
 def strangers_are_not_served(ctx: Any, response: Any, case: Any) -> None:
-    """Nothing is served to whoever has not said who they are, and nothing is told of what there is."""
+    """A client that is not authenticated is not served, and is not told what exists."""
     if case.operation.path in OPEN or response.status_code == 401 or response.status_code in EARLIER:
         return
     text = f"{response.status_code} at {case.operation.path}"

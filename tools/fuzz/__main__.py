@@ -1,7 +1,7 @@
 """``make fuzz-storage``: fuzzes every decoder for some CPU minutes each, one worker process at a time for a target.
 
-Everything it makes lies in ``out/fuzz``: the growing corpus and the log of each target, and the findings. Exit codes:
-0 nothing was found; 1 something was, with the command that repeats it; 2 wrong usage, or no atheris.
+All its files are in ``out/fuzz``: the growing corpus and the log of each target, and the findings. Exit codes:
+0 no finding; 1 findings, each with the command that repeats it; 2 wrong usage, or no atheris.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FINDINGS = OUT / "findings"
 PROGRESS_EVERY_S = 30.0
 POLL_S = 1.0
 RUN_S_MAX = 60
-"""An input that takes longer than this by the clock ends the worker; one that takes much CPU time is found earlier."""
+"""How long an input may take by the clock before it ends the worker; too much CPU time is noticed earlier."""
 RSS_MB_MAX = 2048
 RESTARTS_MAX = 5
 INTERRUPTED = 130
@@ -44,7 +44,7 @@ _ARTIFACT = re.compile(r"Test unit written to (\S+)")
 
 @dataclass
 class Outcome:
-    """What came of one target."""
+    """The results of one target."""
 
     name: str
     cpu_s: float = 0.0
@@ -53,10 +53,10 @@ class Outcome:
     features: int = 0
     corpus: int = 0
     findings: dict[str, str] = field(default_factory=dict)
-    """File and reason."""
+    """The reason of each finding, by its file."""
 
     def take(self, output: str, log: str) -> None:
-        """Takes in what one worker has said so far."""
+        """Takes the output and the log of one worker."""
         for match in _FINDING.finditer(output):
             self.findings[match[1]] = match[2]
         for match in _ARTIFACT.finditer(log):
@@ -120,12 +120,12 @@ def repeat(path: Path) -> int:
 
 
 def inputs_of(name: str) -> list[bytes]:
-    """What a target begins with: its seeds and its corpus."""
+    """The inputs with which a target begins: its seeds and its corpus."""
     return TARGETS[name].inputs() + load_corpus(corpus_of(name))
 
 
 def fuzz(outcome: Outcome, cpu_s: float, stop: threading.Event) -> None:
-    """Fuzzes one target for so much CPU time; starts again when an input ended the process."""
+    """Fuzzes one target for ``cpu_s`` seconds of CPU time; starts again if an input ended the process."""
     corpus = OUT / outcome.name
     corpus.mkdir(parents=True, exist_ok=True)
     for data in inputs_of(outcome.name):
@@ -136,7 +136,7 @@ def fuzz(outcome: Outcome, cpu_s: float, stop: threading.Event) -> None:
 
 
 def _one_worker(outcome: Outcome, corpus: Path, cpu_s: float, stop: threading.Event) -> bool:
-    """Runs one worker to its end; whether an input, and not the time, ended it."""
+    """Runs one worker to its end; returns whether an input, and not the time, ended it."""
     name = outcome.name
     limits = [f"-timeout={RUN_S_MAX}", f"-report_slow_units={RUN_S_MAX}", f"-rss_limit_mb={RSS_MB_MAX}"]
     options = [*limits, f"-artifact_prefix={FINDINGS}/{name}-"]
@@ -158,7 +158,7 @@ def _one_worker(outcome: Outcome, corpus: Path, cpu_s: float, stop: threading.Ev
     done = _DONE.search(text)
     statuses = _STATUS.findall(said)
     outcome.executions += int(done[1]) if done else int(statuses[-1][0]) if statuses else 0
-    # An end in the middle does not tell its CPU time; what passed on the clock is more than that.
+    # A worker that was ended by an input does not tell its CPU time; the time on the clock is an upper bound.
     outcome.cpu_s += float(done[2]) if done else time.monotonic() - begun_s
     ended_by_an_input = _ARTIFACT.search(said) is not None
     if done is None and not ended_by_an_input and not stop.is_set():

@@ -1,4 +1,4 @@
-"""Fuzz targets of what tells who somebody is and what they may do: tokens, JWTs, certificates' names, policies."""
+"""Fuzz targets of authentication and authorization: tokens, JWTs, certificates' names, policies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FAR_S = 1 << 40
 
 
 def check_token(content: bytes) -> None:
-    """A token is an id and a secret, of which it can be made again; anything else is none."""
+    """A token is an id and a secret, from which the same token can be made; other bytes are refused."""
     text = content.decode("latin-1")
     found = tokens.parse(text)
     if found is None:
@@ -61,7 +61,7 @@ def sign(claims: bytes) -> bytes:
 
 
 def check_jwt(content: bytes) -> None:
-    """A JWT is about somebody whom a role can be given to, and ends; or it does not count."""
+    """An accepted JWT has a subject to whom a role can be given, and an expiry; others are refused."""
     try:
         found = _bearers().judge(content.decode("latin-1"))
     except BearerError:
@@ -72,7 +72,7 @@ def check_jwt(content: bytes) -> None:
 
 
 def seeds_jwt() -> Iterable[bytes]:
-    """Claims that count, and some that do not; raw ones are no JWTs, and with a signature that fits they are."""
+    """Claims that are accepted, and some that are not; raw ones are no JWTs, repaired ones are signed."""
     claims = {"iss": "https://issuer", "aud": ["dougdb"], "sub": "bob", "exp": _FAR_S, "groups": ["ops", 7]}
     yield json.dumps(claims).encode()
     yield json.dumps(claims | {"exp": 1.5e12, "nbf": 1, "iat": 2, "groups": []}).encode()
@@ -81,7 +81,7 @@ def seeds_jwt() -> Iterable[bytes]:
 
 
 def check_certificate(content: bytes) -> None:
-    """A certificate, as ``ssl`` tells it, has a name that a role can be given to, or none."""
+    """A certificate, in the form of ``ssl``, gives a name to which a role can be given, or none."""
     parts = [part.decode("latin-1") for part in content.split(b"\n")]
     pairs = [tuple(part.split("=", 1)) for part in parts if "=" in part]
     shown = {
@@ -104,7 +104,7 @@ def seeds_certificate() -> Iterable[bytes]:
 
 
 def check_grant(content: bytes) -> None:
-    """A grant is shown as what it is read from again, and allows what begins with its prefix and nothing else."""
+    """The text of a grant reads as the same grant, which allows the keys with its prefix and no others."""
     try:
         text = content.decode()
         grant = parse_grant(text)
@@ -128,7 +128,7 @@ def seeds_grant() -> Iterable[bytes]:
 
 
 def check_policy(content: bytes) -> None:
-    """A document of users is read as what it is written again as, or is refused; what it gives, ``authorize`` takes."""
+    """A document of users encodes to the same bytes, or is refused; ``authorize`` takes all its grants."""
     try:
         found = documents.decode(content)
     except DocumentError:

@@ -1,6 +1,6 @@
-"""Chooses of all inputs that a run has left the few small ones that together reach as much, to be kept.
+"""Chooses among the inputs of a run the few small ones that together reach the same code, to be kept.
 
-What an input reaches is the steps from line to line that it makes in the product's own code, as Python tells them; no
+An input reaches the steps from line to line that it makes in the product's own code, as Python traces them; no
 atheris is needed.
 """
 
@@ -50,7 +50,7 @@ def reached_by(target: Target, data: bytes) -> set[Step]:
 
 
 def choose(target: Target, inputs: Iterable[bytes]) -> list[bytes]:
-    """Inputs that reach what the seeds do not, small ones first, within the limits."""
+    """The inputs that reach steps beyond those of the seeds, small ones first, within the limits."""
     known: set[Step] = set()
     for seed in target.inputs():
         known |= reached_by(target, seed)
@@ -69,7 +69,7 @@ def choose(target: Target, inputs: Iterable[bytes]) -> list[bytes]:
 
 
 def keep(target: Target, path: Path, folder: Path) -> int:
-    """Writes the corpus file of a target anew, from what it holds and what a run has left; how many inputs it has."""
+    """Rewrites the corpus file of a target, from its inputs and those of a run; returns how many it has now."""
     found = [file.read_bytes() for file in folder.iterdir()] if folder.is_dir() else []
     chosen = choose(target, load_corpus(path) + found)
     if chosen:

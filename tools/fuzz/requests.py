@@ -1,4 +1,4 @@
-"""Fuzz targets of the facade: what a request names, byte by byte, and JSON."""
+"""Fuzz targets of the facade: keys, headers, ranges, ids and JSON of requests."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def seeds_headers() -> Iterable[bytes]:
 
 
 def check_json(body: bytes) -> None:
-    """JSON is read strictly, or refused: no numbers that are none, no text that cannot be written out again."""
+    """JSON is read strictly, or refused: no NaN or infinity, no text that cannot be encoded again."""
     try:
         value = parse_json(body)
     except BadRequestError:
@@ -124,7 +124,7 @@ def seeds_map() -> Iterable[bytes]:
 
 
 def check_cursor(content: bytes) -> None:
-    """What is taken for a cursor is written as the facade writes it."""
+    """An accepted cursor is one that the facade would have written."""
     try:
         text = content.decode()
         bound = cursor.decode(text, CURSOR_SCOPE)
@@ -171,7 +171,7 @@ def seeds_range() -> Iterable[bytes]:
 
 
 def check_session(content: bytes) -> None:
-    """What is taken for a session token never promises less when it is issued anew."""
+    """An accepted session token never promises less once it is issued again."""
     sessions = Sessions()
     sessions.know(b"cluster", 3)
     try:
@@ -204,7 +204,7 @@ def seeds_session() -> Iterable[bytes]:
 
 
 def check_watch_id(content: bytes) -> None:
-    """An id of a watch is written as the facade writes it, or refused."""
+    """An accepted id of a watch is one that the facade would have written."""
     try:
         text = content.decode()
         found = watch_ids.decode(text)

@@ -1,7 +1,8 @@
 """Fuzzes one target until its CPU time is used up; a process of its own, which ``tools.fuzz`` starts.
 
-It needs atheris. What a target raises is kept, once for each place that raised it, and so is what takes too long; what
-ends the process (a crash of a library, too much memory, an endless loop) is told by libFuzzer with the input.
+It needs atheris. An input that raises is kept, once for each place that raised it, and so is one that takes too long;
+an input that ends the process (a crash of a library, too much memory, an endless loop) is told by libFuzzer with the
+input.
 
 Lines on the standard output, for ``tools.fuzz``: ``finding FILE REASON`` and, at the end, ``done EXECUTIONS CPU_S``.
 """
@@ -20,20 +21,20 @@ from types import TracebackType
 
 import atheris
 
-# What is imported here is instrumented, as far as it is the product's.
+# The product's modules that are imported here are instrumented.
 with atheris.instrument_imports(
     include=["raft_node", "doug_wire", "facade", "dougdb"], exclude=["raft_node.observability"]
 ):
     from tools.fuzz.targets import TARGETS
 
 ADDRESS_SPACE_BYTES_MAX = 3 << 30
-"""More than this is a finding: a MemoryError."""
+"""The largest address space; needing more raises a MemoryError, which is a finding."""
 INPUT_CPU_S_MAX = 3.0
 LOOK_EVERY = 64
 
 
 class Findings:
-    """Keeps the smallest input for each place that raised; entered around each run."""
+    """Keeps the smallest input for each place that raised; a context manager around each run."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder

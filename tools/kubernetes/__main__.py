@@ -6,9 +6,9 @@
 
 ``up`` brings the cluster up; ``load`` builds DougDB's images and gives them to it; ``install`` does both, installs the
 chart as a user would, puts and gets a key, and runs the chart's own test. ``exec`` runs a command in the cluster's
-network, with its kubectl and KUBECONFIG. ``test`` brings a cluster up, runs the scenarios in it and removes it; where
-none can run it says why and passes, or fails with REQUIRE_KUBERNETES set; ``within`` does the same if there is time,
-for it and for building first. ``built`` succeeds where nothing is left to build.
+network, with its kubectl and KUBECONFIG. ``test`` brings a cluster up, runs the scenarios in it and removes it; on a
+machine where none can run it prints why and passes, or fails with REQUIRE_KUBERNETES set; ``within`` does the same if
+there is time for it and for building first. ``built`` succeeds if nothing is left to build.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ assert urllib.request.urlopen(url, timeout=15).read() == b"world"
 
 
 def say(text: str) -> None:
-    """Tells the user."""
+    """Prints a line for the user."""
     print(f"kubernetes: {text}", file=sys.stderr, flush=True)
 
 
@@ -52,7 +52,7 @@ def run_in(layout: Layout, *words: str) -> int:
         **os.environ,
         "PATH": path,
         "KUBECONFIG": str(layout.kubeconfig),
-        # The tests' driver need not go through a pod.
+        # The tests' driver connects directly, not through a pod.
         "DOUGDB_TEST_POD_NETWORK": "1",
     }
     command = machine.enter(layout, words, network_only=True)
@@ -66,7 +66,7 @@ def version() -> str:
 
 
 def engine() -> str:
-    """The program that builds images: ENGINE, else the one that tools/images.sh would take."""
+    """The program that builds images: ENGINE, or else the one that tools/images.sh would take."""
     for name in filter(None, (os.environ.get("ENGINE", ""), "podman", "docker")):
         try:
             if subprocess.run([name, "info"], capture_output=True, check=False).returncode == 0:
@@ -132,7 +132,7 @@ def up(layout: Layout) -> None:
 
 
 def scenarios(words: list[str]) -> list[str]:
-    """What pytest is told: all scenarios, unless a file or folder is named. ``-m first_day`` names none."""
+    """The arguments of pytest: all scenarios, unless a file or folder is named (``-m first_day`` names none)."""
     named = [word for word in words if (machine.ROOT / word.partition("::")[0]).exists()]
     return words if named else [SCENARIOS, *words]
 

@@ -95,7 +95,7 @@ class Builder:
             self._program("pause", "pause", ".", "")
 
     def _go(self, folder: Path, *words: str) -> str:
-        # Whoever works on this machine meanwhile goes first.
+        # Other work on this machine has priority.
         command = ["nice", "-n", "19", self._go_program, *words]
         run = subprocess.run(command, cwd=folder, env=self._environment, stdout=subprocess.PIPE, text=True, check=True)
         return run.stdout
@@ -145,7 +145,7 @@ class Builder:
         self._go(folder, "mod", "tidy")
 
     def _stamp(self) -> str:
-        """What the programs say of themselves: the API server compares versions, and a user reads them."""
+        """The version of the programs, which the API server compares and users read."""
         values = {
             "gitVersion": f"v{self._layout.version}",
             "gitMajor": "1",

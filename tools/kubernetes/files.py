@@ -37,7 +37,7 @@ USERS = {
     "dns": ("dns", ""),
     "folders": ("folders", ""),
 }
-"""Who has a kubeconfig: by name the user and the group that Kubernetes sees."""
+"""The kubeconfigs by name: the user and the group that Kubernetes sees."""
 CNI_PLUGINS = Path("/usr/lib/cni")
 
 CONTAINERD_TOML = f"""version = 2
@@ -74,7 +74,7 @@ disabled_plugins = [
 
 
 def network() -> dict[str, Any]:
-    """What CNI makes for a pod.
+    """The CNI configuration of the pods' network.
 
     Each pod has a link to the node alone, no bridge: what goes from pod to pod is routed, so that it passes the packet
     filters whether or not the kernel filters bridged packets.
@@ -94,7 +94,7 @@ def network() -> dict[str, Any]:
 
 def kubelet() -> dict[str, Any]:
     """The kubelet's configuration."""
-    # The disk and the memory are the machine's; how full they are is no matter of a test cluster.
+    # The disk and the memory are the machine's; a test cluster must not evict pods because they are full.
     signals = ("memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree")
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -113,7 +113,7 @@ def kubelet() -> dict[str, Any]:
         "tlsPrivateKeyFile": f"{PKI}/kubelet-server.key",
         "clusterDomain": DOMAIN,
         "clusterDNS": [DNS_ADDRESS],
-        # Empty: nobody outside is asked for names.
+        # Empty: no server outside is asked for names.
         "resolvConf": f"{CONF}/resolv.conf",
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{GROUP}",
@@ -127,7 +127,7 @@ def kubelet() -> dict[str, Any]:
         "maxOpenFiles": 20000,
         "evictionHard": dict.fromkeys(signals, "0%"),
         "imageGCHighThresholdPercent": 100,
-        # Nobody can pull an image again.
+        # Images cannot be pulled again.
         "imageMinimumGCAge": "24h",
         "podLogsDir": f"{STATE}/pod-logs",
         "volumePluginDir": f"{STATE}/volume-plugins",
@@ -174,7 +174,7 @@ def corefile(ttl_s: int) -> str:
 
 
 def kubeconfig(authority: bytes, certificate: bytes, key: bytes) -> dict[str, Any]:
-    """How somebody reaches the API server."""
+    """A kubeconfig: the API server's address, its authority, and a certificate with its key."""
 
     def text(pem: bytes) -> str:
         return base64.b64encode(pem).decode()

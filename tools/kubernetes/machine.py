@@ -93,7 +93,7 @@ UNSHARE = (
     *("unshare", "--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"),
     *("--propagation", "private"),
 )
-"""--kill-child: whoever ends the outer process ends the inner one, and with it everything."""
+"""The options of unshare. With --kill-child the end of the outer process ends the inner one, and so everything."""
 
 
 def unified() -> bool:
@@ -105,7 +105,7 @@ def unified() -> bool:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of a process from its state on; empty when there is none."""
+    """The fields of a process from its state on; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -113,13 +113,13 @@ def _stat(pid: int) -> list[str]:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, in ticks; empty when there is none, or only its end is to be noted."""
+    """When a process was started, in ticks; empty if there is no such process, or only a zombie of it."""
     fields = _stat(pid)
     return fields[19] if fields and fields[0] != "Z" else ""
 
 
 def _child(pid: int) -> int:
-    """The one child of a process, else 0."""
+    """The pid of the only child of a process; 0 if it has none."""
     children = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     found = [child for child in children if _stat(child)[1:2] == [str(pid)]]
     return found[0] if found else 0
@@ -134,7 +134,7 @@ def _note(layout: Layout) -> dict[str, str]:
 
 
 def holder(layout: Layout) -> int:
-    """The pid of the process that holds the namespaces, else 0."""
+    """The pid of the process that holds the namespaces; 0 if there is none."""
     note = _note(layout)
     pid = int(note.get("pid", 0))
     return pid if pid and _started(pid) == note["started"] else 0
@@ -155,8 +155,8 @@ def enter(layout: Layout, words: Sequence[str], *, network_only: bool = False) -
     """A command line that runs another one within the namespaces.
 
     Args:
-        layout: Whose.
-        words: The command.
+        layout: The layout of the cluster.
+        words: The command and its arguments.
         network_only: Whether it sees this machine's files and processes, as a test must.
 
     Raises:
@@ -173,7 +173,7 @@ def call(layout: Layout, *words: str) -> None:
     """Runs a verb of ``tools.kubernetes.inside``.
 
     Raises:
-        Broken: It failed; the message has what it said.
+        Broken: The verb failed; the message has its output.
     """
     inside = enter(layout, [sys.executable, "-m", "tools.kubernetes.inside", *words])
     run = subprocess.run(inside, env=_environment(layout), cwd=ROOT, capture_output=True, text=True, check=False)
@@ -185,18 +185,18 @@ def call(layout: Layout, *words: str) -> None:
 
 
 def build_missing(layout: Layout) -> None:
-    """Builds the programs that are not there."""
+    """Builds the missing programs."""
     go = build.find_go()
     if build.missing(layout) and go:
         build.Builder(layout, go).build()
 
 
 def up(layout: Layout) -> None:
-    """Brings the cluster up; nothing is done when it runs.
+    """Brings the cluster up; does nothing if it runs.
 
     Raises:
-        Unfit: It cannot run on this machine.
-        Broken: It did not come up; what was there of it is removed.
+        Unfit: A cluster cannot run on this machine.
+        Broken: The cluster did not come up; its remains are removed.
     """
     if holder(layout):
         return
@@ -225,7 +225,7 @@ def up(layout: Layout) -> None:
         _note_holder(layout, outer)
         call(layout, "up")
     except BaseException:
-        # The outer process is this one's child: its end has to be noted, or it would seem to be there.
+        # The outer process is a child of this one: it must be reaped, or it would seem to be there.
         outer.kill()
         outer.wait()
         down(layout)
@@ -246,13 +246,13 @@ def down(layout: Layout) -> None:
     """Ends the cluster and removes all of it.
 
     Raises:
-        Broken: Something did not end.
+        Broken: A process did not end.
     """
     pid = holder(layout)
     if pid:
         os.kill(pid, signal.SIGKILL)
         ends_s = time.monotonic() + GONE_S
-        # The kernel lets process 1 go when everybody else in its namespace is gone.
+        # The kernel ends process 1 once all other processes of its namespace have ended.
         while holder(layout):
             if time.monotonic() > ends_s:
                 raise Broken(f"process {pid} does not end")
@@ -267,15 +267,15 @@ def down(layout: Layout) -> None:
 
 
 def _group_folders() -> list[Path]:
-    """Where the cgroup may be: with v1 in each controller's tree, and in that of v2, where runc makes it."""
+    """The possible folders of the cgroup: with v1 in each controller's tree, and in that of v2, where runc makes it."""
     if unified():
         return [GROUPS / GROUP]
-    # What is linked to another (cpu to cpu,cpuacct) counts once.
+    # A folder that is a link to another (cpu to cpu,cpuacct) counts once.
     return sorted({path.resolve() / GROUP for path in GROUPS.iterdir() if path.is_dir()})
 
 
 def make_group() -> None:
-    """The cgroup in which the kubelet makes those of the pods."""
+    """Makes the cgroup in which the kubelet makes those of the pods."""
     if unified():
         # A group has only the controllers that its parent hands down.
         (GROUPS / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS_V2))
@@ -298,7 +298,7 @@ def _remove_group() -> None:
                 except FileNotFoundError:
                     break
                 except OSError as error:
-                    # Its last process is on its way out.
+                    # Its last process is just ending.
                     if time.monotonic() > ends_s:
                         raise Broken(f"the cgroup {path} cannot be removed: {error}") from error
                     time.sleep(0.05)

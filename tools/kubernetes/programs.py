@@ -27,7 +27,8 @@ def _kubeconfig(name: str) -> str:
 
 
 def _etcd() -> list[str]:
-    # In memory: a throwaway cluster need not outlive the machine, and its disk is for the volumes of the pods.
+    # etcd's data are in memory: a throwaway cluster need not outlive the machine, and its disk is for the pods'
+    # volumes.
     return [
         "etcd",
         "--name=one",
@@ -119,10 +120,10 @@ def _kubelet() -> list[str]:
 
 
 def command(name: str, layout: Layout) -> Sequence[str]:
-    """How a program is started.
+    """The command line of a program.
 
     Raises:
-        ValueError: There is no such program.
+        ValueError: No program has this name.
     """
     lines = {
         "etcd": _etcd(),

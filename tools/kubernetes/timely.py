@@ -1,12 +1,12 @@
-"""A named part of the scenarios within a time: what CI runs last, if this machine and the time allow it.
+"""Runs a named part of the scenarios within a time; CI runs it last, if this machine and the time allow it.
 
-What is not possible here is said in one line and passes: a machine without root or Go must be able to run CI, and the
-time that is left is not the fault of a change. What the scenarios find fails. Must not know which part it is.
+A run that is not possible here prints one line and passes: a machine without root or Go must be able to run CI, and the
+time that is left is not the fault of a change. Failing scenarios fail it. Must not know which part it is.
 
 Invariants:
     1. It ends within the time that it was given, and about `END_S` more for the removal of the cluster.
-    2. A cluster that somebody else runs here is left alone.
-    3. What was built stays, also when the time was too short for all of it: the next run goes on from there.
+    2. Another user's cluster on this machine is left alone.
+    3. Built programs are kept, even if the time was too short for all: the next run goes on from there.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from tools.kubernetes import build, machine
 from tools.kubernetes.layout import Layout
 
 BUILD_S = 2400.0
-"""Building everything may take as long on two cores; with Go's cache filled it takes a minute."""
+"""How long building everything may take on two cores; with Go's cache filled it takes a minute."""
 PART_S = 900.0
-"""The part, with its cluster, the images and the removal: nine minutes on two cores that others keep busy, too."""
+"""How long the part may take with cluster, images and removal: it took nine minutes on two busy cores."""
 END_S = 120.0
 
 Run = Callable[[Sequence[str], float], int | None]
 
 
 def run_for(words: Sequence[str], seconds: float) -> int | None:
-    """Runs a verb of this tool; its exit code, or None when it was ended because the time was over."""
+    """Runs a verb of this tool; returns its exit code, or None if it was ended because the time was over."""
     command = [sys.executable, "-m", "tools.kubernetes", *words]
     process = subprocess.Popen(command, cwd=machine.ROOT, start_new_session=True)
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        # Told in order first: it removes what it has made.
+        # First a polite signal, on which it removes everything that it has made.
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_S)
-        # Compilers and tests, too.
+        # Compilers and tests are killed, too.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -52,15 +52,15 @@ def run_for(words: Sequence[str], seconds: float) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Timely:
-    """Decides what there is time for, and does it.
+    """Decides which steps there is time for, and runs them.
 
     Attributes:
-        layout: Of the cluster.
-        seconds: The time.
-        say: Tells the user.
-        run: Runs a verb for some time.
-        down: Removes what a part that was ended has left.
-        clock: Seconds.
+        layout: The layout of the cluster.
+        seconds: The time for everything, in seconds.
+        say: Prints a line for the user.
+        run: Runs a verb for at most some seconds.
+        down: Removes the remains of a run that was ended.
+        clock: Gives the time in seconds.
     """
 
     layout: Layout
@@ -71,10 +71,10 @@ class Timely:
     clock: Callable[[], float] = field(default=time.monotonic)
 
     def test(self, words: Sequence[str]) -> int:
-        """The part that pytest's ``words`` name; the exit code.
+        """Runs the part that pytest's ``words`` name; returns the exit code.
 
         Args:
-            words: What ``python -m tools.kubernetes test`` is told.
+            words: The arguments of ``python -m tools.kubernetes test``.
         """
         ends_s = self.clock() + self.seconds
         reason = self._unfit() or self._built(ends_s)
@@ -99,7 +99,7 @@ class Timely:
         return machine.unfit(self.layout)
 
     def _built(self, ends_s: float) -> str:
-        """Builds what is missing, if there is time; why it is not built, else nothing."""
+        """Builds the missing programs, if there is time; returns the reason why not, empty if all are built."""
         if not build.missing(self.layout):
             return ""
         left_s = ends_s - self.clock() - PART_S

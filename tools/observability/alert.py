@@ -1,6 +1,6 @@
-"""What an alert is, and the series on which its cases are tried.
+"""The type of alerts, and the series on which their cases are tried.
 
-Annotations use labels only, never the value, so that what a case expects can be said here.
+Annotations use labels only, never the value, so that the expected text of a case can be derived.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ OF_FACADES = {"namespace": "db", "job": "facades"}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Series in promtool's notation, one value a minute, and when to look."""
+    """A case: series in promtool's notation, one value a minute, and the minute at which the alert is checked."""
 
     series: dict[str, str]
     minutes: int
     labels: dict[str, str]
-    """Those of the alert that is expected, without ``alertname`` and ``severity``; unused when silence is."""
+    """The labels of the expected alert, without ``alertname`` and ``severity``; not used if none is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Alert:
         return f"{RUNBOOK}#{self.name.lower()}"
 
     def annotations(self, labels: dict[str, str]) -> dict[str, str]:
-        """What is told when it fires with these labels."""
+        """The annotations of the alert when it fires with these labels."""
 
         def put_in(text: str) -> str:
             return re.sub(r"{{ \$labels\.(\w+) }}", lambda match: labels[match[1]], text)
@@ -72,7 +72,7 @@ def facade(name: str, number: int = 0, /, **labels: str) -> str:
 
 
 def node_labels(number: int = 0) -> dict[str, str]:
-    """The labels of such a node's alert."""
+    """The labels of an alert about a node of shard 0."""
     return {**OF_NODES, "pod": f"n{number}", "instance": f"n{number}:1", "shard": "0"}
 
 
@@ -82,7 +82,7 @@ def steady(value: float, minutes: int) -> str:
 
 
 def rising(step: float, minutes: int, start: float = 0) -> str:
-    """A counter."""
+    """A counter that grows by ``step`` every minute."""
     return f"{start:g}+{step:g}x{minutes}"
 
 

@@ -1,7 +1,7 @@
-"""The alerts: expression, severity, what to tell, and what each must and must not fire on.
+"""All alerts, each with its expression, severity and annotations, and cases in which it must and must not fire.
 
 Every case is run by promtool: ``fires`` must raise exactly its alert, ``silent`` must not. Annotations use labels only,
-never the value, so that what a case expects can be said here.
+never the value, so that the expected text of a case can be derived.
 
 Series are matched by ``namespace``, ``job`` and ``shard``: several clusters in one Prometheus keep apart. A label
 that the scrape does not set is equal everywhere and does no harm.

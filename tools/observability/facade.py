@@ -1,4 +1,4 @@
-"""The dashboard of the facades: what clients see, and what the facades know of the shards."""
+"""The dashboard of the facades: the requests of clients, and the facades' knowledge of the shards."""
 
 from __future__ import annotations
 

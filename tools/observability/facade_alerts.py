@@ -49,7 +49,7 @@ FACADE = [
         "More than 5 % of the requests fail.",
         "The facades of {{ $labels.job }} answer more than 5 % of the requests with 5xx, now and over the last hour.",
         Case(_answers(900, 100, 70), 65, OF_FACADES),
-        # An hour of errors that is over now.
+        # There were errors for an hour, but there are none now.
         Case(
             {
                 facade(

@@ -1,7 +1,7 @@
 """Builds Grafana dashboards: a few kinds of panels, laid out row by row, every one with a unit and a description.
 
-Must not know what is shown. Invariants: panel ids are unique, nothing overlaps, and every query goes to the data source
-that the reader chooses.
+Must not know the contents. Invariants: panel ids are unique, panels do not overlap, and every query goes to the data
+source that the reader chooses.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class Panel:
     """One panel.
 
     Attributes:
-        title: Its heading.
-        queries: What it shows.
+        title: The panel's heading.
+        queries: The queries whose series it shows.
         unit: Grafana's name of the unit.
-        description: What a reader should make of it.
-        kind: How it is drawn.
-        width: In columns of 24.
-        height: In grid units.
-        red_from: From which value on it is red.
-        red_below: Below which value it is red.
-        stacked: Whether the series are put on each other.
+        description: The meaning of the figures, for readers.
+        kind: Grafana's type of the panel.
+        width: The width in columns, of which there are 24.
+        height: The height in grid units.
+        red_from: The value from which on it is red; None: none.
+        red_below: The value below which it is red; None: none.
+        stacked: Whether the series are stacked.
     """
 
     title: str
@@ -140,7 +140,7 @@ def _variable(variable: Variable) -> Json:
         "sort": 3,
         "multi": True,
         "includeAll": True,
-        # Also what has no such label: outside Kubernetes there is no namespace.
+        # Series without such a label are shown, too: outside Kubernetes there is no namespace.
         "allValue": ".*",
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
     }

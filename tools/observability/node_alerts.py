@@ -123,7 +123,7 @@ RAFT = [
             15,
             {**ON_SHARD, "peer": "n2"},
         ),
-        # What a deposed leader believes of a peer does not count beside what its successor knows.
+        # A deposed leader's figures of a peer do not count beside those of its successor.
         Case(
             {
                 node("dougdb_raft_commit_index"): steady(50_000, 20),
@@ -153,7 +153,7 @@ RAFT = [
             20,
             ON_SHARD,
         ),
-        # Being sent to the leader is no failure.
+        # A hint to the leader is no failure.
         Case(
             {
                 node("dougdb_raft_proposals_committed_total"): rising(900, 25),

@@ -1,4 +1,4 @@
-"""The dashboard to begin with: is it up, is it fast, does anything need a look."""
+"""The dashboard to begin with: it shows whether all processes are up, how fast they are, and what needs attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard of Raft: term and commit index by shard and node, leadership, lag, and what replication costs."""
+"""The dashboard of Raft: term and commit index by shard and node, leadership, lag, and the costs of replication."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def plain_rules() -> str:
 
 
 def prometheus_rule() -> str:
-    """The same as the Prometheus operator's object."""
+    """The same rules as an object of the Prometheus operator."""
     return (
         HEAD
         + textwrap.dedent(
@@ -41,7 +41,7 @@ def prometheus_rule() -> str:
 
 
 def unit_tests(group: str) -> str:
-    """What promtool runs for one group: every alert fires once and keeps silent once."""
+    """The unit tests of one group for promtool: every alert must fire once and stay silent once."""
     lines = [HEAD, "rule_files:\n  - ../dougdb.yaml\n", "evaluation_interval: 1m\n", "tests:\n"]
     for alert in GROUPS[group]:
         lines += _test(alert, alert.fires, fires=True)

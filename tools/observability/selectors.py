@@ -1,4 +1,4 @@
-"""What the dashboards' expressions have in common: which series they choose, and how they name them.
+"""The common parts of the dashboards' expressions: the choice of series, and their names.
 
 A series is named by shard and pod; see docs/metrics.md, Labels. Every expression returns something on a healthy cluster
 that has served a request, so that an empty panel means something.

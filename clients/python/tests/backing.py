@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 import pytest
@@ -88,17 +88,26 @@ class Streamed(httpx.SyncByteStream):
 class FakeNode:
     """In place of raft-node: notes what it is asked to restore, and fails where it is told to."""
 
-    def __init__(self, fails_at: int = 0) -> None:
+    def __init__(self, fails_at: int = 0, code: int = 3, reason: str = "the disk is full") -> None:
         self.calls: list[dict[str, str]] = []
+        self.fed: list[bytes] = []
         self.fails_at = fails_at
+        self.failure = (code, f"restore: {reason}\n")
 
-    def run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, arguments: Sequence[str], feed: Callable[[BinaryIO], None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         assert arguments[0] == "restore"
         self.calls.append(dict(zip(arguments[1::2], arguments[2::2], strict=True)))
-        failed = len(self.calls) == self.fails_at
-        if not failed:
+        assert (self.calls[-1]["--backup"] == "-") is (feed is not None)
+        if feed is not None:
+            given = io.BytesIO()
+            feed(given)
+            self.fed.append(given.getvalue())
+        code, said = self.failure if len(self.calls) == self.fails_at else (0, "")
+        if code == 0 or feed is not None:
             Path(self.calls[-1]["--data-dir"]).mkdir(parents=True, exist_ok=True)
-        return subprocess.CompletedProcess([], 3 if failed else 0, "", "restore: the disk is full\n" if failed else "")
+        return subprocess.CompletedProcess([], code, "", said)
 
 
 def starts(data: Path, layout: Layout) -> bool:

@@ -175,7 +175,7 @@ async def test_other_ends_have_their_codes(pair: Pair, what: str) -> None:
         call = await pair[1].call(path="/test.Test/Unknown")
         assert (await failure(call))[0] == StatusCode.UNIMPLEMENTED
     elif what == "deadline":
-        call = await pair[1].call(timeout_s=0.05)
+        call = await pair[1].call(timeout_s=0.5)
         await call.write(b"wait")
         assert (await failure(call))[0] == StatusCode.DEADLINE_EXCEEDED
     else:

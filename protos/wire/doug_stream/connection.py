@@ -98,7 +98,7 @@ class Connection:
         self.over = self.ready = self.going_away = False
         self._sender.put(first_frames(limits, _CONNECTION_WINDOW, client=client, mark=mark))
 
-    # What goes out.
+    # Sending.
 
     def data_to_send(self) -> bytes:
         """Takes what is to be written now."""
@@ -199,7 +199,7 @@ class Connection:
         if stream.end_received:
             self._streams.pop(stream.id, None)
         elif not self._client:
-            # The answer is complete; what the client still sends is not wanted (RFC 9113, 8.1).
+            # The answer is complete; further data of the client are not wanted (RFC 9113, 8.1).
             self.reset(stream.id, ErrorCode.NO_ERROR)
 
     def _drained(self, streams: Sequence[Stream]) -> None:
@@ -208,7 +208,7 @@ class Connection:
             if stream.end_sent:
                 self._ended(stream)
 
-    # What comes in.
+    # Receiving.
 
     def receive(self, data: bytes, now_s: float) -> list[Event]:
         """Takes bytes; tells what they say.

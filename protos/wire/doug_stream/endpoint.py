@@ -40,7 +40,7 @@ def address_text(peername: Any) -> str:
     """The address of a socket's other end as gRPC says it: ``ipv4:1.2.3.4:5`` or ``ipv6:[::1]:5``."""
     if not isinstance(peername, tuple):
         return "unknown"
-    # A port of both families tells IPv4 addresses within IPv6's.
+    # A port of both families gives IPv4 addresses in the form of IPv6 addresses.
     host, port = str(peername[0]).removeprefix("::ffff:"), peername[1]
     return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
@@ -238,7 +238,7 @@ class Endpoint(asyncio.Protocol):
             call.ended(CallError(StatusCode.UNAVAILABLE, details))
         if not self.connected.done():
             self.connected.set_exception(CallError(StatusCode.UNAVAILABLE, details))
-            self.connected.exception()  # Nobody needs to look at it.
+            self.connected.exception()  # Marks it as retrieved: no caller waits for it.
         if not self.closed.done():
             self.closed.set_result(None)
 

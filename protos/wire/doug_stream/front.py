@@ -124,7 +124,7 @@ class Front:
             except OSError as error:
                 if error.errno not in (errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     raise
-                # There is no room for one more just now.
+                # There is no room for one more connection now.
                 await asyncio.sleep(_TRY_AGAIN_S)
                 continue
             if self.connections >= self._connections_max:
@@ -155,7 +155,7 @@ class Front:
                 else:
                     await self._join(loop, client)
         except (TimeoutError, OSError):
-            # It said nothing, or went away, or its certificate is refused; it learns that by the end of the connection.
+            # The client sent nothing, or left, or its certificate was refused; it sees the end of the connection.
             return
         finally:
             if not handed:
@@ -168,7 +168,7 @@ class Front:
         try:
             await hand_over(lambda make: loop.create_connection(make, *self._backend), lambda: far)
             port = far.own_port()
-            # Before the first byte is carried on.
+            # This must be set before the first byte is passed on.
             self._callers[port] = address_text(client.getpeername())
             far.on_lost = lambda: self._callers.pop(port, None)
             await hand_over(lambda make: loop.connect_accepted_socket(make, client), lambda: near)
@@ -316,7 +316,7 @@ async def _look(
     """
     needed = 1
     while True:
-        # The kernel wakes this up only when so much is there.
+        # The kernel wakes this up only once this many bytes are there.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
         await _readable(loop, client)
         try:
@@ -330,7 +330,7 @@ async def _look(
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             return found
         if len(seen) < needed:
-            # It was woken for less: the client has sent its last, or this system does not count.
+            # It was woken for fewer: the client has sent its last bytes, or this system ignores the option.
             await asyncio.sleep(_TRY_AGAIN_S)
         needed = found
 

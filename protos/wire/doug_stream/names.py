@@ -55,7 +55,7 @@ class Names:
         if future is None:
             loop = asyncio.get_running_loop()
             future = self._under_way[host, port] = loop.create_future()
-            # If nobody waits any more when it fails, that is no news to anybody.
+            # A failure for which no caller waits any more needs no report.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
             thread = threading.Thread(target=self._run, args=(loop, host, port), name=f"look up {host}", daemon=True)
             try:
@@ -76,7 +76,7 @@ class Names:
             # A label that is empty or too long cannot be encoded.
             error = OSError(f"{host!r} is no name of a host: {refused}")
         finally:
-            # Whatever else it raises ends this thread with a report, and must not leave the name blocked.
+            # Any other error ends this thread with a report, and must not leave the name blocked.
             with contextlib.suppress(RuntimeError):  # The loop is closed.
                 loop.call_soon_threadsafe(self._end, host, port, found, None if known else error)
 

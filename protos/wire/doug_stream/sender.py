@@ -138,7 +138,7 @@ class Sender:
                 if not FRAME_BYTES_DEFAULT <= value <= FRAME_BYTES_MAX:
                     raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
                 self._frame_bytes_max = value
-        # Before anything that uses the new values: the peer holds to the old ones until it reads this.
+        # Sent before any frame that uses the new values: the peer keeps to the old ones until it reads this.
         self._out.append(frames.frame(SETTINGS, ACK, 0))
         return self._pump_all()
 
@@ -160,7 +160,7 @@ class Sender:
         while stream.pending:
             size = min(self._frame_bytes_max, stream.send_window, self._window)
             if size <= 0:
-                # Behind the others that wait for the connection's window.
+                # It goes behind the other streams that wait for the connection's window.
                 self._blocked.pop(stream.id, None)
                 self._blocked[stream.id] = stream
                 return False

@@ -160,7 +160,7 @@ class ServerEndpoint(Endpoint):
         try:
             await method.behaviour(None, call)
         except grpc.aio.AbortError:
-            # The call keeps with what it is to end.
+            # The call keeps the error with which it is to end.
             return
 
     def _expire(self, call: ServerCall) -> None:

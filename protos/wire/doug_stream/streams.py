@@ -87,7 +87,7 @@ class Stream:
         if taken:
             self._unread -= 1
         if not self._unread:
-            # Nobody is behind, so the rest of a message that is longer than the window is let in.
+            # No message waits, so the rest of a message that is longer than the window is allowed.
             self._credit += self.assembler.waiting_bytes - self._early
             self._early = self.assembler.waiting_bytes
         if self.end_received or self._credit < self._window >> 1:

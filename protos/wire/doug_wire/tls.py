@@ -146,7 +146,7 @@ class Certificates:
             known = self.version
             return configuration()
 
-        # The stubs do not know that None says: the same as before.
+        # The stubs do not know that None means: the same as before.
         return grpc.dynamic_ssl_server_credentials(
             configuration(),
             newer,  # type: ignore[arg-type]
@@ -164,7 +164,7 @@ class Certificates:
         """
         assert self._read.client_ca, "clients have an authority of their own"
         self._front.verify_mode = ssl.CERT_OPTIONAL
-        # Its name is told to clients; the certificate is judged by the context that the connection is handed on to.
+        # This context requests the certificate; the context to which the connection is passed on verifies it.
         self._front.load_verify_locations(cadata=self._read.client_ca.decode("ascii"))
         return self._front
 
@@ -202,7 +202,7 @@ class Certificates:
             return False
         read, context, stream, dialling = self._load()
         if self._look() != stamp:
-            return False  # They are being replaced right now; the next look sees the end of it.
+            return False  # They are being replaced right now; the next check reads them.
         changed = read != self._read
         self._stamp, self._read = stamp, read
         self._context, self._stream, self._dialling = context, stream, dialling
@@ -268,7 +268,8 @@ class Certificates:
         if files.client_ca is not None:
             if read.client_ca.strip() == read.ca.strip():
                 raise TlsError(f"{files.client_ca} is the authority of nodes and facades: clients need another one")
-            # OpenSSL goes by what the front wants, but the certificate is only told if this context wants it too.
+            # OpenSSL follows the settings of the front, but gives the certificate only if this context requires it,
+            # too.
             context.verify_mode = ssl.CERT_OPTIONAL
             try:
                 context.load_verify_locations(cadata=read.client_ca.decode("ascii"))

@@ -165,7 +165,7 @@ def open_tracing(
     except ImportError as error:
         extra = f"{service.removeprefix('dougdb-')}[tracing]"
         raise TracingUnavailableError(f"tracing needs packages that are missing ({error}): install {extra}") from error
-    # What it tries again is not worth a line; that it gave up is.
+    # Its repetitions are not logged; its giving up is.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
     resource = Resource.create(
         {
@@ -176,7 +176,7 @@ def open_tracing(
             **attributes,
         }
     )
-    # Closed by ``close``, in its time, and not a second time when the interpreter ends.
+    # ``close`` shuts it down; it must not be shut down a second time when the interpreter ends.
     provider = TracerProvider(ParentBased(ALWAYS_ON if roots else ALWAYS_OFF), resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint or None)))
     return Tracing(provider, "dougdb", version)

@@ -431,7 +431,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
             told = doug_pb2.WatchBatch(
                 revision=min(after - 1 if place else after, self._revision()),
                 oldest=self.history_floor,
-                receipt=doug_pb2.Receipt(node_id=self.id, shard=self.shard.id),
+                receipt=self._receipt(),
                 cluster_id=self.shard.cluster_id,
             )
             await self._check_watch(after, place, context)

@@ -159,7 +159,7 @@ class Tab:
     def take_page(self) -> None:
         """Another page of the same browser."""
         self.page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.complaints: list[str] = []
         self.hosts: set[str] = set()
         self.failures: list[str] = []

@@ -363,14 +363,19 @@ def write_manifest(path: Path, document: dict[str, Any]) -> None:
     """
     temporary = path / f".{MANIFEST}.tmp"
     with temporary.open("w") as target:
-        target.write(json.dumps({**document, "xxh3": _hash_of(document)}, indent=2) + "\n")
+        target.write(json.dumps(with_hash(document), indent=2) + "\n")
         target.flush()
         os.fsync(target.fileno())
-    # Names of all shards before the manifest that speaks of them.
+    # The names of all shards must be durable before the manifest that lists them.
     sync_folder(path)
     temporary.replace(path / MANIFEST)
     sync_folder(path)
     sync_folder(path.parent)
+
+
+def with_hash(document: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with its checksum."""
+    return {**document, "xxh3": _hash_of(document)}
 
 
 def _hash_of(document: dict[str, Any]) -> str:
@@ -461,7 +466,7 @@ def remove_old(directory: Path, newest: Backup, keep: int, now_s: float) -> list
     old = [backup.path for backup in same[: max(0, len(same) - keep)] if backup.path != newest.path]
     for entry in listed:
         match = _BACKUP_ID.fullmatch(entry.path.name)
-        # A damaged manifest is for somebody to look at; a missing one is what an end in the middle leaves.
+        # A damaged manifest needs a person's attention; a missing one is left by an interrupted backup.
         if entry.backup is not None or match is None or (entry.path / MANIFEST).exists():
             continue
         begun = datetime.datetime.strptime(match[1], _TIME).replace(tzinfo=datetime.UTC)

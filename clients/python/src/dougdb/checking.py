@@ -1,15 +1,17 @@
-"""Whether the files of a backup are whole, and an unencrypted backup of an encrypted one.
+"""Whether the files of a backup are whole, and a shard of one as a stream for a node that is to be restored.
 
-Must not know HTTP or terminals. Invariant: whatever is handed on was checked against the manifest, size and checksum.
+Must not know HTTP or terminals. Invariants: (1) a stream that came to its end holds what the manifest says, in size and
+checksum; (2) what is decrypted is written to the stream and nowhere else.
 
 Source: docs/formats.md, Backup.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dougdb import sealing
 from dougdb.backups import (
@@ -21,10 +23,12 @@ from dougdb.backups import (
     Counted,
     OnBytes,
     folder_of,
-    load,
-    write_manifest,
+    with_hash,
 )
 from dougdb.sealing import Identities, SealingError
+
+STREAM = 1
+"""The format of streams."""
 
 
 def check_files(backup: Backup, on_bytes: OnBytes, identities: Identities | None = None) -> Iterator[str]:
@@ -71,28 +75,43 @@ def unseal_file(
         raise BackupError("what is in it is not what was backed up")
 
 
-def unseal(backup: Backup, identities: Identities, folder: Path, on_bytes: OnBytes) -> Backup:
-    """Makes an unencrypted backup of an encrypted one, in a new directory. Whoever asks for it removes it.
+def send(
+    backup: Backup, shard: int, identities: Identities | None, target: BinaryIO, on_bytes: OnBytes = lambda count: None
+) -> None:
+    """Writes a shard as the stream that ``raft-node restore --backup -`` reads, and decrypts what is encrypted.
 
     Raises:
         SealingError: A file cannot be decrypted.
-        BackupError: What was in one is not what was backed up.
-        OSError: It cannot be written.
+        BackupError: There is no such shard, or what was in a file is not what was backed up.
+        OSError: A file cannot be read, or the target takes no more.
     """
-    folder.mkdir()
-    plain = []
+    cut = next((each for each in backup.shards if each.shard == shard), None)
+    if cut is None:
+        raise BackupError(f"{backup.path} has no shard {shard}")
+    head = {"stream": STREAM, "shard": shard, "manifest": with_hash(_in_plain(backup))}
+    target.write(json.dumps(head, separators=(",", ":")).encode() + b"\n")
+    for file in cut.files:
+        path = backup.path / folder_of(shard) / file.disk_name
+        if identities is not None and file.sealed is not None:
+            unseal_file(path, file, identities, target, on_bytes)
+            continue
+        content = Counted(target, on_bytes)
+        with path.open("rb") as source:
+            while data := source.read(READ_BYTES):
+                content.write(data)
+        if content.facts != file.on_disk:
+            raise BackupError(f"{path}: its checksum does not fit")
+    target.flush()
+
+
+def _in_plain(backup: Backup) -> dict[str, Any]:
+    """The manifest that the backup would have if it were not encrypted."""
+    shards = []
     for cut in backup.shards:
-        place = folder / folder_of(cut.shard)
-        place.mkdir()
-        for file in cut.files:
-            with (place / file.name).open("xb") as target:
-                path = backup.path / folder_of(cut.shard) / file.disk_name
-                unseal_file(path, file, identities, target, on_bytes)
         files = [{"name": file.name, "size_bytes": file.size_bytes, "xxh3": file.xxh3} for file in cut.files]
-        plain.append({**cut.document, "files": files})
+        shards.append({**cut.document, "files": files})
     kept = {name: value for name, value in backup.document.items() if name != "encryption"}
-    write_manifest(folder, {**kept, "format": FORMAT, "shards": plain})
-    return load(folder)
+    return {**kept, "format": FORMAT, "shards": shards}
 
 
 def _hash_of_file(path: Path, on_bytes: OnBytes) -> str:

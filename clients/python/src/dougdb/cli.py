@@ -112,14 +112,17 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     context: typer.Context,
-    url: Annotated[str, typer.Option("--url", envvar="DOUGDB_URL", help="Where the facade listens.")] = DEFAULT_URL,
+    url: Annotated[str, typer.Option("--url", envvar="DOUGDB_URL", help="The facade's URL.")] = DEFAULT_URL,
     ca_file: Annotated[
-        str, typer.Option("--ca-file", envvar="DOUGDB_CA_FILE", help="The authority of the facade's certificate, PEM.")
+        str,
+        typer.Option(
+            "--ca-file", envvar="DOUGDB_CA_FILE", help="A file with the authority of the facade's certificate, PEM."
+        ),
     ] = "",
     token_file: Annotated[
         str,
         typer.Option(
-            "--token-file", envvar="DOUGDB_TOKEN_FILE", help="A file with the token to show, instead of DOUGDB_TOKEN."
+            "--token-file", envvar="DOUGDB_TOKEN_FILE", help="A file with the token to send, instead of DOUGDB_TOKEN."
         ),
     ] = "",
     version: Annotated[
@@ -168,10 +171,11 @@ def main() -> None:
         try:
             app()
         finally:
-            # Here, where a failure can still be said; at the end of the process it would be a traceback.
+            # The flush is here, where its failure can still be reported; at the end of the process it would be a
+            # traceback.
             sys.stdout.flush()
     except streams.OutputError as error:
-        # Whoever reads a pipe no more has seen enough.
+        # The reader of the pipe has closed it: it has seen enough.
         if error.number != errno.EPIPE:
             print(f"dougctl: standard output cannot be written to: {error}", file=sys.stderr)
         streams.abandon()

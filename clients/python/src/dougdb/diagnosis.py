@@ -277,7 +277,7 @@ def _of_clocks(cluster: ClusterStatus, skew_max_ms: float) -> Iterator[Finding]:
     if not clocks:
         return
     middle = median(ahead for ahead, _ in clocks.values())
-    # The facade's own clock is the one that all others are told beside.
+    # All clocks are told as differences to the facade's own one.
     if len(clocks) > 1 and cluster.document.get("facade"):
         clocks["the facade"] = (0.0, median(error for _, error in clocks.values()))
     for where, (ahead_ms, error_ms) in clocks.items():

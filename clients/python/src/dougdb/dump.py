@@ -145,12 +145,12 @@ class Importer:
                 while pending:
                     settle()
             except (FormatError, KeyboardInterrupt):
-                # What is on its way is going to be stored; it is counted too.
+                # Groups under way are going to be stored; they are counted, too.
                 while pending:
                     settle()
                 raise
             except DougdbError:
-                # So is what comes behind the group that failed, but the mark stays before that group.
+                # So are groups behind the one that failed, but the mark stays before that group.
                 for future, _, _ in pending:
                     if future.exception() is None:
                         self._count(future.result())
@@ -316,7 +316,7 @@ def begun(stream: BinaryIO, bounds: dict[str, str]) -> Begun:
             last, end = line.entry.key, line.end
         more = reader.parts > 1 or (reader.parts == 1 and not reader.complete)
     except FormatError:
-        # The end of it was cut off; what is before that end is whole.
+        # The end of the file was cut off; the lines before are whole.
         if reader.bounds is None:
             raise
         more = reader.parts > 0

@@ -28,7 +28,7 @@ class Lanes(httpx.AsyncBaseTransport):
         self._make = make
         self._turns = asyncio.Semaphore(size)
         self._lanes: list[httpx.AsyncBaseTransport] = []
-        #: The one used last is used next, so that no more connections stay open than are needed.
+        #: The connection used last is used next, so that no more stay open than are needed.
         self._free: list[httpx.AsyncBaseTransport] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -48,7 +48,7 @@ class Lanes(httpx.AsyncBaseTransport):
             self._release(lane)
             raise
         if response.is_closed:
-            # It came whole, and nobody will close it once more.
+            # The answer came whole, so no other code will close it.
             self._release(lane)
             return response
         assert isinstance(response.stream, httpx.AsyncByteStream)

@@ -4,7 +4,7 @@ The volumes themselves are made by ``raft-node restore``, one process for each n
 
 1. A directory that holds anything else than this restore is refused, and left as it was found; so is any directory for
    a backup that is damaged or that raft-node refuses.
-2. What an encrypted backup is decrypted to lies in the new cluster's directory alone, and does not outlive the restore.
+2. What is in an encrypted backup goes to raft-node through a pipe: in plain it lies in the new volumes alone.
 3. ``RESTORE.json``, with the restore's id, is durable before the first volume is touched, and goes last;
    ``LAYOUT.json``, without which ``dougctl dev`` starts nothing there, comes when all volumes are whole. A run that was
    cut off is therefore completed by the next one, under the same id.
@@ -19,9 +19,11 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import xxhash
 
@@ -31,10 +33,12 @@ from dougdb.dev.layout import NODES_MAX, DataDirectory, Layout, RefusedError, wr
 from dougdb.sealing import Identities, SealingError
 
 RESTORE = "RESTORE.json"
-UNSEALED = ".unsealed"
-"""Where an encrypted backup is decrypted to, for as long as raft-node reads it."""
+DAMAGED = 1
+"""The exit code by which raft-node says that a backup is damaged."""
 
+Feed = Callable[[BinaryIO], None]
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+RunNode = Callable[[Sequence[str], Feed | None], "subprocess.CompletedProcess[str]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,27 @@ class Plan:
         return self.data.root / RESTORE
 
 
-def run_program(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Runs raft-node with arguments, from the same environment."""
+def run_program(arguments: Sequence[str], feed: Feed | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs raft-node with arguments, from the same environment.
+
+    Args:
+        arguments: The arguments.
+        feed: Writes what raft-node reads on its standard input, which ends then; None for nothing.
+
+    Raises:
+        Exception: Whatever ``feed`` raised, once raft-node has ended; but not that raft-node took no more.
+    """
     # -P: a file in the user's current directory must not take the place of a module.
     argv = [sys.executable, "-P", "-m", "raft_node", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - its own program
+    given = subprocess.DEVNULL if feed is None else subprocess.PIPE
+    with subprocess.Popen(argv, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # noqa: S603 - its own program
+        try:
+            if feed is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    feed(cast(BinaryIO, process.stdin))
+        finally:
+            output, errors = (text.decode(errors="replace") for text in process.communicate())
+    return subprocess.CompletedProcess(argv, process.returncode, output, errors)
 
 
 def is_installed() -> bool:
@@ -136,38 +156,6 @@ def occupy(plan: Plan) -> None:
         raise RefusedError(f"{error.filename or plan.note}: {error.strerror}") from None
 
 
-@contextlib.contextmanager
-def readable(plan: Plan, identities: Identities | None) -> Iterator[Plan]:
-    """The plan as raft-node can read it: of an encrypted backup a copy is made, and removed whatever becomes of it.
-
-    The copy lies in the new cluster's directory, whose volumes hold the same bytes. Requires: ``occupy``.
-
-    Raises:
-        RefusedError: It cannot be made, or raft-node finds something wrong with it; then nothing is left.
-    """
-    if identities is None:
-        yield plan
-        return
-    folder, begun = plan.data.root / UNSEALED, any((plan.data.root / name).exists() for name in _nodes(plan))
-    try:
-        # One that was cut off may have left it.
-        shutil.rmtree(folder, ignore_errors=True)
-        plain = checking.unseal(plan.backup, identities, folder, lambda count: None)
-        damaged = verify_deeply(plain)
-        if damaged:
-            raise RefusedError(f"the backup is damaged, and nothing was restored: {damaged[0]}")
-        begun = True
-        yield replace(plan, backup=plain)
-    except OSError as error:
-        raise RefusedError(f"{error.filename or folder}: {error.strerror}") from None
-    except (SealingError, BackupError) as error:
-        raise RefusedError(f"the backup is damaged, and nothing was restored: {error}") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not begun:
-            _give_up(plan)
-
-
 def _nodes(plan: Plan) -> list[str]:
     return [plan.layout.node_id(*place) for place in plan.layout.places()]
 
@@ -175,33 +163,46 @@ def _nodes(plan: Plan) -> list[str]:
 def _give_up(plan: Plan) -> None:
     """Nothing was made, and a note of it would only stand in the way of the next restore."""
     plan.note.unlink(missing_ok=True)
-    shutil.rmtree(plan.data.root / UNSEALED, ignore_errors=True)
     plan.data.vacate()
 
 
-def carry_out(plan: Plan, on_node: Callable[[int], None], run: Run = run_program) -> None:
+def carry_out(
+    plan: Plan, on_node: Callable[[int], None], run: RunNode = run_program, identities: Identities | None = None
+) -> None:
     """Makes all volumes, and then the layout. Requires: ``occupy``.
 
+    Args:
+        plan: What is to be made.
+        on_node: Is told of each node that is done.
+        run: How raft-node is run.
+        identities: The keys of an encrypted backup, which is decrypted on the way to raft-node.
+
     Raises:
-        RefusedError: A volume cannot be made. The same command goes on from there.
+        RefusedError: A volume cannot be made. The same command goes on from there, unless the backup is damaged: then
+            what this run has made is gone again.
     """
     layout, root = plan.layout, plan.data.root
+    there = {name for name in _nodes(plan) if (root / name).exists()}
     for shard, index in layout.places():
         name = layout.node_id(shard, index)
         members = ",".join(layout.node_id(shard, number) for number in range(layout.nodes))
-        done = run(
-            [
-                *("restore", "--backup", str((plan.backup.path / folder_of(shard)).absolute())),
-                *("--wal-dir", str(root / name / "wal"), "--data-dir", str(root / name / "data")),
-                *("--node-id", name, "--members", members, "--restore-id", plan.restore_id),
-            ]
-        )
+        source, feed = str((plan.backup.path / folder_of(shard)).absolute()), None
+        if identities is not None:
+            source, feed = "-", partial(checking.send, plan.backup, shard, identities)
+        try:
+            done = run(
+                [
+                    *("restore", "--backup", source),
+                    *("--wal-dir", str(root / name / "wal"), "--data-dir", str(root / name / "data")),
+                    *("--node-id", name, "--members", members, "--restore-id", plan.restore_id),
+                ],
+                feed,
+            )
+        except (SealingError, BackupError, OSError) as error:
+            done = subprocess.CompletedProcess([], DAMAGED, "", str(error))
         if done.returncode:
-            if not any((root / made).exists() for made in _nodes(plan)):
-                _give_up(plan)
             reason = done.stderr.strip().removeprefix("restore: ") or f"raft-node ended with {done.returncode}"
-            rest = f"; {root} is not to be used as it is: restore into it again, or remove it"
-            raise RefusedError(f"{name}: {reason}{rest if plan.note.exists() else ''}")
+            raise RefusedError(_undone(plan, there, name, reason, damaged=done.returncode == DAMAGED))
         on_node(1)
     try:
         plan.data.establish(layout)
@@ -209,6 +210,19 @@ def carry_out(plan: Plan, on_node: Callable[[int], None], run: Run = run_program
         sync_folder(root)
     except OSError as error:
         raise RefusedError(f"{error.filename or root}: {error.strerror}") from None
+
+
+def _undone(plan: Plan, there: set[str], failed: str, reason: str, *, damaged: bool) -> str:
+    """Removes what a damaged backup has made, if nothing was there before; returns what to say."""
+    root = plan.data.root
+    if damaged and not there:
+        for name in _nodes(plan):
+            if (root / name).exists():
+                shutil.rmtree(root / name)
+    if not any((root / name).exists() for name in _nodes(plan)):
+        _give_up(plan)
+        return f"the backup is damaged, and nothing was restored: {reason}" if damaged else f"{failed}: {reason}"
+    return f"{failed}: {reason}; {root} is not to be used as it is: restore into it again, or remove it"
 
 
 def _read_note(path: Path) -> dict[str, object] | None:

@@ -57,7 +57,7 @@ class Command:
             OSError: It cannot be started.
         """
         with self._forwarding():
-            # In a group of its own all that it starts can be stopped too. On a terminal it must stay in the group that
+            # In a group of its own, all its children can be stopped, too. On a terminal it must stay in the group that
             # the terminal talks to, or it could not read from it.
             self._child = subprocess.Popen(  # noqa: S603 - the user's own command
                 self._argv, env=self._environment, process_group=None if _on_terminal() else 0
@@ -76,7 +76,7 @@ class Command:
         while not self._ended.wait(LOOK_S):
             left_s = self._left_s()
             if left_s > self._grace_s:
-                # A renewal came late, but it came; a command that was asked to stop stops all the same.
+                # The renewal succeeded after all, though late; the command was asked to stop and stops all the same.
                 continue
             if not asked:
                 asked = self.stopped = True

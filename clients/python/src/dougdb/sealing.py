@@ -124,7 +124,7 @@ def seal(source: BinaryIO | Any, target: Sink, recipients: Recipients) -> None:
         writer.flush()
     except (library.EncryptError, OSError) as error:
         raise reader.error or writer.error or SealingError(f"encrypting failed: {error}") from None
-    # The library forgets what goes wrong with the last piece.
+    # The library ignores errors of the last piece.
     if writer.error is not None:
         raise writer.error
     least = reader.count + _TAG_BYTES * (1 + reader.count // _PIECE_BYTES)

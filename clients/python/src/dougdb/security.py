@@ -45,11 +45,11 @@ def _nobody() -> ssl.SSLContext:
 
 @functools.cache
 def _everybody() -> ssl.SSLContext:
-    # What httpx would make of True, but once, and not for each connection.
+    # The context that httpx makes of True, but made once, and not for each connection.
     return httpx.create_ssl_context()
 
 
 @functools.lru_cache(maxsize=16)
 def _those_of(pem: str) -> ssl.SSLContext:
-    # Nothing at all would mean the system's authorities; a line feed is an error.
+    # An empty file would mean the system's authorities; a line feed is an error.
     return ssl.create_default_context(cadata=pem or "\n")

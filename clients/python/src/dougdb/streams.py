@@ -57,7 +57,7 @@ def secure() -> None:
     closed = [stream is None for stream in (sys.stdin, sys.stdout, sys.stderr)]
     for number, is_closed in enumerate(closed):
         if is_closed:
-            # The lowest free number is given out: the streams are looked at in their order.
+            # The system gives out the lowest free number, so the streams are checked in their order.
             opened = os.open(os.devnull, os.O_RDWR)
             assert opened == number
     if closed[0]:
@@ -99,7 +99,7 @@ class Speaker:
             self._lost = 0
         except OSError as error:
             self._lost += 1
-            # Whoever read a pipe has seen enough and wants no complaint.
+            # The reader of a pipe has seen enough and wants no complaint.
             if not self._told and error.errno != errno.EPIPE:
                 self._complain(error)
             self._told = True
@@ -110,7 +110,7 @@ class Speaker:
                 self._complaints, f"dougctl: the output cannot be written ({error.strerror}); going on without\n"
             )
         except OSError:
-            # There is nobody left to tell.
+            # The complaint cannot be printed either.
             return
 
 

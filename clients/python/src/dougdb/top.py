@@ -125,7 +125,7 @@ def _row(shard: str, node: NodeStatus, newest: int, before: NodeStatus | None, p
     if node.role == "unreachable":
         return Row(shard, node.id, role, None, None, None, None, None, None, None)
     vitals, earlier = node.vitals or {}, None if before is None else before.vitals
-    # A process that was started anew begins anew.
+    # The counts of a restarted process begin at zero.
     same = earlier is not None and earlier.get("uptime_ms", 0) <= vitals.get("uptime_ms", 0)
     rate = None
     if before is not None and same and passed_s > 0:
@@ -153,7 +153,7 @@ def hot_slots(look: Look, before: Look | None, most: int = HOT_SLOTS) -> list[Ho
         return []
     passed_s = look.time_s - before.time_s
     owners = look.partitions.get("slots", ())
-    # Fewer than before: another process of the facade.
+    # Fewer than before: the facade was restarted.
     rates = [
         (max(0, now - then) / passed_s, slot) for slot, (now, then) in enumerate(zip(counts, earlier, strict=True))
     ]

@@ -161,7 +161,7 @@ class TreeCopy:
         self.stored = 0
         self.stored_bytes = 0
         self.verified = 0
-        #: What was stored, by key; a verification compares with this, even if the file has changed since.
+        #: The hash of each stored content, by key; a verification compares with it, even if the file has changed since.
         self._digests: dict[bytes, bytes] = {}
 
     async def store(self, files: list[TreeFile]) -> None:

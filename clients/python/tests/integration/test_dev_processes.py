@@ -16,8 +16,9 @@ import pytest
 
 from dougdb.dev.layout import Layout
 from dougdb.dev.ports import PortPlan, taken
+from dougdb.dev.session import SAME_SIGNAL_S
 
-pytestmark = [pytest.mark.integration, pytest.mark.seconds]
+pytestmark = [pytest.mark.integration, pytest.mark.light, pytest.mark.seconds]
 LAYOUT = Layout(2, 3)
 START_S = 60.0
 NAMES = ["facade", *(LAYOUT.node_id(*place) for place in LAYOUT.places())]
@@ -67,9 +68,24 @@ class Dev:
     def console(self) -> str:
         return self.console_path.read_text()
 
-    def wait_until_ready(self) -> None:
-        wait_for(lambda: "ready: http" in self.console or self.process.poll() is not None, "the cluster")
+    def wait_until_ready(self, but: str = "") -> None:
+        """Waits until it says that it is ready, and every child runs but one.
+
+        The fake facade is ready whether the fake nodes run or not.
+        """
+        self.wait_for_line("ready: http")
+        names = [name for name in NAMES if name != but]
+        wait_for(lambda: all(self.runs(name) for name in names), "the processes")
+
+    def wait_for_line(self, words: str) -> None:
+        """Waits until the console shows something."""
+        wait_for(lambda: words in self.console or self.process.poll() is not None, repr(words))
         assert self.process.poll() is None, self.console
+
+    def runs(self, name: str) -> bool:
+        """Whether a child has taken its signals and ports, by its own word."""
+        path = self.data / "run" / f"{name}.log"
+        return path.exists() and '"started"' in path.read_text()
 
     def pids(self) -> dict[str, int]:
         return {path.stem: int(path.read_text()) for path in (self.data / "run").glob("*.pid")}
@@ -114,10 +130,10 @@ def test_a_cluster_starts_heals_and_stops_in_order(start: Start) -> None:
     assert sorted(pids) == sorted(NAMES)
     for victim in ("facade", "shard-0-0"):
         os.kill(pids[victim], signal.SIGKILL)
-    wait_for(lambda: all(dev.pids()[name] != pids[name] for name in ("facade", "shard-0-0")), "the restart", 5)
+    wait_for(lambda: all(dev.pids()[name] != pids[name] for name in ("facade", "shard-0-0")), "the restart")
     assert dev.console.count("died (killed by SIGKILL); starting it again in 1 s") == 2
     assert dev.console.count("curl") == 3
-    assert "shard-1-1: warning: disk.slow fsync_ms=900" in dev.console
+    dev.wait_for_line("shard-1-1: warning: disk.slow fsync_ms=900")
     pids = dev.pids()
     assert dev.end(signal.SIGINT) == 0
     assert not dev.pids()
@@ -155,15 +171,16 @@ def test_the_children_follow_a_supervisor_that_was_killed_also_one_that_was_paus
     first.process.kill()
     second = start()
     second.wait_until_ready()
-    assert not [name for name, pid in pids.items() if is_alive(pid)]
+    wait_for(lambda: not any(map(is_alive, pids.values())), "the end of the first ones")
     assert second.end(signal.SIGINT) == 0
 
 
 def test_a_child_that_refuses_is_said_so_once_and_the_rest_goes_on(start: Start) -> None:
     dev = start(FAKE_EXIT="shard-1-2=3")
-    dev.wait_until_ready()
-    assert dev.end(signal.SIGINT) == 0
+    dev.wait_until_ready(but="shard-1-2")
     refusal = "shard-1-2 refuses to start: wal/1.wal: damaged at offset 7: the checksum does not fit"
+    dev.wait_for_line(refusal)
+    assert dev.end(signal.SIGINT) == 0
     assert dev.console.count(refusal) == 1
 
 
@@ -195,7 +212,7 @@ def test_a_full_console_stops_nothing(start: Start, tmp_path: Path) -> None:
     wait_for(lambda: (dev.data / "run").is_dir() and len(dev.pids()) == len(NAMES), "the processes")
     victim = dev.pids()["shard-0-1"]
     os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: dev.pids().get("shard-0-1", victim) != victim, "the restart", 10)
+    wait_for(lambda: dev.pids().get("shard-0-1", victim) != victim, "the restart")
     assert dev.end(signal.SIGINT) == 0
 
 
@@ -203,7 +220,7 @@ def test_no_restart(start: Start) -> None:
     dev = start("--no-restart")
     dev.wait_until_ready()
     os.kill(dev.pids()["shard-0-1"], signal.SIGKILL)
-    wait_for(lambda: "it stays down" in dev.console, "the message", 5)
+    dev.wait_for_line("it stays down")
     assert "shard-0-1" not in dev.pids()
     assert dev.end(signal.SIGINT) == 0
 
@@ -212,9 +229,13 @@ def test_a_second_interrupt_kills_what_does_not_stop(start: Start) -> None:
     dev = start(FAKE_IGNORE_TERM="shard-0-1")
     dev.wait_until_ready()
     pid = dev.pids()["shard-0-1"]
+    others = [each for each in dev.pids().values() if each != pid]
     dev.process.send_signal(signal.SIGINT)
-    time.sleep(1.0)
+    dev.wait_for_line("stopping the facade, then the nodes")
+    wait_for(lambda: not any(is_alive(each) for each in others), "the end of the others")
     assert is_alive(pid)
+    # One that comes at once is taken for the same, as a terminal and a parent may both send it.
+    time.sleep(SAME_SIGNAL_S)
     assert dev.end(signal.SIGINT) == 130
     assert not is_alive(pid)
     assert f"shard-0-1 (pid {pid}) was not given the time to stop; killing it" in dev.console

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from backing import FILES, SHARDS, FakeFacade, FakeNode, facade_of, run, shard_archive, starts
@@ -113,55 +117,102 @@ def test_what_is_in_a_file_is_compared_with_the_manifest(made: backups.Backup, k
     assert problem.endswith("000001.sst.age: what is in it is not what was backed up")
 
 
-def test_a_restore_reads_it_and_leaves_nothing_readable_beside_the_volumes(
-    made: backups.Backup, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(restoring, "verify_deeply", lambda backup: [])
-    identities, node, data = sealing.identities_of(keys / "mine.key"), FakeNode(), tmp_path / "data"
+def restore(made: backups.Backup, data: Path, keys: Path, run: restoring.RunNode) -> restoring.Plan:
     plan = restoring.plan_of(made, data, None)
     with plan.data:
         restoring.occupy(plan)
-        with restoring.readable(plan, identities) as readable:
-            plain = readable.backup
-            assert plain.path == data / restoring.UNSEALED and not plain.encrypted
-            assert plain.backup_id == made.backup_id, "ids of the new cluster are the same"
-            content = {file.name: (plain.path / "shard-1" / file.name).read_bytes() for file in plain.shards[1].files}
-            assert content == FILES
-            restoring.carry_out(readable, lambda count: None, node.run)
-    assert not (data / restoring.UNSEALED).exists()
-    assert starts(data, plan.layout)
-    assert node.calls[4]["--backup"] == str(data / restoring.UNSEALED / "shard-1")
+        restoring.carry_out(plan, lambda count: None, run, sealing.identities_of(keys / "mine.key"))
+    return plan
 
 
-def test_a_restore_that_fails_leaves_nothing_readable(
-    made: backups.Backup, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def in_plain(folder: Path) -> list[Path]:
+    """The files below a folder that hold anything of what was backed up."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if any(content[:50] in path.read_bytes() for content in FILES.values())]
+
+
+def test_a_restore_sends_it_to_the_nodes_and_writes_nothing_of_it(
+    made: backups.Backup, keys: Path, tmp_path: Path
 ) -> None:
-    identities, data = sealing.identities_of(keys / "mine.key"), tmp_path / "data"
+    """Whenever the command is killed, in plain there is what raft-node has put into the new volumes, and no more."""
+    node, data = FakeNode(), tmp_path / "data"
 
-    def restore(node: FakeNode) -> None:
-        plan = restoring.plan_of(made, data, None)
-        with plan.data:
-            restoring.occupy(plan)
-            with restoring.readable(plan, identities) as readable:
-                restoring.carry_out(readable, lambda count: None, node.run)
+    def watched(arguments: Sequence[str], feed: restoring.Feed | None) -> subprocess.CompletedProcess[str]:
+        class Target(io.BytesIO):
+            def write(self, piece: Any, /) -> int:
+                assert not in_plain(tmp_path)
+                return super().write(piece)
 
-    # What only raft-node finds, is found before anything is made.
-    monkeypatch.setattr(restoring, "verify_deeply", lambda backup: ["a block"])
-    with pytest.raises(RefusedError, match="nothing was restored: a block"):
-        restore(FakeNode())
-    assert not data.exists()
-    monkeypatch.setattr(restoring, "verify_deeply", lambda backup: [])
-    with pytest.raises(RefusedError, match=r"the disk is full\Z"):
-        restore(FakeNode(fails_at=1))
-    assert not data.exists()
+        assert feed is not None
+        feed(Target())
+        return node.run(arguments, feed)
+
+    plan = restore(made, data, keys, watched)
+    assert starts(data, plan.layout)
+    assert not in_plain(tmp_path)
+    for number, fed in enumerate(node.fed):
+        head, _, content = fed.partition(b"\n")
+        told = json.loads(head)
+        shard = number // plan.layout.nodes
+        assert (told["stream"], told["shard"]) == (1, shard)
+        assert content == b"".join(FILES[file.name] for file in made.shards[shard].files)
+        manifest = told["manifest"]
+        assert manifest["backup_id"] == made.backup_id, "ids of the new cluster are the same"
+        assert manifest["format"] == 1
+        assert "encryption" not in manifest and "sealed" not in head.decode()
+
+
+def test_a_restore_that_fails_leaves_nothing_or_goes_on(made: backups.Backup, keys: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    # What only raft-node finds, it finds when it has the bytes; what was made by then is gone again.
+    for fails_at in (1, 3, 5):
+        with pytest.raises(RefusedError, match="nothing was restored: a block"):
+            restore(made, data, keys, FakeNode(fails_at, code=1, reason="a block").run)
+        assert not data.exists()
     with pytest.raises(RefusedError, match="is not to be used as it is"):
-        restore(FakeNode(fails_at=3))
-    assert data.exists() and not (data / restoring.UNSEALED).exists()
-    # A run that was ended by force leaves it; the next one goes on all the same.
-    (data / restoring.UNSEALED).mkdir()
-    (data / restoring.UNSEALED / "left").write_text("x")
-    restore(FakeNode())
-    assert not (data / restoring.UNSEALED).exists()
+        restore(made, data, keys, FakeNode(fails_at=3).run)
+    # Nodes that another run has made are not this one's to remove.
+    with pytest.raises(RefusedError, match="is not to be used as it is"):
+        restore(made, data, keys, FakeNode(fails_at=4, code=1, reason="a block").run)
+    assert (data / "shard-0-0").exists()
+    node = FakeNode()
+    assert starts(data, restore(made, data, keys, node.run).layout)
+    assert len(node.calls) == 6
+
+
+def test_damage_that_comes_up_while_it_is_sent_is_told(made: backups.Backup, keys: Path, tmp_path: Path) -> None:
+    (made.path / "shard-1" / "000002.sst.age").write_bytes(b"age-encryption.org/v1\n")
+    with pytest.raises(RefusedError, match="nothing was restored: its beginning is damaged"):
+        restore(made, tmp_path / "data", keys, FakeNode().run)
+    assert not (tmp_path / "data").exists()
+
+
+def test_raft_node_reads_what_is_sent(made: backups.Backup, keys: Path, tmp_path: Path) -> None:
+    """These files are no checkpoint; that they came whole is what raft-node must have seen before it says so."""
+    with pytest.raises(RefusedError, match=r"nothing was restored: .*CHECKPOINT"):
+        restore(made, tmp_path / "data", keys, restoring.run_program)
+    assert not in_plain(tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
+def test_one_shard_is_sent_to_stdout(made: backups.Backup, facade: FakeFacade, keys: Path, tmp_path: Path) -> None:
+    sent = run("send", made.path, "--shard", 1, "--identity", keys / "mine.key")
+    assert sent.exit_code == 0
+    head, _, content = sent.stdout_bytes.partition(b"\n")
+    assert json.loads(head)["shard"] == 1
+    assert content == b"".join(FILES[file.name] for file in made.shards[1].files)
+    plain = json.loads(run("create", tmp_path / "plain", "--json").stdout)["path"]
+    again = run("send", plain, "--shard", 1)
+    assert again.stdout_bytes.partition(b"\n")[2] == content
+    without = run("send", made.path, "--shard", 1)
+    assert without.exit_code == 2 and "--identity" in without.stderr and not without.stdout_bytes
+    absent = run("send", made.path, "--shard", 7, "--identity", keys / "mine.key")
+    assert absent.exit_code == 1 and "has no shard 7" in absent.stderr and not absent.stdout_bytes
+    wrong = run("send", made.path, "--shard", 1, "--identity", keys / "other.key")
+    assert wrong.exit_code == 1 and "another key" in wrong.stderr
+    (Path(plain) / "shard-1" / "000001.sst").write_bytes(b"u" * 3000)
+    damaged = run("send", plain, "--shard", 1)
+    assert damaged.exit_code == 1 and "checksum" in damaged.stderr
 
 
 def test_options_that_do_not_fit_are_refused(

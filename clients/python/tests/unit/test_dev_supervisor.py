@@ -27,7 +27,7 @@ class FakeProcess:
 
     def terminate(self) -> None:
         self._world.events.append(f"TERM {self._name}")
-        if self._name not in self._world.stubborn:
+        if self.code is None and self._name not in self._world.stubborn:
             self.code = 0
 
     def kill(self) -> None:
@@ -161,6 +161,20 @@ def test_a_child_that_refuses_to_start_is_said_so_once(world: World) -> None:
     assert world.said == ["shard-0-0 refuses to start: wal/1.wal: damaged at offset 7; starting it again in 30 s"]
     world.die("shard-0-0", EXIT_REFUSED, '{"event": "node.refused", "level": "error", "reason": "another reason"}')
     assert "another reason" in world.said[-1]
+
+
+def test_a_child_that_refuses_just_before_the_end_is_said_so_once_too(world: World) -> None:
+    words = '{"event": "node.refused", "level": "error", "reason": "wal/1.wal: damaged at offset 7"}'
+    world.die("shard-0-0", EXIT_REFUSED, words)
+    (world.run / "shard-0-1.log").write_text(words + "\n")
+    world.processes["shard-0-1"].code = EXIT_REFUSED
+    world.processes["facade"].code = -signal.SIGINT
+    assert world.supervisor.stop(lambda: False)
+    assert world.said == [
+        "shard-0-0 refuses to start: wal/1.wal: damaged at offset 7; starting it again in 30 s",
+        "shard-0-1 refuses to start: wal/1.wal: damaged at offset 7",
+    ]
+    assert not list(world.run.glob("*.pid"))
 
 
 def test_without_restart_a_child_stays_down(tmp_path: Path) -> None:

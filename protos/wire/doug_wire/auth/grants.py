@@ -161,5 +161,5 @@ def _covers(prefix: bytes, keys: KeyRange) -> bool:
     if keys.start < prefix:
         return False
     behind = after_prefix(prefix)
-    # An open end leads out of every prefix but those that nothing lies behind.
+    # A range without an end leaves every prefix, except those behind which no key can be.
     return behind is None or (keys.end != b"" and keys.end <= behind)

@@ -1,6 +1,6 @@
-"""The JSON bodies that the facade answers with, for FastAPI's documentation and validation.
+"""The JSON bodies of requests and answers, for FastAPI's documentation and validation.
 
-Must not know how they are obtained. Names and types are the HTTP contract of docs/api.md.
+Must not know how their contents are obtained. Names and types are the HTTP contract of docs/api.md.
 """
 
 from __future__ import annotations
@@ -27,32 +27,34 @@ class VolumeView(Model):
 
 
 class VitalsView(Model):
-    """How a node is. Counts and seconds grow from the start of its process on."""
+    """A node's health. Counts and seconds grow from the start of the node's process on."""
 
     version: str
-    clock_ahead_ms: float | None = Field(description="Its wall clock beside this facade's; null when it did not say")
-    clock_error_ms: float | None = Field(description="By how much that can be wrong")
+    clock_ahead_ms: float | None = Field(
+        description="How far the node's clock is ahead of this facade's; null if unknown"
+    )
+    clock_error_ms: float | None = Field(description="The largest error of clock_ahead_ms; null if unknown")
     uptime_ms: int
     memory_bytes: int
-    leader_heard_ms: int | None = Field(description="How long ago it heard a leader; null at a leader")
+    leader_heard_ms: int | None = Field(description="Milliseconds since the node last heard a leader; null at a leader")
     log_bytes: int
     table_bytes: int
     compaction_pending_bytes: int
     proposals_pending: int
-    syncs: int = Field(description="Of its log")
+    syncs: int = Field(description="Syncs of the log")
     sync_seconds: float
-    commits: int = Field(description="Batches that it saw committed while it led")
+    commits: int = Field(description="Batches that were committed while the node led")
     commit_seconds: float
-    disk_low: bool = Field(description="It refuses writes for want of room")
+    disk_low: bool = Field(description="Whether the node refuses writes for lack of space")
     stalled: bool
     draining: bool
-    divergences: int = Field(description="How often its state differed from its leader's")
-    certificate_ends_s: int | None = Field(description="Seconds since the epoch; null without TLS")
+    divergences: int = Field(description="How often the node's state differed from its leader's")
+    certificate_ends_s: int | None = Field(description="When it expires, seconds since the epoch; null without TLS")
     volumes: list[VolumeView]
 
 
 class NodeView(Model):
-    """One raft-node as it answered Admin.Status; zeros and ``unreachable`` when it did not answer."""
+    """One raft-node by its answer to Admin.Status; zeros and ``unreachable`` if there was no answer."""
 
     id: str
     address: str = Field(description="Doug gRPC, host:port")
@@ -61,10 +63,10 @@ class NodeView(Model):
     commit_index: int = 0
     applied_index: int = 0
     last_log_index: int = 0
-    admin: str | None = Field(default=None, description="Admin HTTP, host:port; null when it was never seen")
-    vitals: VitalsView | None = Field(default=None, description="Only with vitals=true, and of nodes that answered")
+    admin: str | None = Field(default=None, description="Admin HTTP, host:port; null if the node never answered")
+    vitals: VitalsView | None = Field(default=None, description="Only with vitals=true, and for nodes that answered")
     trouble: Literal["certificate_expired", "certificate_refused"] | None = Field(
-        default=None, description="Only with vitals=true: why a node cannot be reached, where that is known"
+        default=None, description="Only with vitals=true: why the node cannot be reached; null if not known"
     )
 
 
@@ -76,13 +78,13 @@ class ShardView(Model):
 
 
 class FacadeView(Model):
-    """How a facade is."""
+    """A facade's health."""
 
     id: str
     version: str
-    map_epoch: int | None = Field(description="Of the partition map that it goes by; null before it has one")
-    time_us: int = Field(description="Its wall clock, microseconds since the epoch")
-    certificate_ends_s: int | None = Field(description="Seconds since the epoch; null without TLS")
+    map_epoch: int | None = Field(description="The epoch of its partition map; null before it has one")
+    time_us: int = Field(description="The facade's wall clock, microseconds since the epoch")
+    certificate_ends_s: int | None = Field(description="When it expires, seconds since the epoch; null without TLS")
 
 
 class ClusterView(Model):
@@ -106,7 +108,7 @@ class PartitionsView(Model):
     epoch: int
     slots: list[SlotRangeView]
     counts: list[int] | None = Field(
-        default=None, description="Only with counts=true: how often this facade was asked for each slot since its start"
+        default=None, description="Only with counts=true: the requests for each slot since this facade's start"
     )
 
 
@@ -114,52 +116,52 @@ class EventView(Model):
     """One event of one node."""
 
     node: str
-    start_id: str = Field(description="Which start of the node's process; sequences count within one")
+    start_id: str = Field(description="The id of a start of the node's process; sequence counts within it")
     sequence: int
-    time_us: int = Field(description="The node's wall clock, microseconds since the epoch, when it happened first")
+    time_us: int = Field(description="The node's wall clock at the first occurrence, microseconds since the epoch")
     monotonic_us: int = Field(description="The node's monotonic clock: differences within one start are exact")
     term: int
     name: str
     details: dict[str, Any]
-    count: int = Field(description="How often it happened in a row, all else being equal")
-    last_time_us: int = Field(description="The node's wall clock when it happened last")
+    count: int = Field(description="How often the event occurred in a row with the same details")
+    last_time_us: int = Field(description="The node's wall clock at the last occurrence, microseconds since the epoch")
 
 
 class EventSourceView(Model):
-    """What a node said of its own ring of events; nulls and ``reachable: false`` when it did not answer."""
+    """A node whose events were asked for; nulls and ``reachable: false`` if it did not answer."""
 
     id: str
     reachable: bool
     start_id: str | None = None
-    clock_us: int | None = Field(default=None, description="Its wall clock when it answered")
-    forgotten: int | None = Field(default=None, description="How many events of this start it no longer holds")
+    clock_us: int | None = Field(default=None, description="The node's wall clock when it answered, in microseconds")
+    forgotten: int | None = Field(default=None, description="How many events of this start the node no longer holds")
 
 
 class EventsView(Model):
-    """What the nodes of a shard did, in one order: by time, then node; a node's own events keep their order."""
+    """The events of all nodes of a shard, sorted by time and then by node; a node's own events keep their order."""
 
     shard: int
     events: list[EventView]
     nodes: list[EventSourceView]
-    unreachable: list[str] = Field(description="The nodes whose events are missing here")
-    cut: bool = Field(description="Whether older events that were asked for are left out, because of the limit")
+    unreachable: list[str] = Field(description="The nodes that did not answer, whose events are missing")
+    cut: bool = Field(description="Whether older events are left out because of the limit")
 
 
 class LeaderRequest(Model):
-    """Where leadership is to go."""
+    """The node to which leadership is to be transferred."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    to: str | None = Field(default=None, max_length=253, description="A node's id; left out, the most caught-up voter")
+    to: str | None = Field(default=None, max_length=253, description="A node's id; or the most caught-up voter")
 
 
 class LeaderView(Model):
-    """Who leads a shard after leadership was moved."""
+    """The leader of a shard after a transfer of leadership."""
 
     shard: int
     leader: str
     term: int
-    previous: str = Field(description="Who led before; empty when that is not known")
+    previous: str = Field(description="The leader before; empty if not known")
 
 
 MemberRole = Literal["voter", "learner"]
@@ -170,15 +172,15 @@ class MemberView(Model):
     """One member of a shard, as the leader sees it."""
 
     name: str
-    incarnation: str = Field(description="A decimal number; another disk has another one")
+    incarnation: str = Field(description="A decimal number; a new disk has a new one")
     role: MemberRole
     leader: bool
-    address: str | None = Field(description="Raft gRPC, host:port; null when the leader does not know it")
-    client_address: str | None = Field(description="Doug gRPC, host:port; null until the leader has heard it")
-    match_index: int = Field(description="Up to here its log is known to be the leader's")
-    lag: int = Field(description="How many entries of the leader's log lie behind that")
-    state: MemberState | None = Field(description="How entries are sent to it; null for the leader")
-    healthy: bool = Field(description="Whether it was heard within the longest election timeout")
+    address: str | None = Field(description="Raft gRPC, host:port; null if the leader does not know it")
+    client_address: str | None = Field(description="Doug gRPC, host:port; null until the leader knows it")
+    match_index: int = Field(description="The last entry up to which its log is known to equal the leader's")
+    lag: int = Field(description="How many entries the leader's log has beyond match_index")
+    state: MemberState | None = Field(description="How the leader sends entries to it; null for the leader")
+    healthy: bool = Field(description="Whether the leader heard from it within the longest election timeout")
 
 
 class MembersView(Model):
@@ -193,12 +195,12 @@ class MembersView(Model):
 
 
 class AddMemberRequest(BaseModel):
-    """Which node is to be admitted."""
+    """The node that is to be admitted as a member."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(min_length=1, max_length=253)
-    address: str = Field(min_length=1, max_length=512, description="Its Raft address, host:port")
+    address: str = Field(min_length=1, max_length=512, description="The node's Raft address, host:port")
     incarnation: str | None = Field(
         default=None,
         pattern=r"^[1-9][0-9]{0,18}$",
@@ -207,12 +209,12 @@ class AddMemberRequest(BaseModel):
 
 
 class ReplaceMemberRequest(BaseModel):
-    """Where the node is whose disk was wiped or replaced."""
+    """The address and the new incarnation of a node whose disk was wiped or replaced."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     address: str | None = Field(
-        default=None, max_length=512, description="Its Raft address, host:port; left out, the one that is known"
+        default=None, max_length=512, description="The node's Raft address, host:port; if left out, the known one"
     )
     incarnation: str | None = Field(
         default=None,
@@ -222,18 +224,18 @@ class ReplaceMemberRequest(BaseModel):
 
 
 class MemberChangeView(Model):
-    """A change of members that has come to stay."""
+    """A change of members that is committed."""
 
     shard: int
     name: str
     incarnation: str
-    removed_incarnation: str | None = Field(description="What made place for it, when it was replaced")
-    index: int = Field(description="The entry of the log that brought it")
+    removed_incarnation: str | None = Field(description="The incarnation that it replaced; null if none")
+    index: int = Field(description="The log index of the change")
     term: int
 
 
 class VersionView(Model):
-    """What is running here."""
+    """The name and the version of the running program."""
 
     name: str = "facade"
     version: str
@@ -256,12 +258,12 @@ class LimitsView(Model):
     idempotency_key_characters: int
     ttl_ms: int
     batch_operations: int
-    batch_bytes: int = Field(description="Of a JSON body; NDJSON may be of any length")
-    batch_line_bytes: int = Field(description="Of one line of NDJSON")
-    txn_operations: int = Field(description="Of each of compare, success and failure")
-    txn_bytes: int = Field(description="Keys and values of a transaction together")
+    batch_bytes: int = Field(description="The limit of a JSON body; NDJSON may have any length")
+    batch_line_bytes: int = Field(description="The limit of one line of NDJSON")
+    txn_operations: int = Field(description="The limit of each of compare, success and failure")
+    txn_bytes: int = Field(description="The limit of all keys and values of a transaction together")
     txn_result_bytes: int
-    json_bytes: int = Field(description="Of the body of any other route")
+    json_bytes: int = Field(description="The limit of the body of any other route")
     request_timeout_ms: int
     body_timeout_ms: int
     head_timeout_ms: int
@@ -279,11 +281,11 @@ class Problem(Model):
     outcome: Literal["not_applied", "unknown"]
     shard: int | None = None
     current_revision: str | None = Field(default=None, description="With 412: the key's revision; null without a key")
-    operation: int | None = Field(default=None, description="Of a transaction: the place of the operation that failed")
+    operation: int | None = Field(default=None, description="In a transaction: the position of the failed operation")
 
 
 class ValueView(Model):
-    """The JSON view of a key. ``key`` is left out, and ``key64`` there, when the key is not text."""
+    """The JSON view of a key. A key that is not UTF-8 has ``key64`` instead of ``key``."""
 
     key: str | None = None
     key64: str | None = Field(default=None, description="base64url (RFC 4648, 5) without padding")
@@ -291,32 +293,32 @@ class ValueView(Model):
     encoding: Literal["utf-8", "base64"]
     revision: str
     content_type: str
-    expires_at: str | None = Field(description="RFC 3339, UTC; null when the key does not expire")
-    content_encoding: str | None = Field(default=None, description="Left out when there is none")
+    expires_at: str | None = Field(description="RFC 3339, UTC; null if the key does not expire")
+    content_encoding: str | None = Field(default=None, description="Left out if the value has none")
 
 
 class RangeView(Model):
     """A page of a range of keys."""
 
     items: list[dict[str, Any]] = Field(
-        description="Entries: key (or key64 when it is not UTF-8), value, encoding, revision, content_type"
+        description="Entries: key (or key64 if it is not UTF-8), value, encoding, revision, content_type"
     )
-    prefixes: list[str | dict[str, str]] = Field(description="Common prefixes; prefix64 when one is not UTF-8")
-    count: int | None = Field(default=None, description="With count_only: how many there are")
-    next_cursor: str | None = Field(description="Where the next page begins; null when nothing is left")
+    prefixes: list[str | dict[str, str]] = Field(description="Common prefixes; a prefix that is not UTF-8 as prefix64")
+    count: int | None = Field(default=None, description="With count_only: the number of keys")
+    next_cursor: str | None = Field(description="The cursor of the next page; null if nothing is left")
     complete: bool = Field(description="Whether nothing is left")
-    revisions: dict[str, str] = Field(description="By shard, its revision at the point in its log that was read")
+    revisions: dict[str, str] = Field(description="The revision of each shard at the point in its log that was read")
 
 
 class RangeDeletedView(Model):
     """A step of the deletion of a range of keys."""
 
     dry_run: bool
-    found: int | None = Field(default=None, description="With dry_run: how many there are")
-    deleted: int = Field(description="How many went")
-    next_cursor: str | None = Field(description="Where the next step begins; null when nothing is left")
+    found: int | None = Field(default=None, description="With dry_run: the number of keys found")
+    deleted: int = Field(description="The number of keys deleted")
+    next_cursor: str | None = Field(description="The cursor of the next step; null if nothing is left")
     complete: bool = Field(description="Whether nothing is left")
-    revisions: dict[str, str] = Field(description="By shard, its revision when its keys were read")
+    revisions: dict[str, str] = Field(description="The revision of each shard when its keys were read")
 
 
 class WrittenView(Model):
@@ -333,7 +335,7 @@ class CountedView(Model):
 
 
 class IncrementRequest(Model):
-    """By how much, and what a key that is not there counts as."""
+    """The amount to add, and the value of which to start if the key does not exist."""
 
     by: int = Field(default=1, ge=-(1 << 63), le=(1 << 63) - 1)
     initial: int = Field(default=0, ge=-(1 << 63), le=(1 << 63) - 1)
@@ -358,13 +360,13 @@ class OperationRequest(Model):
 
 
 class BatchRequest(Model):
-    """Operations that have nothing to do with each other."""
+    """Operations that are carried out independently of each other."""
 
     operations: list[OperationRequest] = Field(max_length=10_000)
 
 
 class ResultView(Model):
-    """What became of one operation: its status as if alone, and what goes with it."""
+    """The result of one operation: the HTTP status that it would have alone, and the members that belong to it."""
 
     status: int
     revision: str | None = None
@@ -385,7 +387,7 @@ class ResultView(Model):
 
 
 class BatchView(Model):
-    """A result for each operation, in their order."""
+    """One result for each operation, in the order of the operations."""
 
     results: list[ResultView]
 
@@ -403,7 +405,7 @@ class CompareRequest(Model):
 
 
 class TxnRequest(Model):
-    """When all comparisons hold, ``success``; otherwise ``failure``."""
+    """A transaction: if all comparisons hold, ``success`` is carried out, otherwise ``failure``."""
 
     compare: list[CompareRequest] = Field(default=[], max_length=128)
     success: list[OperationRequest] = Field(default=[], max_length=128)
@@ -411,7 +413,7 @@ class TxnRequest(Model):
 
 
 class TxnView(Model):
-    """What became of a transaction."""
+    """The result of a transaction."""
 
     succeeded: bool
     results: list[ResultView]
@@ -419,7 +421,7 @@ class TxnView(Model):
 
 
 class OperationStateView(Model):
-    """What a shard remembers of an idempotency key."""
+    """The outcome of a write with an idempotency key, as its shard keeps it."""
 
     key: str
     state: Literal["applied", "unknown"]

@@ -1,8 +1,7 @@
 """The facade's settings: environment variables ``DOUGDB_*``, read once at start.
 
-Must not know anything of the network. Invariants: (1) the object is frozen; (2) every field carries its unit in its
-name and has bounds; (3) a
-value that makes no sense is refused, never corrected.
+Must not know anything of the network. Invariants: (1) the object is frozen; (2) the name of a field ends with its unit,
+and the field has bounds; (3) a value that makes no sense is refused, never corrected.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def parse_address(text: str) -> Address:
     """Reads ``host:port`` or ``[v6]:port``.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text has neither form.
     """
     host, separator, port = text.strip().rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -51,7 +50,7 @@ def parse_address(text: str) -> Address:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this is an address of this machine that nobody else reaches."""
+    """Whether a host is a loopback address, which only this machine reaches."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -62,263 +61,285 @@ AuthMode = Literal["none", "token", "mtls", "oidc"]
 
 
 class Settings(BaseSettings):
-    """Everything that can be set."""
+    """All settings of a facade."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     discovery: Literal["static", "dns", "kubernetes", "auto"] = "static"
     """Where the nodes' addresses come from: ``nodes``, the SRV records of ``dns_names``, or the Kubernetes API.
 
-    ``auto`` takes kubernetes in a pod with a service account, else dns when there are names, else static.
+    ``auto`` is kubernetes in a pod with a service account, else dns if ``dns_names`` has names, else static.
     """
 
     dns_names: Mapping[int, str] = Field(default_factory=dict, validate_default=True)
     """The headless Service of each shard that gives its pods their names, as JSON: ``{"0": "dougdb-s0-peers.ns.svc"}``.
 
-    Kubernetes discovery takes from it which names the certificates are made out to.
+    Kubernetes discovery derives from it the names for which the nodes' certificates must be made out.
     """
 
     dns_refresh_ms: int = Field(default=5000, ge=1000, le=600_000)
-    """How often the names are asked for; sooner when a node cannot be reached."""
+    """How often the SRV records of ``dns_names`` are asked for; sooner when a node cannot be reached."""
 
     discovery_port_name: str = Field(default="client", pattern=r"^[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?$")
-    """The port of these Services where the nodes serve Doug."""
+    """The name of the port of these Services at which the nodes serve Doug."""
 
     kubernetes_namespace: str = Field(default="", max_length=63)
-    """Where the EndpointSlices are; the pod's own namespace when empty."""
+    """The namespace of the EndpointSlices. Empty: the pod's own namespace."""
 
     kubernetes_selector: str = Field(default="dougdb.io/shard", min_length=1, max_length=1024)
-    """Which EndpointSlices, by label. Each of them needs the label ``dougdb.io/shard`` with its shard's number."""
+    """The label selector of the EndpointSlices. Each slice needs the label ``dougdb.io/shard`` with its shard's
+    number."""
 
     nodes: Mapping[int, Mapping[str, str]] = Field(default_factory=dict, validate_default=True)
-    """Doug addresses by shard and node id, as JSON: ``{"0": {"shard-0-0": "127.0.0.1:21001"}}``.
+    """Doug addresses by shard and node id, as JSON: ``{"0": {"shard-0-0": "127.0.0.1:21000"}}``.
 
-    Needed for static discovery; the others fall back to it.
+    Static discovery needs it; the other kinds of discovery use it until their source has answered for the first time.
     """
 
     listen: Annotated[tuple[Address, ...], NoDecode] = (Address("127.0.0.1", 8080), Address("::1", 8080))
-    """Where HTTP is served: a comma list of host:port. An IPv6 address is left out where there is no IPv6."""
+    """The addresses at which HTTP is served: a comma list of host:port. An IPv6 address is left out on a machine
+    without IPv6."""
 
     shared_listen: Annotated[tuple[Address, ...], NoDecode] = ()
-    """Where HTTP is served together with other facades of this machine, whose user is the same: a comma list of
-    host:port. Linux spreads new connections over those that listen there, so a machine with several cores has one
-    address. What is asked of one certain facade, its metrics and its health, is asked at ``listen``."""
+    """The addresses that this facade shares with other facades of this machine that run as the same user: a comma list
+    of host:port. Linux spreads new connections over the facades that listen there, so a machine with several cores has
+    one address. The metrics and the health of one certain facade are asked for at its ``listen``. Empty: none."""
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Names beside localhost, this machine's name and any address under which the facade may be asked: a comma list,
-    where ``*.example.com`` is all names below one, and ``*`` is any. Other names are refused with 421."""
+    """The host names, a comma list, under which clients may address the facade, beside localhost, this machine's name
+    and any IP address. ``*.example.com`` stands for all names below example.com, and ``*`` for any name. A request for
+    another name is refused with 421."""
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins whose pages may use the facade, as browsers say them: ``https://app.example.com``, a comma list; ``*`` is
-    any. None when empty."""
+    """The origins whose pages may use the facade (CORS), a comma list, each in the form that browsers send:
+    ``https://app.example.com``. ``*`` stands for any origin. Empty: no other origin."""
 
     tls_mode: Literal["", "disabled", "mutual"] = ""
     """``mutual``: TLS with certificates on both ends. ``disabled``: plaintext, also beyond this machine. Empty:
-    plaintext on loopback, and no start with anything else."""
+    plaintext, and the facade starts only if all addresses are on loopback."""
 
     tls_cert_file: str = Field(default="", validate_default=True)
-    """The certificate with its chain, as PEM."""
+    """The file of the facade's certificate with its chain, as PEM."""
 
     tls_key_file: str = Field(default="", validate_default=True)
-    """Its key."""
+    """The file of the certificate's private key, as PEM."""
 
     tls_ca_file: str = Field(default="", validate_default=True)
-    """The authority that signs the certificates of all nodes and facades."""
+    """The file with the certificate of the authority that signs those of all nodes and facades, as PEM."""
 
     tls_reload_ms: int = Field(default=5000, ge=100, le=3_600_000)
-    """How often these files are looked at; new ones count for new connections."""
+    """How often the three files are checked for changes; changed ones are used for new connections."""
 
     http_tls: Literal["", "off"] = ""
-    """``off``: clients are served in plaintext, whatever is spoken to the nodes: on loopback, or behind a proxy that
-    ends TLS. Empty: HTTPS if there are certificates."""
+    """``off``: clients are served in plaintext, whatever ``tls_mode`` says of the nodes; for a facade on loopback or
+    behind a proxy that ends TLS. Empty: clients are served by HTTPS if there are certificates."""
 
     auth_mode: Annotated[tuple[AuthMode, ...], NoDecode] = ("none",)
-    """How clients say who they are: ``none``, or one or several of ``token``, ``mtls`` and ``oidc``, a comma list.
-    Everything but ``none`` needs ``DOUGDB_TLS_MODE=mutual`` between facades and nodes."""
+    """How clients authenticate themselves: ``none`` (not at all), or a comma list of one or several of ``token``,
+    ``mtls`` and ``oidc``. Every mode but ``none`` needs ``DOUGDB_TLS_MODE=mutual`` between facades and nodes."""
 
     auth_bootstrap_file: str = ""
-    """A file with a token that may do everything, for setting up the first users; read anew when it changes."""
+    """A file with a token that may do everything, for setting up the first users; read again when it changes. Empty: no
+    such token."""
 
     auth_client_ca_file: str = ""
-    """The authority that signs the certificates of clients, for ``mtls``; never the one of nodes and facades."""
+    """The file with the certificate of the authority that signs those of clients, for ``mtls``. It must be another
+    authority than that of nodes and facades."""
 
     auth_session_ms: int = Field(default=28_800_000, ge=1000, le=2_592_000_000)
-    """How long a browser that has signed in stays so; never longer than its token counts."""
+    """How long a browser stays signed in; never longer than the token with which it signed in is valid."""
 
     auth_session_key_file: str = ""
-    """A file with at least 32 random bytes that signs the sessions of browsers, the same for all facades behind one
-    address. Empty: a key of this process, with which its sessions end."""
+    """A file with at least 32 random bytes, the key that signs the sessions of browsers; the same for all facades
+    behind one address. Empty: the process makes a key, and its sessions end with the process."""
 
     auth_poll_ms: int = Field(default=500, ge=50, le=1500)
-    """How often shard 0 is asked who may do what; a revoked token counts no longer than that, and a moment."""
+    """How often shard 0 is asked for the document of users and grants. A revoked token is refused once this time, and
+    the time of one call, has passed."""
 
     auth_stale_ms: int = Field(default=300_000, ge=1000, le=86_400_000)
-    """How long what shard 0 said last counts while it does not answer; afterwards nobody may do anything (503)."""
+    """How long the last document from shard 0 is used while shard 0 does not answer; after that every request is
+    refused with 503."""
 
     auth_oidc_issuer: str = ""
-    """Who issues JWTs: the claim ``iss``."""
+    """The issuer of the JWTs that are accepted: the claim ``iss``."""
 
     auth_oidc_audience: str = ""
-    """The audience that JWTs must name: the claim ``aud``."""
+    """The audience that a JWT must name: the claim ``aud``."""
 
     auth_oidc_jwks: str = ""
-    """Where the issuer's keys are: an https URL or a file, as a JSON Web Key Set; read anew every minute, and when a
-    key is not known."""
+    """The https URL or the file of the issuer's keys, a JSON Web Key Set. It is read again every minute, and when a JWT
+    names a key that is not known."""
 
     auth_oidc_jwks_ca_file: str = ""
-    """The authority that signs the certificate of that URL, as PEM; the system's authorities when empty."""
+    """The file with the authority that signs the certificate of that URL, as PEM. Empty: the system's authorities."""
 
     auth_oidc_claim: str = Field(default="sub", min_length=1, max_length=64)
-    """The claim that names the principal: ``oidc:VALUE``."""
+    """The claim of a JWT whose value names the principal: ``oidc:VALUE``."""
 
     auth_oidc_groups_claim: str = Field(default="groups", min_length=1, max_length=64)
-    """The claim that lists groups: ``group:VALUE``."""
+    """The claim of a JWT that lists the principal's groups: ``group:VALUE`` for each."""
 
     audit_file: str = ""
-    """Where refused requests, operators' actions and changes of users are written as lines of JSON; the log when
-    empty."""
+    """The file to which refused requests, operators' actions and changes of users are written as lines of JSON. Empty:
+    they go to the log."""
 
     facade_id: str = Field(default="facade", min_length=1, max_length=253)
-    """This facade's name, in logs and in /v1/version."""
+    """This facade's name in logs and in /v1/version."""
 
     request_timeout_ms: int = Field(default=5000, ge=10, le=600_000)
-    """How long a key request may take once its body is here; afterwards it is answered with 503 or 504."""
+    """How long a request of keys may take once its body has arrived; after that it is answered with 503 or 504."""
 
     scan_count_timeout_ms: int = Field(default=60_000, ge=100, le=3_600_000)
-    """How long counting the keys of a range may take; afterwards it is answered with 504."""
+    """How long counting the keys of a range may take; after that it is answered with 504."""
 
     scan_idle_ms: int = Field(default=30_000, ge=100, le=3_600_000)
-    """How long a client that is being sent a stream of entries may take nothing; then its connection ends."""
+    """How long a client may take nothing from a stream of entries; after that its connection is closed."""
 
     scans_max: int = Field(default=32, ge=1, le=1024)
-    """Requests for ranges that are answered at the same time; further ones are refused with 503."""
+    """How many requests for ranges may run at the same time; further ones are refused with 503."""
 
     client_scans_max: int = Field(default=0, ge=0, le=1024)
-    """Those of one client; further ones are 429. A client is a principal, or an address with ``DOUGDB_AUTH_MODE=none``.
-    0 is three quarters of ``scans_max``, so that others find some."""
+    """How many requests for ranges one client may have at the same time; further ones are refused with 429. A client is
+    a principal, or an address with ``DOUGDB_AUTH_MODE=none``. 0: three quarters of ``scans_max``, so that some are left
+    for others."""
 
     address_scans_max: int = Field(default=0, ge=0, le=1024)
-    """Those of one address; further ones are 429. 0 is any number, since a proxy has one address for many clients."""
+    """How many requests for ranges one address may have at the same time; further ones are refused with 429. 0: no
+    limit, since a proxy has one address for many clients."""
 
     watches_max: int = Field(default=10_000, ge=1, le=1_000_000)
-    """Watches that are open at the same time, and as many long polls; further ones are refused with 503."""
+    """How many watches may be open at the same time, and how many long polls; further ones are refused with 503."""
 
     client_watches_max: int = Field(default=0, ge=0, le=1_000_000)
-    """Watches of one client, and as many long polls; further ones are 429. 0 is three quarters of ``watches_max``."""
+    """How many watches one client may have open, and how many long polls; further ones are refused with 429. 0: three
+    quarters of ``watches_max``."""
 
     address_watches_max: int = Field(default=0, ge=0, le=1_000_000)
-    """Those of one address; further ones are 429. 0 is any number."""
+    """How many watches one address may have open, and how many long polls; further ones are refused with 429. 0: no
+    limit."""
 
     watch_ring_bytes: int = Field(default=8 << 20, ge=1 << 16, le=1 << 30)
-    """Newest changes of each watched shard that are kept in memory for watches that fall behind a little."""
+    """How many bytes of the newest changes of each watched shard are kept in memory, for watches that fall behind a
+    little."""
 
     watch_catch_ups_max: int = Field(default=32, ge=1, le=1024)
-    """Watches that read older changes from the nodes at the same time; further ones wait for their turn."""
+    """How many watches may read older changes from the nodes at the same time; further ones wait for their turn."""
 
     body_timeout_ms: int = Field(default=30_000, ge=10, le=600_000)
-    """How long the body of a request may take to arrive (408), so that a slow sender holds nothing for ever."""
+    """How long the body of a request may take to arrive; after that the request is refused with 408, so that a slow
+    sender holds nothing for ever."""
 
     head_timeout_ms: int = Field(default=10_000, ge=10, le=600_000)
-    """How long the head of a request may take to arrive; the connection is closed afterwards."""
+    """How long the head of a request may take to arrive; after that the connection is closed."""
 
     pipe_window_batches: int = Field(default=1, ge=1, le=64)
-    """Batches of one kind in flight to one node. One is fastest nearby; a longer round trip wants more."""
+    """How many batches of one kind (reads, writes) may be in flight to one node. One is fastest in a local network;
+    longer round trips need more."""
 
     pipe_gather_us: int = Field(default=1000, ge=0, le=100_000)
-    """For how long a batch waits for the clients that the one before it answered; see ``facade.client.link``. 0 never
-    waits, and many clients run as two half batches in turn. The event loop's clock has a millisecond's resolution."""
+    """How long a batch waits for the next requests of the clients that the batch before it answered; see
+    ``facade.client.link``. 0: batches do not wait, and many clients then fall into two half batches that take turns.
+    The event loop's clock has a resolution of a millisecond."""
 
     inflight_items_max: int = Field(default=4096, ge=1, le=1_000_000)
-    """Unanswered items of one kind on one link: windows open after 50 ms, and this bounds what may pile up."""
+    """How many items of one kind may be unanswered on one link. A window of batches opens again after 50 ms without an
+    answer; this setting limits how many items pile up then."""
 
     queue_items_max: int = Field(default=16_384, ge=1, le=10_000_000)
-    """Requests of one shard that wait or are in flight; further ones are refused with 503."""
+    """How many requests of one shard may wait or be in flight; further ones are refused with 503."""
 
     queue_bytes_max: int = Field(default=64 << 20, ge=2 << 20)
-    """Their bytes, and the bytes of bodies being received; further ones are refused with 503."""
+    """How many bytes the requests of one shard may have together, and how many bytes of bodies may be arriving; further
+    requests are refused with 503."""
 
     fair_window_items: int = Field(default=256, ge=0, le=1_000_000)
-    """Requests of one shard that are passed on without a turn once there are two clients or more; those beyond it wait
-    in a line for each client, and the lines are served in turn. A client is a principal, or an address with
-    ``DOUGDB_AUTH_MODE=none``. 0 serves all in the order in which they come."""
+    """How many requests of one shard are passed on at once when there are two clients or more. Further requests wait in
+    one queue per client, and the queues are served in turn. A client is a principal, or an address with
+    ``DOUGDB_AUTH_MODE=none``. 0: no turns; requests are passed on in the order of their arrival."""
 
     client_bytes_max: int = Field(default=0, ge=0)
-    """Bytes that one client may have under way in one shard; more are 429. 0 is its part of ``queue_bytes_max`` alone:
-    all of it while it is the only one, and an equal part with others once half is taken."""
+    """How many bytes one client may have under way in one shard; further requests are refused with 429. 0: the client's
+    share of ``queue_bytes_max``: all of it while there is no other client, and an equal share once half is taken."""
 
     client_requests_per_s: int = Field(default=0, ge=0, le=10_000_000)
-    """Requests of keys a second that each principal may send to this facade, and as many at once; more are 429. 0 is
-    any number."""
+    """How many requests of keys per second each principal may send to this facade, and how many at once; further ones
+    are refused with 429. 0: no limit."""
 
     address_requests_per_s: int = Field(default=0, ge=0, le=10_000_000)
-    """The same for each address."""
+    """How many requests of keys per second each address may send to this facade, and how many at once; further ones are
+    refused with 429. 0: no limit."""
 
     address_connections_max: int = Field(default=0, ge=0, le=1_000_000)
-    """Connections that each address may have at a time; further ones are answered with 429 and closed. 0 is any
-    number."""
+    """How many connections each address may have at the same time; further ones are answered with 429 and closed. 0: no
+    limit."""
 
     connections_max: int = Field(default=0, ge=0, le=1_000_000)
-    """Connections of clients at a time; further ones are answered with 503 and closed. 0 is as many as the process may
-    have descriptors, less a reserve."""
+    """How many connections of clients there may be at the same time; further ones are answered with 503 and closed. 0:
+    the process's limit of file descriptors, less a reserve of 128."""
 
     unread_bytes_max: int = Field(default=64 << 20, ge=1 << 20)
-    """Bytes of answers that clients have not taken; beyond, reads are refused with 503 before anything is read."""
+    """How many bytes of answers may wait to be taken by clients; beyond it, reads are refused with 503 before any value
+    is read."""
 
     write_timeout_ms: int = Field(default=30_000, ge=100, le=600_000)
-    """In this time a client takes at least ``rate_min_bytes`` a second of what waits for it, or is cut off."""
+    """The time over which a client must take at least ``rate_min_bytes`` per second of the answers that wait for it;
+    otherwise its connection is closed."""
 
     rate_min_bytes: int = Field(default=1024, ge=1, le=1 << 20)
-    """Bytes a second that a client sends of a body, and takes of an answer, at least."""
+    """How many bytes per second a client must send of a body, and take of an answer, at least."""
 
     zone: str = Field(default="", max_length=253)
-    """Where this facade runs, as the nodes' ``DOUGDB_ZONE`` calls it: reads that any replica may serve stay there if
-    they can."""
+    """The zone in which this facade runs. For reads that any replica may serve it prefers nodes with the same
+    ``DOUGDB_ZONE``. Empty: no zone."""
 
     spread_reads_items: int = Field(default=1024, ge=1, le=10_000_000)
-    """When so many linearizable reads wait for a shard's leader, followers serve some of them: they ask the leader for
-    one index, for all together."""
+    """How many linearizable reads must wait for a shard's leader before followers serve some of them. A follower then
+    asks the leader for one read index for all of them together."""
 
     server_timing_enabled: bool = True
-    """Whether answers say where their time went, in the header ``Server-Timing``."""
+    """Whether answers carry the header ``Server-Timing``, which tells how long each part of the work took."""
 
     hedge_reads_ms: int = Field(default=0, ge=0, le=10_000)
-    """An eventual read that has taken so long is sent to a second replica, too, and the first answer counts; looked at
-    every 25 ms. 0 never does."""
+    """How long an eventual read may take before it is sent to a second replica, too; the first answer is used. Checked
+    every 25 ms. 0: never."""
 
     hedge_reads_percent: float = Field(default=5.0, gt=0, le=50)
-    """Such copies are at most so many of a hundred eventual reads."""
+    """How many of a hundred eventual reads may be sent to a second replica at most."""
 
     console_enabled: bool = True
-    """Whether the console is served at /ui/, with what it needs at /v1/console/."""
+    """Whether the console is served at /ui/, and its data at /v1/console/."""
 
     dev_socket: str = ""
-    """Where the supervisor of ``dougctl dev`` listens, which sets it: the console then offers to kill and pause nodes.
-    Only where nothing but loopback is listened on."""
+    """The Unix socket of the supervisor of ``dougctl dev``, which sets it; the console then offers to kill and pause
+    nodes. Allowed only if the facade listens on loopback alone. Empty: no supervisor."""
 
     backups_max: int = Field(default=2, ge=1, le=64)
-    """Backups that are sent at a time; further ones are refused with 503."""
+    """How many backups may be sent at the same time; further ones are refused with 503."""
 
     build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
-    """Which commit was built, for ``dougdb_build_info``; an image sets it."""
+    """The commit of which this program was built, for the metric ``dougdb_build_info``; images set it. Empty: not
+    known."""
 
     tracing_enabled: bool = False
-    """Whether sampled requests are traced with OpenTelemetry. It needs the extra ``tracing``."""
+    """Whether sampled requests are traced with OpenTelemetry. Needs the package's extra ``tracing``."""
 
     tracing_endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
-    """The collector's URL for traces, OTLP over HTTP: ``http://collector:4318/v1/traces``. When empty, what the
-    standard ``OTEL_EXPORTER_OTLP_ENDPOINT`` says; that variable alone turns nothing on."""
+    """The collector's URL for traces, OTLP over HTTP: ``http://collector:4318/v1/traces``. Empty: the value of the
+    standard variable ``OTEL_EXPORTER_OTLP_ENDPOINT``, which alone turns nothing on."""
 
     tracing_sample_ratio: float = Field(default=0.01, ge=0.0, le=1.0)
-    """Which part of the requests that come without a ``traceparent`` is traced. A caller's decision goes before it."""
+    """The fraction of the requests without a ``traceparent`` that is traced, from 0 to 1. For a request with a
+    ``traceparent`` the caller decides."""
 
     log_format: Literal["console", "json"] = "console"
-    """Lines for people or for machines."""
+    """The form of log lines: ``console`` for people, ``json`` for machines."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is logged at all; a console shows warnings and leader changes of that."""
+    """The lowest level that is logged; the format ``console`` shows only warnings and changes of leaders of it."""
 
     stop_on_stdin_eof: bool = False
-    """Stop in order when stdin ends: the process that started this one has died."""
+    """Whether the facade stops in order when its standard input ends, because the process that started it has died."""
 
     @field_validator("listen", "shared_listen", mode="before")
     @classmethod
@@ -342,12 +363,12 @@ class Settings(BaseSettings):
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Everywhere that HTTP is served."""
+        """All addresses at which HTTP is served: those of ``listen``, then those of ``shared_listen``."""
         return *self.listen, *self.shared_listen
 
     @property
     def guarded(self) -> bool:
-        """Whether clients have to say who they are."""
+        """Whether clients have to authenticate themselves."""
         return self.auth_mode != ("none",)
 
     @field_validator("allowed_hosts", mode="before")

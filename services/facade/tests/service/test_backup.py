@@ -105,7 +105,7 @@ async def test_without_a_replica_that_can_it_is_refused(make_facade: MakeFacade,
 async def test_a_node_that_is_gone_or_never_begins_is_passed_over(
     make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backup, "HEADER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(backup, "HEADER_TIMEOUT_S", 1.0)
     facade = await make_facade(nodes=3)
     _, gone, silent = facade.cluster.shards[0].nodes
     await gone.stop()

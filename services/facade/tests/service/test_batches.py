@@ -103,7 +103,7 @@ async def test_a_keyed_batch_happens_once(make_facade: MakeFacade) -> None:
 
 
 async def test_a_shard_without_a_leader_fails_its_own_operations_alone(make_facade: MakeFacade) -> None:
-    facade = await make_facade(shards=2, request_timeout_ms=300)
+    facade = await make_facade(shards=2, request_timeout_ms=1000)
     facade.cluster.shards[1].leader = None
     results = await batch(facade, [put(f"k{number}") for number in range(40)])
     for number, result in enumerate(results):

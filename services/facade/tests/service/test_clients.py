@@ -143,7 +143,7 @@ async def test_an_upgrade_over_tls(facade: Any, tmp_path: Path) -> None:
     port = await facade.listen(context)
     trust = ssl.create_default_context(cafile=tmp_path / "ca.crt")
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for number, value in enumerate(VALUES, 1):
             writer.write(
                 b"PUT /v1/kv/%d HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"

@@ -182,7 +182,7 @@ class Watching:
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not condition():
                     assert not self.task.done(), self.task
                     await asyncio.sleep(0.005)

@@ -11,6 +11,7 @@ import pytest
 
 from doug.v1 import doug_pb2
 from doug_wire import pipe
+from facade.client.watches.stream import WatchBrokenError, WatchStream
 
 MakeFacade = Callable[..., Awaitable[Any]]
 SESSION = {"doug-consistency": "session"}
@@ -40,7 +41,7 @@ async def test_a_session_reads_what_it_wrote_from_whoever_has_it(make_facade: Ma
 
 @both
 async def test_a_session_that_nobody_has_caught_up_with_is_refused_in_time(make_facade: MakeFacade) -> None:
-    facade = await make_facade(nodes=2, request_timeout_ms=300)
+    facade = await make_facade(nodes=2, request_timeout_ms=1000)
     leader, _ = nodes_of(facade)
     leader.log_index = 20
     token = (await facade.http.put("/v1/kv/k", content=b"v")).headers["doug-session"]
@@ -126,6 +127,53 @@ async def test_a_scan_by_a_token_from_before_the_recovery_is_refused_although_no
     assert (answer.status_code, answer.json()["code"]) == (409, "foreign_session")
 
 
+@both
+async def test_a_node_from_before_the_recovery_is_not_believed(make_facade: MakeFacade) -> None:
+    """A disk that should have been destroyed is back: it is ahead in indexes, and has what was lost."""
+    facade = await make_facade(nodes=2, request_timeout_ms=500)
+    leader, old = nodes_of(facade)
+    leader.generation, leader.log_index, old.log_index = 1, 25, 99
+    token = (await facade.http.put("/v1/kv/k", content=b"v")).headers["doug-session"]
+    for headers in ({"doug-consistency": "eventual"}, {**SESSION, "doug-session": token}, BOUNDED):
+        for _ in range(4):
+            answer = await facade.http.get("/v1/kv/k", headers=headers)
+            assert (answer.status_code, answer.headers["doug-served-by"]) == (200, leader.id), headers
+    assert old.batches, "it was asked, too"
+    for _ in range(4):
+        answer = await facade.http.get("/v1/kv?prefix=k", headers={"doug-consistency": "eventual"})
+        assert (answer.status_code, len(answer.json()["items"])) == (200, 1)
+    # Nor is a leader of that time.
+    leader.generation, old.generation = 0, 0
+    refused = await facade.http.put("/v1/kv/k", content=b"w")
+    assert (refused.status_code, refused.json()["code"]) == (504, "outcome_unknown")
+    assert (await facade.http.get("/v1/kv/k")).status_code == 503
+    hint = facade.router.directory.shards[0]
+    known = hint.leader_term
+    leader.shard.term += 5
+    assert (await facade.http.get("/v1/kv/k")).status_code == 503
+    assert known == hint.leader_term
+
+
+async def test_a_watch_at_a_node_from_before_the_recovery_goes_elsewhere(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    node = nodes_of(facade)[0]
+    node.generation = 1
+    assert (await facade.http.put("/v1/kv/k", content=b"v")).status_code == 200
+    shard = facade.router.directory.shards[0]
+    request = doug_pb2.WatchRequest(now=True)
+    for generation, refused in ((0, True), (1, False), (2, False)):
+        node.generation = generation
+        stream = WatchStream(shard, shard.nodes[node.id], request)
+        try:
+            if refused:
+                with pytest.raises(WatchBrokenError, match="from before its shard was recovered"):
+                    await stream.begin(b"")
+            else:
+                await stream.begin(b"")
+        finally:
+            stream.close()
+
+
 async def test_a_token_by_a_newer_map_has_the_map_loaded_first(make_facade: MakeFacade) -> None:
     facade = await make_facade(shards=2, nodes=1)
     sessions = type(facade.router.directory.sessions)()
@@ -172,13 +220,13 @@ async def test_a_bounded_read_goes_to_who_can_prove_it(make_facade: MakeFacade) 
 
 @both
 async def test_a_bounded_read_that_nobody_can_prove_is_refused_in_time(make_facade: MakeFacade) -> None:
-    facade = await make_facade(nodes=2, request_timeout_ms=300)
+    facade = await make_facade(nodes=2, request_timeout_ms=1000)
     answer = await facade.http.get("/v1/kv/k", params=BOUNDED)
     assert (answer.status_code, answer.json()["code"]) == (503, "not_fresh_enough")
 
 
 async def test_an_answer_counts_only_if_it_is_fresh_enough_when_it_is_here(make_facade: MakeFacade) -> None:
-    facade = await make_facade(nodes=1, request_timeout_ms=300)
+    facade = await make_facade(nodes=1, request_timeout_ms=1000)
     # Fresh enough when it left the node, and older by the time on its way since.
     nodes_of(facade)[0].staleness_ms = 100
     answer = await facade.http.get("/v1/kv/k", params={"consistency": "bounded", "max_staleness": "100ms"})

@@ -29,7 +29,7 @@ async def exchange(port: int, data: bytes) -> bytes:
     """Sends requests and reads until the connection is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     return answer
@@ -69,7 +69,7 @@ class BothWays:
 
 @pytest.fixture
 async def both(make_facade: MakeFacade) -> BothWays:
-    facade = await make_facade(nodes=1, request_timeout_ms=500)
+    facade = await make_facade(nodes=1, request_timeout_ms=1000)
     await facade.http.put("/v1/kv/text", content=b"value", headers={"content-type": "text/plain"})
     await facade.http.put("/v1/kv/page", content=b"<p>", headers={"content-type": "text/html"})
     await facade.http.put("/v1/kv/bytes", content=b"\xff" * 40_000)
@@ -203,7 +203,7 @@ async def test_whatever_the_pieces_are(both: BothWays) -> None:
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0.001)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             answer = await reader.read()
         assert answer.count(b"HTTP/1.1 200 OK") == 2, cut
         assert answer.endswith(b"12345")
@@ -221,5 +221,5 @@ async def test_they_are_counted_alike(both: BothWays) -> None:
     assert counted("dougdb_facade_request_duration_seconds_count") == 6
     assert counted("dougdb_facade_request_duration_seconds_bucket", le="+Inf") == 6
     assert counted("dougdb_facade_request_duration_seconds_bucket", le="10.0") == 6
-    assert 0 < counted("dougdb_facade_request_duration_seconds_sum") < 10
+    assert 0 < counted("dougdb_facade_request_duration_seconds_sum") < 60
     assert both.facade.metrics.inflight == 0

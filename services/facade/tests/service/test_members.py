@@ -178,7 +178,7 @@ async def test_a_new_member_is_shown_and_asked(make_facade: MakeFacade) -> None:
             while not node.batches:
                 assert (await facade.http.get("/v1/kv/k?consistency=eventual")).status_code == 404
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await reads()
         node.lead()
         assert (await facade.http.put("/v1/kv/k", content=b"v")).status_code == 200
@@ -223,7 +223,7 @@ async def test_an_old_disk_that_comes_back_under_its_name_serves_no_reads(make_f
         await node.stop()
         node.incarnation = incarnation
         await node.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while known.incarnation != incarnation or not known.up:
                 await facade.http.get("/v1/kv/k?consistency=eventual")
         node.batches.clear()

@@ -191,7 +191,7 @@ async def test_a_keyed_write_without_an_answer_is_sent_again_by_the_facade(make_
 
 
 async def test_a_keyed_write_that_may_be_applied_is_never_called_not_applied(make_facade: MakeFacade) -> None:
-    facade = await make_facade(nodes=1, request_timeout_ms=300)
+    facade = await make_facade(nodes=1, request_timeout_ms=1000)
     leader = facade.cluster.shards[0].nodes[0]
     leader.script.extend([Status.UNKNOWN] + [Status.OVERLOADED] * 100)
     answer = await facade.http.put(KEY, content=b"1", headers={"idempotency-key": "once"})

@@ -248,7 +248,7 @@ async def test_a_node_that_stops_serving_is_left_for_the_one_that_leads_now(make
 
 
 async def test_an_eventual_range_needs_no_leader(make_facade: MakeFacade) -> None:
-    facade = await make_facade(request_timeout_ms=300)
+    facade = await make_facade(request_timeout_ms=1000)
     fill(facade, *numbered(10))
     facade.cluster.shards[0].leader = None
     answer = await facade.http.get("/v1/kv", params={"consistency": "eventual"})
@@ -264,7 +264,7 @@ async def test_an_eventual_range_needs_no_leader(make_facade: MakeFacade) -> Non
     ("code", "told"), [("OVERLOADED", "overloaded"), ("UNAVAILABLE", "unavailable"), ("SCAN_EXPIRED", "unavailable")]
 )
 async def test_what_keeps_a_shard_from_serving_is_told(make_facade: MakeFacade, code: str, told: str) -> None:
-    facade = await make_facade(request_timeout_ms=300)
+    facade = await make_facade(request_timeout_ms=1000)
     facade.cluster.shards[0].leader.scan_code = code
     assert (await get(facade, 503))["code"] == told
 
@@ -276,7 +276,7 @@ async def test_a_record_that_makes_no_sense_is_our_error(make_facade: MakeFacade
 
 
 async def test_a_stream_that_cannot_go_on_says_what_is_missing(make_facade: MakeFacade) -> None:
-    facade = await make_facade(request_timeout_ms=300)
+    facade = await make_facade(request_timeout_ms=1000)
     fill(facade, *numbered(20))
     node = facade.cluster.shards[0].leader
     node.scan_pages_until_break = 2
@@ -292,7 +292,7 @@ async def test_a_stream_that_cannot_go_on_says_what_is_missing(make_facade: Make
 
 
 async def test_while_slots_move_nothing_is_told_rather_than_too_little(make_facade: MakeFacade) -> None:
-    facade = await make_facade(shards=2, request_timeout_ms=400)
+    facade = await make_facade(shards=2, request_timeout_ms=1000)
     fill(facade, *numbered(20))
     first, _ = facade.cluster.shards
     ranges = first.ranges
@@ -346,7 +346,7 @@ async def test_a_client_that_reads_nothing_makes_nobody_work_and_its_answer_ends
         return await asyncio.Event().wait()
 
     scope = {"type": "http", "method": "GET", "raw_path": b"/v1/kv", "query_string": b"", "headers": _raw(LINES)}
-    await asyncio.wait_for(facade.application(scope, receive, send), 10)
+    await asyncio.wait_for(facade.application(scope, receive, send), 60)
     assert node.scan_pages < 50, "2,000 values are in hundreds of pages"
     assert facade.metrics.inflight == 0
 
@@ -366,7 +366,7 @@ async def test_nothing_more_is_made_for_a_client_that_is_gone(make_facade: MakeF
         return {"type": "http.disconnect"}
 
     scope = {"type": "http", "method": "GET", "raw_path": b"/v1/kv", "query_string": b"", "headers": _raw(LINES)}
-    await asyncio.wait_for(facade.application(scope, receive, send), 10)
+    await asyncio.wait_for(facade.application(scope, receive, send), 60)
     assert node.scan_pages < 500, "there are a thousand"
 
 
@@ -375,7 +375,7 @@ def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 async def test_answers_are_bounded_in_number(make_facade: MakeFacade) -> None:
-    facade = await make_facade(scans_max=1, request_timeout_ms=600)
+    facade = await make_facade(scans_max=1, request_timeout_ms=60_000)
     fill(facade, b"a")
     facade.cluster.shards[0].leader.silent = True
     first = asyncio.create_task(facade.http.get("/v1/kv"))

@@ -118,7 +118,7 @@ async def test_keys_of_the_issuer_are_replaced_under_load(make_facade: Make, tmp
         place.write_text(key_set(new=NEW))
         await facade.gate._bearers.read()
         await load.goes_on()
-        await asyncio.wait_for(watching, 10)
+        await asyncio.wait_for(watching, 60)
     assert set(load.answers) == {("bob", 200)}
     assert any("refused" in line for line in watched), "it came by the key that is gone"
 
@@ -135,7 +135,7 @@ async def test_the_bootstrap_token_is_replaced_under_load_of_others(make_facade:
     async with Load(facade, {"app": made.json()["token"]}) as load:
         boot.write_text(SECOND)
         headers = {"authorization": f"Bearer {SECOND}"}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await facade.http.get("/metrics", headers=headers)).status_code != 200:
                 await asyncio.sleep(0.01)
         await load.goes_on()

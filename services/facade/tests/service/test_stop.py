@@ -30,7 +30,7 @@ def shut_down(facade: Facade) -> None:
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    head, _, body = (await asyncio.wait_for(reader.read(), 60)).partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     reader.__dict__["writer"].close()
     return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body

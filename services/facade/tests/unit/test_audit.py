@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from facade.app.audit import BURST, Audit
 from facade.client.access import NOBODY
+from facade.errors import SettingsError
 
 
 def test_strangers_push_out_no_line_of_operators_and_changes() -> None:
@@ -24,3 +29,16 @@ def test_strangers_push_out_no_line_of_operators_and_changes() -> None:
     assert [line["audited"] for line in lines[2 * int(BURST) :]] == ["admin", "auth", "refused"]
     assert [line.get("left_out") for line in lines[2 * int(BURST) :]] == [None, None, 7]
     assert registry.get_sample_value("dougdb_facade_audit_dropped_total") == 14
+
+
+def test_its_file_is_private_before_anybody_can_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+    monkeypatch.setattr(os, "fchmod", lambda descriptor, mode: modes.append(os.fstat(descriptor).st_mode & 0o777))
+    before = os.umask(0)
+    try:
+        Audit(str(tmp_path / "audit.jsonl"), CollectorRegistry()).close()
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
+    with pytest.raises(SettingsError, match="DOUGDB_AUDIT_FILE"):
+        Audit(str(tmp_path), CollectorRegistry())

@@ -63,7 +63,7 @@ async def test_deadlines_go_on_after_a_look_at_them_failed(
         await facade.cluster.stop()
         operation = router.read(b"k", LINEARIZABLE)
         with pytest.raises(NotAppliedError):
-            await asyncio.wait_for(operation.future, 10)
+            await asyncio.wait_for(operation.future, 60)
     finally:
         loop.set_exception_handler(None)
     assert len(failed) == 1

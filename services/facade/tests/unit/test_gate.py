@@ -17,9 +17,11 @@ from doug_wire.auth.document import EMPTY, Document, DocumentError, Held, TokenR
 from doug_wire.auth.grants import Grant, Verb
 from facade.app import certificates
 from facade.app.audit import Audit
-from facade.app.bearers import Bearers
+from facade.app.bearers import Bearers, Key
 from facade.app.certificates import NONE, Certificate
 from facade.app.gate import USES_EVERY_S, Gate
+from facade.app.plain import proof_of
+from facade.client.access import Access
 from facade.errors import ProblemError, SettingsError, UnauthenticatedError
 from facade.settings import Settings
 
@@ -78,7 +80,7 @@ async def test_a_token_has_one_access_however_it_is_written() -> None:
     assert gate._prove(header(before="bEARER "), NONE) is first
     assert len(gate._proofs) == 1
     assert all(len(key) == 32 for key in gate._remembered), "no header is kept"
-    found = gate.known(header(), NONE)
+    found = gate.known(proof_of(header()), NONE)
     assert found is not None
     assert found.access is first
     for spaces in (2, 3, 8000):
@@ -121,6 +123,30 @@ async def test_rights_follow_the_document_and_ends_the_clock() -> None:
     rig.now_s = 2000.0
     rig.gate.renew()
     assert access.ended
+
+
+@pytest.mark.parametrize("kind", ["token", "oidc"])
+async def test_sessions_do_not_outlive_the_mode_that_they_began_with(tmp_path: Path, kind: str) -> None:
+    """Facades behind one address share a key, and one of them was started anew with other modes."""
+    key = tmp_path / "session.key"
+    key.write_bytes(b"k" * 32)
+    oidc = {"auth_oidc_issuer": "i", "auth_oidc_audience": "a", "auth_oidc_jwks": str(tmp_path / "keys")}
+
+    def shown(rig: Rig) -> Access:
+        if rig.gate._bearers is not None:
+            rig.gate._bearers._keys = {"one": Key(cast(Any, None), "mark")}
+        name = "token:app" if kind == "token" else "oidc:bob"
+        begun = rig.gate._sign_ins.begin(name, kind, MINTED.id if kind == "token" else "mark", (name,), 1500.0)
+        given = [(b"cookie", f"dougdb-session={begun.cookie}".encode()), (b"doug-csrf", begun.csrf.encode())]
+        scope = {"type": "http", "method": "GET", "headers": given, "client": ("127.0.0.1", 1), "state": {}}
+        return rig.gate._caller(scope, "").access
+
+    both = {"auth_session_key_file": str(key), **oidc}
+    assert not shown(Rig(auth_mode=("token", "oidc"), **both)).ended
+    assert not shown(Rig(auth_mode=(kind,), **both)).ended
+    for modes in (("oidc",) if kind == "token" else ("token",)), ("mtls",):
+        with pytest.raises(UnauthenticatedError, match="sign in again"):
+            shown(Rig(auth_mode=modes, **both))
 
 
 @pytest.mark.parametrize("held", [None, b"", b" \n"])
@@ -169,7 +195,7 @@ async def test_neither_an_issuer_nor_a_file_system_that_hangs_keeps_the_rest(
     monkeypatch.setattr(rig.gate._bootstrap, "refresh", refresh)
     task = asyncio.create_task(rig.gate.run())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await rig.state.runs.wait()
             await hangs.wait()
             with access.followed(ended.set):

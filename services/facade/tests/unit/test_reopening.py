@@ -64,7 +64,7 @@ async def test_the_stream_is_tried_until_the_name_exists(monkeypatch: pytest.Mon
     channels = FakeChannels()
     node = Node("n", Target("n:1"), Link(1, 1), channels)  # type: ignore[arg-type]
     opening: asyncio.Task[Any] = asyncio.create_task(node.open_pipe())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while channels.tries < 4:
             await asyncio.sleep(0)
         assert not opening.done()

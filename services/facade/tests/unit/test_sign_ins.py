@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facade.app.sign_ins import COOKIE_CHARACTERS_MAX, ENDED_MAX, Begun, SignIns, set_cookie
+from facade.app.sign_ins import COOKIE_CHARACTERS_MAX, Begun, SignIns, set_cookie
 from facade.errors import BadRequestError, SettingsError
 
 HOST = (b"host", b"db.local:8080")
@@ -96,12 +96,14 @@ def test_what_was_changed_or_signed_by_others_counts_nothing() -> None:
 def test_a_session_that_was_ended_counts_no_more_and_the_others_do() -> None:
     sign_ins = SignIns()
     made, other = begun(sign_ins), begun(sign_ins)
-    sign_ins.end(made.facts.id, made.facts.expires_s, NOW_S)
+    sign_ins.end(made.facts.name, made.facts.id, made.facts.expires_s, NOW_S)
     assert sign_ins.read(headers(made), "GET", NOW_S) is None
     assert sign_ins.read(headers(other), "GET", NOW_S) == other.facts
-    for number in range(2 * ENDED_MAX):
-        sign_ins.end(str(number), 1500.0, NOW_S)
-    assert len(sign_ins._ended) <= ENDED_MAX
+    for number in range(20_000):
+        sign_ins.end("token:other", str(number), 1500.0, NOW_S)
+        sign_ins.end(f"oidc:{number}", "one", 1500.0, NOW_S)
+    assert sign_ins.read(headers(made), "GET", NOW_S) is None, "however many others have signed out since"
+    assert sign_ins.read(headers(other), "GET", NOW_S) == other.facts
 
 
 def test_facades_that_have_the_same_key_know_each_others_sessions(tmp_path: Path) -> None:

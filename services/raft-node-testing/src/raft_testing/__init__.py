@@ -1,6 +1,6 @@
-"""Fakes and checkers for tests: a disk that can be crashed, a network, a clock, and what watches over them.
+"""Fakes and checkers for tests: a disk that can be crashed, a network, a clock, and checkers of invariants.
 
-Nothing of the product imports this package, and no image has it. Everything random here comes from a generator that the
+Nothing of the product imports this package, and no image contains it. All randomness comes from a generator that the
 test seeds, so that a failure can be replayed from the seed it printed.
 """
 

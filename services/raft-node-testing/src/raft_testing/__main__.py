@@ -19,11 +19,11 @@ def main(arguments: list[str] | None = None, name: str = "python -m raft_testing
     """Runs seeds and prints a line for each; on a failure also how to replay it and the end of its trace.
 
     Args:
-        arguments: Those of the command line; None for the process's own.
-        name: What the command is called in messages.
+        arguments: The arguments of the command line; None for those of the process.
+        name: The name of the command in messages.
 
     Returns:
-        0 when all held, 1 when a seed failed, 2 when a fault kind never made a difference over many seeds.
+        0 if all seeds held, 1 if a seed failed, 2 if a kind of fault never made a difference over many seeds.
     """
     parser = argparse.ArgumentParser(
         prog=name, description="Simulates shards of Raft nodes under clients and faults, in virtual time."
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None, name: str = "python -m raft_testing
 
 
 def run_seeds(seeds: Iterable[int], options: Options, processes: int = 0) -> Iterator[Result]:
-    """Runs seeds on several processes, and gives the results in the order of the seeds."""
+    """Runs seeds on several processes, and yields the results in the order of the seeds."""
     seeds = list(seeds)
     processes = processes or os.cpu_count() or 1
     if processes == 1 or len(seeds) == 1:
@@ -92,7 +92,7 @@ def simulate(seed: int = 1, nodes: int = 5, ops: int = 300, faults: int = 10) ->
 
 
 def report(result: Result, *, whole: bool) -> None:
-    """Prints what became of a seed; if it failed, also the end of its trace, and how to replay it."""
+    """Prints the result of a seed; if it failed, also the end of its trace, and how to replay it."""
     _print(result.summary())
     if result.failure:
         for line in result.tail if whole else result.tail[-TAIL_LINES:]:

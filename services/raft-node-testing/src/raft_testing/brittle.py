@@ -1,4 +1,4 @@
-"""A disk that fails when it is told to, and the check that an ordeal makes at every step."""
+"""A disk whose failures the test plans, and the check that an ordeal makes at every step."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from raft_testing.disk import CuttableFileSystem
 
 
 class BrittleFileSystem(CuttableFileSystem):
-    """A disk that can be told what is to happen to it, and when."""
+    """A disk with at most one planned event: a power cut, a failing operation or a kill, at a later operation."""
 
     @property
     def failure_waits(self) -> bool:
-        """Whether the failure that was asked for has still to come."""
+        """Whether the planned failure has not happened yet."""
         return bool(self._fail_name)
 
     def put_off(self) -> tuple[int, str]:
-        """Takes back what was to happen; ``bring_on`` has it happen later."""
+        """Withdraws the planned event and returns it, for ``bring_on``."""
         coming = self.cut_at, self._fail_name
         self.cut_at, self._fail_name = 0, ""
         return coming
 
     def bring_on(self, coming: tuple[int, str]) -> None:
-        """What was put off may happen from the next operation on."""
+        """Plans an event that ``put_off`` returned, from the next operation on."""
         self.cut_at, self._fail_name = coming
 
 

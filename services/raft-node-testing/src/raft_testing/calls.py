@@ -1,10 +1,10 @@
-"""Counts how often our own functions are called: what fixed work costs, on any machine the same.
+"""Counts how often our own functions are called: a measure of cost that is the same on every machine.
 
 CPU time of one operation varies by more than a tenth from run to run, so a limit on it would fail by chance or let much
 through. How many functions an operation enters does not vary, and it is what time follows on a path that is spread
 over a hundred small functions. Only functions of the named packages count: libraries and versions of Python differ.
 
-Must not know what is measured.
+Must not know the measured code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 WITHOUT_FRAMES = frozenset({"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"})
-"""Since Python 3.12 some of these are no functions of their own."""
+"""Names that are not counted, since from Python 3.12 on some of these are no functions of their own."""
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def counted(*packages: str) -> Iterator[Counter[str]]:
     """Counts calls on this thread by function, as ``package/module.py:function``, while the block runs.
 
     Args:
-        packages: Whose functions count, by the names of their folders.
+        packages: The names of the folders whose functions count.
     """
     found: Counter[str] = Counter()
     places: dict[Any, str] = {}

@@ -1,6 +1,6 @@
 """The invariants of Raft, checked after every step of a simulation.
 
-The checkers see what the nodes do from outside: what they send, what becomes durable, what they apply and answer. They
+The checkers see the nodes from outside: the messages sent, the entries made durable, applied and answered. They
 know the protocol only as the figures of the paper state it, share no code with the core, and never influence a run.
 
 Invariants that they check (figure 3 of the paper, and what a client relies on):
@@ -8,21 +8,21 @@ Invariants that they check (figure 3 of the paper, and what a client relies on):
 ``election_safety``          at most one leader a term, and never the same node in two lives
 ``one_vote_a_term``          a node grants its vote to one candidate a term
 ``vote_durable``             a granted vote is on disk before it is sent
-``acknowledgement_durable``  what a follower acknowledges is on its disk, and so is the term
+``acknowledgement_durable``  entries that a follower acknowledges are on its disk, and so is the term
 ``log_matching``             equal index and term mean equal entries and equal logs before them
 ``commit_rule``              a leader commits by counting only from an entry of its own term on
-``commit_durable``           what is committed is on the disks of a majority of the members that the leader goes by
+``commit_durable``           a committed entry is on the disks of a majority of the leader's configuration
 ``leader_completeness``      every leader's log holds all that was committed in earlier terms
 ``state_machine_safety``     all nodes apply the same entry at an index, and reach the same state
 ``committed_never_shrinks``  no node's commit index goes back, and no committed entry is truncated
 ``term_never_shrinks``       no node's term goes back, neither in memory nor on disk
-``read_index_fresh``         a confirmed read sees all that anybody had committed when it was asked for
-``acknowledged_durable``     what a client was told is written, or was committed, stays on so many disks that the
-                             others are no majority, whoever has lost a disk since
+``read_index_fresh``         a confirmed read sees every entry that was committed when the read was asked for
+``acknowledged_durable``     an entry that was acknowledged or committed stays on so many disks that the
+                             other voters are no majority, whichever nodes have lost a disk since
 ``state_never_shrinks``      no node's durable state goes back to an earlier entry, over all its lives
 ``snapshot_correct``         a snapshot is the state of all at its index, with its term and configuration
 
-What must hold of the members is in ``raft_testing.configurations``.
+The invariants of the members are in ``raft_testing.configurations``.
 
 Linearizability is judged at the end of a run, by ``raft_testing.linearizability``.
 """
@@ -78,10 +78,10 @@ class Checkers:
     Args:
         logs: Every node's durable log, also while the node is down.
         initial: The entries that the first members' logs begin with; they count as committed.
-        identities: Who the nodes are at the moment; a lost disk makes a node another.
+        identities: The present identity of each node, by name; a lost disk gives a node another incarnation.
 
     Attributes:
-        configurations: What watches the members.
+        configurations: The checker of the members.
         newest_led_term: The newest term that had a leader.
     """
 
@@ -116,11 +116,11 @@ class Checkers:
 
     @property
     def committed_index(self) -> int:
-        """The last entry that anybody ever committed."""
+        """The index of the last entry that any node ever committed."""
         return len(self._committed)
 
     def sent(self, name: str, message: Message, hard_state: HardState) -> None:
-        """A node sends a message; ``hard_state`` is what lies on its disk."""
+        """A node sends a message; ``hard_state`` is the one on its disk."""
         if isinstance(message, RequestVoteResponse):
             if message.granted and not message.pre_vote:
                 earlier = self._votes.setdefault((message.sender, message.term), message.receiver)
@@ -145,7 +145,7 @@ class Checkers:
             )
 
     def writes(self, name: str, on_disk: HardState, hard_state: HardState | None, truncate_from: int | None) -> None:
-        """A node is about to write; its disk still holds what it held."""
+        """A node is about to write; nothing has changed on its disk yet."""
         if truncate_from is not None:
             log = self._logs[name]
             for index in range(max(truncate_from, log.first_index), min(log.last_index, len(self._committed)) + 1):
@@ -161,7 +161,7 @@ class Checkers:
             _require(kept, "one_vote_a_term", what)
 
     def became_durable(self, name: str, entries: Sequence[Entry]) -> None:
-        """Entries of a node have come to its disk."""
+        """Entries have become durable on a node's disk."""
         if entries:
             previous = self._logs[name].term(entries[0].index - 1)
             for entry in entries:
@@ -169,7 +169,7 @@ class Checkers:
                 previous = entry.term
 
     def observe(self, name: str, life: int, term: int, commit_index: int, last_index: int, *, leads: bool) -> None:
-        """A node has been given something to do: what is it now?"""
+        """A node has taken a step; the arguments are its state after it."""
         before = self._nodes[name]
         same_life = life == before.life
         if same_life:
@@ -200,9 +200,9 @@ class Checkers:
         self._nodes[name] = _Observed(life, term, commit_index, led_from, led_term)
 
     def leader_commits(self, name: str, index: int, entry_term: int, configuration: Configuration) -> None:
-        """A leader takes everything up to an entry for committed, by the configuration in its log."""
+        """A leader has committed all entries up to an index, by the configuration in its log."""
         held = self._holders(index, entry_term)
-        # What lay on a disk that was lost since was acknowledged rightly, and counts.
+        # Entries on a disk that was lost since were acknowledged rightly, and count.
         holders = [node.name for node in configuration.voters if node in held]
         _require(
             len(holders) >= majority(configuration),
@@ -215,7 +215,7 @@ class Checkers:
     def led_log(self, name: str, term: int, terms: Sequence[int], first: int = 0) -> None:
         """A node has become leader; ``terms[i]`` is the term of its entry ``first + i``, durable or not.
 
-        What lies before ``first`` is in its state, whose hash is checked elsewhere.
+        Entries before ``first`` are in its state, whose hash is checked elsewhere.
         """
         for index, committed in enumerate(self._committed[max(0, first - 1) :], max(1, first)):
             if committed.committed_in < term:
@@ -228,7 +228,7 @@ class Checkers:
                 )
 
     def committed(self, name: str, term: int, entries: Sequence[Entry]) -> None:
-        """A node, in a term, takes entries for committed."""
+        """A node, in a term, has learned that entries are committed."""
         for entry in entries:
             digest = _digest(entry)
             if entry.index <= len(self._committed):
@@ -252,14 +252,14 @@ class Checkers:
             self._committed.append(_Committed(entry.term, term, digest))
 
     def applied(self, name: str, index: int, digest: bytes) -> None:
-        """A node has applied an entry; ``digest`` is chained over its state."""
+        """A node has applied an entry; ``digest`` is the hash of its state."""
         known = self._states.setdefault(index, digest)
         _require(
             known == digest, "state_machine_safety", f"{name} has state {digest.hex()} at {index}, not {known.hex()}"
         )
 
     def read_confirmed(self, name: str, read_index: int, committed_before: int) -> None:
-        """A read is confirmed at an index; ``committed_before`` is ``committed_index`` when it was asked for."""
+        """A read is confirmed at an index; ``committed_before`` is ``committed_index`` at the time of its request."""
         _require(
             read_index >= committed_before,
             "read_index_fresh",
@@ -267,7 +267,7 @@ class Checkers:
         )
 
     def acknowledged(self, name: str, index: int, term: int) -> None:
-        """A client is told that its entry is written."""
+        """A client is told that its entry was applied."""
         self._require_kept(index, term, f"acknowledged by {name}")
 
     def snapshot(self, name: str, head: Head) -> None:
@@ -288,12 +288,12 @@ class Checkers:
         self._state_indexes[name] = index
 
     def disk_changed(self, name: str) -> None:
-        """A node has lost something, or cut something off: what is committed must still be kept."""
+        """A node has lost or truncated entries: the committed ones must still be kept."""
         if self._committed:
             self._require_kept(len(self._committed), self._committed[-1].term, f"after {name} changed its disk")
 
     def wiped(self, name: str, log: LogReader, identity: NodeId) -> None:
-        """A node has a new, empty disk, and is another from now on."""
+        """A node has a new, empty disk, and another identity from now on."""
         self._lost[self._identities[name]] = self._logs[name], self._state_indexes[name]
         self._logs[name], self._identities[name], self._state_indexes[name] = log, identity, 0
         self.disk_changed(name)
@@ -309,7 +309,7 @@ class Checkers:
         self.configurations.registered(entry)
 
     def _holders(self, index: int, term: int) -> set[NodeId]:
-        """Who has an entry on disk, in its log or in its state, or had it on a disk that was lost."""
+        """The nodes that have an entry on disk, in the log or in the state, or had it on a disk that was lost."""
         disks = {self._identities[name]: (log, self._state_indexes[name]) for name, log in self._logs.items()}
         return {
             who

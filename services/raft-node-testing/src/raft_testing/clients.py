@@ -1,4 +1,4 @@
-"""The simulated clients: each sends one request after the other and records what it saw.
+"""The simulated clients: each sends one request after the other and records the answers.
 
 Clients find the leader by its hints, keep to one node for a while even when it is deposed (that is how stale reads come
 about), and give up after a deadline; the outcome of such an operation stays unknown. Requests and answers take time.
@@ -21,7 +21,7 @@ class Client:
     Attributes:
         done: How many operations have ended, their outcome known or not; refusals do not count.
         succeeded: How many of them were answered.
-        active: It sends no new request once this is False.
+        active: Whether it may send new requests.
     """
 
     def __init__(self, cluster: Cluster, history: History, number: int, keys: int, pause_us: int) -> None:
@@ -55,7 +55,7 @@ class Client:
             self._waiting = [operation]
             self._send("get", key, self._outcome(operation))
         else:
-            # Now and then several writes arrive together, as in a batch of the facade.
+            # Sometimes several writes arrive together, as in a batch of the facade.
             count = 1 if chance.random() < 0.8 else chance.randint(2, 4)
             writes: list[tuple[str, str, Outcome]] = []
             self._waiting = []
@@ -100,7 +100,7 @@ class Client:
         if status != "ok":
             self._target = leader if leader in self._cluster.nodes else self._chance.choice(self._names)
         if not self._waiting:
-            # Whoever was refused tries elsewhere at once; so the new leader of a split shard is soon found.
+            # A refused client tries another node at once; so the new leader of a split shard is soon found.
             self._pause(self._pause_us if status == "ok" else RETRY_US)
 
     def _give_up(self, request: list[Operation]) -> None:
@@ -127,9 +127,9 @@ class Client:
 
 
 class FinalReader:
-    """Writes one more key and reads all, at the healed cluster; it tries again until it is answered.
+    """Writes one more key and reads all keys, at the healed cluster; tries again until it is answered.
 
-    An attempt has a deadline too: an entry of a leader that was deposed may vanish without anything taking its place.
+    An attempt has a deadline, too: an entry of a deposed leader may vanish without another entry at its index.
     """
 
     def __init__(self, cluster: Cluster, history: History, keys: int) -> None:
@@ -141,7 +141,7 @@ class FinalReader:
 
     @property
     def finished(self) -> bool:
-        """Whether all was written and read."""
+        """Whether the key was written and all keys were read."""
         return not self._steps
 
     def _try(self) -> None:

@@ -21,16 +21,16 @@ class Clock:
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
 
     def call_later(self, delay_us: int, call: Callable[..., None], *arguments: Any) -> None:
-        """Makes a call after some time; also a delay of zero comes after what is being done now."""
+        """Makes a call after some time; with a delay of zero, too, it is made after the present call has returned."""
         assert delay_us >= 0, delay_us
         self._order += 1
         heapq.heappush(self._queue, (self.now_us + delay_us, self._order, call, arguments))
 
     def run(self, until: Callable[[], bool], limit_us: int) -> bool:
-        """Makes calls until ``until`` says so, checked after each one, or the limit is reached.
+        """Makes calls until ``until`` returns True, checked after each one, or the limit is reached.
 
         Returns:
-            Whether ``until`` was fulfilled.
+            Whether ``until`` returned True.
         """
         while not until():
             if not self._queue or self._queue[0][0] > limit_us:

@@ -1,8 +1,8 @@
 """A whole simulated shard: nodes, network, disks, one clock, one source of randomness, one trace.
 
-It offers the faults as plain operations (crash, restart, cut, pause, lose a disk ...); which of them happen when is
-decided by ``raft_testing.faults``, who changes the members by ``raft_testing.members``, and who talks to the
-shard by ``raft_testing.clients``.
+It offers the faults as plain operations (crash, restart, cut, pause, lose a disk ...). When which fault happens is
+decided by ``raft_testing.faults``; ``raft_testing.members`` changes the members, and
+``raft_testing.clients`` sends requests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TRACE_TAIL = 400
 
 
 class Trace:
-    """What happened, in order: a hash over all of it and the last lines.
+    """The events of a run in order: a hash over all lines, and the last ones.
 
     Attributes:
         everything: Set it to a list to keep all lines.
@@ -61,14 +61,14 @@ class Cluster:
     """One shard whose nodes run in virtual time.
 
     Args:
-        seed: Decides everything that is random.
-        size: How many members.
+        seed: The seed of all random choices.
+        size: How many members the shard has.
         config: Settings of every core.
         core: The core's class; tests give one with a planted bug.
-        log: What the nodes keep their logs in.
-        store: What they keep their states in.
+        log: The class of the nodes' logs.
+        store: The class of the nodes' states.
         spares: How many more nodes run with empty disks, to become members later.
-        habits: What the nodes do by themselves.
+        habits: The nodes' own activities, such as flushes.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Cluster:
                 node.start()
 
     def heal(self) -> None:
-        """Ends every fault and starts what is down."""
+        """Ends every fault and starts all nodes that are down."""
         self.trace.add("heal")
         self.network.heal()
         for node in self.nodes.values():
@@ -128,19 +128,19 @@ class Cluster:
                 node.resume(node.life)
 
     def lose_disk(self, node: SimulatedNode) -> None:
-        """A node that is down gets an empty disk, and is another incarnation from now on."""
+        """Gives a node that is down an empty disk, and so another incarnation."""
         identity = NodeId(node.name, node.identity.incarnation + 100)
         log = self._log(HardState(), ())
         node.wipe(identity, log, self._store(self.first_configuration))
         self.checkers.wiped(node.name, log, identity)
 
     def alive(self, configuration: Configuration) -> list[NodeId]:
-        """Its voters that have not lost their disks."""
+        """The voters of a configuration that have not lost their disks."""
         return [voter for voter in configuration.voters if self.nodes[voter.name].identity == voter]
 
     @property
     def leader(self) -> SimulatedNode | None:
-        """The leader of the highest term among those that believe to be one."""
+        """The node with the highest term among those that believe that they lead; None if there is none."""
         leaders = [node for node in self.nodes.values() if node.raft is not None and node.raft.role is Role.LEADER]
         return max(leaders, key=lambda node: node.raft.term if node.raft is not None else 0, default=None)
 
@@ -158,7 +158,7 @@ class Cluster:
 
     @property
     def members(self) -> list[SimulatedNode]:
-        """The nodes of the leader's configuration; one that has lost its disk is none until it is added anew."""
+        """The nodes of the leader's configuration; a node with a lost disk is no member until it is added again."""
         leader = self.leader
         if leader is None or leader.raft is None:
             return []

@@ -1,7 +1,7 @@
-"""How a node must behave towards others, whatever it knows: rules that break no safety when they are broken, but peace.
+"""Checks the rules by which nodes do not disturb each other. Breaking one endangers availability, not safety.
 
-``raft_testing.checkers`` sees a cluster from outside; what is watched here can only be judged by one node's own
-time and by what reached it. ``watched`` makes a core that watches itself; it never changes what the core does.
+``raft_testing.checkers`` sees a cluster from outside; the rules of this module can only be judged by one node's own
+time and the messages that reached it. ``watched`` makes a core that checks itself; it never changes the core's actions.
 
 Rules that it checks:
 
@@ -13,7 +13,7 @@ Rules that it checks:
 ``removed_steps_down``  a leader that was removed leads no more once that is committed (thesis, 4.2.2)
 ``learner_heard``     a learner is made a voter only if it has acknowledged something to this leader (thesis, 4.2.1)
 ``stale_ignored``     an answer of an older term changes nothing that a leader knows (the paper, 5.1)
-``match_never_shrinks``  what a leader knows to match at a peer never goes back within its term
+``match_never_shrinks``  the match index of a peer never decreases within a leader's term
 ``snapshot_fits``     behind a snapshot a log keeps its entries only if it holds the snapshot's last one, with its term
 ``applied_durable``   entries are handed out to be applied only when this node's own disk has them
 """
@@ -37,12 +37,12 @@ from raft_testing.checkers import InvariantViolationError
 
 
 def watched(core: type[RaftNode]) -> type[RaftNode]:
-    """The core's class, watching itself."""
+    """Makes a subclass of a core's class that checks itself."""
     return type(f"Watched{core.__name__}", (_Watch, core), {})
 
 
 class _Watch(RaftNode):
-    """Stands in front of a core."""
+    """A core that checks its own steps."""
 
     def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ class _Watch(RaftNode):
             if self._state.term != term or any(one.granted for one in granted):
                 self._watch_tell("leader_protected", f"{message.sender.name} asks for term {message.term}, and gets it")
         from_leader = message.sender == self._state.leader and message.term == self._state.term
-        # An echo may be meant for an earlier incarnation of this node; nothing was heard then.
+        # An echo may be for an earlier incarnation of this node; it does not count as heard.
         if isinstance(message, AppendEntries | Heartbeat) and from_leader and message.receiver == self._state.id:
             self._watch_leader_tick = self._watch_ticks
         self._watch_progress(message, term, known)
@@ -103,11 +103,11 @@ class _Watch(RaftNode):
             return None
         for message in ready.messages:
             asks = isinstance(message, RequestVote) and not message.pre_vote and not message.transfer
-            # One that waited for the disk until its campaign was over may meet quite other members by now.
+            # A candidate that waited for the disk until its campaign was over may have other members by now.
             campaigns = self._state.role is Role.CANDIDATE
             if isinstance(message, RequestVote) and asks and campaigns and message.term == self._state.term:
                 grants = self._watch_grants.get(message.term, set())
-                # The members may have changed since it asked, by one.
+                # The members may have changed by one since it asked.
                 sizes = len(self._state.configuration.voters), len(self._state.configurations.previous.voters)
                 if len(grants | {self._state.id}) < majority(min(sizes)):
                     names = sorted(node.name for node in grants)
@@ -121,7 +121,7 @@ class _Watch(RaftNode):
                 )
         return ready
 
-    # What is known.
+    # The leader's knowledge of its peers.
 
     def _watch_tell(self, rule: str, what: str) -> None:
         raise InvariantViolationError(rule, f"{self._state.id.name}, term {self._state.term}: {what}")
@@ -143,7 +143,7 @@ class _Watch(RaftNode):
         return self._state.leader is not None and since < self._state.config.election_timeout_ticks
 
     def _watch_known(self) -> dict[NodeId, tuple[int, int, int]]:
-        """What a leader knows of its peers: matchIndex, nextIndex, and when they were heard."""
+        """The matchIndex and nextIndex of each peer of a leader, and the tick at which it was heard."""
         if self._state.leadership is None:
             return {}
         return {

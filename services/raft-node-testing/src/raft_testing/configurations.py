@@ -1,11 +1,11 @@
-"""What must hold of the members of a shard, checked beside the other invariants (``raft_testing.checkers``).
+"""Checks the invariants of a shard's members, beside the other invariants (``raft_testing.checkers``).
 
 ``one_change_at_a_time``    a leader proposes a change only once the one before and an entry of its term are committed
 ``adjacent_quorums``        any majority before a change and any majority after it have a node in common
-``configuration_in_force``  every node goes by the newest configuration in its log, or else by that of its state
-``configuration_history``   a state comes with the configuration that was committed last as of its index
+``configuration_in_force``  every node uses the newest configuration in its log; without one, that of its state
+``configuration_history``   a state has the configuration that was committed last at its index
 
-Knows nothing of the core but what the paper's figures and the thesis, 4.1, say of it.
+Knows of the core only the rules of the paper's figures and of the thesis, 4.1.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ Require = Callable[[bool, str, str], None]
 
 
 class Member(Protocol):
-    """What is looked at of a core."""
+    """The attributes of a core that are checked."""
 
     @property
     def log(self) -> RaftLog:
-        """Its log."""
+        """The core's log."""
 
     @property
     def configuration(self) -> Configuration:
-        """The members by which it goes."""
+        """The configuration that the core uses."""
 
     @property
     def configuration_index(self) -> int:
-        """The entry that brought them; 0 when they came with the state."""
+        """The log index of that configuration; 0 if it came with the state."""
 
     @property
     def applied_configuration(self) -> Configuration:
-        """The members as of what it has applied."""
+        """The configuration as of the last applied entry."""
 
 
 def majority(configuration: Configuration) -> int:
-    """How many voters a majority takes."""
+    """How many voters are a majority."""
     return len(configuration.voters) // 2 + 1
 
 
 class ConfigurationChecker:
-    """Watches the members.
+    """Checks the members.
 
     Attributes:
-        newest: The last one that was committed.
-        newest_index: Its entry.
-        changes: How many were committed behind the first.
+        newest: The last configuration that was committed.
+        newest_index: The log index of that configuration.
+        changes: How many configurations were committed after the first.
     """
 
     def __init__(self, require: Require) -> None:
         self._require = require
         self._first: Configuration | None = None
-        # All that any log ever held, by index and term; and those that were committed, by index.
+        # All configurations that any log ever held, by index and term; and the committed ones, by index.
         self._known: dict[tuple[int, int], Configuration] = {}
         self._places: list[tuple[int, int]] = []
         self._committed_indexes: list[int] = []
@@ -71,21 +71,21 @@ class ConfigurationChecker:
 
     @property
     def newest(self) -> Configuration | None:
-        """The last one that was committed."""
+        """The last configuration that was committed."""
         return self._committed[-1] if self._committed else None
 
     @property
     def newest_index(self) -> int:
-        """The entry of the last one that was committed."""
+        """The log index of the last configuration that was committed."""
         return self._committed_indexes[-1] if self._committed else 0
 
     @property
     def changes(self) -> int:
-        """How many were committed behind the first."""
+        """How many configurations were committed after the first."""
         return max(0, len(self._committed) - 1)
 
     def pending(self) -> list[Configuration]:
-        """Those that are not committed, and may yet be, for all that is known here."""
+        """The configurations that are not committed but may still be."""
         start = bisect_right(self._places, (self.newest_index, 1 << 62))
         return [self._known[place] for place in self._places[start:]]
 
@@ -95,11 +95,11 @@ class ConfigurationChecker:
         return self._committed[place - 1] if place else None
 
     def observed(self, name: str, commit_index: int, led_from: int, term: int) -> None:
-        """How far a leader is; ``led_from`` is the first entry of its term."""
+        """Notes the commit index of a leader; ``led_from`` is the first entry of its term."""
         self._commit_indexes[name] = commit_index, led_from, term
 
     def registered(self, entry: Entry) -> None:
-        """An entry is in some log."""
+        """Notes that an entry is in some log."""
         if entry.kind == EntryKind.CONFIGURATION:
             self._add((entry.index, entry.term), decode_configuration(entry.command))
 
@@ -111,7 +111,7 @@ class ConfigurationChecker:
         previous_index: int,
         previous: Configuration,
     ) -> None:
-        """A leader has appended a configuration at an index in its term."""
+        """Checks a configuration that a leader has appended; ``place`` is its index and term."""
         commit_index, led_from, term = self._commit_indexes.get(name, (0, 0, 0))
         what = f"{name} appends a configuration at {place}, behind the one at {previous_index}; committed is up to "
         self._require(
@@ -123,7 +123,7 @@ class ConfigurationChecker:
         self._add(place, configuration)
 
     def committed(self, entry: Entry) -> None:
-        """An entry was committed, for the first time."""
+        """Notes an entry that was committed for the first time."""
         if entry.kind != EntryKind.CONFIGURATION:
             return
         configuration = decode_configuration(entry.command)
@@ -134,7 +134,7 @@ class ConfigurationChecker:
         self._committed.append(configuration)
 
     def state(self, name: str, index: int, configuration: Configuration) -> None:
-        """A state up to an index comes with a configuration."""
+        """Checks the configuration of a state up to an index."""
         expected = self.at(index)
         self._require(
             expected is None or configuration == expected,
@@ -143,7 +143,7 @@ class ConfigurationChecker:
         )
 
     def in_force(self, name: str, member: Member) -> None:
-        """Compares what a node goes by with its log."""
+        """Compares the configuration that a node uses with its log."""
         log = member.log
         index = member.configuration_index
         for place in reversed(self._places):

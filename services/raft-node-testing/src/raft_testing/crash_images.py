@@ -1,13 +1,13 @@
-"""Every short workload on a node's storage, cut at every boundary of its I/O, and opened again.
+"""Runs every short workload on a node's storage, crashes it at every boundary of its I/O, and opens it again.
 
 A workload is a sequence of operations on log and engine together, as a node carries them out. For the last operation
 of each workload, the disk is copied before every call that changes or syncs something, and once it is done; each copy
-loses what a crash may take, by each rule of ``Loss``, and what is left is opened as a node opens it. Shorter workloads
+loses data as in a crash, by each rule of ``Loss``, and the rest is opened as a node opens it. Shorter workloads
 cover the boundaries of the operations before the last. (Small and exhaustive finds more than large and random: B3,
 OSDI'18.)
 
-Invariants of what is found in an image:
-1. It holds what was acknowledged before the operation, and of the operation all or nothing.
+Invariants of the contents of an image:
+1. It holds every write that was acknowledged before the operation, and of the operation all or nothing.
 2. A deleted key, or an entry that was cut off the log, never comes back.
 3. Reads of single keys and scans agree; log and SSTables join without a gap.
 """
@@ -55,30 +55,30 @@ OPTIONS = EngineOptions(
     manifest_bytes=400,
 )
 _VALUE_BYTES = 700
-"""A few of them fill a segment of the log, so that beginning the next one is part of many workloads."""
+"""The size of a value. A few values fill a segment of the log, so that many workloads begin the next one."""
 _ATTEMPTS = {Loss.RANDOM: 6, Loss.TORN_BYTE: 6, Loss.TORN_512: 4, Loss.TORN_4096: 3}
-"""How often a rule is tried that has more than one outcome; what comes out twice counts once."""
+"""How often a rule with several outcomes is tried; equal outcomes count once."""
 _GO_ON_EVERY = 8
-"""Each so many images are also written to, and opened once more."""
+"""Every how many images one is also written to, and opened once more."""
 
 State = dict[bytes, bytes]
 
 
 class ImageError(AssertionError):
-    """An image does not hold what it must."""
+    """The contents of an image are not allowed."""
 
 
 class Replica:
     """One node's log and engine, opened and used as a node does, on one thread and without Raft.
 
-    It is a shard of one: what is durable in its log is committed.
+    It is a shard of one node: every durable entry of its log is committed.
     """
 
     def __init__(self, fs: MemoryFileSystem, start_id: str) -> None:
-        """Opens it and replays the log.
+        """Opens log and engine and replays the log.
 
         Raises:
-            FatalError: It cannot be opened.
+            FatalError: One of them cannot be opened.
         """
         self._fs = fs
         self._tmp = tmp_directory(DATA, start_id)
@@ -96,7 +96,7 @@ class Replica:
 
     @property
     def state(self) -> State:
-        """All keys of users with their values, by scan; checked against reads of single keys."""
+        """All users' keys with their values, by a scan; they are compared with reads of single keys."""
         found = dict(self.engine.scan(USER_PREFIX, b"\x02"))
         for key in (KEY, OTHER_KEY):
             if self.engine.get_blocking(USER_PREFIX + key) != found.get(USER_PREFIX + key):
@@ -117,7 +117,7 @@ class Replica:
     # The operations of a workload.
 
     def create(self) -> None:
-        """The first start of a shard, a flushed value, and one that is in the log alone."""
+        """Starts the shard for the first time, and writes a value that is flushed and one that is in the log alone."""
         member = Configuration((NodeId("shard-0-0", 7),))
         self._append([self._entry(EntryKind.CONFIGURATION, encode_configuration(member))])
         create = command.encode(Opcode.CREATE_SHARD, b"", value=partitions.encode_create_shard(0, 1))
@@ -128,15 +128,15 @@ class Replica:
         self.put(OTHER_KEY, b"second")
 
     def put(self, key: bytes, value: bytes) -> None:
-        """A write."""
+        """Writes a key."""
         self._append([self._entry(EntryKind.COMMAND, command.encode(Opcode.PUT, key, value=value))])
 
     def delete(self, key: bytes) -> None:
-        """A deletion."""
+        """Deletes a key."""
         self._append([self._entry(EntryKind.COMMAND, command.encode(Opcode.DELETE, key))])
 
     def flush(self) -> None:
-        """Has everything that was applied in SSTables."""
+        """Flushes all applied entries to SSTables."""
         self.engine.rotate()
         while (change_write := self.engine.take_changes()) is not None:
             change_write.run()
@@ -144,19 +144,19 @@ class Replica:
         self._run_tasks(lambda: bool(self.engine.stats().immutables), idle=False)
 
     def compact(self) -> None:
-        """Merges tables until nothing is due, then what can wait."""
+        """Runs all merges that are due, and then the idle merges."""
         for idle in (False, True):
             self._run_tasks(lambda: True, idle=idle)
 
     def snapshot(self) -> None:
-        """A checkpoint of the SSTables, read back."""
+        """Makes a checkpoint of the SSTables, and reads it back."""
         self._snapshots += 1
         path = f"{self._tmp}/snapshot-{self._snapshots}"
         self.engine.checkpoint(path).run()
         verify_checkpoint(self._fs, path)
 
     def drop_prefix(self) -> None:
-        """Lets the entries go that are in SSTables, by beginning new segments."""
+        """Drops the log entries that are in SSTables, by beginning new segments."""
         self.wal.drop_prefix(self.engine.flushed_index + 1)
         newest = self.wal.segment_count
         for _ in range(8):
@@ -171,7 +171,7 @@ class Replica:
             self.wal.drop_done(drop)
 
     def replace_suffix(self, ghost: bytes, value: bytes) -> None:
-        """An entry that was never applied gives way to one of a newer leader."""
+        """Replaces an entry that was never applied by one of a newer leader."""
         index, term = self.wal.last_index + 1, self.wal.hard_state.term
         old = entry.encode(index, term, EntryKind.COMMAND, index, command.encode(Opcode.PUT, KEY, value=ghost))
         self.wal.publish(self.wal.append(None, None, [old]))
@@ -203,11 +203,11 @@ class Replica:
 
 
 class Model:
-    """What a user knows of the state.
+    """The state that a user expects.
 
     Attributes:
-        state: What was acknowledged.
-        allowed: What may be found while an operation is under way.
+        state: The keys and values of all acknowledged writes.
+        allowed: The states that may be found while an operation is under way.
     """
 
     def __init__(self, state: State) -> None:
@@ -215,11 +215,11 @@ class Model:
         self.allowed = [self.state]
 
     def begin(self, *may_become: State) -> None:
-        """An operation that may lead to any of these begins."""
+        """Begins an operation that may lead to any of these states."""
         self.allowed = [self.state, *may_become]
 
     def end(self, state: State) -> None:
-        """It was acknowledged."""
+        """Ends the operation: it was acknowledged."""
         self.state = state
         self.allowed = [state]
 
@@ -251,7 +251,7 @@ def _replace_suffix(replica: Replica, model: Model) -> None:
 
 
 def _keeping(operation: Callable[[Replica], None]) -> Step:
-    """An operation that changes nothing that a user can see."""
+    """Wraps an operation that does not change the state as users see it."""
 
     def step(replica: Replica, model: Model) -> None:
         model.begin()
@@ -278,11 +278,11 @@ class Image(NamedTuple):
     """One disk after a crash, to be opened.
 
     Attributes:
-        workload: What was done.
-        boundary: Before which call of the last operation it ended, from 0.
-        loss: What the crash took.
+        workload: The operations.
+        boundary: The call of the last operation before which the crash came, from 0.
+        loss: The rule by which the crash lost data.
         fs: The disk.
-        allowed: What it may hold.
+        allowed: The states that the disk may hold.
     """
 
     workload: Workload
@@ -296,13 +296,13 @@ class Image(NamedTuple):
 
 
 def workloads(operations_max: int) -> Iterator[Workload]:
-    """All sequences of at most so many operations, the short ones first."""
+    """All sequences of at most ``operations_max`` operations, the short ones first."""
     for length in range(1, operations_max + 1):
         yield from product(STEPS, repeat=length)
 
 
 class Prefix:
-    """A store after the first operations of a workload, to go on from."""
+    """A store after the first operations of a workload, from which the last operation starts."""
 
     def __init__(self, workload: Workload) -> None:
         fs = MemoryFileSystem()
@@ -315,11 +315,11 @@ class Prefix:
 
 
 def images(workload: Workload) -> Iterator[Image]:
-    """The different disks that a crash within the last operation of a workload, or right after it, can leave."""
+    """All different disks that a crash during the last operation of a workload, or right after it, can leave."""
     prefix = Prefix(workload[:-1])
     fs, model = prefix.fs, prefix.model
     copies: list[tuple[MemoryFileSystem, list[State]]] = []
-    # The states that may be found grow when the operation begins, so the list is kept and not its content.
+    # The list of allowed states grows when the operation begins, so the list itself is kept, not a copy.
     fs.before_operation = lambda: copies.append((fs.copy(), list(model.allowed)))
     STEPS[workload[-1]](prefix.replica, model)
     fs.before_operation = None
@@ -337,7 +337,7 @@ def images(workload: Workload) -> Iterator[Image]:
 
 
 def failing_calls(workload: Workload) -> Iterator[Image]:
-    """The disks that are left when the n-th call of the last operation fails, for every n, and the node stops."""
+    """The disks after the n-th call of the last operation failed, for every n, and the node stopped."""
     for number in range(1, 1 << 20):
         prefix = Prefix(workload[:-1])
         prefix.fs.fail_at(number, for_ever=False)
@@ -358,14 +358,14 @@ def failing_calls(workload: Workload) -> Iterator[Image]:
 
 
 def check(image: Image, *, go_on: bool) -> None:
-    """Opens an image and looks at what it holds.
+    """Opens an image and checks its contents.
 
     Args:
-        image: What is left of a disk. It is changed.
+        image: The disk after the crash. It is changed.
         go_on: Whether to write, flush and open it once more.
 
     Raises:
-        ImageError: It does not hold what it must, or cannot be opened.
+        ImageError: The contents are not allowed, or the image cannot be opened.
     """
     try:
         replica = Replica(image.fs, "s2")
@@ -386,7 +386,7 @@ def check(image: Image, *, go_on: bool) -> None:
 
 
 def run(workload: Workload, *, failures: bool) -> int:
-    """Checks all images of a workload; how many these were.
+    """Checks all images of a workload; returns how many there were.
 
     Raises:
         ImageError: See ``check``.
@@ -403,7 +403,7 @@ def run(workload: Workload, *, failures: bool) -> int:
 
 
 def rng_of(workload: Workload, boundary: int, loss: Loss, attempt: int = 0) -> random.Random:
-    """The same for the same image, always."""
+    """The random generator of an image; the same image always gets the same one."""
     return random.Random(f"{','.join(workload)} {boundary} {loss.value} {attempt}")  # noqa: S311 - it tears writes
 
 

@@ -1,6 +1,6 @@
 """``make crash-images``: opens all crash images of all short workloads.
 
-Exit codes: 0 every image held; 1 one did not, with the command that repeats it; 2 wrong usage.
+Exit codes: 0 every image held; 1 one did not (the command that repeats it is printed); 2 wrong usage.
 """
 
 from __future__ import annotations

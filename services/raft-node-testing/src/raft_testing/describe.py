@@ -1,4 +1,4 @@
-"""Messages, writes and configurations as lines of a trace."""
+"""Turns messages, writes and configurations into lines of a trace."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def show(configuration: Configuration) -> str:
 
 
 def span(entries: Any) -> str:
-    """Which entries these are, as index/term."""
+    """The first and the last of some entries, as index/term."""
     if not entries:
         return "-"
     return f"{entries[0].index}/{entries[0].term}..{entries[-1].index}/{entries[-1].term}"
 
 
 def state(hard_state: Any) -> str:
-    """Term, vote and commit index."""
+    """Term, vote and commit index of a hard state."""
     if hard_state is None:
         return "-"
     voted_for = hard_state.voted_for.name if hard_state.voted_for else "-"
@@ -47,5 +47,5 @@ def state(hard_state: Any) -> str:
 
 
 def hard(log: SimulatedLog) -> str:
-    """What a log holds beside its entries."""
+    """The hard state of a log."""
     return f"hard={state(log.hard_state)}"

@@ -1,4 +1,4 @@
-"""Log stores that lose what was not synced.
+"""Log stores that lose unsynced writes in a crash.
 
 They keep one node's entries and hard state as a disk would: a write is begun, becomes durable when its fsync completes,
 and after a crash in between a part of it may be there. They know neither clock nor node.
@@ -6,7 +6,7 @@ and after a crash in between a part of it may be there. They know neither clock 
 ``MemoryLog`` is a list. A crash leaves any prefix of the write under way, in the order term and vote, truncation,
 entries, commit index; that is more than the real log does, whose frames are there as a whole or not at all.
 ``WalLog`` is the real ``raft_node.storage.wal.log.Wal`` on a disk in memory, with small segments. A crash cuts the
-power before any operation of the append, and then tears what was not synced.
+power before any operation of the append, and then tears the unsynced bytes.
 
 Invariants:
 1. Readers see durable entries only.
@@ -27,14 +27,14 @@ from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 from raft_testing.files import MemoryFileSystem
 
 Fate = Literal["none", "lost", "torn", "whole"]
-"""What a crash made of the write under way: there was none; nothing, a part, or all of it is there."""
+"""The fate of the write under way in a crash: there was none; nothing, a part, or all of it is there."""
 
 _SEGMENT_BYTES = 4096
 _DIRECTORY = "wal"
 
 
 class Reset(NamedTuple):
-    """That a log goes on behind a snapshot: its last index, and that entry's term."""
+    """The place behind which a log begins anew: the last index of a snapshot, and the term of that entry."""
 
     last_index: int
     term: int
@@ -47,7 +47,7 @@ class SimulatedLog(LogReader, Protocol):
 
     @property
     def hard_state(self) -> HardState:
-        """The durable one."""
+        """The durable hard state."""
 
     def begin(self, write: Write) -> None:
         """Starts a write; nothing of it is durable yet."""
@@ -56,16 +56,16 @@ class SimulatedLog(LogReader, Protocol):
         """The fsync of the write under way is done."""
 
     def drop_prefix(self, first_index: int) -> None:
-        """Lets the entries below ``first_index`` go, at once or later, all or some of them."""
+        """Drops entries below ``first_index``, at once or later, all or some of them."""
 
     def reset(self, reset: Reset) -> None:
-        """Goes on behind a snapshot; what the log holds stays only if it has that entry with that term."""
+        """Goes on behind a snapshot; the log's entries stay only if it has the snapshot's last entry with that term."""
 
     def crash(self, chance: random.Random, reset: Reset | None = None) -> tuple[Fate, Sequence[Entry]]:
-        """The power goes, perhaps in the middle of a reset.
+        """Cuts the power, perhaps in the middle of a reset.
 
         Returns:
-            What became of the write under way, and those of its entries that survived.
+            The fate of the write under way, and those of its entries that survived.
         """
 
 
@@ -127,7 +127,7 @@ class MemoryLog:
         return write
 
     def drop_prefix(self, first_index: int) -> None:
-        """Lets the entries below ``first_index`` go."""
+        """Drops the entries below ``first_index``."""
         if first_index > self.first_index:
             previous_term = self.term(first_index - 1)
             del self.durable[: first_index - self.first_index]
@@ -143,7 +143,7 @@ class MemoryLog:
             self.first_index, self._previous_term = index + 1, term
 
     def crash(self, chance: random.Random, reset: Reset | None = None) -> tuple[Fate, Sequence[Entry]]:
-        """Of the write under way a random prefix survives; a reset is done or not."""
+        """Keeps a random prefix of the write under way; the reset is done or not."""
         write, self.writing = self.writing, None
         if reset is not None and chance.random() < 0.5:
             self.reset(reset)
@@ -173,11 +173,11 @@ class MemoryLog:
 
 
 class PowerCutError(Exception):
-    """The power went in the middle of something."""
+    """The power was cut in the middle of an operation."""
 
 
 class CuttableFileSystem(MemoryFileSystem):
-    """A disk whose power goes before its n-th next operation (1 is the next); 0 means that it stays on."""
+    """A disk whose power is cut before the n-th next operation (1 is the next one); 0: never."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class WalLog:
 
     @property
     def hard_state(self) -> HardState:
-        """The durable one."""
+        """The durable hard state."""
         state = self._wal.hard_state
         voted_for = NodeId(state.voted_for_name, state.voted_for_incarnation) if state.voted_for_name else None
         return HardState(state.term, voted_for, state.commit_index)
@@ -230,7 +230,7 @@ class WalLog:
         return self._wal.entries(start, end, bytes_max)
 
     def begin(self, write: Write) -> None:
-        """Starts a write; it reaches the disk in the moment in which it completes."""
+        """Starts a write; it is written to the disk when it completes."""
         assert self.writing is None, "one write is under way"
         self.writing = write
 
@@ -245,7 +245,7 @@ class WalLog:
         return write
 
     def drop_prefix(self, first_index: int) -> None:
-        """Lets whole segments go; those that the newest header names as gone go now."""
+        """Drops whole segments; those that the newest header names as dropped are removed now."""
         self._wal.drop_prefix(max(first_index, self.first_index))
         self._remove_dropped()
 
@@ -256,7 +256,7 @@ class WalLog:
         self._remove_dropped()
 
     def crash(self, chance: random.Random, reset: Reset | None = None) -> tuple[Fate, Sequence[Entry]]:
-        """The power goes before an operation of the append or reset under way; then the log is opened again."""
+        """Cuts the power before an operation of the append or reset under way, and opens the log again."""
         write, self.writing = self.writing, None
         before = self.last_index if write is None or write.truncate_from is None else write.truncate_from - 1
         state_before = self.hard_state
@@ -272,7 +272,7 @@ class WalLog:
         self._wal = self._open()
         if write is None:
             return "none", ()
-        # A frame is there as a whole or not at all, so any trace of the write means all of it.
+        # A frame is there as a whole or not at all, so if any part of the write is found, all of it is there.
         written = write.entries[-1].index if write.entries else before
         whole = self.last_index == written and self.hard_state == (write.hard_state or state_before)
         if whole and (not write.entries or self.term(written) == write.entries[-1].term):

@@ -1,4 +1,4 @@
-"""A driver with fakes around it: its log, its transport and its clock are the test's."""
+"""A driver with fakes around it: the test controls its log, its transport and its clock."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class FakeLog(MemoryLog):
 
 
 class FakeTransport:
-    """A network that keeps what is sent."""
+    """A network that keeps the sent messages."""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
@@ -76,7 +76,7 @@ class FakeTransport:
 
 
 class ListSink:
-    """Keeps what became of proposals."""
+    """Keeps the outcomes of proposals."""
 
     def __init__(self) -> None:
         self.results: list[tuple[int, int]] = []
@@ -87,7 +87,7 @@ class ListSink:
 
 
 class Rig:
-    """A driver with fakes around it. The loop's clock is the test's: ``now_s``."""
+    """A driver with fakes around it. The event loop's clock is ``now_s``, which the test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, voters: tuple[NodeId, ...] = (ME,)) -> None:
         self.now_s = 1000.0
@@ -133,19 +133,19 @@ class Rig:
         self.driver.start()
 
     async def settle(self) -> None:
-        """Lets everything run that is due."""
+        """Runs all callbacks that are due."""
         for _ in range(5):
             await asyncio.sleep(0)
 
     async def finish_writes(self) -> None:
-        """Makes every write durable, and those that follow from it."""
+        """Makes every write durable, and then the writes that follow from it."""
         await self.settle()
         while not self.log.idle:
             self.log.finish(self.driver)
             await self.settle()
 
     async def advance(self, to_s: float) -> None:
-        """Moves the clock to a time and fires the timers that are due, as late as that makes them."""
+        """Moves the clock to a time and fires the timers that are due, at that time, however late they are."""
         self.now_s = to_s
         for entry in [timer for timer in self.timers if timer[0] <= to_s]:
             self.timers.remove(entry)
@@ -162,7 +162,7 @@ class Rig:
         assert self.driver.machine.created
 
     async def lead(self) -> None:
-        """Is elected among several voters, and commits what a first leader proposes."""
+        """Lets the node be elected among several voters, and commits the first entries of a new leader."""
         await self.settle()
         while self.core.role is not Role.LEADER:
             await self.advance(self.timers[0][0])
@@ -171,7 +171,7 @@ class Rig:
         assert self.driver.machine.created
 
     async def converse(self, peers: tuple[NodeId, ...] = (OTHER, THIRD)) -> None:
-        """Finishes writes and has peers agree with everything, until nothing is left to say."""
+        """Finishes writes and lets peers agree to every message, until there are no more messages."""
         await self.finish_writes()
         while self.transport.sent:
             sent, self.transport.sent = self.transport.sent, []
@@ -182,7 +182,7 @@ class Rig:
             await self.finish_writes()
 
     async def let_lead(self, peer: NodeId, commit_index: int = 0) -> None:
-        """A peer is elected by the others, and sends its no-op behind what this node has."""
+        """Lets the others elect a peer, which sends its no-op entry behind the last entry of this node."""
         term, last = self.core.term + 1, self.core.last_index
         prev_term = self.core.log.term(last)
         self.driver.receive(RequestVote(peer, ME, term, last, prev_term, False, True))
@@ -198,7 +198,7 @@ class Rig:
 
 
 def agree(message: Message) -> Message | None:
-    """What a peer without objections answers."""
+    """The answer of a peer that agrees; None if the message needs none."""
     match message:
         case RequestVote():
             return RequestVoteResponse(message.receiver, ME, message.term, True, message.pre_vote)

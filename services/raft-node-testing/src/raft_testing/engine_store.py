@@ -1,7 +1,7 @@
 """The state of a simulated node in the real engine, on a disk in memory.
 
 Snapshots are checkpoints: their files go over the network one behind the other, and are adopted as the runtime does it.
-A crash cuts the power before any operation of a flush or of an adoption, and then tears what was not synced.
+A crash cuts the power before any operation of a flush or of an adoption, and then tears the unsynced bytes.
 
 Invariants:
 1. Whatever a crash leaves, the engine opens, and holds the state of one applied index with the head that belongs to it.
@@ -55,7 +55,7 @@ class EngineStore:
         self._engine.write(batch, entry.index, entry.term)
 
     def has_run_out(self, key: str, now_us: int) -> bool:
-        """Nothing of this state expires."""
+        """Always False: nothing in this state expires."""
         return False
 
     def get(self, key: str) -> str | None:
@@ -70,12 +70,12 @@ class EngineStore:
         return {key[len(_DATA_PREFIX) :].decode(): value.decode() for key, value in found}
 
     def flush(self) -> None:
-        """Writes the memtables to tables, and compacts as far as it is due."""
+        """Writes the memtables to tables, and runs the compactions that are due."""
         self._engine.rotate()
         settle(self._engine, self._fs, _DIRECTORY)
 
     def snapshot(self) -> Snapshot:
-        """A checkpoint, its files one behind the other. Requires: a flush has just made all of the state durable."""
+        """Makes a checkpoint, its files one behind the other. Requires: a flush has just made the state durable."""
         assert self.durable_index == self.head.applied_index, "flush first"
         checkpoint = self._engine.checkpoint(_OUTGOING).run()
         parts = []
@@ -97,7 +97,7 @@ class EngineStore:
         assert self.head == snapshot.head, "the checkpoint is not what its head says"
 
     def crash(self, chance: random.Random, adopting: Snapshot | None = None) -> None:
-        """The power goes during an adoption, or now and then during a flush."""
+        """Cuts the power during an adoption, or sometimes during a flush."""
         if adopting is not None:
             self._cut(chance.randint(1, 40), self.adopt, adopting)
         elif chance.random() < 0.3:

@@ -1,6 +1,6 @@
-"""Driving an engine on one thread: what the runtime does with a background thread and a worker process, inline.
+"""Drives an engine on one thread: runs the work of the runtime's background thread and worker process inline.
 
-For tests and the simulator. Knows no formats; nothing in here sleeps or looks at a clock.
+For tests and the simulator. Must not know formats, sleep, or read a clock.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write_changes(engine: Engine) -> None:
 
 
 def run_one_task(engine: Engine, fs: FileSystem, directory: str, *, idle: bool = False) -> bool:
-    """Does the next task, if one is due; with ``idle`` also one that can wait."""
+    """Runs the next task, if one is due; with ``idle`` also an idle merge."""
     task = engine.next_task(idle=idle)
     if task is None:
         return False
@@ -44,7 +44,7 @@ def run_one_task(engine: Engine, fs: FileSystem, directory: str, *, idle: bool =
 
 
 def settle(engine: Engine, fs: FileSystem, directory: str, *, idle: bool = False) -> int:
-    """Writes all changes and does tasks until none is due; how many these were."""
+    """Writes all changes and runs tasks until none is due; returns how many tasks there were."""
     write_changes(engine)
     count = 0
     while run_one_task(engine, fs, directory, idle=idle):

@@ -1,6 +1,6 @@
-"""What the simulated nodes of a run share: the clock, chance, the checkers, and how nodes behave by themselves.
+"""The parts that the simulated nodes of a run share: clock, random generator, checkers, and the nodes' habits.
 
-It knows no node. ``TICK_US`` is the length of an ordinary tick, ``EPOCH_US`` when a run begins on a wall clock.
+It knows no node. ``TICK_US`` is the length of an ordinary tick, ``EPOCH_US`` the wall-clock time at which a run begins.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EPOCH_US = 1_700_000_000_000_000
 
 
 class Outcome(Protocol):
-    """Where a request's answer goes: a value (for a get), or why it was refused."""
+    """Takes the answer to a request."""
 
     def __call__(self, status: str, value: str | None = None, leader: str = "") -> None:
         """``status`` is ``ok``, ``refused`` (certainly without effect) or ``lost`` (the connection broke)."""
@@ -31,14 +31,14 @@ class Outcome(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What a run's nodes do by themselves.
+    """The nodes' own activities in a run.
 
     Attributes:
-        flush_permille: How often, of a thousand times, what was just applied is made durable.
-        kept_entries: The log is compacted until so many entries behind the durable state; None keeps all of it.
-        snapshot_chunks: Into how many chunks a snapshot is cut, about; 0 draws it.
-        install_max_us: How much longer than a sync of the log each step of installing a snapshot takes, at most.
-        resign_us: A leader leaves the lead when its log write takes longer; None if it does not.
+        flush_permille: How many of a thousand batches of applied entries are followed by a flush.
+        kept_entries: How many entries before the durable state a compacted log keeps; None: the log is not compacted.
+        snapshot_chunks: Into about how many chunks a snapshot is cut; 0: a random number.
+        install_max_us: By how much at most each step of installing a snapshot takes longer than a sync of the log.
+        resign_us: A leader steps down if a log write takes longer than this; None: it does not.
     """
 
     flush_permille: int = 50
@@ -50,7 +50,7 @@ class Habits:
 
 @dataclass(slots=True)
 class Environment:
-    """What the nodes of a run share."""
+    """The parts that the nodes of a run share."""
 
     clock: Clock
     chance: random.Random

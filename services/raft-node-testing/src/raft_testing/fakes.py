@@ -1,4 +1,4 @@
-"""Plain stand-ins that more than one test needs."""
+"""Plain fakes that more than one test needs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from raft_node.storage.tables.reads import BlockNeeded
 
 
 class DictStore:
-    """The state machine's ``Store`` in a dictionary, which is stalled when the test says so.
+    """The state machine's ``Store`` in a dictionary; the test decides when it is stalled.
 
     Attributes:
-        data: What was written; None for a tombstone.
-        applied_index: The last entry whose effects are in it.
+        data: The written values by key; None for a tombstone.
+        applied_index: The last entry whose effects are in the store.
         stalled: Whether applying must wait.
     """
 

@@ -1,10 +1,10 @@
-"""Which faults a run has, and when.
+"""Chooses the faults of a run, and their times.
 
 Every fault is a window: it begins, lasts for a random while, and is undone. Windows overlap. Each run draws a random
 subset of the kinds (swarm testing: a fault that is always on hides what happens without it).
 
 ``FAULTS`` are the kinds that can be drawn. ``EFFECTS`` are the counters that must not stay at zero over a run of many
-seeds: each tells that a fault did not just happen, but made a difference. ``RARE`` ones are only
+seeds: each shows that a fault did not just happen, but made a difference. ``RARE`` ones are only
 shown.
 """
 
@@ -53,7 +53,7 @@ EFFECTS = (
 )
 RARE = ("log_kept", "snapshot_void", "install_cut_wait")
 SEEDS_FOR_EFFECTS = 500
-"""In fewer seeds an effect may be missing by chance."""
+"""How many seeds a run must have for missing effects to count; in fewer, an effect may be missing by chance."""
 
 Undo = Callable[[], None]
 
@@ -62,9 +62,9 @@ class FaultInjector:
     """Begins and ends faults in a cluster until it is told to stop; ``begun`` counts them.
 
     Args:
-        cluster: What to hurt.
-        kinds: What this run may use.
-        gap_us: How long it is between the beginnings of two faults, about.
+        cluster: The cluster in which faults are caused.
+        kinds: The kinds of faults of this run.
+        gap_us: About how long it is between the beginnings of two faults.
     """
 
     def __init__(self, cluster: Cluster, kinds: tuple[str, ...], gap_us: int) -> None:
@@ -77,11 +77,11 @@ class FaultInjector:
         self._schedule()
 
     def stop(self) -> None:
-        """Begins no more faults, and makes the end of the running ones do nothing: the cluster is healed as a whole."""
+        """Begins no more faults. The ends of the running ones do nothing any more: the cluster is healed as a whole."""
         self.active = False
 
     def _schedule(self) -> None:
-        # The longer it takes, the rarer they become, so that in the end something succeeds in between.
+        # Faults become rarer the longer a run takes, so that in the end requests succeed in between.
         gap_us = self._gap_us * (1 + self.begun / 40)
         self._cluster.clock.call_later(int(gap_us * (0.3 + 1.4 * self._chance.random())), self._begin)
 
@@ -133,7 +133,7 @@ class FaultInjector:
         raise AssertionError(kind)
 
     def _victims(self, count: int) -> list[str]:
-        """Some nodes; often the leader or one that gets a snapshot is among them, for that is where it hurts."""
+        """Chooses some nodes; often the leader or a receiver of a snapshot is among them, where faults matter most."""
         names = list(self._cluster.nodes)
         victims = self._chance.sample(names, min(count, len(names)))
         leader = self._cluster.leader
@@ -257,13 +257,13 @@ class FaultInjector:
 
 
 def _busy(node: SimulatedNode) -> bool:
-    """Whether something is lost with a node: the lead, a write or a snapshot under way."""
+    """Whether a node has something to lose: leadership, or a write or a snapshot under way."""
     leads = node.raft is not None and node.raft.role is Role.LEADER
     return leads or node.log.writing is not None or bool(node.installation.step)
 
 
 def _raise(target: object, attribute: str, amount: int) -> Undo:
-    """Adds to a setting, and takes the same away again; so overlapping faults add up."""
+    """Adds to a setting; returns the function that subtracts the same amount, so that overlapping faults add up."""
     setattr(target, attribute, getattr(target, attribute) + amount)
     return lambda: setattr(target, attribute, getattr(target, attribute) - amount)
 

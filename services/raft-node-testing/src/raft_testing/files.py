@@ -1,8 +1,8 @@
 """A disk in memory that can be crashed, torn, damaged and made to fail.
 
-It keeps two worlds: what a running process sees, and what would be there after the power went. A file's bytes move to
-the second world with ``sync_data``, a name with ``sync_directory``. ``crash`` throws the first world away, except for
-a random part of what was not synced, as a real disk would:
+It keeps two worlds: the files as a running process sees them, and as they would be after a power cut. A file's bytes
+move to the second world with ``sync_data``, a name with ``sync_directory``. ``crash`` throws the first world away,
+except for a random part of what was not synced, as a real disk would:
 
 1. A write that was not synced may survive whole, not at all, or torn: cut at a byte, or in sectors of 512 or 4096 bytes
    of which any may survive. Bytes of a file beyond what survived are zero.
@@ -213,7 +213,7 @@ class MemoryFileSystem:
         self._directories = {name for name in self._directories if name != path and not name.startswith(below)}
 
     def free_bytes(self, path: str) -> int:
-        """Room without end."""
+        """A very large number: this disk is never full."""
         return 1 << 40
 
     def allocate(self, path: str, size: int) -> None:
@@ -241,10 +241,10 @@ class MemoryFileSystem:
             _apply(self._durable_names, change)
         self._pending_names = rest[::-1]
 
-    # What tests do to it.
+    # Operations for tests.
 
     def crash(self, rng: random.Random) -> None:
-        """The power goes: only what was synced is left, and a random part of the rest. Open files become unusable."""
+        """Cuts the power: synced data are kept, and a random part of the rest. Open files become unusable."""
         self.crashes += 1
         self._fail_at, self._fail_name = -1, ""
         chance = rng.choice((0.0, 0.5, 1.0))
@@ -252,7 +252,7 @@ class MemoryFileSystem:
             inode.crash(rng)
 
     def crash_as(self, loss: Loss, rng: random.Random) -> None:
-        """As ``crash``, by a rule; ``rng`` chooses where a write is torn."""
+        """As ``crash``, but loses data by a rule; ``rng`` chooses where a write is torn."""
         self.crashes += 1
         self._fail_at, self._fail_name = -1, ""
         survives = {Loss.DROPPED: lambda: False, Loss.RANDOM: lambda: rng.random() < 0.5}.get(loss, lambda: True)
@@ -260,7 +260,7 @@ class MemoryFileSystem:
             inode.lose(loss, rng)
 
     def _crash_names(self, survives: Callable[[], bool]) -> list[Inode]:
-        """Lets the names that are not durable go or stay; the files that still have one."""
+        """Keeps or drops each name that is not durable; returns the files that still have a name."""
         for change in self._pending_names:
             if survives():
                 _apply(self._durable_names, change)
@@ -296,11 +296,11 @@ class MemoryFileSystem:
 
     @property
     def is_settled(self) -> bool:
-        """Whether a crash could take nothing."""
+        """Whether a crash would lose nothing."""
         return not self._pending_names and not any(inode.pending for inode in self._names.values())
 
     def fail_at(self, operations: int, *, for_ever: bool = True) -> None:
-        """Lets the n-th operation from now on (1 is the next), and all after it, raise ``DiskError``."""
+        """Lets the n-th next operation (from 1) raise ``DiskError``; with ``for_ever``, all later ones, too."""
         self._fail_at = operations
         self._fail_for_ever = for_ever
 
@@ -309,11 +309,11 @@ class MemoryFileSystem:
         self._fail_name = name
 
     def heal(self) -> None:
-        """Takes ``fail_at`` and ``fail_next`` back."""
+        """Cancels ``fail_at`` and ``fail_next``."""
         self._fail_at, self._fail_name = -1, ""
 
     def durable(self, path: str) -> bytes | None:
-        """What is sure to be read under that name after a crash; None when the name may be missing."""
+        """The content that is sure to be read under a name after a crash; None if the name may be missing."""
         inode = self._durable_names.get(_clean(path))
         return None if inode is None else bytes(inode.durable)
 

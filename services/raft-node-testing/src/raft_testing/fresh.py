@@ -1,12 +1,12 @@
-"""One seed of a shard whose followers serve reads: clients with sessions and with bounds, under faults.
+"""Runs one seed of a shard whose followers serve reads: clients with sessions and with bounds, under faults.
 
-As ``raft_testing.operations``, and one for another in so many seeds. What a node promises is judged by the product's
-own code (``raft_node.runtime.reads``: proofs, and which reads they serve); the core, the network and the disks are
-simulated. The clients hold it to this:
+``raft_testing.simulation`` runs it in every n-th seed, as it does ``raft_testing.operations``. A node decides by the
+product's own code which reads it can serve (``raft_node.runtime.reads``, proofs of freshness); the core, the network
+and the disks are simulated. The clients check that
 
-1. A session sees what it has written and read, at whichever node, and never goes back.
-2. A bounded read sees everything that was acknowledged, to whomever, longer ago than its bound.
-3. Once healed, every member can be proven fresh: refusing for ever is no way to be right.
+1. a session sees everything that it has written and read, at every node, and never goes back;
+2. a bounded read sees every write that was acknowledged to any client longer ago than its bound;
+3. once the shard is healed, every member can prove that it is fresh: a node must not refuse for ever.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _GIVE_UP_S = 1.0
 _NO_KEY = "proof"
 
 EFFECTS = tuple(f"fresh_{name}" for name in ("written", "session", "session_later", "bounded", "bounded_later"))
-"""What must come about in many seeds, or they show nothing."""
+"""The counters that must not stay at zero over many seeds."""
 
 
 class Replica:
@@ -62,11 +62,11 @@ class Replica:
         self._rounds = PendingReads(core, metrics, now_s, None, now_s)
         self.freshness = Freshness(self, lambda: self._rounds.proven_s, now_s)
 
-    # What the rounds see of a core.
+    # The core's methods that the rounds call.
 
     @property
     def role(self) -> Role:
-        """What the node is."""
+        """The node's role."""
         assert self._node.raft is not None
         return self._node.raft.role
 
@@ -82,15 +82,15 @@ class Replica:
 
         self._node.get(_NO_KEY, outcome)
 
-    # What freshness sees of a driver.
+    # The driver's methods that freshness calls.
 
     @property
     def applied_index(self) -> int:
-        """How far the node has applied."""
+        """The last entry that the node has applied."""
         return self._node.store.head.applied_index
 
     def expire(self) -> None:
-        """Gives up rounds that were asked for long ago, as the driver does now and then: the question may be lost."""
+        """Gives up rounds that were asked for long ago, as the driver does: their messages may be lost."""
         self._rounds.expire(self._now_s() - _GIVE_UP_S)
 
     def read(self, callback: Callable[[bool], None], *, forward: bool = False) -> None:
@@ -112,14 +112,14 @@ class _Ignored:
 
 
 class Acknowledged:
-    """Which writes were acknowledged when, to anybody."""
+    """The times at which writes were acknowledged, to any client."""
 
     def __init__(self) -> None:
         self._times_us: list[int] = []
         self._newest: list[int] = []
 
     def add(self, now_us: int, index: int) -> None:
-        """A write was."""
+        """Notes that the write at ``index`` was acknowledged now."""
         self._times_us.append(now_us)
         self._newest.append(max(index, self._newest[-1] if self._newest else 0))
 
@@ -197,7 +197,7 @@ class FreshRun:
     """See the module."""
 
     def __init__(self, seed: int, trace: Callable[[str], None], counters: Counter[str]) -> None:
-        """Everything that is random follows from ``seed``."""
+        """Creates a run; all random choices follow from ``seed``."""
         self.chance = random.Random(f"fresh {seed}")  # noqa: S311
         judged: type[ReplicaStore] = type("Judged", (ReplicaStore,), {})
         habits = Habits(flush_permille=100, kept_entries=self.chance.choice((5, 40)), install_max_us=20_000)
@@ -213,7 +213,7 @@ class FreshRun:
         self._replicas: dict[str, tuple[int, Replica]] = {}
 
     def replica(self, node: SimulatedNode) -> Replica | None:
-        """What serves reads at a node now; None while nothing does. A process that starts has no proof."""
+        """The replica that serves reads at a node now; None while the node is down. A new process has no proof."""
         store = node.store
         if node.raft is None or node.paused or not isinstance(store, ReplicaStore) or not store.created:
             return None
@@ -240,7 +240,7 @@ class FreshRun:
         return True
 
     def run(self) -> str:
-        """What does not hold, or nothing."""
+        """Runs the seed; returns the broken promise, empty if all held."""
         cluster, clock, chance = self.cluster, self.clock, self.chance
         cluster.start()
         for node in cluster.nodes.values():
@@ -286,11 +286,11 @@ class FreshRun:
 
 
 def _ignored(status: str, value: str | None = None, leader: str = "") -> None:
-    """Takes the answer to what nobody waits for."""
+    """Ignores the answer to a request for which no client waits."""
 
 
 def run_fresh(seed: int, trace: Callable[[str], None], counters: Counter[str]) -> str:
-    """Goes through one seed; gives what does not hold, or nothing."""
+    """Runs one seed; returns the broken promise, empty if all held."""
     try:
         problem = FreshRun(seed, trace, counters).run()
     except InvariantViolationError as violation:

@@ -1,4 +1,4 @@
-"""What clients did and saw: the input of the linearizability test.
+"""The requests of clients and their answers: the input of the linearizability test.
 
 Simulated clients, the integration tests and the benchmarks all record these. This module judges nothing; see
 ``raft_testing.linearizability``.
@@ -20,16 +20,16 @@ Kind = Literal["put", "get"]
 
 @dataclass(slots=True)
 class Operation:
-    """One request of a client and what became of it.
+    """One request of a client and its outcome.
 
     Attributes:
-        key: What it was about.
+        key: The key of the request.
         kind: Whether it wrote or read.
-        value: What a put wrote, or a get saw; a get that found nothing saw ``None``.
+        value: The value that a put wrote or a get read; None for a get of a missing key.
         call: When it was sent.
         returned: When its answer came; None while the outcome is unknown (it may still take effect at any later time).
-        ok: False when it was certainly not applied; such an operation must not have any effect.
-        client: Who did it, for messages.
+        ok: False if it was certainly not applied; such an operation must not have any effect.
+        client: The number of the client, for messages.
     """
 
     key: Hashable
@@ -61,7 +61,7 @@ class History:
 
     @staticmethod
     def succeed(operation: Operation, now: float, value: Hashable | None = None) -> None:
-        """Records the answer; for a get with what was read."""
+        """Records the answer; for a get with the value."""
         operation.returned = now
         if operation.kind == "get":
             operation.value = value

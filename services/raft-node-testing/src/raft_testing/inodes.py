@@ -1,4 +1,4 @@
-"""Files of a disk in memory: what is seen, what is durable, and what a crash makes of the difference.
+"""Files of a disk in memory: their visible bytes, their durable bytes, and the loss of the difference in a crash.
 
 Must not know names or directories; ``raft_testing.files`` has them.
 """
@@ -12,27 +12,27 @@ SECTORS_BYTES = (512, 4096)
 
 
 class Loss(Enum):
-    """What a crash takes, for tests that try each."""
+    """A rule for the unsynced data that a crash loses, for tests that try each."""
 
     DROPPED = "dropped"
-    """Everything that was not synced."""
+    """The crash loses all unsynced data."""
     KEPT = "kept"
-    """Nothing."""
+    """The crash loses nothing."""
     RANDOM = "random"
-    """A random part of the names and writes, and of the writes any part."""
+    """The crash loses a random part of the names and of the writes, and any part of a write."""
     TORN_BYTE = "torn-byte"
-    """The end of each file's last write, cut at a byte."""
+    """The crash loses the end of each file's last write, from any byte on."""
     TORN_512 = "torn-512"
-    """Any sectors of 512 bytes of each file's last write."""
+    """The crash loses any sectors of 512 bytes of each file's last write."""
     TORN_4096 = "torn-4096"
-    """Any sectors of 4096 bytes of each file's last write."""
+    """The crash loses any sectors of 4096 bytes of each file's last write."""
 
 
 _TORN_SECTORS_BYTES = {Loss.TORN_BYTE: 0, Loss.TORN_512: 512, Loss.TORN_4096: 4096}
 
 
 class Inode:
-    """A file: what is seen, what is durable, and what lies between."""
+    """A file: its visible bytes, its durable bytes, and the writes since the last sync."""
 
     def __init__(self) -> None:
         self.seen = bytearray()
@@ -60,7 +60,7 @@ class Inode:
         self.pending.clear()
 
     def crash(self, rng: random.Random) -> None:
-        """Loses a random part of what was not synced."""
+        """Loses a random part of the unsynced writes."""
         chance = rng.choice((0.0, 0.5, 1.0))
         for change in self.pending:
             if rng.random() >= chance:
@@ -73,7 +73,7 @@ class Inode:
         self.seen = bytearray(self.durable)
 
     def lose(self, loss: Loss, rng: random.Random) -> None:
-        """As ``crash``, by a rule."""
+        """Loses unsynced writes by a rule."""
         last = len(self.pending) - 1
         for number, change in enumerate(self.pending):
             if loss is Loss.DROPPED or (loss is Loss.RANDOM and rng.random() < 0.5):

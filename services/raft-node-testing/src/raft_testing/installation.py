@@ -1,8 +1,8 @@
-"""What a simulated node has to do with snapshots: it sends them, receives them, and brings one into force.
+"""Snapshots of a simulated node: it sends them, receives them, and installs one.
 
 Installing takes steps, each of which takes time and may be the last before a crash:
 
-``files``   the received files are synced; then the core is asked whether they are of use (``RaftNode.restore``)
+``files``   the received files are synced; then the core is asked whether it needs the snapshot (``RaftNode.restore``)
 ``wait``    a log write that was under way comes to its end
 ``switch``  the state takes the place of the old one, as switching CURRENT does
 ``reset``   the log goes on behind it
@@ -55,7 +55,7 @@ class Installation:
 
     @property
     def restoring(self) -> bool:
-        """Whether the core has taken a snapshot over that is not in force yet: nothing may be written or applied."""
+        """Whether the core has taken over a snapshot that is not installed yet: nothing may be written or applied."""
         return self.step in ("wait", "switch", "reset")
 
     @property
@@ -64,7 +64,7 @@ class Installation:
         return bool(self.step) or self._receiving.offset > 0
 
     def pinned_index(self) -> int:
-        """The log is to be kept behind this entry; a great number when it need not be."""
+        """The entry behind which the log must be kept; a very large number if it need not be kept."""
         last = self._node.log.last_index
         pinned = [sending.index for sending in self._sending.values() if last - sending.index < _PINNED_ENTRIES_MAX]
         return min(pinned, default=1 << 60)
@@ -72,7 +72,7 @@ class Installation:
     # The sender.
 
     def send_to(self, peer: NodeId) -> None:
-        """The core wants a peer to get a snapshot."""
+        """Begins to send a snapshot to a peer, as the core asks."""
         node = self._node
         node.flush()
         snapshot = node.store.snapshot()
@@ -184,7 +184,7 @@ class Installation:
         node.pump()
 
     def write_ended(self) -> None:
-        """No log write is under way (any more): the switch may begin."""
+        """Goes on with the switch, since no log write is under way any more."""
         if self.step == "wait" and self._node.log.writing is None:
             self._go_on("switch", self._switched)
 
@@ -217,7 +217,7 @@ class Installation:
     # Life and death.
 
     def crash(self, *, spoil: bool) -> tuple[Snapshot | None, Reset | None]:
-        """The process dies; gives what it was about to switch to, and how its log was about to be reset."""
+        """Ends with the process; returns the snapshot being switched to and the reset of the log, or None."""
         environment = self._node.environment
         step, snapshot = self.step, self._snapshot
         self.step, self._snapshot, self._from = "", None, None

@@ -34,7 +34,7 @@ from raft_testing.history import Operation
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Why a history is not linearizable: what is wrong at a key, and the operations that cannot be ordered."""
+    """The reason why a history is not linearizable: a key, the broken rule, and the operations without an order."""
 
     key: Hashable
     what: str
@@ -47,7 +47,7 @@ class Violation:
 
 @dataclass(slots=True)
 class _Cluster:
-    """The put of a value and its reads. The absent value is written at minus infinity by nobody."""
+    """The put of a value and its reads. The absent value has no put; it counts as written at minus infinity."""
 
     put: Operation | None
     reads: list[Operation] = field(default_factory=list)
@@ -83,7 +83,7 @@ def check_history(operations: Iterable[Operation]) -> list[Violation]:
         operations: In any order; values unique per key.
 
     Returns:
-        Nothing exactly if the history is linearizable; otherwise at least one violation for each bad key.
+        An empty list exactly if the history is linearizable; otherwise at least one violation for each bad key.
     """
     by_key: defaultdict[Hashable, list[Operation]] = defaultdict(list)
     for operation in operations:

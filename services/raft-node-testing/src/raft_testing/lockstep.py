@@ -1,7 +1,7 @@
-"""Raft cores without time and chance, for tests that look at single messages.
+"""Runs Raft cores without time and chance, for tests of single messages.
 
 Unlike the simulator, nothing here happens by itself: a test decides when a write becomes durable, which link is cut,
-and who ticks. Use the simulator for what only many interleavings can show.
+and which node ticks. Use the simulator for properties that only many interleavings show.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raft_node.raft.types import Configuration, HardState, NodeId, Proposal, Rea
 
 
 def members(count: int) -> tuple[NodeId, ...]:
-    """So many members: a, b, c ..."""
+    """``count`` members: a, b, c ..."""
     return tuple(NodeId("abcdefghi"[i], 100 + i) for i in range(count))
 
 
@@ -30,12 +30,12 @@ def log_of(*terms: int, size: int = 0) -> list[Entry]:
 
 
 def commands(count: int, size: int = 0) -> list[Proposal]:
-    """So many proposals of a size."""
+    """``count`` proposals of ``size`` bytes."""
     return [Proposal(EntryKind.COMMAND, bytes(size), None)] * count
 
 
 class MemoryLog:
-    """A log store that holds what was written to it; a ``LogReader``."""
+    """A log store in memory; a ``LogReader``."""
 
     def __init__(self, entries: Iterable[Entry] = (), first_index: int = 1, previous_term: int = 0) -> None:
         self.stored = list(entries)
@@ -80,7 +80,7 @@ class MemoryLog:
         self.first_index = index + 1
 
     def reset(self, index: int, term: int) -> None:
-        """Begins behind a snapshot; what is stored behind it stays only if ``index`` and ``term`` match."""
+        """Begins behind a snapshot; entries behind it stay only if the entry at ``index`` has ``term``."""
         if self.first_index - 1 <= index <= self.last_index and self.term(index) == term:
             del self.stored[: index + 1 - self.first_index]
         else:
@@ -88,7 +88,7 @@ class MemoryLog:
         self.first_index, self.previous_term = index + 1, term
 
     def write(self, write: Write) -> None:
-        """Does what a log writer does with a write."""
+        """Carries out a write as a log writer does."""
         if write.truncate_from is not None:
             # After a snapshot the log may end before what was to be dropped.
             assert write.entries[0].index == write.truncate_from <= self.last_index + 1
@@ -99,7 +99,7 @@ class MemoryLog:
 
 
 class Peer:
-    """A core, its memory, and what came out of it."""
+    """A core, its log, and its output so far."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Peer:
         self.restart()
 
     def restart(self, applied_index: int = 0) -> None:
-        """Crashes and starts again: only what was durable is left."""
+        """Crashes and starts again: only durable data are left."""
         self.write: Write | None = None
         self.committed: list[Entry] = []
         self.read_states: list[ReadState] = []
@@ -132,7 +132,7 @@ class Peer:
         )
 
     def pump(self, *, persist: bool = True, apply: bool = True) -> list[Message]:
-        """Does the driver's duties until there are none; gives the messages to send."""
+        """Carries out the driver's duties until there are none left; returns the messages to send."""
         messages: list[Message] = []
         if persist:
             self.persist()
@@ -161,7 +161,7 @@ class Peer:
             self.node.persisted(write.sequence)
 
     def restore(self, index: int, term: int, configuration: Configuration) -> bool:
-        """Installs a snapshot, as a driver does; what was applied before is not in ``committed`` any more."""
+        """Installs a snapshot, as a driver does; earlier entries are not in ``committed`` any more."""
         if not self.node.restore(index, term, configuration):
             return False
         # A write under way comes to its end first.
@@ -173,18 +173,18 @@ class Peer:
         return True
 
     def step(self, *messages: Message, persist: bool = True) -> list[Message]:
-        """Hands messages in, and gives what comes of them."""
+        """Hands messages to the core; returns the messages that it sends."""
         for message in messages:
             self.node.step(message)
             self.node.validate()
         return self.pump(persist=persist)
 
     def tick_to_deadline(self) -> None:
-        """Lets just so much time pass that the node acts by itself."""
+        """Lets ticks pass up to the moment at which the node acts by itself."""
         self.node.tick(self.node.ticks_to_deadline())
 
     def plays(self, role: Role) -> bool:
-        """Whether this is its role now."""
+        """Whether the node has a role now."""
         return self.node.role is role
 
     @property
@@ -202,7 +202,7 @@ class Lockstep:
 
     Attributes:
         passes: Decides which messages get through.
-        delivered: How many of each kind did.
+        delivered: How many messages of each kind got through.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class Lockstep:
         return self.peers[name]
 
     def deliver(self) -> None:
-        """Delivers and works until all is quiet."""
+        """Delivers messages until there are none left."""
         busy = True
         while busy:
             busy = False
@@ -247,13 +247,13 @@ class Lockstep:
         return peer
 
     def change(self, leader: Peer, configuration: Configuration) -> None:
-        """Has the leader change the members, and everybody hear of it."""
+        """Lets the leader change the members, and delivers the change to all nodes."""
         leader.node.propose_configuration(configuration, 0)
         self.deliver()
         self.tick(2 * leader.config.heartbeat_ticks)
 
     def elect(self, name: str) -> Peer:
-        """Makes a node the leader: no one else's time passes until it campaigns."""
+        """Makes a node the leader: time passes only for this node until it campaigns."""
         for peer in self.peers.values():
             if peer.node.role is not Role.LEADER:
                 # What was heard of an earlier leader is forgotten by waiting, without anybody's timeout running out.
@@ -285,7 +285,7 @@ class Lockstep:
         self.passes = lambda message: True
 
     def leaders(self) -> list[str]:
-        """Who leads."""
+        """The names of the nodes that lead."""
         return [name for name, peer in self.peers.items() if peer.node.role is Role.LEADER]
 
 
@@ -320,13 +320,13 @@ def leader_of(peer: Peer) -> Peer:
 
 
 def given(messages: Sequence[Message]) -> bool:
-    """Whether the only answer is a vote that was given."""
+    """Whether the only message is a granted vote."""
     (answer,) = messages
     assert isinstance(answer, RequestVoteResponse)
     return answer.granted
 
 
 def leading(peer: Peer) -> Leader:
-    """What a peer holds as the leader that it is."""
+    """The leader state of a peer that leads."""
     assert peer.node.leadership is not None
     return peer.node.leadership

@@ -1,4 +1,4 @@
-"""The state machine of the simulated shard: a few keys, and hashes over everything that made them.
+"""The state machine of the simulated shard: a few keys, and hashes over all entries and contents.
 
 Two hashes tell whether replicas agree. One is chained over all applied entries. The other is made of the keys and
 values that are there, and is computed anew from them whenever a state is loaded, so that one which was stored or copied
@@ -7,7 +7,7 @@ wrongly shows.
 ``MemoryStore`` keeps the durable state as a value. ``raft_testing.engine_store`` does it with the real engine.
 
 Invariants:
-1. What is durable includes its applied index; both change together.
+1. The durable state includes its applied index; both change together.
 2. A state never takes the place of a later one.
 """
 
@@ -25,12 +25,12 @@ from raft_node.raft.types import Configuration
 
 
 class Head(NamedTuple):
-    """What a state says of itself.
+    """The description of a state.
 
     Attributes:
-        applied_index: The last entry that it includes.
-        applied_term: Its term.
-        timestamp_us: Its log time.
+        applied_index: The last entry that the state includes.
+        applied_term: The term of that entry.
+        timestamp_us: The log time of that entry, in microseconds.
         configuration: The members as of that entry.
         chain: The hash over all entries.
         content: The hash over all keys and values.
@@ -45,33 +45,33 @@ class Head(NamedTuple):
 
     @property
     def digest(self) -> bytes:
-        """What all replicas must have in common at this index."""
+        """The hash that all replicas must have at this index."""
         return self.chain + self.content.to_bytes(8, "little")
 
 
 class Snapshot(NamedTuple):
-    """A durable state, and the bytes that it consists of."""
+    """A durable state: its head, and its bytes."""
 
     head: Head
     payload: bytes
 
 
 class StateStore(Protocol):
-    """The state of one node: what reads see, and what a crash leaves of it."""
+    """The state of one node, as reads see it, and its durable copy."""
 
     @property
     def head(self) -> Head:
-        """That of the state that reads see."""
+        """The head of the state that reads see."""
 
     @property
     def durable_index(self) -> int:
-        """The last entry that a crash cannot take from the state."""
+        """The last entry in the durable copy."""
 
     def apply(self, entry: Entry) -> str | None:
-        """Applies the next entry; gives what its sender is told, if there is anything to tell."""
+        """Applies the next entry; returns the text for its sender, None if there is none."""
 
     def has_run_out(self, key: str, now_us: int) -> bool:
-        """Whether what a key holds has expired by a clock, though not yet by the log's."""
+        """Whether the value of a key has expired by a clock, though not yet by the log clock."""
 
     def get(self, key: str) -> str | None:
         """The value of a key."""
@@ -86,10 +86,10 @@ class StateStore(Protocol):
         """The durable state, to be sent to another node."""
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Puts a received state in the place of the own one, durably."""
+        """Replaces the own state by a received one, durably."""
 
     def crash(self, chance: random.Random, adopting: Snapshot | None = None) -> None:
-        """The power goes, perhaps in the middle of ``adopt``; what is left is loaded again."""
+        """Cuts the power, perhaps in the middle of ``adopt``, and loads the durable state again."""
 
 
 def encode_put(key: str, value: str) -> bytes:
@@ -98,7 +98,7 @@ def encode_put(key: str, value: str) -> bytes:
 
 
 def content_of(key: str, value: str) -> int:
-    """What one key and its value add to the hash over the content (by exclusive or)."""
+    """The part of a key and its value in the hash over the content; the parts are joined by exclusive or."""
     return int.from_bytes(blake2b(f"{key}\0{value}".encode(), digest_size=8).digest(), "little")
 
 
@@ -134,7 +134,7 @@ def encode_head(head: Head) -> str:
 
 
 def decode_head(text: str) -> Head:
-    """What ``encode_head`` gave."""
+    """The opposite of ``encode_head``."""
     index, term, timestamp_us, configuration, chain, content = json.loads(text)
     return Head(
         index, term, timestamp_us, decode_configuration(bytes.fromhex(configuration)), bytes.fromhex(chain), content
@@ -162,7 +162,7 @@ class MemoryStore:
             self._data[change[0]] = change[1]
 
     def has_run_out(self, key: str, now_us: int) -> bool:
-        """Nothing of this state expires."""
+        """Always False: nothing in this state expires."""
         return False
 
     def get(self, key: str) -> str | None:
@@ -182,7 +182,7 @@ class MemoryStore:
         return Snapshot(self._kept, json.dumps(self._kept_data).encode())
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Puts a received state in the place of the own one."""
+        """Replaces the own state by a received one."""
         assert snapshot.head.applied_index > self.head.applied_index, "a state never goes back"
         data = json.loads(snapshot.payload)
         assert content_hash(data) == snapshot.head.content, "the content is not what its head says"
@@ -190,7 +190,7 @@ class MemoryStore:
         self._load()
 
     def crash(self, chance: random.Random, adopting: Snapshot | None = None) -> None:
-        """The copy is left, or the snapshot that was about to take its place."""
+        """Keeps the durable copy, or the snapshot that was about to replace it."""
         if adopting is not None and chance.random() < 0.5:
             self.adopt(adopting)
         self._load()

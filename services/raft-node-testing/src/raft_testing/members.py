@@ -1,9 +1,9 @@
 """The simulated operator: changes the members, has disks replaced, and hands leadership over.
 
-It works as a person with ``dougctl`` does: it asks whoever leads, looks what became of it, and asks again. A node joins
+It works as a person with ``dougctl`` does: it asks the leader, checks the result, and asks again. A node joins
 as a learner and becomes a voter once it has caught up; a node that has lost its disk is removed under its old
-incarnation and joins under its new one. It never asks for what would leave a shard without a quorum for
-good, but now and then for two steps at once, which must be refused.
+incarnation and joins under its new one. It never asks for a change that would leave a shard without a quorum for
+good, but sometimes for two steps at once, which must be refused.
 
 ``OPERATIONS`` are what a run can draw; each goal that was reached counts under its name.
 """
@@ -28,13 +28,13 @@ _PATIENCE_US = 4_000_000
 
 @dataclass(slots=True)
 class Goal:
-    """What the operator is after.
+    """A goal of the operator.
 
     Attributes:
         kind: One of ``OPERATIONS`` that take several steps.
-        joins: Who is to be a voter at the end.
-        leaves: Who is to be no member.
-        deadline_us: When it is given up.
+        joins: The node that is to be a voter at the end.
+        leaves: The node that is to be no member at the end.
+        deadline_us: When the goal is given up.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Operator:
 
     Attributes:
         begun: How many operations were begun.
-        active: It begins nothing more once this is False, and gives up what it is at.
+        active: Whether it may go on; once False, it begins no operation and gives up the present one.
     """
 
     def __init__(self, cluster: Cluster, kinds: tuple[str, ...], gap_us: int) -> None:
@@ -59,7 +59,7 @@ class Operator:
         self._kinds = kinds
         self._gap_us = gap_us
         self._goal: Goal | None = None
-        # Their own source, so that what the operator does else does not depend on them.
+        # These have a random generator of their own, so that the operator's other choices do not depend on them.
         self._whims = random.Random("whims")  # noqa: S311
         if kinds:
             self._wait()
@@ -114,7 +114,7 @@ class Operator:
         return Goal(kind, node.identity, voter, deadline_us)
 
     def _lose_disk(self, node: SimulatedNode) -> bool:
-        """A disk dies; False if the others could not go on without it, whichever configuration comes into force."""
+        """Lets a disk die; returns False if some possible configuration could not go on without it."""
         cluster, configurations = self._cluster, self._cluster.checkers.configurations
         newest = configurations.newest
         assert newest is not None
@@ -152,7 +152,7 @@ class Operator:
         self._wait()
 
     def _ask_too_much(self, leader: SimulatedNode, configuration: Configuration) -> None:
-        """Now and then two voters are to go at once, which has to be refused."""
+        """Sometimes asks for the removal of two voters at once, which has to be refused."""
         left = configuration.voters[2:]
         if left and self._whims.random() < 0.05:
             leader.change_members(Configuration(left, configuration.learners), self._heard)

@@ -1,13 +1,13 @@
 """The virtual network between the nodes: it loses, delays, repeats, reorders and cuts.
 
-It carries immutable messages, and knows of their meaning only whether anything would miss one. Like the real streams it
-keeps the order of each link, unless reordering is switched on. Counters tell how often a fault mattered: what hits an
+It carries immutable messages, and knows of their meaning only whether the loss of one matters. Like the real streams it
+keeps the order of each link, unless reordering is switched on. Counters tell how often a fault mattered: a fault of an
 idle heartbeat counts for nothing.
 
 Invariants:
-1. Whether and when a message arrives is drawn at the moment it is sent, from the run's source of randomness; only
-   whether an echo of it comes, from one of their own.
-2. A cut acts when the message would arrive too: what is under way when a link is cut is lost.
+1. Whether and when a message arrives is drawn at the moment it is sent, from the run's random generator; only
+   echoes (late copies) are drawn from a generator of their own.
+2. A cut also acts when a message would arrive: messages under way are lost when their link is cut.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ AnyMessage = Message | SnapshotMessage
 Link = tuple[str, str]
 LATE_US = 50_000
 _ECHOES = 0.02
-"""How many messages come once more, seconds later, while some are duplicated."""
+"""The fraction of messages that arrive once more seconds later, while duplication is on."""
 
 
 def matters(message: AnyMessage) -> bool:
-    """Whether anything would be different without this message, by the next one of its kind at the latest."""
+    """Whether the loss of this message matters, even if the next one of its kind arrives."""
     match message:
         case Heartbeat() | HeartbeatResponse():
             return message.read_token > 0
@@ -58,7 +58,7 @@ class Network:
         reorder_permille: How many may be overtaken.
         delay_max_us: How much longer than usual a message may take.
         notice_permille: How many of the lost ones make the sender hear that the peer is unreachable.
-        damage_permille: How many chunks of snapshots arrive with a bit that is wrong.
+        damage_permille: How many chunks of snapshots arrive with a wrong bit.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Network:
         self._unreachable = unreachable
         self._cuts: dict[Link, list[str]] = {}
         self._last_arrival: dict[Link, int] = {}
-        # Their own source, so that the runs that have none stay what they were.
+        # Echoes have a random generator of their own, so that runs without echoes are unchanged.
         self._echoes = random.Random("echoes")  # noqa: S311
 
     def send(self, message: AnyMessage) -> None:
@@ -103,7 +103,7 @@ class Network:
             self._counters["duplicate"] += matters(message)
             self._schedule(link, message)
         if self.duplicate_permille and self._echoes.random() < _ECHOES:
-            # One more copy comes when its term is long over: a connection that was given up may still deliver.
+            # One more copy arrives long after its term: a connection that was given up may still deliver.
             late_us = int((0.3 + 3 * self._echoes.random()) * 1_000_000)
             self._clock.call_later(late_us, self._echo, link, message)
 
@@ -113,12 +113,12 @@ class Network:
             self._cuts.setdefault(link, []).append(kind)
 
     def mend(self, links: Iterable[Link], kind: str) -> None:
-        """Takes one earlier ``cut`` back."""
+        """Undoes one earlier ``cut``."""
         for link in links:
             self._cuts[link].remove(kind)
 
     def heal(self) -> None:
-        """Ends everything that is wrong with the network."""
+        """Ends all faults of the network."""
         self._cuts.clear()
         self.loss_permille = self.duplicate_permille = self.reorder_permille = self.notice_permille = 0
         self.delay_max_us = self.damage_permille = 0

@@ -1,8 +1,8 @@
 """One simulated process: a Raft core, its driver, its log on a virtual disk and its state machine.
 
 It performs the driver's duties in the order of ``raft_node.raft.ready``, and everything takes virtual time: fsyncs,
-applying, messages. It knows the cluster only through the ``Environment`` that it is given. What it has to do with
-snapshots lies in ``raft_testing.installation``.
+applying, messages. It knows the cluster only through its ``Environment``. Its work with
+snapshots is in ``raft_testing.installation``.
 
 Invariants:
 1. After a crash nothing of an earlier life reaches the node: every delayed call carries the life that it belongs to.
@@ -37,15 +37,15 @@ class SimulatedNode:
     """A node that can crash, pause and have a slow disk.
 
     Attributes:
-        identity: Who it is; a replaced disk makes it another incarnation.
-        store: Its state.
-        installation: Its snapshots.
-        spoils: Whether its disk changes, now and then, what it has received of a snapshot.
+        identity: Its name and incarnation; a replaced disk gives it another incarnation.
+        store: The node's state.
+        installation: The node's snapshots.
+        spoils: Whether its disk sometimes damages the received part of a snapshot.
         fsync_max_us: How long an fsync takes at most.
         apply_max_us: How long a batch waits before it is applied, at most.
         sleeps: Whether its driver sleeps until the core's next deadline, or counts every single tick.
-        tick_us: The length of its tick, which need not be everybody's.
-        clock_offset_us: How much its wall clock is ahead.
+        tick_us: The length of its tick; nodes may have different ones.
+        clock_offset_us: By how many microseconds its wall clock is ahead.
     """
 
     def __init__(self, environment: Environment, identity: NodeId, log: SimulatedLog, store: StateStore) -> None:
@@ -76,13 +76,13 @@ class SimulatedNode:
 
     @property
     def now_us(self) -> int:
-        """What its clock for log timestamps shows."""
+        """The time of its clock for log timestamps, in microseconds."""
         return EPOCH_US + self.environment.clock.now_us + self._lead_offset_us
 
     # Life and death.
 
     def start(self) -> None:
-        """Starts the process on what its disk holds."""
+        """Starts the process with the contents of its disk."""
         assert self.raft is None, "it runs"
         self.life += 1
         self.paused = False
@@ -118,7 +118,7 @@ class SimulatedNode:
         self.pump()
 
     def crash(self) -> None:
-        """Kills the process: what is not on disk is gone."""
+        """Kills the process: everything that is not on disk is lost."""
         assert self.raft is not None, "it does not run"
         environment = self.environment
         self.raft = None
@@ -152,7 +152,7 @@ class SimulatedNode:
         self.environment.trace(f"{self.name} pause")
 
     def resume(self, life: int) -> None:
-        """Lets it go on: first what has arrived, then one tick, however long it was."""
+        """Lets it go on: it handles all arrived messages, and then counts one tick, however long the pause was."""
         if life != self.life or not self.paused or self.raft is None:
             return
         self.paused = False
@@ -173,13 +173,13 @@ class SimulatedNode:
             self.pump()
 
     def when_awake(self, life: int, call: Callable[..., None], *arguments: Any) -> None:
-        """Does something now, later if it is paused, never if it has died since."""
+        """Makes a call now; if the node is paused, later; if it has died since, never."""
         if life != self.life or self.raft is None:
             return
         if self.paused:
             self._inbox.append((call, arguments))
         else:
-            # It has not overslept, for then the clock would have woken it; so time comes first.
+            # It was not due before, or the clock would have woken it; so time is counted first.
             self._count_time()
             call(*arguments)
 
@@ -205,7 +205,7 @@ class SimulatedNode:
             self.pump()
 
     def _count_time(self) -> None:
-        """Tells the core of the ticks that it has slept through."""
+        """Passes the ticks to the core that have gone by since it was last called."""
         ticks, self._ticks_slept = self._ticks_slept, 0
         if ticks and self.raft is not None:
             self.raft.tick(ticks)
@@ -227,7 +227,7 @@ class SimulatedNode:
             self.pump()
 
     def peer_unreachable(self, peer: NodeId) -> None:
-        """The transport noticed that something to a peer was lost."""
+        """Tells the core that a message to a peer was lost."""
         self.when_awake(self.life, self._notice, peer)
 
     def _notice(self, peer: NodeId) -> None:
@@ -237,13 +237,13 @@ class SimulatedNode:
             self.pump()
 
     def put(self, writes: list[tuple[str, str, Outcome]]) -> None:
-        """Clients' writes that arrive together."""
+        """Takes writes of clients that arrive together."""
         self.submit(
             [(Proposal(EntryKind.COMMAND, encode_put(key, value), None), outcome) for key, value, outcome in writes]
         )
 
     def submit(self, writes: list[tuple[Proposal, Outcome]]) -> None:
-        """Entries that arrive together."""
+        """Proposes entries that arrive together."""
         if self.raft is None:
             for _, outcome in writes:
                 outcome("refused")
@@ -270,7 +270,7 @@ class SimulatedNode:
         self.pump()
 
     def get(self, key: str, outcome: Outcome) -> None:
-        """A client's linearizable read."""
+        """Takes a client's linearizable read."""
         if self.raft is None:
             outcome("refused")
             return
@@ -289,7 +289,7 @@ class SimulatedNode:
         self.pump()
 
     def change_members(self, configuration: Configuration, outcome: Callable[[str], None]) -> None:
-        """The operator wants other members; ``outcome`` hears what became of the proposal."""
+        """Proposes other members for the operator; ``outcome`` is called with the result of the proposal."""
         if self.raft is None:
             outcome("down")
         else:
@@ -311,7 +311,7 @@ class SimulatedNode:
         self.pump()
 
     def transfer(self, target: NodeId | None) -> None:
-        """The operator wants another leader."""
+        """Begins a transfer of leadership for the operator."""
         self.when_awake(self.life, self._transfer, target)
 
     def _transfer(self, target: NodeId | None) -> None:
@@ -328,7 +328,7 @@ class SimulatedNode:
     # The driver's duties.
 
     def pump(self) -> None:
-        """Does all that the core wants done."""
+        """Carries out everything that the core asks for."""
         raft = self.raft
         while raft is not None and raft is self.raft:
             self._observe(raft)
@@ -436,10 +436,10 @@ class SimulatedNode:
         self._serve_reads()
 
     def flush(self) -> None:
-        """Makes the state durable, and drops what the log need not keep any more."""
+        """Makes the state durable, and drops the log entries that are not needed any more."""
         if self.store.head.applied_index == self.store.durable_index:
             return
-        # A table never holds what the node's own log may still lose.
+        # A table never holds entries that the node's own log may still lose.
         assert self.store.head.applied_index <= self.log.last_index, "the state is ahead of the log"
         self.store.flush()
         durable = self.store.durable_index
@@ -456,13 +456,13 @@ class SimulatedNode:
     # Snapshots.
 
     def restored(self, index: int) -> None:
-        """The core has taken a snapshot over: what it handed out is void."""
+        """The core has taken over a snapshot: entries that it handed out before are void."""
         self._unapplied.clear()
         self._observer.forget_configuration()
         self._waiting.lose_writes(index)
 
     def applied_snapshot(self) -> None:
-        """The snapshot is in force, or was of no use: everything goes on."""
+        """The snapshot is installed, or was not needed: the node goes on."""
         if self._unapplied:
             self._schedule_apply()
         self._serve_reads()
@@ -476,7 +476,7 @@ class SimulatedNode:
                 outcome("ok", self.store.get(key))
 
     def _answer_by_clock(self, key: str, outcome: Outcome) -> None:
-        """Answers a read of what has expired by this node's clock once the log says so, too."""
+        """Answers a read of a value that has expired by this node's clock once it has by the log clock, too."""
 
         def moved(status: str, value: str | None = None, leader: str = "") -> None:
             outcome(status, self.store.get(key) if status == "ok" else value, leader)

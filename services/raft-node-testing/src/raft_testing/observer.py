@@ -1,6 +1,6 @@
-"""What is seen of a node's core between two of its steps, and held against the invariants.
+"""Reads the state of a node's core between two steps, and checks it against the invariants.
 
-It changes nothing. ``raft_testing.node`` has it look before and after each step.
+It changes nothing. ``raft_testing.node`` calls it before and after each step.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from raft_testing.environment import Environment
 
 
 class Observer:
-    """What was seen of one node's core the last time.
+    """The observer of one node's core; keeps the state that it saw last.
 
     Attributes:
-        commit_index: How far it had committed.
+        commit_index: The core's commit index.
         asked_to_lead_term: The last term in which another leader asked it to stand for election.
     """
 
     def __init__(self, environment: Environment, name: str) -> None:
-        """Begins with nothing seen; ``name`` is the node's."""
+        """Creates the observer of the node ``name``; nothing is seen yet."""
         self._environment = environment
         self._name = name
         self.commit_index = 0
@@ -34,11 +34,11 @@ class Observer:
         self.forget_configuration()
 
     def forget_configuration(self) -> None:
-        """The next configuration is not held against the last one: the state was replaced."""
+        """Does not compare the next configuration with the last one, since the state was replaced."""
         self._configuration = (0, 0)
 
     def look(self, raft: RaftNode, life: int) -> bool:
-        """Looks at the core, and checks what has changed; whether it has come to lead since the last look."""
+        """Reads the core's state and checks its changes; returns whether it has become leader since the last call."""
         raft.validate()
         environment = self._environment
         leads = raft.role is Role.LEADER

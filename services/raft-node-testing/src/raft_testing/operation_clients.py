@@ -1,12 +1,12 @@
-"""Simulated clients that use everything: conditions, expiry, counters, idempotency keys, transactions, batches, scans.
+"""Simulated clients that use all operations: conditions, expiry, counters, tokens, transactions, batches, scans.
 
 Each sends one request after the other, as ``raft_testing.clients`` do. A write with an idempotency key is sent again,
-with the same bytes, until it is answered, and now and then once more after that. What they hold a shard to:
+with the same bytes, until it is answered, and sometimes once more after that. They check that
 
-1. All answers to one idempotency key are the same, and all but the first say that they are replayed.
-2. Whoever is called after another one returned is at a later place in the log (a read: at no earlier one).
+1. all answers to one idempotency key are the same, and all but the first say that they are replayed;
+2. a request that was sent after another one returned is at a later place in the log (a read: at no earlier one).
 
-That each answer is right as of its place in the log is judged where it is made, by ``raft_testing.replica_store``.
+``raft_testing.replica_store`` checks that each answer is right for its place in the log.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRIES_MAX = 12
 
 
 class Records:
-    """What all clients of a run saw."""
+    """The answers to all clients of a run."""
 
     def __init__(self) -> None:
         self.ended = 0
@@ -38,10 +38,10 @@ class Records:
         self._first: dict[str, ResultRecord] = {}
 
     def answer(self, request: Request, told: Told, called_us: int, now_us: int) -> None:
-        """A request was answered.
+        """Notes the answer to a request.
 
         Raises:
-            InvariantViolationError: Another answer to the same idempotency key was another one.
+            InvariantViolationError: An earlier answer to the same idempotency key was different.
         """
         self.answered += 1
         self._places.append((called_us, now_us, told.at, not request.command))
@@ -50,7 +50,7 @@ class Records:
             return
         token = request.token
         if not result.replayed:
-            # Its record may be older than tokens are kept, and the request be sent once more.
+            # The token may have been dropped meanwhile, so that the request is carried out once more.
             self._first[token] = result
             return
         first = self._first.get(token)
@@ -58,7 +58,7 @@ class Records:
             raise InvariantViolationError("exactly_once", f"{token} is answered with {first}, then with {result}")
 
     def check_order(self) -> str:
-        """What contradicts the order of the log, or nothing."""
+        """The first contradiction to the order of the log, as a sentence; empty if there is none."""
         returned = sorted(self._places, key=lambda place: place[1])
         latest, position = 0, 0
         for called_us, _, index, reads in sorted(self._places):
@@ -146,7 +146,7 @@ class OperationClient:
         if told.result.revision and request.key:
             self._wishes.seen[request.key.encode()] = told.result.revision
         if request.token and self._chance.random() < 0.3:
-            # Whoever does not trust an answer asks again; it is a request of its own.
+            # Sometimes an answered request is sent again; it counts as a request of its own.
             self._wait(self._pause_us, lambda: self._try(request, self._cluster.clock.now_us, TRIES_MAX))
         else:
             self._wait(self._pause_us, self._begin)

@@ -1,7 +1,8 @@
-"""One seed of a shard that runs the real state machine, under clients that use everything, faults and clock steps.
+"""Runs one seed of a shard with the real state machine, with clients that use all operations, faults and clock steps.
 
-As ``raft_testing.simulation``, which runs it for one in so many seeds; smaller, and with the wall clocks of single
-nodes stepped by up to five seconds. The leader's upkeep (what it puts into the log as time passes) is imitated here.
+It is like ``raft_testing.simulation``, which runs it in every n-th seed, but smaller, and with the wall clocks of
+single nodes stepped by up to five seconds. The leader's upkeep (entries that it proposes as time passes) is imitated
+here.
 """
 
 from __future__ import annotations
@@ -44,20 +45,20 @@ EFFECTS = tuple(
         *("OVERFLOW", "TOKEN_REUSED", "TOKENS_FULL", "expired", "clock_step"),
     )
 )
-"""What must come about in many seeds, or they show nothing."""
+"""The counters that must not stay at zero over many seeds."""
 
 
 def _ignored(status: str, value: str | None = None, leader: str = "") -> None:
-    """Takes the answer to what nobody waits for."""
+    """Ignores the answer to a request for which no client waits."""
 
 
 class OperationsRun:
-    """See the module.
+    """One run; see the module.
 
     Args:
-        seed: Decides everything that is random.
-        trace: Where each event goes.
-        counters: Where effects are counted.
+        seed: The seed of all random choices.
+        trace: Called with each event.
+        counters: Counts the effects.
         store: The state; tests give one with a planted bug.
     """
 
@@ -86,7 +87,7 @@ class OperationsRun:
         self._active = True
 
     def run(self) -> str:
-        """What does not hold, or nothing."""
+        """Runs the seed; returns the broken invariant, empty if all held."""
         cluster, clock, chance = self._cluster, self._cluster.clock, self._chance
         cluster.start()
         injector = FaultInjector(cluster, draw_kinds(chance), gap_us=chance.choice((200_000, 500_000)))
@@ -114,7 +115,7 @@ class OperationsRun:
                 self._tell(line)
 
     def _live(self) -> str:
-        """The healed shard must answer, and all its members come to the same state."""
+        """Checks that the healed shard answers, and that all its members reach the same state."""
         cluster, clock = self._cluster, self._cluster.clock
         limit_us = clock.now_us + LIVENESS_LIMIT_US
         answers: list[str] = []
@@ -148,7 +149,7 @@ class OperationsRun:
         self._cluster.clock.call_later(_UPKEEP_US, self._upkeep)
 
     def _due(self, leader: SimulatedNode, store: ReplicaStore) -> bytes:
-        """What a leader puts into the log by itself now."""
+        """The command that a leader proposes by itself now; empty if there is none."""
         if not store.created:
             return commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1))
         if store.limits != LIMITS:
@@ -171,7 +172,7 @@ class OperationsRun:
 def run_operations(
     seed: int, trace: Callable[[str], None], counters: Counter[str], store: type[ReplicaStore] = ReplicaStore
 ) -> str:
-    """Goes through one seed; gives what does not hold, or nothing."""
+    """Runs one seed; returns the broken invariant, empty if all held."""
     try:
         problem = OperationsRun(seed, trace, counters, store).run()
     except InvariantViolationError as violation:

@@ -1,20 +1,20 @@
-"""One node's disks in hard times: the real log and the real engine through power cuts, failing disks and damage.
+"""Runs one node's real log and real engine through power cuts, failing disks and damage.
 
-Shards of whole nodes are simulated elsewhere (``raft_testing.simulation``), on disks that lose what was not synced
-but never fail. Here it is the other way round: one node, no network, and everything that can happen to files. The node
+Shards of whole nodes are simulated elsewhere (``raft_testing.simulation``), on disks that lose unsynced data
+but never fail. Here it is the other way round: one node, no network, and all faults of files. The node
 appends, truncates, commits, applies, flushes, compacts, drops the log's prefix and takes over checkpoints, a step at a
-time; before any operation the power may go or the process die, a sync may fail, a bit may flip.
+time; before any operation the power may be cut or the process die, a sync may fail, a bit may flip.
 
-What must hold, and is checked after every start (``raft_testing.ordeal_model`` knows what is right):
+The invariants, which are checked after every start (``raft_testing.ordeal_model`` knows the right contents):
 
-``log_durable``        the log has all that was appended, and of an append that was cut off all or nothing
-``state_durable``      the state is that of one entry, not before the last flush that was done, and exactly as it was
+``log_durable``        the log has all appended entries, and of an interrupted append all or nothing
+``state_durable``      the state is exactly that of one entry, not before the last finished flush
 ``state_meets_log``    the log reaches back to the state
-``read``               a read gives what was written last
-``failure_told``       no operation succeeds whose write, sync or rename failed
-``damage_refused``     a flipped bit changes nothing that is read, or is refused, and then no file is touched
-``checkpoint_durable`` a checkpoint that was made is there after a crash
-``snapshot_checked``   a checkpoint that came damaged is refused
+``read``               a read gives the value that was written last
+``failure_told``       no operation succeeds if one of its writes, syncs or renames failed
+``damage_refused``     a flipped bit changes no read, or is refused, and then no file is touched
+``checkpoint_durable`` a finished checkpoint is there after a crash
+``snapshot_checked``   a checkpoint that arrived damaged is refused
 ``never_back``         no older state takes the place of a newer one
 """
 
@@ -98,8 +98,8 @@ class Ordeal:
         """Goes through all steps.
 
         Raises:
-            InvariantViolationError: Something does not hold.
-            DougError: The node stopped, and nothing had happened to its disks.
+            InvariantViolationError: An invariant does not hold.
+            DougError: The node stopped without a fault of its disks.
         """
         steps: list[tuple[int, Callable[[], None]]] = [
             (30, self._append),
@@ -120,7 +120,7 @@ class Ordeal:
         self._die(power=True)
 
     def _endure(self, step: Callable[[], None]) -> None:
-        """Takes a step, and perhaps something happens to the disk in the middle of it."""
+        """Takes a step, perhaps with a fault of the disk in the middle of it."""
         chance, fs = self._chance, self._fs
         self._trouble = ""
         if chance.random() * 100 < self._troubles:
@@ -163,7 +163,7 @@ class Ordeal:
         self._begin_life()
 
     def _start_in_vain(self) -> None:
-        """The power goes again while the node starts."""
+        """Cuts the power again while the node starts."""
         fs, chance = self._fs, self._chance
         self._starts += 1
         of_engine = chance.random() < 0.7
@@ -178,7 +178,7 @@ class Ordeal:
         fs.crash(chance)
 
     def _begin_life(self) -> None:
-        """Starts the node on what is there, checks it, and brings the state up to the end of what is committed."""
+        """Starts the node with the contents of its disk, checks them, and applies all committed entries."""
         model, fs = self._model, self._fs
         self._starts += 1
         self._task: Task | None = None
@@ -216,7 +216,7 @@ class Ordeal:
         if model.checkpoint_index:
             self._check_checkpoint(model.checkpoint_index)
         elif self._fs.exists(f"{self._checkpoint_path}/{CHECKPOINT}"):
-            # It was cut off, and its list is there; so all that the list names must be, too.
+            # The checkpoint was interrupted, but its list is there; so all files in the list must be there, too.
             self._check_checkpoint(load_checkpoint(self._fs, self._checkpoint_path).applied_index)
 
     def _check_checkpoint(self, index: int) -> None:
@@ -252,7 +252,7 @@ class Ordeal:
             wal.prepare_next_segment()
             begun = self._fs.operations[before]
             self._counters["ordeal_segment_reused"] += begun == ("rename", f"{_WAL}/{RECYCLED_NAME}")
-        # The state on disk is what the entries may be dropped for.
+        # Only entries that are in the state on disk may be dropped.
         first = self._engine.flushed_index + 1 - self._chance.choice((0, 0, 3))
         if first > wal.first_index:
             wal.drop_prefix(min(first, wal.last_index + 1))
@@ -282,14 +282,14 @@ class Ordeal:
         model, engine = self._model, self._engine
         for _ in range(self._chance.randint(1, 12)):
             index = engine.applied_index + 1
-            # What its own log does not hold yet, a node does not apply, committed or not.
+            # A node does not apply entries that its own log does not hold yet, committed or not.
             if engine.stalled or index > model.agreed_index:
                 return
             entry = model.committed(index)
             engine.write(batch_of(entry), index, entry.term)
 
     def _maintain(self) -> None:
-        """Background work, up to anywhere in the middle of it."""
+        """Runs background work, and stops anywhere in the middle of it."""
         engine, chance, fs = self._engine, self._chance, self._fs
         if chance.random() < 0.2:
             engine.rotate()
@@ -306,7 +306,7 @@ class Ordeal:
             else:
                 task, result = self._task, self._result
                 if isinstance(task, CompactionTask) and not self._trouble and chance.random() < 0.3:
-                    # Old tables go and new ones come: whatever is cut off, the one or the other must be whole.
+                    # New tables replace old ones: wherever it is interrupted, the old or the new ones must be whole.
                     self._trouble, fs.cut_at = "power", chance.randint(1, 8)
                 prepared = engine.prepare_install(task, result)
                 self._task = self._result = None
@@ -325,18 +325,18 @@ class Ordeal:
 
     @property
     def _checkpoint_path(self) -> str:
-        """Each has a directory of its own: of a removal too, a crash may leave any part."""
+        """A new directory for each checkpoint: a crash may leave any part of a removal, too."""
         return f"{_CHECKPOINT}-{self._checkpoints}"
 
     def _make_checkpoint(self) -> None:
-        """A checkpoint of the tables as they are now."""
+        """Makes a checkpoint of the tables as they are now."""
         if not self._engine.flushed_index:
             return
         self._model.checkpoint_index = 0
         self._fs.remove_tree(self._checkpoint_path)
         self._checkpoints += 1
         if not self._trouble and self._chance.random() < 0.6:
-            # It is short, and what a crash leaves of it must not be taken for one.
+            # The list is short, and a part of it that a crash leaves must not be taken for a checkpoint.
             tables = sum(self._engine.stats().level_tables)
             self._trouble, self._fs.cut_at = "power", tables + self._chance.randint(5, 8)
         made = self._engine.checkpoint(self._checkpoint_path).run()
@@ -344,13 +344,13 @@ class Ordeal:
         self._counters["ordeal_checkpoint"] += 1
 
     def _lag(self) -> None:
-        """The others go on without this node."""
+        """Lets the other nodes go on without this one."""
         self._model.grow_elsewhere()
 
     def _offer(self) -> None:
-        """The leader sends a checkpoint: often of something that this node lacks, at times of what it has."""
+        """Lets the leader send a checkpoint: often with entries that this node lacks, sometimes without."""
         sent = self._leaders_checkpoint()
-        # What happens while it is taken over is worth more than what happens while it comes.
+        # Faults during the adoption matter more than faults during the transfer.
         coming = self._fs.put_off() if self._chance.random() < 0.7 else None
         received = self._receive(sent) if sent is not None else None
         if coming is not None:
@@ -373,7 +373,7 @@ class Ordeal:
         return leader.checkpoint(_CHECKPOINT).run()
 
     def _receive(self, sent: Checkpoint) -> Checkpoint | None:
-        """Checks what came; None if it is refused."""
+        """Checks the received checkpoint; returns None if it is refused."""
         damaged = self._write_received(sent)
         try:
             checkpoint = verify_checkpoint(self._fs, _INCOMING)
@@ -385,7 +385,7 @@ class Ordeal:
         return checkpoint
 
     def _write_received(self, sent: Checkpoint) -> bool:
-        """Writes what the leader sent; True if it is not what was sent."""
+        """Writes the files that the leader sent; returns True if they were damaged on the way."""
         chance, fs = self._chance, self._fs
         fs.remove_tree(_INCOMING)
         fs.make_directory(_INCOMING)
@@ -427,7 +427,7 @@ class Ordeal:
         engine.finish_adoption(adoption)
         self._counters["ordeal_adopted"] += 1
         if not self._trouble and self._chance.random() < 0.2:
-            # The state is the new one, and the log still the old.
+            # The state is the new one, and the log is still the old one.
             self._trouble, self._fs.cut_at = "power", self._chance.randint(1, 6)
         self._reset_log(index, checkpoint.applied_term)
         require(

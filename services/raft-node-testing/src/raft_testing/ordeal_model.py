@@ -1,11 +1,11 @@
-"""What the disks of an ordeal must hold: the entries that were appended, those that are committed, and every state.
+"""The right contents of an ordeal's disks: the appended entries, the committed entries, and every state.
 
-It decides what is appended next as a leader would, and knows both worlds while an append is under way: after a crash
-the one or the other is there.
+It chooses the next append as a leader would, and knows both logs while an append is under way: after a crash
+the one or the other must be there.
 
 Invariants:
-1. Up to ``committed_index`` nothing ever changes; ``state(i)`` is what the first ``i`` committed entries make.
-2. The node's log agrees with what is committed as far as ``agreed_index``.
+1. Up to ``committed_index`` no entry ever changes; ``state(i)`` is the state after the first ``i`` committed entries.
+2. The node's log equals the committed entries up to ``agreed_index``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Log(NamedTuple):
 
 
 class Append(NamedTuple):
-    """What is appended next."""
+    """The next append."""
 
     hard_state: WalHardState | None
     truncate_from: int | None
@@ -52,7 +52,7 @@ class Append(NamedTuple):
 
 
 def batch_of(entry: Entry) -> Batch:
-    """What applying an entry writes."""
+    """The writes of an applied entry."""
     number, deletes = _COMMAND.unpack_from(entry.command)
     value = None if deletes else entry.command[_COMMAND.size :]
     return [(b"key/%03d" % number, value), (b"applied", b"%d" % entry.index)]
@@ -63,9 +63,9 @@ class Model:
 
     Attributes:
         keys: All keys that are ever written.
-        hard_state: The last one that was appended.
-        flushed_index: The state on disk is not before this entry.
-        checkpoint_index: There is a checkpoint of this entry; 0 when there need not be any.
+        hard_state: The hard state that was appended last.
+        flushed_index: The entry up to which the state on disk goes at least.
+        checkpoint_index: The entry of the checkpoint that must exist; 0 if there need not be any.
     """
 
     def __init__(self, chance: random.Random) -> None:
@@ -83,12 +83,12 @@ class Model:
 
     @property
     def hard_state(self) -> WalHardState:
-        """The last one that was appended."""
+        """The hard state that was appended last."""
         return self._log.hard_state
 
     @property
     def committed_index(self) -> int:
-        """The last entry that is committed anywhere."""
+        """The last entry that is committed on any node."""
         return len(self._committed)
 
     def committed(self, index: int) -> Entry:
@@ -96,14 +96,14 @@ class Model:
         return self._committed[index - 1]
 
     def state(self, index: int) -> dict[bytes, bytes]:
-        """What the committed entries up to ``index`` make."""
+        """The state after the committed entries up to ``index``."""
         return self._states[index]
 
     # What happens.
 
     @property
     def agreed_index(self) -> int:
-        """How far the node's log is that of the committed entries."""
+        """The last entry up to which the node's log equals the committed entries."""
         log = self._log
         index = min(log.last_index, self.committed_index)
         while index > log.base_index and self._committed[index - 1] != log.entries[index - log.base_index - 1]:
@@ -111,7 +111,7 @@ class Model:
         return index
 
     def next_append(self) -> Append:
-        """What the leader of the moment sends: what the node lacks, or something new, or a vote and no entries."""
+        """The next message of the leader: entries that the node lacks, new entries, or a vote without entries."""
         chance, log = self._chance, self._log
         agreed = self.agreed_index
         if chance.random() < 0.1:
@@ -130,7 +130,7 @@ class Model:
         return Append(self._vote() if chance.random() < 0.5 or truncate_from else None, truncate_from, entries)
 
     def begin(self, append: Append) -> None:
-        """An append begins; until ``end`` it may be there or not."""
+        """Begins an append; until ``end``, its entries may be there or not."""
         log = self._log
         kept = log.entries
         if append.truncate_from is not None:
@@ -140,19 +140,19 @@ class Model:
         )
 
     def begin_reset(self, index: int, term: int, hard_state: WalHardState) -> bool:
-        """The log is to go on behind a snapshot; True if what it holds there stays."""
+        """Begins a reset of the log behind a snapshot; returns True if the entries behind it stay."""
         log = self._log
         kept = log.base_index <= index <= log.last_index and log.term(index) == term
         self._next = log._replace(hard_state=hard_state) if kept else Log(index, term, (), hard_state)
         return kept
 
     def end(self) -> None:
-        """What was begun is durable."""
+        """Ends the append or reset that was begun: it is durable."""
         assert self._next is not None
         self._log, self._next = self._next, None
 
     def commit(self) -> None:
-        """Some of what the node has becomes committed, if its leader has all that is."""
+        """Commits some of the node's entries, if its leader has all committed ones."""
         log = self._log
         if self.agreed_index == self.committed_index:
             last = self._chance.randint(self.committed_index, max(self.committed_index, log.last_index))
@@ -160,7 +160,7 @@ class Model:
                 self._note(entry)
 
     def grow_elsewhere(self) -> None:
-        """Entries become committed that this node does not have."""
+        """Commits entries that this node does not have."""
         self._term += 1
         for _ in range(self._chance.randint(1, 30)):
             self._note(self._entry(self.committed_index + 1))
@@ -168,7 +168,7 @@ class Model:
     # What is there.
 
     def settle(self, wal: Wal, flushed_index: int) -> None:
-        """After a start: was what was begun done, or not?"""
+        """Decides after a start whether the append or reset that was begun was done or not."""
         before, after = self._log, self._next
         self._next = None
         if after is None:
@@ -185,10 +185,10 @@ class Model:
         assert flushed_index <= self.committed_index, "more was flushed than is committed"
 
     def check_log(self, wal: Wal) -> None:
-        """Compares a log with what it must hold.
+        """Compares a log with its right contents.
 
         Raises:
-            InvariantViolationError: It holds something else.
+            InvariantViolationError: The contents are different.
         """
         log = self._log
         if (wal.last_index, wal.hard_state) != (log.last_index, log.hard_state):
@@ -222,7 +222,7 @@ class Model:
         number = chance.randrange(self._hot if chance.random() < 0.5 else _KEYS)
         deletes = chance.random() < 0.25
         size = chance.choice((0, 20, 40, 40, 80, 700))
-        # Zeros look like what a disk has not written yet.
+        # Zeros look like bytes that were never written.
         value = bytes(size) if chance.random() < 0.1 else b"%d." % index + chance.randbytes(size)
         command = _COMMAND.pack(number, deletes) + (b"" if deletes else value)
         return entries_codec.encode(index, self._term, EntryKind.COMMAND, index, command)

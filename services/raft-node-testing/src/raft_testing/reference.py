@@ -1,11 +1,11 @@
-"""What a shard must do with commands, in as few lines as possible: the state machine's judge.
+"""A reference state machine in as few lines as possible, with which the real one is compared.
 
 It is written from docs/api.md and docs/formats.md, keeps everything in plain dictionaries, and shares nothing with
 ``raft_node.kv`` but the codecs. Simulations and property tests compare every outcome of the real one with its.
 
 Invariants:
-1. It owns every slot, at epoch 1, once the shard is created; before that none.
-2. ``states`` tells what was there after each applied entry, so that a read can be judged by the entry that it is as of.
+1. The shard owns every slot, at epoch 1, once it is created, and no slot before.
+2. ``states`` has the state after each applied entry, so that a read can be compared with the state of its entry.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KEPT = (Status.OK, Status.NOT_FOUND, Status.PRECONDITION_FAILED, Status.NOT_A_N
 
 
 class Held(NamedTuple):
-    """What lies under a key; ``expires_us`` 0 means for ever."""
+    """The value of a key; ``expires_us`` 0: it does not expire."""
 
     revision: int
     value: bytes
@@ -46,13 +46,13 @@ class Held(NamedTuple):
     expires_us: int = 0
 
     def result(self) -> ResultRecord:
-        """What a read that finds it is told."""
+        """The result of a read that finds it."""
         expires_at_ms = self.expires_us // 1000
         return _result(Status.OK, self.revision, self.value, self.content_type, expires_at_ms, self.content_encoding)
 
 
 class State(NamedTuple):
-    """What was there after an entry."""
+    """The state after an entry."""
 
     clock_us: int
     held: dict[bytes, Held]
@@ -75,7 +75,7 @@ class _Kept(NamedTuple):
 
 
 class _UndoneError(Exception):
-    """A transaction has to leave nothing."""
+    """A transaction failed and must change nothing."""
 
     def __init__(self, result: ResultRecord) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def _result(
 
 
 def _token_bytes(place: tuple[int, bytes], result: ResultRecord | None) -> int:
-    """What a token counts for; without a result, what must be free for one."""
+    """The bytes for which a token counts; without a result, the bytes that must be free for one."""
     return 9 + len(place[1]) + (400 if result is None else 17 + len(encode_results((result._replace(id=0),))))
 
 
@@ -106,8 +106,8 @@ class Reference:
     """A shard.
 
     Attributes:
-        revision: The last one given out.
-        states: By the index of each applied entry, what was there after it.
+        revision: The last revision.
+        states: The state after each applied entry, by its index.
     """
 
     def __init__(self) -> None:
@@ -127,11 +127,11 @@ class Reference:
 
     @property
     def token_bytes(self) -> int:
-        """How many bytes they take, with their keys."""
+        """How many bytes the tokens take, with their keys."""
         return sum(_token_bytes(place, kept.result) for place, kept in self._tokens.items())
 
     def apply(self, entry: Entry) -> ResultRecord:
-        """Applies the next entry; what became of it."""
+        """Applies the next entry; returns its result."""
         self._clock_us = max(self._clock_us, entry.timestamp_us)
         result = _result(Status.OK)
         if entry.kind == EntryKind.COMMAND:
@@ -170,7 +170,7 @@ class Reference:
 
     def _once(self, command: Command, carry_out: Callable[[Command], ResultRecord]) -> ResultRecord:
         token = command.token
-        # A batch is nobody's: each of its commands is judged by itself.
+        # A batch has no result of its own: each of its commands is compared by itself.
         if command.opcode != Opcode.BATCH and (not self._created or command.epoch not in (0, 1)):
             return _result(Status.WRONG_SHARD)
         if token is None:

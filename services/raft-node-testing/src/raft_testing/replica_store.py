@@ -1,12 +1,12 @@
-"""The state of a simulated node that runs the real state machine, and the judge of what it does.
+"""The state of a simulated node that runs the real state machine, and the judge of its results.
 
-Each outcome is compared with that of ``raft_testing.reference`` for the same entry, whichever node applies it and
-whenever: after a crash, from a snapshot, as leader or follower. Reads and scans are compared with what the reference
-had at the applied index that they were served at.
+Each outcome is compared with that of ``raft_testing.reference`` for the same entry, on every node that applies it and
+at any time: after a crash, from a snapshot, as leader or follower. Reads and scans are compared with the state of the
+reference at the applied index at which they were served.
 
 Invariants:
-1. A snapshot is the whole keyspace and nothing else: what is not in it is lost.
-2. What is told to a client names the entry or the applied index that it is as of, so that its history can be judged.
+1. A snapshot is the whole keyspace and nothing else.
+2. Each answer to a client names its entry or applied index, so that the client's history can be judged.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ from raft_testing.watchers import NodeHistory, Watchers
 from raft_testing.wishes import SCAN
 
 CLOCK_STEP_MAX_US = 5_000_000
-"""No node's wall clock is further off."""
+"""The largest error of a node's wall clock, in microseconds."""
 
 
 class Told(NamedTuple):
-    """What a client is told.
+    """The answer to a client.
 
     Attributes:
-        at: The entry of a write; of a read the applied index that it is as of.
-        result: What became of a write, or was found.
+        at: The entry of a write; of a read the applied index at which it was served.
+        result: The result of the write or the read.
     """
 
     at: int
     result: ResultRecord
 
     def encode(self) -> str:
-        """As text."""
+        """The answer as text."""
         return f"{self.at} {pipe.encode_result(*self.result).hex()}"
 
     @classmethod
     def decode(cls, text: str) -> Told:
-        """What ``encode`` gave."""
+        """The opposite of ``encode``."""
         at, record = text.split(" ")
         (result,) = pipe.decode_results(bytes.fromhex(record))
         return cls(int(at), result)
@@ -69,10 +69,10 @@ class Judge:
     """Compares replicas with the reference; one for all nodes of a run.
 
     Args:
-        now_us: Tells the true time.
+        now_us: Gives the true time in microseconds.
 
     Attributes:
-        statuses: How often each outcome came about, at whichever node applied its entry first.
+        statuses: How often each status came, counted at the node that applied the entry first.
         watchers: The watches of the run.
     """
 
@@ -114,7 +114,7 @@ def _require(holds: bool, what: str) -> None:
 
 
 class _Keyspace:
-    """The state machine's store, in a dictionary; now and then a key is on disk, and must be loaded first."""
+    """The state machine's store in a dictionary; some keys count as on disk, and must be loaded first."""
 
     def __init__(self, data: dict[bytes, bytes], applied_index: int, chance: random.Random) -> None:
         self.data = data
@@ -157,7 +157,7 @@ class _Keyspace:
 
 
 class ReplicaStore:
-    """A ``StateStore``. ``judge`` is set by whoever runs the shard, before anything is applied."""
+    """A ``StateStore``. The run sets ``judge`` before the first entry is applied."""
 
     judge: Judge
     head: Head
@@ -168,7 +168,7 @@ class ReplicaStore:
     def __init__(self, configuration: Configuration) -> None:
         self._first = Head(0, 0, 0, configuration)
         self._kept: tuple[Head, dict[bytes, bytes]] = (self._first, {})
-        # Only which keys are cold hangs on it: no outcome may.
+        # This only chooses the keys that are cold; no outcome may depend on it.
         self._chance = random.Random(len(configuration.voters))  # noqa: S311
         self._load()
 
@@ -178,7 +178,7 @@ class ReplicaStore:
         return self._kept[0].applied_index
 
     def apply(self, entry: Entry) -> str:
-        """Applies the next entry with the real state machine, which may have to wait for what is on disk."""
+        """Applies the next entry with the real state machine, which may have to wait for keys on disk."""
         machine, data = self._machine, self._keyspace.data
         while not (outcomes := machine.apply([entry])):
             machine.loaded([(needed.key, data.get(needed.key)) for needed in machine.needed])
@@ -205,7 +205,7 @@ class ReplicaStore:
         return found is not None and 0 < found.expires_us <= now_us
 
     def get(self, key: str) -> str:
-        """What a read is told: of one key, or of all."""
+        """The answer to a read of one key, or of all keys."""
         index = self.head.applied_index
         if key == SCAN:
             self.judge.scanned(index, self._scan())
@@ -226,7 +226,7 @@ class ReplicaStore:
         return Told(index, result).encode()
 
     def due(self, now_us: int) -> list[bytes]:
-        """The notes of what has expired by a clock."""
+        """The notes of values that have expired by a clock."""
         notes = [key for key in sorted(self._keyspace.data) if key.startswith(DUE_PREFIX)]
         return [note for note in notes if split_due_key(note)[0] <= now_us]
 
@@ -237,7 +237,7 @@ class ReplicaStore:
 
     @property
     def limits(self) -> Limits:
-        """For how long tokens are kept, and how many."""
+        """The limits of tokens: how long they are kept, and how many."""
         return self._machine.limits
 
     def contents(self) -> dict[str, str]:
@@ -255,7 +255,7 @@ class ReplicaStore:
         return Snapshot(head, json.dumps({key.hex(): value.hex() for key, value in data.items()}).encode())
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Puts a received state in the place of the own one."""
+        """Replaces the own state by a received one."""
         assert snapshot.head.applied_index > self.head.applied_index, "a state never goes back"
         data = json.loads(snapshot.payload)
         self._kept = snapshot.head, {bytes.fromhex(key): bytes.fromhex(value) for key, value in data.items()}
@@ -263,7 +263,7 @@ class ReplicaStore:
         assert self._content() == snapshot.head.content, "the content is not what its head says"
 
     def crash(self, chance: random.Random, adopting: Snapshot | None = None) -> None:
-        """The copy is left, or the snapshot that was about to take its place."""
+        """Keeps the durable copy, or the snapshot that was about to replace it."""
         if adopting is not None and chance.random() < 0.5:
             self.adopt(adopting)
         self._load()

@@ -1,4 +1,4 @@
-"""What directed scenarios have in common: a shard in a known state, and the few things that are done to it by hand.
+"""The common parts of directed scenarios: a shard in a known state, and the operations that tests do by hand.
 
 Each scenario puts a simulated cluster into one situation instead of a random one. The checkers watch it all the same.
 """
@@ -19,7 +19,7 @@ from raft_testing.network import Link
 from raft_testing.node import SimulatedNode
 
 COMPACTS = Habits(flush_permille=1000, kept_entries=4, snapshot_chunks=6)
-"""Nodes that make durable what they have applied, and keep hardly any log behind it."""
+"""Habits of nodes that flush after every applied batch, and keep hardly any log."""
 
 
 def agreed(
@@ -32,7 +32,7 @@ def agreed(
     store: type[MemoryStore] | type[EngineStore] = MemoryStore,
     config: RaftConfig | None = None,
 ) -> Cluster:
-    """A shard that has elected a leader and agrees."""
+    """Makes a shard that has elected a leader, with all nodes in the same state."""
     cluster = Cluster(
         f"scenario {seed}", size, config or RaftConfig(), log=log, store=store, spares=spares, habits=habits
     )
@@ -47,12 +47,12 @@ def run_for(cluster: Cluster, milliseconds: int) -> None:
 
 
 def wait_for(cluster: Cluster, until: Callable[[], bool], milliseconds: int = 5_000) -> bool:
-    """Lets virtual time pass until something is so; whether it came to be."""
+    """Lets virtual time pass until ``until`` returns True; returns False if it did not in this time."""
     return cluster.clock.run(until, cluster.clock.now_us + milliseconds * 1000)
 
 
 def leader_of(cluster: Cluster) -> SimulatedNode:
-    """Who leads."""
+    """The node that leads."""
     leader = cluster.leader
     assert leader is not None, "nobody leads"
     return leader
@@ -70,7 +70,7 @@ def term_of(node: SimulatedNode) -> int:
 
 
 def put(cluster: Cluster, node: SimulatedNode, limit_ms: int = 1000) -> str:
-    """Writes at a node; gives what it answered, or nothing."""
+    """Sends a write to a node; returns its answer, empty if none came in time."""
     answers: list[str] = []
     node.put([("k", f"v{cluster.clock.now_us}", lambda status, value=None, leader="": answers.append(status))])
     wait_for(cluster, lambda: bool(answers), limit_ms)
@@ -78,7 +78,7 @@ def put(cluster: Cluster, node: SimulatedNode, limit_ms: int = 1000) -> str:
 
 
 def fill(cluster: Cluster, count: int) -> None:
-    """Writes so many entries at the leader."""
+    """Writes ``count`` entries at the leader."""
     for _ in range(count):
         assert put(cluster, leader_of(cluster)) == "ok"
 
@@ -96,7 +96,7 @@ def cut_off(cluster: Cluster, names: Iterable[str]) -> None:
 
 
 def change(cluster: Cluster, wanted: Configuration, *, limit_ms: int = 1000) -> str:
-    """Has the leader propose other members; gives what it said, and waits until that is committed if it did."""
+    """Lets the leader propose other members; returns its answer, after the commit if it proposed them."""
     leader, answers = leader_of(cluster), list[str]()
     leader.change_members(wanted, answers.append)
     wait_for(cluster, lambda: bool(answers), limit_ms)
@@ -106,7 +106,7 @@ def change(cluster: Cluster, wanted: Configuration, *, limit_ms: int = 1000) -> 
 
 
 def configuration_of(node: SimulatedNode) -> Configuration:
-    """The members by which a running node goes."""
+    """The configuration of a running node."""
     assert node.raft is not None, f"{node.name} is down"
     return node.raft.configuration
 

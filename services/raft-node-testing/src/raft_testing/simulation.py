@@ -1,8 +1,8 @@
-"""One seed: a shard under clients and faults, then healed, then judged.
+"""Runs one seed: a shard with clients and faults, which is then healed and judged.
 
-The safety phase goes on until enough operations have ended and enough faults have begun. Then everything is healed, and
-within a bound there must be a leader, one more write accepted, all keys read, and all members in the same state. What
-the clients saw must be linearizable. Each step is watched by ``raft_testing.checkers`` and by
+The safety phase lasts until enough operations have ended and enough faults have begun. Then all faults end, and
+within a bound there must be a leader, one more write accepted, all keys read, and all members in the same state. The
+clients' history must be linearizable. Each step is checked by ``raft_testing.checkers`` and by
 ``raft_testing.conduct``. In one of three runs a node's disks then go through
 ``raft_testing.ordeal``; in one of four another shard goes through ``raft_testing.operations``, and in one of four
 another through ``raft_testing.fresh``.
@@ -47,10 +47,10 @@ OPERATIONS_MAX = 20_000
 FAULTS_MAX = 200
 
 ORDEAL_EVERY = 3
-"""So many seeds send one node's disks through an ordeal once."""
+"""Every how many seeds one also runs an ordeal of one node's disks."""
 OPERATIONS_EVERY = 4
-"""So many seeds have a shard with the real state machine once, and clients that use everything; and, another of them, a
-shard whose followers serve sessions and bounded reads."""
+"""Every how many seeds one also runs a shard with the real state machine, and another one a
+shard whose followers serve session reads and bounded reads."""
 
 ALL_EFFECTS = (*EFFECTS, *ORDEAL_EFFECTS, *OPERATION_EFFECTS, *FRESH_EFFECTS)
 """The counters that must not stay at zero over a run of many seeds."""
@@ -58,10 +58,10 @@ ALL_EFFECTS = (*EFFECTS, *ORDEAL_EFFECTS, *OPERATION_EFFECTS, *FRESH_EFFECTS)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run must at least have: ``operations`` that ended, ``faults`` that began; and its first ``nodes``.
+    """The size of a run: how many ``operations`` must end, how many ``faults`` begin, and its first ``nodes``.
 
     Raises:
-        ValueError: No run can be like that.
+        ValueError: No run can have this size.
     """
 
     nodes: int = 5
@@ -69,7 +69,7 @@ class Options:
     faults: int = 10
 
     def __post_init__(self) -> None:
-        """Refuses what no run can be like."""
+        """Refuses impossible sizes."""
         for name, value, least, most in (
             ("nodes", self.nodes, 1, NODES_MAX),
             ("ops", self.operations, 1, OPERATIONS_MAX),
@@ -81,7 +81,7 @@ class Options:
 
 @dataclass(slots=True)
 class Result:
-    """What became of a seed. ``failure`` is empty when everything held."""
+    """The result of a seed. ``failure`` is empty if everything held."""
 
     seed: int
     options: Options
@@ -106,7 +106,7 @@ class Result:
 
     @property
     def replay(self) -> str:
-        """The command that runs it again."""
+        """The command that runs the seed again."""
         options = self.options
         return (
             f"python -m raft_testing --seed {self.seed} --nodes {options.nodes} --ops {options.operations} "
@@ -114,7 +114,7 @@ class Result:
         )
 
     def summary(self) -> str:
-        """One line."""
+        """The result as one line."""
         verdict = "FAIL" if self.failure else "ok"
         return (
             f"seed {self.seed} {verdict} ops={self.operations} ok={self.succeeded} unknown={self.unknown} "
@@ -128,7 +128,7 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
     """Simulates one seed.
 
     Args:
-        seed: Decides everything that is random.
+        seed: The seed of all random choices.
         options: The size of the run.
         core: The core's class; tests give one with a planted bug.
     """
@@ -154,7 +154,7 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
     except InvariantViolationError as violation:
         result.failure = str(violation)
     except (AssertionError, DougError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # A bug in the core may show as any of these, and the seed has to be told all the same.
+        # A bug in the core may raise any of these, and the seed must be reported all the same.
         result.failure = f"{error!r} in {_place(error)}"
     if not result.failure and seed % ORDEAL_EVERY == 0:
         result.failure = run_ordeal(seed, cluster.trace.add, cluster.counters)
@@ -178,7 +178,7 @@ def run_seed(seed: int, options: Options | None = None, core: type[RaftNode] = R
 
 
 def draw_config(chance: random.Random) -> RaftConfig:
-    """The core's settings for a run: now and then ones that make rare orders of events common."""
+    """Draws the core's settings for a run: sometimes settings that make rare orders of events common."""
     return RaftConfig(
         inflight_appends_max=chance.choice((1, 1, 2, 8)),
         append_bytes_max=chance.choice((1, 200, 1 << 20)),
@@ -189,7 +189,7 @@ def draw_config(chance: random.Random) -> RaftConfig:
 
 
 def draw_habits(chance: random.Random) -> Habits:
-    """What the nodes do by themselves: often, so that it meets the faults."""
+    """Draws the nodes' habits: frequent activities, so that they meet the faults."""
     return Habits(
         flush_permille=chance.choice((50, 300)),
         kept_entries=chance.choice((None, 0, 0, 5, 40)),
@@ -239,7 +239,7 @@ def _run(cluster: Cluster, history: History, chance: random.Random, result: Resu
 
 
 def _live(cluster: Cluster, history: History, keys: int, result: Result) -> str:
-    """The liveness phase; says what did not come about."""
+    """Runs the liveness phase; returns the goal that was not reached, empty if all were."""
     clock = cluster.clock
     healed_us = clock.now_us
     limit_us = healed_us + LIVENESS_LIMIT_US
@@ -260,7 +260,7 @@ def _live(cluster: Cluster, history: History, keys: int, result: Result) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """Where an assertion failed: file and line, without the path of the machine."""
+    """The file and the line at which an assertion failed, without the machine's paths."""
     trace = error.__traceback__
     place = "?"
     while trace is not None:

@@ -1,7 +1,7 @@
 """A disk in memory that can get full: ``MemoryFileSystem`` with a size.
 
-What is written beyond the size fails with ENOSPC after a part of it was taken, as a real disk does it; what only
-overwrites never fails. Names cost nothing. Must not know any file format.
+A write beyond the size fails with ENOSPC after a part of it was written, as on a real disk; a write that only
+overwrites never fails. Names take no space. Must not know any file format.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class _Bounded:
 
 
 class SmallDisk(MemoryFileSystem):
-    """See the module.
+    """A disk with a size; see the module.
 
     Attributes:
-        size_bytes: How much fits.
-        refused: The paths of the writes that found no room.
+        size_bytes: How many bytes fit.
+        refused: The paths of the writes that failed for lack of space.
     """
 
     def __init__(self, size_bytes: int) -> None:
@@ -68,7 +68,7 @@ class SmallDisk(MemoryFileSystem):
         return len(self._names[path].seen) if path in self._names else 0
 
     def free_bytes(self, path: str) -> int:
-        """What may still be written; there is one file system."""
+        """How many bytes may still be written; there is one file system."""
         used = sum(len(inode.seen) for inode in {id(inode): inode for inode in self._names.values()}.values())
         return self.size_bytes - used
 

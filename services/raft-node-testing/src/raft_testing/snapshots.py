@@ -1,12 +1,13 @@
-"""Snapshots on their way between simulated nodes: cut into chunks, resumed after a cut, refused when damaged.
+"""Transfers of snapshots between simulated nodes: in chunks, resumed after an interruption, refused if damaged.
 
-The sender keeps one chunk under way and sends it again when no answer comes. The receiver tells how far it has got, so
-that a transfer goes on where it stopped, also after the receiver has crashed (what it had synced is still there). This
-module decides what is sent and what is believed; ``raft_testing.installation`` brings a snapshot into force.
+The sender keeps one chunk under way and sends it again if no answer comes. The receiver answers with its offset, so
+that a transfer goes on where it stopped, also after the receiver has crashed (the synced part is still there). This
+module chooses the chunks to send and checks the received ones; ``raft_testing.installation`` installs a snapshot.
 
 Invariants:
-1. A receiver keeps the chunks of one snapshot at a time; another one's first chunk throws them away.
-2. A chunk is kept only if its checksum fits, and the whole only if its own does: disks spoil things too.
+1. A receiver keeps the chunks of one snapshot at a time; the first chunk of another one replaces them.
+2. A chunk is kept only if its checksum fits, and the whole snapshot only if its own checksum does: disks can damage it,
+too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from raft_testing.machine import Head, Snapshot
 
 
 class SnapshotChunk(NamedTuple):
-    """A part of a snapshot; without ``data`` it asks how far the receiver is."""
+    """A part of a snapshot; without ``data`` it asks for the receiver's offset."""
 
     sender: NodeId
     receiver: NodeId
@@ -34,7 +35,7 @@ class SnapshotChunk(NamedTuple):
 
 
 class SnapshotChunkResponse(NamedTuple):
-    """How far a receiver is; ``done`` when it needs nothing more of this snapshot."""
+    """The offset of a receiver; ``done`` if it needs nothing more of this snapshot."""
 
     sender: NodeId
     receiver: NodeId
@@ -50,7 +51,7 @@ class Sending:
     """A snapshot on its way to a peer.
 
     Attributes:
-        offset: How far the receiver is known to be.
+        offset: The receiver's offset, as far as the sender knows it.
         attempts: How often the chunk under way was sent without an answer.
     """
 
@@ -69,7 +70,7 @@ class Sending:
         return self.snapshot.head.applied_index
 
     def chunk(self) -> SnapshotChunk:
-        """What to send now."""
+        """The chunk to send now."""
         head, payload = self.snapshot
         data = payload[self.offset : self.offset + self._chunk_bytes]
         return SnapshotChunk(
@@ -77,7 +78,7 @@ class Sending:
         )
 
     def answered(self, offset: int) -> bool:
-        """Notes how far the receiver is; True if that is news."""
+        """Notes the receiver's offset; returns True if it is new."""
         news = offset != self.offset
         if news:
             self.offset, self.attempts = offset, 0
@@ -85,21 +86,21 @@ class Sending:
 
 
 class Receiving:
-    """What a node has of a snapshot that it is being sent."""
+    """The received part of a snapshot."""
 
     def __init__(self) -> None:
         self._head: Head | None = None
         self._checksum = 0
         self._held = bytearray()
-        # Whether what is held survived a crash of this node.
+        # Whether the received part survived a crash of this node.
         self._survived = False
 
     def take(self, chunk: SnapshotChunk, note: list[str]) -> Snapshot | None:
-        """Takes a chunk in; gives the snapshot once it is complete and whole.
+        """Takes a chunk; returns the snapshot once it is complete and undamaged, None before.
 
         Args:
-            chunk: What arrived.
-            note: Is given what was remarkable about it.
+            chunk: The chunk that arrived.
+            note: Gets a line for the trace for every unusual event.
         """
         if (chunk.head, chunk.checksum) != (self._head, self._checksum):
             if self._held:
@@ -119,23 +120,23 @@ class Receiving:
         payload = bytes(self._held)
         self._forget()
         if crc32c(payload) != chunk.checksum:
-            # Something became of it after its chunks were checked. It is fetched again from the beginning.
+            # It was damaged after its chunks were checked. It is fetched again from the beginning.
             note.append("snapshot_spoiled")
             return None
         return Snapshot(chunk.head, payload)
 
     @property
     def offset(self) -> int:
-        """How far it is."""
+        """How much of the snapshot was received."""
         return len(self._held)
 
     def spoil(self, chance: random.Random) -> None:
-        """The disk changes a bit of what is held."""
+        """Flips a bit of the received part."""
         if self._held:
             self._held[chance.randrange(len(self._held))] ^= 1 << chance.randrange(8)
 
     def crash(self, chance: random.Random, *, spoil: bool) -> None:
-        """The power goes: a part of what was received is left, and ``spoil`` changes a bit of that."""
+        """Cuts the power: a part of the received data is left; with ``spoil`` one of its bits is flipped."""
         self._held = self._held[: chance.randrange(len(self._held) + 1)]
         self._survived = bool(self._held)
         if spoil:

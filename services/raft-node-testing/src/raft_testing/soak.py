@@ -1,7 +1,7 @@
-"""``python -m raft_testing.soak --from N --seeds M``: many fresh seeds, with a digest of all their traces.
+"""``python -m raft_testing.soak --from N --seeds M``: runs many seeds, and prints a digest of all their traces.
 
 The digest is a hash over the trace hashes in the order of the seeds. It does not depend on the machine, nor on how many
-processes ran them; so it tells whether two runs of the same code over the same seeds saw the same.
+processes ran them; so it shows whether two runs of the same code over the same seeds were the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the seeds; prints progress, and at the end the digest.
 
     Returns:
-        0 when all held, 1 when a seed failed or an effect never showed.
+        0 if all seeds held, 1 if a seed failed or an effect never showed.
     """
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--from", dest="first", type=int, required=True, metavar="FROM", help="the first seed")

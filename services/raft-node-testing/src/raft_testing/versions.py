@@ -27,17 +27,18 @@ Outcome = Literal["ok", "failed", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One request and what became of it.
+    """One request and its outcome.
 
     Attributes:
-        key: What it was about.
+        key: The key of the request.
         kind: Whether it wrote or read.
         call: When it was sent.
-        returned: When its answer came; infinity while nobody knows.
-        outcome: ``failed`` when the condition did not hold; one that was certainly not applied is left out altogether.
-        revision: That of the write; what a read saw, or what a failed condition met; 0 without a value.
-        value: What was written or read; None without a value.
-        expected: The revision under which a write was to happen; 0: only without a value; None: always.
+        returned: When its answer came; infinity if none came.
+        outcome: ``failed`` if the condition did not hold; requests that were certainly not applied are not in a
+            history.
+        revision: The revision of the write, or the one that a read or a failed condition found; 0 without a value.
+        value: The value that was written or read; None if there is none.
+        expected: The revision that a conditional write requires; 0: the key must not exist; None: no condition.
     """
 
     key: Hashable
@@ -51,7 +52,7 @@ class Access:
 
 
 def check_versions(accesses: Iterable[Access]) -> list[str]:
-    """Tests a history; gives what is wrong with it, nothing if it is linearizable."""
+    """Tests a history; returns its faults as sentences, none if it is linearizable."""
     by_key: defaultdict[Hashable, list[Access]] = defaultdict(list)
     for access in accesses:
         by_key[access.key].append(access)
@@ -95,7 +96,7 @@ def _check_key(accesses: Sequence[Access]) -> list[str]:
 
 
 def _fitting(unknown: list[Access], before: int, value: Hashable) -> Access | None:
-    """Takes a write of unknown outcome that may be the one that was seen."""
+    """Takes a write out of ``unknown`` that may have written the seen value; None if there is none."""
     for write in unknown:
         if write.expected in (None, before) and value in (None, write.value):
             unknown.remove(write)
@@ -104,12 +105,12 @@ def _fitting(unknown: list[Access], before: int, value: Hashable) -> Access | No
 
 
 def _check_order(accesses: Sequence[Access], places: dict[int, int]) -> list[str]:
-    """Whether places contradict the times; a write is at an even place, what read behind it at an odd one."""
+    """The contradictions between places and times; a write is at an even place, reads behind it at an odd one."""
     placed = []
     for access in accesses:
         place = places.get(id(access))
         if place is None and access.outcome == "unknown":
-            continue  # It did not happen, as far as anybody saw.
+            continue  # No other request has seen it, so it counts as not applied.
         returned = math.inf if access.outcome == "unknown" else access.returned
         placed.append((access.call, returned, 2 * access.revision + 1 if place is None else place))
     ends = sorted(placed, key=lambda each: each[1])

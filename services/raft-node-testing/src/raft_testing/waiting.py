@@ -15,7 +15,7 @@ class WaitingRequests:
     """The writes and reads of one node that have no answer yet."""
 
     def __init__(self, environment: Environment, name: str) -> None:
-        """Begins empty; ``name`` is the node's."""
+        """Creates an empty list for the node ``name``."""
         self._environment = environment
         self._name = name
         self._writes: dict[int, tuple[int, Outcome]] = {}
@@ -24,15 +24,15 @@ class WaitingRequests:
         self._next_context = 0
 
     def add_write(self, index: int, term: int, outcome: Outcome) -> None:
-        """A write that was proposed as an entry."""
+        """Adds a write that was proposed as an entry."""
         if replaced := self._writes.get(index):
             assert replaced[0] < term, "two proposals of a term share an index"
-            # It was truncated, and the node has come to lead again before it learned what took its place.
+            # The entry was truncated, and the node leads again before it learned which entry replaced it.
             replaced[1]("lost")
         self._writes[index] = (term, outcome)
 
     def answer_write(self, entry: Entry, told: str | None) -> None:
-        """An entry was applied: whoever waits for its index is told whether it was theirs."""
+        """Answers the write that waits for the index of an applied entry, or tells it that another entry is there."""
         waiting = self._writes.pop(entry.index, None)
         if waiting is None:
             return
@@ -45,22 +45,22 @@ class WaitingRequests:
             outcome("refused")
 
     def lose_writes(self, upto: int) -> None:
-        """Ends the writes up to an index: a snapshot does not tell whether it was their entry that was committed."""
+        """Ends the writes up to an index: a snapshot does not tell whether their entries were committed."""
         for index in [index for index in self._writes if index <= upto]:
             self._writes.pop(index)[1]("lost")
 
     def add_read(self, key: str, outcome: Outcome) -> int:
-        """A linearizable read; returns the context by which the core knows it."""
+        """Adds a linearizable read; returns its context for the core."""
         self._next_context += 1
         self._reads[self._next_context] = (key, outcome, self._environment.checkers.committed_index)
         return self._next_context
 
     def refuse_read(self, context: int, leader: str) -> None:
-        """A read that must be asked for elsewhere."""
+        """Refuses a read, which must be sent to another node."""
         self._reads.pop(context)[1]("refused", None, leader)
 
     def confirm(self, states: Iterable[tuple[int, int]]) -> None:
-        """Reads that may be served once their index is applied."""
+        """Notes that reads may be served once their index is applied."""
         for context, index in states:
             self._environment.checkers.read_confirmed(self._name, index, self._reads[context][2])
             self._confirmed.append((context, index))
@@ -79,7 +79,7 @@ class WaitingRequests:
             yield key, outcome
 
     def lose_all(self) -> None:
-        """The process died: nobody hears of its requests any more."""
+        """Drops all requests: the process died, so their clients get no answer."""
         self._confirmed.clear()
         outcomes = [outcome for _, outcome in self._writes.values()]
         outcomes += [outcome for _, outcome, _ in self._reads.values()]

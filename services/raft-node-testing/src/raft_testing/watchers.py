@@ -1,12 +1,12 @@
-"""Simulated watches: each goes on from where it stands at whichever node, and what it is told is held against the log.
+"""Simulated watches: each goes on from its position at any node, and its changes are compared with the log's.
 
-The log of changes is what the node that applies an entry first makes of it, held against the reference. A watch that is
-told that changes are gone goes on at the oldest ones that the node holds, as a client does after it has read everything
-anew. It may stand behind any change that it was told, as one that comes again with an id.
+The node that applies an entry first gives its changes, which are compared with the reference. A watch that is
+told that changes are gone goes on at the oldest ones that the node holds, as a client does after it has read all keys
+again. It may go on behind any earlier change, as a client does that comes back with an id.
 
 Invariants:
 1. All nodes make the same changes of an entry, with every revision once and in order.
-2. What a watch is told are the changes behind its position, up to where the node says, and nothing else.
+2. A watch gets exactly the changes behind its position, up to the position that the node tells.
 3. A key expires only if it was there.
 """
 
@@ -31,17 +31,17 @@ from raft_testing.files import MemoryFileSystem
 
 WATCHERS = 3
 LOOKS = 0.3
-"""So often one of them goes on when an entry is applied."""
+"""The probability that a watch goes on when an entry is applied."""
 
 T = TypeVar("T")
 _NO_FILES = MemoryFileSystem()
 
 
 class NodeHistory:
-    """The history of one simulated node: that of the product, in memory alone."""
+    """The product's history of changes for one simulated node, in memory alone."""
 
     def __init__(self, machine: StateMachine) -> None:
-        """Begins behind what the machine has."""
+        """Begins behind the last entry of the machine."""
         self._history = History(_NO_FILES, "history", Limits())
         self._history.begin(machine.revision)
         self._rotations = 0
@@ -49,11 +49,11 @@ class NodeHistory:
         self.watches = Watches(engine, lambda: machine, WATCHERS, lambda reason: None)
 
     def add(self, batch: Batch, span: Span) -> None:
-        """A batch was written."""
+        """Adds the changes of a batch that was written."""
         self._history.add(batch, span)
 
     def flush(self) -> None:
-        """The memtable is flushed; the one before the last is forgotten."""
+        """Notes that the memtable was flushed; older changes than those of the last two are dropped."""
         self._history.rotate()
         self._rotations += 1
         if self._rotations > 1:
@@ -61,11 +61,11 @@ class NodeHistory:
 
 
 class Watchers:
-    """All watches of a run, and the log that they are held against.
+    """All watches of a run, and the log of changes with which they are compared.
 
     Attributes:
-        told: How many changes they were told.
-        resyncs: How often changes were gone.
+        told: How many changes the watches got.
+        resyncs: How often a watch was told that changes are gone.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Watchers:
         self._last: dict[bytes, int] = {}
 
     def applied(self, index: int, batch: Batch, span: Span) -> None:
-        """A node has applied an entry."""
+        """Notes the changes of an entry that a node has applied."""
         changes = changes_in(batch, span.notes, (span.after, 0))
         if index <= len(self._by_entry):
             _require(changes == self._by_entry[index - 1], f"entry {index} is {changes} here, and not elsewhere")
@@ -97,7 +97,7 @@ class Watchers:
         self._orders += [(change.revision, change.place) for change in changes]
 
     def look(self, watches: Watches) -> None:
-        """One of them may go on at a node."""
+        """Sometimes lets one of the watches go on at a node."""
         if self._chance.random() > LOOKS:
             return
         number = self._chance.randrange(WATCHERS)
@@ -120,7 +120,7 @@ class Watchers:
         self._positions[number] = self._check(position, decode_changes(step.records), step.upto)
 
     def _check(self, position: Position, changes: Sequence[Change], upto: int) -> Position:
-        """Holds what was told against the log; gives where the watch stands then."""
+        """Compares changes with the log; returns the new position of the watch."""
         start = (position.revision, position.place) if position.place else (position.revision + 1, 0)
         expected = self._log[bisect_left(self._orders, start) : bisect_left(self._orders, (upto + 1, 0))]
         _require(list(changes) == expected, f"behind {position} up to {upto} it is told {changes}, and not {expected}")
@@ -132,7 +132,7 @@ class Watchers:
 
 
 def _finished(step: Coroutine[Any, Any, T]) -> T:
-    """What a step gives that waits for nothing."""
+    """The result of a coroutine that waits for nothing."""
     try:
         step.send(None)
     except StopIteration as end:

@@ -1,4 +1,4 @@
-"""What a client may wish of a shard: random requests of every kind, with the mistakes that clients make.
+"""Draws random requests of every kind to a shard, with the mistakes that clients make.
 
 Pure choice; ``raft_testing.operation_clients`` sends them, and tests apply them.
 """
@@ -14,14 +14,14 @@ from doug_wire.command import KEEP, Command, Opcode
 from doug_wire.payload import Compare, CompareKind, Txn, encode_batch, encode_increment, encode_txn
 
 SCAN = "*"
-"""As a key of a read: all keys."""
+"""The key of a read of all keys."""
 KEYS = (b"a", b"b", b"c")
 COUNTERS = (b"n", b"m")
 VALUES = (b"0", b"7", b"x", b"-3", b"9223372036854775800")
 
 
 class Request(NamedTuple):
-    """What is sent: the command of a write, or the key of a read; and the idempotency key that it has, if any."""
+    """A request: the command of a write or the key of a read, and its idempotency key, if any."""
 
     command: bytes
     key: str
@@ -29,10 +29,10 @@ class Request(NamedTuple):
 
 
 class Wishes:
-    """The wishes of one client.
+    """Draws the requests of one client.
 
     Attributes:
-        seen: The revisions that it has last seen, by key; whoever carries the wishes out notes them.
+        seen: The last revision of each key that the client has seen; the sender of the requests notes them.
     """
 
     def __init__(self, chance: random.Random, name: str) -> None:
@@ -43,7 +43,7 @@ class Wishes:
         self._tokens: list[str] = []
 
     def draw(self) -> Request:
-        """The next one."""
+        """The next request."""
         chance = self._chance
         key = chance.choice(KEYS + COUNTERS)
         kind = chance.random()
@@ -67,7 +67,7 @@ class Wishes:
         if wanted.opcode == Opcode.GET or chance.random() >= share:
             return wanted, ""
         if self._tokens and chance.random() < 0.05:
-            # The mistake of a client: another request under a key that was used.
+            # A client's mistake: another request with an idempotency key that was used before.
             return idempotency.with_token(wanted, "", chance.choice(self._tokens)), ""
         self._sent += 1
         token = f"t{self._name}.{self._sent}"

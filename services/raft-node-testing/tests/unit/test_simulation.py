@@ -371,7 +371,7 @@ def test_the_trace_does_not_depend_on_the_hash_seed(seed: int) -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=120,
         )
         last_lines.add(done.stdout.splitlines()[-1])
     (line,) = last_lines

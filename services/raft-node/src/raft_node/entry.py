@@ -177,7 +177,7 @@ def decode_run(blob: bytes, start: int, count: int | None, bytes_max: int) -> Ru
             or zero
             or reserved
         ):
-            # It says what is wrong, by the same checks.
+            # It raises the exact error, by the same checks.
             decode(blob, position)
         append(new(cls, (index, term, kind, timestamp_us, blob[position:behind])))
         position = behind

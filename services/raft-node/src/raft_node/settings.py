@@ -1,6 +1,7 @@
 """The settings of a raft-node: environment variables with the prefix ``DOUGDB_``, one model, checked at start.
 
-Every time is in milliseconds and every size in bytes. The Raft core gets a plain ``RaftConfig`` made of these.
+The unit of a number is the end of its name (``_ms``, ``_bytes``). The Raft core gets a plain ``RaftConfig`` made of
+them.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ _ADDRESS = re.compile(r"^(?P<host>\[[0-9a-fA-F:.%]+\]|[^:\[\]\s]+):(?P<port>\d{1
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """Splits ``host:port`` or ``[host]:port``.
+    """Splits ``host:port`` or ``[host]:port`` into the host, without brackets, and the port.
 
     Raises:
-        ValueError: It is neither, or the port is beyond 65535.
+        ValueError: The text has neither form, or the port is beyond 65535.
     """
     match = _ADDRESS.match(address)
     if match is None or int(match["port"]) > 65535:
@@ -30,7 +31,7 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def is_any_address(host: str) -> bool:
-    """Whether a host is the one that stands for all addresses of a machine, at which nobody can be reached."""
+    """Whether a host stands for all addresses of a machine (``0.0.0.0``, ``::``), to which nobody can connect."""
     try:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
@@ -38,153 +39,173 @@ def is_any_address(host: str) -> bool:
 
 
 class NodeSettings(BaseSettings):
-    """Everything that can be set for one node. Frozen; ``DOUGDB_*`` variables of others are ignored."""
+    """All settings of one node. Frozen; ``DOUGDB_*`` variables that are not listed here are ignored."""
 
     model_config = SettingsConfigDict(env_prefix="DOUGDB_", frozen=True, extra="ignore")
 
     node_id: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
     """The node's name; in Kubernetes the name of its pod. It never changes."""
     shard_id: int = Field(ge=0, le=1023)
-    """Which shard this node is a replica of."""
+    """The number of the shard of which this node is a replica."""
     initial_shards: int = Field(default=1, ge=1, le=1024)
-    """How many shards a new cluster starts with. Read only when a shard is created."""
+    """How many shards a new cluster has at its first start. Read only when a shard is created."""
     peers: str
     """Members of this shard with their Raft addresses: ``name=host:port,...``, this node among them.
 
-    At the first start of the shard these are its members. Later they are where a node that joins asks, and win over the
-    addresses that members were admitted with.
+    At the first start of the shard these nodes become its members. Later a joining node asks them for the members, and
+    an address given here replaces the one with which a member was admitted.
     """
     seeds: str = ""
-    """Raft addresses of shard 0, ``host:port,...``: where another shard learns the cluster's id at its first start."""
+    """Raft addresses of shard 0, ``host:port,...``. A node of another shard asks them for the cluster's id at its first
+    start; empty only in shard 0."""
     wal_dir: str = Field(min_length=1)
-    """The volume of the write-ahead log."""
+    """The folder of the write-ahead log; in Kubernetes a volume of its own."""
     data_dir: str = Field(min_length=1)
-    """The volume of the SSTables."""
+    """The folder of the SSTables and of everything else that is not the log."""
 
     zone: str = Field(default="", max_length=253)
-    """Where the node runs, as the facades' ``DOUGDB_ZONE`` calls it: each of these reads close to itself if it can."""
+    """The zone in which the node runs. A facade with the same ``DOUGDB_ZONE`` prefers this node for reads that any
+    replica may serve. Empty: no zone."""
 
     client_listen: str = "127.0.0.1:21000"
-    """Where the Doug and Admin services listen."""
+    """The ``host:port`` at which the gRPC services Doug and Admin listen."""
     peer_listen: str = "127.0.0.1:21001"
-    """Where the Raft service listens."""
+    """The ``host:port`` at which the gRPC service Raft listens."""
     admin_listen: str = "127.0.0.1:21002"
-    """Where /metrics, /livez and /readyz are served over HTTP."""
+    """The ``host:port`` at which /metrics, /livez, /readyz and /startupz are served over HTTP."""
     client_advertise: str = ""
-    """The Doug address that others are told; ``client_listen`` when empty."""
+    """The Doug address that the node tells to others; empty: ``client_listen``."""
 
     tls_mode: Literal["", "disabled", "mutual"] = ""
     """``mutual``: TLS with certificates on both ends. ``disabled``: plaintext, also beyond this machine. Empty:
-    plaintext on loopback, and no start with anything else."""
+    plaintext, and the node starts only if all its addresses are on loopback."""
     tls_cert_file: str = ""
-    """The certificate with its chain, as PEM."""
+    """The file of this node's certificate with its chain, as PEM."""
     tls_key_file: str = ""
-    """Its key."""
+    """The file of the certificate's private key, as PEM."""
     tls_ca_file: str = ""
-    """The authority that signs the certificates of all nodes and facades."""
+    """The file with the certificate of the authority that signs those of all nodes and facades, as PEM."""
     tls_reload_ms: int = Field(default=5000, ge=100, le=3_600_000)
-    """How often these files are looked at; new ones count for new connections."""
+    """How often the three files are checked for changes; changed ones are used for new connections."""
 
     auth_mode: str = Field(default="none", pattern=r"^(none|(token|mtls|oidc)( *, *(token|mtls|oidc))*)$")
-    """As the facades': with all but ``none``, TLS is needed, and facades and nodes alone may call Doug and Admin."""
+    """The same value as the facades have. With any mode but ``none``, ``tls_mode`` must be ``mutual``, and only facades
+    and nodes may call Doug and Admin."""
     auth_facade_names: str = "dougdb-facade"
-    """By which names in their certificates facades are told, a comma list; nodes are told by their own."""
+    """The names in certificates, a comma list, by which a caller is recognized as a facade. Nodes are recognized by the
+    names in ``peers``."""
 
     tick_ms: int = Field(default=10, ge=1, le=1000)
-    """The grain of the core's time."""
+    """How long a tick lasts; the Raft core counts all time in ticks."""
     election_timeout_ms: int = Field(default=150, ge=10, le=60_000)
-    """The shortest time without a leader before an election; the paper's 150 ms."""
+    """The shortest time without word from a leader after which a follower starts an election; 150 ms as in the
+    paper."""
     election_timeout_max_ms: int = Field(default=300, ge=20, le=120_000)
-    """The longest one; each is drawn anew between the two, so that votes seldom split."""
+    """The longest such time. Each timeout is drawn at random between the two, so that votes seldom split."""
     heartbeat_ms: int = Field(default=50, ge=1, le=30_000)
-    """How often a leader without traffic speaks: at least twice within an election timeout."""
+    """How often a leader without writes sends heartbeats: at least twice within the shortest election timeout."""
     leader_lease_enabled: bool = False
     """Whether a leader with a lease serves linearizable reads without asking the others (docs/raft.md, Leases).
-    Every node of a shard must count the same election timeout. It saves a round trip, and rests on clocks that run at
-    nearly the same rate and that no machine's pause stops."""
+    All nodes of a shard must have the same election timeout. A lease saves a round trip, but is safe only if all clocks
+    run at nearly the same rate and go on while a machine is paused."""
     leader_lease_margin_ms: int = Field(default=50, ge=1, le=60_000)
-    """How much shorter than the shortest election timeout a lease is, for clocks that run at different rates."""
+    """How much shorter a lease is than the shortest election timeout, to allow for clocks that run at different
+    rates."""
     replicate_window: int = Field(default=1, ge=1, le=64)
-    """AppendEntries under way to a follower. One is fastest on a short way: what arrives meanwhile is the next one."""
+    """How many AppendEntries may be in flight to one follower. One is fastest in a local network: the entries that
+    arrive while it is under way form the next one."""
     replicate_bytes_max: int = Field(default=1 << 20, ge=1 << 16, le=4 << 20)
-    """How large one AppendEntries grows, or one entry."""
+    """How many bytes one AppendEntries, or one entry, may have at most."""
     uncommitted_bytes_max: int = Field(default=32 << 20, ge=2 << 20)
-    """Proposals that are not committed yet; beyond it new ones are refused as overload."""
+    """How many bytes of proposals may wait for their commit; further proposals are refused as overload."""
     log_cache_bytes: int = Field(default=8 << 20, ge=1 << 16)
-    """The tail of the log that is kept in memory; older entries are read from disk."""
+    """How many bytes of the newest log entries are kept in memory; older entries are read from disk."""
 
     memtable_bytes: int = Field(default=16 << 20, ge=1 << 12, le=1 << 30)
-    """When a memtable is rotated and flushed. Two of them and the flush must fit the memory of a small container."""
+    """The size at which a memtable is made immutable and flushed. Two memtables and a flush must fit into the memory of
+    a small container."""
     wal_segment_bytes: int = Field(default=8 << 20, ge=1 << 16, le=1 << 30)
-    """The size of a log segment; it is filled with zeros before use, because overwriting syncs faster than growing."""
+    """The size of a log segment. A segment is filled with zeros before use, because overwriting syncs faster than
+    growing."""
     block_cache_bytes: int = Field(default=16 << 20, ge=0)
-    """Decoded blocks of SSTables that are kept in memory."""
+    """How many bytes of decoded SSTable blocks are kept in memory."""
     compression: Literal["none", "lz4", "zstd"] = "lz4"
-    """How blocks of SSTables are compressed, where it pays."""
+    """How blocks of SSTables are compressed; a block that would hardly shrink is stored as it is."""
     idle_merge_ms: int = Field(default=5000, ge=0, le=86_400_000)
-    """When little was written for so long, SSTables are merged further than writes need, one merge in each such time,
-    so that reads have fewer to look into; 0 to never do it."""
+    """How long little must have been written before idle merges begin. They merge SSTables further than writes need,
+    one merge in each such time, so that reads have fewer tables to search. 0: no idle merges."""
 
     reserve_bytes: int = Field(default=64 << 20, ge=0, le=1 << 40)
-    """Below so much free space on a volume writes are refused. As much again is held by a file beside the data, which
-    goes when the room gets short, so that a compaction can still free space. 0: refuse only when a disk was full."""
+    """How much free space a volume must have for writes to be accepted. A file beside the data holds as much again; it
+    is removed when the volume runs full, so that a compaction can still free space. 0: writes are refused only once the
+    disk was full."""
     scrub_bytes_per_s: int = Field(default=4 << 20, ge=0, le=1 << 40)
-    """How fast the checksums of all SSTables are checked in the background; 0 to never do it."""
+    """How many bytes of SSTables per second the scrubber reads to check their checksums. 0: no scrubbing."""
     scrub_every_ms: int = Field(default=6 * 3_600_000, ge=1000, le=2_592_000_000)
-    """How long that rests when all of them were checked."""
+    """How long the scrubber rests once it has checked all SSTables."""
     state_hash_every: int = Field(default=10_000, ge=0, le=1 << 32)
-    """After so many entries the leader has all replicas compare a hash of what they hold; 0 to never do it."""
+    """After how many log entries the leader lets all replicas compare a hash of their data. 0: never."""
     log_keep_bytes: int = Field(default=64 << 20, ge=1 << 16)
-    """So much of the log is kept for nodes that lag behind or restart, beyond what this node itself still needs."""
+    """How many bytes of the log are kept for nodes that lag behind or restart, beyond those that this node itself
+    needs."""
     log_bytes_max: int = Field(default=1 << 30, ge=1 << 16)
-    """So much of the log is kept at most for a node that is slow but answers; then it gets a snapshot instead."""
+    """How many bytes of the log are kept at most for a node that is slow but answers; one that is further behind gets a
+    snapshot."""
     snapshot_chunk_bytes: int = Field(default=256 << 10, ge=1 << 10, le=4 << 20)
-    """How much of a snapshot goes into one message."""
+    """How many bytes of a snapshot go into one message."""
     snapshot_timeout_ms: int = Field(default=30_000, ge=1000)
-    """A snapshot whose receiver takes nothing and says nothing for this long is given up, and begun again later."""
+    """How long the receiver of a snapshot may neither take anything nor answer; the sender then gives up, and begins
+    the snapshot again later."""
     idempotency_kept_ms: int = Field(default=86_400_000, ge=1000, le=31_622_400_000)
-    """For so long of log time at least it is kept what became of a write with an idempotency key."""
+    """How long at least, in log time, the outcome of a write with an idempotency key is kept."""
     idempotency_keys_max: int = Field(default=1_000_000, ge=0, le=1 << 32)
-    """So many are kept at most; further writes with a key are refused then, never are others forgotten early."""
+    """How many such outcomes are kept at most. Further writes with an idempotency key are refused; no outcome is
+    forgotten early."""
     idempotency_bytes_max: int = Field(default=256 << 20, ge=4 << 20, le=1 << 40)
-    """So many bytes they may take with their results, in the same way; that of a plain write takes about 130.
-    These three settings are the leader's, who puts them into the log; so all nodes of a shard should have the same."""
+    """How many bytes such outcomes may take with their results; beyond it, too, writes with an idempotency key are
+    refused. The outcome of a plain write takes about 130 bytes. The leader puts these three settings into the log,
+    where its own values count; so all nodes of a shard should have the same."""
     scans_max: int = Field(default=16, ge=1, le=1024)
-    """Scans under way; further ones are refused as overload. Each holds a copy of the memtable while writes go on."""
+    """How many scans may run at the same time; further ones are refused as overload. Each scan holds a copy of the
+    memtable while writes go on."""
     scan_hold_ms: int = Field(default=120_000, ge=1000, le=86_400_000)
-    """How long a scan may go on: it keeps files that merges have replaced. Whoever asked begins another one behind the
-    last key that it has."""
+    """How long a scan may run, because it keeps files that merges have replaced. The caller goes on with a new scan
+    behind the last key that it received."""
     scan_idle_ms: int = Field(default=30_000, ge=100, le=3_600_000)
-    """How long whoever asked for a scan may take nothing."""
+    """How long the caller of a scan may take nothing from it; the scan then ends."""
     history_bytes_max: int = Field(default=64 << 20, ge=0, le=1 << 40)
-    """So many bytes of changes are kept on disk for watches, beyond those in memory; 0 for none."""
+    """How many bytes of changes are kept on disk for watches, beyond those in memory. 0: none."""
     history_age_ms: int = Field(default=24 * 3_600_000, ge=1000, le=31_622_400_000)
-    """For so long, by the log's clock, a change is kept there at most."""
+    """How long at most, in log time, a change is kept on disk for watches."""
     watches_max: int = Field(default=256, ge=1, le=65_536)
-    """Watches that are open on this node; a facade has one for all its clients, and some for those that catch up."""
+    """How many watches may be open on this node. A facade opens one for all its clients, and some for clients that
+    catch up."""
     proposal_timeout_ms: int = Field(default=15_000, ge=100)
-    """After this time a proposal without a result is answered as unknown, so that nothing waits for ever."""
+    """How long a proposal may wait for its result; its outcome is then reported as unknown, so that nothing waits for
+    ever."""
     drain_timeout_ms: int = Field(default=3_000, ge=0, le=60_000)
-    """How long a stop, or an operator who moves leadership, waits until another node leads."""
+    """How long a stop, or an operator's transfer of leadership, waits until another node leads."""
     stop_flush_timeout_ms: int = Field(default=2_000, ge=0, le=60_000)
-    """How long a stop waits for what is in memory to be flushed, so that the next start has little to replay."""
+    """How long a stop waits for the flush of the memtable, so that the next start has little to replay."""
     events_max: int = Field(default=4096, ge=16, le=65_536)
     """How many events the node keeps in memory for ``dougctl timeline``."""
     events_bytes_max: int = Field(default=1 << 20, ge=1 << 14, le=4 << 20)
-    """How many bytes they take, about; an answer with all of them fits one gRPC message."""
+    """About how many bytes these events may take; an answer with all of them fits into one gRPC message."""
     slow_append_ms: int = Field(default=100, ge=1, le=60_000)
-    """An append to the log that takes longer is told as a slow disk."""
+    """An append to the log that takes longer than this is reported as a slow disk."""
     build_commit: str = Field(default="", max_length=64, pattern=r"^[0-9A-Za-z._-]*$")
-    """Which commit was built, for ``dougdb_build_info``; an image sets it."""
+    """The commit of which this program was built, for the metric ``dougdb_build_info``; images set it. Empty: not
+    known."""
     tracing_enabled: bool = False
-    """Whether requests whose caller samples them are traced with OpenTelemetry. It needs the extra ``tracing``."""
+    """Whether requests that their caller samples are traced with OpenTelemetry. Needs the package's extra
+    ``tracing``."""
     tracing_endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
-    """The collector's URL for traces, OTLP over HTTP: ``http://collector:4318/v1/traces``. When empty, what the
-    standard ``OTEL_EXPORTER_OTLP_ENDPOINT`` says; that variable alone turns nothing on."""
+    """The collector's URL for traces, OTLP over HTTP: ``http://collector:4318/v1/traces``. Empty: the value of the
+    standard variable ``OTEL_EXPORTER_OTLP_ENDPOINT``, which alone turns nothing on."""
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stop_on_stdin_eof: bool = False
-    """Stop when standard input ends: whoever started this node has died."""
+    """Whether the node stops when its standard input ends, because the process that started it has died."""
 
     @field_validator("client_listen", "peer_listen", "admin_listen")
     @classmethod
@@ -218,32 +239,37 @@ class NodeSettings(BaseSettings):
 
     @property
     def lease_ticks(self) -> int:
-        """How long a leader's lease lasts, if there are any.
+        """How many ticks a leader's lease lasts, if leases are enabled.
 
-        A voter counts in ticks, so its promise may be short by almost one; the margin comes on top of that.
+        A voter counts in ticks, so the time for which it votes for nobody else may be short by almost one tick; the
+        margin comes on top of that.
         """
         margin_ticks = -(-self.leader_lease_margin_ms // self.tick_ms)
         return self.election_timeout_ms // self.tick_ms - 1 - margin_ticks
 
     @property
     def token_limits(self) -> tuple[int, int, int]:
-        """Of idempotency keys: how long they are kept, in microseconds, how many, and in how many bytes."""
+        """The limits of idempotency keys: how long they are kept, in microseconds; how many; how many bytes."""
         return self.idempotency_kept_ms * 1000, self.idempotency_keys_max, self.idempotency_bytes_max
 
     @property
     def guarded(self) -> bool:
-        """Whether clients have to say who they are."""
+        """Whether clients have to authenticate themselves."""
         return self.auth_mode != "none"
 
     @property
     def trusted_names(self) -> tuple[str, ...]:
-        """The names of those who may call Doug and Admin then."""
+        """The names in certificates with which Doug and Admin may be called if ``guarded``: facades and members."""
         facades = (name.strip() for name in self.auth_facade_names.split(","))
         return (*filter(None, facades), self.node_id, *self.peer_addresses)
 
     @property
     def peer_addresses(self) -> dict[str, str]:
-        """Raft addresses by node name."""
+        """The Raft address of each node in ``peers``, by the node's name.
+
+        Raises:
+            ValueError: An address has not the form ``host:port``, or a name is given twice.
+        """
         result: dict[str, str] = {}
         for item in filter(None, (part.strip() for part in self.peers.split(","))):
             name, _, address = item.partition("=")
@@ -255,7 +281,11 @@ class NodeSettings(BaseSettings):
 
     @property
     def seed_addresses(self) -> list[str]:
-        """Raft addresses of shard 0."""
+        """The Raft addresses in ``seeds``; empty if there are none.
+
+        Raises:
+            ValueError: An address has not the form ``host:port``.
+        """
         seeds = [part.strip() for part in self.seeds.split(",") if part.strip()]
         for address in seeds:
             parse_address(address)
@@ -263,12 +293,16 @@ class NodeSettings(BaseSettings):
 
     @property
     def client_address(self) -> str:
-        """The Doug address that others are told."""
+        """The Doug address that the node tells to others."""
         return self.client_advertise or self.client_listen
 
     @property
     def admin_address(self) -> str:
-        """The admin HTTP address that others are told: where it listens, or, for every address, where clients come."""
+        """The admin HTTP address that the node tells to others.
+
+        It is ``admin_listen``; if that stands for all addresses of the machine, then the host of ``client_address``
+        with its port.
+        """
         host, port = parse_address(self.admin_listen)
         if not is_any_address(host):
             return self.admin_listen
@@ -280,7 +314,7 @@ def load() -> NodeSettings:
     """Reads the settings from the environment.
 
     Raises:
-        SettingsError: One is missing or wrong; the message names each.
+        SettingsError: A setting is missing or wrong; the message names all of these.
     """
     try:
         return NodeSettings()  # type: ignore[call-arg]  # The environment gives the rest.

@@ -32,9 +32,9 @@ from raft_node.kv.state_hash import Mark
 from raft_node.storage.files import OsFileSystem
 from raft_node.storage.wal.log import Wal
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.integration
 
-START_S = 20.0
+START_S = 60.0
 PORTS = range(26_700, 26_900, 3)
 EXIT_SETTINGS, EXIT_REFUSED = 2, 3
 COMMAND = [sys.executable, "-P", "-m", "raft_node"]
@@ -103,7 +103,7 @@ class Node:
     def http(self, path: str) -> tuple[int, str]:
         """What the admin port answers; status 0 while there is none."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=START_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -141,12 +141,12 @@ def test_its_ports_say_who_and_how_it_is(node: Node) -> None:
     health = health_pb2_grpc.HealthStub(node.channel)
     for service in ("", "liveness", "readiness", "startup"):
         # Readiness follows the leader within half a second; the stream of changes ends the wait.
-        for answer in health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=10):
+        for answer in health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=START_S):
             if answer.status == health_pb2.HealthCheckResponse.SERVING:
                 break
     names = set(ProtoReflectionDescriptorDatabase(node.channel).get_services())
     assert {"doug.v1.Doug", "doug.v1.Admin", "grpc.health.v1.Health"} <= names
-    status = admin_pb2_grpc.AdminStub(node.channel).Status(admin_pb2.StatusRequest(), timeout=5)
+    status = admin_pb2_grpc.AdminStub(node.channel).Status(admin_pb2.StatusRequest(), timeout=START_S)
     assert (status.node_id, status.role, status.version) == ("shard-0-0", "leader", raft_node.__version__)
     assert (status.client_address, status.admin_address) == (f"127.0.0.1:{node.client}", f"127.0.0.1:{node.admin}")
     for path in ("/livez", "/readyz", "/startupz"):
@@ -176,7 +176,7 @@ def test_a_client_that_has_only_reflection_can_do_everything(node: Node) -> None
             pages = node.channel.unary_stream(path, type(message).SerializeToString, answer_class.FromString)(message)
             return MessageToDict(list(pages)[-1])
         unary = node.channel.unary_unary(path, type(message).SerializeToString, answer_class.FromString)
-        return MessageToDict(unary(message, timeout=5))
+        return MessageToDict(unary(message, timeout=START_S))
 
     def text(value: str) -> str:
         return base64.b64encode(value.encode()).decode()
@@ -203,9 +203,9 @@ def test_a_client_that_has_only_reflection_can_do_everything(node: Node) -> None
     assert call("Partitions", {})["slots"]
 
 
-def call_raw(channel: grpc.Channel, path: str) -> grpc.StatusCode:
+def call_raw(channel: grpc.Channel, path: str, timeout_s: float) -> grpc.StatusCode:
     """What a method answers to an empty message, whatever its kind: on the wire they are all streams."""
-    call = channel.stream_stream(path, lambda message: message, lambda message: message)(iter([b""]), timeout=10)
+    call = channel.stream_stream(path, lambda message: message, lambda message: message)(iter([b""]), timeout=timeout_s)
     try:
         for _ in call:
             continue
@@ -234,8 +234,9 @@ def test_each_port_serves_its_own_methods_and_no_others(node: Node) -> None:
     assert len(methods) >= 15
     for own, other in (("client", "peer"), ("peer", "client")):
         for path in (path for path, port in methods.items() if port == own):
-            assert call_raw(ports[own][0], path) is not grpc.StatusCode.UNIMPLEMENTED, path
-            assert call_raw(ports[other][0], path) is grpc.StatusCode.UNIMPLEMENTED, path
+            # Some go on until their time is over; what is not there is said at once.
+            assert call_raw(ports[own][0], path, 2.0) is not grpc.StatusCode.UNIMPLEMENTED, path
+            assert call_raw(ports[other][0], path, START_S) is grpc.StatusCode.UNIMPLEMENTED, path
     ports["peer"][0].close()
     assert node.http("/readyz")[0] == 200
 
@@ -244,32 +245,32 @@ def test_each_port_serves_its_own_methods_and_no_others(node: Node) -> None:
 def test_what_was_acknowledged_is_found_again(node: Node) -> None:
     """A stop in order writes nothing that a kill would not have written: both are started from log and tables alone."""
     node.start()
-    node.doug.Put(doug_pb2.PutRequest(key=b"kept", value=b"1", content_type="text/plain"), timeout=5)
+    node.doug.Put(doug_pb2.PutRequest(key=b"kept", value=b"1", content_type="text/plain"), timeout=START_S)
     for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 0), (signal.SIGTERM, 0)):
-        node.doug.Put(doug_pb2.PutRequest(key=str(number).encode(), value=b"2"), timeout=5)
+        node.doug.Put(doug_pb2.PutRequest(key=str(number).encode(), value=b"2"), timeout=START_S)
         assert node.end(number) == code
         node.start()
-        found = node.doug.Get(doug_pb2.GetRequest(key=str(number).encode()), timeout=5)
+        found = node.doug.Get(doug_pb2.GetRequest(key=str(number).encode()), timeout=START_S)
         assert (found.found, found.value) == (True, b"2")
-    node.doug.Delete(doug_pb2.DeleteRequest(key=b"kept"), timeout=5)
+    node.doug.Delete(doug_pb2.DeleteRequest(key=b"kept"), timeout=START_S)
     assert node.end(signal.SIGKILL) == -9
     node.start()
-    assert not node.doug.Get(doug_pb2.GetRequest(key=b"kept"), timeout=5).found
+    assert not node.doug.Get(doug_pb2.GetRequest(key=b"kept"), timeout=START_S).found
 
 
 def test_a_stop_flushes_what_is_in_memory(node: Node) -> None:
     node.start()
-    node.doug.Put(doug_pb2.PutRequest(key=b"k", value=b"v"), timeout=5)
+    node.doug.Put(doug_pb2.PutRequest(key=b"k", value=b"v"), timeout=START_S)
     assert not list((node.folder / "data").glob("*.sst"))
     assert node.end(signal.SIGTERM) == 0
     assert list((node.folder / "data").glob("*.sst"))
     node.start()
     assert node.channel is not None
     admin = admin_pb2_grpc.AdminStub(node.channel)
-    events = admin.Events(admin_pb2.EventsRequest(), timeout=5).events
+    events = admin.Events(admin_pb2.EventsRequest(), timeout=START_S).events
     (started,) = [json.loads(event.details) for event in events if event.name == "node_started"]
     assert started["last_index"] - started["applied"] <= 1, "little is left to replay"
-    assert node.doug.Get(doug_pb2.GetRequest(key=b"k"), timeout=5).value == b"v"
+    assert node.doug.Get(doug_pb2.GetRequest(key=b"k"), timeout=START_S).value == b"v"
 
 
 def test_the_leader_marks_the_log_and_a_replay_agrees(node: Node) -> None:
@@ -277,7 +278,7 @@ def test_the_leader_marks_the_log_and_a_replay_agrees(node: Node) -> None:
     for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGKILL, -9)):
         node.start()
         for key in range(30):
-            node.doug.Put(doug_pb2.PutRequest(key=b"%d" % key, value=b"v"), timeout=5)
+            node.doug.Put(doug_pb2.PutRequest(key=b"%d" % key, value=b"v"), timeout=START_S)
         assert 'dougdb_state_divergence_total{shard="0"} 0.0' in node.http("/metrics")[1]
         assert node.end(number) == code
     wal = Wal.open_for_read(OsFileSystem(), str(node.folder / "wal"))

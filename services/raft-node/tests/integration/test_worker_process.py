@@ -28,7 +28,9 @@ from raft_node.storage.files import OsFileSystem
 from raft_node.storage.merges.tasks import FlushTask, WorkerGoneError, WorkerHungError, encode_task, frame
 from raft_node.storage.options import EngineOptions, TableOptions
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.light]
+
+WAIT_S = 60.0
 
 OPTIONS = EngineOptions(
     memtable_bytes=256 << 10,
@@ -86,7 +88,7 @@ async def test_a_worker_that_is_killed_again_and_again_loses_nothing(
                 else:
                     expected[key] = rng.randbytes(900)
                     rig.put(key, expected[key])
-            flushing = asyncio.create_task(rig.maintenance.flush(30))
+            flushing = asyncio.create_task(rig.maintenance.flush(WAIT_S))
             if number % 2:
                 # Compactions come after the flushes.
                 assert await flushing
@@ -96,7 +98,7 @@ async def test_a_worker_that_is_killed_again_and_again_loses_nothing(
                 os.kill(rig.worker.pid, signal.SIGKILL)
             assert await flushing
         assert rig.engine.flushed_index == rig.engine.applied_index
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_S):
             while not rig.engine.stats().compactions:
                 await asyncio.sleep(0.01)
         assert dict(rig.engine.scan(b"", None)) == expected
@@ -115,7 +117,7 @@ def test_a_worker_whose_node_died_during_its_task_ends_without_a_word(tmp_path: 
     assert worker.stdout is not None
     worker.stdout.close()
     task = FlushTask(1, "start", "000001.chg", 99, 5, 2, TableOptions())
-    _, errors = worker.communicate(frame(encode_task(task)), timeout=30)
+    _, errors = worker.communicate(frame(encode_task(task)), timeout=WAIT_S)
     assert (worker.returncode, errors) == (0, b"")
 
 
@@ -130,7 +132,13 @@ async def test_a_worker_that_never_lives_stops_the_node(tmp_path: Path, monkeypa
     rig = Rig(tmp_path, OPTIONS, SimpleNamespace(run=dies, close=lambda: None))
     async with running(rig):
         rig.put(b"k", b"v")
-        assert not await rig.maintenance.flush(1)
+        flushing = asyncio.create_task(rig.maintenance.flush(WAIT_S))
+        async with asyncio.timeout(WAIT_S):
+            while not rig.failures:
+                await asyncio.sleep(0.01)
+        assert not flushing.done()
+        flushing.cancel()
+        await asyncio.gather(flushing, return_exceptions=True)
         assert len(given) == 10 and "died 10 times in a row" in str(rig.failures[0])
 
 
@@ -187,7 +195,7 @@ async def test_a_worker_that_stood_still_costs_time_and_no_data(tmp_path: Path) 
         os.kill(rig.worker.pid, signal.SIGSTOP)
         for number in range(100):
             rig.put(b"%03d" % number, b"v" * 5000)
-        assert await rig.maintenance.flush(60)
+        assert await rig.maintenance.flush(WAIT_S)
     assert not rig.failures
 
 
@@ -198,7 +206,7 @@ async def test_its_memory_is_bounded_whatever_the_values(tmp_path: Path) -> None
         for number in range(90):
             rig.put(b"%03d" % (number % 60), random.Random(number).randbytes(1 << 20))
             await asyncio.sleep(0.005)
-        assert await rig.maintenance.flush(60)
+        assert await rig.maintenance.flush(WAIT_S)
         status = Path(f"/proc/{rig.worker.pid}/status").read_text()
         peak = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
         assert rig.engine.stats().flushes >= 4 and peak < WORKER_BYTES_MAX, peak

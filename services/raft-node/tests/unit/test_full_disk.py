@@ -87,14 +87,14 @@ async def test_the_log_writer_waits_for_room_and_loses_nothing() -> None:
     log.write(Write(1, HardState(1, None, 0), None, run(1, 6)))
     assert await durable.get() == 1
     log.write(Write(2, None, None, run(7, 4)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for _ in range(4):
             await full.get()
     assert not log.idle and log.write_age_s > 0, "to the core it is a disk that takes its time"
     assert (log.last_index, durable.qsize()) == (6, 0)
     assert list(log.entries(1, 7, 1 << 20)) == run(1, 6)
     fs.size_bytes *= 10
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await durable.get() == 2
     assert log.last_index == 10 and not failures
     log.close()
@@ -106,7 +106,7 @@ async def test_a_log_that_waits_for_room_can_be_closed() -> None:
     full: asyncio.Queue[NoSpaceError] = asyncio.Queue()
     log = LogStore(wal, Metrics(0), lambda sequence: None, lambda error: None, on_full=full.put_nowait, retry_s=60)
     log.write(Write(1, None, None, run(1, 9)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await full.get()
     log.close()
     assert wal._file is None, "the writer has ended, so that the log could be closed"

@@ -68,18 +68,26 @@ def opened() -> Iterator[Rig]:
 
 async def test_the_log_stays_bounded_when_its_beginning_may_go() -> None:
     with opened() as rig:
-        for _ in range(60):
-            await rig.write(5)
+
+        def segments() -> int:
+            return len([name for name in rig.fs.list_directory(D) if name.endswith(".wal")])
+
+        async def drop_what_may_go() -> None:
             first = rig.log.first_index_within(4 * 4096)
             if first > rig.log.first_index:
                 rig.log.drop_prefix(first)
             # A drop and a preparation run beside.
             await asyncio.sleep(0.001)
+
+        for _ in range(60):
+            await rig.write(5)
+            await drop_what_may_go()
         assert rig.log.last_index == 300
-        assert rig.log.first_index > 200 and rig.log.size_bytes <= 7 * 4096
+        async with asyncio.timeout(60):
+            while rig.log.first_index <= 200 or rig.log.size_bytes > 7 * 4096 or segments() > 7:
+                await drop_what_may_go()
         assert rig.compacted and rig.compacted[0][0] == 1 and rig.compacted[-1][1] == rig.log.first_index
         assert all(before < after for before, after in rig.compacted)
-        assert len([name for name in rig.fs.list_directory(D) if name.endswith(".wal")]) <= 7
         with pytest.raises(AssertionError):
             rig.log.entries(1, 2, 1)
     assert Wal.open(rig.fs, D, OPTIONS).last_index == 300
@@ -113,7 +121,7 @@ async def test_a_drop_that_fails_stops_the_node(monkeypatch: pytest.MonkeyPatch)
     while not rig.compacted:
         await rig.write(5)
         rig.log.drop_prefix(rig.log.first_index_within(2 * 4096))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not rig.failures:
             await asyncio.sleep(0.001)
     rig.log.close()

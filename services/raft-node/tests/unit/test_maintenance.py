@@ -69,7 +69,7 @@ class Rig:
 
     def work(self, task: Task) -> TaskResult:
         self.given += 1
-        asyncio.run_coroutine_threadsafe(self.gate.wait(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.gate.wait(), self.loop).result(60)
         return run_task(self.fs, D, task)
 
     def put(self, key: bytes, value: bytes | None) -> None:
@@ -100,10 +100,10 @@ async def running(idle_s: float = 0.0, options: EngineOptions = OPTIONS) -> Asyn
 async def test_a_flush_on_demand_takes_what_was_written() -> None:
     async with running() as rig:
         rig.write(3)
-        assert await rig.maintenance.flush(10)
+        assert await rig.maintenance.flush(60)
         assert rig.engine.flushed_index == 3
         # Nothing was written since.
-        assert await rig.maintenance.flush(10)
+        assert await rig.maintenance.flush(60)
 
 
 async def test_a_flush_that_takes_too_long_is_not_waited_for() -> None:
@@ -112,14 +112,14 @@ async def test_a_flush_that_takes_too_long_is_not_waited_for() -> None:
         rig.write(3)
         assert not await rig.maintenance.flush(0.05)
         rig.gate.set()
-        assert await rig.maintenance.flush(10)
+        assert await rig.maintenance.flush(60)
 
 
 async def test_in_a_pause_no_task_is_under_way_and_none_begins() -> None:
     async with running() as rig:
         rig.gate.clear()
         rig.write(3)
-        flushing = asyncio.create_task(rig.maintenance.flush(10))
+        flushing = asyncio.create_task(rig.maintenance.flush(60))
         while not rig.given:
             await asyncio.sleep(0.001)
         entered = asyncio.Event()
@@ -144,18 +144,18 @@ async def test_in_a_pause_no_task_is_under_way_and_none_begins() -> None:
         assert rig.given == given
         leave.set()
         await pausing
-        assert await rig.maintenance.flush(10)
+        assert await rig.maintenance.flush(60)
         assert rig.engine.flushed_index == 53
 
 
 async def with_two_runs(rig: Rig) -> None:
     """One table above another: so few that writes need no merge."""
     rig.write(3)
-    assert await rig.maintenance.flush(10)
+    assert await rig.maintenance.flush(60)
     await rig.pass_time()
     assert rig.tables() == 1, "one run needs no merge"
     rig.write(1)
-    assert await rig.maintenance.flush(10)
+    assert await rig.maintenance.flush(60)
     assert rig.tables() == 2 and rig.engine.stats().compactions == 0
 
 
@@ -205,8 +205,8 @@ async def test_what_was_deleted_leaves_the_disk_at_rest() -> None:
         for key in keys:
             rig.put(key, rng.randbytes(10_000))
             if rig.engine.stalled:
-                assert await rig.maintenance.flush(10)
-        assert await rig.maintenance.flush(10)
+                assert await rig.maintenance.flush(60)
+        assert await rig.maintenance.flush(60)
         assert sum(rig.engine.stats().level_bytes) > 2_000_000
         flushes = rig.engine.stats().flushes
         for number, key in enumerate(keys, 1):
@@ -223,7 +223,7 @@ async def test_what_was_deleted_leaves_the_disk_at_rest() -> None:
 async def test_without_an_idle_time_nothing_is_merged_that_can_wait() -> None:
     async with running() as rig:
         rig.write(3)
-        assert await rig.maintenance.flush(10)
+        assert await rig.maintenance.flush(60)
         rig.write(1)
-        assert await rig.maintenance.flush(10)
+        assert await rig.maintenance.flush(60)
         assert rig.tables() == 2 and not rig.slept_s

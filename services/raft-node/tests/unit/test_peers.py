@@ -71,7 +71,7 @@ async def test_a_peer_that_joined_while_all_was_running_is_reached(
     sender.peers.send([Heartbeat(A, B, 1, 0, 0)])
     sender.addresses[B] = address
     sender.peers.send([Heartbeat(A, B, 2, 0, 0)])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await queue.get() == Heartbeat(A, B, 2, 0, 0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -50,7 +50,7 @@ async def test_the_question_and_its_answer_arrive(leader: tuple[Leader, str]) ->
     peers.connect({B: address}.get, answers.put_nowait, lambda peer: None)
     running = asyncio.create_task(peers.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for token in (70, 71):
                 peers.send([ReadIndexRequest(A, B, 4, token)])
                 assert await made.received.get() == ReadIndexRequest(A, B, 4, token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import random
 from pathlib import Path
@@ -14,6 +15,7 @@ from raft_node import entry
 from raft_node.__main__ import main
 from raft_node.app.restoring import backup as backups
 from raft_node.app.restoring.restore import Restored, cluster_id_of, incarnation_of, restore
+from raft_node.app.restoring.sources import FolderSource, StreamSource
 from raft_node.app.storage import open_storage
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, DiskError, IdentityError, RestoreRefusedError
@@ -27,8 +29,10 @@ from raft_node.runtime.log.store import to_raft
 from raft_node.runtime.members import identity as identities
 from raft_node.runtime.members.identity import RESTORING
 from raft_node.settings import NodeSettings
+from raft_node.storage import inspect
 from raft_node.storage.engine import Engine
 from raft_node.storage.files import DiskFileSystem, FileSystem, OsFileSystem
+from raft_node.storage.inspect import Finding
 from raft_node.storage.notes import write_note
 from raft_node.storage.snapshots.checkpoint import CHECKPOINT
 from raft_testing.engines import TINY_OPTIONS, settle
@@ -115,7 +119,7 @@ def disk() -> MemoryFileSystem:
 
 
 def run(fs: FileSystem, node: str = MEMBERS[0], restore_id: str = "r1", wal: str = WAL, data: str = DATA) -> Restored:
-    return restore(fs, FOLDER, wal, data, node, MEMBERS, restore_id)
+    return restore(fs, FolderSource(fs, FOLDER), wal, data, node, MEMBERS, restore_id)
 
 
 def start(fs: DiskFileSystem, node: str = MEMBERS[0], wal: str = WAL, data: str = DATA) -> tuple[RaftNode, Engine]:
@@ -355,9 +359,77 @@ def test_arguments_that_make_no_sense_are_refused(
 ) -> None:
     fs = disk()
     with pytest.raises(RestoreRefusedError, match=text):
-        restore(fs, FOLDER, WAL, DATA, node, members, restore_id)
+        restore(fs, FolderSource(fs, FOLDER), WAL, DATA, node, members, restore_id)
     with pytest.raises(RestoreRefusedError, match="is not a shard's directory"):
-        restore(fs, f"{BACKUP}/shard-2", WAL, DATA, MEMBERS[0], MEMBERS, "r1")
+        restore(fs, FolderSource(fs, f"{BACKUP}/shard-2"), WAL, DATA, MEMBERS[0], MEMBERS, "r1")
+
+
+def sent(fs: FileSystem, **changes: object) -> bytes:
+    """What ``dougctl backup send`` writes of the shard."""
+    manifest = json.loads(fs.read_file(f"{BACKUP}/BACKUP.json"))
+    head = json.dumps({"stream": 1, "shard": SHARD, "manifest": manifest} | changes)
+    return (
+        head.encode()
+        + b"\n"
+        + b"".join(fs.read_file(f"{FOLDER}/{file['name']}") for file in manifest["shards"][0]["files"])
+    )
+
+
+def run_sent(fs: FileSystem, content: bytes) -> Restored:
+    return restore(fs, StreamSource(io.BytesIO(content)), WAL, DATA, MEMBERS[0], MEMBERS, "r1")
+
+
+def test_what_is_sent_makes_the_same_volumes_as_the_backup_itself() -> None:
+    volumes = []
+    for streamed in (False, True):
+        fs = disk()
+        content = sent(fs)
+        done = run_sent(fs, content) if streamed else run(fs)
+        assert not done.already
+        core, engine = start(fs)
+        assert core.commit_index == INDEX + 1
+        assert engine.get_blocking(b"\x01key7") == b"%d" % (7 * 7919**20)
+        volumes.append({path: data for path, data in fs.files().items() if path.startswith(WAL)})
+        again = io.BytesIO(content)
+        assert restore(fs, StreamSource(again), WAL, DATA, MEMBERS[0], MEMBERS, "r1").already
+        assert not again.read(), "whoever sends it is not cut off"
+    assert volumes[0] == volumes[1]
+
+
+def test_of_a_stream_that_is_cut_off_or_damaged_anywhere_nothing_is_left_in_plain() -> None:
+    whole = sent(disk())
+    head = whole.index(b"\n") + 1
+    places = range(head, len(whole), (len(whole) - head) // 40)
+    spoiled = [whole[:place] for place in (0, 1, head - 1, *places, len(whole) - 1)]
+    spoiled += [whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :] for place in places]
+    spoiled += [whole + b"x", b"", b"[]\n", b"{}\n", b"[" * 100_000 + b"\n", b"\xff\n"]
+    fs = disk()
+    spoiled += [sent(fs, stream=2), sent(fs, shard=2), sent(fs, manifest=[]), sent(fs, manifest={"format": 1})]
+    for content in spoiled:
+        fs = disk()
+        with pytest.raises(CorruptionError):
+            run_sent(fs, content)
+        assert {path.rpartition("/")[2] for path in fs.files() if path.startswith("/n/")} <= {RESTORING}
+        assert all(identities.read(fs, directory) is None for directory in (WAL, DATA))
+    # Whatever was wrong, the same command with a whole stream goes on.
+    assert not run_sent(fs, whole).already
+
+
+def test_blocks_that_nobody_could_look_at_before_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that was damaged when it was backed up has the checksum that the manifest names."""
+    fs = disk()
+    table = min(path for path in fs.files() if path.startswith(FOLDER) and path.endswith(".sst"))
+    asked: list[str] = []
+
+    def look(fs: FileSystem, path: str, *, records: bool) -> list[Finding]:
+        asked.append(path)
+        return [Finding(5, "damaged", {"what": "rotten"})] if path.endswith(table.rpartition("/")[2]) else []
+
+    monkeypatch.setattr(inspect, "table", look)
+    with pytest.raises(CorruptionError, match="rotten"):
+        run_sent(fs, sent(fs))
+    assert asked
+    assert not any(path.startswith(f"{DATA}/restored") for path in fs.files())
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

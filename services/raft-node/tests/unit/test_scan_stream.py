@@ -86,7 +86,7 @@ class Rig:
         return refused.value.code(), dict(refused.value.trailing_metadata() or ())
 
     async def ended(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.reader.scans.under_way:
                 await asyncio.sleep(0.005)
 

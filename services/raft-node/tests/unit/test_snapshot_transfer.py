@@ -88,7 +88,7 @@ class FakeDriver:
         self.ends.put_nowait(("failed", peer, 0))
 
     async def end(self) -> tuple[str, NodeId, int]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.ends.get()
 
 
@@ -180,7 +180,7 @@ class Rig:
         assert not self.failures
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.005)
 

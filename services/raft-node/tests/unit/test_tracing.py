@@ -297,11 +297,11 @@ async def test_a_write_of_the_log_is_a_span_until_it_is_durable(spans: Spans) ->
         spans.traces.entries.note(2, 1, FIRST)
         log.write(Write(1, HardState(1, None, 0), None, run(1, 3)))
         assert spans.ended == ()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await durable.get() == 1
         assert parent_of(spans.one("wal append")) == FIRST.span_id
         log.write(Write(2, HardState(1, None, 0), None, run(4, 4)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await durable.get() == 2
         assert len(spans.ended) == 1, "nobody's request"
     finally:

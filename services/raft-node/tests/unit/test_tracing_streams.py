@@ -69,7 +69,7 @@ class Rig:
     async def append(self, index: int) -> pb.AppendEntriesRequest:
         """Sends an entry and has it acknowledged; gives the request as the follower got it."""
         entry = entries.encode(index, 1, EntryKind.COMMAND, 1, b"command")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             self.leader.send([AppendEntries(A, B, 1, index - 1, 1, 0, [entry])])
             message = await self.received.get()
             assert isinstance(message, AppendEntries)
@@ -131,7 +131,7 @@ async def test_a_follower_takes_damaged_contexts_for_none(start: Any) -> None:
     entry = entries.encode(1, 1, EntryKind.COMMAND, 1, b"command")
     request = pb.AppendEntriesRequest(envelope=LocalMember(A, b"cluster", SHARD, "").envelope(B), entries=entry.data)
     request.traces = b"nonsense"
-    async with asyncio.timeout(10), grpc.aio.insecure_channel(rig.leader._find_address(B) or "") as channel:
+    async with asyncio.timeout(60), grpc.aio.insecure_channel(rig.leader._find_address(B) or "") as channel:
         call = raft_pb2_grpc.RaftStub(channel).Replicate()
         await call.write(request)
         message = await rig.received.get()

@@ -171,7 +171,7 @@ def test_the_real_process_does_a_task_and_ends_with_its_input(tmp_path: Path) ->
         assert process.stdin is not None and process.stdout is not None
         result = WorkerClient(process.stdin, process.stdout).run(task)
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     engine.finish_install(engine.prepare_install(task, result))
     assert engine.get_blocking(b"b") == b"x" * 5000
     engine.close()

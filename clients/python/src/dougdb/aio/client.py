@@ -240,7 +240,7 @@ class AsyncDougClient(AsyncWatches, AsyncLocks):
             try:
                 pause_s = attempts.pause_after(again, self._pace.now())
             except DougdbError:
-                # The results say it, operation by operation.
+                # The results tell the errors, operation by operation.
                 return
             await self._pace.sleep(pause_s)
 

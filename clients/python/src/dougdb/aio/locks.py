@@ -194,7 +194,7 @@ class AsyncLock:
         except LockTimeoutError:
             raise
         except BaseException:
-            # The request that was interrupted may have taken it.
+            # The interrupted request may have taken the lock.
             await self._give_up()
             raise
         self._background.start(self._renew_on)
@@ -225,7 +225,7 @@ class AsyncLock:
             self._was_lost = True
             return
         with contextlib.suppress(DougdbError):
-            # What cannot be given back runs out by itself.
+            # A lock that cannot be released expires by itself.
             call = calls.delete(self._key, condition=conditions(lease.revision), token=AUTO)
             await self._client._call(call, deadline_s=min(self._ttl_s, 5.0))
 
@@ -256,7 +256,7 @@ class AsyncLock:
         except (PreconditionFailedError, OutcomeUnknownError):
             holder = await self._look()
         if holder is not None and holder.document.get("nonce") == self._nonce:
-            # An attempt whose answer was lost has taken it.
+            # An attempt whose answer was lost has taken the lock.
             self._lease = Lease(self._ttl_s, holder.revision, sent_s)
         return holder
 
@@ -294,7 +294,7 @@ class AsyncLock:
             )
             lease.renewed(receipt.revision or lease.revision, sent_s)
         except (PreconditionFailedError, OutcomeUnknownError, KeyNotFoundError):
-            # An earlier attempt may have been applied, and then the revision is another one.
+            # An earlier attempt may have been applied; the revision is then a different one.
             holder = await self._look()
             if holder is None or holder.document.get("nonce") != self._nonce:
                 raise LockLostError(f"the lock {self.name} is somebody else's") from None

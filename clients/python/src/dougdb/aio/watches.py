@@ -72,7 +72,7 @@ class AsyncWatches(AsyncRanges):
                         begin = change.id or begin
                         if progress or change.kind != PROGRESS:
                             yield change
-                # The facade stops, or lets go of who reads too slowly.
+                # The facade stops, or drops a client that reads too slowly.
                 raise broken_off()
             except DougdbError as error:
                 await self._pace.sleep(attempts.pause_after(error, self._pace.now()))
@@ -100,7 +100,7 @@ class AsyncWatches(AsyncRanges):
                     self._stream(changes, self._watch_timeout(ends_s)) as pieces,
                     contextlib.aclosing(lines_of(pieces)) as lines,
                 ):
-                    # The first line says that the watch has begun; what was written before is read then.
+                    # The first line tells that the watch has begun; the caller then reads earlier writes.
                     async for line in lines:
                         change_of_line(line)
                         attempts.progress(self._pace.now())

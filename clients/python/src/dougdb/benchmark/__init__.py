@@ -1,1 +1,1 @@
-"""Measuring a running cluster: ``dougctl bench``. Histograms and plans are pure; ``load`` sends."""
+"""Measures a running cluster for ``dougctl bench``. Histograms and plans are pure; ``load`` sends requests."""

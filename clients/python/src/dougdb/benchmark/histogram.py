@@ -1,6 +1,6 @@
-"""Latencies in a bounded number of buckets, each at most 1/32 wide of what it holds, as HdrHistogram has them.
+"""Latencies in a bounded number of buckets, each at most 1/32 as wide as the latencies in it, as in HdrHistogram.
 
-Pure. Invariant: a figure that is told lies within 1/32 of one that was recorded.
+Pure. Invariant: every percentile lies within 1/32 of a latency that was recorded.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def _upper_us(bucket: int) -> int:
 
 
 class Histogram:
-    """Some latencies.
+    """A set of latencies.
 
     Attributes:
-        count: How many.
-        max_s: The longest.
+        count: How many latencies.
+        max_s: The longest latency.
     """
 
     def __init__(self) -> None:
@@ -40,14 +40,14 @@ class Histogram:
         self._buckets: Counter[int] = Counter()
 
     def record(self, seconds: float) -> None:
-        """Takes a latency."""
+        """Adds a latency."""
         self.count += 1
         self._sum_s += seconds
         self.max_s = max(self.max_s, seconds)
         self._buckets[_bucket(max(0, int(seconds * 1e6)))] += 1
 
     def merge(self, other: Histogram) -> None:
-        """Takes all that another one has."""
+        """Adds all latencies of another histogram."""
         self.count += other.count
         self._sum_s += other._sum_s
         self.max_s = max(self.max_s, other.max_s)
@@ -55,11 +55,11 @@ class Histogram:
 
     @property
     def mean_s(self) -> float:
-        """The mean; 0 of none."""
+        """The mean latency; 0 if there are none."""
         return self._sum_s / self.count if self.count else 0.0
 
     def percentile_s(self, part: float) -> float:
-        """The latency that so large a part (of 1) stays within; 0 of none."""
+        """The latency that the fraction ``part`` (0 to 1) of all does not exceed; 0 if there are none."""
         wanted, seen = part * self.count, 0
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
@@ -68,7 +68,7 @@ class Histogram:
         return self.max_s
 
     def rows(self) -> list[tuple[float, int]]:
-        """Latencies, each twice the one before, and how many lie within it and not within the one before."""
+        """Bounds, each twice the one before, each with the number of latencies from the bound before up to it."""
         found: Counter[int] = Counter()
         for bucket, count in self._buckets.items():
             found[max(1, _upper_us(bucket)).bit_length()] += count

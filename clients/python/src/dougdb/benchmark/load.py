@@ -1,11 +1,11 @@
 """Sends the requests of a plan over some connections, and measures how long their answers take.
 
-At a rate, requests have their time before anybody knows how long answers take (an open loop): who finds all connections
-busy waits, and that counts, since its latency is measured from its time on. So a stall is seen as often as users would
-see it (no coordinated omission). Without a rate each connection asks anew as soon as it was answered.
+At a rate, the times of requests are fixed in advance, however long answers take (an open loop): a request that finds
+all connections busy waits, and its latency counts from its fixed time on. So a stall is seen as often as users would
+see it (no coordinated omission). Without a rate each connection sends its next request as soon as it was answered.
 
-Must not know what is drawn, or how results are shown. Invariant: every request that was begun is counted once: as
-answered, as refused, or as failed.
+Must not know how requests are drawn, or how results are shown. Invariant: every request that was begun is counted once:
+as answered, as refused, or as failed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ HEAD_BYTES_MAX = 64 << 10
 RECONNECT_S = 0.1
 GOOD = range(200, 300)
 MISSING = 404
-"""A key that is not there is an answer, too."""
+"""The status for a key that does not exist, which counts as a good answer."""
 
 
 class Endpoint(NamedTuple):
-    """Where the facade listens.
+    """The address of a facade.
 
     Attributes:
-        host: Its name or address.
-        port: Its port.
-        trust: The authorities that are trusted; None for plaintext.
+        host: The facade's host name or IP address.
+        port: The facade's port.
+        trust: The TLS context with the trusted authorities; None for plaintext.
     """
 
     host: str
@@ -45,7 +45,7 @@ class Endpoint(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As the Host header names it."""
+        """The value of the Host header."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -53,7 +53,7 @@ def endpoint_of(url: str, trust: Callable[[], ssl.SSLContext]) -> Endpoint:
     """Reads a URL.
 
     Raises:
-        ValueError: It is none of a facade.
+        ValueError: The URL cannot be that of a facade.
     """
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
@@ -63,14 +63,14 @@ def endpoint_of(url: str, trust: Callable[[], ssl.SSLContext]) -> Endpoint:
 
 
 class Results:
-    """What became of the requests.
+    """The results of a run.
 
     Attributes:
-        latencies: By operation, of those that were answered.
-        statuses: How often each status was answered that is neither success nor 404.
-        failures: How many got no answer.
+        latencies: The latencies of the answered requests, by operation.
+        statuses: How often each status came that is neither success nor 404.
+        failures: How many requests got no answer.
         behind: How many requests of an open loop were never begun, since there was no time left.
-        seconds: How long it took.
+        seconds: How many seconds the run took.
     """
 
     def __init__(self) -> None:
@@ -82,23 +82,23 @@ class Results:
 
     @property
     def answered(self) -> int:
-        """How many were answered with what was asked for."""
+        """How many requests were answered with success or 404."""
         return sum(each.count for each in self.latencies.values())
 
     @property
     def failed(self) -> int:
-        """How many were not."""
+        """How many requests got another answer or none."""
         return self.failures + sum(self.statuses.values())
 
     def together(self) -> Histogram:
-        """The latencies of all operations."""
+        """The latencies of all operations in one histogram."""
         whole = Histogram()
         for each in self.latencies.values():
             whole.merge(each)
         return whole
 
     def answer(self, name: str, status: int, seconds: float) -> None:
-        """Takes an answer."""
+        """Counts an answer."""
         if status in GOOD or status == MISSING:
             self.latencies.setdefault(name, Histogram()).record(seconds)
         else:
@@ -106,17 +106,17 @@ class Results:
 
 
 class Connection:
-    """One connection to the facade; it opens itself, and again after it broke."""
+    """One connection to the facade; it is opened by the first request, and again after it broke."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> int:
-        """The status of the answer.
+        """Sends a request; returns the status of the answer.
 
         Raises:
-            OSError: There was none.
+            OSError: There was no answer.
         """
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -145,27 +145,27 @@ class Connection:
         return status
 
     async def close(self) -> None:
-        """Closes it; the next request opens another one."""
+        """Closes the connection; the next request opens another one."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
 
 class Load:
-    """One run.
+    """One run of a benchmark.
 
     Attributes:
-        results: What was measured so far.
+        results: The results so far.
         touched: Whether the facade has answered anything, so that there may be something to delete.
     """
 
     def __init__(self, endpoint: Endpoint, requests: Requests, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Sends nothing yet.
+        """Creates a run; nothing is sent yet.
 
         Args:
             endpoint: The facade.
-            requests: Where requests are drawn.
-            clock: What tells the time.
+            requests: Draws the requests.
+            clock: Gives the time in seconds.
         """
         self._endpoint = endpoint
         self._requests = requests
@@ -174,7 +174,7 @@ class Load:
         self.touched = False
 
     async def fill(self, keys: int, connections: int) -> None:
-        """Puts every key once, so that reads find something; not measured.
+        """Puts every key once, so that reads find values; this is not measured.
 
         Raises:
             OSError: The facade cannot be reached.
@@ -193,12 +193,12 @@ class Load:
         await asyncio.gather(*(put() for _ in range(connections)))
 
     async def run(self, connections: int, duration_s: float, rate: float | None) -> Results:
-        """Sends for some time, and waits for the last answers.
+        """Sends requests for some time, and waits for the last answers.
 
         Args:
             connections: How many requests may be under way.
-            duration_s: For how long.
-            rate: How many requests begin in a second; None for as many as are answered.
+            duration_s: How many seconds to send.
+            rate: How many requests begin per second; None: each connection sends as soon as it was answered.
         """
         began_s = self._clock()
         ends_s = began_s + duration_s

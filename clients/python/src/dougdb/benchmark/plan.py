@@ -1,4 +1,4 @@
-"""What ``dougctl bench`` sends: a mix of operations on keys below a prefix, drawn from a seed, as bytes of HTTP/1.1.
+"""The requests of ``dougctl bench``: a mix of operations on keys below a prefix, drawn from a seed, as HTTP/1.1.
 
 Pure. Must not know connections or time.
 """
@@ -18,7 +18,7 @@ def parse_mix(text: str) -> dict[str, int]:
     """Reads a mix such as ``get=80,put=20``.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is no mix.
     """
     mix: dict[str, int] = {}
     for part in text.split(","):
@@ -33,13 +33,13 @@ def parse_mix(text: str) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is sent.
+    """The description of the requests that are sent.
 
     Attributes:
         mix: Weights by operation.
         prefix: The beginning of every key.
-        keys: How many keys.
-        value_bytes: How long a value is.
+        keys: How many keys are used.
+        value_bytes: How many bytes a value has.
         consistency: The query of reads, such as ``consistency=eventual``; empty for none.
         headers: Headers of every request.
         host: The Host header.
@@ -55,7 +55,7 @@ class Plan:
 
 
 class Requests:
-    """Draws requests of a plan; the same from the same seed."""
+    """Draws the requests of a plan at random; the same seed gives the same requests."""
 
     def __init__(self, plan: Plan, seed: int) -> None:
         self._plan = plan
@@ -66,7 +66,7 @@ class Requests:
         self._body = self._random.randbytes(plan.value_bytes)
 
     def draw(self) -> tuple[str, bytes]:
-        """An operation's name, and its request."""
+        """Draws one request; returns the name of its operation and its bytes."""
         name = self._random.choices(self._names, self._weights)[0]
         number = self._random.randrange(self._plan.keys)
         return name, self.request(name, number)
@@ -80,7 +80,7 @@ class Requests:
             return self._bytes("PUT", path, self._body)
         if name == "delete":
             return self._bytes("DELETE", path)
-        # Of keys of their own: what others put is no number.
+        # Increments have keys of their own, since the values of puts are no numbers.
         return self._bytes("POST", f"/v1/kv/{encode_key(f'{self._plan.prefix}n{number:08d}')}:increment", b"")
 
     def _bytes(self, method: str, target: str, body: bytes | None = None) -> bytes:

@@ -241,7 +241,7 @@ class DougClient(Watches, Locks):
             try:
                 pause_s = attempts.pause_after(again, self._pace.now())
             except DougdbError:
-                # The results say it, operation by operation.
+                # The results tell the errors, operation by operation.
                 return
             self._pace.sleep(pause_s)
 

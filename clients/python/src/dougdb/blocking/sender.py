@@ -141,7 +141,7 @@ class Sender:
                 return call.result(self._exchange(call, timeout_s))
             except DougdbError as error:
                 if own_key and isinstance(error, IdempotencyFullError) and not attempts.uncertain:
-                    # Nothing was applied. Without a key it happens once too, but nobody may repeat it in doubt.
+                    # Nothing was applied. Without a key the write is sent as it is, but must not be repeated in doubt.
                     self._full_until_s = self._pace.now() + FULL_S
                     call = call.keyed(None)
                     attempts = self._attempts(call, deadline_s)

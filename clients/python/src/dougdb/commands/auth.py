@@ -1,4 +1,4 @@
-"""``dougctl auth``: who one is, what one may do, and the tokens, roles and users of a cluster."""
+"""``dougctl auth``: shows the caller's rights, and changes the tokens, roles and users of a cluster."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from dougdb.commands.common import (
     url_of,
 )
 
-app = typer.Typer(help="Who may do what: tokens, roles, users.", no_args_is_help=True)
-token_app = typer.Typer(help="Tokens that clients show.", no_args_is_help=True)
-role_app = typer.Typer(help="Roles, and who has them.", no_args_is_help=True)
+app = typer.Typer(help="Manage who may do what: tokens, roles, users.", no_args_is_help=True)
+token_app = typer.Typer(help="Make, list and revoke the tokens that clients send.", no_args_is_help=True)
+role_app = typer.Typer(help="Manage roles and the principals that have them.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(role_app, name="role")
 
@@ -35,7 +35,7 @@ AllowOption = Annotated[
         "metrics; repeatable.",
     ),
 ]
-NameArgument = Annotated[str, typer.Argument(help="Its name.", show_default=False)]
+NameArgument = Annotated[str, typer.Argument(help="The name.", show_default=False)]
 PrincipalArgument = Annotated[
     str, typer.Argument(help="token:NAME, cert:NAME, oidc:SUBJECT or group:NAME.", show_default=False)
 ]
@@ -47,7 +47,7 @@ OTHER_VERBS = ("metrics", "admin:members", "admin:backup", "admin:auth")
 
 @app.callback()
 def auth() -> None:
-    """Who may do what: tokens, roles, users."""
+    """Manage who may do what: tokens, roles, users."""
 
 
 def _client(context: typer.Context) -> AccessClient:
@@ -71,7 +71,7 @@ def _show_token(made: dict[str, Any], *, as_json: bool) -> None:
 @app.command()
 @remote
 def init(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Make the first token, admin, which may do everything. DOUGDB_TOKEN is the bootstrap token."""
+    """Make the first token, admin, which may do everything. DOUGDB_TOKEN must be the bootstrap token."""
     with _client(context) as client:
         _show_token(client.init(), as_json=as_json)
 
@@ -79,7 +79,7 @@ def init(context: typer.Context, as_json: JsonOption = False) -> None:
 @app.command()
 @remote
 def whoami(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Show who the cluster takes you for, and what you may do."""
+    """Show your principal and your rights."""
     with _client(context) as client:
         found = client.whoami()
     if as_json:
@@ -97,10 +97,12 @@ def can_i(
     *,
     verb: Annotated[str, typer.Argument(help="read, write, watch, admin:members, ...", show_default=False)],
     key: Annotated[str | None, typer.Argument(help="The key.", show_default=False)] = None,
-    prefix: Annotated[str | None, typer.Option("--prefix", help="All keys that begin so, instead of a key.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="All keys that begin with this, instead of a key.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether you may do something: yes with exit code 0, no with 1."""
+    """Check whether you may use a verb: prints yes with exit code 0, no with exit code 1."""
     if key is not None and prefix is not None:
         fail("give a KEY or --prefix", ExitCode.USAGE)
     if verb in KEY_VERBS and key is None and prefix is None:
@@ -126,11 +128,13 @@ def create_token(
     *,
     name: NameArgument,
     allow: AllowOption = None,
-    role: Annotated[list[str] | None, typer.Option("--role", help="A role that it has; repeatable.")] = None,
-    ttl: Annotated[str | None, typer.Option("--ttl", help="For how long: 12h, 30d; for ever without.")] = None,
+    role: Annotated[list[str] | None, typer.Option("--role", help="A role of the token; repeatable.")] = None,
+    ttl: Annotated[
+        str | None, typer.Option("--ttl", help="How long the token is valid: 12h, 30d; for ever if left out.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a token and print it, once."""
+    """Make a token and print it. It cannot be shown again."""
     with _client(context) as client:
         _show_token(client.create_token(name, allow=allow, roles=role, ttl=ttl), as_json=as_json)
 
@@ -138,7 +142,7 @@ def create_token(
 @token_app.command("list")
 @remote
 def list_tokens(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Show all tokens, without their secrets, and what each may do by its roles too."""
+    """List all tokens without their secrets, with their own grants and those of their roles."""
     with _client(context) as client:
         found = client.tokens()
         grants = {role["name"]: role["allow"] for role in client.roles()}
@@ -163,7 +167,7 @@ def list_tokens(context: typer.Context, as_json: JsonOption = False) -> None:
 @token_app.command("revoke")
 @remote
 def revoke_token(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
-    """End a token; within two seconds nobody takes it any more."""
+    """Revoke a token; within two seconds all facades refuse it."""
     with _client(context) as client:
         left = client.revoke_token(name)
     if as_json:
@@ -195,7 +199,7 @@ def _show_users(found: list[dict[str, Any]], *, as_json: bool) -> None:
 @role_app.command("list")
 @remote
 def list_roles(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Show all roles."""
+    """List all roles with their grants."""
     with _client(context) as client:
         _show_roles(client.roles(), as_json=as_json)
 
@@ -205,7 +209,7 @@ def list_roles(context: typer.Context, as_json: JsonOption = False) -> None:
 def set_role(
     context: typer.Context, *, name: NameArgument, allow: AllowOption = None, as_json: JsonOption = False
 ) -> None:
-    """Make a role, or give it other grants."""
+    """Make a role, or replace its grants."""
     if not allow:
         fail("say what the role may do: --allow read:config/", ExitCode.USAGE)
     with _client(context) as client:
@@ -215,7 +219,7 @@ def set_role(
 @role_app.command("delete")
 @remote
 def delete_role(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
-    """Remove a role, and take it from whoever has it."""
+    """Delete a role, and take it from all principals that have it."""
     with _client(context) as client:
         _show_roles(client.delete_role(name), as_json=as_json)
 
@@ -223,7 +227,7 @@ def delete_role(context: typer.Context, name: NameArgument, as_json: JsonOption 
 @role_app.command("users")
 @remote
 def list_users(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Show who was given roles, but for the roles that tokens were made with."""
+    """List the principals that were given roles; roles that tokens were made with are not listed."""
     with _client(context) as client:
         _show_users(client.users(), as_json=as_json)
 
@@ -233,7 +237,7 @@ def list_users(context: typer.Context, as_json: JsonOption = False) -> None:
 def grant_role(
     context: typer.Context, *, name: NameArgument, principal: PrincipalArgument, as_json: JsonOption = False
 ) -> None:
-    """Give somebody a role."""
+    """Give a principal a role."""
     with _client(context) as client:
         _show_users(client.grant_role(name, principal), as_json=as_json)
 
@@ -243,6 +247,6 @@ def grant_role(
 def take_role(
     context: typer.Context, *, name: NameArgument, principal: PrincipalArgument, as_json: JsonOption = False
 ) -> None:
-    """Take a role from somebody."""
+    """Take a role from a principal."""
     with _client(context) as client:
         _show_users(client.take_role(name, principal), as_json=as_json)

@@ -1,7 +1,7 @@
-"""``dougctl backup``: a whole cluster to a directory, what is there, whether it is whole, and a new cluster from it.
+"""``dougctl backup``: backs a whole cluster up to a directory, lists and verifies backups, and restores new clusters.
 
-Each shard's state is one consistent cut; the cuts of different shards are taken one after the other. ``restore``, and
-the deeper half of ``verify``, are done by raft-node, which is found only as a program to start.
+The state of each shard is one consistent cut; the cuts of the shards are taken one after the other. ``restore``, and
+the check of SSTables in ``verify``, are done by the program raft-node, which is started as a process of its own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ from dougdb.private import private_files
 from dougdb.sealing import Identities, Recipients, SealingError
 
 ATTEMPTS = 3
-"""A replica may stop in the middle; the next attempt finds another one."""
+"""How often the backup of a shard is tried: a replica may stop in the middle, and the next attempt finds another
+one."""
 PAUSE_S = 1.0
 
 app = typer.Typer(
@@ -80,17 +81,22 @@ def create(
     context: typer.Context,
     *,
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where backups are kept.", show_default=False, parser=given_path)
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The directory in which backups are kept.", show_default=False, parser=given_path
+        ),
     ],
     keep: Annotated[
         int | None,
-        typer.Option("--keep", min=1, help="Afterwards remove all but the newest so many of this cluster."),
+        typer.Option(
+            "--keep", min=1, help="Afterwards keep only the newest N backups of this cluster, and remove the others."
+        ),
     ] = None,
     encrypt_to: Annotated[
         Path | None,
         typer.Option(
             "--encrypt-to",
-            help="A file of public keys, of age or SSH: only who has a secret key to one of them can read the backup.",
+            help="A file of public keys, of age or SSH; the secret key of any of them can read the backup.",
             show_default=False,
             parser=given_path,
             metavar="FILE",
@@ -100,8 +106,8 @@ def create(
 ) -> None:
     """Back all shards up into a new directory below DIR, while they go on serving.
 
-    Every write that was acknowledged before the command began is in it. The shards are saved one after the other, so
-    that of later writes to different shards some may be in it and others not. What is not finished is removed again.
+    The backup has every write that was acknowledged before the command began. The shards are saved one after the other,
+    so of later writes to different shards it may have some and not others. An unfinished backup is removed again.
     """
     recipients = None if encrypt_to is None else _keys(sealing.recipients_of, encrypt_to)
     begun = datetime.datetime.now(datetime.UTC)
@@ -135,11 +141,14 @@ def create(
 def list_backups(
     *,
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where backups are kept.", show_default=False, parser=given_path)
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The directory in which backups are kept.", show_default=False, parser=given_path
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Show the backups below DIR, oldest first, and whether they were finished. Their files are not read."""
+    """List the backups below DIR, oldest first, and whether they were finished. Their files are not read."""
     try:
         found = backups.list_backups(directory)
     except OSError as error:
@@ -166,10 +175,10 @@ def list_backups(
 @app.command()
 @command
 def verify(*, path: BackupArgument, identity: IdentityOption = None, as_json: JsonOption = False) -> None:
-    """Read every byte of a backup and check it. Exit code 1: something is damaged, or it was never finished.
+    """Read every byte of a backup and check it. Exit code 1: the backup is damaged, or was never finished.
 
-    Sizes and checksums are checked here; every block of every SSTable by raft-node, where that is installed. Of an
-    encrypted backup the encrypted files are checked, or with `--identity` what is in them; blocks when it is restored.
+    The command checks sizes and checksums; if raft-node is installed, it checks every block of every SSTable, too. Of
+    an encrypted backup the encrypted files are checked, or with `--identity` their contents; blocks only by a restore.
     """
     whole = _load(path)
     identities = _identities(whole, identity)
@@ -209,21 +218,22 @@ def restore(
         Path,
         typer.Option(
             "--data",
-            help="An empty directory, or none yet, for `dougctl dev`.",
+            help="The new data directory for `dougctl dev`: empty, or not there yet.",
             show_default=False,
             parser=given_path,
             metavar="PATH",
         ),
     ],
     nodes: Annotated[
-        int | None, typer.Option("--nodes", min=1, max=9, help="Nodes of each shard; as many as there were without it.")
+        int | None,
+        typer.Option("--nodes", min=1, max=9, help="How many nodes each shard gets; as many as before if left out."),
     ] = None,
     identity: IdentityOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a new local cluster's data from a backup, for all nodes at once. `dougctl dev` then starts it.
 
-    It is a new cluster, with an id and incarnations of its own. A run that was cut off is completed by the same
+    The new cluster has an id and incarnations of its own. A run that was interrupted is completed by the same
     command. For containers, see `raft-node restore` in docs/operations.md.
     """
     if sys.platform == "win32":
@@ -246,11 +256,8 @@ def restore(
             if damaged:
                 raise RefusedError(f"the backup is damaged, and nothing was restored: {damaged[0]}")
             restoring.occupy(plan)
-            with (
-                restoring.readable(plan, identities) as readable,
-                _progress("restoring", len(plan.layout.places()), quiet=as_json, nodes=True) as on_node,
-            ):
-                restoring.carry_out(readable, on_node)
+            with _progress("restoring", len(plan.layout.places()), quiet=as_json, nodes=True) as on_node:
+                restoring.carry_out(plan, on_node, identities=identities)
     except RefusedError as error:
         fail(str(error), ExitCode.FAILURE)
     start = f"dougctl dev --data {data} --shards {plan.layout.shards} --nodes {plan.layout.nodes}"
@@ -263,16 +270,43 @@ def restore(
 
 @app.command()
 @command
+def send(
+    *,
+    path: BackupArgument,
+    shard: Annotated[int, typer.Option("--shard", min=0, help="The shard's number.", show_default=False)],
+    identity: IdentityOption = None,
+) -> None:
+    """Write one shard to stdout, for `raft-node restore --backup -` on a machine that has no copy of the backup.
+
+    What is encrypted is decrypted on the way, so that the secret key stays here and nothing lies in plain anywhere but
+    in the node's volumes.
+    """
+    whole = _load(path)
+    identities = _identities(whole, identity)
+    if whole.encrypted and identities is None:
+        fail(f"{path} is encrypted: give the file of a secret key with --identity", ExitCode.USAGE)
+    if sys.stdout.isatty():
+        fail("this is for raft-node restore --backup -, and no terminal", ExitCode.USAGE)
+    try:
+        checking.send(whole, shard, identities, sys.stdout.buffer)
+    except (SealingError, BackupError) as error:
+        fail(str(error), ExitCode.FAILURE)
+    except OSError as error:
+        fail(f"{error.filename or 'stdout'}: {error.strerror}", ExitCode.FAILURE)
+
+
+@app.command()
+@command
 def keygen(
     *,
     path: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="Where the secret key goes.", show_default=False, parser=given_path),
+        typer.Argument(metavar="FILE", help="The new file for the secret key.", show_default=False, parser=given_path),
     ],
 ) -> None:
-    """Make a key for encrypted backups: the secret one in a new FILE, the public one on stdout for `--encrypt-to`.
+    """Make keys for encrypted backups: the secret key goes to a new FILE, the public key for `--encrypt-to` to stdout.
 
-    Keep the secret key away from where backups are made and kept. Without it nobody can read them.
+    Keep the secret key away from the machines that make and keep backups. Without it nobody can read them.
     """
     try:
         print(sealing.make_key(path))
@@ -335,7 +369,7 @@ def _receive(
 
 
 def _shards_of(client: DougClient) -> list[int]:
-    """All shards that own anything, or that the facade knows."""
+    """The numbers of all shards that own slots or that the facade knows."""
     mapped = client.partitions().get("slots")
     try:
         owners = {int(part["shard"]) for part in mapped or ()}
@@ -355,7 +389,7 @@ def _load(path: Path) -> Backup:
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the command as Ctrl-C does, so that what is not finished is removed."""
+    """Lets SIGTERM end the command as Ctrl-C does, so that an unfinished backup is removed."""
 
     def end(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -371,9 +405,9 @@ def _ended_by_sigterm() -> Iterator[None]:
 def _progress(
     words: str, total: int | None, *, quiet: bool, shards: int = 0, nodes: bool = False
 ) -> Iterator[Callable[[Any], Any]]:
-    """A bar on stderr where that is a terminal.
+    """Shows a progress bar on stderr if that is a terminal.
 
-    Gives what is told of progress: bytes, nodes, or, with ``shards``, of each shard that begins.
+    Yields a function that takes the progress: bytes, nodes, or, with ``shards``, each shard that begins.
     """
     console = Console(stderr=True)
     sizes: tuple[Any, ...] = () if nodes else (DownloadColumn(), TransferSpeedColumn())

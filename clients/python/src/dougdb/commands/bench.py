@@ -1,4 +1,4 @@
-"""``dougctl bench``: how fast is this cluster, from here? Rates and latencies of a mix of operations."""
+"""``dougctl bench``: measures rates and latencies of a mix of operations on a cluster, as seen from this machine."""
 
 from __future__ import annotations
 
@@ -29,25 +29,35 @@ _PARTS = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999))
 def bench(
     context: typer.Context,
     *,
-    duration: Annotated[str, typer.Option("--duration", help="For how long: 10s, 1m.")] = "10s",
+    duration: Annotated[str, typer.Option("--duration", help="How long to measure: 10s, 1m.")] = "10s",
     mix: Annotated[str, typer.Option("--mix", help="Weights of get, put, delete and increment.")] = "get=80,put=20",
-    connections: Annotated[int, typer.Option("--connections", min=1, max=1024, help="Requests under way.")] = 16,
+    connections: Annotated[
+        int, typer.Option("--connections", min=1, max=1024, help="How many requests are under way at the same time.")
+    ] = 16,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", min=0.1, help="Requests a second, whatever answers take."),
+        typer.Option(
+            "--rate",
+            min=0.1,
+            help="Requests per second to send, however long answers take; as many as possible if left out.",
+        ),
     ] = None,
-    value_size: Annotated[int, typer.Option("--value-size", min=0, max=VALUE_BYTES_MAX, help="Bytes.")] = 100,
-    keys: Annotated[int, typer.Option("--keys", min=1, max=10_000_000, help="How many keys.")] = 1000,
-    consistency: Annotated[Consistency, typer.Option("--consistency", help="Of the reads.")] = Consistency.LINEARIZABLE,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the keys there.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="What requests are drawn from.")] = 0,
+    value_size: Annotated[
+        int, typer.Option("--value-size", min=0, max=VALUE_BYTES_MAX, help="How many bytes a value has.")
+    ] = 100,
+    keys: Annotated[int, typer.Option("--keys", min=1, max=10_000_000, help="How many keys are used.")] = 1000,
+    consistency: Annotated[
+        Consistency, typer.Option("--consistency", help="The consistency of the reads.")
+    ] = Consistency.LINEARIZABLE,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not delete the keys at the end.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="The seed from which requests are drawn.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how many requests this cluster answers, and how long that takes.
+    """Measure how many requests per second this cluster answers, and how long each takes.
 
-    It writes below a prefix of its own, puts every key once first, and deletes all of it at its end. With --rate,
-    latencies count from when a request was due, so that a stall is seen in full. It ends with 1 when a request failed,
-    and with 4 when none was answered.
+    The command writes below a prefix of its own, puts every key once first, and deletes them all at the end. With
+    --rate, latencies count from the time at which a request was due, so that a stall is seen in full. The exit code is
+    1 if a request failed, and 4 if none was answered.
     """
     try:
         duration_s, weights = duration_us(duration) / 1e6, parse_mix(mix)

@@ -1,4 +1,4 @@
-"""What every command shares: the options, and the one table from errors to exit codes."""
+"""The options that all commands share, and the one table from errors to exit codes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 
 class ExitCode(IntEnum):
-    """How dougctl ends. Documented in the README and in ``dougctl --help``."""
+    """The exit codes of dougctl, as documented in the README and in ``dougctl --help``."""
 
     OK = 0
     FAILURE = 1
@@ -60,15 +60,19 @@ _EXIT_CODES: tuple[tuple[type[DougdbError], ExitCode], ...] = (
 
 UrlOption = Annotated[
     str | None,
-    typer.Option("--url", help="Where the facade listens; also before the command.", show_default=False),
+    typer.Option("--url", help="The facade's URL; also before the command.", show_default=False),
 ]
 CaFileOption = Annotated[
     str | None,
-    typer.Option("--ca-file", help="The authority of its certificate; also before the command.", show_default=False),
+    typer.Option(
+        "--ca-file",
+        help="A file with the authority of the facade's certificate, PEM; also before the command.",
+        show_default=False,
+    ),
 ]
 TokenFileOption = Annotated[
     str | None,
-    typer.Option("--token-file", help="A file with the token to show; also before the command.", show_default=False),
+    typer.Option("--token-file", help="A file with the token to send; also before the command.", show_default=False),
 ]
 DeadlineOption = Annotated[
     float | None,
@@ -76,7 +80,7 @@ DeadlineOption = Annotated[
         "--deadline",
         min=0.0,
         metavar="SECONDS",
-        help="For how long a request that failed is sent again, where that is safe; 10 s.",
+        help="How many seconds a failed request is sent again, if that is safe; 10 if left out.",
         show_default=False,
     ),
 ]
@@ -84,7 +88,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 
 
 def exit_code_of(error: DougdbError) -> ExitCode:
-    """The exit code that an error ends the command with."""
+    """The exit code of a command that ended with an error."""
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), ExitCode.FAILURE)
 
 
@@ -96,7 +100,7 @@ def fail(message: str, code: ExitCode) -> NoReturn:
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that a terminal cannot show or would obey: names and keys are any bytes."""
+    """The text with all control characters and undecodable bytes escaped: names and keys may hold any bytes."""
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
@@ -110,7 +114,7 @@ def _shown(character: str) -> str:
 
 
 def command(function: Callable[P, R]) -> Callable[P, R]:
-    """Turns the client's errors into messages and exit codes. Every command is wrapped in this."""
+    """Wraps a command so that the client's errors end it with a message and an exit code. Every command is wrapped."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -127,7 +131,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def told(error: DougdbError) -> str:
-    """An error in words, with what the key has where a condition did not hold, and how to say who one is."""
+    """The message of an error, with what helps: the key's present revision, or how a token is shown."""
     if isinstance(error, PreconditionFailedError):
         now = error.current_revision
         more = "there is no such key" if now is None else f"the key has revision {now}"
@@ -139,9 +143,9 @@ def told(error: DougdbError) -> str:
 
 
 def remote(function: Callable[..., R]) -> Callable[..., R]:
-    """A command that asks the facade: ``command``, and the options that may stand before the command, behind it.
+    """Wraps a command that calls the facade: as ``command``, and with the options of the facade added to its own.
 
-    The function takes the context first; ``client_of`` finds there what the options said.
+    The function takes the context as its first argument; ``client_of`` finds the values of these options in it.
     """
     inner = command(function)
 
@@ -189,7 +193,7 @@ def client_of(context: typer.Context) -> DougClient:
 
 
 def token_of(context: typer.Context) -> str | None:
-    """The token of a file that the options name; None for what the environment says."""
+    """The token in the file that the options name; None if they name none, and the environment variable counts."""
     path = (context.obj or {}).get("token_file")
     if not path:
         return None
@@ -200,13 +204,13 @@ def token_of(context: typer.Context) -> str | None:
 
 
 def deadline_of(context: typer.Context) -> float:
-    """For how long a command tries again."""
+    """How many seconds a command sends failed requests again."""
     found = (context.obj or {}).get("deadline")
     return DEADLINE_S if found is None else float(found)
 
 
 def tls_of(context: typer.Context) -> dict[str, Any]:
-    """The arguments of a client by which both ends know each other, where the options give any."""
+    """The client's arguments for TLS and the token; empty if the options give none."""
     ca_file, token = (context.obj or {}).get("ca_file"), token_of(context)
     return ({"ca_file": ca_file} if ca_file else {}) | ({} if token is None else {"token": token})
 
@@ -220,9 +224,9 @@ def print_json(document: Any, *, indent: int | None = 2) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Prints a table to stdout: never cut off, since half of an address is none.
+    """Prints a table to stdout, without cutting off cells, since half of an address is useless.
 
-    What is wider than the terminal is folded by the terminal, and what goes to a file or a pipe is as wide as it is.
+    The terminal folds lines that are wider than it; lines that go to a file or a pipe keep their width.
     """
     console = Console()
     wide = console.options.update(width=TABLE_WIDTH_MAX)

@@ -1,4 +1,4 @@
-"""``dougctl dev``: a local cluster of real processes on loopback."""
+"""``dougctl dev``: runs a local cluster of real processes on loopback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dougdb.private import private_files
 
 
 class LogLevel(StrEnum):
-    """How much the processes write to their log files."""
+    """The lowest level that the processes write to their log files."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -26,40 +26,41 @@ class LogLevel(StrEnum):
 @command
 def dev(
     *,
-    shards: Annotated[int, typer.Option("--shards", min=1, max=64, help="Raft clusters.")] = 2,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, max=9, help="Nodes of each shard.")] = 5,
+    shards: Annotated[int, typer.Option("--shards", min=1, max=64, help="How many shards.")] = 2,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=9, help="How many nodes each shard has.")] = 5,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The facade's port.")] = 8080,
     data: Annotated[
-        Path, typer.Option("--data", help="Where everything is kept.", parser=given_path, metavar="PATH")
+        Path, typer.Option("--data", help="The directory for all data.", parser=given_path, metavar="PATH")
     ] = Path("data"),
-    base_port: Annotated[int, typer.Option("--base-port", help="The first of the nodes' ports, three each.")] = 21000,
-    facades: Annotated[int, typer.Option("--facades", min=1, max=16, help="Facades, on one port after the other.")] = 1,
+    base_port: Annotated[int, typer.Option("--base-port", help="The nodes' first port; each takes three.")] = 21000,
+    facades: Annotated[int, typer.Option("--facades", min=1, max=16, help="Facades, on successive ports.")] = 1,
     shared_port: Annotated[
-        int | None, typer.Option("--shared-port", min=1, max=65535, help="A port that all facades serve together.")
+        int | None, typer.Option("--shared-port", min=1, max=65535, help="One port that all facades share.")
     ] = None,
-    no_restart: Annotated[bool, typer.Option("--no-restart", help="A process that dies stays down.")] = False,
+    no_restart: Annotated[bool, typer.Option("--no-restart", help="Do not restart dead processes.")] = False,
     tls: Annotated[
         Path | None,
         typer.Option(
             "--tls",
             metavar="DIR",
-            help="TLS with tls.crt, tls.key and ca.crt of this folder; see make certs.",
+            help="TLS with tls.crt, tls.key, ca.crt of this directory; see make certs.",
             parser=given_path,
         ),
     ] = None,
     auth: Annotated[
         bool,
-        typer.Option("--auth", help="Clients have to show a token; the first one is in DATA/run/bootstrap.token."),
+        typer.Option("--auth", help="Clients must send a token; the first is in DATA/run/bootstrap.token."),
     ] = False,
     log_level: Annotated[
-        LogLevel, typer.Option("--log-level", envvar="DOUGDB_LOG_LEVEL", case_sensitive=False, help="Of the log files.")
+        LogLevel,
+        typer.Option("--log-level", envvar="DOUGDB_LOG_LEVEL", case_sensitive=False, help="The log files' level."),
     ] = LogLevel.INFO,
     node_env: Annotated[
         list[str] | None,
-        typer.Option("--node-env", metavar="KEY=VALUE", help="For the nodes' environment; repeatable."),
+        typer.Option("--node-env", metavar="KEY=VALUE", help="A variable for all nodes; repeatable."),
     ] = None,
 ) -> None:
-    """Run a local cluster: nodes and a facade as processes of their own. Ctrl-C stops it.
+    """Run a local cluster: nodes and facades as processes of their own. Ctrl-C stops it.
 
     The next start with the same --data finds everything again. Process ids and logs are in DATA/run.
     """
@@ -95,7 +96,7 @@ def dev(
 
 
 def _refuse(error: Exception) -> NoReturn:
-    """Ends with every line of an error."""
+    """Prints every line of an error, and ends the command."""
     first, *others = str(error).splitlines()
     for line in others:
         print(f"dougctl: {printable(line)}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""``dougctl doctor``: what is wrong with this cluster, and what to do about it.
+"""``dougctl doctor``: finds what is wrong with a cluster, and says what to do about it.
 
-It looks at what the facades and the leaders say of nodes and members, twice with a moment in between, so that what
-disks do now counts, and a third time when a node or a leader has just gone. What is wrong is judged by
+It reads the state of nodes and members from the facades and the leaders twice, with a moment in between, so that what
+disks do now counts, and a third time if a node or a leader has just gone. The findings are made by
 ``dougdb.diagnosis``.
 """
 
@@ -38,33 +38,31 @@ def doctor(
     context: typer.Context,
     *,
     lag_max: Annotated[
-        int, typer.Option("--lag-max", min=0, help="So many entries a replica may lag behind.")
+        int, typer.Option("--lag-max", min=0, help="By how many entries a replica may lag behind.")
     ] = _DEFAULTS.lag,
     skew_max: Annotated[
-        float, typer.Option("--skew-max", min=0, metavar="MS", help="So far a clock may be from the others.")
+        float, typer.Option("--skew-max", min=0, metavar="MS", help="How far a clock may be from the others.")
     ] = _DEFAULTS.skew_ms,
     sync_max: Annotated[
-        float, typer.Option("--sync-max", min=0, metavar="MS", help="So long a sync of a log may take, on average.")
+        float, typer.Option("--sync-max", min=0, metavar="MS", help="How long a sync of a log may take on average.")
     ] = _DEFAULTS.sync_ms,
     free_min: Annotated[
-        float, typer.Option("--free-min", min=0, max=100, metavar="PERCENT", help="So much of a volume must be free.")
+        float, typer.Option("--free-min", min=0, max=100, metavar="PERCENT", help="How much of a volume must be free.")
     ] = 100 * _DEFAULTS.free,
     certificate_days: Annotated[
-        float, typer.Option("--certificate-days", min=0, help="For so long certificates must still be good.")
+        float, typer.Option("--certificate-days", min=0, help="How many days certificates must still be valid.")
     ] = _DEFAULTS.certificate_days,
-    facade: Annotated[
-        list[str] | None, typer.Option("--facade", help="Another facade's URL; may be given several times.")
-    ] = None,
+    facade: Annotated[list[str] | None, typer.Option("--facade", help="Another facade's URL; repeatable.")] = None,
     wait: Annotated[
-        float, typer.Option("--wait", min=0, max=60, metavar="SECONDS", help="Between the two looks.")
+        float, typer.Option("--wait", min=0, max=60, metavar="SECONDS", help="How long to wait between the two looks.")
     ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for what is wrong, and say the way out.
+    """Find what is wrong with the cluster, and say what to do.
 
-    Shards without a leader or a majority, nodes that do not answer, replicas that lag behind or differ, slow and full
-    disks, skewed clocks, certificates that end, several versions, facades with an old map. It ends with 1 when anything
-    was found, and with 4 when the facade does not answer.
+    It finds shards without a leader or a majority, nodes that do not answer, replicas that lag or differ, slow and full
+    disks, skewed clocks, certificates that expire, several versions, facades with an old map. The exit code is 1 if
+    anything was found, and 4 if the facade does not answer.
     """
     limits = Limits(lag_max, skew_max, sync_max, free_min / 100, certificate_days)
     with client_of(context) as client:

@@ -1,4 +1,4 @@
-"""``dougctl export`` and ``import``: keys and values of any bytes, to and from lines of JSON."""
+"""``dougctl export`` and ``import``: write and read keys and values of any bytes as lines of JSON."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from dougdb.shapes import Consistency
 DEADLINE_S = 60.0
 PROBLEMS_SHOWN = 100
 _HEAD_BYTES = 64 << 10
-"""So much of a file tells which one it is."""
+"""How many bytes at the beginning of a file identify it."""
 
 _TEXT = TextColumn("{task.description} {task.fields[entries]:,} entries, {task.fields[rate]:,.0f}/s")
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why an import ended before the end of its file."""
+    """The reason why an import ended before the end of its file."""
 
     message: str
     code: ExitCode
@@ -61,18 +61,23 @@ def export_(
     context: typer.Context,
     *,
     output: Annotated[str, typer.Argument(help="The file, or - for stdout.", metavar="[FILE|-]")] = "-",
-    prefix: Annotated[str | None, typer.Option("--prefix", help="Keys that begin with it; or:")] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option("--prefix", help="Export the keys that begin with it; not together with --start and --end."),
+    ] = None,
     start: StartOption = None,
     end: EndOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that was cut off.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare the file with the store afterwards.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Complete the file of an export that was interrupted.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Afterwards compare the file with the store.")] = False,
     consistency: ConsistencyOption = Consistency.LINEARIZABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Write keys and values as lines of JSON; `dougctl import` reads them again.
 
-    Content types and expiry go along. It is no consistent picture of the store while others write: see GET /v1/kv.
+    Content types and expiry are exported, too. While others write, the file is no consistent cut of the store: see
     """
     if prefix is not None and (start is not None or end is not None):
         fail("a range has --prefix, or --start and --end", ExitCode.USAGE)
@@ -111,7 +116,7 @@ def _write(
     consistency: Consistency,
     counter: _Counter,
 ) -> None:
-    """Writes what is missing of an export."""
+    """Writes the missing part of an export."""
     if already.last is None and already.end == 0:
         stream.write(header(_bounds(wanted)))
     left = wanted if already.last is None else wanted.behind(already.last)
@@ -146,7 +151,7 @@ def _bounds(wanted: Range) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _opened(path: Path, wanted: Range, *, resume: bool, force: bool) -> Iterator[tuple[BinaryIO, Begun]]:
-    """The file to write to, and how far it has come."""
+    """Opens the file to write to; also yields the part of the export that it has already."""
     already = Begun(0, 0, None, complete=False)
     try:
         with private_files():
@@ -175,21 +180,25 @@ def import_(
     *,
     file: Annotated[str, typer.Argument(help="The file, or - for stdin.", metavar="FILE|-", show_default=False)],
     only_absent: Annotated[
-        bool, typer.Option("--if-absent", help="Keys that are there already stay as they are.")
+        bool, typer.Option("--if-absent", help="Leave keys that exist already as they are.")
     ] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Read everything back and compare.")] = False,
-    verify_only: Annotated[bool, typer.Option("--verify-only", help="Store nothing; only compare.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an import of this file was cut off.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything back afterwards and compare.")] = False,
+    verify_only: Annotated[
+        bool, typer.Option("--verify-only", help="Store nothing; only compare the file with the store.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an import of this file was interrupted.")
+    ] = False,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, max=64, help="Groups of entries on their way at once.")
+        int, typer.Option("--concurrency", min=1, max=64, help="How many groups of entries are sent at the same time.")
     ] = 4,
     as_json: JsonOption = False,
 ) -> None:
     """Store keys and values from lines of JSON, as `dougctl export` and GET /v1/kv write them.
 
-    A whole page of GET /v1/kv is read too, and several files one behind the other. How far it has come is kept beside
-    the file, in FILE.import, until it is complete. An entry that cannot be stored is named on stderr with its line, and
-    the exit code is then 1. A line that is no entry ends the import: what stands before it is stored.
+    A whole page of GET /v1/kv is read, too, and so are several files one behind the other. The progress is kept beside
+    the file, in FILE.import, until the import is complete. An entry that cannot be stored is named on stderr with its
+    line, and the exit code is then 1. A line that is no entry ends the import; the lines before it are stored.
     """
     started_s = time.monotonic()
     tally = Tally()
@@ -280,14 +289,14 @@ def _stopped(message: str, mark: Path | None, code: ExitCode) -> Stop:
 
 
 def _head(path: Path) -> bytes:
-    """The first whole lines of a file: they tell whether it is still the same one, also when it has grown since."""
+    """The first whole lines of a file, which identify it, also after it has grown."""
     with path.open("rb") as file:
         data = file.read(_HEAD_BYTES)
     return data[: data.rfind(b"\n") + 1]
 
 
 def _set_mark(mark: Path, lines: int, head: bytes) -> None:
-    """Keeps how many lines are dealt with, and of which file."""
+    """Notes in the file of progress how many lines of which file are stored."""
     part = mark.with_name(mark.name + ".part")
     with private_files():
         known = {"lines": lines, "head_bytes": len(head), "head_sha256": hashlib.sha256(head).hexdigest()}
@@ -319,7 +328,7 @@ def _to_read(path: Path) -> Iterator[BinaryIO]:
 
 
 class _Counter:
-    """Entries and their rate on a progress bar."""
+    """Shows the number of entries and their rate on a progress bar."""
 
     def __init__(self, progress: Progress, task: TaskID, count: int) -> None:
         self._progress = progress
@@ -328,13 +337,13 @@ class _Counter:
         self._started_s = time.monotonic()
 
     def add(self, size: int) -> None:
-        """One more."""
+        """Counts one more entry of ``size`` bytes."""
         self._count += 1
         if self._count % 1000 == 0:
             self.show(self._count, None)
 
     def show(self, count: int, done_bytes: int | None) -> None:
-        """So many."""
+        """Shows the number of entries, and the bytes done if the size of the whole is known."""
         elapsed_s = max(0.001, time.monotonic() - self._started_s)
         rate = (count - self._first) / elapsed_s
         self._progress.update(self._task, entries=count, rate=rate, completed=done_bytes)

@@ -1,4 +1,4 @@
-"""``dougctl export-tree``: keys as files below a directory, the way back of ``import-tree``."""
+"""``dougctl export-tree``: writes keys as files below a directory; the opposite of ``import-tree``."""
 
 from __future__ import annotations
 
@@ -27,17 +27,25 @@ def export_tree(
     context: typer.Context,
     *,
     directory: Annotated[
-        Path, typer.Argument(help="It is made if need be.", show_default=False, parser=given_path, metavar="PATH")
+        Path,
+        typer.Argument(
+            help="The directory for the files; made if it does not exist.",
+            show_default=False,
+            parser=given_path,
+            metavar="PATH",
+        ),
     ],
-    prefix: Annotated[str, typer.Option("--prefix", help="Only keys that begin with it; paths go on behind it.")] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that have other bytes.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Read every file back and compare.")] = False,
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="Only keys that begin with it; the rest of a key is its path.")
+    ] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files with other contents.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file back afterwards and compare.")] = False,
     consistency: ConsistencyOption = Consistency.LINEARIZABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Write every key as a file: what of the key stands behind the prefix is its path below DIRECTORY.
+    """Write every key as a file: the part of the key behind the prefix is the path below DIRECTORY.
 
-    Files that are there with the same bytes stay, so that it may simply be called again after it was interrupted. A key
+    Files that have the right bytes already are kept, so that an interrupted command can simply be repeated. A key
     that cannot be a file is named on stderr, and the exit code is then 1.
     """
     if directory.exists() and not directory.is_dir():

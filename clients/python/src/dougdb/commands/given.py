@@ -1,6 +1,6 @@
-"""Paths as they are given on a command line. An empty one is a mistake, mostly of a variable that is not set.
+"""Checks paths of the command line. An empty one is a mistake, mostly a variable that is not set.
 
-Left to itself, an empty path is the current directory, which is hardly ever what was meant.
+Python takes an empty path as the current directory, which is hardly ever what was meant.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import typer
 
 
 def given_path(text: str | Path) -> Path:
-    """A path that was given.
+    """The path of an argument or option.
 
     Raises:
-        typer.BadParameter: It is empty.
+        typer.BadParameter: The path is empty.
     """
     if not str(text) or (isinstance(text, str) and not text.strip("\0")):
         raise typer.BadParameter("the path is empty")

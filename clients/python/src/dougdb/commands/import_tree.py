@@ -1,4 +1,4 @@
-"""``dougctl import-tree``: a directory tree into the store, path -> content, with a progress bar."""
+"""``dougctl import-tree``: stores the files of a directory tree, each under its path, with a progress bar."""
 
 from __future__ import annotations
 
@@ -34,21 +34,23 @@ def import_tree(
     *,
     directory: Annotated[
         Path,
-        typer.Argument(help="Every file below it is stored.", show_default=False, parser=given_path, metavar="PATH"),
+        typer.Argument(
+            help="The directory whose files are stored.", show_default=False, parser=given_path, metavar="PATH"
+        ),
     ],
-    prefix: Annotated[str, typer.Option("--prefix", help="Put before every key.")] = "",
+    prefix: Annotated[str, typer.Option("--prefix", help="A prefix for all keys.")] = "",
     concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, max=1024, help="Files on their way at once.")
+        int, typer.Option("--concurrency", min=1, max=1024, help="How many files are sent at the same time.")
     ] = 32,
-    verify: Annotated[bool, typer.Option("--verify", help="Read everything back and compare.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything back afterwards and compare.")] = False,
     verify_only: Annotated[
-        bool, typer.Option("--verify-only", help="Store nothing; compare what is stored with the files.")
+        bool, typer.Option("--verify-only", help="Store nothing; only compare the files with the store.")
     ] = False,
     consistency: Annotated[
-        Consistency, typer.Option("--consistency", help="What the reads of the verification promise.")
+        Consistency, typer.Option("--consistency", help="The consistency of the reads that verify.")
     ] = Consistency.LINEARIZABLE,
     skip_too_large: Annotated[
-        bool, typer.Option("--skip-too-large", help="Files over 1 MiB are named, but are no failure.")
+        bool, typer.Option("--skip-too-large", help="Name files over 1 MiB, but do not count them as failures.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

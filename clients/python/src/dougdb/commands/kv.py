@@ -19,24 +19,32 @@ from dougdb.operations import key_fields
 from dougdb.shapes import Consistency, Receipt, Value, bounded, shown_time
 
 KeyArgument = Annotated[str, typer.Argument(help="The key: any bytes, at most 1 KiB.", show_default=False)]
-TtlOption = Annotated[str | None, typer.Option("--ttl", help="How long it lives: 500ms, 30s, 5m, 2h, 7d, keep.")]
+TtlOption = Annotated[
+    str | None,
+    typer.Option("--ttl", help="The time until the key expires: 500ms, 30s, 5m, 2h, 7d; keep: the present expiry."),
+]
 IfRevisionOption = Annotated[
-    str | None, typer.Option("--if-revision", metavar="N", help="Only if the key has this revision.")
+    str | None, typer.Option("--if-revision", metavar="N", help="Do it only if the key has this revision.")
 ]
-IfAbsentOption = Annotated[bool, typer.Option("--if-absent", help="Only if there is no such key.")]
-IfExistsOption = Annotated[bool, typer.Option("--if-exists", help="Only if there is such a key.")]
+IfAbsentOption = Annotated[bool, typer.Option("--if-absent", help="Do it only if the key does not exist.")]
+IfExistsOption = Annotated[bool, typer.Option("--if-exists", help="Do it only if the key exists.")]
 IdempotencyKeyOption = Annotated[
-    str | None, typer.Option("--idempotency-key", metavar="KEY", help="Sent twice, it still happens once.")
+    str | None,
+    typer.Option(
+        "--idempotency-key",
+        metavar="KEY",
+        help="With the same KEY the write is carried out once, even if it is sent twice.",
+    ),
 ]
-ConsistencyOption = Annotated[Consistency, typer.Option("--consistency", help="What the read promises.")]
+ConsistencyOption = Annotated[Consistency, typer.Option("--consistency", help="The consistency of the read.")]
 StalenessOption = Annotated[
     str | None,
-    typer.Option("--max-staleness", help="How much of what is newer may be missing: 500ms, 2s; from any replica."),
+    typer.Option("--max-staleness", help="Read from any replica whose data are at most this old: 500ms, 2s."),
 ]
 
 
 def consistency_of(consistency: Consistency, max_staleness: str | None) -> str:
-    """What a read promises, by the options."""
+    """The consistency of a read, by the options."""
     if max_staleness is None:
         return str(consistency)
     if consistency is not Consistency.LINEARIZABLE:
@@ -81,9 +89,12 @@ def put(
     key: KeyArgument,
     value: Annotated[str | None, typer.Argument(help="The value, or - for stdin.", show_default=False)] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Store this file's content.", parser=given_path, metavar="PATH")
+        Path | None,
+        typer.Option("--file", "-f", help="Store the content of this file.", parser=given_path, metavar="PATH"),
     ] = None,
-    content_type: Annotated[str | None, typer.Option("--content-type", help="Kept with the value.")] = None,
+    content_type: Annotated[
+        str | None, typer.Option("--content-type", help="The content type to keep with the value.")
+    ] = None,
     ttl: TtlOption = None,
     if_revision: IfRevisionOption = None,
     if_absent: IfAbsentOption = False,
@@ -119,7 +130,7 @@ def delete(
     idempotency_key: IdempotencyKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a key; that it does not exist is no error."""
+    """Delete a key. It is no error if the key does not exist."""
     with client_of(context) as client:
         receipt = client.delete(
             os.fsencode(key),
@@ -135,8 +146,8 @@ def increment(
     context: typer.Context,
     *,
     key: KeyArgument,
-    by: Annotated[int, typer.Argument(help="How much to add; -5 goes behind --.")] = 1,
-    initial: Annotated[int, typer.Option("--initial", help="What a key that does not exist counts as.")] = 0,
+    by: Annotated[int, typer.Argument(help="The number to add; write a negative one behind --.")] = 1,
+    initial: Annotated[int, typer.Option("--initial", help="The value to start from if the key does not exist.")] = 0,
     ttl: TtlOption = None,
     if_revision: IfRevisionOption = None,
     if_absent: IfAbsentOption = False,
@@ -144,7 +155,7 @@ def increment(
     idempotency_key: IdempotencyKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add to a value that is a whole number, and print the sum."""
+    """Add to a value that is a whole number, atomically, and print the sum."""
     with client_of(context) as client:
         counter = client.increment(
             os.fsencode(key),
@@ -167,13 +178,13 @@ def touch(
     context: typer.Context,
     *,
     key: KeyArgument,
-    ttl: Annotated[str, typer.Argument(help="How long it lives from now on: 500ms, 30s, 5m, 2h, 7d.")],
+    ttl: Annotated[str, typer.Argument(help="The time until the key expires, from now on: 500ms, 30s, 5m, 2h, 7d.")],
     if_revision: IfRevisionOption = None,
     if_exists: IfExistsOption = False,
     idempotency_key: IdempotencyKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a key another expiry; its value stays."""
+    """Give a key another expiry without changing its value."""
     with client_of(context) as client:
         receipt = client.touch(
             os.fsencode(key),
@@ -186,7 +197,7 @@ def touch(
 
 
 def _read_value(value: str | None, file: Path | None) -> tuple[bytes, str]:
-    """The bytes to store, and the content type that suggests itself."""
+    """The bytes to store, and the content type to assume if none is given."""
     if file is not None:
         try:
             with file.open("rb") as stream:
@@ -221,7 +232,7 @@ def _json_of_value(key: str, value: Value, consistency: str) -> dict[str, Any]:
 
 
 def _shard(receipt: Receipt) -> int | None:
-    """The shard's number, as every other document has it."""
+    """The shard's number as in all JSON documents; None if the receipt names no shard."""
     return int(receipt.shard) if receipt.shard.isdecimal() else None
 
 

@@ -1,4 +1,4 @@
-"""``dougctl leader transfer``: who leads a shard, moved by hand."""
+"""``dougctl leader transfer``: transfers the leadership of a shard by hand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import typer
 from dougdb.commands.common import JsonOption, client_of, print_json, remote
 from dougdb.commands.shards import ShardOption, chosen
 
-app = typer.Typer(help="Move the leadership of a shard.", no_args_is_help=True)
+app = typer.Typer(help="Transfer the leadership of a shard.", no_args_is_help=True)
 
 
 @app.callback()
 def leader() -> None:
-    """Move the leadership of a shard."""
+    """Transfer the leadership of a shard."""
 
 
 @app.command()
@@ -23,10 +23,12 @@ def transfer(
     context: typer.Context,
     *,
     shard: ShardOption = None,
-    to: Annotated[str | None, typer.Option("--to", help="The node that is to lead; else the most caught-up.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="The node that is to lead; if left out, the most caught-up voter.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hand leadership over, wait until another node leads, and show which."""
+    """Transfer leadership to another node, wait until it leads, and show it."""
     with client_of(context) as client:
         moved = client.transfer_leadership(chosen(client, shard, to), to)
     if as_json:

@@ -21,20 +21,22 @@ def lock(
     context: typer.Context,
     *,
     name: Annotated[str, typer.Argument(help="The lock's name.", show_default=False)],
-    command: Annotated[list[str], typer.Argument(help="What to run, behind --.", show_default=False)],
-    ttl: Annotated[str, typer.Option("--ttl", help="How long the lock stays taken when this process is gone.")] = "15s",
+    command: Annotated[list[str], typer.Argument(help="The command to run, behind --.", show_default=False)],
+    ttl: Annotated[
+        str, typer.Option("--ttl", help="How long the lock stays taken after this process has died.")
+    ] = "15s",
     wait: Annotated[
         str | None,
-        typer.Option("--wait", help="How long to wait for the lock, 0 for not at all; else as long as it takes."),
+        typer.Option("--wait", help="How long to wait for the lock; 0: not at all; as long as it takes if left out."),
     ] = None,
-    owner: Annotated[str | None, typer.Option("--owner", help="What others read who holds it.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while waiting.")] = False,
+    owner: Annotated[str | None, typer.Option("--owner", help="The owner's name, for others to read.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing while waiting.")] = False,
 ) -> None:
-    """Run a command while a lock is held: wait for it, renew it, give it back.
+    """Run a command under a lock: acquire the lock, renew it while the command runs, release it.
 
-    The command finds the fencing token in DOUGDB_FENCING_TOKEN. The exit code is the command's; 4 when somebody else
-    held the lock for as long as was to be waited, and nothing was run. When the lock is lost, the command is stopped,
-    and the exit code is its own, or 1 if that is 0.
+    The command finds the fencing token in DOUGDB_FENCING_TOKEN. The exit code is the command's; or 4 if somebody else
+    held the lock during the whole time of --wait, and nothing was run. If the lock is lost, the command is stopped, and
+    the exit code is the command's, or 1 if that is 0.
     """
     if not name:
         fail("a lock has a name", ExitCode.USAGE)

@@ -1,7 +1,7 @@
-"""``dougctl members``: who the members of a shard are, and how nodes come, go and are replaced.
+"""``dougctl members``: lists the members of a shard, and adds, removes and replaces them.
 
-A node that is admitted is a learner first, and becomes a voter by itself. ``add`` and ``replace`` wait for that and
-show how far its log is; the change goes on without them.
+An admitted node is a learner first, and becomes a voter by itself. ``add`` and ``replace`` wait for that and
+show how far its log is; the change goes on if they are interrupted.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ from dougdb.errors import UnavailableError
 from dougdb.shapes import Member, MemberChange, Members
 
 POLL_S = 0.3
-"""Between two looks at a learner."""
+"""How often the progress of a learner is read."""
 PORT_MAX = 65535
 MISSED_MAX = 5
-"""A leader that is being deposed may know less than the one that admitted the node, but not for long."""
+"""How often in a row the new member may be missing: a leader that is being deposed may not know it yet."""
 
 app = typer.Typer(help="Show and change the members of a shard.", no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(help="The node's name.", show_default=False)]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Also when the others cannot form a healthy quorum now: the shard may stop.")
+    bool, typer.Option("--force", help="Do it even if the others cannot form a healthy quorum now: the shard may stop.")
 ]
 WaitOption = Annotated[
-    bool, typer.Option("--wait/--no-wait", help="Wait until it is a voter. It becomes one in either case.")
+    bool,
+    typer.Option("--wait/--no-wait", help="Whether to wait until the node is a voter. It becomes one in either case."),
 ]
 
 
@@ -59,15 +60,17 @@ def members() -> None:
 def list_members(
     context: typer.Context,
     *,
-    shard: Annotated[int | None, typer.Option("--shard", min=0, help="One shard; all of them without it.")] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="Also addresses and incarnations.")] = False,
+    shard: Annotated[
+        int | None, typer.Option("--shard", min=0, help="The shard to show; all shards if left out.")
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Show addresses and incarnations, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the members as the leaders see them: role, how far their log is, whether they are heard.
+    """List the members as the leaders see them: role, match index, lag, whether they are heard.
 
-    With --wide also their addresses and incarnations, which do not fit 80 columns.
+    With --wide it shows their addresses and incarnations, too, which do not fit 80 columns.
 
-    With --json and no --shard, an object with one document a shard in "shards".
+    With --json and without --shard it prints an object whose "shards" has one document per shard.
     """
     with client_of(context) as client:
         shards = [str(shard)] if shard is not None else [known.id for known in client.cluster().shards]
@@ -88,7 +91,7 @@ def add(
     context: typer.Context,
     name: NameArgument,
     *,
-    address: Annotated[str, typer.Option("--address", help="Its Raft address, HOST:PORT.", show_default=False)],
+    address: Annotated[str, typer.Option("--address", help="The node's Raft address, HOST:PORT.", show_default=False)],
     shard: ShardOption = None,
     wait: WaitOption = True,
     as_json: JsonOption = False,
@@ -110,7 +113,7 @@ def remove(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a member. The node goes on running, takes part in nothing, and can be stopped."""
+    """Remove a member. Its node goes on running without a part in the shard, and can be stopped."""
     with client_of(context) as client:
         shard = chosen(client, shard, name)
         change = client.remove_member(shard, name, force=force)
@@ -128,13 +131,13 @@ def replace(
     *,
     shard: ShardOption = None,
     address: Annotated[
-        str | None, typer.Option("--address", help="Its Raft address, HOST:PORT; else the one that is known.")
+        str | None, typer.Option("--address", help="The node's Raft address, HOST:PORT; the known one if left out.")
     ] = None,
     force: ForceOption = False,
     wait: WaitOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Admit a node whose disk was wiped or replaced, in place of what it was."""
+    """Admit a node whose disk was wiped or replaced, and remove its old incarnation."""
     with client_of(context) as client:
         shard = chosen(client, shard, name)
         change = client.replace_member(shard, name, None if address is None else _checked(address), force=force)
@@ -143,7 +146,7 @@ def replace(
 
 
 def _checked(address: str) -> str:
-    """The address, which is host:port."""
+    """Returns the address if it has the form host:port, and ends the command otherwise."""
     host, colon, port = address.rpartition(":")
     whole = host.startswith("[") and host.endswith("]") if ":" in host else bool(host)
     if not (colon and whole and port.isascii() and port.isdecimal() and 1 <= int(port) <= PORT_MAX) or " " in host:

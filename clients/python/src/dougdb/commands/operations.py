@@ -1,4 +1,4 @@
-"""``dougctl batch``, ``txn``, ``op`` and ``limits``: many operations at once, and what became of one."""
+"""``dougctl batch``, ``txn``, ``op`` and ``limits``: many operations at once, the outcome of one, and all limits."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ GROUP = 1000
 
 @remote
 def batch(context: typer.Context, *, file: FileArgument = "-", idempotency_key: IdempotencyKeyOption = None) -> None:
-    """Carry out operations, one JSON document in each line, each as if alone; print one result in each line.
+    """Carry out many operations, one JSON document per line, independently of each other; print one result per line.
 
-    An operation is as in POST /v1/batch: {"op": "put", "key": "a", "value": "1", "ttl": "1h"}. The exit code is 1 when
-    one was refused, 4 or 5 when one could not be served. A line that is no operation is refused alone: its result has
+    An operation is as in POST /v1/batch: {"op": "put", "key": "a", "value": "1", "ttl": "1h"}. The exit code is 1 if
+    one was refused, 4 or 5 if one could not be served. A line that is no operation is refused alone: its result has
     the status 400 and the number of its line. With an idempotency key the file is one request; then every line of it
     must be an operation, or nothing is carried out.
     """
@@ -66,7 +66,7 @@ def batch(context: typer.Context, *, file: FileArgument = "-", idempotency_key: 
 
 
 def _worse(worst: DougdbError | None, result: Result) -> DougdbError | None:
-    """The error that says most: an unknown outcome before one that could not be served, that before a refusal."""
+    """The worse of two errors: an unknown outcome is worse than an unavailable shard, and that than a refusal."""
     ranks = (OutcomeUnknownError, UnavailableError, DougdbError)
     for rank in ranks:
         for error in (worst, result.error):
@@ -84,8 +84,8 @@ def txn(
 ) -> None:
     """Carry out a transaction, a JSON document as in POST /v1/txn, and print its result.
 
-    {"compare": [{"key": "{a}/n", "value": "1"}], "success": [...], "failure": [...]}. The exit code is 0 whichever of
-    the two was carried out.
+    The document: {"compare": [{"key": "{a}/n", "value": "1"}], "success": [...], "failure": [...]}. The exit code is 0
+    whether success or failure was carried out.
     """
     document = _parsed(_read(file), file)
     if not isinstance(document, dict) or not document.keys() <= {"compare", "success", "failure"}:
@@ -110,7 +110,7 @@ def op(
     key: KeyArgument,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what became of a write that had an idempotency key."""
+    """Show the outcome of a write that had an idempotency key."""
     with client_of(context) as client:
         found = client.operation_state(idempotency_key, os.fsencode(key))
     if as_json:
@@ -162,7 +162,7 @@ class Refused:
     reason: str
 
     def document(self) -> dict[str, Any]:
-        """Its result, as a batch over HTTP has it, and its line."""
+        """The result of the line in the form of POST /v1/batch, with the line's number."""
         told = {"status": 400, "line": self.line, "code": self.code, "detail": self.reason}
         return {**told, "retryable": False, "outcome": "not_applied"}
 

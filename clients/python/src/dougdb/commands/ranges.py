@@ -17,16 +17,16 @@ from dougdb.operations import bytes_fields
 from dougdb.ranges import Entry, Page, document_of
 from dougdb.shapes import Consistency
 
-PrefixArgument = Annotated[str | None, typer.Argument(help="Keys that begin with it.", show_default=False)]
-StartOption = Annotated[str | None, typer.Option("--start", help="Keys from here on,", show_default=False)]
-EndOption = Annotated[str | None, typer.Option("--end", help="up to before this one.", show_default=False)]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.", show_default=False)]
+PrefixArgument = Annotated[str | None, typer.Argument(help="Only keys that begin with it.", show_default=False)]
+StartOption = Annotated[str | None, typer.Option("--start", help="Only keys from this one on.", show_default=False)]
+EndOption = Annotated[str | None, typer.Option("--end", help="Only keys before this one.", show_default=False)]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="How many at most.", show_default=False)]
 FOLDERS_PAGE = 1000
 _SHOWN = 60
 
 
 def bound(text: str | None) -> bytes | None:
-    """A key of the command line, any bytes."""
+    """The bytes of a key of the command line; None if it is not given."""
     return None if text is None else os.fsencode(text)
 
 
@@ -38,11 +38,11 @@ def scan(
     start: StartOption = None,
     end: EndOption = None,
     limit: LimitOption = None,
-    keys_only: Annotated[bool, typer.Option("--keys-only", help="Without values.")] = False,
-    reverse: Annotated[bool, typer.Option("--reverse", help="From the last key to the first.")] = False,
+    keys_only: Annotated[bool, typer.Option("--keys-only", help="Leave values out.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="List from the last key to the first.")] = False,
     delimiter: Annotated[
         str | None,
-        typer.Option("--delimiter", help="Tell keys that share what they have up to it once, as folders.", metavar="/"),
+        typer.Option("--delimiter", help="Show keys that are equal up to it as one folder.", metavar="/"),
     ] = None,
     consistency: ConsistencyOption = Consistency.LINEARIZABLE,
     max_staleness: StalenessOption = None,
@@ -85,7 +85,7 @@ def scan(
 
 
 def _list_folders(pages: Iterable[Page], limit: int | None, *, keys_only: bool, reverse: bool, as_json: bool) -> None:
-    """Prints folders and what lies beside them, those of a page in one order."""
+    """Prints folders and the keys beside them, each page sorted by name."""
     left = float("inf") if limit is None else limit
     for page in pages:
         found: list[tuple[bytes, Entry | None]] = [(entry.key, entry) for entry in page.items]
@@ -144,12 +144,12 @@ def delete_range(
     start: StartOption = None,
     end: EndOption = None,
     limit: LimitOption = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every key is meant.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Allow the range of all keys.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be deleted.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove all keys of a range, in steps: it is no transaction. On a terminal it asks first, and says how many."""
+    """Delete all keys of a range, in steps, not in one transaction. On a terminal it tells how many and asks first."""
     bounds = {"prefix": bound(prefix), "start": bound(start), "end": bound(end)}
     if everything and any(bounds.values()):
         fail("--all means every key: leave it out, or PREFIX, --start and --end", ExitCode.USAGE)

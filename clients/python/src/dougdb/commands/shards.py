@@ -1,8 +1,8 @@
-"""Which shard a command means when ``--shard`` does not say it: the one of the node that it names, or the only one.
+"""Finds the shard of a command without ``--shard``: the shard of the node that it names, or the only shard.
 
-The node may be one that no shard knows yet: its name then tells the shard, as those of ``dougctl dev`` and of the Helm
-chart do (``shard-1-5``, ``dougdb-shard-1-5``). It never guesses: a name that tells nothing or that more than one shard
-has, and several shards where nothing tells them apart, end the command with exit code 2 and the numbers to choose from.
+The node may be one that no shard knows yet: its name then tells the shard, as the names of ``dougctl dev`` and of the
+Helm chart do (``shard-1-5``, ``dougdb-shard-1-5``). It never guesses: a name without a shard, a name that more than one
+shard has, and several shards without a name, end the command with exit code 2 and the numbers to choose from.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from dougdb.commands.common import ExitCode, fail
 
 ShardOption = Annotated[
     int | None,
-    typer.Option("--shard", min=0, help="Which shard; else that of the node, or the only one.", show_default=False),
+    typer.Option(
+        "--shard", min=0, help="The shard; if left out, that of the node, or the only one.", show_default=False
+    ),
 ]
 _NAMED = re.compile(r"(?:.*-)?shard-(0|[1-9][0-9]{0,8})-[0-9]+\Z")
 
 
 def chosen(client: DougClient, shard: int | None, node: str | None = None) -> int:
-    """The shard that a command works on.
+    """The number of the shard on which a command works.
 
     Args:
-        client: Asked for the cluster's shards, unless the option says which.
-        shard: What ``--shard`` said.
-        node: The node that the command names, if any.
+        client: Reads the cluster's shards, unless ``shard`` is given.
+        shard: The value of ``--shard``; None if it is not given.
+        node: The node that the command names; None if it names none.
     """
     if shard is not None:
         return shard

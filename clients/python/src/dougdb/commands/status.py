@@ -1,4 +1,4 @@
-"""``dougctl status``: every shard with its nodes."""
+"""``dougctl status``: shows every shard with its nodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ _STYLES = {
 def status(
     context: typer.Context,
     *,
-    shard: Annotated[int | None, typer.Option("--shard", min=0, help="One shard; all of them without it.")] = None,
+    shard: Annotated[
+        int | None, typer.Option("--shard", min=0, help="The shard to show; all shards if left out.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show shards and nodes: role, term, commit and applied index."""

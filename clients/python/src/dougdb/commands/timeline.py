@@ -1,7 +1,7 @@
-"""``dougctl timeline``: what the nodes did and why, in one order.
+"""``dougctl timeline``: shows the events of all nodes in one order.
 
-The order is by the nodes' wall clocks, then by name; a node's own events stay in their order. Clocks that disagree by
-more than a message takes put an effect before its cause; terms tell what came first then.
+The order is by the nodes' wall clocks, then by name; a node's own events keep their order. If clocks disagree by more
+than a message takes, an effect may stand before its cause; the terms then show which was first.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dougdb.errors import UnavailableError
 from dougdb.shapes import Event, Timeline
 
 FOLLOW_S = 1.0
-"""Between two looks of ``--follow``."""
+"""How often ``--follow`` reads the events."""
 OVERLAP_US = 10_000_000
-"""A look goes back this far behind the newest event seen: clocks disagree, and answers of slow nodes come late."""
+"""How far ``--follow`` reads back behind the newest event seen: clocks disagree, and slow nodes answer late."""
 REMEMBERED_MAX = 100_000
 
 _DURATION = re.compile(r"(\d{1,12})(ms|s|m|h|d)\Z")
@@ -36,7 +36,7 @@ def duration_us(text: str) -> int:
     """Microseconds of a duration such as ``10m``.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is no duration.
     """
     match = _DURATION.match(text)
     if match is None:
@@ -48,17 +48,19 @@ def duration_us(text: str) -> int:
 def timeline(
     context: typer.Context,
     *,
-    shard: Annotated[int | None, typer.Option("--shard", min=0, help="One shard; all of them without it.")] = None,
-    since: Annotated[str, typer.Option("--since", help="How far back: 90s, 10m, 2h, 1d.")] = "10m",
+    shard: Annotated[
+        int | None, typer.Option("--shard", min=0, help="The shard to show; all shards if left out.")
+    ] = None,
+    since: Annotated[str, typer.Option("--since", help="How far to look back: 90s, 10m, 2h, 1d.")] = "10m",
     limit: Annotated[
-        int, typer.Option("--limit", min=1, max=EVENTS_MAX, help="At most so many events of a shard, the newest.")
+        int, typer.Option("--limit", min=1, max=EVENTS_MAX, help="How many events of a shard at most, the newest.")
     ] = EVENTS_MAX,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new events until Ctrl-C.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what the nodes did and why: elections, leaders, stalls, slow disks, starts and stops.
 
-    With --follow --json, one JSON object on a line.
+    With --follow and --json it prints one JSON object per line.
     """
     try:
         since_us = max(0, time.time_ns() // 1000 - duration_us(since))
@@ -135,7 +137,7 @@ def _name_unreachable(nodes: Sequence[str]) -> None:
 def _follow(
     client: DougClient, shards: Sequence[str], timelines: Sequence[Timeline], since_us: int, *, as_json: bool
 ) -> None:
-    """Prints what is new, look after look. An event that goes on being counted is shown when it begins."""
+    """Reads and prints new events again and again. An event that repeats is shown at its first occurrence."""
     shown: dict[tuple[str, str, int], None] = {}
     missing: tuple[str, ...] = ()
     while True:

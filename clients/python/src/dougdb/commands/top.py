@@ -1,7 +1,7 @@
-"""``dougctl top``: every shard and node live in the terminal; without a terminal once, as lines or JSON.
+"""``dougctl top``: shows every shard and node live in a terminal; without a terminal once, as lines or JSON.
 
-What is shown is made by ``dougdb.top``; here are the terminal, its keys and the clock. Invariant: however it ends, the
-terminal is as it was.
+``dougdb.top`` makes the lines; this module has the terminal, its keys and the clock. Invariant: however it ends, the
+terminal is restored.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _QUIT = frozenset("q\x03\x04\x1b")
 def top(
     context: typer.Context,
     *,
-    sort: Annotated[str, typer.Option("--sort", help=f"By {', '.join(name for name, _ in SORTS.values())}.")] = SORTS[
-        "s"
-    ][0],
+    sort: Annotated[
+        str, typer.Option("--sort", help=f"The order: {', '.join(name for name, _ in SORTS.values())}.")
+    ] = SORTS["s"][0],
     interval: Annotated[
-        float, typer.Option("--interval", min=0.1, max=60, metavar="SECONDS", help="Between two looks.")
+        float, typer.Option("--interval", min=0.1, max=60, metavar="SECONDS", help="How often the state is read.")
     ] = 1.0,
     once: Annotated[
-        bool, typer.Option("--once", help="Look twice, show once, and end; so it is without a terminal.")
+        bool, typer.Option("--once", help="Read the state twice, show it once, and end, as without a terminal.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show every shard and node as it is now: role, term, commit, applied, lag, rates, fsync, and hot slots.
 
-    In a terminal it goes on until q; keys change the order of the rows. Rates of slots are those of the facade that is
-    asked.
+    In a terminal it goes on until the key q; other keys change the order of the rows. Rates of slots are those of the
+    facade at --url alone.
     """
     key = order_named(sort)
     if key is None:
@@ -108,7 +108,10 @@ def _draw(lines: list[str]) -> None:
 
 @contextlib.contextmanager
 def _terminal() -> Iterator[Callable[[float], str]]:
-    """Keys come one by one meanwhile, and the screen is another one."""
+    """Switches the terminal to single keys and to its other screen for the time of the block.
+
+    Yields a function that waits some seconds for a key; it returns an empty text if there was none.
+    """
     try:
         import termios  # noqa: PLC0415 - not on Windows
         import tty  # noqa: PLC0415

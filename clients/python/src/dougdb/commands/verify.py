@@ -1,4 +1,4 @@
-"""``dougctl verify``: does this cluster keep its promises? Drives it for a while and checks what it answered."""
+"""``dougctl verify``: sends requests to a cluster for a while, and checks that the answers keep its promises."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ PREFIX = "__dougctl_verify/"
 def verify(
     context: typer.Context,
     *,
-    duration: Annotated[str, typer.Option("--duration", help="For how long: 10s, 1m.")] = "60s",
+    duration: Annotated[str, typer.Option("--duration", help="How long to send requests: 10s, 1m.")] = "60s",
     processes: Annotated[
-        int, typer.Option("--processes", min=1, max=64, help="So many ask at a time, and as many in sessions.")
+        int,
+        typer.Option(
+            "--processes", min=1, max=64, help="How many clients ask at the same time; as many more use sessions."
+        ),
     ] = 4,
-    facade: Annotated[
-        list[str] | None, typer.Option("--facade", help="Another facade's URL; may be given several times.")
-    ] = None,
-    svg: Annotated[Path | None, typer.Option("--svg", help="Where a failing history is drawn.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="What requests are drawn from.")] = 0,
+    facade: Annotated[list[str] | None, typer.Option("--facade", help="Another facade's URL; repeatable.")] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", help="The file in which a failing history is drawn.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The seed from which requests are drawn.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Check that the cluster is linearizable, and that sessions, bounded reads and watches see what they must.
 
-    It writes below a prefix of its own and deletes that at its end. It ends with 1, and shows the smallest history that
-    shows it, when a promise was broken; and with 4 when nothing was answered.
+    The command writes below a prefix of its own, and deletes it at the end. If a promise was broken, it shows the
+    smallest history that proves it, and the exit code is 1. The exit code is 4 if nothing was answered.
     """
     try:
         duration_s = duration_us(duration) / 1e6

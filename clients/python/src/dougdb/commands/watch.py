@@ -1,4 +1,4 @@
-"""``dougctl watch``: every change of a key or a range as it happens, printed or handed to a command."""
+"""``dougctl watch``: prints every change of a key or a range as it happens, or runs a command for it."""
 
 from __future__ import annotations
 
@@ -24,25 +24,30 @@ def watch(
     context: typer.Context,
     *,
     prefix: PrefixArgument = None,
-    key: Annotated[str | None, typer.Option("--key", help="One key.", show_default=False)] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Watch this key alone.", show_default=False)] = None,
     start: StartOption = None,
     end: EndOption = None,
     begin: Annotated[
-        str, typer.Option("--from", help="now; start for what is there first; or the id of a change.", metavar="ID")
+        str,
+        typer.Option(
+            "--from", help="now; start: first all present keys; or the id of a change: those after it.", metavar="ID"
+        ),
     ] = NOW,
-    events: Annotated[str, typer.Option("--events", help="Some of put, delete, expire.")] = ",".join(KINDS),
-    keys_only: Annotated[bool, typer.Option("--keys-only", help="Without values.")] = False,
+    events: Annotated[
+        str, typer.Option("--events", help="The kinds of changes to tell, separated by commas.")
+    ] = ",".join(KINDS),
+    keys_only: Annotated[bool, typer.Option("--keys-only", help="Leave values out.")] = False,
     command: Annotated[
         str | None,
-        typer.Option("--exec", metavar="CMD", help="Run this by the shell for every change, one after the other."),
+        typer.Option("--exec", metavar="CMD", help="Run this shell command for every change, one after the other."),
     ] = None,
-    count: Annotated[int | None, typer.Option("--count", min=1, help="End after so many changes.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document in each line.")] = False,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="End after this many changes.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document per line.")] = False,
 ) -> None:
-    """Tell every change of a key or a range as it happens, each once, also when facades are restarted meanwhile.
+    """Print every change of a key or a range as it happens, each once, even if facades are restarted meanwhile.
 
     With --exec the command finds DOUGDB_EVENT, DOUGDB_KEY, DOUGDB_REVISION, DOUGDB_SHARD and DOUGDB_ID in its
-    environment, and the value on its standard input. The id of the last change is said at the end: --from goes on
+    environment, and the value on its standard input. At the end the id of the last change is printed; --from goes on
     behind it.
     """
     if (prefix is not None) + (key is not None) + (start is not None or end is not None) > 1:
@@ -98,7 +103,7 @@ def _document(change: Change, *, keys_only: bool) -> dict[str, Any]:
 
 
 def _execute(change: Change, command: str) -> None:
-    """Runs the command; that it fails is said, and the watch goes on."""
+    """Runs the command for a change; if it fails, that is reported, and the watch goes on."""
     told = {"EVENT": change.kind, "REVISION": change.revision, "SHARD": change.shard, "ID": change.id}
     environment: dict[bytes, bytes] = dict(os.environb)
     environment |= {f"DOUGDB_{name}".encode(): value.encode() for name, value in told.items()}

@@ -1,9 +1,10 @@
-"""The certificates and the first token of a local cluster with ``--auth``, made anew at each start.
+"""Makes the certificates and the first token of a local cluster with ``--auth``, at each start.
 
 The authority's key is never written: it is forgotten as soon as the certificates of this start are signed. Each process
-has a certificate of its own, with its own name in it; a facade's names it as one, which is how nodes tell it.
+has a certificate of its own, with its own name in it; a facade's certificate has ``FACADE_NAME``, too, by which nodes
+recognize it.
 
-Must not know how processes are started. Invariant: everything here is for its owner alone.
+Must not know how processes are started. Invariant: all files are readable by their owner alone.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 FACADE_NAME = "dougdb-facade"
-"""What a facade's certificate names it beside itself: see DOUGDB_AUTH_FACADE_NAMES of the nodes."""
+"""The second name in each facade's certificate: see DOUGDB_AUTH_FACADE_NAMES of the nodes."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
 SKEW = timedelta(hours=1)
 LIFE = timedelta(days=365)
-"""As long as a local cluster may run without a new start."""
+"""How long certificates are valid, and so how long a local cluster can run without a new start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where everything is.
+    """The paths of certificates and secrets.
 
     Attributes:
         tls: A folder for each process, with tls.crt, tls.key and ca.crt.
@@ -44,7 +45,7 @@ class Access:
 
 
 def prepare(run: Path, nodes: Iterable[str], facades: Iterable[str]) -> Access:
-    """Makes the certificates of all processes, and the secrets that are not there yet. Requires: a private umask."""
+    """Makes the certificates of all processes, and the secrets that do not exist yet. Requires: a private umask."""
     access = Access(run / "tls", run / "bootstrap.token", run / "session.key")
     authority = _Authority()
     for name in nodes:
@@ -92,7 +93,7 @@ class _Authority:
         )
 
     def issue(self, folder: Path, names: Iterable[str]) -> None:
-        """Puts a certificate with its key and the authority into a folder."""
+        """Writes a new certificate for these names, its key and the authority's certificate to a folder."""
         names = list(names)
         key = ec.generate_private_key(ec.SECP256R1())
         both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -127,6 +128,7 @@ def _alternative(name: str) -> x509.GeneralName:
 
 def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600, exist_ok=False)
     temporary.write_bytes(data)
-    temporary.chmod(0o600)
     temporary.replace(path)

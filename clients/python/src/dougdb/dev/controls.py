@@ -1,11 +1,11 @@
-"""What the console of a local cluster may have its supervisor do: kill a node, pause it, let it go on.
+"""Takes the console's requests to a local cluster's supervisor: kill a node, pause it, let it go on.
 
-The facade asks at a Unix socket in the data folder, one line of JSON for each wish and one for each answer:
-``{"do": "kill", "node": "shard-0-1"}``, ``{"done": true}`` or ``{"error": "..."}``. It must not know processes beyond
-what the supervisor offers. Invariants:
+The facade connects to a Unix socket in the data folder and sends one line of JSON for each request; each answer is one
+line, too: ``{"do": "kill", "node": "shard-0-1"}``, ``{"done": true}`` or ``{"error": "..."}``. Must not know processes
+beyond the supervisor's methods. Invariants:
 
-1. ``step`` never waits, whoever is connected and whatever they send.
-2. Only who may write to the data folder reaches the socket.
+1. ``step`` never waits, whatever clients send or do not send.
+2. Only users who may write to the data folder can connect to the socket.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from typing import Self
 LINE_BYTES_MAX = 4096
 WAITING_MAX = 8
 LINE_S = 1.0
-"""So long somebody may take to send a line."""
+"""How long a client may take to send a line."""
 PATH_BYTES_MAX = 100
-"""A Unix socket's path is short."""
+"""The longest path that a Unix socket can have on every system, in bytes."""
 
 
 class RefusedWishError(Exception):
-    """It cannot be done now; the message says why."""
+    """A request cannot be carried out now; the message says why."""
 
 
 Wish = Callable[[str], None]
-"""Does something to the process of a name, or raises ``RefusedWishError``."""
+"""Takes the name of a process, and does something to it, or raises ``RefusedWishError``."""
 
 
 def path_in(run: Path) -> Path | None:
-    """Where the socket is; None where its path would be too long for one."""
+    """The path of the socket; None if it would be longer than ``PATH_BYTES_MAX``."""
     path = run / "supervisor.sock"
     return path if len(os.fsencode(path)) <= PATH_BYTES_MAX else None
 
 
 class Controls:
-    """The socket."""
+    """Serves the socket."""
 
     def __init__(self, path: Path, wishes: Mapping[str, Wish], clock: Callable[[], float]) -> None:
-        """Listens. Requires: the data folder is ours.
+        """Begins to listen. Requires: the data folder is locked by this process.
 
         Raises:
-            OSError: It cannot.
+            OSError: The socket cannot be made.
         """
         self._path = path
         self._wishes = wishes
@@ -69,7 +69,7 @@ class Controls:
         self._path.unlink(missing_ok=True)
 
     def step(self) -> None:
-        """Takes what has come, and answers."""
+        """Reads the lines that have come, and answers them."""
         with contextlib.suppress(BlockingIOError):
             while len(self._callers) < WAITING_MAX:
                 caller, _ = self._listening.accept()
@@ -92,7 +92,7 @@ class Controls:
             if self._clock() < until_s:
                 return
         except OSError:
-            pass  # Whoever asked has gone.
+            pass  # The client has closed its connection.
         del self._callers[caller]
         caller.close()
 

@@ -1,10 +1,10 @@
-"""The data directory of a local cluster: whose it is, which layout it has, and who uses it now.
+"""The data directory of a local cluster: whether it is ours, which layout it has, and which process uses it.
 
 Invariants:
 
-1. Looking changes nothing. A directory that is refused is left as it was found.
+1. Inspecting a directory changes nothing. A directory that is refused is left as it was found.
 2. A directory belongs to one layout for ever: ``LAYOUT.json`` is written once, atomically, under the lock.
-3. Who uses it is known from a ``flock`` that the kernel drops with the process. The pid in the lock file is only for
+3. Its use is marked by a ``flock``, which the kernel drops with the process. The pid in the lock file is only for
    the message.
 """
 
@@ -22,19 +22,19 @@ from typing import Self
 FORMAT = 1
 SHARDS_MAX = 64
 NODES_MAX = 9
-# What may lie in a directory that is not yet ours: also what a start leaves that was cut off in the middle of a file,
-# and what is in the root of every ext4 volume.
+# The files that a directory may have before it is ours: also those of a start that was cut off in the middle of a file,
+# and that of the root of every ext4 volume.
 _UNFINISHED = {".LAYOUT.json.tmp", ".RESTORE.json.tmp"}
 _HARMLESS = {"run", ".gitkeep", ".gitignore", ".DS_Store", "lost+found"} | _UNFINISHED
 
 
 class RefusedError(Exception):
-    """The cluster cannot be started so; nothing was touched."""
+    """The cluster cannot be started with this directory or these options; nothing was touched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How many shards there are, and how many nodes each has."""
+    """The number of shards, and the number of nodes of each."""
 
     shards: int
     nodes: int
@@ -49,12 +49,12 @@ class Layout:
         return f"shard-{shard}-{index}"
 
     def places(self) -> list[tuple[int, int]]:
-        """Every (shard, index) in order."""
+        """The shard and the index of every node, in order."""
         return [(shard, index) for shard in range(self.shards) for index in range(self.nodes)]
 
 
 class DataDirectory:
-    """One data directory."""
+    """One data directory of ``dougctl dev``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -74,7 +74,7 @@ class DataDirectory:
         """Checks without changing anything that a cluster of the wanted layout may use the directory.
 
         Raises:
-            RefusedError: It holds another layout, or what is not ours, or is in use, or cannot be read.
+            RefusedError: The directory has another layout or foreign files, is in use, or cannot be read.
         """
         try:
             if not self.root.exists():
@@ -100,7 +100,7 @@ class DataDirectory:
         """Takes the directory: creates it if need be, locks it, and writes the layout at the first start.
 
         Raises:
-            RefusedError: It changed since ``inspect`` in a way that forbids it, or cannot be written.
+            RefusedError: The directory changed since ``inspect`` in a way that forbids its use, or cannot be written.
         """
         try:
             self.run.mkdir(parents=True, exist_ok=True)
@@ -116,10 +116,10 @@ class DataDirectory:
             raise RefusedError(f"{error.filename or self.root}: {error.strerror}") from None
 
     def require_empty(self) -> None:
-        """Checks without changing anything that nothing is in the directory but what may be in an empty one.
+        """Checks without changing anything that the directory is empty or does not exist.
 
         Raises:
-            RefusedError: It holds something, or cannot be read.
+            RefusedError: The directory is not empty, or cannot be read.
         """
         try:
             if not self.root.exists():
@@ -137,7 +137,7 @@ class DataDirectory:
         """Takes the directory without a layout: creates it if need be, and locks it.
 
         Raises:
-            RefusedError: It is in use, or cannot be written.
+            RefusedError: The directory is in use, or cannot be written.
         """
         self._made = [path for path in (self.run, self.root) if not path.exists()]
         try:
@@ -147,7 +147,7 @@ class DataDirectory:
             raise RefusedError(f"{error.filename or self.root}: {error.strerror}") from None
 
     def vacate(self) -> None:
-        """Takes away what ``occupy`` made, as far as nothing else has come into it, and lets the directory go."""
+        """Removes the directories that ``occupy`` made, unless they are not empty now, and unlocks the directory."""
         if self.run in self._made:
             self.lock_path.unlink(missing_ok=True)
         for path in self._made:
@@ -156,18 +156,18 @@ class DataDirectory:
         self.unlock()
 
     def establish(self, layout: Layout) -> None:
-        """Writes the layout of what was put here. Requires: ``occupy``."""
+        """Writes the layout of the volumes that were put here. Requires: ``occupy``."""
         if not self.layout_path.exists():
             self._write_layout(layout)
 
     def _refuse_dangling(self) -> None:
-        """Nothing can be made behind a link that leads nowhere, and what it was to lead to is not for us to guess."""
+        """Refuses a symbolic link without a target: nothing can be made behind it, and its target cannot be guessed."""
         for path in (self.root, *self.root.parents):
             if path.is_symlink() and not path.exists():
                 raise RefusedError(f"{path} is a link to {path.readlink()}, which does not exist")
 
     def unlock(self) -> None:
-        """Lets the directory go."""
+        """Unlocks the directory."""
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -222,7 +222,7 @@ class DataDirectory:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a small file so that it exists whole or not at all, also after a power cut."""
-    # Beside the file, since run/ may be on another file system.
+    # The temporary file is beside the file, since run/ may be on another file system.
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as stream:
         stream.write(text)

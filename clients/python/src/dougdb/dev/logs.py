@@ -1,4 +1,4 @@
-"""What the children log: read from their files, and cut down to what the console shows.
+"""Reads the log files of the children, and picks the lines that are printed on the console.
 
 A child writes to its own file, not into a pipe to the supervisor: a supervisor that is stopped or dead can then never
 make a node wait in the middle of a write. The files are bounded. The console shows leader changes and warnings, each
@@ -20,9 +20,9 @@ _READ_BYTES_MAX = 1 << 20
 _LINE_BYTES_MAX = 64 << 10
 _LOUD = {"warning", "error", "critical"}
 _LEADER_EVENT = "raft.became_leader"
-# The supervisor says this itself, together with what it does about it.
+# The supervisor prints these itself, together with its reaction.
 _REFUSED_EVENTS = {"node.refused", "facade.refused"}
-# These are said by the prefix already, or only matter to programs.
+# The prefix of the line tells these already, or they only matter to programs.
 _HIDDEN = {"event", "level", "timestamp", "logger", "node", "node_id", "shard", "shard_id", "facade_id", "exception"}
 
 
@@ -36,21 +36,21 @@ class LogFile:
         self._partial = b""
 
     def rotate(self) -> None:
-        """Puts the log of an earlier start aside, once, before the child starts."""
+        """Renames the log of an earlier start, once, before the child starts."""
         with contextlib.suppress(OSError):
-            # Logs are a help, and no condition for a start: what cannot be put aside is appended to.
+            # Logs are no condition for a start: a file that cannot be renamed is appended to.
             if self.path.stat().st_size:
                 self.path.replace(self._old)
         self._offset = 0
 
     def read_lines(self) -> list[str]:
-        """The complete lines that were added since the last call, a megabyte at most."""
+        """The complete lines that were added since the last call, at most one megabyte."""
         try:
             with self.path.open("rb") as stream:
                 stream.seek(self._offset)
                 fresh = stream.read(_READ_BYTES_MAX)
         except OSError:
-            # It was not made yet, or the disk does not give it: the child goes on without being shown.
+            # The file does not exist yet, or cannot be read: the child goes on, and its lines are not shown.
             return []
         self._offset += len(fresh)
         *lines, self._partial = (self._partial + fresh).split(b"\n")
@@ -61,7 +61,7 @@ class LogFile:
         return texts
 
     def last_words(self) -> str:
-        """The last line of a child that has ended, even if it has no end, with its message if it is JSON."""
+        """The last line of a child that has ended, even without a newline; of a JSON line the message."""
         self.read_lines()
         line = self._partial.decode(errors="replace").strip() or self.last_line.strip()
         event = _parse(line)
@@ -70,13 +70,13 @@ class LogFile:
         return str(event.get("reason") or event.get("error") or _plain(event))
 
     def _bound(self) -> None:
-        """Starts the file anew once it is too long. The child appends, so that it goes on at the new end."""
+        """Keeps a copy and empties the file once it is too long. The child appends, so it goes on at the new end."""
         if self._offset <= LOG_BYTES_MAX or self.path.stat().st_size != self._offset:
             return
         try:
             shutil.copyfile(self.path, self._old)
         except OSError:
-            # The disk is full: half a copy helps nobody, and the space is needed.
+            # The disk is full: the unfinished copy is removed, since the space is needed.
             self._old.unlink(missing_ok=True)
         with self.path.open("r+b") as stream:
             stream.truncate(0)
@@ -104,7 +104,7 @@ class Console:
         """Shows a line of a child if it is a leader change or a warning."""
         event = _parse(line)
         if event is None:
-            # Not one of our events: the traceback of a dying child, of which the supervisor repeats the last line.
+            # The line is none of our events but part of a traceback, of which the supervisor repeats the last line.
             return
         if event.get("event") == _LEADER_EVENT:
             self._say(f"{child}: leader of its shard since term {event.get('term', '?')}")

@@ -1,10 +1,10 @@
-"""Which port each process listens on, and whether they are free.
+"""Assigns a port to each process, and checks that the ports are free.
 
 Invariants:
 
 1. The ports follow from the layout and the options alone, so that a second start uses the same ones.
-2. Node ports lie below 32768, where Linux begins to hand out ports to outgoing connections: a node's port can thus not
-   be gone while the node restarts.
+2. Node ports lie below 32768, where Linux begins to assign ports to outgoing connections: no other process thus takes
+   a node's port by chance while the node restarts.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PortPlan:
     host: str = IPV4
     """The loopback address of the nodes."""
     shared_port: int | None = None
-    """The port that all facades serve together, if there is one."""
+    """The port that all facades serve together; None if there is none."""
 
     def __post_init__(self) -> None:
         if self.base_port < 1024 or self.node_port_end > NODE_PORT_END:
@@ -73,7 +73,7 @@ class PortPlan:
 
     @property
     def node_port_end(self) -> int:
-        """The port behind the last node's last one."""
+        """The first port behind those of the nodes."""
         return self.base_port + PORTS_PER_NODE * self.layout.shards * self.layout.nodes
 
     def node(self, shard: int, index: int) -> NodePorts:
@@ -87,7 +87,7 @@ class PortPlan:
         return self.facade_port + number
 
     def listeners(self, facade_hosts: list[str]) -> list[Listener]:
-        """Every address that will be listened on."""
+        """Every address at which a process will listen."""
         found = []
         for number in range(self.facades):
             found += [Listener(host, self.facade(number), facade_id(number), "HTTP") for host in facade_hosts]
@@ -109,15 +109,15 @@ def facade_id(number: int) -> str:
 
 
 def join(host: str, port: int) -> str:
-    """An address as settings and URLs write it."""
+    """Joins a host and a port; an IPv6 address gets brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def loopback_hosts() -> list[str]:
-    """The loopback addresses of this machine: some containers have no IPv6, some hosts nothing else.
+    """The loopback addresses of this machine; some containers have no IPv6, some hosts only IPv6.
 
     Raises:
-        RefusedError: It has none.
+        RefusedError: The machine has no loopback address.
     """
     found = [host for host in (IPV4, IPV6) if _is_usable(host)]
     if not found:
@@ -139,7 +139,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def taken(listeners: list[Listener]) -> list[tuple[Listener, str]]:
-    """Those of the addresses that cannot be listened on, each with the reason."""
+    """The addresses at which no process can listen now, each with the reason."""
     found = []
     for listener in listeners:
         reason = _why_not(listener)
@@ -150,7 +150,7 @@ def taken(listeners: list[Listener]) -> list[tuple[Listener, str]]:
 
 def _why_not(listener: Listener) -> str:
     with socket.socket(_family(listener.host), socket.SOCK_STREAM) as probe:
-        # As the servers do: connections of an earlier process that linger in TIME_WAIT are no obstacle.
+        # The servers set this option, too: old connections in TIME_WAIT do not keep the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((listener.host, listener.port))

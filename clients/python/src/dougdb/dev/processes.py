@@ -16,22 +16,22 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal, or None while it runs."""
+        """The exit code, negative for a signal; None while the process runs."""
 
     def terminate(self) -> None:
-        """Asks it to stop in order."""
+        """Asks the process to stop in order."""
 
     def kill(self) -> None:
-        """Ends it and its children at once."""
+        """Kills the process and its children at once."""
 
     def pause(self) -> None:
-        """Has it and its children do nothing until they are to go on."""
+        """Pauses the process and its children until ``resume``."""
 
     def resume(self) -> None:
-        """Has it and its children go on."""
+        """Lets the process and its children go on."""
 
 
 class Launcher(Protocol):
@@ -53,30 +53,30 @@ class OsProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._popen.pid
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal, or None while it runs."""
+        """The exit code, negative for a signal; None while the process runs."""
         code = self._popen.poll()
         if code is not None and self._popen.stdin is not None:
             self._popen.stdin.close()
         return code
 
     def terminate(self) -> None:
-        """Sends SIGTERM to it alone: a node ends its helper processes itself, in its own order."""
+        """Sends SIGTERM to the process alone: a node ends its helper processes itself, in its own order."""
         self._popen.terminate()
 
     def kill(self) -> None:
-        """Kills its whole session."""
+        """Kills all processes of the child's session."""
         self._signal(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Stops its whole session, which stays where it is."""
+        """Pauses all processes of the child's session."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Has its whole session go on."""
+        """Lets all processes of the child's session go on."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:

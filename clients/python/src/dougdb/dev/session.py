@@ -38,7 +38,7 @@ EXIT_FORCED = 130
 
 @dataclass(slots=True)
 class Signals:
-    """Which signals have come. ``install`` makes them arrive here instead of ending the process."""
+    """Notes the signals that have come. After ``install`` they arrive here instead of ending the process."""
 
     clock: Callable[[], float] = time.monotonic
     first_at: float | None = field(default=None)
@@ -50,7 +50,7 @@ class Signals:
             signal.signal(number, self.receive)
 
     def receive(self, number: int, frame: FrameType | None = None) -> None:
-        """Notes a signal. A second Ctrl-C means: at once."""
+        """Notes a signal. A second Ctrl-C asks for an immediate end."""
         now = self.clock()
         if self.first_at is None:
             self.first_at = now
@@ -64,14 +64,14 @@ class Signals:
 
 
 say = Speaker()
-"""That nobody reads any more, or that the disk is full, is no reason to leave the children alone."""
+"""Prints lines. A closed stdout or a full disk must not end the supervisor, since its children would be left alone."""
 
 
 def require_modules(names: tuple[str, ...] = ("raft_node", "facade")) -> None:
     """Checks that the programs to start are installed.
 
     Raises:
-        RefusedError: One is not.
+        RefusedError: One of them is not.
     """
     missing = [name for name in names if not _is_runnable(name)]
     if missing:
@@ -101,11 +101,11 @@ def prepare(data: DataDirectory, plan: PortPlan, hosts: list[str], stopping: Cal
         blocked = taken(listeners)
         running = data.running_pids()
         orphans = {listener.owner for listener, _ in blocked} & running.keys()
-        # The nodes of a supervisor that was killed are about to stop; anybody else will not go away by waiting.
+        # The nodes of a killed supervisor are about to stop; other processes will not stop if we wait.
         if not orphans or time.monotonic() > waited_until or stopping():
             break
         for owner in orphans:
-            # One that was paused does not notice that its supervisor is gone.
+            # A paused node does not notice that its supervisor is gone.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(running[owner], signal.SIGCONT)
         time.sleep(ASK_EVERY_S)
@@ -167,7 +167,7 @@ def run(
 
 
 def _with_access(options: Options, plan: PortPlan, data: DataDirectory) -> Options:
-    """The options with certificates and a first token, if clients are to say who they are."""
+    """The options, with certificates and a first token if clients have to authenticate themselves."""
     if not options.auth:
         return options
     names = [plan.layout.node_id(*place) for place in plan.layout.places()]
@@ -213,7 +213,7 @@ def _supervise(
 
 
 def _controls(stack: contextlib.ExitStack, path: Path | None, supervisor: Supervisor) -> Callable[[], None]:
-    """What looks whether the console wants something, for as long as the stack is there."""
+    """Opens the console's socket until the stack is closed; returns the function that serves its requests once."""
     if path is None:
         return lambda: None
     wishes = {"kill": supervisor.kill, "pause": supervisor.pause, "resume": supervisor.resume}
@@ -247,7 +247,7 @@ class Readiness:
             client.close()
 
     def step(self, now: float) -> None:
-        """Asks if it is time to."""
+        """Asks the facades, unless it is too early to ask again."""
         if now < self._ask_at:
             return
         self._ask_at = now + ASK_EVERY_S
@@ -260,7 +260,7 @@ class Readiness:
             say(f"still waiting: {missing}")
 
     def _missing(self) -> str:
-        """What is not ready yet; empty when everything is."""
+        """The reason why the cluster is not ready yet; empty if it is."""
         if not all(client.is_ready() for client in self._clients):
             return "the facade is not ready"
         try:

@@ -1,4 +1,4 @@
-"""What each process of a local cluster is started with: its command line and its environment. Pure functions."""
+"""The command line and the environment of each process of a local cluster. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dougdb.dev.ports import PortPlan, facade_id, join
 CA_FILE = "ca.crt"
 # Everything is on loopback, where no proxy can help.
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "ftp_proxy"}
-# A client's token is nothing that a server needs.
+# The client's token is not for servers.
 _SECRETS = {"dougdb_token"}
 # glibc keeps freed memory in an arena per thread; ten nodes on one machine cannot afford it. And it gives each block of
 # more than 128 KiB a mapping of its own: for values of a megabyte most of the time went into page faults (200 of them
@@ -46,22 +46,22 @@ class ChildSpec:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user can choose beside layout and ports."""
+    """The user's options beside layout and ports."""
 
     log_level: str
     node_environment: Mapping[str, str]
     tls: Path | None = None
-    """Where tls.crt, tls.key and ca.crt are, as ``make certs`` writes them; plaintext without."""
+    """The folder of tls.crt, tls.key and ca.crt, as ``make certs`` writes them; None: plaintext."""
     auth: bool = False
-    """Whether clients have to say who they are."""
+    """Whether clients have to authenticate themselves."""
     access: Access | None = None
-    """What that takes, once it is made."""
+    """The certificates and secrets for ``auth``; None before they are made, and without ``auth``."""
     controls: Path | None = None
-    """The socket where the console may have the supervisor kill and pause nodes."""
+    """The Unix socket at which the supervisor takes the console's requests to kill and pause nodes; None: none."""
 
 
 def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str], options: Options) -> list[ChildSpec]:
-    """The nodes of every shard."""
+    """The nodes of all shards."""
     layout = plan.layout
     seeds = ",".join(join(plan.host, plan.node(0, index).peer) for index in range(layout.nodes))
     specs = []
@@ -143,7 +143,7 @@ def _facade_access(options: Options, data: DataDirectory, name: str) -> dict[str
         "DOUGDB_AUTH_BOOTSTRAP_FILE": str(options.access.token),
         "DOUGDB_AUTH_SESSION_KEY_FILE": str(options.access.session_key),
         "DOUGDB_AUDIT_FILE": str(data.run / f"{name}.audit.jsonl"),
-        # Loopback alone is listened on, and curl needs no authority then.
+        # The facade listens on loopback alone, and in plaintext curl needs no authority.
         "DOUGDB_HTTP_TLS": "off",
     }
 

@@ -1,14 +1,15 @@
 """Keeps the processes of a local cluster running, and stops them in order.
 
-It knows processes only by the protocols of ``processes``, and time only by a clock that it is given; ``step`` is called
-several times a second and never waits. Invariants:
+It knows processes only by the protocols of ``processes``, and the time only by the clock passed to it; ``step`` is
+called several times a second and never waits. Invariants:
 
-1. A pid file names the process that runs now; it is rewritten before anything else is said about a new process. Where
-   that fails, for instance on a full disk, there is none until it succeeds: said once, and no reason to stop anybody.
+1. A pid file names the process that runs now; it is rewritten before anything else is printed about a new process. If
+   that fails, for instance on a full disk, there is no pid file until it succeeds: this is printed once, and stops
+   nobody.
 2. A child that was killed from outside is back after ``RESTART_S``. One that keeps dying by itself soon after its start
    is restarted ever more slowly, up to ``RESTART_MAX_S``.
 3. A child that refuses to start (exit code 3: its data is damaged, or not its own) is said to do so once, and is tried
-   again only every ``RESTART_MAX_S``.
+   again only every ``RESTART_MAX_S``. One that refuses while everything stops is said to do so as well.
 4. Facades stop before nodes, so that no request meets a facade whose nodes are gone.
 5. A node that was paused goes on after ``PAUSE_S`` by itself, and before it is asked to stop.
 """
@@ -35,22 +36,22 @@ POLL_S = 0.05
 PAUSE_S = 60.0
 EXIT_REFUSED = 3
 EXIT_USAGE = 2
-"""A setting that makes no sense: starting it again cannot help."""
+"""The exit code of a process with a wrong setting, which another start cannot help."""
 
 
 @dataclass(slots=True)
 class Child:
-    """One process and what is known about its past.
+    """One process and its history.
 
     Attributes:
-        process: The running process, or None.
-        started_at: When it was last started.
-        restart_at: When it shall be started again, or None.
+        process: The running process; None if none runs.
+        started_at: When it was last started, in seconds of the clock.
+        restart_at: When it is to be started again; None if it runs or stays down.
         quick_deaths: How often in a row it died by itself soon after its start.
-        refused_with: What it said when it last refused to start.
+        refused_with: Its last line when it last refused to start; empty if it never did.
         starts: How often it was started.
-        pid_due_at: When to try again to write its pid file, or None when the file is right.
-        resume_at: When it shall go on, or None while it is not paused.
+        pid_due_at: When to try again to write its pid file; None if the file is right.
+        resume_at: When it is to go on; None if it is not paused.
     """
 
     spec: ChildSpec
@@ -80,7 +81,7 @@ class Supervisor:
         restart: Whether a child that dies is started again.
 
     Attributes:
-        misused: Which child refuses its settings at its first start, and why; empty for none.
+        misused: The child that refused its settings at its first start, with its reason; empty if none did.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Supervisor:
             self._start(child)
 
     def step(self) -> None:
-        """Notices who has died, starts again who is due, and shows what was logged."""
+        """Notices dead children, starts those again that are due, and shows new log lines."""
         for child in self.children:
             for line in child.log.read_lines():
                 self._console.show(child.spec.id, line)
@@ -138,27 +139,27 @@ class Supervisor:
             elif child.restart_at is not None and self._clock() >= child.restart_at:
                 self._start(child)
 
-    # What the console asks for.
+    # Requests of the console.
 
     def kill(self, name: str) -> None:
         """Kills a node, as a crash would.
 
         Raises:
-            RefusedWishError: There is no such node, or it does not run.
+            RefusedWishError: No node has this name, or it does not run.
         """
         _, process = self._running(name)
         self._say(f"killing {name}, as the console asks")
         process.kill()
 
     def pause(self, name: str) -> None:
-        """Has a node do nothing for a while; raises what ``kill`` does."""
+        """Pauses a node for ``PAUSE_S``; raises what ``kill`` does."""
         child, process = self._running(name)
         process.pause()
         child.resume_at = self._clock() + PAUSE_S
         self._say(f"{name} is paused for {PAUSE_S:.0f} s, as the console asks")
 
     def resume(self, name: str) -> None:
-        """Has a node that is paused go on; raises what ``kill`` does."""
+        """Lets a paused node go on; raises what ``kill`` does."""
         child, process = self._running(name)
         process.resume()
         child.resume_at = None
@@ -173,10 +174,10 @@ class Supervisor:
         raise RefusedWishError(f"There is no node {name[:64]!r}.")
 
     def stop(self, is_urgent: Callable[[], bool]) -> bool:
-        """Stops the facades, then the nodes, each group at once.
+        """Stops all facades, and then all nodes.
 
         Args:
-            is_urgent: Asked again and again; once it is true, everything is killed.
+            is_urgent: Called again and again; once it returns True, all children are killed.
 
         Returns:
             Whether every child stopped by itself.
@@ -211,14 +212,18 @@ class Supervisor:
         return "was not given the time to stop" if is_urgent() else f"did not stop within {STOP_S:.0f} s"
 
     def _reap(self, group: list[Child]) -> list[Child]:
-        """Removes the pid files of those that have ended; returns those that still run."""
+        """Removes the pid files of children that have ended; returns the children that still run."""
         left = []
         for child in group:
-            if child.process is None or child.process.poll() is not None:
-                child.process = None
-                child.pid_path.unlink(missing_ok=True)
-            else:
+            code = None if child.process is None else child.process.poll()
+            if child.process is not None and code is None:
                 left.append(child)
+                continue
+            if code == EXIT_REFUSED and (refusal := self._refusal(child)):
+                # Nobody has looked since it ended; whoever stops everything for it would never know why.
+                self._say(refusal)
+            child.process = None
+            child.pid_path.unlink(missing_ok=True)
         return left
 
     def _start(self, child: Child) -> None:
@@ -240,7 +245,7 @@ class Supervisor:
             child.pid_due_at = None
         except OSError as error:
             child.pid_due_at = self._clock() + PID_RETRY_S
-            # A number of an earlier process would be worse than none.
+            # The pid of an earlier process would be worse than none.
             with contextlib.suppress(OSError):
                 child.pid_path.unlink(missing_ok=True)
             if not self._pids_troubled:
@@ -248,13 +253,13 @@ class Supervisor:
                 self._say(f"{child.pid_path} cannot be written ({error.strerror or error}); trying again")
 
     def _bury(self, child: Child, code: int) -> None:
-        """Decides what becomes of a child that has ended."""
+        """Decides whether and when a child that has ended is started again."""
         name, lived_s = child.spec.id, self._clock() - child.started_at
         child.process, child.pid_due_at, child.resume_at = None, None, None
         for line in child.log.read_lines():
             self._console.show(name, line)
         if code == EXIT_REFUSED:
-            self._bury_refused(child)
+            self._lose(child, self._refusal(child), RESTART_MAX_S)
             return
         if code == EXIT_USAGE and child.starts == 1:
             self.misused = self.misused or f"{name} refuses its settings: {child.log.last_words() or child.log.path}"
@@ -266,15 +271,16 @@ class Supervisor:
         death = f"{name} died ({describe_exit(code)}{f': {words}' if words else ''})"
         self._lose(child, death, self._delay_s(child))
 
-    def _bury_refused(self, child: Child) -> None:
+    @staticmethod
+    def _refusal(child: Child) -> str:
+        """That a child refuses to start, and why; empty if that was said before."""
         words = child.log.last_words()
         again = words == child.refused_with
         child.refused_with = words
-        message = f"{child.spec.id} refuses to start: {words or 'see ' + str(child.log.path)}"
-        self._lose(child, "" if again else message, RESTART_MAX_S)
+        return "" if again else f"{child.spec.id} refuses to start: {words or 'see ' + str(child.log.path)}"
 
     def _lose(self, child: Child, message: str, delay_s: float) -> None:
-        """Says that a child is gone, and when it will be back."""
+        """Prints that a child has ended, and when it will be started again."""
         if self._restart:
             child.restart_at = self._clock() + delay_s
             fate = f"starting it again in {delay_s:.0f} s"
@@ -301,7 +307,7 @@ def describe_exit(code: int) -> str:
 
 
 def _write_pid(path: Path, pid: int) -> None:
-    # Replaced whole: whoever reads it never finds half a number.
+    # The file is replaced as a whole, so that a reader never finds half a number.
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(f"{pid}\n")
     temporary.replace(path)

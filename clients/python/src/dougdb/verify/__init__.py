@@ -1,7 +1,7 @@
-"""The checker: whether a history of requests and answers is one that a linearizable store can have given.
+"""The checker: decides whether a linearizable store can have given a history of requests and answers.
 
-``check`` judges a history, ``smallest`` cuts a bad one down, ``text_of`` and ``svg_of`` draw it. ``dougctl verify``
-makes histories of a running cluster. See docs/verify.md.
+``check`` judges a history, ``smallest`` shortens a bad one, ``text_of`` and ``svg_of`` draw it. ``dougctl verify``
+records histories of a running cluster. See docs/verify.md.
 """
 
 from __future__ import annotations

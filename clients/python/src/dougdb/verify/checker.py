@@ -1,6 +1,6 @@
-"""Judges whole histories: object by object, by two algorithms that must agree, and cuts a bad one down.
+"""Judges whole histories, object by object, by two algorithms that must agree, and shortens a bad one.
 
-Keys are independent but for transactions: keys that some transaction names together are one object. Must not know
+Keys are independent except in transactions: keys that some transaction names together are one object. Must not know
 where a history comes from. Invariant: a history is called good only if both algorithms say so of each of its objects.
 """
 
@@ -16,17 +16,17 @@ from dougdb.verify.search import is_linearizable
 
 
 class DisagreementError(Exception):
-    """The two algorithms say different things: one of them has a defect."""
+    """The two algorithms judge a history differently, so one of them has a defect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a check.
+    """The result of a check.
 
     Attributes:
-        checked: How many requests were looked at.
-        objects: How many objects they were about.
-        failing: The history of the first object that no order explains; empty when all is well.
+        checked: How many requests were checked.
+        objects: How many objects these requests named.
+        failing: The history of the first object that no order explains; empty if there is none.
         undecided: The keys of objects that could not be judged, because too much of them is unknown.
     """
 
@@ -69,10 +69,10 @@ def check(history: Iterable[Recorded], progress: Callable[[int], None] | None = 
 
     Args:
         history: The requests, in any order.
-        progress: Told after each object how many requests were looked at.
+        progress: Called after each object with the number of requests checked so far.
 
     Raises:
-        DisagreementError: The algorithms say different things of an object.
+        DisagreementError: The algorithms judge an object differently.
     """
     objects = objects_of(history)
     checked, undecided = 0, []
@@ -98,10 +98,10 @@ def _judge(records: Sequence[Recorded]) -> bool:
 
 
 def smallest(failing: Sequence[Recorded]) -> tuple[Recorded, ...]:
-    """A bad history of one object, without what its badness does not need.
+    """A shorter history of one object that no order explains, made of a longer one by leaving requests out.
 
-    What is left is bad for a reason of its own: a write goes only if nobody was told of it, so that no answer is made
-    unexplained by what was taken away.
+    The shorter one is bad for the same kind of reason: a write is left out only if no answer depends on it, so that no
+    answer is made unexplained by leaving it out.
     """
     records = _cut_off(sorted(failing, key=lambda each: each.began))
     size = max(1, len(records) // 2)
@@ -114,20 +114,20 @@ def smallest(failing: Sequence[Recorded]) -> tuple[Recorded, ...]:
                 records = rest
             else:
                 place += size
-        # What had to stay for the sake of another may go now: the last look is the one that finds nothing.
+        # A request that another one needed may be left out after that one; the last round leaves nothing out.
         size = size // 2 if size > 1 or len(records) == before else 1
     return tuple(records)
 
 
 def _cut_off(records: list[Recorded]) -> list[Recorded]:
-    """The history up to the first answer that cannot be; what was under way then has no answer yet, if that will do."""
+    """The history up to the first impossible answer; later answers are dropped from it, if it stays bad."""
     place = broken_at(records)
     if place is None:
         return records
     last = records[place].ended
     kept = [each for each in records if each.began <= last]
     open_ended = [each if each.ended <= last else replace(each, ended=inf, outcome=None) for each in kept]
-    # What was answered later may be needed all the same: it tells which of two requests came first.
+    # Later answers may be needed all the same: they show which of two requests came first.
     return kept if broken_at(open_ended) is None else open_ended
 
 

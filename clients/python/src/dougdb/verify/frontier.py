@@ -1,8 +1,8 @@
-"""One way to judge a history: step by step through time, with all states that the store may be in.
+"""The first of two checkers of histories: goes step by step through time, with all states that are possible.
 
-At every answer the request that was answered must have taken effect: each state that may be is led on by the requests
-that are under way, in any order, until that one was among them. When no state is left, no order explains the history.
-This is the just-in-time linearization of Lowe. It needs little where few requests overlap.
+At every answer, the answered request must have taken effect: each possible state is continued by the requests that
+are under way, in any order, until the answered one is among them. If no state is left, no order explains the history.
+This is the just-in-time linearization of Lowe. It needs little time and memory if few requests overlap.
 
 Source: G. Lowe, "Testing for linearizability", Concurrency and Computation 29 (2017), section 4.
 """
@@ -17,29 +17,29 @@ from dougdb.verify.history import Recorded, changes_nothing, reads_only
 from dougdb.verify.model import EMPTY, State, steps
 
 Configuration: TypeAlias = tuple[State, frozenset[int]]
-"""A state, and which requests under way have taken effect in it already."""
+"""A state, and the places of the requests under way that have taken effect in it."""
 
 CONFIGURATIONS_MAX = 200_000
 
 
 class TooManyError(Exception):
-    """There are too many states that the store may be in."""
+    """There are too many possible states to decide in reasonable time."""
 
 
 def broken_at(history: Sequence[Recorded]) -> int | None:
-    """The place of the first request whose answer no order explains; None if some order explains all.
+    """The position in the history of the first request whose answer no order explains; None if some order explains all.
 
     Args:
         history: The requests of one object.
 
     Raises:
-        TooManyError: It cannot be told within reason.
+        TooManyError: There are too many possible states.
     """
     events: list[tuple[float, int, int]] = []
     for place, each in enumerate(history):
         if each.outcome is None and reads_only(each.request):
             continue
-        # At the same time beginnings come first: then the requests overlap, which allows more.
+        # Of events at the same time beginnings come first: the requests then overlap, which allows more orders.
         events.append((each.began, 0, place))
         if each.outcome is not None and each.ended < inf:
             events.append((each.ended, 1, place))
@@ -58,9 +58,9 @@ def broken_at(history: Sequence[Recorded]) -> int | None:
 
 
 def _led_on(configurations: set[Configuration], under_way: dict[int, Recorded], place: int) -> set[Configuration]:
-    """The configurations in which a request has taken effect, without it among those that are under way."""
+    """The configurations that follow once a request has taken effect; it is no longer among those under way."""
     if len(under_way) == 1:
-        # Nothing else is under way: there is no order to choose.
+        # No other request is under way, so there is only one order.
         record = under_way[place]
         nothing = frozenset[int]()
         return {
@@ -82,7 +82,7 @@ def _led_on(configurations: set[Configuration], under_way: dict[int, Recorded], 
                 continue
             for after in steps(state, each.request, each.outcome):
                 if after is state and each.outcome is None:
-                    continue  # It need not have come at all.
+                    continue  # A request without an answer may never have taken effect.
                 following = _with_reads(after, taken | {other}, reads)
                 if following not in seen:
                     seen.add(following)
@@ -93,7 +93,7 @@ def _led_on(configurations: set[Configuration], under_way: dict[int, Recorded], 
 
 
 def _with_reads(state: State, taken: frozenset[int], reads: Sequence[tuple[int, Recorded]]) -> Configuration:
-    """The configuration in which all reads have taken effect that can: that is never worse than to put them off."""
+    """The configuration after all reads that can take effect now; taking them early never excludes an order."""
     more = [
         place
         for place, each in reads

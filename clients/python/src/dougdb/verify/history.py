@@ -1,7 +1,7 @@
-"""What a history consists of: requests with the times at which they began and were answered, and the answers.
+"""The parts of a history: requests with the times at which they began and were answered, and their outcomes.
 
-Must not know HTTP, nor what the store promises. Times are any numbers of one clock; an answer that never came has the
-time infinity, and a request of which nobody knows what became of it has no outcome.
+Must not know HTTP, nor the promises of the store. Times are numbers of one clock; an answer that never came has the
+time infinity, and a request with an unknown outcome has the outcome None.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Deletes a key; a missing one is fine."""
+    """Deletes a key, whether or not it exists."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cas:
-    """Sets a key if it has a revision; ``ABSENT``: if it does not exist."""
+    """Sets a key if it has a revision; with ``ABSENT``, if it does not exist."""
 
     key: str
     revision: int
@@ -47,7 +47,7 @@ class Cas:
 
 @dataclass(frozen=True, slots=True)
 class Increment:
-    """Adds to a number; a missing key counts as 0."""
+    """Adds to a number; a key that does not exist counts as 0."""
 
     key: str
     by: int
@@ -55,7 +55,7 @@ class Increment:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Whether a key has a value; None: whether it does not exist."""
+    """A comparison: whether a key has a value; with None, whether it does not exist."""
 
     key: str
     value: str | None
@@ -66,7 +66,7 @@ Single: TypeAlias = Get | Put | Delete | Cas | Increment
 
 @dataclass(frozen=True, slots=True)
 class Txn:
-    """One of two lists of operations at one moment, by comparisons."""
+    """A transaction: if all comparisons hold the one list of operations, otherwise the other, at one moment."""
 
     compares: tuple[Compare, ...]
     success: tuple[Single, ...]
@@ -81,10 +81,10 @@ class Outcome:
     """An answer.
 
     Attributes:
-        ok: Whether a condition held; True for what has none. Of a transaction: whether its comparisons held.
-        value: Of a read the value, None when there is no such key; of an increment the number.
-        revision: The revision of the write or of the value that was read; None where the answer names none. Of a
-            condition that did not hold: what the key had.
+        ok: Whether the condition held; True without a condition. Of a transaction: whether its comparisons held.
+        value: Of a read the value, None if the key does not exist; of an increment the number.
+        revision: The revision of the write or of the value that was read; None if the answer names none. Of a
+            condition that did not hold: the key's revision.
         results: Of a transaction, the outcomes of the operations that were carried out.
     """
 
@@ -99,11 +99,11 @@ class Recorded:
     """A request of a history.
 
     Attributes:
-        process: The number of the client that asked, which asks one thing at a time.
+        process: The number of the client that sent it; a client sends one request at a time.
         request: The request.
-        began: When.
-        ended: When the answer came; infinity when none did.
-        outcome: The answer; None when it is not known what became of it.
+        began: When it was sent.
+        ended: When the answer came; infinity if none came.
+        outcome: The answer; None if the outcome is unknown.
     """
 
     process: int
@@ -114,7 +114,7 @@ class Recorded:
 
 
 def keys_of(request: Request) -> tuple[str, ...]:
-    """The keys that a request is about."""
+    """The keys that a request names."""
     if not isinstance(request, Txn):
         return (request.key,)
     parts = (*request.compares, *request.success, *request.failure)
@@ -122,13 +122,13 @@ def keys_of(request: Request) -> tuple[str, ...]:
 
 
 def reads_only(request: Request) -> bool:
-    """Whether a request changes nothing whatever becomes of it."""
+    """Whether a request can change nothing."""
     if isinstance(request, Txn):
         return all(isinstance(part, Get) for part in (*request.success, *request.failure))
     return isinstance(request, Get)
 
 
 def changes_nothing(record: Recorded) -> bool:
-    """Whether a request was answered and changed nothing wherever it came: it read, or its condition did not hold."""
+    """Whether a request was answered and changed nothing: it only read, or its condition did not hold."""
     request, outcome = record.request, record.outcome
     return outcome is not None and (isinstance(request, Get) or (isinstance(request, Cas) and not outcome.ok))

@@ -1,10 +1,11 @@
-"""Requests to a running cluster, written down as a history: through its facades, below a prefix of their own.
+"""Sends requests to a running cluster through its facades, below a prefix of their own, and records the history.
 
-Several processes read and write the same few keys at the same time; each asks one thing at a time, of one facade after
-the other. Beside the history this checks, as it goes, what sessions and bounded reads promise: on keys that one process
-alone writes, a session read by another facade is never older than what the session knows, and a bounded read is never
-older than its bound. A watch (``dougdb.verify.watching``) must tell all of it. Must not know how histories are judged.
-Invariant: what became of a request that failed is unknown unless the answer says that it was not applied.
+Several processes read and write the same few keys at the same time; each sends one request at a time, to one facade
+after the other. Meanwhile the promises of sessions and bounded reads are checked: on keys that one process alone
+writes, a session read by another facade is never older than the session's last write or read, and a bounded read is
+never older than its bound. A watch (``dougdb.verify.watching``) must tell all changes. Must not know how histories are
+judged.
+Invariant: the outcome of a failed request is unknown unless the answer says that it was not applied.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from dougdb.verify.watching import Watched, Watcher
 BOUND_S = 2.0
 TIMEOUT_S = 10.0
 BEGIN_S = 5.0
-"""For so long the watch may take to begin; without it, the rest is checked."""
+"""How long the watch may take to begin; after that the rest is checked without it."""
 _KEYS = 4
 _PAIR = ("{pair}a", "{pair}b")
 _PAUSE_S = 0.1
@@ -50,17 +51,17 @@ _JSON = {"Content-Type": "application/json"}
 
 @dataclass(slots=True)
 class Load:
-    """What was recorded.
+    """The results of a run.
 
     Attributes:
         history: The requests.
-        violations: What sessions and bounded reads saw that they must not.
+        violations: The answers to session reads and bounded reads that broke a promise, as sentences.
         answered: How many requests were answered.
-        failed: How many were refused or got no answer.
-        trouble: Why the last of these was.
-        session_reads: How many session reads were looked at.
-        bounded_reads: How many bounded reads were.
-        watched: What a watch told of all this.
+        failed: How many requests were refused or got no answer.
+        trouble: The reason for the last such failure; empty if there was none.
+        session_reads: How many session reads were checked.
+        bounded_reads: How many bounded reads were checked.
+        watched: The findings of the watch.
     """
 
     history: list[Recorded] = field(default_factory=list)
@@ -84,14 +85,14 @@ class Driver:
         seed: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Asks the facades in turn.
+        """Creates a driver that asks the facades in turn.
 
         Args:
-            client: Who sends.
+            client: Sends the requests.
             urls: The facades.
             prefix: The beginning of every key.
-            seed: What the processes draw from.
-            clock: What tells the time.
+            seed: The seed of all random choices.
+            clock: Gives the time in seconds.
         """
         self._clock = clock
         self._client = client
@@ -105,7 +106,7 @@ class Driver:
         self.load = Load()
 
     async def run(self, processes: int, duration_s: float, progress: Callable[[Load], None]) -> Load:
-        """Has processes make requests for some time."""
+        """Has some processes send requests for some seconds; returns the results."""
         watcher = Watcher(self._client, self._urls, self._prefix, self._random.randrange(1 << 32), self._clock)
         following = asyncio.create_task(watcher.run())
         try:
@@ -125,7 +126,7 @@ class Driver:
         return self.load
 
     async def _look_at(self, watcher: Watcher) -> None:
-        """What the watch has told, beside what was acknowledged."""
+        """Compares the changes of the watch with the acknowledged writes."""
         self.load.watched = told = watcher.told
         if watcher.begun.is_set():
             await watcher.finish(self._written())
@@ -134,7 +135,7 @@ class Driver:
         self.load.violations += told.violations
 
     def _written(self) -> dict[tuple[str, int], str]:
-        """By key and revision, every value whose write was acknowledged with a revision."""
+        """The value of every write that was acknowledged with a revision, by key and revision."""
         written = dict(self._own)
         for each in self.load.history:
             outcome, request = each.outcome, each.request
@@ -147,7 +148,7 @@ class Driver:
         return written
 
     async def clean(self) -> None:
-        """Deletes what was written, as far as that is possible now."""
+        """Deletes all keys of the run, as far as the cluster answers."""
         with_prefix = {"prefix": self._prefix}
         for _ in range(1000):
             try:
@@ -194,7 +195,7 @@ class Driver:
         return Txn((Compare(first, None),), (Put(first, value), Put(second, value)), (Get(first), Put(second, value)))
 
     async def _ask(self, request: Request) -> tuple[Outcome | None, bool]:
-        """The outcome, or None and whether it may have been applied."""
+        """Sends a request; returns its outcome, or None and whether it may have been applied."""
         try:
             response = await self._send(request)
         except httpx.HTTPError as error:
@@ -277,7 +278,7 @@ class Driver:
             return
         self.load.answered += 1
         self.load.bounded_reads += 1
-        # The facade judges when the answer comes to it, which is after this read began.
+        # The facade judges the age when the node's answer reaches it, which is after this read began.
         due = [revision for moment, revision in self._acknowledged.get(key, ()) if moment < began - BOUND_S]
         needed = max(due, default=0)
         revision = _revision(response)

@@ -1,8 +1,8 @@
-"""The store as it should be: what a request makes of a state, one request at a time.
+"""The model of the store: the states that a request may make of a state, one request at a time.
 
-A state is the keys of one object, each with its value and its revision. Where nobody was told the revision it is None,
-or minus the least that it can be: that of a write behind revision 7 is -8.
-A step that the state forbids has no successor; one whose outcome is not known may have several. The revision of a key
+A state is the keys of one object, each with its value and its revision. A revision that no answer has told is None,
+or minus the least value that it can have: a write after revision 7 has -8.
+A step that the state forbids has no successor; one with an unknown outcome may have several. The revision of a key
 that exists only grows. Pure functions.
 """
 
@@ -14,10 +14,10 @@ from typing import TypeAlias
 from dougdb.verify.history import ABSENT, Cas, Delete, Get, Increment, Outcome, Put, Request, Single, Txn
 
 Entry: TypeAlias = tuple[str, str, int | None]
-"""A key, its value, and its revision as far as that is known."""
+"""A key, its value, and its revision: the number; None if unknown; minus the least possible one (see the module)."""
 
 State: TypeAlias = tuple[Entry, ...]
-"""The keys that exist, in their order."""
+"""The keys that exist, sorted."""
 
 EMPTY: State = ()
 
@@ -40,7 +40,7 @@ def _without(state: State, key: str) -> State:
 
 
 def steps(state: State, request: Request, outcome: Outcome | None) -> Iterator[State]:
-    """The states that a request with this outcome may leave behind; none if it cannot have had it here."""
+    """The states that may follow a request with this outcome; none if the outcome is impossible in the state."""
     if isinstance(request, Txn):
         yield from _transact(state, request, outcome)
         return
@@ -60,12 +60,12 @@ def steps(state: State, request: Request, outcome: Outcome | None) -> Iterator[S
 
 
 def _goes_back(found: Entry | None, revision: int | None) -> bool:
-    """Whether a write would give a key a revision that is not greater than the one it has."""
+    """Whether a write would give a key a revision that is not greater than its present one."""
     return found is not None and found[2] is not None and revision is not None and revision <= abs(found[2])
 
 
 def _later(found: Entry | None) -> int | None:
-    """The revision of a write of which nobody was told it."""
+    """The revision of a write whose answer did not tell it."""
     if found is None or found[2] is None:
         return None
     return -abs(found[2]) - 1
@@ -78,13 +78,13 @@ def _read(state: State, found: Entry | None, request: Get, outcome: Outcome | No
         if outcome.value is None:
             yield state
     elif outcome.value == found[1] and _agree(found[2], outcome.revision):
-        # A read may be the first to tell the revision of a write whose answer was lost.
+        # A read may be the first answer that tells the revision of a write whose own answer was lost.
         known = found[2] if outcome.revision is None else outcome.revision
         yield state if known == found[2] else _with(state, request.key, found[1], known)
 
 
 def _agree(one: int | None, other: int | None) -> bool:
-    """Whether what is known of a revision fits one that was told or asked for."""
+    """Whether a revision of the state, which may be unknown, can be the one that was told or asked for."""
     if one is None or other is None:
         return True
     return one == other if one >= 0 else other >= -one
@@ -98,7 +98,7 @@ def _swap(state: State, found: Entry | None, request: Cas, outcome: Outcome | No
         if holds:
             yield _with(state, request.key, request.value, _later(found) if outcome is None else outcome.revision)
     if outcome is None:
-        # That it did not hold is possible whenever the revision is not known to be the one.
+        # The condition may have failed unless the revision is known to be the one asked for.
         if known != request.revision:
             yield state
     elif not outcome.ok:

@@ -1,4 +1,4 @@
-"""A history as a picture: lines of text for a terminal, and SVG. Pure functions."""
+"""Draws histories: as lines of text for a terminal, and as SVG. Pure functions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _span(history: Sequence[Recorded]) -> tuple[float, float]:
 
 
 def text_of(history: Sequence[Recorded], width: int = 40) -> str:
-    """Lines, one for each request in the order of their beginnings, with bars that show which overlap.
+    """One line for each request, in the order of their beginnings, with bars that show which requests overlap.
 
     Args:
         history: The requests.
@@ -77,7 +77,7 @@ def text_of(history: Sequence[Recorded], width: int = 40) -> str:
 
 
 def svg_of(history: Sequence[Recorded], title: str = "") -> str:
-    """The same as an SVG document."""
+    """The same picture as an SVG document."""
     first, span = _span(history) if history else (0.0, 1.0)
     processes = sorted({each.process for each in history})
     rows = sorted(history, key=lambda found: (found.process, found.began))

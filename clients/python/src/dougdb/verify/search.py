@@ -1,9 +1,9 @@
-"""Another way to judge a history: a search for an order, with what failed before remembered.
+"""The second of two checkers of histories: searches for an order, and remembers the positions that failed.
 
-Requests are tried in the order of their beginning; one may come next if no other one that is left was answered before
-it began. What was reached before with the same requests and the same state is not tried again. This is the algorithm of
-Wing and Gong with Lowe's memory, as in Porcupine. It shares nothing with ``dougdb.verify.frontier`` but the model, so
-that each is a check of the other.
+Requests are tried in the order of their beginning; one may come next if no other remaining one was answered before
+it began. A position with the same requests done and the same state is not tried again. This is the algorithm of
+Wing and Gong with Lowe's memory, as in Porcupine. It shares only the model with ``dougdb.verify.frontier``, so
+that each checker checks the other.
 
 Source: J. Wing, C. Gong, "Testing and verifying concurrent objects" (1993); Lowe (2017), section 3.
 """
@@ -24,13 +24,13 @@ def is_linearizable(history: Sequence[Recorded]) -> bool:
     """Whether some order explains the history of one object.
 
     Raises:
-        TooManyError: It cannot be told within reason.
+        TooManyError: There are too many positions to try.
     """
     known = [each for each in history if each.outcome is not None or not reads_only(each.request)]
     entries = sorted(known, key=lambda each: each.began)
     ends = [inf if each.outcome is None else each.ended for each in entries]
     total = sum(1 for end in ends if end < inf)
-    # Where a search stands: how many of the first are done, which ones behind them, the state, and how many answers.
+    # A position of the search: how many of the first requests are done, which later ones, the state, how many answers.
     start = (0, frozenset[int](), EMPTY, 0)
     reached = {start[:3]}
     stack = [(start, _next(entries, ends, *start[:3]))]
@@ -56,10 +56,10 @@ def is_linearizable(history: Sequence[Recorded]) -> bool:
 def _next(
     entries: Sequence[Recorded], ends: Sequence[float], first: int, ahead: frozenset[int], state: State
 ) -> Iterator[tuple[int, int, frozenset[int], State]]:
-    """What may come next: the place of a request, and where the search stands behind it.
+    """The possible next steps: the position of a request in the history, and the position of the search after it.
 
-    A read, or a condition that did not hold, may as well come first where it fits, and nothing else need be tried.
-    One of which nobody knows what became of it need not come at all where it would change nothing.
+    A read, or a condition that did not hold, can come first if it fits the state; nothing else need be tried then.
+    A request with an unknown outcome is left out where it would change nothing.
     """
     earliest = inf
     place = first

@@ -1,9 +1,9 @@
-"""Watches what ``dougctl verify`` writes, and checks what watches promise: per key every change once and in order.
+"""Watches the writes of ``dougctl verify``, and checks the promise of watches: each key's changes once and in order.
 
-One stream over the prefix of a run, at one facade after the other: it is left again and again, and gone on with behind
-an id that was sent at some time, so that changes come anew and have to be the same. What a watch tells of a revision
-is noted once; when all is written, everything that was acknowledged has to be among it. Must not know how requests are
-made or histories judged. Invariant: nothing is called a violation that a facade did not say.
+One watch covers the prefix of a run, at one facade after the other: its stream is closed again and again, and begun
+again after an id that was sent before, so that changes are sent again and must be the same. The change that a watch
+tells of a revision is noted once; at the end, every acknowledged write must be among them. Must not know how requests
+are made or histories judged. Invariant: only answers of a facade are called violations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 STAY_S = (0.5, 3.0)
-"""For so long a stream is read before it is left."""
+"""The shortest and the longest time for which a stream is read before it is closed, in seconds."""
 CATCH_UP_S = 30.0
 _PAUSE_S = 0.2
 _LINES = {"Accept": "application/x-ndjson"}
@@ -26,13 +26,13 @@ _LINES = {"Accept": "application/x-ndjson"}
 
 @dataclass(slots=True)
 class Watched:
-    """What a watch told.
+    """The findings of a watch.
 
     Attributes:
-        events: How many changes it told, repeated ones included.
-        returns: How often it went on behind an id.
-        violations: What it must not have told, or did not tell.
-        undecided: Why it cannot be said that all was told; empty if it can.
+        events: How many changes it sent, repeated ones included.
+        returns: How often it was begun again after an id.
+        violations: The changes that it sent wrongly or did not send, as sentences.
+        undecided: The reason why it is not known whether all changes were sent; empty if it is known.
     """
 
     events: int = 0
@@ -42,7 +42,7 @@ class Watched:
 
 
 class Watcher:
-    """One watch of a run. ``run`` follows until it is cancelled, and ``finish`` reads the rest."""
+    """One watch of a run. ``run`` reads changes until it is cancelled, and ``finish`` reads the rest."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class Watcher:
         seed: int,
         clock: Callable[[], float],
     ) -> None:
-        """Watches nothing yet.
+        """Creates the watcher; nothing is watched yet.
 
         Args:
-            client: Who sends.
-            urls: The facades, which are asked in turn.
-            prefix: The keys that are watched begin so.
-            seed: What it draws from.
-            clock: What tells the time.
+            client: Sends the requests.
+            urls: The URLs of the facades, which are asked in turn.
+            prefix: The prefix of the watched keys.
+            seed: The seed of all random choices.
+            clock: Gives the time in seconds.
         """
         self._client = client
         self._urls = urls
@@ -76,15 +76,15 @@ class Watcher:
         self.told = Watched()
 
     async def run(self) -> None:
-        """Follows, and leaves and comes again, until it is cancelled or changes are gone."""
+        """Reads one stream after the other, until it is cancelled or changes are not kept any more."""
         while not self.told.undecided:
             await self._follow(self._clock() + self._random.uniform(*STAY_S))
 
     async def finish(self, acknowledged: Mapping[tuple[str, int], str]) -> None:
-        """Reads on up to what is written by now, and looks for everything that was acknowledged.
+        """Reads all changes up to now, and checks that every acknowledged write is among them.
 
         Args:
-            acknowledged: By key and revision, the value that was put; only what was written after ``begun``.
+            acknowledged: The value of each write after ``begun``, by key and revision.
         """
         ends_s = self._clock() + CATCH_UP_S
         while not self.told.undecided and not self._complete():
@@ -125,16 +125,16 @@ class Watcher:
         return self._urls[self._turn % len(self._urls)]
 
     def _begin(self) -> str:
-        """Where to go on: often where it was, and else behind any id before that."""
+        """The id from which to go on: often the last one, otherwise any id before it."""
         if not self._ids:
             return "now"
         self.told.returns += 1
         return self._ids[-1] if self._random.random() < 0.5 else self._random.choice(self._ids[-300:])
 
     async def _follow(self, until_s: float) -> None:
-        """Reads one stream until a time, or until all is told."""
+        """Reads one stream until a time, or until all changes were sent."""
         params = {"prefix": self._prefix, "from": self._begin()}
-        # What is told behind an older id is told anew, from that place on.
+        # After an older id, all changes from that position on are sent again.
         self._place, self._reached = {}, {}
         try:
             async with self._client.stream("GET", f"{self._url()}/v1/watch", params=params, headers=_LINES) as response:
@@ -169,7 +169,7 @@ class Watcher:
         key, revision, shard = str(data["key"]), int(data["revision"]), str(data["shard"])
         if revision <= self._reached.get(shard, 0):
             self._violated(f"revision {revision} of {key} came after the progress said that all up to it was told")
-        # A transaction is one revision with several keys.
+        # A transaction has one revision and several keys.
         before = self._place.get(shard, 0)
         if revision < before:
             self._violated(f"revision {revision} of {key} came after {before} of the same shard")

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import os
 
-# gRPC reads this when it is first imported, which is after this; its notes about connections are no lines of a log.
+# gRPC reads this when it is first imported, which is later; its notes about connections are no log lines of ours.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -24,7 +24,7 @@ from facade.client.auth_state import AuthState
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
 from facade.console.app import Console
-from facade.errors import ProblemError, UnexpectedError
+from facade.errors import ProblemError, UnauthenticatedError, UnexpectedError
 from facade.routes import auth, docs, health, limits, openapi, problem
 from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
@@ -102,7 +102,7 @@ class Application:
         raw_path: bytes = scope["raw_path"]
         method: str = scope["method"]
         if self.console is not None and (console := self.console.app_of(raw_path, scope)) is not None:
-            # Not among the requests that are under way: a stream of the console would be one for ever.
+            # Not counted among the requests under way: a stream of the console would count for ever.
             await self._serve_console(console, scope, receive, send)
             return
         if self._origins.share:
@@ -114,8 +114,7 @@ class Application:
         self._metrics.inflight += 1
         try:
             self._origins.check(method, raw_path, scope["headers"])
-            if self._gate is not None:
-                self._gate.admit(scope)
+            self._admit(scope)
             self._count(raw_path, scope)
             if raw_path.startswith(DATA_PREFIX) and method in READING:
                 self.front.check_unread()
@@ -127,11 +126,26 @@ class Application:
                 await app(scope, receive, send)
             except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
                 await self._tell_defect(error, app.route, scope, send)
-        except ProblemError as error:  # Of the two above: routes tell their own errors.
+        except ProblemError as error:  # Raised by the two calls above: routes answer their own errors.
             self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
             await refusal(error)(scope, receive, named(scope, send))
         finally:
             self._metrics.inflight -= 1
+
+    def _admit(self, scope: Scope) -> None:
+        """Has the gate let a request in, and counts it if its sender is a stranger; raises what ``Gate.admit`` does.
+
+        Raises:
+            TooManyRequestsError: The stranger's address has used up its share.
+        """
+        if self._gate is None:
+            return
+        try:
+            self._gate.admit(scope)
+        except UnauthenticatedError:
+            if self.front.quotas.counts:
+                self.front.quotas.take_stranger(scope["client"][0] if scope.get("client") else "")
+            raise
 
     def _count(self, raw_path: bytes, scope: Scope) -> None:
         """Notes whose share the request takes, and counts a request of keys.
@@ -150,14 +164,27 @@ class Application:
         method = scope["method"]
         try:
             self._origins.check(method, scope["raw_path"], scope["headers"])
-            if self._gate is not None:
-                self._gate.admit(scope)
+            self._admit(scope)
         except ProblemError as error:
             method = method if method in METHODS else "other"
             self._metrics.request(method, error.status, "none", 0.0, console.route)
             await refusal(error)(scope, receive, named(scope, send))
             return
-        await console(scope, receive, send)
+        if self._gate is None:
+            await console(scope, receive, send)
+            return
+        status = 500
+
+        async def observe(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await console(scope, receive, observe)
+        finally:
+            self._gate.done(scope, status)
 
     def _raw(self, raw_path: bytes, scope: Scope) -> RawApp | RangeApp | None:
         """The raw handler of a path that is not below the keys; None for paths that FastAPI serves."""
@@ -179,7 +206,7 @@ class Application:
         try:
             await send({"type": "http.response.start", "status": problem_error.status, "headers": headers})
         except RuntimeError:
-            # The answer had begun. uvicorn cuts the connection off, so that nobody takes a part for the whole.
+            # The answer had begun. uvicorn cuts the connection, so that no client takes a part for the whole.
             raise error from None
         await send({"type": "http.response.body", "body": content})
 
@@ -228,9 +255,9 @@ def make_fastapi(
         version=__version__,
         description="A distributed key-value store: keys are partitioned over several Raft clusters.",
         redirect_slashes=False,
-        docs_url=None,  # Those of FastAPI load scripts from elsewhere.
+        docs_url=None,  # FastAPI's own page loads scripts from another server.
         redoc_url=None,
-        # What FastAPI would trace and count by itself, without a sampler of ours (docs/tracing.md).
+        # FastAPI would trace and count by itself, without our sampler (docs/tracing.md).
         telemetry={
             "tracing": False,
             "metrics": False,

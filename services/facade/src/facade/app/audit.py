@@ -12,9 +12,9 @@ Source: docs/auth.md, Audit log; OWASP, logging.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote_from_bytes
 
@@ -74,8 +74,10 @@ class Audit:
         self._file: BinaryIO | None = None
         if path:
             try:
-                self._file = Path(path).open("ab", buffering=0)  # noqa: SIM115 - as long as the facade runs
-                Path(path).chmod(0o600)
+                # Private from its first moment: whoever has opened a file keeps on reading it.
+                descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._file = os.fdopen(descriptor, "ab", buffering=0)
+                os.fchmod(descriptor, 0o600)
             except OSError as error:
                 raise SettingsError(f"{PREFIX}AUDIT_FILE", f"{path}: {error.strerror}") from error
         self._clock = clock

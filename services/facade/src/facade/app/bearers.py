@@ -176,7 +176,7 @@ class Bearers:
                 pass
             wait_s = self._read_s + READ_AGAIN_S - self._clock()
             if wait_s > 0:
-                # Whoever makes up key ids must not have us ask the issuer all the time.
+                # Invented key ids must not make us ask the issuer all the time.
                 await asyncio.sleep(wait_s)
             self._wanted.clear()
             await self.read()

@@ -35,7 +35,7 @@ def install(loop: asyncio.AbstractEventLoop, end: Callable[[int], object] = os._
 
 def _failed(end: Callable[[int], object], loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     exception = context.get("exception")
-    # Without a handle it is a connection that broke, or a task whose end nobody asked for: told, and nothing else.
+    # Without a handle it is a broken connection, or a task whose result was not read: it is only logged.
     if "handle" not in context or exception is None:
         loop.default_exception_handler(context)
         return

@@ -25,6 +25,6 @@ def load() -> Settings:
         name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else PREFIX + "*"
         raise SettingsError(name, str(first["msg"]).removeprefix("Value error, ")) from error
     except MalformedError as error:
-        # Only the settings that are JSON can be malformed; pydantic tells which in words alone.
+        # Only settings in JSON can be malformed; pydantic names the field only in the text of its message.
         name = "DNS_NAMES" if '"dns_names"' in str(error) else "NODES"
         raise SettingsError(f"{PREFIX}{name}", "it is not valid JSON") from error

@@ -95,7 +95,7 @@ class Exchange(RequestResponseCycle):
                 if self.broken is None and not self.disconnected:
                     raise
             except asyncio.CancelledError:
-                # The time that requests have when the facade stops is over: this one shall at least know it.
+                # The time that requests have when the facade stops is over; the client of this one is told.
                 if not self.stopping or self.response_started:
                     raise
                 self.keep_alive = False
@@ -107,7 +107,7 @@ class Exchange(RequestResponseCycle):
         try:
             await super().run_asgi(answer)  # type: ignore[arg-type]
         finally:
-            # Each holds the other, and nothing collects such rings soon.
+            # Each refers to the other, and such cycles are not collected soon.
             scope: Any = self.scope
             scope.pop(SCOPE_EXCHANGE, None)
 
@@ -118,7 +118,7 @@ class Exchange(RequestResponseCycle):
             self.waiting_for_100_continue = False
         if not self._over:
             if self.more_body:
-                # Else all of it is here, and what can be read is the client's next request.
+                # Otherwise the whole body is here, and further bytes are the client's next request.
                 self.flow.resume_reading()
             await self.message_event.wait()
             self.message_event.clear()

@@ -34,6 +34,7 @@ from doug_wire.auth.grants import ALL, NOTHING
 from facade.app.audit import Audit
 from facade.app.bearers import BearerError, Bearers
 from facade.app.certificates import NONE, Certificate
+from facade.app.plain import proof_of
 from facade.app.rules import Need, Rule, Rules
 from facade.app.sign_ins import Facts, SignIns, set_cookie
 from facade.client.access import Access, Caller, check_any, current
@@ -120,7 +121,7 @@ class Gate:
             self._bearers.on_change = self._forget_bearers
         state.on_change = self._changed
 
-    # What requests ask.
+    # Authorization of requests.
 
     def admit(self, scope: MutableMapping[str, Any]) -> None:
         """Lets a request in: from here on its operations count as those of its sender.
@@ -144,9 +145,14 @@ class Gate:
             check_any(caller, sorted(rule.need))
         current.set(caller)
 
-    def known(self, authorization: bytes, certificate: Certificate) -> Caller | None:
-        """The sender of a plain request, if it was proved before, else None; for the short way."""
-        found = self._remembered.get(_key(authorization, certificate))
+    def known(self, proof: bytes, certificate: Certificate) -> Caller | None:
+        """The sender of a plain request, if it was proved before, else None; for the short way.
+
+        Args:
+            proof: The hash of what ``Authorization`` says; empty without it.
+            certificate: The certificate of the connection.
+        """
+        found = self._remembered.get(proof or _key(b"", certificate))
         if found is not None:
             found.access.used = True
         return found
@@ -175,7 +181,7 @@ class Gate:
             shown = self._sign_ins.read(scope["headers"], made.method, self._clock()) if not headers else None
             if shown is not None:
                 return made._replace(access=self._signed_in(shown))
-            found = self.known(headers[0] if headers else b"", certificate)
+            found = self.known(proof_of(headers[0]) if headers else b"", certificate)
             access = self._prove(headers[0] if headers else b"", certificate) if found is None else found.access
         except (UnauthenticatedError, BadRequestError) as error:
             self.audit.unknown(made, error.detail)
@@ -200,7 +206,7 @@ class Gate:
         proof = self._proofs.get(access)
         if proof is None or not proof.session:
             raise BadRequestError("bad_auth", "This was sent with no session that could end.")
-        self._sign_ins.end(proof.session, proof.expires_s, self._clock())
+        self._sign_ins.end(access.name, proof.session, proof.expires_s, self._clock())
         access.end()
         self.renew()
         self.audit.signed(current.get(), "signed out", access.name)
@@ -226,7 +232,7 @@ class Gate:
             if facts.kind != TOKEN and (self._bearers is None or not self._bearers.counts(key)):
                 raise UnauthenticatedError(_SIGN_IN)
         access = self._access(facts.name, _Proof(facts.kind, key, facts.principals, facts.expires_s, facts.id))
-        # Only what is remembered is kept; the session itself is remembered by the browser.
+        # Dropping remembered callers ends no session: the browser keeps it.
         if len(self._remembered) >= REMEMBERED_MAX:
             self._remembered.clear()
         self._remembered[_key(b"\0session " + facts.id.encode(), NONE)] = Caller(access, audit=self.audit.refused)
@@ -291,7 +297,7 @@ class Gate:
     def _proof_of_token(self, token_id: str, secret: str) -> tuple[str, _Proof]:
         self._check_fresh()
         name, record = self._by_id.get(token_id, ("", None))
-        # Also for an id that is not there, so that the time tells nothing.
+        # The hash is compared for an unknown id, too, so that the time reveals nothing.
         salt, digest = (record.salt, record.digest) if record is not None else (b"\0" * 16, b"\0" * 32)
         if not tokens.is_secret(secret, salt, digest) or record is None:
             raise UnauthenticatedError(_WRONG)
@@ -381,7 +387,7 @@ class Gate:
 
     async def _look_at_bootstrap(self) -> None:
         await asyncio.to_thread(self._bootstrap.refresh)
-        self.renew()  # So that the old token ends as the new one begins.
+        self.renew()  # The old token ends as the new one begins.
 
     async def _note_uses(self) -> None:
         """Tells shard 0, now and then, when tokens were last used."""
@@ -416,8 +422,7 @@ _STRANGER = Access("", NOTHING)
 
 def _key(authorization: bytes, certificate: Certificate) -> bytes:
     """The key under which a proof is remembered. No header holds a zero byte, so that none stands for a certificate."""
-    shown = authorization or b"\0%s %r" % (certificate.name.encode(), certificate.expires_s)
-    return hashlib.sha256(shown).digest()
+    return proof_of(authorization or b"\0%s %r" % (certificate.name.encode(), certificate.expires_s))
 
 
 class _NoTokenError(ValueError):

@@ -30,7 +30,7 @@ from facade.app.certificates import NONE, Certificate
 from facade.app.front import Front, too_much_unread
 from facade.app.gate import Gate
 from facade.app.outgoing import HIGH_WATER_BYTES
-from facade.app.plain import KnownHeads, PlainHead, has_once
+from facade.app.plain import KnownHeads, PlainHead, has_once, proof_of
 from facade.client.access import Caller
 from facade.client.metrics import Metrics
 from facade.client.modes import BOUNDED, LEADER_KINDS, LINEARIZABLE, READ_MODES, ReadMode
@@ -148,7 +148,7 @@ class HotLane:
         self._gate = gate
         self._metrics = metrics
         self._front = front
-        self._known = KnownHeads()
+        self._known = KnownHeads(secret=gate is not None)
         self._defaults: list[Header] | None = None
         self._default_lines = b""
         self._leaving = False
@@ -211,7 +211,7 @@ class HotLane:
             max(length, 0),
             found.get(b"doug-consistency"),
             content_type,
-            found.get(b"authorization", b""),
+            proof_of(found.get(b"authorization", b"")),
             found.get(SESSION),
             found.get(b"x-request-id"),
             has_once(found),
@@ -220,8 +220,8 @@ class HotLane:
 
     def _request(self, head: PlainHead, target: bytes, certificate: Certificate) -> HotRequest | None:
         """Makes a request of a head and a target, if nothing speaks against carrying it out at once; else None."""
-        caller = None if self._gate is None else self._gate.known(head.authorization, certificate)
-        if caller is None and (head.authorization or self._gate is not None):
+        caller = None if self._gate is None else self._gate.known(head.proof, certificate)
+        if caller is None and (head.proof or self._gate is not None):
             return None
         if not head.put and self._front.unread.full:
             return None
@@ -295,7 +295,7 @@ class HotLane:
             defaults: The headers that every answer of this server has.
         """
         if defaults is not self._defaults:
-            # uvicorn makes a new list every second, with the date.
+            # uvicorn makes a new list of headers every second, with the date.
             self._defaults = defaults
             self._default_lines = _lines(defaults)
             self._leaving = any(name == b"connection" for name, _ in defaults)

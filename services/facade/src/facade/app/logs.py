@@ -42,7 +42,7 @@ def configure(log_format: str, log_level: str, facade_id: str) -> None:
         own: list[structlog.typing.Processor] = [*shared, renderer]
         sys.excepthook = _log_uncaught
     else:
-        # Without the values of variables, which rich would show where it is installed: a token may be among them.
+        # Without the values of variables, which rich would show if it is installed: a token may be among them.
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             pad_event_to=0,

@@ -54,7 +54,7 @@ class Seen:
             elif name == b"host":
                 self.host = value.strip().lower()
             elif name == b"content-type":
-                # A form cannot send this type, and a script needs to be allowed to first.
+                # A form cannot send this type, and a script needs permission by CORS first.
                 self.json = value.split(b";", 1)[0].strip().lower() == b"application/json"
             elif name.startswith(b"doug-") or name == b"authorization":
                 self.custom = True
@@ -110,7 +110,7 @@ class Origins:
             if _is_own(seen.origin, seen.host):
                 return
             raise _foreign(f"a page of {seen.origin.decode('latin-1')[:64]!r}")
-        # Not a browser, or an old one. There a form could send this, and nothing else could without being allowed to.
+        # The client is no browser, or an old one, in which a form could send this; a script would need permission.
         if method == "POST" and raw_path.startswith(OPERATORS) and not seen.json and not seen.custom:
             raise BadRequestError(
                 "cross_origin",

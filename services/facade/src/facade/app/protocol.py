@@ -96,7 +96,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._last_word = NotAppliedError("overloaded", "Too many connections are open here.")
         if self._last_word is not None:
             self._say_last_word()
-            self.transport.close()  # Without lingering, for that would keep what there is too little of.
+            self.transport.close()  # Without lingering, which would keep a descriptor, of which there are too few.
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the handlers of open requests that nobody reads their answers."""
@@ -148,7 +148,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _check_body(self, now_s: float) -> None:
         if self.flow.read_paused:
-            self._incoming.begin(now_s, self._body_bytes)  # It is us who do not take it.
+            self._incoming.begin(now_s, self._body_bytes)  # The facade itself does not read now.
         elif self._incoming.is_too_slow(now_s, self._body_bytes, BODY_WINDOW_S, self._front.rate_min):
             self._break_off(heads.slow_body())
 
@@ -162,7 +162,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._outgoing.resume()
 
-    # What the exchange sees as its transport.
+    # The transport's methods that the exchange calls.
     def write(self, data: bytes) -> None:
         """Sends a part of an answer."""
         self._outgoing.write(data)
@@ -247,7 +247,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._feed(head)
 
-    # What the parser finds.
+    # The parser's callbacks.
 
     def on_message_begin(self) -> None:
         """Begins a head."""
@@ -339,7 +339,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return Exchange(
             self._front,
             scope=self.scope,
-            transport=self,  # It has what an exchange uses of one.
+            transport=self,  # It has the methods of a transport that an exchange calls.
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -398,7 +398,7 @@ class LimitedProtocol(HttpToolsProtocol):
         exchange.more_body = False
         exchange.message_event.set()
         if not exchange.keep_alive:
-            self._ended = True  # What comes behind it was sent by mistake.
+            self._ended = True  # Further bytes were sent by mistake.
         if exchange.response_complete:
             self.idle_since_s = self.loop.time()
 
@@ -414,7 +414,7 @@ class LimitedProtocol(HttpToolsProtocol):
         try:
             future = self._lane.begin(request)
         except ProblemError as error:
-            # Not at once: the answers to many requests that came together would each begin within the one before.
+            # Not at once: with many requests that came together, each answer would begin within the one before.
             self.loop.call_soon(self._end_hot, request, error)
         except Exception as error:
             log.error("request.failed", method="PUT" if request.put else "GET", reason=repr(error), exc_info=error)
@@ -469,9 +469,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._current is None:
             now_s = self.loop.time()
             if self._in_head:
-                self.head_since_s = now_s  # Until now the client waited for us.
+                self.head_since_s = now_s  # Until now the client waited for the facade.
             elif self._hot is None:
-                self.idle_since_s = now_s  # Else the body of the next request is on its way.
+                self.idle_since_s = now_s  # Otherwise the body of the next request is arriving.
         if not self._later:
             self.flow.resume_reading()
 

@@ -53,7 +53,7 @@ class Rate:
     def _forget(self, now_s: float) -> None:
         self._full_s = {client: full_s for client, full_s in self._full_s.items() if full_s > now_s}
         while len(self._full_s) >= CLIENTS_MAX:
-            # They come from so many addresses that no rate of an address would help.
+            # Requests come from so many addresses that limits per address would not help.
             del self._full_s[next(iter(self._full_s))]
 
 
@@ -92,6 +92,14 @@ class Quotas:
         self._addresses.take(address)
         if principal:
             self._principals.take(principal)
+
+    def take_stranger(self, address: str) -> None:
+        """Counts a request, whatever it was for, of somebody who could not be told who they are.
+
+        Raises:
+            TooManyRequestsError: The address has used up its share.
+        """
+        self._addresses.take(address)
 
     def connect(self, address: str) -> bool:
         """Counts a connection of an address until ``disconnect``; returns whether the address may have it."""

@@ -159,7 +159,7 @@ async def serve(
     router.on_unreachable = discovery.hurry
     state, gate = make_gate(settings, metrics, router)
     application = Application(router, metrics, settings, state, gate)
-    # What is traced goes through ASGI, where its span is made.
+    # Traced requests go through ASGI, where their span is made.
     hot = application.hot if tracing is None else None
     server = _Server(
         uvicorn.Config(

@@ -10,6 +10,7 @@ Invariants:
 
 1. What a request shows counts only if cookie, header and page all are right.
 2. Nothing that is logged or kept here would let anybody in.
+3. A session that was signed out at this facade never counts here again (``facade.app.sign_outs``).
 
 Source: docs/auth.md, Browsers; RFC 6265bis (cookies, ``__Host-``, SameSite); OWASP's cheat sheets on sessions and on
 request forgery (signed double submit, bound to the session).
@@ -29,6 +30,7 @@ from typing import NamedTuple
 import orjson
 
 from facade.app.origins import Seen, is_own_page
+from facade.app.sign_outs import SignOuts
 from facade.errors import BadRequestError, SettingsError
 from facade.settings import PREFIX
 
@@ -41,7 +43,6 @@ COOKIE_CHARACTERS_MAX = 3800
 """The longest cookie: browsers keep 4096 characters with the name and the attributes."""
 TRIED_MAX = 4
 """How many cookies are tried: a page of a neighbouring host may have a browser send several of the same name."""
-ENDED_MAX = 10_000
 
 Header = tuple[bytes, bytes]
 
@@ -90,7 +91,7 @@ class SignIns:
             SettingsError: The file cannot be read, or holds too little.
         """
         self._key = _read_key(key_file) if key_file else secrets.token_bytes(KEY_BYTES_MIN)
-        self._ended: dict[str, float] = {}
+        self._sign_outs = SignOuts()
 
     def begin(self, name: str, kind: str, key: str, principals: tuple[str, ...], expires_s: float) -> Begun:
         """Makes a session.
@@ -130,13 +131,9 @@ class SignIns:
         detail = f"A session's cookie proves nothing by itself: this {method[:32]} needs its word in Doug-Csrf, too."
         raise BadRequestError("csrf", detail, status=403)
 
-    def end(self, facts_id: str, expires_s: float, now_s: float) -> None:
-        """Ends a session, at this facade and at once."""
-        if len(self._ended) >= ENDED_MAX:
-            self._ended = {each: end_s for each, end_s in self._ended.items() if end_s > now_s}
-        if len(self._ended) >= ENDED_MAX:
-            self._ended.pop(next(iter(self._ended)))
-        self._ended[facts_id] = expires_s
+    def end(self, principal: str, session: str, expires_s: float, now_s: float) -> None:
+        """Ends a session, at this facade and at once (``SignOuts.add``)."""
+        self._sign_outs.add(principal, session, expires_s, now_s)
 
     def veiled(self, text: str) -> str:
         """A stand-in for a secret's digest in a cookie, against which nobody can try out secrets."""
@@ -146,12 +143,12 @@ class SignIns:
         content, _, signature = text.partition(b".")
         if not hmac.compare_digest(signature, self._sign(b"cookie", content).encode()):
             return None
-        # What is signed was made here, by this version or by another one that has the same key.
+        # Signed content was made by this version, or by another one with the same key.
         try:
             session, name, kind, key, principals, expires_s = orjson.loads(urlsafe_b64decode(content + b"=="))
         except (binascii.Error, ValueError, TypeError):
             return None
-        if expires_s <= now_s or session in self._ended:
+        if expires_s <= now_s or self._sign_outs.has(name, session, expires_s):
             return None
         return Facts(session, name, kind, key, tuple(principals), expires_s)
 

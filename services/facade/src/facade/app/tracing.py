@@ -64,7 +64,7 @@ def caller(headers: Iterable[tuple[bytes, bytes]]) -> TraceContext | None:
             parents.append(value)
         elif name == _TRACESTATE:
             states.append(value)
-    # Two of them do not say which.
+    # Two headers do not tell which one is meant.
     return parse_traceparent(parents[0], b",".join(states).decode("latin-1")) if len(parents) == 1 else None
 
 
@@ -103,7 +103,7 @@ class TracedApplication:
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
         attributes = {"http.request.method": method, "url.scheme": scope["scheme"]}
         span = self._tracing.start(method, "server", () if parent is None else (parent,), attributes, remote=True)
-        if not span.recording:  # As OTEL_SDK_DISABLED has it.
+        if not span.recording:  # As with OTEL_SDK_DISABLED.
             await self._application(scope, receive, send)
             return
         answer = _Answer(send, span)
@@ -168,7 +168,7 @@ class _Answer:
             try:
                 found = orjson.loads(self._problem)
             except orjson.JSONDecodeError:
-                found = {}  # The client left before it was all said.
+                found = {}  # The client left before the answer was complete.
             code = found.get("code", code)
             span.set("dougdb.code", code)
             span.set("dougdb.outcome", found.get("outcome", "unknown"))

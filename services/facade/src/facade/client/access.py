@@ -180,7 +180,7 @@ def check_write(caller: Caller, opcode: int, key: bytes, value: bytes) -> None:
         key: The command's key; of a transaction or a batch one of its keys.
         value: The command's value, or what the opcode has in its place.
     """
-    if opcode not in _MANY:  # As nearly all of them are: what follows would cost several calls more.
+    if opcode not in _MANY:  # Nearly all commands: the rest of this function would cost several calls more.
         verb = Verb.READ if opcode == Opcode.GET else Verb.WRITE
         if not authorize(caller.access.rights, verb, key):
             raise refusal(caller, verb, key)

@@ -77,7 +77,7 @@ class AuthState:
         if answer is None or isinstance(answer, Refusal):
             return
         if self.revision != before:
-            return  # A change of ours was faster; the answer is from before it.
+            return  # A change of this facade came first; the answer is older than it.
         if answer.revision != self.revision and not self._take(answer.revision, answer.document):
             return
         self._heard_s = asked_s
@@ -148,7 +148,8 @@ class AuthState:
                 document=_encoded(made, len(held.document), to_the_brim=to_the_brim),
             )
             if await self._set(shard, request):
-                if request.revision > self.revision:  # Else a look was faster, and somebody else, too.
+                # Otherwise a look came first, and another facade's change before it.
+                if request.revision > self.revision:
                     self._take(request.revision, request.document)
                 await self._copy()
                 return made

@@ -28,7 +28,8 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # A node that returns is found within a second, as long as its name exists: once a name was not found, gRPC looks it
-    # up again after pauses of its own, which none of these bounds. ``facade.client.node`` opens another channel then.
+    # up again after pauses of its own, which none of these options limits. ``facade.client.node`` then opens another
+    # channel.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),

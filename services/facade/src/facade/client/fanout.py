@@ -187,7 +187,7 @@ class Fanout:
                     None if each is None or isinstance(each.result, ResultTooLargeError) else each for each in found
                 ]
             if wishes.asked.mode is SESSION:
-                # What comes later in the batch sees what came before, as in requests one after the other.
+                # Later operations of the batch see the effects of earlier ones, as in successive requests.
                 shown = [seen for part in wave if (seen := outcomes[part.place].seen) is not None]
                 session = grown(session, sorted(shown, key=lambda each: not each.strong))
         return [outcomes[part.place] for part in parts]
@@ -260,7 +260,7 @@ class _Reads:
         try:
             await self._none_goes.wait()
         finally:
-            self._give_up()  # If nobody waits any more, nobody wants the rest.
+            self._give_up()  # No caller waits any more, so the rest is not needed.
 
     def _done(self, place: int, future: asyncio.Future[ResultRecord]) -> None:
         operation = self._going.pop(place)
@@ -394,7 +394,7 @@ class _Wave:
             result = await operation.future
             uncertain, seen = operation.uncertain, _seen(operation)
             if result.status == Status.RESULT_TOO_LARGE and len(part) > 1:
-                # Together they read more than an entry may; nothing of them was done.
+                # Together they read more than an entry may; none of them was carried out.
                 half = len(part) // 2
                 moved = await self._send(shard, part[:half], encoded[:half])
                 return moved + await self._send(shard, part[half:], encoded[half:])

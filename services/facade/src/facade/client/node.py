@@ -229,7 +229,7 @@ class Node:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self.trouble = trouble_of(error.details() or "")
-            # Nobody else looks after this channel.
+            # No other code closes this channel.
             self._reopen()
             return None
         self.trouble = None

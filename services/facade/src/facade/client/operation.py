@@ -181,6 +181,6 @@ class Operation:
         else:
             (old,) = pipe.decode_reads(self.record)
             if old.min_index:
-                # It counts the entries of another shard's log.
+                # The index belongs to another shard's log.
                 self.kind = Kind.READ_LINEARIZABLE
             self.record = pipe.encode_read(*old._replace(epoch=epoch, min_index=0))

@@ -70,7 +70,7 @@ class Registry:
         self._bytes_max = settings.queue_bytes_max
         self._window = settings.fair_window_items
         self._client_bytes_max = settings.client_bytes_max
-        # Without turns nobody would be kept out of the reserve.
+        # Without turns no client would be kept out of the reserve.
         reserve = RESERVE if self._window or self._client_bytes_max else 0.0
         self._items_limit = int(self._items_max * (1 + reserve))
         self._bytes_limit = int(self._bytes_max * (1 + reserve))
@@ -172,7 +172,7 @@ class Registry:
             self._ticking = True
             self._next_tick = int(now_s / TICK_S)
             loop.call_later(TICK_S, self._tick)
-        # Never among those that were looked at already: nobody looks there again.
+        # Never among those that were checked already: they are not checked again.
         tick = max(int(deadline_s / TICK_S) + 1, self._next_tick)
         due = self._due.get(tick)
         if due is None:
@@ -203,7 +203,7 @@ class Registry:
             self._pass_on(load, operation, size)
         future = operation.future
         if future.done():
-            return  # Whoever waited was cancelled.
+            return  # The waiting caller was cancelled.
         if isinstance(result, ProblemError):
             future.set_exception(result)
         else:
@@ -220,7 +220,7 @@ class Registry:
     def settle(self, answers: Iterable[Answer]) -> None:
         """Takes the answers of a node: ends the operations, or tries them again. They are not in flight any more."""
         if self._directory.sessions.recovered:
-            answers = self._unless_lost(answers)
+            answers = self._unless_recovered(answers)
         refused: list[Answer] = []
         finish, decided = self.finish, pipe.DECIDED
         for answer in answers:
@@ -231,14 +231,25 @@ class Registry:
         for operation, result in reversed(refused):
             self._refused(operation, result)
 
-    def _unless_lost(self, answers: Iterable[Answer]) -> list[Answer]:
-        """The answers, without those to reads whose sessions have seen a lost entry: these get ``foreign_session``."""
+    def _unless_recovered(self, answers: Iterable[Answer]) -> list[Answer]:
+        """The answers that count although a shard has been recovered without its quorum.
+
+        Reads whose sessions have seen a lost entry get ``foreign_session``. What a node from before the recovery has
+        decided, is asked of others.
+        """
+        sessions = self._directory.sessions
         left: list[Answer] = []
         for operation, result in answers:
-            if operation.kind is not Kind.WRITE and self._directory.sessions.is_foreign(operation.session):
+            receipt = operation.receipt
+            behind = receipt is not None and sessions.is_behind(receipt.shard, receipt.entry)
+            if operation.kind is not Kind.WRITE and sessions.is_foreign(operation.session):
                 self.finish(operation, foreign_session())
-            else:
+            elif not behind or result.status not in pipe.DECIDED:
                 left.append((operation, result))
+            elif operation.kind is Kind.WRITE:
+                self._unanswered(operation, "The node that answered is from before the shard was recovered.")
+            else:
+                self._retry(operation, RETRIED[Status.NOT_FRESH], backoff=True)
         return left
 
     def _refused(self, operation: Operation, result: pipe.ResultRecord) -> None:
@@ -253,13 +264,13 @@ class Registry:
         elif operation.kind is Kind.WRITE and status not in pipe.NOT_APPLIED:
             self._unanswered(operation, "The shard cannot say whether the write was applied.")
         else:
-            # Who does not lead has told where to go, or the search knows soon; everything else needs a moment.
+            # A node that does not lead has told the leader, or the search finds it soon; other refusals need a pause.
             backoff = status != Status.NOT_LEADER or operation.tries > 3
             self._retry(operation, RETRIED.get(status, "unavailable"), backoff=backoff)
 
     def lost(self, node_id: str, operations: Iterable[Operation]) -> None:
         """Takes the operations that were in flight on a node's stream when it ended, oldest first."""
-        # Who comes back may be of a restored cluster, whose session tokens are others.
+        # A node that comes back may be of a restored cluster, whose session tokens are different.
         self._directory.stale.set()
         for operation in reversed(list(operations)):
             if operation.kind is Kind.WRITE:
@@ -294,7 +305,7 @@ class Registry:
         try:
             self._look_at_deadlines(self._loop.time())
         finally:
-            # Whatever became of this look: without the next one nothing would ever time out again.
+            # The next tick is set in any case: without it no request would ever time out again.
             self._ticking = bool(self._pending)
             if self._ticking:
                 self._loop.call_later(TICK_S, self._tick)
@@ -336,7 +347,7 @@ class Registry:
         self._metrics.retry("wrong_shard")
         self._directory.stale.set()
         if operation.tries > REROUTES_MAX or operation.opcode == Opcode.BATCH:
-            # The keys of a batch may belong to several shards now: whoever made it makes others of it.
+            # The keys of a batch may belong to several shards now: its maker splits it again.
             self.finish(operation, gave_up(operation))
             return
         self._stranded.append(operation)

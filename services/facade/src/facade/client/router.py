@@ -151,10 +151,10 @@ class Router:
             stale.clear()
             if await self.directory.load_map():
                 delay_s = MAP_RETRY_MIN_S
-                # In the turn in which it was loaded: no id may name the new cluster with positions of the old one.
+                # In the same turn of the loop as the map: no id may name the new cluster with positions of the old one.
                 self.feeds.look_at_cluster()
                 self.registry.send_stranded()
-                await asyncio.sleep(MAP_RETRY_MIN_S)  # A slot on its way is asked for twenty times a second at most.
+                await asyncio.sleep(MAP_RETRY_MIN_S)  # A moving slot is asked for at most twenty times a second.
                 try:
                     async with asyncio.timeout(MAP_REFRESH_S):
                         await stale.wait()

@@ -229,7 +229,7 @@ class _Stream:
         """Takes the records up to a key, in the order of the scan."""
         records = self.records
         if self._reverse:
-            # Descending, and bisect wants it ascending.
+            # The order is descending, and bisect needs it ascending.
             place = len(records) - bisect_left(records[::-1], bound, key=_key)
         else:
             place = bisect_right(records, bound, key=_key)
@@ -250,7 +250,7 @@ class _Stream:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # The connection was closed under the call, which looks the same.
+            # The connection was closed during the call, which looks like a cancellation.
             raise ScanBrokenError("unavailable", f"{node.id} is somewhere else now", shard.id) from None
         except grpc.aio.AioRpcError as error:
             raise _broken(shard, node, error) from None
@@ -338,13 +338,13 @@ class Scan:
                 return
             self._look()
             lasts = [stream.records[-1].key for stream in filled]
-            # Behind the key at which the first one of them has used up its page, others may have earlier ones.
+            # Behind the key at which the first stream has used up its page, other streams may have earlier keys.
             taken = [stream.take(max(lasts) if reverse else min(lasts)) for stream in filled]
             parts = [part for part in taken if part]
             if len(parts) == 1:
                 yield parts[0]
                 continue
-            # A few sorted runs, which is what the sort is quick at.
+            # The list consists of a few sorted runs, which Python sorts quickly.
             merged = sorted(chain.from_iterable(parts), key=_key, reverse=reverse)
             yield _once(merged) if self._query.delimiter else merged
 
@@ -413,6 +413,10 @@ class Scans:
                 self._directory.sessions.heard(stream.shard.id, stream.receipt.generation)
             if self._directory.sessions.is_foreign(query.session):
                 raise foreign_session()
+            for stream in streams:
+                if self._directory.sessions.is_behind(*stream.seen[:2]):
+                    detail = f"{stream.node.id} is from before its shard was recovered"
+                    raise ScanBrokenError("unavailable", detail, stream.shard.id)
             self._check_whole(streams, query.slot)
             yield Scan(query, streams, look)
 

@@ -65,7 +65,7 @@ class Session:
             try:
                 await call.write(batch)
             except CallError:
-                return  # The stream has ended; the reader learns it too and hands everything back.
+                return  # The stream has ended; the reader notices it, too, and returns all operations.
 
     async def _read(self, call: ClientCall) -> None:
         shard, node, settle = self._shard, self._node, self._registry.settle

@@ -21,6 +21,8 @@ Must not know HTTP or nodes. Invariants:
     1. A token never promises less than one that it was made from.
     2. What is no token of this cluster is refused, never ignored; so is one that names an older generation of a shard,
        for some of what it has seen is lost.
+    3. Whoever is of an older generation than a node has told is told apart (``is_behind``): a disk from before a
+       recovery may have come back.
 
 Source: DESIGN 7.
 """
@@ -98,10 +100,11 @@ def grown(session: Session | None, seen: Iterable[Seen]) -> Session:
     for shard, index, strong in seen:
         known = indexes.pop(shard, None)
         if known is None and before.partial and not strong:
-            # More of this shard may have been seen than this answer shows.
+            # The session may have seen more of this shard than this answer shows.
             continue
         if known is not None and known >> _INDEX_BITS < index >> _INDEX_BITS:
-            indexes[shard] = known  # Of an older generation: it stays what it is, and is refused when it comes again.
+            # An index of an older generation is kept, and is refused when the token is sent again.
+            indexes[shard] = known
             continue
         indexes[shard] = index if known is None else max(known, index)
     return before._replace(indexes=indexes)
@@ -221,6 +224,10 @@ class Sessions:
         """Takes the generation that a node of a shard has told."""
         if generation > self._generations.get(shard, 0):
             self._generations[shard] = generation
+
+    def is_behind(self, shard: int, entry: int) -> bool:
+        """Whether who shows this entry has not heard of its shard's last recovery: nothing that it says counts."""
+        return entry >> _INDEX_BITS < self._generations.get(shard, 0)
 
     @property
     def recovered(self) -> bool:

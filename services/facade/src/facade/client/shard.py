@@ -57,6 +57,7 @@ class Shard:
 
     Attributes:
         id: The shard's number.
+        sessions: What is known of the generations of all shards.
         nodes: The shard's nodes by name.
         members: The names of the members as a leader last told them; None before that.
         leader: The node that is believed to lead; None while no node is.
@@ -77,9 +78,7 @@ class Shard:
     ) -> None:
         self.id = shard_id
         self._settings = settings
-        self._metrics = metrics
-        self._channels = channels
-        self._sessions = sessions
+        self._metrics, self._channels, self.sessions = metrics, channels, sessions
         self._spread_items = settings.spread_reads_items
         self._loop = asyncio.get_running_loop()
         self.nodes = {node_id: self._make_node(node_id, target) for node_id, target in targets.items()}
@@ -105,7 +104,7 @@ class Shard:
         link = Link(told.pipe_window_batches, told.inflight_items_max, told.pipe_gather_us / 1e6)
         return Node(node_id, target, link, self._channels)
 
-    # Where the nodes are.
+    # The nodes' addresses.
 
     @property
     def listed(self) -> tuple[Node, ...]:
@@ -130,7 +129,7 @@ class Shard:
         for node_id in new:
             self._add(node_id, targets[node_id])
         for old, target in moved:
-            # Whoever is at the old address now, it is not this node; its connection may hang there for long.
+            # Another process may have the old address now; the old connection may hang there for long.
             log.info("node.moved", shard=self.id, node=old.id, address=target.address)
             self._remove(old)
             self._add(old.id, target)
@@ -272,18 +271,18 @@ class Shard:
         self._metrics.messages_received.inc()
         receipt = message.receipt
         now_s = self._loop.time()
-        shown = node.heard(message, self._sessions, now_s, timed=self._settings.server_timing_enabled)
+        shown = node.heard(message, self.sessions, now_s, timed=self._settings.server_timing_enabled)
         link = node.link
-        link.finished.clear()  # What was given up meanwhile says nothing of how long answers take.
+        link.finished.clear()  # Operations that were given up tell nothing about the time of answers.
         taken: list[Answer] = []
         not_leader = False
         staleness_ms = receipt.staleness_ms if receipt.HasField("staleness_ms") else None
         first_sent_s = now_s
-        # All of it is read before anything is done: of a damaged message nothing counts.
+        # The whole message is read before any record is used: nothing of a damaged message counts.
         for result in list(pipe.decode_results(message.results)):
             operation = link.take(result.id)
             if operation is None:
-                continue  # It ran out of time, or was tried elsewhere.
+                continue  # The operation timed out, or was sent to another node.
             operation.receipt = shown
             status = result.status
             if operation.kind in REPLICA_KINDS:
@@ -291,21 +290,22 @@ class Shard:
                 if status == Status.NOT_FRESH:
                     node.behind_until_s = now_s + BEHIND_S
                 elif operation.bound_ms and status in pipe.DECIDED and not operation.is_fresh(staleness_ms, now_s):
-                    # It was, and then took its time on the way. What is no answer, as of a slot that moved, stays so.
+                    # The node kept the bound, but the way took long. A refusal, as of a moved slot, stays as it is.
                     result = result._replace(status=Status.NOT_FRESH)  # noqa: PLW2901
             not_leader = not_leader or status == Status.NOT_LEADER
             taken.append((operation, result))
         if first_sent_s > now_s - SLOW_S:
             node.slow_until_s = 0.0
         if staleness_ms is not None:
-            # At most as much older as the whole way took; more nobody knows.
+            # The answer is older by at most the time of the whole way.
             shown.staleness_ms = staleness_ms + ceil(1000 * (now_s - first_sent_s))
         for kind in {batch.kind for batch in link.finished if batch.kind in LEADER_KINDS}:
             link.gather(kind, len(taken) + len(self._queues[kind]), now_s)
         for batch in link.finished:
             self._metrics.upstream(self.id, KIND_LABELS[batch.kind], now_s - batch.sent_at_s)
         if not node.retired:
-            self._hear_of_leader(node, receipt.term, message.leader_id, message.leader_address, refused=not_leader)
+            leader_id = "" if self.sessions.is_behind(self.id, shown.entry) else message.leader_id
+            self._hear_of_leader(node, receipt.term, leader_id, message.leader_address, refused=not_leader)
         node.wake()
         self._grant()
         return taken
@@ -314,7 +314,7 @@ class Shard:
         """Notes that the node's stream is open."""
         node.link.reset(self._loop.time())
         node.up, node.suspect = not node.retired, False
-        # It may run on another disk now: it tells with its status.
+        # The node may run on another disk now, which its status tells.
         self._search.set()
         self._hurry.set()
         self._grant()
@@ -367,7 +367,7 @@ class Shard:
         for operation in reversed(found):
             self._again(operation, "silent")
 
-    # Who leads.
+    # The leader.
 
     def _hear_of_leader(self, node: Node, term: int, leader_id: str, address: str, *, refused: bool) -> None:
         now_s = self._loop.time()
@@ -380,7 +380,7 @@ class Shard:
             return
         target = self._node_named(leader_id, address)
         if target is None or (target.doubted_term >= term and now_s < target.doubted_until_s):
-            return  # It knows better, or is gone; the search asks again.
+            return  # The node has newer knowledge, or is gone; the search asks again.
         self._set_leader(target, term)
 
     def pointed_elsewhere(self, node: Node, leader_id: str, address: str) -> None:
@@ -470,7 +470,7 @@ class Shard:
         async with Questions(self._ask) as questions:
             while True:
                 await self._search.wait()
-                # Who is gone without a word must not hide who has taken over from it.
+                # A leader that vanished must not hide its successor.
                 await questions.ask(tuple(self.nodes.values()), SEARCH_S, self._all_speak)
                 if self._all_speak():
                     self._search.clear()
@@ -496,4 +496,4 @@ class Shard:
             node.wake()
             self._grant()
         elif node is self.leader and not node.up:
-            self._doubt(node)  # It was pointed to, and cannot be reached.
+            self._doubt(node)  # Another node named it as the leader, but it cannot be reached.

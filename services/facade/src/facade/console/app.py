@@ -176,7 +176,7 @@ class StreamApp(RawApp):
         collector = self._collector
         caller = current.get()
         rights = asyncio.Event()
-        # States may be far apart; who loses the right to look is not kept until the next one.
+        # States may be far apart; a browser that loses its right is not kept until the next one.
         with caller.access.followed(rights.set):
             while not (collector.closed or gone.done()):
                 if self._guarded and not any(allowed(caller, verb) for verb in LOOKING):

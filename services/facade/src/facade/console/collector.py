@@ -190,7 +190,7 @@ class Collector:
             rates = [round(count / MINUTE_S, 2) for count in self._minutes[-minutes_ago]]
         return {"minutes_ago": minutes_ago, "minutes_kept": len(self._minutes), "rates": rates}
 
-    # What the nodes did.
+    # The nodes' events.
 
     async def events(self, shard: int) -> dict[str, Any]:
         """The events of a shard's nodes, as they told them at most ``EVENTS_FRESH_S`` ago."""

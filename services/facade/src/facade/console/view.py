@@ -70,7 +70,7 @@ class Views:
         if status.HasField("vitals"):
             now = _counted(status, now_s)
             self._before[node.id] = now
-            # A process that was started anew has begun to count anew.
+            # The counts of a restarted process begin at zero.
             if before is not None and before.uptime_ms > now.uptime_ms:
                 before = None
             shown |= _vitals(status.vitals) | _rates(now, before, status.vitals.peers)

@@ -108,7 +108,7 @@ class DnsDiscovery:
         for record in answer:
             assert isinstance(record, dns.rdtypes.IN.SRV.SRV)
             node_id = record.target.labels[0].decode()
-            # The name as it was configured is what certificates are made out to, with or without a cluster's domain.
+            # Certificates are made out for the name as it is configured, with or without the cluster's domain.
             own = record.target.parent() == service
             host = f"{node_id}.{name}".rstrip(".") if own else record.target.to_text(omit_final_dot=True)
             targets[node_id] = Target(str(Address(host, record.port)))

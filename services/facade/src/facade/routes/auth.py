@@ -1,6 +1,6 @@
-"""/v1/auth: who one is and what one may do, and roles, users and tokens for those who look after them.
+"""/v1/auth: tells clients who they are and what they may do; changes roles, users and tokens for administrators.
 
-Must not know how somebody proves who they are, nor where roles, users and tokens are kept. Invariants: (1) a token is
+Must not know how clients are authenticated, nor where roles, users and tokens are kept. Invariants: (1) a token is
 told once, by the answer that made it, and its secret is nowhere in the facade; (2) every change is in the audit log.
 """
 
@@ -46,7 +46,7 @@ class _View(BaseModel):
 
 
 class WhoamiView(_View):
-    """Who asks, and what they may do."""
+    """The sender of the request and its rights."""
 
     principal: str
     mode: list[str]
@@ -55,7 +55,7 @@ class WhoamiView(_View):
 
 
 class CanView(_View):
-    """Whether something is allowed to whoever asks."""
+    """Whether the sender of the request may do something."""
 
     allowed: bool
     principal: str
@@ -63,10 +63,12 @@ class CanView(_View):
 
 
 class SessionView(_View):
-    """A browser has signed in; the cookie goes beside it."""
+    """A session that has begun; its cookie is in Set-Cookie."""
 
     principal: str
-    csrf: str = Field(description="What every request of the session has in Doug-Csrf, beside the cookie")
+    csrf: str = Field(
+        description="The value that every request of the session must send in Doug-Csrf, beside the cookie"
+    )
     expires_at: str
 
 
@@ -74,9 +76,9 @@ class Session(NamedTuple):
     """A session of a browser that has just begun.
 
     Attributes:
-        csrf: What every request of it has to have in ``Doug-Csrf``.
-        set_cookie: The header that gives the browser its cookie.
-        expires_s: When it ends, in seconds since the epoch.
+        csrf: The value that every request of the session must send in ``Doug-Csrf``.
+        set_cookie: The value of the header ``Set-Cookie`` that gives the browser its cookie.
+        expires_s: When the session ends, in seconds since the epoch.
     """
 
     csrf: str
@@ -85,25 +87,25 @@ class Session(NamedTuple):
 
 
 class Sessions(Protocol):
-    """Begins sessions of browsers, and ends them."""
+    """Begins and ends sessions of browsers."""
 
     def sign_in(self, access: Access, *, secure: bool) -> Session:
-        """Begins one of whoever has shown a token; ``secure`` is whether the browser came by TLS.
+        """Begins a session of the sender, who must have sent a token; ``secure`` tells whether the browser used TLS.
 
         Raises:
-            BadRequestError: They have shown none.
+            BadRequestError: The request has no token.
         """
 
     def sign_out(self, access: Access, *, secure: bool) -> str:
-        """Ends the one that a request came with; returns the header that takes the cookie.
+        """Ends the session of a request; returns the value of ``Set-Cookie`` that removes the cookie.
 
         Raises:
-            BadRequestError: It came with none.
+            BadRequestError: The request has no session.
         """
 
 
 class NewToken(_View):
-    """A token to be made."""
+    """The token that is to be made."""
 
     name: str = NAME
     allow: list[str] = Field(default_factory=list, max_length=GRANTS_MAX)
@@ -112,7 +114,7 @@ class NewToken(_View):
 
 
 class MadeToken(_View):
-    """A token that was made; it is never told again."""
+    """A token that was made; no other answer contains its secret."""
 
     token: str
     name: str
@@ -123,7 +125,7 @@ class MadeToken(_View):
 
 
 class TokenView(_View):
-    """What is known of a token."""
+    """A token without its secret."""
 
     name: str
     id: str
@@ -141,7 +143,7 @@ class TokensView(_View):
 
 
 class RoleGrants(_View):
-    """What a role allows."""
+    """The grants of a role."""
 
     allow: list[str] = Field(max_length=GRANTS_MAX)
 
@@ -155,7 +157,7 @@ class RoleView(_View):
 
 
 class RolesView(_View):
-    """All roles."""
+    """List all roles."""
 
     roles: list[RoleView]
 
@@ -168,14 +170,14 @@ class UserRole(_View):
 
 
 class UserView(_View):
-    """What a principal has."""
+    """A principal with its roles."""
 
     principal: str
     roles: list[str]
 
 
 class UsersView(_View):
-    """All principals that have something, but for tokens."""
+    """All principals that were given roles; tokens are left out."""
 
     users: list[UserView]
 
@@ -240,20 +242,20 @@ class _Users:
 
     @property
     def state(self) -> AuthState:
-        """Where they are.
+        """The document of roles, users and tokens.
 
         Raises:
-            BadRequestError: 409; nobody has to say who they are, and so nobody may say who may do what.
+            BadRequestError: 409; clients are not authenticated, so that anybody could change it.
         """
         if self._state is None:
             raise _disabled()
         return self._state
 
     async def change(self, make: Callable[[Document], Document], what: str, name: str) -> Document:
-        """Changes them.
+        """Changes the document, and notes the change in the audit log.
 
         Raises:
-            ProblemError: It cannot be done.
+            ProblemError: The change is refused, or may or may not have been made.
         """
         try:
             made = await self.state.change(make)
@@ -267,7 +269,7 @@ class _Users:
         return made
 
     async def make_token(self, wanted: NewToken, *, first: bool = False) -> MadeToken:
-        """Makes a token; ``first`` is whether only one that comes before all others will do."""
+        """Makes a token; with ``first`` only if there is none yet."""
         ttl = ttl_ms(wanted.ttl.encode(), may_keep=False) if wanted.ttl is not None else 0
         held = Held(_grants(wanted.allow), tuple(sorted(set(wanted.roles))))
         if held == Held():
@@ -312,14 +314,14 @@ def make_router(
     now_s: Callable[[], float] = time.time,
     sessions: Sessions | None = None,
 ) -> APIRouter:
-    """The routes.
+    """Makes the routes.
 
     Args:
         settings: The settings.
-        state: Where roles, users and tokens are; None while nobody has to say who they are.
-        tell: Is told of every change: who made it, what it was, and of what.
+        state: Holds roles, users and tokens; None if clients are not authenticated.
+        tell: Called with every change: who made it, what was done, and to what.
         now_s: The time, in seconds since the epoch.
-        sessions: Sessions of browsers; None while nobody has to say who they are.
+        sessions: The sessions of browsers; None if clients are not authenticated.
     """
     routes = APIRouter(tags=["auth"], route_class=StrictRoute)
     users = _Users(state, tell, now_s)
@@ -338,7 +340,7 @@ def _rights(state: AuthState | None) -> Rights:
 def _add_questions(routes: APIRouter, settings: Settings, state: AuthState | None) -> None:
     @routes.get("/v1/auth/whoami", responses=_problems(), dependencies=[Depends(_only())])
     async def whoami() -> WhoamiView:
-        """Who sends this, and what they may do."""
+        """Read the principal of this request and its rights."""
         name = "" if state is None else current.get().access.name
         expires = 0
         if state is not None and name.startswith(f"{TOKEN}:"):
@@ -353,18 +355,22 @@ def _add_questions(routes: APIRouter, settings: Settings, state: AuthState | Non
 
     @routes.get("/v1/auth/can-i", responses=_problems(400), dependencies=[Depends(_only("verb", "key", "prefix"))])
     async def can_i(
-        verb: Annotated[Verb, Query(description="What is to be done")],
-        key: Annotated[str | None, Query(description="With this key", min_length=1, max_length=1024)] = None,
-        prefix: Annotated[str | None, Query(description="With all keys that begin so", max_length=1024)] = None,
+        verb: Annotated[Verb, Query(description="The verb to check")],
+        key: Annotated[
+            str | None, Query(description="The key to check; not together with prefix", min_length=1, max_length=1024)
+        ] = None,
+        prefix: Annotated[
+            str | None, Query(description="The prefix to check: all keys that begin with it", max_length=1024)
+        ] = None,
     ) -> CanView:
-        """Whether whoever sends this may do something."""
+        """Check whether the sender of this request may use a verb, on a key or on a prefix of keys."""
         allowed = authorize(_rights(state), verb, _target(verb, key, prefix))
         name = "" if state is None else current.get().access.name
         return CanView(allowed=allowed, principal=name, verb=verb.value)
 
 
 def _by_tls(request: Request) -> bool:
-    """Whether a browser came by TLS, if only to a proxy: then its page says so."""
+    """Whether a browser used TLS, if only to a proxy; in that case the origin of its page is https."""
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 
 
@@ -376,7 +382,7 @@ def _add_sessions(routes: APIRouter, sessions: Sessions | None) -> None:
 
     @routes.post("/v1/auth/session", responses=_problems(400, 409), status_code=201, dependencies=[Depends(_only())])
     async def sign_in(request: Request, response: Response) -> SessionView:
-        """Give a browser a session for the token that this is sent with: a cookie, and the word that goes with it."""
+        """Begin a session for the token of this request: a cookie, and the value of Doug-Csrf that goes with it."""
         caller = current.get()
         begun = kept().sign_in(caller.access, secure=_by_tls(request))
         response.headers["set-cookie"] = begun.set_cookie
@@ -386,7 +392,7 @@ def _add_sessions(routes: APIRouter, sessions: Sessions | None) -> None:
 
     @routes.delete("/v1/auth/session", responses=_problems(400, 409), status_code=204, dependencies=[Depends(_only())])
     async def sign_out(request: Request, response: Response) -> None:
-        """End the session that this is sent with."""
+        """End the session of this request."""
         caller = current.get()
         response.headers["set-cookie"] = kept().sign_out(caller.access, secure=_by_tls(request))
 
@@ -394,7 +400,7 @@ def _add_sessions(routes: APIRouter, sessions: Sessions | None) -> None:
 def _add_tokens(routes: APIRouter, users: _Users) -> None:
     @routes.post("/v1/auth/init", responses=_CHANGES, status_code=201, dependencies=[Depends(_only())])
     async def init() -> MadeToken:
-        """Make the first token, ``admin``, which may do everything; only while there is nothing else."""
+        """Make the first token, ``admin``, which may do everything; refused once anything else exists."""
         try:
             return await users.make_token(NewToken(name="admin", roles=["admin"]), first=True)
         except ProblemError as error:
@@ -404,18 +410,18 @@ def _add_tokens(routes: APIRouter, users: _Users) -> None:
 
     @routes.get("/v1/auth/tokens", responses=_problems(409), dependencies=[Depends(_only())])
     async def list_tokens() -> TokensView:
-        """All tokens, but for their secrets, which nobody has."""
+        """List all tokens, without their secrets, which are not stored."""
         held = users.state.document.tokens
         return TokensView(tokens=[_token_view(name, held[name]) for name in sorted(held)])
 
     @routes.post("/v1/auth/tokens", responses=_CHANGES, status_code=201, dependencies=[Depends(_only())])
     async def create_token(wanted: NewToken) -> MadeToken:
-        """Make a token. The answer is the only place where it can be read."""
+        """Make a token. No other answer contains its secret."""
         return await users.make_token(wanted)
 
     @routes.delete("/v1/auth/tokens/{name}", responses=_CHANGES, dependencies=[Depends(_only())])
     async def revoke_token(name: str) -> TokensView:
-        """End a token, everywhere within two seconds; answers with those that are left."""
+        """Revoke a token, on all facades within two seconds; answers with the tokens that are left."""
         made = await users.change(lambda document: document.without_token(name), "token revoked", name)
         return TokensView(tokens=[_token_view(each, made.tokens[each]) for each in sorted(made.tokens)])
 
@@ -430,18 +436,18 @@ def _roles_view(document: Document) -> RolesView:
 def _add_roles(routes: APIRouter, users: _Users) -> None:
     @routes.get("/v1/auth/roles", responses=_problems(409), dependencies=[Depends(_only())])
     async def list_roles() -> RolesView:
-        """All roles."""
+        """List all roles."""
         return _roles_view(users.state.document)
 
     @routes.put("/v1/auth/roles/{name}", responses=_CHANGES, dependencies=[Depends(_only())])
     async def set_role(name: str, wanted: RoleGrants) -> RolesView:
-        """Make a role, or give it other grants."""
+        """Make a role, or replace its grants."""
         grants = _grants(wanted.allow)
         return _roles_view(await users.change(lambda document: document.with_role(name, grants), "role set", name))
 
     @routes.delete("/v1/auth/roles/{name}", responses=_CHANGES, dependencies=[Depends(_only())])
     async def delete_role(name: str) -> RolesView:
-        """Remove a role, and take it from whoever has it."""
+        """Delete a role, and take it from all principals that have it."""
         return _roles_view(await users.change(lambda document: document.without_role(name), "role deleted", name))
 
 
@@ -453,7 +459,7 @@ def _users_view(document: Document) -> UsersView:
 def _add_users(routes: APIRouter, users: _Users) -> None:
     @routes.get("/v1/auth/users", responses=_problems(409), dependencies=[Depends(_only())])
     async def list_users() -> UsersView:
-        """All principals that were given roles."""
+        """List all principals that were given roles."""
         return _users_view(users.state.document)
 
     @routes.post("/v1/auth/users", responses=_CHANGES, dependencies=[Depends(_only())])

@@ -220,7 +220,7 @@ class BatchApp(RawApp):
         except BadRequestError as error:
             if not begun:
                 raise
-            # The results that were sent hold. The last line says why there are no more.
+            # The results that were sent stay valid. The last line tells why there are no more.
             await request.send(problem.document(error) + b"\n")
             return
         if not begun:

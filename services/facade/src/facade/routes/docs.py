@@ -1,7 +1,7 @@
-"""GET /docs: the OpenAPI document as one page, without a script and without anything from elsewhere.
+"""GET /docs: the OpenAPI document as one page, without scripts and without files from other servers.
 
-The page that FastAPI brings loads its script from a public server: it is blank without internet, and what it loads has
-every right of the facade's origin. Must not know routes: it shows whatever ``app.openapi()`` says.
+FastAPI's own page loads its script from a public server: it is blank without internet, and that script has
+every right of the facade's origin. Must not know routes: it shows the document that ``app.openapi()`` returns.
 
 Invariant: whatever the document holds is text on the page, and the page may load and run nothing (its CSP says so).
 """
@@ -44,7 +44,7 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _type(schema: Json) -> str:
-    """What a schema allows, in a few words; a link where it has a name."""
+    """The type of a schema in a few words; a link if the schema has a name."""
     if "$ref" in schema:
         name = escape(str(schema["$ref"]).rsplit("/", 1)[-1])
         return f'<a href="#schema-{name}">{name}</a>'
@@ -160,7 +160,7 @@ def page(document: Json) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Adds the page."""
+    """Adds the route of the page."""
 
     @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     async def docs() -> HTMLResponse:

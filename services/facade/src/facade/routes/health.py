@@ -16,19 +16,19 @@ from facade.routes.strict import StrictRoute
 
 
 def make_router(router: Router, metrics: Metrics) -> APIRouter:
-    """The health routes."""
+    """Makes the health routes."""
     routes = APIRouter(tags=["health"], route_class=StrictRoute)
 
     @routes.get("/livez")
     async def livez() -> HealthView:
-        """The process answers."""
+        """Check that the process answers."""
         return HealthView()
 
     @routes.get("/readyz", responses={503: {"model": Problem}})
     async def readyz() -> HealthView:
-        """The partition map was loaded, and every shard has had a leader."""
+        """Check that the partition map was loaded, and that every shard has had a leader."""
         if not router.ready and router.guarded:
-            # Whoever asks here has not said who they are: they are told nothing of nodes.
+            # The sender is not authenticated here, so the answer tells nothing of nodes.
             raise NotAppliedError("starting", "The facade is not ready yet.")
         if not router.ready:
             raise NotAppliedError("starting", f"Missing: {'; '.join(router.directory.missing())}.")
@@ -36,7 +36,7 @@ def make_router(router: Router, metrics: Metrics) -> APIRouter:
 
     @routes.get("/metrics", response_class=Response)
     async def read_metrics() -> Response:
-        """The figures of this facade, for Prometheus."""
+        """Read the metrics of this facade, for Prometheus."""
         router.sample_metrics()
         return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 

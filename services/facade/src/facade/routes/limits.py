@@ -1,6 +1,6 @@
 """GET /v1/limits: every limit that a client can meet, by name.
 
-Must not know who enforces them. Invariant: the numbers are those that are enforced: nothing is written twice.
+Must not know who enforces them. Invariant: the numbers are the constants that are enforced; none is written twice.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from facade.settings import Settings
 
 
 def make_router(settings: Settings) -> APIRouter:
-    """The route."""
+    """Makes the route."""
     routes = APIRouter(tags=["cluster"], route_class=StrictRoute)
 
     @routes.get("/v1/limits")
     async def limits() -> LimitsView:
-        """Every limit that a request can meet."""
+        """Read every limit that a request can meet."""
         return LimitsView(
             key_bytes=command.KEY_BYTES_MAX,
             value_bytes=command.VALUE_BYTES_MAX,

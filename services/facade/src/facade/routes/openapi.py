@@ -1,6 +1,6 @@
 """The routes of keys in OpenAPI, and the whole document: FastAPI sees only its own routes, and few of their problems.
 
-Must not know how they work. Invariant: what is declared here is what ``facade.routes.kv`` does; a test compares both.
+Must not know how the routes work. Invariant: they behave as it is declared here; a test compares both.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _RECEIPT = {
     "Doug-Served-By": "The node that answered.",
     "Doug-Consistency-Used": "The consistency of this answer.",
     "Doug-Staleness-Ms": "How old the answer can be at most, in milliseconds; absent where it is not proven.",
-    "Doug-Session": "What the client has seen and written by now; sent back, any replica serves it all of that.",
-    "Doug-Role": "What the node was: leader or follower.",
+    "Doug-Session": "Everything that the client has seen and written; sent with a read, the answer contains all of it.",
+    "Doug-Role": "The node's role: leader or follower.",
     "Doug-Term": "The node's term.",
-    "Doug-Applied-Index": "How far the node had applied its log.",
-    "Server-Timing": "Where the time went, in milliseconds: facade, route, append, fsync, quorum, apply, read.",
+    "Doug-Applied-Index": "The log index up to which the node had applied its log.",
+    "Server-Timing": "How long each part took, in milliseconds: facade, route, append, fsync, quorum, apply, read.",
 }
 _VALUE = {
-    "Content-Encoding": "As it was stored; absent when there was none.",
-    "Doug-Expires-At": "When the key expires; absent when it does not.",
-    "Vary": "Accept: it decides between the value and its JSON view.",
-    "X-Content-Type-Options": "nosniff: what is stored is never taken for something else.",
+    "Content-Encoding": "The encoding with which the value was stored; absent if none.",
+    "Doug-Expires-At": "When the key expires; absent if it does not.",
+    "Vary": "Accept: this header decides between the value and its JSON view.",
+    "X-Content-Type-Options": "nosniff: browsers must not guess another content type.",
 }
 _REPLAYED = {"Idempotency-Replayed": "true: the answer to an earlier request with the same Idempotency-Key."}
-_EXPIRES = {"Doug-Expires-At": "When the key expires; absent when it does not."}
+_EXPIRES = {"Doug-Expires-At": "When the key expires; absent if it does not."}
 _ETAG = {"ETag": "The key's revision, quoted."}
 
 _KEY: Json = {
@@ -60,13 +60,13 @@ _WAITING: list[Json] = [
     {
         "name": "wait",
         "in": "query",
-        "description": "Answer only when the revision is another one, or after this time, as in 30s; at most 10m",
+        "description": "Answer once the key has another revision than after, or after this time (30s); at most 10m",
         "schema": {"type": "string", "pattern": "^([1-9][0-9]{0,2}(ms|s|))$"},
     },
     {
         "name": "after",
         "in": "query",
-        "description": "With wait: the revision that is known, 0 for none; the present one without it",
+        "description": "With wait: the revision that the client knows, 0 for no key; if left out, the present one",
         "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
     },
 ]
@@ -80,8 +80,8 @@ _LOOKS: list[Json] = [
         "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,19}"(, "[0-9]{1,19}")*)$'},
     }
     for name, text in (
-        ("If-Match", "ETags, or *: 412 unless one is the key's"),
-        ("If-None-Match", "ETags, or *: 304 if one is the key's"),
+        ("If-Match", "ETags, or *: 412 unless one of them is the key's"),
+        ("If-None-Match", "ETags, or *: 304 if one of them is the key's"),
     )
 ]
 
@@ -91,7 +91,7 @@ def _headers(described: dict[str, str]) -> Json:
 
 
 def _bytes() -> Json:
-    """Bytes of any type. The first type is one that every generator of clients knows how to send and to take."""
+    """Bytes of any type. The first type is one that every generator of clients can send and receive."""
     content: Json = {"schema": {"type": "string", "format": "binary"}}
     return {"application/octet-stream": content, "*/*": content}
 
@@ -100,7 +100,7 @@ def _read(name: str, *, body: bool) -> Json:
     summary = "Read a value" if body else "Read a value's headers"
     ok: Json = {"description": "The value", "headers": _headers(_RECEIPT | _ETAG | _VALUE)}
     if body:
-        stored = {"description": "With Accept: application/json the JSON view; else whatever JSON is stored there"}
+        stored = {"description": "With Accept: application/json the JSON view; otherwise the stored JSON value"}
         view: Json = {"anyOf": [{"$ref": "#/components/schemas/ValueView"}, stored]}
         ok["content"] = _bytes() | {"application/json": {"schema": view}}
     return {
@@ -110,7 +110,7 @@ def _read(name: str, *, body: bool) -> Json:
         "parameters": [*_PARAMETERS, *_WAITING, *_LOOKS],
         "responses": {
             "200": ok,
-            "304": {"description": "If-None-Match has the key's revision", "headers": _headers(_RECEIPT | _ETAG)},
+            "304": {"description": "If-None-Match names the key's revision", "headers": _headers(_RECEIPT | _ETAG)},
         },
     }
 
@@ -118,7 +118,7 @@ def _read(name: str, *, body: bool) -> Json:
 def _put(name: str) -> Json:
     return {
         "operationId": name,
-        "summary": "Write a value of at most 1 MiB; its content type is kept",
+        "summary": "Write a value of at most 1 MiB; its content type is kept with it",
         "tags": ["keys"],
         "parameters": [*_PARAMETERS, TTL, *CONDITIONS, IDEMPOTENCY],
         "requestBody": {"required": True, "content": _bytes()},
@@ -158,21 +158,21 @@ def _key_routes() -> Json:
 
 def _written() -> Json:
     return {
-        "description": "Written to a majority of the shard's disks",
+        "description": "The value is on the disks of a majority of the shard's nodes",
         "headers": _headers(_RECEIPT | _ETAG | _REPLAYED | _EXPIRES),
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/WrittenView"}}},
     }
 
 
 def _schema(model: type[BaseModel]) -> Json:
-    """The schema of a body; those that it refers to are components too."""
+    """The schema of a body; the schemas to which it refers are components, too."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return schema
 
 
 def _drop_guesses(document: Json) -> None:
-    """Removes what FastAPI says of invalid requests: they are told as all other problems are."""
+    """Removes FastAPI's answers to invalid requests, which are answered with problem documents as all others are."""
     for _, _, operation in operations(document):
         invalid = operation["responses"].get("422", {}).get("content", {}).get("application/json", {})
         if invalid.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):

@@ -35,7 +35,7 @@ MODELS = (
     CountedView,
     OperationStateView,
 )
-"""The shapes that are referred to."""
+"""The models whose schemas these routes refer to."""
 
 NDJSON = "application/x-ndjson"
 
@@ -44,27 +44,27 @@ _FOR64: Json = {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){1,340}$"}
 IDEMPOTENCY: Json = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "Makes the request happen once, however often it is sent. A UUIDv7 is best",
+    "description": "With this key the request is carried out once, however often it is sent. A UUIDv7 is best",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 CONDITIONS: list[Json] = [
     {
         "name": "If-Match",
         "in": "header",
-        "description": "An ETag, or * for any: nothing happens unless it is the key's",
+        "description": "An ETag, or * for any existing key: nothing is changed unless the key has it",
         "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,19}")$'},
     },
     {
         "name": "If-None-Match",
         "in": "header",
-        "description": "*: nothing happens if the key exists",
+        "description": "*: nothing is changed if the key exists",
         "schema": {"type": "string", "enum": ["*"]},
     },
 ]
 TTL: Json = {
     "name": "ttl",
     "in": "query",
-    "description": "30, 30s, 500ms, 5m, 2h, 7d; keep for what the key has",
+    "description": "The time until the key expires: 30 (seconds), 30s, 500ms, 5m, 2h, 7d; keep: the present expiry",
     "schema": {"type": "string", "pattern": "^([1-9][0-9]{0,8}(ms|s|m|)|keep)$"},
 }
 TOUCH_TTL: Json = TTL | {"required": True, "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,8}(ms|s|m|)$"}}
@@ -93,7 +93,7 @@ def action_routes(parameters: list[Json], written: Json, name: str = "key") -> t
     """
     increment: Json = {
         "operationId": f"increment_{name}",
-        "summary": "Add to a decimal number of 64 bits",
+        "summary": "Add to a decimal number of 64 bits, atomically",
         "tags": ["keys"],
         "parameters": [*parameters, TTL, *CONDITIONS, IDEMPOTENCY],
         "requestBody": {"required": False, "content": _json(IncrementRequest)},
@@ -101,7 +101,7 @@ def action_routes(parameters: list[Json], written: Json, name: str = "key") -> t
     }
     touch: Json = {
         "operationId": f"touch_{name}",
-        "summary": "Set another expiry, and leave the value as it is",
+        "summary": "Set another expiry without a change of the value",
         "tags": ["keys"],
         "parameters": [*parameters, TOUCH_TTL, *CONDITIONS, IDEMPOTENCY],
         "responses": {"200": written},
@@ -117,13 +117,13 @@ def request_routes(consistency: list[Json]) -> Json:
     """
     batch: Json = {
         "operationId": "batch",
-        "summary": "Carry out many operations; each is answered as if alone",
+        "summary": "Carry out many operations, independently of each other; each has its own result",
         "tags": ["keys"],
         "parameters": [*consistency, IDEMPOTENCY],
         "requestBody": {"required": True, "content": _json(BatchRequest) | _lines(OperationRequest)},
         "responses": {
             "200": {
-                "description": "A result for each operation, in their order",
+                "description": "One result for each operation, in the order of the operations",
                 "content": _json(BatchView) | _lines(ResultView),
             }
         },
@@ -134,17 +134,24 @@ def request_routes(consistency: list[Json]) -> Json:
         "tags": ["keys"],
         "parameters": [*consistency, IDEMPOTENCY],
         "requestBody": {"required": True, "content": _json(TxnRequest)},
-        "responses": {"200": {"description": "It was carried out", "content": _json(TxnView)}},
+        "responses": {
+            "200": {
+                "description": "The transaction was carried out; succeeded tells which operations",
+                "content": _json(TxnView),
+            }
+        },
     }
     ops: Json = {
         "operationId": "get_operation",
-        "summary": "What became of a write that had an idempotency key",
+        "summary": "Read the outcome of a write that had an idempotency key",
         "tags": ["keys"],
         "parameters": [
-            {"name": "for", "in": "query", "description": "The key it was for", "schema": _FOR},
-            {"name": "for64", "in": "query", "description": "The same in base64url", "schema": _FOR64},
+            {"name": "for", "in": "query", "description": "The key that was written", "schema": _FOR},
+            {"name": "for64", "in": "query", "description": "The key that was written, in base64url", "schema": _FOR64},
         ],
-        "responses": {"200": {"description": "What the shard remembers", "content": _json(OperationStateView)}},
+        "responses": {
+            "200": {"description": "The outcome, as the key's shard keeps it", "content": _json(OperationStateView)}
+        },
     }
     path_key: Json = IDEMPOTENCY | {"name": "key", "in": "path", "required": True, "description": "The idempotency key"}
     return {

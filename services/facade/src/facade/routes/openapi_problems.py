@@ -25,30 +25,30 @@ METHODS = ("get", "head", "put", "post", "patch", "delete")
 
 WHAT = {
     400: "The request is wrong; nothing was changed",
-    401: "It is not known who sends it; nothing was changed",
-    403: "Whoever sends it may not do this, or a page of another site sends it; nothing was changed",
-    404: "There is no such thing; nothing was changed",
-    405: "There is no such method here; Allow names those that there are",
-    406: "Accept leaves no room for the answer",
+    401: "The sender is not authenticated; nothing was changed",
+    403: "The sender may not do this, or the request comes from a page of another site; nothing was changed",
+    404: "The key, shard or other resource does not exist; nothing was changed",
+    405: "The path does not have this method; Allow names its methods",
+    406: "Accept does not allow the type of the answer",
     408: "The request did not arrive in time; nothing was changed",
-    409: "It cannot be as things are; nothing was changed",
-    410: "What follows there is not held any more",
-    411: "There is no body",
+    409: "The request contradicts the present state; nothing was changed",
+    410: "The changes after this position are not kept any more",
+    411: "The request has no body, but needs one",
     412: "The condition does not hold; nothing was changed",
     413: "The body, or something in it, is too large; nothing was changed",
-    415: "The body is of another type",
-    417: "What is expected is not known here",
-    421: "The Host is not a name of this server",
-    422: "It makes no sense with what is there; nothing was changed",
-    429: "The client asks for more than its part: outcome not_applied, see Retry-After",
+    415: "The body has a content type that this path does not take",
+    417: "The value of Expect is not supported",
+    421: "Host is not a name of this server",
+    422: "The request does not fit the stored state; nothing was changed",
+    429: "The client has exceeded its share: outcome not_applied, see Retry-After",
     431: "The head of the request is too large",
-    500: "A defect, of the facade or of a raft-node",
-    501: "It is not known here, or not by the nodes",
+    500: "A defect of the facade or of a raft-node",
+    501: "The facade or the nodes do not support this",
     503: "Refused before anything was proposed: outcome not_applied, see Retry-After",
-    504: "Sent and not answered in time; of a write, the outcome is unknown",
-    507: "A disk or a table is full; nothing was changed",
+    504: "Not answered in time by the nodes; the outcome of a write is unknown",
+    507: "A disk, or the table of idempotency keys, is full; nothing was changed",
 }
-"""What a status says, where an operation says nothing else."""
+"""The description of each status, for operations that have none of their own."""
 
 _ANY: Codes = {
     400: ("bad_request", "bad_host"),
@@ -64,7 +64,7 @@ _ANY: Codes = {
     501: ("not_implemented",),
     503: ("overloaded", "starting", "auth_unavailable", "auth_not_understood"),
 }
-"""What any request can meet."""
+"""The problem codes, by status, that any request can be answered with."""
 
 _PROBE: Codes = {503: ("starting", "overloaded")}
 _FRESH: Codes = {
@@ -250,17 +250,19 @@ PROBLEMS: dict[tuple[str, str], tuple[Codes, ...]] = {
 """What each operation can be refused with, beside what any request can meet."""
 
 _REQUEST_ID: Json = {
-    "description": "The request's X-Request-Id if that is sane, else an id of the facade's",
+    "description": "The request's X-Request-Id if it is valid, otherwise an id made by the facade",
     "required": True,
     "schema": {"type": "string"},
 }
 _HEADERS: dict[int, Json] = {
-    401: {"WWW-Authenticate": {"description": "How to say who one is", "schema": {"type": "string"}}},
-    405: {"Allow": {"description": "The methods that there are", "schema": {"type": "string"}}},
-    412: {"ETag": {"description": "The key's present revision, where there is a key", "schema": {"type": "string"}}},
-    429: {"Retry-After": {"description": "Seconds", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
-    503: {"Retry-After": {"description": "Seconds", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
-    507: {"Retry-After": {"description": "Seconds", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
+    401: {"WWW-Authenticate": {"description": "The ways to authenticate", "schema": {"type": "string"}}},
+    405: {"Allow": {"description": "The methods of this path", "schema": {"type": "string"}}},
+    412: {
+        "ETag": {"description": "The key's present revision; absent if there is no key", "schema": {"type": "string"}}
+    },
+    429: {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
+    503: {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
+    507: {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "string", "pattern": "^[0-9]+$"}}},
 }
 
 

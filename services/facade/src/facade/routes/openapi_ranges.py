@@ -14,7 +14,7 @@ from facade.routes.ranges.request import DELETE_LIMIT_DEFAULT, DELETE_LIMIT_MAX,
 Json = dict[str, Any]
 
 RANGE_PATH = "/v1/kv"
-KEY64 = "parameters and answers are those of /v1/kv/{key}, whose path it stands for."
+KEY64 = "parameters and answers are those of /v1/kv/{key}, where key64 takes the place of the path."
 
 _TEXT: Json = {"type": "string"}
 _BOUND: Json = {"type": "string", "maxLength": 1024}
@@ -34,13 +34,11 @@ def _parameter(name: str, schema: Json, description: str) -> Json:
 
 FRESHNESS: list[Json] = [
     _parameter("consistency", _CONSISTENCY, "How fresh the answer must be"),
-    _parameter(
-        "max_staleness", _STALENESS, "How old a bounded answer may be, as in 2s; with consistency=bounded alone"
-    ),
+    _parameter("max_staleness", _STALENESS, "How old a bounded answer may be, as in 2s; only with consistency=bounded"),
     {
         "name": "Doug-Consistency",
         "in": "header",
-        "description": "The same as consistency; bounded; max_staleness=2s names both",
+        "description": "The same as the parameter consistency; or both parameters, as in: bounded; max_staleness=2s",
         "schema": {
             "type": "string",
             "pattern": "^(linearizable|session|eventual|bounded; max_staleness=[1-9][0-9]{0,3}(ms|s|m|))$",
@@ -49,37 +47,39 @@ FRESHNESS: list[Json] = [
     {
         "name": "Doug-Session",
         "in": "header",
-        "description": "What an earlier answer said there",
+        "description": "The header Doug-Session of an earlier answer: the answer contains everything that it had seen",
         "schema": {"type": "string", "maxLength": 512},
     },
 ]
-"""How fresh an answer must be: every route that reads takes these."""
+"""The parameters for the freshness of an answer, which every route that reads takes."""
 
 _RANGE = [
-    _parameter("prefix", _BOUND, "The keys that begin with it; not together with start and end"),
-    _parameter("start", _BOUND, "The first key"),
-    _parameter("end", _BOUND | {"minLength": 1}, "The first key that is not in the range any more"),
-    *(_parameter(f"{name}64", _BOUND64, f"The same as {name}, in base64url") for name in ("prefix", "start", "end")),
+    _parameter("prefix", _BOUND, "All keys that begin with it; not together with start and end"),
+    _parameter("start", _BOUND, "The first key of the range"),
+    _parameter("end", _BOUND | {"minLength": 1}, "The end of the range: the first key behind it"),
+    *(_parameter(f"{name}64", _BOUND64, f"As {name}, in base64url") for name in ("prefix", "start", "end")),
     _parameter("cursor", _TEXT, "next_cursor of the answer before, with the same range"),
 ]
 _READ = [
     _parameter(
         "limit",
         {"type": "integer", "minimum": 1, "default": LIMIT_DEFAULT},
-        f"Entries and common prefixes; at most {LIMIT_MAX} in a page, any number in a stream of lines",
+        f"How many entries and common prefixes; at most {LIMIT_MAX} in a page, any number in a stream of lines",
     ),
-    _parameter("keys_only", _FLAG, "Without values"),
-    _parameter("count_only", _FLAG, "Only how many there are; of the whole range without a limit"),
-    _parameter("reverse", _FLAG, "From the last key to the first"),
+    _parameter("keys_only", _FLAG, "Whether values are left out"),
+    _parameter(
+        "count_only", _FLAG, "Whether only the number of keys is told; without limit the number in the whole range"
+    ),
+    _parameter("reverse", _FLAG, "Whether the order is from the last key to the first"),
     _parameter(
         "slot",
         {"type": "integer", "minimum": 0, "maximum": SLOTS - 1},
-        "Only keys of this slot: its owner alone looks through all keys of the range. Not with a delimiter",
+        "Only keys of this slot; its shard searches all its keys of the range. Not together with delimiter",
     ),
     _parameter(
         "delimiter",
         {"type": "string", "minLength": 1, "maxLength": 64},
-        "Keys that share what they have up to it, behind the prefix, are one common prefix",
+        "Keys that are equal up to the delimiter's first place behind prefix are told as one common prefix",
     ),
     *FRESHNESS,
 ]
@@ -87,10 +87,10 @@ _DELETE = [
     _parameter(
         "limit",
         {"type": "integer", "minimum": 1, "maximum": DELETE_LIMIT_MAX, "default": DELETE_LIMIT_DEFAULT},
-        "How many keys go in this step",
+        "How many keys this step deletes at most",
     ),
-    _parameter("dry_run", _FLAG, "Only count"),
-    _parameter("all", _FLAG, "Every key; without it an unbounded range is refused"),
+    _parameter("dry_run", _FLAG, "Whether keys are only counted, not deleted"),
+    _parameter("all", _FLAG, "Whether every key may be deleted; without it, a range without bounds is refused"),
 ]
 
 
@@ -110,7 +110,7 @@ def range_routes() -> Json:
             "parameters": [*_RANGE, *_READ],
             "responses": {
                 "200": {
-                    "description": "A page; a stream has an entry in each line and says in its last one how it ended",
+                    "description": "A page; or a stream with an entry in each line, whose last line tells how it ended",
                     "content": _answer("RangeView") | lines,
                 }
             },
@@ -121,6 +121,6 @@ def range_routes() -> Json:
             "description": f"With key64 alone it is DELETE of that one key: {KEY64}",
             "tags": ["keys"],
             "parameters": [*_RANGE, *_DELETE],
-            "responses": {"200": {"description": "How many went", "content": _answer("RangeDeletedView")}},
+            "responses": {"200": {"description": "The number of keys deleted", "content": _answer("RangeDeletedView")}},
         },
     }

@@ -31,21 +31,21 @@ def _query(name: str, description: str, schema: Json | None = None) -> Json:
 
 
 _WATCH = [
-    _query("key", "This key alone", {"type": "string", "minLength": 1, "maxLength": 1024}),
-    _query("key64", "The same, in base64url", {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){1,340}$"}),
-    _query("prefix", "The keys that begin with it"),
-    _query("prefix64", "The same, in base64url", _BOUND64),
-    _query("start", "The first key"),
-    _query("start64", "The same, in base64url", _BOUND64),
-    _query("end", "The first key that is not watched any more"),
-    _query("end64", "The same, in base64url", _BOUND64),
-    _query("from", "now; start: first all that is there; or the id of an event: what follows it"),
-    _query("events", "Some of put, delete and expire, separated by commas; all of them when left out"),
-    _query("values", "Whether values are told", {"type": "boolean", "default": True}),
+    _query("key", "Watch this key alone", {"type": "string", "minLength": 1, "maxLength": 1024}),
+    _query("key64", "As key, in base64url", {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){1,340}$"}),
+    _query("prefix", "Watch all keys that begin with it"),
+    _query("prefix64", "As prefix, in base64url", _BOUND64),
+    _query("start", "Watch the keys from this one on"),
+    _query("start64", "As start, in base64url", _BOUND64),
+    _query("end", "Watch the keys before this one"),
+    _query("end64", "As end, in base64url", _BOUND64),
+    _query("from", "now: changes from now on; start: first all present keys; or an event's id: the changes after it"),
+    _query("events", "Some of put, delete and expire, separated by commas; if left out, all of them"),
+    _query("values", "Whether events contain values", {"type": "boolean", "default": True}),
     {
         "name": "Last-Event-ID",
         "in": "header",
-        "description": "The id of the last event; goes before from",
+        "description": "The id of the last event received; takes precedence over from",
         "schema": _TEXT,
     },
 ]
@@ -57,13 +57,13 @@ def _operation(name: str, summary: str, tag: str, responses: Json, parameters: l
 
 
 def _both(name: str, summary: str, tag: str, responses: Json, parameters: list[Json] | None = None) -> Json:
-    """The same for GET and HEAD; what HEAD is answered has no body."""
+    """The operations GET and HEAD of a path; the answer to HEAD has no body."""
     bodiless = {
         status: {key: value for key, value in each.items() if key != "content"} for status, each in responses.items()
     }
     return {
         "get": _operation(f"get_{name}", summary, tag, responses, parameters),
-        "head": _operation(f"head_{name}", f"{summary}; the headers alone", tag, bodiless, parameters),
+        "head": _operation(f"head_{name}", f"{summary}; only the headers", tag, bodiless, parameters),
     }
 
 
@@ -79,17 +79,17 @@ _FAULT: Json = {
 
 
 def _console_data() -> Json:
-    """What the console asks for now and then."""
-    told: Json = {
-        "200": {"description": "What was asked for", "content": {"application/json": {"schema": {"type": "object"}}}}
-    }
-    since = _query("since", "What happened since, in microseconds", _NUMBER | {"maximum": (1 << 63) - 1})
+    """The routes with the data that the console asks for now and then."""
+    told: Json = {"200": {"description": "The data", "content": {"application/json": {"schema": {"type": "object"}}}}}
+    since = _query(
+        "since", "Only events since this time, microseconds since the epoch", _NUMBER | {"maximum": (1 << 63) - 1}
+    )
     shard = _query("shard", "The shard", _NUMBER | {"maximum": 1 << 31}) | {"required": True}
     key64 = {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){1,340}$"}
     data: dict[str, tuple[str, list[Json]]] = {
-        "state": ("The state of all nodes", []),
+        "state": ("Read the state of all nodes", []),
         "history": (
-            "What the figures were",
+            "Read the figures of the last hour",
             [
                 _query(
                     "shards",
@@ -99,12 +99,12 @@ def _console_data() -> Json:
             ],
         ),
         "slots": (
-            "How often each slot was used",
-            [_query("minutes_ago", "So long ago", _NUMBER | {"maximum": MINUTES})],
+            "Read how many operations per second each slot got",
+            [_query("minutes_ago", "How many minutes ago", _NUMBER | {"maximum": MINUTES})],
         ),
-        "events": ("What the nodes of a shard did", [shard, since]),
+        "events": ("Read the events of a shard's nodes", [shard, since]),
         "locate": (
-            "The slot and the shard of a key",
+            "Read the slot and the shard of a key",
             [_query("key64", "The key, in base64url", key64) | {"required": True}],
         ),
     }
@@ -117,7 +117,7 @@ def _console_data() -> Json:
 
 
 def _pages() -> Json:
-    """What a browser opens, and what describes the interface."""
+    """The pages that a browser opens, and the descriptions of the interface."""
     file: Json = {
         "name": "file",
         "in": "path",
@@ -129,28 +129,28 @@ def _pages() -> Json:
     return {
         "/ui/{file}": _both(
             "console",
-            "The console, for browsers",
+            "Open the console in a browser",
             "console",
             {
                 "200": {
                     "description": "A file",
                     "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
                 },
-                "304": {"description": "The browser has it"},
+                "304": {"description": "The browser has this version already"},
                 "307": moved,
             },
             [file],
         ),
-        "/": _both("start", "Leads browsers to the console", "console", {"307": moved}),
+        "/": _both("start", "Redirect a browser to the console", "console", {"307": moved}),
         "/docs": _both(
             "docs",
-            "This document for people",
+            "Read this document as a page",
             "console",
             {"200": {"description": "One page without scripts", "content": {"text/html": _STRING_BODY}}},
         ),
         "/openapi.json": _both(
             "openapi",
-            "This document for programs",
+            "Read this document as JSON",
             "console",
             {
                 "200": {
@@ -163,10 +163,10 @@ def _pages() -> Json:
 
 
 def stream_routes() -> Json:
-    """The path items."""
+    """The path items of these routes."""
     progress: Json = {
         "type": "object",
-        "description": "Where the cluster is: every watch of this facade comes to this id",
+        "description": "The present positions of all shards; every watch of this facade will reach this id",
         "required": ["id", "revisions"],
         "properties": {"id": _TEXT, "revisions": {"type": "object", "additionalProperties": _TEXT}},
     }
@@ -177,11 +177,11 @@ def stream_routes() -> Json:
             "/v1/watch": {
                 "get": _operation(
                     "watch",
-                    "Every change of some keys, once and in order, as it happens: server-sent events, or lines of JSON",
+                    "Watch keys: every change once, in order, as it happens, as server-sent events or lines of JSON",
                     "keys",
                     {
                         "200": {
-                            "description": "Events until somebody ends it; the id of an event is where to go on",
+                            "description": "Events until either side ends the stream; an id is where to begin again",
                             "content": {"text/event-stream": _EVENT, "application/x-ndjson": _STRING_BODY},
                         }
                     },
@@ -191,24 +191,29 @@ def stream_routes() -> Json:
             "/v1/watch:progress": {
                 "post": _operation(
                     "watch_progress",
-                    "How far the cluster is, and that this facade's watches are told so",
+                    "Read the present positions of all shards, and have this facade's watches report progress",
                     "keys",
-                    {"200": {"description": "Where it is", "content": {"application/json": {"schema": progress}}}},
+                    {"200": {"description": "The positions", "content": {"application/json": {"schema": progress}}}},
                 )
             },
             "/v1/console/faults": {
                 "post": _operation(
                     "post_console_faults",
-                    "Kill or pause a node of a cluster of `dougctl dev`; the route is nowhere else",
+                    "Kill, pause or resume a node of a cluster of `dougctl dev`; other clusters have no such route",
                     "console",
-                    {"200": {"description": "It is done", "content": {"application/json": {"schema": _FAULT}}}},
+                    {
+                        "200": {
+                            "description": "The request was carried out",
+                            "content": {"application/json": {"schema": _FAULT}},
+                        }
+                    },
                 )
                 | {"requestBody": {"required": True, "content": {"application/json": {"schema": _FAULT}}}}
             },
             "/v1/console/stream": {
                 "get": _operation(
                     "get_console_stream",
-                    "The state of all nodes as it changes, for the console",
+                    "Stream the state of all nodes as it changes, for the console",
                     "console",
                     {"200": {"description": "Events named state", "content": {"text/event-stream": _EVENT}}},
                 )

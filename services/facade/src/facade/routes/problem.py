@@ -171,7 +171,7 @@ def _methods_at(request: Request) -> str:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, ProblemError):
-        # FastAPI hides whatever goes wrong while it reads a body behind a plain 400.
+        # FastAPI turns every error during the reading of a body into a plain 400.
         return response(error.__cause__)
     code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     told = dict(error.headers or {})

@@ -133,7 +133,7 @@ class RawRequest:
         content = problem.document(error)
         headers = problem.headers(error, content)
         if CLOSE not in headers and any(name == b"expect" for name, _ in self.raw_headers):
-            headers.append(CLOSE)  # The body may never come, and nobody can tell it from the next request.
+            headers.append(CLOSE)  # The body may still come, and could be taken for the next request.
         await self.answer(error.status, headers, content)
 
 

@@ -54,7 +54,8 @@ def shard_header(shard: int) -> tuple[bytes, bytes]:
 def receipt(operation: Operation, result: ResultRecord, mode: ReadMode = LINEARIZABLE) -> Headers:
     """The headers that name the node that answered, and tell the other facts of the result."""
     if operation.kind in LEADER_KINDS:
-        mode = LINEARIZABLE  # Whatever was asked for: a session that may know more than its token says gets this.
+        # The leader answered, as it also does for a session that may have seen more than its token tells.
+        mode = LINEARIZABLE
     shown: Headers = (shard_header(operation.shard), *mode.headers, *of_operation(operation))
     if result.expires_at_ms:
         shown = (*shown, (b"doug-expires-at", timestamp(result.expires_at_ms).encode()))

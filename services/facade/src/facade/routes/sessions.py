@@ -50,5 +50,5 @@ def seen_by(outcomes: Sequence[Outcome]) -> list[Seen]:
         place = (seen.shard, seen.strong)
         if place not in newest or newest[place].entry < seen.entry:
             newest[place] = seen
-    # The strong ones first: they make up for what a partial token leaves out.
+    # Linearizable reads and writes first: they replace indexes that a partial token leaves out.
     return sorted(newest.values(), key=lambda each: not each.strong)

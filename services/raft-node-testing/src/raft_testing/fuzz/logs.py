@@ -29,7 +29,7 @@ _INDEX_MAX = 1 << 62
 
 
 def _id_of(content: bytes) -> int:
-    """The segment whose header this is; 1 where it says nothing sensible, so that the header is wrong."""
+    """The segment number in a header; 1 if it makes no sense, so that the header is wrong."""
     segment_id = int.from_bytes(content[16:24], "little")
     return segment_id if 0 < segment_id < _SEGMENT_ID_MAX else 1
 
@@ -70,7 +70,7 @@ def check_log(content: bytes) -> None:
     try:
         served = _served(wal)
     except CorruptionError:
-        # A frame whose checksum fits around an entry whose own does not.
+        # The checksum of the frame is right, but that of an entry in it is wrong.
         return
     assert [one.index for one in served] == list(range(wal.first_index, wal.last_index + 1))
     assert all(entries.decode(one.data) == one for one in served)
@@ -84,7 +84,7 @@ def check_log(content: bytes) -> None:
 
 def _append_one(wal: Wal, fs: MemoryFileSystem, served: list[Entry]) -> None:
     index, term = wal.last_index + 1, wal.term(wal.last_index)
-    # Nobody counts so far, and a file that begins near the end of the numbers has no room behind it.
+    # Real indexes are never so large, and a log that begins near the largest index has no room for entries.
     if max(index, term, wal._next_sequence) > _INDEX_MAX:
         return
     added = entries.encode(index, term, EntryKind.NOOP, 0)
@@ -95,7 +95,7 @@ def _append_one(wal: Wal, fs: MemoryFileSystem, served: list[Entry]) -> None:
 
 @lru_cache(maxsize=1)
 def _sound_log() -> tuple[dict[str, bytes], list[list[Entry]]]:
-    """The files of a log of two segments, and what it held after each of its appends."""
+    """The files of a log of two segments, and its entries after each of its appends."""
     fs = MemoryFileSystem()
     wal = Wal.open(fs, _DIRECTORY, _OPTIONS)
     history: list[list[Entry]] = [[]]
@@ -173,7 +173,7 @@ def _repair_entries(data: bytearray, flags: int, start: int, end: int) -> None:
 
 
 def damage_log(script: bytes) -> None:
-    """A damaged log is refused, or serves what the sound one held after one of its appends: the rest is torn."""
+    """A damaged log is refused, or has the entries of the sound one after one of its appends: the rest is torn."""
     files, history = _sound_log()
     # The first byte chooses a segment.
     path = sorted(files)[script[0] % 2 if script else 0]

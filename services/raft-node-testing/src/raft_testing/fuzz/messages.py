@@ -1,6 +1,6 @@
-"""Fuzz targets of what peers and clients send, from the bytes of a gRPC message to values of the core.
+"""Fuzz targets of the messages of peers and clients, from the bytes of a gRPC message to values of the core.
 
-What is no protobuf is refused by gRPC itself, before any code of this package; it is no finding.
+Bytes that are no protobuf are refused by gRPC itself, before any code of ours; they are no finding.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MESSAGES: tuple[tuple[Any, Callable[..., Any], Callable[..., Any]], ...] = (
     (raft_pb2.ReadIndexRequest, codec.decode_read_index, codec.encode_read_index),
     (raft_pb2.ReadIndexResponse, codec.decode_read_index_response, codec.encode_read_index_response),
 )
-"""The message, and its way in and out; the first byte of an input chooses one."""
+"""Each message type with its decoder and its encoder; the first byte of an input chooses one."""
 
 
 def _me() -> LocalMember:

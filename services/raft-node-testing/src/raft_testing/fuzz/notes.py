@@ -1,4 +1,4 @@
-"""Fuzz targets of what is JSON on a disk or between two processes: notes, identities, worker messages, backups."""
+"""Fuzz targets of JSON on disk or between two processes: notes, identities, worker messages, backups."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import xxhash
 from crc32c import crc32c
 
 from raft_node.app.restoring.backup import MANIFEST, load_backup
+from raft_node.app.restoring.sources import StreamSource
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.runtime.members import identity as identities
 from raft_node.runtime.members.identity import FILE_NAME, Identity
@@ -69,7 +70,7 @@ def seeds_note() -> Iterable[bytes]:
 
 
 def check_identity(content: bytes) -> None:
-    """An identity has the types that it should have, or is refused."""
+    """An identity has the right types, or is refused."""
     fs = disk({f"{_DIRECTORY}/{FILE_NAME}": content})
     try:
         identity = identities.read(fs, _DIRECTORY)
@@ -89,7 +90,7 @@ def seeds_identity() -> Iterable[bytes]:
 
 
 def check_installation(content: bytes) -> None:
-    """What is being installed is known, or the note is refused."""
+    """A note of an installation tells the snapshot that is being installed, or is refused."""
     fs = disk({f"{_DIRECTORY}/INSTALLING": content})
     try:
         read_installing(fs, _DIRECTORY)
@@ -98,7 +99,7 @@ def check_installation(content: bytes) -> None:
 
 
 def check_message(message: bytes) -> None:
-    """A task or an answer has the types that it should have, or the worker does not speak sense."""
+    """A task or an answer has the right types, or is refused."""
     try:
         task = decode_task(message)
     except WorkerGoneError:
@@ -213,11 +214,45 @@ def seeds_backup() -> Iterable[bytes]:
     yield repair_backup(json.dumps(document).encode())
 
 
+def check_sent(content: bytes) -> None:
+    """A shard that is sent to a restore has a manifest with that shard, or is refused."""
+    stream = io.BytesIO(content)
+    try:
+        source = StreamSource(stream)
+        for number, file in enumerate(source.cut.files):
+            source.copy(disk({}), file, f"/{number}")
+        source.finish()
+    except CorruptionError:
+        return
+    assert source.cut in source.backup.shards
+    assert stream.tell() == len(content)
+
+
+def repair_sent(content: bytes) -> bytes:
+    """Makes the checksum of the manifest fit, if there is one."""
+    head, line, rest = content.partition(b"\n")
+    try:
+        document = json.loads(head)
+        manifest = json.loads(repair_backup(json.dumps(document["manifest"]).encode()))
+        head = json.dumps({**document, "manifest": manifest}).encode()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return content
+    return head + line + rest
+
+
+def seeds_sent() -> Iterable[bytes]:
+    """The one shard of the other seed, with its files."""
+    for manifest in seeds_backup():
+        head = {"stream": 1, "shard": 0, "manifest": json.loads(manifest)}
+        yield json.dumps(head).encode() + b"\n" + b"12345" + b"678"
+
+
 TARGETS = (
     Target("note", "notes", check_note, seeds_note, repair_note),
     Target("identity", "identities of volumes", check_identity, seeds_identity, repair_note),
     Target("installation", "the note of an installation", check_installation, seeds_note, repair_note),
     Target("message", "what node and storage worker say to each other", check_message, seeds_message),
     Target("incoming", "pieces of a snapshot that comes in", check_incoming, seeds_incoming),
+    Target("sent", "a shard that is sent to a restore", check_sent, seeds_sent, repair_sent),
     Target("backup", "the manifest of a backup, as a restore reads it", check_backup, seeds_backup, repair_backup),
 )

@@ -1,4 +1,4 @@
-"""Fuzz targets of what entries and requests carry: commands, pipe records, configurations, the keyspace."""
+"""Fuzz targets of the contents of entries and requests: commands, pipe records, configurations, the keyspace."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _encoded(command: Command) -> bytes:
 
 
 def check_command(data: bytes) -> None:
-    """A command is decoded to what its bytes stand for, and what a client may send has sizes within the limits."""
+    """A decoded command encodes to the same bytes, and one that a client may send has sizes within the limits."""
     command = None
     with contextlib.suppress(CommandError):
         command = commands.decode(data)
@@ -216,7 +216,7 @@ def seeds_configuration() -> Iterable[bytes]:
 
 
 def check_keyspace(data: bytes) -> None:
-    """What a store gives back under the keys of the state machine is decoded, or the node stops with a typed error."""
+    """Values under the state machine's own keys are decoded, or the node stops with a typed error."""
     try:
         value = keyspace.decode_value(data)
     except CorruptionError:

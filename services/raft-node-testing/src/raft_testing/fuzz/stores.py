@@ -1,4 +1,4 @@
-"""Fuzz targets of what makes a store of tables: manifest, CURRENT, change segments, checkpoints, a whole store."""
+"""Fuzz targets of the parts of a store: manifest, CURRENT, change segments, checkpoints, a whole store."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _recover(content: bytes) -> Recovered | None:
 
 
 def check_manifest(content: bytes) -> None:
-    """A manifest gives a version, which written anew gives the same one; or it is refused."""
+    """A manifest gives a version, which gives the same version once it is written and read again; or it is refused."""
     recovered = _recover(content)
     if recovered is None:
         return
@@ -108,7 +108,7 @@ def seeds_manifest() -> Iterable[bytes]:
 
 
 def damage_manifest(script: bytes) -> None:
-    """A damaged manifest is refused, or gives a version that was in force; see ``damage_store`` for what that means."""
+    """A damaged manifest is refused, or gives a version that was once current."""
     recovered = _recover(damaged(_manifest(_edits()), script))
     if recovered is None:
         return
@@ -226,7 +226,7 @@ def seeds_checkpoint() -> Iterable[bytes]:
 
 
 def check_store(script: bytes) -> None:
-    """A store with one damaged file serves what it held, or refuses."""
+    """A store with one damaged file serves the right contents, or refuses."""
     files, expected = _sound_store()
     path = sorted(files)[script[0] % len(files) if script else 0]
     content = damaged(files[path], script[1:])
@@ -234,7 +234,7 @@ def check_store(script: bytes) -> None:
     try:
         engine = Engine.open(fs, _DIRECTORY, TINY_OPTIONS, "s2")
         if engine.flushed_index < len(expected):
-            # The last edit is as good as never acknowledged when its seal goes as well: the log has the rest.
+            # An edit that loses its seal, too, counts as never acknowledged: the log has its entries.
             assert path == f"{_DIRECTORY}/{content_name(files)}", "only a manifest can fall behind"
             engine.close()
             return
@@ -269,7 +269,7 @@ def _sound_store() -> tuple[dict[str, bytes], dict[bytes, bytes | None]]:
             engine.rotate()
             settle(engine, fs, _DIRECTORY)
     engine.close()
-    # Names in the directory itself; what is below it is of tasks that have ended.
+    # Only names in the directory itself; files below it belong to tasks that have ended.
     return {path: content for path, content in fs.files().items() if path.count("/") == 2}, expected
 
 

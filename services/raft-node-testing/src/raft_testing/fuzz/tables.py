@@ -34,7 +34,7 @@ def _records(content: bytes) -> tuple[Table, Records]:
 
 
 def check_table(content: bytes) -> None:
-    """A table is read the same way in every way there is, or it is refused."""
+    """All ways to read a table agree, or it is refused."""
     for _ in inspect.table(disk({_PATH: content}), _PATH, records=True):
         pass
     try:
@@ -98,7 +98,7 @@ def _reseal(data: bytearray, start: int, end: int) -> None:
 
 
 def damage_table(script: bytes) -> None:
-    """A damaged table is refused when it is opened or read, or holds what the sound one holds."""
+    """A damaged table is refused when it is opened or read, or has the contents of the sound one."""
     # The first byte chooses a table.
     sound = _sound_tables()
     content, expected = sound[script[0] % len(sound) if script else 0]
@@ -119,7 +119,7 @@ def _sound_tables() -> tuple[tuple[bytes, Records], ...]:
 
 
 def check_block(sealed: bytes) -> None:
-    """A block answers each of its reads alike, and one that is sorted has these very bytes."""
+    """All ways to read a block agree, and a sorted block encodes to the same bytes."""
     try:
         block = Block(open_sealed(sealed))
     except BlockError:

@@ -1,9 +1,9 @@
-"""What a fuzz target is, and how the bytes of a fuzzer become an input for a decoder.
+"""The type of fuzz targets, and the way from the bytes of a fuzzer to the input of a decoder.
 
-The first byte of an input chooses the mode. ``RAW`` hands the rest over as it is: a checksum stops most of it.
-``REPAIRED`` makes the checksums fit first, so that what lies behind them is reached: a decoder must meet even
-well-checksummed nonsense with its one typed error. ``DAMAGED`` reads the rest as a place, 32 bits to flip there, and a
-place to cut a sound file at: what was damaged must be refused, or make no difference.
+The first byte of an input chooses the mode. ``RAW`` passes the rest on as it is: checksums stop most of it.
+``REPAIRED`` makes the checksums fit first, so that the code behind them is reached: a decoder must meet even
+nonsense with right checksums with its one typed error. ``DAMAGED`` reads the rest as a place, 32 bits to flip there,
+and a place to cut a sound file at: the damaged file must be refused, or the damage make no difference.
 
 Invariant: a target has no state, so that the same bytes always give the same outcome.
 """
@@ -23,11 +23,11 @@ from raft_testing.files import MemoryFileSystem
 Check = Callable[[bytes], None]
 
 SEGMENT_BYTES_MAX = 1 << 20
-"""Sizes that a file only announces are brought below this by a repair: the zeros would be made in memory."""
+"""The largest size that a repaired file may announce, since a file of that size would be made in memory."""
 
 
 class Mode(IntEnum):
-    """What becomes of an input before it is decoded. DO NOT CHANGE THESE VALUES: they are in every corpus file."""
+    """The treatment of an input before it is decoded. DO NOT CHANGE THESE VALUES: they are in every corpus file."""
 
     RAW = 0
     REPAIRED = 1
@@ -39,12 +39,12 @@ class Target:
     """One decoder, or a few that belong together.
 
     Attributes:
-        name: What it is called on the command line.
+        name: The target's name on the command line.
         what: The decoders, in words.
-        check: Decodes a content, and raises when that does what it must not.
-        seeds: Contents that are sound, to begin with.
-        repair: Makes the checksums in a content fit; None where there are none.
-        damage: Decodes a sound content of its own that was damaged as the bytes say; None where nothing would tell.
+        check: Decodes a content, and raises if the decoder breaks a property.
+        seeds: Sound contents, with which fuzzing begins.
+        repair: Makes the checksums in a content fit; None if it has none.
+        damage: Decodes a sound content after the damage that the bytes describe; None if damage could not be detected.
     """
 
     name: str
@@ -58,7 +58,8 @@ class Target:
         """Runs one input.
 
         Raises:
-            Exception: Whatever the decoder let through, or an ``AssertionError`` that says what does not hold.
+            Exception: An error that the decoder must not raise, or an ``AssertionError`` that names the broken
+                property.
         """
         if not data:
             return
@@ -71,7 +72,7 @@ class Target:
             self.check(content)
 
     def inputs(self) -> list[bytes]:
-        """The seeds in each mode that there is."""
+        """The seeds in each mode of the target."""
         seeds = list(self.seeds())
         inputs = [bytes((Mode.RAW,)) + seed for seed in seeds]
         if self.repair is not None:
@@ -122,5 +123,5 @@ def load_corpus(path: Path) -> list[bytes]:
 
 
 def corpus_line(data: bytes) -> str:
-    """An input as a line of a corpus file."""
+    """The line of a corpus file that stands for an input."""
     return base64.b64encode(zlib.compress(data, 9)).decode()

@@ -1,4 +1,4 @@
-"""Planted bugs: known-wrong versions of single lines, and the proof that both the tests and the simulator find each.
+"""Planted bugs: wrong versions of single lines, and the proof that both the tests and the simulator find each.
 
 ``catalogue`` lists them, ``runner`` applies them to copies of the package and runs tests and seeds against those;
 ``make mutants`` is ``python -m raft_testing.mutants``. Nothing of the product is ever changed, and no setting

@@ -1,4 +1,4 @@
-"""``python -m raft_testing.mutants [--only M07] [--check]``: are the planted bugs found?"""
+"""``python -m raft_testing.mutants [--only M07] [--check]``: checks that the planted bugs are found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Plants bugs in copies of the package; each must be found by its directed test and by random seeds.
 
     Returns:
-        0 when all were found, or the list and its table are sound; 1 when not; 2 when asked for what does not exist.
+        0 if all were found, or the list and its table are sound; 1 if not; 2 if a named bug does not exist.
     """
     parser = argparse.ArgumentParser(prog="python -m raft_testing.mutants", description=main.__doc__)
     parser.add_argument("--only", default="", metavar="M07,M12", help="these; all, and the table, when left out")

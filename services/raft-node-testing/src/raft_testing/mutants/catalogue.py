@@ -1,4 +1,4 @@
-"""All planted bugs, and what must be true of the list as a whole.
+"""All planted bugs, and the checks of the list as a whole.
 
 A new one goes into the module of its group, with the next free number; see docs/testing.md, Planted bugs.
 """
@@ -27,14 +27,14 @@ _GROUPS = (elections, reads, outcomes, snapshots, membership, storage, leases, o
 MUTANTS: tuple[Mutant, ...] = tuple(
     sorted((mutant for group in _GROUPS for mutant in group.MUTANTS), key=lambda mutant: int(mutant.name[1:]))
 )
-"""All of them by their names, which are never given anew: a later one of a group comes behind those of others."""
+"""All planted bugs in the order of their numbers, which are never used again."""
 
 
 def chosen(names: str) -> tuple[Mutant, ...]:
     """The planted bugs of a list such as ``M07`` or ``M07,M12``; all of them for an empty one.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: No planted bug has such a name.
     """
     if not names:
         return MUTANTS
@@ -46,7 +46,7 @@ def chosen(names: str) -> tuple[Mutant, ...]:
 
 
 def check(root: Path) -> list[str]:
-    """What is wrong with the list, given the checkout that it belongs to; empty when it is sound."""
+    """The faults of the list for a checkout, as sentences; empty if it is sound."""
     problems = []
     names = [mutant.name for mutant in MUTANTS]
     if names != [f"M{number:02d}" for number in range(1, len(names) + 1)]:

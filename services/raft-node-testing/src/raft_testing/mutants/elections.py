@@ -1,4 +1,4 @@
-"""Planted bugs in elections, in replication, and in what must be durable before it is said."""
+"""Planted bugs in elections, in replication, and in the order of syncs and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planted bugs in what replicas promise of their state: sessions, bounds, and the proofs of these."""
+"""Planted bugs in the promises of replicas for reads: sessions, bounds, and the proofs of these."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""One planted bug: which text of which module is replaced by which, and what has to notice.
+"""One planted bug: the text of a module and its replacement, and the tests that must notice it.
 
-Pure values; ``raft_testing.mutants.runner`` does something with them.
+Pure values; ``raft_testing.mutants.runner`` applies them.
 
 Invariants:
-1. The old text occurs exactly once in the module, so that a mutant is never applied elsewhere than meant, nor to
+1. The old text occurs exactly once in the module, so that a mutant is never applied at a wrong place, nor to
    nothing once the module has changed.
 2. Scenario numbers are those of the catalogue's groups.
 """
@@ -33,11 +33,11 @@ GROUPS = (
 
 
 PACKAGES = {"raft_node": "services/raft-node", "facade": "services/facade"}
-"""The packages that bugs are planted in, and where they lie with their tests."""
+"""The packages in which bugs are planted, each with its folder."""
 
 
 class StaleMutantError(Exception):
-    """The text that a mutant replaces is not there exactly once: the module has changed, and the list has not."""
+    """The text that a mutant replaces does not occur exactly once: the module has changed, and the list has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Mutant:
 
     Attributes:
         name: ``M`` and at least two digits; never used again for another bug.
-        what: What is wrong, in one line.
-        scenarios: The scenarios that it belongs to.
+        what: The bug in one line.
+        scenarios: The scenarios to which it belongs.
         path: The module, below the package.
-        old: The text that is right. It occurs once in the module.
-        new: What takes its place.
+        old: The right text. It occurs once in the module.
+        new: The wrong text that replaces it.
         test: The directed test that has to fail, as pytest names it, below the tests of the package.
         package: ``raft_node`` or ``facade``.
         by_seeds: Whether the simulator has to find it, too; it knows no facade, and not all that nodes do.
@@ -92,7 +92,7 @@ class Mutant:
         """The module's text with the bug in it.
 
         Raises:
-            StaleMutantError: The text to replace is not there exactly once.
+            StaleMutantError: The text to replace does not occur exactly once.
         """
         count = source.count(self.old)
         if count != 1:

@@ -1,4 +1,4 @@
-"""Planted bugs in what commands do: conditions, expiry, counters, idempotency keys, transactions, batches, scans."""
+"""Planted bugs in commands: conditions, expiry, counters, idempotency keys, transactions, batches, scans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planted bugs in what a client is told."""
+"""Planted bugs in the outcomes that clients are told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planted bugs in what the facade makes of ranges of keys."""
+"""Planted bugs in the facade's work on ranges of keys."""
 
 from __future__ import annotations
 

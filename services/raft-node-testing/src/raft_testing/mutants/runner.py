@@ -1,7 +1,7 @@
 """Applies planted bugs to copies of the packages, and runs tests and seeds of the simulator against the copies.
 
 Invariants:
-1. The checkout is never changed, but for the table that ``table`` writes.
+1. The checkout is never changed, except for the table that ``table`` writes.
 2. At most ``processes`` children run at a time. An interrupt or SIGTERM ends them and removes the copies.
 3. A mutant counts as killed by its test only if the test passes without it and fails with it, while it runs, on the
    module of the copy; and by a seed only if the seed holds without it.
@@ -27,10 +27,10 @@ from raft_testing.mutants.mutant import Mutant
 from raft_testing.mutants.witness import PREFIX, Verdict
 
 TEST_LIMIT_S = 180
-"""A test may take this long; with a mutant it may well hang, which tells nothing."""
+"""How long a test may take; with a mutant it may hang, which does not count as a failure."""
 
 SEEDS_LIMIT_S = 900
-"""All seeds of one mutant together."""
+"""How long all seeds of one mutant may take together."""
 
 _SEED = re.compile(r"^seed (\d+) (ok|FAIL) ")
 _SOURCES = (
@@ -43,15 +43,15 @@ _MEMORY_BYTES_MAX = 4 << 30
 
 
 class Outcome(NamedTuple):
-    """What became of a mutant.
+    """The result of a mutant.
 
     Attributes:
-        mutant: Which.
+        mutant: The mutant.
         test_failure: How its directed test failed; empty if it did not.
-        test_problem: Why the test does not count; empty if it was killed by it.
+        test_problem: Why the test does not count; empty if the test killed the mutant.
         seed: The first seed that found it; 0 if none did.
-        seed_failure: What that seed said.
-        seeds_problem: Why no seed counts; empty if it was killed by one, or if seeds were not asked for.
+        seed_failure: The failure of that seed; empty if none found it.
+        seeds_problem: Why no seed counts; empty if a seed killed the mutant, or if seeds were not asked for.
     """
 
     mutant: Mutant
@@ -63,11 +63,11 @@ class Outcome(NamedTuple):
 
     @property
     def survived(self) -> bool:
-        """Whether one half did not find it."""
+        """Whether the test or the seeds did not find it."""
         return bool(self.test_problem or self.seeds_problem)
 
     def line(self) -> str:
-        """One line about it."""
+        """The result as one line."""
         mutant = self.mutant
         if not self.survived:
             found = f", seed {self.seed}" if self.seed else ""
@@ -79,10 +79,10 @@ class Outcome(NamedTuple):
 
 
 def checkout() -> Path:
-    """The root of the checkout that this module lies in.
+    """The root of the checkout that contains this module.
 
     Raises:
-        FileNotFoundError: It lies in none, so there are no tests to run.
+        FileNotFoundError: The module is in no checkout, so there are no tests to run.
     """
     root = Path(__file__).resolve().parents[5]
     if not all((root / path).is_dir() for path in (*_SOURCES, "services/raft-node/tests")):
@@ -95,7 +95,7 @@ class Runner:
 
     Args:
         root: The checkout.
-        seeds: How many seeds may be needed to find a mutant; 0 to leave the simulator out.
+        seeds: How many seeds are tried to find a mutant; 0: the simulator is not run.
         processes: How many children may run at a time.
     """
 
@@ -108,7 +108,7 @@ class Runner:
         self._original: Path | None = None
 
     async def run(self, mutants: Sequence[Mutant], tell: Callable[[Outcome], None]) -> list[Outcome]:
-        """Runs mutants, tells of each as it is done, and gives all in the order of the list."""
+        """Runs mutants, calls ``tell`` with each result as it comes, and returns all in the order of the list."""
         with self._copy(None) as original:
             self._original = original
             try:
@@ -128,7 +128,7 @@ class Runner:
         return outcome
 
     async def _directed(self, copy: Path, mutant: Mutant) -> tuple[str, str]:
-        """How the directed test failed, or why it does not count."""
+        """The failure of the directed test, and the reason why it does not count; one of both is empty."""
         key = (mutant.test_id, mutant.module)
         if key not in self._sound:
             self._sound[key] = asyncio.create_task(self._passes(*key))
@@ -142,7 +142,7 @@ class Runner:
         return verdict.reason, ""
 
     async def _passes(self, test: str, module: str) -> str:
-        """Empty when a test passes on what is not mutated; else what is wrong with it."""
+        """Runs a test without the mutant; returns its failure, empty if it passes."""
         assert self._original is not None
         verdict = await self._witness(self._original, test, module)
         if verdict.broken or verdict.failed:
@@ -163,7 +163,7 @@ class Runner:
         return Verdict(**json.loads(last.removeprefix(PREFIX)))
 
     async def _random(self, copy: Path) -> tuple[int, str, str]:
-        """The first seed that fails and what it says, or why there is none."""
+        """The first seed that fails (0 if none does), its failure, and the reason why none counts."""
         seed, failure = 0, ""
         done = 0
         try:
@@ -187,7 +187,7 @@ class Runner:
         return seed, failure, ""
 
     async def _seed_holds(self, seed: int) -> str:
-        """Not empty when a seed holds on what is not mutated."""
+        """Runs a seed without the mutant; returns a text that is not empty if it holds."""
         assert self._original is not None
         held = ""
         with contextlib.suppress(TimeoutError):
@@ -206,12 +206,12 @@ class Runner:
         stem = Path(mutant.path).stem if mutant is not None else ""
 
         def ignored(folder: str, names: list[str]) -> list[str]:
-            # What was compiled is taken along, but never that of the changed module.
+            # Compiled modules are copied, too, except that of the changed module.
             return [name for name in names if folder.endswith("__pycache__") and name.startswith(f"{stem}.")]
 
         with tempfile.TemporaryDirectory(prefix="doug-mutant-", ignore_cleanup_errors=True) as folder:
             copy = Path(folder).resolve()
-            # All copies are of one moment, so that whoever goes on working meanwhile changes no outcome.
+            # All copies are made of the checkout at one moment, so that later edits change no outcome.
             for path in _SOURCES:
                 name = Path(path).name
                 source = self._root / path if self._original is None else self._original / name
@@ -253,7 +253,7 @@ class Runner:
 
 
 def _bound_memory(pid: int) -> None:
-    """Lets a mutant that piles things up for ever end before the machine does."""
+    """Limits the memory of a child, so that a mutant that fills it for ever ends before the machine does."""
     if sys.platform == "linux":
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(pid, resource.RLIMIT_AS, (_MEMORY_BYTES_MAX, _MEMORY_BYTES_MAX))
@@ -265,7 +265,7 @@ async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
 
 
 async def _all(work: Sequence[Coroutine[None, None, Outcome]]) -> Sequence[Outcome]:
-    """Waits for all; when one fails or this is cancelled, none goes on."""
+    """Waits for all; if one fails or the wait is cancelled, all others are cancelled."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         return await asyncio.gather(*tasks)

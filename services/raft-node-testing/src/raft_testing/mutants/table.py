@@ -19,7 +19,7 @@ class TableError(Exception):
 
 
 def write(root: Path, outcomes: Sequence[Outcome], seeds: int) -> None:
-    """Puts what came out of a whole run into the document.
+    """Writes the results of a whole run into the document.
 
     Raises:
         TableError: The document has no markers.
@@ -34,7 +34,7 @@ def write(root: Path, outcomes: Sequence[Outcome], seeds: int) -> None:
 
 
 def check(root: Path, mutants: Sequence[Mutant]) -> None:
-    """Compares the document's table with the list; which seed found a mutant is not looked at.
+    """Compares the document's table with the list, except for the seeds that found the mutants.
 
     Raises:
         TableError: They differ.

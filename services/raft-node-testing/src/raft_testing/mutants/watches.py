@@ -1,4 +1,4 @@
-"""Planted bugs in the history of changes, and in what watches tell of it."""
+"""Planted bugs in the history of changes, and in watches."""
 
 from __future__ import annotations
 

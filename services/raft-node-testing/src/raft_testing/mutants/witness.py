@@ -1,8 +1,8 @@
-"""``python -m raft_testing.mutants.witness COPY MODULE TEST``: runs a test, and says whose code it ran.
+"""``python -m raft_testing.mutants.witness COPY MODULE TEST``: runs a test, and checks that it ran the copy's code.
 
 It runs in a process of its own, from the copy, and its last line is a ``Verdict`` in JSON. A test that fails because
-something cannot be imported or collected tells nothing, and neither does one that never imported the module in
-question, or got it from elsewhere; so these are told apart from a test that fails.
+something cannot be imported or collected shows nothing, and neither does one that never imported the module in
+question, or imported it from elsewhere; so these are told apart from a test that fails.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ PREFIX = "verdict "
 
 
 class Verdict(NamedTuple):
-    """What became of a test.
+    """The result of a test.
 
     Attributes:
         passed: How many test functions (with each of their parameters) passed.
         failed: How many failed while they ran.
-        broken: Why it tells nothing; empty if it does.
+        broken: Why the result shows nothing; empty if it does.
         reason: The last line of the first failure.
     """
 
@@ -59,7 +59,7 @@ class _Plugin:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one test; 0 whatever became of it, for the last line tells."""
+    """Runs one test; always returns 0, since the last line has the result."""
     copy, module, test = arguments
     plugin = _Plugin()
     pytest.main(["-q", "-x", "-p", "no:cacheprovider", test], plugins=[plugin])

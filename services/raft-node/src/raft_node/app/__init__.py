@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import os
 
-# gRPC reads this when it is first imported, which is after this. Its notes about refused handshakes are no log lines:
-# they have no node, no address of who was refused, and are not JSON.
+# gRPC reads this when it is first imported, which is later. Its notes about refused handshakes are no log lines:
+# they have no node, no address of the refused client, and are not JSON.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -60,7 +60,7 @@ class _Bounded(H11Protocol):
     def _check(self) -> None:
         if self.transport.is_closing():
             return
-        # The same request as at the last look, and answered: since then nothing whole has come.
+        # The last request is the same as at the last check, and was answered: no whole request has come since.
         if self.cycle is self._asked and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
             return

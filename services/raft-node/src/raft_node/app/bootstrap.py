@@ -93,7 +93,7 @@ class Bootstrap:
                 if lowest and not missing:
                     if self._cluster_id:
                         return self._make(self._cluster_id, answers)
-                    # It may take long, so that the answers are old by then: everybody is asked again.
+                    # This may take long, so that the answers are old by then: all members are asked again.
                     self._cluster_id = await self._find_cluster_id()
                     if self._cluster_id:
                         continue
@@ -163,7 +163,7 @@ class Bootstrap:
                 f"this disk belongs to the cluster {self._cluster_id}, and {source} to {cluster_id}: use an empty disk"
             )
         if not answer.first_configuration:
-            # The shard was made without this node: it has to be admitted.
+            # The shard was created without this node, which must be admitted.
             return First(cluster_id, None)
         try:
             entry = entries.decode(answer.first_configuration)

@@ -46,10 +46,10 @@ async def join(
         # The cluster's id before the entry: a log with entries always belongs to a known cluster.
         identity = join_cluster(context.fs, settings.wal_dir, settings.data_dir, identity, first.cluster_id)
         if first.entry is not None:
-            # Durable before this member tells it on, and before it votes.
+            # Durable before this member tells it to others, and before it votes.
             wal.publish(wal.append(to_wal(HardState(FIRST_TERM, None, 1)), None, [first.entry]))
     service.cluster_id = identity.cluster_id.encode()
     service.first_configuration = await asyncio.to_thread(first_configuration, context.fs, settings.data_dir, wal)
-    # What is not applied yet, the core finds in the log: the first configuration too.
+    # The core finds entries that are not applied yet in the log, the first configuration, too.
     stored = opened.configuration
     return Joined(identity, NO_MEMBERS if stored is None else decode_configuration(stored))

@@ -180,10 +180,10 @@ class Node:
         self._operator.draining = True
         await self._readiness.stop()
         if self._fatal is None:
-            # Never released: what is still held when the driver stops is refused.
+            # Never released: proposals that are still held when the driver stops are refused.
             await self._operator.settle(parts.driver.hold())
             ports.doug.tell_leader()
-            # Whoever still asks here is told where to go, while this node goes on as a follower.
+            # Clients that still ask here are sent to the leader, while this node goes on as a follower.
             await asyncio.gather(ports.clients.stop(GRACE_S), self._flush(parts))
         parts.driver.stop()
 
@@ -210,7 +210,7 @@ class Node:
         if self._operator.draining and not self._stopping.is_set():
             self._background.start(self._operator.settle_again())
 
-    # What others may look at.
+    # The attributes that others may read.
 
     def _is_started(self) -> bool:
         return self._parts is not None

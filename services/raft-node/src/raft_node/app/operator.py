@@ -219,14 +219,14 @@ class Operator:
 
     async def _change(self, change: Callable[[Membership], Awaitable[MemberChange]]) -> MemberChange:
         parts = self._leading()
-        # Whoever asked may go away; a change that has begun is carried through all the same.
+        # The caller may leave; a change that has begun is carried through all the same.
         task = asyncio.ensure_future(change(parts.membership))
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         try:
             return await asyncio.shield(task)
         except NotLeaderError:
-            # It was deposed meanwhile, with nothing changed.
+            # The leader was deposed meanwhile, and nothing was changed.
             raise NotLeaderError(*parts.replica.leader()) from None
 
     # Helpers.

@@ -107,7 +107,7 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
         append_bytes_max=settings.replicate_bytes_max,
         uncommitted_bytes_max=settings.uncommitted_bytes_max,
         cache_bytes_max=settings.log_cache_bytes,
-        # Applied in one go: some milliseconds of small entries, in which the event loop does nothing else.
+        # How many bytes are applied at once: some milliseconds of small entries, which block the event loop.
         committed_bytes_max=64 << 10,
         lease_ticks=settings.lease_ticks if settings.leader_lease_enabled else 0,
     )

@@ -167,7 +167,7 @@ def _append(fs: FileSystem, wal_dir: str, shown: Plan, alone: NodeId) -> None:
     """Appends all of the recovery as one frame, so that a crash leaves the log as it was or recovered."""
     wal = Wal.open(fs, wal_dir, WalOptions())
     try:
-        # A term that nobody has voted in: no leader of an older configuration can have entries in it.
+        # A term in which no node has voted: no leader of an older configuration can have entries in it.
         term, index = shown.term + 1, shown.last_index + 1
         members = encode_configuration(Configuration((alone,)))
         recovered = commands.encode(Opcode.RECOVER, b"")

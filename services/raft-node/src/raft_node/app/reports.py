@@ -53,7 +53,7 @@ class Reports:
 
     def slow_disk(self, duration_s: float, entries: int) -> None:
         """Reports an append to the log that took long."""
-        # The duration is left out of what is compared, so that a disk that stays slow is one event with a count.
+        # The duration is not compared, so that a disk that stays slow is one event with a count.
         _log.warning("wal.slow_append", duration_ms=round(duration_s * 1000), entries=entries)
         self._context.timeline.record("slow_disk", longer_than_ms=self._context.settings.slow_append_ms)
 

@@ -47,7 +47,7 @@ class SnapshotParts:
         """Builds the parts. Requires: a running event loop."""
         settings, fs, metrics = context.settings, context.fs, context.metrics
         record, on_failure = context.timeline.record, context.fail
-        # Receiving and installing in order on one thread; making and reading what is sent on others.
+        # One thread receives and installs snapshots in order; others make and read those to be sent.
         self._receiving = ThreadPoolExecutor(1, thread_name_prefix="snapshot-in")
         self._sending = ThreadPoolExecutor(2, thread_name_prefix="snapshot-out")
         self._driver = driver

@@ -150,7 +150,7 @@ class Standing:
             )
 
     def _tell(self, found: Verdict) -> None:
-        # Who is admitted, and has nothing of the log yet, waits for it no longer than a node without a leader.
+        # An admitted node that has no log yet waits for it no longer than a node without a leader.
         self.reason = found.reason
         self.is_member = found == MEMBER
         if found == self._told:

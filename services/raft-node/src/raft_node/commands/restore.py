@@ -12,6 +12,7 @@ from pathlib import Path
 
 from raft_node.app.restoring.backup import damages, load_backup
 from raft_node.app.restoring.restore import restore
+from raft_node.app.restoring.sources import FolderSource, Source, StreamSource
 from raft_node.errors import CorruptionError, FatalError, RestoreRefusedError
 from raft_node.runtime.disk.volume_lock import locked
 from raft_node.storage.files import OsFileSystem
@@ -21,13 +22,14 @@ EXIT_USAGE = 2
 EXIT_REFUSED = 3
 
 _RESTORE = "make the empty volumes of one member of a new shard from a backup"
+_BACKUP = "the shard's directory in the backup, or - for what `dougctl backup send` writes, on standard input"
 _VERIFY = "check every part of a backup, down to the single blocks of its SSTables"
 
 
 def add_to(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the commands to those of ``raft-node``."""
     restoring = parsers.add_parser("restore", help=_RESTORE, description=f"{_RESTORE}.")
-    restoring.add_argument("--backup", required=True, metavar="DIR/shard-N", help="the shard's directory in the backup")
+    restoring.add_argument("--backup", required=True, metavar="DIR/shard-N", help=_BACKUP)
     restoring.add_argument("--wal-dir", default=os.environ.get("DOUGDB_WAL_DIR", ""), help="or DOUGDB_WAL_DIR")
     restoring.add_argument("--data-dir", default=os.environ.get("DOUGDB_DATA_DIR", ""), help="or DOUGDB_DATA_DIR")
     restoring.add_argument("--node-id", default=os.environ.get("DOUGDB_NODE_ID", ""), help="or DOUGDB_NODE_ID")
@@ -53,10 +55,9 @@ def run_restore(arguments: argparse.Namespace) -> int:
     fs = OsFileSystem()
     members = tuple(name.strip() for name in arguments.members.split(",") if name.strip())
     wal_dir, data_dir = arguments.wal_dir, arguments.data_dir
-    source = str(Path(arguments.backup).absolute())
     try:
         # Before anything is made where it should not be.
-        load_backup(fs, str(Path(source).parent))
+        source = _source_of(fs, arguments.backup)
         for directory in (wal_dir, data_dir):
             fs.make_directory(directory)
         with locked(wal_dir, data_dir):
@@ -74,6 +75,12 @@ def run_restore(arguments: argparse.Namespace) -> int:
         f"{identity.incarnation}, log up to entry {done.last_index}"
     )
     return 0
+
+
+def _source_of(fs: OsFileSystem, given: str) -> Source:
+    if given == "-":
+        return StreamSource(sys.stdin.buffer)
+    return FolderSource(fs, str(Path(given).absolute()))
 
 
 def run_verify(path: str) -> int:

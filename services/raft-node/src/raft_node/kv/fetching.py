@@ -123,7 +123,7 @@ class Fetching:
     def _take_some(self, entry: Entry, keys: Sequence[bytes], needed: list[BlockNeeded]) -> int:
         """Takes the values that one entry reads, but no more than it may read; returns their bytes."""
         if not keys:
-            return 0  # It may be no command at all.
+            return 0  # The bytes may be no command at all.
         values = self.values
         size = sum(len(held) for key in set(keys) if (held := values.get(key)) is not None)
         missing = list(dict.fromkeys(key for key in keys if key not in values))

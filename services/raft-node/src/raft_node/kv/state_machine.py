@@ -364,7 +364,7 @@ class StateMachine:
             leader = Mark.decode(entry.command)
         except ValueError as error:
             raise CorruptionError("log", entry.index, f"entry {entry.index} is {error}") from error
-        # Two leaders in a row may each have marked; the second one then speaks of a mark that is past.
+        # Two leaders in a row may each have proposed a mark; the second then names a mark that is past.
         if leader.at and leader.at == self.mark.at and leader.value != self.mark.value:
             self.divergences.append(Divergence(leader.at, self.mark.value, leader.value))
         value = 0 if self._hash is None else chained(self._hash, effects)
@@ -373,7 +373,7 @@ class StateMachine:
 
     def _create_shard(self, entry: Entry, value: bytes, batch: Effects) -> Outcome:
         if self.created:
-            # Two leaders in a row may both have proposed it; only the first one counts.
+            # Two leaders in a row may both have proposed this; only the first one counts.
             return _APPLIED_NOTHING
         try:
             shard, shards = decode_create_shard(value)

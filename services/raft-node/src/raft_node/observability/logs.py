@@ -37,7 +37,7 @@ def configure(log_format: str, level: str, **bound: object) -> None:
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
-        # Without the values of variables, which rich would show where it is installed: values are never logged.
+        # Without the values of variables, which rich would show if it is installed: values are never logged.
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )

@@ -54,7 +54,7 @@ def load(settings: NodeSettings) -> NodeTraces | None:
         return None
     attributes: dict[str, Value] = {"dougdb.node": settings.node_id, "dougdb.shard": settings.shard_id}
     try:
-        # A node begins no trace by itself: whoever calls it decides.
+        # A node begins no trace by itself: its caller decides.
         tracing = open_tracing(
             "dougdb-raft-node",
             settings.node_id,
@@ -258,7 +258,7 @@ class NodeTraces:
         for index, _ in known:
             self.entries.note(index, message.entries[index - first].term, span.context)
         while self._appends and self._appends[-1][0] >= first:
-            # They were never acknowledged, and now come again, or others in their place.
+            # These entries were never acknowledged, and now come again, or others in their place.
             _, stale = self._appends.pop()
             stale.fail("superseded")
             stale.end()

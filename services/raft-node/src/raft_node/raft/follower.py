@@ -37,12 +37,12 @@ class Follower:
         answer, changed = take_entries(state.log, message, state.term)
         if changed:
             state.outbox.change += 1
-            # Both count: an entry was cut off, and another came.
+            # Both count: an entry was truncated, and another was appended.
             undone, came = state.configurations.rollback(state.log), state.configurations.append(message.entries)
             if undone or came:
                 self._roles.adopt_configuration()
             if came and not state.changing_index:
-                # To somebody who lags, a change comes together with the news that it is committed.
+                # A follower that lags learns of a change and of its commit at the same time.
                 self._roles.configuration_committed()
         state.outbox.send_when_durable(answer)
 
@@ -52,7 +52,7 @@ class Follower:
         if message.term >= state.term:
             if not self._roles.follow(message.term, message.sender):
                 return
-            # The leader clips it to what was acknowledged to it, and in this term nothing of that is ever cut off.
+            # The leader limits it to the entries that this node acknowledged, none of which is truncated in this term.
             if message.commit_index <= state.log.last_index:
                 state.leader_commit_index = max(state.leader_commit_index, message.commit_index)
                 state.log.commit_to(message.commit_index)
@@ -84,7 +84,7 @@ def take_entries(log: RaftLog, message: AppendEntries, term: int) -> tuple[Appen
     entries, prev = message.entries, message.prev_log_index
     last_new = prev + len(entries)
     if prev < log.commit_index:
-        # What is committed is equal at every leader since; only what lies above needs a look.
+        # Committed entries are the same at every later leader; only entries above them are compared.
         entries = entries[log.commit_index - prev :]
         last_new = max(last_new, log.commit_index)
     elif not log.matches(prev, message.prev_log_term):

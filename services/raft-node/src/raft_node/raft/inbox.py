@@ -69,7 +69,7 @@ class Inbox:
             case RequestVote():
                 return message.pre_vote or sender == state.introduced
             case AppendEntriesResponse() | HeartbeatResponse():
-                # Of a removed node that is being told so; its term is nobody's concern.
+                # The sender is a removed node that is being told so; its term does not count.
                 return (
                     state.leadership is not None and sender in state.leadership.progress and message.term <= state.term
                 )

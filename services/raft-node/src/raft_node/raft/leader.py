@@ -194,7 +194,7 @@ class Leader:
         if message.success:
             peer.accepted(message.match_index)
             if peer.state is ProgressState.SNAPSHOT and peer.match_index + 1 >= self._log.first_index:
-                # It got that far by other means, such as a snapshot that an earlier leader sent.
+                # The peer got that far by other means, such as a snapshot of an earlier leader.
                 peer.snapshot_sent(peer.match_index)
             if message.sender in self._catch_ups:
                 self._measure(message.sender, now)
@@ -245,7 +245,7 @@ class Leader:
 
     def reconfigure(self, configuration: Configuration, index: int, now: int) -> None:
         """Goes on with the members of a new configuration, which is the entry at ``index``, the last of the log."""
-        # What a quorum of the former voters promised need not bind a quorum of the next but one.
+        # Promises of a quorum of the former voters need not bind a quorum of the configuration after the next.
         self.lease.interrupt()
         former = set(self.progress)
         self._take_members(configuration, index, now)
@@ -326,7 +326,7 @@ class Leader:
         self.reads.asked = reading
         return None
 
-    # What follows from it.
+    # Consequences.
 
     def advance_commit(self) -> None:
         """Commits the entries that a quorum has on disk, if the last of them is of the own term."""
@@ -341,7 +341,7 @@ class Leader:
         slices: dict[int, tuple[Sequence[Entry], int]] = {}
         appends_max, bytes_max = self._config.inflight_appends_max, self._config.inflight_bytes_max
         for node, peer in self.progress.items():
-            # A snapshot may hold the whole log; what the peer has then shows in an answer to a probe alone.
+            # A snapshot may hold the whole log; then only an answer to a probe shows what the peer has.
             unproven = peer.cautious and peer.match_index < last
             while (peer.next_index <= last or unproven) and peer.window_open(appends_max, bytes_max):
                 self._append_entries(node, peer, slices, now)
@@ -394,7 +394,7 @@ class Leader:
             peer = self.progress[node]
             if departing.told_tick is None and peer.told_commit_index >= departing.removal_index:
                 departing.told_tick = now
-            # Every heartbeat says it again, so whoever still answers after one more has heard it.
+            # Every heartbeat repeats it, so a peer that answers one more has received it.
             told = (
                 departing.told_tick is not None and peer.heard_tick - departing.told_tick > self._config.heartbeat_ticks
             )

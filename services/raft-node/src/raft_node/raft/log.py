@@ -271,7 +271,7 @@ class RaftLog:
         size = self._ends[-1] - self._begin + count * _ENTRY_OBJECT_BYTES
         if size <= self._cache_bytes_max:
             return
-        # What is not applied yet is soon wanted; only when it alone would break the bound is it read back later.
+        # Entries that are not applied yet are needed soon; they are dropped only at twice the bound, and read back.
         wanted = self.commit_index if size > 2 * self._cache_bytes_max else self.applied_index
         allowed = min(self.stable_index, wanted) + 1 - self._offset
         surplus = size - self._cache_bytes_max * 3 // 4

@@ -79,7 +79,7 @@ class RaftNode:
         self._handout = Handout(state, hard_state)
         self._roles.become_follower(max(hard_state.term, state.log.last_term), None)
 
-    # What others may look at.
+    # The attributes that others may read.
 
     @property
     def id(self) -> NodeId:
@@ -443,7 +443,7 @@ class RaftNode:
         if state.leadership is not None:
             state.read_states += state.leadership.send(state.now)
         elif state.leader in state.members:
-            # A leader that this node has still to learn of as a member is not reachable by itself.
+            # A leader that is not yet a member in this node's configuration cannot be reached by a message of ours.
             self._ask_leader(state.leader)
         write = self._handout.take_write() if writer_idle else None
         committed = self._handout.take_committed()

@@ -128,7 +128,7 @@ class State:
             forwarded=ForwardedReads(random, patience, config.heartbeat_ticks),
             term=hard_state.term,
             voted_for=hard_state.voted_for,
-            # With leases, whatever this voter promised a leader before it restarted binds it still.
+            # With leases, the promises of this voter to a leader before its restart still bind it.
             leader_heard_tick=0 if config.lease_ticks else None,
         )
         state.changing_index = state.uncommitted_change()

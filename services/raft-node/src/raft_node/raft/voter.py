@@ -31,7 +31,7 @@ class Voter:
         state = self._state
         if message.term > state.term:
             if self.protects_leader() and not message.transfer:
-                # A leader that was heard keeps its term: who missed it must not depose it (thesis, 4.2.3).
+                # A leader that was heard keeps its term: a node that missed it must not depose it (thesis, 4.2.3).
                 self.refuse(message, "a leader was heard", self._leader_heard())
                 return
             if not message.pre_vote:

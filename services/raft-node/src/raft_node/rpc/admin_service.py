@@ -225,7 +225,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         try:
             await self._node.backup(context.write)
         except DougError as error:
-            # Of a call that is gone nobody hears why it failed.
+            # The reason of the failure of a call that is gone is not needed.
             with contextlib.suppress(*BROKEN):
                 await self._refuse(error, context)
 

@@ -64,7 +64,7 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         if known is not None:
             return known
         handler = await continuation(handler_call_details)
-        # None is how gRPC learns that nobody serves the method.
+        # None tells gRPC that no handler serves the method.
         if handler is None or not name.startswith(_OWN):
             return handler
         counted = self._handlers[name] = self._counted(name, handler)

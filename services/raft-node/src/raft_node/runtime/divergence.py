@@ -66,7 +66,7 @@ class StateMarks:
         due = self._every and applied - machine.mark.at >= self._every
         if due and role is Role.LEADER and self._proposed != (term, machine.mark.at):
             self._proposed = (term, machine.mark.at)
-            # Not now: the core is in the midst of handing out what was committed.
+            # Not now: the core is just handing out committed entries.
             self._loop.call_soon(self._set, machine)
 
     def _tell(self, found: Divergence) -> None:
@@ -77,5 +77,5 @@ class StateMarks:
 
     def _set(self, machine: MarkedMachine) -> None:
         if not self._propose(EntryKind.STATE_HASH, machine.mark.encode()):
-            # Too much waits, or leadership is moving: after the next entries it is tried again.
+            # Too many proposals wait, or leadership is moving: it is tried again after the next entries.
             self._proposed = (0, -1)

@@ -132,9 +132,9 @@ class Driver:
         self._commit_times = CommitTimes(metrics.commit_duration.observe, self.times)
         self._holds: set[Hold] = set()
         self._hand_overs = HandOvers(node, metrics, self.wake)
-        self._restoring_from: int | None = None  # What is applied while a snapshot is being installed.
+        self._restoring_from: int | None = None  # The applied index while a snapshot is being installed.
 
-    # What comes in.
+    # Input.
 
     def start(self) -> None:
         """Starts the clock of the core, and applies the entries that are known to be committed."""

@@ -24,8 +24,8 @@ def main() -> int:
     try:
         serve(OsFileSystem(), sys.argv[1], sys.stdin.buffer, sys.stdout.buffer)
     except BrokenPipeError:
-        # The node died during the task, and nobody reads the answer: the end of its input, seen at the other side.
-        # Nothing must be flushed into the broken pipe at exit either.
+        # The node died during the task, and the answer cannot be delivered.
+        # At exit, too, no buffer must be flushed into the broken pipe.
         discard(sys.stdout.fileno())
     return 0
 

@@ -88,11 +88,11 @@ class Engine:
         self._memory: tuple[dict[bytes, bytes | None], ...] = (self._active.memtable.entries,)
         self._change_write: ChangeWrite | None = None
         self._task: Task | None = None
-        self._keep_as = ""  # Under which name the segment of the flush under way stays.
+        self._keep_as = ""  # The name under which the segment of the flush under way is kept.
         self._adoption: Adoption | None = None
         self._garbage: list[str] = []
         self._task_id = 0
-        # For which version no compaction is due, and no idle one.
+        # The versions for which no compaction, and no idle merge, is due.
         self._settled: list[Version | None] = [None, None]
         self.written_bytes = 0
         self._flushes = self._flushed_bytes = 0
@@ -414,7 +414,7 @@ class Engine:
         self.history.reset()
         self._arrange_memory()
         for generation in abandoned:
-            # One may just be written to, on another thread; ``changes_done`` sees to it then.
+            # Another thread may just be writing to a segment; ``changes_done`` then handles it.
             if self._change_write is None or self._change_write.segment is not generation.changes:
                 self._abandon(generation.changes)
 

@@ -267,7 +267,7 @@ class OsFileSystem:
         except OSError as error:
             raise DiskError(path, "make directory", error) from error
         if not missing:
-            # It may stem from a process that was killed before it could sync the parent.
+            # A process may have made it that was killed before it could sync the parent.
             self.sync_directory(os.path.dirname(part))
 
     def list_directory(self, path: str) -> list[str]:
@@ -375,7 +375,7 @@ class OsFileSystem:
             status = os.statvfs(path)
         except OSError as error:
             raise DiskError(path, "look at the space", error) from error
-        # Some network file systems tell nothing at all; what cannot be known must not stop writes.
+        # Some network file systems tell no free space; an unknown one must not stop writes.
         return status.f_frsize * status.f_bavail if status.f_blocks else sys.maxsize
 
     def allocate(self, path: str, size: int) -> None:
@@ -401,7 +401,7 @@ class OsFileSystem:
                 raise
             except OSError as error:
                 tries += 1
-                # Says nothing about the disk: somebody closes something, a connection say, and it can be opened.
+                # This is no fault of the disk: once another file or connection is closed, the file can be opened.
                 if error.errno not in (errno.EMFILE, errno.ENFILE) or tries > DESCRIPTOR_TRIES:
                     raise DiskError(path, operation, error) from error
                 time.sleep(DESCRIPTOR_PAUSE_S)

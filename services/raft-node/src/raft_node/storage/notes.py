@@ -61,5 +61,5 @@ def decode_object(path: str, body: bytes) -> dict[str, object]:
 def remove_note(fs: FileSystem, directory: str, name: str) -> None:
     """Removes a note, durably; a missing one is fine. Blocking."""
     fs.remove(f"{directory}/{name}")
-    # What a note says may be wrong later, so that it must not come back.
+    # A removed note may be wrong later, so it must not come back after a crash.
     fs.sync_directory(directory)

@@ -157,7 +157,7 @@ class Damage(NamedTuple):
 
 def is_zero(data: bytes, start: int = 0) -> bool:
     """Whether the data has only zeros from ``start`` on."""
-    # In pieces: the newest segment is zero for the most part, and whoever compares that at once keeps the interpreter.
+    # In pieces: the newest segment is mostly zeros, and one comparison of all of it would block the interpreter.
     for position in range(start, len(data), len(_ZEROS)):
         piece = data[position : position + len(_ZEROS)]
         if piece != _ZEROS[: len(piece)]:
@@ -221,7 +221,7 @@ def _is_torn_header(data: bytes, position: int, rest: bytes, file_id: int, seque
     second_part = data[sector:header_end]
     if len(rest) > HEADER_BYTES and not (second_part and is_zero(second_part)):
         return False
-    # What is known of the header in advance must be there, as far as it was written.
+    # The parts of the header that are known in advance must be right, as far as it was written.
     known = _KNOWN.pack(file_id, sequence)
     seen = data[position + ALIGNMENT : position + ALIGNMENT + len(known)]
     return data[position] == MARK and all(byte in (0, expected) for byte, expected in zip(seen, known, strict=False))

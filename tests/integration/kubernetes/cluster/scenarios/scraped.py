@@ -49,8 +49,8 @@ def scrape(cluster: Cluster, folder: Path, secured: Mapping[str, Secured] | None
     process = start_prometheus(program, folder, scraped, port, SCRAPE_S, secured)
     server = Prometheus(port)
     try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 60, "Prometheus to be ready")
-        wait_for(lambda: len(server.query("up == 1")) == len(scraped), 60, "every pod is scraped")
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 120, "Prometheus to be ready")
+        wait_for(lambda: len(server.query("up == 1")) == len(scraped), 120, "every pod is scraped")
         yield server
     finally:
         stop(process, 15)

@@ -296,7 +296,7 @@ def test_another_authority_is_brought_in_while_it_serves(release: Cluster, figur
         f"{took_s:.1f} s (seed {SEED})"
     )
     assert not bad, bad
-    assert report["requests"] > 0.8 * RATE * report["seconds"], "the load was not kept up"
+    assert report["requests"] > 0.5 * RATE * report["seconds"], "the load was not kept up"
     assert report["connections"] == CLIENTS, "a connection was broken"
     assert not check_history(operations_of(report))
     assert {name: node["term"] for name, node in release.members(0).items()} == terms

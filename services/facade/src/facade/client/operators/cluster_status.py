@@ -74,5 +74,5 @@ class ClusterStatus:
             shards = [shard for _, shard in sorted(self._shards.items())]
             asking = asyncio.create_task(ask_statuses(shards))
             self._round = asking
-        # Whoever gives up does not end the round that others wait for.
+        # A caller that gives up does not end the round for which others wait.
         return await asyncio.shield(self._round)

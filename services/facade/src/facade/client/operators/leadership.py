@@ -43,7 +43,7 @@ async def move_leadership(shard: Shard, target: str) -> Moved:
     def judge(refusal: Refusal) -> ProblemError | Moved | None:
         nonlocal asked
         if refusal.code == "ALREADY_LEADER" and asked:
-            # An earlier request did it, and only its answer was lost.
+            # An earlier attempt succeeded, and only its answer was lost.
             return Moved(refusal.node.id, shard.leader_term, "")
         problem = _problem(shard, refusal)
         asked = asked or not refusal.code
@@ -78,5 +78,5 @@ def _problem(shard: Shard, refusal: Refusal) -> ProblemError | None:
         return NotAppliedError(
             "unavailable", "The shard's leader is of a version that cannot hand over.", shard=shard.id
         )
-    # The connection: nobody was reached, or the answer was lost.
+    # The connection failed: no node was reached, or the answer was lost.
     return None

@@ -137,7 +137,7 @@ class Feeds:
         cluster_id = self._directory.cluster_id
         feed = self._feeds[number] = Feed(
             shard,
-            # Before the map was loaded, whatever cluster answers is the one.
+            # Before the map is loaded, the cluster that answers is accepted.
             lambda: cluster_id or self._directory.cluster_id,
             self._ring_bytes_max,
             self.on_events,
@@ -223,7 +223,7 @@ class Feeds:
                     stream.close()
                 else:
                     return stream
-            # One that does not answer may hold more than the others; but who waits for it may wait for long.
+            # A replica that does not answer may hold more than the others, but waiting for it may take long.
             if gone and (len(gone) == len(nodes) or loop.time() >= ends_s):
                 raise min(gone, key=lambda each: each.oldest)
             if loop.time() >= ends_s:

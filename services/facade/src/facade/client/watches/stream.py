@@ -17,6 +17,7 @@ import grpc.aio
 from doug.v1 import doug_pb2
 from doug_wire.watch import Change, WatchError, decode_changes
 from facade.client.node import Node, WatchCall
+from facade.client.sessions import entry_of
 from facade.client.shard import Shard
 from facade.errors import FacadeError
 
@@ -103,13 +104,16 @@ class WatchStream:
         """Reads the first batch, which says from where on it tells.
 
         Raises:
-            WatchBrokenError: The node does not serve the watch, or is of another shard or cluster.
+            WatchBrokenError: The node does not serve the watch, is of another shard or cluster, or is from before its
+                shard was recovered.
             HistoryGoneError: The node does not hold the changes that follow.
             FuturePositionError: There is no such revision yet.
         """
         first = await self._read()
         if first.receipt.shard != self._shard.id or (cluster_id and first.cluster_id != cluster_id):
             raise WatchBrokenError("WRONG_SHARD", f"{self.node.id} is of another shard or cluster")
+        if self._shard.sessions.is_behind(self._shard.id, entry_of(first.receipt.generation, 0)):
+            raise WatchBrokenError("UNAVAILABLE", f"{self.node.id} is from before its shard was recovered")
         self.position = behind(first.revision)
         self.oldest = first.oldest
 
@@ -145,7 +149,7 @@ class WatchStream:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # The connection was closed under the call, which looks the same.
+            # The connection was closed during the call, which looks like a cancellation.
             raise WatchBrokenError("", f"{node.id} is somewhere else now") from None
         except grpc.aio.AioRpcError as error:
             raise self._ended(error) from None

@@ -1,6 +1,6 @@
 """GET /v1/shards/{id}/backup: the state of a shard as a tar archive, made while it is sent.
 
-The first member, ``SHARD.json``, says what the others are: the file CHECKPOINT and the SSTables (docs/formats.md,
+The first member, ``SHARD.json``, lists the others: the file CHECKPOINT and the SSTables (docs/formats.md,
 Backup). Must not know gRPC.
 
 Invariant: the answer has exactly as many bytes as its Content-Length says, or its connection breaks: whoever got all
@@ -64,7 +64,7 @@ def facts_of(header: admin_pb2.BackupHeader) -> bytes:
 
 
 def _head(name: str, size_bytes: int, time_s: int) -> bytes:
-    """What stands in front of a file. GNU's format, which has no limit on sizes."""
+    """The tar header of a file, in GNU's format, which has no limit on sizes."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.mtime, entry.mode = size_bytes, time_s, 0o600
     return entry.tobuf(tarfile.GNU_FORMAT)
@@ -75,7 +75,7 @@ def _padding(size_bytes: int) -> bytes:
 
 
 def archive_bytes(header: admin_pb2.BackupHeader, facts: bytes) -> int:
-    """The size of the whole archive."""
+    """The size of the whole archive in bytes."""
     sizes = [len(facts), *(file.size_bytes for file in header.files)]
     return sum(_BLOCK + size + len(_padding(size)) for size in sizes) + len(_END)
 
@@ -102,7 +102,7 @@ async def archive(backup: ShardBackup, facts: bytes, still_allowed: Callable[[],
 
 
 class _Archive(StreamingResponse):
-    """The answer; however it ends, so does the node's stream."""
+    """The answer; the node's stream ends with it, however it ends."""
 
     def __init__(
         self, backup: ShardBackup, facts: bytes, stack: contextlib.AsyncExitStack, still_allowed: Callable[[], bool]
@@ -118,23 +118,23 @@ class _Archive(StreamingResponse):
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it."""
+        """Sends the answer."""
         async with self._stack:
             await super().__call__(scope, receive, send)
 
 
 class _Slots:
-    """How many backups are sent at a time: each holds a connection to a node, and what its client has not taken."""
+    """Limits the backups at a time: each holds a connection to a node, and the bytes that its client has not taken."""
 
     def __init__(self, most: int) -> None:
         self._free = most
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """One of them.
+        """Takes a slot for the time of the block.
 
         Raises:
-            NotAppliedError: There is none.
+            NotAppliedError: No slot is free.
         """
         if not self._free:
             raise NotAppliedError("overloaded", "As many backups as may be are being sent already.")
@@ -146,13 +146,13 @@ class _Slots:
 
 
 def make_router(router: Router, settings: Settings) -> APIRouter:
-    """The route."""
+    """Makes the route."""
     routes = APIRouter(tags=["shards"])
     slots = _Slots(settings.backups_max)
 
     @routes.get("/v1/shards/{shard}/backup", responses=_ANSWERS, response_class=StreamingResponse)
     async def backup(shard: ShardId, request: Request) -> StreamingResponse:
-        """The state of a shard, with every write acknowledged before the request: SHARD.json, CHECKPOINT, SSTables."""
+        """Back up a shard: a tar archive with every write that was acknowledged before the request."""
         for name in request.query_params:
             raise BadRequestError("unknown_parameter", f"Unknown query parameter {name[:64]!r}; there are none.")
         known = router.shards.get(shard)

@@ -1,4 +1,4 @@
-"""What operators ask: /v1/cluster, /v1/partitions, /v1/version.
+"""The routes that show the cluster to operators: /v1/cluster, /v1/partitions, /v1/version.
 
 Must not know gRPC beyond the answers that the client hands out.
 """
@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query
 
 from doug.v1 import admin_pb2
 from facade import __version__
+from facade.client.access import LOOKING, check_any, current
 from facade.client.metrics import Metrics
 from facade.client.node import Node
 from facade.client.router import Router
@@ -34,12 +35,12 @@ from facade.settings import Settings
 
 EXPIRY = "dougdb_tls_certificate_expiry_timestamp_seconds"
 
-VitalsQuery = Annotated[bool, Query(description="Also how every node is, and this facade.")]
-CountsQuery = Annotated[bool, Query(description="Also how often each slot was asked for here.")]
+VitalsQuery = Annotated[bool, Query(description="Whether the health of every node and of this facade is told, too.")]
+CountsQuery = Annotated[bool, Query(description="Whether the number of requests for each slot is told, too.")]
 
 
 def vitals_view(node: Node, status: admin_pb2.StatusResponse) -> VitalsView | None:
-    """How a node is; None if it did not say."""
+    """A node's health; None if its status has none."""
     if not status.HasField("vitals"):
         return None
     vitals, clock = status.vitals, node.clock
@@ -71,12 +72,12 @@ def vitals_view(node: Node, status: admin_pb2.StatusResponse) -> VitalsView | No
 
 
 def node_view(node: Node, status: admin_pb2.StatusResponse | None, *, vitals: bool = False) -> NodeView:
-    """One node as the API shows it. A pre-candidate is a candidate that has not disturbed anybody yet."""
+    """One node as the API shows it; a pre-candidate is shown as a candidate."""
     if status is None:
         view = NodeView(id=node.id, address=node.address, role="unreachable", admin=node.admin)
     else:
         view = _answered(node, status)
-    # What was not set is not shown.
+    # Members that were not set are left out.
     told = {name: getattr(view, name) for name in NodeView.model_fields if name not in ("vitals", "trouble")}
     if vitals and status is not None:
         told["vitals"] = vitals_view(node, status)
@@ -100,12 +101,12 @@ def _answered(node: Node, status: admin_pb2.StatusResponse) -> NodeView:
 
 
 def make_router(router: Router, settings: Settings, metrics: Metrics) -> APIRouter:
-    """The operators' routes."""
+    """Makes the routes."""
     routes = APIRouter(tags=["cluster"], route_class=StrictRoute)
 
     @routes.get("/v1/cluster", response_model_exclude_unset=True)
     async def cluster(vitals: VitalsQuery = False) -> ClusterView:
-        """Every shard and node: role, term, how far its log is; as the nodes said less than half a second ago."""
+        """List every shard and node with role, term and log indexes, from answers at most half a second old."""
         statuses = await router.cluster.read()
         shards = [
             ShardView(id=shard, nodes=[node_view(node, status, vitals=vitals) for node, status in nodes])
@@ -123,9 +124,16 @@ def make_router(router: Router, settings: Settings, metrics: Metrics) -> APIRout
         )
         return ClusterView(shards=shards, facade=facade)
 
-    @routes.get("/v1/partitions", responses={503: {"model": Problem}}, response_model_exclude_unset=True)
+    @routes.get(
+        "/v1/partitions",
+        responses={403: {"model": Problem}, 503: {"model": Problem}},
+        response_model_exclude_unset=True,
+    )
     async def partitions(counts: CountsQuery = False) -> PartitionsView:
-        """Which shard owns which slots, as this facade knows it."""
+        """Read this facade's partition map: which shard owns which slots."""
+        if counts and router.guarded:
+            # The slots for which others ask reveal something of their keys.
+            check_any(current.get(), LOOKING)
         if router.map is None:
             raise NotAppliedError("starting", "The partition map is not loaded yet.")
         slots = [
@@ -137,7 +145,7 @@ def make_router(router: Router, settings: Settings, metrics: Metrics) -> APIRout
 
     @routes.get("/v1/version")
     async def version() -> VersionView:
-        """What is running here."""
+        """Read the name and the version of this facade."""
         return VersionView(version=__version__, facade_id=settings.facade_id)
 
     return routes

@@ -1,6 +1,6 @@
 """POST /v1/shards/{id}/leader: an operator moves the leadership of a shard.
 
-Must not know gRPC. A request that is not understood in full is refused before anybody is asked.
+Must not know gRPC. A request that is not understood in full is refused before any node is asked.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _BODY = {
 
 
 async def _wanted(request: Request, timeout_s: float) -> LeaderRequest:
-    """What the body asks for; an empty one asks for any other leader.
+    """Reads the body; an empty one asks for any other leader.
 
     Raises:
-        BadRequestError: It is too large, too slow, or not what is documented.
+        BadRequestError: The body is too large, too slow, or not what is documented.
     """
     for name in request.query_params:
         raise BadRequestError("unknown_parameter", f"Unknown query parameter {name[:64]!r}; there are none.")
@@ -51,7 +51,7 @@ async def _wanted(request: Request, timeout_s: float) -> LeaderRequest:
 
 
 def make_router(router: Router, settings: Settings) -> APIRouter:
-    """The route."""
+    """Makes the route."""
     routes = APIRouter(tags=["shards"])
 
     @routes.post(

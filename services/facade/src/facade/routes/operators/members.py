@@ -1,6 +1,6 @@
-"""/v1/shards/{id}/members: who the members of a shard are, and how an operator changes them.
+"""/v1/shards/{id}/members: lists the members of a shard, and changes them for an operator.
 
-Must not know gRPC. A request that is not understood in full is refused before anybody is asked.
+Must not know gRPC. A request that is not understood in full is refused before any node is asked.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ _FORCE = {
 
 
 def _forced(request: Request) -> bool:
-    """The only query parameter there is.
+    """Reads ``force``, the only query parameter; False if it is left out.
 
     Raises:
-        BadRequestError: There is another one, or this one twice, or it is neither true nor false.
+        BadRequestError: There is another parameter, or ``force`` twice, or it is neither true nor false.
     """
     values = request.query_params.getlist("force")
     for name in request.query_params:
@@ -76,10 +76,10 @@ def _no_parameters(request: Request) -> None:
 
 
 async def _wanted(request: Request, model: type[Wanted], timeout_s: float) -> Wanted:
-    """What the body asks for; an empty one counts as ``{}``.
+    """Reads the body; an empty one counts as ``{}``.
 
     Raises:
-        BadRequestError: It is too large, too slow, or not what is documented.
+        BadRequestError: The body is too large, too slow, or not what is documented.
     """
     try:
         body = await bodies.read(request.receive, BODY_BYTES_MAX, timeout_s)
@@ -131,7 +131,7 @@ def _change_view(shard: int, answer: admin_pb2.ChangeMembersResponse) -> MemberC
 
 
 def make_router(router: Router, settings: Settings) -> APIRouter:
-    """The routes."""
+    """Makes the routes."""
     routes = APIRouter(tags=["shards"])
     timeout_s = settings.body_timeout_ms / 1000
     path = "/v1/shards/{shard}/members"
@@ -144,7 +144,7 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
 
     @routes.get(path, responses=_problems(400, 404, 503))
     async def members(shard: ShardId, request: Request) -> MembersView:
-        """The members of a shard, as its leader sees them now."""
+        """List the members of a shard, as its leader sees them now."""
         _no_parameters(request)
         found = known(shard)
         answer = await list_members(found)
@@ -173,7 +173,7 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
         openapi_extra=_FORCE | _described(ReplaceMemberRequest, required=False),
     )
     async def replace(shard: ShardId, name: str, request: Request) -> MemberChangeView:
-        """Admit a node whose disk was wiped or replaced, as a learner, in place of what it was."""
+        """Admit a node whose disk was wiped or replaced as a learner, and remove its old incarnation."""
         force = _forced(request)
         wanted = await _wanted(request, ReplaceMemberRequest, timeout_s)
         address, incarnation = wanted.address or "", int(wanted.incarnation or 0)

@@ -1,7 +1,7 @@
 """The number of a shard in a path: one spelling for each.
 
-Python reads ``+1``, ``01`` and ``1_0`` as numbers too. A path that names the same thing in several ways passes rules of
-proxies that know only one of them.
+Python reads ``+1``, ``01`` and ``1_0`` as numbers too. If a path could name the same shard in several ways, it would
+pass rules of proxies that know only one of them.
 """
 
 from __future__ import annotations

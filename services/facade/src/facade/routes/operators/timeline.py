@@ -1,4 +1,4 @@
-"""What the nodes of a shard did: GET /v1/shards/{id}/events, merged over the nodes.
+"""GET /v1/shards/{id}/events: the events of all nodes of a shard, merged into one timeline.
 
 Must not know gRPC beyond the answers that the client hands out.
 
@@ -31,10 +31,10 @@ Answers = Sequence[tuple[Node, admin_pb2.EventsResponse | None]]
 
 
 def refuse_other_parameters(request: Request) -> None:
-    """Refuses a query that names something else than ``since`` and ``limit``, or one of them twice.
+    """Refuses a query with another parameter than ``since`` and ``limit``, or with one of them twice.
 
     Raises:
-        BadRequestError: It does.
+        BadRequestError: The query is such a one.
     """
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
@@ -68,7 +68,7 @@ def _in_order(node_id: str, answer: admin_pb2.EventsResponse) -> Iterator[tuple[
 
 
 def events_view(shard: int, answers: Answers, limit: int) -> EventsView:
-    """The answers of all nodes as one."""
+    """Merges the answers of all nodes; keeps the newest ``limit`` events."""
     heard = [(node.id, answer) for node, answer in answers if answer is not None]
     merged = [event for *_, event in heapq.merge(*(_in_order(node_id, answer) for node_id, answer in heard))]
     return EventsView(
@@ -92,7 +92,7 @@ def events_view(shard: int, answers: Answers, limit: int) -> EventsView:
 
 
 def make_router(router: Router) -> APIRouter:
-    """The timeline's route."""
+    """Makes the timeline's route."""
     routes = APIRouter(tags=["shards"])
 
     @routes.get(
@@ -103,11 +103,14 @@ def make_router(router: Router) -> APIRouter:
     async def events(
         shard: ShardId,
         since: Annotated[
-            int, Query(ge=0, le=TIME_US_MAX, description="Only what happened at or after this time, in microseconds")
+            int,
+            Query(ge=0, le=TIME_US_MAX, description="Only events at or after this time, microseconds since the epoch"),
         ] = 0,
-        limit: Annotated[int, Query(ge=1, le=LIMIT_MAX, description="At most so many, the newest")] = LIMIT_DEFAULT,
+        limit: Annotated[
+            int, Query(ge=1, le=LIMIT_MAX, description="How many events at most, the newest")
+        ] = LIMIT_DEFAULT,
     ) -> EventsView:
-        """What the nodes of a shard did and why, oldest first. Every node is asked now; 2 s at most."""
+        """Read the events of all nodes of a shard, oldest first. Every node is asked now, for 2 s at most."""
         if shard not in router.shards:
             raise BadRequestError("unknown_shard", f"There is no shard {shard}.", status=404)
         return events_view(shard, await ask_events(router.shards[shard], since, limit), limit)

@@ -81,7 +81,7 @@ class RangeDeletion:
         if query.empty:
             return [], None, {}
         keys: list[bytes] = []
-        # One more than is wanted, to know whether there is one.
+        # One more key than is wanted, to know whether there are more.
         async with self._router.scans.open(query._replace(limit=limit + 1)) as scan:
             async for batch in scan.batches():
                 keys += [record.key for record in batch]

@@ -56,12 +56,12 @@ class LineStream:
     def rest(self) -> ScanQuery:
         """The rest of the range that was not sent."""
         assert self._query is not None
-        # One more than is wanted, to know whether there is one.
+        # One more entry than is wanted, to know whether there are more.
         return self._query._replace(limit=self._asked.limit and self._asked.limit + 1 - self._sent)
 
     def begun(self, revisions: dict[int, int]) -> None:
         """Notes that a scan of the rest has begun, and its revisions."""
-        # Also with the same revisions: keys may have expired in between.
+        # Values may differ even with the same revisions: keys may have expired in between.
         self._changed = self._changed or self._sent > 0
         self._revisions = revisions
 

@@ -113,7 +113,7 @@ def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
         )
     scope = cursors.scope_of(b"delete", cluster_id, start, b"" if end is None else end)
     dry_run = flag_of(given, "dry_run")
-    # Counting tells what is there, and its cursors tell keys: it is a read.
+    # Counting reveals how many keys there are, and its cursors reveal keys, so it is a read.
     asked = ScanQuery(start=start, end=end, keys_only=True, verb=Verb.READ if dry_run else Verb.WRITE)
     return RangeRequest(_go_on(asked, given, scope), _limit(given, DELETE_LIMIT_MAX), scope, dry_run=dry_run)
 

@@ -186,7 +186,7 @@ class RangeApp:
         prefixes: list[bytes] = []
         size = 0
         last: ScanRecord | None = None
-        # One more than is wanted, to know whether there is one.
+        # One more entry than is wanted, to know whether there are more.
         async with self._router.scans.open(query._replace(limit=limit + 1)) as scan:
             async for batch in scan.batches():
                 for part in slices(batch):

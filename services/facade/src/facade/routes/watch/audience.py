@@ -119,7 +119,7 @@ class Audience:
         positions = {feed.shard.id: feed.position for feed in self._feeds() if feed.position is not None}
         return Place(*self._place(), positions)
 
-    # Who is here.
+    # The watchers.
 
     def join(self, watcher: Watcher) -> None:
         """Adds a watcher. Requires: it has seen all changes up to the present place."""
@@ -173,7 +173,7 @@ class Audience:
 
         return end
 
-    # What comes.
+    # Events.
 
     def publish(self, feed: Feed, events: Sequence[Event]) -> None:
         """Writes new events to all watchers that want them."""
@@ -236,7 +236,7 @@ class Audience:
             for watcher in list(group.watchers):
                 self.leave(watcher)
                 watcher.left_behind(dict(positions))
-        # Whoever waits for a change of a key looks for themselves: it may be among what was lost.
+        # Requests that wait for a change of a key read it again: the change may be among the lost ones.
         for waiting in self._waits.values():
             for changed in waiting:
                 changed.set()
@@ -247,7 +247,7 @@ class Audience:
         """Tells all watchers that all changes up to the present place were sent."""
         watchers = [watcher for group in self._groups.values() for watcher in group.watchers]
         for first in range(0, len(watchers), _SLICE):
-            # Made anew for each slice: it must hold at the moment when it is written.
+            # Made again for each slice: it must be true at the moment when it is written.
             place = self.place()
             made: dict[Form, bytes] = {}
             for watcher in watchers[first : first + _SLICE]:

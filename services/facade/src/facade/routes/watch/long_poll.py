@@ -83,7 +83,7 @@ class LongPolls:
         changed = asyncio.Event()
         end = self._audience.wait_for(key, changed)
         try:
-            # Who loses the right to the key reads it once more, and is refused.
+            # A client that loses the right to the key reads it once more, and is refused.
             with current.get().access.followed(changed.set):
                 while True:
                     changed.clear()

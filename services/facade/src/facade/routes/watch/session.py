@@ -84,7 +84,7 @@ class Session:
         self.positions: dict[int, int] = {}
         self._cluster = audience.place().cluster
 
-    # What the audience sees.
+    # The methods that the audience calls.
 
     @property
     def selection(self) -> Selection:
@@ -228,7 +228,7 @@ class Session:
         except (WatchBrokenError, NotAppliedError):
             await self._wait(feed)
 
-    # What is sent.
+    # Sending.
 
     async def _send(self, events: Sequence[Event]) -> None:
         """Sends those of some events that are wanted; the positions are still where they were before them."""
@@ -272,7 +272,7 @@ class Session:
         if self._exchange.disconnected:
             raise DisconnectedError
 
-    # What is there at the beginning.
+    # The entries at the beginning.
 
     async def _snapshot(self) -> None:
         """Sends what is there, and begins behind it."""

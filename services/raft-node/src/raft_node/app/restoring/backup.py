@@ -85,9 +85,27 @@ def load_backup(fs: FileSystem, path: str) -> Backup:
     except FileNotFoundError:
         raise CorruptionError(name, 0, "there is no backup, or it was not finished") from None
     try:
-        document = json.loads(content)
+        return manifest_of(json.loads(content), name)
+    except (ValueError, RecursionError) as error:
+        raise CorruptionError(name, 0, f"it is not the manifest of a backup: {error!r}") from error
+
+
+def manifest_of(document: Any, name: str) -> Backup:
+    """Reads a manifest.
+
+    Args:
+        document: The manifest's JSON.
+        name: Where it stands, for errors.
+
+    Raises:
+        CorruptionError: The manifest is damaged, or of another format.
+    """
+    try:
+        if not isinstance(document, dict):
+            raise ValueError("it is no object")
+        document = dict(document)
         expected = document.pop("xxh3")
-        # The same text as whoever wrote it had hashed: sorted names, no blanks.
+        # The same text that the writer hashed: sorted names, no blanks.
         body = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
         if xxhash.xxh3_64_hexdigest(body) != expected:
             raise CorruptionError(name, 0, "its checksum does not fit")
@@ -150,13 +168,28 @@ def damages(fs: FileSystem, path: str, cut: ShardCut) -> Iterator[str]:
         check_cut(fs, folder, cut)
     except CorruptionError as error:
         yield str(error)
+    for damage in _damaged_blocks(fs, folder, cut):
+        yield f"{damage.path}: at byte {damage.offset}: {damage.what}"
+
+
+def check_blocks(fs: FileSystem, folder: str, cut: ShardCut) -> None:
+    """Looks through every block of a shard's tables.
+
+    Raises:
+        CorruptionError: One is damaged.
+    """
+    for damage in _damaged_blocks(fs, folder, cut):
+        raise damage
+
+
+def _damaged_blocks(fs: FileSystem, folder: str, cut: ShardCut) -> Iterator[CorruptionError]:
     for file in cut.files:
         name = f"{folder}/{file.name}"
         if file.name == CHECKPOINT or not fs.exists(name):
             continue
         for finding in inspect.table(fs, name, records=False):
             if finding.kind == "damaged":
-                yield f"{name}: at byte {finding.offset}: {finding.fields['what']}"
+                yield CorruptionError(name, finding.offset, str(finding.fields["what"]))
 
 
 def _read(fs: FileSystem, path: str) -> bytes:
@@ -168,5 +201,6 @@ def _read(fs: FileSystem, path: str) -> bytes:
 
 def _unknown(form: object) -> str:
     if form == ENCRYPTED_FORMAT:
-        return "its files are encrypted: dougctl backup restore --identity reads it"
+        words = "dougctl backup restore --identity reads them, and for one node dougctl backup send --identity"
+        return f"its files are encrypted: {words}"
     return f"it has format {form}; this version knows {FORMAT} only"

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import xxhash
 
 from raft_node import entry as entries
-from raft_node.app.restoring.backup import Backup, ShardCut, check_cut, load_backup
+from raft_node.app.restoring.backup import Backup, ShardCut, check_blocks, check_cut
+from raft_node.app.restoring.sources import Source
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError, RestoreRefusedError
 from raft_node.raft.configuration import encode_configuration
@@ -39,7 +40,6 @@ from raft_node.storage.snapshots.checkpoint import install_checkpoint
 from raft_node.storage.wal.log import Wal, WalHardState, WalOptions
 
 _COPY = "restored"
-_COPY_BYTES = 1 << 20
 _KEPT = frozenset({"LOCK", "lost+found", RESTORING})
 _RESTORE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -78,13 +78,13 @@ def incarnation_of(backup_id: str, restore_id: str, shard: int, name: str) -> in
 
 
 def restore(
-    fs: FileSystem, source: str, wal_dir: str, data_dir: str, node: str, members: tuple[str, ...], restore_id: str
+    fs: FileSystem, source: Source, wal_dir: str, data_dir: str, node: str, members: tuple[str, ...], restore_id: str
 ) -> Restored:
     """Makes a member's volumes; BLOCKING. Requires: both directories exist and are locked.
 
     Args:
         fs: The file system.
-        source: The shard's directory in the backup; the backup's manifest lies above it.
+        source: The shard in the backup.
         wal_dir: The volume of the member's log.
         data_dir: The volume of its SSTables.
         node: The member's name.
@@ -96,13 +96,14 @@ def restore(
         CorruptionError: The backup is damaged.
         DiskError: The disk failed, or is full. The same command begins anew.
     """
-    plan = _plan(fs, source, node, members, restore_id)
+    plan = _plan(source, node, members, restore_id)
     done = Restored(plan.identity, plan.cut.last_index + 1, already=True)
     if not _prepare(fs, plan, wal_dir, data_dir):
+        source.discard()
         return done
     for directory in (wal_dir, data_dir):
         write_note(fs, directory, RESTORING, plan.note)
-    facts = _put_state(fs, source, data_dir, plan.cut)
+    facts = _put_state(fs, source, data_dir)
     _put_log(fs, wal_dir, plan, facts)
     # Only now may the node start.
     identities.replace(fs, wal_dir, data_dir, plan.identity)
@@ -110,7 +111,7 @@ def restore(
     return done._replace(already=False)
 
 
-def _plan(fs: FileSystem, source: str, node: str, members: tuple[str, ...], restore_id: str) -> _Plan:
+def _plan(source: Source, node: str, members: tuple[str, ...], restore_id: str) -> _Plan:
     if node not in members:
         raise RestoreRefusedError(f"{node} is not among the members {', '.join(members)}")
     odd = [name for name in members if not _NAME.fullmatch(name)]
@@ -118,11 +119,7 @@ def _plan(fs: FileSystem, source: str, node: str, members: tuple[str, ...], rest
         raise RestoreRefusedError(f"the members are names of nodes, each once, not {', '.join(members)}")
     if not _RESTORE_ID.fullmatch(restore_id):
         raise RestoreRefusedError("a restore's id has 1 to 64 letters, digits, dots, dashes or underscores")
-    above, _, folder = source.rstrip("/").rpartition("/")
-    backup = load_backup(fs, above or ".")
-    cut = backup.cut_in(folder)
-    if cut is None:
-        raise RestoreRefusedError(f"{source} is not a shard's directory of the backup {backup.backup_id}")
+    backup, cut = source.backup, source.cut
     made = tuple(
         sorted(NodeId(name, incarnation_of(backup.backup_id, restore_id, cut.shard, name)) for name in members)
     )
@@ -165,7 +162,7 @@ def _prepare(fs: FileSystem, plan: _Plan, wal_dir: str, data_dir: str) -> bool:
     if found[data_dir] is not None:
         raise RestoreRefusedError(f"{wal_dir} was emptied since it was restored: empty both volumes")
     for directory in directories:
-        # What is here without an identity is of an earlier run, which the note tells.
+        # Files without an identity are of an earlier run, which the note shows.
         for name in _content(fs, directory):
             if name == _COPY:
                 fs.remove_tree(f"{directory}/{name}")
@@ -179,37 +176,25 @@ def _content(fs: FileSystem, directory: str) -> list[str]:
     return [name for name in fs.list_directory(directory) if name not in _KEPT and name != f"{RESTORING}.tmp"]
 
 
-def _put_state(fs: FileSystem, source: str, data_dir: str, cut: ShardCut) -> StateFacts:
-    copy = f"{data_dir}/{_COPY}"
+def _put_state(fs: FileSystem, source: Source, data_dir: str) -> StateFacts:
+    copy, cut = f"{data_dir}/{_COPY}", source.cut
     fs.make_directory(copy)
-    for file in cut.files:
-        _copy(fs, f"{source}/{file.name}", f"{copy}/{file.name}", file.size_bytes)
-    fs.sync_directory(copy)
-    # The copies, so that also a fault on the way to this disk is found.
-    facts = check_cut(fs, copy, cut)
+    try:
+        for file in cut.files:
+            source.copy(fs, file, f"{copy}/{file.name}")
+        source.finish()
+        fs.sync_directory(copy)
+        # The copies are checked, so that a fault on the way to this disk is found, too.
+        facts = check_cut(fs, copy, cut)
+        if not source.looked_through:
+            check_blocks(fs, copy, cut)
+    except CorruptionError:
+        # The copy may be the only plain data of an encrypted backup.
+        fs.remove_tree(copy)
+        raise
     install_checkpoint(fs, data_dir, copy)
     fs.remove_tree(copy)
     return facts
-
-
-def _copy(fs: FileSystem, source: str, target: str, size_bytes: int) -> None:
-    try:
-        read = fs.open_for_read(source)
-    except FileNotFoundError:
-        raise CorruptionError(source, 0, "the file is missing") from None
-    try:
-        if read.size != size_bytes:
-            raise CorruptionError(source, read.size, f"it should have {size_bytes} bytes")
-        written = fs.create(target)
-        try:
-            for offset in range(0, size_bytes, _COPY_BYTES):
-                written.write_at(offset, [read.read_at(offset, min(_COPY_BYTES, size_bytes - offset))])
-            # The state that is put in force consists of these very blocks.
-            written.sync_data()
-        finally:
-            written.close()
-    finally:
-        read.close()
 
 
 def _put_log(fs: FileSystem, wal_dir: str, plan: _Plan, facts: StateFacts) -> None:
@@ -217,7 +202,7 @@ def _put_log(fs: FileSystem, wal_dir: str, plan: _Plan, facts: StateFacts) -> No
     wal = Wal.open(fs, wal_dir, WalOptions())
     try:
         wal.publish(wal.reset(cut.last_index, cut.last_term, WalHardState(cut.last_term, "", 0, cut.last_index)))
-        # All members have these very bytes, in a term that nobody has led or voted in.
+        # All members have these very bytes, in a term in which no node has led or voted.
         term, index = cut.last_term + 1, cut.last_index + 1
         command = encode_configuration(Configuration(plan.members))
         entry = entries.encode(index, term, EntryKind.CONFIGURATION, facts.timestamp_us, command)

@@ -100,7 +100,7 @@ def known(work: Work, command: Command, token: Token) -> Outcome | None:
             return replayed(record)
     if _is_older_than_kept(token, work.clock_us, work.limits):
         return Outcome(Status.TOKEN_EXPIRED, 0)
-    # One that has expired and is still there gives its place to the new one.
+    # An expired token that is still there is replaced by the new one.
     if data is None and work.tokens >= work.limits.count_max:
         return _FULL
     key = key_of(command, token)

@@ -140,7 +140,7 @@ class Work:
         self.steps = self.bytes = 0
         self._bytes_end = _UNBOUNDED
         self._fetched: Mapping[bytes, bytes | None] = {}
-        # What effects hold, as far as the first ``_seen`` of them were looked at: those before the last mark, and those
+        # The values in the first ``_seen`` effects: those before the last mark, and those
         # behind it, which ``undo`` throws away.
         self._overlay: dict[bytes, bytes | None] = {}
         self._fresh: dict[bytes, bytes | None] = {}

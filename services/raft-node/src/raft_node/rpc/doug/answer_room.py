@@ -107,7 +107,7 @@ class AnswerRoom:
         """Proposes the waiting writes for whose answers there is room now; called when answers were sent."""
         if not self._waiting or self._goes_on:
             return
-        # Whoever refuses what is proposed does so at once, which comes back here.
+        # A refusal of the proposal comes at once, within this call.
         self._goes_on = True
         try:
             while self._waiting and self._fits(self._waiting[0][1]):

@@ -111,7 +111,7 @@ class PipeSession:
         except BROKEN:
             return
         finally:
-            # Answers may come later still, of writes and of reads that wait for a quorum; nobody takes them any more.
+            # Answers to writes, and to reads that wait for a quorum, may still come; they are dropped.
             self._closed = True
             self._room.close()
             if self._observer is not None:
@@ -271,7 +271,7 @@ class PipeSession:
         """Answers reads that need the disk, and those that came while too many answers waited."""
         while records or waiting:
             if not self._drained.is_set():
-                # Begun anew when the client has taken its answers: until then nothing holds on to old tables.
+                # Begun again when the client has taken its answers: until then no view keeps old tables.
                 records.extendleft(record for record, _, _ in waiting)
                 waiting.clear()
                 await self._drained.wait()
@@ -288,7 +288,7 @@ class PipeSession:
             if isinstance(found, BlockNeeded):
                 waiting.append((record, found, proven_s))
                 continue
-            # What was looked up then does not get fresher by a later proof.
+            # Values that were read before do not become fresher by a later proof.
             self._proven_s = min(self._proven_s, proven_s)
             if isinstance(found, UnavailableError):
                 self._answer(record, Status.UNAVAILABLE)
@@ -299,7 +299,7 @@ class PipeSession:
         self._timings.looked_up(perf_counter() - started_s)
 
     def _look_up(self, record: ReadRecord) -> StoredValue | BlockNeeded | Status:
-        # Looked up after the quorum has confirmed, so it is at least as new as what was confirmed.
+        # Read after the quorum has confirmed, so it is at least as new as the confirmed index.
         driver, reader = self._replica.driver, self._replica.reader
         if not driver.machine.owns(slot_of(record.key), record.epoch):
             return Status.WRONG_SHARD

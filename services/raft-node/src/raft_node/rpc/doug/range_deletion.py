@@ -77,7 +77,7 @@ async def delete(replica: Replica, asked: RangeDeletion, submit: Submit) -> pb.D
         found += len(keys)
         complete = len(keys) < SLICE_KEYS and found < asked.limit
         start = keys[-1] + b"\0" if keys else start
-        # A replica that alone is a shard would never let others have their turn.
+        # The only replica of a shard commits without waiting, and would not yield to other tasks without this.
         await asyncio.sleep(0)
     if not complete and found >= asked.limit:
         complete = not await _keys(replica, asked, start, 1)

@@ -104,7 +104,7 @@ async def _write(write: Write, page: pb.ScanPage, scan: Scan, limits: ScanLimits
     try:
         await asyncio.wait((writing,), timeout=limits.idle_s)
         if not writing.done():
-            # gRPC can tell nothing while a message waits to be sent, so the page stays; what is costly does not.
+            # gRPC tells nothing while a message waits to be sent, so the page is kept, but the costly view is not.
             scan.release()
             await asyncio.wait((writing,), timeout=limits.hold_s)
             raise ScanExpiredError(f"the caller took nothing for {limits.idle_s:g} s")

@@ -291,7 +291,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         except scan_stream.ScanExpiredError as error:
             await context.abort(grpc.StatusCode.ABORTED, f"SCAN_EXPIRED: {error}", (("doug-code", "SCAN_EXPIRED"),))
         except BROKEN:
-            return  # Nobody reads on.
+            return  # The client does not read on.
 
     async def Watch(  # type: ignore[override]  # noqa: N802
         self, request: pb.WatchRequest, context: Context
@@ -316,7 +316,7 @@ class DougService(doug_pb2_grpc.DougServicer):
         except UnavailableError:
             await self._refuse(replica, Status.UNAVAILABLE, context)
         except BROKEN:
-            return  # Nobody reads on.
+            return  # The client does not read on.
 
     async def Partitions(self, request: pb.PartitionsRequest, context: Context) -> pb.PartitionsResponse:  # noqa: N802
         """The partition map, from shard 0's leader, confirmed by a quorum."""

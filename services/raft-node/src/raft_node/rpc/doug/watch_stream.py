@@ -119,7 +119,7 @@ async def _tell(replica: Replica, watch: Watch, write: Write, progress_s: float,
                 await asyncio.sleep(pause_s)
             continue
         if told is not None and not told.records and now_s - sent_s < progress_s:
-            # Much of others may be passed over; it is worth a word now and then.
+            # Many changes of other keys may be skipped; the position is told from time to time.
             await asyncio.sleep(0)
             continue
         await write(_batch(told, watch, watches.revision, watches.oldest, messages=messages))

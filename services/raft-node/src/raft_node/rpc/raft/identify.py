@@ -37,5 +37,5 @@ async def ask(channel: grpc.aio.Channel, shard: int, sender: NodeId, timeout_s: 
     try:
         return await pb_grpc.RaftStub(channel).Identify(request, timeout=timeout_s)
     except grpc.aio.AioRpcError:
-        # It has not started yet, or is not to be reached; whoever wants to know asks again.
+        # The node has not started yet, or cannot be reached; the caller asks again.
         return None

@@ -65,7 +65,7 @@ class LocalMember:
         address, known = envelope.client_address, self.client_addresses
         if not address or known.get(envelope.sender.name) == address or envelope.sender.name == self.node_id.name:
             return
-        known.pop(envelope.sender.name, None)  # What was heard last is the last to go.
+        known.pop(envelope.sender.name, None)  # The node that was heard last is dropped last.
         known[envelope.sender.name] = address
         if len(known) > _ADDRESSES_MAX:
             del known[next(name for name in known if name != self.node_id.name)]

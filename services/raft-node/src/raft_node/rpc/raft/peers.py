@@ -194,7 +194,7 @@ class Peer:
             self._on_message(codec.decode_vote_response(response, self.node_id, self._me.node_id))
 
     def _failed(self, error: grpc.aio.AioRpcError) -> None:
-        # A peer that only does not answer the question is reached all the same.
+        # A peer that does not answer this call counts as reached all the same.
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             self._control.lost()
 

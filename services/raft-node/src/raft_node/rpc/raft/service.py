@@ -97,7 +97,7 @@ class RaftService(pb_grpc.RaftServicer):
         trusted = standing == pb.STANDING_MEMBER and speaks_for(
             names_of(context), sender.name, address, self.caller_of(context)
         )
-        # Who is a member of nothing has no name that could be spoken in, and must be known to whoever admits it.
+        # A node that is no member has no name to answer for, but the node that admits it must be able to ask it.
         open_to_all = self._node_id not in members_of(members)
         return pb.IdentifyResponse(
             member=pb.Member(
@@ -261,7 +261,7 @@ class RaftService(pb_grpc.RaftServicer):
             names = names_of(context)
             if not speaks_for(names, source.name, self.address_of(source) or "", self.caller_of(context)):
                 raise MessageError(f"{source.name} shows a certificate that is not made out to it")
-            # In plaintext anybody may call themselves a member, so that asking would prove nothing.
+            # In plaintext any node can claim to be a member, so that asking would prove nothing.
             if names is not None and not await self.is_member(source):
                 raise MessageError(f"{source.name} of incarnation {source.incarnation} is no member that is known here")
             attached.peers.me.heard(envelope)

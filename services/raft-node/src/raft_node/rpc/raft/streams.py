@@ -124,7 +124,7 @@ class ClientStream(Generic[Sent, Received]):
         while True:
             await self.outbox.wait()
             answered = await self._converse()
-            # What waited was meant for a connection that is gone; the core decides what to send on the next one.
+            # Waiting messages were meant for the broken connection; the core chooses the messages for the next one.
             self.outbox.clear()
             self._on_broken()
             if not answered:

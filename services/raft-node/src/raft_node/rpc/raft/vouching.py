@@ -78,7 +78,7 @@ class Vouching:
         if not asked:
             return current == NO_MEMBERS
         if self._asking >= ASKING_MAX:
-            return False  # It asks again.
+            return False  # The sender asks again.
         self._asking += 1
         try:
             answers = await asyncio.gather(*(self._ask(address, sender) for address in asked))

@@ -193,7 +193,7 @@ class SnapshotSender:
             await self._write(call, encode_header(header, self._me.envelope(peer), term))
             await self._send_files(call, peer, term, snapshot, answers)
         except (TransferError, *BROKEN) as error:
-            # It may have ended the stream because it has got that far by other means.
+            # The receiver may have ended the stream because it got that far by other means.
             if not answers.installed:
                 reason = answers.failure or str(error)
                 self._metrics.snapshots.labels(self._metrics.shard, "failed").inc()

@@ -160,7 +160,7 @@ class SnapshotService:
 
     async def _receive(self, transfer: _Transfer) -> None:
         if not self._installer.wants(transfer.header):
-            # It got as far by other means.
+            # This node got as far by other means.
             await self._answer(transfer, pb.SNAPSHOT_STATE_INSTALLED)
             return
         try:
@@ -201,7 +201,7 @@ class SnapshotService:
             # The sender has gone; it, or another, comes again.
             return
         finally:
-            # Behind whatever the thread still does for this transfer.
+            # Queued behind the thread's other work for this transfer.
             self._threads.submit(incoming.close)
 
     async def _give_way(self, transfer: _Transfer) -> None:
@@ -224,7 +224,7 @@ class SnapshotService:
             chunk = request.chunk
             place = (chunk.file, chunk.offset)
             if place != incoming.position:
-                # It was under way when something else was asked for.
+                # This piece was under way when another place was asked for.
                 continue
             if is_sound(chunk):
                 received.inc(len(chunk.data))
@@ -246,7 +246,7 @@ class SnapshotService:
         return True
 
     async def _install(self, transfer: _Transfer, incoming: IncomingSnapshot) -> None:
-        # It goes on when the stream is cut; the sender hears of it when it asks again.
+        # The installation goes on if the stream breaks; the sender learns the result when it asks again.
         task = asyncio.create_task(self._have_installed(transfer, incoming))
         self._installs.add(task)
         task.add_done_callback(self._installs.discard)

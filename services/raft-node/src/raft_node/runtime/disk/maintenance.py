@@ -141,7 +141,7 @@ class Maintenance:
                         await loop.run_in_executor(self._threads, change.run)
                         break
                     except NoSpaceError as error:
-                        # What is to be flushed stays in memory, and stalls applying before it gets too much.
+                        # The memtables stay in memory, and stall applying before they take too much of it.
                         self._on_full(error)
                         await asyncio.sleep(self._retry_s)
                 self._engine.changes_done(change)
@@ -158,10 +158,11 @@ class Maintenance:
         while True:
             before = self._engine.written_bytes
             await self._sleep(self._idle_s)
-            # One at a time: with several nodes on a machine there shall be pauses in which others have it.
+            # One task at a time: with several nodes on a machine, pauses leave the disk to others.
             if self._engine.written_bytes - before <= _IDLE_BYTES_PER_S_MAX * self._idle_s:
                 if self._engine.hides_much:
-                    # Nothing more may come that fills it, and until it is flushed no merge drops what it hides.
+                    # No further writes may come to fill the memtable, and until it is flushed no merge drops the hidden
+                    # data.
                     self._engine.rotate()
                     self.hurry()
                 await self._run_next(idle=True)
@@ -172,7 +173,7 @@ class Maintenance:
             if task is None:
                 return False
             if idle and isinstance(task, CompactionTask) and _output_bytes(task) > self._room_bytes():
-                # Nobody needs it so much that writes should be refused for the room.
+                # An idle merge is not important enough to refuse writes for its space.
                 self._engine.task_failed(task)
                 return False
             await self._run_task(task)
@@ -186,7 +187,7 @@ class Maintenance:
         try:
             result = await loop.run_in_executor(self._threads, self._worker.run, task)
         except WorkerHungError:
-            # It says nothing against the task: the disk, or the whole process, stood still, and may go on.
+            # This is no fault of the task: the disk, or the whole process, stood still, and may go on.
             self._engine.task_failed(task)
             self._record("worker_hung", task=type(task).__name__)
             return

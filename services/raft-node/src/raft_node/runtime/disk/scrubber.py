@@ -74,7 +74,7 @@ class Scrubber:
         """Checks once every table of now that is still in use when its turn comes."""
         damaged = 0
         for table in self._tables():
-            # A compaction may have taken its place meanwhile; the new ones are for the next round.
+            # A compaction may have replaced the table meanwhile; the new ones are checked in the next round.
             if all(table is not other for other in self._tables()):
                 continue
             try:

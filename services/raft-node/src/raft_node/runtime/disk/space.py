@@ -110,7 +110,7 @@ class SpaceWatch:
             free, present = await asyncio.to_thread(self._tend_and_ask, noticed)
         self.free_bytes = free
         self.full = not self._reserve_bytes or min(present, default=0) < self._reserve_bytes // 4
-        # Somebody may have found no room while this was looking.
+        # A write may have failed for lack of space meanwhile.
         noticed = self._now_s() < self._noticed_until_s
         short = {volume: room for volume, room in free.items() if room < self._needed}
         self._set_low(noticed or bool(short), **{f"{volume}_free_bytes": room for volume, room in short.items()})
@@ -152,7 +152,7 @@ class SpaceWatch:
                 self._release()
                 _log.warning("disk.no_reserve", reason=str(error))
             else:
-                # As if it had been there: with both on one file system, what is free of the other has shrunk too.
+                # As if it had been there before: with both on one file system, the other's free space has shrunk, too.
                 return self._tend(noticed=False)
         free["data"] -= self._reserve_bytes
         return free
@@ -161,7 +161,7 @@ class SpaceWatch:
         try:
             self._fs.remove(self._path)
         except DiskError as error:
-            # Nothing rests on this file: the next look tries again.
+            # Nothing depends on this file: the next check tries again.
             _log.warning("disk.reserve_stays", reason=str(error))
 
     def _set_low(self, low: bool, **details: object) -> None:

@@ -45,6 +45,6 @@ def _hold(held: list[int], directory: str, path: str, flags: int) -> None:
     except BlockingIOError as error:
         raise IdentityError(f"{directory} is in use by another process") from error
     except OSError as error:
-        # Network file systems lock only what is open for writing, which a directory never is.
+        # Network file systems lock only files that are open for writing, which a directory never is.
         if path != directory or error.errno not in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP):
             raise DiskError(path, "lock", error) from error

@@ -74,7 +74,7 @@ class WorkerProcess:
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
         deadline_s = self._patience * (self._deadline_s + _input_bytes(task) / BYTES_PER_S_MIN)
-        # Killed, a process that was stopped lets go of the pipe that a long task is still being written to.
+        # A stopped process must be killed to close the pipe to which a long task is still being written.
         timer = threading.Timer(deadline_s, process.kill)
         timer.daemon = True
         timer.start()
@@ -84,7 +84,7 @@ class WorkerProcess:
         except WorkerGoneError as error:
             self._end_and_forget(process)
             if time.monotonic() >= ends_s:
-                # It may only have been slow: the same task, given again, gets more time.
+                # The process may only have been slow: the same task gets more time when it is given again.
                 self._patience = min(2 * self._patience, PATIENCE_MAX)
                 _log.warning("storage.worker_hung", deadline_s=round(deadline_s, 1))
                 raise WorkerHungError(f"the storage worker did not answer within {deadline_s:.0f} s") from error
@@ -136,14 +136,14 @@ class WorkerProcess:
         try:
             process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            # The kernel ends it when the disk lets it go. It writes to files that nobody else uses.
+            # The kernel ends it once the disk call returns. It writes only to files that are not used otherwise.
             _log.warning("storage.worker_stays", pid=process.pid)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 try:
                     stream.close()
                 except BrokenPipeError:
-                    # Closing flushes, and nobody reads any more.
+                    # Closing flushes the pipe, whose other end may be closed.
                     continue
 
 

@@ -115,7 +115,7 @@ class LogStore:
         self._queue: queue.SimpleQueue[Write | _Reset | None] = queue.SimpleQueue()
         self._preparing = False
         self._piece_bytes = PIECE_BYTES_MAX
-        self._written_entries = 0  # Of the write under way; the writer's own.
+        self._written_entries = 0  # Of the write under way; only the writer uses it.
         self._writing = False
         self._resetting = False
         self._known_first_index = wal.first_index
@@ -285,7 +285,7 @@ class LogStore:
             try:
                 return act()
             except NoSpaceError as error:
-                # Nothing was written, so to the core this is a disk that takes its time.
+                # Nothing was written, so for the core this is a slow disk.
                 self._loop.call_soon_threadsafe(self._on_full, error)
                 if self._closing.wait(self._retry_s):
                     return None

@@ -283,7 +283,7 @@ class Membership:
         if incarnation not in (0, found.member.incarnation):
             raise WrongNodeError(f"the node at {address} has another incarnation, {found.member.incarnation}")
         if not found.cluster_id and not incarnation:
-            # Anybody can say a name. A node that was set up with the members' addresses knows their cluster by now.
+            # Any node can claim a name. A node with the members' addresses in its settings knows their cluster by now.
             raise WrongNodeError(
                 f"the node at {address} belongs to no cluster yet, so that its name alone proves nothing: ask for it "
                 f"by its incarnation too, which its log says (bootstrap.waiting)"

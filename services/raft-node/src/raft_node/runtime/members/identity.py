@@ -64,7 +64,7 @@ def read(fs: FileSystem, directory: str) -> Identity | None:
 
 
 def _write(fs: FileSystem, directory: str, identity: Identity) -> None:
-    # Durable before anybody hears the incarnation.
+    # Durable before the incarnation is told to any other node.
     _put(fs, directory, FILE_NAME, _encode(identity))
 
 
@@ -134,7 +134,7 @@ def load_or_create(fs: FileSystem, wal_dir: str, data_dir: str, name: str, shard
         )
     for directory, other in found.items():
         if other is None and identity.cluster_id == "" and _is_fresh(fs, directory):
-            # The first start was cut between the two volumes; nobody has heard of this incarnation yet.
+            # The first start was interrupted between the two volumes; no other node knows this incarnation yet.
             _write(fs, directory, identity)
         elif other is None:
             raise IdentityError(

@@ -153,7 +153,7 @@ class Freshness:
     def _answered(self, confirmed: bool) -> None:
         self._asking = False
         if confirmed and self._by_bound:
-            # Soon, not at once: whoever answers reads may be in the middle of it.
+            # Soon, not at once: the caller may be in the middle of answering reads.
             asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:

@@ -89,7 +89,7 @@ class TimedRequests:
         return taken
 
     def _moved(self, request: ReadIndexRequest, moved: bool) -> None:
-        # For which the clock could not be moved will be asked again, maybe somebody else.
+        # Clients send reads again for which the clock could not be moved, perhaps to another node.
         if moved:
             self._timed.append(request)
             self._wake()

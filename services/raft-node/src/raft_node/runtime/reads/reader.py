@@ -78,7 +78,7 @@ class Reader:
         if data is None:
             return None
         if isinstance(data, BlockNeeded):
-            # The value will be of this moment, and so is what can be seen of it: by the time the block is there, the
+            # The value is that of this moment, and so is its visibility: by the time the block is there, the
             # clock may be past an expiry that was put off meanwhile.
             data.context = self._visibility()
             return data

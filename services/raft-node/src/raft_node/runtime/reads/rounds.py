@@ -124,7 +124,7 @@ class PendingReads:
         """Notes the reads that the core confirmed; refuses those that it dropped, with ``keep`` lets them wait anew."""
         for state in ready.read_states:
             asked = self._asked.pop(state.context, None)
-            # One that was given up as too late may be confirmed later still.
+            # A round that was given up as too late may still be confirmed later.
             if asked is not None:
                 self._metrics.read_index_confirmed.inc()
                 self._metrics.read_index_duration.observe(self._now_s() - asked.asked_s)

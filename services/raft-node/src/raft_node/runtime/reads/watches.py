@@ -163,7 +163,7 @@ class Watches:
         """
         history = self._engine.history
         if watch.position.mark < self._machine().floor:
-            # A recovery was applied since the watch began: what it has told may be lost.
+            # A recovery was applied since the watch began: changes that it told may be lost.
             raise HistoryGoneError(self.oldest)
         found = history.behind(watch.position.mark, STEP_BATCHES)
         if found is None:
@@ -191,7 +191,7 @@ class Watches:
     def _records(self, written: Written, watch: Watch) -> bytes:
         """The encoded changes of a batch that a watch wants."""
         position = watch.position
-        # One that begins within the batch gets its own, too.
+        # A watch that begins within the batch gets its changes, too.
         if watch.wanted != EVERYTHING or position.place or position.revision > written.after:
             return _encode(written, position, watch.wanted)
         known = self._encoded.get(written.upto)
@@ -218,7 +218,7 @@ class Watches:
         except FileNotFoundError:
             raise HistoryGoneError(history.floor) from None
         except CorruptionError as error:
-            # The state is not concerned, so the node goes on; nobody can be told these changes any more.
+            # The state is not affected, so the node goes on; these changes cannot be told any more.
             self._engine.give_up_history()
             self._on_damaged(str(error))
             raise HistoryGoneError(history.floor) from error

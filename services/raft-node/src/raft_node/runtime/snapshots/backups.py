@@ -92,7 +92,7 @@ class Backups:
         answer: asyncio.Future[bool] = loop.create_future()
 
         def hear(confirmed: bool) -> None:
-            # Whoever waited may have given up meanwhile.
+            # The waiting caller may have given up meanwhile.
             if not answer.done():
                 answer.set_result(confirmed)
 

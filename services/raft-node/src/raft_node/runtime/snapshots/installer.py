@@ -107,7 +107,7 @@ class Installer:
             await self._run(remove_installing, fs, data_dir)
             return False
         try:
-            # Read while the files still lie beside the state: the loop shall wait for none of them.
+            # Read before the files replace the state: the event loop must not wait for them.
             values = await self._run(read_checkpoint, fs, checkpoint, STATE_KEYS)
             stored = dict(zip(STATE_KEYS, values, strict=True))
             adoption = engine.adopt(checkpoint)
@@ -118,7 +118,7 @@ class Installer:
             engine.begin_history(machine.revision)
             driver.take_state(machine, index)
         except CorruptionError as error:
-            # The core counts on it already, so that it cannot be refused any more.
+            # The core has taken over the snapshot already, so that it cannot be refused any more.
             raise FatalError(f"a snapshot changed after it was checked: {error}") from error
         await self._log.reset(index, term, hard_state)
         await self._run(remove_installing, fs, data_dir)

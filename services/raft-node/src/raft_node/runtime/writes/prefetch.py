@@ -25,7 +25,7 @@ class Prefetcher:
         """Begins idle; ``on_failure`` is called when the node must stop."""
         self._engine = engine
         self._on_failure = on_failure
-        # Of its own: clients' reads must not hold up what the whole shard waits for.
+        # A thread of its own: clients' reads must not delay the applying, for which the whole shard waits.
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._tasks: set[asyncio.Task[None]] = set()
 

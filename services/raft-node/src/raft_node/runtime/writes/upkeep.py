@@ -71,7 +71,7 @@ class Upkeep:
         self._sleep = sleep
         self._wake = asyncio.Event()
         self._until_us = 0
-        # Notes before this are gone; whoever scans them again wades through tombstones. Of which state that is true.
+        # Notes before this key are gone; a scan of them would read only tombstones. Valid for one state.
         self._from, self._swept = DUE_PREFIX, driver.machine
 
     def poke(self) -> None:
@@ -110,7 +110,7 @@ class Upkeep:
     async def _expire(self, machine: StateMachine) -> None:
         """Removes the keys whose notes are due, as many as go into one entry."""
         now_us = self._driver.now_us()
-        # What is written from here on is not in what is read.
+        # Later writes are not in this view.
         machine.next_due_us = NEVER_US
         if machine is not self._swept:
             self._from, self._swept = DUE_PREFIX, machine
@@ -121,7 +121,7 @@ class Upkeep:
         next_us = split_due_key(later[0])[0] if later else NEVER_US
         status, seen = await self._propose(Opcode.EXPIRE, encode_expire(due[:NOTES_MAX])) if due else (Status.OK, 0)
         if due and status == Status.OK:
-            # Where the values are large, an entry looks at the first of its notes alone.
+            # If the values are large, an entry handles only the first of its notes.
             gone = [note for note in due[:seen] if split_due_key(note)[0] <= machine.clock_us]
             # What was proposed before the view was taken and applied behind it may be due before the last note that is
             # gone, but not before the log time of the view.

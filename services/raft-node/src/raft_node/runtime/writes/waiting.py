@@ -56,7 +56,7 @@ class WaitingWrites:
             len(self._waiting) + len(submissions) > SUBMISSIONS_WAITING_MAX
             or self._bytes + size > SUBMISSION_BYTES_WAITING_MAX
         )
-        # A stalled engine applies nothing: to queue here would only hide it from whoever waits.
+        # A stalled engine applies nothing: a queue here would only hide that from clients.
         if full or self._stalled():
             self.refuse(submissions, Status.OVERLOADED, "overloaded")
             return False

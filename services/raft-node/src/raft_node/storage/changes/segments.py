@@ -180,14 +180,14 @@ class ChangeSegment:
         try:
             self._write_all(changes)
         except DiskError as error:
-            # No sync was asked for, and what lies behind the size counts for nothing: the next try begins there again.
+            # There was no sync, and bytes behind the size do not count: the next try begins there again.
             self.size_bytes = before
             if not error.no_space:
                 raise
             raise NoSpaceError(self._path) from error
         if last:
             if self._durable and self._file is not None:
-                # It is to outlive its flush, after which the log may drop the same writes.
+                # The segment outlives its flush, after which the log may drop the same writes.
                 self._file.sync_data()
             self.close()
 

@@ -101,7 +101,8 @@ def pick_idle(version: Version, options: EngineOptions) -> Compaction | None:
         version.levels[0]
         and (
             len(_take_levels(version, 0, worth, options).runs) > 1
-            # By itself it goes just above the first level that is too large; from there its tables go down one by one.
+            # Alone, its output goes just above the first level that is too large; its tables go down from there one by
+            # one.
             or (_frees_much(version, 0) and any(version.levels[1:]))
         )
     ):
@@ -171,7 +172,7 @@ def _pick_level_0(version: Version, worth: _Worth, options: EngineOptions) -> Co
     room = next((level for level in range(1, LEVELS) if not version.levels[level]), LEVELS)
     runs, output_level = _take_levels(version, 0, worth, options, last=0 if room < LEVELS else 2)
     if not output_level:
-        # Nothing fits in between. What lies above the first level that is empty makes room, by moving into it.
+        # There is no room in between. The tables above the first empty level make room by moving into it.
         return Compaction((), room, (), version.levels[room - 1])
     return _merge(version, runs, output_level)
 

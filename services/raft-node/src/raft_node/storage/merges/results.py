@@ -100,7 +100,7 @@ class Results:
         except VersionError as error:
             raise CorruptionError(source, 0, f"the outputs of task {task.task_id} do not fit: {error}") from error
         self.manifest.append(edit, after)
-        # Only now may what the task replaced go. Readers may still need the removed tables.
+        # Only now may the replaced files be removed. Readers may still need the removed tables.
         if isinstance(task, FlushTask) and not keep_as:
             self.fs.remove(f"{self.directory}/{task.change_name}")
         for number in removed:

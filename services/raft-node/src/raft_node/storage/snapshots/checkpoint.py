@@ -238,7 +238,7 @@ class CheckpointWrite:
             try:
                 fs.link(f"{self._directory}/{name}", f"{path}/{name}")
             except FileNotFoundError:
-                # A compaction has removed it since, and pinned it before.
+                # A compaction has removed the table since, but had pinned it before.
                 self._copy(table, f"{path}/{name}")
             hashes.append(table.file_xxh3())
         # All names must be durable before the list makes a checkpoint of them.
@@ -252,7 +252,7 @@ class CheckpointWrite:
         try:
             for offset in range(0, table.size_bytes, _READ_BYTES):
                 file.write_at(offset, [table.read_raw(offset, min(_READ_BYTES, table.size_bytes - offset))])
-            # The list that will name it counts on its content.
+            # The list that will name it relies on its content.
             file.sync_data()
         finally:
             file.close()
@@ -268,7 +268,7 @@ def _link_tables(fs: FileSystem, directory: str, checkpoint: Checkpoint, first_n
         source = f"{checkpoint.path}/{table_name(meta.number)}"
         target = f"{directory}/{table_name(number)}"
         file = fs.open_for_write(source)
-        # Whoever received it may have left that to us; the manifest must not name what a crash can take away.
+        # The receiver may not have synced it; the manifest must not name files that a crash can remove.
         file.sync_data()
         file.close()
         # An earlier installation that was cut off may have left that name, which no manifest knows.

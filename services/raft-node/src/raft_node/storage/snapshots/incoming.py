@@ -163,7 +163,7 @@ class IncomingSnapshot:
         self._offset += len(data)
         if self._offset < expected.size_bytes:
             return Taken.TAKEN
-        # Before it is read back, so that what is found right is what a crash leaves.
+        # Synced before it is read back, so that the checked bytes survive a crash.
         self._file.sync_data()
         self.close()
         damaged_before = self.damaged_files

@@ -146,7 +146,7 @@ def open_sealed(sealed: bytes) -> bytes:
     if tag == STORED:
         return payload
     try:
-        # What it says of its size is believed as far as there can be so much in so few bytes: no more is allocated.
+        # The announced size is believed only if so few bytes can hold it: no more memory is allocated.
         if tag == LZ4 and int.from_bytes(payload[:4], "little") <= len(payload) * _LZ4_RATIO_MAX:
             return bytes(lz4.block.decompress(payload))
         if tag == ZSTD and zstandard.frame_content_size(payload) <= len(payload) * _ZSTD_RATIO_MAX:
@@ -254,7 +254,7 @@ class Block:
             self.tombstones = False
             self._value_bytes = length
             return int(self._values_at + self._count * length)
-        # What it takes to find one value among those of many sizes.
+        # The index for finding one value among values of many sizes.
         self._value_bytes = -1
         self._lengths = little_endian("I", lengths_raw)
         lengths: array[int] | list[int] = self._lengths

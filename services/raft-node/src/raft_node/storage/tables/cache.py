@@ -59,7 +59,7 @@ class BlockCache:
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
-        # What the hand comes by next is on the left.
+        # The entry that the clock hand reaches next is on the left.
         self._ring: deque[tuple[CachedBlocks, int]] = deque()
         self.used_bytes = 0
         self.hits = 0

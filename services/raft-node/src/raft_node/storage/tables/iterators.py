@@ -58,7 +58,7 @@ def merge(sources: Sequence[Iterable[Columns]], *, reverse: bool = False) -> Ite
     while True:
         for place in reversed(range(len(rest))):
             if not heads[place].keys:
-                # What a source gave is used up: it gives more, or goes.
+                # The records of a source are used up: it gives more, or is removed.
                 head = next(rest[place], None)
                 if head is None:
                     del rest[place], heads[place]
@@ -124,6 +124,6 @@ def _newest(parts: list[Columns]) -> Columns:
     found: dict[bytes, bytes | None] = {}
     for keys, values, _ in reversed(parts):
         found.update(zip(keys, values, strict=True))
-    # The dict holds a few sorted runs, which is what the sort is quick at.
+    # The dict consists of a few sorted runs, which Python sorts quickly.
     keys = sorted(found)
     return Columns(keys, list(map(found.__getitem__, keys)), any(part.tombstones for part in parts))

@@ -285,7 +285,7 @@ class Manifest:
             self.replace(version)
             return
         self._write(record)
-        # The edit must be durable before anybody acts on it; then the seal, so that later damage to the edit is not
+        # The edit must be durable before it takes effect; then the seal, so that later damage to the edit is not
         # taken for a torn write. Without the second sync a crash could keep the next edit and lose this seal.
         self._write(encode_record(self._sequence, RecordKind.SEAL, b""))
 

@@ -55,7 +55,7 @@ class OpenFiles:
             try:
                 _, oldest = self._files.popitem(last=False)
             except KeyError:
-                # Others have taken the rest out meanwhile.
+                # Other threads have removed the rest meanwhile.
                 return
             oldest.close()
 
@@ -102,7 +102,7 @@ class SharedFile:
         try:
             file = self._files.take(self.path)
         except FileNotFoundError as error:
-            # It may have been pinned, and then removed, in this very moment.
+            # The file may have been pinned and then removed at this very moment.
             pinned = self._pinned
             if pinned is None:
                 raise CorruptionError(self.path, 0, "the table is missing") from error
@@ -133,7 +133,7 @@ class SharedFile:
                 self._pinned = self._files.take(self.path)
             except FileNotFoundError as error:
                 raise CorruptionError(self.path, 0, "the table is missing") from error
-            # A reader may just have given another one back.
+            # Another reader may just have returned a file.
             self._files.forget(self.path)
 
     def close(self) -> None:

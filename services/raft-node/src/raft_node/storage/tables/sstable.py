@@ -208,7 +208,7 @@ class Table:
         last = len(last_keys) if end is None else min(bisect_left(last_keys, end) + 1, len(last_keys))
         positions = range(first, last)
         for position in reversed(positions) if reverse else positions:
-            # One that is in memory is taken as it is, and not marked as used: a scan shall not push others out.
+            # A cached block is used, but not marked as used: a scan must not push other blocks out.
             known = self.cached.blocks[position]
             block = self.read_block(position) if known is None else known
             keys = block.keys

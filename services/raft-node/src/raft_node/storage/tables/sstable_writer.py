@@ -253,7 +253,7 @@ def _measure(keys: Sequence[bytes], values: Sequence[bytes | None]) -> _Places:
     count = len(keys)
     key_bytes, value_bytes = one_size(keys), one_size(values)
     if key_bytes > 0 and value_bytes > 0:
-        # Nothing has to be added up for each record.
+        # These sums need no work per record.
         assert key_bytes <= KEY_BYTES_MAX and value_bytes <= VALUE_BYTES_MAX
         steps = (key_bytes, value_bytes, key_bytes + value_bytes + RECORD_HEADER_BYTES)
         key_ends, value_ends, ends = (range(0, (count + 1) * step, step) for step in steps)

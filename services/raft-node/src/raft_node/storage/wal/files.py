@@ -66,7 +66,7 @@ class SegmentFiles:
                 self.create(self._prepared_path, self._segment_bytes).close()
         finally:
             self._preparing = False
-        # This assignment hands the file over: the writer looks at nothing else.
+        # This assignment hands the file over: the writer reads nothing else.
         self._prepared_bytes = self._segment_bytes
 
     def take(self, path: str, needed_bytes: int) -> tuple[WritableFile, int]:
@@ -81,7 +81,7 @@ class SegmentFiles:
             self._fs.rename(self._prepared_path, path)
             self._prepared_bytes = 0
             return self._fs.open_for_write(path), prepared_bytes
-        # Nobody has prepared one in time, or the frame is too large for it.
+        # No segment was prepared in time, or the frame is too large for it.
         size = max(self._segment_bytes, -(-needed_bytes // WAL_PAGE_BYTES) * WAL_PAGE_BYTES)
         return self.create(path, size), size
 
@@ -106,7 +106,7 @@ class SegmentFiles:
                 self._fs.remove(path)
             else:
                 self._fs.rename(path, f"{self._directory}/{wal_segment.RECYCLED_NAME}")
-                # This assignment hands the file over to whoever prepares the next segment.
+                # This assignment hands the file over to the thread that prepares the next segment.
                 self._recycled = True
 
     @property

@@ -98,7 +98,7 @@ class Wal:
         self.syncs = 0
         self.last_sync_s = 0.0
         self._failure: DiskError | None = None
-        # What readers use.
+        # For readers.
         self._index = scanned.index
         self._hard_state = scanned.hard_state
         self._reader = WalReader(fs, directory)
@@ -106,7 +106,7 @@ class Wal:
         self._durable_first_segment = scanned.first_segment
         self._cut_off: list[Segment] = []
         self._dropping: PrefixDrop | None = None
-        # What the writer uses.
+        # For the writer.
         self._terms = scanned.index.terms.copy()
         self._written_hard_state = scanned.hard_state
         self._written_first = scanned.index.segments[0] if scanned.index.segments else Segment(1, 0, 0, 0)
@@ -440,7 +440,7 @@ class Wal:
     def _first(self) -> Segment:
         """The segment that the next header is to name as the beginning of the log."""
         chosen, written = self._chosen_first, self._written_first
-        # After a reset, what was chosen before does not count any more.
+        # After a reset, an earlier choice does not count any more.
         return chosen if chosen.segment_id > written.segment_id else written
 
     def _appended(
@@ -449,7 +449,7 @@ class Wal:
         begun, self._begun = self._begun, None
         return Appended(hard_state, truncate_from, summary, begun)
 
-    # Whoever prepares: any thread, one at a time.
+    # Preparing segments: any thread, one at a time.
 
     def prepare_next_segment(self) -> None:
         """Fills the file that the next segment will use with zeros; BLOCKING.
@@ -467,7 +467,7 @@ class Wal:
             self._failure = error
             raise
 
-    # Whoever drops: any thread, one at a time.
+    # Dropping segments: any thread, one at a time.
 
     def _remove_segments(self, segments: list[Segment]) -> None:
         """For ``PrefixDrop.run``."""

@@ -109,7 +109,7 @@ def scan(fs: FileSystem, directory: str) -> Scanned:
     scanned.stale_paths = [path_of(directory, segment_id) for segment_id in segment_ids if segment_id < first_segment]
     newest = segment_ids[-1]
     for segment_id in range(first_segment, newest + 1):
-        # A prefix may be gone, and of that any part: its removals are not synced. Nothing else may.
+        # Any part of a prefix may be missing, since its removals are not synced; nothing else may.
         if segment_id not in segment_ids:
             raise CorruptionError(path_of(directory, segment_id), 0, "the segment is missing")
     for segment_id in range(first_segment, newest + 1):
@@ -318,7 +318,7 @@ def mend(fs: FileSystem, directory: str, scanned: Scanned) -> WritableFile | Non
     # count for them, before anybody is told of an entry, and before a newer segment declares this one complete.
     _zero_tail(file, end, newest.header.segment_bytes)
     file.write_at(start, [newest.last_frame_data])
-    # From here on, all that was read is durable.
+    # From here on, all bytes that were read are durable.
     file.sync_data()
     # The same holds for the segment's name.
     fs.sync_directory(directory)
